@@ -1,0 +1,48 @@
+"""Multi-head attention with separate query, key, value and out projections."""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+
+from hyperseg_jax.layers.linear import Linear, fused_qkv_table, linear_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.ops.attention import attend
+from hyperseg_jax.tables import Table
+
+
+class MultiHeadAttention(nn.Module):
+    """torch.nn.MultiheadAttention, batch first. Parts: query, key, value, out.
+
+    query [..., Lq, C], key and value [..., Lk, C'] -> [..., Lq, C]. mask: bool, True = may attend, broadcast to
+    [..., heads, Lq, Lk]. head_dim None takes C / heads. Leading axes broadcast, so keys of one picture can serve the queries
+    of several prompts.
+    """
+
+    num_heads: int
+    head_dim: int | None = None
+    use_bias: bool = True
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None, bias: jax.Array | None = None
+    ) -> jax.Array:
+        width = query.shape[-1]
+        inner = self.num_heads * (self.head_dim or width // self.num_heads)
+        project = functools.partial(Linear, inner, ("embed", "heads"), self.use_bias, self.precision)
+        q, k, v = (
+            project(name=name)(x).reshape(*x.shape[:-1], self.num_heads, -1)
+            for name, x in (("query", query), ("key", key), ("value", value))
+        )
+        mixed = attend(q, k, v, mask=mask, bias=bias, precision=self.precision.matmul)
+        mixed = mixed.reshape(*mixed.shape[:-2], inner)
+        return Linear(width, ("heads", "embed"), self.use_bias, self.precision, name="out")(mixed)
+
+
+def fused_attention_table(path: str, name: str) -> Table:
+    """Weight table against torch.nn.MultiheadAttention (in_proj_weight, in_proj_bias, out_proj)."""
+    fused = fused_qkv_table(path, f"{name}.in_proj_weight", f"{name}.in_proj_bias")
+    return fused + linear_table(f"{path}/out", f"{name}.out_proj")

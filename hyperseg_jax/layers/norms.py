@@ -1,0 +1,57 @@
+"""Normalisation layers; statistics are float32 in any policy."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.tables import Identity, Row, Table
+
+
+def _affine(module: nn.Module, channels: int, dtype: str) -> tuple[jax.Array, jax.Array]:
+    scale = module.param("scale", axes.named(nn.initializers.ones, "norm"), (channels,), dtype)
+    bias = module.param("bias", axes.named(nn.initializers.zeros, "norm"), (channels,), dtype)
+    return jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
+
+
+class LayerNorm(nn.Module):
+    """torch.nn.LayerNorm over the last axis. x [..., C] -> [..., C] in the compute type."""
+
+    epsilon: float = 1e-5
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale, bias = _affine(self, x.shape[-1], self.precision.params)
+        x = jnp.asarray(x, jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return self.precision.cast(centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias)
+
+
+class GroupNorm(nn.Module):
+    """torch.nn.GroupNorm, channels last. x [B, H, W, C] -> [B, H, W, C] in the compute type."""
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        if c % self.groups:
+            raise ValueError(f"GroupNorm: {c} channels are not divisible by {self.groups} groups")
+        scale, bias = _affine(self, c, self.precision.params)
+        grouped = jnp.asarray(x, jnp.float32).reshape(b, h * w, self.groups, c // self.groups)
+        centred = grouped - grouped.mean((1, 3), keepdims=True)
+        variance = jnp.square(centred).mean((1, 3), keepdims=True)
+        normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(b, h, w, c)
+        return self.precision.cast(normed * scale + bias)
+
+
+def norm_table(path: str, name: str) -> Table:
+    """Weight table of a LayerNorm or GroupNorm."""
+    return Table([Row(f"{path}/scale", f"{name}.weight", Identity()), Row(f"{path}/bias", f"{name}.bias", Identity())])

@@ -1,0 +1,102 @@
+"""The few structs that rooms hand each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat")
+
+
+@flax.struct.dataclass
+class Pyramid:
+    """Feature maps of one picture at several strides, fine to coarse.
+
+    levels: tuple of [B, H/stride, W/stride, C].
+    strides: pixels a cell, one for each level.
+    """
+
+    levels: tuple[jax.Array, ...]
+    strides: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class TokenStream:
+    """The mixed sequence that enters the language model.
+
+    embeddings: [B, L, D]. positions: [B, L] int32. mask: [B, L] bool, True where a token stands.
+    source: [B, L] int32, the bank each position came from (llms.splice.Source).
+    """
+
+    embeddings: jax.Array
+    positions: jax.Array
+    mask: jax.Array
+    source: jax.Array
+
+
+@flax.struct.dataclass
+class MaskPrediction:
+    """What a mask decoder says about its queries.
+
+    mask_logits: [B, Q, h, w], at the stride of the mask features.
+    scores: raw logits by kind: "expression" [B, Q], "class" [B, Q, C], "region" [B, Q, R], "box_iou" [B, Q].
+    boxes: [B, Q, 4] cxcywh in 0..1, or None.
+    embeddings: by kind: "query" [B, Q, D] (last layer, before the final norm), "reid" [B, Q, D].
+    stages: one dict for each earlier prediction (deep supervision and golden tests): "mask_logits", "scores", and
+        "attention_mask" [B, Q, hw] (True = blocked, before a fully blocked row is opened) of the layer that followed it.
+    """
+
+    mask_logits: jax.Array
+    scores: dict[str, jax.Array]
+    boxes: jax.Array | None = None
+    embeddings: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    stages: tuple[dict[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One question about an example, on the host.
+
+    task: one of TASKS.
+    text: the expression (referring, reasoning, video) or the question (chat).
+    answer: the text to be written (chat), or the explanation of a reasoning answer; may be empty.
+    classes: the class list of a panoptic prompt, without "background".
+    things: for each class, whether its instances are counted apart.
+    masks: bool [N, T, H, W], what is to be found. referring, reasoning, video: one mask (the union of what the text names) or
+        none where nothing fits; panoptic: one a segment; region: one a region, in order.
+    labels: N integers: class of each mask (panoptic) or region of each mask (region).
+    regions: bool [R, H, W], the drawn prompts of a region task, on the first frame; None otherwise.
+    kinds: R strings of "point", "scribble", "box", "mask".
+    ignore: bool [T, H, W], pixels that no metric counts; None where every pixel counts.
+    group: a tag for grouped scores: "attribute", "relation", "plural", "absent", "counting", ...
+    """
+
+    task: str
+    text: str = ""
+    answer: str = ""
+    classes: tuple[str, ...] = ()
+    things: tuple[bool, ...] = ()
+    masks: np.ndarray | None = None
+    labels: tuple[int, ...] = ()
+    regions: np.ndarray | None = None
+    kinds: tuple[str, ...] = ()
+    ignore: np.ndarray | None = None
+    group: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One record of a benchmark as its reader gives it: a picture or clip and what is asked about it.
+
+    name: unique within its file, used in every message ("val.json#12").
+    frames: uint8 [T, H, W, 3]; T = 1 for a picture.
+    prompts: at least one; those of one example share its pixels.
+    """
+
+    name: str
+    frames: np.ndarray
+    prompts: tuple[Prompt, ...]

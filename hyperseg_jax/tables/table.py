@@ -1,0 +1,147 @@
+"""Weight tables: rows of (flax paths, PyTorch names, operator), applied both ways and checked for completeness."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.tables.operators import Operator, Stack
+
+
+def _tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Row:
+    """paths: flax leaves ("mlp/up/kernel"); names: PyTorch names ("mlp.fc1.weight"); either may be one or several."""
+
+    paths: tuple[str, ...]
+    names: tuple[str, ...]
+    operator: Operator
+
+    def __init__(self, paths: str | tuple[str, ...], names: str | tuple[str, ...], operator: Operator) -> None:
+        object.__setattr__(self, "paths", _tuple(paths))
+        object.__setattr__(self, "names", _tuple(names))
+        object.__setattr__(self, "operator", operator)
+
+
+class Table:
+    """An ordered set of rows; tables compose with +, under() and stacked()."""
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self.rows = tuple(rows)
+        for what, found in (("flax path", [p for r in self.rows for p in r.paths]),
+                            ("PyTorch name", [n for r in self.rows for n in r.names])):  # fmt: skip
+            twice = sorted({x for x in found if found.count(x) > 1}) if len(set(found)) != len(found) else []
+            if twice:
+                raise ValueError(f"{what} stands twice in a weight table: {twice}")
+
+    def __add__(self, other: Table) -> Table:
+        return Table(self.rows + other.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @staticmethod
+    def join(tables: Iterable[Table]) -> Table:
+        """All rows of several tables."""
+        return Table(row for table in tables for row in table)
+
+    def under(self, path: str = "", name: str = "") -> Table:
+        """The same table with prefixes, given with their separators ("swin/", "model.vision_tower_mask.")."""
+        return Table(Row(tuple(path + p for p in r.paths), tuple(name + n for n in r.names), r.operator) for r in self.rows)
+
+    def stacked(self, count: int, start: int = 0, step: int = 1) -> Table:
+        """A table of one layer, whose PyTorch names hold "{i}", as a scanned stack; i = start + step * k, k < count."""
+        return Table(
+            Row(r.paths, tuple(n.replace("{i}", str(start + step * k)) for k in range(count) for n in r.names),
+                Stack(r.operator, count))
+            for r in self.rows)  # fmt: skip
+
+    def to_flax(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        expected: Any = None,
+        *,
+        ignore: Iterable[str] = (),
+        fresh: Iterable[str] = (),
+    ) -> dict[str, Any]:
+        """PyTorch tensors to nested flax parameters.
+
+        expected: nested abstract parameters (jax.eval_shape of init); names and shapes must agree exactly.
+        ignore: regexes of PyTorch names that may be left over. fresh: regexes of flax paths that the table need not fill.
+        Raises UserError listing everything missing, left over or of another shape.
+        """
+        flat: dict[str, np.ndarray] = {}
+        known = {name for row in self.rows for name in row.names}
+        fresh, ignore = tuple(fresh), tuple(ignore)
+        missing, used = [], set()
+        for row in self.rows:
+            absent = [name for name in row.names if name not in tensors]
+            if absent:
+                if any(not _matches(path, fresh) for path in row.paths):
+                    missing += absent
+                continue
+            used |= set(row.names)
+            flat.update(zip(row.paths, row.operator.to_flax(tuple(np.asarray(tensors[n]) for n in row.names)), strict=True))
+        left = [name for name in tensors if name not in known and not _matches(name, ignore)]
+        problems = [f"missing in the source: {name}" for name in missing]
+        problems += [f"left over in the source: {name}" for name in left]
+        if expected is not None:
+            wanted = flatten(expected)
+            problems += [f"not filled by the table: {path}" for path in wanted if path not in flat and not _matches(path, fresh)
+                         and not any(path in row.paths for row in self.rows)]  # fmt: skip
+            problems += [f"unknown to the model: {path}" for path in flat if path not in wanted]
+            problems += [f"{path}: shape {flat[path].shape}, the model has {tuple(wanted[path].shape)}"
+                         for path in flat if path in wanted and tuple(wanted[path].shape) != flat[path].shape]  # fmt: skip
+        if problems:
+            raise UserError("weights do not fit the model:\n  " + "\n  ".join(problems))
+        return unflatten(flat)
+
+    def to_torch(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Nested flax parameters to PyTorch tensors; raises UserError listing what is missing or left over."""
+        flat = flatten(params)
+        paths = {path for row in self.rows for path in row.paths}
+        problems = [f"missing in the parameters: {path}" for path in paths if path not in flat]
+        problems += [f"no PyTorch name for: {path}" for path in flat if path not in paths]
+        if problems:
+            raise UserError("parameters do not fit the weight table:\n  " + "\n  ".join(sorted(problems)))
+        made: dict[str, np.ndarray] = {}
+        for row in self.rows:
+            leaves = tuple(np.asarray(flat[path]) for path in row.paths)
+            made.update(zip(row.names, row.operator.to_torch(leaves), strict=True))
+        return made
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": x}} -> {"a/b": x}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat.update(flatten(value, path + "/") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} -> {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree

@@ -1,0 +1,102 @@
+"""Golden cases: finding, loading and comparing them. See conftest.py for how a test uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import zlib
+
+import numpy as np
+from safetensors.numpy import load_file
+
+BUNDLED = pathlib.Path(__file__).parent
+
+
+def roots() -> list[pathlib.Path]:
+    return [BUNDLED, *(pathlib.Path(p) for p in os.environ.get("HYPERSEG_GOLDEN", "").split(":") if p)]
+
+
+def find_cases(system: str) -> dict[str, pathlib.Path]:
+    """{case name: folder}; a root given later wins, so that a full case replaces the bundled one of that name."""
+    return {path.parent.name: path.parent for root in roots() for path in sorted(root.glob(f"{system}/*/meta.json"))}
+
+
+def _stream(name: str) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode())))
+
+
+def recipe_normal(name: str, shape: list[int], mean: float, std: float) -> np.ndarray:
+    return (_stream(name).standard_normal(shape, dtype=np.float32) * np.float32(std) + np.float32(mean)).astype(np.float32)
+
+
+def recipe_uniform(name: str, shape: list[int]) -> np.ndarray:
+    return _stream(name).random(shape, dtype=np.float32)
+
+
+class GoldenCase:
+    """One case, loaded, with the comparison by the one rule."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.name = f"{folder.parent.name}/{folder.name}"
+        self.meta = json.loads((folder / "meta.json").read_text())
+        self.config = self.meta.get("config", {})
+        self.folder = folder
+        self.inputs = self._arrays("inputs") | self._drawn()
+        self.outputs = self._arrays("outputs")
+        self.rows: list[tuple[str, float, float]] = []
+        self.notes: list[str] = []
+
+    def _arrays(self, stem: str) -> dict[str, np.ndarray]:
+        path = self.folder / f"{stem}.safetensors"
+        return load_file(path) if path.exists() else {}
+
+    def _drawn(self) -> dict[str, np.ndarray]:
+        draws = self.meta.get("input_draws")
+        if not draws:
+            return {}
+        rng = np.random.default_rng(draws["seed"])
+        return {d["name"]: rng.standard_normal(d["shape"], dtype=np.float32)
+                for d in draws["successive_standard_normal_float32"]}  # fmt: skip
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        rows = {row["name"]: row for row in json.loads((self.folder / "manifest.json").read_text())}
+        made = {}
+        for name, row in rows.items():
+            if not row.get("computed"):
+                twin = rows.get(row.get("tied_to") or row.get("alias_of") or name, row)
+                made[name] = recipe_normal(twin["name"], twin["shape"], twin["mean"], twin["std"])
+        return made
+
+    def floor(self, name: str) -> float | None:
+        entry = self.meta.get("fp32_vs_fp64", {}).get(name)
+        return None if entry is None else entry.get("max_abs")
+
+    def compare(self, name: str, actual, expected=None, *, kind: str = "value") -> None:
+        """Records the worst error of one tensor. kind "gradient" takes the gradient rule where there is no floor."""
+        expected = np.asarray(self.outputs[name] if expected is None else expected)
+        actual = np.asarray(actual)
+        assert actual.shape == expected.shape, f"{self.name} {name}: shape {actual.shape}, expected {expected.shape}"
+        assert np.isfinite(actual).all(), f"{self.name} {name}: not finite"
+        if expected.dtype.kind in "iub":
+            self.rows.append((name, float((actual.astype(np.int64) != expected.astype(np.int64)).sum()), 0.0))
+            return
+        if not expected.size:
+            self.rows.append((name, 0.0, 0.0))
+            return
+        error = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
+        spread = 2e-5 * float(expected.std(dtype=np.float64))
+        if self.floor(name) is not None:
+            tolerance = np.full(error.shape, max(10 * self.floor(name), spread))
+        elif kind == "gradient":
+            tolerance = 1e-3 * np.abs(expected) + 1e-6
+        else:
+            tolerance = np.maximum(1e-4 * np.abs(expected.astype(np.float64)), spread)
+        worst = np.unravel_index(np.argmax(error - tolerance), error.shape)
+        self.rows.append((name, float(error[worst]), float(tolerance[worst])))
+
+    def done(self) -> None:
+        assert self.rows, f"{self.name}: nothing was compared"
+        bad = [f"{name}: error {error:.3g} > {tolerance:.3g}" for name, error, tolerance in self.rows if error > tolerance]
+        assert not bad, f"{self.name}:\n  " + "\n  ".join(bad)

@@ -1,0 +1,35 @@
+"""The rooms import one way only: a room imports from itself and from rooms above its own line."""
+
+import ast
+import pathlib
+
+import hyperseg_jax
+
+ORDER = ["errors", "structs", "axes", "ops", "tables", "layers", "encoders", "connectors", "llms", "decoders", "losses", "text",
+         "data", "results", "systems", "metrics", "weights", "parallel", "training", "predictors", "commands"]  # fmt: skip
+ROOT = pathlib.Path(hyperseg_jax.__file__).parent
+
+
+def imported_rooms(path: pathlib.Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module] if node.module != "hyperseg_jax" else [f"hyperseg_jax.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import; name the room"
+        rooms |= {name.split(".")[1] for name in names if name.startswith("hyperseg_jax.")}
+    return rooms
+
+
+def test_every_arrow_points_up():
+    wrong = []
+    for path in sorted(ROOT.rglob("*.py")):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if room in ("__init__", "train", "evaluate", "predict"):  # the front doors
+            continue
+        assert room in ORDER, f"{path}: room {room!r} is not in docs/architecture.md"
+        wrong += [f"{path.relative_to(ROOT)} imports {other}" for other in imported_rooms(path)
+                  if other not in ORDER or ORDER.index(other) > ORDER.index(room)]  # fmt: skip
+    assert not wrong, "\n".join(wrong)
