@@ -1,0 +1,40 @@
+"""Stacks of equal blocks: one compiled body (nn.scan), and what its backward pass keeps (nn.remat)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+POLICIES = {
+    "none": "keep every intermediate",
+    "full": "keep only what enters a block and compute the rest again",
+    "dots": "keep the results of matrix products with weights, compute the rest again",
+}
+
+
+def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
+    """The block under a named policy (POLICIES). Raises ValueError naming the choices."""
+    if policy not in POLICIES:
+        raise ValueError(f"remat = {policy!r}: use one of {', '.join(POLICIES)}")
+    if policy == "none":
+        return block
+    save = None if policy == "full" else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(block, policy=save, prevent_cse=False)  # a scan body needs no guard against common subexpressions
+
+
+def stack(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, ...] = ()) -> type[nn.Module]:
+    """`count` blocks as one scanned block; its parameters gain a leading "layers" axis.
+
+    block: __call__(carry, *inputs) -> (carry, output or None). in_axes: one entry for each input after the carry,
+    nn.broadcast (the same for every layer) or 0 (one row a layer).
+    """
+    return nn.scan(
+        rematerialised(block, policy),
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=in_axes,
+        length=count,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )

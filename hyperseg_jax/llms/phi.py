@@ -1,0 +1,187 @@
+"""Phi, the causal language model in the middle of HyperSeg (transformers 4.38.2 PhiModel)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.linear import Embedding, Linear, LoRA, linear_table
+from hyperseg_jax.layers.mlp import ACTIVATIONS
+from hyperseg_jax.layers.norms import LayerNorm, norm_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import stack
+from hyperseg_jax.layers.rotary import rotary_angles, rotate
+from hyperseg_jax.ops.attention import attend
+from hyperseg_jax.structs import TokenStream
+from hyperseg_jax.tables import Identity, Row, Table, Transpose
+
+# our linear -> (its place in a layer, PyTorch name)
+LINEARS = {
+    "query": ("attention", "self_attn.q_proj"),
+    "key": ("attention", "self_attn.k_proj"),
+    "value": ("attention", "self_attn.v_proj"),
+    "out": ("attention", "self_attn.dense"),
+    "up": ("mlp", "mlp.fc1"),
+    "down": ("mlp", "mlp.fc2"),
+}
+
+
+class PhiAttention(nn.Module):
+    """Causal self-attention with partial rotary positions. x [B, L, C] -> [B, L, C]."""
+
+    num_heads: int
+    lora: LoRA | None
+    lora_targets: tuple[str, ...]
+    precision: Precision
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array) -> jax.Array:
+        q, k, v = (self._linear(name, x.shape[-1], ("embed", "heads"))(x, self.deterministic) for name in ("query", "key", "value"))
+        q, k, v = (part.reshape(*part.shape[:-1], self.num_heads, -1) for part in (q, k, v))
+        mixed = attend(rotate(q, angles), rotate(k, angles), v, mask=mask, precision=self.precision.matmul)
+        return self._linear("out", x.shape[-1], ("heads", "embed"))(mixed.reshape(x.shape), self.deterministic)
+
+    def _linear(self, name: str, features: int, names: tuple[str, str]) -> Linear:
+        lora = self.lora if name in self.lora_targets else None
+        return Linear(features, names, precision=self.precision, lora=lora, name=name)
+
+
+class PhiMLP(nn.Module):
+    """Linear, tanh GELU, Linear. x [B, L, C] -> [B, L, C]."""
+
+    mlp_size: int
+    lora: LoRA | None
+    lora_targets: tuple[str, ...]
+    precision: Precision
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        for name, features, names in (("up", self.mlp_size, ("embed", "mlp")), ("down", width, ("mlp", "embed"))):
+            lora = self.lora if name in self.lora_targets else None
+            x = Linear(features, names, precision=self.precision, lora=lora, name=name)(x, self.deterministic)
+            x = ACTIVATIONS["gelu_tanh"](x) if name == "up" else x
+        return x
+
+
+class PhiLayer(nn.Module):
+    """The parallel block: x + attention(norm(x)) + mlp(norm(x))."""
+
+    num_heads: int
+    mlp_size: int
+    epsilon: float
+    lora: LoRA | None
+    lora_targets: tuple[str, ...]
+    precision: Precision
+    deterministic: bool
+    collect: bool  # also hand x to the stack, for models that look inside
+
+    @nn.compact
+    def __call__(self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        shared = (self.lora, self.lora_targets, self.precision, self.deterministic)
+        normed = LayerNorm(self.epsilon, self.precision, name="norm")(x)
+        x = x + PhiAttention(self.num_heads, *shared, name="attention")(normed, angles, mask)
+        x = x + PhiMLP(self.mlp_size, *shared, name="mlp")(normed)
+        x = axes.constrain(x, "batch", "length", "act_embed")
+        return x, (x if self.collect else None)
+
+
+class Phi(nn.Module):
+    """Token stream -> hidden states after the final norm.
+
+    vocab_size: rows of the token table (the language head may be wider, see LanguageHead). rotary_fraction: share of each
+    head that turns, rounded down. remat: what the backward pass keeps (layers/remat.py). lora: a low-rank adapter inside the
+    linears named in lora_targets (of query, key, value, out, up, down). Parts: tokens, layers (stacked), norm.
+    """
+
+    vocab_size: int = 51200
+    hidden_size: int = 2560
+    mlp_size: int = 10240
+    num_layers: int = 32
+    num_heads: int = 32
+    rotary_fraction: float = 0.4
+    rotary_theta: float = 10000.0
+    epsilon: float = 1e-5
+    remat: str = "none"
+    lora: LoRA | None = None
+    lora_targets: tuple[str, ...] = ("query", "value")
+    precision: Precision = Precision()
+
+    def setup(self) -> None:
+        unknown = sorted(set(self.lora_targets) - set(LINEARS))
+        if unknown:
+            raise ValueError(f"lora_targets {unknown}: use some of {', '.join(LINEARS)}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
+        self.tokens = Embedding(self.vocab_size, self.hidden_size, self.precision)
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """Token embeddings. ids [...] int32 -> [..., D]."""
+        return self.tokens(ids)
+
+    @nn.compact
+    def __call__(
+        self, stream: TokenStream, deterministic: bool = True, all_hidden: bool = False
+    ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+        """stream of [B, L] -> [B, L, D].
+
+        all_hidden: also the input and the output of every layer, the last of them after the final norm (transformers'
+        hidden_states). A row sees itself and what stands before it, less what the stream's mask hides.
+        """
+        if self.is_initializing():
+            self.embed(jnp.zeros((1,), jnp.int32))  # the table is used by embed() only
+        length = stream.embeddings.shape[1]
+        dims = int(self.rotary_fraction * (self.hidden_size // self.num_heads))
+        angles = rotary_angles(stream.positions, dims, self.rotary_theta)
+        mask = jnp.tril(jnp.ones((length, length), bool)) & stream.mask[:, None, None, :]
+        x = self.precision.cast(stream.embeddings)
+        x = axes.constrain(x, "batch", "length", "act_embed")
+        layers = stack(PhiLayer, self.num_layers, self.remat, (nn.broadcast, nn.broadcast))
+        last, inner = layers(
+            num_heads=self.num_heads, mlp_size=self.mlp_size, epsilon=self.epsilon, lora=self.lora,
+            lora_targets=self.lora_targets, precision=self.precision, deterministic=deterministic, collect=all_hidden,
+            name="layers")(x, angles, mask)  # fmt: skip
+        hidden = LayerNorm(self.epsilon, self.precision, name="norm")(last)
+        if not all_hidden:
+            return hidden
+        return hidden, (x, *inner[:-1], hidden)
+
+
+class LanguageHead(nn.Module):
+    """Hidden states -> logits over the vocabulary, without bias. [..., D] -> [..., vocab_size] in the output type."""
+
+    vocab_size: int = 51200
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        init = axes.named(nn.initializers.normal(0.02), "embed", "vocab")
+        kernel = self.param("kernel", init, (hidden.shape[-1], self.vocab_size), self.precision.params)
+        return self.precision.product(hidden, kernel).astype(self.precision.output)
+
+
+def table(phi: Phi) -> Table:
+    """Weight table against PhiModel ("embed_tokens.weight", ...). Adapters are in lora_table."""
+    layer = norm_table("norm", "layers.{i}.input_layernorm")
+    for ours, (part, name) in LINEARS.items():
+        layer += linear_table(f"{part}/{ours}", f"layers.{{i}}.{name}")
+    tokens = Table([Row("tokens/embedding", "embed_tokens.weight", Identity())])
+    return tokens + layer.stacked(phi.num_layers).under("layers/") + norm_table("norm", "final_layernorm")
+
+
+def lora_table(phi: Phi) -> Table:
+    """Weight table of the adapters against PEFT's names ("layers.0.self_attn.q_proj.lora_A.weight", ...)."""
+    targets = phi.lora_targets if phi.lora is not None else ()
+    layer = Table(
+        Row(f"{part}/{ours}/lora_{side.lower()}", f"layers.{{i}}.{name}.lora_{side}.weight", Transpose())
+        for ours, (part, name) in LINEARS.items() if ours in targets for side in ("A", "B"))  # fmt: skip
+    return layer.stacked(phi.num_layers).under("layers/")
+
+
+def head_table() -> Table:
+    """Weight table of LanguageHead ("lm_head.weight")."""
+    return Table([Row("kernel", "lm_head.weight", Transpose())])
