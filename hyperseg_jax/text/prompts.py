@@ -1,0 +1,170 @@
+"""Prompts in words: the exact strings of each task and how they become token ids.
+
+Strings are data of the published system (HyperSeg commit 5cfcf52; class lists and regions follow its parent, PSALM, with the
+fine-grained tokens put after the image). Markers stand in them for what is not text. A user's own words are never searched
+for markers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from collections.abc import Iterable
+from typing import Protocol
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import TASKS, Prompt
+
+IGNORE = -100  # a label that asks for nothing
+
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+)
+TEMPLATES = {
+    "v0": SYSTEM + "USER: {question} ASSISTANT: ",
+    "short": "USER: {question} ASSISTANT: ",  # ours: without the system sentence, for small models
+}
+
+_PICTURE = "This is an image <image>\n<temporal>\n, Please "
+_ANSWER = "\nSure, the segmentation result is <gt><seg>"
+QUESTIONS = {
+    "referring": _PICTURE + "doing Referring Segmentation according to the following instruction:\n<refer>",
+    "reasoning": _PICTURE + "doing Reasoning Segmentation according to the following instruction:\n<refer>",
+    "explain": _PICTURE + "doing Reasoning Segmentation according to the following instruction and explain why:\n<refer>",
+    "video": "This is a frame <image>\n<temporal>\n, Please doing Reasoning Segmentation according to the following "
+    "instruction.\nThis is all the instruction: <refer>\n",
+    "panoptic": _PICTURE + "do Panoptic Segmentation.\nThis is all the candidate categories: {classes}.\n",
+    "region": _PICTURE + "segment by given regions\nThis is all regions: {regions}\n",
+    "chat": "<image>\n{text}",
+}
+ANSWERS = {
+    "referring": _ANSWER,
+    "reasoning": _ANSWER,
+    "explain": _ANSWER,
+    "video": _ANSWER,
+    "panoptic": "\nSure, the segmentation result is <seg>",
+    "region": "\n[SEG]<seg>",
+    "chat": "{answer}",
+}
+BACKGROUND = "background"  # the last class of every class list
+
+
+class Marker(enum.IntEnum):
+    """What stands in an id sequence where something other than text comes; the values of the published system."""
+
+    IMAGE = -200
+    SEG = -201  # the mask queries
+    CLS = -202  # the next class name
+    REGION = -203  # the next region
+    REFER = -204  # the expression
+    TEMPORAL = -205  # the fine-grained tokens
+
+
+_MARKERS = {f"<{marker.name.lower()}>": marker for marker in Marker}
+_SPLIT = re.compile("(" + "|".join(map(re.escape, (*_MARKERS, "<gt>", "[SEG]"))) + ")")
+_SLOT = re.compile(r"\{text\}|\{answer\}")
+
+
+class Tokenizer(Protocol):
+    """What this room needs of a tokenizer; encode adds no special tokens."""
+
+    eos_id: int
+    seg_id: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as ids with markers.
+
+    ids: token ids and Markers. labels: ids where they are to be written, IGNORE elsewhere. mask: for each id, whether others
+    may look at it. expression: ids placed at REFER. classes: ids placed at each CLS, in order. num_regions: how many REGION.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    mask: tuple[bool, ...]
+    expression: tuple[int, ...] = ()
+    classes: tuple[tuple[int, ...], ...] = ()
+    num_regions: int = 0
+
+
+def join_sentences(sentences: Iterable[str]) -> str:
+    """The sentences of one RefCOCO record as one expression: " {sentence}." each, stripped."""
+    return "".join(f" {sentence}." for sentence in sentences).strip()
+
+
+def video_expression(text: str) -> str:
+    """An expression of ReVOS as the published data code cleans it."""
+    return text.replace("(s)", "").strip()
+
+
+def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", train: bool = False) -> PromptTokens:
+    """A prompt in the words of its task.
+
+    train: prompt.answer is used (the text of a chat answer; the explanation that goes before [SEG] in a reasoning answer).
+    Without it a chat prompt ends at "ASSISTANT:", and a reasoning prompt asks for no explanation. Labels begin two tokens
+    before the answer, as the published data code has it. Raises UserError naming the task where the prompt lacks its text,
+    classes or regions.
+    """
+    _check(prompt, template)
+    explain = train and prompt.task == "reasoning" and bool(prompt.answer.strip())
+    task = "explain" if explain else prompt.task
+    num_regions = 0 if prompt.regions is None or prompt.task != "region" else len(prompt.regions)
+    names = (*prompt.classes, BACKGROUND) if prompt.task == "panoptic" else ()
+    question = QUESTIONS[task].format(text="{text}", classes=", ".join(["<cls>"] * len(names)),
+                                      regions=" <region>," * (num_regions - 1) + " <region>.")  # fmt: skip
+    instruction = TEMPLATES[template].format(question=question)
+    words = {"{text}": prompt.text.strip()}
+    if prompt.task == "chat" and not (train and prompt.answer.strip()):
+        ids = _encode(_pieces(instruction.rstrip(), words), tokenizer)
+        return PromptTokens(ids, (IGNORE,) * len(ids), (True,) * len(ids))
+
+    written = (*tokenizer.encode(prompt.answer.strip()), tokenizer.seg_id) if explain else (tokenizer.seg_id,)
+    words["{answer}"] = prompt.answer.strip()
+    ids = _encode(_pieces(instruction + ANSWERS[task], words), tokenizer, written) + (tokenizer.eos_id,)
+    given = max(len(_encode(_pieces(instruction, words), tokenizer)) - 2, 0)
+    return PromptTokens(
+        ids=ids,
+        labels=(IGNORE,) * given + ids[given:],
+        mask=(True,) * len(ids),
+        expression=(*tokenizer.encode(words["{text}"]), tokenizer.seg_id) if Marker.REFER in ids else (),
+        classes=tuple((*tokenizer.encode(name), tokenizer.seg_id) for name in names),
+        num_regions=num_regions,
+    )
+
+
+def _check(prompt: Prompt, template: str) -> None:
+    if template not in TEMPLATES:
+        raise UserError(f"template = {template!r}: use one of {', '.join(TEMPLATES)}")
+    if prompt.task not in TASKS:
+        raise UserError(f"task = {prompt.task!r}: use one of {', '.join(TASKS)}")
+    if prompt.task == "panoptic":
+        if not prompt.classes or not all(name.strip() for name in prompt.classes):
+            raise UserError(f"a panoptic prompt needs class names, each with text; got {list(prompt.classes)}")
+    elif prompt.task == "region":
+        if prompt.regions is None or not len(prompt.regions):
+            raise UserError("a region prompt needs at least one region mask; got none")
+    elif not prompt.text.strip():
+        raise UserError(f"a {prompt.task} prompt needs a text; got {prompt.text!r}")
+
+
+def _pieces(template: str, words: dict[str, str]) -> list[str]:
+    """The template split at its markers, then the user's words put in, so that these are never split."""
+    return [_SLOT.sub(lambda slot: words[slot.group()], piece) for piece in _SPLIT.split(template)]
+
+
+def _encode(pieces: list[str], tokenizer: Tokenizer, written: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Ids of the pieces: markers at odd places, text between them encoded on its own."""
+    ids: list[int] = []
+    for place, piece in enumerate(pieces):
+        if place % 2 == 0:
+            ids += tokenizer.encode(piece) if piece else []
+        elif piece == "<gt>":
+            ids += written
+        else:
+            ids.append(tokenizer.seg_id if piece == "[SEG]" else int(_MARKERS[piece]))
+    return tuple(ids)
