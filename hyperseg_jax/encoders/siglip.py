@@ -1,0 +1,141 @@
+"""SigLIP's vision tower: patches through a plain transformer (Zhai et al. 2023; transformers' SiglipVisionModel)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.attention import MultiHeadAttention, fused_attention_table
+from hyperseg_jax.layers.conv import Conv, conv_table
+from hyperseg_jax.layers.linear import linear_table
+from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
+from hyperseg_jax.layers.norms import LayerNorm, norm_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import stack
+from hyperseg_jax.tables import Identity, Row, Table
+
+
+class SiglipLayer(nn.Module):
+    """Pre-norm block. x [B, N, C] -> ([B, N, C], the same again where the stack collects)."""
+
+    num_heads: int
+    mlp_size: int
+    epsilon: float
+    precision: Precision
+    collect: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        y = LayerNorm(self.epsilon, self.precision, name="norm1")(x)
+        x = x + MultiHeadAttention(self.num_heads, precision=self.precision, name="attention")(y, y, y)
+        y = LayerNorm(self.epsilon, self.precision, name="norm2")(x)
+        x = x + FeedForward(self.mlp_size, "gelu_tanh", precision=self.precision, name="mlp")(y)
+        x = axes.constrain(x, "batch", "tokens", "act_embed")
+        return x, (x if self.collect else None)
+
+
+class SiglipHead(nn.Module):
+    """The pooling head: one learned probe attends to all patches. x [B, N, C] -> [B, C]."""
+
+    num_heads: int
+    mlp_size: int
+    epsilon: float
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = axes.named(nn.initializers.normal(0.02), None, None, "embed")
+        probe = self.param("probe", init, (1, 1, x.shape[-1]), self.precision.params)
+        pooled = MultiHeadAttention(self.num_heads, precision=self.precision, name="attention")(self.precision.cast(probe), x, x)
+        normed = LayerNorm(self.epsilon, self.precision, name="norm")(pooled)
+        return (pooled + FeedForward(self.mlp_size, "gelu_tanh", precision=self.precision, name="mlp")(normed))[:, 0]
+
+
+class Siglip(nn.Module):
+    """Pictures -> patch features of one layer, without the final norm.
+
+    feature_layer: which hidden state is the feature, as in transformers' hidden_states: 0 is the patch embedding, num_layers
+    or -1 the output of the last layer. Later layers are never run. keep_unused: hold them and the pooling head as parameters
+    all the same ("unused_layers", "unused_norm", "unused_head"), so that published weights come in and go out complete.
+    Parts: patches, positions, layers (stacked).
+    """
+
+    image_size: int = 384
+    patch_size: int = 14
+    hidden_size: int = 1152
+    mlp_size: int = 4304
+    num_layers: int = 27
+    num_heads: int = 16
+    feature_layer: int = -2
+    keep_unused: bool = False
+    epsilon: float = 1e-6
+    remat: str = "none"
+    precision: Precision = Precision()
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches of a picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_used(self) -> int:
+        """Layers that are run."""
+        used = self.feature_layer % (self.num_layers + 1)
+        if not -self.num_layers - 1 <= self.feature_layer <= self.num_layers:
+            raise ValueError(f"feature_layer {self.feature_layer} of a tower with {self.num_layers} layers")
+        return used
+
+    @nn.compact
+    def __call__(self, image: jax.Array, all_hidden: bool = False) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
+        """image [B, image_size, image_size, 3], normalised to -1..1 -> [B, num_tokens, hidden_size], patches row by row.
+
+        all_hidden: also every hidden state that there are weights for.
+        """
+        if image.shape[1:3] != (self.image_size, self.image_size):
+            raise ValueError(f"SigLIP takes pictures of {self.image_size} x {self.image_size}, got {image.shape}")
+        x = Conv(self.hidden_size, self.patch_size, self.patch_size, precision=self.precision, name="patches")(image)
+        x = x.reshape(x.shape[0], self.num_tokens, self.hidden_size)
+        init = axes.named(nn.initializers.normal(0.02), "patch", "embed")
+        positions = self.param("positions", init, (self.num_tokens, self.hidden_size), self.precision.params)
+        x = axes.constrain(x + self.precision.cast(positions), "batch", "tokens", "act_embed")
+
+        feature, inner = self._layers("layers", self.num_used, x, all_hidden)
+        hidden = (x, *inner)
+        if self.keep_unused and (all_hidden or self.is_initializing()):
+            last, inner = self._layers("unused_layers", self.num_layers - self.num_used, feature, all_hidden)
+            hidden += inner
+            normed = LayerNorm(self.epsilon, self.precision, name="unused_norm")(last)
+            SiglipHead(self.num_heads, self.mlp_size, self.epsilon, self.precision, name="unused_head")(normed)
+        return (feature, hidden) if all_hidden else feature
+
+    def _layers(self, name: str, count: int, x: jax.Array, collect: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        if not count:
+            return x, ()
+        layers = stack(SiglipLayer, count, self.remat)
+        x, inner = layers(self.num_heads, self.mlp_size, self.epsilon, self.precision, collect, name=name)(x)
+        return x, (tuple(inner) if collect else ())
+
+
+def table(siglip: Siglip) -> Table:
+    """Weight table against SiglipVisionModel ("vision_model.embeddings.patch_embedding.weight", ...)."""
+    name = "encoder.layers.{i}"
+    layer = norm_table("norm1", f"{name}.layer_norm1") + norm_table("norm2", f"{name}.layer_norm2")
+    for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
+        layer += linear_table(f"attention/{ours}", f"{name}.self_attn.{theirs}")
+    layer += feed_forward_table("mlp", f"{name}.mlp.fc1", f"{name}.mlp.fc2")
+
+    made = conv_table("patches", "embeddings.patch_embedding")
+    made += Table([Row("positions", "embeddings.position_embedding.weight", Identity())])
+    made += layer.stacked(siglip.num_used).under("layers/") if siglip.num_used else Table()
+    if siglip.keep_unused:
+        unused = siglip.num_layers - siglip.num_used
+        made += layer.stacked(unused, start=siglip.num_used).under("unused_layers/") if unused else Table()
+        made += norm_table("unused_norm", "post_layernorm") + _head_table().under("unused_head/", "head.")
+    return made.under(name="vision_model.")
+
+
+def _head_table() -> Table:
+    probe = Table([Row("probe", "probe", Identity())])
+    return (probe + fused_attention_table("attention", "attention") + norm_table("norm", "layernorm")
+            + feed_forward_table("mlp", "mlp.fc1", "mlp.fc2"))  # fmt: skip
