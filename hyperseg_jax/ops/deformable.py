@@ -1,0 +1,159 @@
+"""Multi-scale deformable sampling without a compiled extension.
+
+Of Deformable DETR (Zhu et al. 2021, equation 2). The layout is made for a TPU: every 2x2 patch of a head's map is packed
+into one row of 4 * D lanes (128 lanes at D = 32), so that one point is one gathered row instead of four; points lead, queries
+follow. Heads are a loop, because the table of one head and level stays in fast memory. The gradient gathers again instead
+of keeping the rows, and scatters in float32.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+def deformable_sampling(value: jax.Array, shapes: Shapes, locations: jax.Array, weights: jax.Array) -> jax.Array:
+    """Sums bilinear samples of all levels with attention weights.
+
+    value: [B, S, heads, D], the maps of all levels flattened row by row and concatenated.
+    shapes: ((H, W), ...) of each level, static; S must be their total area.
+    locations: [B, Q, heads, levels, points, 2], (x, y) in 0..1 over the level; what lies outside is zero.
+    weights: [B, Q, heads, levels, points].
+    Returns [B, Q, heads * D] of value's dtype; coordinates and sums are float32.
+    Corresponds to ms_deform_attn_core_pytorch (grid_sample, zeros, align_corners=False).
+    """
+    shapes = tuple((int(height), int(width)) for height, width in shapes)
+    area = sum(height * width for height, width in shapes)
+    if area != value.shape[1] or len(shapes) != locations.shape[3]:
+        raise ValueError(
+            f"levels {shapes} have {area} cells; value has {value.shape[1]} and locations have {locations.shape[3]} levels"
+        )
+    batch, queries, heads, _, _, _ = locations.shape
+    value = value.transpose(2, 0, 1, 3)  # [heads, B, S, D]
+    locations = locations.astype(jnp.float32).transpose(2, 3, 5, 0, 4, 1)  # [heads, levels, 2, B, points, Q]
+    weights = weights.astype(jnp.float32).transpose(2, 3, 0, 4, 1)  # [heads, levels, B, points, Q]
+    sampled = _sample(shapes, value, locations, weights)  # [heads, B, Q, D]
+    return sampled.transpose(1, 2, 0, 3).reshape(batch, queries, heads * value.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sample(shapes: Shapes, value: jax.Array, locations: jax.Array, weights: jax.Array) -> jax.Array:
+    """value [heads, B, S, D], locations [heads, levels, 2, B, points, Q], weights [heads, levels, B, points, Q]."""
+    channels = value.shape[-1]
+
+    def head(inputs):
+        value, locations, weights = inputs
+        total = 0.0
+        for level, (maps, shape) in enumerate(zip(_split(value, shapes), shapes, strict=True)):
+            table = _pack(maps, shape)
+            index, fractions, _ = _patches(locations[level], shape)
+            shares = _shares(fractions) * weights[level][..., None]
+            # A gather a point, summed at once: nothing larger than the result is ever written.
+            for point in range(index.shape[1]):
+                rows = _gather(table, index[:, point]).astype(jnp.float32)
+                for corner in range(4):
+                    part = rows[..., corner * channels : (corner + 1) * channels]
+                    total += part * shares[:, point, :, corner, None]
+        return total.astype(value.dtype)
+
+    return jax.lax.map(head, (value, locations, weights))
+
+
+def _sample_forward(shapes, value, locations, weights):
+    return _sample(shapes, value, locations, weights), (value, locations, weights)
+
+
+def _sample_backward(shapes, saved, gradient):
+    channels = saved[0].shape[-1]
+    # Sums the lanes of each corner as a matrix product, which every backend does quicker than a sum over few lanes.
+    corners = jnp.repeat(jnp.eye(4), channels, axis=0)  # [4 * D, 4]
+
+    def head(inputs):
+        value, locations, weights, gradient = inputs
+        gradient = gradient.astype(jnp.float32)[:, None]  # [B, 1, Q, D]
+        d_value, d_locations, d_weights = [], [], []
+        for level, (maps, shape) in enumerate(zip(_split(value, shapes), shapes, strict=True)):
+            index, (fx, fy), inside = _patches(locations[level], shape)
+            rows = _gather(_pack(maps, shape), index).astype(jnp.float32) * jnp.tile(gradient, 4)
+            dots = jnp.matmul(rows, corners, precision="highest")  # [B, points, Q, 4]
+            shares = _shares((fx, fy))
+            d_weights.append(jnp.sum(shares * dots, axis=-1))
+            top_left, top_right, low_left, low_right = jnp.moveaxis(dots, -1, 0)
+            slope_x = (1 - fy) * (top_right - top_left) + fy * (low_right - low_left)
+            slope_y = (1 - fx) * (low_left - top_left) + fx * (low_right - top_right)
+            reach = jnp.where(inside, weights[level], 0.0)
+            d_locations.append(jnp.stack([slope_x * shape[1] * reach, slope_y * shape[0] * reach]))
+            shares = shares * weights[level][..., None]
+            spread = (shares[..., None] * gradient[..., None, :]).reshape(*index.shape, 4 * channels)
+            d_value.append(_unpack(_scatter(spread, index, shape), shape))
+        d_value = jnp.concatenate(d_value, axis=1).astype(value.dtype)
+        return d_value, jnp.stack(d_locations), jnp.stack(d_weights)
+
+    return jax.lax.map(head, (*saved, gradient))
+
+
+_sample.defvjp(_sample_forward, _sample_backward)
+
+
+def _split(value: jax.Array, shapes: Shapes) -> list[jax.Array]:
+    """[B, S, D] -> one [B, H * W, D] a level."""
+    maps, start = [], 0
+    for height, width in shapes:
+        maps.append(value[:, start : start + height * width])
+        start += height * width
+    return maps
+
+
+def _pack(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """[B, H * W, D] -> [B, (H + 1) * (W + 1), 4 * D]: the 2x2 patch at every corner, with a border of zeros."""
+    batch, _, channels = maps.shape
+    height, width = shape
+    maps = jnp.pad(maps.reshape(batch, height, width, channels), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = [maps[:, dy : dy + height + 1, dx : dx + width + 1] for dy in (0, 1) for dx in (0, 1)]
+    return jnp.concatenate(patches, axis=-1).reshape(batch, (height + 1) * (width + 1), 4 * channels)
+
+
+def _unpack(packed: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """The transpose of _pack: every cell sums its part in the four patches that hold it."""
+    batch, _, lanes = packed.shape
+    height, width = shape
+    patches = packed.reshape(batch, height + 1, width + 1, 2, 2, lanes // 4)
+    cells = sum(
+        patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1)
+    )
+    return cells.reshape(batch, height * width, lanes // 4)
+
+
+def _patches(locations: jax.Array, shape: tuple[int, int]):
+    """Row of the packed table, fractions inside the patch, and whether the point touches the map at all.
+
+    locations: [2, B, points, Q]. A point beyond the border is moved onto it, where all that it sees is zero.
+    """
+    height, width = shape
+    x, y = locations[0] * width - 0.5, locations[1] * height - 0.5
+    inside = (x > -1) & (x < width) & (y > -1) & (y < height)
+    x, y = jnp.clip(x, -1, width), jnp.clip(y, -1, height)
+    x0, y0 = jnp.minimum(jnp.floor(x), width - 1), jnp.minimum(jnp.floor(y), height - 1)
+    index = ((y0 + 1) * (width + 1) + x0 + 1).astype(jnp.int32)
+    return index, (x - x0, y - y0), inside
+
+
+def _shares(fractions: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Bilinear weights of the four corners of the patch, [B, points, Q, 4]."""
+    fx, fy = fractions
+    return jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=-1)
+
+
+def _gather(table: jax.Array, index: jax.Array) -> jax.Array:
+    """[B, R, lanes] at [B, ...] -> [B, ..., lanes]."""
+    return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(table, index)
+
+
+def _scatter(rows: jax.Array, index: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """The transpose of _gather, in float32."""
+    table = jnp.zeros(((shape[0] + 1) * (shape[1] + 1), rows.shape[-1]), jnp.float32)
+    return jax.vmap(lambda added, at: table.at[at].add(added, mode="promise_in_bounds"))(rows, index)

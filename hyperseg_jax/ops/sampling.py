@@ -1,0 +1,64 @@
+"""Bilinear sampling and resizing with PyTorch's conventions. Coordinates and weights are float32 under every policy."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Resizes a picture or feature map.
+
+    x: [B, H, W, C]. size: (H2, W2). Returns [B, H2, W2, C] of x's dtype.
+    Corresponds to torch.nn.functional.interpolate(mode="bilinear", align_corners=False), which has no antialiasing.
+    """
+    return _resize_axis(_resize_axis(x, 1, size[0]), 2, size[1])
+
+
+def _resize_axis(x: jax.Array, axis: int, target: int) -> jax.Array:
+    source = x.shape[axis]
+    if source == target:
+        return x
+    # The indices are constants, so that each axis is two row gathers; float32 as in torch, which rounds the scale first.
+    scale = np.float32(source) / np.float32(target)
+    position = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    low = np.minimum(position.astype(np.int32), source - 1)
+    high = np.minimum(low + 1, source - 1)
+    fraction = (position - low).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    below = jnp.take(x, low, axis=axis, indices_are_sorted=True).astype(jnp.float32)
+    above = jnp.take(x, high, axis=axis, indices_are_sorted=True).astype(jnp.float32)
+    return (below * (1 - fraction) + above * fraction).astype(x.dtype)
+
+
+def grid_sample(features: jax.Array, points: jax.Array, align_corners: bool = False) -> jax.Array:
+    """Samples feature maps bilinearly at points; what lies outside the map counts as zero.
+
+    features: [B, H, W, C], of any dtype (bool and integers are read as float32).
+    points: [B, P, 2], (x, y) in 0..1 over the map.
+    Returns [B, P, C]; float32 unless the features are of another float type.
+    The points are shared by all C channels: masks that share their points belong in the channels, where one gathered
+    row serves all of them. Corresponds to torch.nn.functional.grid_sample(2 * points - 1, padding_mode="zeros").
+    """
+    height, width, channels = features.shape[1:]
+    points = points.astype(jnp.float32)
+    x, y = (_to_cells(points[..., i], n, align_corners) for i, n in ((0, width), (1, height)))
+    x0, y0 = jnp.floor(x), jnp.floor(y)
+    fx, fy = x - x0, y - y0
+    columns = jnp.stack([x0, x0 + 1, x0, x0 + 1])  # [4, B, P]
+    rows = jnp.stack([y0, y0, y0 + 1, y0 + 1])
+    weights = jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    cells = (jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)).astype(jnp.int32)
+    flat = features.reshape(features.shape[0], height * width, channels)
+    corners = jnp.moveaxis(cells, 0, 1).reshape(cells.shape[1], -1)  # [B, 4 P]
+    values = jax.vmap(lambda table, index: jnp.take(table, index, axis=0, mode="clip"))(flat, corners)
+    dtype = features.dtype if jnp.issubdtype(features.dtype, jnp.floating) else jnp.float32
+    values = values.reshape(values.shape[0], 4, -1, channels).astype(jnp.float32)
+    weights = jnp.moveaxis(jnp.where(inside, weights, 0.0), 0, 1)  # [B, 4, P]
+    return jnp.einsum("bkpc,bkp->bpc", values, weights, precision="highest").astype(dtype)
+
+
+def _to_cells(position: jax.Array, cells: int, align_corners: bool) -> jax.Array:
+    """A position in 0..1 in units of cells, where the centre of the first cell is 0."""
+    return position * (cells - 1) if align_corners else position * cells - 0.5
