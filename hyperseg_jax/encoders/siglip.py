@@ -47,7 +47,8 @@ class SiglipHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = axes.named(nn.initializers.normal(0.02), None, None, "embed")
         probe = self.param("probe", init, (1, 1, x.shape[-1]), self.precision.params)
-        pooled = MultiHeadAttention(self.num_heads, precision=self.precision, name="attention")(self.precision.cast(probe), x, x)
+        attention = MultiHeadAttention(self.num_heads, precision=self.precision, name="attention")
+        pooled = attention(self.precision.cast(probe), x, x)
         normed = LayerNorm(self.epsilon, self.precision, name="norm")(pooled)
         return (pooled + FeedForward(self.mlp_size, "gelu_tanh", precision=self.precision, name="mlp")(normed))[:, 0]
 
@@ -81,10 +82,9 @@ class Siglip(nn.Module):
     @property
     def num_used(self) -> int:
         """Layers that are run."""
-        used = self.feature_layer % (self.num_layers + 1)
         if not -self.num_layers - 1 <= self.feature_layer <= self.num_layers:
             raise ValueError(f"feature_layer {self.feature_layer} of a tower with {self.num_layers} layers")
-        return used
+        return self.feature_layer % (self.num_layers + 1)
 
     @nn.compact
     def __call__(self, image: jax.Array, all_hidden: bool = False) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:

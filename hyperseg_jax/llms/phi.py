@@ -39,10 +39,13 @@ class PhiAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array) -> jax.Array:
-        q, k, v = (self._linear(name, x.shape[-1], ("embed", "heads"))(x, self.deterministic) for name in ("query", "key", "value"))
-        q, k, v = (part.reshape(*part.shape[:-1], self.num_heads, -1) for part in (q, k, v))
+        width, heads = x.shape[-1], (*x.shape[:-1], self.num_heads, -1)
+        q, k, v = (
+            self._linear(name, width, ("embed", "heads"))(x, self.deterministic).reshape(heads)
+            for name in ("query", "key", "value")
+        )
         mixed = attend(rotate(q, angles), rotate(k, angles), v, mask=mask, precision=self.precision.matmul)
-        return self._linear("out", x.shape[-1], ("heads", "embed"))(mixed.reshape(x.shape), self.deterministic)
+        return self._linear("out", width, ("heads", "embed"))(mixed.reshape(x.shape), self.deterministic)
 
     def _linear(self, name: str, features: int, names: tuple[str, str]) -> Linear:
         lora = self.lora if name in self.lora_targets else None
@@ -81,7 +84,9 @@ class PhiLayer(nn.Module):
     collect: bool  # also hand x to the stack, for models that look inside
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(
+        self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
         shared = (self.lora, self.lora_targets, self.precision, self.deterministic)
         normed = LayerNorm(self.epsilon, self.precision, name="norm")(x)
         x = x + PhiAttention(self.num_heads, *shared, name="attention")(normed, angles, mask)

@@ -84,17 +84,26 @@ def splice(
     placed = jax.vmap(lambda rows, index: rows.at[index].get(mode="clip"))(bank, index)  # [B, K, L, D]
     is_text = jnp.isin(layout.source, jnp.array([Source.TEXT, Source.EXPRESSION, Source.CLASS]))
     mixed = jnp.where((index >= 0)[..., None], placed, jnp.where(is_text[..., None], text, 0))
-    flat = lambda x: x.reshape(batch * prompts, *x.shape[2:])
+
+    def flat(x: Array) -> jax.Array:
+        return jnp.reshape(x, (batch * prompts, *x.shape[2:]))
+
     return TokenStream(
         embeddings=axes.constrain(flat(mixed), "batch", "length", "act_embed"),
         positions=jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch * prompts, length)),
-        mask=flat(jnp.asarray(layout.mask)),
-        source=flat(jnp.asarray(layout.source)),
+        mask=flat(layout.mask),
+        source=flat(layout.source),
     )
 
 
 def pool(
-    hidden: jax.Array, layout: Layout, *, num_queries: int, num_fine_grained: int = 0, num_classes: int = 0, num_regions: int = 0
+    hidden: jax.Array,
+    layout: Layout,
+    *,
+    num_queries: int,
+    num_fine_grained: int = 0,
+    num_classes: int = 0,
+    num_regions: int = 0,
 ) -> dict[str, jax.Array]:
     """Hidden states [B * K, L, D] back to banks, by mean over each segment; an empty segment gives zeros.
 

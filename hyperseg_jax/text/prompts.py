@@ -125,7 +125,7 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
 
     written = (*tokenizer.encode(prompt.answer.strip()), tokenizer.seg_id) if explain else (tokenizer.seg_id,)
     words["{answer}"] = prompt.answer.strip()
-    ids = _encode(_pieces(instruction + ANSWERS[task], words), tokenizer, written) + (tokenizer.eos_id,)
+    ids = (*_encode(_pieces(instruction + ANSWERS[task], words), tokenizer, written), tokenizer.eos_id)
     given = max(len(_encode(_pieces(instruction, words), tokenizer)) - 2, 0)
     return PromptTokens(
         ids=ids,

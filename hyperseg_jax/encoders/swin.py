@@ -1,0 +1,186 @@
+"""Swin: a pyramid of windowed transformers (Liu et al. 2021; Mask2Former's D2SwinTransformer)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.conv import Conv, conv_table
+from hyperseg_jax.layers.linear import Linear, linear_table
+from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
+from hyperseg_jax.layers.norms import LayerNorm, norm_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import rematerialised, stack
+from hyperseg_jax.layers.window_attention import WindowAttention, merge, partition, shift_mask, window_attention_table
+from hyperseg_jax.structs import Pyramid
+from hyperseg_jax.tables import Table
+
+SCANNED_DEPTH = 4  # from this depth on, an even stage is one scanned stack of pairs
+
+
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+    """Zeros to the right and below, so that H and W of [B, H, W, C] are multiples."""
+    h, w = x.shape[1:3]
+    return jnp.pad(x, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)))
+
+
+class SwinBlock(nn.Module):
+    """One windowed block. x [B, H, W, C] -> the same. shifted: the windows lie half a window further on.
+
+    drop: chance that a picture skips a branch in training (stochastic depth); a scalar, traced in a scanned stage.
+    """
+
+    num_heads: int
+    window: int
+    mlp_ratio: float
+    shifted: bool
+    precision: Precision
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop: jax.Array) -> jax.Array:
+        attended = self._attend(LayerNorm(precision=self.precision, name="norm1")(x))
+        x = x + self._drop_path(attended, drop)
+        mlp = FeedForward(int(self.mlp_ratio * x.shape[-1]), "gelu", precision=self.precision, name="mlp")
+        x = x + self._drop_path(mlp(LayerNorm(precision=self.precision, name="norm2")(x)), drop)
+        return axes.constrain(x, "batch", "height", "width", "act_embed")
+
+    def _attend(self, x: jax.Array) -> jax.Array:
+        h, w = x.shape[1:3]
+        shift = self.window // 2 if self.shifted else 0
+        x = pad_to_multiple(x, self.window)  # padding is attended to, as in the published system
+        padded = x.shape[1:3]
+        windows = partition(jnp.roll(x, (-shift, -shift), (1, 2)), self.window)
+        mask = shift_mask(*padded, self.window) if self.shifted else None
+        windows = WindowAttention(self.num_heads, self.window, self.precision, name="attention")(windows, mask)
+        return jnp.roll(merge(windows, *padded), (shift, shift), (1, 2))[:, :h, :w]
+
+    def _drop_path(self, branch: jax.Array, drop: jax.Array) -> jax.Array:
+        if self.deterministic:
+            return branch
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop, (branch.shape[0], 1, 1, 1))
+        return jnp.where(kept, branch / (1 - drop).astype(branch.dtype), 0)
+
+
+class SwinPair(nn.Module):
+    """A plain block, then a shifted one: what a deep stage repeats. Parts: plain, shifted."""
+
+    num_heads: int
+    window: int
+    mlp_ratio: float
+    precision: Precision
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drops: jax.Array) -> tuple[jax.Array, None]:
+        for i, name in enumerate(("plain", "shifted")):
+            x = SwinBlock(self.num_heads, self.window, self.mlp_ratio, name == "shifted", self.precision,
+                          self.deterministic, name=name)(x, drops[i])  # fmt: skip
+        return x, None
+
+
+class SwinStage(nn.Module):
+    """All blocks of one stage. x [B, H, W, C] -> the same. Parts: pairs (stacked), or blocks_0, blocks_1, ..."""
+
+    depth: int
+    num_heads: int
+    window: int
+    mlp_ratio: float
+    remat: str
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drops: jax.Array, deterministic: bool) -> jax.Array:
+        fields = (self.num_heads, self.window, self.mlp_ratio)
+        if is_scanned(self.depth):
+            pairs = stack(SwinPair, self.depth // 2, self.remat, (0,))
+            return pairs(*fields, self.precision, deterministic, name="pairs")(x, drops.reshape(-1, 2))[0]
+        block = rematerialised(SwinBlock, self.remat)
+        for i in range(self.depth):
+            x = block(*fields, i % 2 == 1, self.precision, deterministic, name=f"blocks_{i}")(x, drops[i])
+        return x
+
+
+class PatchMerging(nn.Module):
+    """2 x 2 neighbours into one cell. x [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), 2C]. Parts: norm, reduction."""
+
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        x = pad_to_multiple(x, 2)
+        cells = [x[:, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        x = LayerNorm(precision=self.precision, name="norm")(jnp.concatenate(cells, axis=-1))
+        return Linear(2 * width, use_bias=False, precision=self.precision, name="reduction")(x)
+
+
+class Swin(nn.Module):
+    """Pictures of any size -> Pyramid at strides 4, 8, 16, 32, each level under its own norm; defaults are Swin-B.
+
+    drop_path: stochastic depth of the last block in training, growing linearly from 0. remat: what the backward pass of a
+    block keeps (layers/remat.py). Parts: patches, patch_norm, stages_i, merging_i, norms_i.
+    """
+
+    hidden_size: int = 128
+    depths: tuple[int, ...] = (2, 2, 18, 2)
+    num_heads: tuple[int, ...] = (4, 8, 16, 32)
+    window: int = 12
+    patch_size: int = 4
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    remat: str = "none"
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, image: jax.Array, deterministic: bool = True) -> Pyramid:
+        """image [B, H, W, 3], normalised -> levels [B, ceil(H/stride), ceil(W/stride), hidden_size * 2 ** i].
+
+        deterministic=False needs the "dropout" key where drop_path is above 0.
+        """
+        if len(self.depths) != len(self.num_heads):
+            raise ValueError(f"Swin: depths {self.depths} and num_heads {self.num_heads} differ in length")
+        image = pad_to_multiple(image, self.patch_size)
+        x = Conv(self.hidden_size, self.patch_size, self.patch_size, precision=self.precision, name="patches")(image)
+        x = LayerNorm(precision=self.precision, name="patch_norm")(x)
+        drops = np.split(np.linspace(0, self.drop_path, sum(self.depths), dtype=np.float32), np.cumsum(self.depths)[:-1])
+        levels = []
+        for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
+            if i:
+                x = PatchMerging(self.precision, name=f"merging_{i - 1}")(x)
+            stage = SwinStage(depth, heads, self.window, self.mlp_ratio, self.remat, self.precision, name=f"stages_{i}")
+            x = stage(x, jnp.asarray(drops[i]), deterministic or not self.drop_path)
+            levels.append(LayerNorm(precision=self.precision, name=f"norms_{i}")(x))
+        return Pyramid(tuple(levels), tuple(self.patch_size * 2**i for i in range(len(levels))))
+
+
+def is_scanned(depth: int) -> bool:
+    """Whether a stage of that depth is stored as a stack of pairs."""
+    return depth >= SCANNED_DEPTH and depth % 2 == 0
+
+
+def table(swin: Swin) -> Table:
+    """Weight table against Mask2Former's backbone ("patch_embed.proj.weight", "layers.0.blocks.0.norm1.weight", ...)."""
+    made = conv_table("patches", "patch_embed.proj") + norm_table("patch_norm", "patch_embed.norm")
+    for i, depth in enumerate(swin.depths):
+        block = _block_table(f"layers.{i}.blocks.{{i}}", swin.window)
+        if is_scanned(depth):
+            for start, part in enumerate(("plain", "shifted")):
+                made += block.under(f"{part}/").stacked(depth // 2, start, 2).under(f"stages_{i}/pairs/")
+        else:
+            for j in range(depth):
+                made += _block_table(f"layers.{i}.blocks.{j}", swin.window).under(f"stages_{i}/blocks_{j}/")
+        if i + 1 < len(swin.depths):
+            made += norm_table(f"merging_{i}/norm", f"layers.{i}.downsample.norm")
+            made += linear_table(f"merging_{i}/reduction", f"layers.{i}.downsample.reduction", use_bias=False)
+        made += norm_table(f"norms_{i}", f"norm{i}")
+    return made
+
+
+def _block_table(name: str, window: int) -> Table:
+    made = norm_table("norm1", f"{name}.norm1") + norm_table("norm2", f"{name}.norm2")
+    made += window_attention_table("attention", f"{name}.attn", window)
+    return made + feed_forward_table("mlp", f"{name}.mlp.fc1", f"{name}.mlp.fc2")
