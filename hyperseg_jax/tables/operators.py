@@ -68,12 +68,13 @@ class Reshape:
 
 @dataclasses.dataclass(frozen=True)
 class FusedQKV:
-    """One fused tensor [3C, ...] <-> query, key and value; transpose: the tensor is a Linear.weight."""
+    """One fused tensor [3C, ...] <-> query, key and value (parts = 2: key and value); transpose: it is a Linear.weight."""
 
     transpose: bool
+    parts: int = 3
 
     def to_flax(self, tensors: Arrays) -> Arrays:
-        parts = np.split(tensors[0], 3, axis=0)
+        parts = np.split(tensors[0], self.parts, axis=0)
         return tuple(part.T for part in parts) if self.transpose else tuple(parts)
 
     def to_torch(self, leaves: Arrays) -> Arrays:

@@ -1,0 +1,164 @@
+"""The fine-grained visual perceiver: a pyramid's detail in a fixed number of tokens (HyperSeg, arXiv 2411.17606, section 3).
+
+The paper weighs what each layer adds by a gate, P_j = P_{j-1} + tanh(MLP(P^_j)) * P^_j; the released weights have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.attention import MultiHeadAttention
+from hyperseg_jax.layers.conv import Conv, conv_table
+from hyperseg_jax.layers.linear import Linear, linear_table
+from hyperseg_jax.layers.mlp import ACTIVATIONS, FeedForward, feed_forward_table
+from hyperseg_jax.layers.norms import LayerNorm, norm_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.tables import FusedQKV, Identity, Row, Table
+
+GATES = ("tanh", "none")
+
+
+class Gate(nn.Module):
+    """tanh(MLP(x)) * x, a weight for each channel. x [..., C] -> [..., C]. Parts: up, down.
+
+    Only `down` starts at zero, so the gate is closed at the start and yet every parameter moves within two optimiser steps:
+    down in the first, up (through GELU, which has no dead units) in the second.
+    """
+
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        hidden = ACTIVATIONS["gelu"](Linear(width, ("embed", "mlp"), precision=self.precision, name="up")(x))
+        zeros = nn.initializers.zeros
+        weight = Linear(width, ("mlp", "embed"), precision=self.precision, kernel_init=zeros, name="down")(hidden)
+        return jnp.tanh(weight) * x
+
+
+class PerceiverLayer(nn.Module):
+    """Latents attend to one level and to themselves, then a feed-forward block; each adds to the latents.
+
+    latents [B, Q, C], features [B, N, C] -> [B, Q, C]. Parts: norm_features, norm_latents, attention, norm_mlp, mlp, and with
+    gates: gate, gate_mlp.
+    """
+
+    num_heads: int
+    head_dim: int
+    mlp_ratio: int
+    gate: str
+    gate_feed_forward: bool
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, features: jax.Array) -> jax.Array:
+        p, width = self.precision, latents.shape[-1]
+        query = LayerNorm(precision=p, name="norm_latents")(latents)
+        keys = jnp.concatenate([LayerNorm(precision=p, name="norm_features")(features), query], axis=1)
+        added = MultiHeadAttention(self.num_heads, self.head_dim, False, p, name="attention")(query, keys, keys)
+        latents = latents + (Gate(p, name="gate")(added) if self.gate == "tanh" else added)
+        normed = LayerNorm(precision=p, name="norm_mlp")(latents)
+        added = FeedForward(self.mlp_ratio * width, "gelu", use_bias=False, precision=p, name="mlp")(normed)
+        latents = latents + (Gate(p, name="gate_mlp")(added) if self.gate_feed_forward else added)
+        return axes.constrain(latents, "batch", "tokens", "act_embed")
+
+
+class FineGrainedPerceiver(nn.Module):
+    """Pyramid levels -> num_queries tokens for the language model; layer i looks at level i, fine to coarse.
+
+    gate: "tanh" is the paper's conditional weighting: at the start no layer's attention changes the latents. The
+    feed-forward residual is plain unless gate_feed_forward: then at the start the whole stack (residuals) is exactly the
+    identity, before its final norm. "none" is what the released weights need.
+    Parts: query, local_project_i, level_embed, layers_i, norm, expand, next_query_project.
+    """
+
+    llm_size: int
+    num_levels: int = 3
+    hidden_size: int = 512
+    num_queries: int = 128
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_ratio: int = 4
+    gate: str = "none"
+    gate_feed_forward: bool = False
+    precision: Precision = Precision()
+
+    def setup(self) -> None:
+        if self.gate not in GATES:
+            raise ValueError(f"gate = {self.gate!r}: use one of {', '.join(GATES)}")
+        if self.gate_feed_forward and self.gate == "none":
+            raise ValueError('gate_feed_forward = True needs gate = "tanh"')
+        p, dtype = self.precision, self.precision.params
+        init = axes.named(nn.initializers.normal(1.0), "queries", "embed")
+        self.query = self.param("query", init, (self.num_queries, self.hidden_size), dtype)
+        init = axes.named(nn.initializers.normal(1.0), "levels", "embed")
+        self.level_embed = self.param("level_embed", init, (self.num_levels, self.hidden_size), dtype)
+        self.local_project = [Conv(self.hidden_size, 1, precision=p) for _ in range(self.num_levels)]
+        self.layers = [
+            PerceiverLayer(self.num_heads, self.head_dim, self.mlp_ratio, self.gate, self.gate_feed_forward, p)
+            for _ in range(self.num_levels)
+        ]
+        self.norm = LayerNorm(precision=p)
+        self.expand = Linear(self.llm_size, precision=p)
+        self.next_query_project = Linear(self.hidden_size, ("mlp", "embed"), precision=p)
+
+    def __call__(self, levels: Sequence[jax.Array], query: jax.Array | None = None) -> jax.Array:
+        """levels: num_levels maps [B, H, W, C]; query: [B, Q, hidden_size] from next_query, else the learned one.
+
+        Returns tokens [B, Q, llm_size].
+        """
+        tokens = self.expand(self.resample(levels, query))
+        if self.is_initializing():
+            self.next_query(tokens)  # video only
+        return axes.constrain(tokens, "batch", "tokens", "act_embed")
+
+    def resample(self, levels: Sequence[jax.Array], query: jax.Array | None = None) -> jax.Array:
+        """The latents under the final norm, before they take the language model's width: [B, Q, hidden_size]."""
+        return self.norm(self.residual_stack(levels, query))
+
+    def residual_stack(self, levels: Sequence[jax.Array], query: jax.Array | None = None) -> jax.Array:
+        """The query after every layer, before the final norm: [B, Q, hidden_size]."""
+        if len(levels) != self.num_levels:
+            raise ValueError(f"the perceiver has {self.num_levels} levels, got {len(levels)} maps")
+        batch = levels[0].shape[0]
+        query = jnp.broadcast_to(self.query, (batch, *self.query.shape)) if query is None else query
+        latents, embed = self.precision.cast(query, self.level_embed)
+        for i, level in enumerate(levels):
+            features = self.local_project[i](level).reshape(batch, -1, self.hidden_size) + embed[i]
+            latents = self.layers[i](latents, axes.constrain(features, "batch", "tokens", "act_embed"))
+        return latents
+
+    def next_query(self, hidden: jax.Array) -> jax.Array:
+        """The language model's hidden states at the fine-grained tokens [B, Q, llm_size] -> the next frame's query."""
+        return self.next_query_project(hidden)
+
+
+def table(perceiver: FineGrainedPerceiver) -> Table:
+    """Weight table against the released names (they stand at the model's top level).
+
+    Gates are not in the release; ours are mgvp_layers.layers.N.gate.{0,2} and mgvp_layers.layers.N.gate_mlp.{0,2}.
+    """
+    made = Table([Row("query", "temporal_query", Identity()), Row("level_embed", "level_embed.weight", Identity())])
+    for i in range(perceiver.num_levels):
+        made += conv_table(f"local_project_{i}", f"local_project.{i}")
+        made += _layer_table(f"mgvp_layers.layers.{i}", perceiver).under(f"layers_{i}/")
+    made += norm_table("norm", "mgvp_layers.norm") + linear_table("expand", "expanded_seg_query_project")
+    return made + linear_table("next_query_project", "temporal_query_project")
+
+
+def _layer_table(name: str, perceiver: FineGrainedPerceiver) -> Table:
+    made = norm_table("norm_features", f"{name}.0.norm_media") + norm_table("norm_latents", f"{name}.0.norm_latents")
+    made += linear_table("attention/query", f"{name}.0.to_q", use_bias=False)
+    kernels = ("attention/key/kernel", "attention/value/kernel")
+    made += Table([Row(kernels, f"{name}.0.to_kv.weight", FusedQKV(transpose=True, parts=2))])
+    made += linear_table("attention/out", f"{name}.0.to_out", use_bias=False)
+    made += norm_table("norm_mlp", f"{name}.1.0") + feed_forward_table("mlp", f"{name}.1.1", f"{name}.1.3", use_bias=False)
+    gates = ("gate",) * (perceiver.gate == "tanh") + ("gate_mlp",) * perceiver.gate_feed_forward
+    for gate in gates:
+        made += feed_forward_table(gate, f"{name}.{gate}.0", f"{name}.{gate}.2")
+    return made
