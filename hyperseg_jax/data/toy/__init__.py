@@ -1,0 +1,7 @@
+"""The toy world: pictures and clips of coloured shapes, in the file formats of the real benchmarks."""
+
+from hyperseg_jax.data.toy.pictures import World
+from hyperseg_jax.data.toy.vocabulary import VERSION
+from hyperseg_jax.data.toy.writer import read_world, write
+
+__all__ = ["VERSION", "World", "read_world", "write"]

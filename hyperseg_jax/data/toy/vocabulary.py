@@ -1,0 +1,68 @@
+"""The words of the toy world: what can be drawn, and which of it is kept out of training."""
+
+from __future__ import annotations
+
+VERSION = 1
+"""Raised whenever the same seed would draw another picture or write another sentence."""
+
+SIZE = 192
+"""Pixels a side of every picture."""
+
+COLORS = {
+    "red": (212, 38, 38),
+    "green": (44, 170, 62),
+    "blue": (44, 76, 222),
+    "yellow": (244, 220, 52),
+    "purple": (142, 58, 188),
+    "orange": (246, 136, 28),
+    "cyan": (66, 208, 222),
+    "white": (242, 242, 242),
+    "pink": (250, 128, 192),
+}
+SHAPES = ("circle", "square", "triangle", "ring", "star", "cross", "heart")
+DIAMETERS = {"small": (27.0, 33.0), "large": (46.0, 58.0)}
+"""Pixels; the gap between the two is wide enough for "larger" never to be in doubt."""
+
+BACKGROUNDS = {
+    "sand": (146, 130, 104),
+    "grass": (58, 84, 54),
+    "water": (56, 78, 102),
+    "brick": (104, 68, 58),
+    "stone": (104, 104, 108),
+}
+
+HELD_BACK_COLOR = "pink"
+HELD_BACK_SHAPE = "heart"
+KNOWN_COLORS = tuple(color for color in COLORS if color != HELD_BACK_COLOR)
+KNOWN_SHAPES = tuple(shape for shape in SHAPES if shape != HELD_BACK_SHAPE)
+
+UNSEEN_PAIRS = frozenset(
+    {
+        ("red", "star"),
+        ("green", "ring"),
+        ("blue", "triangle"),
+        ("yellow", "cross"),
+        ("purple", "circle"),
+        ("orange", "square"),
+    }
+)
+"""Colour and shape both known, never seen together in train or val: the compositional split is made of them."""
+
+ALL_PAIRS = tuple((color, shape) for shape in SHAPES for color in COLORS)
+HELD_BACK_PAIRS = frozenset(pair for pair in ALL_PAIRS if HELD_BACK_COLOR in pair or HELD_BACK_SHAPE in pair)
+KNOWN_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in UNSEEN_PAIRS and pair not in HELD_BACK_PAIRS)
+
+CATEGORY_IDS = {f"{color} {shape}": k for k, (color, shape) in enumerate(ALL_PAIRS, start=1)} | {
+    background: k for k, background in enumerate(BACKGROUNDS, start=len(ALL_PAIRS) + 1)
+}
+"""One numbering for every file, whatever it leaves out."""
+
+
+def plural(noun: str) -> str:
+    """'cross' -> 'crosses', 'ring' -> 'rings'."""
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def article(words: str) -> str:
+    """'orange ring' -> 'an orange ring'."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
