@@ -5,8 +5,6 @@ The paper weighs what each layer adds by a gate, P_j = P_{j-1} + tanh(MLP(P^_j))
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.mlp import ACTIVATIONS, FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.structs import Pyramid
 from hyperseg_jax.tables import FusedQKV, Identity, Row, Table
 
 GATES = ("tanh", "none")
@@ -69,7 +68,9 @@ class PerceiverLayer(nn.Module):
 
 
 class FineGrainedPerceiver(nn.Module):
-    """Pyramid levels -> num_queries tokens for the language model; layer i looks at level i, fine to coarse.
+    """A pyramid -> num_queries tokens for the language model.
+
+    Its num_levels coarsest levels are used, each by one layer, fine to coarse.
 
     gate: "tanh" is the paper's conditional weighting: at the start no layer's attention changes the latents. The
     feed-forward residual is plain unless gate_feed_forward: then at the start the whole stack (residuals) is exactly the
@@ -107,24 +108,22 @@ class FineGrainedPerceiver(nn.Module):
         self.expand = Linear(self.llm_size, precision=p)
         self.next_query_project = Linear(self.hidden_size, ("mlp", "embed"), precision=p)
 
-    def __call__(self, levels: Sequence[jax.Array], query: jax.Array | None = None) -> jax.Array:
-        """levels: num_levels maps [B, H, W, C]; query: [B, Q, hidden_size] from next_query, else the learned one.
-
-        Returns tokens [B, Q, llm_size].
-        """
-        tokens = self.expand(self.resample(levels, query))
+    def __call__(self, pyramid: Pyramid, query: jax.Array | None = None) -> jax.Array:
+        """query: [B, Q, hidden_size] from next_query, else the learned one. Returns tokens [B, Q, llm_size]."""
+        tokens = self.expand(self.resample(pyramid, query))
         if self.is_initializing():
             self.next_query(tokens)  # video only
         return axes.constrain(tokens, "batch", "tokens", "act_embed")
 
-    def resample(self, levels: Sequence[jax.Array], query: jax.Array | None = None) -> jax.Array:
+    def resample(self, pyramid: Pyramid, query: jax.Array | None = None) -> jax.Array:
         """The latents under the final norm, before they take the language model's width: [B, Q, hidden_size]."""
-        return self.norm(self.residual_stack(levels, query))
+        return self.norm(self.residual_stack(pyramid, query))
 
-    def residual_stack(self, levels: Sequence[jax.Array], query: jax.Array | None = None) -> jax.Array:
+    def residual_stack(self, pyramid: Pyramid, query: jax.Array | None = None) -> jax.Array:
         """The query after every layer, before the final norm: [B, Q, hidden_size]."""
+        levels = pyramid.levels[-self.num_levels :]
         if len(levels) != self.num_levels:
-            raise ValueError(f"the perceiver has {self.num_levels} levels, got {len(levels)} maps")
+            raise ValueError(f"the perceiver needs {self.num_levels} levels, the pyramid has {len(levels)}")
         batch = levels[0].shape[0]
         query = jnp.broadcast_to(self.query, (batch, *self.query.shape)) if query is None else query
         latents, embed = self.precision.cast(query, self.level_embed)

@@ -6,50 +6,52 @@ fluctuate around, unless the points are given.
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hyperseg_jax import axes
 
+class RegionSampler(nn.Module):
+    """Picture features -> one feature for each region. It has no parameters."""
 
-def sample_regions(features: jax.Array, masks: jax.Array, valid: jax.Array, points: jax.Array | None = None) -> jax.Array:
-    """features [B, g * g, D], masks bool [B, R, H, W], valid bool [B, R] -> [B, R, D].
+    def __call__(self, features: jax.Array, masks: jax.Array, valid: jax.Array, points: jax.Array | None = None) -> jax.Array:
+        """features [B, g * g, D], masks bool [B, ..., H, W], valid bool [B, ...] -> [B, ..., D]; ... is [R] or [K, R].
 
-    A mask covers a cell of the g x g grid where any of its pixels falls into it. points: [B, R, S, 2], (x, y) in 0..1 with the
-    outermost cells' centres at 0 and 1 (align_corners=True); taken in place of the covered cells' points. An invalid region,
-    and one that covers nothing, gives zeros.
-    """
-    batch, tokens = features.shape[:2]
-    grid = round(tokens**0.5)
-    if grid * grid != tokens:
-        raise ValueError(f"region features come from a square grid, got {tokens} tokens")
-    if points is None:
-        weights = _cell_weights(covered_cells(masks, grid))
-    else:
-        along_x, along_y = (_hat(points[..., i] * (grid - 1), grid) for i in (0, 1))  # [B, R, S, g]
-        weights = jnp.einsum("brsy,brsx->bryx", along_y, along_x, precision="highest") / points.shape[2]
-    weights = jnp.where(valid[..., None, None], weights, 0).reshape(batch, -1, tokens)
-    pooled = jnp.einsum("brn,bnd->brd", weights, features.astype(jnp.float32), precision="highest")
-    return axes.constrain(pooled.astype(features.dtype), "batch", "tokens", "act_embed")
+        A mask covers a cell of the g x g grid where any of its pixels falls into it. points: [B, ..., S, 2], (x, y) in 0..1
+        with the outermost cells' centres at 0 and 1 (align_corners=True); taken in place of the covered cells' points. An
+        invalid region, and one that covers nothing, gives zeros.
+        """
+        batch, tokens, width = features.shape
+        grid = round(tokens**0.5)
+        if grid * grid != tokens:
+            raise ValueError(f"region features come from a square grid, got {tokens} tokens")
+        if points is None:
+            weights = _cell_weights(covered_cells(masks, grid))
+        else:
+            along_x, along_y = (_hat(points[..., i] * (grid - 1), grid) for i in (0, 1))  # [B, ..., S, g]
+            weights = jnp.einsum("...sy,...sx->...yx", along_y, along_x, precision="highest") / points.shape[-2]
+        weights = jnp.where(valid[..., None, None], weights, 0).reshape(batch, -1, tokens)
+        pooled = jnp.einsum("brn,bnd->brd", weights, features.astype(jnp.float32), precision="highest")
+        return pooled.astype(features.dtype).reshape(*valid.shape, width)
 
 
 def covered_cells(masks: jax.Array, grid: int) -> jax.Array:
-    """bool [B, R, grid, grid]: the cells floor(grid * y / H), floor(grid * x / W) of the masks' pixels."""
+    """Masks [..., H, W] -> bool [..., grid, grid]: the cells floor(grid * y / H), floor(grid * x / W) of the masks' pixels."""
     height, width = masks.shape[-2:]
     rows, columns = (np.eye(grid, dtype=np.float32)[np.arange(n) * grid // n] for n in (height, width))  # [n, grid]
-    counts = jnp.einsum("brhw,hy,wx->bryx", masks.astype(jnp.float32), rows, columns, precision="highest")
+    counts = jnp.einsum("...hw,hy,wx->...yx", masks.astype(jnp.float32), rows, columns, precision="highest")
     return counts > 0.5
 
 
 def _cell_weights(covered: jax.Array) -> jax.Array:
-    """Weights [B, R, g, g] of the features for the mean over covered cells.
+    """Weights [..., g, g] of the features for the mean over covered cells.
 
     A cell c stands for its corner c / g, which align_corners=True reads at c * (g - 1) / g: between two cells.
     """
     grid = covered.shape[-1]
     spread = _hat(jnp.arange(grid, dtype=jnp.float32) * (grid - 1) / grid, grid)
-    weights = jnp.einsum("brcd,cy,dx->bryx", covered.astype(jnp.float32), spread, spread, precision="highest")
+    weights = jnp.einsum("...cd,cy,dx->...yx", covered.astype(jnp.float32), spread, spread, precision="highest")
     return weights / jnp.maximum(covered.sum((-2, -1), keepdims=True), 1)
 
 
