@@ -1,0 +1,82 @@
+"""A small but complete HyperSeg for the toy world; trains on two CPU cores."""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.system = "hyperseg"
+    c.seed = 0
+    c.init_from = ""  # a model to start from: a workdir, a model folder, or a shipped model's name
+    c.init_fresh = ()  # regexes of parameters that may be missing there
+
+    c.model = {
+        "precision": {"params": "float32", "compute": "float32", "output": "float32", "matmul": "highest"},
+        "num_queries": 8,
+        "query_std": 0.02,  # the release starts at zero; from scratch, queries that differ learn sooner
+        "head_vocab_size": 576,
+        "lora": {"rank": 0, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")},
+        "clip_encoder": {"image_size": 96, "patch_size": 12, "hidden_size": 96, "mlp_size": 288, "num_layers": 3, "num_heads": 4,
+                         "feature_layer": -1},
+        "mask_encoder": {"hidden_size": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4), "window": 6, "mlp_ratio": 3.0},
+        "perceiver": {"hidden_size": 96, "num_queries": 8, "num_heads": 4, "head_dim": 24, "mlp_ratio": 2, "gate": "tanh"},
+        "llm": {"vocab_size": 576, "hidden_size": 128, "mlp_size": 384, "num_layers": 4, "num_heads": 4},
+        "pixel_decoder": {"conv_dim": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 128, "num_layers": 2,
+                          "group_norm_groups": 8},
+        "mask_decoder": {"hidden_size": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 192, "num_layers": 3,
+                         "num_queries": 8},
+    }  # fmt: skip
+
+    # Each part of the objective, as losses.criterion.MaskCriterion takes it; "grid" compares whole maps, cheap at this size.
+    c.loss = {"points": "grid", "text_weight": 0.1}
+
+    c.data = {
+        "root": "",  # where the toy world lies; empty: drawn once into the user's cache folder
+        "toy": {"seed": 0, "train": 12000, "val": 200, "clips": 200, "level": "default", "kinds": "known"},
+        "tokenizer": "toy",
+        "template": "v0",
+        "image_size": 96,
+        "buckets": (100, 128, 192, 320),
+        "mirror": 0.5,  # chance that a training picture is mirrored, left and right in its texts swapped
+        "workers": 0,
+        # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.
+        "tasks": {
+            "referring": {
+                "ratio": 4, "prompts": 3, "length": 100, "reader": "refcoco",
+                "train": {"json_path": "{root}/refcoco/refcoco_train.json", "image_root": "{root}/coco/train",
+                          "group_by_image": True, "prompts_per_example": 3},
+                "val": {"json_path": "{root}/refcoco/refcoco_val.json", "image_root": "{root}/coco/val",
+                        "group_by_image": True, "prompts_per_example": 3},
+            },
+            "panoptic": {
+                "ratio": 2, "length": 128, "targets": 8, "classes": 9, "reader": "coco_panoptic",
+                "train": {"json_path": "{root}/coco/annotations/panoptic_train.json", "image_root": "{root}/coco/train",
+                          "png_root": "{root}/coco/annotations/panoptic_train", "max_classes": 8},
+                "val": {"json_path": "{root}/coco/annotations/panoptic_val.json", "image_root": "{root}/coco/val",
+                        "png_root": "{root}/coco/annotations/panoptic_val", "max_classes": 8},
+            },
+        },
+    }
+    c.optimizer = {
+        "learning_rate": 1e-3,
+        "warmup_steps": 500,
+        "final_rate": 0.02,
+        "betas": (0.9, 0.98),
+        "clip_norm": 5.0,
+        "accumulate": 1,
+        "groups": (
+            {"pattern": r".*/(bias|scale|positions|level_embed|query|queries|embedding)", "rate": 1.0, "decay": 0.0},
+            {"pattern": r".*", "rate": 1.0, "decay": 0.02},
+        ),
+    }
+    c.train = {
+        "steps": 30000,
+        "batch_size": 12,
+        "preset": "single",
+        "log_every": 20,
+        "save_every": 500,
+        "eval_every": 1000,
+        "eval_examples": 100,
+        "keep": 2,
+    }
+    return c

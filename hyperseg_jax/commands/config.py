@@ -1,0 +1,76 @@
+"""Configs by path or by name, with --config.x.y=z overrides."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+import hyperseg_jax
+from hyperseg_jax.errors import UserError
+
+PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
+
+
+def folder() -> pathlib.Path:
+    """Where the shipped configs lie: in the wheel beside the rooms, in a checkout at the top level."""
+    packed = PACKAGE / "configs"
+    return packed if packed.is_dir() else PACKAGE.parent / "configs"
+
+
+def find(name: str) -> pathlib.Path:
+    """A config file by path, or by its name among the shipped ones ("tiny", "tiny.py", "configs/tiny.py")."""
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path
+    shipped = folder() / f"{path.stem}.py"
+    if shipped.is_file():
+        return shipped
+    known = sorted(p.stem for p in folder().glob("*.py") if not p.stem.startswith("_"))
+    raise UserError(f"--config {name}: no such file, and no shipped config of that name; shipped are {', '.join(known)}")
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config with overrides ("train.steps=10") applied. The file is the user's own code and is executed."""
+    path = find(name)
+    spec = importlib.util.spec_from_file_location(f"hyperseg_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path}: a config file defines get_config()")
+    config = module.get_config().lock()
+    for override in overrides:
+        _override(config, override)
+    return config
+
+
+def _override(config: ml_collections.ConfigDict, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--config.{text}: give a value, as in --config.{text}=1")
+    *parents, leaf = key.split(".")
+    node: Any = config
+    for depth, part in enumerate((*parents, leaf)):
+        if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+            there = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
+            close = difflib.get_close_matches(part, there, 1, 0.5)
+            hint = f"did you mean {'.'.join([*parents[:depth], close[0]])}?" if close else f"known here: {', '.join(there)}"
+            raise UserError(f"--config.{key}: unknown config key {part!r}; {hint}")
+        if depth < len(parents):
+            node = node[part]
+    try:
+        parsed = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        parsed = value
+    try:
+        if isinstance(node[leaf], float) and isinstance(parsed, int):
+            parsed = float(parsed)
+        node[leaf] = parsed
+    except (TypeError, ValueError) as error:
+        wanted = type(node[leaf]).__name__
+        raise UserError(f"--config.{key}={value}: the field takes {wanted}, not {type(parsed).__name__}") from error

@@ -1,0 +1,60 @@
+"""`hyperseg <verb>`: one thin module a verb. Bad input ends in one line and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from hyperseg_jax.errors import UserError
+
+VERBS = {
+    "quickstart": "segment, fine-tune and see it all on one page, in minutes on a CPU",
+    "train": "train from a config into a workdir; the same command goes on after a stop",
+    "evaluate": "score a model on the validation sets of its config",
+    "predict": "segment a picture, or a folder of frames, by text, classes, points or boxes",
+    "data": "write the toy world",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in arguments
+    arguments = [a for a in arguments if a != "--traceback"]
+    parser = argparse.ArgumentParser(
+        prog="hyperseg", description="Universal image and video segmentation with vision-language models, in JAX.",
+        epilog="--traceback with any verb shows where an error came from.")  # fmt: skip
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    chosen = arguments[0] if arguments and arguments[0] in VERBS else None
+    for verb, help_text in VERBS.items():
+        sub = verbs.add_parser(verb, help=help_text, description=help_text)
+        if verb == chosen:  # only the verb that runs is imported
+            module = importlib.import_module(f"hyperseg_jax.commands.{verb}")
+            module.add_arguments(sub)
+    parsed, extra = parser.parse_known_args(arguments)
+    try:
+        overrides = [text.removeprefix("--config.") for text in extra if text.startswith("--config.")]
+        unknown = [text for text in extra if not text.startswith("--config.")]
+        if unknown:
+            raise UserError(f"unknown argument {unknown[0]}; see hyperseg {parsed.verb} --help")
+        if overrides and not hasattr(parsed, "config"):
+            raise UserError(f"hyperseg {parsed.verb} takes no --config overrides")
+        parsed.overrides = overrides
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        module.run(parsed)
+    except UserError as error:
+        if traceback:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

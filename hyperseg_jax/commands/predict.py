@@ -1,0 +1,132 @@
+"""hyperseg predict"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+from PIL import Image, ImageDraw
+from rich.console import Console
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.answers import Segment
+from hyperseg_jax.results.drawing import draw_segments, save_image
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=pathlib.Path, help="a picture, or a folder of frames")
+    parser.add_argument("text", nargs="?", help='what to segment: "the red ring left of the square"')
+    parser.add_argument("--model", default="tiny", help="a workdir, a model folder, or a shipped model (tiny)")
+    parser.add_argument("--classes", help="comma-separated things to find, every instance apart: 'red ring,blue star'")
+    parser.add_argument("--stuff", help="comma-separated backgrounds for --classes: 'grass,sand'")
+    parser.add_argument("--point", action="append", default=[], metavar="X,Y", help="the object at a point, in pixels; repeatable")
+    parser.add_argument("--box", action="append", default=[], metavar="X0,Y0,X1,Y1", help="the object in a box; repeatable")
+    parser.add_argument("--always", action="store_true", help="answer even where the text seems to name nothing")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation"), help="folder for the results")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    regions = bool(parsed.point or parsed.box)
+    if sum((parsed.text is not None, parsed.classes is not None, regions)) != 1:
+        raise UserError("say what to segment in one way: a text, or --classes, or --point / --box")
+    if not parsed.image.exists():
+        raise UserError(f"{parsed.image}: no such file or folder")
+    from hyperseg_jax.predictors.model import load, picture_files, read_picture
+
+    console, absent = Console(stderr=True), (None if parsed.always else 0.5)
+    model = load(parsed.model)
+    report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
+    with _whole_folder(parsed.out) as out:
+        if parsed.image.is_dir():
+            if parsed.text is None:
+                raise UserError(f"{parsed.image} is a folder of frames; give a text to segment it by")
+            files = picture_files(parsed.image)
+            frames = []
+            for path, (frame, segments) in zip(files, model.segment_clip(files, parsed.text, absent_below=absent), strict=True):
+                frames.append({"frame": path.name, "segments": _write(out, path.stem, frame, segments)})
+            report |= {"text": parsed.text, "frames": frames}
+            said = f"{len(files)} frames, {parsed.text!r} found in {sum(bool(f['segments']) for f in frames)}"
+        else:
+            frame = read_picture(parsed.image)
+            if parsed.text is not None:
+                segments = model.segment(frame, parsed.text, absent_below=absent)
+                report["text"] = parsed.text
+            elif parsed.classes is not None:
+                found = model.segment_classes(frame, _names(parsed.classes), stuff=_names(parsed.stuff))
+                segments = [Segment(found.ids == row["id"], row["score"], row["label"]) for row in found.rows]
+                report["classes"] = _names(parsed.classes) + _names(parsed.stuff)
+            else:
+                drawn, labels = _draw_regions(parsed.point, parsed.box, frame.shape[:2])
+                segments = model.segment_regions(frame, drawn, labels=labels)
+            report["segments"] = _write(out, parsed.image.stem, frame, segments)
+            said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the picture, score {s.score:.2f})" for s in segments)
+        (out / "result.json").write_text(json.dumps(report, indent=2) + "\n")
+    console.print(f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/", highlight=False, markup=False)
+
+
+def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: list[Segment]) -> list[dict]:
+    rows = []
+    for k, segment in enumerate(segments, 1):
+        name = f"{stem}_mask{k}.png" if len(segments) > 1 else f"{stem}_mask.png"
+        save_image(out / name, segment.mask.astype(np.uint8) * 255)
+        rows.append({"label": segment.label, "score": round(segment.score, 4), "pixels": int(segment.mask.sum()), "mask": name})
+    save_image(out / f"{stem}_overlay.png", draw_segments(frame, segments))
+    return rows
+
+
+class _whole_folder:
+    """A results folder that appears whole, or not at all. What stood there before is replaced."""
+
+    def __init__(self, out: pathlib.Path) -> None:
+        self._out = out
+
+    def __enter__(self) -> pathlib.Path:
+        if self._out.exists() and not (self._out / "result.json").exists() and (not self._out.is_dir() or any(self._out.iterdir())):
+            raise UserError(f"--out {self._out}: exists and does not hold earlier results; give another folder")
+        try:
+            self._out.parent.mkdir(parents=True, exist_ok=True)
+            self._part = pathlib.Path(tempfile.mkdtemp(prefix=f".{self._out.name}-", dir=self._out.parent))
+        except OSError as error:
+            raise UserError(f"--out {self._out}: cannot be written ({error.strerror}); give another folder") from error
+        self._part.chmod(0o755)
+        return self._part
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self._part, ignore_errors=True)
+            return
+        if self._out.exists():
+            shutil.rmtree(self._out)
+        self._part.replace(self._out)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _draw_regions(points: list[str], boxes: list[str], size: tuple[int, int]) -> tuple[list[np.ndarray], list[str]]:
+    """Points as discs and boxes as filled rectangles, bool [H, W]."""
+    radius = max(2, round(10 * max(size) / 1024))  # the published 10 pixels at 1024
+    drawn, labels = [], []
+    for flag, texts, count in (("--point", points, 2), ("--box", boxes, 4)):
+        for text in texts:
+            try:
+                numbers = [float(x) for x in text.split(",")]
+            except ValueError:
+                numbers = []
+            if len(numbers) != count:
+                raise UserError(f"{flag} {text}: give {count} numbers in pixels, as in {flag} {','.join(['40'] * count)}")
+            corners = numbers if count == 4 else [numbers[0] - radius, numbers[1] - radius, numbers[0] + radius, numbers[1] + radius]
+            canvas = Image.new("1", (size[1], size[0]))
+            draw = ImageDraw.Draw(canvas)
+            inside = 0 <= numbers[0] < size[1] and 0 <= numbers[1] < size[0]
+            if not inside or corners[2] <= corners[0] or corners[3] <= corners[1]:
+                raise UserError(f"{flag} {text}: not inside the picture of {size[1]} x {size[0]} pixels (x, y from the top left)")
+            (draw.rectangle if count == 4 else draw.ellipse)(corners, fill=1)
+            drawn.append(np.asarray(canvas))
+            labels.append(f"{flag.strip('-')} {text}")
+    return drawn, labels

@@ -1,0 +1,124 @@
+"""Example -> the fixed-shape arrays of one element of a batch (host side, NumPy)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from hyperseg_jax.data.transforms import fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.text.layout import Layout, build_layout
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The static sizes of one task's batches; what an example has less of is padded and masked.
+
+    image_size: side of the padded square for the mask branch. clip_size: side of the stretched square for the language
+    branch. frames, prompts, length, targets, classes ("background" among them), regions: counts an element.
+    image_tokens, fine_grained_tokens, queries: the counts that the model puts into the stream. template: prompt template.
+    """
+
+    image_size: int
+    clip_size: int
+    image_tokens: int
+    fine_grained_tokens: int
+    queries: int
+    frames: int = 1
+    prompts: int = 1
+    length: int = 96
+    targets: int = 1
+    classes: int = 0
+    regions: int = 0
+    template: str = "v0"
+
+
+def to_arrays(
+    example: Example, sizes: Sizes, tokenizer: Tokenizer, *, train: bool, rng: np.random.Generator | None = None
+) -> dict[str, Any]:
+    """The arrays of one element.
+
+    images uint8 [T, S, S, 3]; clip_images uint8 [T, s, s, 3]; filled int32 [2] (height, width of the unpadded part);
+    layout: int32 or bool [K, L] each; masks bool [K, N, T, S, S]; valid bool [K, N]; labels int32 [K, N];
+    class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R]; uses_{expression,classes,regions} bool [K].
+    rng: shuffles class lists; None keeps them in order.
+    """
+    if len(example.frames) < sizes.frames:
+        raise UserError(f"{example.name}: {len(example.frames)} frames, the task needs {sizes.frames}")
+    geometry = fit(*example.frames.shape[1:3], sizes.image_size)
+    frames = example.frames[: sizes.frames]
+    rows = [_prompt_arrays(p, example.name, sizes, geometry, tokenizer, train, rng) for p in example.prompts[: sizes.prompts]]
+    empty = padding_row(rows[0])
+    rows += [empty] * (sizes.prompts - len(rows))
+    stacked = {key: _stack([row[key] for row in rows]) for key in rows[0]}
+    return {
+        "images": np.stack([resize_and_pad(frame, geometry) for frame in frames]),
+        "clip_images": np.stack([stretch(frame, sizes.clip_size) for frame in frames]),
+        "filled": np.asarray(geometry.filled, np.int32),
+        **stacked,
+    }
+
+
+def _stack(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {key: np.stack([value[key] for value in values]) for key in values[0]}
+    return np.stack(values)
+
+
+def padding_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A padding row: everything zero, labels ignored, so that no loss sees it."""
+    zeros = {k: ({n: np.zeros_like(v) for n, v in a.items()} if isinstance(a, dict) else np.zeros_like(a)) for k, a in row.items()}
+    zeros["layout"]["labels"] = np.full_like(row["layout"]["labels"], -100)
+    return zeros
+
+
+def _prompt_arrays(
+    prompt: Prompt, name: str, sizes: Sizes, geometry: Any, tokenizer: Tokenizer, train: bool, rng: np.random.Generator | None
+) -> dict[str, Any]:
+    if rng is not None and prompt.classes:
+        prompt = shuffle_classes(prompt, rng)
+    found = 0 if prompt.masks is None else len(prompt.masks)
+    regions = 0 if prompt.regions is None else len(prompt.regions)
+    classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
+    for what, have, room in (("targets", found, sizes.targets), ("classes", classes, sizes.classes),
+                             ("regions", regions, sizes.regions)):  # fmt: skip
+        if have > room:
+            raise UserError(f"{name}: {have} {what}, the task has room for {room}; raise {what} in its config")
+    layout: Layout = build_layout(
+        prompt, tokenizer, counts=(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries),
+        length=sizes.length, train=train, template=sizes.template)  # fmt: skip
+    size = sizes.image_size
+    masks = np.zeros((sizes.targets, sizes.frames, size, size), bool)
+    for n in range(found):
+        for t in range(sizes.frames):
+            masks[n, t] = resize_and_pad_mask(prompt.masks[n][t], geometry)
+    drawn = np.zeros((sizes.regions, sizes.clip_size, sizes.clip_size), bool)
+    for r in range(regions):
+        drawn[r] = stretch_mask(prompt.regions[r], sizes.clip_size)
+    labels = np.zeros(sizes.targets, np.int32)
+    labels[: len(prompt.labels)] = prompt.labels
+    return {
+        "layout": dataclasses.asdict(layout),
+        "masks": masks,
+        "valid": np.arange(sizes.targets) < found,
+        "labels": labels,
+        "class_valid": np.arange(sizes.classes) < classes,
+        "regions": drawn,
+        "region_valid": np.arange(sizes.regions) < regions,
+        "uses_expression": np.asarray(prompt.task in ("referring", "reasoning", "video")),
+        "uses_classes": np.asarray(prompt.task == "panoptic"),
+        "uses_regions": np.asarray(prompt.task == "region"),
+    }
+
+
+def shuffle_classes(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    """The same prompt with its class list in another order."""
+    order = rng.permutation(len(prompt.classes))
+    place = np.argsort(order)
+    things = tuple(prompt.things[k] for k in order) if prompt.things else ()
+    labels = tuple(int(place[label]) for label in prompt.labels)
+    return dataclasses.replace(prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels)

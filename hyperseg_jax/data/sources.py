@@ -1,0 +1,100 @@
+"""From the data block of a config to tasks: readers of the training and validation records, and how an example becomes arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from rich.console import Console
+
+from hyperseg_jax.data import toy
+from hyperseg_jax.data.augment import mirror
+from hyperseg_jax.data.features import Sizes, to_arrays
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+# reader name in a config -> module below data.formats, class
+READERS = {
+    "refcoco": ("refcoco", "RefCoco"),
+    "coco_panoptic": ("coco_panoptic", "CocoPanoptic"),
+    "interactive": ("interactive", "CocoInteractive"),
+    "reasonseg": ("reasonseg", "ReasonSeg"),
+    "revos": ("revos", "ReVOS"),
+    "llava": ("llava", "Llava"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One kind of question. train and val: random-access readers of Examples. ratio: how often a batch is of this task; 0
+    leaves it to validation. mirror: chance that a training example is mirrored."""
+
+    name: str
+    train: Sequence[Example]
+    val: Sequence[Example] | None
+    ratio: int
+    sizes: Sizes
+    tokenizer: Tokenizer
+    mirror: float = 0.0
+
+    def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, Any]:
+        """A training example as arrays, with the random changes that keep its meaning."""
+        if rng.random() < self.mirror:
+            example = mirror(example)
+        return to_arrays(example, self.sizes, self.tokenizer, train=True, rng=rng)
+
+    def prepare_val(self, example: Example) -> dict[str, Any]:
+        """A validation example as arrays."""
+        return to_arrays(example, self.sizes, self.tokenizer, train=False)
+
+
+def build(config: ml_collections.ConfigDict, system: Any, *, console: Console) -> dict[str, Task]:
+    """The tasks of config.data; draws the toy world first where the config asks for one that is not there yet."""
+    data = config.data
+    tokenizer = load_tokenizer(data.tokenizer)
+    root = data.root or str(toy_world(data.toy.to_dict(), console))
+    tasks = {}
+    for name, block in data.tasks.items():
+        fields = block.to_dict()
+        ratio, reader = fields.pop("ratio"), fields.pop("reader")
+        train, val = (_reader(f"data.tasks.{name}", reader, fields.pop(part, None), root) for part in ("train", "val"))
+        if ratio and train is None:
+            raise UserError(f"data.tasks.{name}: ratio {ratio} needs a `train` block with the reader's paths")
+        tasks[name] = Task(name, train, val, ratio, system.batch_spec(config, fields), tokenizer, data.mirror)
+    return tasks
+
+
+def load_tokenizer(name: str | os.PathLike) -> Tokenizer:
+    """The toy tokenizer by its name "toy", or any tokenizer.json."""
+    return Tokenizer.toy() if str(name) == "toy" else Tokenizer.load(name)
+
+
+def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
+    """The toy world of these parameters in the user's cache folder (HYPERSEG_CACHE, else ~/.cache/hyperseg_jax)."""
+    cache = pathlib.Path(os.environ.get("HYPERSEG_CACHE", "~/.cache/hyperseg_jax")).expanduser()
+    code = zlib.crc32(json.dumps([toy.VERSION, dict(parameters)], sort_keys=True).encode())
+    folder = cache / f"toy-{code:08x}"
+    if not folder.exists():
+        console.print(f"drawing the toy world into {folder} (once)", highlight=False)
+        toy.write(folder, **parameters, workers=min(4, os.cpu_count() or 1), say=lambda _: None)
+    return folder
+
+
+def _reader(where: str, name: str, arguments: Mapping[str, Any] | None, root: str) -> Any:
+    if arguments is None:
+        return None
+    if name not in READERS:
+        raise UserError(f"{where}.reader = {name!r}: use one of {', '.join(READERS)}")
+    module, kind = READERS[name]
+    reader = getattr(importlib.import_module(f"hyperseg_jax.data.formats.{module}"), kind)
+    placed = {k: v.replace("{root}", root) if isinstance(v, str) else v for k, v in arguments.items()}
+    return reader(**placed)

@@ -1,0 +1,56 @@
+"""Pixels to the fixed sizes that the encoders take, and back. uint8 in, uint8 out; the device normalises."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+PAD_VALUE = 128  # the released pipeline pads before it normalises, so padding is grey, not zero
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How a picture lies in its padded square: original (height, width) and the part (height, width) that it fills."""
+
+    original: tuple[int, int]
+    filled: tuple[int, int]
+    size: int
+
+
+def fit(height: int, width: int, size: int) -> Geometry:
+    """The long edge becomes `size`, the aspect stays; sides are int(x + 0.5)."""
+    scale = size / max(height, width)
+    filled = (min(size, int(height * scale + 0.5)), min(size, int(width * scale + 0.5)))
+    return Geometry((height, width), (max(1, filled[0]), max(1, filled[1])), size)
+
+
+def resize_and_pad(frame: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """uint8 [H, W, 3] -> [size, size, 3]: bilinear, padded right and bottom with PAD_VALUE."""
+    height, width = geometry.filled
+    padded = np.full((geometry.size, geometry.size, 3), PAD_VALUE, np.uint8)
+    padded[:height, :width] = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+    return padded
+
+
+def resize_and_pad_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """bool [H, W] -> [size, size]: nearest, padded with False."""
+    height, width = geometry.filled
+    padded = np.zeros((geometry.size, geometry.size), bool)
+    padded[:height, :width] = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    return padded
+
+
+def stretch(frame: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> [size, size, 3]: bicubic, aspect not kept (the SigLIP processor)."""
+    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def stretch_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """bool [H, W] -> [size, size] under the same stretch; a drawn prompt that is not empty stays so."""
+    resized = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)) > 0
+    if mask.any() and not resized.any():
+        y, x = (int(round(float(c.mean()) * size / n)) for c, n in zip(np.nonzero(mask), mask.shape, strict=True))
+        resized[min(y, size - 1), min(x, size - 1)] = True
+    return resized

@@ -1,0 +1,240 @@
+"""HyperSeg (arXiv 2411.17606): wiring of the parts, and what training and predicting need of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from hyperseg_jax import axes
+from hyperseg_jax.connectors import fine_grained_perceiver, projector
+from hyperseg_jax.connectors.region_sampler import RegionSampler
+from hyperseg_jax.data.features import Sizes
+from hyperseg_jax.decoders import mask2former, pixel_decoder
+from hyperseg_jax.encoders import siglip, swin
+from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.llms import phi
+from hyperseg_jax.llms.splice import Layout, pool, splice
+from hyperseg_jax.losses.criterion import MaskCriterion
+from hyperseg_jax.losses.targets import MaskTargets
+from hyperseg_jax.losses.text import text_cross_entropy
+from hyperseg_jax.structs import MaskPrediction
+from hyperseg_jax.systems.system import System
+from hyperseg_jax.tables import Identity, Row, Table
+
+# ImageNet statistics on 0..255 for the mask branch; the language branch takes -1..1.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published names of the projections to the decoder
+
+
+@flax.struct.dataclass
+class HyperSegOutput:
+    """prediction: rows are pictures x prompts. hidden: [B * K, L, D] of the language model. next_query: [B * K, F, P], the
+    fine-grained query of the next frame. logits: [B * K, L, V] over the vocabulary, where asked for."""
+
+    prediction: MaskPrediction
+    hidden: jax.Array
+    next_query: jax.Array
+    logits: jax.Array | None = None
+
+
+class HyperSeg(nn.Module):
+    """One forward pass of the language model over text, picture tokens, fine-grained tokens and mask queries; a masked-attention
+    decoder turns the queries' hidden states into masks, and those of the prompt into what the masks are scored against.
+
+    Parts arrive as fields; parameters land under their names.
+    """
+
+    clip_encoder: siglip.Siglip
+    projector: projector.Projector
+    mask_encoder: swin.Swin
+    perceiver: fine_grained_perceiver.FineGrainedPerceiver
+    region_sampler: RegionSampler
+    llm: phi.Phi
+    language_head: phi.LanguageHead
+    pixel_decoder: pixel_decoder.DeformablePixelDecoder
+    mask_decoder: mask2former.MaskedAttentionDecoder
+    num_queries: int
+    query_std: float = 0.0
+    precision: Precision = Precision()
+
+    def setup(self) -> None:
+        width = self.mask_decoder.hidden_size
+        for name in ("query_projector", "expression_projector", "class_projector", "region_projector"):
+            setattr(self, name, Linear(width, ("embed", "mlp"), precision=self.precision))
+        init = axes.named(nn.initializers.normal(self.query_std), "queries", "embed")
+        self.queries = self.param("queries", init, (self.num_queries, self.llm.hidden_size), self.precision.params)
+
+    def __call__(
+        self,
+        images: jax.Array,
+        clip_images: jax.Array,
+        layout: Layout,
+        *,
+        regions: jax.Array | None = None,
+        region_valid: jax.Array | None = None,
+        fine_grained_query: jax.Array | None = None,
+        num_classes: int = 0,
+        with_text: bool = False,
+        deterministic: bool = True,
+    ) -> HyperSegOutput:
+        """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised; layout of [B, K, L]; regions bool [B, K, R, s, s]
+        with region_valid bool [B, K, R]; fine_grained_query [B, F, P], fed back from the frame before (K = 1), else the
+        learned one. num_classes: class names a prompt, "background" among them. with_text: also vocabulary logits."""
+        batch, prompts = layout.source.shape[:2]
+        pyramid = self.mask_encoder(images, deterministic=deterministic)
+        fine_grained = self.perceiver(pyramid, fine_grained_query)
+        picture = self.projector(self.clip_encoder(clip_images))
+        num_regions = 0 if regions is None else regions.shape[2]
+        region_bank = self.region_sampler(picture, regions, region_valid) if num_regions else None
+        stream = splice(layout, self.llm.embed(layout.text_ids), image=picture, queries=self.queries,
+                        fine_grained=fine_grained, regions=region_bank)  # fmt: skip
+        hidden = self.llm(stream, deterministic=deterministic)
+        banks = pool(hidden, layout, num_queries=self.num_queries, num_fine_grained=fine_grained.shape[-2],
+                     num_classes=num_classes, num_regions=num_regions)  # fmt: skip
+        embeddings = {"expression": self.expression_projector(banks["expression"])}
+        if num_classes or self.is_initializing():
+            embeddings["class"] = self.class_projector(banks["classes"])
+        if num_regions or self.is_initializing():
+            embeddings["region"] = self.region_projector(banks["regions"])
+        mask_features, levels = self.pixel_decoder(pyramid)
+        queries = self.query_projector(banks["queries"])
+        prediction = self.mask_decoder(mask_features, levels, queries.reshape(batch, prompts, *queries.shape[1:]), embeddings)
+        next_query = self.perceiver.next_query(banks["fine_grained"])
+        logits = self.language_head(hidden) if with_text or self.is_initializing() else None
+        return HyperSegOutput(prediction, hidden, next_query, logits)
+
+
+def build(config: ml_collections.ConfigDict) -> HyperSeg:
+    """The model of a config; config.model has one block of fields for each part."""
+    m = config.model
+    precision = Precision(**m.precision)
+    lora = LoRA(m.lora.rank, m.lora.alpha, m.lora.dropout) if m.lora.rank else None
+    width = m.llm.hidden_size
+    return HyperSeg(
+        clip_encoder=siglip.Siglip(**m.clip_encoder, precision=precision),
+        projector=projector.Projector(width, precision=precision),
+        mask_encoder=swin.Swin(**_tuples(m.mask_encoder), precision=precision),
+        perceiver=fine_grained_perceiver.FineGrainedPerceiver(width, **m.perceiver, precision=precision),
+        region_sampler=RegionSampler(),
+        llm=phi.Phi(**m.llm, lora=lora, lora_targets=tuple(m.lora.targets), precision=precision),
+        language_head=phi.LanguageHead(m.head_vocab_size, precision=precision),
+        pixel_decoder=pixel_decoder.DeformablePixelDecoder(**m.pixel_decoder, precision=precision),
+        mask_decoder=mask2former.MaskedAttentionDecoder(**m.mask_decoder, precision=precision),
+        num_queries=m.num_queries,
+        query_std=m.query_std,
+        precision=precision,
+    )
+
+
+def _tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
+
+
+def batch_spec(config: ml_collections.ConfigDict, task: dict[str, Any]) -> Sizes:
+    """Static sizes of a task's batches; `task` gives those that differ from one picture and one expression."""
+    m = config.model
+    image_tokens = (m.clip_encoder.image_size // m.clip_encoder.patch_size) ** 2
+    return Sizes(config.data.image_size, m.clip_encoder.image_size, image_tokens, m.perceiver.num_queries, m.num_queries,
+                 template=config.data.template, **task)  # fmt: skip
+
+
+def init(model: HyperSeg, config: ml_collections.ConfigDict, key: jax.Array) -> Any:
+    """Fresh parameters with their axis names."""
+    sizes = batch_spec(config, {"length": 2 * min(config.data.buckets), "classes": 1, "regions": 1})
+    zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)  # noqa: E731
+    row = zeros(1, sizes.length)
+    layout = Layout(row, row, row, row, row, row.astype(bool))
+    picture = lambda side: jnp.zeros((1, side, side, 3))  # noqa: E731
+    side = sizes.clip_size
+    return model.init(key, picture(sizes.image_size), picture(side), layout, regions=zeros(1, 1, side, side).astype(bool),
+                      region_valid=zeros(1, 1).astype(bool), num_classes=1, with_text=True)["params"]  # fmt: skip
+
+
+def normalise(images: jax.Array, clip_images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """uint8 pixels to what the two encoders take, on the device."""
+    images = (images.astype(jnp.float32) - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
+    return images, clip_images.astype(jnp.float32) / 127.5 - 1
+
+
+def _frames(model: HyperSeg, params: Any, batch: dict[str, Any], query: jax.Array | None, per_frame: Any, **options: Any) -> Any:
+    """per_frame(output, t) over the frames of a batch, each seeing the fine-grained query that the one before fed back."""
+    layout = Layout(**batch["layout"])
+    regions = (batch["regions"], batch["region_valid"]) if batch["regions"].shape[2] else (None, None)
+    found = []
+    for t in range(batch["images"].shape[1]):
+        images, clip_images = normalise(batch["images"][:, t], batch["clip_images"][:, t])
+        output = model.apply({"params": params}, images, clip_images, layout, regions=regions[0], region_valid=regions[1],
+                             fine_grained_query=query, num_classes=batch["class_valid"].shape[2], **options)  # fmt: skip
+        query = output.next_query
+        found.append(per_frame(output, t))
+    return found, query
+
+
+def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
+    """f(params, batch, key) -> (total, metrics), means over the frames of the batch."""
+    criterion = MaskCriterion(**{name: value for name, value in config.loss.items() if name != "text_weight"})
+    text_weight = config.loss.text_weight
+
+    def of_batch(params: Any, batch: dict[str, Any], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        rows = lambda x: x.reshape(-1, *x.shape[2:])  # [B, K, ...] -> [B * K, ...]  # noqa: E731
+        asked = {name: rows(batch[name]) for name in ("valid", "labels", "class_valid", "region_valid", "uses_expression",
+                                                      "uses_classes", "uses_regions")}  # fmt: skip
+
+        def of_frame(output: HyperSegOutput, t: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+            targets = MaskTargets(masks=rows(batch["masks"][:, :, :, t]), **asked)
+            found = criterion(output.prediction, targets, key=jax.random.fold_in(key, t))
+            metrics = {name: stages[-1] for name, stages in found.terms.items()}
+            total = found.total
+            if text_weight:
+                metrics["text"] = text_cross_entropy(output.logits, rows(batch["layout"]["labels"]))
+                total = total + text_weight * metrics["text"]
+            return total, metrics
+
+        found, _ = _frames(model, params, batch, None, of_frame, with_text=bool(text_weight), deterministic=False,
+                           rngs={"dropout": jax.random.fold_in(key, batch["images"].shape[1])})  # fmt: skip
+        return jax.tree.map(lambda *values: sum(values) / len(values), *found)
+
+    return of_batch
+
+
+def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
+    """f(params, batch, query=None) -> arrays [B, T, K, ...]: mask_logits, expression, class, region; and next_query."""
+
+    def of_batch(params: Any, batch: dict[str, Any], query: jax.Array | None = None) -> dict[str, jax.Array]:
+        prompts = batch["uses_expression"].shape[1]
+        split = lambda x: x.reshape(-1, prompts, *x.shape[1:])  # noqa: E731
+
+        def of_frame(output: HyperSegOutput, _: int) -> dict[str, jax.Array]:
+            scores = {kind: split(value) for kind, value in output.prediction.scores.items()}
+            return {"mask_logits": split(output.prediction.mask_logits), **scores}
+
+        found, query = _frames(model, params, batch, query, of_frame)
+        return {**jax.tree.map(lambda *frames: jnp.stack(frames, 1), *found), "next_query": query}
+
+    return of_batch
+
+
+def weight_table(config: ml_collections.ConfigDict) -> Table:
+    """Every parameter under its name in the released state dict (specification: full_manifest of HyperSeg-3B)."""
+    model = build(config)
+    made = phi.table(model.llm).under("llm/", "model.") + phi.head_table().under("language_head/")
+    made += siglip.table(model.clip_encoder).under("clip_encoder/", "model.vision_tower.")
+    made += projector.table(model.projector).under("projector/", "model.mm_projector.")
+    made += swin.table(model.mask_encoder).under("mask_encoder/", "model.vision_tower_mask.")
+    made += fine_grained_perceiver.table(model.perceiver).under("perceiver/")
+    made += pixel_decoder.table(model.pixel_decoder).under("pixel_decoder/", "pixel_decoder.")
+    made += mask2former.table(model.mask_decoder).under("mask_decoder/", "predictor.")
+    made += Table([Row("queries", "seg_query", Identity())])
+    for ours, theirs in zip(("query", "expression", "class", "region"), PROJECTORS, strict=True):
+        made += linear_table(f"{ours}_projector", f"{theirs}_projector")
+    return made
+
+
+SYSTEM = System("hyperseg", build, batch_spec, init, loss, predict, weight_table)

@@ -1,0 +1,47 @@
+"""The protocol of a system, and the registry. train, evaluate and export know only this."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from hyperseg_jax.errors import UserError
+
+SYSTEMS = ("hyperseg",)
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A published system as a value.
+
+    build(config) -> nn.Module.
+    batch_spec(config, task) -> the static sizes of that task's batches (data.features.Sizes).
+    init(model, config, key) -> parameters boxed with their axis names.
+    loss(model, config) -> f(params, batch, key) -> (total, metrics).
+    predict(model, config) -> f(params, batch) -> arrays that results/ turns into answers.
+    weight_table(config) -> Table of the published names.
+    """
+
+    name: str
+    build: Callable[..., Any]
+    batch_spec: Callable[..., Any]
+    init: Callable[..., Any]
+    loss: Callable[..., Any]
+    predict: Callable[..., Any]
+    weight_table: Callable[..., Any]
+
+
+    def init_plain(self, model: Any, config: Any, key: Any) -> Any:
+        """init without the axis names: nested arrays."""
+        return nn.unbox(self.init(model, config, key))
+
+
+def get(name: str) -> System:
+    """The system of that name."""
+    if name not in SYSTEMS:
+        raise UserError(f"system = {name!r} is not known; use one of {', '.join(SYSTEMS)}")
+    return importlib.import_module(f"hyperseg_jax.systems.{name}").SYSTEM

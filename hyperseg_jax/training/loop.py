@@ -1,0 +1,157 @@
+"""The one train loop for all systems, readable top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import ml_collections
+from rich.console import Console
+
+from hyperseg_jax.data import sources
+from hyperseg_jax.data.mixture import Mixture
+from hyperseg_jax.data.pipeline import Stream
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import flatten
+from hyperseg_jax.training import evaluation, groups
+from hyperseg_jax.training.checkpoint import Checkpoints
+from hyperseg_jax.training.observers import Observers
+from hyperseg_jax.training.state import TrainState, create, make_step
+from hyperseg_jax.weights import model_folder
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, console: Console | None = None) -> pathlib.Path:
+    """Trains until config.train.steps, resuming from the newest checkpoint in `workdir`; returns the model's folder.
+
+    Interrupted (Ctrl-C, SIGTERM) it saves and returns early; killed, it loses at most the steps since the last save, and the
+    run that goes on is bit-equal to one that was never stopped.
+    """
+    console = console or Console(stderr=True)
+    open_workdir(workdir, config)
+    system = systems.get(config.system)
+    tokenizer = sources.load_tokenizer(config.data.tokenizer)
+    tasks = sources.build(config, system, console=console)
+    model = system.build(config)
+    mesh = placement.mesh(config.train.preset)
+    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
+                           config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
+
+    state, tx = start(config, system, model, rules, rate, mesh)
+    mixture = Mixture(tasks, config.train.batch_size, config.seed)
+    step_fn = jax.jit(make_step(system.loss(model, config), tx), donate_argnums=0)
+    predict = jax.jit(system.predict(model, config))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(placement.use(mesh))
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
+        stop = stack.enter_context(interruptible())
+        position = 0
+        if checkpoints.latest is not None:
+            state, run = checkpoints.restore(state)
+            position = run["global_next_index"]
+            console.print(f"resuming at step {int(state.step)}", highlight=False)
+        stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers))
+        start_step, steps = int(state.step), config.train.steps
+        observers = stack.enter_context(Observers(workdir, start=start_step, steps=steps, console=console))
+
+        for step in range(start_step + 1, steps + 1):
+            task, _ = mixture.locate((step - 1) * config.train.batch_size)
+            state, metrics = step_fn(state, placement.put(next(stream), mesh))
+            observers.advance(step)
+            if step % config.train.log_every == 0 or step == steps:
+                observers.losses(step, task, {name: float(value) for name, value in metrics.items()})
+            last = step == steps or stop.asked
+            if step % config.train.save_every == 0 or last:
+                checkpoints.save(state, {"global_next_index": stream.position, "system": config.system}, wait=last)
+            if last or step % config.train.eval_every == 0:
+                model_folder.save(workdir / "model", config, tokenizer, state.params)
+            if step % config.train.eval_every == 0 or step == steps:
+                found = evaluation.evaluate(predict, state.params, tasks, limit=config.train.eval_examples)
+                observers.scores(step, found.scores)
+                found.save_sheet(workdir / "predictions.png")
+            if stop.asked:
+                observers.say(f"stopped at step {step}; the same command goes on from here")
+                break
+        check_compilations(step_fn, len(tasks))
+    return workdir / "model"
+
+
+def start(
+    config: ml_collections.ConfigDict, system: systems.System, model: Any, rules: tuple[groups.Group, ...], rate: Any, mesh: Any
+) -> tuple[TrainState, Any]:
+    """A fresh state, placed on the mesh: from config.init_from where that names a model, else from the seed."""
+    plain = jax.eval_shape(lambda: system.init_plain(model, config, jax.random.key(config.seed)))
+    tx = groups.optimizer(groups.split(plain, rules)[0], rules, rate, betas=tuple(config.optimizer.betas),
+                          clip_norm=config.optimizer.clip_norm, accumulate=config.optimizer.accumulate)  # fmt: skip
+    given = model_folder.load_params(config.init_from, plain, fresh=config.init_fresh) if config.init_from else {}
+
+    def make(given: dict[str, Any]) -> TrainState:
+        params = system.init_plain(model, config, jax.random.key(config.seed))
+        return create(model_folder.overlay(params, given), rules, tx, config.seed)
+
+    return placement.jit_state(make, given, mesh), tx
+
+
+def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the workdir and writes its resolved config, or checks that the one it has is of the same model."""
+    path = workdir / "config.json"
+    resolved = json.loads(json.dumps(config.to_dict()))
+    if path.exists():
+        try:
+            there = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: not readable ({error}); delete this workdir or give another --workdir") from error
+        flat_there, flat_here = (flatten({k: c.get(k) or {} for k in ("model", "optimizer")}) for c in (there, resolved))
+        other = sorted(k for k in flat_there.keys() | flat_here.keys() if flat_there.get(k) != flat_here.get(k))
+        if other or there.get("system") != resolved["system"]:
+            raise UserError(f"{workdir}: holds a run of another config ({', '.join(other[:6]) or 'system'} differ); "
+                            "give another --workdir, or the config it was trained with")  # fmt: skip
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        part = workdir / ".config.json.part"
+        part.write_text(json.dumps(resolved, indent=2, sort_keys=True) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); give another folder") from error
+
+
+class _Stop:
+    asked = False
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[_Stop]:
+    """Turns the first Ctrl-C or SIGTERM into a request to save and stop; a second one acts as usual."""
+    stop = _Stop()
+    before = {}
+
+    def ask(number: int, _: Any) -> None:
+        stop.asked = True
+        signal.signal(number, before[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread: leave signals to whoever owns it
+        before.clear()
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check_compilations(step_fn: Any, buckets: int) -> None:
+    """One program a bucket: more means that a shape, type or constant changed between steps."""
+    compiled = step_fn._cache_size()
+    if compiled > buckets:
+        raise RuntimeError(f"the train step was compiled {compiled} times for {buckets} buckets")

@@ -1,0 +1,91 @@
+"""A trained model as a folder of data: config.json, tokenizer.json, model.safetensors."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+import hyperseg_jax
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.tables import flatten, unflatten
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+SHIPPED = pathlib.Path(hyperseg_jax.__file__).parent / "assets"
+FORMAT = "hyperseg_jax 1"
+
+
+def find(name: str | pathlib.Path) -> pathlib.Path:
+    """The folder of a model: a workdir (its model/), a model folder, or the name of a shipped model ("tiny")."""
+    path = pathlib.Path(name)
+    for candidate in (path / "model", path, SHIPPED / str(name)):
+        if (candidate / "model.safetensors").is_file():
+            return candidate
+    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.safetensors"))
+    raise UserError(f"{name}: no model here (a workdir of `hyperseg train`, or a folder with model.safetensors); "
+                    f"shipped models: {', '.join(shipped) or 'none'}")  # fmt: skip
+
+
+def save(folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Mapping[str, Any]) -> None:
+    """Writes each file under a temporary name, then renames it; model.safetensors last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {path: np.ascontiguousarray(jax.device_get(leaf)) for path, leaf in flatten(params).items()}
+    tokenizer.save(folder)
+    part = folder / ".config.json.part"
+    part.write_text(config.to_json(indent=2, sort_keys=True) + "\n")
+    part.replace(folder / "config.json")
+    part = folder / ".model.safetensors.part"
+    save_file(arrays, part, metadata={"format": FORMAT})
+    part.replace(folder / "model.safetensors")
+
+
+def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of a model folder: data, never code."""
+    path = folder / "config.json"
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable config ({error}); give a folder that `hyperseg train` wrote") from error
+
+
+def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """{path: array} of model.safetensors."""
+    path = folder / "model.safetensors"
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again, or train it again") from error
+
+
+def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh: Sequence[str] = ()) -> dict[str, Any]:
+    """Parameters of the shapes and types in `expected` (nested).
+
+    Paths that match a regex of `fresh` may be missing, and stay out. Raises UserError listing all that does not fit.
+    """
+    folder = find(name)
+    given, wanted = read(folder), flatten(expected)
+    problems = [f"missing: {path}" for path in wanted if path not in given and not _any(path, fresh)]
+    problems += [f"unknown: {path}" for path in given if path not in wanted]
+    problems += [f"{path}: shape {tuple(given[path].shape)}, the config wants {tuple(wanted[path].shape)}"
+                 for path in wanted if path in given and given[path].shape != tuple(wanted[path].shape)]  # fmt: skip
+    if problems:
+        shown = "\n  ".join(problems[:40]) + (f"\n  ... {len(problems) - 40} more" if len(problems) > 40 else "")
+        raise UserError(f"{folder}: does not fit the config (is it of another config?):\n  {shown}")
+    return unflatten({path: array.astype(wanted[path].dtype) for path, array in given.items()})
+
+
+def overlay(params: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` with the leaves of `given` in their places."""
+    return unflatten({**flatten(params), **flatten(given)})
+
+
+def _any(path: str, patterns: Sequence[str]) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
