@@ -31,7 +31,7 @@ from hyperseg_jax.data.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
 from hyperseg_jax.errors import UserError
 
 JPEG_QUALITY = 92
-_REVOS_NAMES = {"train": "train", "val": "valid"}
+REVOS_NAMES = {"train": "train", "val": "valid"}
 _TYPES = {"reasoning": 1, "absent": 2}
 """ReVOS type_id; every other group is 0, referring."""
 
@@ -222,7 +222,7 @@ def _write_split(world: World, folder: pathlib.Path, split: str, run: Callable) 
 def _write_clips(world: World, folder: pathlib.Path, run: Callable) -> None:
     mask_dict: dict[str, list] = {}
     foregrounds = {}
-    for split, revos_name in _REVOS_NAMES.items():
+    for split, revos_name in REVOS_NAMES.items():
         videos = {}
         for number, record in enumerate(run(_draw_clip, [(split, k) for k in range(world.clip_count(split))])):
             first = len(mask_dict)

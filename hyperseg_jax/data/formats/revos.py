@@ -1,0 +1,99 @@
+"""ReVOS: JPEGImages/<video>/<frame>.jpg, meta_expressions_{train,valid}_.json {videos: {name: {height, width, frames,
+expressions: {id: {exp, anno_id, type_id}}}}}, mask_dict.json {anno_id: [run lengths or null for each frame]}."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from hyperseg_jax.data.formats import files, masks
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.text.prompts import video_expression
+
+TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
+"""type_id: what the scores are grouped by; type 2 names nothing that is there."""
+
+
+class ReVos:
+    """Random access to the expressions of one meta file, in its order, each with its clip."""
+
+    def __init__(
+        self,
+        meta_path: str | os.PathLike,
+        mask_path: str | os.PathLike,
+        frame_root: str | os.PathLike,
+        *,
+        frames: int | None = None,
+        max_stride: int = 3,
+        group_by_clip: bool = False,
+        prompts_per_example: int = 4,
+        seed: int = 0,
+    ):
+        """mask_path: mask_dict.json. frame_root: the folder of the video folders (JPEGImages).
+
+        frames: this many, evenly spaced by 1..max_stride, from a place drawn from seed and index; a shorter video repeats
+        its last one. None: all of them. group_by_clip: an example carries up to prompts_per_example of one video.
+        """
+        for name, value in (("frames", frames or 1), ("max_stride", max_stride), ("prompts_per_example", prompts_per_example)):
+            if value < 1:
+                raise UserError(f"{name}={value} is too few; give at least 1")
+        self._meta = files.Json(meta_path, dict)
+        self._masks = files.Json(mask_path, dict)
+        self._root = files.existing_folder(frame_root)
+        self._frames = frames
+        self._max_stride = max_stride
+        self._seed = seed
+        self._items: list[tuple[str, list[str]]] = []
+        for video, record in files.field(self._meta.content, "videos", str(self._meta.path)).items():
+            spoken = list(files.field(record, "expressions", f"{self._meta.path} {video}"))
+            if spoken:
+                groups = files.chunks(spoken, prompts_per_example) if group_by_clip else [[key] for key in spoken]
+                self._items += [(video, group) for group in groups]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Example:
+        video, keys = self._items[index]
+        where = f"{self._meta.path} {video}"
+        record = self._meta.content["videos"][video]
+        size = int(files.field(record, "height", where)), int(files.field(record, "width", where))
+        names = files.field(record, "frames", where)
+        times = self._times(index, len(names))
+        frames = np.stack([files.read_picture(self._root / video / f"{names[t]}.jpg", size) for t in times])
+        prompts = tuple(
+            self._prompt(files.field(record["expressions"], key, where), times, size, f"{where} {key}") for key in keys
+        )
+        return Example(f"{video}/{keys[0]}", frames, prompts)
+
+    def _times(self, index: int, length: int) -> np.ndarray:
+        if self._frames is None:
+            return np.arange(length)
+        rng = np.random.default_rng([self._seed, index])
+        longest = max(1, (length - 1) // max(1, self._frames - 1))
+        stride = int(rng.integers(1, min(self._max_stride, longest) + 1))
+        start = int(rng.integers(max(1, length - stride * (self._frames - 1))))
+        return np.minimum(start + stride * np.arange(self._frames), length - 1)
+
+    def _prompt(self, expression: dict, times: np.ndarray, size: tuple[int, int], where: str) -> Prompt:
+        target = np.zeros((len(times), *size), bool)
+        named = files.field(expression, "anno_id", where)
+        for number in named:
+            track = files.field(self._masks.content, str(number), str(self._masks.path))
+            for k, t in enumerate(times):
+                if t >= len(track):
+                    raise UserError(
+                        f"{self._masks.path}: annotation {number} has {len(track)} frames, {where} has more; "
+                        "take both files from one release"
+                    )
+                if track[t] is not None:
+                    target[k] |= masks.decode(track[t], *size, f"{self._masks.path} {number}, frame {t}")
+        kind = TYPES.get(expression.get("type_id", 0), "")
+        return Prompt(
+            task="video",
+            text=video_expression(files.field(expression, "exp", where)),
+            masks=target[None] if named else np.zeros((0, *target.shape), bool),
+            group=expression.get("group", kind),
+        )
