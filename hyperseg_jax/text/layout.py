@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from hyperseg_jax.text.prompts import IGNORE, Marker, PromptTokens, Tokenizer, t
 __all__ = ["Layout", "Source", "TokenCounts", "build_layout", "choose_bucket", "expand", "expanded_length"]
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenCounts:
+class TokenCounts(NamedTuple):
     """How many positions the picture, its fine-grained tokens and the mask queries take."""
 
     image: int

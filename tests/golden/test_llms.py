@@ -1,0 +1,84 @@
+"""Phi and the spliced token stream against the published system."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from imported import abstract, channels_last, import_all
+
+from hyperseg_jax.connectors import projector
+from hyperseg_jax.encoders import siglip
+from hyperseg_jax.llms import phi
+from hyperseg_jax.llms.splice import Source, splice
+from hyperseg_jax.structs import TokenStream
+from hyperseg_jax.tables import Identity, Row, Table
+from hyperseg_jax.text.layout import TokenCounts, expand
+from hyperseg_jax.text.prompts import PromptTokens
+
+
+def build_phi(config):
+    return phi.Phi(config["vocab_size"], config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"],
+                   config["num_attention_heads"], config["partial_rotary_factor"], config.get("rope_theta", 10000.0),
+                   config.get("layer_norm_eps", 1e-5))  # fmt: skip
+
+
+@pytest.mark.golden("hyperseg", r"phi_.*")
+def test_phi(case):
+    model = build_phi(case.config)
+    embeddings = case.inputs["inputs_embeds"]
+    mask = case.inputs["attention_mask"] > 0
+    positions = np.broadcast_to(np.arange(mask.shape[1], dtype=np.int32), mask.shape)
+    stream = TokenStream(embeddings, positions, mask, np.full(mask.shape, Source.TEXT, np.int32))
+    params = import_all(case.weights, llm=(abstract(model, stream), phi.table(model), "model."))
+    last, hidden = jax.jit(lambda p, s: model.apply({"params": p}, s, all_hidden=True))(params["llm"], stream)
+    for i, state in enumerate(hidden):
+        case.compare(f"hidden_states_{i}", state)
+    case.compare("last_hidden_state", last)
+    case.done()
+
+
+@pytest.mark.golden("hyperseg", r"layout_.*")
+def test_layout_and_splice(case):
+    vision, width = case.config["siglip"], case.config["llm"]["hidden_size"]
+    tower = siglip.Siglip(vision["image_size"], vision["patch_size"], vision["hidden_size"], vision["intermediate_size"],
+                          vision["num_hidden_layers"], vision["num_attention_heads"],
+                          feature_layer=vision["mm_vision_select_layer"], keep_unused=True)  # fmt: skip
+    connector = projector.Projector(width)
+    image = channels_last(case.inputs["image_clip"])
+    feature = np.zeros((1, tower.num_tokens, tower.hidden_size), np.float32)
+    weights = case.weights
+    tensors = {"queries": "seg_query", "tokens": "model.embed_tokens.weight"}
+    params = import_all(
+        weights, tower=(abstract(tower, image), siglip.table(tower), "model.vision_tower."),
+        connector=(abstract(connector, feature), projector.table(connector), "model.mm_projector."),
+        llm=({path: weights[name] for path, name in tensors.items()},
+             Table(Row(path, name, Identity()) for path, name in tensors.items()), ""))  # fmt: skip
+
+    fine_grained = case.inputs["temporal_tokens"]
+    queries = params["llm"]["queries"]
+    counts = TokenCounts(tower.num_tokens, fine_grained.shape[1], len(queries))
+    length = case.outputs["labels"].shape[1]
+    padding = case.config["llm"]["vocab_size"] - 1  # the end of text pads as well, and is masked wherever it stands
+    layouts = []
+    for b, (ids, labels) in enumerate(zip(case.inputs["input_ids"], case.inputs["labels"], strict=True)):
+        tokens = PromptTokens(tuple(ids.tolist()), tuple(labels.tolist()), tuple((ids != padding).tolist()),
+                              expression=tuple(case.inputs[f"token_refer_id_{b}"].tolist()))  # fmt: skip
+        layouts.append(expand(tokens, counts, length))
+    layout = jax.tree.map(lambda *rows: np.stack(rows)[:, None], *layouts)  # one prompt a picture
+
+    @jax.jit
+    def run(params, image, layout, fine_grained):
+        feature = tower.apply({"params": params["tower"]}, image)
+        tokens = connector.apply({"params": params["connector"]}, feature)
+        text = jnp.take(params["llm"]["tokens"], layout.text_ids, axis=0)
+        return tokens, splice(layout, text, image=tokens, queries=params["llm"]["queries"], fine_grained=fine_grained)
+
+    tokens, stream = run(params, image, layout, fine_grained)
+    case.compare("labels", layout.labels[:, 0])
+    case.compare("attention_mask", stream.mask)
+    case.compare("refer_indices", layout.segment[:, 0])
+    case.compare("seg_query_mask", stream.source == Source.QUERY)
+    case.compare("temporal_mask", stream.source == Source.FINE_GRAINED)
+    case.compare("image_tokens", tokens)
+    case.compare("inputs_embeds", stream.embeddings)
+    case.done()
