@@ -30,7 +30,7 @@ def sentences() -> list[str]:
         if scene:
             said += [text for pair in questions.conversation(scene, rng) for text in pair]
             said += [text for question in questions.reasoning(scene) for text in (question.text, question.answer)]
-            for group in expressions.SHARES:
+            for group in sorted(set(expressions.DECK)):
                 said += [e.text for e in expressions.write_expressions(scene, [group], scenes.KNOWN, rng) or ()]
         if clip:
             for group in clips.SHARES:

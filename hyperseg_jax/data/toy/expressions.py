@@ -11,8 +11,9 @@ import numpy as np
 from hyperseg_jax.data.toy.scenes import Kinds, Scene, Thing, pick
 from hyperseg_jax.data.toy.vocabulary import plural
 
-SHARES = {"attribute": 0.40, "relation": 0.38, "plural": 0.11, "absent": 0.11}
-"""How often each group is drawn. The group is drawn before the scene, so that hard groups are not crowded out."""
+DECK = ("attribute",) * 40 + ("relation",) * 38 + ("plural",) * 11 + ("absent",) * 11
+"""Groups are dealt from this deck, shuffled, before the scene is drawn: so hard groups are not crowded out, and any
+hundred expressions in a row have these shares."""
 
 LOOKALIKES = 2
 """Others that share colour or shape with the target, at least."""
@@ -198,11 +199,6 @@ def in_focus(candidate: Candidate, things: Sequence[Thing], kinds: Kinds) -> boo
     if candidate.expression.targets:
         return any(things[t].pair in kinds.focus for t in candidate.expression.targets)
     return (words.color, words.shape) in kinds.focus
-
-
-def draw_groups(count: int, rng: np.random.Generator) -> list[str]:
-    """The groups of `count` expressions, before the scene is known."""
-    return [str(name) for name in rng.choice(list(SHARES), size=count, p=list(SHARES.values()))]
 
 
 def write_expressions(

@@ -14,7 +14,7 @@ SPLITS = ("train", "val", "compositional")
 CLIP_EXPRESSIONS = 4
 MIN_THINGS, MAX_THINGS = 3, 6
 _KINDS = {"known": scenes.KNOWN, "held_back": scenes.HELD_BACK}
-_STREAMS = {"picture": 0, "reasoning": 1, "clip": 2}
+_STREAMS = {"picture": 0, "reasoning": 1, "clip": 2, "deck": 3}
 _ATTEMPTS = 2000
 
 
@@ -79,11 +79,20 @@ class Picture:
     conversation: list[tuple[str, str]]
 
 
+def _dealt_groups(world: World, split: str, index: int) -> list[str]:
+    """The groups of one picture's expressions: the next cards of the split's endless row of shuffled decks."""
+    groups = []
+    for card in range(index * world.expressions, (index + 1) * world.expressions):
+        deck, place = divmod(card, len(expressions.DECK))
+        groups.append(expressions.DECK[world.rng(split, "deck", deck).permutation(len(expressions.DECK))[place]])
+    return groups
+
+
 def picture(world: World, split: str, index: int) -> Picture:
     """The picture at one place of a split."""
     rng = world.rng(split, "picture", index)
     kinds = world.kinds_of(split)
-    groups = expressions.draw_groups(world.expressions, rng)
+    groups = _dealt_groups(world, split, index)
     for _ in range(_ATTEMPTS):
         scene = scenes.sample(kinds, int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
         written = scene and expressions.write_expressions(scene, groups, kinds, rng)

@@ -1,0 +1,65 @@
+"""cIoU and gIoU of referring and reasoning segmentation, as LISA, PSALM, HyperSeg and InstructSeg count them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_EPSILON = 1e-5
+"""Stands in the published code under every per-picture union and under the count of pictures."""
+
+
+def overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> tuple[int, int]:
+    """Pixels of the intersection and of the union of two bool masks of one shape, without the ignored ones."""
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
+    counted = True if ignore is None else ~ignore
+    both, either = prediction & target & counted, (prediction | target) & counted
+    return int(both.sum()), int(either.sum())
+
+
+def iou(intersection: float, union: float) -> float:
+    """IoU of one picture; 1 where neither mask has a pixel."""
+    return intersection / (union + _EPSILON) if union else 1.0
+
+
+class ReferringScores:
+    """cIoU (sum of intersections over sum of unions) and gIoU (mean of the pictures' IoU), whole and by group.
+
+    A prompt that names nothing has an empty target: an empty prediction scores IoU 1, any other 0 and adds its pixels to
+    the union. absent_accuracy is the share of such prompts answered with an empty mask.
+    """
+
+    def __init__(self) -> None:
+        # for each group: intersection, union, sum of IoU, prompts, prompts without target, of those answered empty
+        self._sums: dict[str, np.ndarray] = {}
+
+    def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
+        """prediction, target, ignore: bool, of one shape ([H, W], or [T, H, W] for a clip)."""
+        intersection, union = overlap(prediction, target, ignore)
+        absent = not target.any()
+        row = [intersection, union, iou(intersection, union), 1, absent, absent and not union]
+        self._sums[group] = self._sums.get(group, 0) + np.array(row, np.float64)
+
+    def merge(self, other: ReferringScores) -> None:
+        """Adds what another accumulator (of another host, say) has seen."""
+        for group, row in other._sums.items():
+            self._sums[group] = self._sums.get(group, 0) + row
+
+    def compute(self) -> dict[str, float]:
+        """{"ciou", "giou", "count", "absent_accuracy" (where there were any)} and "giou/<group>", "ciou/<group>"."""
+        total = sum(self._sums.values(), np.zeros(6))
+        scores = {"ciou": _ciou(total), "giou": _giou(total), "count": float(total[3])}
+        if total[4]:
+            scores["absent_accuracy"] = float(total[5] / total[4])
+        for group, row in sorted(self._sums.items()):
+            if group:
+                scores |= {f"ciou/{group}": _ciou(row), f"giou/{group}": _giou(row)}
+        return scores
+
+
+def _ciou(row: np.ndarray) -> float:
+    return float(row[0] / (row[1] + 1e-10))
+
+
+def _giou(row: np.ndarray) -> float:
+    return float(row[2] / (row[3] + _EPSILON))

@@ -1,0 +1,95 @@
+"""J (region similarity) and F (boundary accuracy) of clips by the rules of DAVIS, and A and R of ReVOS."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hyperseg_jax.data.formats.masks import thicken
+
+TOLERANCE = 0.008
+"""Of the picture's diagonal: how far two borders may lie apart (DAVIS)."""
+
+
+def region_similarity(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> float:
+    """J: the IoU of two bool masks [H, W], 1 where both are empty."""
+    counted = True if ignore is None else ~ignore
+    union = ((prediction | target) & counted).sum()
+    return float((prediction & target & counted).sum() / union) if union else 1.0
+
+
+def boundary_map(mask: np.ndarray) -> np.ndarray:
+    """The pixels [H, W] that differ from their right, lower or lower right neighbour; the far edges know fewer."""
+    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    here, right, below, corner = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    return (here ^ right) | (here ^ below) | (here ^ corner)
+
+
+def boundary_accuracy(
+    prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, tolerance: float = TOLERANCE
+) -> float:
+    """F: the harmonic mean of how much of each border lies near the other.
+
+    prediction, target, ignore: bool [H, W]. tolerance: pixels from 1 on, else a share of the diagonal.
+    """
+    radius = int(tolerance) if tolerance >= 1 else math.ceil(tolerance * math.hypot(*prediction.shape))
+    counted = True if ignore is None else ~ignore
+    ours, theirs = boundary_map(prediction & counted), boundary_map(target & counted)
+    if not ours.any() or not theirs.any():
+        return float(ours.any() == theirs.any())
+    precision = (ours & thicken(theirs, radius)).sum() / ours.sum()
+    recall = (theirs & thicken(ours, radius)).sum() / theirs.sum()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def statistics(values: np.ndarray) -> dict[str, float]:
+    """What DAVIS tells of one object's values over time: mean, recall (share above 0.5) and decay (first quarter minus
+    last)."""
+    edges = (np.round(np.linspace(1, len(values), 5) + 1e-10) - 1).astype(int)
+    first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]
+    return {
+        "mean": float(np.mean(values)),
+        "recall": float(np.mean(values > 0.5)),
+        "decay": float(np.mean(first) - np.mean(last)),
+    }
+
+
+def accuracy(prediction: np.ndarray, target: np.ndarray) -> float:
+    """A of ReVOS: the share of pixels that agree. The released script compares 0/1 with 0/255; this compares bools."""
+    return float(np.mean(prediction == target))
+
+
+def robustness(prediction: np.ndarray, target: np.ndarray, foreground: np.ndarray) -> float:
+    """R of ReVOS: 1 minus wrongly marked pixels over the pixels of every object of the clip, at least 0."""
+    return float(max(1 - (prediction & ~target).sum() / (foreground.sum() + 1e-6), 0))
+
+
+class ClipScores:
+    """Mean J, F and J&F over clips (each the mean over its frames), whole and by group."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}  # for each group: J, F, clips
+
+    def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
+        """prediction, target, ignore: bool [T, H, W]."""
+        if prediction.shape != target.shape:
+            raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
+        voids = [None] * len(target) if ignore is None else ignore
+        frames = list(zip(prediction, target, voids, strict=True))
+        j = np.mean([region_similarity(*frame) for frame in frames])
+        f = np.mean([boundary_accuracy(*frame) for frame in frames])
+        row = [j, f, 1]
+        self._sums[group] = self._sums.get(group, 0) + np.array(row, np.float64)
+
+    def merge(self, other: ClipScores) -> None:
+        """Adds what another accumulator has seen."""
+        for group, row in other._sums.items():
+            self._sums[group] = self._sums.get(group, 0) + row
+
+    def compute(self) -> dict[str, float]:
+        """{"j", "f", "jf", "count"} and "jf/<group>"; zeros where nothing was seen."""
+        total = sum(self._sums.values(), np.zeros(3))
+        j, f = total[:2] / max(total[2], 1)
+        scores = {"j": float(j), "f": float(f), "jf": float((j + f) / 2), "count": float(total[2])}
+        return scores | {f"jf/{group}": float(row[:2].mean() / row[2]) for group, row in sorted(self._sums.items()) if group}
