@@ -122,9 +122,7 @@ def _unpack(packed: jax.Array, shape: tuple[int, int]) -> jax.Array:
     batch, _, lanes = packed.shape
     height, width = shape
     patches = packed.reshape(batch, height + 1, width + 1, 2, 2, lanes // 4)
-    cells = sum(
-        patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1)
-    )
+    cells = sum(patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1))
     return cells.reshape(batch, height * width, lanes // 4)
 
 

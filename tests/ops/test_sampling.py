@@ -49,6 +49,4 @@ def test_coordinates_stay_float32_under_bfloat16(rng):
 def test_boolean_masks_can_be_sampled(rng):
     masks = rng.random((1, 8, 8, 3)) < 0.5
     points = rng.random((1, 20, 2)).astype(np.float32)
-    np.testing.assert_array_equal(
-        grid_sample(jnp.asarray(masks), points), grid_sample(jnp.asarray(masks, jnp.float32), points)
-    )
+    np.testing.assert_array_equal(grid_sample(jnp.asarray(masks), points), grid_sample(jnp.asarray(masks, jnp.float32), points))

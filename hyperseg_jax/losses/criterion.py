@@ -1,0 +1,139 @@
+"""The objective of mask prediction: matching, then mask and score losses at every output of the decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax.losses import masks, scores
+from hyperseg_jax.losses.points import PointDraws, draw_points, sample_cells, sample_masks, uncertain_points
+from hyperseg_jax.losses.targets import MaskTargets, TargetCounts, count_targets
+from hyperseg_jax.ops.matching import hungarian
+from hyperseg_jax.structs import MaskPrediction
+
+
+@flax.struct.dataclass
+class MaskLosses:
+    """total: the weighted sum, a scalar. terms: unweighted losses by kind ("mask", "dice", "expression", "class", "region"),
+    each [S], one for each stage and the final prediction last. query_of_target: int32 [S, B, N], -1 where unmatched."""
+
+    total: jax.Array
+    terms: dict[str, jax.Array]
+    query_of_target: jax.Array
+
+
+def match_all(cost: jax.Array, valid: jax.Array) -> jax.Array:
+    """cost [S, B, Q, N], valid [B, N] -> int32 [S, B, N]. All problems run in one loop."""
+    return jax.vmap(jax.vmap(hungarian), in_axes=(0, None))(cost, valid)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskCriterion:
+    """Weights and sampling of the objective; the defaults are those of InstructSeg and PSALM.
+
+    points: "per_mask" samples the losses at points of each matched mask's own (the references); "shared" lets the masks of a
+    row share them, several times quicker; "grid" uses the cell centres of the mask logits and no random point, for small maps.
+    match: the assignment; where the batch is sharded, match_all inside shard_map.
+    """
+
+    num_points: int = 12544
+    oversample: float = 3.0
+    importance: float = 0.75
+    points: str = "per_mask"
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    expression_weight: float = 2.0
+    class_weight: float = 2.0
+    region_weight: float = 2.0
+    background_weight: float = 0.1
+    match_mask_weight: float = 5.0
+    match_dice_weight: float = 5.0
+    match_class_weight: float = 2.0
+    match: Callable[[jax.Array, jax.Array], jax.Array] = match_all
+
+    def __post_init__(self) -> None:
+        if self.points not in ("per_mask", "shared", "grid"):
+            raise ValueError(f"points = {self.points!r}: use per_mask, shared or grid")
+
+    def __call__(
+        self,
+        prediction: MaskPrediction,
+        targets: MaskTargets,
+        *,
+        key: jax.Array | None = None,
+        draws: PointDraws | None = None,
+        counts: TargetCounts | None = None,
+    ) -> MaskLosses:
+        """Losses of one batch, in float32.
+
+        key: for the random points; or draws: points given from outside. Neither is read where points is "grid".
+        counts: the divisors, where the batch is a shard; by default those of this batch.
+        """
+        final = {"mask_logits": prediction.mask_logits, "scores": prediction.scores}
+        stages = [*prediction.stages, final]
+        if draws is None and self.points != "grid":
+            if key is None:
+                raise ValueError("MaskCriterion needs a key for its random points (or draws, or points='grid')")
+            rows, number = targets.valid.shape
+            sets = 1 if self.points == "shared" else number
+            draws = draw_points(key, len(stages), rows, sets, self.num_points, self.oversample, self.importance)
+        if counts is None:
+            regions = final["scores"]["region"].shape[-1] if "region" in final["scores"] else 0
+            counts = count_targets(targets, prediction.mask_logits.shape[1], regions, self.background_weight)
+
+        costs = jnp.stack([self.cost(stage, targets, _at(draws, i)) for i, stage in enumerate(stages)])
+        query_of_target = self.match(jax.lax.stop_gradient(costs), targets.valid)
+        losses = [
+            self.stage_losses(stage, targets, query_of_target[i], _at(draws, i), counts) for i, stage in enumerate(stages)
+        ]
+        terms = {kind: jnp.stack([loss[kind] for loss in losses]) for kind in losses[-1]}
+        total = sum(getattr(self, f"{kind}_weight") * values.sum() for kind, values in terms.items())
+        return MaskLosses(total, terms, query_of_target)
+
+    def cost(self, stage: dict, targets: MaskTargets, draws: PointDraws | None) -> jax.Array:
+        """The matching cost of one prediction, [B, Q, N]. Only rows that use classes count the class."""
+        logits, class_logits = stage["mask_logits"], stage["scores"].get("class")
+        if draws is None:
+            predicted, wanted = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
+        else:
+            predicted, wanted = (sample_masks(x, draws.matching[:, None]) for x in (logits, targets.masks))
+        cost = self.match_mask_weight * masks.bce_cost(predicted, wanted)
+        cost += self.match_dice_weight * masks.dice_cost(predicted, wanted)
+        if class_logits is not None:
+            by_class = masks.class_cost(class_logits, targets.labels, targets.class_valid)
+            cost += self.match_class_weight * jnp.where(targets.uses_classes[:, None, None], by_class, 0.0)
+        return cost
+
+    def stage_losses(
+        self, stage: dict, targets: MaskTargets, query_of_target: jax.Array, draws: PointDraws | None, counts: TargetCounts
+    ) -> dict[str, jax.Array]:
+        """Unweighted losses of one prediction, given its matching [B, N]."""
+        logits, kinds = stage["mask_logits"], stage["scores"]
+        found = query_of_target >= 0
+        chosen = jnp.take_along_axis(logits, jnp.maximum(query_of_target, 0)[..., None, None], axis=1)  # [B, N, h, w]
+        if draws is None:
+            predicted, wanted = (sample_cells(x, logits.shape[2:]) for x in (chosen, targets.masks))
+        else:
+            points = uncertain_points(chosen, found, draws.candidates, draws.fresh, self.num_points)
+            predicted, wanted = (sample_masks(x, points) for x in (chosen, targets.masks))
+        divisor = jnp.maximum(counts.targets, 1.0)
+        losses = {
+            "mask": jnp.sum(jnp.where(found, masks.mask_bce(predicted, wanted), 0.0)) / divisor,
+            "dice": jnp.sum(jnp.where(found, masks.mask_dice(predicted, wanted), 0.0)) / divisor,
+        }
+        matched = query_of_target[..., None] == jnp.arange(logits.shape[1])  # [B, N, Q]
+        if "expression" in kinds:
+            losses["expression"] = scores.expression_loss(kinds["expression"], matched, targets, counts)
+        if "class" in kinds:
+            losses["class"] = scores.class_loss(kinds["class"], matched, targets, counts, self.background_weight)
+        if "region" in kinds:
+            losses["region"] = scores.region_loss(kinds["region"], matched, targets, counts)
+        return losses
+
+
+def _at(draws: PointDraws | None, stage: int) -> PointDraws | None:
+    return jax.tree.map(lambda x: x[stage], draws)

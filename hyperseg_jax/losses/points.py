@@ -1,0 +1,75 @@
+"""Where the mask losses look: random points, more of them where a prediction is uncertain (PointRend, Kirillov et al. 2020)."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax.ops.sampling import grid_sample, resize_bilinear
+
+
+@flax.struct.dataclass
+class PointDraws:
+    """Uniform draws in 0..1 as (x, y), with a leading axis over the predictions (decoder stages).
+
+    matching: [S, B, P, 2], shared by all queries and targets of a row.
+    candidates: [S, B, M, P', 2], among which the most uncertain are kept; M = N gives each target its own, M = 1 shares them.
+    fresh: [S, B, M, P - kept, 2], used as they are.
+    """
+
+    matching: jax.Array
+    candidates: jax.Array
+    fresh: jax.Array
+
+
+def draw_points(
+    key: jax.Array, stages: int, rows: int, sets: int, num_points: int, oversample: float = 3.0, importance: float = 0.75
+) -> PointDraws:
+    """Draws for a batch. sets: M. Of num_points, the share `importance` is chosen from oversample * num_points candidates."""
+    kept, tried = int(importance * num_points), int(oversample * num_points)
+    # One draw for all three, because every call of the generator is a program of its own to compile.
+    drawn = jax.random.uniform(key, (stages, rows, num_points + sets * (tried + num_points - kept), 2))
+    matching, candidates, fresh = jnp.split(drawn, (num_points, num_points + sets * tried), axis=2)
+    own = (stages, rows, sets, -1, 2)
+    return PointDraws(matching, candidates.reshape(own), fresh.reshape(own))
+
+
+def sample_masks(masks: jax.Array, points: jax.Array) -> jax.Array:
+    """Bilinear values of masks at points.
+
+    masks: [B, N, h, w]. points: [B, M, P, 2]; M = 1: one gathered row serves all masks of the picture; M = N: each mask has
+    its own points. Returns float32 [B, N, P].
+    """
+    batch, number, height, width = masks.shape
+    if points.shape[1] == 1:
+        return grid_sample(masks.transpose(0, 2, 3, 1), points[:, 0]).transpose(0, 2, 1).astype(jnp.float32)
+    alone = masks.reshape(batch * number, height, width, 1)
+    sampled = grid_sample(alone, points.reshape(batch * number, *points.shape[2:]))
+    return sampled.reshape(batch, number, points.shape[2]).astype(jnp.float32)
+
+
+def sample_cells(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear values of masks [B, N, h, w] at the cell centres of a grid (rows, columns): float32 [B, N, rows * columns]."""
+    resized = masks.astype(jnp.float32)
+    if masks.shape[2:] != size:
+        resized = resize_bilinear(resized.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
+    return resized.reshape(*masks.shape[:2], -1)
+
+
+def uncertain_points(
+    logits: jax.Array, valid: jax.Array, candidates: jax.Array, fresh: jax.Array, num_points: int
+) -> jax.Array:
+    """The candidates whose logits are nearest to zero, then the fresh points: [B, M, num_points, 2].
+
+    logits: [B, N, h, w]. valid: [B, N]; shared points (M = 1) go where any valid mask is uncertain. As in Mask2Former no
+    gradient flows through the choice.
+    """
+    kept = num_points - fresh.shape[-2]
+    if not kept:
+        return fresh
+    uncertainty = -jnp.abs(sample_masks(jax.lax.stop_gradient(logits), candidates))  # [B, N, P']
+    if candidates.shape[1] == 1:
+        uncertainty = jnp.max(jnp.where(valid[..., None], uncertainty, -jnp.inf), axis=1, keepdims=True)
+    _, chosen = jax.lax.top_k(uncertainty, kept)
+    return jnp.concatenate([jnp.take_along_axis(candidates, chosen[..., None], axis=2), fresh], axis=2)

@@ -1,0 +1,148 @@
+"""The objective against InstructSeg's criterion (with gradients) and PSALM's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_case import recipe_normal, recipe_uniform
+
+from hyperseg_jax.losses import MaskCriterion, MaskTargets, PointDraws
+from hyperseg_jax.structs import MaskPrediction
+
+NAMES = {"mask": "loss_mask", "dice": "loss_dice", "expression": "loss_SEG_class"}
+
+
+def pad(arrays, number):
+    """[n_b, ...] of each row -> [B, number, ...]."""
+    return np.stack([np.concatenate([a, np.zeros((number - len(a), *a.shape[1:]), a.dtype)]) for a in arrays])
+
+
+def rows_of(masks, kind, labels=None):
+    """MaskTargets of rows that all ask one kind of question; masks: [n_b, H, W] of each row."""
+    number = max(1, *(len(m) for m in masks))
+    valid = np.stack([np.arange(number) < len(m) for m in masks])
+    labels = pad(labels, number) if labels else np.zeros(valid.shape, np.int32)
+    asks = {f"uses_{k}": np.full(len(masks), k == kind) for k in ("expression", "classes", "regions")}
+    return jax.tree.map(jnp.asarray, MaskTargets(pad(masks, number) > 0, valid, labels, **asks))
+
+
+def predict(stages):
+    """The last stage is the final prediction."""
+    return MaskPrediction(**stages[-1], stages=tuple(stages[:-1]))
+
+
+def by_target(drawn, matched_targets, number):
+    """Draws of the reference, one for each pair, rows in order and pairs by query -> one for each target slot."""
+    out = np.zeros((len(matched_targets), number, *drawn.shape[1:]), np.float32)
+    slots = [(b, t) for b, targets in enumerate(matched_targets) for t in targets]
+    for (b, t), one in zip(slots, drawn, strict=True):
+        out[b, t] = one
+    return out
+
+
+@pytest.mark.golden("instructseg", r"criterion_.*")
+def test_instructseg_criterion(case):
+    config, batch = case.config, case.config["batch"]
+    layers = case.meta["random_draws"]["per_layer"]
+    layers = [*layers[1:], layers[0]]  # the final prediction last
+    order = [layer["layer"] for layer in layers]
+    targets = rows_of([case.inputs[f"gt_masks_padded_{b}"] for b in range(batch)], "expression")
+    number = targets.valid.shape[1]
+    shapes = {call["name"]: call["shape"] for call in case.meta["random_draws"]["calls"]}
+    pairs = {x: [case.outputs[f"match_tgt/{x}/{b}"] for b in range(batch)] for x in order}
+
+    def drawn(name):
+        return recipe_uniform(name, shapes[name])
+
+    draws = PointDraws(
+        matching=np.stack([np.concatenate([drawn(name) for name in layer["matcher_draws"]]) for layer in layers]),
+        candidates=np.stack([by_target(drawn(x["oversample_draw"]), pairs[x["layer"]], number) for x in layers]),
+        fresh=np.stack([by_target(drawn(x["random_draw"]), pairs[x["layer"]], number) for x in layers]),
+    )
+    prefix, size = f"dev/{case.folder.name}", [batch, config["queries"]]
+    masks = {x: recipe_normal(f"{prefix}/pred_masks/{x}", [*size, *config["pred_mask_hw"]], 0, 3) for x in order}
+    scores = {x: recipe_normal(f"{prefix}/pred_SEG_logits/{x}", [*size, 1], 0, 2) for x in order}
+    for x in order:
+        if f"pred_masks/{x}" in case.inputs:
+            np.testing.assert_array_equal(masks[x], case.inputs[f"pred_masks/{x}"])
+            np.testing.assert_array_equal(scores[x], case.inputs[f"pred_SEG_logits/{x}"])
+    criterion = MaskCriterion(num_points=config["num_points"])
+
+    def loss(masks, scores):
+        stages = [{"mask_logits": masks[x], "scores": {"expression": scores[x][..., 0]}} for x in order]
+        losses = criterion(predict(stages), targets, draws=draws)
+        costs = [criterion.cost(stage, targets, jax.tree.map(lambda a, i=i: a[i], draws)) for i, stage in enumerate(stages)]
+        return losses.total, (losses, costs)
+
+    (total, (losses, costs)), (d_masks, d_scores) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(masks, scores)
+    case.compare("total", np.reshape(total, 1))
+    for s, x in enumerate(order):
+        suffix = "" if x == "final" else f"_{x.removeprefix('aux')}"
+        for kind, name in NAMES.items():
+            case.compare(f"unweighted/{name}{suffix}", losses.terms[kind][s].reshape(1))
+        for b in range(batch):
+            if f"cost_total/{x}/{b}" in case.outputs:
+                count = case.outputs[f"cost_total/{x}/{b}"].shape[1]
+                case.compare(f"cost_total/{x}/{b}", np.asarray(costs[s][b])[:, :count])
+            found = np.asarray(losses.query_of_target[s, b])
+            expected = np.full(number, -1)
+            expected[case.outputs[f"match_tgt/{x}/{b}"]] = case.outputs[f"match_src/{x}/{b}"]
+            case.compare(f"match/{x}/{b}", found, expected)
+        case.compare(f"grad_SEG_logits/{x}", d_scores[x], kind="gradient")
+        case.compare(f"grad_masks_abs_sum/{x}", np.abs(d_masks[x]).sum().reshape(1), kind="gradient")
+        if f"grad_masks/{x}" in case.outputs:
+            case.compare(f"grad_masks/{x}", d_masks[x], kind="gradient")
+        if f"grad_masks_matched/{x}" in case.outputs:
+            matched = [d_masks[x][b, case.outputs[f"match_src/{x}/{b}"]] for b in range(batch)]
+            case.compare(f"grad_masks_matched/{x}", np.concatenate(matched), kind="gradient")
+    for kind, name in NAMES.items():
+        weighted = getattr(criterion, f"{kind}_weight") * losses.terms[kind].sum()
+        case.compare(f"weighted_sum/{name}", weighted.reshape(1))
+    case.done()
+
+
+@pytest.mark.golden("hyperseg", r"psalm_losses")
+@pytest.mark.parametrize("kind", ["seg", "class", "region"])
+def test_psalm_losses(case, kind):
+    read = case.inputs
+    asks = {"seg": "expression", "class": "classes", "region": "regions"}[kind]
+    count = 1 if kind == "seg" else None  # the expression names the first target
+    masks = [read[f"gt_masks_{b}"][:count] for b in range(2)]
+    labels = [
+        np.arange(len(masks[b]), dtype=np.int32) if kind == "region" else read[f"gt_labels_{b}"][:count] for b in range(2)
+    ]
+    targets = rows_of(masks, asks, labels)
+    number = targets.valid.shape[1]
+    if kind == "seg":
+        scores = {"expression": read["pred_SEG_logits"][..., 0]}
+    elif kind == "class":
+        scores = {"class": read["pred_class_name_logits"]}
+    else:
+        regions = [read[f"pred_region_logits_{b}"] for b in range(2)]  # [S, R_b, Q]
+        targets = targets.replace(region_valid=jnp.stack([jnp.arange(3) < r.shape[1] for r in regions]))
+        padded = [np.pad(r, ((0, 0), (0, 3 - r.shape[1]), (0, 0)), constant_values=7.0) for r in regions]
+        scores = {"region": np.stack(padded, 1).transpose(0, 1, 3, 2)}
+    stages = [{"mask_logits": read["pred_masks"][s], "scores": {k: v[s] for k, v in scores.items()}} for s in range(2)]
+    names = ("aux0", "final")
+    pairs = {x: [case.outputs[f"{kind}_{x}_match_target_{b}"] for b in range(2)] for x in names}
+    points = np.stack([by_target(read[f"{kind}_{x}_loss_points"], pairs[x], number) for x in names])
+    draws = PointDraws(
+        matching=np.stack([np.concatenate([read[f"{kind}_{x}_match_points_{b}"] for b in range(2)]) for x in names]),
+        candidates=points[..., :0, :],
+        fresh=points,
+    )
+    criterion = MaskCriterion(num_points=case.config["num_points"])
+    losses = jax.jit(lambda stages: criterion(predict(stages), targets, draws=draws))(stages)
+    score, name = {
+        "seg": ("expression", "loss_SEG_class"),
+        "class": ("class", "loss_class_name_class"),
+        "region": ("region", "loss_region_class"),
+    }[kind]
+    for s, (x, suffix) in enumerate(zip(names, ("_0", ""), strict=True)):
+        for ours, theirs in (("mask", "loss_mask"), ("dice", "loss_dice"), (score, name)):
+            case.compare(f"{kind}_{theirs}{suffix}", losses.terms[ours][s].reshape(1))
+        for b in range(2):
+            expected = np.full(number, -1)
+            expected[pairs[x][b]] = case.outputs[f"{kind}_{x}_match_query_{b}"]
+            case.compare(f"{kind}_{x}_match_{b}", losses.query_of_target[s, b], expected)
+    case.done()
