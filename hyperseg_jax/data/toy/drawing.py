@@ -12,7 +12,7 @@ from hyperseg_jax.data.toy.vocabulary import BACKGROUNDS, COLORS, SIZE
 SUBROWS = 4
 """Scan lines a pixel row; along a row the coverage is exact."""
 
-RING_HOLE = 0.54
+RING_HOLE = 0.5
 """Inner over outer radius."""
 
 RIM_DARKNESS = 0.45

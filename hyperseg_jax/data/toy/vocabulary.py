@@ -20,7 +20,7 @@ COLORS = {
     "pink": (250, 128, 192),
 }
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross", "heart")
-DIAMETERS = {"small": (27.0, 33.0), "large": (46.0, 58.0)}
+DIAMETERS = {"small": (29.0, 36.0), "large": (50.0, 60.0)}
 """Pixels; the gap between the two is wide enough for "larger" never to be in doubt."""
 
 BACKGROUNDS = {
