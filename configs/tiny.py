@@ -3,6 +3,11 @@
 import ml_collections
 
 
+def toy(task: str, split: str, **options: object) -> dict:
+    """A reader of the toy world at data.root."""
+    return {"folder": "{root}", "task": task, "split": split, **options}
+
+
 def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.system = "hyperseg"
@@ -41,20 +46,12 @@ def get_config() -> ml_collections.ConfigDict:
         "workers": 0,
         # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.
         "tasks": {
-            "referring": {
-                "ratio": 4, "prompts": 3, "length": 100, "reader": "refcoco",
-                "train": {"json_path": "{root}/refcoco/refcoco_train.json", "image_root": "{root}/coco/train",
-                          "group_by_image": True, "prompts_per_example": 3},
-                "val": {"json_path": "{root}/refcoco/refcoco_val.json", "image_root": "{root}/coco/val",
-                        "group_by_image": True, "prompts_per_example": 3},
-            },
-            "panoptic": {
-                "ratio": 2, "length": 128, "targets": 8, "classes": 9, "reader": "coco_panoptic",
-                "train": {"json_path": "{root}/coco/annotations/panoptic_train.json", "image_root": "{root}/coco/train",
-                          "png_root": "{root}/coco/annotations/panoptic_train", "max_classes": 8},
-                "val": {"json_path": "{root}/coco/annotations/panoptic_val.json", "image_root": "{root}/coco/val",
-                        "png_root": "{root}/coco/annotations/panoptic_val", "max_classes": 8},
-            },
+            "referring": {"ratio": 4, "length": 100, "prompts": 3, "reader": "toy",
+                          "train": toy("referring", "train", group_by_image=True, prompts_per_example=3),
+                          "val": toy("referring", "val", group_by_image=True, prompts_per_example=3)},
+            "panoptic": {"ratio": 2, "length": 128, "targets": 8, "classes": 9, "reader": "toy",
+                         "train": toy("panoptic", "train", max_classes=8),
+                         "val": toy("panoptic", "val", max_classes=8)},
         },
     }
     c.optimizer = {

@@ -30,12 +30,14 @@ class TokenStream:
 
     embeddings: [B, L, D]. positions: [B, L] int32. mask: [B, L] bool, True where a token stands.
     source: [B, L] int32, the bank each position came from (llms.splice.Source).
+    prompt: [B, L] int32, the prompt each position belongs to; it sees its own and those of 0. None: one prompt a row.
     """
 
     embeddings: jax.Array
     positions: jax.Array
     mask: jax.Array
     source: jax.Array
+    prompt: jax.Array | None = None
 
 
 @flax.struct.dataclass

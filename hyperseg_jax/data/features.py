@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.data.transforms import fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
+from hyperseg_jax.data.transforms import Geometry, fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.text.layout import Layout, build_layout
+from hyperseg_jax.text.layout import Layout, TokenCounts, build_layout, pack
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 
@@ -43,7 +43,7 @@ def to_arrays(
     """The arrays of one element.
 
     images uint8 [T, S, S, 3]; clip_images uint8 [T, s, s, 3]; filled int32 [2] (height, width of the unpadded part);
-    layout: int32 or bool [K, L] each; masks bool [K, N, T, S, S]; valid bool [K, N]; labels int32 [K, N];
+    layout: int32 or bool [L] each, K prompts in one sequence; masks bool [K, N, T, S, S]; valid bool [K, N]; labels int32 [K, N];
     class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R]; uses_{expression,classes,regions} bool [K].
     rng: shuffles class lists; None keeps them in order.
     """
@@ -51,36 +51,32 @@ def to_arrays(
         raise UserError(f"{example.name}: {len(example.frames)} frames, the task needs {sizes.frames}")
     geometry = fit(*example.frames.shape[1:3], sizes.image_size)
     frames = example.frames[: sizes.frames]
-    rows = [_prompt_arrays(p, example.name, sizes, geometry, tokenizer, train, rng) for p in example.prompts[: sizes.prompts]]
-    empty = padding_row(rows[0])
-    rows += [empty] * (sizes.prompts - len(rows))
-    stacked = {key: _stack([row[key] for row in rows]) for key in rows[0]}
+    prompts = example.prompts[: sizes.prompts]
+    if rng is not None:
+        prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
+    rows = [_prompt_arrays(prompt, example.name, sizes, geometry) for prompt in prompts]
+    padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
+    rows += [padding] * (sizes.prompts - len(rows))
     return {
         "images": np.stack([resize_and_pad(frame, geometry) for frame in frames]),
         "clip_images": np.stack([stretch(frame, sizes.clip_size) for frame in frames]),
         "filled": np.asarray(geometry.filled, np.int32),
-        **stacked,
+        "layout": vars(_layout(prompts, example.name, sizes, tokenizer, train)),
+        **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
     }
 
 
-def _stack(values: list[Any]) -> Any:
-    if isinstance(values[0], dict):
-        return {key: np.stack([value[key] for value in values]) for key in values[0]}
-    return np.stack(values)
+def _layout(prompts: tuple[Prompt, ...], name: str, sizes: Sizes, tokenizer: Tokenizer, train: bool) -> Layout:
+    counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
+    try:
+        alone = [build_layout(prompt, tokenizer, counts=counts, length=sizes.length, train=train, template=sizes.template)
+                 for prompt in prompts]  # fmt: skip
+        return pack(alone, sizes.length)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
-def padding_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A padding row: everything zero, labels ignored, so that no loss sees it."""
-    zeros = {k: ({n: np.zeros_like(v) for n, v in a.items()} if isinstance(a, dict) else np.zeros_like(a)) for k, a in row.items()}
-    zeros["layout"]["labels"] = np.full_like(row["layout"]["labels"], -100)
-    return zeros
-
-
-def _prompt_arrays(
-    prompt: Prompt, name: str, sizes: Sizes, geometry: Any, tokenizer: Tokenizer, train: bool, rng: np.random.Generator | None
-) -> dict[str, Any]:
-    if rng is not None and prompt.classes:
-        prompt = shuffle_classes(prompt, rng)
+def _prompt_arrays(prompt: Prompt, name: str, sizes: Sizes, geometry: Geometry) -> dict[str, np.ndarray]:
     found = 0 if prompt.masks is None else len(prompt.masks)
     regions = 0 if prompt.regions is None else len(prompt.regions)
     classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
@@ -88,9 +84,6 @@ def _prompt_arrays(
                              ("regions", regions, sizes.regions)):  # fmt: skip
         if have > room:
             raise UserError(f"{name}: {have} {what}, the task has room for {room}; raise {what} in its config")
-    layout: Layout = build_layout(
-        prompt, tokenizer, counts=(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries),
-        length=sizes.length, train=train, template=sizes.template)  # fmt: skip
     size = sizes.image_size
     masks = np.zeros((sizes.targets, sizes.frames, size, size), bool)
     for n in range(found):
@@ -102,7 +95,6 @@ def _prompt_arrays(
     labels = np.zeros(sizes.targets, np.int32)
     labels[: len(prompt.labels)] = prompt.labels
     return {
-        "layout": dataclasses.asdict(layout),
         "masks": masks,
         "valid": np.arange(sizes.targets) < found,
         "labels": labels,
@@ -116,7 +108,9 @@ def _prompt_arrays(
 
 
 def shuffle_classes(prompt: Prompt, rng: np.random.Generator) -> Prompt:
-    """The same prompt with its class list in another order."""
+    """The same prompt with its class list in another order; a prompt without one as it is."""
+    if not prompt.classes:
+        return prompt
     order = rng.permutation(len(prompt.classes))
     place = np.argsort(order)
     things = tuple(prompt.things[k] for k in order) if prompt.things else ()

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 from rich.console import Console
 
-from hyperseg_jax.data import toy
+from hyperseg_jax.data import formats, toy
 from hyperseg_jax.data.augment import mirror
 from hyperseg_jax.data.features import Sizes, to_arrays
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
 
-# reader name in a config -> module below data.formats, class
-READERS = {
-    "refcoco": ("refcoco", "RefCoco"),
-    "coco_panoptic": ("coco_panoptic", "CocoPanoptic"),
-    "interactive": ("interactive", "CocoInteractive"),
-    "reasonseg": ("reasonseg", "ReasonSeg"),
-    "revos": ("revos", "ReVOS"),
-    "llava": ("llava", "Llava"),
+# reader name in a config -> what makes it; "toy" has the paths of a written toy world filled in
+READERS: dict[str, Callable[..., Any]] = {
+    "toy": toy.open_reader,
+    "refcoco": formats.RefCoco,
+    "coco_panoptic": formats.CocoPanoptic,
+    "interactive": formats.CocoInteractive,
+    "reasonseg": formats.ReasonSeg,
+    "revos": formats.ReVos,
+    "llava": formats.Llava,
 }
 
 
@@ -94,7 +94,8 @@ def _reader(where: str, name: str, arguments: Mapping[str, Any] | None, root: st
         return None
     if name not in READERS:
         raise UserError(f"{where}.reader = {name!r}: use one of {', '.join(READERS)}")
-    module, kind = READERS[name]
-    reader = getattr(importlib.import_module(f"hyperseg_jax.data.formats.{module}"), kind)
     placed = {k: v.replace("{root}", root) if isinstance(v, str) else v for k, v in arguments.items()}
-    return reader(**placed)
+    try:
+        return READERS[name](**placed)
+    except TypeError as error:
+        raise UserError(f"{where}: reader {name!r} does not take these fields ({error})") from error

@@ -135,7 +135,8 @@ class Phi(nn.Module):
         """stream of [B, L] -> [B, L, D].
 
         all_hidden: also the input and the output of every layer, the last of them after the final norm (transformers'
-        hidden_states). A row sees itself and what stands before it, less what the stream's mask hides.
+        hidden_states). A position sees itself and what stands before it, less what the stream's mask hides and what belongs
+        to another prompt.
         """
         if self.is_initializing():
             self.embed(jnp.zeros((1,), jnp.int32))  # the table is used by embed() only
@@ -143,6 +144,9 @@ class Phi(nn.Module):
         dims = int(self.rotary_fraction * (self.hidden_size // self.num_heads))
         angles = rotary_angles(stream.positions, dims, self.rotary_theta)
         mask = jnp.tril(jnp.ones((length, length), bool)) & stream.mask[:, None, None, :]
+        if stream.prompt is not None:
+            own, seen = stream.prompt[:, None, :, None], stream.prompt[:, None, None, :]
+            mask &= (seen == own) | (seen == 0)
         x = self.precision.cast(stream.embeddings)
         x = axes.constrain(x, "batch", "length", "act_embed")
         layers = stack(PhiLayer, self.num_layers, self.remat, (nn.broadcast, nn.broadcast))

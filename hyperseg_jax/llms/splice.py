@@ -33,13 +33,19 @@ class Source(enum.IntEnum):
 
 @flax.struct.dataclass
 class Layout:
-    """A prompt as fixed-length arrays, [L] on the host and [B, K, L] (K prompts of B pictures) on the device.
+    """The prompts of a picture as fixed-length arrays, [L] on the host and [B, L] on the device.
+
+    Several prompts share one sequence: what they have in common (the picture above all) stands once at the start, and each
+    then goes on by itself, seeing the common part and its own. A causal model computes the same for it as for the prompts one
+    by one.
 
     text_ids: int32 token ids at TEXT, EXPRESSION and CLASS positions, 0 elsewhere.
     source: int32, a Source. index: int32, the position's number inside its source, from 0.
     segment: int32, what it is pooled into: 1 for the expression, the number of its class or region from 1, else 0.
     labels: int32, the token to be written at this position (not shifted), -100 where none is asked for.
     mask: bool, True where other positions may look.
+    prompt: int32, the number of its prompt from 1; 0 where all prompts share the position.
+    position: int32, its place in its own prompt.
     """
 
     text_ids: Array
@@ -48,6 +54,8 @@ class Layout:
     segment: Array
     labels: Array
     mask: Array
+    prompt: Array
+    position: Array
 
 
 def splice(
@@ -59,40 +67,34 @@ def splice(
     fine_grained: jax.Array | None = None,
     regions: jax.Array | None = None,
 ) -> TokenStream:
-    """Fills a layout of [B, K, L] with embeddings -> TokenStream of B * K rows. Padding gives zero vectors.
+    """Fills a layout of [B, L] with embeddings. Padding gives zero vectors.
 
-    text: embeddings of layout.text_ids [B, K, L, D]. image: [B, N, D], shared by the prompts of a picture. queries: [Q, D].
-    fine_grained: [B, F, D], or [B, K, F, D] where each prompt has its own (fed back from the frame before).
-    regions: [B, K, R, D]. A source without a bank must not stand in the layout.
+    text: embeddings of layout.text_ids [B, L, D]. image: [B, N, D]. queries: [Q, D]. fine_grained: [B, F, D].
+    regions: [B, K, R, D], those of each prompt. A source without a bank must not stand in the layout.
     """
-    batch, prompts, length = layout.source.shape
-    width = text.shape[-1]
+    batch, width = text.shape[0], text.shape[-1]
     banks = {Source.IMAGE: image, Source.QUERY: queries, Source.FINE_GRAINED: fine_grained, Source.REGION: regions}
-    rows, index, offset = [], jnp.full((batch, prompts, length), -1), 0
+    rows, index, offset = [], jnp.full(layout.source.shape, -1), 0
     for source, bank in banks.items():
         if bank is None:
             continue
-        bank = jnp.asarray(bank, text.dtype)
-        start = jnp.full((1, prompts, 1), offset)
-        if bank.ndim == 4:  # a bank for each prompt: they stand one after the other
-            start = start + bank.shape[2] * jnp.arange(prompts)[None, :, None]
+        inside = layout.index
+        if source == Source.REGION:
+            inside = inside + (layout.prompt - 1) * bank.shape[2]
             bank = bank.reshape(batch, -1, width)
-        rows.append(jnp.broadcast_to(bank, (batch, *bank.shape[-2:])))
-        index = jnp.where(layout.source == source, start + layout.index, index)
+        rows.append(jnp.broadcast_to(jnp.asarray(bank, text.dtype), (batch, *bank.shape[-2:])))
+        index = jnp.where(layout.source == source, offset + inside, index)
         offset += rows[-1].shape[1]
     bank = jnp.concatenate(rows, axis=1)
-    placed = jax.vmap(lambda rows, index: rows.at[index].get(mode="clip"))(bank, index)  # [B, K, L, D]
+    placed = jax.vmap(lambda rows, index: rows.at[index].get(mode="clip"))(bank, index)  # [B, L, D]
     is_text = jnp.isin(layout.source, jnp.array([Source.TEXT, Source.EXPRESSION, Source.CLASS]))
     mixed = jnp.where((index >= 0)[..., None], placed, jnp.where(is_text[..., None], text, 0))
-
-    def flat(x: Array) -> jax.Array:
-        return jnp.reshape(x, (batch * prompts, *x.shape[2:]))
-
     return TokenStream(
-        embeddings=axes.constrain(flat(mixed), "batch", "length", "act_embed"),
-        positions=jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch * prompts, length)),
-        mask=flat(layout.mask),
-        source=flat(layout.source),
+        embeddings=axes.constrain(mixed, "batch", "length", "act_embed"),
+        positions=jnp.asarray(layout.position),
+        mask=jnp.asarray(layout.mask),
+        source=jnp.asarray(layout.source),
+        prompt=jnp.asarray(layout.prompt),
     )
 
 
@@ -100,28 +102,34 @@ def pool(
     hidden: jax.Array,
     layout: Layout,
     *,
+    num_prompts: int,
     num_queries: int,
     num_fine_grained: int = 0,
     num_classes: int = 0,
     num_regions: int = 0,
 ) -> dict[str, jax.Array]:
-    """Hidden states [B * K, L, D] back to banks, by mean over each segment; an empty segment gives zeros.
+    """Hidden states [B, L, D] back to banks, by mean over each segment; an empty segment gives zeros.
 
-    Returns "queries" [B * K, Q, D], "fine_grained" [B * K, F, D], "expression" [B * K, D], "classes" [B * K, C, D] and
-    "regions" [B * K, R, D].
+    Returns "queries" [B, K, Q, D], "expression" [B, K, D], "classes" [B, K, C, D] and "regions" [B, K, R, D] of K prompts, and
+    "fine_grained" [B, F, D] (of the first prompt, where they are not shared).
     """
-    source, index, segment = (x.reshape(-1, x.shape[-1]) for x in (layout.source, layout.index, layout.segment))
 
     def means(kind: Source, number: jax.Array, count: int) -> jax.Array:
-        member = (source == kind)[:, None, :] & (number[:, None, :] == jnp.arange(count)[:, None])  # [B * K, count, L]
+        member = (layout.source == kind)[:, None, :] & (number[:, None, :] == jnp.arange(count)[:, None])  # [B, count, L]
         total = jnp.einsum("bsl,bld->bsd", member.astype(hidden.dtype), hidden, precision="highest",
                            preferred_element_type=jnp.float32)  # fmt: skip
         return (total / jnp.maximum(member.sum(-1, keepdims=True), 1)).astype(hidden.dtype)
 
+    def of_prompts(kind: Source, number: jax.Array, count: int) -> jax.Array:
+        apart = jnp.where((number >= 0) & (number < count), (layout.prompt - 1) * count + number, -1)
+        found = means(kind, apart, num_prompts * count)
+        return found.reshape(found.shape[0], num_prompts, count, found.shape[-1])
+
+    first = jnp.where(layout.prompt <= 1, layout.index, -1)
     return {
-        "queries": means(Source.QUERY, index, num_queries),
-        "fine_grained": means(Source.FINE_GRAINED, index, num_fine_grained),
-        "expression": means(Source.EXPRESSION, segment - 1, 1)[:, 0],
-        "classes": means(Source.CLASS, segment - 1, num_classes),
-        "regions": means(Source.REGION, segment - 1, num_regions),
+        "queries": of_prompts(Source.QUERY, layout.index, num_queries),
+        "fine_grained": means(Source.FINE_GRAINED, first, num_fine_grained),
+        "expression": of_prompts(Source.EXPRESSION, layout.segment - 1, 1)[:, :, 0],
+        "classes": of_prompts(Source.CLASS, layout.segment - 1, num_classes),
+        "regions": of_prompts(Source.REGION, layout.segment - 1, num_regions),
     }

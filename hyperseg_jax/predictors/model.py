@@ -38,14 +38,17 @@ class Panoptic:
 
 
 class Model:
-    """A loaded model. Methods take a picture as a path, a PIL image, or uint8 [H, W, 3]."""
+    """A loaded model. Methods take a picture as a path, a PIL image, or uint8 [H, W, 3].
+
+    config, tokenizer, params: what it was loaded with. predict: the system's jitted function of (params, batch).
+    """
 
     def __init__(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._system = systems.get(config.system)
         module = self._system.build(config)
-        self._params = jax.device_put(params)
-        self._predict = jax.jit(self._system.predict(module, config))
+        self.params = jax.device_put(params)
+        self.predict = jax.jit(self._system.predict(module, config))
 
     @classmethod
     def load(cls, name: str | os.PathLike) -> Model:
@@ -117,7 +120,7 @@ class Model:
             regions=0 if prompt.regions is None else len(prompt.regions))  # fmt: skip
         example = Example("the picture", frames, (prompt,))
         batch = jax.tree.map(lambda x: x[None], to_arrays(example, sizes, self.tokenizer, train=False))
-        out = self._predict(self._params, batch, query)
+        out = self.predict(self.params, batch, query)
         next_query = out.pop("next_query")
         host = {name: np.asarray(value)[0, :, 0] for name, value in out.items()}
         return {**host, "next_query": next_query}, fit(*frames.shape[1:3], sizes.image_size)

@@ -35,8 +35,8 @@ PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published nam
 
 @flax.struct.dataclass
 class HyperSegOutput:
-    """prediction: rows are pictures x prompts. hidden: [B * K, L, D] of the language model. next_query: [B * K, F, P], the
-    fine-grained query of the next frame. logits: [B * K, L, V] over the vocabulary, where asked for."""
+    """prediction: rows are pictures x prompts, B * K. hidden: [B, L, D] of the language model. next_query: [B, F, P], the
+    fine-grained query of the next frame. logits: [B, L, V] over the vocabulary, where asked for."""
 
     prediction: MaskPrediction
     hidden: jax.Array
@@ -77,6 +77,7 @@ class HyperSeg(nn.Module):
         clip_images: jax.Array,
         layout: Layout,
         *,
+        num_prompts: int = 1,
         regions: jax.Array | None = None,
         region_valid: jax.Array | None = None,
         fine_grained_query: jax.Array | None = None,
@@ -84,10 +85,10 @@ class HyperSeg(nn.Module):
         with_text: bool = False,
         deterministic: bool = True,
     ) -> HyperSegOutput:
-        """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised; layout of [B, K, L]; regions bool [B, K, R, s, s]
-        with region_valid bool [B, K, R]; fine_grained_query [B, F, P], fed back from the frame before (K = 1), else the
-        learned one. num_classes: class names a prompt, "background" among them. with_text: also vocabulary logits."""
-        batch, prompts = layout.source.shape[:2]
+        """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised; layout of [B, L] holding num_prompts (K) prompts a
+        picture; regions bool [B, K, R, s, s] with region_valid bool [B, K, R]; fine_grained_query [B, F, P], fed back from
+        the frame before, else the learned one. num_classes: class names a prompt, "background" among them. with_text: also
+        vocabulary logits."""
         pyramid = self.mask_encoder(images, deterministic=deterministic)
         fine_grained = self.perceiver(pyramid, fine_grained_query)
         picture = self.projector(self.clip_encoder(clip_images))
@@ -96,7 +97,7 @@ class HyperSeg(nn.Module):
         stream = splice(layout, self.llm.embed(layout.text_ids), image=picture, queries=self.queries,
                         fine_grained=fine_grained, regions=region_bank)  # fmt: skip
         hidden = self.llm(stream, deterministic=deterministic)
-        banks = pool(hidden, layout, num_queries=self.num_queries, num_fine_grained=fine_grained.shape[-2],
+        banks = pool(hidden, layout, num_prompts=num_prompts, num_queries=self.num_queries, num_fine_grained=fine_grained.shape[-2],
                      num_classes=num_classes, num_regions=num_regions)  # fmt: skip
         embeddings = {"expression": self.expression_projector(banks["expression"])}
         if num_classes or self.is_initializing():
@@ -104,8 +105,7 @@ class HyperSeg(nn.Module):
         if num_regions or self.is_initializing():
             embeddings["region"] = self.region_projector(banks["regions"])
         mask_features, levels = self.pixel_decoder(pyramid)
-        queries = self.query_projector(banks["queries"])
-        prediction = self.mask_decoder(mask_features, levels, queries.reshape(batch, prompts, *queries.shape[1:]), embeddings)
+        prediction = self.mask_decoder(mask_features, levels, self.query_projector(banks["queries"]), embeddings)
         next_query = self.perceiver.next_query(banks["fine_grained"])
         logits = self.language_head(hidden) if with_text or self.is_initializing() else None
         return HyperSegOutput(prediction, hidden, next_query, logits)
@@ -147,10 +147,10 @@ def batch_spec(config: ml_collections.ConfigDict, task: dict[str, Any]) -> Sizes
 
 def init(model: HyperSeg, config: ml_collections.ConfigDict, key: jax.Array) -> Any:
     """Fresh parameters with their axis names."""
-    sizes = batch_spec(config, {"length": 2 * min(config.data.buckets), "classes": 1, "regions": 1})
+    sizes = batch_spec(config, {"length": 8, "classes": 1, "regions": 1})
     zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)  # noqa: E731
-    row = zeros(1, sizes.length)
-    layout = Layout(row, row, row, row, row, row.astype(bool))
+    row = zeros(sizes.length)
+    layout = Layout(*[row] * 5, mask=row.astype(bool), prompt=row, position=row)
     picture = lambda side: jnp.zeros((1, side, side, 3))  # noqa: E731
     side = sizes.clip_size
     return model.init(key, picture(sizes.image_size), picture(side), layout, regions=zeros(1, 1, side, side).astype(bool),
@@ -171,7 +171,8 @@ def _frames(model: HyperSeg, params: Any, batch: dict[str, Any], query: jax.Arra
     for t in range(batch["images"].shape[1]):
         images, clip_images = normalise(batch["images"][:, t], batch["clip_images"][:, t])
         output = model.apply({"params": params}, images, clip_images, layout, regions=regions[0], region_valid=regions[1],
-                             fine_grained_query=query, num_classes=batch["class_valid"].shape[2], **options)  # fmt: skip
+                             fine_grained_query=query, num_prompts=batch["uses_expression"].shape[1],
+                             num_classes=batch["class_valid"].shape[2], **options)  # fmt: skip
         query = output.next_query
         found.append(per_frame(output, t))
     return found, query
@@ -193,7 +194,7 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
             metrics = {name: stages[-1] for name, stages in found.terms.items()}
             total = found.total
             if text_weight:
-                metrics["text"] = text_cross_entropy(output.logits, rows(batch["layout"]["labels"]))
+                metrics["text"] = text_cross_entropy(output.logits, batch["layout"]["labels"])
                 total = total + text_weight * metrics["text"]
             return total, metrics
 

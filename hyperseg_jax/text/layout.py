@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from hyperseg_jax.llms.splice import Layout, Source
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.text.prompts import IGNORE, Marker, PromptTokens, Tokenizer, tokenize
 
-__all__ = ["Layout", "Source", "TokenCounts", "build_layout", "choose_bucket", "expand", "expanded_length"]
+__all__ = ["Layout", "Source", "TokenCounts", "build_layout", "choose_bucket", "expand", "expanded_length", "pack"]
 
 
 class TokenCounts(NamedTuple):
@@ -63,7 +64,43 @@ def expand(tokens: PromptTokens, counts: TokenCounts, length: int) -> Layout:
         made["segment"][here] = segment
         labels[here], mask[here] = label, visible
         at, seen[source] = at + len(ids), seen[source] + len(ids)
-    return Layout(**made, labels=labels, mask=mask)
+    place = np.arange(length, dtype=np.int32)
+    return Layout(**made, labels=labels, mask=mask, prompt=(place < needed).astype(np.int32), position=place)
+
+
+def pack(layouts: Sequence[Layout], length: int) -> Layout:
+    """The prompts of one picture as one sequence of `length`: their common beginning once, then each one's own part.
+
+    layouts: of build_layout, each of any length. Raises UserError naming the needed and the given length.
+    """
+    sizes = [int((layout.source != Source.PADDING).sum()) for layout in layouts]
+    common = _common_length(layouts, min(sizes)) if len(layouts) > 1 else 0
+    needed = common + sum(size - common for size in sizes)
+    if needed > length:
+        raise UserError(f"{len(layouts)} prompts of one picture need {needed} positions, the layout has {length}: "
+                        "raise the task's `length`, or ask for fewer `prompts`")  # fmt: skip
+    parts = [(0, layouts[0], 0, common)] + [(k, layout, common, size) for k, (layout, size) in enumerate(
+        zip(layouts, sizes, strict=True), 1)]  # fmt: skip
+    made = {}
+    for field in dataclasses.fields(Layout):
+        pieces = [np.full(stop - start, number) if field.name == "prompt" else getattr(layout, field.name)[start:stop]
+                  for number, layout, start, stop in parts]  # fmt: skip
+        value = np.full(length, IGNORE if field.name == "labels" else 0, getattr(layouts[0], field.name).dtype)
+        value[:needed] = np.concatenate(pieces)
+        made[field.name] = value
+    return Layout(**made)
+
+
+def _common_length(layouts: Sequence[Layout], limit: int) -> int:
+    """Positions from the start in which all agree, before anything that is pooled, asked for or written."""
+    first = layouts[0]
+    own = np.isin(first.source, (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY))
+    differs = own | (first.labels != IGNORE)
+    differs = differs[:limit]
+    for other in layouts[1:]:
+        for name in ("text_ids", "source", "index", "labels", "mask"):
+            differs |= getattr(first, name)[:limit] != getattr(other, name)[:limit]
+    return int(differs.argmax()) if differs.any() else limit
 
 
 Run = tuple[Sequence[int], Source, int, int, bool]  # text ids, source, segment, label, visible

@@ -13,7 +13,10 @@ import numpy as np
 
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.data.transforms import Geometry, fit
-from hyperseg_jax.metrics import CumulativeIoU, InteractiveIoU, JAndF, PanopticQuality
+from hyperseg_jax.metrics.ciou_giou import ReferringScores
+from hyperseg_jax.metrics.interactive import InteractiveScores
+from hyperseg_jax.metrics.jf import ClipScores
+from hyperseg_jax.metrics.panoptic_quality import PanopticQuality
 from hyperseg_jax.results import answers
 from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
 from hyperseg_jax.structs import Example, Prompt
@@ -75,7 +78,8 @@ def _outputs(
     predict: Callable[..., Any], params: Any, task: Task, examples: Iterable[Example]
 ) -> Iterator[tuple[Example, dict[str, np.ndarray]]]:
     """(example, arrays [T, K, ...]) one by one, computed in batches of BATCH; the last batch is filled up."""
-    for group in itertools.batched(examples, BATCH) if hasattr(itertools, "batched") else _batched(examples):
+    remaining = iter(examples)
+    while group := list(itertools.islice(remaining, BATCH)):
         rows = [task.prepare_val(example) for example in group]
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *rows, *[rows[-1]] * (BATCH - len(rows)))
         out = predict(params, batch)
@@ -84,65 +88,63 @@ def _outputs(
             yield example, {key: value[n] for key, value in host.items()}
 
 
-def _batched(items: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
-    iterator = iter(items)
-    while group := tuple(itertools.islice(iterator, BATCH)):
-        yield group
-
-
 class _Scorer:
-    """The accumulators that a task's prompts need."""
+    """The accumulator that a task's prompts need."""
 
     def __init__(self) -> None:
-        self._iou, self._groups = CumulativeIoU(), {}
-        self._quality, self._regions, self._clips = PanopticQuality(), InteractiveIoU(), JAndF()
+        self._kinds = {"referring": ReferringScores, "reasoning": ReferringScores, "video": ClipScores,
+                       "region": InteractiveScores, "panoptic": PanopticQuality}  # fmt: skip
+        self._used: dict[type, Any] = {}
 
     def score(self, prompt: Prompt, outputs: dict[str, np.ndarray], geometry: Geometry) -> list[np.ndarray] | None:
         """Adds one prompt; returns the masks that were found on the first frame, None where nothing is scored."""
-        if prompt.task in ("referring", "reasoning", "video"):
-            found = [self._expression(outputs, t, geometry, prompt) for t in range(len(outputs["mask_logits"]))]
-            wanted = prompt.masks[0] if len(prompt.masks) else np.zeros((len(found), *geometry.original), bool)
-            if prompt.task == "video":
-                self._clips.update(np.stack(found), wanted[: len(found)])
-            else:
-                ignore = None if prompt.ignore is None else prompt.ignore[0]
-                for accumulator in (self._iou, self._groups.setdefault(prompt.group, CumulativeIoU())):
-                    accumulator.update(found[0], wanted[0], ignore=ignore)
-            return [found[0]]
-        if prompt.task == "region":
-            segments = answers.regions(outputs["mask_logits"][0], outputs["region"][0], geometry, labels=prompt.kinds)
-            for kind, segment, mask in zip(prompt.kinds, segments, prompt.masks, strict=True):
-                self._regions.update(kind, segment.mask, mask[0])
-            return [segment.mask for segment in segments]
-        if prompt.task == "panoptic":
-            ids, rows = answers.panoptic(outputs["mask_logits"][0], outputs["class"][0], geometry, classes=prompt.classes,
-                                         things=prompt.things, object_threshold=0.5)  # fmt: skip
-            self._panoptic(ids, rows, prompt)
-            return [ids == row["id"] for row in rows]
-        return None
+        kind = self._kinds.get(prompt.task)
+        if kind is None:
+            return None
+        accumulator = self._used.setdefault(kind, kind())
+        return getattr(self, f"_{prompt.task}")(accumulator, prompt, outputs, geometry)
 
-    def _expression(self, outputs: dict[str, np.ndarray], t: int, geometry: Geometry, prompt: Prompt) -> np.ndarray:
-        segments = answers.expression(outputs["mask_logits"][t], outputs["expression"][t], geometry, label=prompt.text,
-                                      absent_below=ABSENT_BELOW)  # fmt: skip
-        return segments[0].mask if segments else np.zeros(geometry.original, bool)
+    def _referring(self, scores: ReferringScores, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
+        found, wanted = self._expression(prompt, outputs, geometry)
+        scores.update(found[0], wanted[0], None if prompt.ignore is None else prompt.ignore[0], prompt.group)
+        return [found[0]]
 
-    def _panoptic(self, ids: np.ndarray, rows: list[dict], prompt: Prompt) -> None:
-        wanted = np.zeros(ids.shape, np.int32)
-        for k, mask in enumerate(prompt.masks, 1):
-            wanted[mask[0]] = k
-        self._quality.update(ids, {row["id"]: row["category"] for row in rows},
-                             wanted, {k: prompt.classes[label] for k, label in enumerate(prompt.labels, 1)})  # fmt: skip
+    _reasoning = _referring
+
+    def _video(self, scores: ClipScores, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
+        found, wanted = self._expression(prompt, outputs, geometry)
+        scores.update(found, wanted, None if prompt.ignore is None else prompt.ignore[: len(found)], prompt.group)
+        return [found[0]]
+
+    def _region(self, scores: InteractiveScores, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
+        segments = answers.regions(outputs["mask_logits"][0], outputs["region"][0], geometry, labels=prompt.kinds)
+        found = [segment.mask for segment in segments]
+        order = np.argsort(prompt.labels)
+        scores.update(np.stack(found), prompt.masks[order, 0], prompt.kinds, None if prompt.ignore is None else prompt.ignore[0])
+        return found
+
+    def _panoptic(self, scores: PanopticQuality, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
+        ids, rows = answers.panoptic(outputs["mask_logits"][0], outputs["class"][0], geometry, classes=prompt.classes,
+                                     things=prompt.things, object_threshold=0.5)  # fmt: skip
+        found = [ids == row["id"] for row in rows]
+        stacked = np.stack(found) if found else np.zeros((0, *geometry.original), bool)
+        scores.update(stacked, [row["category"] for row in rows], prompt.masks[:, 0], prompt.labels, prompt.classes,
+                      prompt.things, None if prompt.ignore is None else prompt.ignore[0])  # fmt: skip
+        return found
+
+    @staticmethod
+    def _expression(prompt: Prompt, outputs: dict, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+        """Found and wanted, bool [T, H, W]."""
+        empty = np.zeros(geometry.original, bool)
+        found = []
+        for logits, scores in zip(outputs["mask_logits"], outputs["expression"], strict=True):
+            segments = answers.expression(logits, scores, geometry, label=prompt.text, absent_below=ABSENT_BELOW)
+            found.append(segments[0].mask if segments else empty)
+        wanted = prompt.masks[0][: len(found)] if len(prompt.masks) else np.stack([empty] * len(found))
+        return np.stack(found), wanted
 
     def compute(self) -> dict[str, float]:
-        scores: dict[str, float] = {}
-        if self._groups:
-            scores |= self._iou.compute()
-            for group, accumulator in sorted(self._groups.items()):
-                scores[f"giou_{group}"] = accumulator.compute()["giou"]
-        for accumulator in (self._quality, self._regions, self._clips):
-            if len(accumulator):
-                scores |= accumulator.compute()
-        return scores
+        return {name: value for accumulator in self._used.values() for name, value in accumulator.compute().items()}
 
 
 def tile(example: Example, prompt: Prompt, found: list[np.ndarray], *, scale: int = 1) -> np.ndarray:

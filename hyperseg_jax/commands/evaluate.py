@@ -1,0 +1,56 @@
+"""hyperseg evaluate"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from hyperseg_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a workdir, a model folder, or a shipped model (tiny)")
+    parser.add_argument("--tasks", help="comma-separated tasks of the model's config; all of them by default")
+    parser.add_argument("--limit", type=int, help="examples a task; all of them by default")
+    parser.add_argument("--data-root", default="", help="the toy world's folder, if not the one that the config draws")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for scores.json and a sheet of pictures")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    from hyperseg_jax.data import sources
+    from hyperseg_jax.predictors.model import load
+    from hyperseg_jax.systems import system as systems
+    from hyperseg_jax.training.evaluation import evaluate
+
+    if parsed.limit is not None and parsed.limit < 1:
+        raise UserError(f"--limit {parsed.limit}: give one or more")
+    console = Console(stderr=True)
+    model = load(parsed.model)
+    with model.config.unlocked():
+        model.config.data.root = parsed.data_root or model.config.data.root
+    tasks = sources.build(model.config, systems.get(model.config.system), console=console)
+    if parsed.tasks:
+        wanted = [name.strip() for name in parsed.tasks.split(",")]
+        unknown = [name for name in wanted if name not in tasks]
+        if unknown:
+            raise UserError(f"--tasks {', '.join(unknown)}: not in the model's config; it has {', '.join(tasks)}")
+        tasks = {name: tasks[name] for name in wanted}
+    with Progress(console=console) as progress:
+        bars = {name: progress.add_task(name, total=None) for name in tasks}
+        found = evaluate(model.predict, model.params, tasks, limit=parsed.limit,
+                         progress=lambda name, done, total: progress.update(bars[name], completed=done, total=total))  # fmt: skip
+    table = Table("task", "metric", "value")
+    for name, values in found.scores.items():
+        for metric, value in values.items():
+            table.add_row(name, metric, f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+    if parsed.out:
+        parsed.out.mkdir(parents=True, exist_ok=True)
+        (parsed.out / "scores.json").write_text(json.dumps(found.scores, indent=2) + "\n")
+        found.save_sheet(parsed.out / "predictions.png")
+        console.print(f"wrote {parsed.out}/", highlight=False)
