@@ -22,8 +22,9 @@ class Segment:
 @functools.lru_cache(maxsize=64)
 def _interpolation(source: int, target: int) -> np.ndarray:
     """float32 [target, source]: torch's bilinear resize of one axis (align_corners False, no antialias)."""
-    position = np.maximum((np.arange(target) + 0.5) * source / target - 0.5, 0)
-    low = np.floor(position).astype(int)
+    scale = np.float32(source) / np.float32(target)  # float32 as in torch, which rounds the scale first
+    position = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    low = np.minimum(position.astype(int), source - 1)
     high = np.minimum(low + 1, source - 1)
     matrix = np.zeros((target, source), np.float32)
     rows = np.arange(target)
@@ -116,7 +117,7 @@ def panoptic(
         if not things[category] and category in stuff:
             ids[mine] = stuff[category]
             continue
-        rows.append({"id": len(rows) + 1, "label": category, "category": classes[category], "isthing": things[category],
+        rows.append({"id": len(rows) + 1, "label": classes[category], "category": category, "isthing": things[category],
                      "score": float(score[query])})  # fmt: skip
         ids[mine] = len(rows)
         if not things[category]:

@@ -49,7 +49,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation) -> Callable[[TrainSt
             return loss(groups.merge(trainable, state.frozen), batch, key)
 
         (total, metrics), gradient = jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         updates, optimizer = tx.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)

@@ -1,0 +1,63 @@
+"""The stream is a pure function of one integer: exact ratios, one task a batch, the same on any number of hosts."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hyperseg_jax.data.mixture import Mixture, cycle
+from hyperseg_jax.data.pipeline import Stream
+
+
+@dataclasses.dataclass
+class Counting:
+    train: list
+    ratio: int
+
+    def prepare(self, example, rng):
+        return {"record": np.int64(example), "noise": rng.random()}
+
+
+def tasks():
+    return {"a": Counting(list(range(100, 107)), 3), "b": Counting(list(range(200, 205)), 1)}
+
+
+def test_cycle_holds_the_ratios_and_spreads_them():
+    assert collections.Counter(cycle({"a": 3, "b": 1})) == {"a": 3, "b": 1}
+    assert "".join(cycle({"a": 2, "b": 2})) in ("abab", "baba")
+    with pytest.raises(ValueError, match="whole numbers"):
+        cycle({"a": 0.5})
+
+
+def test_a_batch_is_of_one_task_and_no_record_is_lost():
+    mixture = Mixture(tasks(), batch_size=4, seed=3)
+    seen = collections.Counter()
+    for step in range(28):  # 21 batches of a are 12 epochs of its 7 records
+        batch = [int(mixture[i]["record"]) for i in range(4 * step, 4 * step + 4)]
+        assert len({record // 100 for record in batch}) == 1
+        seen.update(batch)
+    assert {seen[record] for record in range(100, 107)} == {12}
+
+
+def batches(count, *, start=0, host=0, hosts=1):
+    with Stream(Mixture(tasks(), 4, seed=3), 4, position=4 * start, host=host, hosts=hosts) as stream:
+        found = [next(stream) for _ in range(count)]
+        assert stream.position == 4 * (start + count)
+    return found
+
+
+def test_resumes_at_any_position():
+    whole = batches(9)
+    for one, other in zip(whole[5:], batches(4, start=5), strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_hosts_share_a_batch():
+    whole = batches(6)
+    halves = [batches(6, host=h, hosts=2) for h in range(2)]
+    for step, batch in enumerate(whole):
+        for name in batch:
+            both = np.sort(np.concatenate([half[step][name] for half in halves]))
+            np.testing.assert_array_equal(both, np.sort(batch[name]))

@@ -1,0 +1,59 @@
+"""Answers from logits: sizes, the best query, absence, panoptic rules."""
+
+import numpy as np
+import pytest
+import torch
+
+from hyperseg_jax.data.transforms import fit
+from hyperseg_jax.results import answers
+
+
+def blob(h, w, rows, columns, high=6.0, low=-6.0):
+    logits = np.full((h, w), low, np.float32)
+    logits[rows, columns] = high
+    return logits
+
+
+@pytest.mark.parametrize("size", [(7, 9), (40, 25), (16, 12)])
+def test_resize_is_torchs(size):
+    maps = np.random.default_rng(0).standard_normal((3, 16, 12)).astype(np.float32)
+    wanted = torch.nn.functional.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear", align_corners=False)[0]
+    np.testing.assert_allclose(answers.resize(maps, *size), wanted.numpy(), atol=2e-6)
+
+
+def test_to_original_crops_the_padding():
+    geometry = fit(60, 120, 64)
+    assert geometry.filled == (32, 64)
+    logits = blob(16, 16, slice(0, 8), slice(0, 8))[None]  # the left half of the picture; the lower half is padding
+    found = answers.to_original(logits, geometry)[0] > 0
+    assert found.shape == (60, 120)
+    assert found[:, :55].all() and not found[:, 65:].any()
+
+
+def test_expression_takes_the_best_query_or_none():
+    geometry = fit(32, 32, 32)
+    masks = np.stack([blob(8, 8, slice(0, 4), slice(0, 4)), blob(8, 8, slice(4, 8), slice(4, 8))])
+    (segment,) = answers.expression(masks, np.array([-1.0, 2.0]), geometry, label="it", absent_below=0.5)
+    assert segment.mask[24, 24] and not segment.mask[8, 8] and 0.8 < segment.score < 0.9
+    assert answers.expression(masks, np.array([-1.0, -2.0]), geometry, label="it", absent_below=0.5) == []
+    assert len(answers.expression(masks, np.array([-1.0, -2.0]), geometry, label="it")) == 1
+
+
+def test_panoptic_merges_stuff_and_drops_the_hidden():
+    geometry = fit(32, 32, 32)
+    left, right = blob(8, 8, slice(None), slice(0, 4)), blob(8, 8, slice(None), slice(4, 8))
+    thing = blob(8, 8, slice(2, 6), slice(1, 3), 9.0)
+    covered = blob(8, 8, slice(2, 6), slice(1, 3), 3.0)  # the same place, less sure: hidden by the other
+    scores = np.full((4, 3), -4.0, np.float32)
+    for query, (category, logit) in enumerate([(1, 2.0), (1, 2.0), (0, 8.0), (0, 1.0)]):
+        scores[query, category] = logit
+    ids, rows = answers.panoptic(np.stack([left, right, thing, covered]), scores, geometry, classes=("ring", "grass"),
+                                 things=(True, False), object_threshold=0.5, overlap_threshold=0.5)  # fmt: skip
+    assert sorted(row["label"] for row in rows) == ["grass", "ring"]
+    grass = next(row["id"] for row in rows if row["label"] == "grass")
+    assert ids[16, 2] == ids[16, 30] == grass and ids[16, 8] not in (0, grass)
+
+
+def test_nothing_is_a_panoptic_answer():
+    ids, rows = answers.panoptic(np.zeros((2, 8, 8)), np.tile([0.0, 9.0], (2, 1)), fit(32, 32, 32), classes=("a",), things=(True,))
+    assert not ids.any() and rows == []

@@ -1,0 +1,80 @@
+"""Operators are bijections; tables are complete or say what is wrong."""
+
+import numpy as np
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.tables import ConvKernel, FusedQKV, Identity, Reshape, Row, Stack, Table, Transpose, flatten, unflatten
+
+OPERATORS = [
+    (Identity(), [(3, 4)]),
+    (Transpose(), [(5, 3)]),
+    (ConvKernel(), [(6, 4, 3, 2)]),
+    (Reshape((1, 1, 8), (8,)), [(1, 1, 8)]),
+    (FusedQKV(transpose=True), [(12, 5)]),
+    (FusedQKV(transpose=False), [(12,)]),
+    (FusedQKV(transpose=True, parts=2), [(8, 3)]),
+    (Stack(Transpose(), 3), [(5, 2)] * 3),
+    (Stack(FusedQKV(transpose=True), 2), [(6, 4)] * 2),
+]
+
+
+@pytest.mark.parametrize(("operator", "shapes"), OPERATORS, ids=[repr(o) for o, _ in OPERATORS])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_operators_are_bijections(operator, shapes, dtype):
+    rng = np.random.default_rng(0)
+    tensors = tuple(rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    back = operator.to_torch(operator.to_flax(tensors))
+    assert len(back) == len(tensors)
+    for one, other in zip(tensors, back, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def table() -> Table:
+    layer = Table([Row("up/kernel", "layers.{i}.fc.weight", Transpose()), Row("up/bias", "layers.{i}.fc.bias", Identity())])
+    return layer.stacked(2).under("layers/", "model.") + Table([Row("scale", "scale", Identity())])
+
+
+def tensors() -> dict:
+    rng = np.random.default_rng(1)
+    made = {f"model.layers.{i}.fc.weight": rng.standard_normal((4, 3)) for i in range(2)}
+    return made | {f"model.layers.{i}.fc.bias": rng.standard_normal(4) for i in range(2)} | {"scale": np.ones(1)}
+
+
+def test_round_trip_and_stacking():
+    params = table().to_flax(tensors())
+    assert params["layers"]["up"]["kernel"].shape == (2, 3, 4)
+    np.testing.assert_array_equal(params["layers"]["up"]["kernel"][1], tensors()["model.layers.1.fc.weight"].T)
+    back = table().to_torch(params)
+    assert back.keys() == tensors().keys()
+    assert all(np.array_equal(back[name], value) for name, value in tensors().items())
+
+
+def test_everything_that_does_not_fit_is_listed():
+    expected = {"layers": {"up": {"kernel": np.zeros((2, 3, 5)), "bias": np.zeros((2, 4))}}, "scale": np.zeros(1),
+                "extra": np.zeros(2)}  # fmt: skip
+    given = tensors() | {"stray": np.zeros(1)}
+    del given["model.layers.0.fc.bias"]
+    with pytest.raises(UserError) as error:
+        table().to_flax(given, expected)
+    for part in ("missing in the source: model.layers.0.fc.bias", "left over in the source: stray", "not filled by the table: extra",
+                 "layers/up/kernel: shape (2, 3, 4)"):  # fmt: skip
+        assert part in str(error.value)
+
+
+def test_rules_allow_by_name():
+    given = tensors() | {"head.weight": np.zeros(1)}
+    del given["scale"]
+    params = table().to_flax(given, ignore=[r"head\..*"], fresh=["scale"])
+    assert "scale" not in params
+
+
+def test_a_name_cannot_stand_twice():
+    with pytest.raises(ValueError, match="twice"):
+        table() + table()
+
+
+def test_flatten_is_inverted():
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert unflatten(flatten(tree)) == tree

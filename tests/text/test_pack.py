@@ -1,0 +1,67 @@
+"""Prompts packed into one sequence give what they give one by one."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.llms.phi import Phi
+from hyperseg_jax.llms.splice import pool, splice
+from hyperseg_jax.structs import Prompt
+from hyperseg_jax.text.layout import TokenCounts, build_layout, pack
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+COUNTS = TokenCounts(9, 3, 4)
+REGIONS = np.zeros((2, 8, 8), bool)
+PROMPTS = (
+    Prompt("referring", text="the red ring"),
+    Prompt("referring", text="the large blue square left of the star"),
+    Prompt("panoptic", classes=("red ring", "grass")),
+    Prompt("region", regions=REGIONS),
+)
+
+
+def layouts(length=120):
+    tokenizer = Tokenizer.toy()
+    return [build_layout(prompt, tokenizer, counts=COUNTS, length=length, train=True) for prompt in PROMPTS]
+
+
+def test_packed_equals_one_by_one():
+    alone, packed = layouts(), pack(layouts(), 200)
+    used = [int((layout.source != 0).sum()) for layout in alone]
+    assert int((packed.source != 0).sum()) < sum(used) - 2 * (COUNTS.image + COUNTS.fine_grained)
+    model = Phi(600, 32, 48, 2, 4, rotary_fraction=0.5)
+    rng = np.random.default_rng(0)
+    width = lambda *shape: jnp.asarray(rng.standard_normal((*shape, 32)), jnp.float32)
+    image, fine_grained, regions, queries = width(1, 9), width(1, 3), width(1, 4, 2), width(4)
+
+    def run(params, layout, regions, count):
+        text = model.apply({"params": params}, layout.text_ids, method="embed")
+        stream = splice(layout, text, image=image, queries=queries, fine_grained=fine_grained, regions=regions)
+        hidden = model.apply({"params": params}, stream)
+        return pool(hidden, layout, num_prompts=count, num_queries=4, num_fine_grained=3, num_classes=3, num_regions=2)
+
+    batched = lambda layout: jax.tree.map(lambda x: jnp.asarray(x)[None], layout)
+    first = batched(alone[0])
+    stream = splice(first, width(1, 120), image=image, queries=queries, fine_grained=fine_grained)
+    params = nn.unbox(jax.jit(model.init)(jax.random.key(0), stream))["params"]
+    together = run(params, batched(packed), regions, len(PROMPTS))
+    for k, layout in enumerate(alone):
+        single = run(params, batched(layout), regions[:, k : k + 1], 1)
+        for name in ("queries", "expression", "classes", "regions"):
+            np.testing.assert_allclose(together[name][:, k], single[name][:, 0], atol=2e-5, err_msg=f"{name} of prompt {k}")
+        np.testing.assert_allclose(together["fine_grained"], single["fine_grained"], atol=2e-5)
+    assert float(jnp.abs(together["queries"][0, 0] - together["queries"][0, 1]).max()) > 0.01
+
+
+def test_labels_are_those_of_the_parts():
+    packed = pack(layouts(), 200)
+    assert sorted(packed.labels[packed.labels != -100]) == sorted(
+        label for layout in layouts() for label in layout.labels[layout.labels != -100])  # fmt: skip
+
+
+def test_too_short_names_the_fix():
+    with pytest.raises(UserError, match="need .* positions, the layout has 60"):
+        pack(layouts(), 60)

@@ -1,0 +1,73 @@
+"""One ordered regex table decides what is frozen, how fast the rest learns and what decays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.tables import flatten
+from hyperseg_jax.training import groups
+from hyperseg_jax.training.groups import Group
+from hyperseg_jax.training.state import create, make_step
+
+RULES = (Group(r".*/lora_[ab]"), Group("llm/.*", rate=0), Group("head/.*", rate=0.5, decay=0.1), Group(".*"))
+
+
+def params():
+    ones = jnp.ones((2, 2))
+    return {"llm": {"q": {"kernel": ones, "lora_a": ones}}, "head": {"kernel": ones}, "other": {"kernel": ones}}
+
+
+def test_split_and_merge_are_inverse():
+    trainable, frozen = groups.split(params(), RULES)
+    assert set(flatten(frozen)) == {"llm/q/kernel"}
+    assert flatten(groups.merge(trainable, frozen)).keys() == flatten(params()).keys()
+
+
+def test_every_parameter_needs_a_rule():
+    with pytest.raises(UserError, match="other/kernel"):
+        groups.assign(flatten(params()), RULES[:3])
+
+
+def run(loss, steps=1, rules=RULES, **options):
+    tx = groups.optimizer(groups.split(params(), rules)[0], rules, optax.constant_schedule(0.1), clip_norm=None, **options)
+    state = create(params(), rules, tx, seed=0)
+    step = jax.jit(make_step(loss, tx))
+    for k in range(steps):
+        state, metrics = step(state, jnp.float32(k))
+    return state, metrics
+
+
+def squares(tree, batch, key):
+    total = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree))
+    return total, {}
+
+
+def test_rates_decay_and_freezing():
+    state, _ = run(squares)
+    moved = {path: float(jnp.abs(leaf - 1).mean()) for path, leaf in flatten(state.params).items()}
+    assert moved["llm/q/kernel"] == 0
+    assert moved["llm/q/lora_a"] == pytest.approx(0.1, rel=1e-3)
+    assert moved["head/kernel"] == pytest.approx(0.05 + 0.05 * 0.1, rel=1e-3)
+    assert not any("llm/q/kernel" in path for path in map(str, flatten({"o": state.trainable})))
+
+
+def test_a_batch_that_is_not_finite_changes_nothing():
+    bad = lambda tree, batch, key: (squares(tree, batch, key)[0] * jnp.where(batch == 1, jnp.nan, 1.0), {})
+    whole, _ = run(bad, steps=3)
+    fine, _ = run(squares, steps=2)
+    assert int(whole.skipped) == 1 and int(whole.step) == 3
+    np.testing.assert_array_equal(whole.trainable["other"]["kernel"], fine.trainable["other"]["kernel"])
+
+
+def test_accumulation_is_one_step_of_the_mean():
+    state, _ = run(squares, steps=2, accumulate=2)
+    once, _ = run(squares, steps=1)
+    np.testing.assert_allclose(state.trainable["other"]["kernel"], once.trainable["other"]["kernel"], rtol=1e-6)
+
+
+def test_schedule_warms_up_and_falls():
+    rate = groups.schedule(1e-3, 10, 100, final=0.1)
+    assert float(rate(0)) == 0 and float(rate(10)) == pytest.approx(1e-3) and float(rate(100)) == pytest.approx(1e-4)
