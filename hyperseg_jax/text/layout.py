@@ -92,13 +92,16 @@ def pack(layouts: Sequence[Layout], length: int) -> Layout:
 
 
 def _common_length(layouts: Sequence[Layout], limit: int) -> int:
-    """Positions from the start in which all agree, before anything that is pooled, asked for or written."""
+    """Positions from the start in which all agree, before anything that is pooled, asked for or written.
+
+    What is written is written from the position before it, so that one is each prompt's own as well.
+    """
     first = layouts[0]
-    own = np.isin(first.source, (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY))
-    differs = own | (first.labels != IGNORE)
-    differs = differs[:limit]
-    for other in layouts[1:]:
-        for name in ("text_ids", "source", "index", "labels", "mask"):
+    differs = np.isin(first.source, (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY))[:limit]
+    for other in layouts:
+        written = other.labels != IGNORE
+        differs |= (written | np.append(written[1:], False))[:limit]
+        for name in ("text_ids", "source", "index", "mask"):
             differs |= getattr(first, name)[:limit] != getattr(other, name)[:limit]
     return int(differs.argmax()) if differs.any() else limit
 

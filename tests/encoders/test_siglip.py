@@ -1,0 +1,50 @@
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from hyperseg_jax.encoders import siglip
+
+TINY = siglip.Siglip(image_size=12, patch_size=4, hidden_size=8, mlp_size=12, num_layers=3, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
+
+
+@pytest.fixture(scope="module")
+def params(image):
+    return nn.unbox(jax.jit(TINY.clone(keep_unused=True).init)(jax.random.key(1), image)["params"])
+
+
+def test_feature_layer_chooses_the_hidden_state(params, image):
+    whole = TINY.clone(keep_unused=True)
+    feature, hidden = whole.apply({"params": params}, image, all_hidden=True)
+    assert len(hidden) == 4
+    np.testing.assert_array_equal(feature, hidden[2])
+    published = siglip.table(whole).to_torch(params)
+    for layer, state in ((0, 0), (1, 1), (-1, 3), (3, 3)):
+        model = whole.clone(feature_layer=layer)
+        again = siglip.table(model).to_flax(published)
+        np.testing.assert_allclose(model.apply({"params": again}, image), hidden[state], atol=1e-5)
+
+
+def test_unused_weights_change_nothing_and_come_out_again(params, image):
+    used = {name: value for name, value in params.items() if not name.startswith("unused")}
+    np.testing.assert_array_equal(
+        TINY.apply({"params": used}, image), TINY.clone(keep_unused=True).apply({"params": params}, image)
+    )
+    assert set(nn.unbox(jax.eval_shape(TINY.init, jax.random.key(0), image))["params"]) == set(used)
+    published = siglip.table(TINY.clone(keep_unused=True)).to_torch(params)
+    assert published["vision_model.head.probe"].shape == (1, 1, 8)
+    assert "vision_model.encoder.layers.2.mlp.fc1.weight" in published
+    back = siglip.table(TINY.clone(keep_unused=True)).to_flax(published, params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_wrong_size_and_layer_are_named(image):
+    with pytest.raises(ValueError, match="12 x 12"):
+        TINY.init(jax.random.key(0), image[:, :8])
+    with pytest.raises(ValueError, match="feature_layer 5"):
+        _ = TINY.clone(feature_layer=5).num_used

@@ -1,0 +1,54 @@
+"""Our tables against every tensor of the full-size checkpoint: names and shapes, for the parts that stand on their own."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from golden_case import roots
+from imported import abstract
+
+from hyperseg_jax.connectors import fine_grained_perceiver, projector
+from hyperseg_jax.encoders import siglip, swin
+from hyperseg_jax.llms import phi
+from hyperseg_jax.structs import Pyramid, TokenStream
+from hyperseg_jax.tables import flatten, unflatten
+
+MANIFESTS = [path for root in roots() if (path := root / "hyperseg" / "full_manifest.json").exists()]
+
+
+def zeros(*shape, dtype=np.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def published_parts():
+    """(prefix of the table, prefixes of all its names, module, table, example inputs) of each part at its published size."""
+    tower, mask_tower, llm = siglip.Siglip(keep_unused=True), swin.Swin(), phi.Phi()
+    perceiver, connector = fine_grained_perceiver.FineGrainedPerceiver(2560), projector.Projector(2560)
+    head = phi.LanguageHead()
+    pyramid = Pyramid(tuple(zeros(1, 32 // 2**i, 32 // 2**i, 256 * 2**i) for i in range(3)), (8, 16, 32))
+    stream = TokenStream(zeros(1, 8, 2560), zeros(1, 8, dtype=np.int32), zeros(1, 8, dtype=bool), zeros(1, 8, dtype=np.int32))
+    top = ("mgvp_layers.", "temporal_query", "expanded_seg_query_project.", "local_project.", "level_embed.")
+    return {
+        "siglip": ("model.vision_tower.", ("model.vision_tower.",), tower, siglip.table(tower), (zeros(1, 384, 384, 3),)),
+        "swin": ("model.vision_tower_mask.", ("model.vision_tower_mask.",), mask_tower, swin.table(mask_tower),
+                 (zeros(1, 128, 128, 3),)),
+        "projector": ("model.mm_projector.", ("model.mm_projector.",), connector, projector.table(connector),
+                      (zeros(1, 4, 1152),)),
+        "perceiver": ("", top, perceiver, fine_grained_perceiver.table(perceiver), (pyramid,)),
+        "phi": ("model.", ("model.embed_tokens.", "model.layers.", "model.final_layernorm."), llm, phi.table(llm), (stream,)),
+        "head": ("", ("lm_head.",), head, phi.head_table(), (zeros(1, 8, 2560),)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.parent.name)
+@pytest.mark.parametrize("part", sorted(published_parts()))
+def test_full_size_names_and_shapes(manifest, part):
+    prefix, owned, module, table, inputs = published_parts()[part]
+    rows = json.loads(manifest.read_text())["keys"]
+    expected = {row["name"]: tuple(row["shape"]) for row in rows if row["name"].startswith(owned)}
+    # arrays without memory of their own, of the parameters' shapes
+    leaves = flatten(abstract(module, *inputs))
+    params = unflatten({path: np.broadcast_to(np.zeros((), np.int8), leaf.shape) for path, leaf in leaves.items()})
+    exported = table.under(name=prefix).to_torch(params)
+    assert {name: tensor.shape for name, tensor in exported.items()} == expected

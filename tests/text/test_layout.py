@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Prompt
+from hyperseg_jax.text.layout import Source, TokenCounts, build_layout, choose_bucket, expand, expanded_length, pack
+from hyperseg_jax.text.prompts import IGNORE, Marker, PromptTokens, tokenize
+
+COUNTS = TokenCounts(image=4, fine_grained=3, queries=2)
+
+
+class ByteTokenizer:
+    eos_id, seg_id = 1, 3
+
+    def encode(self, text):
+        return [byte + 10 for byte in text.encode()]
+
+
+def build(prompt, length=400, **kwargs):
+    return build_layout(prompt, ByteTokenizer(), counts=COUNTS, length=length, template="short", **kwargs)
+
+
+def test_markers_expand_in_order():
+    ids = (5, Marker.IMAGE, 6, Marker.CLS, Marker.CLS, Marker.REGION, Marker.REGION, Marker.REFER, Marker.SEG, 1)
+    labels = (*[IGNORE] * 7, Marker.REFER, Marker.SEG, 1)
+    tokens = PromptTokens(ids, labels, (True,) * 10, expression=(8, 3), classes=((11, 12, 3), (13, 3)), num_regions=2)
+    layout = expand(tokens, COUNTS, 20)
+    s = Source
+    assert layout.source.tolist() == [s.TEXT, *[s.IMAGE] * 4, s.TEXT, *[s.CLASS] * 5, *[s.REGION] * 2, *[s.EXPRESSION] * 2,
+                                      *[s.QUERY] * 2, s.TEXT, *[s.PADDING] * 2]  # fmt: skip
+    assert layout.text_ids.tolist() == [5, 0, 0, 0, 0, 6, 11, 12, 3, 13, 3, 0, 0, 8, 3, 0, 0, 1, 0, 0]
+    assert layout.segment.tolist() == [0] * 6 + [1, 1, 1, 2, 2, 1, 2, 1, 1] + [0] * 5
+    assert layout.index[layout.source == s.IMAGE].tolist() == [0, 1, 2, 3]
+    assert layout.index[layout.source == s.REGION].tolist() == [0, 1]
+    assert layout.index[layout.source == s.QUERY].tolist() == [0, 1]
+    assert layout.labels.tolist() == [IGNORE] * 17 + [1] + [IGNORE] * 2
+    assert layout.mask.tolist() == [True] * 18 + [False] * 2
+    assert layout.prompt.tolist() == [1] * 18 + [0] * 2 and layout.position.tolist() == list(range(20))
+    assert all(part.shape == (20,) for part in vars(layout).values())
+
+
+@pytest.mark.parametrize("prompt", [
+    Prompt("referring", "the dog"), Prompt("video", "the dog"), Prompt("panoptic", classes=("cat", "dog")),
+    Prompt("region", regions=np.ones((2, 4, 4), bool)), Prompt("chat", "what?", answer="a dog")],
+    ids=lambda prompt: prompt.task)  # fmt: skip
+def test_every_task_builds(prompt):
+    layout = build(prompt, train=True)
+    count = {source: int((layout.source == source).sum()) for source in Source}
+    assert count[Source.IMAGE] == 4
+    assert count[Source.QUERY] == (0 if prompt.task == "chat" else 2)
+    assert count[Source.FINE_GRAINED] == (0 if prompt.task == "chat" else 3)
+    assert layout.segment[layout.source == Source.CLASS].max(initial=0) == (3 if prompt.task == "panoptic" else 0)
+    assert count[Source.REGION] == (2 if prompt.task == "region" else 0)
+    assert (layout.labels[layout.source != Source.TEXT] == IGNORE).all()
+    written = layout.labels != IGNORE
+    np.testing.assert_array_equal(layout.labels[written], layout.text_ids[written])
+    assert layout.labels[written][-1] == 1
+
+
+def test_too_long_a_prompt_names_both_lengths():
+    tokens = tokenize(Prompt("chat", "what?"), ByteTokenizer(), template="short")
+    needed = expanded_length(tokens, COUNTS)
+    assert int(build(Prompt("chat", "what?"), length=needed).mask.sum()) == needed
+    with pytest.raises(UserError, match=rf"needs {needed} positions, the layout has {needed - 1}: .*`buckets`"):
+        build(Prompt("chat", "what?"), length=needed - 1)
+
+
+def test_smallest_bucket_that_fits():
+    assert choose_bucket(100, (256, 128, 512)) == 128 and choose_bucket(128, (128,)) == 128
+    with pytest.raises(UserError, match=r"needs 600 positions, the longest bucket has 512.*`buckets`"):
+        choose_bucket(600, (256, 512))
+
+
+def test_markers_and_what_they_stand_for_must_agree():
+    with pytest.raises(ValueError, match="mark 1 classes and 0 regions, given are 0 and 0"):
+        expand(PromptTokens((Marker.CLS,), (IGNORE,), (True,)), COUNTS, 8)
+
+
+def unpacked(packed, number):
+    """The layout of one prompt inside a packed one, without padding."""
+    here = (packed.source != Source.PADDING) & np.isin(packed.prompt, (0, number))
+    return {name: part[here] for name, part in vars(packed).items() if name != "prompt"}
+
+
+@pytest.mark.parametrize("prompts", [
+    [Prompt("referring", "the dog"), Prompt("referring", "the dog on the left"), Prompt("referring", "a cat")],
+    [Prompt("panoptic", classes=("cat", "dog")), Prompt("referring", "the dog")],
+    [Prompt("chat", "what?", answer="a dog"), Prompt("chat", "what?", answer="a cat"), Prompt("chat", "what", answer="a dog")],
+    [Prompt("chat", "what", answer="a dog"), Prompt("chat", "what?", answer="a cat")],
+    [Prompt("video", "the dog")]],
+    ids=["referring", "mixed", "chat", "chat again", "one"])  # fmt: skip
+def test_packed_prompts_share_their_beginning(prompts):
+    layouts = [build(prompt, train=True) for prompt in prompts]
+    packed = pack(layouts, 900)
+    for k, layout in enumerate(layouts, 1):
+        own = unpacked(packed, k)
+        for name, part in own.items():
+            np.testing.assert_array_equal(part, getattr(layout, name)[layout.source != Source.PADDING], err_msg=name)
+        written = np.flatnonzero((packed.labels != IGNORE) & (packed.prompt == k))
+        assert (packed.prompt[written - 1] == k).all() or len(layouts) == 1  # taught from its own prompt
+    assert (packed.prompt[packed.labels != IGNORE] > 0).all()
+    if prompts[0].task == prompts[-1].task and len(prompts) > 1:
+        assert int((packed.source == Source.IMAGE).sum()) == COUNTS.image
+
+
+def test_packed_prompts_that_do_not_fit_name_both_lengths():
+    layouts = [build(Prompt("referring", "the dog"))] * 2
+    with pytest.raises(UserError, match=r"2 prompts of one picture need \d+ positions, the layout has 60"):
+        pack(layouts, 60)

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Prompt
+from hyperseg_jax.text.prompts import IGNORE, Marker, join_sentences, tokenize, video_expression
+
+NAMES = {marker: f"<{marker.name.lower()}>" for marker in Marker}
+
+
+class ByteTokenizer:
+    eos_id, seg_id = 1, 3
+
+    def encode(self, text):
+        return [byte + 10 for byte in text.encode()]
+
+
+def words(ids):
+    special = {1: "<end>", 3: "[SEG]", IGNORE: "", **NAMES}
+    return "".join(special[i] if i in special else chr(i - 10) for i in ids)
+
+
+def read(prompt, **kwargs):
+    return tokenize(prompt, ByteTokenizer(), template="short", **kwargs)
+
+
+REGIONS = np.ones((3, 4, 4), bool)
+
+
+PICTURE = "This is an image <image>\n<temporal>\n, Please "
+FOLLOW = " according to the following instruction"
+RESULT = "\nSure, the segmentation result is "
+CASES = {
+    "referring": (
+        Prompt("referring", "the dog."),
+        f"{PICTURE}doing Referring Segmentation{FOLLOW}:\n<refer>",
+        f"{RESULT}[SEG]<seg>",
+    ),
+    "reasoning": (
+        Prompt("reasoning", "who?"),
+        f"{PICTURE}doing Reasoning Segmentation{FOLLOW}:\n<refer>",
+        f"{RESULT}[SEG]<seg>",
+    ),
+    "explain": (
+        Prompt("reasoning", "who barks?", answer="dogs bark"),
+        f"{PICTURE}doing Reasoning Segmentation{FOLLOW} and explain why:\n<refer>",
+        f"{RESULT}dogs bark[SEG]<seg>",
+    ),
+    "video": (
+        Prompt("video", "the dog"),
+        f"This is a frame <image>\n<temporal>\n, Please doing Reasoning Segmentation{FOLLOW}.\n"
+        "This is all the instruction: <refer>\n",
+        f"{RESULT}[SEG]<seg>",
+    ),
+    "panoptic": (
+        Prompt("panoptic", classes=("cat", "dog")),
+        f"{PICTURE}do Panoptic Segmentation.\nThis is all the candidate categories: <cls>, <cls>, <cls>.\n",
+        f"{RESULT}<seg>",
+    ),
+    "region": (
+        Prompt("region", regions=REGIONS),
+        f"{PICTURE}segment by given regions\nThis is all regions:  <region>, <region>, <region>.\n",
+        "\n[SEG]<seg>",
+    ),
+    "chat": (Prompt("chat", "What is it?", answer="A dog."), "<image>\nWhat is it?", "A dog."),
+}
+
+
+@pytest.mark.parametrize("prompt, question, answer", CASES.values(), ids=CASES)
+def test_training_prompts_in_words(prompt, question, answer):
+    tokens = read(prompt, train=True)
+    assert words(tokens.ids) == f"USER: {question} ASSISTANT: {answer}<end>"
+    assert words(tokens.labels) == f": {answer}<end>"
+    assert len(tokens.ids) == len(tokens.labels) == len(tokens.mask) and all(tokens.mask)
+
+
+def test_what_the_markers_stand_for():
+    assert words(read(Prompt("referring", " the dog. ")).expression) == "the dog.[SEG]"
+    classes = read(Prompt("panoptic", classes=("cat", "hot dog"))).classes
+    assert [words(ids) for ids in classes] == ["cat[SEG]", "hot dog[SEG]", "background[SEG]"]
+    assert read(Prompt("region", regions=REGIONS)).num_regions == 3
+    assert not read(Prompt("chat", "hm?")).expression
+
+
+def test_predicting_never_sees_the_answer():
+    chat = read(Prompt("chat", "What is it?", answer="A dog."))
+    assert words(chat.ids) == "USER: <image>\nWhat is it? ASSISTANT:"
+    assert set(chat.labels) == {IGNORE}
+    assert read(Prompt("reasoning", "who?", answer="dogs bark")).ids == read(Prompt("reasoning", "who?"), train=True).ids
+
+
+def test_published_template_has_the_system_sentence():
+    long = words(tokenize(Prompt("chat", "hm?"), ByteTokenizer()).ids)
+    assert long.startswith("A chat between a curious user and an artificial intelligence assistant. The assistant gives")
+    assert long.endswith("questions. USER: <image>\nhm? ASSISTANT:")
+
+
+def test_a_users_words_are_text_only():
+    tokens = read(Prompt("chat", "is <image> or {answer} [SEG]?", answer="no <seg> {text}"), train=True)
+    assert [i for i in tokens.ids if i < 10] == [Marker.IMAGE, 1]
+    assert words(tokens.ids).endswith("is <image> or {answer} [SEG]? ASSISTANT: no <seg> {text}<end>")
+    assert [i for i in read(Prompt("referring", "the <seg> {text}")).expression if i < 10] == [3]
+
+
+def test_expressions_of_records():
+    assert join_sentences(["the left dog", "dog on left"]) == "the left dog. dog on left."
+    assert video_expression(" the dog(s) running ") == "the dog running"
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        (Prompt("referring", "  "), "referring prompt needs a text"),
+        (Prompt("chat", ""), "chat prompt needs a text"),
+        (Prompt("panoptic"), "needs class names"),
+        (Prompt("panoptic", classes=("cat", " ")), "needs class names"),
+        (Prompt("region"), "at least one region"),
+        (Prompt("depth", "x"), "referring, reasoning"),
+    ],
+)
+def test_missing_parts_are_named(prompt, message):
+    with pytest.raises(UserError, match=message):
+        read(prompt)
+    with pytest.raises(UserError, match="v0, short"):
+        tokenize(prompt, ByteTokenizer(), template="long")
