@@ -45,7 +45,8 @@ def words() -> set[str]:
     named = {word for noun in SHAPES for word in (noun, plural(noun))} | {*COLORS, *BACKGROUNDS, "shape", "shapes"}
     starting = {word for name in (*COLORS, *BACKGROUNDS) for word in (name, name.capitalize())}
     starting |= {re.match(r"[A-Za-z]+", sentence).group() for sentence in said}
-    return inside | {f" {word}" for word in named} | starting | {"small", "large", "background"}
+    listed = {"a", "an", *questions.NUMBERS}  # words after ", ", which is a phrase of its own
+    return inside | {f" {word}" for word in named} | starting | listed | {"small", "large", "background"}
 
 
 def phrases() -> set[str]:

@@ -1,0 +1,92 @@
+"""The tokenizer in the package: what it is trained to, and that it is what the trainer makes."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from hyperseg_jax.data import toy
+from hyperseg_jax.data.toy import corpus, pictures
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Prompt
+from hyperseg_jax.text.prompts import tokenize
+from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.toy()
+
+
+def test_shipped_file_is_what_training_makes(tmp_path):
+    corpus.train().save(tmp_path)
+    assert json.loads((tmp_path / "tokenizer.json").read_text()) == json.loads(TOY_FILE.read_text())
+
+
+def test_special_ids_and_size(tokenizer):
+    assert (tokenizer.eos_id, tokenizer.seg_id) == (0, 1)
+    assert 300 < tokenizer.vocab_size <= 640
+    assert tokenizer.encode("[SEG]") == [1] and tokenizer.encode("a<|endoftext|>")[-1] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the red ring left of the blue star.", "Zwölf Boxkämpfer: ☃!", " two  spaces\n\tand a tab ", "a, b", "", "USER: USER:"],
+)
+def test_every_text_comes_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_toy_sentences_are_a_token_a_word(tokenizer):
+    world = toy.World()
+    for index in range(15):
+        for kinds in (world, toy.World(kinds="held_back", compositional=0)):
+            drawn = pictures.picture(kinds, "val", index)
+            texts = [f"{e.text}." for e in drawn.expressions] + [text for pair in drawn.conversation for text in pair]
+            for text in texts:
+                pieces = len(text.replace(",", " ,").replace(".", " .").replace("?", " ?").split())
+                assert len(tokenizer.encode(text)) <= pieces, text
+    for name in ("red ring", "pink heart", "sand", "background"):
+        assert len(tokenizer.encode(name)) == len(name.split())
+
+
+def test_templates_cost_few_tokens(tokenizer):
+    """Markers (image, fine-grained, queries, ...) count one each here."""
+    regions = np.ones((2, 4, 4), bool)
+    for prompt, most in [
+        (Prompt("referring", "the ring."), 12),
+        (Prompt("reasoning", "which ring?"), 12),
+        (Prompt("video", "the ring."), 13),
+        (Prompt("panoptic", classes=("red ring", "sand")), 16),
+        (Prompt("region", regions=regions), 16),
+    ]:
+        assert len(tokenize(prompt, tokenizer).ids) <= most, prompt.task
+
+
+def test_save_load_and_pickle(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "new")
+    text = "the small cyan cross above the ring."
+    for copy in (Tokenizer.load(tmp_path / "new"), Tokenizer.load(TOY_FILE), pickle.loads(pickle.dumps(tokenizer))):
+        assert copy.encode(text) == tokenizer.encode(text)
+        assert (copy.vocab_size, copy.eos_id, copy.seg_id) == (tokenizer.vocab_size, 0, 1)
+
+
+def test_seg_is_added_where_it_is_missing(tmp_path):
+    """As with the tokenizer of the published language model."""
+    content = json.loads(TOY_FILE.read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[SEG]"]
+    vocab = content["model"]["vocab"]
+    del vocab["[SEG]"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.seg_id == tokenizer.vocab_size - 1
+    assert tokenizer.encode("x[SEG]")[-1] == tokenizer.seg_id
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="not a tokenizer"):
+        Tokenizer.load(tmp_path)
