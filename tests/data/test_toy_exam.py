@@ -112,9 +112,17 @@ def test_expressions_are_true(split):
 
 
 def test_relations_hold_by_a_margin():
-    for picture in VAL:
+    hard = toy.World(level="hard")
+    for picture in VAL + [pictures.picture(hard, "val", k) for k in range(60)]:
         things = picture.scene.things
         for expression in picture.expressions:
+            for side in SIDES:
+                if f" {side} " in expression.text:
+                    (anchor,) = fitting(expression.text.split(f" {side} ")[1].split()[1:], things)
+                    target, anchor = things[expression.targets[0]], things[anchor]
+                    away = sorted((abs(target.x - anchor.x), abs(target.y - anchor.y)))
+                    along = abs(target.x - anchor.x) if "of" in side else abs(target.y - anchor.y)
+                    assert along == away[1] > 15, expression
             word = expression.text.split()[1]
             if word in ("leftmost", "rightmost", "topmost", "bottommost"):
                 key = EXTREMES[word]
@@ -163,6 +171,23 @@ def test_masks_are_what_is_painted():
             total += 1
         assert drawn.scene.masks.sum(0).max() <= 1
     assert right == total
+
+
+def test_the_nearer_thing_hides_the_farther_one():
+    zones = 0
+    for drawn in VAL:
+        scene = drawn.scene
+        inside = scene.coverages > 0.99
+        for near, thing in enumerate(scene.things):
+            for far in range(near):
+                both = inside[near] & inside[far] & (inside.sum(0) == 2)
+                if both.sum() >= 40 and scene.things[far].color != thing.color:
+                    zones += 1
+                    middle = np.median(drawn.pixels[both], axis=0)
+                    distance = {t: np.abs(middle - COLORS[scene.things[t].color]).sum() for t in (near, far)}
+                    assert distance[near] < distance[far]
+                    assert scene.masks[near][both].all() and not scene.masks[far][both].any()
+    assert zones >= 5
 
 
 def test_reasoning_questions_are_true():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.data import toy
-from hyperseg_jax.data.toy import pictures, writer
+from hyperseg_jax.data.toy import exam, pictures, writer
 from hyperseg_jax.errors import UserError
 
 SMALL = {"train": 3, "val": 8, "compositional": 1, "clips": 2, "seed": 3}
@@ -100,6 +100,17 @@ def test_referring_and_panoptic_round_trip(folder):
         assert prompt.ignore is None
     texts = [prompt.text for k in range(16) for prompt in grouped[k].prompts]
     assert texts == [referring[k].prompts[0].text for k in range(48)]
+
+
+def test_exam_of_a_written_world_is_that_of_the_generator(folder):
+    world = toy.read_world(folder)
+    found = list(exam.objects_and_targets(folder, "val"))
+    assert len(found) == 8
+    for index, (objects, targets) in enumerate(found):
+        drawn = pictures.picture(world, "val", index)
+        assert np.array_equal(objects, drawn.scene.masks)
+        for target, expression in zip(targets, drawn.expressions, strict=True):
+            assert np.array_equal(target, drawn.scene.masks[list(expression.targets)].any(0))
 
 
 def test_reasoning_region_chat_and_video_round_trip(folder):

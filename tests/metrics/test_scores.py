@@ -107,6 +107,8 @@ def test_region_and_boundary_rules():
     assert region_similarity(A, NONE) == boundary_accuracy(A, NONE) == boundary_accuracy(NONE, A) == 0
     assert region_similarity(A, B) == 0.5 and boundary_accuracy(B, B) == 1
     assert boundary_map(box((2, 4), (2, 4), (6, 6))).sum() == 8
+    assert not boundary_map(np.ones((6, 6), bool)).any()
+    assert np.argwhere(boundary_map(box((4, 6), (4, 6), (6, 6)))).tolist() == [[3, 3], [3, 4], [3, 5], [4, 3], [5, 3]]
     wide = (100, 100)
     near = boundary_accuracy(box((10, 60), (10, 60), wide), box((11, 61), (11, 61), wide))
     far = boundary_accuracy(box((10, 60), (10, 60), wide), box((20, 70), (20, 70), wide))
