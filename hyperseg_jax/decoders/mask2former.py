@@ -1,0 +1,219 @@
+"""The masked-attention decoder of Mask2Former (Cheng et al. 2022), scored against language embeddings (PSALM, HyperSeg)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.attention import MultiHeadAttention, fused_attention_table
+from hyperseg_jax.layers.linear import Linear, linear_table
+from hyperseg_jax.layers.mlp import MLP, FeedForward, feed_forward_table, mlp_table
+from hyperseg_jax.layers.norms import LayerNorm, norm_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import rematerialised
+from hyperseg_jax.ops.positions import sine_positions
+from hyperseg_jax.ops.sampling import resize_bilinear
+from hyperseg_jax.structs import MaskPrediction
+from hyperseg_jax.tables import Identity, Row, Table
+
+SCORES = {"expression": "SEG_proj", "class": "CLASS_proj", "region": "REGION_proj"}  # ours: the published name
+HEADS = {"box": "box_embed", "box_iou": "iou_head", "reid": "reid_embed_head"}
+UNUSED = {"unused_query": "query_feat.weight", "unused_expression_query": "SEG_query_embed.weight"}
+# The last layer of whatever makes logits starts small: logits of size 1 instead of 10 at the start of training.
+SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+
+
+class MaskedAttentionLayer(nn.Module):
+    """Queries attend to one map where their own mask allows it, then to each other, then a feed-forward block; each with its
+    norm behind it.
+
+    queries [B, K, Q, C], query_positions [Q, C], keys and values [B, 1, S, C], allowed bool [B, K, Q, S] -> [B, K, Q, C].
+    Parts: cross_attention, cross_norm, self_attention, self_norm, mlp, mlp_norm.
+    """
+
+    num_heads: int
+    feedforward_dim: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(
+        self, queries: jax.Array, query_positions: jax.Array, keys: jax.Array, values: jax.Array, allowed: jax.Array
+    ) -> jax.Array:
+        p = self.precision
+        cross = MultiHeadAttention(self.num_heads, precision=p, name="cross_attention")
+        attended = cross(queries + query_positions, keys, values, mask=allowed[:, :, None])
+        x = LayerNorm(precision=p, name="cross_norm")(queries + attended)
+        placed = x + query_positions
+        mixed = MultiHeadAttention(self.num_heads, precision=p, name="self_attention")(placed, placed, x)
+        x = LayerNorm(precision=p, name="self_norm")(x + mixed)
+        mlp = FeedForward(self.feedforward_dim, "relu", precision=p, name="mlp")
+        x = LayerNorm(precision=p, name="mlp_norm")(x + mlp(x))
+        return axes.constrain(x, "batch", "prompts", "act_queries", "act_embed")
+
+
+class MaskedAttentionDecoder(nn.Module):
+    """Mask features, three maps, queries and embeddings -> masks and scores, at the start and after every layer.
+
+    score_kinds: which embeddings it can score against (SCORES). heads: further outputs (HEADS). keep_unused: hold the two
+    tables that published weights carry and nothing reads, so that they come in and go out complete.
+    Corresponds to MultiScaleMaskedTransformerDecoderForOPTPreTrain.
+    Parts: query_embed, level_embed, layers_i, norm, mask, and by kind: expression, class, region, box, box_iou, reid.
+    """
+
+    hidden_size: int = 256
+    mask_dim: int = 256
+    num_heads: int = 8
+    feedforward_dim: int = 2048
+    num_layers: int = 9
+    num_queries: int = 100
+    num_levels: int = 3
+    score_kinds: tuple[str, ...] = tuple(SCORES)
+    heads: tuple[str, ...] = tuple(HEADS)
+    keep_unused: bool = False
+    remat: str = "none"
+    precision: Precision = Precision()
+
+    def setup(self) -> None:
+        unknown = [kind for kind in (*self.score_kinds, *self.heads) if kind not in SCORES and kind not in HEADS]
+        if unknown:
+            raise ValueError(f"MaskedAttentionDecoder: unknown {unknown}; scores are {list(SCORES)}, heads are {list(HEADS)}")
+        p, width = self.precision, self.hidden_size
+        init = nn.initializers.normal(1.0)
+        self.query_embed = self.param("query_embed", axes.named(init, "queries", "embed"), (self.num_queries, width), p.params)
+        self.level_embed = self.param("level_embed", axes.named(init, "levels", "embed"), (self.num_levels, width), p.params)
+        if self.keep_unused:
+            for extra, name in enumerate(UNUSED):
+                self.param(name, axes.named(init, "queries", "embed"), (self.num_queries + extra, width), p.params)
+        layer = rematerialised(MaskedAttentionLayer, self.remat)
+        self.layers = [layer(self.num_heads, self.feedforward_dim, p) for _ in range(self.num_layers)]
+        self.norm = LayerNorm(precision=p)
+        self.mask = MLP((width, width, self.mask_dim), p, SMALL)
+        self.score_projections = {kind: MLP((width, width), p, SMALL, name=kind) for kind in self.score_kinds}
+        shapes = {"box": (width, width, 4), "reid": (width, width, width)}
+        self.extra_heads = {
+            kind: MLP(shapes[kind], p, name=kind) if kind in shapes else Linear(1, ("embed", "classes"), precision=p, name=kind)
+            for kind in self.heads
+        }
+
+    def __call__(
+        self,
+        mask_features: jax.Array,
+        levels: tuple[jax.Array, ...],
+        queries: jax.Array,
+        embeddings: dict[str, jax.Array],
+        attention_masks: tuple[jax.Array, ...] | None = None,
+    ) -> MaskPrediction:
+        """mask_features [B, H, W, mask_dim]; levels [B, h, w, C], coarse to fine; queries [B, K, Q, C], K prompts a picture.
+
+        embeddings: any of "expression" [B, K, C], "class" [B, K, N, C], "region" [B, K, R, C]. Without the axis of prompts in
+        queries [B, Q, C] the embeddings have none either. The rows of the prediction are B * K; what belongs to the picture
+        (keys, values, mask features) is computed once for its prompts.
+        attention_masks: one bool [B * K, Q, h * w] a layer, True = blocked, in place of those that the masks give.
+        """
+        if queries.ndim == 3:
+            queries, embeddings = queries[:, None], {kind: x[:, None] for kind, x in embeddings.items()}
+        unknown = [kind for kind in embeddings if kind not in self.score_kinds]
+        if unknown:
+            raise ValueError(f"embeddings {unknown} have no score in this decoder; its score_kinds are {self.score_kinds}")
+        batch, prompts, count, _ = queries.shape
+        x, query_positions = self.precision.cast(queries, self.query_embed)
+        maps = [self._keys_and_values(level, i) for i, level in enumerate(levels)]
+        # Resizing is linear, so the resized features give the resized mask logits, once for all layers and prompts.
+        small_features = [
+            jax.lax.stop_gradient(resize_bilinear(mask_features.astype(jnp.float32), level.shape[1:3])) for level in levels
+        ]
+        stages: list[dict[str, Any]] = []
+        for i, layer in enumerate(self.layers):
+            stage, mask_embedding, _ = self._predict(x, mask_features, embeddings)
+            level = i % len(levels)
+            if attention_masks is None:
+                blocked = _negative(mask_embedding, small_features[level])
+            else:
+                blocked = attention_masks[i].reshape(batch, prompts, count, -1)
+            stages.append(stage | {"attention_mask": blocked.reshape(batch * prompts, count, -1)})
+            allowed = ~blocked | blocked.all(-1, keepdims=True)  # a query that may look nowhere looks everywhere
+            x = layer(x, query_positions, *maps[level], allowed)
+        final, _, normed = self._predict(x, mask_features, embeddings)
+        return self._prediction(x, normed, final, tuple(stages))
+
+    def _keys_and_values(self, level: jax.Array, index: int) -> tuple[jax.Array, jax.Array]:
+        batch, height, width, channels = level.shape
+        values = level.reshape(batch, 1, height * width, channels) + self.precision.cast(self.level_embed[index])
+        positions = sine_positions(height, width, channels).reshape(-1, channels)
+        return values + self.precision.cast(positions), values
+
+    def _predict(
+        self, x: jax.Array, mask_features: jax.Array, embeddings: dict[str, jax.Array]
+    ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
+        """(mask logits and scores of all rows, the mask embedding, the normed queries)."""
+        normed = self.norm(x)
+        mask_embedding = self.mask(normed)
+        mask_logits = self._product("bkqc,bhwc->bkqhw", mask_embedding, mask_features)
+        projected = {
+            kind: project(normed)
+            for kind, project in self.score_projections.items()
+            if kind in embeddings or self.is_initializing()
+        }
+        scores = {
+            kind: self._product("bkqc,bkc->bkq" if kind == "expression" else "bkqc,bknc->bkqn", projected[kind], embedding)
+            for kind, embedding in embeddings.items()
+        }
+        stage = {"mask_logits": _rows(mask_logits), "scores": {kind: _rows(score) for kind, score in scores.items()}}
+        return stage, mask_embedding, normed
+
+    def _product(self, expression: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Logits, summed in the output type."""
+        p = self.precision
+        return jnp.einsum(expression, *p.cast(x, y), precision=p.matmul, preferred_element_type=p.output)
+
+    def _prediction(
+        self, x: jax.Array, normed: jax.Array, final: dict[str, Any], stages: tuple[dict[str, Any], ...]
+    ) -> MaskPrediction:
+        output = self.precision.output
+        scores, embeddings, boxes = dict(final["scores"]), {"query": _rows(x)}, None
+        for kind, head in self.extra_heads.items():
+            if kind == "box":
+                boxes = _rows(jax.nn.sigmoid(head(normed).astype(output)))
+            elif kind == "box_iou":
+                scores[kind] = _rows(head(normed)[..., 0].astype(output))
+            else:
+                embeddings[kind] = _rows(head(x))
+        return MaskPrediction(final["mask_logits"], scores, boxes, embeddings, stages)
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """[B, K, ...] -> [B * K, ...]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _negative(mask_embedding: jax.Array, features: jax.Array) -> jax.Array:
+    """Where the mask logits at a level's size are below zero, bool [B, K, Q, h * w]; in float32 whatever the policy.
+
+    A logit of exactly zero is not blocked (sigmoid < 0.5 in the published system).
+    """
+    embedding = jax.lax.stop_gradient(mask_embedding).astype(jnp.float32)
+    flat = features.reshape(features.shape[0], -1, features.shape[-1])
+    return jnp.einsum("bkqc,bsc->bkqs", embedding, flat, precision="highest") < 0
+
+
+def table(decoder: MaskedAttentionDecoder) -> Table:
+    """Weight table against the published names ("transformer_cross_attention_layers.0.multihead_attn.in_proj_weight", ...)."""
+    rows = {"query_embed": "query_embed.weight", "level_embed": "level_embed.weight"}
+    rows |= UNUSED if decoder.keep_unused else {}
+    made = Table(Row(ours, theirs, Identity()) for ours, theirs in rows.items())
+    for i in range(decoder.num_layers):
+        cross, own, mlp = (f"transformer_{part}_layers.{i}" for part in ("cross_attention", "self_attention", "ffn"))
+        made += fused_attention_table(f"layers_{i}/cross_attention", f"{cross}.multihead_attn")
+        made += fused_attention_table(f"layers_{i}/self_attention", f"{own}.self_attn")
+        made += feed_forward_table(f"layers_{i}/mlp", f"{mlp}.linear1", f"{mlp}.linear2")
+        for path, name in (("cross_norm", cross), ("self_norm", own), ("mlp_norm", mlp)):
+            made += norm_table(f"layers_{i}/{path}", f"{name}.norm")
+    made += norm_table("norm", "decoder_norm") + mlp_table("mask", "mask_embed", 3)
+    made += Table.join(mlp_table(kind, SCORES[kind], 2) for kind in decoder.score_kinds)
+    for kind in decoder.heads:
+        made += linear_table(kind, HEADS[kind]) if kind == "box_iou" else mlp_table(kind, HEADS[kind], 3)
+    return made

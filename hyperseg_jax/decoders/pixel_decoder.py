@@ -1,0 +1,126 @@
+"""The deformable pixel decoder of Mask2Former (Cheng et al. 2022): a pyramid -> mask features and three refined maps."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.conv import Conv, conv_table
+from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_centres, deformable_attention_table
+from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
+from hyperseg_jax.layers.norms import GroupNorm, LayerNorm, norm_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import rematerialised
+from hyperseg_jax.ops.deformable import Shapes
+from hyperseg_jax.ops.positions import sine_positions
+from hyperseg_jax.ops.sampling import resize_bilinear
+from hyperseg_jax.structs import Pyramid
+from hyperseg_jax.tables import Identity, Row, Table
+
+
+class ConvNorm(nn.Module):
+    """Convolution and GroupNorm. x [B, H, W, C] -> [B, H, W, features]. Parts: conv, norm."""
+
+    features: int
+    kernel_size: int
+    groups: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+        x = Conv(self.features, self.kernel_size, padding=self.kernel_size // 2, precision=self.precision, kernel_init=init,
+                 name="conv")(x)  # fmt: skip
+        return GroupNorm(self.groups, precision=self.precision, name="norm")(x)
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention over all maps and a feed-forward block, each followed by its norm.
+
+    x [B, S, C], positions [S, C] -> [B, S, C]. Parts: attention, norm1, mlp, norm2.
+    """
+
+    num_heads: int
+    num_points: int
+    feedforward_dim: int
+    shapes: Shapes
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        attention = DeformableAttention(self.num_heads, self.num_points, self.shapes, self.precision, name="attention")
+        attended = attention(x + positions, x, jnp.asarray(cell_centres(self.shapes)))
+        x = LayerNorm(precision=self.precision, name="norm1")(x + attended)
+        mlp = FeedForward(self.feedforward_dim, "relu", precision=self.precision, name="mlp")
+        x = LayerNorm(precision=self.precision, name="norm2")(x + mlp(x))
+        return axes.constrain(x, "batch", "tokens", "act_embed")
+
+
+class DeformablePixelDecoder(nn.Module):
+    """A pyramid of four levels -> (mask features [B, H, W, mask_dim] at the finest stride, the three refined maps).
+
+    The maps come coarse to fine, [B, h, w, conv_dim] each. Padding is not masked: it is part of the picture, as in the
+    published system. Corresponds to MSDeformAttnPixelDecoder.forward_features.
+    Parts: projections_i (coarse to fine), level_embed, layers_i, lateral, output, mask_features.
+    """
+
+    conv_dim: int = 256
+    mask_dim: int = 256
+    num_heads: int = 8
+    feedforward_dim: int = 1024
+    num_layers: int = 6
+    num_points: int = 4
+    group_norm_groups: int = 32
+    remat: str = "none"
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, pyramid: Pyramid) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        p, groups = self.precision, self.group_norm_groups
+        finest, *rest = pyramid.levels
+        coarse_to_fine = rest[::-1]
+        shapes = tuple(level.shape[1:3] for level in coarse_to_fine)
+        init = axes.named(nn.initializers.normal(1.0), "levels", "embed")
+        level_embed = self.param("level_embed", init, (len(shapes), self.conv_dim), p.params)
+
+        tokens, positions = [], []
+        for i, level in enumerate(coarse_to_fine):
+            x = ConvNorm(self.conv_dim, 1, groups, p, name=f"projections_{i}")(level)
+            tokens.append(x.reshape(x.shape[0], -1, self.conv_dim))
+            positions.append(sine_positions(*shapes[i], self.conv_dim).reshape(-1, self.conv_dim) + level_embed[i])
+        x, positions = jnp.concatenate(tokens, axis=1), p.cast(jnp.concatenate(positions))
+        layer = rematerialised(DeformableEncoderLayer, self.remat)
+        for i in range(self.num_layers):
+            fields = (self.num_heads, self.num_points, self.feedforward_dim, shapes, p)
+            x = layer(*fields, name=f"layers_{i}")(x, positions)
+
+        maps, start = [], 0
+        for height, width in shapes:
+            flat = x[:, start : start + height * width]
+            maps.append(flat.reshape(x.shape[0], height, width, self.conv_dim))
+            start += height * width
+        lateral = nn.relu(ConvNorm(self.conv_dim, 1, groups, p, name="lateral")(finest))
+        merged = lateral + resize_bilinear(maps[-1], lateral.shape[1:3])
+        merged = nn.relu(ConvNorm(self.conv_dim, 3, groups, p, name="output")(merged))
+        features = Conv(self.mask_dim, 1, precision=p, name="mask_features",
+                        kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"))(merged)  # fmt: skip
+        return axes.constrain(features, "batch", "height", "width", "act_embed"), tuple(maps)
+
+
+def table(decoder: DeformablePixelDecoder, num_levels: int = 3) -> Table:
+    """Weight table against the published names ("input_proj.0.0.weight", "transformer.level_embed", ...)."""
+    made = Table([Row("level_embed", "transformer.level_embed", Identity())])
+    made += Table.join(_conv_norm_table(f"projections_{i}", f"input_proj.{i}") for i in range(num_levels))
+    for i in range(decoder.num_layers):
+        path, name = f"layers_{i}", f"transformer.encoder.layers.{i}"
+        made += deformable_attention_table(f"{path}/attention", f"{name}.self_attn")
+        made += norm_table(f"{path}/norm1", f"{name}.norm1") + norm_table(f"{path}/norm2", f"{name}.norm2")
+        made += feed_forward_table(f"{path}/mlp", f"{name}.linear1", f"{name}.linear2")
+    made += _conv_norm_table("lateral", "adapter_1") + _conv_norm_table("output", "layer_1")
+    return made + conv_table("mask_features", "mask_features")
+
+
+def _conv_norm_table(path: str, name: str) -> Table:
+    return conv_table(f"{path}/conv", f"{name}.0") + norm_table(f"{path}/norm", f"{name}.1")

@@ -1,0 +1,77 @@
+"""Multi-scale deformable attention (Zhu et al. 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperseg_jax import axes
+from hyperseg_jax.layers.linear import Linear, linear_table
+from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.ops.deformable import Shapes, deformable_sampling
+from hyperseg_jax.tables import Table
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at num_points points around its own place on each map.
+
+    shapes: ((H, W), ...) of the maps. query [B, Q, C]; value [B, S, C], the flattened maps; reference [Q, 2], the place (x, y)
+    of each query in 0..1. Returns [B, Q, C]. Corresponds to MSDeformAttn. Parts: sampling_offsets (heads, levels, points, xy),
+    attention_weights (heads, levels * points), value, out. Offsets and weights are float32 in any policy.
+    """
+
+    num_heads: int
+    num_points: int
+    shapes: Shapes
+    precision: Precision = Precision()
+
+    @nn.compact
+    def __call__(self, query: jax.Array, value: jax.Array, reference: jax.Array) -> jax.Array:
+        batch, queries, width = query.shape
+        heads, levels, points = self.num_heads, len(self.shapes), self.num_points
+        exact = dataclasses.replace(self.precision, compute="float32")
+        zeros = nn.initializers.zeros
+        offsets = Linear(heads * levels * points * 2, ("embed", "points"), precision=exact, kernel_init=zeros,
+                         bias_init=self._rays, name="sampling_offsets")(query)  # fmt: skip
+        weights = Linear(heads * levels * points, ("embed", "points"), precision=exact, kernel_init=zeros,
+                         name="attention_weights")(query)  # fmt: skip
+        value = Linear(width, ("embed", "heads"), precision=self.precision, name="value")(value)
+
+        weights = jax.nn.softmax(weights.reshape(batch, queries, heads, levels * points), axis=-1)
+        cells = jnp.asarray([(w, h) for h, w in self.shapes], jnp.float32)  # [levels, 2]
+        offsets = offsets.reshape(batch, queries, heads, levels, points, 2) / cells[:, None]
+        locations = reference.astype(jnp.float32)[:, None, None, None] + offsets
+        sampled = deformable_sampling(
+            value.reshape(batch, -1, heads, width // heads), self.shapes, locations, weights.reshape(offsets.shape[:-1])
+        )
+        sampled = axes.constrain(sampled, "batch", "tokens", "act_heads")
+        return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(sampled)
+
+    def _rays(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
+        """The published start: head h looks along its own direction, point p at distance p + 1."""
+        angle = 2 * np.pi * np.arange(self.num_heads) / self.num_heads
+        ray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        ray /= np.abs(ray).max(-1, keepdims=True)
+        distance = np.arange(1, self.num_points + 1)[:, None]
+        rays = np.broadcast_to(ray[:, None, None] * distance, (self.num_heads, len(self.shapes), self.num_points, 2))
+        return jnp.asarray(rays.reshape(shape), dtype)
+
+
+def cell_centres(shapes: Shapes) -> np.ndarray:
+    """(x, y) in 0..1 of every cell of the maps, in the order of the flattened tokens: float32 [S, 2]."""
+    grids = []
+    for height, width in shapes:
+        y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+        grids.append(np.stack([x, y], axis=-1).reshape(-1, 2))
+    return np.concatenate(grids).astype(np.float32)
+
+
+def deformable_attention_table(path: str, name: str) -> Table:
+    """Weight table against MSDeformAttn."""
+    parts = {"sampling_offsets": "sampling_offsets", "attention_weights": "attention_weights", "value": "value_proj",
+             "out": "output_proj"}  # fmt: skip
+    return Table.join(linear_table(f"{path}/{ours}", f"{name}.{theirs}") for ours, theirs in parts.items())

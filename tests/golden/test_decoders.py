@@ -1,0 +1,208 @@
+"""Deformable attention, the pixel decoder and the masked-attention decoder against the published system."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_case import recipe_normal
+from imported import abstract, channels_last, import_all
+
+from hyperseg_jax.decoders import mask2former, pixel_decoder
+from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_centres, deformable_attention_table
+from hyperseg_jax.ops.deformable import deformable_sampling
+from hyperseg_jax.ops.sampling import resize_bilinear
+from hyperseg_jax.structs import Pyramid
+
+LAYER = "pixel_decoder.transformer.encoder.layers.0.self_attn"
+
+
+@pytest.mark.golden("hyperseg", r"msdeform_attn_core")
+def test_deformable_sampling(case):
+    shapes = tuple(map(tuple, case.inputs["spatial_shapes"].tolist()))
+    read = [case.inputs[name] for name in ("value", "sampling_locations", "attention_weights")]
+    case.compare("output", jax.jit(lambda v, x, w: deformable_sampling(v, shapes, x, w))(*read))
+    case.done()
+
+
+@pytest.mark.golden("hyperseg", r"msdeform_attn_module")
+def test_deformable_attention(case):
+    config = case.config
+    shapes = tuple(map(tuple, case.inputs["spatial_shapes"].tolist()))
+    layer = DeformableAttention(config["n_heads"], config["n_points"], shapes)
+    centres = cell_centres(shapes)
+    read = [case.inputs[name] for name in ("query", "input_flatten")]
+    # The table names a part of its parent: "attention/..." and "<layer>.<part>".
+    made = deformable_attention_table("attention", LAYER)
+    params = made.to_flax(case.weights, {"attention": abstract(layer, *read, centres)})["attention"]
+    for level in range(len(shapes)):
+        case.compare(
+            "reference_points", np.broadcast_to(centres, (2, *centres.shape)), case.outputs["reference_points"][:, :, level]
+        )
+    case.compare("output", jax.jit(lambda p, *a: layer.apply({"params": p}, *a, centres))(params, *read))
+    case.done()
+
+
+def run_pixel_decoder(case, decoder, pyramid):
+    expected = abstract(decoder, pyramid)
+    params = import_all(case.weights, decoder=(expected, pixel_decoder.table(decoder), "pixel_decoder."))
+    features, maps = jax.jit(lambda p, x: decoder.apply({"params": p}, x))(params["decoder"], pyramid)
+    return np.moveaxis(np.asarray(features), -1, 1), [np.moveaxis(np.asarray(x), -1, 1) for x in maps]
+
+
+def pyramid_of(read):
+    return Pyramid(tuple(channels_last(read(f"res{i}")) for i in range(2, 6)), (4, 8, 16, 32))
+
+
+@pytest.mark.golden("hyperseg", r"pixel_decoder.*")
+def test_pixel_decoder(case):
+    config = case.config
+    names = ("conv_dim", "mask_dim", "nheads", "dim_feedforward", "enc_layers", "n_points", "groupnorm_groups")
+    decoder = pixel_decoder.DeformablePixelDecoder(*(config[name] for name in names))
+    features, maps = run_pixel_decoder(case, decoder, pyramid_of(case.inputs.__getitem__))
+    for name in case.outputs:
+        if name == "mask_features_stats":
+            case.compare(name, np.array([features.mean(), features.std(), features.min(), features.max()]))
+        elif name.startswith("mask_features"):
+            case.compare(name, features[:, :: int(name.partition("_ch::")[2] or 1)])
+        else:
+            case.compare(name, maps[int(name.removeprefix("multi_scale_"))])
+    case.done()
+
+
+@pytest.mark.golden("instructseg", r"pixel_decoder")
+def test_instructseg_pixel_decoder(case):
+    batch, (h, w) = case.config["batch"], case.config["res5_hw"]
+    shapes = {f"res{5 - i}": [batch, 1024 >> i, h << i, w << i] for i in range(4)}
+    pyramid = pyramid_of(lambda name: recipe_normal(f"dev/pixel_decoder/{name}", shapes[name], 0, 1))
+    features, maps = run_pixel_decoder(case, pixel_decoder.DeformablePixelDecoder(), pyramid)
+    case.compare("mask_features", features[:, ::8])
+    for i, (name, step) in enumerate((("scale0_res5", 1), ("scale1_res4", 4), ("scale2_res3", 8))):
+        case.compare(name, maps[i][:, ::step])
+    case.done()
+
+
+@pytest.mark.golden("hyperseg", r"mask_decoder_.*")
+@pytest.mark.parametrize("attention", ["given", "own"])
+def test_mask_decoder(case, attention):
+    """Strict: with the attention masks of the case. Free: with ours, where a flipped bit must lie within 10 x floor of zero."""
+    config, read = case.config, case.inputs
+    decoder = mask2former.MaskedAttentionDecoder(
+        config["hidden"], config["mask"], config["heads"], config["ffn"], config["layers"], config["Q"], keep_unused=True
+    )
+    features = channels_last(read["mask_features"])
+    levels = tuple(channels_last(read[f"multi_scale_{i}"]) for i in range(3))
+    embeddings, regions = {}, []
+    if "SEG_embedding" in read:
+        embeddings["expression"] = read["SEG_embedding"][:, 0]
+    if "class_name_embedding" in read:
+        embeddings["class"] = read["class_name_embedding"]
+    if "region_embedding_0" in read:
+        regions = [read[f"region_embedding_{b}"] for b in range(len(features))]
+        most = max(map(len, regions))
+        embeddings["region"] = np.stack([np.pad(r, ((0, most - len(r)), (0, 0))) for r in regions])
+    blocked = [expected_mask(case, i, [x.shape[1] * x.shape[2] for x in levels]) for i in range(config["layers"])]
+    inputs = (features, levels, read["seg_query"], embeddings)
+    params = import_all(case.weights, decoder=(abstract(decoder, *inputs), mask2former.table(decoder), "predictor."))["decoder"]
+    given = tuple(blocked) if attention == "given" else None
+    made = jax.jit(lambda p, *a: decoder.apply({"params": p}, *a, given))(params, *inputs)
+
+    flipped = first_flip(case, made, blocked, [x.shape[1:3] for x in levels]) if attention == "own" else None
+    seen = made.stages if flipped is None else made.stages[: flipped + 1]
+    stages = {f"aux{i}_": stage for i, stage in enumerate(seen)}
+    if flipped is None:
+        stages[""] = {"mask_logits": made.mask_logits, "scores": made.scores}
+    for name in case.outputs:
+        prefix, _, what = name.rpartition("pred_")
+        stage = stages.get(prefix)
+        if stage is None:  # behind a flipped bit
+            continue
+        if what.startswith("masks"):
+            case.compare(name, stage["mask_logits"][:, :: int(what.partition("_q::")[2] or 1)])
+        elif what == "SEG_logits":
+            case.compare(name, stage["scores"]["expression"][..., None])
+        elif what == "class_name_logits":
+            case.compare(name, stage["scores"]["class"])
+        elif what.startswith("region_logits_"):
+            row = int(what[-1])
+            case.compare(name, stage["scores"]["region"][row].T[: len(regions[row])])
+        elif what == "boxes":
+            case.compare(name, made.boxes)
+        elif what == "boxious":
+            case.compare(name, made.scores["box_iou"][..., None])
+        elif what == "hs":
+            case.compare(name, made.embeddings["query"])
+        elif what == "reid_embed_of_hs":
+            case.compare(name, made.embeddings["reid"])
+        else:
+            assert what.startswith("attn_mask"), name
+    case.done()
+
+
+def first_flip(case, made, blocked, sizes):
+    """The first layer whose attention mask differs, where it legally may; what follows it cannot be compared."""
+    legal = 10 * max(entry["max_abs"] for name, entry in case.meta["fp32_vs_fp64"].items() if "pred_masks" in name)
+    for i, expected in enumerate(blocked):
+        ours = np.asarray(made.stages[i]["attention_mask"])
+        different = ours != expected
+        if not different.any():
+            case.compare(f"attn_mask_{i}", ours, expected)
+            continue
+        logits = jnp.moveaxis(made.stages[i]["mask_logits"], 1, -1)
+        logits = np.moveaxis(np.asarray(resize_bilinear(logits, sizes[i % len(sizes)])), -1, 1).reshape(expected.shape)
+        near = np.abs(logits[different]).max()
+        case.notes.append(f"layer {i}: {different.sum()} bits flipped, largest |logit| {near:.1e}, legal below {legal:.1e}")
+        case.compare(
+            f"attn_mask_{i}", ours[~different | (np.abs(logits) > legal)], expected[~different | (np.abs(logits) > legal)]
+        )
+        return i
+    return None
+
+
+def expected_mask(case, layer, sizes):
+    if f"attn_mask_{layer}" in case.outputs:
+        return case.outputs[f"attn_mask_{layer}"].astype(bool)
+    packed = case.outputs[f"attn_mask_{layer}_packedbits"]
+    return np.unpackbits(packed, axis=-1, count=sizes[layer % len(sizes)]).astype(bool)
+
+
+@pytest.mark.golden("instructseg", r"mask_decoder")
+def test_instructseg_mask_decoder(case):
+    """Values, gradients of the inputs, and the norm of every parameter's gradient."""
+    config, batch = case.config, case.config["batch"]
+
+    def drawn(name, shape, std=1.0):
+        return recipe_normal(f"dev/mask_decoder/{name}", shape, 0, std)
+
+    decoder = mask2former.MaskedAttentionDecoder(score_kinds=("expression",), heads=(), keep_unused=True)
+    inputs = {
+        "mask_features": channels_last(drawn("mask_features", [batch, 256, *config["mask_hw"]], 0.5)),
+        "levels": tuple(channels_last(drawn(f"scale{i}", [batch, 256, *hw])) for i, hw in enumerate(config["scales_hw"])),
+        "queries": drawn("seg_query", [batch, 100, 256]),
+        "embeddings": {"expression": drawn("SEG_embedding", [batch, 1, 256])[:, 0]},
+    }
+    cotangents = (drawn("cot_masks", [batch, 100, *config["mask_hw"]]), drawn("cot_SEG", [batch, 100, 1]))
+    expected = abstract(decoder, *inputs.values())
+    params = import_all(case.weights, decoder=(expected, mask2former.table(decoder), "predictor."))["decoder"]
+
+    def loss(params, inputs):
+        made = decoder.apply({"params": params}, **inputs)
+        return (made.mask_logits * cotangents[0]).sum() / 100 + (made.scores["expression"] * cotangents[1][..., 0]).sum(), made
+
+    (_, made), (d_params, d_inputs) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, inputs)
+    final = {"mask_logits": made.mask_logits, "scores": made.scores}
+    for i, stage in [("final", final), *((f"aux{i}", stage) for i, stage in enumerate(made.stages))]:
+        case.compare(f"pred_SEG_logits/{i}", stage["scores"]["expression"][..., None])
+        masks = np.asarray(stage["mask_logits"])
+        case.compare(f"pred_masks/{i}", masks[:, ::20] if i == "final" else masks[:, ::50, ::2, ::2])
+    first = {f"scale{i}": np.moveaxis(np.asarray(x), -1, 1) for i, x in enumerate(d_inputs["levels"])}
+    first["mask_features"] = np.moveaxis(np.asarray(d_inputs["mask_features"]), -1, 1)
+    case.compare("grad/seg_query", d_inputs["queries"], kind="gradient")
+    case.compare("grad/SEG_embedding", d_inputs["embeddings"]["expression"][:, None], kind="gradient")
+    case.compare("grad/mask_features", first["mask_features"][:, ::16, ::2, ::2], kind="gradient")
+    case.compare("grad/scale0", first["scale0"][:, ::4], kind="gradient")
+    case.compare("grad/scale2", first["scale2"][:, ::16], kind="gradient")
+    norms = {
+        name: np.linalg.norm(x) for name, x in mask2former.table(decoder).under("", "predictor.").to_torch(d_params).items()
+    }
+    case.compare("grad_norms", np.array([norms[name] for name in case.meta["grad_norm_names"]]), kind="gradient")
+    case.done()
