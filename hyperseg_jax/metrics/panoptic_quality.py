@@ -38,12 +38,16 @@ class PanopticQuality:
         ratio = both / np.maximum(union, 1)
         same = np.asarray(predicted_labels, int).reshape(-1, 1) == np.asarray(target_labels, int).reshape(1, -1)
         matched = same & (ratio > 0.5)  # at most one in a row and in a column, since segments do not overlap
-        for p, t in np.argwhere(matched):
-            self._add(classes[target_labels[t]], ratio[p, t], 1, 0, 0)
-        for t in np.flatnonzero(~matched.any(0) & (theirs.sum(1) > 0)):
-            self._add(classes[target_labels[t]], 0, 0, 0, 1)
-        for p in np.flatnonzero(~matched.any(1) & (on_void <= 0.5 * ours.sum(1)) & (ours.sum(1) > 0)):
-            self._add(classes[predicted_labels[p]], 0, 0, 1, 0)
+        missed = ~matched.any(0) & (theirs.sum(1) > 0)
+        extra = ~matched.any(1) & (on_void <= 0.5 * ours.sum(1)) & (ours.sum(1) > 0)
+        for t, label in enumerate(target_labels):
+            if matched[:, t].any():
+                self._add(classes[label], float(ratio[matched[:, t], t][0]), 1, 0, 0)
+            elif missed[t]:
+                self._add(classes[label], 0, 0, 0, 1)
+        for p, label in enumerate(predicted_labels):
+            if extra[p]:
+                self._add(classes[label], 0, 0, 1, 0)
 
     def _add(self, name: str, *row: float) -> None:
         self._sums[name] = self._sums.get(name, 0) + np.array(row, np.float64)

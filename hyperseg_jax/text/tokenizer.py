@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as _Backend
@@ -21,12 +21,13 @@ class Tokenizer:
 
     def __init__(self, backend: _Backend, where: str = "tokenizer"):
         """backend: holds "<|endoftext|>"; "[SEG]" is added where it is missing, as the published system does."""
-        if backend.token_to_id(EOS) is None:
-            raise UserError(f"{where}: has no token {EOS!r}, which ends every answer; use the tokenizer of the model")
         backend.add_special_tokens([AddedToken(SEG, normalized=False)])
+        eos_id, seg_id = backend.token_to_id(EOS), backend.token_to_id(SEG)
+        if eos_id is None or seg_id is None:
+            raise UserError(f"{where}: has no token {EOS!r}, which ends every answer; use the tokenizer of the model")
         self._backend = backend
-        self.eos_id: int = backend.token_to_id(EOS)
-        self.seg_id: int = backend.token_to_id(SEG)
+        self.eos_id: int = eos_id
+        self.seg_id: int = seg_id
 
     @property
     def vocab_size(self) -> int:
@@ -87,8 +88,9 @@ class Tokenizer:
         backend.add_tokens([AddedToken(phrase, normalized=False) for phrase in sorted(set(phrases))])
         return cls(backend)
 
-    def __getstate__(self) -> str:
-        return self._backend.to_str()
+    def __reduce__(self) -> tuple[Callable[[str], Tokenizer], tuple[str]]:
+        return _from_text, (self._backend.to_str(),)
 
-    def __setstate__(self, state: str) -> None:
-        self.__init__(_Backend.from_str(state))
+
+def _from_text(text: str) -> Tokenizer:
+    return Tokenizer(_Backend.from_str(text))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from hyperseg_jax.errors import UserError
+
+T = TypeVar("T")
 
 
 class Json:
@@ -90,7 +92,7 @@ def existing_folder(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def chunks(indices: list[int], size: int) -> list[list[int]]:
+def chunks(items: list[T], size: int) -> list[list[T]]:
     """Consecutive groups of nearly equal length, none longer than size."""
-    count = -(-len(indices) // size)
-    return [indices[len(indices) * k // count : len(indices) * (k + 1) // count] for k in range(count)]
+    count = -(-len(items) // size)
+    return [items[len(items) * k // count : len(items) * (k + 1) // count] for k in range(count)]

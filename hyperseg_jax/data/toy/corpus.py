@@ -44,7 +44,7 @@ def words() -> set[str]:
     inside = set(re.findall(r" [a-z]+", "\n".join(said)))
     named = {word for noun in SHAPES for word in (noun, plural(noun))} | {*COLORS, *BACKGROUNDS, "shape", "shapes"}
     starting = {word for name in (*COLORS, *BACKGROUNDS) for word in (name, name.capitalize())}
-    starting |= {re.match(r"[A-Za-z]+", sentence).group() for sentence in said}
+    starting |= set(re.findall(r"^[A-Za-z]+", "\n".join(said), re.MULTILINE))
     listed = {"a", "an", *questions.NUMBERS}  # words after ", ", which is a phrase of its own
     return inside | {f" {word}" for word in named} | starting | listed | {"small", "large", "background"}
 

@@ -95,8 +95,8 @@ def picture(world: World, split: str, index: int) -> Picture:
     groups = _dealt_groups(world, split, index)
     for _ in range(_ATTEMPTS):
         scene = scenes.sample(kinds, int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
-        written = scene and expressions.write_expressions(scene, groups, kinds, rng)
-        if written:
+        written = expressions.write_expressions(scene, groups, kinds, rng) if scene else None
+        if scene and written:
             pixels = scenes.render(scene, world.level, rng)
             drawn = [marks.draw_marks(mask, rng) for mask in scene.masks]
             return Picture(scene, pixels, written, drawn, questions.conversation(scene, rng))
@@ -109,8 +109,8 @@ def reasoning_picture(world: World, split: str, index: int) -> tuple[scenes.Scen
     group = scenes.pick(rng, ("counting", "comparison"))
     for _ in range(_ATTEMPTS):
         scene = scenes.sample(world.kinds_of(split), int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
-        asked = scene and [question for question in questions.reasoning(scene) if question.group == group]
-        if asked:
+        asked = [question for question in questions.reasoning(scene) if question.group == group] if scene else []
+        if scene and asked:
             return scene, scenes.render(scene, world.level, rng), scenes.pick(rng, asked)
     raise RuntimeError(f"no scene carries a question of {group} ({split} reasoning picture {index})")
 
@@ -123,7 +123,7 @@ def clip(world: World, split: str, index: int) -> tuple[clips.Clip, np.ndarray, 
     groups = [str(name) for name in rng.choice(list(shares), size=CLIP_EXPRESSIONS, p=list(shares.values()))]
     for _ in range(_ATTEMPTS):
         drawn = clips.sample(kinds, int(rng.integers(3, 6)), world.level, rng)
-        written = drawn and clips.write_expressions(drawn, groups, kinds, rng)
-        if written:
+        written = clips.write_expressions(drawn, groups, kinds, rng) if drawn else None
+        if drawn and written:
             return drawn, clips.render(drawn, world.level, rng), written
     raise RuntimeError(f"no clip carries the expressions {groups} ({split} clip {index})")

@@ -59,9 +59,9 @@ def _comparing(things: Sequence[Thing]) -> list[Question]:
         targets = [k for k, thing in enumerate(things) if counts[getattr(thing, trait)] == 1]
         if len(targets) == 1:
             thing = things[targets[0]]
-            answer = {"shape": f"Only one is a {thing.shape}.", "color": f"Only the {thing.shape} is {thing.color}."}
+            answer = f"Only one is a {thing.shape}." if trait == "shape" else f"Only the {thing.shape} is {thing.color}."
             question = f"Which object has a {trait} that no other has?"
-            found.append(Question(question, tuple(targets), answer[trait], "comparison"))
+            found.append(Question(question, tuple(targets), answer, "comparison"))
     return found
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from hyperseg_jax.data.toy import drawing
 from hyperseg_jax.data.toy.vocabulary import BACKGROUNDS, DIAMETERS, HELD_BACK_PAIRS, KNOWN_PAIRS, SIZE, UNSEEN_PAIRS
+
+T = TypeVar("T")
 
 LEVELS = ("default", "hard")
 MIN_VISIBLE = {"default": 0.6, "hard": 0.4}
@@ -86,7 +90,7 @@ COMPOSITIONAL = Kinds(KNOWN_PAIRS, UNSEEN_PAIRS)
 HELD_BACK = Kinds(KNOWN_PAIRS, HELD_BACK_PAIRS)
 
 
-def pick(rng: np.random.Generator, choices):
+def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     """One of a sequence."""
     return choices[int(rng.integers(len(choices)))]
 

@@ -20,6 +20,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -63,19 +64,19 @@ def _corners(box: list[int]) -> list[int]:
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
-def _panoptic_png(segments: list[np.ndarray], numbers: list[int]) -> Image.Image:
+def _panoptic_png(segments: np.ndarray, numbers: list[int]) -> Image.Image:
     flat = np.zeros((SIZE, SIZE), np.int64)
     for mask, number in zip(segments, numbers, strict=True):
         flat[mask] = number
     return Image.fromarray(np.stack([flat & 255, (flat >> 8) & 255, flat >> 16], -1).astype(np.uint8))
 
 
-def picture_records(world: World, split: str, index: int, drawn: pictures.Picture) -> dict[str, list | dict]:
+def picture_records(world: World, split: str, index: int, drawn: pictures.Picture) -> dict[str, Any]:
     """What each json file of a split says about one picture."""
     things, seen = drawn.scene.things, drawn.scene.masks
     name = f"{index:012d}"
     image = {"id": index, "file_name": f"{name}.jpg", "height": SIZE, "width": SIZE}
-    anns = []
+    anns: list[dict[str, Any]] = []
     for k, (thing, mask) in enumerate(zip(things, seen, strict=True)):
         anns.append(
             {
@@ -145,9 +146,10 @@ def _draw_picture(world: World, folder: pathlib.Path, place: tuple[str, int]) ->
     drawn = pictures.picture(world, split, index)
     records = picture_records(world, split, index, drawn)
     Image.fromarray(drawn.pixels).save(folder / "coco" / split / f"{index:012d}.jpg", quality=JPEG_QUALITY)
-    seen = list(drawn.scene.masks)
+    seen = drawn.scene.masks
+    segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
     numbers = [segment["id"] for segment in records["panoptic"]["segments_info"]]
-    png = _panoptic_png([*seen, ~np.any(seen, axis=0)], numbers)
+    png = _panoptic_png(segments, numbers)
     png.save(folder / "coco" / "annotations" / f"panoptic_{split}" / f"{index:012d}.png")
     return records
 
@@ -176,7 +178,7 @@ def _draw_clip(world: World, folder: pathlib.Path, place: tuple[str, int]) -> di
         Image.fromarray(frame).save(home / f"{t:05d}.jpg", quality=JPEG_QUALITY)
     tracks = [[masks.encode(mask) if mask.any() else None for mask in track] for track in clip.masks]
     named = sorted({target for expression in written for target in expression.targets})
-    foreground = clip.masks[named].any(0) if named else np.zeros_like(clip.masks[0])
+    foreground = np.any(clip.masks[named], axis=0)
     return {
         "name": home.name,
         "frames": [f"{t:05d}" for t in range(len(frames))],
@@ -186,7 +188,7 @@ def _draw_clip(world: World, folder: pathlib.Path, place: tuple[str, int]) -> di
     }
 
 
-def _dump(path: pathlib.Path, content) -> None:
+def _dump(path: pathlib.Path, content: Any) -> None:
     path.write_text(json.dumps(content, separators=(",", ":")))
 
 
