@@ -52,11 +52,11 @@ class SwinBlock(nn.Module):
         h, w = x.shape[1:3]
         shift = self.window // 2 if self.shifted else 0
         x = pad_to_multiple(x, self.window)  # padding is attended to, as in the published system
-        padded = x.shape[1:3]
+        height, width = x.shape[1:3]
         windows = partition(jnp.roll(x, (-shift, -shift), (1, 2)), self.window)
-        mask = shift_mask(*padded, self.window) if self.shifted else None
+        mask = shift_mask(height, width, self.window) if self.shifted else None
         windows = WindowAttention(self.num_heads, self.window, self.precision, name="attention")(windows, mask)
-        return jnp.roll(merge(windows, *padded), (shift, shift), (1, 2))[:, :h, :w]
+        return jnp.roll(merge(windows, height, width), (shift, shift), (1, 2))[:, :h, :w]
 
     def _drop_path(self, branch: jax.Array, drop: jax.Array) -> jax.Array:
         if self.deterministic:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 def rotary_angles(positions: jax.Array, dims: int, theta: float = 10000.0) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of positions [..., L] -> two float32 arrays [..., L, 1, dims], to broadcast over heads."""
     if dims % 2:
-        raise ValueError(f"rotary dimensions come in pairs, got {dims}")
+        raise ValueError(f"rotary dimensions come in pairs, got {dims} of a head: choose another rotary_fraction")
     frequencies = 1.0 / theta ** (jnp.arange(0, dims, 2, dtype=jnp.float32) / dims)
     angles = positions[..., None].astype(jnp.float32) * frequencies
     angles = jnp.concatenate([angles, angles], axis=-1)[..., None, :]

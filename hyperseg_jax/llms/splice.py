@@ -114,13 +114,13 @@ def pool(
     "fine_grained" [B, F, D] (of the first prompt, where they are not shared).
     """
 
-    def means(kind: Source, number: jax.Array, count: int) -> jax.Array:
+    def means(kind: Source, number: Array, count: int) -> jax.Array:
         member = (layout.source == kind)[:, None, :] & (number[:, None, :] == jnp.arange(count)[:, None])  # [B, count, L]
         total = jnp.einsum("bsl,bld->bsd", member.astype(hidden.dtype), hidden, precision="highest",
                            preferred_element_type=jnp.float32)  # fmt: skip
         return (total / jnp.maximum(member.sum(-1, keepdims=True), 1)).astype(hidden.dtype)
 
-    def of_prompts(kind: Source, number: jax.Array, count: int) -> jax.Array:
+    def of_prompts(kind: Source, number: Array, count: int) -> jax.Array:
         apart = jnp.where((number >= 0) & (number < count), (layout.prompt - 1) * count + number, -1)
         found = means(kind, apart, num_prompts * count)
         return found.reshape(found.shape[0], num_prompts, count, found.shape[-1])
