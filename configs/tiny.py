@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
         "pixel_decoder": {"conv_dim": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 128, "num_layers": 2,
                           "group_norm_groups": 8},
         "mask_decoder": {"hidden_size": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 192, "num_layers": 3,
-                         "num_queries": 8},
+                         "num_queries": 8, "heads": ()},
     }  # fmt: skip
 
     # Each part of the objective, as losses.criterion.MaskCriterion takes it; "grid" compares whole maps, cheap at this size.
@@ -46,9 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
         "workers": 0,
         # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.
         "tasks": {
-            "referring": {"ratio": 4, "length": 100, "prompts": 3, "reader": "toy",
-                          "train": toy("referring", "train", group_by_image=True, prompts_per_example=3),
-                          "val": toy("referring", "val", group_by_image=True, prompts_per_example=3)},
+            "referring": {"ratio": 4, "length": 208, "prompts": 6, "reader": "toy",
+                          "train": toy("referring", "train", group_by_image=True, prompts_per_example=6),
+                          "val": toy("referring", "val", group_by_image=True, prompts_per_example=6)},
             "panoptic": {"ratio": 2, "length": 128, "targets": 8, "classes": 9, "reader": "toy",
                          "train": toy("panoptic", "train", max_classes=8),
                          "val": toy("panoptic", "val", max_classes=8)},

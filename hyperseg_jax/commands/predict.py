@@ -121,12 +121,12 @@ def _draw_regions(points: list[str], boxes: list[str], size: tuple[int, int]) ->
             if len(numbers) != count:
                 raise UserError(f"{flag} {text}: give {count} numbers in pixels, as in {flag} {','.join(['40'] * count)}")
             corners = numbers if count == 4 else [numbers[0] - radius, numbers[1] - radius, numbers[0] + radius, numbers[1] + radius]
-            canvas = Image.new("1", (size[1], size[0]))
+            canvas = Image.new("L", (size[1], size[0]))
             draw = ImageDraw.Draw(canvas)
             inside = 0 <= numbers[0] < size[1] and 0 <= numbers[1] < size[0]
             if not inside or corners[2] <= corners[0] or corners[3] <= corners[1]:
                 raise UserError(f"{flag} {text}: not inside the picture of {size[1]} x {size[0]} pixels (x, y from the top left)")
             (draw.rectangle if count == 4 else draw.ellipse)(corners, fill=1)
-            drawn.append(np.asarray(canvas))
+            drawn.append(np.asarray(canvas) > 0)
             labels.append(f"{flag.strip('-')} {text}")
     return drawn, labels

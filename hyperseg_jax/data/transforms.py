@@ -38,7 +38,8 @@ def resize_and_pad_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """bool [H, W] -> [size, size]: nearest, padded with False."""
     height, width = geometry.filled
     padded = np.zeros((geometry.size, geometry.size), bool)
-    padded[:height, :width] = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    image = Image.fromarray(mask.astype(np.uint8))  # Pillow's own bool pictures come back with bytes of 255, not 1
+    padded[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
     return padded
 
 

@@ -184,7 +184,7 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
     text_weight = config.loss.text_weight
 
     def of_batch(params: Any, batch: dict[str, Any], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        rows = lambda x: x.reshape(-1, *x.shape[2:])  # [B, K, ...] -> [B * K, ...]  # noqa: E731
+        rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]  # noqa: E731
         asked = {name: rows(batch[name]) for name in ("valid", "labels", "class_valid", "region_valid", "uses_expression",
                                                       "uses_classes", "uses_regions")}  # fmt: skip
 

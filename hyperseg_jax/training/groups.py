@@ -51,8 +51,9 @@ def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, 
 
 
 def schedule(learning_rate: float, warmup_steps: int, steps: int, final: float = 0.0) -> optax.Schedule:
-    """Linear warm-up, then cosine to `final` times the peak."""
-    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, warmup_steps), max(2, steps), learning_rate * final)
+    """Linear warm-up, then cosine to `final` times the peak. A warm-up longer than half the run is cut to that."""
+    warmup = min(warmup_steps, steps // 2)
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(1, steps), learning_rate * final)
 
 
 def optimizer(

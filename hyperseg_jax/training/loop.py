@@ -28,8 +28,12 @@ from hyperseg_jax.training.state import TrainState, create, make_step
 from hyperseg_jax.weights import model_folder
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, console: Console | None = None) -> pathlib.Path:
+def train(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, console: Console | None = None, stop_at: int | None = None
+) -> pathlib.Path:
     """Trains until config.train.steps, resuming from the newest checkpoint in `workdir`; returns the model's folder.
+
+    stop_at: saves and returns at this step, as an interruption does.
 
     Interrupted (Ctrl-C, SIGTERM) it saves and returns early; killed, it loses at most the steps since the last save, and the
     run that goes on is bit-equal to one that was never stopped.
@@ -69,6 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, console: 
             observers.advance(step)
             if step % config.train.log_every == 0 or step == steps:
                 observers.losses(step, task, {name: float(value) for name, value in metrics.items()})
+            stop.asked |= step == stop_at
             last = step == steps or stop.asked
             if step % config.train.save_every == 0 or last:
                 checkpoints.save(state, {"global_next_index": stream.position, "system": config.system}, wait=last)
@@ -78,7 +83,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, *, console: 
                 found = evaluation.evaluate(predict, state.params, tasks, limit=config.train.eval_examples)
                 observers.scores(step, found.scores)
                 found.save_sheet(workdir / "predictions.png")
-            if stop.asked:
+            if stop.asked and step < steps:
                 observers.say(f"stopped at step {step}; the same command goes on from here")
                 break
         check_compilations(step_fn, len(tasks))

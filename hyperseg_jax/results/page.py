@@ -1,0 +1,66 @@
+"""A self-contained HTML page of text, tables and pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1c2330; background: #fff; max-width: 980px; margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.9rem; margin-bottom: .3rem; } h2 { font-size: 1.3rem; margin-top: 2.4rem; }
+p { max-width: 70ch; } img { max-width: 100%; height: auto; display: block; margin: .8rem 0; }
+table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .3rem .9rem; border-bottom: 1px solid #d9dee6; text-align: left; }
+td:not(:first-child), th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
+pre { background: #f3f5f8; padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; }
+figure { margin: 1rem 0; } figcaption { color: #5a6475; font-size: .9rem; } strong.big { font-size: 1.5rem; }
+"""
+
+
+class Page:
+    """Collects the parts of a page in order."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._parts = title, [f"<h1>{html.escape(title)}</h1>"]
+
+    def heading(self, text: str) -> None:
+        self._parts.append(f"<h2>{html.escape(text)}</h2>")
+
+    def text(self, text: str) -> None:
+        self._parts.append(f"<p>{html.escape(text)}</p>")
+
+    def figure(self, text: str) -> None:
+        """A number that the reader should not miss."""
+        self._parts.append(f'<p><strong class="big">{html.escape(text)}</strong></p>')
+
+    def code(self, text: str) -> None:
+        self._parts.append(f"<pre>{html.escape(text)}</pre>")
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"  # noqa: E731
+        self._parts.append("<table>" + row(header, "th") + "".join(row(cells, "td") for cells in rows) + "</table>")
+
+    def picture(self, image: np.ndarray | pathlib.Path, caption: str) -> None:
+        """uint8 [H, W, 3], or a PNG file; it is embedded."""
+        if isinstance(image, pathlib.Path):
+            data = image.read_bytes()
+        else:
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, format="PNG")
+            data = buffer.getvalue()
+        source = "data:image/png;base64," + base64.b64encode(data).decode()
+        told = html.escape(caption)
+        self._parts.append(f'<figure><img src="{source}" alt="{told}"><figcaption>{told}</figcaption></figure>')
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the page under a temporary name, then renames it."""
+        head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self._title)}</title>'
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(f"{head}<style>{STYLE}</style><body>{''.join(self._parts)}</body></html>\n", encoding="utf-8")
+        part.replace(path)
