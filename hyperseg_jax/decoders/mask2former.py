@@ -124,7 +124,8 @@ class MaskedAttentionDecoder(nn.Module):
         maps = [self._keys_and_values(level, i) for i, level in enumerate(levels)]
         # Resizing is linear, so the resized features give the resized mask logits, once for all layers and prompts.
         small_features = [
-            jax.lax.stop_gradient(resize_bilinear(mask_features.astype(jnp.float32), level.shape[1:3])) for level in levels
+            jax.lax.stop_gradient(resize_bilinear(mask_features.astype(jnp.float32), (level.shape[1], level.shape[2])))
+            for level in levels
         ]
         stages: list[dict[str, Any]] = []
         for i, layer in enumerate(self.layers):

@@ -81,7 +81,7 @@ class DeformablePixelDecoder(nn.Module):
         p, groups = self.precision, self.group_norm_groups
         finest, *rest = pyramid.levels
         coarse_to_fine = rest[::-1]
-        shapes = tuple(level.shape[1:3] for level in coarse_to_fine)
+        shapes = tuple((level.shape[1], level.shape[2]) for level in coarse_to_fine)
         init = axes.named(nn.initializers.normal(1.0), "levels", "embed")
         level_embed = self.param("level_embed", init, (len(shapes), self.conv_dim), p.params)
 
@@ -102,7 +102,7 @@ class DeformablePixelDecoder(nn.Module):
             maps.append(flat.reshape(x.shape[0], height, width, self.conv_dim))
             start += height * width
         lateral = nn.relu(ConvNorm(self.conv_dim, 1, groups, p, name="lateral")(finest))
-        merged = lateral + resize_bilinear(maps[-1], lateral.shape[1:3])
+        merged = lateral + resize_bilinear(maps[-1], (lateral.shape[1], lateral.shape[2]))
         merged = nn.relu(ConvNorm(self.conv_dim, 3, groups, p, name="output")(merged))
         features = Conv(self.mask_dim, 1, precision=p, name="mask_features",
                         kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"))(merged)  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -73,7 +74,7 @@ class MaskCriterion:
         key: for the random points; or draws: points given from outside. Neither is read where points is "grid".
         counts: the divisors, where the batch is a shard; by default those of this batch.
         """
-        final = {"mask_logits": prediction.mask_logits, "scores": prediction.scores}
+        final: dict[str, Any] = {"mask_logits": prediction.mask_logits, "scores": prediction.scores}
         stages = [*prediction.stages, final]
         if draws is None and self.points != "grid":
             if key is None:

@@ -42,7 +42,9 @@ def region_loss(logits: jax.Array, matched: jax.Array, targets: MaskTargets, cou
     return _balanced_bce(logits, wanted.any(1), counted, counts.region_scores, counts.region_targets)
 
 
-def _balanced_bce(logits, wanted, counted, scores, positives) -> jax.Array:
+def _balanced_bce(
+    logits: jax.Array, wanted: jax.Array, counted: jax.Array, scores: jax.Array, positives: jax.Array
+) -> jax.Array:
     positives = jnp.maximum(positives, 1.0)
     each = weighted_bce(logits, wanted, (scores - positives) / positives)
     return jnp.sum(jnp.where(counted, each, 0.0)) / jnp.maximum(scores, 1.0)

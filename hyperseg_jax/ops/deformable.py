@@ -122,11 +122,11 @@ def _unpack(packed: jax.Array, shape: tuple[int, int]) -> jax.Array:
     batch, _, lanes = packed.shape
     height, width = shape
     patches = packed.reshape(batch, height + 1, width + 1, 2, 2, lanes // 4)
-    cells = sum(patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1))
-    return cells.reshape(batch, height * width, lanes // 4)
+    corners = [patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1)]
+    return sum(corners[1:], corners[0]).reshape(batch, height * width, lanes // 4)
 
 
-def _patches(locations: jax.Array, shape: tuple[int, int]):
+def _patches(locations: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
     """Row of the packed table, fractions inside the patch, and whether the point touches the map at all.
 
     locations: [2, B, points, Q]. A point beyond the border is moved onto it, where all that it sees is zero.
