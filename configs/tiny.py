@@ -3,9 +3,10 @@
 import ml_collections
 
 
-def toy(task: str, split: str, **options: object) -> dict:
-    """A reader of the toy world at data.root."""
-    return {"folder": "{root}", "task": task, "split": split, **options}
+def task(name: str, ratio: int, *, read: dict | None = None, val: dict | None = None, **sizes: int) -> dict:
+    """A task on the toy world at data.root; read: options of its reader, val: those that differ in validation."""
+    toy = {"folder": "{root}", "task": name, **(read or {})}
+    return {"reader": "toy", "ratio": ratio, "train": {**toy, "split": "train"}, "val": {**toy, "split": "val", **(val or {})}, **sizes}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -33,11 +34,11 @@ def get_config() -> ml_collections.ConfigDict:
     }  # fmt: skip
 
     # Each part of the objective, as losses.criterion.MaskCriterion takes it; "grid" compares whole maps, cheap at this size.
-    c.loss = {"points": "grid", "text_weight": 0.1}
+    c.loss = {"points": "grid", "text_weight": 0.5}
 
     c.data = {
         "root": "",  # where the toy world lies; empty: drawn once into the user's cache folder
-        "toy": {"seed": 0, "train": 12000, "val": 200, "clips": 200, "level": "default", "kinds": "known"},
+        "toy": {"seed": 0, "train": 16000, "val": 200, "clips": 400, "level": "default", "kinds": "known"},
         "tokenizer": "toy",
         "template": "v0",
         "image_size": 96,
@@ -46,12 +47,13 @@ def get_config() -> ml_collections.ConfigDict:
         "workers": 0,
         # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.
         "tasks": {
-            "referring": {"ratio": 4, "length": 208, "prompts": 6, "reader": "toy",
-                          "train": toy("referring", "train", group_by_image=True, prompts_per_example=6),
-                          "val": toy("referring", "val", group_by_image=True, prompts_per_example=6)},
-            "panoptic": {"ratio": 2, "length": 128, "targets": 8, "classes": 9, "reader": "toy",
-                         "train": toy("panoptic", "train", max_classes=8),
-                         "val": toy("panoptic", "val", max_classes=8)},
+            "referring": task("referring", 6, length=208, prompts=6, read={"group_by_image": True, "prompts_per_example": 6}),
+            "panoptic": task("panoptic", 3, length=128, targets=8, classes=9, read={"max_classes": 8}),
+            "region": task("region", 1, length=100, targets=3, regions=3, read={"max_regions": 3}),
+            "reasoning": task("reasoning", 1, length=112),
+            "video": task("video", 1, length=128, prompts=2, frames=2, val={"frames": 6},
+                          read={"frames": 2, "group_by_clip": True, "prompts_per_example": 2}),
+            "chat": task("chat", 1, length=124, prompts=3, read={"prompts_per_example": 3}),
         },
     }
     c.optimizer = {
@@ -67,13 +69,13 @@ def get_config() -> ml_collections.ConfigDict:
         ),
     }
     c.train = {
-        "steps": 30000,
+        "steps": 9000,
         "batch_size": 12,
         "preset": "single",
         "log_every": 20,
         "save_every": 500,
-        "eval_every": 1000,
-        "eval_examples": 100,
+        "eval_every": 1500,
+        "eval_examples": 60,
         "keep": 2,
     }
     return c

@@ -55,11 +55,11 @@ def fill_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.nda
 
     polygons: each [V, 2] as x, y. Returns bool [height, width].
     """
-    canvas = Image.new("1", (width, height))
+    canvas = Image.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:
         draw.polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
-    return np.array(canvas)
+    return np.array(canvas) > 0
 
 
 _AROUND = ((0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1))

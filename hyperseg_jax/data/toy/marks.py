@@ -28,9 +28,9 @@ def draw_marks(mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarr
     point[tuple(deep[int(rng.integers(len(deep)))])] = True
 
     stops = deep[rng.integers(len(deep), size=4)]
-    canvas = Image.new("1", (width, height))
+    canvas = Image.new("L", (width, height))
     ImageDraw.Draw(canvas).line([(int(x), int(y)) for y, x in stops], fill=1)
-    scribble = (np.array(canvas) & mask) | point
+    scribble = ((np.array(canvas) > 0) & mask) | point
 
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     low, high = BOX_SCALE
