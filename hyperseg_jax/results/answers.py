@@ -73,7 +73,9 @@ def expression(
     return [Segment(logits[best] > 0, float(scores[best]), label)]
 
 
-def regions(mask_logits: np.ndarray, region_logits: np.ndarray, geometry: Geometry, *, labels: tuple[str, ...]) -> list[Segment]:
+def regions(
+    mask_logits: np.ndarray, region_logits: np.ndarray, geometry: Geometry, *, labels: tuple[str, ...]
+) -> list[Segment]:
     """For each region the query that fits it best. mask_logits [Q, h, w], region_logits [Q, R]."""
     logits = to_original(mask_logits, geometry)
     scores = sigmoid(region_logits) * mask_scores(logits)[:, None]

@@ -21,21 +21,24 @@ def outline(mask: np.ndarray) -> np.ndarray:
     return mask & ~inside
 
 
-def overlay(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, strength: float = 0.55) -> np.ndarray:
-    """The picture with each mask tinted and outlined. uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3].
+def overlay(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, tint: bool = False) -> np.ndarray:
+    """The picture with each mask outlined and all else grey and dim. uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3].
 
-    Outside the masks the picture is dimmed a little, so that a mask of any colour stands out.
+    What is inside a mask keeps its own colours, since the text may speak of them; tint gives each mask a colour of its own
+    instead, where many stand side by side.
     """
     image = Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.BICUBIC)
     canvas = np.asarray(image, np.float32).copy()
     large = [np.kron(mask, np.ones((scale, scale), bool)) for mask in masks]
     covered = np.any(large, axis=0) if large else np.zeros(canvas.shape[:2], bool)
-    canvas[~covered] *= 0.72
+    grey = canvas.mean(-1, keepdims=True)
+    canvas = np.where(covered[..., None], canvas, 0.45 * (0.35 * canvas + 0.65 * grey) + 22)
     for k, mask in enumerate(large):
-        colour = COLOURS[k % len(COLOURS)]
-        canvas[mask] = (1 - strength) * canvas[mask] + strength * colour
-        edge = outline(mask)
-        canvas[edge | outline(mask & ~edge)] = 255
+        if tint:
+            canvas[mask] = 0.5 * canvas[mask] + 0.5 * COLOURS[k % len(COLOURS)]
+        inner = outline(mask)
+        canvas[inner] = 255
+        canvas[outline(mask & ~inner)] = 20
     return canvas.clip(0, 255).astype(np.uint8)
 
 
@@ -76,5 +79,5 @@ def save_image(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 def draw_segments(frame: np.ndarray, segments: Sequence[Segment], *, scale: int = 1) -> np.ndarray:
-    """overlay() of found segments."""
-    return overlay(frame, [segment.mask for segment in segments], scale=scale)
+    """overlay() of found segments; tinted where there are several."""
+    return overlay(frame, [segment.mask for segment in segments], scale=scale, tint=len(segments) > 1)

@@ -13,10 +13,12 @@ from PIL import Image
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1c2330; background: #fff; max-width: 980px; margin: 2.5rem auto; padding: 0 1.2rem; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1c2330; background: #fff;
+  max-width: 980px; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.9rem; margin-bottom: .3rem; } h2 { font-size: 1.3rem; margin-top: 2.4rem; }
 p { max-width: 70ch; } img { max-width: 100%; height: auto; display: block; margin: .8rem 0; }
-table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .3rem .9rem; border-bottom: 1px solid #d9dee6; text-align: left; }
+table { border-collapse: collapse; margin: .8rem 0; }
+th, td { padding: .3rem .9rem; border-bottom: 1px solid #d9dee6; text-align: left; }
 td:not(:first-child), th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
 pre { background: #f3f5f8; padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; }
 figure { margin: 1rem 0; } figcaption { color: #5a6475; font-size: .9rem; } strong.big { font-size: 1.5rem; }
@@ -43,7 +45,7 @@ class Page:
         self._parts.append(f"<pre>{html.escape(text)}</pre>")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"  # noqa: E731
+        row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
         self._parts.append("<table>" + row(header, "th") + "".join(row(cells, "td") for cells in rows) + "</table>")
 
     def picture(self, image: np.ndarray | pathlib.Path, caption: str) -> None:

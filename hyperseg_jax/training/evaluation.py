@@ -148,8 +148,9 @@ class _Scorer:
 
 
 def tile(example: Example, prompt: Prompt, found: list[np.ndarray], *, scale: int = 1) -> np.ndarray:
-    """Left what was asked for, right what was found, the text below."""
+    """Left what was asked for, right what was found, the text below. uint8 [H, W, 3]."""
     wanted = [mask[0] for mask in prompt.masks] if prompt.masks is not None else []
-    pair = np.concatenate([overlay(example.frames[0], masks, scale=scale) for masks in (wanted, found)], axis=1)
+    frame, tint = example.frames[0], prompt.task == "panoptic"
+    pair = np.concatenate([overlay(frame, masks, scale=scale, tint=tint) for masks in (wanted, found)], axis=1)
     text = prompt.text or ", ".join(prompt.classes) or ", ".join(prompt.kinds)
     return caption(pair, text)
