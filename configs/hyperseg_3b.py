@@ -1,0 +1,126 @@
+"""HyperSeg at its published size (arXiv 2411.17606): SigLIP-SO400M, Swin-B and Phi-2, 3.3 billion parameters.
+
+Sizes, adapters, what is trained and the weights of the objective are the authors'. How HyperSeg was trained is not published:
+"InstructSeg" marks what their next system uses, "ours" what we chose. Data is expected below data.root (see data/formats).
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.system = "hyperseg"
+    c.seed = 0
+    c.init_from = ""  # a model to start from: a workdir or a model folder
+    c.init_fresh = (r".*/lora_[ab]", r"perceiver/.*/gate/.*")  # not in the published weights
+
+    c.model = {
+        # ours: float32 parameters, bfloat16 compute
+        "precision": {"params": "float32", "compute": "bfloat16", "output": "float32", "matmul": "default"},
+        "num_queries": 100,
+        "query_std": 0.0,
+        "head_vocab_size": 51200,
+        "lora": {"rank": 8, "alpha": 16.0, "dropout": 0.05, "targets": ("query", "value")},
+        "clip_encoder": {"image_size": 384, "patch_size": 14, "hidden_size": 1152, "mlp_size": 4304, "num_layers": 27,
+                         "num_heads": 16, "feature_layer": -2, "keep_unused": True, "remat": "none"},
+        "mask_encoder": {"hidden_size": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "window": 12,
+                         "mlp_ratio": 4.0, "remat": "none"},
+        "perceiver": {"hidden_size": 512, "num_queries": 128, "num_heads": 8, "head_dim": 64, "mlp_ratio": 4, "gate": "tanh"},
+        "llm": {"vocab_size": 51200, "hidden_size": 2560, "mlp_size": 10240, "num_layers": 32, "num_heads": 32,
+                "rotary_fraction": 0.4, "remat": "full"},
+        "pixel_decoder": {"conv_dim": 256, "mask_dim": 256, "num_heads": 8, "feedforward_dim": 1024, "num_layers": 6,
+                          "group_norm_groups": 32},
+        "mask_decoder": {"hidden_size": 256, "mask_dim": 256, "num_heads": 8, "feedforward_dim": 2048, "num_layers": 9,
+                         "num_queries": 100, "heads": ("box", "box_iou", "reid"), "keep_unused": True, "remat": "none"},
+    }  # fmt: skip
+
+    c.loss = {
+        "points": "per_mask",
+        "num_points": 12544,
+        "oversample": 3.0,
+        "importance": 0.75,
+        "mask_weight": 5.0,
+        "dice_weight": 5.0,
+        "expression_weight": 2.0,
+        "class_weight": 2.0,
+        "region_weight": 2.0,
+        "background_weight": 0.1,
+        "text_weight": 1.0,  # InstructSeg
+    }
+
+    coco, notes = "{root}/coco", "{root}/coco/annotations"
+    refcoco, revos = {"image_root": f"{coco}/train2014"}, "{root}/revos"
+    revos_files = {"mask_path": f"{revos}/mask_dict.json", "frame_root": f"{revos}/JPEGImages"}
+    c.data = {
+        "root": "datasets",
+        "tokenizer": "datasets/phi-2",  # a folder with Phi-2's tokenizer.json
+        "template": "v0",
+        "image_size": 1024,
+        "buckets": (1152, 1280, 1664, 2048),
+        "mirror": 0.0,
+        "workers": 8,
+        # ratios of the shared tasks: InstructSeg's 4 : 2 : 1 : 3 for referring, chat, reasoning, video; the others are ours
+        "tasks": {
+            "referring": {
+                "reader": "refcoco", "ratio": 4, "length": 1152,
+                "train": {"json_path": "{root}/refcoco/refcoco_train.json", "sentences": "each", **refcoco},
+                "val": {"json_path": "{root}/refcoco/refcoco_val.json", **refcoco},
+            },
+            "panoptic": {
+                "reader": "coco_panoptic", "ratio": 4, "length": 1664, "targets": 100, "classes": 134,
+                "train": {"json_path": f"{notes}/panoptic_train2017.json", "image_root": f"{coco}/train2017",
+                          "png_root": f"{notes}/panoptic_train2017"},
+                "val": {"json_path": f"{notes}/panoptic_val2017.json", "image_root": f"{coco}/val2017",
+                        "png_root": f"{notes}/panoptic_val2017"},
+            },
+            "region": {
+                "reader": "interactive", "ratio": 2, "length": 1152, "targets": 32, "regions": 32,
+                "train": {"json_path": "{root}/interactive/coco_interactive_train.json", "image_root": f"{coco}/train2017",
+                          "max_regions": 32},
+                "val": {"json_path": "{root}/interactive/coco_interactive_val.json", "image_root": f"{coco}/val2017",
+                        "max_regions": 32},
+            },
+            "reasoning": {
+                "reader": "reasonseg", "ratio": 1, "length": 1280,
+                "train": {"folder": "{root}/reasonseg/train", "explanations": "{root}/reasonseg/explanatory/train.json"},
+                "val": {"folder": "{root}/reasonseg/val"},
+            },
+            "video": {
+                "reader": "revos", "ratio": 3, "length": 1152, "frames": 2,
+                "train": {"meta_path": f"{revos}/meta_expressions_train_.json", "frames": 2, **revos_files},
+                "val": {"meta_path": f"{revos}/meta_expressions_valid_.json", "frames": 2, **revos_files},
+            },
+            "chat": {
+                "reader": "llava", "ratio": 2, "length": 2048,
+                "train": {"json_path": "{root}/llava/llava_v1_5_mix665k.json", "image_root": "{root}/llava/images",
+                          "prompts_per_example": 1},
+            },
+        },
+    }  # fmt: skip
+
+    c.optimizer = {
+        "learning_rate": 4e-5,  # InstructSeg, with batches of 32 and this many steps
+        "warmup_steps": 3000,  # InstructSeg: 3 % of the steps
+        "final_rate": 0.0,
+        "betas": (0.9, 0.999),
+        "clip_norm": 1.0,  # ours
+        "accumulate": 1,
+        "groups": (
+            {"pattern": r".*/lora_[ab]", "rate": 1.0, "decay": 0.0},
+            {"pattern": r"(clip_encoder|mask_encoder|projector)/.*", "rate": 0.0, "decay": 0.0},
+            {"pattern": r"llm/tokens/embedding|language_head/kernel", "rate": 1.0, "decay": 0.0},
+            {"pattern": r"llm/.*", "rate": 0.0, "decay": 0.0},
+            {"pattern": r".*", "rate": 1.0, "decay": 0.0},
+        ),
+    }
+    c.train = {
+        "steps": 100000,
+        "batch_size": 32,
+        "preset": "data",
+        "log_every": 20,
+        "save_every": 2000,
+        "eval_every": 5000,
+        "eval_examples": 500,
+        "keep": 2,
+    }
+    return c

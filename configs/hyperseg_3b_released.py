@@ -1,0 +1,17 @@
+"""HyperSeg-3B as its authors released it: no gates in the perceiver, adapters merged, evaluated in float32."""
+
+import pathlib
+import runpy
+
+import ml_collections
+
+TRAINED = runpy.run_path(str(pathlib.Path(__file__).with_name("hyperseg_3b.py")))
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = TRAINED["get_config"]()
+    c.init_fresh = ()
+    c.model.precision.update({"compute": "float32", "matmul": "highest"})
+    c.model.lora.rank = 0
+    c.model.perceiver.gate = "none"
+    return c
