@@ -6,7 +6,8 @@ import ml_collections
 def task(name: str, ratio: int, *, read: dict | None = None, val: dict | None = None, **sizes: int) -> dict:
     """A task on the toy world at data.root; read: options of its reader, val: those that differ in validation."""
     toy = {"folder": "{root}", "task": name, **(read or {})}
-    return {"reader": "toy", "ratio": ratio, "train": {**toy, "split": "train"}, "val": {**toy, "split": "val", **(val or {})}, **sizes}
+    splits = {"train": {**toy, "split": "train"}, "val": {**toy, "split": "val", **(val or {})}}
+    return {"reader": "toy", "ratio": ratio, **splits, **sizes}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -22,8 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
         "query_std": 0.02,  # the release starts at zero; from scratch, queries that differ learn sooner
         "head_vocab_size": 576,
         "lora": {"rank": 0, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")},
-        "clip_encoder": {"image_size": 96, "patch_size": 12, "hidden_size": 96, "mlp_size": 288, "num_layers": 3, "num_heads": 4,
-                         "feature_layer": -1},
+        "clip_encoder": {"image_size": 96, "patch_size": 12, "hidden_size": 96, "mlp_size": 288, "num_layers": 3,
+                         "num_heads": 4, "feature_layer": -1},
         "mask_encoder": {"hidden_size": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4), "window": 6, "mlp_ratio": 3.0},
         "perceiver": {"hidden_size": 96, "num_queries": 8, "num_heads": 4, "head_dim": 24, "mlp_ratio": 2, "gate": "tanh"},
         "llm": {"vocab_size": 576, "hidden_size": 128, "mlp_size": 384, "num_layers": 4, "num_heads": 4},

@@ -21,4 +21,4 @@ def load(name: str | os.PathLike) -> Model:
     """A model to segment with: a workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
     from hyperseg_jax.predictors.model import load as load_model  # late, so that importing the package stays quick
 
-    return load_model(name)
+    return load_model(os.fspath(name))

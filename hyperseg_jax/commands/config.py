@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib.util
 import pathlib
+import runpy
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,12 +38,10 @@ def find(name: str) -> pathlib.Path:
 def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """The config with overrides ("train.steps=10") applied. The file is the user's own code and is executed."""
     path = find(name)
-    spec = importlib.util.spec_from_file_location(f"hyperseg_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    module = runpy.run_path(str(path), run_name=f"hyperseg_config_{path.stem}")
+    if "get_config" not in module:
         raise UserError(f"{path}: a config file defines get_config()")
-    config = module.get_config().lock()
+    config = module["get_config"]().lock()
     for override in overrides:
         _override(config, override)
     return config

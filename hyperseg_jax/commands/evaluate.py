@@ -43,7 +43,7 @@ def run(parsed: argparse.Namespace) -> None:
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(name, total=None) for name in tasks}
         found = evaluate(model.predict, model.params, tasks, limit=parsed.limit,
-                         progress=lambda name, done, total: progress.update(bars[name], completed=done, total=total))  # fmt: skip
+                         progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of))  # fmt: skip
     table = Table("task", "metric", "value")
     for name, values in found.scores.items():
         for metric, value in values.items():

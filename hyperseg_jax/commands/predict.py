@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", help="a workdir, a model folder, or a shipped model (tiny)")
     parser.add_argument("--classes", help="comma-separated things to find, every instance apart: 'red ring,blue star'")
     parser.add_argument("--stuff", help="comma-separated backgrounds for --classes: 'grass,sand'")
-    parser.add_argument("--point", action="append", default=[], metavar="X,Y", help="the object at a point, in pixels; repeatable")
+    parser.add_argument("--point", action="append", default=[], metavar="X,Y",
+                        help="the object at a point, in pixels; repeatable")  # fmt: skip
     parser.add_argument("--box", action="append", default=[], metavar="X0,Y0,X1,Y1", help="the object in a box; repeatable")
     parser.add_argument("--always", action="store_true", help="answer even where the text seems to name nothing")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation"), help="folder for the results")
@@ -85,7 +86,8 @@ class _whole_folder:
         self._out = out
 
     def __enter__(self) -> pathlib.Path:
-        if self._out.exists() and not (self._out / "result.json").exists() and (not self._out.is_dir() or any(self._out.iterdir())):
+        ours = not self._out.exists() or (self._out / "result.json").exists()
+        if not ours and (not self._out.is_dir() or any(self._out.iterdir())):
             raise UserError(f"--out {self._out}: exists and does not hold earlier results; give another folder")
         try:
             self._out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,17 +117,19 @@ def _draw_regions(points: list[str], boxes: list[str], size: tuple[int, int]) ->
     for flag, texts, count in (("--point", points, 2), ("--box", boxes, 4)):
         for text in texts:
             try:
-                numbers = [float(x) for x in text.split(",")]
+                numbers = [float(number) for number in text.split(",")]
             except ValueError:
                 numbers = []
             if len(numbers) != count:
                 raise UserError(f"{flag} {text}: give {count} numbers in pixels, as in {flag} {','.join(['40'] * count)}")
-            corners = numbers if count == 4 else [numbers[0] - radius, numbers[1] - radius, numbers[0] + radius, numbers[1] + radius]
+            x, y = numbers[:2]
+            corners = numbers if count == 4 else [x - radius, y - radius, x + radius, y + radius]
             canvas = Image.new("L", (size[1], size[0]))
             draw = ImageDraw.Draw(canvas)
-            inside = 0 <= numbers[0] < size[1] and 0 <= numbers[1] < size[0]
+            inside = 0 <= x < size[1] and 0 <= y < size[0]
             if not inside or corners[2] <= corners[0] or corners[3] <= corners[1]:
-                raise UserError(f"{flag} {text}: not inside the picture of {size[1]} x {size[0]} pixels (x, y from the top left)")
+                raise UserError(f"{flag} {text}: not inside the picture of {size[1]} x {size[0]} pixels "
+                                "(x, y from the top left)")  # fmt: skip
             (draw.rectangle if count == 4 else draw.ellipse)(corners, fill=1)
             drawn.append(np.asarray(canvas) > 0)
             labels.append(f"{flag.strip('-')} {text}")

@@ -21,5 +21,5 @@ def run(parsed: argparse.Namespace) -> None:
 
     console = Console(stderr=True)
     model = train(configs.load(parsed.config, parsed.overrides), parsed.workdir, console=console)
-    console.print(f"model: {model}\nloss curve: {parsed.workdir / 'loss.png'}  predictions: {parsed.workdir / 'predictions.png'}",
-                  highlight=False)  # fmt: skip
+    loss, sheet = (parsed.workdir / name for name in ("loss.png", "predictions.png"))
+    console.print(f"model: {model}\nloss curve: {loss}  predictions: {sheet}", highlight=False)

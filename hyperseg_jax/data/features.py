@@ -43,13 +43,15 @@ def to_arrays(
     """The arrays of one element.
 
     images uint8 [T, S, S, 3]; clip_images uint8 [T, s, s, 3]; filled int32 [2] (height, width of the unpadded part);
-    layout: int32 or bool [L] each, K prompts in one sequence; masks bool [K, N, T, S, S]; valid bool [K, N]; labels int32 [K, N];
-    class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R]; uses_{expression,classes,regions} bool [K].
+    layout: int32 or bool [L] each, K prompts in one sequence; masks bool [K, N, T, S, S]; valid bool [K, N];
+    labels int32 [K, N]; class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R];
+    uses_{expression,classes,regions} bool [K].
     rng: shuffles class lists; None keeps them in order.
     """
     if len(example.frames) < sizes.frames:
         raise UserError(f"{example.name}: {len(example.frames)} frames, the task needs {sizes.frames}")
-    geometry = fit(*example.frames.shape[1:3], sizes.image_size)
+    height, width = example.frames.shape[1:3]
+    geometry = fit(height, width, sizes.image_size)
     frames = example.frames[: sizes.frames]
     prompts = example.prompts[: sizes.prompts]
     if rng is not None:
@@ -77,8 +79,8 @@ def _layout(prompts: tuple[Prompt, ...], name: str, sizes: Sizes, tokenizer: Tok
 
 
 def _prompt_arrays(prompt: Prompt, name: str, sizes: Sizes, geometry: Geometry) -> dict[str, np.ndarray]:
-    found = 0 if prompt.masks is None else len(prompt.masks)
-    regions = 0 if prompt.regions is None else len(prompt.regions)
+    wanted, given = (() if part is None else part for part in (prompt.masks, prompt.regions))
+    found, regions = len(wanted), len(given)
     classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
     for what, have, room in (("targets", found, sizes.targets), ("classes", classes, sizes.classes),
                              ("regions", regions, sizes.regions)):  # fmt: skip
@@ -88,10 +90,10 @@ def _prompt_arrays(prompt: Prompt, name: str, sizes: Sizes, geometry: Geometry) 
     masks = np.zeros((sizes.targets, sizes.frames, size, size), bool)
     for n in range(found):
         for t in range(sizes.frames):
-            masks[n, t] = resize_and_pad_mask(prompt.masks[n][t], geometry)
+            masks[n, t] = resize_and_pad_mask(wanted[n][t], geometry)
     drawn = np.zeros((sizes.regions, sizes.clip_size, sizes.clip_size), bool)
     for r in range(regions):
-        drawn[r] = stretch_mask(prompt.regions[r], sizes.clip_size)
+        drawn[r] = stretch_mask(given[r], sizes.clip_size)
     labels = np.zeros(sizes.targets, np.int32)
     labels[: len(prompt.labels)] = prompt.labels
     return {

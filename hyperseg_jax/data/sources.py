@@ -1,4 +1,4 @@
-"""From the data block of a config to tasks: readers of the training and validation records, and how an example becomes arrays."""
+"""From the data block of a config to tasks: readers of training and validation records, and how an example becomes arrays."""
 
 from __future__ import annotations
 

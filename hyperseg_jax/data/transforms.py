@@ -12,24 +12,25 @@ PAD_VALUE = 128  # the released pipeline pads before it normalises, so padding i
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How a picture lies in its padded square: original (height, width) and the part (height, width) that it fills."""
+    """How a picture lies in its padded square: original (height, width), the part (height, width) that it
+    fills, and the (height, width) of the padded whole."""
 
     original: tuple[int, int]
     filled: tuple[int, int]
-    size: int
+    padded: tuple[int, int]
 
 
 def fit(height: int, width: int, size: int) -> Geometry:
     """The long edge becomes `size`, the aspect stays; sides are int(x + 0.5)."""
     scale = size / max(height, width)
     filled = (min(size, int(height * scale + 0.5)), min(size, int(width * scale + 0.5)))
-    return Geometry((height, width), (max(1, filled[0]), max(1, filled[1])), size)
+    return Geometry((height, width), (max(1, filled[0]), max(1, filled[1])), (size, size))
 
 
 def resize_and_pad(frame: np.ndarray, geometry: Geometry) -> np.ndarray:
     """uint8 [H, W, 3] -> [size, size, 3]: bilinear, padded right and bottom with PAD_VALUE."""
     height, width = geometry.filled
-    padded = np.full((geometry.size, geometry.size, 3), PAD_VALUE, np.uint8)
+    padded = np.full((*geometry.padded, 3), PAD_VALUE, np.uint8)
     padded[:height, :width] = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
     return padded
 
@@ -37,7 +38,7 @@ def resize_and_pad(frame: np.ndarray, geometry: Geometry) -> np.ndarray:
 def resize_and_pad_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """bool [H, W] -> [size, size]: nearest, padded with False."""
     height, width = geometry.filled
-    padded = np.zeros((geometry.size, geometry.size), bool)
+    padded = np.zeros(geometry.padded, bool)
     image = Image.fromarray(mask.astype(np.uint8))  # Pillow's own bool pictures come back with bytes of 255, not 1
     padded[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
     return padded
@@ -52,6 +53,6 @@ def stretch_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """bool [H, W] -> [size, size] under the same stretch; a drawn prompt that is not empty stays so."""
     resized = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)) > 0
     if mask.any() and not resized.any():
-        y, x = (int(round(float(c.mean()) * size / n)) for c, n in zip(np.nonzero(mask), mask.shape, strict=True))
+        y, x = (round(float(c.mean()) * size / n) for c, n in zip(np.nonzero(mask), mask.shape, strict=True))
         resized[min(y, size - 1), min(x, size - 1)] = True
     return resized

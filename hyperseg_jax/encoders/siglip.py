@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import flax.linen as nn
 import jax
 
@@ -85,6 +87,12 @@ class Siglip(nn.Module):
         if not -self.num_layers - 1 <= self.feature_layer <= self.num_layers:
             raise ValueError(f"feature_layer {self.feature_layer} of a tower with {self.num_layers} layers")
         return self.feature_layer % (self.num_layers + 1)
+
+    @overload
+    def __call__(self, image: jax.Array, all_hidden: Literal[False] = False) -> jax.Array: ...
+
+    @overload
+    def __call__(self, image: jax.Array, all_hidden: Literal[True]) -> tuple[jax.Array, tuple[jax.Array, ...]]: ...
 
     @nn.compact
     def __call__(self, image: jax.Array, all_hidden: bool = False) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -127,6 +129,14 @@ class Phi(nn.Module):
     def embed(self, ids: jax.Array) -> jax.Array:
         """Token embeddings. ids [...] int32 -> [..., D]."""
         return self.tokens(ids)
+
+    @overload
+    def __call__(self, stream: TokenStream, deterministic: bool = True, all_hidden: Literal[False] = False) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self, stream: TokenStream, deterministic: bool = True, *, all_hidden: Literal[True]
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]: ...
 
     @nn.compact
     def __call__(

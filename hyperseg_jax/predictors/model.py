@@ -51,7 +51,7 @@ class Model:
         self.predict = jax.jit(self._system.predict(module, config))
 
     @classmethod
-    def load(cls, name: str | os.PathLike) -> Model:
+    def load(cls, name: str | os.PathLike[str]) -> Model:
         """A workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
         folder = model_folder.find(name)
         config = model_folder.read_config(folder)
@@ -123,7 +123,8 @@ class Model:
         out = self.predict(self.params, batch, query)
         next_query = out.pop("next_query")
         host = {name: np.asarray(value)[0, :, 0] for name, value in out.items()}
-        return {**host, "next_query": next_query}, fit(*frames.shape[1:3], sizes.image_size)
+        height, width = frames.shape[1:3]
+        return {**host, "next_query": next_query}, fit(height, width, sizes.image_size)
 
 
 def read_picture(image: Picture) -> np.ndarray:
@@ -144,7 +145,7 @@ def read_picture(image: Picture) -> np.ndarray:
 
 
 @functools.cache
-def load(name: str | os.PathLike) -> Model:
+def load(name: str) -> Model:
     """Model.load, once for each name."""
     return Model.load(name)
 

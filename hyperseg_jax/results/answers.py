@@ -41,7 +41,7 @@ def resize(maps: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def to_original(mask_logits: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Logits [..., h, w] of the padded square -> [..., H, W] of the picture: resize, crop the padding, resize."""
-    padded = resize(mask_logits, geometry.size, geometry.size)
+    padded = resize(mask_logits, *geometry.padded)
     return resize(padded[..., : geometry.filled[0], : geometry.filled[1]], *geometry.original)
 
 

@@ -36,17 +36,20 @@ PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published nam
 @flax.struct.dataclass
 class HyperSegOutput:
     """prediction: rows are pictures x prompts, B * K. hidden: [B, L, D] of the language model. next_query: [B, F, P], the
-    fine-grained query of the next frame. logits: [B, L, V] over the vocabulary, where asked for."""
+    fine-grained query of the next frame. logits: [B, L, V] over the vocabulary, where asked for. inside: intermediates by
+    name, for golden tests; jit drops what nobody reads."""
 
     prediction: MaskPrediction
     hidden: jax.Array
     next_query: jax.Array
     logits: jax.Array | None = None
+    inside: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
 class HyperSeg(nn.Module):
-    """One forward pass of the language model over text, picture tokens, fine-grained tokens and mask queries; a masked-attention
-    decoder turns the queries' hidden states into masks, and those of the prompt into what the masks are scored against.
+    """One forward pass of the language model over text, picture tokens, fine-grained tokens and mask queries; a
+    masked-attention decoder turns the queries' hidden states into masks, and those of the prompt into what the masks are
+    scored against.
 
     Parts arrive as fields; parameters land under their names.
     """
@@ -80,35 +83,42 @@ class HyperSeg(nn.Module):
         num_prompts: int = 1,
         regions: jax.Array | None = None,
         region_valid: jax.Array | None = None,
+        region_points: jax.Array | None = None,
         fine_grained_query: jax.Array | None = None,
         num_classes: int = 0,
         with_text: bool = False,
         deterministic: bool = True,
     ) -> HyperSegOutput:
         """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised; layout of [B, L] holding num_prompts (K) prompts a
-        picture; regions bool [B, K, R, s, s] with region_valid bool [B, K, R]; fine_grained_query [B, F, P], fed back from
-        the frame before, else the learned one. num_classes: class names a prompt, "background" among them. with_text: also
-        vocabulary logits."""
+        picture; regions bool [B, K, R, s, s] with region_valid bool [B, K, R]; region_points [B, K, R, P, 2], (x, y) to sample
+        them at, else their covered cells; fine_grained_query [B, F, P], fed back from the frame before, else the learned
+        one. num_classes: class names a prompt, "background" among them. with_text: also vocabulary logits."""
         pyramid = self.mask_encoder(images, deterministic=deterministic)
         fine_grained = self.perceiver(pyramid, fine_grained_query)
         picture = self.projector(self.clip_encoder(clip_images))
-        num_regions = 0 if regions is None else regions.shape[2]
-        region_bank = self.region_sampler(picture, regions, region_valid) if num_regions else None
-        stream = splice(layout, self.llm.embed(layout.text_ids), image=picture, queries=self.queries,
+        region_bank = None
+        if regions is not None and regions.shape[2]:
+            valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
+            region_bank = self.region_sampler(picture, regions, valid, region_points)
+        num_regions = 0 if region_bank is None else region_bank.shape[2]
+        stream = splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), image=picture, queries=self.queries,
                         fine_grained=fine_grained, regions=region_bank)  # fmt: skip
         hidden = self.llm(stream, deterministic=deterministic)
-        banks = pool(hidden, layout, num_prompts=num_prompts, num_queries=self.num_queries, num_fine_grained=fine_grained.shape[-2],
-                     num_classes=num_classes, num_regions=num_regions)  # fmt: skip
+        banks = pool(hidden, layout, num_prompts=num_prompts, num_queries=self.num_queries,
+                     num_fine_grained=fine_grained.shape[-2], num_classes=num_classes, num_regions=num_regions)  # fmt: skip
         embeddings = {"expression": self.expression_projector(banks["expression"])}
         if num_classes or self.is_initializing():
             embeddings["class"] = self.class_projector(banks["classes"])
         if num_regions or self.is_initializing():
             embeddings["region"] = self.region_projector(banks["regions"])
         mask_features, levels = self.pixel_decoder(pyramid)
-        prediction = self.mask_decoder(mask_features, levels, self.query_projector(banks["queries"]), embeddings)
+        queries = self.query_projector(banks["queries"])
+        prediction = self.mask_decoder(mask_features, levels, queries, embeddings)
         next_query = self.perceiver.next_query(banks["fine_grained"])
         logits = self.language_head(hidden) if with_text or self.is_initializing() else None
-        return HyperSegOutput(prediction, hidden, next_query, logits)
+        inside = {"picture": picture, "fine_grained": fine_grained, "stream": stream.embeddings, "queries": queries,
+                  "mask_features": mask_features, **embeddings}  # fmt: skip
+        return HyperSegOutput(prediction, hidden, next_query, logits, inside)
 
 
 def build(config: ml_collections.ConfigDict) -> HyperSeg:
@@ -148,10 +158,10 @@ def batch_spec(config: ml_collections.ConfigDict, task: dict[str, Any]) -> Sizes
 def init(model: HyperSeg, config: ml_collections.ConfigDict, key: jax.Array) -> Any:
     """Fresh parameters with their axis names."""
     sizes = batch_spec(config, {"length": 8, "classes": 1, "regions": 1})
-    zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)  # noqa: E731
+    zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)
     row = zeros(sizes.length)
-    layout = Layout(*[row] * 5, mask=row.astype(bool), prompt=row, position=row)
-    picture = lambda side: jnp.zeros((1, side, side, 3))  # noqa: E731
+    layout = Layout(row, row, row, row, row, mask=row.astype(bool), prompt=row, position=row)
+    picture = lambda side: jnp.zeros((1, side, side, 3))
     side = sizes.clip_size
     return model.init(key, picture(sizes.image_size), picture(side), layout, regions=zeros(1, 1, side, side).astype(bool),
                       region_valid=zeros(1, 1).astype(bool), num_classes=1, with_text=True)["params"]  # fmt: skip
@@ -163,14 +173,16 @@ def normalise(images: jax.Array, clip_images: jax.Array) -> tuple[jax.Array, jax
     return images, clip_images.astype(jnp.float32) / 127.5 - 1
 
 
-def _frames(model: HyperSeg, params: Any, batch: dict[str, Any], query: jax.Array | None, per_frame: Any, **options: Any) -> Any:
+def _frames(
+    model: HyperSeg, params: Any, batch: dict[str, Any], query: jax.Array | None, per_frame: Any, **options: Any
+) -> tuple[list[Any], jax.Array | None]:
     """per_frame(output, t) over the frames of a batch, each seeing the fine-grained query that the one before fed back."""
     layout = Layout(**batch["layout"])
     regions = (batch["regions"], batch["region_valid"]) if batch["regions"].shape[2] else (None, None)
     found = []
     for t in range(batch["images"].shape[1]):
         images, clip_images = normalise(batch["images"][:, t], batch["clip_images"][:, t])
-        output = model.apply({"params": params}, images, clip_images, layout, regions=regions[0], region_valid=regions[1],
+        output: Any = model.apply({"params": params}, images, clip_images, layout, regions=regions[0], region_valid=regions[1],
                              fine_grained_query=query, num_prompts=batch["uses_expression"].shape[1],
                              num_classes=batch["class_valid"].shape[2], **options)  # fmt: skip
         query = output.next_query
@@ -184,7 +196,7 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
     text_weight = config.loss.text_weight
 
     def of_batch(params: Any, batch: dict[str, Any], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]  # noqa: E731
+        rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]
         asked = {name: rows(batch[name]) for name in ("valid", "labels", "class_valid", "region_valid", "uses_expression",
                                                       "uses_classes", "uses_regions")}  # fmt: skip
 
@@ -193,7 +205,7 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
             found = criterion(output.prediction, targets, key=jax.random.fold_in(key, t))
             metrics = {name: stages[-1] for name, stages in found.terms.items()}
             total = found.total
-            if text_weight:
+            if output.logits is not None:
                 metrics["text"] = text_cross_entropy(output.logits, batch["layout"]["labels"])
                 total = total + text_weight * metrics["text"]
             return total, metrics
@@ -210,7 +222,7 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
 
     def of_batch(params: Any, batch: dict[str, Any], query: jax.Array | None = None) -> dict[str, jax.Array]:
         prompts = batch["uses_expression"].shape[1]
-        split = lambda x: x.reshape(-1, prompts, *x.shape[1:])  # noqa: E731
+        split = lambda x: x.reshape(-1, prompts, *x.shape[1:])
 
         def of_frame(output: HyperSegOutput, _: int) -> dict[str, jax.Array]:
             scores = {kind: split(value) for kind, value in output.prediction.scores.items()}

@@ -13,6 +13,7 @@ import numpy as np
 
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.data.transforms import Geometry, fit
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.metrics.ciou_giou import ReferringScores
 from hyperseg_jax.metrics.interactive import InteractiveScores
 from hyperseg_jax.metrics.jf import ClipScores
@@ -62,7 +63,8 @@ def evaluate(
             examples = change(name, list(examples))
         scorer = _Scorer()
         for done, (example, outputs) in enumerate(_outputs(predict, params, task, examples), 1):
-            geometry = fit(*example.frames.shape[1:3], task.sizes.image_size)
+            height, width = example.frames.shape[1:3]
+            geometry = fit(height, width, task.sizes.image_size)
             for k, prompt in enumerate(example.prompts[: task.sizes.prompts]):
                 found = scorer.score(prompt, {key: value[:, k] for key, value in outputs.items()}, geometry)
                 if len(made.tiles) < tiles and found is not None and k == 0:
@@ -120,7 +122,8 @@ class _Scorer:
         segments = answers.regions(outputs["mask_logits"][0], outputs["region"][0], geometry, labels=prompt.kinds)
         found = [segment.mask for segment in segments]
         order = np.argsort(prompt.labels)
-        scores.update(np.stack(found), prompt.masks[order, 0], prompt.kinds, None if prompt.ignore is None else prompt.ignore[0])
+        ignore = None if prompt.ignore is None else prompt.ignore[0]
+        scores.update(np.stack(found), _wanted(prompt)[order, 0], prompt.kinds, ignore)
         return found
 
     def _panoptic(self, scores: PanopticQuality, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
@@ -128,7 +131,7 @@ class _Scorer:
                                      things=prompt.things, object_threshold=0.5)  # fmt: skip
         found = [ids == row["id"] for row in rows]
         stacked = np.stack(found) if found else np.zeros((0, *geometry.original), bool)
-        scores.update(stacked, [row["category"] for row in rows], prompt.masks[:, 0], prompt.labels, prompt.classes,
+        scores.update(stacked, [row["category"] for row in rows], _wanted(prompt)[:, 0], prompt.labels, prompt.classes,
                       prompt.things, None if prompt.ignore is None else prompt.ignore[0])  # fmt: skip
         return found
 
@@ -140,11 +143,18 @@ class _Scorer:
         for logits, scores in zip(outputs["mask_logits"], outputs["expression"], strict=True):
             segments = answers.expression(logits, scores, geometry, label=prompt.text, absent_below=ABSENT_BELOW)
             found.append(segments[0].mask if segments else empty)
-        wanted = prompt.masks[0][: len(found)] if len(prompt.masks) else np.stack([empty] * len(found))
+        masks = _wanted(prompt)
+        wanted = masks[0][: len(found)] if len(masks) else np.stack([empty] * len(found))
         return np.stack(found), wanted
 
     def compute(self) -> dict[str, float]:
         return {name: value for accumulator in self._used.values() for name, value in accumulator.compute().items()}
+
+
+def _wanted(prompt: Prompt) -> np.ndarray:
+    if prompt.masks is None:
+        raise UserError(f"a {prompt.task} prompt without masks cannot be scored; its reader must give them")
+    return prompt.masks
 
 
 def tile(example: Example, prompt: Prompt, found: list[np.ndarray], *, scale: int = 1) -> np.ndarray:

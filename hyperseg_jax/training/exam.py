@@ -35,7 +35,13 @@ class Exam:
 
 
 def referring_exam(
-    predict: Callable[..., Any], params: Any, task: Task, world: str | os.PathLike, split: str = "val", *, limit: int | None = None
+    predict: Callable[..., Any],
+    params: Any,
+    task: Task,
+    world: str | os.PathLike,
+    split: str = "val",
+    *,
+    limit: int | None = None,
 ) -> Exam:
     """Takes the exam on a toy world's split. task.val must read that split with all prompts of a picture in one example."""
     asked = {"exam": task}
@@ -51,5 +57,5 @@ def shuffle(examples: list[Example]) -> list[Example]:
     flat = [prompt for example in examples for prompt in example.prompts]
     order = shuffled_order([prompt.text for prompt in flat])
     texts = iter([flat[k].text for k in order])
-    return [dataclasses.replace(example, prompts=tuple(dataclasses.replace(prompt, text=next(texts)) for prompt in example.prompts))
-            for example in examples]  # fmt: skip
+    asked = [tuple(dataclasses.replace(prompt, text=next(texts)) for prompt in example.prompts) for example in examples]
+    return [dataclasses.replace(example, prompts=prompts) for example, prompts in zip(examples, asked, strict=True)]

@@ -137,15 +137,14 @@ class _Stop:
 def interruptible() -> Iterator[_Stop]:
     """Turns the first Ctrl-C or SIGTERM into a request to save and stop; a second one acts as usual."""
     stop = _Stop()
-    before = {}
+    before: dict[int, Any] = {}
 
     def ask(number: int, _: Any) -> None:
         stop.asked = True
         signal.signal(number, before[number])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
+        before.update({number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)})
     except ValueError:  # not the main thread: leave signals to whoever owns it
         before.clear()
     try:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class Observers:
-    """A context manager around the record of one run. Lines of steps after `start` (from a run that was cut off) are dropped."""
+    """A context manager around the record of one run. Lines of steps after `start` (of a run cut off) are dropped."""
 
     def __init__(self, workdir: pathlib.Path, *, start: int, steps: int, console: Console) -> None:
         from tensorboardX import SummaryWriter  # imported late: it is slow to import
@@ -23,7 +23,8 @@ class Observers:
         self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=20)
         self._plot = workdir / "loss.png"
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                   TextColumn("{task.fields[note]}"))  # fmt: skip
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
         self._last = (start, time.monotonic())

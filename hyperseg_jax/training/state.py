@@ -15,8 +15,7 @@ from hyperseg_jax.training import groups
 Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """step: batches taken. skipped: batches whose loss or gradient was not finite. key: folded with the step for dropout and
     sampled points. trainable and frozen are the two halves of the parameters; only the first has optimizer state."""
 
@@ -53,7 +52,7 @@ def make_step(loss: Loss, tx: optax.GradientTransformation) -> Callable[[TrainSt
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         updates, optimizer = tx.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         state = state.replace(
             step=state.step + 1,
             skipped=state.skipped + (~finite).astype(jnp.int32),

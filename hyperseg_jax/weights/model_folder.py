@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ SHIPPED = pathlib.Path(hyperseg_jax.__file__).parent / "assets"
 FORMAT = "hyperseg_jax 1"
 
 
-def find(name: str | pathlib.Path) -> pathlib.Path:
+def find(name: str | os.PathLike[str]) -> pathlib.Path:
     """The folder of a model: a workdir (its model/), a model folder, or the name of a shipped model ("tiny")."""
     path = pathlib.Path(name)
     for candidate in (path / "model", path, SHIPPED / str(name)):

@@ -23,7 +23,8 @@ def test_padding_is_grey_and_masks_follow_their_picture():
     assert ((picture[:16, :, 0] > 127) == mask[:16]).mean() > 0.97
 
 
-@pytest.mark.parametrize("resize", [lambda m: transforms.resize_and_pad_mask(m, fit(40, 60, 24)), lambda m: transforms.stretch_mask(m, 24)])
+@pytest.mark.parametrize("resize", [lambda m: transforms.resize_and_pad_mask(m, fit(40, 60, 24)),
+                                    lambda m: transforms.stretch_mask(m, 24)])  # fmt: skip
 def test_masks_hold_ones_and_zeros(resize):
     """A bool array whose bytes are 255 counts as 255 once it is a float on the device."""
     mask = np.zeros((40, 60), bool)

@@ -20,7 +20,7 @@ def rng():
 
 
 def inputs(rng, batch=2, prompts=3):
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     levels = tuple(draw(batch, 2 * s, 3 * s, WIDTH) for s in (1, 2, 4))
     embeddings = {"expression": draw(batch, prompts, WIDTH), "class": draw(batch, prompts, 4, WIDTH),
                   "region": draw(batch, prompts, 2, WIDTH)}  # fmt: skip
@@ -44,8 +44,8 @@ def test_prompts_share_a_picture_as_if_it_were_repeated(rng):
     params = start(module, features, levels, queries, embeddings)
     run = jax.jit(module.apply)
     shared = run(params, features, levels, queries, embeddings)
-    repeat = lambda x: jnp.repeat(x, 3, axis=0)  # noqa: E731
-    rows = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+    repeat = lambda x: jnp.repeat(x, 3, axis=0)
+    rows = lambda x: x.reshape(-1, *x.shape[2:])
     alone = run(params, repeat(features), jax.tree.map(repeat, levels), rows(queries), jax.tree.map(rows, embeddings))
     assert shared.mask_logits.shape == (6, QUERIES, 16, 24)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), shared, alone)
@@ -74,7 +74,7 @@ def test_a_fully_blocked_query_looks_everywhere(rng):
     params = start(module, *args)
     sizes = [x.shape[1] * x.shape[2] for x in args[1][:LAYERS]]
     run = jax.jit(module.apply)
-    given = lambda blocked: tuple(jnp.full((6, QUERIES, size), blocked) for size in sizes)  # noqa: E731
+    given = lambda blocked: tuple(jnp.full((6, QUERIES, size), blocked) for size in sizes)
     closed, opened = (run(params, *args, given(blocked)) for blocked in (True, False))
     np.testing.assert_allclose(closed.mask_logits, opened.mask_logits, atol=1e-6)
     assert all(stage["attention_mask"].all() for stage in closed.stages)  # told as decided, before the row is opened
@@ -124,7 +124,7 @@ def test_pixel_decoder_gives_features_and_maps_of_any_size(rng):
     levels = tuple(jnp.asarray(rng.normal(size=(2, *size, 6)), jnp.float32) for size in sizes)
     pyramid = Pyramid(levels, (4, 8, 16, 32))
     params = start(module, pyramid)
-    run = lambda p: module.apply(p, pyramid)  # noqa: E731
+    run = lambda p: module.apply(p, pyramid)
     features, maps = jax.jit(run)(params)
     assert features.shape == (2, 13, 10, 12)
     assert [x.shape for x in maps] == [(2, *size, WIDTH) for size in sizes[:0:-1]]

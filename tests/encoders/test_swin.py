@@ -21,7 +21,7 @@ def image():
 def params(image):
     made = nn.unbox(jax.jit(TINY.init)(jax.random.key(1), image)["params"])
     # the relative bias starts near zero; make it count
-    bias = lambda x: jnp.sin(jnp.arange(x.size)).reshape(x.shape)  # noqa: E731
+    bias = lambda x: jnp.sin(jnp.arange(x.size)).reshape(x.shape)
     return jax.tree_util.tree_map_with_path(lambda path, x: bias(x) if "relative_bias" in str(path) else x, made)
 
 
@@ -48,7 +48,7 @@ def test_partition_and_merge_are_inverse():
 def test_shift_mask_hides_what_the_roll_brought_together():
     h, w, window = 8, 12, 4
     row, column = (np.roll(grid, (-2, -2), (0, 1)) for grid in np.meshgrid(np.arange(h), np.arange(w), indexing="ij"))
-    cut = lambda grid: np.asarray(partition(jnp.asarray(grid)[None, :, :, None], window))[0, :, :, 0]  # noqa: E731
+    cut = lambda grid: np.asarray(partition(jnp.asarray(grid)[None, :, :, None], window))[0, :, :, 0]
     row, column = cut(row), cut(column)
     far = (abs(row[:, :, None] - row[:, None]) >= window) | (abs(column[:, :, None] - column[:, None]) >= window)
     np.testing.assert_array_equal(shift_mask(h, w, window)[:, 0] == HIDDEN, far)

@@ -11,8 +11,9 @@ HYPERSEG_GOLDEN (separated by ":"). A test asks for the fixture `case`:
         case.compare("grad", ours, expected, kind="gradient")
         case.done()                           raises if anything was outside its tolerance, or if nothing was compared
 
-One rule for all: |error| <= max(10 x floor, 2e-5 x standard deviation of the expected tensor); integers and bits exact. Without a
-measured floor: 1e-4 relative for values, 1e-3 relative for gradients (absolute 1e-6). The run closes with a table of worst errors.
+One rule for all: |error| <= max(10 x floor, 2e-5 x standard deviation of the expected tensor); integers and bits exact. Without
+a measured floor: 1e-4 relative for values, 1e-3 relative for gradients (absolute 1e-6). The run closes with a table of
+worst errors.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_scan_equals_loop():
 
 def test_rotation_depends_on_the_distance_only():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
-    at = lambda x, position: rotate(x, rotary_angles(jnp.array([[position]]), 6))[0, 0, 0]  # noqa: E731
+    at = lambda x, position: rotate(x, rotary_angles(jnp.array([[position]]), 6))[0, 0, 0]
     np.testing.assert_allclose(at(q, 9) @ at(k, 4), at(q, 25) @ at(k, 20), rtol=1e-5)
     assert abs(at(q, 9) @ at(k, 4) - at(q, 9) @ at(k, 5)) > 1e-3
     np.testing.assert_array_equal(at(q, 9)[6:], q[0, 0, 0, 6:])
@@ -82,7 +82,7 @@ def test_rotation_depends_on_the_distance_only():
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_keeps_gradients(remat):
     def gradient(model):
-        loss = lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, stream())))  # noqa: E731
+        loss = lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, stream())))
         return jax.jit(jax.grad(loss))(init(TINY))
 
     for one, other in zip(jax.tree.leaves(gradient(TINY)), jax.tree.leaves(gradient(TINY.clone(remat=remat))), strict=True):

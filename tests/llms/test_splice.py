@@ -53,7 +53,7 @@ def test_each_position_comes_from_its_bank(layout, banks):
 def test_pooling_takes_the_mean_of_each_segment(layout):
     hidden = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
     pooled = jax.jit(lambda h: pool(h, layout, **SIZES))(hidden)
-    close = lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=1e-6)  # noqa: E731
+    close = lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=1e-6)
     close(pooled["queries"], jnp.stack([hidden[:, 8:10], hidden[:, 14:16]], 1))
     close(pooled["fine_grained"], hidden[:, 3:4])
     close(pooled["expression"][:, 1], hidden[:, 10:12].mean(1))
@@ -75,6 +75,6 @@ def test_fine_grained_tokens_that_are_not_shared_come_from_the_first_prompt(layo
 
 def test_nothing_to_pool_gives_zeros_and_finite_gradients(layout):
     empty = layout.replace(source=np.zeros_like(layout.source))
-    total = lambda h: sum(x.sum() for x in pool(h, empty, **SIZES).values())  # noqa: E731
+    total = lambda h: sum(x.sum() for x in pool(h, empty, **SIZES).values())
     value, gradient = jax.value_and_grad(total)(jnp.ones((BATCH, LENGTH, WIDTH)))
     assert value == 0 and not np.asarray(gradient).any()

@@ -55,5 +55,6 @@ def test_panoptic_merges_stuff_and_drops_the_hidden():
 
 
 def test_nothing_is_a_panoptic_answer():
-    ids, rows = answers.panoptic(np.zeros((2, 8, 8)), np.tile([0.0, 9.0], (2, 1)), fit(32, 32, 32), classes=("a",), things=(True,))
+    scores = np.tile([0.0, 9.0], (2, 1))
+    ids, rows = answers.panoptic(np.zeros((2, 8, 8)), scores, fit(32, 32, 32), classes=("a",), things=(True,))
     assert not ids.any() and rows == []

@@ -58,8 +58,8 @@ def test_everything_that_does_not_fit_is_listed():
     del given["model.layers.0.fc.bias"]
     with pytest.raises(UserError) as error:
         table().to_flax(given, expected)
-    for part in ("missing in the source: model.layers.0.fc.bias", "left over in the source: stray", "not filled by the table: extra",
-                 "layers/up/kernel: shape (2, 3, 4)"):  # fmt: skip
+    for part in ("missing in the source: model.layers.0.fc.bias", "left over in the source: stray",
+                 "not filled by the table: extra", "layers/up/kernel: shape (2, 3, 4)"):  # fmt: skip
         assert part in str(error.value)
 
 

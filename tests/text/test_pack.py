@@ -63,5 +63,5 @@ def test_labels_are_those_of_the_parts():
 
 
 def test_too_short_names_the_fix():
-    with pytest.raises(UserError, match="need .* positions, the layout has 60"):
+    with pytest.raises(UserError, match=r"need .* positions, the layout has 60"):
         pack(layouts(), 60)
