@@ -1,29 +1,50 @@
-"""Packaging of hyperseg_jax. Extras are optional; each says what it is for."""
+"""Packaging of hyperseg_jax. Both ends of each range of versions were tried; the extras are optional and say what they are for."""
 
 import pathlib
 
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-CONFIGS = sorted(str(p.relative_to(HERE)) for p in (HERE / "configs").glob("*.py"))
 
+RUN_TIME = [
+    "jax>=0.10.0,<0.11",
+    "flax>=0.12.6,<0.13",
+    "optax>=0.2.7,<0.3",
+    "orbax-checkpoint>=0.12.6,<0.13",
+    "grain>=0.2.16,<0.3",
+    "ml-collections>=1.1,<2",
+    "einops>=0.8,<0.9",
+    "chex>=0.1.91,<0.2",
+    "transformers>=5.0,<6",  # tokenizers and hub files
+    "tokenizers>=0.22.1,<0.24",
+    "tensorflow-datasets>=4.9.9,<5",  # readers of prepared datasets
+    "numpy>=2.2.6,<3",
+    "pillow>=12,<14",
+    "safetensors>=0.7,<0.9",
+    "pycocotools>=2.0.10,<2.1",
+    "rich>=14,<16",
+    "matplotlib>=3.10,<4",
+    "tensorboardX>=2.6.4,<3",  # scalars for TensorBoard without TensorFlow
+]
+
+NOTEBOOKS = ["nbclient>=0.10.4,<0.12", "ipykernel>=7.0.1,<8"]
 EXTRAS = {
-    "tpu": ["jax[tpu]"],  # the TPU runtime and compiler
+    "tpu": ["jax[tpu]>=0.10.0,<0.11"],  # the TPU runtime and compiler
     "torch": ["torch==2.13.0"],  # running an exported model in PyTorch
-    "video": ["av>=14"],  # video files (frames in folders need nothing)
-    "demo": ["gradio>=5"],  # the web page
-    "sweep": ["ray[tune]>=2.40"],  # sweeps over clusters
-    "cloud": ["gcsfs>=2025.1", "fsspec>=2025.1"],  # gs:// paths
-    "notebooks": ["jupyter>=1.1", "nbclient>=0.10", "ipykernel>=6.29"],  # opening and executing the notebooks
+    "video": ["av>=14.4,<19"],  # video files (frames in folders need nothing)
+    "demo": ["gradio>=6.15,<7"],  # the web page
+    "sweep": ["ray[tune]>=2.51,<3"],  # sweeps over clusters
+    "cloud": ["gcsfs>=2026.1,<2027", "fsspec>=2026.1,<2027"],  # gs:// paths
+    "notebooks": ["jupyter>=1.1,<2", *NOTEBOOKS],  # opening and executing the notebooks
     "test": [
-        "pytest>=8.3",
-        "pytest-xdist>=3.6",
-        "scipy>=1.14",  # the assignment solver that matching is checked against
+        "pytest>=9,<10",
+        "pytest-xdist>=3.8,<4",
+        "scipy>=1.16,<2",  # the assignment solver that matching is checked against
         "torch==2.13.0",  # sampling and losses are checked against it
-        "ruff>=0.9",
-        "mypy>=1.14",
-        "nbclient>=0.10",  # executes the notebook
-        "ipykernel>=6.29",
+        "ruff==0.17.5",
+        "mypy==2.4.1",
+        "setuptools>=77,<85",  # builds a wheel in a test
+        *NOTEBOOKS,
     ],
 }
 
@@ -35,30 +56,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["hyperseg_jax", "hyperseg_jax.*"]),
+    # configs/ stands beside the package in a checkout, and inside it once installed
+    packages=[*find_packages(include=["hyperseg_jax", "hyperseg_jax.*"]), "hyperseg_jax.configs"],
+    package_dir={"hyperseg_jax.configs": "configs"},
     package_data={"hyperseg_jax": ["py.typed", "assets/*", "assets/**/*"]},
-    data_files=[("share/hyperseg_jax/configs", CONFIGS)],
-    install_requires=[
-        "jax>=0.10.2,<0.12",
-        "flax>=0.12.8,<0.14",
-        "optax>=0.2.8,<0.4",
-        "orbax-checkpoint>=0.12.8,<0.13",
-        "grain>=0.2.18,<0.3",
-        "ml-collections>=1.1,<2",
-        "einops>=0.8,<1",
-        "chex>=0.1.92,<0.2",
-        "transformers>=5.0,<6",  # tokenizers and hub files
-        "tokenizers>=0.22,<1",
-        "tensorflow-datasets>=4.9.10,<5",  # readers of prepared datasets
-        "numpy>=2.0,<3",
-        "pillow>=11,<14",
-        "safetensors>=0.5,<1",
-        "pycocotools>=2.0.8,<3",
-        "rich>=13.9,<16",
-        "matplotlib>=3.9,<4",
-        "tensorboardX>=2.6,<3",  # scalars for TensorBoard without TensorFlow
-    ],
+    install_requires=RUN_TIME,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["hyperseg=hyperseg_jax.commands.main:main"]},
-    classifiers=["License :: OSI Approved :: Apache Software License", "Programming Language :: Python :: 3.11"],
+    classifiers=["Programming Language :: Python :: 3.11"],
 )

@@ -1,0 +1,101 @@
+"""Rules of the house that no single room can keep: a quick import, whole configs, short files, nothing that runs data."""
+
+import ast
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import hyperseg_jax
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import flatten, unflatten
+
+PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
+CONFIGS = sorted(path.stem for path in configs.folder().glob("*.py") if not path.stem.startswith("_"))
+MANIFEST = pathlib.Path(__file__).parent / "golden" / "hyperseg" / "full_manifest.json"
+HEAVY = ("torch", "tensorflow", "transformers", "jax", "flax", "orbax", "grain", "matplotlib")
+FORBIDDEN = {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "yaml.load", "yaml.unsafe_load", "marshal.load"}
+
+
+def test_the_import_is_quick_and_light():
+    code = f"import sys, hyperseg_jax; print([name for name in {HEAVY} if name in sys.modules])"
+    times = []
+    for _ in range(2):  # the better of two, for machines that are busy
+        began = time.perf_counter()
+        shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+        times.append(time.perf_counter() - began)
+        assert shown.stdout.strip() == "[]"
+    assert min(times) < 2.0
+
+
+def test_the_command_line_needs_no_other_framework():
+    code = ("import sys; from hyperseg_jax.commands import train, evaluate, predict; import hyperseg_jax.training.loop; "
+            "print([name for name in ('torch', 'tensorflow', 'transformers') if name in sys.modules])")  # fmt: skip
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+@functools.cache
+def built(name):
+    """(weight table, abstract parameters by path) of a config; nothing is computed."""
+    config = configs.load(name)
+    system = systems.get(config.system)
+    model = system.build(config)
+    params = jax.eval_shape(lambda: system.init_plain(model, config, jax.random.key(0)))
+    return system.weight_table(config), flatten(params)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_and_its_table_covers_every_parameter(name):
+    table, leaves = built(name)
+    paths = {path for row in table for path in row.paths}
+    assert paths == {path for path in leaves if not path.endswith(("/lora_a", "/lora_b"))}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_parameter_has_an_optimizer_group(name):
+    from hyperseg_jax.training import groups
+
+    config = configs.load(name)
+    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    where = groups.assign(built(name)[1], rules)
+    assert any(rules[k].rate for k in where.values())
+    if name == "hyperseg_3b":  # what the authors train: 64 adapters, the decoders and the connectors around a frozen trunk
+        trained = {path for path, k in where.items() if rules[k].rate}
+        assert sum(np.prod(built(name)[1][path].shape) for path in trained if "lora" in path) == 2_621_440
+        assert not any(path.startswith(("clip_encoder/", "mask_encoder/", "projector/")) for path in trained)
+        assert {path for path in trained if path.startswith("llm/") and "lora" not in path} == {"llm/tokens/embedding"}
+
+
+def test_the_published_size_has_the_published_names():
+    table, leaves = built("hyperseg_3b_released")
+    # arrays without memory of their own, of the parameters' shapes
+    params = unflatten({path: np.broadcast_to(np.zeros((), np.int8), leaf.shape) for path, leaf in leaves.items()})
+    ours = {name: tensor.shape for name, tensor in table.to_torch(params).items()}
+    assert ours == {row["name"]: tuple(row["shape"]) for row in json.loads(MANIFEST.read_text())["keys"]}
+    assert len(ours) == 1636
+
+
+def test_files_are_short():
+    lengths = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {str(path): count for path, count in lengths.items() if count > 600}
+
+
+def called(node):
+    """The dotted name that a call goes to, as far as it is one."""
+    if isinstance(node, ast.Attribute):
+        return f"{called(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
+def test_nothing_runs_what_it_reads():
+    calls = {f"{path.relative_to(PACKAGE)}:{node.lineno}: {called(node.func)}" for path in PACKAGE.rglob("*.py")
+             for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}  # fmt: skip
+    assert not sorted(call for call in calls if call.split(": ")[1] in FORBIDDEN)
