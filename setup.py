@@ -1,4 +1,4 @@
-"""Packaging of hyperseg_jax. Both ends of each range of versions were tried; the extras are optional and say what they are for."""
+"""Packaging of hyperseg_jax. The run-time and test ranges were tried at both ends; the other extras were only resolved."""
 
 import pathlib
 
@@ -28,7 +28,7 @@ RUN_TIME = [
 ]
 
 NOTEBOOKS = ["nbclient>=0.10.4,<0.12", "ipykernel>=7.0.1,<8"]
-EXTRAS = {
+EXTRAS = {  # optional; each says what it is for
     "tpu": ["jax[tpu]>=0.10.0,<0.11"],  # the TPU runtime and compiler
     "torch": ["torch==2.13.0"],  # running an exported model in PyTorch
     "video": ["av>=14.4,<19"],  # video files (frames in folders need nothing)
