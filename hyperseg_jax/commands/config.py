@@ -38,10 +38,13 @@ def find(name: str) -> pathlib.Path:
 def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """The config with overrides ("train.steps=10") applied. The file is the user's own code and is executed."""
     path = find(name)
-    module = runpy.run_path(str(path), run_name=f"hyperseg_config_{path.stem}")
-    if "get_config" not in module:
-        raise UserError(f"{path}: a config file defines get_config()")
-    config = module["get_config"]().lock()
+    try:
+        config = runpy.run_path(str(path), run_name=f"hyperseg_config_{path.stem}")["get_config"]().lock()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config {path}: does not run ({type(error).__name__}: {error}); give a Python file that defines "
+                        "get_config(), --traceback shows the line") from error  # fmt: skip
     for override in overrides:
         _override(config, override)
     return config

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 
 from hyperseg_jax.errors import UserError
 
@@ -50,11 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         if traceback:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        _say(str(error))
         raise SystemExit(2) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except OSError as error:  # a full disk, a missing right: what the verbs did not foresee
+        if traceback or error.filename is None:
+            raise
+        _say(f"{error.filename}: {error.strerror}; --traceback shows where it was used")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        _say("stopped")
+        raise SystemExit(130) from None
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
+def _say(text: str) -> None:
+    Console(stderr=True).print("[bold red]error:[/] " + escape(text), highlight=False, soft_wrap=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
-import shutil
-import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -15,6 +15,7 @@ from rich.console import Console
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.answers import Segment
 from hyperseg_jax.results.drawing import draw_segments, save_image
+from hyperseg_jax.results.whole import whole_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,25 +35,33 @@ def run(parsed: argparse.Namespace) -> None:
     regions = bool(parsed.point or parsed.box)
     if sum((parsed.text is not None, parsed.classes is not None, regions)) != 1:
         raise UserError("say what to segment in one way: a text, or --classes, or --point / --box")
+    if parsed.text is not None and not parsed.text.strip():
+        raise UserError("the prompt is empty; say what to segment")
+    if parsed.stuff is not None and parsed.classes is None:
+        raise UserError("--stuff goes with --classes; name the things to find there")
     if not parsed.image.exists():
         raise UserError(f"{parsed.image}: no such file or folder")
     from hyperseg_jax.predictors.model import load, picture_files, read_picture
 
     console, absent = Console(stderr=True), (None if parsed.always else 0.5)
+    is_clip = parsed.image.is_dir()
+    if is_clip and parsed.text is None:
+        raise UserError(f"{parsed.image} is a folder of frames; give a text to segment it by")
+    files = picture_files(parsed.image) if is_clip else [parsed.image]
+    frame = read_picture(files[0])  # before the model, which takes a while to load
+    drawn, labels = _draw_regions(parsed.point, parsed.box, frame.shape[:2])
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
-    with _whole_folder(parsed.out) as out:
-        if parsed.image.is_dir():
-            if parsed.text is None:
-                raise UserError(f"{parsed.image} is a folder of frames; give a text to segment it by")
-            files = picture_files(parsed.image)
+    with _results(parsed.out) as out:
+        if is_clip:
+            same = len({path.stem for path in files}) < len(files)  # 1.jpg beside 1.png
             frames = []
             for path, (frame, segments) in zip(files, model.segment_clip(files, parsed.text, absent_below=absent), strict=True):
-                frames.append({"frame": path.name, "segments": _write(out, path.stem, frame, segments)})
+                stem = path.name if same else path.stem
+                frames.append({"frame": path.name, "segments": _write(out, stem, frame, segments)})
             report |= {"text": parsed.text, "frames": frames}
             said = f"{len(files)} frames, {parsed.text!r} found in {sum(bool(f['segments']) for f in frames)}"
         else:
-            frame = read_picture(parsed.image)
             if parsed.text is not None:
                 segments = model.segment(frame, parsed.text, absent_below=absent)
                 report["text"] = parsed.text
@@ -61,7 +70,6 @@ def run(parsed: argparse.Namespace) -> None:
                 segments = [Segment(found.ids == row["id"], row["score"], row["label"]) for row in found.rows]
                 report["classes"] = _names(parsed.classes) + _names(parsed.stuff)
             else:
-                drawn, labels = _draw_regions(parsed.point, parsed.box, frame.shape[:2])
                 segments = model.segment_regions(frame, drawn, labels=labels)
             report["segments"] = _write(out, parsed.image.stem, frame, segments)
             said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the picture, score {s.score:.2f})" for s in segments)
@@ -79,31 +87,18 @@ def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: list[Segme
     return rows
 
 
-class _whole_folder:
-    """A results folder that appears whole, or not at all. What stood there before is replaced."""
-
-    def __init__(self, out: pathlib.Path) -> None:
-        self._out = out
-
-    def __enter__(self) -> pathlib.Path:
-        ours = not self._out.exists() or (self._out / "result.json").exists()
-        if not ours and (not self._out.is_dir() or any(self._out.iterdir())):
-            raise UserError(f"--out {self._out}: exists and does not hold earlier results; give another folder")
-        try:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
-            self._part = pathlib.Path(tempfile.mkdtemp(prefix=f".{self._out.name}-", dir=self._out.parent))
-        except OSError as error:
-            raise UserError(f"--out {self._out}: cannot be written ({error.strerror}); give another folder") from error
-        self._part.chmod(0o755)
-        return self._part
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self._part, ignore_errors=True)
-            return
-        if self._out.exists():
-            shutil.rmtree(self._out)
-        self._part.replace(self._out)
+@contextlib.contextmanager
+def _results(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A results folder that appears whole, or not at all; earlier results there are replaced, anything else is not touched."""
+    if out.exists() and not (out / "result.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: exists and does not hold earlier results; give another folder")
+    if out.resolve() == pathlib.Path.cwd():
+        raise UserError(f"--out {out}: is the working folder; give a folder of its own")
+    try:
+        with whole_folder(out) as part:
+            yield part
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); give another folder") from error
 
 
 def _names(text: str | None) -> list[str]:

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hyperseg_jax.data.features import to_arrays
+from hyperseg_jax.data.formats import files
 from hyperseg_jax.data.transforms import Geometry, fit
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results import answers
@@ -22,7 +23,7 @@ from hyperseg_jax.results.answers import Segment
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expanded_length
-from hyperseg_jax.text.prompts import tokenize
+from hyperseg_jax.text.prompts import join_sentences, tokenize, video_expression
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder
 
@@ -56,8 +57,12 @@ class Model:
         folder = model_folder.find(name)
         config = model_folder.read_config(folder)
         system = systems.get(config.system)
-        module = system.build(config)
-        expected = jax.eval_shape(lambda: system.init_plain(module, config, jax.random.key(0)))
+        try:
+            module = system.build(config)
+            expected = jax.eval_shape(lambda: system.init_plain(module, config, jax.random.key(0)))
+        except (TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"{folder / 'config.json'}: does not describe a {config.system} of this version ({error}); "
+                            "take the folder whole, as `hyperseg train` wrote it") from error  # fmt: skip
         return cls(config, Tokenizer.load(folder), model_folder.load_params(folder, expected))
 
     def segment(self, image: Picture, text: str, *, absent_below: float | None = 0.5) -> list[Segment]:
@@ -67,7 +72,7 @@ class Model:
         published model does.
         """
         frame = read_picture(image)
-        prompt = Prompt(task="referring", text=_text(text))
+        prompt = Prompt(task="referring", text=join_sentences([_text(text).rstrip(".")]))  # as RefCOCO's texts end
         found, geometry = self._run(frame[None], prompt)
         return answers.expression(found["mask_logits"][0], found["expression"][0], geometry, label=text,
                                   absent_below=absent_below)  # fmt: skip
@@ -91,6 +96,8 @@ class Model:
                 raise UserError(f"region {k + 1} has size {region.shape}, the picture {frame.shape[:2]}; give it the same size")
             if not region.any():
                 raise UserError(f"region {k + 1} is empty; draw it inside the picture")
+        if not len(regions):
+            raise UserError("no regions are given; draw at least one")
         prompt = Prompt(task="region", regions=np.stack(regions), kinds=("mask",) * len(regions))
         found, geometry = self._run(frame[None], prompt)
         named = tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
@@ -100,7 +107,7 @@ class Model:
         self, frames: Iterable[Picture], text: str, *, absent_below: float | None = 0.5
     ) -> Iterator[tuple[np.ndarray, list[Segment]]]:
         """Frame by frame: (picture, segments). What the model saw of a frame feeds the next; memory stays that of one frame."""
-        prompt, query = Prompt(task="video", text=_text(text)), None
+        prompt, query = Prompt(task="video", text=video_expression(_text(text))), None
         for image in frames:
             frame = read_picture(image)
             found, geometry = self._run(frame[None], prompt, query)
@@ -135,23 +142,22 @@ def read_picture(image: Picture) -> np.ndarray:
         return image
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
-    try:
-        with Image.open(image) as opened:
-            return np.asarray(opened.convert("RGB"))
-    except FileNotFoundError as error:
-        raise UserError(f"{image}: no such file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{image}: not a readable picture ({error}); give a whole JPEG or PNG file") from error
+    return files.read_picture(pathlib.Path(image))
 
 
-@functools.cache
-def load(name: str) -> Model:
-    """Model.load, once for each name."""
-    return Model.load(name)
+def load(name: str | os.PathLike) -> Model:
+    """Model.load, once for each model file as it lies there now."""
+    folder = model_folder.find(name)
+    return _load(folder.absolute(), (folder / "model.safetensors").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: pathlib.Path, _: int) -> Model:
+    return Model.load(folder)
 
 
 def _text(text: str) -> str:
-    if not text.strip():
+    if not text.strip(" ."):
         raise UserError("the prompt is empty; say what to segment")
     return text.strip()
 

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,11 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 import hyperseg_jax
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 SHIPPED = pathlib.Path(hyperseg_jax.__file__).parent / "assets"
 FORMAT = "hyperseg_jax 1"
+FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
 def find(name: str | os.PathLike[str]) -> pathlib.Path:
@@ -36,25 +39,28 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def save(folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Mapping[str, Any]) -> None:
-    """Writes each file under a temporary name, then renames it; model.safetensors last."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Replaces the folder as a whole, so that its files always belong together; other files in it stay."""
     arrays = {path: np.ascontiguousarray(jax.device_get(leaf)) for path, leaf in flatten(params).items()}
-    tokenizer.save(folder)
-    part = folder / ".config.json.part"
-    part.write_text(config.to_json(indent=2, sort_keys=True) + "\n")
-    part.replace(folder / "config.json")
-    part = folder / ".model.safetensors.part"
-    save_file(arrays, part, metadata={"format": FORMAT})
-    part.replace(folder / "model.safetensors")
+    with whole_folder(folder) as part:
+        tokenizer.save(part)
+        (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n")
+        save_file(arrays, part / "model.safetensors", metadata={"format": FORMAT})
+        for other in folder.iterdir() if folder.is_dir() else ():
+            if other.name not in FILES:
+                (shutil.copytree if other.is_dir() else shutil.copy2)(other, part / other.name)
 
 
 def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a model folder: data, never code."""
     path = folder / "config.json"
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
+        config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable config ({error}); give a folder that `hyperseg train` wrote") from error
+    lacking = [key for key in ("system", "model", "data") if not isinstance(config, dict) or key not in config]
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}; give a folder that `hyperseg train` wrote")
+    return ml_collections.ConfigDict(config).lock()
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
