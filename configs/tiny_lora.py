@@ -1,5 +1,5 @@
-"""Fine-tunes the shipped `tiny` on a kind that it has never seen: LoRA in the language model, the decoders in full, the encoders
-frozen (as HyperSeg's authors train), with some of the known kinds mixed in so that they are not forgotten.
+"""Fine-tunes the shipped `tiny` on a kind that it has never seen: LoRA in the language model, the decoders in full, the
+encoders frozen (as HyperSeg's authors train), with some of the known kinds mixed in so that they are not forgotten.
 
 data.root holds two toy worlds: new/ (written with kinds="held_back") and known/.
 """

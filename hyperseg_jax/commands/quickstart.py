@@ -29,8 +29,9 @@ def run(parsed: argparse.Namespace) -> None:
     began, console = time.monotonic(), Console(stderr=True)
     say = lambda text: console.print(f"[{_clock(began)}] {text}", highlight=False, markup=False)
     page = Page("hyperseg_jax: a first look")
-    page.text("A small but complete HyperSeg, trained on drawings of shapes, segments pictures it has never seen by text, and is "
-              "then taught a colour and a shape that were held back. Everything here was computed on this machine, just now.")  # fmt: skip
+    page.text("A small but complete HyperSeg, trained on drawings of shapes, segments pictures it has never seen by text, and "
+              "is then taught a colour and a shape that were held back. Everything here was computed on this machine, just "
+              "now.")  # fmt: skip
     root = draw_worlds(parsed.out / "data", parsed.pictures, say)
     config = configs.load("tiny_lora", [f"data.root={root}", *([f"train.steps={parsed.steps}"] if parsed.steps else [])])
     tasks = open_tasks(config, console)
@@ -94,8 +95,8 @@ def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], 
         f"best answer that ignores the text: {exam.blind_ciou:.2f})")  # fmt: skip
     page.heading("1. Pictures it has never seen, segmented by text")
     page.figure(f"referring cIoU: {exam.ciou:.2f}")
-    page.text("cIoU is the area found rightly, divided by all area found or asked for, over every expression of the exam. A model "
-              "that does not read the text cannot do better than the last line; with expressions swapped between pictures, a "
+    page.text("cIoU is the area found rightly, divided by all area found or asked for, over every expression of the exam. A "
+              "model that does not read the text cannot do better than the last line; with expressions swapped between pictures, a "
               "model that reads them must fail.")  # fmt: skip
     page.table(("answer by", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in exam.lines()])
     page.picture(sheet(exam.evaluation.tiles, 3), "Left what the text names, right what the model found.")
@@ -167,8 +168,8 @@ def fine_tune(
     console.print(table)
     page.heading("4. Teaching it something new")
     page.text(f"Pink things and hearts never stood in its training pictures. {steps} steps on {len(new.task.train)} pictures "
-              f"({minutes:.1f} minutes) with low-rank adapters in the language model and the decoders trained; both encoders stay "
-              "frozen. The run was stopped halfway and resumed from its checkpoint.")  # fmt: skip
+              f"({minutes:.1f} minutes) with low-rank adapters in the language model and the decoders trained; both encoders "
+              "stay frozen. The run was stopped halfway and resumed from its checkpoint.")  # fmt: skip
     page.table(("referring cIoU", "before", "after", "change"),
                [(what, f"{b:.2f}", f"{a:.2f}", f"{a - b:+.2f}") for what, b, a in rows])  # fmt: skip
     page.picture(before_and_after(tiny, tuned, new), "Asked for, found before, found after.")
