@@ -20,14 +20,15 @@ def get_config() -> ml_collections.ConfigDict:
     c.model = {
         "precision": {"params": "float32", "compute": "float32", "output": "float32", "matmul": "highest"},
         "num_queries": 8,
-        "query_std": 0.02,  # the release starts at zero; from scratch, queries that differ learn sooner
+        "query_std": 0.5,  # the release starts at zero; from scratch, queries that differ learn sooner
         "head_vocab_size": 576,
         "lora": {"rank": 0, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")},
         "clip_encoder": {"image_size": 96, "patch_size": 12, "hidden_size": 96, "mlp_size": 288, "num_layers": 3,
                          "num_heads": 4, "feature_layer": -1},
         "mask_encoder": {"hidden_size": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4), "window": 6, "mlp_ratio": 3.0},
         "perceiver": {"hidden_size": 96, "num_queries": 8, "num_heads": 4, "head_dim": 24, "mlp_ratio": 2, "gate": "tanh"},
-        "llm": {"vocab_size": 576, "hidden_size": 128, "mlp_size": 384, "num_layers": 4, "num_heads": 4},
+        "llm": {"vocab_size": 576, "hidden_size": 128, "mlp_size": 384, "num_layers": 4, "num_heads": 4,
+                "embedding_std": 1.0},
         "pixel_decoder": {"conv_dim": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 128, "num_layers": 2,
                           "group_norm_groups": 8},
         "mask_decoder": {"hidden_size": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 192, "num_layers": 3,
@@ -59,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     c.optimizer = {
         "learning_rate": 1e-3,
-        "warmup_steps": 500,
+        "warmup_steps": 300,
         "final_rate": 0.02,
         "betas": (0.9, 0.98),
         "clip_norm": 5.0,
@@ -70,12 +71,12 @@ def get_config() -> ml_collections.ConfigDict:
         ),
     }
     c.train = {
-        "steps": 9000,
+        "steps": 10000,
         "batch_size": 12,
         "preset": "single",
         "log_every": 20,
         "save_every": 500,
-        "eval_every": 1500,
+        "eval_every": 2000,
         "eval_examples": 60,
         "keep": 2,
     }

@@ -82,9 +82,10 @@ class Embedding(nn.Module):
     rows: int
     features: int
     precision: Precision = Precision()
+    std: float = 0.02
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
-        init = axes.named(nn.initializers.normal(0.02), "vocab", "embed")
+        init = axes.named(nn.initializers.normal(self.std), "vocab", "embed")
         table = self.param("embedding", init, (self.rows, self.features), self.precision.params)
         return self.precision.cast(jnp.take(table, ids, axis=0, mode="clip"))

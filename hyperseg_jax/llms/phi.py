@@ -101,7 +101,8 @@ class Phi(nn.Module):
     """Token stream -> hidden states after the final norm.
 
     vocab_size: rows of the token table (the language head may be wider, see LanguageHead). rotary_fraction: share of each
-    head that turns, rounded down. remat: what the backward pass keeps (layers/remat.py). lora: a low-rank adapter inside the
+    head that turns, rounded down. embedding_std: of fresh token embeddings; a small model trained from scratch wants about 1,
+    else the first blocks drown what a word is in what surrounds it. remat: what the backward pass keeps (layers/remat.py). lora: a low-rank adapter inside the
     linears named in lora_targets (of query, key, value, out, up, down). Parts: tokens, layers (stacked), norm.
     """
 
@@ -113,6 +114,7 @@ class Phi(nn.Module):
     rotary_fraction: float = 0.4
     rotary_theta: float = 10000.0
     epsilon: float = 1e-5
+    embedding_std: float = 0.02
     remat: str = "none"
     lora: LoRA | None = None
     lora_targets: tuple[str, ...] = ("query", "value")
@@ -124,7 +126,7 @@ class Phi(nn.Module):
             raise ValueError(f"lora_targets {unknown}: use some of {', '.join(LINEARS)}")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
-        self.tokens = Embedding(self.vocab_size, self.hidden_size, self.precision)
+        self.tokens = Embedding(self.vocab_size, self.hidden_size, self.precision, self.embedding_std)
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Token embeddings. ids [...] int32 -> [..., D]."""
