@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="a workdir, a model folder, or a shipped model (tiny)")
     parser.add_argument("--tasks", help="comma-separated tasks of the model's config; all of them by default")
     parser.add_argument("--limit", type=int, help="examples a task; all of them by default")
+    parser.add_argument("--split", default="val", choices=("val", "compositional"),
+                        help="of the toy world; compositional: pairs of colour and shape never seen in training")  # fmt: skip
     parser.add_argument("--data-root", default="", help="the toy world's folder, if not the one that the config draws")
     parser.add_argument("--out", type=pathlib.Path, help="folder for scores.json and a sheet of pictures")
 
@@ -25,7 +27,8 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.data import sources
     from hyperseg_jax.predictors.model import load
     from hyperseg_jax.systems import system as systems
-    from hyperseg_jax.training.evaluation import evaluate
+    from hyperseg_jax.training.evaluation import Evaluation, evaluate
+    from hyperseg_jax.training.exam import referring_exam
 
     if parsed.limit is not None and parsed.limit < 1:
         raise UserError(f"--limit {parsed.limit}: give one or more")
@@ -33,7 +36,8 @@ def run(parsed: argparse.Namespace) -> None:
     model = load(parsed.model)
     with model.config.unlocked():
         model.config.data.root = parsed.data_root or model.config.data.root
-    tasks = sources.build(model.config, systems.get(model.config.system), console=console)
+    tasks = sources.build(model.config, systems.get(model.config.system), console=console, for_training=False,
+                          split=parsed.split)  # fmt: skip
     if parsed.tasks:
         wanted = [name.strip() for name in parsed.tasks.split(",")]
         unknown = [name for name in wanted if name not in tasks]
@@ -44,6 +48,12 @@ def run(parsed: argparse.Namespace) -> None:
         bars = {name: progress.add_task(name, total=None) for name in tasks}
         found = evaluate(model.predict, model.params, tasks, limit=parsed.limit,
                          progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of))  # fmt: skip
+    for name, task in tasks.items():
+        if task.exam is not None:
+            console.print(f"controls of {name}: expressions shuffled, and answers that ignore the text", highlight=False)
+            taken = referring_exam(model.predict, model.params, task, limit=parsed.limit,
+                                   found=Evaluation({"exam": found.scores[name]}, []))  # fmt: skip
+            found.scores[name] |= taken.controls()
     table = Table("task", "metric", "value")
     for name, values in found.scores.items():
         for metric, value in values.items():

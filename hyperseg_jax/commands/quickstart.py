@@ -40,7 +40,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     say("opening the shipped model `tiny`")
     tiny = Model.load("tiny")
-    known, new = (Examined(name, root / name, tasks[name], parsed.pictures) for name in ("known", "new"))
+    known, new = (Examined(name, tasks[name], parsed.pictures) for name in ("known", "new"))
     show_held_out(page, tiny, known, say)
     show_prompts(page, tiny, root / "known")
     show_clip(page, tiny, root / "known", say)
@@ -77,7 +77,6 @@ class Examined:
     """A toy world whose validation pictures are an exam."""
 
     name: str
-    world: pathlib.Path
     task: Any
     pictures: int
 
@@ -85,7 +84,7 @@ class Examined:
         """The score with its controls."""
         from hyperseg_jax.training.exam import referring_exam
 
-        return referring_exam(model.predict, model.params, self.task, self.world, limit=self.pictures)
+        return referring_exam(model.predict, model.params, self.task, limit=self.pictures)
 
 
 def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], None]) -> None:

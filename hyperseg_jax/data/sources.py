@@ -36,15 +36,17 @@ READERS: dict[str, Callable[..., Any]] = {
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One kind of question. train and val: random-access readers of Examples. ratio: how often a batch is of this task; 0
-    leaves it to validation. mirror: chance that a training example is mirrored."""
+    leaves it to validation. mirror: chance that a training example is mirrored. exam: (folder, split) of the toy world that
+    val reads referring expressions from, None for other tasks and data."""
 
     name: str
-    train: Sequence[Example]
+    train: Sequence[Example] | None
     val: Sequence[Example] | None
     ratio: int
     sizes: Sizes
     tokenizer: Tokenizer
     mirror: float = 0.0
+    exam: tuple[str, str] | None = None
 
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, Any]:
         """A training example as arrays, with the random changes that keep its meaning."""
@@ -57,19 +59,32 @@ class Task:
         return to_arrays(example, self.sizes, self.tokenizer, train=False)
 
 
-def build(config: ml_collections.ConfigDict, system: Any, *, console: Console) -> dict[str, Task]:
-    """The tasks of config.data; draws the toy world first where the config asks for one that is not there yet."""
+def build(
+    config: ml_collections.ConfigDict, system: Any, *, console: Console, for_training: bool = True, split: str = "val"
+) -> dict[str, Task]:
+    """The tasks of config.data; draws the toy world first where the config asks for one that is not there yet.
+
+    for_training: else training records are neither drawn nor read. split: the toy split to validate on.
+    """
     data = config.data
     tokenizer = load_tokenizer(data.tokenizer)
-    root = data.root or str(toy_world(data.toy.to_dict(), console))
+    parameters = data.toy.to_dict() if for_training else data.toy.to_dict() | {"train": 0}
+    root = data.root or str(toy_world(parameters, console))
     tasks = {}
     for name, block in data.tasks.items():
-        fields = block.to_dict()
+        where, fields = f"data.tasks.{name}", block.to_dict()
         ratio, reader = fields.pop("ratio"), fields.pop("reader")
-        train, val = (_reader(f"data.tasks.{name}", reader, fields.pop(part, None), root) for part in ("train", "val"))
+        train, val = fields.pop("train", None), fields.pop("val", None)
         if ratio and train is None:
-            raise UserError(f"data.tasks.{name}: ratio {ratio} needs a `train` block with the reader's paths")
-        tasks[name] = Task(name, train, val, ratio, system.batch_spec(config, fields), tokenizer, data.mirror)
+            raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
+        exam = None
+        if reader == "toy" and val is not None:
+            if split != "val" and val["task"] == "video":  # clips have no other split
+                continue
+            val = {**val, "split": split}
+            exam = (val["folder"].replace("{root}", root), split) if val["task"] == "referring" else None
+        tasks[name] = Task(name, _reader(where, reader, train if for_training else None, root), _reader(where, reader, val, root),
+                           ratio, system.batch_spec(config, fields), tokenizer, data.mirror, exam)  # fmt: skip
     return tasks
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +27,11 @@ class Exam:
     blind_giou: float
     evaluation: Evaluation
 
+    def controls(self) -> dict[str, float]:
+        """The scores that stand beside the model's."""
+        return {"ciou_shuffled": self.shuffled_ciou, "giou_shuffled": self.shuffled_giou, "ciou_blind": self.blind_ciou,
+                "giou_blind": self.blind_giou}  # fmt: skip
+
     def lines(self) -> list[tuple[str, float, float]]:
         """(what, cIoU, gIoU) for a table."""
         return [("the model", self.ciou, self.giou), ("the same, expressions shuffled", self.shuffled_ciou, self.shuffled_giou),
@@ -35,19 +39,18 @@ class Exam:
 
 
 def referring_exam(
-    predict: Callable[..., Any],
-    params: Any,
-    task: Task,
-    world: str | os.PathLike,
-    split: str = "val",
-    *,
-    limit: int | None = None,
+    predict: Callable[..., Any], params: Any, task: Task, *, limit: int | None = None, found: Evaluation | None = None
 ) -> Exam:
-    """Takes the exam on a toy world's split. task.val must read that split with all prompts of a picture in one example."""
+    """Takes the exam that task.exam names; task.val must read all prompts of a picture as one example.
+
+    found: an evaluation of {"exam": task} that has been made already.
+    """
+    if task.exam is None:
+        raise ValueError(f"task {task.name} has no exam: it does not validate on referring expressions of a toy world")
     asked = {"exam": task}
-    found = evaluate(predict, params, asked, limit=limit)
+    found = found or evaluate(predict, params, asked, limit=limit)
     shuffled = evaluate(predict, params, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
-    blind = text_blind_scores(itertools.islice(objects_and_targets(world, split), limit))["best"]
+    blind = text_blind_scores(itertools.islice(objects_and_targets(*task.exam), limit))["best"]
     own, other = found.scores["exam"], shuffled.scores["exam"]
     return Exam(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)
 
