@@ -70,6 +70,13 @@ def put(batch: Any, placed: Placement) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+def abstract_state(make: Callable[[Any], Any], given: Any, placed: Placement) -> Any:
+    """What jit_state gives, as shapes, types and places without values."""
+    replicated = NamedSharding(placed.mesh, P())
+    of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)  # noqa: E731
+    return jax.tree.map(of, jax.eval_shape(make, given))
+
+
 def jit_state(make: Callable[[Any], Any], given: Any, placed: Placement) -> Any:
     """make(given) under jit, every leaf a copy on each device of the mesh."""
     replicated = NamedSharding(placed.mesh, P())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,30 +39,41 @@ class Checkpoints:
     def save(self, state: TrainState, run: dict[str, Any], *, wait: bool = False) -> None:
         """Starts to save; `run` holds JSON facts, the data position among them."""
         step = int(state.step)
-        if self.latest == step:
-            return
+        torn = any(found.step == step for found in self._checkpointer.checkpoints)  # else the run would be past it
         parts = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "train": _train_part(state)}
-        self._checkpointer.save_checkpointables_async(step, {**parts, "run": {"format": FORMAT, **run}}, force=True)
+        self._checkpointer.save_checkpointables_async(step, {**parts, "run": {"format": FORMAT, **run}}, force=True, overwrite=torn)
         if wait:
             self._checkpointer.wait()
 
-    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint in the shapes and placement of `state`, and its run facts."""
-        abstract = jax.tree.map(_abstract, {"params": {"trainable": state.trainable, "frozen": state.frozen},
-                                            "train": _train_part(state)})  # fmt: skip
-        try:
-            found = self._checkpointer.load_checkpointables(None, {**abstract, "run": None})
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{self._checkpointer.directory}: the checkpoint at step {self.latest} does not fit this config "
-                f"({str(error).splitlines()[0]}); use the config it was trained with, or another --workdir"
-            ) from error
-        if found["run"]["format"] != FORMAT:
-            raise UserError(f"{self._checkpointer.directory}: format {found['run']['format']}, this version reads {FORMAT}")
-        train = found["train"]
-        restored = state.replace(**found["params"], optimizer=train["optimizer"], step=train["step"],
-                                 skipped=train["skipped"], key=train["key"])  # fmt: skip
-        return restored, found["run"]
+    def restore(self, state: TrainState, *, say: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint that is whole, in the shapes and placement of `state` (which needs no values), and its run facts.
+
+        say: takes a line about each one that is passed over. UserError where none fits.
+        """
+        parts = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "train": _train_part(state)}
+        abstract = jax.tree.map(_abstract, parts)
+        reason = ""
+        for kept in reversed(self._checkpointer.checkpoints):
+            try:
+                found = self._checkpointer.load_checkpointables(kept.step, {**abstract, "run": None})
+            except Exception as error:  # a torn file shows itself in many ways
+                reason = reason or f"step {kept.step}: {_cause(error)}"
+                say(f"{kept.path}: cannot be read whole, trying the one before ({_cause(error)})")
+                continue
+            if found["run"]["format"] != FORMAT:
+                raise UserError(f"{kept.path}: format {found['run']['format']}, this version reads {FORMAT}")
+            train = found["train"]
+            return state.replace(**found["params"], optimizer=train["optimizer"], step=train["step"],
+                                 skipped=train["skipped"], key=train["key"]), found["run"]  # fmt: skip
+        raise UserError(f"{self._checkpointer.directory}: no checkpoint fits this config or can be read whole ({reason}); "
+                        "use the config it was trained with, or another --workdir")  # fmt: skip
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what an error began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _train_part(state: TrainState) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def train(
     run that goes on is bit-equal to one that was never stopped.
     """
     console = console or Console(stderr=True)
+    check_counts(config)
     open_workdir(workdir, config)
     system = systems.get(config.system)
     tokenizer = sources.load_tokenizer(config.data.tokenizer)
@@ -49,61 +50,82 @@ def train(
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
                            config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
 
-    state, tx = start(config, system, model, rules, rate, mesh)
     mixture = Mixture(tasks, config.train.batch_size, config.seed)
-    step_fn = jax.jit(make_step(system.loss(model, config), tx), donate_argnums=0)
     predict = jax.jit(system.predict(model, config))
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(placement.use(mesh))
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
         stop = stack.enter_context(interruptible())
+        state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
         position = 0
         if checkpoints.latest is not None:
-            state, run = checkpoints.restore(state)
+            state, run = checkpoints.restore(state, say=lambda line: console.print(line, highlight=False))
             position = run["global_next_index"]
             console.print(f"resuming at step {int(state.step)}", highlight=False)
-        stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers))
         start_step, steps = int(state.step), config.train.steps
+        step_fn = jax.jit(make_step(system.loss(model, config), tx), donate_argnums=0)
+        stack.enter_context(placement.use(mesh))
+        stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers))
         observers = stack.enter_context(Observers(workdir, start=start_step, steps=steps, console=console))
 
+        compiled: set[str] = set()
         for step in range(start_step + 1, steps + 1):
             task, _ = mixture.locate((step - 1) * config.train.batch_size)
+            if task not in compiled:
+                observers.note(f"compiling the {task} step (once)")
+                compiled.add(task)
             state, metrics = step_fn(state, placement.put(next(stream), mesh))
+            check_compilations(step_fn, len(compiled))
             observers.advance(step)
             if step % config.train.log_every == 0 or step == steps:
                 observers.losses(step, task, {name: float(value) for name, value in metrics.items()})
-            stop.asked |= step == stop_at
-            last = step == steps or stop.asked
-            if step % config.train.save_every == 0 or last:
-                checkpoints.save(state, {"global_next_index": stream.position, "system": config.system}, wait=last)
-            if last or step % config.train.eval_every == 0:
-                model_folder.save(workdir / "model", config, tokenizer, state.params)
-            if step % config.train.eval_every == 0 or step == steps:
-                found = evaluation.evaluate(predict, state.params, tasks, limit=config.train.eval_examples)
+            validates = step % config.train.eval_every == 0 or step == steps
+            if validates:
+                found = evaluation.evaluate(predict, state.params, tasks, limit=config.train.eval_examples,
+                                            progress=observers.validating)  # fmt: skip
                 observers.scores(step, found.scores)
                 found.save_sheet(workdir / "predictions.png")
+            stop.asked |= step == stop_at
+            last = step == steps or stop.asked
+            if validates or last:
+                model_folder.save(workdir / "model", config, tokenizer, state.params)
+            if step % config.train.save_every == 0 or last:  # after all else of a step, so that what it holds is complete
+                checkpoints.save(state, {"global_next_index": stream.position, "system": config.system}, wait=last)
             if stop.asked and step < steps:
                 observers.say(f"stopped at step {step}; the same command goes on from here")
                 break
-        check_compilations(step_fn, len(tasks))
     return workdir / "model"
 
 
 def start(
-    config: ml_collections.ConfigDict, system: systems.System, model: Any, rules: tuple[groups.Group, ...], rate: Any, mesh: Any
-) -> tuple[TrainState, Any]:
-    """A fresh state, placed on the mesh: from config.init_from where that names a model, else from the seed."""
+    config: ml_collections.ConfigDict, system: systems.System, model: Any, rules: tuple[groups.Group, ...], rate: Any,
+    mesh: Any, *, resumes: bool,
+) -> tuple[TrainState, Any]:  # fmt: skip
+    """A fresh state, placed on the mesh: from config.init_from where that names a model, else from the seed.
+
+    resumes: its shapes and places are enough, the values will come from a checkpoint.
+    """
     plain = jax.eval_shape(lambda: system.init_plain(model, config, jax.random.key(config.seed)))
     tx = groups.optimizer(groups.split(plain, rules)[0], rules, rate, betas=tuple(config.optimizer.betas),
                           clip_norm=config.optimizer.clip_norm, accumulate=config.optimizer.accumulate)  # fmt: skip
-    given = model_folder.load_params(config.init_from, plain, fresh=config.init_fresh) if config.init_from else {}
 
     def make(given: dict[str, Any]) -> TrainState:
         params = system.init_plain(model, config, jax.random.key(config.seed))
         return create(model_folder.overlay(params, given), rules, tx, config.seed)
 
+    if resumes:
+        return placement.abstract_state(make, {}, mesh), tx
+    given = model_folder.load_params(config.init_from, plain, fresh=config.init_fresh) if config.init_from else {}
     return placement.jit_state(make, given, mesh), tx
+
+
+def check_counts(config: ml_collections.ConfigDict) -> None:
+    """Counts of steps and examples are one or more."""
+    for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
+        if config.train[name] < 1:
+            raise UserError(f"train.{name} = {config.train[name]}: give one or more")
+    if config.optimizer.accumulate < 1:
+        raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
 
 
 def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -115,10 +137,12 @@ def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
             there = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path}: not readable ({error}); delete this workdir or give another --workdir") from error
-        flat_there, flat_here = (flatten({k: c.get(k) or {} for k in ("model", "optimizer")}) for c in (there, resolved))
-        other = sorted(k for k in flat_there.keys() | flat_here.keys() if flat_there.get(k) != flat_here.get(k))
-        if other or there.get("system") != resolved["system"]:
-            raise UserError(f"{workdir}: holds a run of another config ({', '.join(other[:6]) or 'system'} differ); "
+        held, given = _held(there), _held(resolved)
+        other = [f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"
+                 for key in sorted(held.keys() | given.keys()) if held.get(key) != given.get(key)]  # fmt: skip
+        if other:
+            more = f"; {len(other) - 4} more" if len(other) > 4 else ""
+            raise UserError(f"{workdir}: holds a run of another config ({'; '.join(other[:4])}{more}); "
                             "give another --workdir, or the config it was trained with")  # fmt: skip
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -127,6 +151,13 @@ def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
         os.replace(part, path)
     except OSError as error:
         raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def _held(config: Any) -> dict[str, Any]:
+    """The fields that a run keeps for life; the others may change when it goes on."""
+    config = config if isinstance(config, dict) else {}
+    kept = {name: config.get(name) for name in ("system", "model", "optimizer")}
+    return flatten({**kept, "train": {"batch_size": config.get("train", {}).get("batch_size")}})
 
 
 class _Stop:
@@ -155,7 +186,7 @@ def interruptible() -> Iterator[_Stop]:
 
 
 def check_compilations(step_fn: Any, buckets: int) -> None:
-    """One program a bucket: more means that a shape, type or constant changed between steps."""
+    """One program a bucket: more means that a shape, type or constant changed between steps. Raises RuntimeError."""
     compiled = step_fn._cache_size()
     if compiled > buckets:
         raise RuntimeError(f"the train step was compiled {compiled} times for {buckets} buckets")

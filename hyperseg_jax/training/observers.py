@@ -20,7 +20,7 @@ class Observers:
         self._path = workdir / "metrics.jsonl"
         _truncate(self._path, start)
         self._file = self._path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=20)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=20, purge_step=start + 1)
         self._plot = workdir / "loss.png"
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -28,6 +28,7 @@ class Observers:
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
         self._last = (start, time.monotonic())
+        self._note = ""
 
     def __enter__(self) -> Observers:
         self._progress.start()
@@ -41,7 +42,15 @@ class Observers:
 
     def advance(self, step: int) -> None:
         """Moves the bar; never waits for the device."""
-        self._progress.update(self._bar, completed=step)
+        self._progress.update(self._bar, completed=step, note=self._note)
+
+    def note(self, text: str) -> None:
+        """What takes long just now, behind the bar until it moves."""
+        self._progress.update(self._bar, note=text)
+
+    def validating(self, task: str, done: int, count: int) -> None:
+        """How far a validation is."""
+        self.note(f"validating {task} {done}/{count}")
 
     def losses(self, step: int, task: str, values: dict[str, float]) -> None:
         """One line of training metrics."""
@@ -51,7 +60,8 @@ class Observers:
         self._write({"kind": "train", "step": step, "task": task, "steps_per_second": round(rate, 3), **values})
         for name, value in values.items():
             self._board.add_scalar(f"train/{task}/{name}", value, step)
-        self._progress.update(self._bar, completed=step, note=f"loss {values['loss']:.3f} ({task})  {rate:.1f} steps/s")
+        self._note = f"loss {values['loss']:.3f} ({task})  {rate:.1f} steps/s"
+        self.advance(step)
 
     def scores(self, step: int, scores: dict[str, dict[str, float]]) -> None:
         """One line of validation scores for each task."""
