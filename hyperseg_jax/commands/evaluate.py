@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.whole import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,11 @@ def run(parsed: argparse.Namespace) -> None:
 
     if parsed.limit is not None and parsed.limit < 1:
         raise UserError(f"--limit {parsed.limit}: give one or more")
+    if parsed.out:
+        try:
+            parsed.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {parsed.out}: cannot be written ({error.strerror}); give another folder") from error
     console = Console(stderr=True)
     model = load(parsed.model)
     with model.config.unlocked():
@@ -60,7 +66,6 @@ def run(parsed: argparse.Namespace) -> None:
             table.add_row(name, metric, f"{value:.4f}" if isinstance(value, float) else str(value))
     Console().print(table)
     if parsed.out:
-        parsed.out.mkdir(parents=True, exist_ok=True)
-        (parsed.out / "scores.json").write_text(json.dumps(found.scores, indent=2) + "\n")
+        write_text(parsed.out / "scores.json", json.dumps(found.scores, indent=2) + "\n")
         found.save_sheet(parsed.out / "predictions.png")
         console.print(f"wrote {parsed.out}/", highlight=False)
