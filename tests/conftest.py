@@ -1,11 +1,17 @@
 """Settings of every test: CPU, eight virtual devices, a compilation cache, and the golden options."""
 
+import contextlib
+import fcntl
+import importlib.util
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+
+MICRO = pathlib.Path(__file__).parent / "micro_config.py"
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -18,3 +24,75 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail also on a missing case among those that required.txt marks `full` (needs HYPERSEG_GOLDEN)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One compilation cache for all workers and the processes that tests start."""
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(config.cache.mkdir("jax"))))
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """once(name, make): the folder of that name, made by the first worker that asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+    def once(name, make):
+        with (base / f".{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (base / f".{name}.made").exists():
+                make(base / name)
+                (base / f".{name}.made").touch()
+        return base / name
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def world(shared):
+    """A toy world of a few pictures."""
+    from hyperseg_jax.data import toy
+
+    return shared("world", lambda folder: toy.write(folder, train=24, val=6, compositional=0, clips=10, say=lambda _: None))
+
+
+@pytest.fixture(scope="session")
+def micro(world):
+    """micro(tasks, **fields): the micro config on the toy world; fields as "train__steps"."""
+    spec = importlib.util.spec_from_file_location("micro_config", MICRO)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def make(tasks=("referring",), **fields):
+        config = module.get_config(tasks)
+        config.data.root = str(world)
+        config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+        return config.lock()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(shared, micro):
+    """The workdir of a micro run that was never stopped."""
+    from hyperseg_jax.training.loop import train
+
+    with quickly():
+        return shared("trained", lambda folder: train(micro(), folder))
+
+
+@contextlib.contextmanager
+def quickly():
+    """Programs are compiled without most optimizations: micro models run for moments."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def _quick_programs_of_micro_models(request):
+    with quickly() if "micro" in request.fixturenames else contextlib.nullcontext():
+        yield

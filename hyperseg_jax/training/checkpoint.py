@@ -40,13 +40,15 @@ class Checkpoints:
         """Starts to save; `run` holds JSON facts, the data position among them."""
         step = int(state.step)
         torn = any(found.step == step for found in self._checkpointer.checkpoints)  # else the run would be past it
-        parts = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "train": _train_part(state)}
-        self._checkpointer.save_checkpointables_async(step, {**parts, "run": {"format": FORMAT, **run}}, force=True, overwrite=torn)
+        parts: dict[str, Any] = {"params": {"trainable": state.trainable, "frozen": state.frozen},
+                                 "train": _train_part(state)}  # fmt: skip
+        parts["run"] = {"format": FORMAT, **run}
+        self._checkpointer.save_checkpointables_async(step, parts, force=True, overwrite=torn)
         if wait:
             self._checkpointer.wait()
 
     def restore(self, state: TrainState, *, say: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint that is whole, in the shapes and placement of `state` (which needs no values), and its run facts.
+        """The newest whole checkpoint in the shapes and placement of `state` (which needs no values), and its run facts.
 
         say: takes a line about each one that is passed over. UserError where none fits.
         """

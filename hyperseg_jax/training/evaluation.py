@@ -24,6 +24,9 @@ from hyperseg_jax.structs import Example, Prompt
 
 BATCH = 12  # examples a call: one program for each task
 ABSENT_BELOW = 0.5  # expression probability under which an answer is "not there"
+# what scores a prompt, by its task; others have no metric
+SCORES: dict[str, type] = {"referring": ReferringScores, "reasoning": ReferringScores, "video": ClipScores,
+                           "region": InteractiveScores, "panoptic": PanopticQuality}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -49,13 +52,13 @@ def evaluate(
     change: Callable[[str, list[Example]], list[Example]] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """Scores every task that has validation records. predict is the jitted function of the system.
+    """Scores every task that has validation records and a metric. predict is the jitted function of the system.
 
     limit: examples a task. change: replaces a task's examples, for controls such as shuffled expressions.
     """
     made = Evaluation({}, [])
     for name, task in tasks.items():
-        if task.val is None:
+        if task.val is None or task.val[0].prompts[0].task not in SCORES:
             continue
         count = min(len(task.val), limit or len(task.val))
         examples: Iterable[Example] = (task.val[i] for i in range(count))
@@ -94,13 +97,11 @@ class _Scorer:
     """The accumulator that a task's prompts need."""
 
     def __init__(self) -> None:
-        self._kinds = {"referring": ReferringScores, "reasoning": ReferringScores, "video": ClipScores,
-                       "region": InteractiveScores, "panoptic": PanopticQuality}  # fmt: skip
         self._used: dict[type, Any] = {}
 
     def score(self, prompt: Prompt, outputs: dict[str, np.ndarray], geometry: Geometry) -> list[np.ndarray] | None:
         """Adds one prompt; returns the masks that were found on the first frame, None where nothing is scored."""
-        kind = self._kinds.get(prompt.task)
+        kind = SCORES.get(prompt.task)
         if kind is None:
             return None
         accumulator = self._used.setdefault(kind, kind())

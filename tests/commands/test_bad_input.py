@@ -1,0 +1,165 @@
+"""What bad input gets: one clear line that names the thing and the fix, exit code 2, no traceback, nothing half-written."""
+
+import json
+import pathlib
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg_jax.commands.main import main
+
+
+@pytest.fixture
+def here(tmp_path, trained, world, monkeypatch):
+    """A folder with good and bad things in it, as the working folder."""
+    monkeypatch.chdir(tmp_path)
+    picture = next((world / "coco" / "val").iterdir())
+    shutil.copy(picture, "good.jpg")
+    (tmp_path / "cut.jpg").write_bytes(picture.read_bytes()[:700])
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "frames").mkdir()
+    shutil.copy(picture, "frames/0.jpg")
+    (tmp_path / "frames" / "1.jpg").write_bytes(picture.read_bytes()[:700])
+    (tmp_path / "syntax.py").write_text("def get_config(:")
+    (tmp_path / "nothing.py").write_text("x = 1")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "thesis.txt").write_text("mine")
+    for name in ("cut_model", "bad_config", "other_config", "list_config", "no_tokenizer", "bad_tokenizer", "odd_config"):
+        shutil.copytree(trained / "model", name)
+    weights = tmp_path / "cut_model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (tmp_path / "bad_config" / "config.json").write_text('{"system": ')
+    (tmp_path / "list_config" / "config.json").write_text("[]")
+    config = json.loads((trained / "model" / "config.json").read_text())
+    odd = config | {"model": config["model"] | {"llm": {"depth": 3}}}
+    (tmp_path / "odd_config" / "config.json").write_text(json.dumps(odd))
+    config["model"]["projection"], config["model"]["num_queries"] = 3, 7
+    (tmp_path / "other_config" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "no_tokenizer" / "tokenizer.json").unlink()
+    (tmp_path / "bad_tokenizer" / "tokenizer.json").write_text("{}")
+    return tmp_path
+
+
+PREDICT = {
+    "missing picture": ("none.jpg 'a ring'", "none.jpg", "no such file"),
+    "truncated picture": ("cut.jpg 'a ring'", "cut.jpg", "cannot be read"),
+    "no picture": ("text.jpg 'a ring'", "text.jpg", "cannot be read"),
+    "truncated frame": ("frames 'a ring'", "frames/1.jpg", "cannot be read"),
+    "no frames": ("empty 'a ring'", "empty", "no pictures here"),
+    "empty prompt": ("good.jpg ''", "prompt is empty", "say what to segment"),
+    "a prompt of spaces": ("good.jpg '  '", "prompt is empty", "say what to segment"),
+    "a prompt of a period": ("good.jpg '.'", "prompt is empty", "say what to segment"),
+    "no prompt": ("good.jpg", "one way", "--classes"),
+    "two prompts": ("good.jpg 'a ring' --point 3,3", "one way", "--classes"),
+    "stuff alone": ("good.jpg 'a ring' --stuff grass", "--stuff", "--classes"),
+    "classes without names": ("good.jpg --classes ,", "class names", "each with text"),
+    "frames by point": ("frames --point 3,3", "folder of frames", "give a text"),
+    "point outside": ("good.jpg --point 9999,3", "--point 9999,3", "not inside the picture"),
+    "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
+    "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "not inside the picture"),
+    "endless text": ("good.jpg '" + "ring " * 400 + "'", "longest bucket", "shorten the text"),
+    "no model": ("good.jpg 'a ring' --model nowhere", "nowhere", "shipped models"),
+    "truncated weights": ("good.jpg 'a ring' --model cut_model", "model.safetensors", "copy it again"),
+    "broken config.json": ("good.jpg 'a ring' --model bad_config", "config.json", "not a readable config"),
+    "config.json of something else": ("good.jpg 'a ring' --model list_config", "config.json", "lacks system"),
+    "config.json of another version": ("good.jpg 'a ring' --model odd_config", "config.json", "does not describe"),
+    "weights of another config": ("good.jpg 'a ring' --model other_config", "other_config", "does not fit the config"),
+    "tokenizer missing": ("good.jpg 'a ring' --model no_tokenizer", "tokenizer.json", "no such file"),
+    "tokenizer broken": ("good.jpg 'a ring' --model bad_tokenizer", "tokenizer.json", "not a tokenizer"),
+    "out below a file": ("good.jpg 'a ring' --out file/x", "--out file/x", "give another folder"),
+    "out holds other things": ("good.jpg 'a ring' --out kept", "--out kept", "give another folder"),
+    "out is here": ("good.jpg 'a ring' --out .", "--out .", "give a"),
+    "unknown argument": ("good.jpg 'a ring' --colour red", "--colour", "--help"),
+    "config override": ("good.jpg 'a ring' --config.seed=1", "predict", "no --config overrides"),
+}
+TRAIN = {
+    "no such config": ("--config nowhere", "nowhere", "shipped are"),
+    "config of bad syntax": ("--config syntax.py", "syntax.py", "SyntaxError"),
+    "config without get_config": ("--config nothing.py", "nothing.py", "get_config()"),
+    "unknown key": ("--config tiny --config.optimizer.clip_nrm=1", "'clip_nrm'", "did you mean optimizer.clip_norm?"),
+    "unknown block": ("--config tiny --config.zzz.x=1", "'zzz'", "known here: "),
+    "wrong type": ("--config tiny --config.train.steps=many", "train.steps=many", "takes int, not str"),
+    "a fraction of a step": ("--config tiny --config.train.steps=1.5", "train.steps=1.5", "takes int, not float"),
+    "no value": ("--config tiny --config.train.steps", "train.steps", "give a value"),
+    "no steps": ("--config tiny --config.train.steps=0", "train.steps = 0", "give one or more"),
+    "workdir below a file": ("--config tiny --workdir file/x", "--workdir file/x", "give another folder"),
+    "no toy world": ("--config tiny --config.data.root=empty", "empty", "hyperseg data toy"),
+    "unknown tokenizer": ("--config tiny --config.data.tokenizer=t.json", "t.json", "no such file"),
+    "unknown system": ("--config tiny --config.system=yolo", "'yolo'", "use one of"),
+}
+EVALUATE = {
+    "no model": ("--model nowhere", "nowhere", "shipped models"),
+    "unknown task": ("--tasks caption", "caption", "it has referring"),
+    "no examples": ("--limit 0", "--limit 0", "one or more"),
+    "out below a file": ("--limit 1 --out file/x", "--out file/x", "give another folder"),
+}
+CASES = [pytest.param(verb, *case, id=f"{verb}: {name}") for verb, cases in
+         {"predict": PREDICT, "train": TRAIN, "evaluate": EVALUATE}.items() for name, case in cases.items()]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb, line, thing, fix", CASES)
+def test_one_line_exit_code_2_and_nothing_written(here, trained, capsys, verb, line, thing, fix):
+    arguments = shlex.split(line)
+    if verb == "train" and "--workdir" not in arguments:
+        arguments += ["--workdir", "run"]
+    elif verb != "train" and "--model" not in arguments:
+        arguments += ["--model", str(trained)]
+    before = sorted(here.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        main([verb, *arguments])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("error: ") and thing in said and fix in said and "Traceback" not in said
+    assert said.count("\n") == 1 or "other_config" in said, "one line"  # a list of what does not fit follows its line
+    made = set(here.rglob("*")) - set(before)
+    assert not [path for path in made if path.name not in ("run", "config.json")], "half-written files"
+
+
+def test_traceback_is_shown_when_asked_for(here):
+    with pytest.raises(ValueError, match=r"none\.jpg"):
+        main(["predict", "none.jpg", "a ring", "--traceback"])
+
+
+def test_a_truncated_training_picture_ends_the_command(world, trained, tmp_path, capsys):
+    root = shutil.copytree(world, tmp_path / "world")
+    for path in (root / "coco" / "train").iterdir():
+        path.write_bytes(path.read_bytes()[:700])
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "30")
+    micro = str(pathlib.Path(__file__).parents[1] / "micro_config.py")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--config", micro, "--workdir", str(tmp_path / "run"), f"--config.data.root={root}"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "cannot be read as a picture" in said and ".jpg" in said
+
+
+def test_ctrl_c_outside_training_is_quiet(here, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hyperseg_jax.commands.predict.run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "good.jpg", "a ring"])
+    assert ended.value.code == 130 and "stopped" in capsys.readouterr().err
+
+
+def test_arrays_that_are_no_picture(trained):
+    import hyperseg_jax
+    from hyperseg_jax.errors import UserError
+
+    model = hyperseg_jax.load(trained)
+    for bad in (np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8)):
+        with pytest.raises(UserError, match="give uint8"):
+            model.segment(bad, "a ring")
+    picture = np.zeros((8, 9, 3), np.uint8)
+    with pytest.raises(UserError, match="region 1 has size"):
+        model.segment_regions(picture, [np.ones((9, 8), bool)])
+    with pytest.raises(UserError, match="region 1 is empty"):
+        model.segment_regions(picture, [np.zeros((8, 9), bool)])
+    with pytest.raises(UserError, match="draw at least one"):
+        model.segment_regions(Image.fromarray(picture), [])

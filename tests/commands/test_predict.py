@@ -1,0 +1,113 @@
+"""hyperseg predict and hyperseg_jax.load on a micro model: files, sizes, texts, buckets."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hyperseg_jax
+from hyperseg_jax.commands.main import main
+from hyperseg_jax.predictors import model as predictor
+from hyperseg_jax.predictors.model import Model
+
+
+@pytest.fixture
+def picture(tmp_path, world):
+    """A picture that is not square."""
+    with Image.open(next(iter(sorted((world / "coco" / "val").iterdir())))) as opened:
+        opened.crop((0, 10, 150, 110)).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def predict(trained, out, *arguments):
+    main(["predict", "--model", str(trained), "--out", str(out), *map(str, arguments)])
+    return json.loads((out / "result.json").read_text())
+
+
+def check_masks(out, segments, size):
+    for segment in segments:
+        with Image.open(out / segment["mask"]) as opened:
+            mask = np.asarray(opened)
+            assert opened.size == size and opened.mode == "L" and set(np.unique(mask)) <= {0, 255}
+        assert (mask > 0).sum() == segment["pixels"] and 0 <= segment["score"] <= 1
+
+
+def test_text(trained, picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    found = predict(trained, out, picture, "the red ring", "--always")
+    assert found["text"] == "the red ring" and [s["label"] for s in found["segments"]] == ["the red ring"]
+    check_masks(out, found["segments"], (150, 100))
+    with Image.open(out / "picture_overlay.png") as overlay:
+        assert overlay.size == (150, 100)
+    assert sorted(p.name for p in out.iterdir()) == ["picture_mask.png", "picture_overlay.png", "result.json"]
+    assert "wrote" in capsys.readouterr().err
+    (segment,) = hyperseg_jax.load(trained).segment(picture, "the red ring", absent_below=None)
+    assert segment.mask.shape == (100, 150) and int(segment.mask.sum()) == found["segments"][0]["pixels"]
+    predict(trained, out, picture, "the red ring", "--always")  # earlier results are replaced
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_classes_and_stuff(trained, picture, tmp_path):
+    found = predict(trained, tmp_path / "out", picture, "--classes", "red ring, blue star", "--stuff", "grass")
+    assert found["classes"] == ["red ring", "blue star", "grass"]
+    check_masks(tmp_path / "out", found["segments"], (150, 100))
+    assert (tmp_path / "out" / "picture_overlay.png").exists()
+
+
+def test_points_and_boxes(trained, picture, tmp_path):
+    found = predict(trained, tmp_path / "out", picture, "--point", "20,30", "--box", "50,20,120,90")
+    assert [s["label"] for s in found["segments"]] == ["point 20,30", "box 50,20,120,90"]
+    assert [s["mask"] for s in found["segments"]] == ["picture_mask1.png", "picture_mask2.png"]
+    check_masks(tmp_path / "out", found["segments"], (150, 100))
+
+
+def test_a_folder_of_frames_of_different_sizes(trained, picture, tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    shutil.copy(picture, frames / "b.png")
+    with Image.open(picture) as opened:
+        opened.resize((90, 120)).convert("RGB").save(frames / "a.jpg")
+    (frames / "notes.txt").write_text("not a frame")
+    found = predict(trained, tmp_path / "out", frames, "the thing that moves", "--always")
+    assert [f["frame"] for f in found["frames"]] == ["a.jpg", "b.png"]
+    for frame, size in zip(found["frames"], ((90, 120), (150, 100)), strict=True):
+        check_masks(tmp_path / "out", frame["segments"], size)
+
+
+def test_a_failure_leaves_earlier_results_alone(trained, picture, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    predict(trained, out, picture, "the red ring", "--always")
+    before = (out / "result.json").read_text()
+    monkeypatch.setattr("hyperseg_jax.commands.predict.draw_segments", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(trained, out, picture, "the blue star", "--always")
+    assert (out / "result.json").read_text() == before
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("given", ["the red ring", "the red ring.", " the red ring. "])
+def test_a_text_ends_as_it_was_trained(trained, picture, monkeypatch, given):
+    seen, real = [], predictor.to_arrays
+    monkeypatch.setattr(predictor, "to_arrays", lambda example, *a, **k: seen.append(example) or real(example, *a, **k))
+    hyperseg_jax.load(trained).segment(picture, given)
+    assert seen[0].prompts[0].text == "the red ring."
+
+
+def test_the_bucket_does_not_change_the_answer(trained, picture):
+    model = hyperseg_jax.load(trained)
+    longer = model.config.copy_and_resolve_references().unlock()
+    longer.data.buckets = [288]
+    (one,) = model.segment(picture, "the red ring", absent_below=None)
+    (other,) = Model(longer, model.tokenizer, model.params).segment(picture, "the red ring", absent_below=None)
+    assert one.score == pytest.approx(other.score, rel=1e-4)
+    assert (one.mask != other.mask).mean() < 1e-3
+
+
+def test_a_model_that_was_trained_on_is_loaded_anew(trained, tmp_path):
+    folder = shutil.copytree(trained / "model", tmp_path / "model")
+    first = hyperseg_jax.load(folder)
+    assert hyperseg_jax.load(folder) is first
+    (folder / "model.safetensors").touch()
+    assert hyperseg_jax.load(folder) is not first

@@ -1,0 +1,106 @@
+"""The wired system: padding and neighbours never matter, fresh adapters change nothing, what is frozen has no state."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hyperseg_jax.data import sources
+from hyperseg_jax.data.features import to_arrays
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import flatten, unflatten
+from hyperseg_jax.training import groups, loop
+from hyperseg_jax.weights import model_folder
+
+SYSTEM = systems.get("hyperseg")
+
+
+@pytest.fixture(scope="module")
+def params(trained):
+    return unflatten(model_folder.read(trained / "model"))
+
+
+@pytest.fixture(scope="module")
+def config(micro):
+    return micro(("referring", "panoptic", "region", "chat"))
+
+
+@pytest.fixture(scope="module")
+def asked(config):
+    """Two examples, each one picture with an expression, a class list, regions and a conversation."""
+    tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    of = lambda name, k: tasks[name].train[k].prompts[:1]
+    panoptic = tasks["panoptic"].train
+    return tasks["panoptic"], [
+        dataclasses.replace(panoptic[k], prompts=sum((of(name, k) for name in tasks), ())) for k in range(2)
+    ]
+
+
+SIZES = {"prompts": 4, "length": 320, "targets": 8, "classes": 9, "regions": 3}
+LARGER = {"prompts": 6, "length": 400, "targets": 11, "classes": 12, "regions": 5}
+
+
+def batch_of(asked, examples, sizes=SIZES):
+    task, _ = asked
+    sizes = dataclasses.replace(task.sizes, **sizes)
+    return jax.tree.map(lambda *rows: np.stack(rows), *[to_arrays(e, sizes, task.tokenizer, train=True) for e in examples])
+
+
+def test_padding_never_changes_the_loss(config, params, asked):
+    loss = jax.jit(SYSTEM.loss(SYSTEM.build(config), config))
+    key = jax.random.key(0)
+    total, terms = loss(params, batch_of(asked, asked[1]), key)
+    more_total, more_terms = loss(params, batch_of(asked, asked[1], LARGER), key)
+    assert {"mask", "dice", "expression", "class", "region", "text"} <= terms.keys()
+    assert all(float(value) > 0 for value in terms.values())
+    for name in terms:
+        np.testing.assert_allclose(more_terms[name], terms[name], rtol=2e-4, err_msg=name)
+    np.testing.assert_allclose(more_total, total, rtol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def predicted(config, params, asked):
+    """predict, and its answers to a batch of two examples."""
+    predict = jax.jit(SYSTEM.predict(SYSTEM.build(config), config))
+    return predict, jax.device_get(predict(params, batch_of(asked, asked[1])))
+
+
+def test_a_batch_is_its_samples_one_by_one(predicted, params, asked):
+    predict, together = predicted
+    for k, example in enumerate(asked[1]):
+        alone = predict(params, batch_of(asked, [example] * 2))
+        for name in together:
+            np.testing.assert_allclose(alone[name][k], together[name][k], rtol=1e-4, atol=1e-4, err_msg=name)
+    assert not np.allclose(together["mask_logits"][0], together["mask_logits"][1], atol=1e-2)
+
+
+def adapted(config):
+    config = config.copy_and_resolve_references().unlock()
+    config.model.lora.rank = 4
+    config.optimizer.groups = ({"pattern": ".*/lora_.*"}, {"pattern": ".*", "rate": 0.0})
+    return config.lock()
+
+
+def test_fresh_adapters_change_nothing(predicted, config, params, asked):
+    config = adapted(config)
+    model = SYSTEM.build(config)
+    lora = lambda: {k: v for k, v in flatten(SYSTEM.init_plain(model, config, jax.random.key(1))).items() if "lora" in k}
+    fresh = jax.jit(lora)()
+    assert fresh and any(np.abs(value).max() > 0 for value in fresh.values())
+    found = jax.jit(SYSTEM.predict(model, config))(model_folder.overlay(params, unflatten(fresh)), batch_of(asked, asked[1]))
+    for name, value in predicted[1].items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_what_is_frozen_has_no_optimizer_state(config):
+    config = adapted(config)
+    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    mesh, model = placement.mesh("single"), SYSTEM.build(config)
+    state, _ = loop.start(config, SYSTEM, model, rules, lambda step: 1e-3, mesh, resumes=True)
+    assert state.trainable and all("lora" in path for path in flatten(state.trainable))
+    assert not any("lora" in path for path in flatten(state.frozen))
+    moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]
+    assert len(moments) == 2 * len(flatten(state.trainable))  # Adam's two for each adapter, for nothing else

@@ -1,0 +1,93 @@
+"""Checkpoints hold what the state was when they were asked for, and a torn one is passed over."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.training.checkpoint import Checkpoints
+from hyperseg_jax.training.groups import Group, optimizer
+from hyperseg_jax.training.state import create
+
+RULES = (Group("frozen/.*", rate=0), Group(".*"))
+
+
+def fresh(size=64):
+    params = {"a": {"kernel": jnp.zeros((size, size))}, "frozen": {"kernel": jnp.full((3,), 7.0)}}
+    tx = optimizer({"a": params["a"]}, RULES, lambda step: 1e-3)
+    return create(params, RULES, tx, seed=5)
+
+
+@jax.jit
+def advance(state):
+    return state.replace(step=state.step + 1, trainable=jax.tree.map(lambda x: x + 1, state.trainable))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Steps 1 and 2; each kernel holds its step."""
+    home, state = tmp_path_factory.mktemp("run") / "checkpoints", fresh()
+    with Checkpoints(home) as checkpoints:
+        for step in (1, 2):
+            state = advance(state)
+            checkpoints.save(state, {"global_next_index": 10 * step}, wait=True)
+    return home
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "checkpoints")
+
+
+def restore(home, state=None):
+    said = []
+    with Checkpoints(home) as checkpoints:
+        found, run = checkpoints.restore(state or fresh(), say=said.append)
+    return found, run, said
+
+
+def test_all_of_the_state_comes_back(copy):
+    found, run, said = restore(copy)
+    wanted = advance(advance(fresh()))
+    assert run["global_next_index"] == 20 and not said
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(data(one), data(other))
+
+
+def test_a_save_under_way_is_not_disturbed_by_the_next_steps(tmp_path):
+    donating = jax.jit(lambda state: advance(state), donate_argnums=0)
+    state = advance(fresh(1500))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, {"global_next_index": 1})
+        for _ in range(20):
+            state = donating(state)
+    found, _, _ = restore(tmp_path / "checkpoints", fresh(1500))
+    np.testing.assert_array_equal(found.trainable["a"]["kernel"], 1.0)
+
+
+@pytest.mark.parametrize("torn", ["params/_METADATA", "params/manifest.ocdbt", "params/d", "train", "run/d"])
+def test_a_torn_checkpoint_gives_way_to_the_one_before(copy, torn):
+    path = copy / "2" / torn
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    found, run, said = restore(copy)
+    assert int(found.step) == 1 and run["global_next_index"] == 10
+    assert len(said) == 1 and "/2: cannot be read whole" in said[0]
+    with Checkpoints(copy) as checkpoints:  # the run comes to that step again
+        checkpoints.save(advance(found), {"global_next_index": 21}, wait=True)
+    assert restore(copy)[1]["global_next_index"] == 21
+
+
+def test_an_unfinished_save_is_no_checkpoint(copy):
+    shutil.copytree(copy / "2", copy / "3.orbax-checkpoint-tmp")
+    (copy / "3.orbax-checkpoint-tmp" / "_CHECKPOINT_METADATA").unlink()
+    assert int(restore(copy)[0].step) == 2
+
+
+def test_another_shape_is_one_clear_line(copy):
+    with pytest.raises(UserError, match=r"no checkpoint fits this config.*use the config it was trained with"):
+        restore(copy, fresh(32))

@@ -1,0 +1,40 @@
+"""Slow: a thousand steps of configs/tiny.py from scratch beat every answer that ignores the text, whatever the seed."""
+
+import pytest
+from rich.console import Console
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.data import sources, toy
+from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.training.exam import referring_exam
+from hyperseg_jax.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory):
+    """The default level with fewer training pictures."""
+    folder = tmp_path_factory.mktemp("toys") / "world"
+    return toy.write(folder, train=2000, val=100, compositional=0, clips=40, say=lambda _: None)
+
+
+def exam_after(steps, seed, world, workdir):
+    """The referring exam of a run of configs/tiny.py; only steps, seed, the data and how often it is scored are changed."""
+    changed = {"train.steps": steps, "seed": seed, "data.root": world, "train.eval_examples": 8, "train.eval_every": steps}
+    config = configs.load("tiny", [f"{name}={value}" for name, value in changed.items()])
+    train(config, workdir, console=Console(quiet=True))
+    tasks = sources.build(config, systems.get(config.system), console=Console(quiet=True))
+    model = Model.load(workdir)
+    return referring_exam(model.predict, model.params, tasks["referring"])
+
+
+def beats_the_blind(exam):
+    """Better than the best answer without the text, and worse once the texts are shuffled."""
+    return exam.ciou > exam.blind_ciou and exam.ciou > exam.shuffled_ciou
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_thousand_steps_beat_every_text_blind_baseline(seed, small_world, tmp_path):
+    exam = exam_after(1000, seed, small_world, tmp_path)
+    assert beats_the_blind(exam), exam.lines()

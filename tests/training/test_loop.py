@@ -1,0 +1,175 @@
+"""A run learns, leaves what it promises, and goes on after any end as if it had never ended."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.training import loop
+from hyperseg_jax.training.loop import train
+from hyperseg_jax.training.observers import Observers, read_metrics
+from hyperseg_jax.weights import model_folder
+
+STEPS = 30
+TESTS = pathlib.Path(__file__).parents[1]
+
+
+def lines(workdir, kind="train"):
+    return [line for line in read_metrics(workdir / "metrics.jsonl") if line["kind"] == kind]
+
+
+def same_model(one, other):
+    arrays = [model_folder.read(workdir / "model") for workdir in (one, other)]
+    assert arrays[0].keys() == arrays[1].keys()
+    return all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0])
+
+
+def test_a_run_learns(trained):
+    losses = [line["loss"] for line in lines(trained)]
+    texts = [line["text"] for line in lines(trained)]
+    assert np.isfinite(losses).all() and lines(trained)[-1]["skipped"] == 0
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
+    assert np.mean(texts[-5:]) < 0.8 * np.mean(texts[:3])
+
+
+def test_what_a_run_leaves(trained, world):
+    assert [line["step"] for line in lines(trained)] == list(range(1, STEPS + 1))
+    (scores,) = lines(trained, "validation")
+    assert scores["task"] == "referring" and scores["step"] == STEPS and 0 <= scores["ciou"] <= 1
+    for name in ("loss.png", "predictions.png"):
+        with Image.open(trained / name) as picture:
+            assert min(picture.size) > 100 and len(set(picture.convert("L").resize((64, 64)).getdata())) > 10
+    assert json.loads((trained / "config.json").read_text())["data"]["root"] == str(world)
+    assert sum(path.stat().st_size for path in (trained / "tensorboard").iterdir()) > 1000
+    assert sorted(int(path.name) for path in (trained / "checkpoints").iterdir()) == [STEPS - 5, STEPS]
+    assert sorted(path.name for path in (trained / "model").iterdir()) == sorted(model_folder.FILES)
+    assert not [path for path in trained.rglob(".*")], "a temporary file was left behind"
+
+
+def test_stopped_half_way_it_goes_on_bit_equal(trained, micro, tmp_path):
+    console = Console(quiet=True)
+    train(micro(), tmp_path, console=console, stop_at=13)  # between two saves
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 14))
+    assert not same_model(tmp_path, trained)
+    train(micro(), tmp_path, console=console)
+    assert same_model(tmp_path, trained)
+
+
+def started(workdir, world):
+    """The real command in its own process."""
+    command = [sys.executable, "-m", "hyperseg_jax.train", "--config", str(TESTS / "micro_config.py"), "--workdir",
+               str(workdir), f"--config.data.root={world}"]  # fmt: skip
+    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(TESTS.parent)}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def await_step(process, workdir, step, folder=None):
+    """Until the metrics have come to a step, or a checkpoint is whole."""
+    while process.poll() is None:
+        if folder.exists() if folder else any(line["step"] >= step for line in lines(workdir)):
+            return
+        time.sleep(0.005)
+    pytest.fail(f"ended before step {step}: {process.communicate()[1][-2000:]}")
+
+
+def test_killed_and_interrupted_it_goes_on_bit_equal(trained, world, tmp_path):
+    killed = started(tmp_path, world)
+    await_step(killed, tmp_path, 10, tmp_path / "checkpoints" / "10")
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL and lines(tmp_path)[-1]["step"] < STEPS
+
+    stopped = started(tmp_path, world)
+    await_step(stopped, tmp_path, 17)
+    stopped.send_signal(signal.SIGINT)
+    said = stopped.communicate()[1]
+    assert stopped.returncode == 0, said[-2000:]
+    assert "resuming at step 1" in said and "the same command goes on from here" in said
+
+    last = started(tmp_path, world)
+    assert "resuming at step" in last.communicate()[1] and last.returncode == 0
+    assert same_model(tmp_path, trained)
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, STEPS + 1))
+    clean = lambda line: {k: v for k, v in line.items() if k != "steps_per_second"}
+    assert list(map(clean, lines(tmp_path))) == list(map(clean, lines(trained)))
+
+
+def test_a_step_that_compiles_again_is_caught():
+    step = jax.jit(lambda x: x + 1)
+    step(jnp.zeros(2))
+    loop.check_compilations(step, 1)
+    step(jnp.zeros(2))
+    loop.check_compilations(step, 1)
+    step(jnp.zeros(3))
+    with pytest.raises(RuntimeError, match="compiled 2 times for 1 buckets"):
+        loop.check_compilations(step, 1)
+
+
+def test_the_loop_itself_looks_for_recompilation(micro, tmp_path, monkeypatch):
+    """A batch whose shape changes at step 3 ends the run."""
+    cut = lambda batch: {**batch, "layout": {name: value[:, :-1] for name, value in batch["layout"].items()}}
+
+    class Growing(loop.Stream):
+        count = 0
+
+        def __next__(self):
+            self.count += 1
+            batch = super().__next__()
+            return cut(batch) if self.count == 3 else batch
+
+    def loss(model, config):
+        of = lambda params, batch, key: (sum(x.sum() for x in jax.tree.leaves(params)) * batch["layout"]["mask"].shape[1], {})
+        return of
+
+    system = loop.systems.get("hyperseg")
+    monkeypatch.setattr(loop.systems, "get", lambda _: dataclasses.replace(system, loss=loss))
+    monkeypatch.setattr(loop, "Stream", Growing)
+    with pytest.raises(RuntimeError, match="compiled 2 times for 1 buckets"):
+        train(micro(), tmp_path, console=Console(quiet=True), stop_at=4)
+
+
+def test_a_workdir_of_another_config_names_the_fields(trained, micro):
+    with pytest.raises(UserError, match=r"another config \(model\.num_queries: 4 there, 5 here\)"):
+        train(micro(model__num_queries=5), trained)
+    with pytest.raises(UserError, match=r"train\.batch_size: 2 there, 4 here"):
+        train(micro(train__batch_size=4), trained)
+
+
+def test_a_finished_run_only_says_so(trained, micro):
+    before = (trained / "metrics.jsonl").read_text()
+    assert train(micro(), trained, console=Console(quiet=True)) == trained / "model"
+    assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_lines_after_the_checkpoint_and_torn_lines_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"kind": "train", "step": step, "task": "a", "loss": 1.0}) for step in (1, 2, 3)]
+    path.write_text("\n".join([*rows, '{"kind": "tr']))
+    with Observers(tmp_path, start=2, steps=5, console=Console(quiet=True)) as observers:
+        observers.losses(3, "a", {"loss": 0.5})
+    assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_a_truncated_training_picture_ends_the_run_with_its_name(micro, world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "world")
+    for path in (root / "coco" / "train").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    from hyperseg_jax.data import sources
+    from hyperseg_jax.data.mixture import Mixture
+
+    config = micro(data__root=str(root))
+    tasks = sources.build(config, loop.systems.get("hyperseg"), console=Console(quiet=True))
+    with loop.Stream(Mixture(tasks, 2, 0), 2) as stream, pytest.raises(UserError, match=r"\.jpg: cannot be read as a picture"):
+        next(stream)
