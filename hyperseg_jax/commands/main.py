@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
+from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.errors import UserError
 
 VERBS = {
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"hyperseg {parsed.verb} takes no --config overrides")
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # a second run starts at once
         module.run(parsed)
     except UserError as error:
         if traceback:

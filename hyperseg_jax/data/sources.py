@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 from rich.console import Console
 
+from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data import formats, toy
 from hyperseg_jax.data.augment import mirror
 from hyperseg_jax.data.features import Sizes, to_arrays
@@ -94,10 +95,9 @@ def load_tokenizer(name: str | os.PathLike) -> Tokenizer:
 
 
 def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
-    """The toy world of these parameters in the user's cache folder (HYPERSEG_CACHE, else ~/.cache/hyperseg_jax)."""
-    cache = pathlib.Path(os.environ.get("HYPERSEG_CACHE", "~/.cache/hyperseg_jax")).expanduser()
+    """The toy world of these parameters in the user's cache folder."""
     code = zlib.crc32(json.dumps([toy.VERSION, dict(parameters)], sort_keys=True).encode())
-    folder = cache / f"toy-{code:08x}"
+    folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():
         console.print(f"drawing the toy world into {folder} (once)", highlight=False)
         toy.write(folder, **parameters, workers=min(4, os.cpu_count() or 1), say=lambda _: None)
