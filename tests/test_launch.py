@@ -15,7 +15,8 @@ def test_local_passes_flags_through():
     shown = launch("local.sh", "tiny", "my run", "--config.train.steps=5", "--dry-run", "--config.data.root=a b")
     assert shown.returncode == 0, shown.stderr
     assert shlex.split(shown.stdout)[1:] == [
-        "-m", "hyperseg_jax.train", "--config", "tiny", "--workdir", "my run", "--config.train.steps=5", "--config.data.root=a b",
+        "-m", "hyperseg_jax.train", "--config", "tiny", "--workdir", "my run", "--config.train.steps=5",
+        "--config.data.root=a b",
     ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def put(batch: Any, placed: Placement) -> Any:
 def abstract_state(make: Callable[[Any], Any], given: Any, placed: Placement) -> Any:
     """What jit_state gives, as shapes, types and places without values."""
     replicated = NamedSharding(placed.mesh, P())
-    of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)  # noqa: E731
+    of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
     return jax.tree.map(of, jax.eval_shape(make, given))
 
 
