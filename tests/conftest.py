@@ -82,6 +82,24 @@ def trained(shared, micro):
         return shared("trained", lambda folder: train(micro(), folder))
 
 
+@pytest.fixture(scope="session")
+def hollow(shared, micro):
+    """A whole micro model whose parameters are all zero: for what happens before it segments."""
+    import numpy as np
+
+    from hyperseg_jax.systems import system as systems
+    from hyperseg_jax.text.tokenizer import Tokenizer
+    from hyperseg_jax.weights import model_folder
+
+    def make(folder):
+        config, system = micro(), systems.get("hyperseg")
+        shapes = jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0)))
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        model_folder.save(folder / "model", config, Tokenizer.toy(), zeros)
+
+    return shared("hollow", make)
+
+
 @contextlib.contextmanager
 def quickly():
     """Programs are compiled without most optimizations: micro models run for moments."""

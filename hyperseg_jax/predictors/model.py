@@ -60,7 +60,9 @@ class Model:
         try:
             module = system.build(config)
             expected = jax.eval_shape(lambda: system.init_plain(module, config, jax.random.key(0)))
-        except (TypeError, AttributeError, KeyError) as error:
+        except UserError:
+            raise
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
             raise UserError(f"{folder / 'config.json'}: does not describe a {config.system} of this version ({error}); "
                             "take the folder whole, as `hyperseg train` wrote it") from error  # fmt: skip
         return cls(config, Tokenizer.load(folder), model_folder.load_params(folder, expected))

@@ -13,7 +13,7 @@ from hyperseg_jax.commands.main import main
 
 
 @pytest.fixture
-def here(tmp_path, trained, world, monkeypatch):
+def here(tmp_path, hollow, world, monkeypatch):
     """A folder with good and bad things in it, as the working folder."""
     monkeypatch.chdir(tmp_path)
     picture = next((world / "coco" / "val").iterdir())
@@ -23,22 +23,22 @@ def here(tmp_path, trained, world, monkeypatch):
     (tmp_path / "file").write_text("a file")
     (tmp_path / "empty").mkdir()
     (tmp_path / "frames").mkdir()
-    shutil.copy(picture, "frames/0.jpg")
-    (tmp_path / "frames" / "1.jpg").write_bytes(picture.read_bytes()[:700])
+    shutil.copy(picture, "frames/1.jpg")
+    (tmp_path / "frames" / "0.jpg").write_bytes(picture.read_bytes()[:700])
     (tmp_path / "syntax.py").write_text("def get_config(:")
     (tmp_path / "nothing.py").write_text("x = 1")
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "thesis.txt").write_text("mine")
     for name in ("cut_model", "bad_config", "other_config", "list_config", "no_tokenizer", "bad_tokenizer", "odd_config"):
-        shutil.copytree(trained / "model", name)
+        shutil.copytree(hollow / "model", name)
     weights = tmp_path / "cut_model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     (tmp_path / "bad_config" / "config.json").write_text('{"system": ')
     (tmp_path / "list_config" / "config.json").write_text("[]")
-    config = json.loads((trained / "model" / "config.json").read_text())
+    config = json.loads((hollow / "model" / "config.json").read_text())
     odd = config | {"model": config["model"] | {"llm": {"depth": 3}}}
     (tmp_path / "odd_config" / "config.json").write_text(json.dumps(odd))
-    config["model"]["projection"], config["model"]["num_queries"] = 3, 7
+    config["model"]["num_queries"] = config["model"]["mask_decoder"]["num_queries"] = 7
     (tmp_path / "other_config" / "config.json").write_text(json.dumps(config))
     (tmp_path / "no_tokenizer" / "tokenizer.json").unlink()
     (tmp_path / "bad_tokenizer" / "tokenizer.json").write_text("{}")
@@ -49,7 +49,7 @@ PREDICT = {
     "missing picture": ("none.jpg 'a ring'", "none.jpg", "no such file"),
     "truncated picture": ("cut.jpg 'a ring'", "cut.jpg", "cannot be read"),
     "no picture": ("text.jpg 'a ring'", "text.jpg", "cannot be read"),
-    "truncated frame": ("frames 'a ring'", "frames/1.jpg", "cannot be read"),
+    "truncated frame": ("frames 'a ring'", "frames/0.jpg", "cannot be read"),
     "no frames": ("empty 'a ring'", "empty", "no pictures here"),
     "empty prompt": ("good.jpg ''", "prompt is empty", "say what to segment"),
     "a prompt of spaces": ("good.jpg '  '", "prompt is empty", "say what to segment"),
@@ -103,12 +103,12 @@ CASES = [pytest.param(verb, *case, id=f"{verb}: {name}") for verb, cases in
 
 
 @pytest.mark.parametrize("verb, line, thing, fix", CASES)
-def test_one_line_exit_code_2_and_nothing_written(here, trained, capsys, verb, line, thing, fix):
+def test_one_line_exit_code_2_and_nothing_written(here, hollow, capsys, verb, line, thing, fix):
     arguments = shlex.split(line)
     if verb == "train" and "--workdir" not in arguments:
         arguments += ["--workdir", "run"]
     elif verb != "train" and "--model" not in arguments:
-        arguments += ["--model", str(trained)]
+        arguments += ["--model", str(hollow)]
     before = sorted(here.rglob("*"))
     with pytest.raises(SystemExit) as ended:
         main([verb, *arguments])
@@ -148,11 +148,11 @@ def test_ctrl_c_outside_training_is_quiet(here, monkeypatch, capsys):
     assert ended.value.code == 130 and "stopped" in capsys.readouterr().err
 
 
-def test_arrays_that_are_no_picture(trained):
+def test_arrays_that_are_no_picture(hollow):
     import hyperseg_jax
     from hyperseg_jax.errors import UserError
 
-    model = hyperseg_jax.load(trained)
+    model = hyperseg_jax.load(hollow)
     for bad in (np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8)):
         with pytest.raises(UserError, match="give uint8"):
             model.segment(bad, "a ring")
