@@ -84,8 +84,8 @@ def build(
                 continue
             val = {**val, "split": split}
             exam = (val["folder"].replace("{root}", root), split) if val["task"] == "referring" else None
-        readers = [_reader(where, reader, part, root) for part in (train if for_training else None, val)]
-        tasks[name] = Task(name, *readers, ratio, system.batch_spec(config, fields), tokenizer, data.mirror, exam)
+        taught, scored = (_reader(where, reader, part, root) for part in (train if for_training else None, val))
+        tasks[name] = Task(name, taught, scored, ratio, system.batch_spec(config, fields), tokenizer, data.mirror, exam)
     return tasks
 
 
