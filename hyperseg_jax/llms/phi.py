@@ -102,8 +102,9 @@ class Phi(nn.Module):
 
     vocab_size: rows of the token table (the language head may be wider, see LanguageHead). rotary_fraction: share of each
     head that turns, rounded down. embedding_std: of fresh token embeddings; a small model trained from scratch wants about 1,
-    else the first blocks drown what a word is in what surrounds it. remat: what the backward pass keeps (layers/remat.py). lora: a low-rank adapter inside the
-    linears named in lora_targets (of query, key, value, out, up, down). Parts: tokens, layers (stacked), norm.
+    else the first blocks drown what a word is in what surrounds it. remat: what the backward pass keeps (layers/remat.py).
+    lora: a low-rank adapter inside the linears named in lora_targets (of query, key, value, out, up, down).
+    Parts: tokens, layers (stacked), norm.
     """
 
     vocab_size: int = 51200
