@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     }  # fmt: skip
 
     # Each part of the objective, as losses.criterion.MaskCriterion takes it; "grid" compares whole maps, cheap at this size.
-    c.loss = {"points": "grid", "text_weight": 0.5}
+    c.loss = {"points": "grid", "text_weight": 0.5, "expression_weight": 6.0, "class_weight": 6.0, "region_weight": 6.0}
 
     c.data = {
         "root": "",  # where the toy world lies; empty: drawn once into the user's cache folder

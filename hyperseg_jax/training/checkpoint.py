@@ -65,6 +65,8 @@ class Checkpoints:
             if found["run"]["format"] != FORMAT:
                 raise UserError(f"{kept.path}: format {found['run']['format']}, this version reads {FORMAT}")
             train = found["train"]
+            # A restored key spells its placement otherwise (P(None) for P()), which would compile the step again.
+            train["key"] = jax.device_put(train["key"], state.key.sharding)
             return state.replace(**found["params"], optimizer=train["optimizer"], step=train["step"],
                                  skipped=train["skipped"], key=train["key"]), found["run"]  # fmt: skip
         raise UserError(f"{self._checkpointer.directory}: no checkpoint fits this config or can be read whole ({reason}); "
