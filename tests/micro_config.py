@@ -21,6 +21,7 @@ def get_config(tasks: tuple[str, ...] = ("referring",)) -> ml_collections.Config
                             "group_norm_groups": 4})  # fmt: skip
     m.mask_decoder.update({"hidden_size": 16, "mask_dim": 16, "num_heads": 2, "feedforward_dim": 16, "num_layers": 1})
 
+    c.loss = {"points": "grid", "text_weight": 0.5}
     c.data.image_size = 32
     c.data.buckets = (64, 96, 160, 288)
     c.data.tasks.referring.update({"prompts": 2, "length": 96})
