@@ -34,7 +34,6 @@ class System:
     predict: Callable[..., Any]
     weight_table: Callable[..., Any]
 
-
     def init_plain(self, model: Any, config: Any, key: Any) -> Any:
         """init without the axis names: nested arrays."""
         return nn.unbox(self.init(model, config, key))
