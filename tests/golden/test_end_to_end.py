@@ -82,7 +82,7 @@ def test_end_to_end(case):
             region_points=None if points is None else points[None, None, ..., ::-1])  # fmt: skip
 
     query = None
-    frames = sorted(name.removeprefix("image") for name in case.inputs if name[5:] in ("", "0", "1") and name.startswith("image"))
+    frames = [number for number in ("", "0", "1") if f"image{number}" in case.inputs]
     for frame in frames:
         made = run(params, channels_last(case.inputs[f"image{frame}"]), channels_last(case.inputs[f"image_clip{frame}"]), query)
         query = made.next_query
@@ -111,7 +111,8 @@ def compare(case, prefix, made, layout):
     post = None
     if f"{prefix}post_mask_logits" in case.outputs or f"{prefix}post_mask_binary_packedbits" in case.outputs:
         valid = ~case.inputs["padding_mask"].astype(bool)
-        geometry = Geometry(tuple(case.inputs["out_hw"].tolist()), (int(valid.any(1).sum()), int(valid.any(0).sum())), valid.shape)
+        filled = (int(valid.any(1).sum()), int(valid.any(0).sum()))
+        geometry = Geometry(tuple(case.inputs["out_hw"].tolist()), filled, valid.shape)
         post = answers.to_original(np.asarray(prediction.mask_logits[0]), geometry)
     for name in case.outputs:
         if not name.startswith(prefix):
@@ -137,7 +138,8 @@ def compare(case, prefix, made, layout):
         elif what in ("scores_by_query", "best_query", "best_mask"):
             scores = answers.sigmoid(np.asarray(final["expression"][0])) * answers.mask_scores(post)
             best = int(scores.argmax())
-            case.compare(name, {"scores_by_query": scores, "best_query": np.array([best], np.int32), "best_mask": post[best] > 0}[what])
+            ours = {"scores_by_query": scores, "best_query": np.array([best], np.int32), "best_mask": post[best] > 0}
+            case.compare(name, ours[what])
         elif what == "completed_region_scores":
             scores = answers.sigmoid(np.asarray(prediction.scores["region"][0])) * answers.mask_scores(post)[:, None]
             case.compare(name, scores)
