@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
         # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.
         "tasks": {
             "referring": task("referring", 6, length=208, prompts=6, read={"group_by_image": True, "prompts_per_example": 6}),
-            "panoptic": task("panoptic", 3, length=184, prompts=2, targets=8, classes=9,
+            "panoptic": task("panoptic", 4, length=184, prompts=2, targets=8, classes=9,
                              read={"max_classes": 8, "prompts_per_example": 2}),
             "region": task("region", 1, length=100, targets=3, regions=3, read={"max_regions": 3}),
             "reasoning": task("reasoning", 1, length=112),
@@ -72,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
         ),
     }
     c.train = {
-        "steps": 6000,
+        "steps": 6500,
         "batch_size": 12,
         "preset": "single",
         "log_every": 20,
