@@ -56,8 +56,9 @@ class Task:
         return to_arrays(example, self.sizes, self.tokenizer, train=True, rng=rng)
 
     def prepare_val(self, example: Example) -> dict[str, Any]:
-        """A validation example as arrays."""
-        return to_arrays(example, self.sizes, self.tokenizer, train=False)
+        """A validation example as arrays, with all its frames."""
+        sizes = dataclasses.replace(self.sizes, frames=len(example.frames))
+        return to_arrays(example, sizes, self.tokenizer, train=False)
 
 
 def build(
