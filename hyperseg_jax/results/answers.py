@@ -59,16 +59,17 @@ def mask_scores(logits: np.ndarray) -> np.ndarray:
 def expression(
     mask_logits: np.ndarray, expression_logits: np.ndarray, geometry: Geometry, *, label: str, absent_below: float | None = None
 ) -> list[Segment]:
-    """The one query that fits the expression best; none where its expression probability stays under `absent_below`.
+    """The one query that fits the expression best; none where it more likely names nothing.
 
     mask_logits [Q, h, w], expression_logits [Q]. score = sigmoid(expression) * mask score (the release). absent_below is
-    ours; None keeps the release's rule, which always answers.
+    ours: the least probability of a match. Training weighs the one match as much as the Q - 1 misses, which makes the logit
+    log(Q - 1) too large; that is taken off first. None keeps the release's rule, which always answers.
     """
     logits = to_original(mask_logits, geometry)
-    probability = sigmoid(expression_logits)
-    scores = probability * mask_scores(logits)
+    scores = sigmoid(expression_logits) * mask_scores(logits)
     best = int(np.argmax(scores))
-    if (absent_below is not None and probability[best] < absent_below) or not (logits[best] > 0).any():
+    match = sigmoid(expression_logits[best] - np.log(max(len(expression_logits) - 1, 1)))
+    if (absent_below is not None and match < absent_below) or not (logits[best] > 0).any():
         return []
     return [Segment(logits[best] > 0, float(scores[best]), label)]
 
