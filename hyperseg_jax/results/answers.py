@@ -62,14 +62,15 @@ def expression(
     """The one query that fits the expression best; none where it more likely names nothing.
 
     mask_logits [Q, h, w], expression_logits [Q]. score = sigmoid(expression) * mask score (the release). absent_below is
-    ours: the least probability of a match. Training weighs the one match as much as the Q - 1 misses, which makes the logit
-    log(Q - 1) too large; that is taken off first. None keeps the release's rule, which always answers.
+    ours: the least probability that some query matches, their sum, since at most one does. Training weighs the one match as
+    much as the Q - 1 misses, which makes the logits log(Q - 1) too large; that is taken off first. None keeps the release's
+    rule, which always answers.
     """
     logits = to_original(mask_logits, geometry)
     scores = sigmoid(expression_logits) * mask_scores(logits)
     best = int(np.argmax(scores))
-    match = sigmoid(expression_logits[best] - np.log(max(len(expression_logits) - 1, 1)))
-    if (absent_below is not None and match < absent_below) or not (logits[best] > 0).any():
+    present = sigmoid(expression_logits - np.log(max(len(expression_logits) - 1, 1))).sum()
+    if (absent_below is not None and present < absent_below) or not (logits[best] > 0).any():
         return []
     return [Segment(logits[best] > 0, float(scores[best]), label)]
 

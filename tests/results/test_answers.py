@@ -40,12 +40,15 @@ def test_expression_takes_the_best_query_or_none():
 
 
 def test_a_match_is_weighed_against_its_misses():
-    """Eight queries of which one matches: trained with balanced weights, a logit of 1 is a probability of e / (e + 7)."""
+    """Eight queries of which one matches: trained with balanced weights, a logit of 1 is a probability of e / (e + 7); two
+    queries on one object share it."""
     geometry = fit(32, 32, 32)
     masks, scores = np.stack([blob(8, 8, slice(0, 4), slice(0, 4))] * 8), np.full(8, -5.0)
     for logit, found in ((1.0, 0), (3.0, 1)):
         scores[2] = logit
         assert len(answers.expression(masks, scores, geometry, label="it", absent_below=0.5)) == found
+    scores[2:4] = 1.0
+    assert len(answers.expression(masks, scores, geometry, label="it", absent_below=0.5)) == 1
 
 
 def test_panoptic_merges_stuff_and_drops_the_hidden():
