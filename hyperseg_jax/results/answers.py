@@ -64,15 +64,16 @@ def expression(
     mask_logits [Q, h, w], expression_logits [Q]. score = sigmoid(expression) * mask score (the release). absent_below is
     ours: the least probability that some query matches, their sum, since at most one does. Training weighs the one match as
     much as the Q - 1 misses, which makes the logits log(Q - 1) too large; that is taken off first. None keeps the release's
-    rule, which always answers.
+    rule, which always answers, if need be with an empty mask.
     """
     logits = to_original(mask_logits, geometry)
     scores = sigmoid(expression_logits) * mask_scores(logits)
     best = int(np.argmax(scores))
     present = sigmoid(expression_logits - np.log(max(len(expression_logits) - 1, 1))).sum()
-    if (absent_below is not None and present < absent_below) or not (logits[best] > 0).any():
+    mask = logits[best] > 0
+    if absent_below is not None and (present < absent_below or not mask.any()):
         return []
-    return [Segment(logits[best] > 0, float(scores[best]), label)]
+    return [Segment(mask, float(scores[best]), label)]
 
 
 def regions(
