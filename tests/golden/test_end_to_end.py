@@ -59,7 +59,7 @@ def layout_of(case, counts):
     return jax.tree.map(lambda x: x[None], expand(tokens, counts, length)), len(classes)
 
 
-@pytest.mark.golden("hyperseg", r"e2e_.*")
+@pytest.mark.golden("hyperseg", r"e2e_.*_tiny.*")
 def test_end_to_end(case):
     weights = case.weights
     case.rows_of_head = weights["lm_head.weight"].shape[0] if "lm_head.weight" in weights else 8
