@@ -94,9 +94,9 @@ def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], 
         f"best answer that ignores the text: {exam.blind_ciou:.2f})")  # fmt: skip
     page.heading("1. Pictures it has never seen, segmented by text")
     page.figure(f"referring cIoU: {exam.ciou:.2f}")
-    page.text("cIoU is the area found rightly, divided by all area found or asked for, over every expression of the exam. A "
-              "model that does not read the text cannot do better than the last line; with texts swapped between pictures "
-              "a model that reads them must fail.")  # fmt: skip
+    page.text("cIoU is the area found rightly, divided by all area found or asked for, over every expression of the exam. The "
+              "last line is the best of several answers that never see the text; with texts swapped between pictures a model "
+              "that reads them must fail.")  # fmt: skip
     page.table(("answer by", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in exam.lines()])
     page.picture(sheet(exam.evaluation.tiles, 3), "Left what the text names, right what the model found.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,5 +43,4 @@ class Stream:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with contextlib.suppress(AttributeError):
-            self._iterator.close()
+        self._iterator.close()

@@ -158,10 +158,10 @@ def _wanted(prompt: Prompt) -> np.ndarray:
     return prompt.masks
 
 
-def tile(example: Example, prompt: Prompt, found: list[np.ndarray], *, scale: int = 1) -> np.ndarray:
+def tile(example: Example, prompt: Prompt, found: list[np.ndarray]) -> np.ndarray:
     """Left what was asked for, right what was found, the text below. uint8 [H, W, 3]."""
     wanted = [mask[0] for mask in prompt.masks] if prompt.masks is not None else []
     frame, tint = example.frames[0], prompt.task == "panoptic"
-    pair = np.concatenate([overlay(frame, masks, scale=scale, tint=tint) for masks in (wanted, found)], axis=1)
+    pair = np.concatenate([overlay(frame, masks, tint=tint) for masks in (wanted, found)], axis=1)
     text = prompt.text or ", ".join(prompt.classes) or ", ".join(prompt.kinds)
     return caption(pair, text)
