@@ -19,6 +19,7 @@ RUN_TIME = [
     "tokenizers>=0.22.1,<0.24",
     "tensorflow-datasets>=4.9.9,<5",  # readers of prepared datasets
     "numpy>=2.2.6,<3",
+    "ml_dtypes>=0.5,<0.7",  # bfloat16 and 8-bit floats of weight files
     "pillow>=12,<14",
     "safetensors>=0.7,<0.9",
     "pycocotools>=2.0.10,<2.1",
@@ -41,6 +42,7 @@ EXTRAS = {  # optional; each says what it is for
         "pytest-xdist>=3.8,<4",
         "scipy>=1.16,<2",  # the assignment solver that matching is checked against
         "torch==2.13.0",  # sampling and losses are checked against it
+        "peft>=0.21.2,<0.22",  # opens the adapters that we write, and writes adapters that we open
         "ruff==0.17.5",
         "mypy==2.4.1",
         "setuptools>=77,<85",  # builds a wheel in a test

@@ -24,6 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail also on a missing case among those that required.txt marks `full` (needs HYPERSEG_GOLDEN)",
     )
+    parser.addoption("--fuzz-rounds", type=int, default=1000, help="damaged weight files of each format")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="which damage")
+    parser.addoption("--golden-report", default=None, metavar="FILE", help="write the errors of the golden cases as a page")
 
 
 def pytest_configure(config: pytest.Config) -> None:

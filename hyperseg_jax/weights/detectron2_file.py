@@ -1,0 +1,22 @@
+"""Reader of detectron2's .pkl: a pickled {"model": {name: NumPy array}, "__author__": ..., "matching_heuristics": ...}."""
+
+from __future__ import annotations
+
+import pathlib
+
+from hyperseg_jax.weights.mapped_file import BadFile, MappedTensors, map_file, naming
+from hyperseg_jax.weights.pickle_machine import PLAIN_NAMES, PickleMachine
+from hyperseg_jax.weights.pickled_arrays import ARRAY_NAMES, PickledArray, stored_array
+from hyperseg_jax.weights.state_dict import find_tensors
+
+
+def open_detectron2(path: pathlib.Path) -> MappedTensors:
+    """The arrays of one file, in its order. Raises UserError."""
+    with naming(path):
+        data = map_file(path)
+        machine = PickleMachine(data, {**PLAIN_NAMES, **ARRAY_NAMES})
+        root = machine.run()
+        if machine.at != len(data):
+            raise BadFile(f"has {len(data) - machine.at} bytes behind its pickle")
+        arrays, ignored = find_tensors(root, lambda value: type(value) is PickledArray)
+        return MappedTensors(path, {name: stored_array(array) for name, array in arrays.items()}, ignored)

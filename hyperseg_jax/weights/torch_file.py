@@ -1,0 +1,234 @@
+"""Reader of what `torch.save` writes: the zip format (PyTorch 1.6 and later) and the stream format before it.
+
+Both hold a pickle that builds tensors from storages, and the storages' bytes beside it. Tensors are given as strided views of
+them. The stream is five pickles (magic number, version, machine, object, keys of storages), then each storage: its length in
+elements as an int64, and its elements.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from hyperseg_jax.weights.mapped_file import (
+    CONVERT,
+    DISTRUST,
+    BadFile,
+    MappedTensors,
+    Stored,
+    element_count,
+    map_file,
+    naming,
+    shown,
+)
+from hyperseg_jax.weights.pickle_machine import PLAIN_NAMES, Builder, PickleMachine, known
+from hyperseg_jax.weights.pickled_arrays import ARRAY_NAMES, PickledArray, stored_array
+from hyperseg_jax.weights.state_dict import find_tensors
+from hyperseg_jax.weights.zip_entries import zip_entries
+
+MAGIC = 0x1950A86A20F9469CFC6C  # of the stream format
+VERSION = 1001
+STORAGES = {
+    "Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": ml_dtypes.bfloat16, "Long": "<i8", "Int": "<i4",
+    "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?",
+}  # fmt: skip
+DTYPES = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": ml_dtypes.bfloat16, "int64": "<i8", "int32": "<i4",
+    "int16": "<i2", "int8": "i1", "uint8": "u1", "bool": "?", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8",
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StorageKind:
+    """Stands for torch.FloatStorage and its like; None for torch.storage.UntypedStorage, which counts bytes."""
+
+    dtype: np.dtype | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Storage:
+    """Bytes beside the pickle, by their key."""
+
+    kind: StorageKind
+    key: str
+    size: int  # bytes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor:
+    """A view of a storage; offset and strides count elements."""
+
+    storage: Storage
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def is_stream(head: bytes) -> bool:
+    """Whether a pickle that begins with these bytes (32 or so) is the magic number of the stream format."""
+    return MAGIC.to_bytes(10, "little") in head[:32]
+
+
+def open_torch_zip(path: pathlib.Path) -> MappedTensors:
+    """The tensors of one file of the zip format, in the order of its mapping. Raises UserError."""
+    with naming(path):
+        entries = zip_entries(map_file(path))
+        pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise BadFile("is an archive, but not of torch.save (it has no data.pkl)", "give the weight file itself")
+        folder = pickles[0].removesuffix("data.pkl")
+        order = bytes(entries.get(f"{folder}byteorder", b"little")[:10])
+        if order not in (b"little", b"big"):
+            raise BadFile("has an unknown byte order")
+        root = PickleMachine(entries[pickles[0]], NAMES, lambda machine, ident: _storage(ident, 5)).run()
+        prefix = f"{folder}data/"
+        storages = {name.removeprefix(prefix): data for name, data in entries.items() if name.startswith(prefix)}
+        return _mapped(path, root, storages, swapped=order == b"big")
+
+
+def open_torch_stream(path: pathlib.Path) -> MappedTensors:
+    """The tensors of one file of the stream format, in the order of its mapping. Raises UserError."""
+    with naming(path):
+        data = map_file(path)
+        sizes: dict[str, int] = {}  # bytes an element
+
+        def persistent(machine: PickleMachine, ident: object) -> Storage:
+            storage = _storage(ident, 6)
+            sizes[storage.key] = storage.kind.dtype.itemsize if storage.kind.dtype else 1
+            return storage
+
+        machine = PickleMachine(data, NAMES, persistent)
+        magic, version, system = machine.run(), machine.run(machine.at), machine.run(machine.at)
+        if (type(magic), type(version), type(system)) != (int, int, dict) or (magic, version) != (MAGIC, VERSION):
+            raise BadFile("is not a stream of torch.save", CONVERT)
+        if system.get("little_endian") is not True:
+            raise BadFile("was written on a machine of other byte order", CONVERT)
+        root, keys = machine.run(machine.at), machine.run(machine.at)
+        if type(keys) is not list or any(type(key) is not str or key not in sizes for key in keys):
+            raise BadFile("lists storages that none of its tensors use")
+        storages, at = {}, machine.at
+        for key in keys:
+            count = int.from_bytes(data[at : at + 8], "little")
+            if at + 8 + count * sizes[key] > len(data):
+                raise BadFile(f"is cut off in storage {shown(key)}")
+            storages[key] = data[at + 8 : at + 8 + count * sizes[key]]
+            at += 8 + count * sizes[key]
+        if at != len(data):
+            raise BadFile(f"has {len(data) - at} bytes behind its storages")
+        return _mapped(path, root, storages, swapped=False)
+
+
+def _mapped(path: pathlib.Path, root: object, storages: Mapping[str, memoryview], *, swapped: bool) -> MappedTensors:
+    tensors, ignored = find_tensors(root, lambda value: type(value) in (Tensor, PickledArray))
+    arrays = {}
+    for name, value in tensors.items():
+        try:
+            arrays[name] = stored_array(value) if type(value) is PickledArray else Stored(_view(value, storages), swapped)
+        except BadFile as error:
+            raise error.about(name) from error
+    return MappedTensors(path, arrays, ignored)
+
+
+def _view(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:
+    """The tensor as a view of its storage, after all that could lead out of it is checked."""
+    storage, size = tensor.storage, tensor.dtype.itemsize
+    raw = storages.get(storage.key)
+    if raw is None:
+        raise BadFile(f"its storage {shown(storage.key)} is not in the file")
+    if len(raw) != storage.size:
+        raise BadFile(f"its storage {shown(storage.key)} has {len(raw)} bytes, not {storage.size}")
+    count = element_count(tensor.shape)
+    # a size of 1 is never stepped over, so its stride says nothing
+    strides = [stride if length > 1 else 1 for length, stride in zip(tensor.shape, tensor.strides, strict=True)]
+    if count == 0:
+        return np.ndarray(tensor.shape, tensor.dtype)
+    last = tensor.offset + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
+    if count * size > len(raw) or (last + 1) * size > len(raw):
+        raise BadFile(f"of shape {tensor.shape} reaches beyond its storage of {len(raw)} bytes")
+    return np.ndarray(tensor.shape, tensor.dtype, raw, tensor.offset * size, [stride * size for stride in strides])
+
+
+def _storage(ident: Any, length: int) -> Storage:
+    """The storage that a persistent id stands for: ("storage", kind, key, device, elements), in the stream also a view."""
+    if type(ident) is not tuple or len(ident) != length or type(ident[0]) is not str or ident[0] != "storage":
+        raise BadFile("its pickle refers to what is no storage", DISTRUST)
+    _, kind, key, _, count = ident[:5]
+    if type(kind) is not StorageKind or type(key) is not str or type(count) is not int or count < 0:
+        raise BadFile("its pickle refers to a storage of no kind, key or size", DISTRUST)
+    if ident[5:] not in ((), (None,)):
+        raise BadFile("has views of storages, which PyTorch before 0.4 wrote", CONVERT)
+    return Storage(kind, key, count * (kind.dtype.itemsize if kind.dtype else 1))
+
+
+def _tensor(args: tuple[Any, ...], dtype: Any) -> Tensor:
+    """args: (storage, offset, sizes, strides)."""
+    storage, offset, shape, strides = args
+    if type(storage) is not Storage or not isinstance(dtype, np.dtype):
+        raise BadFile("has a tensor without storage or number type", DISTRUST)
+    if type(offset) is not int or offset < 0 or type(shape) is not tuple or type(strides) is not tuple:
+        raise BadFile("has a tensor without offset, shape or strides")
+    element_count(shape)
+    if len(strides) != len(shape) or any(type(stride) is not int or stride < 0 for stride in strides):
+        raise BadFile("has a tensor whose strides do not fit its shape")
+    return Tensor(storage, dtype, offset, shape, strides)
+
+
+def _plain(args: tuple[Any, ...], least: int, most: int) -> None:
+    """Checks what stands behind a tensor's strides: no hooks, no metadata (of conjugated and negated views)."""
+    if not least <= len(args) <= most or any(type(extra) is dict and extra for extra in args[5:]):
+        raise BadFile("has a tensor with hooks or metadata, which weights never need", CONVERT)
+
+
+def _dtype_of(storage: object) -> np.dtype | None:
+    return storage.kind.dtype if type(storage) is Storage else None
+
+
+def _rebuild_v1(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
+    _plain(args, 4, 4)
+    return _tensor(args, _dtype_of(args[0]))
+
+
+def _rebuild_v2(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
+    _plain(args, 6, 7)
+    return _tensor(args[:4], _dtype_of(args[0]))
+
+
+def _rebuild_v3(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
+    _plain(args, 7, 8)
+    return _tensor(args[:4], args[6])
+
+
+def _parameter(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
+    if len(args) != 3 or type(args[0]) is not Tensor:
+        raise BadFile("has a parameter that is no tensor", DISTRUST)
+    return args[0]
+
+
+def _size(machine: PickleMachine, args: tuple[Any, ...]) -> tuple[int, ...]:
+    if len(args) != 1 or type(args[0]) is not tuple:
+        raise BadFile("has a torch.Size of no tuple", DISTRUST)
+    element_count(args[0])
+    return args[0]
+
+
+NAMES: dict[str, object] = {
+    **PLAIN_NAMES,
+    **ARRAY_NAMES,
+    **known(
+        Builder("torch._utils._rebuild_tensor", _rebuild_v1),
+        Builder("torch._utils._rebuild_tensor_v2", _rebuild_v2),
+        Builder("torch._utils._rebuild_tensor_v3", _rebuild_v3),
+        Builder("torch._utils._rebuild_parameter", _parameter),
+        Builder("torch.Size", _size),
+    ),
+    **{f"torch.{name}Storage": StorageKind(np.dtype(kind)) for name, kind in STORAGES.items()},
+    "torch.storage.UntypedStorage": StorageKind(None),
+    **{f"torch.{name}": np.dtype(kind) for name, kind in DTYPES.items()},
+}

@@ -1,0 +1,118 @@
+"""Where the entries of a zip archive lie, for archives whose entries are stored as they are. Nothing is unpacked.
+
+The format: PKWARE's APPNOTE, sections 4.3 (records) and 4.5.3 (sizes of 64 bits).
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator
+
+from hyperseg_jax.weights.mapped_file import CONVERT, DISTRUST, BadFile, shown
+
+END = struct.Struct("<4s4H2LH")  # the archive's last record
+END64_LOCATOR = struct.Struct("<4sLQL")
+END64 = struct.Struct("<4sQ2H2L4Q")
+CENTRAL = struct.Struct("<4s6H3L5H2L")
+LOCAL = struct.Struct("<4s5H3L2H")
+ENCRYPTED, FULL = 0x1, 0xFFFFFFFF
+
+
+def zip_entries(data: memoryview) -> dict[str, memoryview]:
+    """{name: its bytes} in the archive's order. Raises BadFile for whatever is compressed, overlaps, or leaves its place."""
+    count, begin, end = _directory(data)
+    found: dict[str, memoryview] = {}
+    spans = []
+    for name, place, size in _central(data, begin, end):
+        if name in found:
+            raise BadFile(f"its archive has {shown(name)} twice", DISTRUST)
+        start = _local(data, name, place, begin)
+        if size > begin - start:
+            raise BadFile(f"{shown(name)} in its archive is longer than the archive")
+        found[name] = data[start : start + size]
+        spans.append((place, start + size, name))
+    if len(found) != count:
+        raise BadFile(f"its archive should have {count} entries, but has {len(found)}")
+    spans.sort()
+    for (_, before, _), (after, _, name) in itertools.pairwise(spans):
+        if after < before:
+            raise BadFile(f"{shown(name)} in its archive overlaps another entry", DISTRUST)
+    return found
+
+
+def _unpack(record: struct.Struct, data: memoryview, at: int, sign: bytes, what: str) -> tuple[int, ...]:
+    if at < 0 or at > len(data) - record.size:
+        raise BadFile(f"its archive lacks {what}")
+    values = record.unpack_from(data, at)
+    if values[0] != sign:
+        raise BadFile(f"its archive lacks {what}")
+    return values[1:]
+
+
+def _directory(data: memoryview) -> tuple[int, int, int]:
+    """(number of entries, first byte of the central directory, the byte behind it)."""
+    at = len(data) - END.size
+    disk, first_disk, here, count, size, begin, comment = _unpack(END, data, at, b"PK\x05\x06", "its end; it may be cut off")
+    locator = at - END64_LOCATOR.size
+    if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":  # PyTorch always writes both ends
+        _, at, _ = _unpack(END64_LOCATOR, data, locator, b"PK\x06\x07", "its locator of 64 bits")
+        _, _, _, disk, first_disk, here, count, size, begin = _unpack(END64, data, at, b"PK\x06\x06", "its end of 64 bits")
+    if disk or first_disk or here != count or comment or begin + size != at:
+        raise BadFile("the directory of its archive is not where it should be")
+    return count, begin, at
+
+
+def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, int]]:
+    """(name, place of the local header, size) of each entry."""
+    data = data[:end]
+    while at < end:
+        (_, _, flags, method, _, _, _, packed, size, name_size, extra_size, comment_size, disk, _, _, place) = _unpack(
+            CENTRAL, data, at, b"PK\x01\x02", "an entry of its directory")  # fmt: skip
+        at += CENTRAL.size
+        if name_size + extra_size + comment_size > end - at:
+            raise BadFile("the directory of its archive is cut off")
+        name = _name(bytes(data[at : at + name_size]))
+        wide = _wide(bytes(data[at + name_size : at + name_size + extra_size]))
+        fields = [size, packed, place]
+        if fields.count(FULL) > len(wide):
+            raise BadFile(f"{shown(name)} in its archive lacks its sizes of 64 bits")
+        size, packed, place = (wide.pop(0) if field == FULL else field for field in fields)
+        if method or packed != size or flags & ENCRYPTED:
+            raise BadFile(f"{shown(name)} in its archive is compressed or encrypted, which PyTorch never does", CONVERT)
+        if disk:
+            raise BadFile(f"{shown(name)} lies in another part of its archive", CONVERT)
+        yield name, place, size
+        at += name_size + extra_size + comment_size
+
+
+def _name(raw: bytes) -> str:
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadFile("a name in its archive is not UTF-8") from error
+    if "\\" in name or "\0" in name or ":" in name or name.startswith("/") or ".." in name.split("/"):
+        raise BadFile(f"{shown(name)} in its archive leaves its folder", DISTRUST)
+    return name
+
+
+def _wide(extra: bytes) -> list[int]:
+    """The sizes of 64 bits among an entry's extra fields."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<2H", extra, at)
+        field = extra[at + 4 : at + 4 + size]
+        if kind == 1:
+            return [value for (value,) in struct.iter_unpack("<Q", field[: len(field) // 8 * 8])]
+        at += 4 + size
+    return []
+
+
+def _local(data: memoryview, name: str, place: int, end: int) -> int:
+    """The first byte of an entry, behind its local header; `end` is where no entry may reach."""
+    what = f"{shown(name)} where its directory says"
+    name_size, extra_size = _unpack(LOCAL, data[:end], place, b"PK\x03\x04", what)[-2:]
+    start = place + LOCAL.size + name_size + extra_size
+    if start > end or bytes(data[place + LOCAL.size : place + LOCAL.size + name_size]) != name.encode("utf-8"):
+        raise BadFile(f"its archive lacks {what}")
+    return start

@@ -1,0 +1,284 @@
+"""Archives, headers and folders that lie get a UserError that names file and fault, and memory stays bounded."""
+
+import io
+import json
+import os
+import pathlib
+import re
+import struct
+import warnings
+import zipfile
+
+import pytest
+import safetensors.torch
+import torch
+from hostile import archive, refused, stream, tensor, text
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.weights.tensor_file import open_checkpoint, open_tensors
+
+pytestmark = pytest.mark.usefixtures("little_memory")
+
+
+# Archives
+
+
+def rezipped(data, change):
+    """The archive again, after change({name: bytes})."""
+    source, file = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as target:
+        warnings.simplefilter("ignore")  # names that come twice
+        for entry, content, options in change({name: source.read(name) for name in source.namelist()}):
+            target.writestr(entry, content, **options)
+    return file.getvalue()
+
+
+def with_entry(entry, content=b"x", **options):
+    return lambda data: rezipped(data, lambda old: [*((k, v, {}) for k, v in old.items()), (entry, content, options)])
+
+
+def patched(pattern, at, fmt, value, which=0):
+    """The archive with a field of a record overwritten."""
+
+    def change(data):
+        place = [found.start() for found in re.finditer(re.escape(pattern), data)][which] + at
+        return data[:place] + struct.pack(fmt, value) + data[place + struct.calcsize(fmt) :]
+
+    return change
+
+
+CENTRAL, LOCAL, END = b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"
+ARCHIVES = {
+    "up": (with_entry("../evil"), "../evil"),
+    "up from inside": (with_entry("x/../../evil"), "x/../../evil"),
+    "absolute": (with_entry("/etc/passwd"), "/etc/passwd"),
+    "of Windows": (with_entry("x/..\\evil"), "evil"),
+    "of a drive": (with_entry("C:/evil"), "C:/evil"),
+    "compressed bomb": (with_entry("x/data/9", b"\0" * 2**22, compress_type=zipfile.ZIP_DEFLATED), "x/data/9"),
+    "compressed pickle": (lambda data: rezipped(data, lambda old: [(k, v, {"compress_type": zipfile.ZIP_BZIP2})
+                                                                   for k, v in old.items()]), "x/data.pkl"),
+    "twice": (with_entry("x/data.pkl", b"\x80\x02}."), "x/data.pkl twice"),
+    "two pickles": (with_entry("y/data.pkl", b"\x80\x02}."), "no data.pkl"),
+    "no pickle": (lambda data: data.replace(b"x/data.pkl", b"x/data.abc"), "no data.pkl"),
+    "byte order": (lambda data: data.replace(b"little", b"middle"), "byte order"),
+    "size": (patched(CENTRAL, 20, "<Q", 2**31 * (2**32 + 1), 3), "longer"),
+    "size in part": (patched(CENTRAL, 24, "<L", 7), "compressed"),
+    "sizes elsewhere": (patched(CENTRAL, 20, "<Q", 2**64 - 1), "64 bits"),
+    "overlap": (patched(CENTRAL, 20, "<Q", 60 * (2**32 + 1), 2), "overlaps"),
+    "place": (patched(CENTRAL, 42, "<L", 3), "x/data.pkl where"),
+    "place far off": (patched(CENTRAL, 42, "<L", 2**31), "x/data.pkl where"),
+    "another's place": (patched(CENTRAL, 42, "<L", 0, 1), "x/byteorder where"),
+    "encrypted": (patched(CENTRAL, 8, "<H", 1), "encrypted"),
+    "on another disk": (patched(CENTRAL, 34, "<H", 1), "another part"),
+    "name beyond": (patched(CENTRAL, 28, "<H", 60_000), "cut off"),
+    "name not UTF-8": (lambda data: data.replace(b"x/version", b"x/vers\xff\xfe\xfd"), "UTF-8"),
+    "no directory": (patched(CENTRAL, 0, "<L", 0), "entry of its directory"),
+    "count": (patched(END, 8, "<L", 9 * (2**16 + 1)), "should have 9"),
+    "directory's size": (patched(END, 12, "<L", 1), "directory"),
+    "directory's place": (patched(END, 16, "<L", 1), "directory"),
+    "comment": (patched(END, 20, "<H", 1), "directory"),
+    "bytes behind": (lambda data: data + b"\0", "cut off"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_archives(tmp_path, case):
+    change, words = ARCHIVES[case]
+    good = archive(b"}" + text("w") + tensor() + b"s.", **{"data/0": bytes(24)})
+    path = tmp_path / "x"
+    path.write_bytes(good)
+    assert list(open_tensors(path).tensors) == ["w"]
+    path.write_bytes(change(good))
+    refused(path, words)
+
+
+STREAMS = {
+    "a list of what is no key": ({"keys": b"]K\x07a"}, "lists storages"),
+    "an unknown key": ({"keys": b"]" + text("7") + b"a"}, "lists storages"),
+    "keys that are a dict": ({"keys": b"}"}, "lists storages"),
+    "no storages": ({"keys": b"]" + text("0") + b"a"}, "cut off in storage 0"),
+    "a huge storage": ({"keys": b"]" + text("0") + b"a", "storages": b"\xff" * 8}, "cut off in storage 0"),
+    "bytes behind": ({"keys": b"]" + text("0") + b"a", "storages": struct.pack("<Q", 6) + bytes(25)}, "1 bytes behind"),
+    "a short storage": ({"keys": b"]" + text("0") + b"a", "storages": struct.pack("<Q", 5) + bytes(20)}, "20 bytes, not 24"),
+    "unlisted": ({}, "0 is not in the file"),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_streams(tmp_path, case):
+    parts, words = STREAMS[case]
+    path = tmp_path / "x"
+    path.write_bytes(stream(b"}" + text("w") + tensor().replace(b"tQ", b"NtQ") + b"s.", **parts))
+    refused(path, words)
+
+
+# safetensors
+
+
+def header(entries, body=bytes(24)):
+    raw = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(raw)) + raw + body
+
+
+def entry(shape=(2, 3), offsets=(0, 24), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+HEADERS = {
+    "overlap": (header({"a": entry(), "b": entry((2,), (4, 12))}), "b overlaps"),
+    "the same place": (header({"a": entry(), "b": entry()}), "b overlaps"),
+    "hole": (header({"a": entry((2,), (0, 8)), "b": entry((2,), (16, 24))}), "b has a hole"),
+    "hole at the start": (header({"a": entry((5,), (4, 24))}), "a has a hole"),
+    "bytes left over": (header({"a": entry()}, bytes(25)), "24 bytes in all, the file has 25"),
+    "bytes lacking": (header({"a": entry()}, bytes(23)), "24 bytes in all, the file has 23"),
+    "beyond": (header({"a": entry((7,), (0, 28))}), "28 bytes in all"),
+    "negative": (header({"a": entry((2, 3), (-24, 0))}), "a needs"),
+    "backwards": (header({"a": entry((2, 3), (24, 0))}), "a needs"),
+    "shape": (header({"a": entry((2, 4))}), "a needs 32 bytes"),
+    "huge shape": (header({"a": entry((2**40, 2**40))}), "a: a tensor whose shape"),
+    "overflowing shape": (header({"a": entry((2**63, 2, 0), (0, 0))}, b""), "a: a tensor whose shape"),
+    "negative shape": (header({"a": entry((-2, -3))}), "a: a tensor whose shape"),
+    "shape of bools": (header({"a": entry((True, 6))}), "a: a tensor whose shape"),
+    "shape of floats": (header({"a": entry((2.0, 3))}), "a: a tensor whose shape"),
+    "many dimensions": (header({"a": entry((1,) * 65, (0, 4))}, bytes(4)), "a: a tensor of 65"),
+    "offsets of floats": (header({"a": entry(offsets=(0.0, 24.0))}), "a in its header"),
+    "three offsets": (header({"a": entry(offsets=(0, 24, 48))}), "a in its header"),
+    "type": (header({"a": entry(dtype="O")}), "dtype O"),
+    "type that is a list": (header({"a": entry(dtype=["F32"])}), "no text"),
+    "lacking field": (header({"a": {"dtype": "F32", "shape": []}}), "a in its header"),
+    "unknown field": (header({"a": {**entry(), "run": "os.system"}}), "a in its header"),
+    "no entry": (header({"a": 3}), "a in its header"),
+    "a list": (struct.pack("<Q", 3) + b"[1]", "no weight file"),
+    "name twice": (header(b'{"w": 1, "w": 2}'), "names w twice"),
+    "field twice": (header(b'{"w": {"dtype": "F32", "dtype": "F16"}}'), "names dtype twice"),
+    "metadata": (header({"__metadata__": {"x": 3}, "a": entry()}), "__metadata__"),
+    "metadata that is a list": (header({"__metadata__": [], "a": entry()}), "__metadata__"),
+    "no json": (header(b"{'w': 1}"), "not readable JSON"),
+    "not UTF-8": (header(b'{"\xff": 1}'), "not readable JSON"),
+    "deep json": (header(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"), "not readable JSON"),
+    "long number": (header(b'{"a": ' + b"9" * 100_000 + b"}"), "not readable JSON"),
+    "many parts": (header(b'{"a": [' + b"[]," * 2_600_000 + b"[]]}"), "parts"),
+    "header beyond the file": (struct.pack("<Q", 2**20) + b'{"a": 1}', "header should have 1048576"),
+    "header beyond any": (struct.pack("<Q", 2**39) + b'{"a": 1}', "header should have"),
+    "a name with newlines": (header({"a\nb": 3}), r"a\nb"),
+    "a good entry of such a name": (header({"a\x1b[2J": entry()}), r"names a tensor 'a\x1b[2J'"),
+    "a long name": (header({"a" * 100_000: 3}), "aaa..."),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_headers_of_safetensors(tmp_path, case):
+    data, words = HEADERS[case]
+    path = tmp_path / "x"
+    path.write_bytes(data)
+    assert len(refused(path, words)) < 1000
+
+
+# Files and folders
+
+
+@pytest.mark.parametrize("form", ["zip", "stream", "safetensors", "pickle 2", "pickle 4", "pickle 5"])
+def test_truncated_anywhere(tmp_path, samples, form):
+    data, path = samples[form], tmp_path / "x"
+    for size in {*range(0, len(data), max(1, len(data) // 97)), *range(len(data) - 40, len(data))}:
+        path.write_bytes(data[:size])
+        refused(path)
+
+
+@pytest.mark.parametrize("form", ["stream", "safetensors", "pickle 2", "pickle 4", "pickle 5"])
+def test_nothing_stands_behind(tmp_path, samples, form):
+    (tmp_path / "x").write_bytes(samples[form] + b"\x80\x02")
+    refused(tmp_path / "x", "in all, the file has" if form == "safetensors" else "has 2 bytes behind")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "no weight file"),
+        (b"\x93NUMPY\x01\x00", "no weight file"),
+        (b"import os; os.system('x')\n", "no weight file"),
+        (b"cos\nsystem\n(S'ls'\ntR.", "no weight file"),
+    ],
+)
+def test_other_files(tmp_path, data, words):
+    (tmp_path / "x").write_bytes(data)
+    refused(tmp_path / "x", words)
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "no such file")
+    refused(tmp_path / "none", "no such file")
+    refused(tmp_path, "no such file")
+    refused(tmp_path / ("long" * 100), "cannot be read")
+    refused(tmp_path / ("long" * 100), "cannot be read", opens=open_checkpoint)
+    refused(pathlib.Path("/dev/zero"), "no such file")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "outside.safetensors")
+    inside = tmp_path / "model"
+    inside.mkdir()
+    safetensors.torch.save_file({"w": torch.ones(2)}, inside / "1.safetensors")
+    safetensors.torch.save_file({"v": torch.ones(2)}, inside / "2.safetensors")
+    (inside / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    (inside / "circle.safetensors").symlink_to(inside / "circle.safetensors")
+    (inside / "dir").mkdir()
+    return inside
+
+
+GOOD = {"w": "1.safetensors", "v": "2.safetensors"}
+INDICES = {
+    "up": ({**GOOD, "w": "../outside.safetensors"}, "../outside.safetensors"),
+    "absolute": ({"w": "/etc/passwd"}, "/etc/passwd"),
+    "of Windows": ({"w": "..\\outside.safetensors"}, "outside.safetensors"),
+    "a link out": ({"w": "link.safetensors"}, "link.safetensors is a link out"),
+    "a circle": ({"w": "circle.safetensors"}, "circle.safetensors"),
+    "the folder": ({"w": "."}, "no file of this folder"),
+    "its parent": ({"w": ".."}, "no file of this folder"),
+    "nothing": ({"w": ""}, "no file of this folder"),
+    "a folder": ({"w": "dir"}, "dir: no such file"),
+    "a zero byte": ({"w": "1.safetensors\0"}, "no file of this folder"),
+    "a missing file": ({**GOOD, "u": "3.safetensors"}, "lacks 3.safetensors"),
+    "a missing tensor": ({**GOOD, "u": "1.safetensors"}, "1.safetensors lacks u"),
+    "a tensor too many": ({"w": "1.safetensors", "u": "2.safetensors"}, "2.safetensors has v"),
+    "the wrong shard": ({"w": "2.safetensors", "v": "1.safetensors"}, "which the index does not put there"),
+    "a number": ({"w": 3}, "weight_map"),
+    "a list": (["1.safetensors"], "weight_map"),
+    "empty": ({}, "weight_map"),
+}
+
+
+@pytest.mark.parametrize("case", INDICES)
+def test_indices(folder, case):
+    where, words = INDICES[case]
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": GOOD}))
+    assert list(open_checkpoint(folder).tensors) == ["w", "v"]
+    index.write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(UserError) as error:
+        open_checkpoint(folder)
+    assert words in str(error.value) and str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"weight_map": {"w": "1", "w": "2"}}', b'{"weight_map": 3}', b'{"weight_map":' + b"[" * 10**5]
+)
+def test_indices_that_are_none(folder, data):
+    (folder / "model.safetensors.index.json").write_bytes(data)
+    with pytest.raises(UserError, match=re.escape(str(folder))):
+        open_checkpoint(folder)
+
+
+def test_a_name_in_two_files(folder):
+    torch.save({"w": torch.ones(1)}, folder / "pytorch_model-1.bin")
+    torch.save({"w": torch.ones(1)}, folder / "pytorch_model-2.bin")
+    refused(folder, "w is in both pytorch_model-1.bin and pytorch_model-2.bin", opens=open_checkpoint)
+
+
+def test_an_index_that_is_a_link_out(folder):
+    (folder / "model.safetensors.index.json").symlink_to("/etc/passwd")
+    refused(folder, "model.safetensors.index.json is a link out", opens=open_checkpoint)
