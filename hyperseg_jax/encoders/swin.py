@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,14 @@ from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import rematerialised, stack
-from hyperseg_jax.layers.window_attention import WindowAttention, merge, partition, shift_mask, window_attention_table
+from hyperseg_jax.layers.window_attention import (
+    WindowAttention,
+    merge,
+    partition,
+    relative_bias_table,
+    shift_mask,
+    window_attention_table,
+)
 from hyperseg_jax.structs import Pyramid
 from hyperseg_jax.tables import Table
 
@@ -164,19 +173,34 @@ def is_scanned(depth: int) -> bool:
 
 def table(swin: Swin) -> Table:
     """Weight table against Mask2Former's backbone ("patch_embed.proj.weight", "layers.0.blocks.0.norm1.weight", ...)."""
-    made = conv_table("patches", "patch_embed.proj") + norm_table("patch_norm", "patch_embed.norm")
+    return _table(swin, ("patch_embed.proj", "patch_embed.norm", "layers.{}", "norm{}"), _block_table)
+
+
+def transformers_table(swin: Swin) -> Table:
+    """Weight table against transformers' SwinBackbone ("encoder.layers.0.blocks.0.layernorm_before.weight", ...)."""
+    names = ("embeddings.patch_embeddings.projection", "embeddings.norm", "encoder.layers.{}", "hidden_states_norms.stage{}")
+    return _table(swin, names, _transformers_block_table, first_norm=1)
+
+
+def _table(
+    swin: Swin, names: tuple[str, str, str, str], block_table: Callable[[str, int], Table], first_norm: int = 0
+) -> Table:
+    """names: of the patches, their norm, a stage and its norm; norms are counted from first_norm."""
+    patches, patch_norm, stage, norm = names
+    made = conv_table("patches", patches) + norm_table("patch_norm", patch_norm)
     for i, depth in enumerate(swin.depths):
-        block = _block_table(f"layers.{i}.blocks.{{i}}", swin.window)
+        name = stage.format(i)
         if is_scanned(depth):
+            block = block_table(f"{name}.blocks.{{i}}", swin.window)
             for start, part in enumerate(("plain", "shifted")):
                 made += block.under(f"{part}/").stacked(depth // 2, start, 2).under(f"stages_{i}/pairs/")
         else:
             for j in range(depth):
-                made += _block_table(f"layers.{i}.blocks.{j}", swin.window).under(f"stages_{i}/blocks_{j}/")
+                made += block_table(f"{name}.blocks.{j}", swin.window).under(f"stages_{i}/blocks_{j}/")
         if i + 1 < len(swin.depths):
-            made += norm_table(f"merging_{i}/norm", f"layers.{i}.downsample.norm")
-            made += linear_table(f"merging_{i}/reduction", f"layers.{i}.downsample.reduction", use_bias=False)
-        made += norm_table(f"norms_{i}", f"norm{i}")
+            made += norm_table(f"merging_{i}/norm", f"{name}.downsample.norm")
+            made += linear_table(f"merging_{i}/reduction", f"{name}.downsample.reduction", use_bias=False)
+        made += norm_table(f"norms_{i}", norm.format(i + first_norm))
     return made
 
 
@@ -184,3 +208,13 @@ def _block_table(name: str, window: int) -> Table:
     made = norm_table("norm1", f"{name}.norm1") + norm_table("norm2", f"{name}.norm2")
     made += window_attention_table("attention", f"{name}.attn", window)
     return made + feed_forward_table("mlp", f"{name}.mlp.fc1", f"{name}.mlp.fc2")
+
+
+def _transformers_block_table(name: str, window: int) -> Table:
+    made = norm_table("norm1", f"{name}.layernorm_before") + norm_table("norm2", f"{name}.layernorm_after")
+    made += linear_table("attention/out", f"{name}.attention.output.dense")
+    made += feed_forward_table("mlp", f"{name}.intermediate.dense", f"{name}.output.dense")
+    attention = f"{name}.attention.self"
+    for part in ("query", "key", "value"):
+        made += linear_table(f"attention/{part}", f"{attention}.{part}")
+    return made + relative_bias_table("attention", attention, window)

@@ -77,7 +77,12 @@ class WindowAttention(nn.Module):
 def window_attention_table(path: str, name: str, window: int) -> Table:
     """Weight table of one WindowAttention."""
     made = fused_qkv_table(path, f"{name}.qkv.weight", f"{name}.qkv.bias") + linear_table(f"{path}/out", f"{name}.proj")
-    return made + Table([
+    return made + relative_bias_table(path, name, window)
+
+
+def relative_bias_table(path: str, name: str, window: int) -> Table:
+    """Weight table of the relative bias alone, with the buffer of its index."""
+    return Table([
         Row(f"{path}/relative_bias", f"{name}.relative_position_bias_table", Identity()),
         Row((), f"{name}.relative_position_index", Constant((relative_position_index, window))),
     ])  # fmt: skip

@@ -6,11 +6,14 @@ from hyperseg_jax.tables.operators import (
     FusedQKV,
     Identity,
     Operator,
+    PaddedRows,
     Reshape,
     Stack,
     Transpose,
+    ZeroBias,
 )
+from hyperseg_jax.tables.published import Published, Rule, first_rule
 from hyperseg_jax.tables.table import Row, Table, flatten, unflatten
 
-__all__ = ["Constant", "ConvKernel", "FusedQKV", "Identity", "Operator", "Reshape", "Row", "Stack", "Table", "Transpose",
-           "flatten", "unflatten"]  # fmt: skip
+__all__ = ["Constant", "ConvKernel", "FusedQKV", "Identity", "Operator", "PaddedRows", "Published", "Reshape", "Row", "Rule",
+           "Stack", "Table", "Transpose", "ZeroBias", "first_rule", "flatten", "unflatten"]  # fmt: skip

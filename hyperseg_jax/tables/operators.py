@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from hyperseg_jax.errors import UserError
+
 Arrays = tuple[np.ndarray, ...]
 
 
@@ -93,6 +95,52 @@ class Constant:
     def to_torch(self, leaves: Arrays) -> Arrays:
         function, *arguments = self.make
         return (function(*arguments),)
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedRows:
+    """A table of `rows` rows, to which PyTorch's has further rows of zeros, `padded` in all. name: PyTorch's, for messages.
+
+    to_flax raises UserError where the rows are not that many, or those behind ours hold anything.
+    """
+
+    rows: int
+    padded: int
+    name: str
+
+    def to_flax(self, tensors: Arrays) -> Arrays:
+        tensor = tensors[0]
+        if tensor.shape[0] != self.padded:
+            raise UserError(f"{self.name}: {tensor.shape[0]} rows, the config wants {self.padded}; set its vocabulary sizes so")
+        if tensor[self.rows :].any():
+            raise UserError(f"{self.name}: only the first {self.rows} rows have a place, and a row behind them is not zero; "
+                            "set the config's vocabulary sizes to those of the source")  # fmt: skip
+        return (tensor[: self.rows],)
+
+    def to_torch(self, leaves: Arrays) -> Arrays:
+        (table,) = leaves
+        return (np.concatenate([table, np.zeros((self.padded - self.rows, *table.shape[1:]), table.dtype)]),)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroBias:
+    """(Linear.weight [out, in], Linear.bias [out]) <-> the kernel [in, out] of a linear that has no bias. name: the bias'.
+
+    to_flax raises UserError where the bias is not zero; to_torch makes it again.
+    """
+
+    name: str
+
+    def to_flax(self, tensors: Arrays) -> Arrays:
+        weight, bias = tensors
+        if bias.any():
+            raise UserError(f"{self.name}: not zero, and the model has no such bias, so its outputs would change; "
+                            "take weights whose bias there is zero")  # fmt: skip
+        return (weight.T,)
+
+    def to_torch(self, leaves: Arrays) -> Arrays:
+        weight = leaves[0].T
+        return weight, np.zeros(weight.shape[0], weight.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,19 @@ class Row:
         object.__setattr__(self, "names", _tuple(names))
         object.__setattr__(self, "operator", operator)
 
+    def pieces(self) -> Iterator[tuple[tuple[int, ...], tuple[str, ...], Operator]]:
+        """(place in the leading axes of the leaves, PyTorch names, operator) of every part that converts by itself: the layers
+        of a stack one by one."""
+        pending: list[tuple[tuple[int, ...], tuple[str, ...], Operator]] = [((), self.names, self.operator)]
+        while pending:
+            place, names, operator = pending.pop()
+            if not isinstance(operator, Stack):
+                yield place, names, operator
+                continue
+            width = len(names) // operator.count
+            layers = [((*place, i), names[i * width : (i + 1) * width], operator.inner) for i in range(operator.count)]
+            pending += reversed(layers)
+
 
 class Table:
     """An ordered set of rows; tables compose with +, under() and stacked()."""

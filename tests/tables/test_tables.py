@@ -1,10 +1,24 @@
 """Operators are bijections; tables are complete or say what is wrong."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.tables import ConvKernel, FusedQKV, Identity, Reshape, Row, Stack, Table, Transpose, flatten, unflatten
+from hyperseg_jax.tables import (
+    ConvKernel,
+    FusedQKV,
+    Identity,
+    PaddedRows,
+    Reshape,
+    Row,
+    Stack,
+    Table,
+    Transpose,
+    ZeroBias,
+    flatten,
+    unflatten,
+)
 
 OPERATORS = [
     (Identity(), [(3, 4)]),
@@ -16,11 +30,12 @@ OPERATORS = [
     (FusedQKV(transpose=True, parts=2), [(8, 3)]),
     (Stack(Transpose(), 3), [(5, 2)] * 3),
     (Stack(FusedQKV(transpose=True), 2), [(6, 4)] * 2),
+    (PaddedRows(3, 3, "table"), [(3, 2)]),
 ]
 
 
 @pytest.mark.parametrize(("operator", "shapes"), OPERATORS, ids=[repr(o) for o, _ in OPERATORS])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_operators_are_bijections(operator, shapes, dtype):
     rng = np.random.default_rng(0)
     tensors = tuple(rng.standard_normal(shape).astype(dtype) for shape in shapes)
@@ -29,6 +44,25 @@ def test_operators_are_bijections(operator, shapes, dtype):
     for one, other in zip(tensors, back, strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    ("operator", "zeros", "message"),
+    [(PaddedRows(3, 5, "embed"), lambda w, zero: (np.concatenate([w, zero(2, 4)]),), r"^embed: only the first 3 rows"),
+     (ZeroBias("head.bias"), lambda w, zero: (w, zero(3)), r"^head\.bias: not zero")],
+    ids=["PaddedRows", "ZeroBias"])  # fmt: skip
+def test_zeros_without_a_place_go_and_come_again_and_nothing_else_does(operator, zeros, message, dtype):
+    weight = np.random.default_rng(0).standard_normal((3, 4)).astype(dtype)
+    tensors = zeros(weight, lambda *shape: np.zeros(shape, dtype))
+    for one, other in zip(operator.to_torch(operator.to_flax(tensors)), tensors, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    tensors[-1][-1:] = 1e-7 if dtype is not np.float16 else 1e-4
+    with pytest.raises(UserError, match=message):
+        operator.to_flax(tensors)
+    with pytest.raises(UserError, match=r"t: 4 rows, the config wants 5"):
+        PaddedRows(3, 5, "t").to_flax((np.zeros((4, 2)),))
 
 
 def table() -> Table:

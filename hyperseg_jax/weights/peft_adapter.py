@@ -1,0 +1,157 @@
+"""The language model's low-rank adapters as a PEFT folder: adapter_config.json and adapter_model.safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.llms import phi
+from hyperseg_jax.results.whole import whole_folder
+from hyperseg_jax.structs import TokenStream
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import Table, flatten, unflatten
+
+ADAPTER = r".*/lora_[ab]"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Fields of adapter_config.json that say nothing about what the adapter computes. Every other one that `_check` does not read
+# turns on something that we do not have, unless it is empty or false.
+HARMLESS = {"auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "exclude_modules", "inference_mode",
+            "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout", "megatron_core",
+            "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type"}  # fmt: skip
+# Ways to start an adapter that leave the base weights as they were; others (PiSSA, OLoRA, ...) take a piece out of them.
+STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+
+
+def write(
+    folder: str | os.PathLike[str], params: Mapping[str, Any], config: ml_collections.ConfigDict, *, base: str | None = None
+) -> None:
+    """Writes the adapters among `params` as a folder that peft.PeftModel.from_pretrained opens on a PhiForCausalLM.
+
+    params: of the whole system, nested, or by flax path (then only adapters are read). base: the name or path of the model
+    that they belong to. Raises UserError listing adapters that are missing, that the config does not have or that are of
+    another rank, and where the folder holds anything but an adapter.
+    """
+    table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
+    foreign = sorted({path.name for path in folder.iterdir()} - {CONFIG, WEIGHTS}) if folder.is_dir() else []
+    if foreign:
+        raise UserError(f"{folder}: holds {foreign[0]}, which would be lost; give a new folder")
+    leaves = params if any("/" in key for key in params) else flatten(params)
+    adapters = {path: np.asarray(leaves[path]) for path in leaves if re.fullmatch(ADAPTER, path)}
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in table.to_torch(adapters).items()}
+    table.to_flax(tensors, _shapes(config))  # says what is of another shape
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": _targets(config),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    with whole_folder(pathlib.Path(folder)) as part:
+        (part / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+        save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
+
+
+def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
+    """{flax path of the system: array} of the adapters in a PEFT folder, in the type of the file.
+
+    Raises UserError where the folder is not whole, where its rank or alpha is not the config's, where it adapts other linears
+    than the config, or where it is more than a plain LoRA. The dropout of training is the config's own affair.
+    """
+    table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
+    path = folder / CONFIG
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable config ({error}); give a folder that peft's save_pretrained wrote") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: not a table of fields; give a folder that peft's save_pretrained wrote")
+    _check(path, fields, config)
+    path = folder / WEIGHTS
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+    try:
+        return flatten(table.to_flax(tensors, _shapes(config)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except ValueError as error:  # layers are stacked
+        raise UserError(f"{path}: the layers' adapters differ in shape ({error}); give one of rank {lora.rank}") from error
+
+
+def merge(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, scale: float) -> np.ndarray:
+    """kernel + scale * lora_a @ lora_b, in float32, then in the kernel's type again.
+
+    kernel [..., in, out], lora_a [..., in, rank], lora_b [..., rank, out]; a leading axis is that of stacked layers.
+    scale: alpha / rank (layers.linear.LoRA.scale).
+    """
+    product = lora_a.astype(np.float32) @ lora_b.astype(np.float32)
+    return (kernel.astype(np.float32) + np.float32(scale) * product).astype(kernel.dtype)
+
+
+def _llm(config: ml_collections.ConfigDict) -> phi.Phi:
+    if not config.model.lora.rank:
+        raise UserError("model.lora.rank = 0: this config has no adapters; set model.lora.rank, alpha and targets to theirs")
+    return systems.get(config.system).build(config).llm
+
+
+def _table(config: ml_collections.ConfigDict) -> Table:
+    """PEFT wraps PhiForCausalLM (its .model is the PhiModel) as base_model.model."""
+    return phi.lora_table(_llm(config)).under("llm/", "base_model.model.model.")
+
+
+def _shapes(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Nested abstract adapters of the system."""
+    llm, row = _llm(config), jnp.zeros((1, 1), jnp.int32)
+    stream = TokenStream(jnp.zeros((1, 1, llm.hidden_size)), row, row.astype(bool), row)
+    made = flatten({"llm": nn.unbox(jax.eval_shape(llm.init, jax.random.key(0), stream))["params"]})
+    return unflatten({path: leaf for path, leaf in made.items() if re.fullmatch(ADAPTER, path)})
+
+
+def _targets(config: ml_collections.ConfigDict) -> str:
+    """A regex of whole module names: linears of these layers only, never those of another tower beside the language model."""
+    llm = _llm(config)
+    layers = "|".join(str(i) for i in range(llm.num_layers))
+    names = "|".join(re.escape(name) for ours, (_, name) in phi.LINEARS.items() if ours in llm.lora_targets)
+    return rf"model\.layers\.({layers})\.({names})"
+
+
+def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
+    """Raises UserError unless the fields are those of a plain LoRA of the config's rank and alpha."""
+    if fields.get("peft_type") != "LORA":
+        raise UserError(f"{path}: peft_type = {fields.get('peft_type')!r}; only LORA adapters can be read")
+    for field, ours in (("r", "rank"), ("lora_alpha", "alpha")):
+        if fields.get(field) != config.model.lora[ours]:
+            raise UserError(f"{path}: {field} = {fields.get(field)!r}, but model.lora.{ours} = {config.model.lora[ours]!r}; "
+                            f"set model.lora.{ours} to the adapter's")  # fmt: skip
+    if fields.get("bias", "none") != "none":
+        raise UserError(f"{path}: bias = {fields['bias']!r}; only adapters without biases of their own ('none') can be read")
+    if fields.get("init_lora_weights") not in STARTS:
+        raise UserError(f"{path}: init_lora_weights = {fields['init_lora_weights']!r} changes the base weights as well; "
+                        "convert it to a plain LoRA with peft first")  # fmt: skip
+    read = {"peft_type", "r", "lora_alpha", "bias"}
+    further = sorted(name for name, value in fields.items() if value and name not in HARMLESS | read)
+    if further:
+        shown = ", ".join(f"{name} = {fields[name]!r}" for name in further)
+        raise UserError(f"{path}: {shown}: only a plain LoRA can be read; merge it into its base with peft first")

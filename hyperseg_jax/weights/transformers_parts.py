@@ -1,0 +1,195 @@
+"""The parts of a system that a class of transformers computes exactly: their names there, and the config that opens them.
+
+"phi" is PhiForCausalLM, "siglip" SiglipVisionModel, "swin" SwinBackbone. Sizes, names and settings are those of transformers
+5.23, whose classes open what is written and whose files are read; names of its earlier releases are understood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from hyperseg_jax.encoders import siglip, swin
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.llms import phi
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import Constant, Identity, PaddedRows, Row, Table, ZeroBias
+
+CONTEXT = 2048  # Phi-2's max_position_embeddings; nothing in the weights depends on it
+# what a whole SiglipModel holds besides its vision tower
+SIGLIP_TEXT = (r"text_model\..*", r"logit_(scale|bias)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part, against one class of transformers.
+
+    prefixes: of the flax paths that it is made of ("llm/", "language_head/").
+    table(config): the weight table; flax paths are those of the whole system. Adapters are not in it (see peft_adapter).
+    config_json(config): what stands in config.json for from_pretrained to open the folder.
+    ignore(config): regexes of names that files of the class may hold and that change no output of ours.
+    spellings: (regex, replacement), applied in order: other releases' names to the table's.
+    """
+
+    prefixes: tuple[str, ...]
+    table: Callable[[ConfigDict], Table]
+    config_json: Callable[[ConfigDict], dict[str, Any]]
+    ignore: Callable[[ConfigDict], tuple[str, ...]] = lambda config: ()
+    spellings: tuple[tuple[str, str], ...] = ()
+
+    def spelled(self, name: str) -> str:
+        """The table's spelling of a name, whichever release of transformers wrote it."""
+        for pattern, replacement in self.spellings:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+
+def refuse(name: str) -> None:
+    """Raises UserError where `name` is not one of PARTS."""
+    if name == "mask2former":
+        raise UserError("mask2former: HyperSeg's lateral convolutions have biases and a ReLU behind them, which transformers' "
+                        "Mask2FormerPixelDecoder lacks, so no class of transformers can hold its decoders; "
+                        f"export one of {', '.join(PARTS)}, or the whole system in its published names")  # fmt: skip
+    if name not in PARTS:
+        raise UserError(f"{name}: no part that transformers has a class for; use one of {', '.join(PARTS)}")
+
+
+def _model(config: ConfigDict) -> Any:
+    return systems.get(config.system).build(config)
+
+
+def _vocabulary(config: ConfigDict) -> tuple[int, int]:
+    """(rows of the token table, rows of the head = PhiForCausalLM's one vocab_size).
+
+    The token table may be the shorter one: rows of zeros behind it change nothing for ids that exist. A shorter head has no
+    such padding, because every logit counts in a softmax.
+    """
+    tokens, head = config.model.llm.vocab_size, config.model.head_vocab_size
+    if tokens > head:
+        raise UserError(f"model.head_vocab_size = {head} is less than model.llm.vocab_size = {tokens}: PhiForCausalLM has one "
+                        "size for both, and a logit made up for the missing words would change every probability")  # fmt: skip
+    return tokens, head
+
+
+def _phi_table(config: ConfigDict) -> Table:
+    tokens, head = _vocabulary(config)
+    embedding = "model.embed_tokens.weight"
+    rows = [row for row in phi.table(_model(config).llm).under("llm/", "model.") if row.names != (embedding,)]
+    pad = PaddedRows(tokens, head, embedding) if tokens < head else Identity()
+    bias = "lm_head.bias"
+    return Table([Row("llm/tokens/embedding", embedding, pad), *rows,
+                  Row("language_head/kernel", ("lm_head.weight", bias), ZeroBias(bias))])  # fmt: skip
+
+
+def _phi_config(config: ConfigDict) -> dict[str, Any]:
+    llm = _model(config).llm
+    return {
+        "architectures": ["PhiForCausalLM"],
+        "model_type": "phi",
+        "vocab_size": _vocabulary(config)[1],
+        "hidden_size": llm.hidden_size,
+        "intermediate_size": llm.mlp_size,
+        "num_hidden_layers": llm.num_layers,
+        "num_attention_heads": llm.num_heads,
+        "num_key_value_heads": llm.num_heads,
+        "hidden_act": "gelu_new",
+        "layer_norm_eps": llm.epsilon,
+        "partial_rotary_factor": llm.rotary_fraction,
+        "rope_theta": llm.rotary_theta,
+        "max_position_embeddings": CONTEXT,
+        "qk_layernorm": False,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def _siglip_table(config: ConfigDict) -> Table:
+    """A tower that is cut short after its feature layer gets the last norm as transformers starts it, ones and zeros."""
+    tower = _model(config).clip_encoder
+    made = siglip.table(tower)
+    if not tower.keep_unused:
+        dtype = jnp.dtype(tower.precision.params)
+        made += Table(Row((), f"vision_model.post_layernorm.{name}", Constant((fill, tower.hidden_size, dtype)))
+                      for name, fill in (("weight", np.ones), ("bias", np.zeros)))  # fmt: skip
+    return made.under("clip_encoder/")
+
+
+def _siglip_config(config: ConfigDict) -> dict[str, Any]:
+    """The feature is hidden_states[feature_layer] of a whole tower, and hidden_states[-1] of one that is cut short."""
+    tower = _model(config).clip_encoder
+    return {
+        "architectures": ["SiglipVisionModel"],
+        "model_type": "siglip_vision_model",
+        "image_size": tower.image_size,
+        "patch_size": tower.patch_size,
+        "num_channels": 3,
+        "hidden_size": tower.hidden_size,
+        "intermediate_size": tower.mlp_size,
+        "num_hidden_layers": tower.num_layers if tower.keep_unused else tower.num_used,
+        "num_attention_heads": tower.num_heads,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": tower.epsilon,
+        "vision_use_head": tower.keep_unused,
+    }
+
+
+def _siglip_ignore(config: ConfigDict) -> tuple[str, ...]:
+    tower = _model(config).clip_encoder
+    if tower.keep_unused:
+        return SIGLIP_TEXT
+    unused = [rf"encoder\.layers\.{i}" for i in range(tower.num_used, tower.num_layers)]
+    return *SIGLIP_TEXT, *(rf"vision_model\.{name}\..*" for name in (*unused, "head"))
+
+
+def _swin_table(config: ConfigDict) -> Table:
+    return swin.transformers_table(_model(config).mask_encoder).under("mask_encoder/")
+
+
+def _swin_config(config: ConfigDict) -> dict[str, Any]:
+    model = _model(config).mask_encoder
+    return {
+        "architectures": ["SwinBackbone"],
+        "model_type": "swin",
+        "image_size": config.data.image_size,
+        "patch_size": model.patch_size,
+        "num_channels": 3,
+        "embed_dim": model.hidden_size,
+        "depths": list(model.depths),
+        "num_heads": list(model.num_heads),
+        "window_size": model.window,
+        "mlp_ratio": model.mlp_ratio,
+        "qkv_bias": True,
+        "drop_path_rate": model.drop_path,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "use_absolute_embeddings": False,
+        "out_features": [f"stage{i + 1}" for i in range(len(model.depths))],
+    }
+
+
+PARTS: dict[str, Part] = {
+    "phi": Part(("llm/", "language_head/"), _phi_table, _phi_config),
+    "siglip": Part(
+        ("clip_encoder/",), _siglip_table, _siglip_config, _siglip_ignore,
+        spellings=((r"^(?=(embeddings|encoder|post_layernorm|head)\.)", "vision_model."),)),
+    "swin": Part(
+        ("mask_encoder/",), _swin_table, _swin_config,
+        ignore=lambda config: (r"swin\.layernorm\..*",),  # a norm that SwinBackbone carries and never runs
+        spellings=(
+            (r"^swin\.(?=embeddings\.|encoder\.)", ""),
+            (r"\.attention\.q_proj\.", ".attention.self.query."),
+            (r"\.attention\.k_proj\.", ".attention.self.key."),
+            (r"\.attention\.v_proj\.", ".attention.self.value."),
+            (r"\.attention\.o_proj\.", ".attention.output.dense."),
+            (r"\.attention\.relative_position_bias\.", ".attention.self."),
+            (r"\.mlp\.fc1\.", ".intermediate.dense."),
+            (r"\.mlp\.fc2\.", ".output.dense."),
+        )),
+}  # fmt: skip

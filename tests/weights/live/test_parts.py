@@ -1,0 +1,50 @@
+"""What is said about the parts without a model: which they are, what they cover, and what is no part."""
+
+import re
+
+import pytest
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.weights.transformers_parts import PARTS, refuse
+
+
+@pytest.mark.parametrize("name", ["tiny", "hyperseg_3b_released"])
+def test_a_part_covers_what_lies_under_its_prefixes(name):
+    config = configs.load(name)
+    published = {path for row in systems.get(config.system).weight_table(config) for path in row.paths}
+    for part in PARTS.values():
+        paths = {path for row in part.table(config) for path in row.paths}
+        assert paths == {path for path in published if path.startswith(part.prefixes)} and paths
+
+
+@pytest.mark.parametrize(("name", "parameters"), [
+    ("phi", 2_779_683_840),  # Phi-2
+    ("siglip", 428_225_600),  # SigLIP-SO400M/14 at 384 pixels
+    ("swin", 86_880_376 + 2 * 1024),  # Swin-B with four norms, and the norm that is never run
+])  # fmt: skip
+def test_the_published_size_is_that_of_their_class(name, parameters):
+    """Built without memory from our config.json: its parameters in number, and its names in full."""
+    import torch
+    import transformers
+
+    config, part = configs.load("hyperseg_3b_released"), PARTS[name]
+    fields = part.config_json(config)
+    cls = getattr(transformers, fields["architectures"][0])
+    with torch.device("meta"):
+        state = cls(cls.config_class.from_dict(fields)).state_dict()
+    assert sum(tensor.numel() for tensor in state.values()) == parameters
+    names = {part.spelled(key) for key in state}
+    ours = {key for row in part.table(config) for key in row.names if row.paths}
+    assert {key for key in names if not any(re.fullmatch(pattern, key) for pattern in part.ignore(config))} == ours
+    assert {part.spelled(key) for key in ours} == ours
+
+
+def test_what_is_no_part_is_refused():
+    for name in PARTS:
+        refuse(name)
+    with pytest.raises(UserError, match=r"mask2former: HyperSeg's lateral convolutions have biases and a ReLU"):
+        refuse("mask2former")
+    with pytest.raises(UserError, match=r"llama: no part .* use one of phi, siglip, swin"):
+        refuse("llama")
