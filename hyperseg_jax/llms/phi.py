@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+import dataclasses
+from typing import Any, Literal, overload
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import stack
 from hyperseg_jax.layers.rotary import rotary_angles, rotate
+from hyperseg_jax.llms.cache import KeyValues, place
 from hyperseg_jax.ops.attention import attend
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.tables import Identity, Row, Table, Transpose
@@ -31,7 +33,10 @@ LINEARS = {
 
 
 class PhiAttention(nn.Module):
-    """Causal self-attention with partial rotary positions. x [B, L, C] -> [B, L, C]."""
+    """Causal self-attention with partial rotary positions. x [B, L, C] -> ([B, L, C], its keys and values).
+
+    past: the keys and values [B, S, heads, D] of one layer, and the slot where those of x go; mask is then over the slots.
+    """
 
     num_heads: int
     lora: LoRA | None
@@ -40,14 +45,20 @@ class PhiAttention(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array, past: tuple[Any, ...] | None = None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         width, heads = x.shape[-1], (*x.shape[:-1], self.num_heads, -1)
         q, k, v = (
             self._linear(name, width, ("embed", "heads"))(x, self.deterministic).reshape(heads)
             for name in ("query", "key", "value")
         )
-        mixed = attend(rotate(q, angles), rotate(k, angles), v, mask=mask, precision=self.precision.matmul)
-        return self._linear("out", width, ("heads", "embed"))(mixed.reshape(x.shape), self.deterministic)
+        q, k = rotate(q, angles), rotate(k, angles)
+        if past is not None:
+            keys, values, slot = past
+            k, v = place(keys, k, slot), place(values, v, slot)
+        mixed = attend(q, k, v, mask=mask, precision=self.precision.matmul)
+        return self._linear("out", width, ("heads", "embed"))(mixed.reshape(x.shape), self.deterministic), (k, v)
 
     def _linear(self, name: str, features: int, names: tuple[str, str]) -> Linear:
         lora = self.lora if name in self.lora_targets else None
@@ -74,7 +85,10 @@ class PhiMLP(nn.Module):
 
 
 class PhiLayer(nn.Module):
-    """The parallel block: x + attention(norm(x)) + mlp(norm(x))."""
+    """The parallel block: x + attention(norm(x)) + mlp(norm(x)).
+
+    collect: what else it hands to the stack: "nothing", x as it leaves ("hidden"), or its "keys_values".
+    """
 
     num_heads: int
     mlp_size: int
@@ -83,18 +97,26 @@ class PhiLayer(nn.Module):
     lora_targets: tuple[str, ...]
     precision: Precision
     deterministic: bool
-    collect: bool  # also hand x to the stack, for models that look inside
+    collect: str
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array
-    ) -> tuple[jax.Array, jax.Array | None]:
+        self,
+        x: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        mask: jax.Array,
+        keys: jax.Array | None = None,
+        values: jax.Array | None = None,
+        slot: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
         shared = (self.lora, self.lora_targets, self.precision, self.deterministic)
         normed = LayerNorm(self.epsilon, self.precision, name="norm")(x)
-        x = x + PhiAttention(self.num_heads, *shared, name="attention")(normed, angles, mask)
+        attention = PhiAttention(self.num_heads, *shared, name="attention")
+        mixed, keys_values = attention(normed, angles, mask, None if slot is None else (keys, values, slot))
+        x = x + mixed
         x = x + PhiMLP(self.mlp_size, *shared, name="mlp")(normed)
         x = axes.constrain(x, "batch", "length", "act_embed")
-        return x, (x if self.collect else None)
+        return x, {"nothing": None, "hidden": x, "keys_values": keys_values}[self.collect]
 
 
 class Phi(nn.Module):
@@ -141,7 +163,6 @@ class Phi(nn.Module):
         self, stream: TokenStream, deterministic: bool = True, *, all_hidden: Literal[True]
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]: ...
 
-    @nn.compact
     def __call__(
         self, stream: TokenStream, deterministic: bool = True, all_hidden: bool = False
     ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -153,24 +174,55 @@ class Phi(nn.Module):
         """
         if self.is_initializing():
             self.embed(jnp.zeros((1,), jnp.int32))  # the table is used by embed() only
-        length = stream.embeddings.shape[1]
-        dims = int(self.rotary_fraction * (self.hidden_size // self.num_heads))
-        angles = rotary_angles(stream.positions, dims, self.rotary_theta)
-        mask = jnp.tril(jnp.ones((length, length), bool)) & stream.mask[:, None, None, :]
-        if stream.prompt is not None:
-            own, seen = stream.prompt[:, None, :, None], stream.prompt[:, None, None, :]
-            mask &= (seen == own) | (seen == 0)
-        x = self.precision.cast(stream.embeddings)
-        x = axes.constrain(x, "batch", "length", "act_embed")
-        layers = stack(PhiLayer, self.num_layers, self.remat, (nn.broadcast, nn.broadcast))
-        last, inner = layers(
-            num_heads=self.num_heads, mlp_size=self.mlp_size, epsilon=self.epsilon, lora=self.lora,
-            lora_targets=self.lora_targets, precision=self.precision, deterministic=deterministic, collect=all_hidden,
-            name="layers")(x, angles, mask)  # fmt: skip
-        hidden = LayerNorm(self.epsilon, self.precision, name="norm")(last)
+        collect = "hidden" if all_hidden else "nothing"
+        hidden, inner = self._layers(stream.embeddings, stream.positions, _causal(stream), deterministic, collect)
         if not all_hidden:
             return hidden
-        return hidden, (x, *inner[:-1], hidden)
+        return hidden, (self.precision.cast(stream.embeddings), *inner[:-1], hidden)
+
+    def prefill(self, stream: TokenStream, room: int) -> tuple[jax.Array, KeyValues]:
+        """stream of [B, L], one prompt a row -> [B, L, D], and keys and values with room for that many tokens behind it."""
+        hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, _causal(stream), True, "keys_values")
+        return hidden, KeyValues.of_prompt(keys, values, stream.mask, room)
+
+    def step(self, embeddings: jax.Array, positions: jax.Array, past: KeyValues) -> tuple[jax.Array, KeyValues]:
+        """One more token a row. embeddings [B, D] of it, positions [B] -> ([B, D], the keys and values with its own)."""
+        past = past.with_next_visible()
+        mask, inputs = past.visible[:, None, None, :], (past.keys, past.values, past.used)
+        hidden, (keys, values) = self._layers(embeddings[:, None], positions[:, None], mask, True, "keys_values", inputs)
+        return hidden[:, 0], dataclasses.replace(past, keys=keys, values=values, used=past.used + 1)
+
+    @nn.compact
+    def _layers(
+        self,
+        embeddings: jax.Array,
+        positions: jax.Array,
+        mask: jax.Array,
+        deterministic: bool,
+        collect: str,
+        past: tuple[jax.Array, ...] = (),
+    ) -> tuple[jax.Array, Any]:
+        """(hidden states after the final norm, what the layers collect, stacked)."""
+        dims = int(self.rotary_fraction * (self.hidden_size // self.num_heads))
+        angles = rotary_angles(positions, dims, self.rotary_theta)
+        x = axes.constrain(self.precision.cast(embeddings), "batch", "length", "act_embed")
+        same, each = nn.broadcast, 0
+        layers = stack(PhiLayer, self.num_layers, self.remat, (same, same, each, each, same)[: 2 + len(past)])
+        last, collected = layers(
+            num_heads=self.num_heads, mlp_size=self.mlp_size, epsilon=self.epsilon, lora=self.lora,
+            lora_targets=self.lora_targets, precision=self.precision, deterministic=deterministic, collect=collect,
+            name="layers")(x, angles, mask, *past)  # fmt: skip
+        return LayerNorm(self.epsilon, self.precision, name="norm")(last), collected
+
+
+def _causal(stream: TokenStream) -> jax.Array:
+    """bool [B, 1, L, L], True where the row's position may look at the column's."""
+    length = stream.embeddings.shape[1]
+    mask = jnp.tril(jnp.ones((length, length), bool)) & stream.mask[:, None, None, :]
+    if stream.prompt is not None:
+        own, seen = stream.prompt[:, None, :, None], stream.prompt[:, None, None, :]
+        mask &= (seen == own) | (seen == 0)
+    return mask
 
 
 class LanguageHead(nn.Module):

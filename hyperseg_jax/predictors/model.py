@@ -1,4 +1,4 @@
-"""What a user holds: a trained model that segments pictures and clips."""
+"""What a user holds: a trained model that segments pictures and clips, and answers questions about them."""
 
 from __future__ import annotations
 
@@ -50,6 +50,10 @@ class Model:
         module = self._system.build(config)
         self.params = jax.device_put(params)
         self.predict = jax.jit(self._system.predict(module, config))
+        self._write = None
+        if self._system.generate is not None:
+            generate = self._system.generate(module, config)
+            self._write = jax.jit(generate, static_argnames=("max_new_tokens", "eos_id", "vocab_size"))
 
     @classmethod
     def load(cls, name: str | os.PathLike[str]) -> Model:
@@ -67,17 +71,19 @@ class Model:
                             "take the folder whole, as `hyperseg train` wrote it") from error  # fmt: skip
         return cls(config, Tokenizer.load(folder), model_folder.load_params(folder, expected))
 
-    def segment(self, image: Picture, text: str, *, absent_below: float | None = 0.5) -> list[Segment]:
+    def segment(
+        self, image: Picture, text: str, *, absent_below: float | None = 0.5, soft: bool = False
+    ) -> list[Segment]:
         """What the text names: one segment (several things named at once share it), or none.
 
         absent_below: the expression probability under which the answer is "not there"; None always answers, as the
-        published model does.
+        published model does. soft: the mask as probabilities, float32.
         """
         frame = read_picture(image)
         prompt = Prompt(task="referring", text=join_sentences([_text(text).rstrip(".")]))  # as RefCOCO's texts end
         found, geometry = self._run(frame[None], prompt)
         return answers.expression(found["mask_logits"][0], found["expression"][0], geometry, label=text,
-                                  absent_below=absent_below)  # fmt: skip
+                                  absent_below=absent_below, soft=soft)  # fmt: skip
 
     def segment_classes(
         self, image: Picture, classes: Sequence[str], *, stuff: Sequence[str] = (), threshold: float = 0.5, overlap: float = 0.8
@@ -117,8 +123,27 @@ class Model:
             yield frame, answers.expression(found["mask_logits"][0], found["expression"][0], geometry, label=text,
                                             absent_below=absent_below)  # fmt: skip
 
+    def chat(self, image: Picture, question: str, *, max_new_tokens: int = 64) -> str:
+        """The model's answer in words, at most that many tokens of it, always the most probable one."""
+        if self._write is None:
+            raise UserError(f"{self.config.system} writes no text; ask it to segment")
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens = {max_new_tokens}: ask for at least 1")
+        batch, _ = self._batch(read_picture(image)[None], Prompt(task="chat", text=question))
+        ids = np.asarray(self._write(self.params, batch, max_new_tokens=max_new_tokens, eos_id=self.tokenizer.eos_id,
+                                     vocab_size=self.tokenizer.vocab_size))[0]  # fmt: skip
+        return self.tokenizer.decode(ids[np.cumsum(ids == self.tokenizer.eos_id) == 0].tolist()).strip()
+
     def _run(self, frames: np.ndarray, prompt: Prompt, query: Any = None) -> tuple[dict[str, Any], Geometry]:
         """Outputs of one prompt on one picture: arrays of [T, ...] on the host, next_query on the device."""
+        batch, geometry = self._batch(frames, prompt)
+        out = self.predict(self.params, batch, query)
+        next_query = out.pop("next_query")
+        host = {name: np.asarray(value)[0, :, 0] for name, value in out.items()}
+        return {**host, "next_query": next_query}, geometry
+
+    def _batch(self, frames: np.ndarray, prompt: Prompt) -> tuple[dict[str, Any], Geometry]:
+        """One prompt on one picture or clip as a batch of one."""
         sizes = self._system.batch_spec(self.config, {})
         counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
         tokens = tokenize(prompt, self.tokenizer, template=sizes.template)
@@ -128,12 +153,9 @@ class Model:
             classes=len(prompt.classes) + 1 if prompt.classes else 0,
             regions=0 if prompt.regions is None else len(prompt.regions))  # fmt: skip
         example = Example("the picture", frames, (prompt,))
-        batch = jax.tree.map(lambda x: x[None], to_arrays(example, sizes, self.tokenizer, train=False))
-        out = self.predict(self.params, batch, query)
-        next_query = out.pop("next_query")
-        host = {name: np.asarray(value)[0, :, 0] for name, value in out.items()}
+        arrays = to_arrays(example, sizes, self.tokenizer, train=False)
         height, width = frames.shape[1:3]
-        return {**host, "next_query": next_query}, fit(height, width, sizes.image_size)
+        return jax.tree.map(lambda x: x[None], arrays), fit(height, width, sizes.image_size)
 
 
 def read_picture(image: Picture) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from hyperseg_jax.data.transforms import Geometry
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """One found thing. mask: bool [H, W] at the picture's own size. score: 0..1. label: what it was found as."""
+    """One found thing. mask: bool [H, W] at the picture's own size; where a soft mask was asked for, float32 probabilities.
+    score: 0..1. label: what it was found as."""
 
     mask: np.ndarray
     score: float
@@ -56,24 +58,35 @@ def mask_scores(logits: np.ndarray) -> np.ndarray:
     return (sigmoid(logits) * positive).sum((-2, -1)) / (positive.sum((-2, -1)) + 1e-6)
 
 
+def query_scores(text_logits: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """How well each query answers: sigmoid(text logit) * mask score. text_logits [Q] or [Q, R], logits [Q, H, W]."""
+    scores = mask_scores(logits)
+    return sigmoid(text_logits) * scores.reshape(-1, *[1] * (text_logits.ndim - 1))
+
+
 def expression(
-    mask_logits: np.ndarray, expression_logits: np.ndarray, geometry: Geometry, *, label: str, absent_below: float | None = None
+    mask_logits: np.ndarray,
+    expression_logits: np.ndarray,
+    geometry: Geometry,
+    *,
+    label: str,
+    absent_below: float | None = None,
+    soft: bool = False,
 ) -> list[Segment]:
     """The one query that fits the expression best; none where it more likely names nothing.
 
-    mask_logits [Q, h, w], expression_logits [Q]. score = sigmoid(expression) * mask score (the release). absent_below is
-    ours: the least probability that some query matches, their sum, since at most one does. Training weighs the one match as
-    much as the Q - 1 misses, which makes the logits log(Q - 1) too large; that is taken off first. None keeps the release's
-    rule, which always answers, if need be with an empty mask.
+    mask_logits [Q, h, w], expression_logits [Q]. score: query_scores (the release). absent_below is ours: the least
+    probability that some query matches, their sum, since at most one does. Training weighs the one match as much as the
+    Q - 1 misses, which makes the logits log(Q - 1) too large; that is taken off first. None keeps the release's rule, which
+    always answers, if need be with an empty mask. soft: probabilities in place of a binary mask.
     """
     logits = to_original(mask_logits, geometry)
-    scores = sigmoid(expression_logits) * mask_scores(logits)
+    scores = query_scores(expression_logits, logits)
     best = int(np.argmax(scores))
     present = sigmoid(expression_logits - np.log(max(len(expression_logits) - 1, 1))).sum()
-    mask = logits[best] > 0
-    if absent_below is not None and (present < absent_below or not mask.any()):
+    if absent_below is not None and (present < absent_below or not (logits[best] > 0).any()):
         return []
-    return [Segment(mask, float(scores[best]), label)]
+    return [Segment(sigmoid(logits[best]) if soft else logits[best] > 0, float(scores[best]), label)]
 
 
 def regions(
@@ -81,10 +94,61 @@ def regions(
 ) -> list[Segment]:
     """For each region the query that fits it best. mask_logits [Q, h, w], region_logits [Q, R]."""
     logits = to_original(mask_logits, geometry)
-    scores = sigmoid(region_logits) * mask_scores(logits)[:, None]
+    scores = query_scores(region_logits, logits)
     best = scores.argmax(0)
     return [Segment(logits[q] > 0, float(scores[q, r]), label)
             for r, (q, label) in enumerate(zip(best, labels, strict=False))]  # fmt: skip
+
+
+def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
+    """Softmax over the classes. [Q, C] -> [Q, C]."""
+    powers = np.exp(class_logits - class_logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def semantic(mask_logits: np.ndarray, class_logits: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """How much of each class is at each pixel: sum over queries of class probability * mask probability.
+
+    mask_logits [Q, h, w], class_logits [Q, C + 1], background last and left out. Returns float32 [C, H, W], not normalised;
+    the class of a pixel is its argmax. Rule of Mask2Former's semantic_inference.
+    """
+    masks = sigmoid(to_original(mask_logits, geometry))
+    return np.einsum("qc,qhw->chw", class_probabilities(class_logits)[:, :-1], masks)
+
+
+def best_pairs(
+    class_logits: np.ndarray, *, things: Sequence[bool] | None = None, limit: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The most probable pairs of a query and a class, best first: int [n] queries, int [n] classes, float32 [n].
+
+    class_logits [Q, C + 1], background last and left out. limit: how many pairs count, by default Q. things: for each class
+    whether its instances are counted apart; pairs of the others are dropped, after the limit as in the reference.
+    """
+    probability = class_probabilities(class_logits)[:, :-1]
+    count = len(probability) if limit is None else limit
+    order = np.argsort(-probability, axis=None, kind="stable")[:count]
+    query, category = np.unravel_index(order, probability.shape)
+    kept = np.ones(len(order), bool) if things is None else np.asarray(things, bool)[category]
+    return query[kept], category[kept], probability.reshape(-1)[order][kept]
+
+
+def instances(
+    mask_logits: np.ndarray,
+    class_logits: np.ndarray,
+    geometry: Geometry,
+    *,
+    classes: Sequence[str],
+    things: Sequence[bool] | None = None,
+    limit: int | None = None,
+) -> list[Segment]:
+    """best_pairs as segments, which may overlap; score = class probability * mask score.
+
+    mask_logits [Q, h, w], class_logits [Q, C + 1], background last. Rule of Mask2Former's instance_inference.
+    """
+    logits = to_original(mask_logits, geometry)
+    sure, pairs = mask_scores(logits), zip(*best_pairs(class_logits, things=things, limit=limit), strict=True)
+    return [Segment(logits[query] > 0, float(probability * sure[query]), classes[category])
+            for query, category, probability in pairs]  # fmt: skip
 
 
 def panoptic(
@@ -103,8 +167,7 @@ def panoptic(
     stuff class are merged. Rule of Mask2Former's panoptic_inference.
     """
     logits = to_original(mask_logits, geometry)
-    shifted = class_logits - class_logits.max(-1, keepdims=True)
-    probability = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
+    probability = class_probabilities(class_logits)
     score, label = probability.max(-1), probability.argmax(-1)
     ids = np.zeros(geometry.original, np.int32)
     kept = np.flatnonzero((label != len(classes)) & (score > object_threshold))

@@ -19,11 +19,14 @@ from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.llms import phi
-from hyperseg_jax.llms.splice import Layout, pool, splice
+from hyperseg_jax.llms.cache import KeyValues
+from hyperseg_jax.llms.generate import greedy
+from hyperseg_jax.llms.splice import Layout, Source, pool, splice
 from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.targets import MaskTargets
 from hyperseg_jax.losses.text import text_cross_entropy
-from hyperseg_jax.structs import MaskPrediction
+from hyperseg_jax.structs import MaskPrediction, TokenStream
+from hyperseg_jax.systems import hyperseg_checkpoints
 from hyperseg_jax.systems.system import System
 from hyperseg_jax.tables import Identity, Row, Table
 
@@ -119,6 +122,25 @@ class HyperSeg(nn.Module):
         inside = {"picture": picture, "fine_grained": fine_grained, "stream": stream.embeddings, "queries": queries,
                   "mask_features": mask_features, **embeddings}  # fmt: skip
         return HyperSegOutput(prediction, hidden, next_query, logits, inside)
+
+    def conversation(self, clip_images: jax.Array, layout: Layout) -> TokenStream:
+        """A question about a picture, one a row. clip_images [B, s, s, 3], normalised; layout of [B, L], without what masks
+        need."""
+        picture = self.projector(self.clip_encoder(clip_images))
+        return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), image=picture, queries=self.queries)
+
+    def read(self, clip_images: jax.Array, layout: Layout, room: int) -> tuple[jax.Array, jax.Array, KeyValues]:
+        """A conversation -> logits [B, V] of the token that follows it, its place [B], and what the language model keeps, with
+        room for that many tokens."""
+        hidden, kept = self.llm.prefill(self.conversation(clip_images, layout), room)
+        length = (layout.source != Source.PADDING).sum(-1)
+        last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:, 0]
+        return self.language_head(last), length, kept
+
+    def write(self, ids: jax.Array, positions: jax.Array, kept: KeyValues) -> tuple[jax.Array, KeyValues]:
+        """One more token a row: ids and positions [B] -> (logits [B, V] of the next, what is kept now)."""
+        hidden, kept = self.llm.step(self.llm.embed(ids), positions, kept)
+        return self.language_head(hidden), kept
 
 
 def build(config: ml_collections.ConfigDict) -> HyperSeg:
@@ -234,6 +256,25 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
     return of_batch
 
 
+def generate(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
+    """f(params, batch, *, max_new_tokens, eos_id, vocab_size) -> int32 [B, max_new_tokens]: the answer to one question a
+    picture, word by word; eos_id behind its end. Ids from vocab_size on are never written."""
+
+    def of_batch(params: Any, batch: dict[str, Any], *, max_new_tokens: int, eos_id: int, vocab_size: int) -> jax.Array:
+        layout = Layout(**batch["layout"])
+        _, clip_images = normalise(batch["images"][:, 0], batch["clip_images"][:, 0])
+        found: Any = model.apply({"params": params}, clip_images, layout, max_new_tokens, method="read")
+        logits, length, kept = found
+
+        def step(ids: jax.Array, number: jax.Array, kept: KeyValues) -> Any:
+            return model.apply({"params": params}, ids, length + number, kept, method="write")
+
+        return greedy(logits, step, kept, max_new_tokens=max_new_tokens, eos_id=eos_id,
+                      vocab_size=min(vocab_size, config.model.llm.vocab_size))  # fmt: skip
+
+    return of_batch
+
+
 def weight_table(config: ml_collections.ConfigDict) -> Table:
     """Every parameter under its name in the released state dict (specification: full_manifest of HyperSeg-3B)."""
     model = build(config)
@@ -250,4 +291,5 @@ def weight_table(config: ml_collections.ConfigDict) -> Table:
     return made
 
 
-SYSTEM = System("hyperseg", build, batch_spec, init, loss, predict, weight_table)
+SYSTEM = System("hyperseg", build, batch_spec, init, loss, predict, weight_table, published=hyperseg_checkpoints.CHECKPOINTS,
+                extras=(hyperseg_checkpoints.GATES,), hf_config=hyperseg_checkpoints.hf_config, generate=generate)  # fmt: skip

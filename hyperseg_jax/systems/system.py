@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.tables import Published, Rule
 
 SYSTEMS = ("hyperseg",)
 
@@ -24,6 +25,11 @@ class System:
     loss(model, config) -> f(params, batch, key) -> (total, metrics).
     predict(model, config) -> f(params, batch) -> arrays that results/ turns into answers.
     weight_table(config) -> Table of the published names.
+    published: the kinds of public checkpoints that its weights come from.
+    extras: names of the table that the authors' code does not know, and why they exist.
+    hf_config(config) -> the config.json that the authors' code wants beside an export.
+    generate(model, config) -> f(params, batch, *, max_new_tokens, eos_id, vocab_size) -> int32 [B, max_new_tokens], where the
+    system writes text.
     """
 
     name: str
@@ -33,6 +39,10 @@ class System:
     loss: Callable[..., Any]
     predict: Callable[..., Any]
     weight_table: Callable[..., Any]
+    published: tuple[Published, ...]
+    extras: tuple[Rule, ...]
+    hf_config: Callable[..., dict[str, Any]]
+    generate: Callable[..., Any] | None = None
 
     def init_plain(self, model: Any, config: Any, key: Any) -> Any:
         """init without the axis names: nested arrays."""

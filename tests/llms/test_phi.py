@@ -64,7 +64,7 @@ def test_scan_equals_loop():
     angles = rotary_angles(tokens.positions, 4)
     mask = np.tril(np.ones((7, 7), bool)) & np.asarray(tokens.mask)[:, None, None, :]
     x = tokens.embeddings
-    layer = phi.PhiLayer(2, 24, 1e-5, None, (), TINY.precision, True, False)
+    layer = phi.PhiLayer(2, 24, 1e-5, None, (), TINY.precision, True, "nothing")
     for i in range(3):
         x, _ = layer.apply({"params": jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])}, x, angles, mask)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)  # a fresh norm has scale 1, bias 0

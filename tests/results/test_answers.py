@@ -70,3 +70,43 @@ def test_nothing_is_a_panoptic_answer():
     scores = np.tile([0.0, 9.0], (2, 1))
     ids, rows = answers.panoptic(np.zeros((2, 8, 8)), scores, fit(32, 32, 32), classes=("a",), things=(True,))
     assert not ids.any() and rows == []
+
+
+def many(seed=0, queries=6, classes=3):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((queries, 8, 8)).astype(np.float32) * 4, rng.standard_normal((queries, classes + 1)) * 2
+
+
+def test_semantic_is_the_sum_over_queries():
+    masks, logits = many()
+    geometry = fit(32, 24, 32)
+    found = answers.semantic(masks, logits, geometry)
+    full, p = answers.sigmoid(answers.to_original(masks, geometry)), np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert found.shape == (3, 32, 24)
+    np.testing.assert_allclose(found[1, 5, 7], sum(p[q, 1] * full[q, 5, 7] for q in range(6)), rtol=1e-5)
+
+
+def test_instances_are_the_best_pairs_of_the_things():
+    masks, logits = many()
+    geometry = fit(32, 24, 32)
+    query, category, probability = answers.best_pairs(logits)
+    assert len(query) == 6 and (np.diff(probability) <= 0).all() and category.max() < 3
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert probability[0] == pytest.approx(p[:, :3].max()) and len(answers.best_pairs(logits, limit=2)[0]) == 2
+    things = (True, False, True)
+    kept = category != 1
+    found = answers.instances(masks, logits, geometry, classes=("a", "b", "c"), things=things)
+    assert [segment.label for segment in found] == ["abc"[k] for k in category[kept]]
+    full = answers.to_original(masks, geometry)
+    for segment, q, chance in zip(found, query[kept], probability[kept], strict=True):
+        np.testing.assert_array_equal(segment.mask, full[q] > 0)
+        assert segment.score == pytest.approx(chance * answers.mask_scores(full)[q], rel=1e-5)
+
+
+def test_a_soft_mask_holds_probabilities():
+    geometry = fit(32, 32, 32)
+    masks = np.stack([blob(8, 8, slice(0, 4), slice(0, 4), 2.0), blob(8, 8, slice(4, 8), slice(4, 8))])
+    (hard,), (soft,) = (answers.expression(masks, np.array([2.0, 0.0]), geometry, label="it", soft=s) for s in (False, True))
+    assert soft.mask.dtype == np.float32 and soft.score == hard.score
+    np.testing.assert_array_equal(soft.mask > 0.5, hard.mask)
+    assert soft.mask[4, 4] == pytest.approx(1 / (1 + np.exp(-2.0)), abs=1e-5)

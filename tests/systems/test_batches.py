@@ -1,0 +1,105 @@
+"""A batch of unlike prompts on pictures of unlike shapes is its samples one by one.
+
+The published code answers the first sample of a batch only, crops every mask by that one's padding, and drops samples without
+queries out of line (HyperSeg commit 5cfcf52). Here each row keeps its own.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from hyperseg_jax.data.features import to_arrays
+from hyperseg_jax.data.transforms import fit
+from hyperseg_jax.results import answers
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.text.layout import TokenCounts, expanded_length
+from hyperseg_jax.text.prompts import tokenize
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+SYSTEM = systems.get("hyperseg")
+RNG = np.random.default_rng(0)
+
+
+def example(height, width, **prompt):
+    """A clip of two frames and one question about it."""
+    frames = RNG.integers(0, 255, (2, height, width, 3), np.uint8)
+    return Example(prompt["task"], frames, (Prompt(**prompt),))
+
+
+def drawn(height, width, count):
+    regions = np.zeros((count, height, width), bool)
+    for k, region in enumerate(regions):
+        region[5 * k : 5 * k + 9, 3 : 20 + 4 * k] = True
+    return regions
+
+
+EXAMPLES = (
+    example(40, 60, task="referring", text="the ring."),
+    example(90, 50, task="referring", text="the large blue star that is left of the small red square."),
+    example(64, 64, task="panoptic", classes=("star", "ring", "grass"), things=(True, True, False)),
+    example(30, 71, task="region", regions=drawn(30, 71, 3), kinds=("mask",) * 3),
+    example(55, 33, task="video", text="the ring that moves to the right"),
+    example(48, 80, task="panoptic", classes=("sky",), things=(False,)),
+    example(80, 48, task="region", regions=drawn(80, 48, 1), kinds=("mask",)),
+)
+
+
+@pytest.fixture(scope="module")
+def ready(micro):
+    """(config, jitted predict, parameters of which none is zero)."""
+    config = micro(model__precision__matmul="highest")
+    module = SYSTEM.build(config)
+    fresh = jax.jit(lambda key: SYSTEM.init_plain(module, config, key))(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: np.asarray(x) + 0.1 * rng.standard_normal(x.shape).astype(np.float32), fresh)
+    return config, jax.jit(SYSTEM.predict(module, config)), params
+
+
+def sizes_for(config, prompts):
+    """The least sizes that hold each of the prompts."""
+    sizes = SYSTEM.batch_spec(config, {})
+    counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
+    length = max(expanded_length(tokenize(p, Tokenizer.toy()), counts) for p in prompts)
+    return dataclasses.replace(sizes, frames=2, targets=0, length=length, classes=max(len(p.classes) + 1 for p in prompts),
+                               regions=max(0 if p.regions is None else len(p.regions) for p in prompts))  # fmt: skip
+
+
+def run(ready, examples):
+    """Outputs [B, T, ...] on the host."""
+    config, predict, params = ready
+    sizes = sizes_for(config, [e.prompts[0] for e in examples])
+    rows = [to_arrays(e, sizes, Tokenizer.toy(), train=False) for e in examples]
+    return jax.device_get(predict(params, jax.tree.map(lambda *arrays: np.stack(arrays), *rows)))
+
+
+def answer(example, out, row, frame, size):
+    """Mask logits at the picture's own size, and the scores that the prompt asks for."""
+    prompt = example.prompts[0]
+    kind, count = {"panoptic": ("class", len(prompt.classes) + 1), "region": ("region", len(drawn_of(prompt)))}.get(
+        prompt.task, ("expression", None))  # fmt: skip
+    logits = answers.to_original(out["mask_logits"][row, frame, 0], fit(*example.frames.shape[1:3], size))
+    return logits, out[kind][row, frame, 0][..., :count] if count else out[kind][row, frame, 0]
+
+
+def drawn_of(prompt):
+    return () if prompt.regions is None else prompt.regions
+
+
+def close(one, other, message):
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max(), err_msg=message)
+
+
+def test_a_batch_is_its_samples_one_by_one(ready):
+    size = ready[0].data.image_size
+    together = run(ready, EXAMPLES)
+    for row, sample in enumerate(EXAMPLES):
+        alone = run(ready, [sample])
+        close(together["next_query"][row], alone["next_query"][0], f"{sample.name}: next query")
+        for frame in range(2):
+            ours, wanted = answer(sample, together, row, frame, size), answer(sample, alone, 0, frame, size)
+            assert ours[0].shape[1:] == sample.frames.shape[1:3] and np.abs(wanted[0]).max() > 0.1
+            for what, a, b in zip(("masks", "scores"), ours, wanted, strict=True):
+                close(a, b, f"{sample.name} frame {frame}: {what}")
