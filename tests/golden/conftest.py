@@ -9,18 +9,22 @@ HYPERSEG_GOLDEN (separated by ":"). A test asks for the fixture `case`:
         case.inputs, case.outputs, case.meta
         case.compare("res2", ours)            against case.outputs["res2"], or a third argument
         case.compare("grad", ours, expected, kind="gradient")
-        case.done()                           raises if anything was outside its tolerance, or if nothing was compared
+        case.done()                           raises if anything was outside its tolerance, or an output was not compared
 
 One rule for all: |error| <= max(10 x floor, 2e-5 x standard deviation of the expected tensor); integers and bits exact. Without
-a measured floor: 1e-4 relative for values, 1e-3 relative for gradients (absolute 1e-6). The run closes with a table of
-worst errors.
+a measured floor: 1e-4 relative for values, 1e-3 relative for gradients (absolute 1e-6). Every output of a case must be
+compared. The run closes with a table of worst errors; --golden-report FILE writes it as a page (docs/fidelity.md).
 """
 
 from __future__ import annotations
 
+import pathlib
+import platform
 import re
 
+import jax
 import pytest
+import report
 from golden_case import GoldenCase, find_cases
 
 
@@ -46,15 +50,16 @@ def case(request: pytest.FixtureRequest) -> GoldenCase:
     yield made
     request.node.user_properties.append(("golden_rows", made.rows))
     request.node.user_properties.append(("golden_notes", made.notes))
+    request.node.user_properties.append(("golden_measured", made.measured))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    report = yield
+    made = yield
     asked = getattr(item, "callspec", None) is not None and "case" in item.callspec.params
-    if asked and report.skipped:  # a case of a kind the project claims is never skipped
-        report.outcome, report.longrepr = "failed", f"golden case skipped: {item.nodeid}"
-    return report
+    if asked and made.skipped:  # a case of a kind the project claims is never skipped
+        made.outcome, made.longrepr = "failed", f"golden case skipped: {item.nodeid}"
+    return made
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,18 +67,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [i for i in items if not (i.get_closest_marker("golden") and "NOTSET" in i.nodeid)]
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    rows = []
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            properties = dict(getattr(report, "user_properties", ()))
-            if getattr(report, "when", None) == "teardown" and "golden_rows" in properties:
-                worst = max(properties["golden_rows"], key=lambda r: r[1] / r[2] if r[2] else r[1], default=("-", 0.0, 0.0))
-                rows.append((properties["golden"], *worst, len(properties["golden_rows"]), properties["golden_notes"]))
-    if not rows:
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    found = report.collect(r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "when"))
+    if not found:
         return
     terminalreporter.section("golden cases: worst tensor, its error, its tolerance")
-    for name, tensor, error, tolerance, count, notes in sorted(rows):
-        terminalreporter.write_line(f"{name:45s} {tensor:38s} {error:9.2e} <= {tolerance:9.2e}  ({count} tensors)")
-        for note in notes:
+    for name, result in found.items():
+        if result.rows:
+            tensor, error, tolerance = result.worst
+            told = f"{error:9.2e} <= {tolerance:9.2e}  ({result.count} tensors)"
+            terminalreporter.write_line(f"{name:45s} {tensor:38s} {told}")
+        for note in result.notes:
             terminalreporter.write_line(f"{'':45s} {note}")
+    page = config.getoption("--golden-report")
+    if page is not None:
+        report.write(pathlib.Path(page), found, f"{platform.machine()}, jax {jax.__version__}, {jax.default_backend()}")
+        terminalreporter.write_line(f"wrote {page}")

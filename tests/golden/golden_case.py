@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -46,6 +47,7 @@ class GoldenCase:
         self.outputs = self._arrays("outputs")
         self.rows: list[tuple[str, float, float]] = []
         self.notes: list[str] = []
+        self.measured: list[tuple[str, dict[str, float]]] = []  # (label, numbers that are told, not judged)
 
     def _arrays(self, stem: str) -> dict[str, np.ndarray]:
         path = self.folder / f"{stem}.safetensors"
@@ -96,7 +98,24 @@ class GoldenCase:
         worst = np.unravel_index(np.argmax(error - tolerance), error.shape)
         self.rows.append((name, float(error[worst]), float(tolerance[worst])))
 
-    def done(self) -> None:
-        assert self.rows, f"{self.name}: nothing was compared"
+    def compare_signs(self, name: str, actual, expected, logits, legal: float) -> int:
+        """Records how many bits of a decision `logit > 0` differ illegally, and returns how many differ at all.
+
+        A bit may differ where our logit lies within `legal` of zero, and is printed. For attention masks `legal` is 10 x the
+        floor of the logits. For the pixels of an answer it is the floor itself: there the reference's own float32 and
+        float64 runs need not agree on the sign either.
+        """
+        flipped = np.asarray(actual, bool) != np.asarray(expected, bool)
+        near = np.abs(np.asarray(logits)[flipped])
+        if len(near):
+            self.notes.append(f"{name}: {len(near)} of {flipped.size} bits flipped, largest |logit| {near.max():.1e}, "
+                              f"legal below {legal:.1e}")  # fmt: skip
+        self.rows.append((name, float((near > legal).sum()), 0.0))
+        return len(near)
+
+    def done(self, *, given: Iterable[str] = ()) -> None:
+        """given: outputs that the test handed to our code as inputs, or that lie behind a legally flipped bit."""
         bad = [f"{name}: error {error:.3g} > {tolerance:.3g}" for name, error, tolerance in self.rows if error > tolerance]
+        bad += [f"{name}: not compared" for name in self.outputs.keys() - {name for name, *_ in self.rows} - set(given)]
         assert not bad, f"{self.name}:\n  " + "\n  ".join(bad)
+        assert self.rows, f"{self.name}: nothing was compared"

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from imported import abstract, channels_last, import_all
+from whole_model import WholeModel, layout_of
 
 from hyperseg_jax.connectors import projector
 from hyperseg_jax.encoders import siglip
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.splice import Source, splice
 from hyperseg_jax.structs import TokenStream
+from hyperseg_jax.systems import hyperseg
 from hyperseg_jax.tables import Identity, Row, Table
 from hyperseg_jax.text.layout import TokenCounts, expand
 from hyperseg_jax.text.prompts import PromptTokens
@@ -81,4 +83,30 @@ def test_layout_and_splice(case):
     case.compare("temporal_mask", stream.source == Source.FINE_GRAINED)
     case.compare("image_tokens", tokens)
     case.compare("inputs_embeds", stream.embeddings)
+    case.done()
+
+
+@pytest.mark.golden("hyperseg", r"text_.*")
+def test_conversation(case):
+    """Logits of a conversation about a picture, and the answer that is written."""
+    whole = WholeModel(case)
+    ids = case.inputs["input_ids"]
+    written = case.outputs["generated_ids"][:, ids.shape[1]:]
+    layout, _ = layout_of(case, whole.counts, case.outputs["logits_first_vocab"].shape[1])
+    image = channels_last(case.inputs["image_clip"])
+
+    @jax.jit
+    def read(params):
+        logits = lambda model: model.language_head(model.llm(model.conversation(image, layout)))
+        return whole.model.apply({"params": params}, method=logits)
+
+    logits, vocab_size = read(whole.params), case.config["llm"]["vocab_size"]
+    case.compare("logits_first_vocab", logits[..., :vocab_size])
+    case.compare("logits_last_position_every_16th", logits[:, -1, ::16])
+    case.compare("logits_argmax_full", logits.argmax(-1))
+    pixels = {"images": np.zeros((1, 1, 4, 4, 3), np.uint8), "clip_images": (image[:, None] + 1) * 127.5}
+    answer = jax.jit(lambda params: hyperseg.generate(whole.model, whole.config)(
+        params, {**pixels, "layout": vars(layout)}, max_new_tokens=written.shape[1], eos_id=vocab_size - 1,
+        vocab_size=vocab_size))(whole.params)  # fmt: skip
+    case.compare("generated_ids", np.concatenate([ids, answer], 1))
     case.done()

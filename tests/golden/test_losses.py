@@ -7,6 +7,7 @@ import pytest
 from golden_case import recipe_normal, recipe_uniform
 
 from hyperseg_jax.losses import MaskCriterion, MaskTargets, PointDraws
+from hyperseg_jax.losses.reidentification import choose_queries
 from hyperseg_jax.structs import MaskPrediction
 
 NAMES = {"mask": "loss_mask", "dice": "loss_dice", "expression": "loss_SEG_class"}
@@ -84,10 +85,7 @@ def test_instructseg_criterion(case):
             if f"cost_total/{x}/{b}" in case.outputs:
                 count = case.outputs[f"cost_total/{x}/{b}"].shape[1]
                 case.compare(f"cost_total/{x}/{b}", np.asarray(costs[s][b])[:, :count])
-            found = np.asarray(losses.query_of_target[s, b])
-            expected = np.full(number, -1)
-            expected[case.outputs[f"match_tgt/{x}/{b}"]] = case.outputs[f"match_src/{x}/{b}"]
-            case.compare(f"match/{x}/{b}", found, expected)
+            compare_pairs(case, np.asarray(losses.query_of_target[s, b]), f"match_src/{x}/{b}", f"match_tgt/{x}/{b}")
         case.compare(f"grad_SEG_logits/{x}", d_scores[x], kind="gradient")
         case.compare(f"grad_masks_abs_sum/{x}", np.abs(d_masks[x]).sum().reshape(1), kind="gradient")
         if f"grad_masks/{x}" in case.outputs:
@@ -98,7 +96,16 @@ def test_instructseg_criterion(case):
     for kind, name in NAMES.items():
         weighted = getattr(criterion, f"{kind}_weight") * losses.terms[kind].sum()
         case.compare(f"weighted_sum/{name}", weighted.reshape(1))
-    case.done()
+    inner = ("cost_mask/", "cost_dice/", "loss_point_coords")  # compared in what they become: the total cost, the losses
+    case.done(given=[name for name in case.outputs if name.startswith(inner)])
+
+
+def compare_pairs(case, query_of_target, source, target):
+    """The matched pairs, by query as the reference lists them."""
+    matched = np.flatnonzero(query_of_target >= 0)
+    matched = matched[np.argsort(query_of_target[matched])]
+    case.compare(target, matched)
+    case.compare(source, query_of_target[matched])
 
 
 @pytest.mark.golden("hyperseg", r"psalm_losses.*")
@@ -142,7 +149,20 @@ def test_psalm_losses(case, kind):
         for ours, theirs in (("mask", "loss_mask"), ("dice", "loss_dice"), (score, name)):
             case.compare(f"{kind}_{theirs}{suffix}", losses.terms[ours][s].reshape(1))
         for b in range(2):
-            expected = np.full(number, -1)
-            expected[pairs[x][b]] = case.outputs[f"{kind}_{x}_match_query_{b}"]
-            case.compare(f"{kind}_{x}_match_{b}", losses.query_of_target[s, b], expected)
+            names_of = (f"{kind}_{x}_match_{what}_{b}" for what in ("query", "target"))
+            compare_pairs(case, np.asarray(losses.query_of_target[s, b]), *names_of)
+    case.done(given=[name for name in case.outputs if not name.startswith(f"{kind}_")])
+
+
+@pytest.mark.golden("hyperseg", r"reid_pos_neg.*")
+def test_reidentification_targets(case):
+    read = case.inputs
+    given = [jnp.asarray(read[name]) for name in ("boxes", "class_prob", "gt_boxes", "gt_labels")]
+    choose = jax.jit(choose_queries)
+    everything = choose(*given, jnp.ones(len(read["gt_labels"]), bool))
+    case.compare("pos", everything.positive)
+    case.compare("not_neg", ~everything.negative)
+    for name in (name for name in case.outputs if name.startswith("pos_with_gt")):
+        absent = int(name.removeprefix("pos_with_gt").removesuffix("_invalid"))
+        case.compare(name, choose(*given, jnp.arange(len(read["gt_labels"])) != absent).positive)
     case.done()

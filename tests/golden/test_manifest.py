@@ -8,11 +8,13 @@ import pytest
 from golden_case import roots
 from imported import abstract
 
+from hyperseg_jax.commands import config as configs
 from hyperseg_jax.connectors import fine_grained_perceiver, projector
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.llms import phi
 from hyperseg_jax.structs import Pyramid, TokenStream
 from hyperseg_jax.tables import flatten, unflatten
+from hyperseg_jax.weights.exporting import conversion_lines
 
 MANIFESTS = [path for root in roots() if (path := root / "hyperseg" / "full_manifest.json").exists()]
 
@@ -39,6 +41,17 @@ def published_parts():
         "phi": ("model.", ("model.embed_tokens.", "model.layers.", "model.final_layernorm."), llm, phi.table(llm), (stream,)),
         "head": ("", ("lm_head.",), head, phi.head_table(), (zeros(1, 8, 2560),)),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.parent.name)
+@pytest.mark.parametrize("config", ["hyperseg_3b_released", "hyperseg_3b"])
+def test_an_export_has_every_published_name(manifest, config):
+    """What export-weights would write, and nothing else but names that are marked as ours."""
+    rows = json.loads(manifest.read_text())["keys"]
+    lines = [line.split("\t") for line in conversion_lines(configs.load(config))]
+    written = {name: json.loads(shape) for name, shape, _, operator in lines if not operator.endswith("(ours only)")}
+    assert written == {row["name"]: list(row["shape"]) for row in rows}
+    assert (len(lines) > len(rows)) == (config == "hyperseg_3b")
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.parent.name)

@@ -1,0 +1,55 @@
+"""What results/ makes of a case's mask logits and scores, by the names of the outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hyperseg_jax.data.transforms import Geometry
+from hyperseg_jax.results import answers
+
+
+def geometry_of(inputs: dict[str, np.ndarray]) -> Geometry:
+    """How the case's picture lies in its padded input."""
+    valid = inputs["padding_mask"] == 0
+    filled = (int(valid.any(1).sum()), int(valid.any(0).sum()))
+    return Geometry(tuple(inputs["out_hw"].tolist()), filled, valid.shape)
+
+
+def answered(
+    masks: np.ndarray, scores: dict[str, np.ndarray], geometry: Geometry, things: list[int] | None
+) -> dict[str, np.ndarray]:
+    """masks [Q, h, w]; scores by kind: "expression" [Q], "class" [Q, C + 1], "region" [Q, R]. things: of each class."""
+    logits = answers.to_original(masks, geometry)
+    made = {"post_mask_logits": logits}
+    if "expression" in scores:
+        made["scores_by_query"] = answers.query_scores(scores["expression"], logits)
+        made["best_query"] = made["scores_by_query"].argmax(keepdims=True)
+        (soft,) = answers.expression(masks, scores["expression"], geometry, label="", soft=True)
+        made["best_soft_mask"] = soft.mask
+    if "region" in scores:
+        made["completed_region_scores"] = answers.query_scores(scores["region"], logits)
+    if "class" in scores and things is not None:
+        made["completed_sem_seg"] = answers.semantic(masks, scores["class"], geometry)
+        made |= instances(masks, scores["class"], geometry, things, "completed_instance", things)
+        made |= instances(masks, scores["class"], geometry, things, "completed_instance_all", None)
+        for kind, threshold in (("ref", 0.8), ("low", 0.3)):
+            made |= panoptic(masks, scores["class"], geometry, things, f"completed_panoptic_{kind}", threshold)
+    return made
+
+
+def names_of(things: list[int]) -> tuple[str, ...]:
+    return tuple(map(str, range(len(things))))
+
+
+def instances(masks, class_logits, geometry, things, name, kept) -> dict[str, np.ndarray]:
+    query, label, _ = answers.best_pairs(class_logits, things=kept)
+    found = answers.instances(masks, class_logits, geometry, classes=names_of(things), things=kept)
+    return {f"{name}_query": query, f"{name}_labels": label,
+            f"{name}_scores": np.array([segment.score for segment in found], np.float32)}  # fmt: skip
+
+
+def panoptic(masks, class_logits, geometry, things, name, threshold) -> dict[str, np.ndarray]:
+    ids, rows = answers.panoptic(masks, class_logits, geometry, classes=names_of(things), things=tuple(map(bool, things)),
+                                 object_threshold=threshold, overlap_threshold=threshold)  # fmt: skip
+    segments = [(row["id"], row["isthing"], row["category"]) for row in rows]
+    return {name: ids, f"{name}_segments": np.array(segments, np.int32).reshape(-1, 3)}

@@ -1,0 +1,100 @@
+"""The tables of a golden run: on the terminal, and as the page docs/fidelity.md (pytest --golden-report FILE)."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable
+
+Row = tuple[str, float, float]  # tensor, error, tolerance
+
+
+@dataclasses.dataclass
+class CaseResult:
+    """What all tests of one case compared, noted and measured."""
+
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    measured: list[tuple[str, dict[str, float]]] = dataclasses.field(default_factory=list)
+    failed: bool = False
+
+    @property
+    def count(self) -> int:
+        """Different tensors; some are compared by several tests."""
+        return len({name for name, *_ in self.rows})
+
+    @property
+    def worst(self) -> Row:
+        return max(self.rows, key=lambda row: row[1] / row[2] if row[2] else row[1])
+
+
+def collect(reports: Iterable) -> dict[str, CaseResult]:
+    """{case: result} of the reports of a run, in the order of their names."""
+    found: dict[str, CaseResult] = {}
+    for report in reports:
+        properties = dict(getattr(report, "user_properties", ()))
+        if "golden" not in properties:
+            continue
+        result = found.setdefault(properties["golden"], CaseResult())
+        result.failed |= report.failed
+        if report.when == "teardown":
+            result.rows += map(tuple, properties["golden_rows"])
+            result.notes += properties["golden_notes"]
+            result.measured += properties["golden_measured"]
+    return dict(sorted(found.items()))
+
+
+PAGE = """# How close to the published code
+
+Each recorded case runs with the weights and inputs of the published PyTorch system, through our own weight tables. One rule
+holds for all: an error may be at most 10 times the reference's own float32-float64 difference (its floor), or 2e-5 standard
+deviations of the tensor where that is more; integers and bits are exact. Cases without a floor: 1e-4 relative, gradients 1e-3.
+Where a threshold turns logits into bits, one may differ only beside zero, and is noted: in attention masks within 10 floors of
+the logits, in answers within one, where the reference's own float32 and float64 runs need not agree either.
+
+Written on {platform} by
+
+```sh
+HYPERSEG_GOLDEN=/path/to/golden pytest -n 0 tests/golden --golden-system hyperseg --golden-complete \\
+    --golden-report docs/fidelity.md
+```
+
+## float32
+
+For each case the tensor nearest its tolerance.
+
+| case | tensors | tensor | error | tolerance | |
+|---|---:|---|---:|---:|---|
+{cases}
+
+{notes}
+
+## bfloat16
+
+The end-to-end cases computed in bfloat16 (parameters float32) against the float32 outputs of the published code. These models
+have random weights: their queries hang on hard attention masks, so that one rounded bit can change a whole mask. Differences
+are root mean squares in standard deviations of the expected tensor; IoU is that of the binary masks, over all queries.
+
+| case | mask logits | scores | mean IoU | median IoU |
+|---|---:|---:|---:|---:|
+{measured}
+"""
+
+
+def write(path: pathlib.Path, found: dict[str, CaseResult], platform: str) -> None:
+    """Writes the page under a temporary name, then renames it."""
+    cases, notes, measured = [], [], []
+    for name, result in found.items():
+        if result.rows:
+            tensor, error, tolerance = result.worst
+            told = "FAILED" if result.failed else "" if not result.notes else f"[{len(notes) + 1}]"
+            if result.notes:
+                notes.append(f"{len(notes) + 1}. " + "; ".join(result.notes))
+            cases.append(f"| {name} | {result.count} | `{tensor}` | {error:.1e} | {tolerance:.1e} | {told} |")
+        for label, values in result.measured:
+            cells = " | ".join(f"{values[key]:.3g}" for key in ("mask logits", "scores", "mean IoU", "median IoU"))
+            measured.append(f"| {name}{' ' + label if label else ''} | {cells} |")
+    page = PAGE.format(platform=platform, cases="\n".join(cases), notes="\n".join(notes), measured="\n".join(measured))
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(page, encoding="utf-8")
+    part.replace(path)
