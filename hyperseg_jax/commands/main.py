@@ -20,6 +20,8 @@ VERBS = {
     "evaluate": "score a model on the validation sets of its config",
     "predict": "segment a picture, or a folder of frames, by text, classes, points or boxes",
     "data": "write the toy world",
+    "import-weights": "public PyTorch checkpoints -> a model folder of ours",
+    "export-weights": "a model of ours -> PyTorch, under its authors' names",
 }
 
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for verb, help_text in VERBS.items():
         sub = verbs.add_parser(verb, help=help_text, description=help_text)
         if verb == chosen:  # only the verb that runs is imported
-            module = importlib.import_module(f"hyperseg_jax.commands.{verb}")
+            module = importlib.import_module(f"hyperseg_jax.commands.{verb.replace('-', '_')}")
             module.add_arguments(sub)
     parsed, extra = parser.parse_known_args(arguments)
     try:

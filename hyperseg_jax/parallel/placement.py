@@ -72,12 +72,15 @@ def put(batch: Any, placed: Placement) -> Any:
 
 def abstract_state(make: Callable[[Any], Any], given: Any, placed: Placement) -> Any:
     """What jit_state gives, as shapes, types and places without values."""
-    replicated = NamedSharding(placed.mesh, P())
-    of = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
-    return jax.tree.map(of, jax.eval_shape(make, given))
+    return replicated(jax.eval_shape(make, given), placed)
+
+
+def replicated(abstract: Any, placed: Placement) -> Any:
+    """Shapes and types with their place: a copy on each device of the mesh."""
+    sharding = NamedSharding(placed.mesh, P())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
 
 
 def jit_state(make: Callable[[Any], Any], given: Any, placed: Placement) -> Any:
     """make(given) under jit, every leaf a copy on each device of the mesh."""
-    replicated = NamedSharding(placed.mesh, P())
-    return jax.jit(make, out_shardings=replicated)(given)
+    return jax.jit(make, out_shardings=NamedSharding(placed.mesh, P()), donate_argnums=0)(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -50,16 +51,27 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Tokenizer:
-        """From a tokenizer.json or a folder that holds one. UserError where there is none or it cannot be read."""
+        """From a tokenizer.json, or a folder that holds one or GPT-2's files (vocab.json, merges.txt, added_tokens.json).
+
+        UserError where there is none or it cannot be read.
+        """
         path = pathlib.Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
+        pair = path / "vocab.json", path / "merges.txt"
+        parted = not file.is_file() and all(part.is_file() for part in pair)
+        if not parted and not file.is_file():
             raise UserError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
         try:
-            backend = _Backend.from_file(str(file))
+            backend = _from_parts(*pair, path / "added_tokens.json") if parted else _Backend.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{file}: not a tokenizer ({error}); write or download it again") from error
-        return cls(backend, str(file))
+            raise UserError(f"{path if parted else file}: not a tokenizer ({error}); write or download it again") from error
+        return cls(backend, str(path if parted else file))
+
+    @staticmethod
+    def is_in(folder: pathlib.Path) -> bool:
+        """Whether load() finds files of a tokenizer here."""
+        held = lambda *names: all((folder / name).is_file() for name in names)
+        return held("tokenizer.json") or held("vocab.json", "merges.txt")
 
     @classmethod
     def toy(cls) -> Tokenizer:
@@ -94,3 +106,17 @@ class Tokenizer:
 
 def _from_text(text: str) -> Tokenizer:
     return Tokenizer(_Backend.from_str(text))
+
+
+def _from_parts(vocab: pathlib.Path, merges: pathlib.Path, added: pathlib.Path) -> _Backend:
+    """GPT-2's byte-level tokenizer as its older files describe it."""
+    backend = _Backend(models.BPE.from_file(str(vocab), str(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(EOS, normalized=False)])
+    tokens = json.loads(added.read_text(encoding="utf-8")) if added.is_file() else {}
+    for token, number in sorted(tokens.items(), key=lambda item: item[1]):
+        backend.add_tokens([AddedToken(token, normalized=False)])
+        if backend.token_to_id(token) != number:
+            raise ValueError(f"{added.name} gives {token!r} the id {number}, which is not the next one")
+    return backend

@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 import hyperseg_jax
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.weights.safetensors_writer import SafetensorsWriter
+from hyperseg_jax.weights.tensor_file import open_tensors
 
 SHIPPED = pathlib.Path(hyperseg_jax.__file__).parent / "assets"
 FORMAT = "hyperseg_jax 1"
@@ -40,11 +40,14 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
 
 def save(folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Mapping[str, Any]) -> None:
     """Replaces the folder as a whole, so that its files always belong together; other files in it stay."""
-    arrays = {path: np.ascontiguousarray(jax.device_get(leaf)) for path, leaf in flatten(params).items()}
+    leaves = flatten(params)
+    described = {path: (leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
     with whole_folder(folder) as part:
         tokenizer.save(part)
         (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n")
-        save_file(arrays, part / "model.safetensors", metadata={"format": FORMAT})
+        with SafetensorsWriter(part / "model.safetensors", described, {"format": FORMAT}) as writer:
+            for path, leaf in leaves.items():  # one at a time comes from the device
+                writer.write(path, np.asarray(jax.device_get(leaf)))
         for other in folder.iterdir() if folder.is_dir() else ():
             if other.name not in FILES:
                 (shutil.copytree if other.is_dir() else shutil.copy2)(other, part / other.name)
@@ -64,16 +67,14 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """{path: array} of model.safetensors."""
-    path = folder / "model.safetensors"
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again, or train it again") from error
+    """{path: array} of model.safetensors, views of the file."""
+    with open_tensors(folder / "model.safetensors") as file:
+        return {path: file.read(path) for path in file.tensors}
 
 
 def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh: Sequence[str] = ()) -> dict[str, Any]:
-    """Parameters of the shapes and types in `expected` (nested).
+    """Parameters of the shapes and types in `expected` (nested), and on the devices where its leaves have a sharding; those are
+    read, changed in type and placed one after the other, each device its own part.
 
     Paths that match a regex of `fresh` may be missing, and stay out. Raises UserError listing all that does not fit.
     """
@@ -86,7 +87,14 @@ def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh:
     if problems:
         shown = "\n  ".join(problems[:40]) + (f"\n  ... {len(problems) - 40} more" if len(problems) > 40 else "")
         raise UserError(f"{folder}: does not fit the config (is it of another config?):\n  {shown}")
-    return unflatten({path: array.astype(wanted[path].dtype) for path, array in given.items()})
+    return unflatten({path: _placed(array, wanted[path]) for path, array in given.items()})
+
+
+def _placed(array: np.ndarray, like: Any) -> Any:
+    sharding = getattr(like, "sharding", None)
+    if sharding is None:
+        return array.astype(like.dtype)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index].astype(like.dtype))
 
 
 def overlay(params: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

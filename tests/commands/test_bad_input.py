@@ -64,7 +64,7 @@ PREDICT = {
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "not inside the picture"),
     "endless text": ("good.jpg '" + "ring " * 400 + "'", "longest bucket", "shorten the text"),
     "no model": ("good.jpg 'a ring' --model nowhere", "nowhere", "shipped models"),
-    "truncated weights": ("good.jpg 'a ring' --model cut_model", "model.safetensors", "copy it again"),
+    "truncated weights": ("good.jpg 'a ring' --model cut_model", "model.safetensors", "another copy"),
     "broken config.json": ("good.jpg 'a ring' --model bad_config", "config.json", "not a readable config"),
     "config.json of something else": ("good.jpg 'a ring' --model list_config", "config.json", "lacks system"),
     "config.json of another version": ("good.jpg 'a ring' --model odd_config", "config.json", "does not describe"),

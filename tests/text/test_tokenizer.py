@@ -84,6 +84,22 @@ def test_seg_is_added_where_it_is_missing(tmp_path):
     assert tokenizer.encode("x[SEG]")[-1] == tokenizer.seg_id
 
 
+def test_older_files_of_three_parts(tmp_path):
+    """vocab.json, merges.txt and added_tokens.json, as GPT-2's tokenizer was saved."""
+    content = json.loads(TOY_FILE.read_text())
+    vocab, merges = content["model"]["vocab"], content["model"]["merges"]
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges))
+    added = {token["content"]: token["id"] for token in content["added_tokens"] if token["content"] not in vocab}
+    (tmp_path / "added_tokens.json").write_text(json.dumps(dict(reversed(added.items()))))
+    assert Tokenizer.is_in(tmp_path)
+    text = "USER: the small cyan cross above the ring.[SEG]<|endoftext|>"
+    assert Tokenizer.load(tmp_path).encode(text) == Tokenizer.toy().encode(text)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"strange": len(vocab) + 7}))
+    with pytest.raises(UserError, match="'strange' the id"):
+        Tokenizer.load(tmp_path)
+
+
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         Tokenizer.load(tmp_path)

@@ -1,0 +1,125 @@
+"""Import and export of a full-size HyperSeg-3B against a plain copy of the same files.
+
+    python benchmarks/import_full.py FOLDER [--config hyperseg_3b_released]
+
+Makes random weights of every published name and shape in FOLDER (float16, sharded safetensors, 6.7 GB; three times that is
+needed in all), copies the files, imports them, exports them, and compares checksums of every tensor. The commands run as a user
+would run them, as processes of their own; their anonymous resident memory is read from /proc while they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+from hyperseg_jax.weights.tensor_file import open_checkpoint
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import flatten
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.weights.safetensors_writer import write_sharded
+
+
+def make(folder: pathlib.Path, config_name: str) -> None:
+    """Random published weights, float16 of any size below 2."""
+    config = configs.load(config_name)
+    system = systems.get(config.system)
+    expected = flatten(jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0))))
+    rng = np.random.default_rng(0)
+    described: dict[str, tuple[tuple[int, ...], Any]] = {}
+    constants = {}
+    for row in system.weight_table(config):
+        for place, names, operator in row.pieces():
+            hollow = tuple(np.broadcast_to(np.zeros((), np.int8), expected[path].shape[len(place) :]) for path in row.paths)
+            for name, tensor in zip(names, operator.to_torch(hollow), strict=True):
+                if not row.paths:
+                    constants[name] = tensor
+                described[name] = (tensor.shape, np.float16 if row.paths else tensor.dtype)
+
+    def drawn() -> Iterator[tuple[str, np.ndarray]]:
+        for name, (shape, _) in described.items():
+            bits = np.frombuffer(rng.bytes(2 * math.prod(shape)), np.uint16) & 0xBFFF
+            yield name, constants[name] if name in constants else bits.view(np.float16).reshape(shape)
+
+    folder.mkdir(parents=True)
+    write_sharded(folder, described, drawn())
+    Tokenizer.toy().save(folder)
+
+
+def checksums(folder: pathlib.Path) -> dict[str, str]:
+    """Of every tensor: its type, shape and bytes."""
+    made = {}
+    with open_checkpoint(folder) as file:
+        for name, info in file.tensors.items():
+            digest = hashlib.blake2b(f"{info.dtype}{info.shape}".encode(), digest_size=16)
+            digest.update(np.ascontiguousarray(file.read(name)).reshape(-1).view(np.uint8))
+            made[name] = digest.hexdigest()
+    return made
+
+
+def measured(arguments: list[str]) -> tuple[float, float]:
+    """(seconds, peak RssAnon in GB) of a `hyperseg` command."""
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen([sys.executable, "-c", "from hyperseg_jax.commands.main import main; main()", *arguments],
+                               stdout=subprocess.DEVNULL)  # fmt: skip
+    while process.poll() is None:
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        found = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")]
+        peak = max([peak, *found])
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"hyperseg {arguments[0]} failed")
+    return time.perf_counter() - start, peak * 1024 / 1e9
+
+
+def copied(source: pathlib.Path, target: pathlib.Path) -> float:
+    start = time.perf_counter()
+    shutil.copytree(source, target)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--config", default="hyperseg_3b_released")
+    parsed = parser.parse_args()
+    source, copy, ours, back = (parsed.folder / name for name in ("published", "copy", "ours", "back"))
+    if not source.exists():
+        make(source, parsed.config)
+    size = sum(file.stat().st_size for file in source.iterdir()) / 1e9
+    print(f"{size:.2f} GB, {len(checksums(source))} tensors")
+    for folder in (copy, ours, back):
+        shutil.rmtree(folder, ignore_errors=True)
+    first = copied(source, copy)
+    shutil.rmtree(copy)
+    copy_seconds = copied(source, copy)
+    shutil.rmtree(copy)
+    print(f"plain copy   {copy_seconds:6.1f} s  {size / copy_seconds:5.2f} GB/s (first {first:.1f} s)")
+    for verb, arguments in (
+        ("import", ["import-weights", str(source), "--config", parsed.config, "--out", str(ours)]),
+        ("export", ["export-weights", str(ours), "--out", str(back)]),
+    ):
+        seconds, peak = measured(arguments)
+        print(f"{verb}       {seconds:6.1f} s  {size / seconds:5.2f} GB/s  {seconds / copy_seconds:.2f} x the copy, "
+              f"peak RssAnon {peak:.2f} GB")  # fmt: skip
+    equal = checksums(source) == checksums(back)
+    print(f"every tensor equal after the round trip: {equal}")
+    raise SystemExit(not equal)
+
+
+if __name__ == "__main__":
+    main()

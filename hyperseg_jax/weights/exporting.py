@@ -1,0 +1,167 @@
+"""A model folder -> PyTorch: the authors' names, a tensor at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.whole import whole_folder
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import Row, Table, first_rule, flatten
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.weights import model_folder, peft_adapter, transformers_parts
+from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, write_sharded
+from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
+from hyperseg_jax.weights.torch_writer import write_state_dict
+
+FORMATS = ("hf", "peft", "state-dict")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """out: the folder. names: tensors written. extras: {name: why}, those that the authors' code does not know. merged: whether
+    LoRA adapters went into their kernels."""
+
+    out: pathlib.Path
+    names: int
+    extras: dict[str, str]
+    merged: bool
+
+
+class Leaves:
+    """The arrays of a model folder, with adapters merged into their kernels as they are read."""
+
+    def __init__(self, file: TensorFile, config: ml_collections.ConfigDict) -> None:
+        self._file, lora = file, config.model.lora
+        self._scale = lora.alpha / lora.rank if lora.rank else 0.0
+        self.merged = any(path.endswith("/lora_a") for path in file.tensors)
+        self.paths = [path for path in file.tensors if not path.endswith(("/lora_a", "/lora_b"))]
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        return self._file.tensors[path].shape
+
+    def dtype(self, path: str) -> np.dtype:
+        return self._file.tensors[path].dtype
+
+    def read(self, path: str, place: tuple[int, ...]) -> np.ndarray:
+        """The part of a leaf at `place` in its leading axes."""
+        part, adapter = self._file.read(path)[place], path.removesuffix("kernel")
+        if not path.endswith("/kernel") or f"{adapter}lora_a" not in self._file.tensors:
+            return part
+        a, b = (self._file.read(f"{adapter}lora_{side}")[place] for side in "ab")
+        return peft_adapter.merge(part, a, b, self._scale)
+
+
+def export_weights(
+    source: str | pathlib.Path,
+    out: pathlib.Path,
+    *,
+    format: str = "hf",
+    part: str | None = None,
+    dtype: str = "source",
+    strict_authors: bool = False,
+    shard_bytes: int = SHARD,
+) -> ExportReport:
+    """Writes the folder `out` from a workdir, model folder or shipped model.
+
+    format: "hf", sharded safetensors with index, config.json and tokenizer under the authors' names, LoRA merged;
+    "state-dict", one state_dict.pth for torch.load; "peft", the LoRA adapter alone. part: of a "hf" export, only the part that
+    a transformers class can hold, in that class's names (phi, siglip, swin). dtype: float32, float16, bfloat16, or "source".
+    strict_authors: refuse instead of adding names that the authors' code does not know.
+    """
+    if part is not None and format != "hf":
+        raise UserError(f"--part {part} goes with --format hf, not {format}")
+    folder = model_folder.find(source)
+    config = model_folder.read_config(folder)
+    system = systems.get(config.system)
+    with open_tensors(folder / "model.safetensors") as file:
+        if format == "peft":
+            return _peft(file, config, folder, out)
+        leaves = Leaves(file, config)
+        table, written = system.weight_table(config), leaves.paths
+        if part is not None:
+            if part not in transformers_parts.PARTS:
+                transformers_parts.refuse(part)
+            chosen = transformers_parts.PARTS[part]
+            table = chosen.table(config)
+            written = [path for path in written if path.startswith(chosen.prefixes)]
+        _check(folder, table, written)
+        extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extras, name))}
+        if strict_authors and extras:
+            listed = "\n  ".join(f"{name}: {why}" for name, why in extras.items())
+            raise UserError(f"{folder}: the authors' code has no name for\n  {listed}\nleave --strict-authors out, or train "
+                            "without them (configs/hyperseg_3b_released.py)")  # fmt: skip
+        described = {name: info for row in table for name, info in _describe(row, leaves, dtype)}
+        with whole_folder(out) as made:
+            if format == "state-dict":
+                write_state_dict(made / "state_dict.pth", described, _tensors(table, leaves, dtype))
+            else:
+                write_sharded(made, described, _tensors(table, leaves, dtype), shard_bytes)
+                settings = transformers_parts.PARTS[part].config_json(config) if part else system.hf_config(config)
+                types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
+                settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
+                (made / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+                if part in (None, "phi"):
+                    Tokenizer.load(folder).save(made)
+            if extras:
+                (made / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
+    return ExportReport(out, len(described), extras, leaves.merged)
+
+
+def _peft(file: TensorFile, config: ml_collections.ConfigDict, folder: pathlib.Path, out: pathlib.Path) -> ExportReport:
+    adapters = {path: file.read(path) for path in file.tensors if path.endswith(("/lora_a", "/lora_b"))}
+    if not adapters:
+        raise UserError(f"{folder}: has no LoRA adapters; --format hf exports the whole model")
+    with whole_folder(out) as made:
+        peft_adapter.write(made, adapters, config)
+    return ExportReport(out, sum(len(array) for array in adapters.values()), {}, merged=False)
+
+
+def _check(folder: pathlib.Path, table: Table, paths: Sequence[str]) -> None:
+    known = {path for row in table for path in row.paths}
+    problems = [f"not in the file: {path}" for path in sorted(known.difference(paths))]
+    problems += [f"no PyTorch name for: {path}" for path in sorted(set(paths) - known)]
+    if problems:
+        raise UserError(f"{folder}: model.safetensors and config.json do not belong together:\n  " + "\n  ".join(problems[:40]))
+
+
+def _describe(row: Row, leaves: Leaves, dtype: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
+    """(PyTorch name, (shape, type)) of a row, without reading it."""
+    for place, names, operator in row.pieces():
+        hollow = tuple(np.broadcast_to(np.zeros((), np.int8), leaves.shape(path)[len(place) :]) for path in row.paths)
+        for name, tensor in zip(names, operator.to_torch(hollow), strict=True):
+            kept = tensor.dtype if not row.paths else leaves.dtype(row.paths[0])
+            yield name, (tensor.shape, kept if dtype == "source" or kept.kind in "iub" else FLOATS[dtype])
+
+
+def _tensors(table: Table, leaves: Leaves, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    """(PyTorch name, tensor), one at a time."""
+    for row in table:
+        for place, names, operator in row.pieces():
+            made = operator.to_torch(tuple(leaves.read(path, place) for path in row.paths))
+            for name, tensor in zip(names, made, strict=True):
+                try:
+                    yield name, tensor if dtype == "source" else cast(tensor, FLOATS[dtype], name)
+                except OverflowError:
+                    raise UserError(f"{name}: has values beyond float16; use --dtype bfloat16 or float32") from None
+
+
+def conversion_lines(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """One line for every PyTorch name of a config: name, shape, our path and the operator, tabs between. Needs no weights."""
+    system = systems.get(config.system)
+    expected = flatten(jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0))))
+    for row in system.weight_table(config):
+        for place, names, operator in row.pieces():
+            hollow = tuple(np.broadcast_to(np.zeros((), np.int8), expected[path].shape[len(place) :]) for path in row.paths)
+            where = "".join(f"[{k}]" for k in place)
+            ours = " + ".join(path + where for path in row.paths) or "(made from the config)"
+            for name, tensor in zip(names, operator.to_torch(hollow), strict=True):
+                only_ours = " (ours only)" if first_rule(system.extras, name) else ""
+                yield f"{name}\t{list(tensor.shape)}\t{ours}\t{type(operator).__name__}{only_ours}"

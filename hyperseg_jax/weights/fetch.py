@@ -1,0 +1,77 @@
+"""A checkpoint's name -> a path on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import re
+
+from hyperseg_jax.cache import cache_folder
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.whole import whole_folder
+
+TEXTS = ("*.json", "merges.txt")  # sizes, index and tokenizer; code is never fetched
+WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.pkl")  # the first kind that is there
+
+
+def fetch(source: str) -> pathlib.Path:
+    """A local path as it is; scheme:// paths (gs:// and others of fsspec) and Hugging Face names (owner/name, or
+    owner/name@revision) once copied into the cache folder. UserError where there is nothing."""
+    if "://" in source:
+        return _from_store(source)
+    path = pathlib.Path(source).expanduser()
+    if path.exists():
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source):
+        return _from_hub(source)
+    raise UserError(f"{source}: no such file or folder; give a path, a gs:// path, or a Hugging Face name (owner/name)")
+
+
+def wanted(names: list[str]) -> list[str]:
+    """The files of a checkpoint to copy: texts, and one kind of weights at the top level."""
+    top = [name for name in names if "/" not in name]
+    weights: list[str] = []
+    for pattern in WEIGHTS:
+        weights = weights or [name for name in top if pathlib.PurePath(name).match(pattern) and name != "training_args.bin"]
+    return [name for name in top if any(pathlib.PurePath(name).match(text) for text in TEXTS)] + weights
+
+
+def _from_hub(source: str) -> pathlib.Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = source.partition("@")
+    try:
+        files = wanted(huggingface_hub.list_repo_files(name, revision=revision or None))
+        return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=files))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{source}: no such path here, and not to be had from the Hugging Face hub ({reason}); check the name, "
+                        "the network, and `hf auth login` where it is private") from error  # fmt: skip
+
+
+def _from_store(source: str) -> pathlib.Path:
+    scheme = source.split("://")[0]
+    try:
+        import fsspec
+
+        store, root = fsspec.core.url_to_fs(source)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{source}: needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'") from error
+    key = hashlib.sha256(source.encode()).hexdigest()[:12]
+    folder = cache_folder() / "checkpoints" / f"{pathlib.PurePosixPath(root).name}-{key}"
+    try:
+        if store.isfile(root):
+            root, name = root.rsplit("/", 1)
+            names, single = [name], True
+        else:
+            names, single = wanted([entry.rsplit("/", 1)[-1] for entry in store.ls(root, detail=False)]), False
+        if not names:
+            raise UserError(f"{source}: holds no weights ({', '.join(WEIGHTS)})")
+        if not folder.is_dir():
+            with whole_folder(folder) as part:
+                for name in names:
+                    store.get_file(f"{root}/{name}", str(part / name))
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error}); check the path and your right to read it") from error
+    return folder / names[0] if single else folder

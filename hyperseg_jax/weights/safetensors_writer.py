@@ -1,0 +1,123 @@
+"""Safetensors files written a piece at a time, so that no more than a piece is in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "int16": "I16",
+    "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+SHARD = 5_000_000_000  # bytes of a file, as transformers cuts them
+Described = Mapping[str, tuple[tuple[int, ...], Any]]  # {name: (shape, type)}
+FLOATS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+class SafetensorsWriter:
+    """A context manager around a new file of the tensors {name: (shape, dtype)}, each of which must be written in full.
+
+    Leaving it without an exception raises ValueError where bytes are missing.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, tensors: Described, metadata: Mapping[str, str]
+    ) -> None:
+        self.path = path
+        self._tensors = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in tensors.items()}
+        header: dict[str, Any] = {"__metadata__": dict(metadata)}
+        self._starts: dict[str, int] = {}
+        end = 0
+        for name, (shape, dtype) in sorted(self._tensors.items(), key=lambda item: -item[1][1].itemsize):  # keeps all aligned
+            start, end = end, end + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": DTYPES[dtype.name], "shape": shape, "data_offsets": (start, end)}
+            self._starts[name] = start
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._head = len(text).to_bytes(8, "little") + text
+        self._missing = end
+
+    def __enter__(self) -> SafetensorsWriter:
+        self._file = open(self.path, "wb")
+        self._file.write(self._head)
+        self._file.flush()
+        return self
+
+    def write(self, name: str, array: np.ndarray, place: tuple[int, ...] = ()) -> None:
+        """One tensor, or the part of it at `place` in its leading axes. Each part once."""
+        shape, dtype = self._tensors[name]
+        if array.shape != shape[len(place) :] or array.dtype != dtype:
+            raise ValueError(f"{name}{list(place)}: {array.dtype} {array.shape} does not go into {dtype} {shape}")
+        part = math.prod(array.shape) * dtype.itemsize
+        number = sum(k * math.prod(shape[axis + 1 : len(place)]) for axis, k in enumerate(place))
+        data, offset = as_bytes(array), 0
+        start = len(self._head) + self._starts[name] + number * part
+        while offset < part:
+            offset += os.pwrite(self._file.fileno(), data[offset:], start + offset)
+        self._missing -= part
+
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        self._file.close()
+        if kind is None and self._missing:
+            raise ValueError(f"{self.path}: {self._missing} bytes were not written")
+
+
+def as_bytes(array: np.ndarray, block: int = 64) -> memoryview:
+    """Its bytes in C order. A transposed matrix is copied in square blocks, which stay in the processor's cache."""
+    made = array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
+    if made is not array and array.ndim != 2:
+        made[...] = array
+    elif made is not array:
+        for i in range(0, array.shape[0], block):
+            for j in range(0, array.shape[1], block):
+                made[i : i + block, j : j + block] = array[i : i + block, j : j + block]
+    return memoryview(made.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
+def write_sharded(
+    folder: pathlib.Path, described: Described, tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int = SHARD
+) -> None:
+    """A checkpoint as transformers lays it out: model.safetensors, or model-0000k-of-0000n.safetensors with an index.
+
+    tensors: (name, array) of everything in `described`, in any order, each written as it comes.
+    """
+    size = lambda name: math.prod(described[name][0]) * np.dtype(described[name][1]).itemsize
+    shards: list[dict[str, tuple[tuple[int, ...], Any]]] = [{}]
+    filled = 0
+    for name in described:
+        if shards[-1] and filled + size(name) > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = described[name]
+        filled += size(name)
+    files = [f"model-{k + 1:05}-of-{len(shards):05}.safetensors" for k in range(len(shards))]
+    files = files if len(shards) > 1 else ["model.safetensors"]
+    holder = {name: k for k, shard in enumerate(shards) for name in shard}
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(SafetensorsWriter(folder / file, shard, {"format": "pt"}))
+                   for file, shard in zip(files, shards, strict=True)]  # fmt: skip
+        for name, tensor in tensors:
+            writers[holder[name]].write(name, tensor)
+    if len(shards) > 1:
+        places = {name: files[k] for name, k in holder.items()}
+        index = {"metadata": {"total_size": sum(map(size, described))}, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """The array in another float type. Raises OverflowError where a finite value has no place in it."""
+    if array.dtype == dtype or array.dtype.kind in "iub":
+        return array
+    with np.errstate(over="ignore"):
+        made = array.astype(dtype)
+    if dtype == np.float16 and not np.isfinite(made).all() and np.isfinite(array.astype(np.float32)).all():
+        raise OverflowError(name)
+    return made

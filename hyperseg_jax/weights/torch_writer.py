@@ -1,0 +1,69 @@
+"""A PyTorch state dict written without PyTorch, in the zip format of torch.save (PyTorch 1.6 and later)."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from hyperseg_jax.weights.safetensors_writer import as_bytes
+
+STORAGES = {
+    "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage", "int32": "IntStorage", "int16": "ShortStorage", "int8": "CharStorage", "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+}  # fmt: skip
+
+
+def write_state_dict(
+    path: pathlib.Path, described: Mapping[str, tuple[tuple[int, ...], Any]], tensors: Iterable[tuple[str, np.ndarray]]
+) -> None:
+    """described: {name: (shape, type)} in order; tensors: (name, array) in the same order, each written as it comes.
+
+    torch.load(path, weights_only=True) gives the dict back.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", _pickle(described))
+        archive.writestr("archive/byteorder", "little")
+        for number, (expected, (name, array)) in enumerate(zip(described, tensors, strict=True)):
+            if name != expected:
+                raise ValueError(f"{name} comes where {expected} stands")
+            with archive.open(f"archive/data/{number}", "w", force_zip64=True) as entry:
+                entry.write(as_bytes(array))
+        archive.writestr("archive/version", "3\n")
+
+
+def _pickle(described: Mapping[str, tuple[tuple[int, ...], Any]]) -> bytes:
+    """The pickle of a dict of tensors, written by hand: its globals are PyTorch's, which need not be there."""
+    made = [pickle.PROTO, b"\x02", pickle.EMPTY_DICT, pickle.MARK]
+    for number, (name, (shape, dtype)) in enumerate(described.items()):
+        count = int(np.prod(shape, dtype=np.int64))
+        strides = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
+        made += [_text(name), _global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK]
+        made += [pickle.MARK, _text("storage"), _global("torch", STORAGES[np.dtype(dtype).name]), _text(str(number))]
+        made += [_text("cpu"), _integer(count), pickle.TUPLE, pickle.BINPERSID]
+        made += [_integer(0), _tuple(shape), _tuple(strides), pickle.NEWFALSE]
+        made += [_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE, pickle.TUPLE, pickle.REDUCE]
+    return b"".join([*made, pickle.SETITEMS, pickle.STOP])
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return pickle.BINUNICODE + len(data).to_bytes(4, "little") + data
+
+
+def _integer(value: int) -> bytes:
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return pickle.LONG1 + bytes([len(data)]) + data
+
+
+def _tuple(values: Iterable[int]) -> bytes:
+    return b"".join([pickle.MARK, *map(_integer, values), pickle.TUPLE])
+
+
+def _global(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()

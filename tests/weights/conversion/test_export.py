@@ -1,0 +1,105 @@
+"""What goes out to PyTorch, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.commands.main import main
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.weights import model_folder
+from hyperseg_jax.weights.exporting import conversion_lines, export_weights
+
+
+@pytest.fixture
+def saved(params_of, tmp_path):
+    """saved(config, dtype) -> (model folder, parameters)."""
+
+    def make(config, dtype=np.float32):
+        params = params_of(config, dtype)
+        model_folder.save(tmp_path / "model", config, Tokenizer.toy(), params)
+        return tmp_path / "model", params
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_state_dict_opens_in_torch(whole, saved, tmp_path, dtype):
+    folder, _ = saved(whole())
+    export_weights(folder, tmp_path / "hf", dtype=dtype)
+    export_weights(folder, tmp_path / "dict", format="state-dict", dtype=dtype)
+    opened = torch.load(tmp_path / "dict" / "state_dict.pth", weights_only=True)
+    expected = load_file(tmp_path / "hf" / "model.safetensors")
+    assert opened.keys() == expected.keys()
+    for name, tensor in opened.items():
+        assert tensor.shape == expected[name].shape
+        assert tensor.dtype == (getattr(torch, dtype) if tensor.is_floating_point() else torch.int64), name
+        assert tensor.contiguous().view(torch.uint8).numpy().tobytes() == expected[name].tobytes(), name
+
+
+def test_lora_is_merged(whole, saved, tmp_path):
+    folder, params = saved(whole(model__lora__rank=2, model__lora__alpha=6.0))
+    report = export_weights(folder, tmp_path / "out")
+    assert report.merged
+    attention = {name: leaf[0] for name, leaf in params["llm"]["layers"]["attention"]["query"].items()}
+    merged = attention["kernel"] + 3.0 * attention["lora_a"] @ attention["lora_b"]
+    exported = load_file(tmp_path / "out" / "model.safetensors")
+    np.testing.assert_allclose(exported["model.layers.0.self_attn.q_proj.weight"], merged.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(exported["model.layers.0.self_attn.k_proj.weight"],
+                                  params["llm"]["layers"]["attention"]["key"]["kernel"][0].T)  # fmt: skip
+    assert not any("lora" in name for name in exported)
+
+
+def test_strict_authors_refuses_what_they_cannot_hold(whole, saved, tmp_path):
+    folder, _ = saved(whole(model__perceiver__gate="tanh"))
+    with pytest.raises(UserError, match=r"mgvp_layers\.layers\.0\.gate\.0\.weight"):
+        export_weights(folder, tmp_path / "out", strict_authors=True)
+    assert not (tmp_path / "out").exists()
+    export_weights(folder, tmp_path / "out")
+    assert "mgvp_layers.layers.2.gate.2.bias" in (tmp_path / "out" / "extra_names.json").read_text()
+
+
+def test_strict_authors_accepts_the_released_architecture(whole, saved, tmp_path):
+    folder, _ = saved(whole())
+    assert not export_weights(folder, tmp_path / "out", strict_authors=True).extras
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "peft"}, "no LoRA adapters"),
+        ({"part": "mask2former"}, "lateral"),
+        ({"part": "everything"}, "phi"),
+        ({"part": "phi", "format": "state-dict"}, "--format hf"),
+    ],
+)
+def test_wishes_that_cannot_be_met(whole, saved, tmp_path, options, message):
+    folder, _ = saved(whole())
+    with pytest.raises(UserError, match=message):
+        export_weights(folder, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_printed_table_has_a_line_for_every_name(whole, draw, capsys):
+    lines = list(conversion_lines(whole(model__perceiver__gate="tanh")))
+    names = [line.split("\t")[0] for line in lines]
+    assert sorted(names) == sorted(draw(whole(model__perceiver__gate="tanh")))
+    assert "mgvp_layers.layers.0.gate.0.weight\t[16, 16]\tperceiver/layers_0/gate/up/kernel\tTranspose (ours only)" in lines
+    main(["export-weights", "--print-table", "--config", "hyperseg_3b_released"])
+    printed = capsys.readouterr().out
+    assert "model.layers.31.mlp.fc2.weight\t[2560, 10240]\tllm/layers/mlp/down/kernel[31]\tTranspose\n" in printed
+
+
+def test_from_the_command_line_and_back(whole, saved, tmp_path, capsys):
+    folder, params = saved(whole())
+    main(["export-weights", str(folder), "--out", str(tmp_path / "out")])
+    config_file = tmp_path / "mine.py"
+    fields = whole().to_dict()
+    config_file.write_text(f"import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({fields!r})\n")
+    assert configs.load(str(config_file)).model.num_queries == 4
+    main(["import-weights", str(tmp_path / "out"), "--config", str(config_file), "--system", "hyperseg", "--out",
+          str(tmp_path / "again")])  # fmt: skip
+    assert "mask_decoder" in capsys.readouterr().out
+    np.testing.assert_array_equal(model_folder.read(tmp_path / "again")["queries"], params["queries"])

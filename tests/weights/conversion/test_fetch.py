@@ -1,0 +1,78 @@
+"""Names of checkpoints become paths; nothing but data is copied."""
+
+import pathlib
+
+import fsspec
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.weights.fetch import fetch, wanted
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERSEG_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def bucket():
+    """A folder in fsspec's store in memory."""
+    store = fsspec.filesystem("memory")
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin", "modeling.py", "optimizer/state.bin"):
+        store.pipe(f"/bucket/hyperseg/{name}", name.encode())
+    yield store
+    store.rm("/bucket", recursive=True)
+
+
+def test_a_local_path_stays(tmp_path):
+    assert fetch(str(tmp_path)) == tmp_path
+
+
+def test_code_and_second_copies_are_left_out():
+    files = ["config.json", "modeling.py", "pytorch_model.bin", "model-1.safetensors", "model-2.safetensors", "sub/config.json"]
+    assert wanted(files) == ["config.json", "model-1.safetensors", "model-2.safetensors"]
+    assert wanted(["a.bin", "training_args.bin", "vocab.json"]) == ["vocab.json", "a.bin"]
+
+
+def test_a_store_is_copied_once(bucket):
+    folder = fetch("memory://bucket/hyperseg")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    bucket.pipe("/bucket/hyperseg/config.json", b"changed")
+    assert (fetch("memory://bucket/hyperseg") / "config.json").read_bytes() == b"config.json"
+
+
+def test_one_file_of_a_store(bucket):
+    assert fetch("memory://bucket/hyperseg/pytorch_model.bin").read_bytes() == b"pytorch_model.bin"
+
+
+def test_a_store_without_weights(bucket):
+    with pytest.raises(UserError, match=r"holds no weights|cannot be read"):
+        fetch("memory://bucket/hyperseg/nothing")
+
+
+@pytest.mark.parametrize("name", ["odd-scheme://x/y", "nowhere.safetensors"])
+def test_what_is_no_place(name):
+    with pytest.raises(UserError, match=name.split(":")[0]):
+        fetch(name)
+
+
+def test_a_hub_name(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name, revision: ["config.json", "m.safetensors", "code.py"])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.update(options) or str(tmp_path))
+    assert fetch("someone/HyperSeg-3B@v1.0") == pathlib.Path(tmp_path)
+    assert asked == {"revision": "v1.0", "allow_patterns": ["config.json", "m.safetensors"]}
+
+
+def test_a_hub_name_that_is_not_there(monkeypatch):
+    class Response:
+        headers, status_code, request = {}, 404, None
+
+    def refuse(name, revision):
+        raise RepositoryNotFoundError("404 Client Error", response=Response())
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", refuse)
+    with pytest.raises(UserError, match=r"someone/nothing.*404"):
+        fetch("someone/nothing")
