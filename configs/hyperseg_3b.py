@@ -59,6 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
         "buckets": (1152, 1280, 1664, 2048),
         "mirror": 0.0,
         "workers": 8,
+        "first": {"task": "", "share": 0.0},
         # ratios of the shared tasks: InstructSeg's 4 : 2 : 1 : 3 for referring, chat, reasoning, video; the others are ours
         "tasks": {
             "referring": {

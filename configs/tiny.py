@@ -47,6 +47,8 @@ def get_config() -> ml_collections.ConfigDict:
         "buckets": (100, 128, 192, 320),
         "mirror": 0.5,  # chance that a training picture is mirrored, left and right in its texts swapped
         "workers": 0,
+        # What a run from scratch begins with, for this share of its steps: class lists teach names several times sooner.
+        "first": {"task": "panoptic", "share": 0.25},
         # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.
         "tasks": {
             "referring": task("referring", 6, length=208, prompts=6, read={"group_by_image": True, "prompts_per_example": 6}),

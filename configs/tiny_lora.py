@@ -18,17 +18,19 @@ def get_config() -> ml_collections.ConfigDict:
     c.init_fresh = (r".*/lora_[ab]",)
     c.model.lora.update({"rank": 8, "alpha": 16.0, "targets": ("query", "key", "value", "out", "up", "down")})
 
+    c.data.first.share = 0.0
     referring, panoptic = c.data.tasks.referring.to_dict(), c.data.tasks.panoptic.to_dict()
     c.data.tasks = {
-        "new": _at("new", referring, 3),
-        "known": _at("known", referring, 2),
-        "new_classes": _at("new", panoptic, 1),
+        "new": _at("new", referring, 2),
+        "known": _at("known", referring, 1),
+        "new_classes": _at("new", panoptic, 2),  # class lists teach a name soonest
     }
     c.optimizer.learning_rate = 5e-4
     c.optimizer.warmup_steps = 20
     c.optimizer.groups = (
         {"pattern": r".*/lora_[ab]", "rate": 1.0, "decay": 0.0},
-        {"pattern": r"llm/tokens/embedding", "rate": 2.0, "decay": 0.0},  # the new words have never been trained
+        # The new words have never been trained. Embeddings are of size one, and have far to go in these few steps.
+        {"pattern": r"llm/tokens/embedding", "rate": 20.0, "decay": 0.0},
         {"pattern": r"(clip_encoder|projector|mask_encoder|llm|language_head)/.*", "rate": 0.0, "decay": 0.0},
         {"pattern": r".*", "rate": 1.0, "decay": 0.0},
     )

@@ -1,8 +1,9 @@
 """Global index -> (task, record), a pure function: batches of one task, tasks by exact ratios.
 
-Element i of the stream belongs to step i // batch_size, and every element of a step has one task. Tasks follow a fixed cycle in
-which each stands as often as its ratio says, spread as evenly as can be. The n-th step of a task takes records
-n * batch_size ... of that task's own endless, seeded shuffle. So the position in the data is one integer.
+Element i of the stream belongs to step i // batch_size, and every element of a step has one task. Tasks follow a fixed cycle
+in which each stands as often as its ratio says, spread as evenly as can be; before it begins, one task may come alone. The n-th
+step of a task takes records n * batch_size ... of that task's own endless, seeded shuffle. So the position in the data is one
+integer.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ class Mixture:
 
     tasks: {name: task} with `train` (a random-access reader), `ratio`, and `prepare(example, rng)`. Randomness of an element
     (class order, mirroring) is keyed by the seed and its global index, so it differs from epoch to epoch and not from host
-    to host.
+    to host. first: (task, steps), what the stream begins with.
     """
 
-    def __init__(self, tasks: Mapping[str, Any], batch_size: int, seed: int) -> None:
+    def __init__(self, tasks: Mapping[str, Any], batch_size: int, seed: int, first: tuple[str, int] = ("", 0)) -> None:
         self._tasks = {name: task for name, task in tasks.items() if task.ratio}
         self._cycle = cycle({name: task.ratio for name, task in self._tasks.items()})
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._first = batch_size, seed, first
         self._streams = {
             name: grain.MapDataset.source(task.train).seed(seed + k).shuffle().repeat()
             for k, (name, task) in enumerate(sorted(self._tasks.items()))
@@ -43,9 +44,13 @@ class Mixture:
     def locate(self, index: int) -> tuple[str, int]:
         """(task, position in that task's shuffled stream) of global element `index`."""
         step, slot = divmod(index, self._batch_size)
-        turn, k = divmod(step, len(self._cycle))
+        alone, begin = self._first
+        if step < begin:
+            return alone, step * self._batch_size + slot
+        turn, k = divmod(step - begin, len(self._cycle))
         name = self._cycle[k]
-        return name, (turn * self._cycle.count(name) + self._rank[k]) * self._batch_size + slot
+        before = begin if name == alone else 0
+        return name, (before + turn * self._cycle.count(name) + self._rank[k]) * self._batch_size + slot
 
     def __len__(self) -> int:
         return np.iinfo(np.int32).max // self._batch_size * self._batch_size

@@ -50,7 +50,8 @@ def train(
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
                            config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
 
-    mixture = Mixture(tasks, config.train.batch_size, config.seed)
+    first = config.data.first
+    mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)))
     predict = jax.jit(system.predict(model, config))
 
     with contextlib.ExitStack() as stack:
@@ -115,12 +116,18 @@ def start(
 
     if resumes:
         return placement.abstract_state(make, {}, mesh), tx
-    given = model_folder.load_params(config.init_from, plain, fresh=config.init_fresh) if config.init_from else {}
+    placed = placement.replicated(plain, mesh)
+    given = model_folder.load_params(config.init_from, placed, fresh=config.init_fresh) if config.init_from else {}
     return placement.jit_state(make, given, mesh), tx
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
-    """Counts of steps and examples are one or more."""
+    """Counts of steps and examples are one or more, and the task that comes first is one of them."""
+    first, tasks = config.data.first, config.data.tasks
+    if not 0 <= first.share < 1:
+        raise UserError(f"data.first.share = {first.share}: give a share of train.steps, from 0 to less than 1")
+    if first.share and not tasks.get(first.task, {"ratio": 0})["ratio"]:
+        raise UserError(f"data.first.task = {first.task!r}: give a task with a ratio ({', '.join(tasks)}), or share 0")
     for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
         if config.train[name] < 1:
             raise UserError(f"train.{name} = {config.train[name]}: give one or more")

@@ -40,6 +40,14 @@ def test_a_batch_is_of_one_task_and_no_record_is_lost():
     assert {seen[record] for record in range(100, 107)} == {12}
 
 
+def test_one_task_may_come_first():
+    mixture = Mixture(tasks(), batch_size=4, seed=3, first=("b", 5))
+    names = [mixture.locate(4 * step)[0] for step in range(13)]
+    assert names[:5] == ["b"] * 5 and collections.Counter(names[5:]) == {"a": 6, "b": 2}
+    seen = collections.Counter(int(mixture[i]["record"]) for i in range(4 * (5 + 20)) if mixture.locate(i)[0] == "b")
+    assert {seen[record] for record in range(200, 205)} == {8}  # 10 batches of b: no record is lost where the cycle begins
+
+
 def batches(count, *, start=0, host=0, hosts=1):
     with Stream(Mixture(tasks(), 4, seed=3), 4, position=4 * start, host=host, hosts=hosts) as stream:
         found = [next(stream) for _ in range(count)]
