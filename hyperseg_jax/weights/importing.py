@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,7 +84,7 @@ def import_weights(
         given = {path: array for adapter in adapters.values() for path, array in adapter.items()}
         report.sources |= {f"PEFT adapter {path.name}": str(path) for path in adapters}
         rows, fresh = _fit(system.weight_table(config).rows, found, expected, given, [kind for kind, _ in files], report)
-        made = jax.jit(lambda key: {path: init(key)[path] for path in fresh})(jax.random.key(config.seed)) if fresh else {}
+        made = _start_anew(init, fresh, jax.random.key(config.seed)) if fresh else {}
         leaves = _leaf_types(rows, found, expected, fresh, given, dtype)
         with whole_folder(out) as part:
             tokenizer.save(part)
@@ -224,6 +224,16 @@ def _misfits(row: Row, found: Mapping[str, Tensor], expected: Mapping[str, Any])
             if shape != wanted:
                 problems.append(f"{described}: becomes {path} {list(shape)}, the config wants {list(wanted)}")
     return problems
+
+
+def _start_anew(init: Callable[[jax.Array], dict[str, Any]], paths: Sequence[str], key: jax.Array) -> dict[str, jax.Array]:
+    """Fresh values of these leaves; the compiler drops the others, so that the rest of the model takes no memory."""
+
+    def some(key: jax.Array) -> dict[str, jax.Array]:
+        made = init(key)
+        return {path: made[path] for path in paths}
+
+    return jax.jit(some)(key)
 
 
 def _leaf_types(
