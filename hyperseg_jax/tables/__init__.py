@@ -13,7 +13,7 @@ from hyperseg_jax.tables.operators import (
     ZeroBias,
 )
 from hyperseg_jax.tables.published import Published, Rule, first_rule
-from hyperseg_jax.tables.table import Row, Table, flatten, unflatten
+from hyperseg_jax.tables.table import Piece, Row, Table, flatten, unflatten
 
-__all__ = ["Constant", "ConvKernel", "FusedQKV", "Identity", "Operator", "PaddedRows", "Published", "Reshape", "Row", "Rule",
-           "Stack", "Table", "Transpose", "ZeroBias", "first_rule", "flatten", "unflatten"]  # fmt: skip
+__all__ = ["Constant", "ConvKernel", "FusedQKV", "Identity", "Operator", "PaddedRows", "Piece", "Published", "Reshape", "Row",
+           "Rule", "Stack", "Table", "Transpose", "ZeroBias", "first_rule", "flatten", "unflatten"]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,15 @@ from hyperseg_jax.tables.operators import Operator, Stack
 
 def _tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+class Piece(NamedTuple):
+    """Some of a row: the flax leaves' part at `place` in their leading axes, and the PyTorch names that it is made of."""
+
+    paths: tuple[str, ...]
+    place: tuple[int, ...]
+    names: tuple[str, ...]
+    operator: Operator
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -30,18 +39,18 @@ class Row:
         object.__setattr__(self, "names", _tuple(names))
         object.__setattr__(self, "operator", operator)
 
-    def pieces(self) -> Iterator[tuple[tuple[int, ...], tuple[str, ...], Operator]]:
-        """(place in the leading axes of the leaves, PyTorch names, operator) of every part that converts by itself: the layers
-        of a stack one by one."""
-        pending: list[tuple[tuple[int, ...], tuple[str, ...], Operator]] = [((), self.names, self.operator)]
+    def pieces(self) -> Iterator[Piece]:
+        """Every part that converts by itself: the layers of a stack one by one."""
+        pending = [Piece(self.paths, (), self.names, self.operator)]
         while pending:
-            place, names, operator = pending.pop()
-            if not isinstance(operator, Stack):
-                yield place, names, operator
+            piece = pending.pop()
+            if not isinstance(piece.operator, Stack):
+                yield piece
                 continue
-            width = len(names) // operator.count
-            layers = [((*place, i), names[i * width : (i + 1) * width], operator.inner) for i in range(operator.count)]
-            pending += reversed(layers)
+            inner, count = piece.operator.inner, piece.operator.count
+            width = len(piece.names) // count
+            pending += [Piece(self.paths, (*piece.place, i), piece.names[i * width : (i + 1) * width], inner)
+                        for i in reversed(range(count))]  # fmt: skip
 
 
 class Table:

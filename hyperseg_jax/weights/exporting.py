@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -14,14 +16,12 @@ import numpy as np
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Row, Table, first_rule, flatten
+from hyperseg_jax.tables import Piece, Row, Table, first_rule, flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder, peft_adapter, transformers_parts
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, write_sharded
 from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
 from hyperseg_jax.weights.torch_writer import write_state_dict
-
-FORMATS = ("hf", "peft", "state-dict")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +99,13 @@ def export_weights(
             raise UserError(f"{folder}: the authors' code has no name for\n  {listed}\nleave --strict-authors out, or train "
                             "without them (configs/hyperseg_3b_released.py)")  # fmt: skip
         described = {name: info for row in table for name, info in _describe(row, leaves, dtype)}
+        pieces = [piece for row in table for piece in row.pieces()]
+        make = functools.partial(_made, leaves, dtype)
         with whole_folder(out) as made:
             if format == "state-dict":
-                write_state_dict(made / "state_dict.pth", described, _tensors(table, leaves, dtype))
+                write_state_dict(made / "state_dict.pth", described, itertools.chain.from_iterable(map(make, pieces)))
             else:
-                write_sharded(made, described, _tensors(table, leaves, dtype), shard_bytes)
+                write_sharded(made, described, make, pieces, shard_bytes)
                 settings = transformers_parts.PARTS[part].config_json(config) if part else system.hf_config(config)
                 types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
@@ -134,23 +136,22 @@ def _check(folder: pathlib.Path, table: Table, paths: Sequence[str]) -> None:
 
 def _describe(row: Row, leaves: Leaves, dtype: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
     """(PyTorch name, (shape, type)) of a row, without reading it."""
-    for place, names, operator in row.pieces():
+    for _, place, names, operator in row.pieces():
         hollow = tuple(np.broadcast_to(np.zeros((), np.int8), leaves.shape(path)[len(place) :]) for path in row.paths)
         for name, tensor in zip(names, operator.to_torch(hollow), strict=True):
             kept = tensor.dtype if not row.paths else leaves.dtype(row.paths[0])
             yield name, (tensor.shape, kept if dtype == "source" or kept.kind in "iub" else FLOATS[dtype])
 
 
-def _tensors(table: Table, leaves: Leaves, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
-    """(PyTorch name, tensor), one at a time."""
-    for row in table:
-        for place, names, operator in row.pieces():
-            made = operator.to_torch(tuple(leaves.read(path, place) for path in row.paths))
-            for name, tensor in zip(names, made, strict=True):
-                try:
-                    yield name, tensor if dtype == "source" else cast(tensor, FLOATS[dtype], name)
-                except OverflowError:
-                    raise UserError(f"{name}: has values beyond float16; use --dtype bfloat16 or float32") from None
+def _made(leaves: Leaves, dtype: str, piece: Piece) -> Iterator[tuple[str, np.ndarray]]:
+    """(PyTorch name, tensor) of one piece of a row."""
+    paths, place, names, operator = piece
+    made = operator.to_torch(tuple(leaves.read(path, place) for path in paths))
+    for name, tensor in zip(names, made, strict=True):
+        try:
+            yield name, tensor if dtype == "source" else cast(tensor, FLOATS[dtype], name)
+        except OverflowError:
+            raise UserError(f"{name}: has values beyond float16; use --dtype bfloat16 or float32") from None
 
 
 def conversion_lines(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -158,7 +159,7 @@ def conversion_lines(config: ml_collections.ConfigDict) -> Iterator[str]:
     system = systems.get(config.system)
     expected = flatten(jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0))))
     for row in system.weight_table(config):
-        for place, names, operator in row.pieces():
+        for _, place, names, operator in row.pieces():
             hollow = tuple(np.broadcast_to(np.zeros((), np.int8), expected[path].shape[len(place) :]) for path in row.paths)
             where = "".join(f"[{k}]" for k in place)
             ours = " + ".join(path + where for path in row.paths) or "(made from the config)"

@@ -16,12 +16,12 @@ from hyperseg_jax.data.sources import load_tokenizer
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Published, Row, Rule, first_rule, flatten
+from hyperseg_jax.tables import Piece, Published, Row, Rule, first_rule, flatten
 from hyperseg_jax.tables.operators import Constant
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.report import ImportReport
-from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast
+from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, on_all_cores
 from hyperseg_jax.weights.tensor_file import TensorFile, open_checkpoint
 
 ADAPTER = Rule(r".*/lora_[ab]", "LoRA adapters start anew: a published checkpoint has them merged")
@@ -92,8 +92,8 @@ def import_weights(
             with SafetensorsWriter(part / "model.safetensors", leaves, {"format": model_folder.FORMAT}) as writer:
                 for path, value in {**made, **given}.items():
                     writer.write(path, np.asarray(value).astype(leaves[path][1]))
-                for row in rows:
-                    _convert(row, found, leaves, writer)
+                pieces = [piece for row in rows for piece in row.pieces()]
+                on_all_cores(lambda piece: _convert(piece, found, leaves, writer), pieces)
             report.loaded = {path: {"shape": list(shape), "dtype": kind.name} for path, (shape, kind) in leaves.items()
                              if path not in fresh}  # fmt: skip
             report.save(part / "import_report.json")
@@ -200,7 +200,7 @@ def _fit(
 
 def _misfits(row: Row, found: Mapping[str, Tensor], expected: Mapping[str, Any]) -> list[str]:
     problems = []
-    for place, names, operator in row.pieces():
+    for _, place, names, operator in row.pieces():
         tensors = [found[name] for name in names]
         integers = [name for name, tensor in zip(names, tensors, strict=True)
                     if not isinstance(operator, Constant) and tensor.dtype.name not in (*FLOATS, "float64")]  # fmt: skip
@@ -250,14 +250,13 @@ def _leaf_types(
 
 
 def _convert(
-    row: Row, found: Mapping[str, Tensor], leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]], writer: SafetensorsWriter
+    piece: Piece, found: Mapping[str, Tensor], leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]], writer: SafetensorsWriter
 ) -> None:
-    for place, names, operator in row.pieces():
-        if isinstance(operator, Constant):
-            continue
-        made = operator.to_flax(tuple(found[name].read() for name in names))
-        for path, leaf in zip(row.paths, made, strict=True):
-            try:
-                writer.write(path, cast(leaf, leaves[path][1], path), place)
-            except OverflowError:
-                raise UserError(f"{', '.join(names)}: has values beyond float16; use --dtype bfloat16 or float32") from None
+    if not piece.paths:  # a constant
+        return
+    made = piece.operator.to_flax(tuple(found[name].read() for name in piece.names))
+    for path, leaf in zip(piece.paths, made, strict=True):
+        try:
+            writer.write(path, cast(leaf, leaves[path][1], path), piece.place)
+        except OverflowError:
+            raise UserError(f"{', '.join(piece.names)}: has values beyond float16; use --dtype bfloat16 or float32") from None

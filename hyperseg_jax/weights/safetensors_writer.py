@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -43,7 +45,7 @@ class SafetensorsWriter:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         self._head = len(text).to_bytes(8, "little") + text
-        self._missing = end
+        self._missing, self._lock = end, threading.Lock()
 
     def __enter__(self) -> SafetensorsWriter:
         self._file = open(self.path, "wb")
@@ -52,17 +54,19 @@ class SafetensorsWriter:
         return self
 
     def write(self, name: str, array: np.ndarray, place: tuple[int, ...] = ()) -> None:
-        """One tensor, or the part of it at `place` in its leading axes. Each part once."""
+        """One tensor, or the part of it at `place` in its leading axes. Each part once; several threads may write."""
         shape, dtype = self._tensors[name]
         if array.shape != shape[len(place) :] or array.dtype != dtype:
             raise ValueError(f"{name}{list(place)}: {array.dtype} {array.shape} does not go into {dtype} {shape}")
         part = math.prod(array.shape) * dtype.itemsize
         number = sum(k * math.prod(shape[axis + 1 : len(place)]) for axis, k in enumerate(place))
-        data, offset = as_bytes(array), 0
-        start = len(self._head) + self._starts[name] + number * part
-        while offset < part:
-            offset += os.pwrite(self._file.fileno(), data[offset:], start + offset)
-        self._missing -= part
+        offset = len(self._head) + self._starts[name] + number * part
+        for data in in_order(array):
+            while len(data):
+                done = os.pwrite(self._file.fileno(), data, offset)
+                data, offset = data[done:], offset + done
+        with self._lock:
+            self._missing -= part
 
     def __exit__(self, kind: Any, *exception: Any) -> None:
         self._file.close()
@@ -70,24 +74,44 @@ class SafetensorsWriter:
             raise ValueError(f"{self.path}: {self._missing} bytes were not written")
 
 
-def as_bytes(array: np.ndarray, block: int = 64) -> memoryview:
-    """Its bytes in C order. A transposed matrix is copied in square blocks, which stay in the processor's cache."""
-    made = array if array.flags.c_contiguous else np.empty(array.shape, array.dtype)
-    if made is not array and array.ndim != 2:
-        made[...] = array
-    elif made is not array:
-        for i in range(0, array.shape[0], block):
-            for j in range(0, array.shape[1], block):
-                made[i : i + block, j : j + block] = array[i : i + block, j : j + block]
-    return memoryview(made.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+def in_order(array: np.ndarray, block: int = 256) -> Iterator[memoryview]:
+    """Its bytes in C order, in parts. A transposed matrix comes in strips, each copied in blocks that stay in the cache."""
+    if array.flags.c_contiguous or array.ndim != 2:
+        yield _bytes(np.ascontiguousarray(array))
+        return
+    for i in range(0, array.shape[0], block):
+        strip = np.empty((min(block, array.shape[0] - i), array.shape[1]), array.dtype)
+        for j in range(0, array.shape[1], block):
+            strip[:, j : j + block] = array[i : i + block, j : j + block]
+        yield _bytes(strip)
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
+def on_all_cores(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+    """work(piece) of each, some at a time; NumPy copies and writes let other threads run. Raises what the first raises."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = [pool.submit(work, piece) for piece in pieces]
+        try:
+            for future in running:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def write_sharded(
-    folder: pathlib.Path, described: Described, tensors: Iterable[tuple[str, np.ndarray]], shard_bytes: int = SHARD
+    folder: pathlib.Path,
+    described: Described,
+    make: Callable[[Any], Iterable[tuple[str, np.ndarray]]],
+    pieces: Iterable[Any],
+    shard_bytes: int = SHARD,
 ) -> None:
     """A checkpoint as transformers lays it out: model.safetensors, or model-0000k-of-0000n.safetensors with an index.
 
-    tensors: (name, array) of everything in `described`, in any order, each written as it comes.
+    make(piece) -> (name, array) of some of what is in `described`; all pieces together make each once.
     """
     size = lambda name: math.prod(described[name][0]) * np.dtype(described[name][1]).itemsize
     shards: list[dict[str, tuple[tuple[int, ...], Any]]] = [{}]
@@ -104,8 +128,12 @@ def write_sharded(
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(SafetensorsWriter(folder / file, shard, {"format": "pt"}))
                    for file, shard in zip(files, shards, strict=True)]  # fmt: skip
-        for name, tensor in tensors:
-            writers[holder[name]].write(name, tensor)
+
+        def write(piece: Any) -> None:
+            for name, tensor in make(piece):
+                writers[holder[name]].write(name, tensor)
+
+        on_all_cores(write, pieces)
     if len(shards) > 1:
         places = {name: files[k] for name, k in holder.items()}
         index = {"metadata": {"total_size": sum(map(size, described))}, "weight_map": places}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.weights.safetensors_writer import as_bytes
+from hyperseg_jax.weights.safetensors_writer import in_order
 
 STORAGES = {
     "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
@@ -33,7 +33,8 @@ def write_state_dict(
             if name != expected:
                 raise ValueError(f"{name} comes where {expected} stands")
             with archive.open(f"archive/data/{number}", "w", force_zip64=True) as entry:
-                entry.write(as_bytes(array))
+                for data in in_order(array):
+                    entry.write(data)
         archive.writestr("archive/version", "3\n")
 
 
