@@ -1,0 +1,50 @@
+"""Model folders: parameters come out of the file one by one, each on its devices."""
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.tables import flatten
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.weights import model_folder
+
+
+@pytest.fixture
+def saved(whole, params_of, tmp_path):
+    """(folder, its parameters by path) in bfloat16."""
+    params = params_of(whole(), ml_dtypes.bfloat16)
+    model_folder.save(tmp_path / "model", whole(), Tokenizer.toy(), params)
+    return tmp_path / "model", flatten(params)
+
+
+def test_each_device_gets_its_part(saved):
+    folder, params = saved
+    mesh = Mesh(np.array(jax.devices()[:4]), ("fsdp",))
+    place = lambda x: NamedSharding(mesh, P("fsdp") if x.ndim and x.shape[0] % 4 == 0 else P())
+    expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=place(x)) for path, x in params.items()}
+    loaded = flatten(model_folder.load_params(folder, expected))
+    kernel = loaded["expression_projector/kernel"]
+    assert kernel.dtype == np.float32 and kernel.sharding == expected["expression_projector/kernel"].sharding
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(kernel.shape[0] // 4, kernel.shape[1])}
+    for path, leaf in loaded.items():
+        np.testing.assert_array_equal(np.asarray(leaf), params[path].astype(np.float32), err_msg=path)
+
+
+def test_reading_copies_nothing(saved):
+    array = model_folder.read(saved[0])["llm/layers/mlp/up/kernel"]
+    assert not array.flags.owndata and not array.flags.writeable
+
+
+def test_all_that_does_not_fit_is_listed(saved):
+    folder, params = saved
+    expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32) for path, x in params.items() if path != "queries"}
+    expected["stray"] = jax.ShapeDtypeStruct((2,), np.float32)
+    expected["perceiver/query"] = jax.ShapeDtypeStruct((3, 3), np.float32)
+    with pytest.raises(UserError) as error:
+        model_folder.load_params(folder, expected)
+    for part in ("missing: stray", "unknown: queries", "perceiver/query: shape (2, 16), the config wants (3, 3)"):
+        assert part in str(error.value)
