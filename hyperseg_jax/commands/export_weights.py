@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("hf", "peft", "state-dict"), default="hf",
                         help="hf: safetensors in the authors' names; peft: the adapter; state-dict: one file")  # fmt: skip
     parser.add_argument("--part", help="only the part that a transformers class can hold: phi, siglip or swin")
-    parser.add_argument("--out", type=pathlib.Path, help="the folder to write; default: export-FORMAT beside the model")
+    parser.add_argument("--out", type=pathlib.Path, help="the folder to write; default: WORKDIR/export-FORMAT")
     parser.add_argument("--dtype", choices=("source", "float32", "float16", "bfloat16"), default="source")
     parser.add_argument("--strict-authors", action="store_true", help="refuse what the authors' names cannot hold")
     parser.add_argument("--print-table", action="store_true", help="with --config: print every name, ours and theirs, and stop")
@@ -39,10 +39,12 @@ def run(parsed: argparse.Namespace) -> None:
         raise UserError("--config goes with --print-table only; an export follows the config of its WORKDIR")
     if not parsed.workdir:
         raise UserError("give the WORKDIR to export, or --print-table with --config")
-    out = parsed.out or pathlib.Path(parsed.workdir) / f"export-{parsed.format}"
+    if parsed.out is None and not pathlib.Path(parsed.workdir).is_dir():
+        raise UserError(f"{parsed.workdir} is no folder of yours; say where to write with --out")
+    out = parsed.out or pathlib.Path(parsed.workdir) / f"export-{parsed.part or parsed.format}"
     report = exporting.export_weights(parsed.workdir, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype,
                                       strict_authors=parsed.strict_authors)  # fmt: skip
     for name, why in report.extras.items():
-        console.print(f"extra name: {name} ({why})", highlight=False, soft_wrap=True)
+        console.print(f"extra name: {name} ({why})", highlight=False, markup=False, soft_wrap=True)
     merged = ", LoRA merged" if report.merged else ""
-    console.print(f"{report.out}: {report.names} tensors{merged}", highlight=False, soft_wrap=True)
+    console.print(f"{report.out}: {report.names} tensors{merged}", highlight=False, markup=False, soft_wrap=True)

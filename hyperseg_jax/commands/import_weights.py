@@ -36,4 +36,5 @@ def run(parsed: argparse.Namespace) -> None:
     report = import_weights(paths, config, parsed.out, dtype=parsed.dtype, tokenizer=tokenizer)
     console = Console()
     console.print(report.table())
-    console.print(f"{parsed.out}: for hyperseg predict --model, and for --config.init_from", highlight=False, soft_wrap=True)
+    console.print(f"{parsed.out}: for hyperseg predict --model, and for --config.init_from", highlight=False, markup=False,
+                  soft_wrap=True)  # fmt: skip

@@ -60,15 +60,7 @@ class Model:
         """A workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
         folder = model_folder.find(name)
         config = model_folder.read_config(folder)
-        system = systems.get(config.system)
-        try:
-            module = system.build(config)
-            expected = jax.eval_shape(lambda: system.init_plain(module, config, jax.random.key(0)))
-        except UserError:
-            raise
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
-            raise UserError(f"{folder / 'config.json'}: does not describe a {config.system} of this version ({error}); "
-                            "take the folder whole, as `hyperseg train` wrote it") from error  # fmt: skip
+        expected = model_folder.expected_params(folder, config)
         return cls(config, Tokenizer.load(folder), model_folder.load_params(folder, expected))
 
     def segment(

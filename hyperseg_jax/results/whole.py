@@ -6,7 +6,9 @@ import contextlib
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+from hyperseg_jax.errors import UserError
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -14,6 +16,21 @@ def write_text(path: pathlib.Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def check_free(folder: pathlib.Path, written: Iterable[str], sources: Iterable[pathlib.Path] = ()) -> None:
+    """UserError unless writing `folder` as a whole loses nothing: it may hold only what was written there before (patterns of
+    names), and no source may lie in it, nor it in a source."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a new folder")
+    own = folder.resolve()
+    for source in sources:
+        if own == source.resolve() or own in source.resolve().parents:
+            raise UserError(f"{folder}: is or holds {source}, which would be lost; give a new folder")
+    patterns = tuple(written)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not any(path.match(pattern) for pattern in patterns):
+            raise UserError(f"{folder}: holds {path.name}, which would be lost; give a new folder")
 
 
 @contextlib.contextmanager
@@ -29,7 +46,12 @@ def whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         before = part.with_name(f"{part.name}-before")
         if folder.exists():
             folder.replace(before)
-        part.replace(folder)
+        try:
+            part.replace(folder)
+        except OSError:
+            if before.exists():
+                before.replace(folder)
+            raise
         shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -7,21 +7,26 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import ml_collections
 import numpy as np
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import whole_folder
+from hyperseg_jax.results.whole import check_free, whole_folder
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Piece, Row, Table, first_rule, flatten
-from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.tables import Piece, Row, first_rule, flatten
+from hyperseg_jax.text.tokenizer import EOS, Tokenizer
 from hyperseg_jax.weights import model_folder, peft_adapter, transformers_parts
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, write_sharded
 from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
 from hyperseg_jax.weights.torch_writer import write_state_dict
+
+WRITTEN = ("*.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json",
+           "extra_names.json", "state_dict.pth", "adapter_config.json")  # fmt: skip
+# what AutoTokenizer wants beside tokenizer.json
+TOKENIZER_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": EOS, "model_max_length": 2048}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,21 +83,24 @@ def export_weights(
     """
     if part is not None and format != "hf":
         raise UserError(f"--part {part} goes with --format hf, not {format}")
+    if format == "peft" and (dtype != "source" or strict_authors):
+        raise UserError("--format peft writes the adapter as it is; leave --dtype and --strict-authors out")
     folder = model_folder.find(source)
+    check_free(out, WRITTEN, [folder])
     config = model_folder.read_config(folder)
     system = systems.get(config.system)
+    expected = model_folder.expected_params(folder, config)
     with open_tensors(folder / "model.safetensors") as file:
+        model_folder.check_fit(folder, {path: info.shape for path, info in file.tensors.items()}, expected)
         if format == "peft":
             return _peft(file, config, folder, out)
         leaves = Leaves(file, config)
-        table, written = system.weight_table(config), leaves.paths
+        table = system.weight_table(config)
         if part is not None:
             if part not in transformers_parts.PARTS:
                 transformers_parts.refuse(part)
             chosen = transformers_parts.PARTS[part]
             table = chosen.table(config)
-            written = [path for path in written if path.startswith(chosen.prefixes)]
-        _check(folder, table, written)
         extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extras, name))}
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {why}" for name, why in extras.items())
@@ -112,6 +120,7 @@ def export_weights(
                 (made / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 if part in (None, "phi"):
                     Tokenizer.load(folder).save(made)
+                    (made / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n", encoding="utf-8")
             if extras:
                 (made / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
     return ExportReport(out, len(described), extras, leaves.merged)
@@ -124,14 +133,6 @@ def _peft(file: TensorFile, config: ml_collections.ConfigDict, folder: pathlib.P
     with whole_folder(out) as made:
         peft_adapter.write(made, adapters, config)
     return ExportReport(out, sum(len(array) for array in adapters.values()), {}, merged=False)
-
-
-def _check(folder: pathlib.Path, table: Table, paths: Sequence[str]) -> None:
-    known = {path for row in table for path in row.paths}
-    problems = [f"not in the file: {path}" for path in sorted(known.difference(paths))]
-    problems += [f"no PyTorch name for: {path}" for path in sorted(set(paths) - known)]
-    if problems:
-        raise UserError(f"{folder}: model.safetensors and config.json do not belong together:\n  " + "\n  ".join(problems[:40]))
 
 
 def _describe(row: Row, leaves: Leaves, dtype: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
@@ -151,7 +152,7 @@ def _made(leaves: Leaves, dtype: str, piece: Piece) -> Iterator[tuple[str, np.nd
         try:
             yield name, tensor if dtype == "source" else cast(tensor, FLOATS[dtype], name)
         except OverflowError:
-            raise UserError(f"{name}: has values beyond float16; use --dtype bfloat16 or float32") from None
+            raise UserError(f"{name}: has values beyond {dtype}; use a wider --dtype") from None
 
 
 def conversion_lines(config: ml_collections.ConfigDict) -> Iterator[str]:

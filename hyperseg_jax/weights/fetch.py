@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 import re
@@ -22,7 +23,7 @@ def fetch(source: str) -> pathlib.Path:
     path = pathlib.Path(source).expanduser()
     if path.exists():
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", source):
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", source):
         return _from_hub(source)
     raise UserError(f"{source}: no such file or folder; give a path, a gs:// path, or a Hugging Face name (owner/name)")
 
@@ -33,18 +34,23 @@ def wanted(names: list[str]) -> list[str]:
     weights: list[str] = []
     for pattern in WEIGHTS:
         weights = weights or [name for name in top if pathlib.PurePath(name).match(pattern) and name != "training_args.bin"]
+    if not weights:
+        return []
     return [name for name in top if any(pathlib.PurePath(name).match(text) for text in TEXTS)] + weights
 
 
 def _from_hub(source: str) -> pathlib.Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = source.partition("@")
     try:
         files = wanted(huggingface_hub.list_repo_files(name, revision=revision or None))
         return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=files))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the hub, of its names, and of whatever carries it over the network
+        with contextlib.suppress(Exception):  # what was downloaded before needs no network
+            there = pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision or None, local_files_only=True))
+            if wanted([path.name for path in there.iterdir()]):
+                return there
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{source}: no such path here, and not to be had from the Hugging Face hub ({reason}); check the name, "
                         "the network, and `hf auth login` where it is private") from error  # fmt: skip
@@ -58,8 +64,6 @@ def _from_store(source: str) -> pathlib.Path:
         store, root = fsspec.core.url_to_fs(source)
     except (ImportError, ValueError) as error:
         raise UserError(f"{source}: needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'") from error
-    key = hashlib.sha256(source.encode()).hexdigest()[:12]
-    folder = cache_folder() / "checkpoints" / f"{pathlib.PurePosixPath(root).name}-{key}"
     try:
         if store.isfile(root):
             root, name = root.rsplit("/", 1)
@@ -68,10 +72,15 @@ def _from_store(source: str) -> pathlib.Path:
             names, single = wanted([entry.rsplit("/", 1)[-1] for entry in store.ls(root, detail=False)]), False
         if not names:
             raise UserError(f"{source}: holds no weights ({', '.join(WEIGHTS)})")
+        content = [(name, store.ukey(f"{root}/{name}")) for name in names]  # changed files are copied again
+        key = hashlib.sha256(repr((source, content)).encode()).hexdigest()[:12]
+        folder = cache_folder() / "checkpoints" / f"{pathlib.PurePosixPath(root).name}-{key}"
         if not folder.is_dir():
             with whole_folder(folder) as part:
                 for name in names:
                     store.get_file(f"{root}/{name}", str(part / name))
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:  # each store has its own
         raise UserError(f"{source}: cannot be read ({error}); check the path and your right to read it") from error
     return folder / names[0] if single else folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from hyperseg_jax.data.sources import load_tokenizer
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import whole_folder
+from hyperseg_jax.results.whole import check_free, whole_folder
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Published, Row, Rule, first_rule, flatten
 from hyperseg_jax.tables.operators import Constant
@@ -24,6 +25,7 @@ from hyperseg_jax.weights.report import ImportReport
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, on_all_cores
 from hyperseg_jax.weights.tensor_file import TensorFile, open_checkpoint
 
+WRITTEN = ("config.json", "tokenizer.json", "model.safetensors", "import_report.json")
 ADAPTER = Rule(r".*/lora_[ab]", "LoRA adapters start anew: a published checkpoint has them merged")
 
 
@@ -38,7 +40,7 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         shape = self.file.tensors[self.name].shape
-        return shape if self.rows is None else (min(self.rows, shape[0]), *shape[1:])
+        return shape if self.rows is None or not shape else (min(self.rows, shape[0]), *shape[1:])
 
     @property
     def dtype(self) -> np.dtype:
@@ -46,7 +48,7 @@ class Tensor:
 
     def read(self) -> np.ndarray:
         array = self.file.read(self.name)
-        return array if self.rows is None else array[: self.rows]
+        return array if self.rows is None or not array.ndim else array[: self.rows]
 
 
 def import_weights(
@@ -68,9 +70,15 @@ def import_weights(
     config = ml_collections.ConfigDict(config.to_dict())
     adapters = {path: peft_adapter.read(path, config) for path in paths if (path / peft_adapter.CONFIG).is_file()}
     bases = [path for path in paths if path not in adapters]
+    if len(adapters) > 1:
+        raise UserError(f"{' and '.join(map(str, adapters))}: a model holds one adapter; give one of them")
+    check_free(out, WRITTEN, paths)
     with contextlib.ExitStack() as stack:
         files = [(_kind(system, file), file) for file in (stack.enter_context(open_checkpoint(path)) for path in bases)]
         files.sort(key=lambda given: system.published.index(given[0]))
+        for (kind, file), (again, other) in itertools.pairwise(files):
+            if kind == again:
+                raise UserError(f"{file.path} and {other.path}: both are {kind.name}; give one of them")
         report = ImportReport(out, {kind.name: str(file.path) for kind, file in files})
         found = _assign(system, files, report)
         _follow_sizes(config, files, found, report)
@@ -91,7 +99,7 @@ def import_weights(
             (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with SafetensorsWriter(part / "model.safetensors", leaves, {"format": model_folder.FORMAT}) as writer:
                 for path, value in {**made, **given}.items():
-                    writer.write(path, np.asarray(value).astype(leaves[path][1]))
+                    writer.write(path, _cast(np.asarray(value), leaves[path][1], path))
                 pieces = [piece for row in rows for piece in row.pieces()]
                 on_all_cores(lambda piece: _convert(piece, found, leaves, writer), pieces)
             report.loaded = {path: {"shape": list(shape), "dtype": kind.name} for path, (shape, kind) in leaves.items()
@@ -116,6 +124,8 @@ def _assign(
     found: dict[str, Tensor] = {}
     for kind, file in files:
         rows = dict(kind.rows)
+        for name in file.ignored:
+            report.ignore(kind.name, name, "not a tensor of the model")
         for name in file.tensors:
             rule = first_rule(kind.ignored, name)
             renamed = kind.rename(name)
@@ -128,6 +138,8 @@ def _assign(
                 report.ignore(kind.name, name, f"{other} holds it as well")
             else:
                 found[renamed] = Tensor(file, name, rows.get(renamed))
+                if found[renamed].shape != file.tensors[name].shape:
+                    report.ignore(kind.name, f"{name}[{rows[renamed]}:]", f"only its first {rows[renamed]} rows are used")
     return found
 
 
@@ -191,7 +203,7 @@ def _fit(
         elif path not in filled:
             problems.append(f"not in the weight table: {path}")
     if problems:
-        shown = "\n  ".join(problems[:60]) + (f"\n  ... {len(problems) - 60} more" if len(problems) > 60 else "")
+        shown = "\n  ".join(problems)
         names = ", ".join(kind.name for kind in kinds)
         raise UserError(f"the sources ({names}) do not fill the model of this config; give all parents that are needed, or the "
                         f"config of this checkpoint:\n  {shown}")  # fmt: skip
@@ -217,7 +229,7 @@ def _misfits(row: Row, found: Mapping[str, Tensor], expected: Mapping[str, Any])
         try:
             shapes = [leaf.shape for leaf in operator.to_flax(hollow)]
         except (ValueError, IndexError):
-            problems.append(f"{described}: has the wrong number of dimensions")
+            problems.append(f"{described}: cannot become {', '.join(row.paths)}")
             continue
         for path, shape in zip(row.paths, shapes, strict=True):
             wanted = tuple(expected[path].shape[len(place) :])
@@ -256,7 +268,11 @@ def _convert(
         return
     made = piece.operator.to_flax(tuple(found[name].read() for name in piece.names))
     for path, leaf in zip(piece.paths, made, strict=True):
-        try:
-            writer.write(path, cast(leaf, leaves[path][1], path), piece.place)
-        except OverflowError:
-            raise UserError(f"{', '.join(piece.names)}: has values beyond float16; use --dtype bfloat16 or float32") from None
+        writer.write(path, _cast(leaf, leaves[path][1], ", ".join(piece.names)), piece.place)
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, names: str) -> np.ndarray:
+    try:
+        return cast(array, dtype, names)
+    except OverflowError:
+        raise UserError(f"{names}: has values beyond {dtype}; use a wider --dtype") from None

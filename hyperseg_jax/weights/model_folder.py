@@ -17,6 +17,7 @@ import numpy as np
 import hyperseg_jax
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.whole import whole_folder
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights.safetensors_writer import SafetensorsWriter
@@ -80,14 +81,33 @@ def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh:
     """
     folder = find(name)
     given, wanted = read(folder), flatten(expected)
+    check_fit(folder, {path: array.shape for path, array in given.items()}, wanted, fresh=fresh)
+    return unflatten({path: _placed(array, wanted[path]) for path, array in given.items()})
+
+
+def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Shapes and types of the parameters of a model folder's config, by path. UserError where it describes no model."""
+    system = systems.get(config.system)
+    try:
+        return flatten(jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0))))
+    except UserError:
+        raise
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: does not describe a {config.system} of this version ({error}); "
+                        "take the folder whole, as `hyperseg train` wrote it") from error  # fmt: skip
+
+
+def check_fit(
+    folder: pathlib.Path, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any], *, fresh: Sequence[str] = ()
+) -> None:
+    """UserError listing all paths and shapes of a folder's file that are not those wanted; `fresh` may be missing."""
     problems = [f"missing: {path}" for path in wanted if path not in given and not _any(path, fresh)]
     problems += [f"unknown: {path}" for path in given if path not in wanted]
-    problems += [f"{path}: shape {tuple(given[path].shape)}, the config wants {tuple(wanted[path].shape)}"
-                 for path in wanted if path in given and given[path].shape != tuple(wanted[path].shape)]  # fmt: skip
+    problems += [f"{path}: shape {tuple(given[path])}, the config wants {tuple(wanted[path].shape)}"
+                 for path in wanted if path in given and tuple(given[path]) != tuple(wanted[path].shape)]  # fmt: skip
     if problems:
         shown = "\n  ".join(problems[:40]) + (f"\n  ... {len(problems) - 40} more" if len(problems) > 40 else "")
         raise UserError(f"{folder}: does not fit the config (is it of another config?):\n  {shown}")
-    return unflatten({path: _placed(array, wanted[path]) for path, array in given.items()})
 
 
 def _placed(array: np.ndarray, like: Any) -> Any:

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms import phi
@@ -23,6 +22,10 @@ from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Table, flatten, unflatten
+from hyperseg_jax.weights import strict_json
+from hyperseg_jax.weights.mapped_file import BadFile
+from hyperseg_jax.weights.safetensors_writer import FLOATS
+from hyperseg_jax.weights.tensor_file import open_tensors
 
 ADAPTER = r".*/lora_[ab]"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -81,17 +84,16 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
     path = folder / CONFIG
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        fields = strict_json.parse(path.read_bytes(), path.name)
+    except (OSError, BadFile) as error:
         raise UserError(f"{path}: not a readable config ({error}); give a folder that peft's save_pretrained wrote") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: not a table of fields; give a folder that peft's save_pretrained wrote")
     _check(path, fields, config)
     path = folder / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+    with open_tensors(path) as file:
+        odd = [name for name, info in file.tensors.items() if info.dtype.name not in FLOATS]
+        if odd:
+            raise UserError(f"{path}: {', '.join(odd)}: not of float32, float16 or bfloat16; save it in one of these with peft")
+        tensors = {name: file.read(name) for name in file.tensors}
     try:
         return flatten(table.to_flax(tensors, _shapes(config)))
     except UserError as error:

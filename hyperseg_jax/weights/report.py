@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -44,7 +45,8 @@ class ImportReport:
             entry[0] += 1
             entry[1] += math.prod(facts["shape"])
             entry[2].add(facts["dtype"])
-        table = Table(title=", ".join(f"{kind}: {path}" for kind, path in self.sources.items()), title_justify="left")
+        given = ", ".join(f"{kind}: {path}" for kind, path in self.sources.items())
+        table = Table(title=escape(given), title_justify="left")
         for name in ("", "what", "arrays", "parameters", "type"):
             table.add_column(name, justify="right" if name in ("arrays", "parameters") else "left")
         for part, (count, size, types) in parts.items():

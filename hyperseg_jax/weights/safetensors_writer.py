@@ -19,6 +19,7 @@ DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "int16": "I16",
     "int8": "I8", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
+THREADS = 8  # each may hold a layer in memory
 SHARD = 5_000_000_000  # bytes of a file, as transformers cuts them
 Described = Mapping[str, tuple[tuple[int, ...], Any]]  # {name: (shape, type)}
 FLOATS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -63,7 +64,10 @@ class SafetensorsWriter:
         offset = len(self._head) + self._starts[name] + number * part
         for data in in_order(array):
             while len(data):
-                done = os.pwrite(self._file.fileno(), data, offset)
+                try:
+                    done = os.pwrite(self._file.fileno(), data, offset)
+                except OSError as error:  # a full disk: say where
+                    raise OSError(error.errno, error.strerror, str(self.path)) from error
                 data, offset = data[done:], offset + done
         with self._lock:
             self._missing -= part
@@ -92,7 +96,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 def on_all_cores(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
     """work(piece) of each, some at a time; NumPy copies and writes let other threads run. Raises what the first raises."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS)) as pool:
         running = [pool.submit(work, piece) for piece in pieces]
         try:
             for future in running:
@@ -146,6 +150,6 @@ def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
         return array
     with np.errstate(over="ignore"):
         made = array.astype(dtype)
-    if dtype == np.float16 and not np.isfinite(made).all() and np.isfinite(array.astype(np.float32)).all():
+    if (np.isfinite(array) & ~np.isfinite(made)).any():
         raise OverflowError(name)
     return made

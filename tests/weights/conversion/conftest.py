@@ -55,7 +55,7 @@ def checkpoint(tmp_path):
     def make(tensors, name="published"):
         folder = tmp_path / name
         Tokenizer.toy().save(folder)
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / "model.safetensors")
+        save_file({key: np.asarray(value, order="C") for key, value in tensors.items()}, folder / "model.safetensors")
         return folder
 
     return make

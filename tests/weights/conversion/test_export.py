@@ -1,8 +1,13 @@
 """What goes out to PyTorch, and what is refused."""
 
+import errno
+import json
+import os
+
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.numpy import load_file
 
 from hyperseg_jax.commands import config as configs
@@ -73,12 +78,45 @@ def test_strict_authors_accepts_the_released_architecture(whole, saved, tmp_path
         ({"part": "mask2former"}, "lateral"),
         ({"part": "everything"}, "phi"),
         ({"part": "phi", "format": "state-dict"}, "--format hf"),
+        ({"format": "peft", "dtype": "float16"}, "as it is"),
     ],
 )
 def test_wishes_that_cannot_be_met(whole, saved, tmp_path, options, message):
     folder, _ = saved(whole())
     with pytest.raises(UserError, match=message):
         export_weights(folder, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_config_and_weights_of_different_models(whole, saved, tmp_path):
+    folder, _ = saved(whole())
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"num_layers": 2', '"num_layers": 1'))
+    with pytest.raises(UserError, match="does not fit the config"):
+        export_weights(folder, tmp_path / "out")
+    (folder / "config.json").write_text(text.replace('"num_queries"', '"number_queries"'))
+    with pytest.raises(UserError, match=r"config\.json: does not describe"):
+        export_weights(folder, tmp_path / "out")
+
+
+def test_the_authors_loader_finds_its_fields(whole, saved, tmp_path):
+    folder, _ = saved(whole())
+    export_weights(folder, tmp_path / "out", dtype="float16")
+    fields = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert fields["mask_decode_train"] and fields["model_type"] == "mipha_phi" and fields["torch_dtype"] == "float16"
+    assert "siglip" in fields["vision_config"]["vision_tower"]["vision_model_name_or_path"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert tokenizer.eos_token == "<|endoftext|>" and tokenizer.encode("a red disc") == Tokenizer.toy().encode("a red disc")
+
+
+def test_a_full_disk_is_named(saved, whole, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder, _ = saved(whole())
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*model\.safetensors"):
+        export_weights(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

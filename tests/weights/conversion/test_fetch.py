@@ -39,8 +39,9 @@ def test_code_and_second_copies_are_left_out():
 def test_a_store_is_copied_once(bucket):
     folder = fetch("memory://bucket/hyperseg")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    bucket.pipe("/bucket/hyperseg/config.json", b"changed")
-    assert (fetch("memory://bucket/hyperseg") / "config.json").read_bytes() == b"config.json"
+    assert fetch("memory://bucket/hyperseg") == folder
+    bucket.pipe("/bucket/hyperseg/config.json", b"changed since")
+    assert (fetch("memory://bucket/hyperseg") / "config.json").read_bytes() == b"changed since"
 
 
 def test_one_file_of_a_store(bucket):
@@ -52,7 +53,14 @@ def test_a_store_without_weights(bucket):
         fetch("memory://bucket/hyperseg/nothing")
 
 
-@pytest.mark.parametrize("name", ["odd-scheme://x/y", "nowhere.safetensors"])
+def test_texts_alone_are_no_checkpoint(bucket):
+    bucket.rm("/bucket/hyperseg/model.safetensors")
+    bucket.rm("/bucket/hyperseg/pytorch_model.bin")
+    with pytest.raises(UserError, match="holds no weights"):
+        fetch("memory://bucket/hyperseg")
+
+
+@pytest.mark.parametrize("name", ["odd-scheme://x/y", "nowhere.safetensors", "./nowhere", "../nowhere"])
 def test_what_is_no_place(name):
     with pytest.raises(UserError, match=name.split(":")[0]):
         fetch(name)
@@ -76,3 +84,19 @@ def test_a_hub_name_that_is_not_there(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "list_repo_files", refuse)
     with pytest.raises(UserError, match=r"someone/nothing.*404"):
         fetch("someone/nothing")
+
+
+def test_no_network_but_a_copy(tmp_path, monkeypatch):
+    def refuse(name, revision):
+        raise ConnectionError("no route to host")
+
+    def kept(name, revision, local_files_only=False, **_):
+        assert local_files_only
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", refuse)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", kept)
+    with pytest.raises(UserError, match="no route to host"):
+        fetch("someone/model")
+    (tmp_path / "model.safetensors").touch()
+    assert fetch("someone/model") == tmp_path
