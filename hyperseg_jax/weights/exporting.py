@@ -47,7 +47,6 @@ class Leaves:
         self._file, lora = file, config.model.lora
         self._scale = lora.alpha / lora.rank if lora.rank else 0.0
         self.merged = any(path.endswith("/lora_a") for path in file.tensors)
-        self.paths = [path for path in file.tensors if not path.endswith(("/lora_a", "/lora_b"))]
 
     def shape(self, path: str) -> tuple[int, ...]:
         return self._file.tensors[path].shape

@@ -18,6 +18,7 @@ def whole(micro):
         config.model.clip_encoder.update({"num_layers": 2, "feature_layer": -2, "keep_unused": True})
         config.model.mask_decoder.update({"keep_unused": True, "heads": ("box", "box_iou", "reid")})
         config.model.perceiver.gate = "none"
+        config.model.llm.num_layers = 2  # a stack of more than one
         config.model.mask_encoder.depths = (1, 1, 2, 1)  # one stage of scanned pairs
         config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
         return config.lock()
