@@ -77,8 +77,8 @@ class ClipScores(Sums):
             raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
         voids = [None] * len(target) if ignore is None else ignore
         frames = list(zip(prediction, target, voids, strict=True))
-        j = np.mean([region_similarity(*frame) for frame in frames])
-        f = np.mean([boundary_accuracy(*frame) for frame in frames])
+        j = float(np.mean([region_similarity(*frame) for frame in frames]))
+        f = float(np.mean([boundary_accuracy(*frame) for frame in frames]))
         self._add(group, j, f, 1)
 
     def compute(self) -> dict[str, float]:

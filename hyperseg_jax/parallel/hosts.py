@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import orbax.checkpoint  # noqa: F401: defines the flag below
+import orbax.checkpoint  # noqa: F401  it defines the flag below
 from absl import flags
 from jax._src import clusters, distributed  # the coordination service has no public door
 from jax.experimental import multihost_utils
@@ -76,7 +75,7 @@ def join(
     if coordinator is None or process_id is None or processes is None or not 0 <= process_id < processes:
         raise UserError(f"--process-id {process_id} of --processes {processes}: give 0 up to one less than their number")
     flags.FLAGS.mark_as_parsed()
-    flags.FLAGS.experimental_orbax_use_distributed_barrier = True  # its other barriers have no time limit
+    flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True  # its other barriers have no time limit
     _joined.names = tuple(roll_call(coordinator, process_id, processes, name=socket.gethostname(), seconds=limits.start))
     jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=int(limits.start),
                                heartbeat_timeout_seconds=int(limits.heartbeat),
@@ -143,28 +142,29 @@ def reached_stop(step: int) -> bool:
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
-def interrupted(*_: Any) -> None:
-    """A handler of Ctrl-C on one of many hosts: the same as SIGTERM, so that all stop at one step."""
-    os.kill(os.getpid(), signal.SIGTERM)
+def leave() -> None:
+    """The end of a run of many processes, which all come to it."""
+    if jax.process_count() > 1:
+        exchange("the end")
+        jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
-def ending(say: Callable[[str], None]) -> Iterator[None]:
-    """An error inside ends this process at once when there are others, which would wait for it: told first, exit code 1, 2 for
-    a UserError. All others notice within hosts.heartbeat."""
+def ending() -> Iterator[None]:
+    """Where there are other processes, an error inside ends this one at once, since they would wait for it: told first, exit
+    code 1, 2 for a UserError. The others notice within hosts.heartbeat."""
     try:
         yield
     except BaseException as error:
-        if jax.process_count() == 1 or isinstance(error, GeneratorExit):
+        if jax.process_count() == 1:
             raise
         if not isinstance(error, UserError):
             traceback.print_exc()
-            say("a step of many hosts broke off; most likely another host is gone. The same command on all hosts goes on from "
-                "the newest save")  # fmt: skip
-        say(f"error: process {name(jax.process_index())}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        line = f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UserError) else str(error)
+        broken = isinstance(error, jax.errors.JaxRuntimeError)
+        hint = "; another host may be gone, the same command on all hosts goes on from the newest save" if broken else ""
+        print(f"error: process {name(jax.process_index())}: {line}{hint}", file=sys.stderr, flush=True)
         with contextlib.suppress(Exception):  # where all fail alike, none pulls the rug from under another
             _service().wait_at_barrier("hyperseg/ending", 5000)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        time.sleep(0.5 if leads() else 0)  # it holds the service of the others
+        time.sleep(1 if leads() else 0)  # it holds the service of the others
         os._exit(2 if isinstance(error, UserError) else 1)

@@ -39,7 +39,7 @@ class Watchdog:
                 line = f"nothing has finished for {self._seconds:g} s; the stacks of all threads:\n"
                 sys.stderr.write(line)
                 sys.stderr.flush()
-                faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+                faulthandler.dump_traceback(2, all_threads=True)  # stderr, even where Python's own is wrapped
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 with self._file.open("a") as file:
                     file.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line)
