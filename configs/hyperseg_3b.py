@@ -117,7 +117,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.train = {
         "steps": 100000,
         "batch_size": 32,
-        "preset": "data",
+        "preset": "auto",  # how a run is spread over devices (parallel/presets.py); auto: by their kind
+        "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},  # sizes of its axes, 0: as the preset says
+        "frozen_type": "bfloat16",  # ours: the frozen half as it is published
+        "average": 0.0,  # share of a moving average of the weights that a step keeps (0.999); 0: no average
         "log_every": 20,
         "save_every": 2000,
         "eval_every": 5000,

@@ -146,8 +146,8 @@ class Checkpoints:
             train = found["train"]
             # A restored key spells its placement otherwise (P(None) for P()), which would compile the step again.
             train["key"] = jax.device_put(train["key"], state.key.sharding)
-            return state.replace(**found["params"], optimizer=train["optimizer"], step=train["step"],
-                                 skipped=train["skipped"], key=train["key"]), found["run"]  # fmt: skip
+            return state.replace(**found["params"], optimizer=train["optimizer"], average=train["average"],
+                                 step=train["step"], skipped=train["skipped"], key=train["key"]), found["run"]  # fmt: skip
         raise UserError(f"{self._checkpointer.directory}: no checkpoint fits this config or can be read whole ({reason}); "
                         "use the config it was trained with, or another --workdir")  # fmt: skip
 
@@ -170,7 +170,8 @@ def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
 
 
 def _train_part(state: TrainState) -> dict[str, Any]:
-    return {"optimizer": state.optimizer, "step": state.step, "skipped": state.skipped, "key": state.key}
+    return {"optimizer": state.optimizer, "average": state.average, "step": state.step, "skipped": state.skipped,
+            "key": state.key}  # fmt: skip
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 from rich.console import Console
@@ -18,13 +19,14 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.parallel import placement
+from hyperseg_jax.parallel import placement, report
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.training import evaluation, groups
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.observers import Observers
 from hyperseg_jax.training.state import TrainState, create, make_step
+from hyperseg_jax.training.state import shardings as state_shardings
 from hyperseg_jax.weights import model_folder
 
 
@@ -45,7 +47,8 @@ def train(
     tokenizer = sources.load_tokenizer(config.data.tokenizer)
     tasks = sources.build(config, system, console=console)
     model = system.build(config)
-    mesh = placement.mesh(config.train.preset)
+    mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
+    check_split(config, mesh)
     rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
                            config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
@@ -58,13 +61,14 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
         stop = stack.enter_context(interruptible())
         state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
+        report_placement(state, mesh, workdir, console)
         position = 0
         if checkpoints.latest is not None:
             state, run = checkpoints.restore(state, say=lambda line: console.print(line, highlight=False))
             position = run["global_next_index"]
             console.print(f"resuming at step {int(state.step)}", highlight=False)
         start_step, steps = int(state.step), config.train.steps
-        step_fn = jax.jit(make_step(system.loss(model, config), tx), donate_argnums=0)
+        step_fn = jax.jit(make_step(system.loss(model, config), tx, config.train.average), donate_argnums=0)
         stack.enter_context(placement.use(mesh))
         stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers))
         observers = stack.enter_context(Observers(workdir, start=start_step, steps=steps, console=console))
@@ -106,19 +110,39 @@ def start(
 
     resumes: its shapes and places are enough, the values will come from a checkpoint.
     """
-    plain = jax.eval_shape(lambda: system.init_plain(model, config, jax.random.key(config.seed)))
+    init = lambda: system.init(model, config, jax.random.key(config.seed))
+    boxed = jax.eval_shape(init)
+    plain, where = nn.unbox(boxed), placement.shardings(boxed, mesh)
     tx = groups.optimizer(groups.split(plain, rules)[0], rules, rate, betas=tuple(config.optimizer.betas),
                           clip_norm=config.optimizer.clip_norm, accumulate=config.optimizer.accumulate)  # fmt: skip
 
     def make(given: dict[str, Any]) -> TrainState:
-        params = system.init_plain(model, config, jax.random.key(config.seed))
-        return create(model_folder.overlay(params, given), rules, tx, config.seed)
+        params = model_folder.overlay(nn.unbox(init()), given)
+        return create(params, rules, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0)
 
+    abstract = jax.eval_shape(make, {})
+    state_where = state_shardings(abstract, where, rules, tx, mesh.whole)
     if resumes:
-        return placement.abstract_state(make, {}, mesh), tx
-    placed = placement.replicated(plain, mesh)
-    given = model_folder.load_params(config.init_from, placed, fresh=config.init_fresh) if config.init_from else {}
-    return placement.jit_state(make, given, mesh), tx
+        return placement.abstract_arrays(abstract, state_where), tx
+    given = {}
+    if config.init_from:
+        given = model_folder.load_params(config.init_from, placement.abstract_arrays(plain, where), fresh=config.init_fresh)
+    return jax.jit(make, out_shardings=state_where, donate_argnums=0)(given), tx
+
+
+def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
+    """Says where each parameter lies, on the console where there are several devices, and in the workdir's sharding.txt."""
+    rows = report.rows(state.params, mesh)
+    if mesh.mesh.size > 1:
+        report.show(rows, mesh, console)
+    (workdir / "sharding.txt").write_text("\n".join(report.lines(rows)) + "\n")
+
+
+def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
+    """The batch can be split over the mesh."""
+    if config.train.batch_size % mesh.batch_parts:
+        raise UserError(f"train.batch_size = {config.train.batch_size}: give a multiple of {mesh.batch_parts}, "
+                        f"the parts that preset {mesh.preset} splits a batch into")  # fmt: skip
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
