@@ -11,7 +11,8 @@ from hyperseg_jax.commands import config as configs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (tiny)")
-    parser.add_argument("--workdir", required=True, help="where the run lives, a folder or a bucket (gs://name/run); resumes if it has begun")
+    parser.add_argument("--workdir", required=True,
+                        help="where the run lives, a folder or a bucket (gs://name/run); resumes if it has begun")  # fmt: skip
     many = parser.add_argument_group("many hosts", "the same command on each; TPU pods, GKE and Slurm need none of these")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0 (or HYPERSEG_COORDINATOR)")
     many.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0 (or HYPERSEG_PROCESS_ID)")

@@ -1,4 +1,5 @@
-"""Checkpoints: parameters, train state and run facts, saved asynchronously and atomically by Orbax v1, on any number of hosts."""
+"""Checkpoints: parameters, train state and run facts, saved asynchronously and atomically by Orbax v1, from any number of
+hosts."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         kept: list[Any] = [policies.LatestN(self._keep)]
         if self._best:
-            kept.append(policies.BestN(get_metric_fn=lambda metrics: metrics["best"], n=1, keep_checkpoints_without_metrics=False))
+            best_one = lambda metrics: metrics["best"]
+            kept.append(policies.BestN(get_metric_fn=best_one, n=1, keep_checkpoints_without_metrics=False))
         context = ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=int(self._seconds)))
         try:
             return ocp.training.Checkpointer(
@@ -92,7 +94,7 @@ class Checkpoints:
         return self._settle() if wait else before
 
     def _probe(self) -> str:
-        """What keeps a file from being written just now. Asked before a save begins, which would fail half-way and by halves."""
+        """What keeps a file from being written just now. Asked before a save begins: Orbax fails on some hosts only."""
         if not hosts.leads():
             return ""
         file = self._folder / f".probe-{uuid.uuid4().hex}"

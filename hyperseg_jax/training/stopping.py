@@ -41,7 +41,7 @@ def interruptible() -> Iterator[Stop]:
         os.kill(os.getpid(), signal.SIGTERM)
 
     many = jax.process_count() > 1
-    handlers = {signal.SIGINT: pass_on} if many else {signal.SIGINT: ask, signal.SIGTERM: ask}
+    handlers: dict[int, Any] = {signal.SIGINT: pass_on} if many else {signal.SIGINT: ask, signal.SIGTERM: ask}
     try:
         for number, handler in handlers.items():
             before[number] = signal.signal(number, handler)

@@ -51,7 +51,8 @@ class Workdir:
         given = hosts.exchange("the config", resolved)
         other = [k for k, text in enumerate(given) if text != given[0]]
         if other:
-            raise UserError(f"process {hosts.name(other[0])} was given another config than process 0; start all with one command")
+            raise UserError(f"process {hosts.name(other[0])} was given another config than process 0; "
+                            "start all with one command")  # fmt: skip
         failure = ""
         if hosts.leads():
             try:
