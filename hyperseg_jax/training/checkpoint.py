@@ -45,7 +45,8 @@ class Checkpoints:
         if self._best:
             best_one = lambda metrics: metrics["best"]
             kept.append(policies.BestN(get_metric_fn=best_one, n=1, keep_checkpoints_without_metrics=False))
-        context = ocp.Context(async_options=ocp.options.AsyncOptions(timeout_secs=int(self._seconds)))
+        context = ocp.Context()
+        context.async_options.timeout_secs = int(self._seconds)
         try:
             return ocp.training.Checkpointer(
                 self._folder.absolute() if "://" not in str(self._folder) else self._folder,

@@ -71,13 +71,14 @@ def train(
         stop = stack.enter_context(interruptible())
         state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
         report_placement(state, mesh, workdir.local, console)
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
         position = 0
         if checkpoints.latest is not None:
             state, run = checkpoints.restore(state)
             position = run["global_next_index"]
             say(f"resuming at step {int(state.step)}")
         start_step, steps = int(state.step), config.train.steps
-        step_fn = jax.jit(make_step(system.loss(model, config), tx, config.train.average), donate_argnums=0)
+        step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average), places, mesh)
         stack.enter_context(placement.use(mesh))
         stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers,
                                             part=rows.part, parts=rows.parts))  # fmt: skip
@@ -93,7 +94,8 @@ def train(
                 observers.note(f"compiling the {task} step (once)")
                 compiled.add(task)
                 watchdog.patient()
-            state, metrics = step_fn(state, feed.put(next(stream)))
+            changed, metrics = step_fn(state.replace(key=None), state.key, feed.put(next(stream)))
+            state = changed.replace(key=state.key)
             check_compilations(step_fn, len(compiled))
             observers.advance(step)
             watchdog.beat()
@@ -195,6 +197,20 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"train.{name} = {config.train[name]}: give one or more")
     if config.optimizer.accumulate < 1:
         raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
+
+
+def jit_step(step: Callable[..., Any], places: TrainState, mesh: placement.Placement) -> Any:
+    """f(state without key, key, batch) -> (state without key, metrics), every leaf where it was. The state is donated.
+
+    The key never changes and stays outside: on several devices, one that comes out of a program spells its placement now as
+    P(), now as P(None), and the step would be compiled for both.
+    """
+
+    def keyless(state: TrainState, key: jax.Array, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = step(state.replace(key=key), batch)
+        return state.replace(key=None), metrics
+
+    return jax.jit(keyless, donate_argnums=0, out_shardings=(places.replace(key=None), mesh.whole))
 
 
 def check_compilations(step_fn: Any, buckets: int) -> None:
