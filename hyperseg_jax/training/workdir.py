@@ -105,7 +105,8 @@ class Workdir:
             if path.is_file() and not path.name.startswith(".") and self._pushed.get(path) != told:
                 target = self.home.joinpath(path.relative_to(self.local))
                 target.parent.mkdir(parents=True, exist_ok=True)
-                epath.Path(path).copy(target, overwrite=True)
+                with path.open("rb") as here, target.open("wb") as there:
+                    shutil.copyfileobj(here, there)
                 self._pushed[path] = told
 
 
