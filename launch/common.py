@@ -8,6 +8,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -146,7 +147,8 @@ def _scalar(value: Any) -> str:
 
 
 def main(run: Callable[[Sequence[str]], int]) -> None:
-    """Runs a script; LaunchError is one line and exit code 2."""
+    """Runs a script; LaunchError is one line and exit code 2. SIGTERM ends a script as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         status = run(sys.argv[1:])
     except LaunchError as error:
