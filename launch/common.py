@@ -49,7 +49,7 @@ def add_mounts(options: argparse.ArgumentParser) -> None:
 
 
 def parse(options: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """The parsed arguments; `overrides` holds each --config.x.y=value, `name` is fit for clusters. Unknown options exit with 2."""
+    """The parsed arguments; `overrides` holds each --config.x.y=value, `name` fits clusters. Unknown options exit with 2."""
     overrides = [text for text in arguments if text.startswith("--config.")]  # argparse would split values with spaces
     parsed = options.parse_args([text for text in arguments if not text.startswith("--config.")])
     for text in overrides:
@@ -101,12 +101,16 @@ def check_config(config: str) -> str:
     return str(path.relative_to(ROOT))
 
 
+def in_bucket(workdir: str) -> bool:
+    return re.match(r"gs://[^/]+/.", workdir) is not None
+
+
 def check_workdir(workdir: str, mounts: Sequence[Mount]) -> None:
     """A workdir that outlives the machine: in a bucket, or below a mount of one."""
     folder = pathlib.PurePosixPath(workdir)
-    if re.match(r"gs://[^/]+/.", workdir) or any(folder.is_relative_to(mount.path) for mount in mounts):
+    if in_bucket(workdir) or any(folder.is_relative_to(mount.path) for mount in mounts):
         return
-    raise LaunchError(f"WORKDIR {workdir}: the disk of a preempted TPU VM is lost; give gs://BUCKET/PATH, or a path in a --mount")
+    raise LaunchError(f"WORKDIR {workdir}: the disk of a preempted host is lost; give gs://BUCKET/PATH, or a path in a --mount")
 
 
 def require(program: str, advice: str) -> None:

@@ -2,14 +2,15 @@
 
   python launch/gke.py CONFIG gs://BUCKET/RUN --type v5e-16 --image IMAGE [--slices N] [--spot] [--config.x.y=value ...]
 
-The cluster has node pools of that type and topology, and the JobSet controller. IMAGE has this package installed, with its extras tpu
-and cloud, and is started in the folder of CONFIG. A preempted or evicted host restarts all hosts, as often as it happens, and the run
-goes on from WORKDIR; other failures restart them --restarts times.
+The cluster has the JobSet controller and a node pool for each slice; --dry-run shows how to make one. IMAGE has this package
+installed, with its extras tpu and cloud, in the folder that holds configs/. A preempted or evicted host restarts all hosts, as
+often as it happens, and the run goes on from WORKDIR; other failures restart them --restarts times.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -37,7 +38,8 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
     pod["nodeSelector"] = selector
     if parsed.spot:
         selector["cloud.google.com/gke-spot"] = "true"
-        pod["tolerations"] = [{"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
+        taint = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        pod["tolerations"] = [taint]
     pod["containers"] = [{
         "name": "train",
         "image": parsed.image,
@@ -71,6 +73,14 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def node_pool(parsed: argparse.Namespace) -> list[str]:
+    """The command that makes a node pool for one slice."""
+    piece = slices.get(parsed.type)
+    return ["gcloud", "container", "node-pools", "create", f"{piece.name}-0", "--cluster=CLUSTER", "--location=LOCATION",
+            "--node-locations=ZONE", f"--machine-type={piece.machine}", f"--tpu-topology={piece.topology}",
+            f"--num-nodes={piece.hosts}", *(["--spot"] if parsed.spot else [])]  # fmt: skip
+
+
 def ended(kubectl: Sequence[str], name: str) -> str:
     """Completed, Failed, or nothing while it runs or where there is none."""
     command = [*kubectl, "get", "jobset", name, "--ignore-not-found", "--output=jsonpath={.status.terminalState}"]
@@ -102,6 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     kubectl = ["kubectl", f"--namespace={parsed.namespace}"]
     apply, delete = [*kubectl, "apply", "--filename=-"], [*kubectl, "delete", "jobset", parsed.name]
     if parsed.dry_run:
+        print(f"# a node pool for each slice: {shlex.join(node_pool(parsed))}")
         print(text, end="")
         common.show(apply)
         return 0

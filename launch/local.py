@@ -2,14 +2,13 @@
 
   python launch/local.py CONFIG WORKDIR [--processes N] [--dry-run] [--config.x.y=value ...]
 
-Several devices in one process: --config.train.preset=data. --processes N starts N processes that form one run, as N hosts of a pod
-would. PYTHON names another interpreter.
+Several devices in one process: --config.train.preset=data. --processes N starts N processes that form one run, as N hosts of a
+pod would. PYTHON names another interpreter.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -47,7 +46,7 @@ def _copy(process: subprocess.Popen[bytes], prefix: bytes) -> None:
 def together(command: Sequence[str], environments: Sequence[Mapping[str, str]], name: str, grace: float) -> int:
     """Runs one process for each environment and gives the first status that is not zero, else zero.
 
-    SIGINT and SIGTERM are passed on to all. Once a process has failed, the others get SIGTERM, and SIGKILL `grace` seconds later.
+    SIGINT and SIGTERM are passed on to all. Once one has failed, the others get SIGTERM, and SIGKILL `grace` seconds later.
     """
     running = [subprocess.Popen(command, env={**os.environ, **extra}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 start_new_session=True) for extra in environments]  # fmt: skip
@@ -89,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
     command = common.train_command(parsed, os.environ.get("PYTHON", sys.executable))
     extras = environments(parsed.processes, parsed.cpu_devices)
     for extra in extras:
-        print(shlex.join([*(["env", *(f"{key}={value}" for key, value in extra.items())] if extra else []), *command]), flush=True)
+        common.show([*(["env"] if extra else []), *(f"{key}={value}" for key, value in extra.items()), *command])
     if parsed.dry_run:
         return 0
     if parsed.processes == 1:

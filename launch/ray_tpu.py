@@ -2,9 +2,9 @@
 
   python launch/ray_tpu.py CONFIG gs://BUCKET/RUN --type v5e-16 [--address http://HEAD:8265] [--config.x.y=value ...]
 
-With --address this checkout is sent to the cluster and started there as a Ray job, which outlives this machine; without, the script
-itself is the driver, on a host of the cluster. The hosts have this package's requirements installed. When a host is lost or fails,
-all are ended and started again, on a slice that is whole, up to --retries times; the run goes on from WORKDIR.
+With --address this checkout is sent to the cluster and started there as a Ray job, which outlives this machine; without, the
+script itself is the driver, on a host of the cluster. The hosts have this package's requirements installed. When a host is lost
+or fails, all are ended and started again, on a slice that is whole, up to --retries times; the run goes on from WORKDIR.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Host:
 
 
 def requests(piece: slices.Slice, pod: str) -> list[dict[str, float]]:
-    """The resources that each host's actor takes: all its chips, worker 0 the mark of its slice, the others the slice by name."""
+    """What each host's actor takes: all chips of the host, worker 0 the mark of its slice, the others the slice by name."""
     head = {f"TPU-{piece.accelerator}-head": 1.0, "TPU": float(piece.chips)}
     return [head, *({pod: 1.0, "TPU": float(piece.chips)} for _ in range(piece.hosts - 1))]
 

@@ -1,7 +1,7 @@
 """The TPU slices that runs are started on, by the name that people use: v5e-16, v5p-128, ...
 
-v5e and v6e are named by chips, v4 and v5p by TensorCores, two a chip. Facts from Google's pages "TPU v4", "TPU v5e", "TPU v5p" and
-"TPU v6e" (topologies, VMs), "Plan TPUs in GKE" (machine types, node labels) and "TPU software versions" (images), read in 2026:
+v5e and v6e are named by chips, v4 and v5p by TensorCores, two a chip. Facts from Google's pages on each generation (topologies,
+VMs), "Plan TPUs in GKE" (machine types, node labels) and "TPU software versions" (images), as of 2026:
 https://cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes}, https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
 """
 

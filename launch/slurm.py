@@ -1,9 +1,10 @@
 """Trains on a Slurm cluster: one process a host.
 
-  python launch/slurm.py CONFIG WORKDIR --nodes 4 --time 24:00:00 [--gpus 8] [--setup 'source env/bin/activate'] [--config.x.y=value ...]
+  python launch/slurm.py CONFIG WORKDIR --nodes 4 --time 24:00:00 [--gpus 8] [--setup LINE] [--config.x.y=value ...]
 
-WORKDIR is in a bucket or, as an absolute path, on a file system that all hosts share. The run saves before its time is over and is
-queued again, as it is after a host has failed; it goes on from WORKDIR each time.
+LINE enters the environment with this package, as in ". env/bin/activate".
+WORKDIR is in a bucket or, as an absolute path, on a file system that all hosts share. The run saves before its time is over and
+is queued again, as it is after a host has failed; it goes on from WORKDIR each time.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     parsed = common.parse(options, arguments)
     if parsed.nodes < 1:
         raise common.LaunchError("--nodes counts from 1")
-    if not parsed.workdir.startswith(("gs://", "/")):
+    if not parsed.workdir.startswith("/") and not common.in_bucket(parsed.workdir):
         raise common.LaunchError(f"WORKDIR {parsed.workdir}: give gs://BUCKET/PATH, or an absolute path that all hosts share")
     if parsed.config.endswith(".py"):
         if not pathlib.Path(parsed.config).is_file():

@@ -2,9 +2,9 @@
 
   python launch/tpu_vm.py CONFIG gs://BUCKET/RUN --type v5e-16 --zone us-west4-a [--queued] [--spot] [--config.x.y=value ...]
 
-A slice that is preempted is deleted and created again, and the run goes on from WORKDIR. The slice is deleted when the run has ended
-well, unless --keep; it stays when the run fails. Ctrl-C stops the run with a checkpoint and leaves the slice; the same line goes on.
-This script must stay up to watch: start it in tmux, or on a small VM.
+A slice that is preempted is deleted and created again, and the run goes on from WORKDIR. The slice is deleted when the run has
+ended well, unless --keep; it stays when the run fails. Ctrl-C stops the run with a checkpoint and leaves the slice; the same
+line goes on. This script must stay up to watch: start it in tmux, or on a small VM.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Tpu:
         return [*self.group, "delete", self.name, *self.place, *force, "--quiet"]
 
     def describe(self) -> list[str]:
-        return [*self.group, "describe", self.name, *self.place, f"--format=value({'state.state' if self.parsed.queued else 'state'})"]
+        field = "state.state" if self.parsed.queued else "state"
+        return [*self.group, "describe", self.name, *self.place, f"--format=value({field})"]
 
     def copy(self, path: str) -> list[str]:
         return [*self.group, "scp", path, f"{self.name}:{FOLDER}.tar.gz", *self.place, *self.everywhere]
@@ -96,11 +97,14 @@ def install(mounts: Sequence[common.Mount]) -> str:
         f"python3 -m uv pip install --quiet --python hyperseg_env/bin/python -e './{FOLDER}[tpu,cloud]'",
     ]
     if mounts:
-        key, source = "/usr/share/keyrings/cloud.google.asc", "/etc/apt/sources.list.d/gcsfuse.list"
+        key, packages = "/usr/share/keyrings/cloud.google.asc", "https://packages.cloud.google.com/apt"
         lines += [
-            f"command -v gcsfuse >/dev/null || {{ curl -sS https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee {key} "
-            f'>/dev/null; echo "deb [signed-by={key}] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" | '
-            f"sudo tee {source}; sudo apt-get -qq update; sudo apt-get -qq install -y gcsfuse; }}"
+            "if ! command -v gcsfuse >/dev/null; then",
+            f"  curl -sS {packages}/doc/apt-key.gpg | sudo tee {key} >/dev/null",
+            f'  echo "deb [signed-by={key}] {packages} gcsfuse-$(lsb_release -cs) main" |'
+            " sudo tee /etc/apt/sources.list.d/gcsfuse.list",
+            "  sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse",
+            "fi",
         ]
     for mount in mounts:
         lines += [
@@ -193,7 +197,7 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--reserved", action="store_true", help="from a reservation")
     options.add_argument("--service-account", help="e-mail of the account whose rights the hosts have")
     options.add_argument("--image", help="TPU VM software version (default: by type)")
-    options.add_argument("--retries", type=int, default=3, help="failures in a row, other than preemption, to start again after")
+    options.add_argument("--retries", type=int, default=3, help="starts after failures in a row that are no preemption")
     options.add_argument("--poll", type=float, default=30.0, help="seconds between looks at the slice's state")
     options.add_argument("--keep", action="store_true", help="leave the slice when the run has ended")
     common.add_mounts(options)
