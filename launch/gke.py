@@ -86,7 +86,7 @@ def ended(kubectl: Sequence[str], name: str) -> str:
     command = [*kubectl, "get", "jobset", name, "--ignore-not-found", "--output=jsonpath={.status.terminalState}"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     if shown.returncode:
-        raise common.LaunchError(f"kubectl cannot see jobset {name}: {shown.stderr.strip().splitlines()[-1:]}")
+        raise common.LaunchError(f"kubectl cannot see jobset {name}: {' '.join(shown.stderr.split())}")
     return shown.stdout.strip()
 
 

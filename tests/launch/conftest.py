@@ -21,7 +21,7 @@ class Scripts:
 
     def program(self, name, text):
         """A stand-in written in Python; it may use `log(words)`, `state` (a folder that stays) and `arguments`."""
-        head = (f"#!{sys.executable}\nimport pathlib, sys, time\narguments = sys.argv[1:]\nstate = pathlib.Path({str(self.folder)!r})\n"
+        head = (f"#!{sys.executable} -IS\nimport pathlib, sys, time\narguments = sys.argv[1:]\nstate = pathlib.Path({str(self.folder)!r})\n"
                 "def log(words):\n    with open(state / 'calls', 'a') as file: file.write(words + '\\n')\n")  # fmt: skip
         path = self.bin / name
         path.write_text(head + text)
@@ -32,7 +32,8 @@ class Scripts:
         return {**os.environ, "PATH": path, **extra}
 
     def command(self, script, *arguments):
-        return [sys.executable, str(ROOT / "launch" / f"{script}.py"), *arguments]
+        """-S: without installed packages, which the scripts do not need."""
+        return [sys.executable, "-S", str(ROOT / "launch" / f"{script}.py"), *arguments]
 
     def run(self, script, *arguments, **extra):
         return subprocess.run(self.command(script, *arguments), capture_output=True, text=True, timeout=60,
