@@ -131,7 +131,8 @@ def call(command: Sequence[str], text: str | None = None) -> int:
 def yaml_text(value: Any, indent: int = 0) -> str:
     """Maps, lists, text, integers and booleans as YAML, in the order given; texts of several lines as blocks."""
     pad, lines = "  " * indent, []
-    entries = [(f"{key}:", one) for key, one in value.items()] if isinstance(value, Mapping) else [("-", one) for one in value]
+    keyed = isinstance(value, Mapping)
+    entries = [(f"{_scalar(key)}:", one) for key, one in value.items()] if keyed else [("-", one) for one in value]
     for lead, one in entries:
         if isinstance(one, str) and "\n" in one:
             lines += [f"{pad}{lead} |", *(f"{pad}  {line}" for line in one.rstrip("\n").split("\n"))]

@@ -43,7 +43,7 @@ def script(parsed: argparse.Namespace) -> str:
         "child=$!",
         "wait $child; status=$?",
         "while kill -0 $child 2>/dev/null; do wait $child; status=$?; done",
-        'if [ -n "$stopped" ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+        'if [ -n "$stopped" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi',
         "exit $status",
     ]) + "\n"  # fmt: skip
 

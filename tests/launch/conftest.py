@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Scripts:
-    """Runs launch/NAME.py with a PATH of its own, on which stand-ins lie; nothing else of the machine is found but its shell tools."""
+    """Runs launch/NAME.py with a PATH of its own: stand-ins, and of the machine only its shell tools."""
 
     def __init__(self, folder):
         self.folder, self.bin = folder, folder / "bin"
@@ -21,8 +21,13 @@ class Scripts:
 
     def program(self, name, text):
         """A stand-in written in Python; it may use `log(words)`, `state` (a folder that stays) and `arguments`."""
-        head = (f"#!{sys.executable} -IS\nimport pathlib, sys, time\narguments = sys.argv[1:]\nstate = pathlib.Path({str(self.folder)!r})\n"
-                "def log(words):\n    with open(state / 'calls', 'a') as file: file.write(words + '\\n')\n")  # fmt: skip
+        head = f"""#!{sys.executable} -IS
+import pathlib, sys, time
+arguments, state = sys.argv[1:], pathlib.Path({str(self.folder)!r})
+def log(words):
+    with open(state / "calls", "a") as file:
+        file.write(words + "\\n")
+"""
         path = self.bin / name
         path.write_text(head + text)
         path.chmod(0o755)

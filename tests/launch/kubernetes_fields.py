@@ -1,9 +1,9 @@
 """The fields of the Kubernetes objects that launch/gke.py writes, with their types, from the published API.
 
-JobSet v1alpha2 as in its CustomResourceDefinition (kubernetes-sigs/jobset, config/components/crd/bases, August 2026), which holds
-batch/v1 Job and core/v1 Pod as well. An object's line has all its fields, not only ours: `name:type`, `!` where it is required.
-A type is a JSON type, `quantity` (integer or string), `map` (to texts), `text|text` (an enumeration), another object's line, or a
-list `[]` of one of these; `other` is an object that we do not write.
+JobSet v1alpha2 as in its CustomResourceDefinition (kubernetes-sigs/jobset, config/components/crd/bases, August 2026), which
+holds batch/v1 Job and core/v1 Pod as well. An object's line has all its fields, not only ours: `name:type`, `!` where it is
+required. A type is a JSON type, `quantity` (integer or string), `map` (to texts), `text|text` (an enumeration), another object's
+line, or a list `[]` of one of these; `other` is an object that we do not write.
 """
 
 OBJECTS = {
@@ -32,14 +32,15 @@ OBJECTS = {
     "ephemeralContainers:other[] hostAliases:other[] hostIPC:boolean hostNetwork:boolean hostPID:boolean hostUsers:boolean "
     "hostname:string hostnameOverride:string imagePullSecrets:other[] initContainers:Container[] nodeName:string "
     "nodeSelector:map os:other overhead:map preemptionPolicy:string priority:integer priorityClassName:string "
-    "readinessGates:other[] resourceClaims:other[] resources:other restartPolicy:Always|OnFailure|Never runtimeClassName:string "
+    "readinessGates:other[] resourceClaims:other[] resources:other restartPolicy:Always|OnFailure|Never "
+    "runtimeClassName:string "
     "schedulerName:string schedulingGates:other[] schedulingGroup:other securityContext:other serviceAccount:string "
     "serviceAccountName:string setHostnameAsFQDN:boolean shareProcessNamespace:boolean subdomain:string "
     "terminationGracePeriodSeconds:integer tolerations:Toleration[] topologySpreadConstraints:other[] volumes:Volume[]",
-    "Toleration": "effect:NoSchedule|PreferNoSchedule|NoExecute key:string operator:Exists|Equal|Lt|Gt tolerationSeconds:integer "
-    "value:string",
-    "Container": "args:string[] command:string[] env:other[] envFrom:other[] image:string imagePullPolicy:string lifecycle:other "
-    "livenessProbe:other name!:string ports:ContainerPort[] readinessProbe:other resizePolicy:other[] "
+    "Toleration": "effect:NoSchedule|PreferNoSchedule|NoExecute key:string operator:Exists|Equal|Lt|Gt "
+    "tolerationSeconds:integer value:string",
+    "Container": "args:string[] command:string[] env:other[] envFrom:other[] image:string imagePullPolicy:string "
+    "lifecycle:other livenessProbe:other name!:string ports:ContainerPort[] readinessProbe:other resizePolicy:other[] "
     "resources:ResourceRequirements restartPolicy:string restartPolicyRules:other[] securityContext:other startupProbe:other "
     "stdin:boolean stdinOnce:boolean terminationMessagePath:string terminationMessagePolicy:string tty:boolean "
     "volumeDevices:other[] volumeMounts:VolumeMount[] workingDir:string",

@@ -12,8 +12,8 @@ HERE = pathlib.Path(__file__).parent
 CASES = {
     "gke_v5e-16": ["--type=v5e-16", "--image=europe-docker.pkg.dev/project/images/hyperseg:1", "--name=lora"],
     "gke_v6e-8": ["--type=v6e-8", "--image=hyperseg", "--name=one-host", "--namespace=vision", "--restarts=0"],
-    "gke_v5p-128_2_spot": ["--type=v5p-128", "--image=hyperseg:1", "--slices=2", "--spot", "--name=full", "--service-account=trainer",
-                           "--mount=gs://datasets=/data", "--mount=gs://weights=/weights"],
+    "gke_v5p-128_2_spot": ["--type=v5p-128", "--image=hyperseg:1", "--slices=2", "--spot", "--name=full",
+                           "--service-account=trainer", "--mount=gs://datasets=/data", "--mount=gs://weights=/weights"],
 }  # fmt: skip
 RUN = ("hyperseg_3b", "gs://bucket/runs/first", "--config.train.steps=5", "--config.data.root=/data/a b")
 KUBECTL = """
@@ -82,7 +82,8 @@ def test_names_fit_their_places(scripts):
     for case in CASES:
         manifest = yaml.safe_load(rendered(scripts, case)[0])
         rule = manifest["spec"]["failurePolicy"]["rules"][0]
-        assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"]) and rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+        assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
+        assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
         (replicated,) = manifest["spec"]["replicatedJobs"]
         job = replicated["template"]["spec"]
         pod = job["template"]["spec"]

@@ -88,14 +88,16 @@ def test_only_published_flags_are_used(scripts, split, options):
     if "--queued" not in options:
         assert f"--version={'other' if '--image=other' in options else 'v2-alpha-tpuv5-lite'}" in create
     else:  # exactly one of the two ways to name nodes
-        assert ("--node-count=2" in create, "--node-id=first" in create) == (("--slices=2" in options), ("--slices=2" not in options))
+        several = "--slices=2" in options
+        assert ("--node-count=2" in create, "--node-id=first" in create) == (several, not several)
         assert "--force" in gcloud[-1] and all("--node=all" in command for command in gcloud[2:5])
     assert all("--worker=all" in command for command in gcloud[2:5])
 
 
 def test_the_shell_text_for_the_hosts_is_sound(scripts, split):
     shown = scripts.run("tpu_vm", *RUN, *SLICE, "--mount=gs://datasets=/data", "--config.data.root=/data/a b", "--dry-run")
-    texts = [word.removeprefix("--command=") for command in split(shown.stdout) for word in command if word.startswith("--command=")]
+    words = [word for command in split(shown.stdout) for word in command]
+    texts = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
     assert len(texts) == 2
     for text in texts:
         assert subprocess.run(["bash", "-n", "-c", text], check=False).returncode == 0
