@@ -80,11 +80,10 @@ def guarded(command: Sequence[str]) -> str:
     """
     return (
         "stopped=\n"
-        "trap 'stopped=143; kill -TERM $child 2>/dev/null' TERM\n"
+        "trap 'stopped=143; kill -TERM $! 2>/dev/null' TERM\n"
         f"{shlex.join(command)} &\n"
-        "child=$!\n"
-        "wait $child; status=$?\n"
-        "while kill -0 $child 2>/dev/null; do wait $child; status=$?; done\n"
+        "wait $!; status=$?\n"
+        "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done\n"
         "exit ${stopped:-$status}\n"
     )
 

@@ -40,9 +40,8 @@ def script(parsed: argparse.Namespace) -> str:
         """trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1""",
         *([parsed.setup] if parsed.setup else []),
         f"{shlex.join(command)} &",
-        "child=$!",
-        "wait $child; status=$?",
-        "while kill -0 $child 2>/dev/null; do wait $child; status=$?; done",
+        "wait $!; status=$?",
+        "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done",
         'if [ -n "$stopped" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi',
         "exit $status",
     ]) + "\n"  # fmt: skip

@@ -2,8 +2,8 @@
 
 JobSet v1alpha2 as in its CustomResourceDefinition (kubernetes-sigs/jobset, config/components/crd/bases, August 2026), which
 holds batch/v1 Job and core/v1 Pod as well. An object's line has all its fields, not only ours: `name:type`, `!` where it is
-required. A type is a JSON type, `quantity` (integer or string), `map` (to texts), `text|text` (an enumeration), another object's
-line, or a list `[]` of one of these; `other` is an object that we do not write.
+required. A type is a JSON type, `quantity` (integer or string), `map` (to texts), `text|text` (an enumeration), another
+object's line, or a list `[]` of one of these; `other` is an object that we do not write.
 """
 
 OBJECTS = {

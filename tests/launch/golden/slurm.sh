@@ -15,8 +15,7 @@ stopped=
 trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 . env/bin/activate
 srun --kill-on-bad-exit=1 python -m hyperseg_jax.train --config tiny --workdir /shared/runs/first '--config.a=b c' &
-child=$!
-wait $child; status=$?
-while kill -0 $child 2>/dev/null; do wait $child; status=$?; done
+wait $!; status=$?
+while kill -0 $! 2>/dev/null; do wait $!; status=$?; done
 if [ -n "$stopped" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi
 exit $status
