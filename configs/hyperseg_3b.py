@@ -147,5 +147,8 @@ def recipe() -> ml_collections.ConfigDict:
         "eval_every": 5000,
         "eval_examples": 500,
         "keep": 2,
+        "best": "",  # a score whose best checkpoint is kept as well, such as "referring/ciou"
     }
+    # Limits in seconds (parallel/hosts.py).
+    c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
     return c

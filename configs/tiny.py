@@ -87,5 +87,8 @@ def get_config() -> ml_collections.ConfigDict:
         "eval_every": 2000,
         "eval_examples": 60,
         "keep": 2,
+        "best": "",  # a score whose best checkpoint is kept as well, such as "referring/ciou"
     }
+    # Limits in seconds (parallel/hosts.py).
+    c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
     return c
