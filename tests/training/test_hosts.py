@@ -117,12 +117,14 @@ def continued(alone, tmp_path, step):
 
 
 def agree(run, alone, *, first=1e-5, later=1e-2):
-    """Batches bit-equal, the first loss to 1e-5, twenty steps to 1e-2; every score to float64's last bits or the model's."""
+    """Batches bit-equal, the first loss to 1e-5, all steps to 1e-2, every score to what the parameters differ by."""
     assert run.rows() == alone.rows()
     ours, theirs = run.losses(), alone.losses()
     assert ours.keys() == theirs.keys() and ours[1] == pytest.approx(theirs[1], rel=first)
     assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=later)
-    assert run.scores() == pytest.approx(alone.scores(), rel=1e-3)
+    scores, wanted = run.scores(), alone.scores()
+    assert scores["count"] == wanted["count"] == 12 and 0 < wanted["ciou"] < 1
+    assert scores == pytest.approx(wanted, rel=2e-2)
 
 
 def test_two_processes_stop_together_and_end_like_one(alone, world, tmp_path):
@@ -135,7 +137,6 @@ def test_two_processes_stop_together_and_end_like_one(alone, world, tmp_path):
     resumed = Run(tmp_path, world, 2).done()
     assert f"resuming at step {step}" in resumed.said()
     agree(resumed, alone)
-    assert resumed.scores()["count"] == 6 * 2
     for name, array in resumed.model().items():
         np.testing.assert_allclose(array, alone.model()[name], atol=1e-3)
 
@@ -201,6 +202,18 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(alone, world, tmp_
     begun = int(resumed.said().split("resuming at step ")[1].split()[0])
     assert steps - 4 <= begun <= steps, "more was lost than the steps since the last save, or one under way"
     agree(resumed, alone)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_the_others(world, tmp_path):
+    """Nothing closes its connections: only the heartbeat tells."""
+    run = Run(tmp_path, world, 2, pause=0.1).until(2)
+    run.processes[1].send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    code = run.processes[0].wait(60)
+    run.processes[1].kill()
+    assert code != 0 and time.monotonic() - began < 45
+    assert "another task died" in run.said() or "error: process 0" in run.said()
 
 
 @pytest.mark.slow
