@@ -17,6 +17,7 @@ import numpy as np
 from hyperseg_jax.commands import main
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import loop
+from hyperseg_jax.weights import model_folder
 
 SIDE, HIDDEN = 32, 256
 
@@ -82,4 +83,5 @@ if __name__ == "__main__":
     whole = systems.get("hyperseg")
     systems.get = lambda name: dataclasses.replace(whole, init=init, loss=loss, predict=predict)
     loop.Stream = Noted
+    model_folder.LARGE = 2**19  # the second matrix is gathered row by row, as a stack of layers is
     main.main(sys.argv[1:])
