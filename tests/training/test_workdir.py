@@ -20,7 +20,7 @@ from hyperseg_jax.weights import model_folder
 
 @pytest.fixture
 def small_system(monkeypatch):
-    """Two matrices in the place of the model."""
+    """A few matrices in the place of the model."""
     spec = importlib.util.spec_from_file_location("one_of_many", pathlib.Path(__file__).with_name("one_of_many.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
