@@ -64,7 +64,7 @@ def train(
     rows = feed.rows(config.train.batch_size)
     predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
     limits = hosts.Limits(**config.hosts)
-    say = lambda line: console.print(line, highlight=False)
+    say = lambda line: console.print(line, highlight=False, soft_wrap=True)
 
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(Workdir(home))

@@ -84,9 +84,8 @@ class Workdir:
             write_text(self.local / "config.json", json.dumps(resolved, indent=2, sort_keys=True) + "\n")
             self._fetch()
             self.push()
-        except Exception as error:  # a store's client raises what it likes
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise UserError(f"--workdir {self.home}: cannot be written ({reason}); give another folder") from error
+        except Exception as error:  # as in push
+            raise UserError(f"--workdir {self.home}: cannot be written ({_reason(error)}); give another folder") from error
 
     def _fetch(self) -> None:
         if self.remote:
@@ -104,9 +103,12 @@ class Workdir:
             told = (path.stat().st_mtime_ns, path.stat().st_size)
             if path.is_file() and not path.name.startswith(".") and self._pushed.get(path) != told:
                 target = self.home.joinpath(path.relative_to(self.local))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("rb") as here, target.open("wb") as there:
-                    shutil.copyfileobj(here, there)
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("rb") as here, target.open("wb") as there:
+                        shutil.copyfileobj(here, there)
+                except Exception as error:  # a store's client raises what it likes
+                    raise OSError(getattr(error, "errno", None), _reason(error), str(target)) from error
                 self._pushed[path] = told
 
 
@@ -115,6 +117,10 @@ def _files(path: epath.Path) -> list[epath.Path]:
     if path.is_dir():
         return [file for child in sorted(path.iterdir()) for file in _files(child)]
     return [path] if path.exists() else []
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 
 def _held(config: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A workdir in a bucket: what people read is written in a scratch folder and copied up, and fetched back by the run that goes on."""
+"""A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
 
 import json
 
@@ -66,5 +66,5 @@ def test_a_bucket_that_refuses_is_one_clear_line(bucket, micro, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(backend.fsspec_backend), "open", refuse)
-    with Workdir("gs://name/run") as workdir, pytest.raises(UserError, match="gs://name/run: cannot be written .Permission"):
+    with Workdir("gs://name/run") as workdir, pytest.raises(UserError, match=r"gs://name/run: cannot be written .Permission"):
         workdir.open(micro())
