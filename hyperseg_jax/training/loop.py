@@ -23,7 +23,9 @@ from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import evaluation, groups
 from hyperseg_jax.training.checkpoint import Checkpoints
-from hyperseg_jax.training.observers import Observers
+from hyperseg_jax.training.clock import Clock
+from hyperseg_jax.training.flops import Arithmetic
+from hyperseg_jax.training.observers import Observers, seconds_lost
 from hyperseg_jax.training.state import TrainState, create, make_step
 from hyperseg_jax.training.state import shardings as state_shardings
 from hyperseg_jax.training.stopping import interruptible
@@ -43,6 +45,7 @@ def train(
     Interrupted (Ctrl-C, SIGTERM) it saves and returns early; killed, it loses at most the steps since the last save, and the
     run that goes on is bit-equal to one that was never stopped. On many hosts (parallel/hosts.py) all of them call it.
     """
+    timer = Clock()
     console = console or Console(stderr=True, quiet=not hosts.leads())
     check_counts(config)
     system = systems.get(config.system)
@@ -76,13 +79,16 @@ def train(
         if checkpoints.latest is not None:
             state, run = checkpoints.restore(state)
             position = run["global_next_index"]
+            timer.resume(run["seconds"], lost=seconds_lost(workdir.local / "metrics.jsonl", run["seconds"]))
             say(f"resuming at step {int(state.step)}")
         start_step, steps = int(state.step), config.train.steps
         step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average), places, mesh)
+        arithmetic = Arithmetic(config, system)
         stack.enter_context(placement.use(mesh))
         stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers,
                                             part=rows.part, parts=rows.parts))  # fmt: skip
-        observers = stack.enter_context(Observers(workdir.local, start=start_step, steps=steps, console=console))
+        observers = stack.enter_context(Observers(workdir.local, start=start_step, steps=steps, console=console, timer=timer,
+                                                  profiled=tuple(config.train.profile)))  # fmt: skip
         watchdog = stack.enter_context(Watchdog(limits.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
         stack.enter_context(hosts.ending())
         unsaved = ""
@@ -90,19 +96,30 @@ def train(
         compiled: set[str] = set()
         for step in range(start_step + 1, steps + 1):
             task, _ = mixture.locate((step - 1) * config.train.batch_size)
+            timer.begin("data")
+            batch = feed.put(next(stream))
+            timer.begin("step")
             if task not in compiled:
+                timer.begin("compile")
                 observers.note(f"compiling the {task} step (once)")
                 compiled.add(task)
                 watchdog.patient()
-            changed, metrics = step_fn(state.replace(key=None), state.key, feed.put(next(stream)))
+                arithmetic.learn(task, state, batch)
+            observers.profile(step)
+            changed, metrics = step_fn(state.replace(key=None), state.key, batch)
             state = changed.replace(key=state.key)
+            timer.begin("step")
             check_compilations(step_fn, len(compiled))
+            arithmetic.count(task)
+            observers.tell()  # of the step before; the device has this one to do meanwhile
             observers.advance(step)
             watchdog.beat()
             if step % config.train.log_every == 0 or step == steps:
-                observers.losses(step, task, {name: float(value) for name, value in metrics.items()})
+                observers.losses(step, task, metrics, arithmetic.total)
             validates, scores = step % config.train.eval_every == 0 or step == steps, None
             if validates:
+                observers.tell()
+                timer.begin("evaluation")
                 watchdog.patient()
                 found = evaluation.evaluate(predict, state.params, tasks, limit=config.train.eval_examples,
                                             progress=observers.validating, feed=feed)  # fmt: skip
@@ -116,7 +133,9 @@ def train(
                 unsaved = attempt(say, "the model", model_folder.save, workdir.local / "model", config, tokenizer, state.params)
             # after all else of a step, so that what a checkpoint holds is complete; the best one is of a validation
             if step % config.train.save_every == 0 or last or (validates and config.train.best):
-                facts = {"global_next_index": stream.position, "system": config.system}
+                observers.tell()
+                timer.begin("checkpoint")
+                facts = {"global_next_index": stream.position, "system": config.system, "seconds": timer.read()}
                 failed = checkpoints.save(state, facts, scores=scores, wait=last)
                 unsaved = unsaved or (failed if last else "")
             if validates or last or step % config.train.save_every == 0:
