@@ -36,7 +36,7 @@ class Run:
         self.notes.mkdir(parents=True, exist_ok=True)
         fields = {"data.root": world, "train.steps": STEPS, "train.batch_size": 8, "train.save_every": 8, "train.keep": 3,
                   "train.preset": "fsdp", "train.eval_every": STEPS, "train.eval_examples": 6, "hosts.start": 60,
-                  "hosts.barrier": 30, "hosts.heartbeat": 10, "hosts.watchdog": 60,
+                  "hosts.barrier": 120, "hosts.heartbeat": 10, "hosts.watchdog": 60,
                   **{name.replace("__", "."): value for name, value in fields.items()}}  # fmt: skip
         command = [sys.executable, str(TESTS / "training" / "one_of_many.py"), "train", "--workdir", str(self.workdir),
                    "--config", str(TESTS / "micro_config.py"), *(f"--config.{k}={v}" for k, v in fields.items())]  # fmt: skip
