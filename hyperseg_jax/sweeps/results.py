@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.whole import write_text
@@ -56,7 +56,8 @@ def fields(rows: Sequence[Row]) -> list[str]:
 
 def table(rows: Sequence[Row], metric: Metric) -> Table:
     """For the terminal."""
-    shown = Table(*fields(rows), str(metric), f"best ({metric.mode})", "at step", "last step", "status")
+    heads = (*fields(rows), str(metric), f"best ({metric.mode})", "at step", "last step", "status")
+    shown = Table(*(Column(head, overflow="fold") for head in heads))
     for row in rows:
         best = row.best(metric)
         numbers = ("", "", "", "")

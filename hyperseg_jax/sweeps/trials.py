@@ -97,6 +97,7 @@ class Trial:
 
     def note(self, status: str, reason: str = "") -> None:
         """Records what became of it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         facts = {"status": status, "reason": reason, "values": dict(self.values), "workdir": self.workdir}
         write_text(self.record, json.dumps(facts, indent=2) + "\n")
 

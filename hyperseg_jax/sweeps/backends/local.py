@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from hyperseg_jax.sweeps.devices import Share
-from hyperseg_jax.sweeps.process import Training
+from hyperseg_jax.sweeps.process import Training, sigterm_is_ctrl_c
 from hyperseg_jax.sweeps.trials import DONE, Trial, outcome
 
 POLL_SECONDS = 0.2
@@ -26,7 +24,7 @@ def run(trials: Sequence[Trial], shares: Sequence[Share], *, say: Callable[[str]
     ended = len(trials) - len(waiting)
     if ended:
         say(f"{ended} of {len(trials)} trials are done already")
-    with _sigterm_is_ctrl_c():
+    with sigterm_is_ctrl_c():
         try:
             while waiting or running:
                 while waiting and free:
@@ -57,12 +55,3 @@ def _stop(running: Sequence[tuple[Trial, Training, Share]], say: Callable[[str],
         training.wait()
         finished = trial.reached_its_end()
         trial.note("finished" if finished else "interrupted", "" if finished else "the sweep was stopped")
-
-
-@contextlib.contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

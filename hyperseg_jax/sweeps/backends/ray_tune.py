@@ -11,12 +11,12 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.devices import CPU_SHARE
-from hyperseg_jax.sweeps.process import Training
+from hyperseg_jax.sweeps.process import Training, sigterm_is_ctrl_c
 from hyperseg_jax.sweeps.trials import DONE, Metric, Trial, outcome
 
 try:
@@ -50,24 +50,31 @@ def run(
     """
     os.environ.update({"TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a last report may come without a score
                        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1",
-                       "RAY_CHDIR_TO_TRIAL_DIR": "0"})  # fmt: skip
+                       "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0"})  # fmt: skip
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints each failure as a page; Records has a line
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     scheduler = asha and ASHAScheduler(time_attr="step", max_t=max(trial.steps for trial in trials), grace_period=asha.grace,
                                        reduction_factor=asha.factor, stop_last_trials=False)  # fmt: skip
-    space = {"trial": tune.grid_search(list(trials)), "metric": metric}
+    by_name = {trial.name: trial for trial in trials}
+    watched = tune.with_parameters(Watched, trials=by_name, metric=metric)
     tuner = tune.Tuner(
-        tune.with_resources(Watched, resources(per_trial)), param_space=space,
+        tune.with_resources(watched, resources(per_trial)), param_space={"name": tune.grid_search(list(by_name))},
         tune_config=tune.TuneConfig(metric="score", mode=metric.mode, scheduler=scheduler or None,
-                                    trial_dirname_creator=lambda trial: trial.config["trial"].name),
+                                    trial_dirname_creator=lambda trial: trial.config["name"]),
         run_config=tune.RunConfig(name=time.strftime("%Y%m%d-%H%M%S"), storage_path=str(out.absolute()), verbose=0,
+                                  checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the workdir has them
                                   failure_config=tune.FailureConfig(max_failures=RETRIES),
-                                  callbacks=[Records(len(trials), say)]),
+                                  callbacks=[Records(by_name, say)]),
     )  # fmt: skip
     try:
-        tuner.fit()
+        with sigterm_is_ctrl_c():
+            tuner.fit()
     finally:
+        for trial in trials:
+            if trial.status() == "running":
+                trial.note("interrupted", "the sweep was stopped")
         if started:
             ray.shutdown()  # workers of an interrupted sweep die, and their trainings save and stop
 
@@ -90,9 +97,8 @@ class Watched(tune.Trainable):
     tells all scores again, which the scheduler ignores.
     """
 
-    def setup(self, config: dict[str, Any]) -> None:
-        self.trial: Trial = config["trial"]
-        self.metric: Metric = config["metric"]
+    def setup(self, config: dict[str, Any], trials: Mapping[str, Trial], metric: Metric) -> None:
+        self.trial, self.metric = trials[config["name"]], metric
         self.training = None if self.trial.status() in DONE else Training(self.trial)
         self.told = 0
 
@@ -123,29 +129,32 @@ class Watched(tune.Trainable):
 class Records(tune.Callback):
     """Writes what becomes of the trials, in the process that started the sweep."""
 
-    def __init__(self, count: int, say: Callable[[str], None]) -> None:
-        self.count, self.say, self.ended = count, say, 0
+    def __init__(self, trials: Mapping[str, Trial], say: Callable[[str], None]) -> None:
+        self.trials, self.say, self.ended = trials, say, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles it into its record, which nobody reads
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        mine: Trial = trial.config["trial"]
+        mine = self.trials[trial.config["name"]]
         if mine.status() not in DONE:
             mine.note("running")
             self.say(f"started {mine.name}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.say(f"killed, goes on from its checkpoint: {trial.config['trial'].name}")
+        self.say(f"killed, goes on from its checkpoint: {trial.config['name']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result
         early = f"ASHA stopped it at step {result['step']}"
-        self._ended(trial.config["trial"], result.get("status", "stopped"), result.get("reason", early))
+        self._ended(self.trials[trial.config["name"]], result.get("status", "stopped"), result.get("reason", early))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        mine: Trial = trial.config["trial"]
-        self._ended(mine, "failed", f"killed or ended {RETRIES + 1} times: {mine.last_words()}")
+        mine = self.trials[trial.config["name"]]
+        self._ended(mine, "failed", f"ended {RETRIES + 1} times: {mine.last_words()}; Ray's view: {trial.error_file}")
 
     def _ended(self, trial: Trial, status: str, reason: str) -> None:
         self.ended += 1
         if trial.status() not in DONE:
             trial.note(status, reason)
-        self.say(f"{status} {trial.name} ({self.ended} of {self.count}){': ' + reason if reason else ''}")
+        self.say(f"{status} {trial.name} ({self.ended} of {len(self.trials)}){': ' + reason if reason else ''}")
