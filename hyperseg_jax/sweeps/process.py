@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from hyperseg_jax.sweeps.trials import Trial
 
@@ -38,9 +39,9 @@ class Training:
 
 
 @contextlib.contextmanager
-def sigterm_is_ctrl_c() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, so that a sweep ends in one way."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def on_sigterm(handler: Callable[..., Any]) -> Iterator[None]:
+    """SIGTERM ends a sweep in the way that Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:

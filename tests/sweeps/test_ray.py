@@ -23,7 +23,6 @@ SCORE = Metric("referring", "ciou", "max")
 @pytest.fixture
 def cluster(monkeypatch):
     """cluster(nodes): as many nodes of one core each."""
-    from ray import init, shutdown
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_worker_niceness", "0")  # a busy machine would starve them
@@ -34,10 +33,9 @@ def cluster(monkeypatch):
         for _ in range(nodes - 1):
             made[0].add_node(num_cpus=1)
         made[0].wait_for_nodes()
-        init(address=made[0].address, log_to_driver=False)
+        monkeypatch.setenv("RAY_ADDRESS", made[0].address)
 
     yield start
-    shutdown()
     for cluster in made:
         cluster.shutdown()
 
@@ -138,10 +136,8 @@ def test_bad_input_of_a_training_is_not_tried_again(cluster, fakes, seen, tmp_pa
 
 INTERRUPTED = """
 import pathlib, sys
-import ray
 from hyperseg_jax.sweeps.backends import ray_tune
 from hyperseg_jax.sweeps.trials import Metric, Trial
-ray.init(num_cpus=2, address="local", log_to_driver=False)
 out = pathlib.Path(sys.argv[1])
 fixed = ("train.steps=60", "pause=0.1")
 trials = [Trial({"rate": rate}, "tiny", fixed, 60, out, training="fake_training") for rate in ("1", "2", "3")]
@@ -150,13 +146,16 @@ ray_tune.run(trials, Metric("referring", "ciou", "max"), out.parent / "ray", per
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_sweep_that_was_ended_goes_on_and_loses_nothing(cluster, fakes, seen, tmp_path, number):
+def test_a_sweep_that_was_ended_goes_on_and_loses_nothing(cluster, fakes, seen, tmp_path, number, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     trials = fakes((1, 2, 3), steps=60, pause=0.1)
     process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(trials[0].folder)], stderr=subprocess.PIPE, text=True)
     seen.wait(lambda: process.poll() is not None or min(map(last_step, trials[:2])) >= 3, 120)
     process.send_signal(number)
     process.communicate()
     assert process.returncode != 0
+    if number == signal.SIGTERM:
+        assert [trial.status() for trial in trials[:2]] == ["interrupted"] * 2
     cluster(2)
     sweep(trials, tmp_path)
     assert [trial.status() for trial in trials] == ["finished"] * 3

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 
 from hyperseg_jax.sweeps.devices import Share
-from hyperseg_jax.sweeps.process import Training, sigterm_is_ctrl_c
+from hyperseg_jax.sweeps.process import Training, on_sigterm
 from hyperseg_jax.sweeps.trials import DONE, Trial, outcome
 
 POLL_SECONDS = 0.2
@@ -24,7 +25,7 @@ def run(trials: Sequence[Trial], shares: Sequence[Share], *, say: Callable[[str]
     ended = len(trials) - len(waiting)
     if ended:
         say(f"{ended} of {len(trials)} trials are done already")
-    with sigterm_is_ctrl_c():
+    with on_sigterm(signal.default_int_handler):
         try:
             while waiting or running:
                 while waiting and free:

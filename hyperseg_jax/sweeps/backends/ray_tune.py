@@ -10,13 +10,14 @@ import dataclasses
 import logging
 import os
 import pathlib
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.devices import CPU_SHARE
-from hyperseg_jax.sweeps.process import Training, sigterm_is_ctrl_c
+from hyperseg_jax.sweeps.process import Training, on_sigterm
 from hyperseg_jax.sweeps.trials import DONE, Metric, Trial, outcome
 
 try:
@@ -27,6 +28,7 @@ except ImportError as error:
     raise UserError("--backend ray: Ray is not installed; pip install 'hyperseg-jax[sweep]'") from error
 
 POLL_SECONDS = 0.2
+HEARTBEAT_SECONDS = 2.0  # how long a worker is deaf to Ray
 RETRIES = 3  # of a trial whose worker or training was killed
 BAD_INPUT = 2  # the exit code of a UserError: trying again would not help
 
@@ -49,12 +51,13 @@ def run(
     out: where Ray writes its logs. per_trial: TPU chips, GPUs or cores of a trial, by what the cluster has.
     """
     os.environ.update({"TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a last report may come without a score
-                       "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1",
-                       "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_AIR_NEW_OUTPUT": "0"})  # fmt: skip
+                       "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0",
+                       "RAY_AIR_NEW_OUTPUT": "0"})  # fmt: skip
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints each failure as a page; Records has a line
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        leave = {"RAY_kill_child_processes_on_worker_exit": "0"}  # a training saves when its worker ends
+        ray.init(runtime_env={"env_vars": leave}, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     scheduler = asha and ASHAScheduler(time_attr="step", max_t=max(trial.steps for trial in trials), grace_period=asha.grace,
                                        reduction_factor=asha.factor, stop_last_trials=False)  # fmt: skip
     by_name = {trial.name: trial for trial in trials}
@@ -69,14 +72,16 @@ def run(
                                   callbacks=[Records(by_name, say)]),
     )  # fmt: skip
     try:
-        with sigterm_is_ctrl_c():
+        with on_sigterm(lambda *_: signal.raise_signal(signal.SIGINT)):  # at which Tune asks its trials to stop, and returns
             tuner.fit()
     finally:
-        for trial in trials:
-            if trial.status() == "running":
-                trial.note("interrupted", "the sweep was stopped")
+        cut = [trial for trial in trials if trial.status() == "running"]
+        for trial in cut:
+            trial.note("interrupted", "the sweep was stopped")
         if started:
-            ray.shutdown()  # workers of an interrupted sweep die, and their trainings save and stop
+            ray.shutdown()
+    if cut:
+        raise KeyboardInterrupt
 
 
 def resources(per_trial: int | None) -> dict[str, float]:
@@ -91,7 +96,7 @@ def resources(per_trial: int | None) -> dict[str, float]:
 
 
 class Watched(tune.Trainable):
-    """A trial's training, seen through its metrics.jsonl: each iteration is one score, the last one tells how it ended.
+    """A trial's training, seen through its metrics.jsonl: an iteration is a score or a heartbeat, the last tells how it ended.
 
     Restarted elsewhere after a kill, it waits for the old process to end (sweeps.tether), goes on from the checkpoints, and
     tells all scores again, which the scheduler ignores.
@@ -103,6 +108,7 @@ class Watched(tune.Trainable):
         self.told = 0
 
     def step(self) -> dict[str, Any]:
+        until = time.monotonic() + HEARTBEAT_SECONDS
         while True:
             code = self.training.poll() if self.training else 0  # asked first, so that no score is missed
             for step, score in self.metric.scores(self.trial.lines()):
@@ -111,6 +117,8 @@ class Watched(tune.Trainable):
                     return {"step": step, "score": score}
             if code is not None:
                 return self._end(code)
+            if time.monotonic() > until:
+                return {"step": self.told}
             time.sleep(POLL_SECONDS)
 
     def _end(self, code: int) -> dict[str, Any]:
