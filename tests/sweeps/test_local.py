@@ -1,5 +1,6 @@
 """The queue on one machine: packing, and going on after every kind of end."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -21,19 +22,24 @@ def _quick(monkeypatch):
 
 
 def test_trials_are_packed_on_the_shares(fakes, seen):
-    trials, told = fakes((1, 2, 3, 4)), []
+    trials, told = fakes((1, 2, 3, 4, 5), pause=0.01), []
     shares = [Share({"CUDA_VISIBLE_DEVICES": "0"}), Share({"CUDA_VISIBLE_DEVICES": "1"}, cores=(CORE,))]
     local.run(trials, shares, say=told.append)
-    assert [trial.status() for trial in trials] == ["finished"] * 4
+    assert [trial.status() for trial in trials] == ["finished"] * 5
     starts = [seen.starts(trial) for trial in trials]
     assert all(len(start) == 1 for start in starts)
     assert {start[0]["environment"]["CUDA_VISIBLE_DEVICES"] for start in starts} == {"0", "1"}
     assert all(start[0]["cores"] == [CORE] for start in starts if start[0]["environment"]["CUDA_VISIBLE_DEVICES"] == "1")
+    for device in ("0", "1"):  # one after the other
+        mine = [(start[0]["time"], pathlib.Path(trial.workdir, "checkpoint.json").stat().st_mtime)
+                for trial, start in zip(trials, starts, strict=True)
+                if start[0]["environment"]["CUDA_VISIBLE_DEVICES"] == device]  # fmt: skip
+        assert len(mine) >= 2 and all(end < start for (_, end), (start, _) in itertools.pairwise(sorted(mine)))
     ends = [line for line in told if line.startswith(("started", "finished"))]
     assert [line.split()[0] for line in ends[:2]] == ["started"] * 2 and ends[2].startswith("finished")  # two at a time
 
     local.run(trials, [Share()], say=told.append)
-    assert told[-1] == "4 of 4 trials are done already"
+    assert told[-1] == "5 of 5 trials are done already"
     assert [seen.starts(trial) for trial in trials] == starts, "a finished trial was started again"
 
 
