@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="ray: stop poor trials early, none before so many steps (default: train.eval_every)")
     parser.add_argument("--asha-factor", type=float, default=3.0, help="one in so many goes on at each rung")
     parser.add_argument("--workdirs", default="", help="where the workdirs lie, such as gs://bucket/x; default: OUT/trials")
+    parser.add_argument("--launch", default="", metavar="OPTIONS", help="gke, slurm: what else the launch script is told: "
+                        "--launch='--type v5e-16 --image IMAGE'")  # fmt: skip
     parser.add_argument("--resubmit", action="store_true", help="gke, slurm: submit what has not ended again; its job is dead")
     parser.add_argument("--dry-run", action="store_true", help="print each trial's command and stop")
     parser.epilog = "--config.x.y=value changes one field in every trial. docs/sweeps.md has examples."
@@ -83,8 +85,8 @@ def _metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metr
 
 def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:
     """All trials with their configs. UserError where a field is not in the config or takes another type."""
-    path = configs.find(parsed.config)
-    named = str(path.absolute()) if pathlib.Path(parsed.config).is_file() else parsed.config  # workers stand elsewhere
+    file, colon, argument = parsed.config.partition(":")
+    named = f"{pathlib.Path(file).absolute()}{colon}{argument}" if pathlib.Path(file).is_file() else parsed.config
     workdirs = parsed.workdirs.rstrip("/")
     if workdirs and "://" not in workdirs:
         workdirs = str(pathlib.Path(workdirs).absolute())
@@ -109,10 +111,12 @@ def _starter(
         raise UserError(f"--per-trial {parsed.per_trial}: give one or more; with gke and slurm a trial is a job")
     if parsed.resubmit and backend not in launchers.BACKENDS:
         raise UserError(f"--resubmit: is for gke and slurm; --backend {backend} goes on by itself")
+    if parsed.launch and backend not in launchers.BACKENDS:
+        raise UserError(f"--launch: is for gke and slurm; --backend {backend} uses no launch script")
     if backend in launchers.BACKENDS:
-        commands = [launchers.command(trial, backend) for trial in trials]
-        _show(parsed, commands)
-        return lambda: launchers.run(trials, backend, resubmit=parsed.resubmit, say=say)
+        options = shlex.split(parsed.launch)
+        _show(parsed, [launchers.command(trial, backend, options) for trial in trials])
+        return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, say=say)
     _show(parsed, [trial.command() for trial in trials])
     if backend == "local":
         return lambda: _run_here(trials, parsed.per_trial, say)

@@ -99,6 +99,7 @@ def test_a_folder_of_another_config_is_refused(type_in):
     ("--grid rate=1 --per-trial 0", ("--per-trial 0", "give one or more",)),
     ("--grid rate=1 --per-trial 9999", ("--per-trial 9999", "this machine has",)),
     ("--grid rate=1 --backend slurm --per-trial 1", ("--per-trial 1", "a trial is a job",)),
+    ("--grid rate=1 --launch='--time 1:00'", ("--launch", "uses no launch script")),
     ("--grid rate=1 --resubmit", ("--resubmit", "goes on by itself",)),
     ("--grid rate=1 --out c.py/x", ("--out c.py/x", "give another folder",)),
 ])  # fmt: skip

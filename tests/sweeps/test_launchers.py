@@ -31,15 +31,15 @@ def calls(root):
 def submit(trials, root, resubmit=False):
     told = []
     trials[0].folder.mkdir(parents=True, exist_ok=True)
-    launchers.run(trials, "slurm", resubmit=resubmit, say=told.append, root=root)
+    launchers.run(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, say=told.append, root=root)
     return told
 
 
 def test_each_trial_is_a_job_and_is_submitted_once(fakes, root, seen):
     trials = fakes((1, 2))
     submit(trials, root)
-    assert calls(root) == [["tiny", trial.workdir, "--name", launchers.job_name(trial), "--config.train.steps=20",
-                            f"--config.rate={trial.values['rate']}"] for trial in trials]  # fmt: skip
+    assert calls(root) == [["tiny", trial.workdir, "--name", launchers.job_name(trial), "--time", "1:00",
+                            "--config.train.steps=20", f"--config.rate={trial.values['rate']}"] for trial in trials]  # fmt: skip
     assert [trial.status() for trial in trials] == ["submitted"] * 2
 
     local_end = {"kind": "train", "step": 20, "task": "referring", "loss": 1.0}

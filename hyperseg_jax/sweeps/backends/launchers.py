@@ -16,13 +16,16 @@ BACKENDS = ("gke", "slurm")
 ROOT = pathlib.Path(hyperseg_jax.__file__).parent.parent
 
 
-def command(trial: Trial, backend: str, *, root: pathlib.Path = ROOT) -> list[str]:
-    """The launch script's line for a trial. UserError where there is no checkout with that script."""
+def command(trial: Trial, backend: str, options: Sequence[str] = (), *, root: pathlib.Path = ROOT) -> list[str]:
+    """The launch script's line for a trial; options: what else the script is told, such as the type of a slice.
+
+    UserError where there is no checkout with that script.
+    """
     script = root / "launch" / f"{backend}.py"
     if not script.is_file():
         raise UserError(f"--backend {backend}: needs launch/{backend}.py, and {root} has none; run from a checkout, "
                         "installed with pip install -e")  # fmt: skip
-    return [sys.executable, str(script), trial.config, trial.workdir, "--name", job_name(trial), *trial.flags()]
+    return [sys.executable, str(script), trial.config, trial.workdir, "--name", job_name(trial), *options, *trial.flags()]
 
 
 def job_name(trial: Trial) -> str:
@@ -32,8 +35,9 @@ def job_name(trial: Trial) -> str:
 
 
 def run(
-    trials: Sequence[Trial], backend: str, *, resubmit: bool, say: Callable[[str], None], root: pathlib.Path = ROOT
-) -> None:
+    trials: Sequence[Trial], backend: str, options: Sequence[str] = (), *, resubmit: bool, say: Callable[[str], None],
+    root: pathlib.Path = ROOT,
+) -> None:  # fmt: skip
     """Submits what has not been submitted, and notes what has come to its end since.
 
     resubmit: submits again what was submitted and has not ended, whether its job lives or not.
@@ -47,7 +51,8 @@ def run(
             say(f"{status} {trial.name}")
             continue
         with trial.log.open("a") as log:
-            code = subprocess.run(command(trial, backend, root=root), stdout=log, stderr=subprocess.STDOUT).returncode
+            line = command(trial, backend, options, root=root)
+            code = subprocess.run(line, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
             raise UserError(f"launch/{backend}.py ended with code {code}: {trial.last_words()} (all of it in {trial.log}); "
                             "what was submitted before stays so, the same command submits the rest")  # fmt: skip
