@@ -85,8 +85,9 @@ def _metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metr
 
 def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:
     """All trials with their configs. UserError where a field is not in the config or takes another type."""
-    file, colon, argument = parsed.config.partition(":")
-    named = f"{pathlib.Path(file).absolute()}{colon}{argument}" if pathlib.Path(file).is_file() else parsed.config
+    named, (file, colon, argument) = parsed.config, parsed.config.partition(":")
+    if pathlib.Path(file).is_file() and parsed.backend not in launchers.BACKENDS:  # workers of Ray stand elsewhere
+        named = f"{pathlib.Path(file).absolute()}{colon}{argument}"
     workdirs = parsed.workdirs.rstrip("/")
     if workdirs and "://" not in workdirs:
         workdirs = str(pathlib.Path(workdirs).absolute())

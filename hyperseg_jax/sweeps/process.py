@@ -12,6 +12,8 @@ from typing import Any
 
 from hyperseg_jax.sweeps.trials import Trial
 
+ALONE = {"HYPERSEG_PROCESSES": "1"}  # a trial inside a job of Slurm or on a host of a pod does not look for others
+
 
 class Training:
     """A started training; its output goes to the trial's log. It is asked to stop when this process dies, however it dies."""
@@ -21,7 +23,7 @@ class Training:
         tether = (sys.executable, "-m", "hyperseg_jax.sweeps.tether", str(trial.lock), ",".join(map(str, cores)),
                   str(os.getpid()))  # fmt: skip
         with trial.log.open("a") as log:  # a session of its own: Ctrl-C reaches it through stop() alone
-            self._process = subprocess.Popen([*tether, *trial.command()], env={**os.environ, **environment},
+            self._process = subprocess.Popen([*tether, *trial.command()], env={**os.environ, **ALONE, **environment},
                                              stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                              start_new_session=True)  # fmt: skip
 

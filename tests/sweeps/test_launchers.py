@@ -38,8 +38,8 @@ def submit(trials, root, resubmit=False):
 def test_each_trial_is_a_job_and_is_submitted_once(fakes, root, seen):
     trials = fakes((1, 2))
     submit(trials, root)
-    assert calls(root) == [["tiny", trial.workdir, "--name", launchers.job_name(trial), "--time", "1:00",
-                            "--config.train.steps=20", f"--config.rate={trial.values['rate']}"] for trial in trials]  # fmt: skip
+    given = lambda trial: ["--time", "1:00", "--config.train.steps=20", f"--config.rate={trial.values['rate']}"]
+    assert calls(root) == [["tiny", t.workdir, "--name", launchers.job_name(t), *given(t)] for t in trials]
     assert [trial.status() for trial in trials] == ["submitted"] * 2
 
     local_end = {"kind": "train", "step": 20, "task": "referring", "loss": 1.0}
