@@ -6,8 +6,14 @@ mention a mesh axis.
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
+from jax.sharding import PartitionSpec as P
 
 AXES = {
     # parameters
@@ -53,10 +59,46 @@ def check(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Marks the logical axes of an activation; without a mesh or rules it returns x as it is."""
+    """Marks the logical axes of an activation; without a mesh or rules it returns x as it is.
+
+    A dimension that its mesh axes do not divide stays whole, with a warning; the batch must be divisible (ValueError).
+    """
     if x.ndim != len(names):
         raise ValueError(f"constrain: array of {x.ndim} dimensions {x.shape} got {len(names)} names {names}")
-    return nn.with_logical_constraint(x, check(names))
+    check(names)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = list(resolve(names))
+    for k, (name, axis) in enumerate(zip(names, spec, strict=True)):
+        parts = size(axis, mesh)
+        if x.shape[k] % parts:
+            if name == "batch":
+                raise ValueError(f"a batch of {x.shape[k]} rows cannot be split over {parts} devices ({axis})")
+            warnings.warn(f"{name} of {x.shape[k]} is not divisible by {parts} ({axis}) and stays whole", stacklevel=2)
+            spec[k] = None
+    return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def by_shard(function: Callable[..., Any], *names: tuple[str | None, ...], out: tuple[str | None, ...]) -> Callable[..., Any]:
+    """function, each device on its own part of the arguments: what follows from one part alone needs no communication, and
+    a loop in it turns as often as this part needs. names: the logical axes of each argument; out: those of the result."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function
+    specs = tuple(map(resolve, names))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=resolve(out), check_vma=False)
+
+
+def resolve(names: Sequence[str | None], rules: Sequence[tuple[str, Any]] | None = None) -> P:
+    """The mesh axes of logical axes, under rules or those that are in use (nn.logical_axis_rules)."""
+    spec = nn.logical_to_mesh_axes(check(tuple(names)), rules)
+    return P() if spec is None else spec
+
+
+def size(axis: str | tuple[str, ...] | None, mesh: Any) -> int:
+    """Into how many parts a dimension is split that lies on these axes of a mesh."""
+    return math.prod(mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis or ()))
 
 
 def named(init: nn.initializers.Initializer, *names: str | None) -> nn.initializers.Initializer:

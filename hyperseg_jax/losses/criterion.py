@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from hyperseg_jax import axes
 from hyperseg_jax.losses import masks, scores
 from hyperseg_jax.losses.points import PointDraws, draw_points, sample_cells, sample_masks, uncertain_points
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts, count_targets
@@ -28,8 +28,11 @@ class MaskLosses:
 
 
 def match_all(cost: jax.Array, valid: jax.Array) -> jax.Array:
-    """cost [S, B, Q, N], valid [B, N] -> int32 [S, B, N]. All problems run in one loop."""
-    return jax.vmap(jax.vmap(hungarian), in_axes=(0, None))(cost, valid)
+    """cost [S, B, Q, N], valid [B, N] -> int32 [S, B, N]. All problems of a device run in one loop, apart from other devices:
+    split by the compiler, every turn of the loop would wait for all of them."""
+    solve = jax.vmap(jax.vmap(hungarian), in_axes=(0, None))
+    problems, rows = (None, "batch", None, None), ("batch", None)
+    return axes.by_shard(solve, problems, rows, out=(None, "batch", None))(cost, valid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,6 @@ class MaskCriterion:
 
     points: "per_mask" samples the losses at points of each matched mask's own (the references); "shared" lets the masks of a
     row share them, several times quicker; "grid" uses the cell centres of the mask logits and no random point, for small maps.
-    match: the assignment; where the batch is sharded, match_all inside shard_map.
     """
 
     num_points: int = 12544
@@ -54,7 +56,6 @@ class MaskCriterion:
     match_mask_weight: float = 5.0
     match_dice_weight: float = 5.0
     match_class_weight: float = 2.0
-    match: Callable[[jax.Array, jax.Array], jax.Array] = match_all
 
     def __post_init__(self) -> None:
         if self.points not in ("per_mask", "shared", "grid"):
@@ -87,7 +88,7 @@ class MaskCriterion:
             counts = count_targets(targets, prediction.mask_logits.shape[1], regions, self.background_weight)
 
         costs = jnp.stack([self.cost(stage, targets, _at(draws, i)) for i, stage in enumerate(stages)])
-        query_of_target = self.match(jax.lax.stop_gradient(costs), targets.valid)
+        query_of_target = match_all(jax.lax.stop_gradient(costs), targets.valid)
         losses = [
             self.stage_losses(stage, targets, query_of_target[i], _at(draws, i), counts) for i, stage in enumerate(stages)
         ]

@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from hyperseg_jax import axes
 from hyperseg_jax.ops.sampling import grid_sample, resize_bilinear
 
 
@@ -30,6 +31,7 @@ def draw_points(
     kept, tried = int(importance * num_points), int(oversample * num_points)
     # One draw for all three, because every call of the generator is a program of its own to compile.
     drawn = jax.random.uniform(key, (stages, rows, num_points + sets * (tried + num_points - kept), 2))
+    drawn = axes.constrain(drawn, None, "batch", None, None)
     matching, candidates, fresh = jnp.split(drawn, (num_points, num_points + sets * tried), axis=2)
     own = (stages, rows, sets, -1, 2)
     return PointDraws(matching, candidates.reshape(own), fresh.reshape(own))
@@ -71,5 +73,6 @@ def uncertain_points(
     uncertainty = -jnp.abs(sample_masks(jax.lax.stop_gradient(logits), candidates))  # [B, N, P']
     if candidates.shape[1] == 1:
         uncertainty = jnp.max(jnp.where(valid[..., None], uncertainty, -jnp.inf), axis=1, keepdims=True)
-    _, chosen = jax.lax.top_k(uncertainty, kept)
+    rows = ("batch", None, None)  # top_k is no operation that the compiler splits by itself
+    chosen = axes.by_shard(lambda x: jax.lax.top_k(x, kept)[1], rows, out=rows)(uncertainty)
     return jnp.concatenate([jnp.take_along_axis(candidates, chosen[..., None], axis=2), fresh], axis=2)

@@ -17,7 +17,8 @@ Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 class TrainState(flax.struct.PyTreeNode):
     """step: batches taken. skipped: batches whose loss or gradient was not finite. key: folded with the step for dropout and
-    sampled points. trainable and frozen are the two halves of the parameters; only the first has optimizer state."""
+    sampled points. trainable and frozen are the two halves of the parameters; only the first has optimizer state. average: a
+    moving average of the trainable half, empty where none is kept."""
 
     step: jax.Array
     skipped: jax.Array
@@ -25,21 +26,50 @@ class TrainState(flax.struct.PyTreeNode):
     trainable: Any
     frozen: Any
     optimizer: Any
+    average: Any
 
     @property
     def params(self) -> dict[str, Any]:
-        return groups.merge(self.trainable, self.frozen)
+        """What is evaluated and kept as the model."""
+        return groups.merge(self.average or self.trainable, self.frozen)
 
 
-def create(params: Any, table: tuple[groups.Group, ...], tx: optax.GradientTransformation, seed: int) -> TrainState:
-    """A fresh state around parameters."""
+def create(
+    params: Any, table: tuple[groups.Group, ...], tx: optax.GradientTransformation, seed: int, *, frozen_type: str = "",
+    averaged: bool = False,
+) -> TrainState:  # fmt: skip
+    """A fresh state around parameters. frozen_type: type to keep frozen floats in, theirs where empty. averaged: keeps a
+    moving average."""
     trainable, frozen = groups.split(params, table)
+    if frozen_type:
+        frozen = jax.tree.map(lambda x: x.astype(frozen_type), frozen)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, zero, jax.random.key(seed), trainable, frozen, tx.init(trainable))
+    average = jax.tree.map(jnp.copy, trainable) if averaged else {}
+    return TrainState(zero, zero, jax.random.key(seed), trainable, frozen, tx.init(trainable), average)
 
 
-def make_step(loss: Loss, tx: optax.GradientTransformation) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
-    """step(state, batch) -> (state, metrics). A batch that is not finite changes nothing but the counters."""
+def shardings(
+    state: TrainState, params: Any, table: tuple[groups.Group, ...], tx: optax.GradientTransformation, whole: Any
+) -> TrainState:
+    """Where each leaf of a state lies: moments and averages beside their parameter, counters on every device.
+
+    state: shapes (of `create`). params: shardings of all parameters. whole: the sharding of a copy on each device.
+    """
+    trainable, frozen = groups.split(params, table)
+    masked = lambda x: isinstance(x, optax.MaskedNode)  # of another group
+    optimizer = optax.tree.map_params(tx, lambda leaf, at: leaf if masked(leaf) else at, state.optimizer, trainable,
+                                      transform_non_params=lambda _: whole, is_leaf=masked)  # fmt: skip
+    return TrainState(whole, whole, whole, trainable, frozen, optimizer, trainable if state.average else {})
+
+
+def make_step(
+    loss: Loss, tx: optax.GradientTransformation, average: float = 0.0
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
+    """step(state, batch) -> (state, metrics). A batch that is not finite changes nothing but the counters.
+
+    average: how much of the moving average a step keeps (0.999), where the state has one. It starts quickly: after n steps
+    at most (1 + n) / (10 + n) is kept.
+    """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
@@ -53,10 +83,15 @@ def make_step(loss: Loss, tx: optax.GradientTransformation) -> Callable[[TrainSt
         updates, optimizer = tx.update(gradient, state.optimizer, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        trainable = keep(trainable, state.trainable)
+        if state.average:
+            share = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+            mean = jax.tree.map(lambda old, new: share * old + (1 - share) * new, state.average, trainable)
+            state = state.replace(average=keep(mean, state.average))
         state = state.replace(
             step=state.step + 1,
             skipped=state.skipped + (~finite).astype(jnp.int32),
-            trainable=keep(trainable, state.trainable),
+            trainable=trainable,
             optimizer=keep(optimizer, state.optimizer),
         )
         return state, {"loss": total, "gradient_norm": norm, "skipped": state.skipped, **metrics}

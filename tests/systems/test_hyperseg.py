@@ -98,7 +98,7 @@ def test_fresh_adapters_change_nothing(predicted, config, params, asked):
 def test_what_is_frozen_has_no_optimizer_state(config):
     config = adapted(config)
     rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
-    mesh, model = placement.mesh("single"), SYSTEM.build(config)
+    mesh, model = placement.make("single"), SYSTEM.build(config)
     state, _ = loop.start(config, SYSTEM, model, rules, lambda step: 1e-3, mesh, resumes=True)
     assert state.trainable and all("lora" in path for path in flatten(state.trainable))
     assert not any("lora" in path for path in flatten(state.frozen))

@@ -1,0 +1,70 @@
+"""A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
+
+import json
+
+import pytest
+from etils.epath import backend
+from fsspec.implementations.local import LocalFileSystem
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.training.workdir import Workdir
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """gs://name/... lies in a folder for the time of a test; as in a real one, nothing can be appended."""
+    root = tmp_path / "store"
+
+    class Store(LocalFileSystem):
+        protocol = ("gs", "gcs")
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            path = str(path).removeprefix("gs://")
+            return path if path.startswith(str(root)) else f"{root}/{path}".rstrip("/")
+
+        def _open(self, path, mode="rb", **options):
+            assert "a" not in mode, "a bucket takes no appended lines"
+            return super()._open(path, mode=mode, **options)
+
+    store = Store(auto_mkdir=True)
+    monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: store)
+    return root
+
+
+def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
+    with Workdir("gs://name/run") as workdir:
+        workdir.open(micro())
+        (workdir.local / "metrics.jsonl").write_text("one\n")
+        (workdir.local / "tensorboard").mkdir()
+        (workdir.local / "tensorboard" / "events").write_text("x")
+        (workdir.local / "model").mkdir()
+        (workdir.local / "model" / "model.safetensors").write_text("weights")
+        (workdir.local / ".part").write_text("not whole")
+        workdir.push()
+        (bucket / "name" / "run" / "model" / "model.safetensors").write_text("is not written again")
+        with (workdir.local / "metrics.jsonl").open("a") as file:
+            file.write("two\n")
+        workdir.push()
+    assert not workdir.local.exists()
+    there = {str(path.relative_to(bucket / "name" / "run")): path.read_text() for path in bucket.rglob("*") if path.is_file()}
+    assert json.loads(there.pop("config.json"))["system"] == "hyperseg"
+    assert there == {"metrics.jsonl": "one\ntwo\n", "tensorboard/events": "x",
+                     "model/model.safetensors": "is not written again"}  # fmt: skip
+
+    with Workdir("gs://name/run") as again:
+        again.open(micro())
+        assert (again.local / "metrics.jsonl").read_text() == "one\ntwo\n"
+        assert (again.local / "tensorboard" / "events").read_text() == "x"
+        assert not (again.local / "model").exists()
+    with Workdir("gs://name/run") as other, pytest.raises(UserError, match=r"gs://name/run: holds a run of another config"):
+        other.open(micro(model__num_queries=5))
+
+
+def test_a_bucket_that_refuses_is_one_clear_line(bucket, micro, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(backend.fsspec_backend), "open", refuse)
+    with Workdir("gs://name/run") as workdir, pytest.raises(UserError, match=r"gs://name/run: cannot be written .Permission"):
+        workdir.open(micro())
