@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hyperseg_jax.cache import cache_folder
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.errors import HostLost, UserError
 
 VERBS = {
     "quickstart": "segment, fine-tune and see it all on one page, in minutes on a CPU",
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if traceback:
             raise
         _say(str(error))
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, HostLost) else 2) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
     except OSError as error:  # a full disk, a missing right: what the verbs did not foresee

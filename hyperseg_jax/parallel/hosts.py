@@ -18,7 +18,7 @@ from absl import flags
 from jax._src import clusters, distributed  # the coordination service has no public door
 from jax.experimental import multihost_utils
 
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.errors import HostLost, UserError
 from hyperseg_jax.parallel.roll_call import roll_call
 
 
@@ -56,14 +56,14 @@ def join(
 
     coordinator: HOST:PORT of process 0. What is None is taken from HYPERSEG_COORDINATOR, HYPERSEG_PROCESS_ID and
     HYPERSEG_PROCESSES, then from the environment of a TPU pod, GKE, Slurm or Open MPI; where none of them speaks, the process
-    is alone. UserError names the hosts that do not come within limits.start.
+    is alone. HostLost names the hosts that do not come within limits.start.
     """
     _joined.limits = limits
     coordinator = coordinator or os.environ.get("HYPERSEG_COORDINATOR")
     process_id = _number("HYPERSEG_PROCESS_ID") if process_id is None else process_id
     processes = _number("HYPERSEG_PROCESSES") if processes is None else processes
     if processes != 1 and None in (coordinator, process_id, processes):
-        given = coordinator, process_id, processes
+        given = coordinator, processes, process_id
         found = clusters.ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, int(limits.start))
         coordinator, processes, process_id = found[0], found[1], found[2]
         if None in (coordinator, processes, process_id):
@@ -107,7 +107,7 @@ def name(process: int) -> str:
 def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list[str]:
     """Each process gives a text and gets those of all, in the order of their ids; so it is a barrier as well.
 
-    All processes call it in the same order. seconds: hosts.barrier unless given. UserError names those that do not come.
+    All processes call it in the same order. seconds: hosts.barrier unless given. HostLost names those that do not come.
     """
     count, me, client = jax.process_count(), jax.process_index(), _service()
     if count == 1:
@@ -121,7 +121,7 @@ def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list
     except jax.errors.JaxRuntimeError as error:
         came = {int(key.rsplit("/", 1)[1]) for key, _ in client.key_value_dir_get(folder)}
         missing = ", ".join(name(k) for k in range(count) if k not in came) or "none"
-        raise UserError(f"{what}: after {seconds:g} s, processes that have not come: {missing} of {count}; look at their logs, "
+        raise HostLost(f"{what}: after {seconds:g} s, processes that have not come: {missing} of {count}; look at their logs, "
                         f"or raise hosts.barrier ({str(error).splitlines()[0][:200]})") from error  # fmt: skip
     texts = dict(client.key_value_dir_get(folder))
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # all have read the one before
@@ -152,7 +152,7 @@ def leave() -> None:
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
     """Where there are other processes, an error inside ends this one at once, since they would wait for it: told first, exit
-    code 1, 2 for a UserError. The others notice within hosts.heartbeat."""
+    code 1, 2 for bad input. The others notice within hosts.heartbeat."""
     try:
         yield
     except BaseException as error:
@@ -167,4 +167,4 @@ def ending() -> Iterator[None]:
         with contextlib.suppress(Exception):  # where all fail alike, none pulls the rug from under another
             _service().wait_at_barrier("hyperseg/ending", 5000)
         time.sleep(1 if leads() else 0)  # it holds the service of the others
-        os._exit(2 if isinstance(error, UserError) else 1)
+        os._exit(2 if isinstance(error, UserError) and not isinstance(error, HostLost) else 1)

@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any
 
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.errors import HostLost, UserError
 
 LINE = 65536  # bytes: of all names in one answer
 
@@ -16,7 +16,7 @@ LINE = 65536  # bytes: of all names in one answer
 def roll_call(address: str, process_id: int, processes: int, *, name: str, seconds: float) -> list[str]:
     """The names of all processes, in the order of their ids. Held on the coordinator's own port, before its service opens it.
 
-    address: HOST:PORT of process 0. seconds: how long to wait for the last one. UserError that names the missing ones.
+    address: HOST:PORT of process 0. seconds: how long to wait for the last one. HostLost names the missing ones.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -30,7 +30,7 @@ def roll_call(address: str, process_id: int, processes: int, *, name: str, secon
     missing = [k for k in range(processes) if k not in here]
     if missing:
         there = ", ".join(f"{k} ({here[k]})" for k in sorted(here))
-        raise UserError(f"after {seconds:g} s, process {', '.join(map(str, missing))} of {processes} has not come to the "
+        raise HostLost(f"after {seconds:g} s, process {', '.join(map(str, missing))} of {processes} has not come to the "
                         f"start; there are {there}; look at the missing hosts' logs, or raise hosts.start")  # fmt: skip
     return [here[k] for k in range(processes)]
 
@@ -39,7 +39,9 @@ def _hold(port: int, processes: int, name: str, deadline: float) -> dict[str, st
     """Process 0: collects names until all have come or time is up, and tells everyone."""
     here, callers = {"0": name}, []
     try:
-        listener = socket.create_server(("", port), backlog=processes)
+        dual = socket.has_dualstack_ipv6()
+        listener = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=processes,
+                                        dualstack_ipv6=dual)  # fmt: skip
     except OSError as error:
         raise UserError(f"--coordinator: port {port} cannot be opened here ({error.strerror}); give a free one") from error
     with contextlib.ExitStack() as stack:

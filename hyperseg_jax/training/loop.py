@@ -125,6 +125,7 @@ def train(
                                             progress=observers.validating, feed=feed)  # fmt: skip
                 scores = found.scores
                 observers.scores(step, scores)
+                watchdog.beat()
                 attempt(say, "the sheet of pictures", found.save_sheet, workdir.local / "predictions.png")
             stops = stop.asked(step) or step == stop_at
             last = step == steps or stops

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,12 +26,11 @@ class Observers:
         self, workdir: pathlib.Path, *, start: int, steps: int, console: Console, timer: clock.Clock,
         profiled: tuple[int, int] = (0, 0),
     ) -> None:  # fmt: skip
-        from tensorboardX import SummaryWriter  # imported late: it is slow to import
-
         self._path = workdir / "metrics.jsonl"
         _truncate(self._path, start)
         self._file = self._path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=20, purge_step=start + 1)
+        self._board = _Board(workdir / "tensorboard", start)
+        self._refused = ""
         self._plot = workdir / "loss.png"
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -51,9 +51,8 @@ class Observers:
         if exception[0] is None:
             self.tell()
         self._progress.stop()
-        self._file.close()
-        self._board.close()
-        plot_losses(self._path, self._plot)
+        for end in (self._file.close, self._board.flush, lambda: plot_losses(self._path, self._plot)):
+            self._unless_refused(end)
 
     def advance(self, step: int) -> None:
         """Moves the bar; never waits for the device."""
@@ -89,9 +88,9 @@ class Observers:
         rates = {name: round(value, 4) for name, value in rates.items()}
         self._write({"kind": "train", "step": step, "task": task, **rates, **values, "seconds": seconds})
         for name, value in values.items():
-            self._board.add_scalar(f"train/{task}/{name}", value, step)
+            self._unless_refused(self._board.scalar, f"train/{task}/{name}", value, step)
         for name, value in rates.items():
-            self._board.add_scalar(f"speed/{name}", value, step)
+            self._unless_refused(self._board.scalar, f"speed/{name}", value, step)
         self._note = f"loss {values['loss']:.3f} ({task})  {rates['steps_per_second']:.1f} steps/s"
         self._note += f"  MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else ""
         if not self._progress.console.is_terminal:  # one line an interval where no bar can be seen
@@ -113,7 +112,7 @@ class Observers:
         for task, values in scores.items():
             self._write({"kind": "validation", "step": step, "task": task, **values})
             for name, value in values.items():
-                self._board.add_scalar(f"validation/{task}/{name}", value, step)
+                self._unless_refused(self._board.scalar, f"validation/{task}/{name}", value, step)
             told = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if isinstance(value, float))
             self.say(f"step {step}  {task}: {told}")
 
@@ -122,7 +121,43 @@ class Observers:
         self._progress.console.print(text, highlight=False)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._unless_refused(self._file.write, json.dumps(line) + "\n")
+
+    def _unless_refused(self, write: Callable[..., Any], *given: Any) -> None:
+        """write(*given). A full disk costs the record some lines, never the run; it is told once."""
+        try:
+            write(*given)
+        except OSError as error:
+            if not self._refused:
+                self.say(f"{self._path.parent}: metrics cannot be written ({error.strerror or error}); training goes on")
+            self._refused = str(error)
+
+
+class _Board:
+    """Scalars for TensorBoard. Written at once: the threads of tensorboardX's own writer end at a full disk, and its queue
+    then waits for ever."""
+
+    def __init__(self, folder: pathlib.Path, start: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter  # imported late: slow to import
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._flushed = Event, time.monotonic()
+        self._events = EventsWriter(str(folder / "events"))
+        self._events.write_event(Event(wall_time=time.time(), step=start + 1,
+                                       session_log=SessionLog(status=SessionLog.SessionStatus.Value("START"))))  # fmt: skip
+        self.flush()
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboardX.summary import scalar
+
+        self._events.write_event(self._event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        if time.monotonic() > self._flushed + 20:
+            self.flush()
+
+    def flush(self) -> None:
+        self._events.flush()
+        self._flushed = time.monotonic()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -63,6 +63,26 @@ def test_flags_that_do_not_fit_are_one_line(monkeypatch):
         hosts.Limits(start=0)
 
 
+def test_a_cluster_tells_who_is_who(monkeypatch):
+    """As Slurm describes the third of four processes; what is given by hand counts first."""
+    slurm = {"SLURM_JOB_ID": "4096", "SLURM_STEP_NODELIST": "node[07-10]", "SLURM_NTASKS": "4", "SLURM_PROCID": "2",
+             "SLURM_LOCALID": "0"}  # fmt: skip
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    told, begun = [], []
+    monkeypatch.setattr(hosts, "roll_call", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **limits: begun.append((given, limits)))
+    monkeypatch.setattr(hosts, "_joined", hosts._Joined())
+    hosts.join(hosts.Limits(start=7, heartbeat=8, barrier=9))
+    assert told == [("node07:61440", 2, 4)] and hosts.name(2) == "2 (c)"
+    limits = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
+    assert begun == [(("node07:61440", 4, 2), limits)]
+    hosts.join(hosts.Limits(), coordinator="here:1", process_id=3)
+    assert told[1] == ("here:1", 3, 4)
+    hosts.join(hosts.Limits(), processes=1)
+    assert len(told) == 2
+
+
 def test_one_process_agrees_with_itself():
     hosts.join(hosts.Limits(), processes=1)
     assert hosts.leads() and hosts.exchange("a word", "x") == ["x"] and hosts.agree("a failure", "no") == "no"

@@ -1,4 +1,4 @@
-"""`hyperseg train` of one process of many, with a system of two matrices in the place of the model, so that a run compiles in a
+"""`hyperseg train` of one process of many, with a few matrices in the place of the model, so that a run compiles in a
 moment. TEST_ROWS names a folder for digests of the rows that each process feeds; TEST_PAUSE seconds to rest at each step."""
 
 import dataclasses
@@ -17,21 +17,25 @@ import numpy as np
 from hyperseg_jax.commands import main
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import loop
+from hyperseg_jax.weights import model_folder
 
 SIDE, HIDDEN = 32, 256
 
 
 def init(model, config, key):
-    one, two = jax.random.split(key)
-    boxed = lambda key, rows, columns, names: nn.LogicallyPartitioned(
-        jax.random.normal(key, (rows, columns)) / rows**0.5, names=names)  # fmt: skip
-    return {"first": {"kernel": boxed(one, SIDE * SIDE * 3, HIDDEN, ("embed", "mlp"))},
-            "second": {"kernel": boxed(two, HIDDEN, SIDE * SIDE, ("mlp", "embed"))}}  # fmt: skip
+    one, two, three = jax.random.split(key, 3)
+    boxed = lambda key, *shape, names: nn.LogicallyPartitioned(jax.random.normal(key, shape) / shape[-2] ** 0.5, names=names)
+    return {"first": {"kernel": boxed(one, SIDE * SIDE * 3, HIDDEN, names=("embed", "mlp"))},
+            "stack": {"kernel": boxed(three, 4, HIDDEN, HIDDEN, names=("layers", "embed", "mlp"))},
+            "second": {"kernel": boxed(two, HIDDEN, SIDE * SIDE, names=("mlp", "embed"))}}  # fmt: skip
 
 
 def logits(params, batch):
     pixels = batch["images"][:, 0].reshape(-1, SIDE * SIDE * 3) / 255.0 - 0.5
-    return jnp.tanh(pixels @ params["first"]["kernel"]) @ params["second"]["kernel"]
+    hidden = jnp.tanh(pixels @ params["first"]["kernel"])
+    for kernel in params["stack"]["kernel"]:
+        hidden = hidden + jnp.tanh(hidden @ kernel)
+    return hidden @ params["second"]["kernel"]
 
 
 def loss(model, config):
@@ -47,7 +51,9 @@ def loss(model, config):
 def predict(model, config):
     def of_batch(params, batch):
         rows, prompts = batch["uses_expression"].shape
-        masks = jnp.broadcast_to(logits(params, batch).reshape(rows, 1, 1, 1, SIDE, SIDE), (rows, 1, prompts, 1, SIDE, SIDE))
+        found = logits(params, batch)
+        found -= found.mean(1, keepdims=True)  # about half of the pixels are marked: all scores are above zero
+        masks = jnp.broadcast_to(found.reshape(rows, 1, 1, 1, SIDE, SIDE), (rows, 1, prompts, 1, SIDE, SIDE))
         return {"mask_logits": masks, "expression": jnp.full((rows, 1, prompts, 1), 5.0), "next_query": jnp.zeros((rows, 1))}
 
     return of_batch
@@ -80,4 +86,5 @@ if __name__ == "__main__":
     whole = systems.get("hyperseg")
     systems.get = lambda name: dataclasses.replace(whole, init=init, loss=loss, predict=predict)
     loop.Stream = Noted
+    model_folder.LARGE, model_folder.LAYERS = 2**20, 8  # the stack is gathered layer by layer
     main.main(sys.argv[1:])

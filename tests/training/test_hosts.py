@@ -117,12 +117,14 @@ def continued(alone, tmp_path, step):
 
 
 def agree(run, alone, *, first=1e-5, later=1e-2):
-    """Batches bit-equal, the first loss to 1e-5, twenty steps to 1e-2; every score to float64's last bits or the model's."""
+    """Batches bit-equal, the first loss to 1e-5, all steps to 1e-2, every score to what the parameters differ by."""
     assert run.rows() == alone.rows()
     ours, theirs = run.losses(), alone.losses()
     assert ours.keys() == theirs.keys() and ours[1] == pytest.approx(theirs[1], rel=first)
     assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=later)
-    assert run.scores() == pytest.approx(alone.scores(), rel=1e-3)
+    scores, wanted = run.scores(), alone.scores()
+    assert scores["count"] == wanted["count"] == 12 and 0 < wanted["ciou"] < 1
+    assert scores == pytest.approx(wanted, rel=2e-2)
 
 
 def test_two_processes_stop_together_and_end_like_one(alone, world, tmp_path):
@@ -135,7 +137,6 @@ def test_two_processes_stop_together_and_end_like_one(alone, world, tmp_path):
     resumed = Run(tmp_path, world, 2).done()
     assert f"resuming at step {step}" in resumed.said()
     agree(resumed, alone)
-    assert resumed.scores()["count"] == 6 * 2
     for name, array in resumed.model().items():
         np.testing.assert_allclose(array, alone.model()[name], atol=1e-3)
 
@@ -204,6 +205,18 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(alone, world, tmp_
 
 
 @pytest.mark.slow
+def test_a_process_that_hangs_ends_the_others(world, tmp_path):
+    """Nothing closes its connections: only the heartbeat tells."""
+    run = Run(tmp_path, world, 2, pause=0.1).until(2)
+    run.processes[1].send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    code = run.processes[0].wait(60)
+    run.processes[1].kill()
+    assert code != 0 and time.monotonic() - began < 45
+    assert "another task died" in run.said() or "error: process 0" in run.said()
+
+
+@pytest.mark.slow
 def test_ctrl_c_on_one_process_with_workers_stops_all(world, tmp_path):
     stopped = Run(tmp_path, world, 2, pause=0.1, data__workers=2).until(2)
     os.killpg(stopped.processes[0].pid, signal.SIGINT)  # as a terminal sends it: the workers get it as well
@@ -222,7 +235,7 @@ def test_ctrl_c_with_workers_in_one_process_ends_cleanly(world, tmp_path):
 @pytest.mark.slow
 def test_hosts_that_do_not_come_are_named(world, tmp_path):
     run = Run(tmp_path, world, 4, only=(0, 2), hosts__start=15)
-    assert run.codes(60) == [2, 2]
+    assert run.codes(60) == [1, 1]
     assert run.said().count("after 15 s, process 1, 3 of 4 has not come to the start") == 2
 
 

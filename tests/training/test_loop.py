@@ -1,10 +1,12 @@
 """A run learns, leaves what it promises, and goes on after any end as if it had never ended."""
 
 import dataclasses
+import io
 import itertools
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -166,6 +168,25 @@ def test_lines_after_the_checkpoint_and_torn_lines_are_dropped(tmp_path):
     with Observers(tmp_path, start=2, steps=5, console=Console(quiet=True), timer=Clock()) as observers:
         observers.losses(3, "a", {"loss": 0.5}, 0.0)
     assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
+    console = Console(record=True, file=io.StringIO(), width=300)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Observers(tmp_path, start=0, steps=60, console=console, timer=Clock()) as observers:
+        observers.losses(1, "a", {"loss": 1.0}, 0.0)
+        observers.tell()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+        try:
+            for step in range(2, 40):
+                observers.losses(step, "a", {"loss": 1.0}, 0.0)
+                observers.tell()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        observers.losses(40, "a", {"loss": 1.0}, 0.0)
+    assert console.export_text().count("metrics cannot be written (File too large)") == 1
+    steps = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert steps[0] == 1 and steps[-1] == 40
 
 
 def test_a_truncated_training_picture_ends_the_run_with_its_name(micro, world, tmp_path):
