@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -16,30 +16,34 @@ from hyperseg_jax.data.mixture import Mixture
 
 
 class Stream:
-    """This host's rows of each batch: the part-th of `parts` equal blocks, so that the blocks, one below the other, are the
-    batch that one host would feed. position: global elements taken so far; it is in every checkpoint."""
+    """This host's rows of each batch, in their order. position: global elements taken so far; it is in every checkpoint.
+
+    rows: the places in a batch that this host feeds; all of them by default.
+    """
 
     def __init__(
-        self, mixture: Mixture, batch_size: int, *, position: int = 0, workers: int = 0, part: int = 0, parts: int = 1
+        self, mixture: Mixture, batch_size: int, *, position: int = 0, workers: int = 0, rows: Sequence[int] | None = None
     ) -> None:
+        rows = range(batch_size) if rows is None else rows
+        self._batch_size, self._own = batch_size, len(rows)
         if workers and not flags.FLAGS.is_parsed():
             flags.FLAGS(sys.argv[:1])  # Grain's workers read them
         self._workers, self._started = workers, False
         parallel = grain.MultiprocessingOptions(num_workers=workers) if workers else None
         self._iterator = iter(
             ElasticIterator(
-                grain.MapDataset.source(_Blocks(mixture, batch_size, parts)),
-                batch_size,
-                grain.sharding.ShardOptions(shard_index=part, shard_count=parts),
-                read_options=grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * batch_size // parts),
+                grain.MapDataset.source(_Rows(mixture, batch_size, rows)),
+                len(rows),
+                grain.sharding.ShardOptions(shard_index=0, shard_count=1),  # _Rows has left out those of other hosts
+                read_options=grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * len(rows)),
                 multiprocessing_options=parallel,
             )
         )
-        self._iterator.set_state({"global_next_index": position})
+        self._iterator.set_state({"global_next_index": position // batch_size * len(rows)})
 
     @property
     def position(self) -> int:
-        return int(self._iterator.get_state()["global_next_index"])
+        return int(self._iterator.get_state()["global_next_index"]) // self._own * self._batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
@@ -64,17 +68,15 @@ class Stream:
         self._iterator.close()
 
 
-class _Blocks:
-    """A source in the order in which Grain deals it out: it gives element i to part i % parts, and gets the element that
-    makes the parts contiguous blocks of a batch."""
+class _Rows:
+    """Of a source of batches of batch_size elements, the elements at `rows` of each."""
 
-    def __init__(self, source: Any, batch_size: int, parts: int) -> None:
-        self._source, self._batch_size, self._parts = source, batch_size, parts
+    def __init__(self, source: Any, batch_size: int, rows: Sequence[int]) -> None:
+        self._source, self._batch_size, self._rows = source, batch_size, rows
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._source) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int) -> Any:
-        batch, place = divmod(index, self._batch_size)
-        row, part = divmod(place, self._parts)
-        return self._source[batch * self._batch_size + part * (self._batch_size // self._parts) + row]
+        batch, place = divmod(index, len(self._rows))
+        return self._source[batch * self._batch_size + self._rows[place]]

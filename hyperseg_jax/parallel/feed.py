@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from typing import Any, cast
 
 import jax
@@ -16,17 +15,12 @@ from hyperseg_jax.parallel import hosts
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What this process feeds of a global batch: the part-th of `parts` equal blocks of rows. scores: whether it is the first
-    of the processes that hold these rows, and so the one that counts them."""
+    """The rows of a global batch of `total` that lie on this process's devices. places: their numbers, in order. scored: for
+    each of them whether this is the first of the processes that hold it, and so the one that counts it."""
 
-    part: int = 0
-    parts: int = 1
-    scores: bool = True
-
-    def of(self, batch_size: int) -> range:
-        """Their places in a global batch."""
-        size = batch_size // self.parts
-        return range(self.part * size, (self.part + 1) * size)
+    total: int
+    places: tuple[int, ...]
+    scored: tuple[bool, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,32 +44,37 @@ class Feed:
         return True
 
     def rows(self, batch_size: int) -> Rows:
-        """The rows of a batch that lie on this process's devices. UserError where those are not one equal block of it."""
+        """This process's rows of a batch. UserError where it has none."""
         if self.sharding is None:
-            return Rows()
+            return Rows(batch_size, tuple(range(batch_size)), (True,) * batch_size)
         if not self._divides(batch_size):
             raise UserError(f"train.batch_size = {batch_size}: give a multiple of {self.size(1)}, the devices along the batch")
-        blocks: dict[int, set[tuple[int, int]]] = {}
+        holders: dict[int, set[int]] = {}
         device: Any
         for device, (index, *_) in self.sharding.devices_indices_map((batch_size,)).items():
-            start, stop, _ = index.indices(batch_size)
-            blocks.setdefault(device.process_index, set()).add((start, stop))
+            for row in range(batch_size)[index]:
+                holders.setdefault(row, set()).add(device.process_index)
         me = jax.process_index()
-        if me not in blocks:
+        places = tuple(row for row in sorted(holders) if me in holders[row])
+        if not places:
             raise UserError(f"process {hosts.name(me)} has no device of the mesh; use a preset that takes all devices")
-        spans = {process: _span(sorted(found), process) for process, found in blocks.items()}
-        start, stop = spans[me]
-        if batch_size % (stop - start) or start % (stop - start):
-            raise UserError(f"process {hosts.name(me)} holds rows {start} to {stop} of {batch_size}, which is no equal part; "
-                            "give each host the same number of devices along the batch")  # fmt: skip
-        first = min(process for process, span in spans.items() if span == spans[me])
-        return Rows(start // (stop - start), batch_size // (stop - start), me == first)
+        return Rows(batch_size, places, tuple(min(holders[row]) == me for row in places))
 
-    def put(self, batch: Any) -> Any:
-        """This process's rows of a batch (NumPy) as global arrays."""
-        if self.sharding is None:
+    def put(self, batch: Any, rows: Rows) -> Any:
+        """This process's rows of a batch (NumPy), in their order, as global arrays."""
+        if (sharding := self.sharding) is None:
             return batch
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharding, x), batch)
+        # Nothing says that the rows of a host lie together: chips are numbered along the links of a slice, not by host.
+        place = {row: k for k, row in enumerate(rows.places)}
+
+        def of(leaf: np.ndarray) -> jax.Array:
+            def part(index: Any) -> Any:
+                start, stop, _ = index[0].indices(rows.total)
+                return leaf[place[start] : place[start] + stop - start]
+
+            return jax.make_array_from_callback((rows.total, *leaf.shape[1:]), sharding, part)
+
+        return jax.tree.map(of, batch)
 
     def own(self, array: jax.Array) -> np.ndarray:
         """This process's rows of an array that lies as a batch does, in their order."""
@@ -86,11 +85,3 @@ class Feed:
 
 
 ALONE = Feed()
-
-
-def _span(blocks: list[tuple[int, int]], process: int) -> tuple[int, int]:
-    for (_, stop), (start, _) in itertools.pairwise(blocks):
-        if stop != start:
-            raise UserError(f"process {hosts.name(process)} holds rows that are not side by side ({blocks}); "
-                            "lay the mesh so that a host's devices lie together along the batch")  # fmt: skip
-    return blocks[0][0], blocks[-1][1]

@@ -93,14 +93,15 @@ def _outputs(
     size = feed.size(BATCH)
     rows = feed.rows(size)
     for start in range(0, count, size):
-        mine = [start + row for row in rows.of(size)]
+        mine = [start + row for row in rows.places]
         kept = {i: examples[i] for i in mine if i < count}
         filler = next(iter(kept.values()), None) or examples[0]
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *[task.prepare_val(kept.get(i, filler)) for i in mine])
-        out = predict(params, feed.put(batch))
+        out = predict(params, feed.put(batch, rows))
         own = {key: feed.own(value) for key, value in out.items() if key != "next_query"}
-        for n, example in enumerate(kept.values() if rows.scores else ()):
-            yield min(start + size, count), example, {key: value[n] for key, value in own.items()}
+        for n, (i, scored) in enumerate(zip(mine, rows.scored, strict=True)):
+            if i in kept and scored:
+                yield min(start + size, count), kept[i], {key: value[n] for key, value in own.items()}
 
 
 class _Scorer:

@@ -86,7 +86,7 @@ def train(
         arithmetic = Arithmetic(config, system)
         stack.enter_context(placement.use(mesh))
         stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers,
-                                            part=rows.part, parts=rows.parts))  # fmt: skip
+                                            rows=rows.places))  # fmt: skip
         observers = stack.enter_context(Observers(workdir.local, start=start_step, steps=steps, console=console, timer=timer,
                                                   profiled=tuple(config.train.profile)))  # fmt: skip
         watchdog = stack.enter_context(Watchdog(limits.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
@@ -97,7 +97,7 @@ def train(
         for step in range(start_step + 1, steps + 1):
             task, _ = mixture.locate((step - 1) * config.train.batch_size)
             timer.begin("data")
-            batch = feed.put(next(stream))
+            batch = feed.put(next(stream), rows)
             timer.begin("step")
             if task not in compiled:
                 timer.begin("compile")

@@ -51,8 +51,8 @@ def test_one_task_may_come_first():
     assert {seen[record] for record in range(200, 205)} == {8}  # 10 batches of b: no record is lost where the cycle begins
 
 
-def batches(count, *, start=0, part=0, parts=1, workers=0):
-    with Stream(Mixture(tasks(), 4, seed=3), 4, position=4 * start, part=part, parts=parts, workers=workers) as stream:
+def batches(count, *, start=0, rows=None, workers=0):
+    with Stream(Mixture(tasks(), 4, seed=3), 4, position=4 * start, rows=rows, workers=workers) as stream:
         found = [next(stream) for _ in range(count)]
         assert stream.position == 4 * (start + count)
     return found
@@ -69,21 +69,21 @@ def test_resumes_at_any_position():
     same(batches(9)[5:], batches(4, start=5))
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_the_blocks_of_the_hosts_are_the_batch_of_one_host(parts):
-    blocks = [batches(6, start=3, part=part, parts=parts) for part in range(parts)]
-    joined = [{name: np.concatenate([block[name] for block in step]) for name in step[0]} for step in zip(*blocks, strict=True)]
-    same(joined, batches(9)[3:])
+@pytest.mark.parametrize("hosts", [[(0, 1), (2, 3)], [(0,), (1,), (2,), (3,)], [(0, 3), (1, 2)], [(0, 1, 2), (2, 3)]])
+def test_each_host_feeds_its_rows_of_the_batch_of_one_host(hosts):
+    whole = batches(9)[3:]
+    for rows in hosts:
+        same(batches(6, start=3, rows=rows), [{name: leaf[list(rows)] for name, leaf in step.items()} for step in whole])
 
 
 def test_workers_change_nothing_and_outlive_ctrl_c():
     """Workers get the terminal's Ctrl-C as well; the batch under way still arrives, and they end with the stream."""
-    with Stream(Mixture(tasks(), 4, seed=3), 4, part=1, parts=2, workers=2) as stream:
+    with Stream(Mixture(tasks(), 4, seed=3), 4, rows=(2, 3), workers=2) as stream:
         found = [next(stream)]
         workers = multiprocessing.active_children()
         for worker in workers:
             os.kill(worker.pid, signal.SIGINT)
             os.kill(worker.pid, signal.SIGTERM)
         found += [next(stream) for _ in range(40)]
-    same(found, batches(41, part=1, parts=2))
+    same(found, batches(41, rows=(2, 3)))
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)

@@ -97,12 +97,15 @@ def mesh():
 
 def test_rows_go_to_the_devices_and_come_back(mesh):
     feed = Feed(NamedSharding(mesh, P("data")))
-    assert feed.size(5) == 8 and feed.size(8) == 8 and feed.rows(8) == Rows(0, 1, True) and list(Rows(1, 2).of(6)) == [3, 4, 5]
+    every = Rows(8, tuple(range(8)), (True,) * 8)
+    assert feed.size(5) == 8 and feed.size(8) == 8 and feed.rows(8) == every
     batch = {"x": np.arange(24).reshape(8, 3)}
-    np.testing.assert_array_equal(feed.own(feed.put(batch)["x"]), batch["x"])
+    placed = feed.put(batch, every)["x"]
+    np.testing.assert_array_equal(placed, batch["x"])
+    np.testing.assert_array_equal(feed.own(placed), batch["x"])
     with pytest.raises(UserError, match=r"train\.batch_size = 6: give a multiple of 4"):
         feed.rows(6)
-    assert ALONE.size(5) == 5 and ALONE.rows(5) == Rows() and ALONE.put(batch) is batch
+    assert ALONE.size(5) == 5 and ALONE.rows(8) == every and ALONE.put(batch, every) is batch
 
 
 class Devices:
@@ -125,16 +128,15 @@ def test_the_rows_of_a_process_among_many(monkeypatch):
     monkeypatch.setattr(hosts, "jax", jax)
     two = Feed(Devices((0, 0, 2), (0, 2, 4), (1, 4, 6), (1, 6, 8)))
     shared = Feed(Devices((0, 0, 4), (1, 0, 4), (2, 4, 8), (3, 4, 8)))  # tensor parallel over two hosts
-    found = []
+    ring = Feed(Devices((0, 0, 2), (1, 2, 4), (1, 4, 6), (0, 6, 8)))  # chips along the links of a slice
     for process in range(4):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        found.append(shared.rows(8))
+        rows = (0, 1, 2, 3) if process < 2 else (4, 5, 6, 7)
+        assert shared.rows(8) == Rows(8, rows, (process in (0, 2),) * 4)
         if process < 2:
-            assert two.rows(8) == Rows(process, 2, True)
-    assert found == [Rows(0, 2, True), Rows(0, 2, False), Rows(1, 2, True), Rows(1, 2, False)]
+            assert two.rows(8) == Rows(8, ((0, 1, 2, 3), (4, 5, 6, 7))[process], (True,) * 4)
+            assert ring.rows(8) == Rows(8, ((0, 1, 6, 7), (2, 3, 4, 5))[process], (True,) * 4)
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    with pytest.raises(UserError, match="rows that are not side by side"):
-        Feed(Devices((0, 0, 2), (1, 2, 4), (0, 4, 6), (1, 6, 8))).rows(8)
     with pytest.raises(UserError, match="no device of the mesh"):
         Feed(Devices((1, 0, 8))).rows(8)
 

@@ -67,9 +67,9 @@ def digest(arrays, row):
 
 
 class Noted(loop.Stream):
-    def __init__(self, mixture, batch_size, *, part=0, parts=1, **options):
-        super().__init__(mixture, batch_size, part=part, parts=parts, **options)
-        self.first = part * (batch_size // parts)
+    def __init__(self, mixture, batch_size, *, rows, **options):
+        super().__init__(mixture, batch_size, rows=rows, **options)
+        self.rows = rows
         self.file = pathlib.Path(os.environ["TEST_ROWS"]) / f"{jax.process_index()}-{os.getpid()}.jsonl"
 
     def __next__(self):
@@ -77,7 +77,7 @@ class Noted(loop.Stream):
         batch = super().__next__()
         with self.file.open("a") as file:
             for row in range(len(batch["images"])):
-                file.write(json.dumps([start + self.first + row, digest(batch, row)]) + "\n")
+                file.write(json.dumps([start + self.rows[row], digest(batch, row)]) + "\n")
         time.sleep(float(os.environ.get("TEST_PAUSE", 0)))
         return batch
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -105,8 +106,11 @@ def test_killed_and_interrupted_it_goes_on_bit_equal(trained, world, tmp_path):
     assert "resuming at step" in last.communicate()[1] and last.returncode == 0
     assert same_model(tmp_path, trained)
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, STEPS + 1))
-    clean = lambda line: {k: v for k, v in line.items() if k != "steps_per_second"}
+    clean = lambda line: {k: v for k, v in line.items() if k not in ("steps_per_second", "goodput", "seconds")}
     assert list(map(clean, lines(tmp_path))) == list(map(clean, lines(trained)))
+    seconds = [line["seconds"] for line in lines(tmp_path)]
+    assert seconds[0]["lost"] == 0 < seconds[-1]["lost"], "the steps since the checkpoint were done twice"
+    assert all(after["start"] >= before["start"] for before, after in itertools.pairwise(seconds))
 
 
 def test_a_step_that_compiles_again_is_caught():
