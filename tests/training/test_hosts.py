@@ -19,7 +19,7 @@ from hyperseg_jax.training.observers import read_metrics
 from hyperseg_jax.weights import model_folder
 
 TESTS = pathlib.Path(__file__).parents[1]
-STEPS = 24
+STEPS = 28
 
 
 def free_port():
