@@ -32,7 +32,8 @@ def match_all(cost: jax.Array, valid: jax.Array) -> jax.Array:
     split by the compiler, every turn of the loop would wait for all of them."""
     solve = jax.vmap(jax.vmap(hungarian), in_axes=(0, None))
     problems, rows = (None, "batch", None, None), ("batch", None)
-    return axes.by_shard(solve, problems, rows, out=(None, "batch", None))(cost, valid)
+    with jax.named_scope("matching"):
+        return axes.by_shard(solve, problems, rows, out=(None, "batch", None))(cost, valid)
 
 
 @dataclasses.dataclass(frozen=True)
