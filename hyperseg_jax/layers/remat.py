@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 POLICIES = {
     "none": "keep every intermediate",
@@ -38,3 +40,17 @@ def stack(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, .
         length=count,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
+
+
+def in_turn(layers: Sequence[nn.Module], x: jax.Array, *inputs: Any) -> jax.Array:
+    """Equal layers one after the other as one compiled body, where each holds its parameters under its own name.
+
+    layers: bound, of the same fields, without random numbers; __call__(x, *inputs) -> x of the same shape and type.
+    """
+    if layers[0].is_initializing():
+        for layer in layers:
+            x = layer(x, *inputs)
+        return x
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(layer.variables["params"] for layer in layers))
+    one = layers[0].clone(parent=None, name=None)
+    return jax.lax.scan(lambda x, each: (one.apply({"params": each}, x, *inputs), None), x, params)[0]

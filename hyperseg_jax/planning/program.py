@@ -47,7 +47,8 @@ class Program:
 
     def loops(self, scope: str) -> list[Instruction]:
         """The loops that were traced under jax.named_scope(scope)."""
-        return [i for body in self.computations.values() for i in body if i.operation == "while" and scope in _parts(i.came_from)]
+        every = (i for body in self.computations.values() for i in body)
+        return [i for i in every if i.operation == "while" and scope in re.split(r"[/()]+", i.came_from)]
 
     def waiting(self, scope: str) -> list[str]:
         """Names of the collectives that those loops run, in their conditions or bodies, however deep."""
@@ -63,10 +64,6 @@ class Program:
                 if instruction.collective:
                     found[instruction.name] = None
         return list(found)
-
-
-def _parts(came_from: str) -> list[str]:
-    return re.split(r"[/()]+", came_from)
 
 
 def read(text: str) -> Program:
