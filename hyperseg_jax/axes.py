@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax.sharding import PartitionSpec as P
 
-PARAMETERS = {
+AXES = {
+    # parameters
     "layers": "stacked layers of a scan",
     "embed": "model width of a parameter, input side",
     "heads": "attention heads times head size",
@@ -33,8 +34,7 @@ PARAMETERS = {
     "points": "sampling points of deformable attention (heads, levels, points, xy)",
     "norm": "scale and bias of a norm, and other vectors",
     "classes": "outputs of a small head",
-}
-ACTIVATIONS = {
+    # activations
     "batch": "examples, or examples times prompts",
     "prompts": "prompts of one picture",
     "frames": "frames of a clip",
@@ -48,7 +48,6 @@ ACTIVATIONS = {
     "act_queries": "mask queries",
     "tokens": "flattened positions of feature maps",
 }
-AXES = PARAMETERS | ACTIVATIONS
 
 
 def check(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
@@ -70,7 +69,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    spec = list(nn.logical_to_mesh_axes(names))
+    spec = list(resolve(names))
     for k, (name, axis) in enumerate(zip(names, spec, strict=True)):
         parts = size(axis, mesh)
         if x.shape[k] % parts:
@@ -87,8 +86,14 @@ def by_shard(function: Callable[..., Any], *names: tuple[str | None, ...], out: 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function
-    specs = tuple(nn.logical_to_mesh_axes(check(each)) for each in names)
-    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=nn.logical_to_mesh_axes(check(out)), check_vma=False)
+    specs = tuple(map(resolve, names))
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=resolve(out), check_vma=False)
+
+
+def resolve(names: Sequence[str | None], rules: Sequence[tuple[str, Any]] | None = None) -> P:
+    """The mesh axes of logical axes, under rules or those that are in use (nn.logical_axis_rules)."""
+    spec = nn.logical_to_mesh_axes(check(tuple(names)), rules)
+    return P() if spec is None else spec
 
 
 def size(axis: str | tuple[str, ...] | None, mesh: Any) -> int:

@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--fuzz-rounds", type=int, default=1000, help="damaged weight files of each format")
     parser.addoption("--fuzz-seed", type=int, default=0, help="which damage")
+    parser.addoption("--write-snapshots", action="store_true", help="write text snapshots instead of comparing with them")
     parser.addoption("--golden-report", default=None, metavar="FILE", help="write the errors of the golden cases as a page")
 
 

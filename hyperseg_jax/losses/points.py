@@ -73,5 +73,6 @@ def uncertain_points(
     uncertainty = -jnp.abs(sample_masks(jax.lax.stop_gradient(logits), candidates))  # [B, N, P']
     if candidates.shape[1] == 1:
         uncertainty = jnp.max(jnp.where(valid[..., None], uncertainty, -jnp.inf), axis=1, keepdims=True)
-    _, chosen = jax.lax.top_k(uncertainty, kept)
+    rows = ("batch", None, None)  # top_k is no operation that the compiler splits by itself
+    chosen = axes.by_shard(lambda x: jax.lax.top_k(x, kept)[1], rows, out=rows)(uncertainty)
     return jnp.concatenate([jnp.take_along_axis(candidates, chosen[..., None], axis=2), fresh], axis=2)

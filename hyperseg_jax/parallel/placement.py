@@ -41,7 +41,7 @@ class Placement:
     @property
     def batch(self) -> NamedSharding:
         """The leading axis split over the devices that hold different rows."""
-        return NamedSharding(self.mesh, nn.logical_to_mesh_axes(("batch",), self.rules))
+        return NamedSharding(self.mesh, axes.resolve(("batch",), self.rules))
 
     @property
     def batch_parts(self) -> int:
@@ -127,7 +127,7 @@ def spec_of(names: Sequence[str | None], shape: Sequence[int], placed: Placement
     """Where the dimensions of a parameter lie. One that its mesh axes do not divide stays whole."""
     if math.prod(shape) < placed.smallest:
         return P()
-    spec = nn.logical_to_mesh_axes(tuple(names), placed.rules)
+    spec = axes.resolve(names, placed.rules)
     kept = [axis if n % axes.size(axis, placed.mesh) == 0 else None for n, axis in zip(shape, spec, strict=True)]
     while kept and kept[-1] is None:  # JAX tells P() from P(None)
         kept.pop()

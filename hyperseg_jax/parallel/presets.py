@@ -30,8 +30,9 @@ class Preset:
 
 
 BATCH = (("batch", ("data", "fsdp")),)
-WEIGHTS = (("embed", ("fsdp",)), ("conv_out", ("fsdp",)))
-LAYERS = (("heads", ("tensor",)), ("mlp", ("tensor",)), ("vocab", ("tensor",)))
+# token tables by their rows: split by columns, their gradient would need all activations on every device
+WEIGHTS = (("vocab", ("fsdp", "tensor")), ("embed", ("fsdp",)), ("conv_out", ("fsdp",)))
+LAYERS = (("heads", ("tensor",)), ("mlp", ("tensor",)))
 SPACE = (("height", ("space",)), ("tokens", ("space",)))
 
 PRESETS = {
@@ -48,7 +49,7 @@ PRESETS = {
 
 # TPU generation -> (for adapters, for full training), each a preset and its sizes. A v5e chip holds the base in bfloat16 (6.5
 # of 16 GB) and then needs no traffic but gradients. More than 32 parts leave less than a tile of a row of 2560.
-DEFAULTS = {
+DEFAULTS: dict[str, tuple[tuple[str, dict[str, int]], tuple[str, dict[str, int]]]] = {
     "v4": (("lora", {}), ("data_fsdp", {"fsdp": 16})),
     "v5e": (("lora", {}), ("data_fsdp", {"fsdp": 32})),
     "v5p": (("lora", {}), ("data_fsdp", {"fsdp": 16})),

@@ -1,4 +1,4 @@
-"""What lies where: one row a parameter, and what should be split but is not."""
+"""What lies where: one row a parameter, and what should be split but is not (in presets that split the width of the model)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hyperseg_jax import axes
 from hyperseg_jax.parallel.placement import Placement
 from hyperseg_jax.tables import flatten
 
@@ -32,7 +31,7 @@ class Row:
 
 def rows(abstract: Mapping[str, Any], placed: Placement) -> list[Row]:
     """One row for each leaf of nested shapes with shardings."""
-    splits = any(over for axis, over in placed.rules if axis != "batch" and axis in axes.PARAMETERS)
+    splits = dict(placed.rules)["embed"] is not None
     made = []
     for path, leaf in flatten(abstract).items():
         held = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize / 1e6

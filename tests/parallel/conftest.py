@@ -1,0 +1,66 @@
+"""A batch of eight pictures with all kinds of prompts, on one device and on eight."""
+
+import dataclasses
+import types
+import unittest.mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hyperseg_jax.data import sources
+from hyperseg_jax.data.features import to_arrays
+from hyperseg_jax.decoders import mask2former
+from hyperseg_jax.systems import system as systems
+
+SYSTEM = systems.get("hyperseg")
+ROWS, SEED = 8, 3
+
+
+@pytest.fixture(scope="session")
+def case(micro):
+    """config, model, boxed shapes, params, batch, key, and what one device computes: loss, metrics, gradient."""
+    config = micro(("referring", "panoptic", "region", "chat"), model__precision__matmul="highest", loss__points="per_mask",
+                   model__lora__rank=8, model__mask_decoder__num_layers=3, data__image_size=64)  # fmt: skip
+    with config.unlocked():
+        config.loss.num_points = 32
+    tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    sizes = dataclasses.replace(tasks["panoptic"].sizes, prompts=4, length=320, targets=8, classes=9, regions=3)
+    panoptic = tasks["panoptic"].train
+    rows = [dataclasses.replace(panoptic[k], prompts=sum((task.train[k].prompts[:1] for task in tasks.values()), ()))
+            for k in range(ROWS)]  # fmt: skip
+    arrays = [to_arrays(row, sizes, tasks["panoptic"].tokenizer, train=True) for row in rows]
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
+    model = SYSTEM.build(config)
+    init = lambda: SYSTEM.init(model, config, jax.random.key(SEED))
+    params = jax.device_get(jax.jit(lambda: SYSTEM.init_plain(model, config, jax.random.key(SEED)))())
+    loss = SYSTEM.loss(model, config)
+    key = jax.random.key(1)
+    (total, metrics), gradient = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch, key))
+    margin = smallest_margin(model, params, batch)
+    return types.SimpleNamespace(config=config, model=model, boxed=jax.eval_shape(init), params=params, batch=batch, key=key,
+                                 loss=loss, total=total, metrics=metrics, gradient=gradient, margin=margin)  # fmt: skip
+
+
+def smallest_margin(model, params, batch):
+    """The least distance from zero of the logits that decide the attention masks, as a part of the largest."""
+    decided = []
+
+    def recorded(mask_embedding, features):
+        logits = jnp.einsum("bkqc,bhwc->bkqhw", mask_embedding, features, precision="highest")
+        decided.append(logits)
+        return negative(mask_embedding, features)
+
+    negative = mask2former._negative
+    with unittest.mock.patch.object(mask2former, "_negative", recorded):
+
+        def of(params, batch):
+            decided.clear()
+            SYSTEM.predict(model, None)(params, batch)
+            return list(decided)
+
+        found = [np.abs(logits) for logits in jax.jit(of)(params, batch)]
+    # exactly zero are those of padded prompts, whose queries are zero vectors
+    return min(values[values > 0].min() for values in found) / max(values.max() for values in found)
