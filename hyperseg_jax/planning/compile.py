@@ -41,7 +41,7 @@ class Plan:
     """What compiling the step of one task gave.
 
     preset, mesh: how the step is spread. examples: of a batch on each chip. seconds: processor time of the compiler.
-    memory: None where the step does not fit; problem then says what the compiler said. collectives: {kind: instructions}.
+    memory: None where the step does not fit; problem then says what the compiler said. collectives: {kind: how many}.
     matching_loops: loops of the matching; waiting: the collectives inside them, which would make every turn wait for all chips.
     """
 

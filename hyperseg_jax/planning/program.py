@@ -14,18 +14,21 @@ _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 _OPERATION = re.compile(r"[\])}] ([a-z][a-z0-9\-]*)\(")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations|called_computations|async_execution_thread)="
                      r"(\{[^}]*\}|%?[\w.\-]+)")  # fmt: skip
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _FROM = re.compile(r'op_name="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
     """operation: such as "while". came_from: the names of the traced program, such as "jit(step)/matching/while". calls: the
-    computations that it runs."""
+    computations that it runs. channel: of a collective; the compiler writes one that runs beside other work several times,
+    under the same channel."""
 
     name: str
     operation: str
     came_from: str
     calls: tuple[str, ...]
+    channel: str = ""
 
     @property
     def collective(self) -> str:
@@ -41,9 +44,9 @@ class Program:
     computations: Mapping[str, tuple[Instruction, ...]]
 
     def collectives(self) -> dict[str, int]:
-        """How many instructions of each kind; one inside a loop counts once."""
-        kinds = (i.collective for body in self.computations.values() for i in body)
-        return dict(collections.Counter(kind for kind in kinds if kind))
+        """How many of each kind; one inside a loop counts once."""
+        every = (i for body in self.computations.values() for i in body if i.collective)
+        return dict(collections.Counter(kind for kind, _ in {(i.collective, i.channel or i.name) for i in every}))
 
     def loops(self, scope: str) -> list[Instruction]:
         """The loops that were traced under jax.named_scope(scope)."""
@@ -91,4 +94,5 @@ def _instruction(name: str, rest: str) -> Instruction:
         raise ValueError(f"no operation in %{name} = {rest[:200]}")
     called = [part.strip().lstrip("%") for found in _CALLED.findall(rest) for part in found.strip("{}").split(",")]
     came_from = _FROM.search(rest)
-    return Instruction(name, operation[1], came_from[1] if came_from else "", tuple(called))
+    channel = _CHANNEL.search(rest)
+    return Instruction(name, operation[1], came_from[1] if came_from else "", tuple(called), channel[1] if channel else "")
