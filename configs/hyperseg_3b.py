@@ -2,12 +2,33 @@
 
 Sizes, adapters, what is trained and the weights of the objective are the authors'. How HyperSeg was trained is not published:
 "InstructSeg" marks what their next system uses, "ours" what we chose. Data is expected below data.root (see data/formats).
+
+hyperseg_3b:v5e-64 sizes the run for a slice (SLICES); the number of examples that are seen stays InstructSeg's.
 """
 
 import ml_collections
 
+from hyperseg_jax.errors import UserError
 
-def get_config() -> ml_collections.ConfigDict:
+EXAMPLES = 3_200_000  # InstructSeg: 100 000 steps of 32
+# slice -> examples a step. Ours: the smallest batch that keeps its chips busy.
+SLICES = {"v5e-16": 32, "v5e-64": 128, "v5e-256": 256, "v5p-128": 256}
+
+
+def get_config(slice_name: str = "") -> ml_collections.ConfigDict:
+    c = recipe()
+    if slice_name:
+        if slice_name not in SLICES:
+            raise UserError(f"--config hyperseg_3b:{slice_name}: no sizes for this slice; use one of {', '.join(SLICES)}")
+        batch = SLICES[slice_name]
+        steps = EXAMPLES // batch
+        c.train.update({"batch_size": batch, "steps": steps, "save_every": steps // 50, "eval_every": steps // 20})
+        # ours: the rate grows with the square root of the batch, as the noise of Adam's direction shrinks
+        c.optimizer.update({"learning_rate": 4e-5 * (batch / 32) ** 0.5, "warmup_steps": int(0.03 * steps)})
+    return c
+
+
+def recipe() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.system = "hyperseg"
     c.seed = 0

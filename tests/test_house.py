@@ -14,6 +14,7 @@ import pytest
 
 import hyperseg_jax
 from hyperseg_jax.commands import config as configs
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 
@@ -99,3 +100,16 @@ def test_nothing_runs_what_it_reads():
     calls = {f"{path.relative_to(PACKAGE)}:{node.lineno}: {called(node.func)}" for path in PACKAGE.rglob("*.py")
              for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}  # fmt: skip
     assert not sorted(call for call in calls if call.split(": ")[1] in FORBIDDEN)
+
+
+@pytest.mark.parametrize("name", ["hyperseg_3b", "hyperseg_3b_lora", "hyperseg_3b_full"])
+def test_a_recipe_for_a_slice_sees_as_many_examples(name):
+    plain = configs.load(name)
+    for slice_name, chips in {"v5e-16": 16, "v5e-64": 64, "v5e-256": 256, "v5p-128": 128}.items():
+        sized = configs.load(f"{name}:{slice_name}")
+        assert sized.train.batch_size % chips == 0
+        assert sized.train.batch_size * sized.train.steps == plain.train.batch_size * plain.train.steps
+        assert sized.optimizer.learning_rate == pytest.approx(4e-5 * (sized.train.batch_size / 32) ** 0.5)
+    for wrong, told in ((f"{name}:v9-1", "v5e-16, v5e-64"), ("tiny:v5e-16", "takes nothing behind a colon")):
+        with pytest.raises(UserError, match=told):
+            configs.load(wrong)

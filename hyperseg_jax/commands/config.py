@@ -1,9 +1,10 @@
-"""Configs by path or by name, with --config.x.y=z overrides."""
+"""Configs by path or by name, with an argument behind a colon (name:argument) and --config.x.y=z overrides."""
 
 from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import pathlib
 import runpy
 from collections.abc import Sequence
@@ -36,10 +37,17 @@ def find(name: str) -> pathlib.Path:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config with overrides ("train.steps=10") applied. The file is the user's own code and is executed."""
-    path = find(name)
+    """The config with overrides ("train.steps=10") applied. The file is the user's own code and is executed.
+
+    name: "hyperseg_3b:v5e-16" calls get_config("v5e-16").
+    """
+    file, _, argument = (name, "", "") if pathlib.Path(name).is_file() else name.partition(":")
+    path = find(file)
     try:
-        config = runpy.run_path(str(path), run_name=f"hyperseg_config_{path.stem}")["get_config"]().lock()
+        get_config = runpy.run_path(str(path), run_name=f"hyperseg_config_{path.stem}")["get_config"]
+        if argument and not inspect.signature(get_config).parameters:
+            raise UserError(f"--config {name}: {file} takes nothing behind a colon; leave {argument!r} out")
+        config = get_config(*[argument] if argument else []).lock()
     except UserError:
         raise
     except Exception as error:

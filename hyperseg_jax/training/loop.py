@@ -126,7 +126,8 @@ def start(
         return placement.abstract_arrays(abstract, state_where), tx
     given = {}
     if config.init_from:
-        given = model_folder.load_params(config.init_from, placement.abstract_arrays(plain, where), fresh=config.init_fresh)
+        wanted = groups.merge(abstract.trainable, abstract.frozen)  # the frozen half in the type that it is kept in
+        given = model_folder.load_params(config.init_from, placement.abstract_arrays(wanted, where), fresh=config.init_fresh)
     return jax.jit(make, out_shardings=state_where, donate_argnums=0)(given), tx
 
 

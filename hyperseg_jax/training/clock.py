@@ -1,0 +1,63 @@
+"""Where the time of a run goes, and how much of it trained."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+
+# shares of goodput, in the order they are told
+SHARES = {
+    "start": "from the command to the first step: devices, data, parameters or their checkpoint",
+    "compile": "tracing and compiling the programs",
+    "data": "waiting for a batch",
+    "step": "training: dispatched steps and waiting for their results",
+    "evaluation": "scores on validation records, and writing the model",
+    "checkpoint": "waiting for a save to begin, or to end where the run does",
+    "lost": "steps that a kill threw away, done again since the checkpoint that the run went on from",
+}
+
+
+class Clock:
+    """Seconds of a run by share, through stops and restarts. What is not within a phase counts as "step"."""
+
+    def __init__(self, before: Mapping[str, float] | None = None, lost: float = 0.0, *, started: float | None = None) -> None:
+        """before: seconds of the run up to its checkpoint. lost: seconds after it, which are done again. started: when this
+        process began (time.monotonic)."""
+        self.seconds = {share: float((before or {}).get(share, 0.0)) for share in SHARES}
+        self.seconds["lost"] += lost
+        self._since = time.monotonic() if started is None else started
+        self._share = "start"
+
+    def begin(self, share: str) -> None:
+        """From now on time counts for this share."""
+        now = time.monotonic()
+        self.seconds[self._share] += now - self._since
+        self._since, self._share = now, share
+
+    @contextlib.contextmanager
+    def phase(self, share: str) -> Iterator[None]:
+        """Time inside counts for this share, then for the one before again."""
+        outer = self._share
+        self.begin(share)
+        try:
+            yield
+        finally:
+            self.begin(outer)
+
+    def read(self) -> dict[str, float]:
+        """Seconds by share until now."""
+        self.begin(self._share)
+        return {share: round(seconds, 3) for share, seconds in self.seconds.items()}
+
+
+def goodput(seconds: Mapping[str, float]) -> float:
+    """The share of all time that went into steps which counted."""
+    return seconds["step"] / max(sum(seconds.values()), 1e-9)
+
+
+def told(seconds: Mapping[str, float]) -> str:
+    """One line: "goodput 91.2 %  step 91.2  data 1.0 ..." in percent, what is below a tenth left out."""
+    total = max(sum(seconds.values()), 1e-9)
+    shares = "  ".join(f"{share} {100 * value / total:.1f}" for share, value in seconds.items() if value > total / 1000)
+    return f"goodput {100 * goodput(seconds):.1f} %  ({shares})"

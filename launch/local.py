@@ -1,0 +1,101 @@
+"""Trains on this machine. The same line goes on where a stopped or killed run left off.
+
+  python launch/local.py CONFIG WORKDIR [--processes N] [--dry-run] [--config.x.y=value ...]
+
+Several devices in one process: --config.train.preset=data. --processes N starts N processes that form one run, as N hosts of a
+pod would. PYTHON names another interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import common
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environments(processes: int, cpu_devices: int | None) -> list[dict[str, str]]:
+    """What each process finds in its environment besides this one's."""
+    devices = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(cpu_devices)} if cpu_devices else {}
+    if processes == 1:
+        return [devices]
+    coordinator = f"127.0.0.1:{free_port()}"
+    return [{"HYPERSEG_COORDINATOR": coordinator, "HYPERSEG_PROCESS_ID": str(k), "HYPERSEG_PROCESSES": str(processes),
+             "PYTHONUNBUFFERED": "1", **devices} for k in range(processes)]  # fmt: skip
+
+
+def _copy(process: subprocess.Popen[bytes], prefix: bytes) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def together(command: Sequence[str], environments: Sequence[Mapping[str, str]], name: str, grace: float) -> int:
+    """Runs one process for each environment and gives the first status that is not zero, else zero.
+
+    SIGINT and SIGTERM are passed on to all. Once one has failed, the others get SIGTERM, and SIGKILL `grace` seconds later.
+    """
+    running = [subprocess.Popen(command, env={**os.environ, **extra}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                start_new_session=True) for extra in environments]  # fmt: skip
+    copies = [threading.Thread(target=_copy, args=(process, f"{name}.{k}| ".encode())) for k, process in enumerate(running)]
+    for copy in copies:
+        copy.start()
+
+    def send(number: int, _frame: object = None) -> None:
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, send)
+    first, kill_at = 0, float("inf")
+    while any(process.poll() is None for process in running):
+        time.sleep(0.05)
+        failed = next((k for k, process in enumerate(running) if process.poll()), None)
+        if failed is not None and not first:
+            first, kill_at = running[failed].returncode, time.monotonic() + grace
+            print(f"{name}: process {failed} ended with status {first}; ending the others", file=sys.stderr, flush=True)
+            send(signal.SIGTERM)
+        if time.monotonic() > kill_at:
+            send(signal.SIGKILL)
+    for copy in copies:
+        copy.join()
+    status = first or next((process.returncode for process in running if process.returncode), 0)
+    return 128 - status if status < 0 else status
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = common.parser(__doc__)
+    options.add_argument("--processes", type=int, default=1, help="how many processes form the run (default: 1)")
+    options.add_argument("--cpu-devices", type=int, help="train on the CPU, with as many virtual devices in each process")
+    options.add_argument("--grace", type=float, default=30.0, help="seconds between SIGTERM and SIGKILL once one has failed")
+    parsed = common.parse(options, arguments)
+    if parsed.processes < 1 or (parsed.cpu_devices is not None and parsed.cpu_devices < 1):
+        raise common.LaunchError("--processes and --cpu-devices count from 1")
+    command = common.train_command(parsed, os.environ.get("PYTHON", sys.executable))
+    extras = environments(parsed.processes, parsed.cpu_devices)
+    for extra in extras:
+        common.show([*(["env"] if extra else []), *(f"{key}={value}" for key, value in extra.items()), *command])
+    if parsed.dry_run:
+        return 0
+    if parsed.processes == 1:
+        os.environ.update(extras[0])
+        os.execvp(command[0], command)
+    return together(command, extras, parsed.name, parsed.grace)
+
+
+if __name__ == "__main__":
+    common.main(run)

@@ -1,0 +1,81 @@
+"""Trains on a Slurm cluster: one process a host.
+
+  python launch/slurm.py CONFIG WORKDIR --nodes 4 --time 24:00:00 [--gpus 8] [--setup LINE] [--config.x.y=value ...]
+
+LINE enters the environment with this package, as in ". env/bin/activate".
+WORKDIR is in a bucket or, as an absolute path, on a file system that all hosts share. The run saves before its time is over and
+is queued again, as it is after a host has failed; it goes on from WORKDIR each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import shlex
+from collections.abc import Sequence
+
+import common
+
+
+def script(parsed: argparse.Namespace) -> str:
+    """What sbatch gets. USR1 comes to the script alone, which tells the hosts to save and then queues the job again."""
+    options = {
+        "job-name": parsed.name,
+        "nodes": parsed.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": parsed.cpus,
+        "gpus-per-node": parsed.gpus,
+        "time": parsed.time,
+        "partition": parsed.partition,
+        "account": parsed.account,
+        "output": parsed.output,
+        "open-mode": "append",
+        "signal": f"B:USR1@{parsed.save_seconds}",
+    }
+    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    command = ["srun", "--kill-on-bad-exit=1", *common.train_command(parsed)]
+    return "\n".join([
+        "#!/bin/bash", *lines, "#SBATCH --requeue",
+        "stopped=",
+        """trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1""",
+        *([parsed.setup] if parsed.setup else []),
+        f"{shlex.join(command)} &",
+        "wait $!; status=$?",
+        "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done",
+        'if [ -n "$stopped" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi',
+        "exit $status",
+    ]) + "\n"  # fmt: skip
+
+
+def run(arguments: Sequence[str]) -> int:
+    options = common.parser(__doc__)
+    options.add_argument("--nodes", type=int, default=1, help="hosts (default: 1)")
+    options.add_argument("--time", required=True, help="time limit of one stretch, as Slurm writes it: 24:00:00")
+    options.add_argument("--gpus", type=int, help="GPUs on each host")
+    options.add_argument("--cpus", type=int, help="CPU cores on each host")
+    options.add_argument("--partition")
+    options.add_argument("--account")
+    options.add_argument("--setup", help="a shell line before the run, to enter its environment")
+    options.add_argument("--output", default="%x-%j.log", help="file of the output (default: NAME-JOB.log)")
+    options.add_argument("--save-seconds", type=int, default=300, help="how long before its time limit the run saves")
+    options.add_argument("--wait", action="store_true", help="return when the job has ended, with its status")
+    parsed = common.parse(options, arguments)
+    if parsed.nodes < 1:
+        raise common.LaunchError("--nodes counts from 1")
+    if not parsed.workdir.startswith("/") and not common.in_bucket(parsed.workdir):
+        raise common.LaunchError(f"WORKDIR {parsed.workdir}: give gs://BUCKET/PATH, or an absolute path that all hosts share")
+    if parsed.config.endswith(".py"):
+        if not pathlib.Path(parsed.config).is_file():
+            raise common.LaunchError(f"CONFIG {parsed.config}: no such file")
+        parsed.config = str(pathlib.Path(parsed.config).resolve())
+    command, text = ["sbatch", *(["--wait"] if parsed.wait else [])], script(parsed)
+    if parsed.dry_run:
+        print(text, end="")
+        common.show(command)
+        return 0
+    common.require("sbatch", "start this on a login node of the cluster")
+    return common.call(command, text)
+
+
+if __name__ == "__main__":
+    common.main(run)

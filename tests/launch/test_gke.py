@@ -1,0 +1,137 @@
+"""launch/gke.py: the rendered JobSet against recorded text and the published API, and what is done to a cluster."""
+
+import copy
+import importlib.util
+import pathlib
+import re
+
+import pytest
+import yaml
+
+HERE = pathlib.Path(__file__).parent
+CASES = {
+    "gke_v5e-16": ["--type=v5e-16", "--image=europe-docker.pkg.dev/project/images/hyperseg:1", "--name=lora"],
+    "gke_v6e-8": ["--type=v6e-8", "--image=hyperseg", "--name=one-host", "--namespace=vision", "--restarts=0"],
+    "gke_v5p-128_2_spot": ["--type=v5p-128", "--image=hyperseg:1", "--slices=2", "--spot", "--name=full",
+                           "--service-account=trainer", "--mount=gs://datasets=/data", "--mount=gs://weights=/weights"],
+}  # fmt: skip
+RUN = ("hyperseg_3b", "gs://bucket/runs/first", "--config.train.steps=5", "--config.data.root=/data/a b")
+KUBECTL = """
+log(" ".join(arguments))
+if "get" in arguments:
+    left = (state / "answers").read_text().split("\\n")
+    (state / "answers").write_text("\\n".join(left[1:]))
+    if left[0] == "error": sys.exit("no such cluster")
+    sys.stdout.write(left[0])
+if "apply" in arguments: (state / "applied").write_text(sys.stdin.read())
+"""
+
+
+def published():
+    spec = importlib.util.spec_from_file_location("kubernetes_fields", HERE / "kubernetes_fields.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rendered(scripts, case):
+    shown = scripts.run("gke", *RUN, *CASES[case], "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    text, _, command = shown.stdout.rpartition("kubectl ")
+    return text, command
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_manifest_is_the_recorded_one(scripts, case):
+    assert rendered(scripts, case)[0] == (HERE / "golden" / f"{case}.yaml").read_text()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_field_is_of_the_published_api(scripts, case):
+    manifest = yaml.safe_load(rendered(scripts, case)[0])
+    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert published().faults(manifest, "JobSet", "") == []
+
+
+def test_the_walk_sees_what_is_wrong(scripts):
+    manifest = yaml.safe_load(rendered(scripts, "gke_v5p-128_2_spot")[0])
+    pod = ("spec", "replicatedJobs", 0, "template", "spec", "template", "spec")
+    for path, value, said in [
+        (("spec", "failurePolicy", "maxRestart"), 3, ".spec.failurePolicy.maxRestart: unknown"),
+        (("spec", "replicatedJobs", 0, "replicas"), "2", "is no integer"),
+        (("spec", "failurePolicy", "restartStrategy"), "Blocking", "is none of"),
+        (("spec", "failurePolicy", "rules", 0, "name"), None, ".rules[0].name: missing"),
+        ((*pod, "nodeSelector", "cloud.google.com/gke-spot"), True, "is no string"),
+        ((*pod, "hostNetwork"), "true", "is no boolean"),
+        ((*pod, "containers", 0, "ports", 1, "port"), 80, "ports[1].port: unknown"),
+        ((*pod, "containers"), {}, "not a list"),
+    ]:
+        broken = copy.deepcopy(manifest)
+        inner = broken
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        if value is None:
+            del inner[path[-1]]
+        found = published().faults(broken, "JobSet", "")
+        assert len(found) == 1 and said in found[0], (path, found)
+
+
+def test_names_fit_their_places(scripts):
+    """Rules of the API that no type tells: names that must agree, formats, what the Job needs for its failure policy."""
+    for case in CASES:
+        manifest = yaml.safe_load(rendered(scripts, case)[0])
+        rule = manifest["spec"]["failurePolicy"]["rules"][0]
+        assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
+        assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+        (replicated,) = manifest["spec"]["replicatedJobs"]
+        job = replicated["template"]["spec"]
+        pod = job["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["restartPolicy"] == "Never"  # podFailurePolicy needs it
+        assert job["parallelism"] == job["completions"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+        sides = [int(side) for side in topology.split("x")]
+        chips = container["resources"]["limits"]["google.com/tpu"] * job["completions"]
+        assert chips == {2: lambda a, b: a * b, 3: lambda a, b, c: a * b * c}[len(sides)](*sides)
+        longest = f"{manifest['metadata']['name']}-{replicated['name']}-{replicated['replicas'] - 1}-{job['completions'] - 1}"
+        assert len(longest) <= 63
+
+
+def test_the_node_pool_fits_the_slice(scripts, split):
+    text, _ = rendered(scripts, "gke_v5p-128_2_spot")
+    (command,) = split(text.splitlines()[0].removeprefix("# a node pool for each slice: "))
+    assert command[:5] == ["gcloud", "container", "node-pools", "create", "v5p-128-0"]
+    assert {"--machine-type=ct5p-hightpu-4t", "--tpu-topology=4x4x4", "--num-nodes=16", "--spot"} <= set(command)
+
+
+def start(scripts, answers, *arguments):
+    scripts.program("kubectl", KUBECTL)
+    (scripts.folder / "answers").write_text("\n".join(answers))
+    return scripts.run("gke", *RUN, *CASES["gke_v5e-16"], *arguments)
+
+
+def test_what_is_shown_is_what_is_applied(scripts):
+    text, command = rendered(scripts, "gke_v5e-16")
+    assert start(scripts, [""]).returncode == 0
+    assert (scripts.folder / "applied").read_text() == text.partition("\n")[2]
+    assert scripts.calls()[1:] == [command.strip()] == ["--namespace=default apply --filename=-"]
+
+
+def test_a_run_that_has_ended_is_started_anew(scripts):
+    assert start(scripts, ["Failed"]).returncode == 0
+    assert scripts.calls()[1:] == ["--namespace=default delete jobset lora", "--namespace=default apply --filename=-"]
+
+
+@pytest.mark.parametrize(("answers", "status"), [(["", "", "", "Completed"], 0), (["", "Failed"], 1)])
+def test_waiting_gives_the_runs_status(scripts, answers, status):
+    shown = start(scripts, answers, "--wait", "--poll=0")
+    assert shown.returncode == status and answers[-1] in shown.stdout
+    assert sum(" get jobset lora " in call for call in scripts.calls()) == len(answers)
+
+
+def test_a_cluster_out_of_reach_is_one_line(scripts):
+    shown = start(scripts, ["error"])
+    assert shown.returncode == 2 and "no such cluster" in shown.stderr and len(shown.stderr.splitlines()) == 1
+    assert not (scripts.folder / "applied").exists()

@@ -1,0 +1,98 @@
+"""launch/local.py with real processes; PYTHON names a stand-in for training."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SAYS = """
+import os
+words = [os.environ.get("HYPERSEG_" + word, "-") for word in ("COORDINATOR", "PROCESS_ID", "PROCESSES")]
+print(*words, os.environ.get("JAX_NUM_CPU_DEVICES", "-"), *arguments)
+"""
+WAITS = """
+import os, signal
+number = os.environ.get("HYPERSEG_PROCESS_ID", "0")
+def stop(signum, frame):
+    log(f"{number} got {signum}")
+    print("saved")
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+log(f"{number} up")
+"""
+UNTIL_TOLD = WAITS + "time.sleep(60)\n"
+ONE_FAILS = WAITS + """
+while number == "1" and len((state / "calls").read_text().splitlines()) < 3: time.sleep(0.01)
+if number == "1": sys.exit(7)
+time.sleep(60)
+"""  # fmt: skip
+ONE_FAILS_ONE_HANGS = """
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.environ["HYPERSEG_PROCESS_ID"] == "0": os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+
+
+def local(scripts, *arguments):
+    return scripts.run("local", "tiny", "my run", *arguments, PYTHON=str(scripts.bin / "python"))
+
+
+def test_one_process_becomes_the_command_itself(scripts):
+    scripts.program("python", SAYS + "print(os.getpid())\nsys.exit(3)")
+    process = subprocess.Popen(scripts.command("local", "tiny", "my run", "--cpu-devices=4", "--config.a=b c"), text=True,
+                               env=scripts.environment(PYTHON=str(scripts.bin / "python")), stdout=subprocess.PIPE)  # fmt: skip
+    lines = process.communicate(timeout=60)[0].splitlines()
+    assert process.returncode == 3
+    assert lines[1:] == ["- - - 4 -m hyperseg_jax.train --config tiny --workdir my run --config.a=b c", str(process.pid)]
+
+
+def test_the_interpreter_is_the_scripts_own(scripts):
+    shown = scripts.run("local", "tiny", "my run", "--dry-run")
+    assert shown.stdout.startswith(f"{sys.executable} -m hyperseg_jax.train ")
+
+
+def test_processes_find_each_other_and_are_told_apart(scripts):
+    scripts.program("python", SAYS)
+    shown = local(scripts, "--processes=3", "--name=trial")
+    assert shown.returncode == 0, shown.stderr
+    lines = sorted(line for line in shown.stdout.splitlines() if line.startswith("trial."))
+    coordinator = lines[0].split()[1]
+    assert coordinator.startswith("127.0.0.1:")
+    for k, line in enumerate(lines):
+        assert line == f"trial.{k}| {coordinator} {k} 3 - -m hyperseg_jax.train --config tiny --workdir my run"
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_all(scripts, number):
+    scripts.program("python", UNTIL_TOLD)
+    process = subprocess.Popen(scripts.command("local", "tiny", "run", "--processes=2"), text=True, stdout=subprocess.PIPE,
+                               env=scripts.environment(PYTHON=str(scripts.bin / "python")))  # fmt: skip
+    deadline = time.monotonic() + 30
+    while len(scripts.calls()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 0 and output.count("| saved") == 2
+    assert sorted(scripts.calls())[1::2] == [f"{k} up" for k in range(2)]
+    assert sorted(scripts.calls())[0::2] == [f"{k} got {number}" for k in range(2)]
+
+
+def test_the_status_of_a_failing_process_ends_the_others(scripts):
+    scripts.program("python", ONE_FAILS)
+    shown = local(scripts, "--processes=3")
+    assert shown.returncode == 7 and "process 1 ended with status 7" in shown.stderr
+    assert sorted(call for call in scripts.calls() if "got" in call) == ["0 got 15", "2 got 15"]
+
+
+def test_what_does_not_end_is_killed(scripts):
+    scripts.program("python", ONE_FAILS_ONE_HANGS)
+    began = time.monotonic()
+    shown = local(scripts, "--processes=2", "--grace=0.3")
+    assert shown.returncode == 128 + signal.SIGKILL and time.monotonic() - began < 30
+    assert "process 0 ended with status -9" in shown.stderr

@@ -1,0 +1,39 @@
+"""The table of TPU slices, against rows of Google's pages."""
+
+import pytest
+
+PUBLISHED = [  # name, topology, VMs, chips a VM, gcloud's accelerator type, GKE's machine type and accelerator label
+    ("v4-8", "2x2x1", 1, 4, "v4-8", "ct4p-hightpu-4t", "tpu-v4-podslice"),
+    ("v4-512", "4x8x8", 64, 4, "v4-512", "ct4p-hightpu-4t", "tpu-v4-podslice"),
+    ("v4-4096", "8x16x16", 512, 4, "v4-4096", "ct4p-hightpu-4t", "tpu-v4-podslice"),
+    ("v5e-1", "1x1", 1, 1, "v5litepod-1", "ct5lp-hightpu-1t", "tpu-v5-lite-podslice"),
+    ("v5e-8", "2x4", 1, 8, "v5litepod-8", "ct5lp-hightpu-8t", "tpu-v5-lite-podslice"),
+    ("v5e-16", "4x4", 4, 4, "v5litepod-16", "ct5lp-hightpu-4t", "tpu-v5-lite-podslice"),
+    ("v5e-64", "8x8", 16, 4, "v5litepod-64", "ct5lp-hightpu-4t", "tpu-v5-lite-podslice"),
+    ("v5e-256", "16x16", 64, 4, "v5litepod-256", "ct5lp-hightpu-4t", "tpu-v5-lite-podslice"),
+    ("v5p-8", "2x2x1", 1, 4, "v5p-8", "ct5p-hightpu-4t", "tpu-v5p-slice"),
+    ("v5p-128", "4x4x4", 16, 4, "v5p-128", "ct5p-hightpu-4t", "tpu-v5p-slice"),
+    ("v5p-256", "4x4x8", 32, 4, "v5p-256", "ct5p-hightpu-4t", "tpu-v5p-slice"),
+    ("v6e-4", "2x2", 1, 4, "v6e-4", "ct6e-standard-4t", "tpu-v6e-slice"),
+    ("v6e-8", "2x4", 1, 8, "v6e-8", "ct6e-standard-8t", "tpu-v6e-slice"),
+    ("v6e-256", "16x16", 64, 4, "v6e-256", "ct6e-standard-4t", "tpu-v6e-slice"),
+]
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row[0])
+def test_slices_are_as_published(launch_modules, row):
+    import slices
+
+    made = slices.get(row[0])
+    assert (made.name, made.topology, made.hosts, made.chips, made.accelerator, made.machine, made.label) == row
+
+
+def test_every_slice_is_named_by_its_size(launch_modules):
+    import slices
+
+    for name, made in slices.SLICES.items():
+        cores = 2 if name.startswith(("v4", "v5p")) else 1
+        assert int(name.split("-")[1]) == made.hosts * made.chips * cores
+        assert made.hosts == 1 or made.chips == 4
+    assert {made.image for made in slices.SLICES.values()} == {
+        "tpu-ubuntu2204-base", "v2-alpha-tpuv5-lite", "v2-alpha-tpuv5", "v2-alpha-tpuv6e"}  # fmt: skip

@@ -1,0 +1,207 @@
+"""launch/tpu_vm.py: the gcloud commands, their flags, and a slice that is preempted, against a stand-in for the cloud."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+RUN = ("hyperseg_3b", "gs://bucket/runs/first")
+SLICE = ("--type=v5e-16", "--zone=us-west4-a", "--name=first", "--poll=0.2")
+# Which flags each command takes, from `gcloud compute tpus GROUP COMMAND --help`, release 528; the wide ones are taken by all.
+CREATE = {"--zone", "--accelerator-type", "--spot", "--reserved", "--service-account", "--scopes"}
+FLAGS = {
+    "tpu-vm create": {*CREATE, "--version"},
+    "queued-resources create": {*CREATE, "--runtime-version", "--node-id", "--node-count"},
+    "tpu-vm describe": {"--zone"},
+    "queued-resources describe": {"--zone"},
+    "tpu-vm delete": {"--zone"},
+    "queued-resources delete": {"--zone", "--force"},
+    "tpu-vm scp": {"--zone", "--worker"},
+    "queued-resources scp": {"--zone", "--worker", "--node"},
+    "tpu-vm ssh": {"--zone", "--worker", "--command"},
+    "queued-resources ssh": {"--zone", "--worker", "--node", "--command"},
+}
+WIDE = {"--project", "--quiet", "--format"}
+# The cloud: `slice` holds the state, `script` what happens at each start of the run: a status, or PREEMPTED and so on.
+GCLOUD = """
+group, verb = arguments[2:4]
+slice, script = state / "slice", state / "script"
+log(f"{group} {verb}" + (" run" if "hyperseg_jax.train --config" in arguments[-1] else ""))
+if verb == "describe":
+    if not slice.exists(): sys.exit("ERROR: (gcloud) NOT_FOUND: Resource 'projects/p' was not found")
+    word = slice.read_text()
+    if word == "error": slice.write_text("READY"); sys.exit("ERROR: (gcloud) network is down")
+    print(word)
+elif verb == "create":
+    fails = state / "fails"
+    left = int(fails.read_text()) if fails.exists() else 0
+    if left: fails.write_text(str(left - 1)); sys.exit("ERROR: no more capacity")
+    slice.write_text("ACTIVE" if group == "queued-resources" else "READY")
+elif verb == "delete":
+    if not slice.exists(): sys.exit("ERROR: NOT_FOUND")
+    slice.unlink()
+elif verb == "ssh" and "hyperseg_jax.train --config" in arguments[-1]:
+    first, *rest = script.read_text().split()
+    script.write_text(" ".join(rest))
+    if first == "hangs":  # the slice is gone and ssh has not noticed
+        slice.write_text("PREEMPTED")
+        time.sleep(60)
+    if first == "waits":
+        time.sleep(60)
+    if not first.isdigit():
+        slice.write_text(first.partition(":")[0])
+        sys.exit(int(first.partition(":")[2] or 255))
+    sys.exit(int(first))
+elif verb == "ssh" and arguments[-1].startswith("--command=pkill"):
+    log("stop")
+elif verb == "ssh":
+    install = state / "install"
+    left = int(install.read_text()) if install.exists() else 0
+    if left: install.write_text(str(left - 1)); sys.exit(1)
+"""
+INSTALL = ["scp", "ssh", "ssh run"]
+
+
+def flags_of(command):
+    return {word.split("=")[0] for word in command if word.startswith("--")}
+
+
+@pytest.mark.parametrize("options", [
+    (), ("--spot", "--project=mine", "--service-account=trainer@mine.iam.gserviceaccount.com"), ("--reserved", "--image=other"),
+    ("--queued",), ("--queued", "--slices=2", "--spot", "--mount=gs://datasets=/data")])  # fmt: skip
+def test_only_published_flags_are_used(scripts, split, options):
+    shown = scripts.run("tpu_vm", *RUN, *SLICE, *options, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    gcloud = [command for command in split(shown.stdout) if command[0] == "gcloud"]
+    group = "queued-resources" if "--queued" in options else "tpu-vm"
+    assert [command[1:4] for command in gcloud] == [["compute", "tpus", group]] * 6
+    assert [command[4] for command in gcloud] == ["create", "describe", "scp", "ssh", "ssh", "delete"]
+    for command in gcloud:
+        assert flags_of(command) <= FLAGS[f"{group} {command[4]}"] | WIDE, command
+        assert "--zone=us-west4-a" in command and ("--project=mine" in command) == ("--project=mine" in options)
+    create = gcloud[0]
+    assert create[5] == "first" and "--accelerator-type=v5litepod-16" in create
+    assert set(options) & {"--spot", "--reserved"} == set(create) & {"--spot", "--reserved"}
+    if "--queued" not in options:
+        assert f"--version={'other' if '--image=other' in options else 'v2-alpha-tpuv5-lite'}" in create
+    else:  # exactly one of the two ways to name nodes
+        several = "--slices=2" in options
+        assert ("--node-count=2" in create, "--node-id=first" in create) == (several, not several)
+        assert "--force" in gcloud[-1] and all("--node=all" in command for command in gcloud[2:5])
+    assert all("--worker=all" in command for command in gcloud[2:5])
+
+
+def test_the_shell_text_for_the_hosts_is_sound(scripts, split):
+    shown = scripts.run("tpu_vm", *RUN, *SLICE, "--mount=gs://datasets=/data", "--config.data.root=/data/a b", "--dry-run")
+    words = [word for command in split(shown.stdout) for word in command]
+    texts = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
+    assert len(texts) == 2
+    for text in texts:
+        assert subprocess.run(["bash", "-n", "-c", text], check=False).returncode == 0
+    assert "gcsfuse --implicit-dirs datasets /data" in texts[0] and "hyperseg_jax[tpu,cloud]" in texts[0]
+
+
+def test_the_archive_holds_what_installation_needs(scripts, split, tmp_path):
+    shown = scripts.run("tpu_vm", *RUN, *SLICE, "--dry-run")
+    (pack,) = [command for command in split(shown.stdout) if command[0] == "tar"]
+    pack[2] = str(tmp_path / "sources.tar.gz")
+    subprocess.run(pack, check=True)
+    names = set(subprocess.run(["tar", "-tzf", pack[2]], capture_output=True, text=True, check=True).stdout.split())
+    assert {"setup.py", "pyproject.toml", "README.md", "configs/tiny.py", "hyperseg_jax/train.py"} <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith((".git", "tests"))]
+
+
+def watched(scripts, story, *options, **files):
+    scripts.program("gcloud", GCLOUD)
+    (scripts.folder / "script").write_text(story)
+    for name, text in files.items():
+        (scripts.folder / name).write_text(text)
+    shown = scripts.run("tpu_vm", *RUN, *SLICE, *options)
+    calls = [re.sub(r"^(tpu-vm|queued-resources) ", "", call) for call in scripts.calls()]
+    return shown, [call for call in calls if call != "describe"]  # how often it looks is a matter of time
+
+
+@pytest.mark.parametrize("options", [(), ("--queued",)])
+def test_a_run_to_its_end(scripts, options):
+    shown, calls = watched(scripts, "0", *options)
+    assert shown.returncode == 0, shown.stderr
+    assert calls == ["create", *INSTALL, "delete"]
+    assert not (scripts.folder / "slice").exists()
+
+
+@pytest.mark.parametrize("gone", ["PREEMPTED", "SUSPENDED", "PREEMPTED:0", "TERMINATED:143"])
+def test_a_preempted_slice_is_made_again_and_the_run_goes_on(scripts, gone):
+    """Also where training had time to save and ended with 0 as the slice went away: that is no end."""
+    shown, calls = watched(scripts, f"{gone} {gone} 0", "--retries=0")
+    assert shown.returncode == 0, shown.stderr
+    again = ["delete", "create", *INSTALL]
+    assert calls == ["create", *INSTALL, *again, *again, "delete"]
+    assert shown.stdout.count(f"first is {gone.split(':')[0]}; creating it again") == 2
+    # the very same line each time, so the same workdir
+    assert len({line for line in shown.stdout.splitlines() if "hyperseg_jax.train --config" in line}) == 1
+
+
+def test_a_connection_that_hangs_is_given_up(scripts):
+    began = time.monotonic()
+    shown, calls = watched(scripts, "hangs 0")
+    assert shown.returncode == 0 and calls.count("create") == 2 and time.monotonic() - began < 30
+
+
+def test_a_slice_that_is_up_is_used(scripts):
+    shown, calls = watched(scripts, "0", "--keep", slice="READY")
+    assert shown.returncode == 0 and calls == INSTALL
+    assert (scripts.folder / "slice").exists()
+
+
+def test_failures_are_tried_again_then_reported(scripts):
+    shown, calls = watched(scripts, "1 1 1 0", "--retries=2")
+    assert shown.returncode == 1 and calls.count("ssh run") == 3 and "delete" not in calls
+    assert "3 failures in a row" in shown.stderr and "to delete it: gcloud compute tpus tpu-vm delete first" in shown.stderr
+    assert watched(scripts, "1 1 0", "--retries=2")[0].returncode == 0
+
+
+def test_preemptions_are_no_failures(scripts):
+    assert watched(scripts, "1 PREEMPTED 1 PREEMPTED 1 0", "--retries=1")[0].returncode == 0
+
+
+def test_bad_input_is_not_tried_again(scripts):
+    shown, calls = watched(scripts, "2 0")
+    assert shown.returncode == 2 and calls.count("ssh run") == 1
+
+
+def test_a_host_that_cannot_install_counts_as_a_failure(scripts):
+    shown, calls = watched(scripts, "0", "--retries=1", install="1")
+    assert shown.returncode == 0 and calls == ["create", "scp", "ssh", *INSTALL, "delete"]
+
+
+def test_capacity_is_waited_for_once_the_slice_has_been_up(scripts):
+    shown, calls = watched(scripts, "0", "--retries=1", fails="5")
+    assert shown.returncode == 1 and calls.count("create") == 2  # it never was: perhaps the zone is wrong
+    scripts.log.unlink()
+    shown, calls = watched(scripts, "PREEMPTED 0", "--retries=1", fails="5", slice="READY")
+    assert shown.returncode == 0 and calls.count("create") == 6
+
+
+def test_a_network_that_is_down_is_waited_for(scripts):
+    assert watched(scripts, "error:0 0")[0].returncode == 0
+    (scripts.folder / "slice").write_text("error")
+    shown, _ = watched(scripts, "0")
+    assert shown.returncode == 2 and shown.stderr == "error: gcloud cannot look for first: ERROR: (gcloud) network is down\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_watch_stops_the_run_and_leaves_the_slice(scripts, number):
+    scripts.program("gcloud", GCLOUD)
+    (scripts.folder / "script").write_text("waits")
+    process = subprocess.Popen(scripts.command("tpu_vm", *RUN, *SLICE), env=scripts.environment(), stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    deadline = time.monotonic() + 30
+    while "tpu-vm ssh run" not in scripts.calls() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    process.communicate(timeout=30)
+    assert process.returncode == 130 and scripts.calls()[-1] == "stop"
+    assert (scripts.folder / "slice").read_text() == "READY"

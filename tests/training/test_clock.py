@@ -1,0 +1,78 @@
+"""Time is counted once, for the share that it belongs to; arithmetic is counted as often as it is done."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from hyperseg_jax.training import clock, flops
+from hyperseg_jax.training.clock import SHARES, Clock
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """The time that a clock sees, moved by hand."""
+    now = [100.0]
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+
+    def passes(count):
+        now[0] += count
+
+    return passes
+
+
+def test_every_second_counts_once(seconds):
+    timed = Clock(started=97.0)
+    seconds(2)
+    timed.begin("step")
+    seconds(10)
+    with timed.phase("data"):
+        seconds(1)
+        with timed.phase("compile"):
+            seconds(4)
+    seconds(5)
+    found = timed.read()
+    assert found == {"start": 5, "compile": 4, "data": 1, "step": 15, "evaluation": 0, "checkpoint": 0, "lost": 0}
+    assert list(found) == list(SHARES)
+    assert clock.goodput(found) == 15 / 25
+    assert clock.told(found) == "goodput 60.0 %  (start 20.0  compile 16.0  data 4.0  step 60.0)"
+
+
+def test_a_run_that_goes_on_counts_what_was_and_what_was_lost(seconds):
+    timed = Clock({"step": 50.0, "start": 3.0}, lost=20.0)
+    seconds(7)
+    found = timed.read()
+    assert found["start"] == 10 and found["step"] == 50 and found["lost"] == 20
+    assert clock.goodput(found) == 50 / 80
+
+
+def test_an_error_inside_a_phase_ends_it(seconds):
+    timed = Clock()
+    timed.begin("step")
+    with pytest.raises(KeyError), timed.phase("data"):
+        seconds(3)
+        raise KeyError
+    seconds(2)
+    assert timed.read()["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "wanted"),
+    [
+        (lambda x, w: x @ w, ((4, 8), (8, 16)), 2 * 4 * 8 * 16),
+        (lambda x, w: jnp.einsum("bij,bjk->bik", x, w), ((3, 4, 8), (3, 8, 5)), 3 * 2 * 4 * 8 * 5),
+        (lambda w: jax.lax.scan(lambda c, _: (c @ w, None), w, None, length=5)[0], ((8, 8),), 5 * 2 * 8**3),
+        (lambda x, k: jax.lax.conv(x, k, (1, 1), "VALID"), ((2, 3, 8, 8), (5, 3, 2, 2)), 2 * (2 * 5 * 7 * 7) * 3 * 2 * 2),
+        # with the gradient of one factor two products, of both three
+        (jax.grad(lambda w, x: ((x @ w) ** 2).sum()), ((8, 8), (4, 8)), 2 * 2 * 4 * 8 * 8),
+        (jax.grad(lambda w, x: ((x @ w) ** 2).sum(), argnums=(0, 1)), ((8, 8), (4, 8)), 3 * 2 * 4 * 8 * 8),
+        (lambda x: jnp.sin(x) + 1, ((4,),), 0),
+    ],
+)
+def test_arithmetic(function, shapes, wanted):
+    assert flops.of_function(function, *[jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]) == wanted
+
+
+def test_utilization():
+    chip = type("Chip", (), {"device_kind": "TPU v5e"})()
+    assert flops.utilization(197e12, 2.0, [chip] * 4) == 0.125
+    assert flops.utilization(1.0, 1.0, jax.devices()) is None
