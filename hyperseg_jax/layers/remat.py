@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 POLICIES = {
     "none": "keep every intermediate",
     "full": "keep only what enters a block and compute the rest again",
+    "marked": "keep what enters a block and what it marks as dear, compute the rest again",
     "dots": "keep the results of matrix products with weights, compute the rest again",
 }
+DEAR = "dear"
+
+
+def dear(x: Any) -> Any:
+    """Marks arrays that cost much to compute and little to keep."""
+    return jax.tree.map(lambda leaf: checkpoint_name(leaf, DEAR), x)
+
+
+def forgetful(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as the body of a scan, of which the backward pass keeps what enters it and what it marks as dear."""
+    return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(DEAR), prevent_cse=False)
 
 
 def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
@@ -22,8 +35,9 @@ def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
         raise ValueError(f"remat = {policy!r}: use one of {', '.join(POLICIES)}")
     if policy == "none":
         return block
-    save = None if policy == "full" else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return nn.remat(block, policy=save, prevent_cse=False)  # a scan body needs no guard against common subexpressions
+    policies = jax.checkpoint_policies
+    save = {"full": None, "marked": policies.save_only_these_names(DEAR), "dots": policies.dots_with_no_batch_dims_saveable}
+    return nn.remat(block, policy=save[policy], prevent_cse=False)  # a scan body needs no guard against common subexpressions
 
 
 def stack(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, ...] = ()) -> type[nn.Module]:
@@ -52,5 +66,6 @@ def in_turn(layers: Sequence[nn.Module], x: jax.Array, *inputs: Any) -> jax.Arra
             x = layer(x, *inputs)
         return x
     params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(layer.variables["params"] for layer in layers))
-    one = layers[0].clone(parent=None, name=None)
-    return jax.lax.scan(lambda x, each: (one.apply({"params": each}, x, *inputs), None), x, params)[0]
+    one: Any = layers[0].clone(parent=None, name=None)
+    body: Any = lambda x, each: (one.apply({"params": each}, x, *inputs), None)
+    return jax.lax.scan(body, x, params)[0]

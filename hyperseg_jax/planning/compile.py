@@ -86,9 +86,9 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return Plan(**found, seconds=time.process_time() - began, problem=str(error).splitlines()[0])
-    held = compiled.memory_analysis()
+    held: Any = compiled.memory_analysis()
     memory = Memory(held.argument_size_in_bytes, held.output_size_in_bytes, held.alias_size_in_bytes,
                     held.temp_size_in_bytes, held.peak_memory_in_bytes)  # fmt: skip
-    read = program.read(compiled.as_text())
+    read = program.read(compiled.as_text() or "")
     return Plan(**found, seconds=time.process_time() - began, memory=memory, collectives=read.collectives(),
                 matching_loops=len(read.loops("matching")), waiting=read.waiting("matching"))  # fmt: skip

@@ -18,6 +18,7 @@ from hyperseg_jax.decoders import mask2former, pixel_decoder
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import dear, forgetful
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.generate import greedy
@@ -93,9 +94,9 @@ class HyperSeg(nn.Module):
         picture; regions bool [B, K, R, s, s] with region_valid bool [B, K, R]; region_points [B, K, R, P, 2], (x, y) to sample
         them at, else their covered cells; fine_grained_query [B, F, P], fed back from the frame before, else the learned
         one. num_classes: class names a prompt, "background" among them."""
-        pyramid = self.mask_encoder(images, deterministic=deterministic)
+        pyramid = dear(self.mask_encoder(images, deterministic=deterministic))
         fine_grained = self.perceiver(pyramid, fine_grained_query)
-        picture = self.projector(self.clip_encoder(clip_images))
+        picture = dear(self.projector(self.clip_encoder(clip_images)))
         region_bank = None
         if regions is not None and regions.shape[2]:
             valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
@@ -195,7 +196,7 @@ def normalise(images: jax.Array, clip_images: jax.Array) -> tuple[jax.Array, jax
 
 def _frames(
     model: HyperSeg, params: Any, batch: dict[str, Any], query: jax.Array | None, per_frame: Any, **options: Any
-) -> tuple[Any, jax.Array]:
+) -> tuple[Any, Any]:
     """per_frame(output, t) over the frames of a batch, stacked, and the query that the last one feeds back; each frame sees
     the fine-grained query of the one before."""
     layout = Layout(**batch["layout"])
@@ -215,7 +216,7 @@ def _frames(
     if query is None:
         learned = params["perceiver"]["query"]
         query = jnp.broadcast_to(learned, (batch["images"].shape[0], *learned.shape))
-    query, found = jax.lax.scan(one, model.precision.cast(query), jnp.arange(count))
+    query, found = jax.lax.scan(forgetful(one), model.precision.cast(query), jnp.arange(count))
     return found, query
 
 
@@ -223,7 +224,7 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
     """f(params, batch, key) -> (total, metrics), means over the frames of the batch."""
     criterion = MaskCriterion(**{name: value for name, value in config.loss.items() if name != "text_weight"})
     text_weight = config.loss.text_weight
-    head = lambda params, hidden: model.language_head.apply({"params": params}, hidden)
+    head: Any = lambda params, hidden: model.language_head.apply({"params": params}, hidden)
 
     def of_batch(params: Any, batch: dict[str, Any], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]

@@ -27,7 +27,15 @@ def micro(**train):
     return config
 
 
-def test_a_plan_of_the_micro_model():
+@pytest.fixture
+def quickly():
+    """Compiles for the virtual devices without optimising; nothing of it is run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_a_plan_of_the_micro_model(quickly):
     found = planning.plan(micro(), "referring", jax.devices()[:8])
     assert (found.preset, found.mesh, found.examples) == ("data", {"data": 8}, 1)
     assert found.memory.needed >= found.memory.temporaries > 0
@@ -58,3 +66,30 @@ def test_without_libtpu_the_fix_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--topology v5e:4x4: .* pip install 'hyperseg-jax\[tpu\]'"):
         topologies.devices("v5e:4x4")
+
+
+# (config, slice, task, GiB of a chip). The compiler refuses what does not fit. Needs the `tpu` extra; minutes and 10 GB each.
+REAL = [
+    ("hyperseg_3b:v5e-16", "v5e:4x4", "referring", 15.75),
+    ("hyperseg_3b_full:v5p-128", "v5p:4x4x8", "referring", 95.0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "topology", "task", "room"), REAL, ids=[name for name, *_ in REAL])
+def test_hyperseg_3b_fits_its_slice(name, topology, task, room):
+    found = planning.plan(configs.load(name), task, topologies.devices(topology))
+    assert not found.problem, found.problem
+    assert found.examples >= 1
+    assert found.memory.peak < room * 2**30
+    assert found.matching_loops >= 2 and not found.waiting
+    assert found.collectives["all-reduce"] >= 1
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_told_and_an_unknown_slice_is_refused():
+    with pytest.raises(UserError, match="--topology v5e:3x7: not known to libtpu"):
+        topologies.devices("v5e:3x7")
+    config = configs.load("hyperseg_3b", ["train.batch_size=160"])
+    found = planning.plan(config, "referring", topologies.devices("v5e:4x4"))
+    assert "RESOURCE_EXHAUSTED" in found.problem and found.memory is None
