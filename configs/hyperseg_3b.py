@@ -142,10 +142,14 @@ def recipe() -> ml_collections.ConfigDict:
         "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},  # sizes of its axes, 0: as the preset says
         "frozen_type": "bfloat16",  # ours: the frozen half as it is published
         "average": 0.0,  # share of a moving average of the weights that a step keeps (0.999); 0: no average
+        "profile": (0, 0),  # first and last step to profile for TensorBoard
         "log_every": 20,
         "save_every": 2000,
         "eval_every": 5000,
         "eval_examples": 500,
         "keep": 2,
+        "best": "",  # a score whose best checkpoint is kept as well, such as "referring/ciou"
     }
+    # Limits in seconds (parallel/hosts.py).
+    c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
     return c

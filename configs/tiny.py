@@ -82,10 +82,14 @@ def get_config() -> ml_collections.ConfigDict:
         "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},  # sizes of its axes, 0: as the preset says
         "frozen_type": "",  # type of the frozen half, "" as it is
         "average": 0.0,  # share of a moving average of the weights that a step keeps (0.999); 0: no average
+        "profile": (0, 0),  # first and last step to profile for TensorBoard
         "log_every": 20,
         "save_every": 500,
         "eval_every": 2000,
         "eval_examples": 60,
         "keep": 2,
+        "best": "",  # a score whose best checkpoint is kept as well, such as "referring/ciou"
     }
+    # Limits in seconds (parallel/hosts.py).
+    c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
     return c

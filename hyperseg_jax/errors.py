@@ -3,3 +3,7 @@
 
 class UserError(ValueError):
     """Bad input. The message names the file or field and the fix; commands print it as one line."""
+
+
+class HostLost(UserError):
+    """Another host is not there. Nothing is wrong with the input, so commands end with 1 and launchers may start them again."""

@@ -12,14 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from hyperseg_jax.cache import cache_folder
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.errors import HostLost, UserError
 
 VERBS = {
     "quickstart": "segment, fine-tune and see it all on one page, in minutes on a CPU",
     "train": "train from a config into a workdir; the same command goes on after a stop",
     "evaluate": "score a model on the validation sets of its config",
     "predict": "segment a picture, or a folder of frames, by text, classes, points or boxes",
+<<<<<<< HEAD
     "plan": "what a config needs of a TPU slice: memory of each chip and traffic, told by the compiler; no TPU needed",
+=======
+    "sweep": "many trainings that differ in a few fields, packed on what devices there are",
+>>>>>>> main
     "data": "write the toy world",
     "import-weights": "public PyTorch checkpoints -> a model folder of ours",
     "export-weights": "a model of ours -> PyTorch, under its authors' names",
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if traceback:
             raise
         _say(str(error))
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, HostLost) else 2) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
     except OSError as error:  # a full disk, a missing right: what the verbs did not foresee

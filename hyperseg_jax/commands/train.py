@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 
 from rich.console import Console
 
@@ -12,14 +11,25 @@ from hyperseg_jax.commands import config as configs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (tiny)")
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="where the run lives; resumes if it has begun")
+    parser.add_argument("--workdir", required=True,
+                        help="where the run lives, a folder or a bucket (gs://name/run); resumes if it has begun")  # fmt: skip
+    many = parser.add_argument_group("many hosts", "the same command on each; TPU pods, GKE and Slurm need none of these")
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0 (or HYPERSEG_COORDINATOR)")
+    many.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0 (or HYPERSEG_PROCESS_ID)")
+    many.add_argument("--processes", type=int, metavar="N", help="how many there are (or HYPERSEG_PROCESSES)")
     parser.epilog = "--config.x.y=value changes one field of the config."
 
 
 def run(parsed: argparse.Namespace) -> None:
+    from hyperseg_jax.parallel import hosts
     from hyperseg_jax.training.loop import train
 
-    console = Console(stderr=True)
-    model = train(configs.load(parsed.config, parsed.overrides), parsed.workdir, console=console)
-    loss, sheet = (parsed.workdir / name for name in ("loss.png", "predictions.png"))
+    config = configs.load(parsed.config, parsed.overrides)
+    hosts.join(hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id,
+               processes=parsed.processes)  # fmt: skip
+    console = Console(stderr=True, quiet=not hosts.leads())
+    with hosts.ending():
+        model = train(config, parsed.workdir, console=console)
+    loss, sheet = (model.parent / name for name in ("loss.png", "predictions.png"))
     console.print(f"model: {model}\nloss curve: {loss}  predictions: {sheet}", highlight=False)
+    hosts.leave()

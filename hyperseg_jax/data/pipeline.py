@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
+from absl import flags
 from grain.experimental import ElasticIterator
 
 from hyperseg_jax.data.mixture import Mixture
 
 
 class Stream:
-    """Batches of this host. position: global elements taken so far; it is in every checkpoint."""
+    """This host's rows of each batch, in their order. position: global elements taken so far; it is in every checkpoint.
+
+    rows: the places in a batch that this host feeds; all of them by default.
+    """
 
     def __init__(
-        self, mixture: Mixture, batch_size: int, *, position: int = 0, workers: int = 0, host: int = 0, hosts: int = 1
+        self, mixture: Mixture, batch_size: int, *, position: int = 0, workers: int = 0, rows: Sequence[int] | None = None
     ) -> None:
+        rows = range(batch_size) if rows is None else rows
+        self._batch_size, self._own = batch_size, len(rows)
+        if workers and not flags.FLAGS.is_parsed():
+            flags.FLAGS(sys.argv[:1])  # Grain's workers read them
+        self._workers, self._started = workers, False
         parallel = grain.MultiprocessingOptions(num_workers=workers) if workers else None
         self._iterator = iter(
             ElasticIterator(
-                grain.MapDataset.source(mixture),
-                batch_size,
-                grain.sharding.ShardOptions(shard_index=host, shard_count=hosts),
-                read_options=grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * batch_size // hosts),
+                grain.MapDataset.source(_Rows(mixture, batch_size, rows)),
+                len(rows),
+                grain.sharding.ShardOptions(shard_index=0, shard_count=1),  # _Rows has left out those of other hosts
+                read_options=grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * len(rows)),
                 multiprocessing_options=parallel,
             )
         )
-        self._iterator.set_state({"global_next_index": position})
+        self._iterator.set_state({"global_next_index": position // batch_size * len(rows)})
 
     @property
     def position(self) -> int:
-        return int(self._iterator.get_state()["global_next_index"])
+        return int(self._iterator.get_state()["global_next_index"]) // self._own * self._batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        return next(self._iterator)
+        if self._started:
+            return next(self._iterator)
+        self._started = True
+        # Workers start here and inherit what is blocked: a Ctrl-C in the terminal, or a cluster's SIGTERM to every process,
+        # is for the loop, which still wants the batches under way.
+        resource_tracker.ensure_running()  # its own start would unblock them
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM) if self._workers else ())
+        try:
+            return next(self._iterator)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._iterator.close()
+
+
+class _Rows:
+    """Of a source of batches of batch_size elements, the elements at `rows` of each."""
+
+    def __init__(self, source: Any, batch_size: int, rows: Sequence[int]) -> None:
+        self._source, self._batch_size, self._rows = source, batch_size, rows
+
+    def __len__(self) -> int:
+        return len(self._source) // self._batch_size * len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        batch, place = divmod(index, len(self._rows))
+        return self._source[batch * self._batch_size + self._rows[place]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hyperseg_jax.metrics.sums import Sums
+
 _EPSILON = 1e-5
 """Stands in the published code under every per-picture union and under the count of pictures."""
 
@@ -22,32 +24,24 @@ def iou(intersection: float, union: float) -> float:
     return intersection / (union + _EPSILON) if union else 1.0
 
 
-class ReferringScores:
+class ReferringScores(Sums):
     """cIoU (sum of intersections over sum of unions) and gIoU (mean of the pictures' IoU), whole and by group.
 
     A prompt that names nothing has an empty target: an empty prediction scores IoU 1, any other 0 and adds its pixels to
     the union. absent_accuracy is the share of such prompts answered with an empty mask.
     """
 
-    def __init__(self) -> None:
-        # for each group: intersection, union, sum of IoU, prompts, prompts without target, of those answered empty
-        self._sums: dict[str, np.ndarray] = {}
+    # sums of each group: intersection, union, IoU, prompts, prompts without target, of those answered empty
 
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
         """prediction, target, ignore: bool, of one shape ([H, W], or [T, H, W] for a clip)."""
         intersection, union = overlap(prediction, target, ignore)
         absent = not target.any()
-        row = [intersection, union, iou(intersection, union), 1, absent, absent and not union]
-        self._sums[group] = self._sums.get(group, 0) + np.array(row, np.float64)
-
-    def merge(self, other: ReferringScores) -> None:
-        """Adds what another accumulator (of another host, say) has seen."""
-        for group, row in other._sums.items():
-            self._sums[group] = self._sums.get(group, 0) + row
+        self._add(group, intersection, union, iou(intersection, union), 1, absent, absent and not union)
 
     def compute(self) -> dict[str, float]:
         """{"ciou", "giou", "count", "absent_accuracy" (where there were any)} and "giou/<group>", "ciou/<group>"."""
-        total = sum(self._sums.values(), np.zeros(6))
+        total = self._total(6)
         scores = {"ciou": _ciou(total), "giou": _giou(total), "count": float(total[3])}
         if total[4]:
             scores["absent_accuracy"] = float(total[5] / total[4])

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from hyperseg_jax.data.formats.masks import thicken
+from hyperseg_jax.metrics.sums import Sums
 
 TOLERANCE = 0.008
 """Of the picture's diagonal: how far two borders may lie apart (DAVIS)."""
@@ -65,11 +66,10 @@ def robustness(prediction: np.ndarray, target: np.ndarray, foreground: np.ndarra
     return float(max(1 - (prediction & ~target).sum() / (foreground.sum() + 1e-6), 0))
 
 
-class ClipScores:
+class ClipScores(Sums):
     """Mean J, F and J&F over clips (each the mean over its frames), whole and by group."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, np.ndarray] = {}  # for each group: J, F, clips
+    # sums of each group: J, F, clips
 
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
         """prediction, target, ignore: bool [T, H, W]."""
@@ -77,19 +77,13 @@ class ClipScores:
             raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
         voids = [None] * len(target) if ignore is None else ignore
         frames = list(zip(prediction, target, voids, strict=True))
-        j = np.mean([region_similarity(*frame) for frame in frames])
-        f = np.mean([boundary_accuracy(*frame) for frame in frames])
-        row = [j, f, 1]
-        self._sums[group] = self._sums.get(group, 0) + np.array(row, np.float64)
-
-    def merge(self, other: ClipScores) -> None:
-        """Adds what another accumulator has seen."""
-        for group, row in other._sums.items():
-            self._sums[group] = self._sums.get(group, 0) + row
+        j = float(np.mean([region_similarity(*frame) for frame in frames]))
+        f = float(np.mean([boundary_accuracy(*frame) for frame in frames]))
+        self._add(group, j, f, 1)
 
     def compute(self) -> dict[str, float]:
         """{"j", "f", "jf", "count"} and "jf/<group>"; zeros where nothing was seen."""
-        total = sum(self._sums.values(), np.zeros(3))
+        total = self._total(3)
         j, f = total[:2] / max(total[2], 1)
         scores = {"j": float(j), "f": float(f), "jf": float((j + f) / 2), "count": float(total[2])}
         return scores | {f"jf/{group}": float(row[:2].mean() / row[2]) for group, row in sorted(self._sums.items()) if group}

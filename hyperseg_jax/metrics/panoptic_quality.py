@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 
+from hyperseg_jax.metrics.sums import Sums
 
-class PanopticQuality:
+
+class PanopticQuality(Sums):
     """PQ, SQ and RQ: over all classes, things and stuff. Classes are kept by name, so that class lists may differ between
     prompts. Ignored pixels (void, and crowds, which are not told apart here) leave the unions, and an unmatched segment
     that lies mostly on them is not wrong."""
 
     def __init__(self) -> None:
-        # for each class: sum of IoU, true positives, false positives, false negatives
-        self._sums: dict[str, np.ndarray] = {}
+        super().__init__()  # sums of each class: IoU, true positives, false positives, false negatives
         self._thing: dict[str, bool] = {}
 
     def update(
@@ -49,14 +51,21 @@ class PanopticQuality:
             if extra[p]:
                 self._add(classes[label], 0, 0, 1, 0)
 
-    def _add(self, name: str, *row: float) -> None:
-        self._sums[name] = self._sums.get(name, 0) + np.array(row, np.float64)
-
-    def merge(self, other: PanopticQuality) -> None:
+    def merge(self, other: Self) -> None:
         """Adds what another accumulator has seen."""
-        for name, row in other._sums.items():
-            self._add(name, *row)
+        super().merge(other)
         self._thing |= other._thing
+
+    def state(self) -> dict[str, Any]:
+        """All that was seen, as JSON takes it."""
+        return {**super().state(), "thing": self._thing}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The accumulator that gave this state."""
+        made = super().from_state(state)
+        made._thing = dict(state["thing"])
+        return made
 
     def by_class(self) -> dict[str, float]:
         """PQ of every class that was seen or predicted."""

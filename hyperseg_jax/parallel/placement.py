@@ -71,9 +71,9 @@ def make(
             raise UserError(f"train.mesh.{outer} = {shape[outer]}: give a multiple of the {slices} slices")
         inner = [size // slices if name == outer else size for name, size in shape.items()]
         between = [slices if name == outer else 1 for name in shape]
-        arranged = mesh_utils.create_hybrid_device_mesh(inner, between, devices)
+        arranged = mesh_utils.create_hybrid_device_mesh(inner, between, devices, allow_split_physical_axes=True)
     elif devices[0].platform == "tpu":
-        arranged = mesh_utils.create_device_mesh(tuple(shape.values()), devices)
+        arranged = mesh_utils.create_device_mesh(tuple(shape.values()), devices, allow_split_physical_axes=True)
     else:
         arranged = np.asarray(devices).reshape(tuple(shape.values()))
     return Placement(preset, Mesh(arranged, tuple(shape), axis_types=(AxisType.Auto,) * len(shape)), rules(preset, shape))
@@ -116,11 +116,6 @@ def use(placed: Placement) -> Iterator[None]:
     """Inside, constrain() takes effect."""
     with jax.set_mesh(placed.mesh), nn.logical_axis_rules(placed.rules):
         yield
-
-
-def put(batch: Any, placed: Placement) -> Any:
-    """A host's rows of a batch as global arrays, split over the batch axis."""
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(placed.batch, x), batch)
 
 
 def spec_of(names: Sequence[str | None], shape: Sequence[int], placed: Placement) -> P:

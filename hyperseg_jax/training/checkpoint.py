@@ -1,34 +1,68 @@
-"""Checkpoints: parameters, train state and run facts, saved asynchronously and atomically by Orbax v1."""
+"""Checkpoints: parameters, train state and run facts, saved asynchronously and atomically by Orbax v1, from any number of
+hosts."""
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Callable
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import hosts
 from hyperseg_jax.training.state import TrainState
 
 FORMAT = 1
+Say = Callable[[str], None]
 
 
 class Checkpoints:
-    """A context manager around the folder of checkpoints of one run."""
+    """A context manager around the folder of checkpoints of one run: a path, or a bucket such as gs://name/run.
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2) -> None:
-        policy = ocp.training.preservation_policies.LatestN(keep)
-        self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(), preservation_policy=policy, cleanup_tmp_directories=True
-        )
+    keep: so many of the newest stay, and the one that is best by the score `best` ("referring/ciou"; none by default). say:
+    takes a line about each save that fails and each checkpoint that is passed over. seconds: how long a save may take, and
+    how long hosts wait for each other in it.
+
+    A save that fails on any host counts as failed on all; the run goes on to the next one.
+    """
+
+    def __init__(
+        self, folder: os.PathLike[str] | str, *, keep: int = 2, best: str = "", say: Say = print, seconds: float = 1200
+    ) -> None:
+        self._folder, self._keep, self._best, self._say, self._seconds = epath.Path(folder), keep, best, say, seconds
+        self._checkpointer = self._open()
+        self._under_way: tuple[int, str] | None = None  # step, and why it has failed already
+        self.failed: list[str] = []
+
+    def _open(self) -> ocp.training.Checkpointer:
+        policies = ocp.training.preservation_policies
+        kept: list[Any] = [policies.LatestN(self._keep)]
+        if self._best:
+            best_one = lambda metrics: metrics["best"]
+            kept.append(policies.BestN(get_metric_fn=best_one, n=1, keep_checkpoints_without_metrics=False))
+        context = ocp.Context()
+        context.async_options.timeout_secs = int(self._seconds)
+        try:
+            return ocp.training.Checkpointer(
+                self._folder.absolute() if "://" not in str(self._folder) else self._folder,
+                preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True, context=context,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"{self._folder}: cannot be written ({_cause(error)}); give another --workdir") from error
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: Any, *exception: Any) -> None:
+        if kind is None:
+            self._settle()
+        with contextlib.suppress(Exception):  # what is still under way is of a run that is broken off
+            self._checkpointer.close()
 
     @property
     def latest(self) -> int | None:
@@ -36,31 +70,79 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else int(newest.step)
 
-    def save(self, state: TrainState, run: dict[str, Any], *, wait: bool = False) -> None:
-        """Starts to save; `run` holds JSON facts, the data position among them."""
-        step = int(state.step)
-        torn = any(found.step == step for found in self._checkpointer.checkpoints)  # else the run would be past it
-        parts: dict[str, Any] = {"params": {"trainable": state.trainable, "frozen": state.frozen},
-                                 "train": _train_part(state)}  # fmt: skip
-        parts["run"] = {"format": FORMAT, **run}
-        self._checkpointer.save_checkpointables_async(step, parts, force=True, overwrite=torn)
-        if wait:
-            self._checkpointer.wait()
+    def save(
+        self, state: TrainState, run: dict[str, Any], *, scores: Mapping[str, Mapping[str, float]] | None = None,
+        wait: bool = False,
+    ) -> str:  # fmt: skip
+        """Starts to save; `run` holds JSON facts, the data position among them; scores: of this step's validation, by task.
 
-    def restore(self, state: TrainState, *, say: Callable[[str], None]) -> tuple[TrainState, dict[str, Any]]:
-        """The newest whole checkpoint in the shapes and placement of `state` (which needs no values), and its run facts.
-
-        say: takes a line about each one that is passed over. UserError where none fits.
+        Returns why the save before this one has failed, with wait: why this one has; "" where it has not.
         """
+        before = self._settle()
+        step = int(state.step)
+        failure = hosts.agree(f"the save of step {step}", self._probe())
+        if not failure:
+            torn = any(found.step == step for found in self._checkpointer.checkpoints)  # else the run would be past it
+            parts: dict[str, Any] = {"params": {"trainable": state.trainable, "frozen": state.frozen},
+                                     "train": _train_part(state)}  # fmt: skip
+            parts["run"] = {"format": FORMAT, **run}
+            metrics = {"best": best_of(scores, self._best)} if scores and self._best else None
+            try:
+                self._checkpointer.save_checkpointables_async(step, parts, force=True, overwrite=torn, metrics=metrics)
+            except Exception as error:  # files, stores and Orbax fail in many ways
+                failure = _cause(error)
+        self._under_way = step, failure
+        return self._settle() if wait else before
+
+    def _probe(self) -> str:
+        """What keeps a file from being written just now. Asked before a save begins: Orbax fails on some hosts only."""
+        if not hosts.leads():
+            return ""
+        file = self._folder / f".probe-{uuid.uuid4().hex}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file.write_text("a save begins\n")
+            file.unlink()
+        except Exception as error:  # a store's client raises what it likes
+            return _cause(error)
+        return ""
+
+    def _settle(self) -> str:
+        """Waits for the save under way, if one is, and tells its failure."""
+        if self._under_way is None:
+            return ""
+        (step, failure), self._under_way = self._under_way, None
+        if not failure:
+            try:
+                self._checkpointer.wait()
+            except Exception as error:  # as above
+                failure = _cause(error)
+        failure = hosts.agree(f"the end of the save of step {step}", failure)
+        if failure:
+            self.failed.append(f"step {step}: {failure}")
+            self._say(f"{self._folder}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
+                      f"training goes on; free space or mend the folder")  # fmt: skip
+            with contextlib.suppress(Exception):
+                self._checkpointer.close()
+            with contextlib.suppress(UserError):  # still not writable: the next save tells
+                self._checkpointer = self._open()
+        return failure
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint that all hosts read whole, in the shapes and placement of `state` (which needs no values), and
+        its run facts. It may have been saved on any mesh, by any number of hosts. UserError where none fits."""
         parts = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "train": _train_part(state)}
         abstract = jax.tree.map(_abstract, parts)
         reason = ""
         for kept in reversed(self._checkpointer.checkpoints):
+            failure = ""
             try:
                 found = self._checkpointer.load_checkpointables(kept.step, {**abstract, "run": None})
             except Exception as error:  # a torn file shows itself in many ways
-                reason = reason or f"step {kept.step}: {_cause(error)}"
-                say(f"{kept.path}: cannot be read whole, trying the one before ({_cause(error)})")
+                failure = _cause(error)
+            if failure := hosts.agree(f"reading step {kept.step}", failure):
+                reason = reason or f"step {kept.step}: {failure}"
+                self._say(f"{kept.path}: cannot be read whole, trying the one before ({failure})")
                 continue
             if found["run"]["format"] != FORMAT:
                 raise UserError(f"{kept.path}: format {found['run']['format']}, this version reads {FORMAT}")
@@ -74,10 +156,20 @@ class Checkpoints:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what an error began with."""
+    """The first line of what an error began with; of a long one its two ends, where files and reasons stand."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 400 else f"{line[:200]} ... {line[-200:]}"
+
+
+def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
+    """The score called "task/metric". UserError where the validation gives none of that name."""
+    task, _, metric = name.partition("/")
+    if metric not in scores.get(task, {}):
+        there = ", ".join(f"{one}/{other}" for one in scores for other in scores[one])
+        raise UserError(f"train.best = {name!r}: no score of a validation; there are {there}")
+    return float(scores[task][metric])
 
 
 def _train_part(state: TrainState) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 # shares of goodput, in the order they are told
 SHARES = {
@@ -19,36 +18,28 @@ SHARES = {
 
 
 class Clock:
-    """Seconds of a run by share, through stops and restarts. What is not within a phase counts as "step"."""
+    """Seconds of a run by share, through stops and restarts; every second counts once. It begins with "start"."""
 
-    def __init__(self, before: Mapping[str, float] | None = None, lost: float = 0.0, *, started: float | None = None) -> None:
-        """before: seconds of the run up to its checkpoint. lost: seconds after it, which are done again. started: when this
-        process began (time.monotonic)."""
-        self.seconds = {share: float((before or {}).get(share, 0.0)) for share in SHARES}
-        self.seconds["lost"] += lost
-        self._since = time.monotonic() if started is None else started
-        self._share = "start"
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(SHARES, 0.0)
+        self._since, self._share = time.monotonic(), "start"
+
+    def resume(self, before: Mapping[str, float], lost: float) -> None:
+        """Adds what the run took up to its checkpoint, and the seconds after it that are done again."""
+        for share, seconds in before.items():
+            self._seconds[share] += seconds
+        self._seconds["lost"] += lost
 
     def begin(self, share: str) -> None:
         """From now on time counts for this share."""
         now = time.monotonic()
-        self.seconds[self._share] += now - self._since
+        self._seconds[self._share] += now - self._since
         self._since, self._share = now, share
-
-    @contextlib.contextmanager
-    def phase(self, share: str) -> Iterator[None]:
-        """Time inside counts for this share, then for the one before again."""
-        outer = self._share
-        self.begin(share)
-        try:
-            yield
-        finally:
-            self.begin(outer)
 
     def read(self) -> dict[str, float]:
         """Seconds by share until now."""
         self.begin(self._share)
-        return {share: round(seconds, 3) for share, seconds in self.seconds.items()}
+        return {share: round(seconds, 3) for share, seconds in self._seconds.items()}
 
 
 def goodput(seconds: Mapping[str, float]) -> float:

@@ -1,11 +1,11 @@
-"""Scores of a model on the validation records of its tasks, by the same answers that a user gets."""
+"""Scores of a model on the validation records of its tasks, by the same answers that a user gets, on any number of hosts."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,8 @@ from hyperseg_jax.metrics.ciou_giou import ReferringScores
 from hyperseg_jax.metrics.interactive import InteractiveScores
 from hyperseg_jax.metrics.jf import ClipScores
 from hyperseg_jax.metrics.panoptic_quality import PanopticQuality
+from hyperseg_jax.parallel import hosts
+from hyperseg_jax.parallel.feed import ALONE, Feed
 from hyperseg_jax.results import answers
 from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
 from hyperseg_jax.structs import Example, Prompt
@@ -31,7 +33,7 @@ SCORES: dict[str, type] = {"referring": ReferringScores, "reasoning": ReferringS
 
 @dataclasses.dataclass
 class Evaluation:
-    """scores: {task: {metric: value}}. tiles: pictures of the first answers, for a sheet."""
+    """scores: {task: {metric: value}}, the same on all hosts. tiles: pictures of this host's first answers, for a sheet."""
 
     scores: dict[str, dict[str, float]]
     tiles: list[np.ndarray]
@@ -51,21 +53,23 @@ def evaluate(
     tiles: int = 12,
     change: Callable[[str, list[Example]], list[Example]] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    feed: Feed = ALONE,
 ) -> Evaluation:
     """Scores every task that has validation records and a metric. predict is the jitted function of the system.
 
-    limit: examples a task. change: replaces a task's examples, for controls such as shuffled expressions.
+    limit: examples a task. change: replaces a task's examples, for controls such as shuffled expressions. feed: how batches lie
+    on the mesh of many hosts, and what predict returns as well: each host scores its own rows, and the sums are added up.
     """
     made = Evaluation({}, [])
     for name, task in tasks.items():
         if task.val is None or task.val[0].prompts[0].task not in SCORES:
             continue
         count = min(len(task.val), limit or len(task.val))
-        examples: Iterable[Example] = (task.val[i] for i in range(count))
+        examples: Sequence[Example] = task.val
         if change is not None:
-            examples = change(name, list(examples))
+            examples = change(name, [task.val[i] for i in range(count)])
         scorer = _Scorer()
-        for done, (example, outputs) in enumerate(_outputs(predict, params, task, examples), 1):
+        for done, example, outputs in _outputs(predict, params, task, examples, count, feed):
             height, width = example.frames.shape[1:3]
             geometry = fit(height, width, task.sizes.image_size)
             for k, prompt in enumerate(example.prompts[: task.sizes.prompts]):
@@ -74,23 +78,30 @@ def evaluate(
                     made.tiles.append(tile(example, prompt, found))
             if progress is not None:
                 progress(name, done, count)
-        if scores := scorer.compute():
+        if scores := scorer.of_all_hosts(name).compute():
             made.scores[name] = scores
     return made
 
 
 def _outputs(
-    predict: Callable[..., Any], params: Any, task: Task, examples: Iterable[Example]
-) -> Iterator[tuple[Example, dict[str, np.ndarray]]]:
-    """(example, arrays [T, K, ...]) one by one, computed in batches of BATCH; the last batch is filled up."""
-    remaining = iter(examples)
-    while group := list(itertools.islice(remaining, BATCH)):
-        rows = [task.prepare_val(example) for example in group]
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *rows, *[rows[-1]] * (BATCH - len(rows)))
-        out = predict(params, batch)
-        host = {key: np.asarray(value) for key, value in out.items() if key != "next_query"}
-        for n, example in enumerate(group):
-            yield example, {key: value[n] for key, value in host.items()}
+    predict: Callable[..., Any], params: Any, task: Task, examples: Sequence[Example], count: int, feed: Feed
+) -> Iterator[tuple[int, Example, dict[str, np.ndarray]]]:
+    """(examples done on all hosts, example, arrays [T, K, ...]) of those that this host scores, one by one.
+
+    They are computed in global batches of about BATCH; the last is filled up, so that all hosts call the device alike.
+    """
+    size = feed.size(BATCH)
+    rows = feed.rows(size)
+    for start in range(0, count, size):
+        mine = [start + row for row in rows.places]
+        kept = {i: examples[i] for i in mine if i < count}
+        filler = next(iter(kept.values()), None) or examples[0]
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *[task.prepare_val(kept.get(i, filler)) for i in mine])
+        out = predict(params, feed.put(batch, rows))
+        own = {key: feed.own(value) for key, value in out.items() if key != "next_query"}
+        for n, (i, scored) in enumerate(zip(mine, rows.scored, strict=True)):
+            if i in kept and scored:
+                yield min(start + size, count), kept[i], {key: value[n] for key, value in own.items()}
 
 
 class _Scorer:
@@ -147,6 +158,15 @@ class _Scorer:
         masks = _wanted(prompt)
         wanted = masks[0][: len(found)] if len(masks) else np.stack([empty] * len(found))
         return np.stack(found), wanted
+
+    def of_all_hosts(self, task: str) -> _Scorer:
+        """What all hosts have scored, added up in the order of their numbers."""
+        total = _Scorer()
+        kinds: dict[str, Any] = {kind.__name__: kind for kind in SCORES.values()}
+        for told in hosts.exchange(f"the scores of {task}", json.dumps({k.__name__: a.state() for k, a in self._used.items()})):
+            for name, state in json.loads(told).items():
+                total._used.setdefault(kinds[name], kinds[name]()).merge(kinds[name].from_state(state))
+        return total
 
     def compute(self) -> dict[str, float]:
         return {name: value for accumulator in self._used.values() for name, value in accumulator.compute().items()}

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import ml_collections
 from jax.extend import core
+
+from hyperseg_jax.training import groups
 
 # bfloat16 FLOP/s of one device, as its maker states it: cloud.google.com/tpu/docs (a v4 or v5p device is a whole chip)
 PEAKS = {"TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12,
@@ -22,6 +25,33 @@ def of_function(function: Callable[..., Any], *arguments: Any) -> float:
     function without it for the arithmetic that the model asks for.
     """
     return _of_jaxpr(jax.jit(function).trace(*arguments).jaxpr.jaxpr)
+
+
+class Arithmetic:
+    """FLOP of the steps of this process that a model asks for; none are counted where the devices' peak is not known."""
+
+    def __init__(self, config: ml_collections.ConfigDict, system: Any) -> None:
+        plain = config.copy_and_resolve_references().unlock()
+        for block in plain.model.values():
+            if isinstance(block, ml_collections.ConfigDict) and "remat" in block:
+                block.remat = "none"  # what is computed twice counts once
+        self._loss = system.loss(system.build(plain), plain)
+        self._known = jax.devices()[0].device_kind in PEAKS
+        self._of_task: dict[str, float] = {}
+        self.total = 0.0
+
+    def learn(self, task: str, state: Any, batch: Any) -> None:
+        """Counts the arithmetic of a step with such a batch; nothing is computed."""
+        if self._known:
+
+            def of_trainable(trainable: Any) -> Any:
+                return self._loss(groups.merge(trainable, state.frozen), batch, state.key)
+
+            self._of_task[task] = of_function(jax.value_and_grad(of_trainable, has_aux=True), state.trainable)
+
+    def count(self, task: str) -> None:
+        """A step of the task was done."""
+        self.total += self._of_task.get(task, 0.0)
 
 
 def utilization(flops: float, seconds: float, devices: list[Any]) -> float | None:

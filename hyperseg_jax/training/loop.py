@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,30 +17,37 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.parallel import placement, report
+from hyperseg_jax.parallel import hosts, placement, report
+from hyperseg_jax.parallel.feed import Feed
+from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import flatten
 from hyperseg_jax.training import evaluation, groups
 from hyperseg_jax.training.checkpoint import Checkpoints
-from hyperseg_jax.training.observers import Observers
+from hyperseg_jax.training.clock import Clock
+from hyperseg_jax.training.flops import Arithmetic
+from hyperseg_jax.training.observers import Observers, seconds_lost
 from hyperseg_jax.training.state import TrainState, create, make_step
 from hyperseg_jax.training.state import shardings as state_shardings
+from hyperseg_jax.training.stopping import interruptible
+from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.weights import model_folder
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, *, console: Console | None = None, stop_at: int | None = None
-) -> pathlib.Path:
-    """Trains until config.train.steps, resuming from the newest checkpoint in `workdir`; returns the model's folder.
+    config: ml_collections.ConfigDict, home: str | os.PathLike[str], *, console: Console | None = None,
+    stop_at: int | None = None,
+) -> pathlib.Path:  # fmt: skip
+    """Trains until config.train.steps, resuming from the newest checkpoint in the workdir `home` (a folder, or a bucket such as
+    gs://name/run); returns the model's folder.
 
     stop_at: saves and returns at this step, as an interruption does.
 
     Interrupted (Ctrl-C, SIGTERM) it saves and returns early; killed, it loses at most the steps since the last save, and the
-    run that goes on is bit-equal to one that was never stopped.
+    run that goes on is bit-equal to one that was never stopped. On many hosts (parallel/hosts.py) all of them call it.
     """
-    console = console or Console(stderr=True)
+    timer = Clock()
+    console = console or Console(stderr=True, quiet=not hosts.leads())
     check_counts(config)
-    open_workdir(workdir, config)
     system = systems.get(config.system)
     tokenizer = sources.load_tokenizer(config.data.tokenizer)
     tasks = sources.build(config, system, console=console)
@@ -55,51 +60,94 @@ def train(
 
     first = config.data.first
     mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)))
-    predict = jax.jit(system.predict(model, config))
+    feed = Feed(mesh.batch)
+    rows = feed.rows(config.train.batch_size)
+    predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
+    limits = hosts.Limits(**config.hosts)
+    say = lambda line: console.print(line, highlight=False, soft_wrap=True)
 
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
+        workdir = stack.enter_context(Workdir(home))
+        workdir.open(config)
+        checkpoints = stack.enter_context(Checkpoints(workdir.home / "checkpoints", keep=config.train.keep,
+                                                      best=config.train.best, say=say, seconds=limits.barrier))  # fmt: skip
         stop = stack.enter_context(interruptible())
         state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
-        report_placement(state, mesh, workdir, console)
+        report_placement(state, mesh, workdir.local, console)
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
         position = 0
         if checkpoints.latest is not None:
-            state, run = checkpoints.restore(state, say=lambda line: console.print(line, highlight=False))
+            state, run = checkpoints.restore(state)
             position = run["global_next_index"]
-            console.print(f"resuming at step {int(state.step)}", highlight=False)
+            timer.resume(run["seconds"], lost=seconds_lost(workdir.local / "metrics.jsonl", run["seconds"]))
+            say(f"resuming at step {int(state.step)}")
         start_step, steps = int(state.step), config.train.steps
-        step_fn = jax.jit(make_step(system.loss(model, config), tx, config.train.average), donate_argnums=0)
+        step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average), places, mesh)
+        arithmetic = Arithmetic(config, system)
         stack.enter_context(placement.use(mesh))
-        stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers))
-        observers = stack.enter_context(Observers(workdir, start=start_step, steps=steps, console=console))
+        stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers,
+                                            rows=rows.places))  # fmt: skip
+        observers = stack.enter_context(Observers(workdir.local, start=start_step, steps=steps, console=console, timer=timer,
+                                                  profiled=tuple(config.train.profile)))  # fmt: skip
+        watchdog = stack.enter_context(Watchdog(limits.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
+        stack.enter_context(hosts.ending())
+        unsaved = ""
 
         compiled: set[str] = set()
         for step in range(start_step + 1, steps + 1):
             task, _ = mixture.locate((step - 1) * config.train.batch_size)
+            timer.begin("data")
+            batch = feed.put(next(stream), rows)
+            timer.begin("step")
             if task not in compiled:
+                timer.begin("compile")
                 observers.note(f"compiling the {task} step (once)")
                 compiled.add(task)
-            state, metrics = step_fn(state, placement.put(next(stream), mesh))
+                watchdog.patient()
+                arithmetic.learn(task, state, batch)
+            observers.profile(step)
+            changed, metrics = step_fn(state.replace(key=None), state.key, batch)
+            state = changed.replace(key=state.key)
+            timer.begin("step")
             check_compilations(step_fn, len(compiled))
+            arithmetic.count(task)
+            observers.tell()  # of the step before; the device has this one to do meanwhile
             observers.advance(step)
+            watchdog.beat()
             if step % config.train.log_every == 0 or step == steps:
-                observers.losses(step, task, {name: float(value) for name, value in metrics.items()})
-            validates = step % config.train.eval_every == 0 or step == steps
+                observers.losses(step, task, metrics, arithmetic.total)
+            validates, scores = step % config.train.eval_every == 0 or step == steps, None
             if validates:
+                observers.tell()
+                timer.begin("evaluation")
+                watchdog.patient()
                 found = evaluation.evaluate(predict, state.params, tasks, limit=config.train.eval_examples,
-                                            progress=observers.validating)  # fmt: skip
-                observers.scores(step, found.scores)
-                found.save_sheet(workdir / "predictions.png")
-            stop.asked |= step == stop_at
-            last = step == steps or stop.asked
+                                            progress=observers.validating, feed=feed)  # fmt: skip
+                scores = found.scores
+                observers.scores(step, scores)
+                watchdog.beat()
+                attempt(say, "the sheet of pictures", found.save_sheet, workdir.local / "predictions.png")
+            stops = stop.asked(step) or step == stop_at
+            last = step == steps or stops
             if validates or last:
-                model_folder.save(workdir / "model", config, tokenizer, state.params)
-            if step % config.train.save_every == 0 or last:  # after all else of a step, so that what it holds is complete
-                checkpoints.save(state, {"global_next_index": stream.position, "system": config.system}, wait=last)
-            if stop.asked and step < steps:
-                observers.say(f"stopped at step {step}; the same command goes on from here")
+                unsaved = attempt(say, "the model", model_folder.save, workdir.local / "model", config, tokenizer, state.params)
+            # after all else of a step, so that what a checkpoint holds is complete; the best one is of a validation
+            if step % config.train.save_every == 0 or last or (validates and config.train.best):
+                observers.tell()
+                timer.begin("checkpoint")
+                facts = {"global_next_index": stream.position, "system": config.system, "seconds": timer.read()}
+                failed = checkpoints.save(state, facts, scores=scores, wait=last)
+                unsaved = unsaved or (failed if last else "")
+            if validates or last or step % config.train.save_every == 0:
+                attempt(say, "the copy of the workdir", workdir.push)
+            if stops and step < steps and not unsaved:
+                say(f"stopped at step {step}; the same command goes on from here")
+            if last:
                 break
-    return workdir / "model"
+    if unsaved:
+        raise UserError(f"{workdir.home}: the last save failed ({unsaved}); free space or mend the folder, and give the same "
+                        "command again, which goes on from the newest whole checkpoint")  # fmt: skip
+    return workdir.home / "model"
 
 
 def start(
@@ -131,6 +179,18 @@ def start(
     return jax.jit(make, out_shardings=state_where, donate_argnums=0)(given), tx
 
 
+def attempt(say: Callable[[str], None], what: str, write: Callable[..., None], *given: Any) -> str:
+    """Calls write(*given) on all processes. Tells and returns what kept it from being done on any of them, "" for nothing."""
+    failure = ""
+    try:
+        write(*given)
+    except OSError as error:
+        failure = f"{error.filename or what}: {error.strerror or error}"
+    if failure := hosts.agree(what, failure):
+        say(f"{what} was not written ({failure}); training goes on")
+    return failure
+
+
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
     """Says where each parameter lies, on the console where there are several devices, and in the workdir's sharding.txt."""
     rows = report.rows(state.params, mesh)
@@ -160,61 +220,18 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
 
 
-def open_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the workdir and writes its resolved config, or checks that the one it has is of the same model."""
-    path = workdir / "config.json"
-    resolved = json.loads(json.dumps(config.to_dict()))
-    if path.exists():
-        try:
-            there = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: not readable ({error}); delete this workdir or give another --workdir") from error
-        held, given = _held(there), _held(resolved)
-        other = [f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"
-                 for key in sorted(held.keys() | given.keys()) if held.get(key) != given.get(key)]  # fmt: skip
-        if other:
-            more = f"; {len(other) - 4} more" if len(other) > 4 else ""
-            raise UserError(f"{workdir}: holds a run of another config ({'; '.join(other[:4])}{more}); "
-                            "give another --workdir, or the config it was trained with")  # fmt: skip
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        part = workdir / ".config.json.part"
-        part.write_text(json.dumps(resolved, indent=2, sort_keys=True) + "\n")
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir}: cannot be written ({error.strerror}); give another folder") from error
+def jit_step(step: Callable[..., Any], places: TrainState, mesh: placement.Placement) -> Any:
+    """f(state without key, key, batch) -> (state without key, metrics), every leaf where it was. The state is donated.
 
+    The key never changes and stays outside: on several devices, one that comes out of a program spells its placement now as
+    P(), now as P(None), and the step would be compiled for both.
+    """
 
-def _held(config: Any) -> dict[str, Any]:
-    """The fields that a run keeps for life; the others may change when it goes on."""
-    config = config if isinstance(config, dict) else {}
-    kept = {name: config.get(name) for name in ("system", "model", "optimizer")}
-    return flatten({**kept, "train": {"batch_size": config.get("train", {}).get("batch_size")}})
+    def keyless(state: TrainState, key: jax.Array, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        state, metrics = step(state.replace(key=key), batch)
+        return state.replace(key=None), metrics
 
-
-class _Stop:
-    asked = False
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[_Stop]:
-    """Turns the first Ctrl-C or SIGTERM into a request to save and stop; a second one acts as usual."""
-    stop = _Stop()
-    before: dict[int, Any] = {}
-
-    def ask(number: int, _: Any) -> None:
-        stop.asked = True
-        signal.signal(number, before[number])
-
-    try:
-        before.update({number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)})
-    except ValueError:  # not the main thread: leave signals to whoever owns it
-        before.clear()
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return jax.jit(keyless, donate_argnums=0, out_shardings=(places.replace(key=None), mesh.whole))
 
 
 def check_compilations(step_fn: Any, buckets: int) -> None:

@@ -5,40 +5,54 @@ from __future__ import annotations
 import json
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hyperseg_jax.training import clock
+from hyperseg_jax.training.flops import utilization
+
 
 class Observers:
-    """A context manager around the record of one run. Lines of steps after `start` (of a run cut off) are dropped."""
+    """A context manager around the record of one run. Lines of steps after `start` (of a run cut off) are dropped.
 
-    def __init__(self, workdir: pathlib.Path, *, start: int, steps: int, console: Console) -> None:
-        from tensorboardX import SummaryWriter  # imported late: it is slow to import
+    timer: where the run's time goes. profiled: (first, last) step to write a profile of for TensorBoard; (0, 0) for none.
+    """
 
+    def __init__(
+        self, workdir: pathlib.Path, *, start: int, steps: int, console: Console, timer: clock.Clock,
+        profiled: tuple[int, int] = (0, 0),
+    ) -> None:  # fmt: skip
         self._path = workdir / "metrics.jsonl"
         _truncate(self._path, start)
         self._file = self._path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=20, purge_step=start + 1)
+        self._board = _Board(workdir / "tensorboard", start)
+        self._refused = ""
         self._plot = workdir / "loss.png"
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
                    TextColumn("{task.fields[note]}"))  # fmt: skip
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
-        self._last = (start, time.monotonic())
-        self._note = ""
+        self._timer, self._profiled, self._folder, self._profiling = timer, profiled, workdir / "tensorboard", False
+        self._last, self._note = (start, timer.read(), 0.0), ""
+        self._waiting: tuple[int, str, Mapping[str, jax.Array], float] | None = None
 
     def __enter__(self) -> Observers:
         self._progress.start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        if self._profiling:
+            jax.profiler.stop_trace()
+        if exception[0] is None:
+            self.tell()
         self._progress.stop()
-        self._file.close()
-        self._board.close()
-        plot_losses(self._path, self._plot)
+        for end in (self._file.close, self._board.flush, lambda: plot_losses(self._path, self._plot)):
+            self._unless_refused(end)
 
     def advance(self, step: int) -> None:
         """Moves the bar; never waits for the device."""
@@ -52,23 +66,53 @@ class Observers:
         """How far a validation is."""
         self.note(f"validating {task} {done}/{count}")
 
-    def losses(self, step: int, task: str, values: dict[str, float]) -> None:
-        """One line of training metrics."""
-        now = time.monotonic()
-        rate = (step - self._last[0]) / max(now - self._last[1], 1e-9)
-        self._last = (step, now)
-        self._write({"kind": "train", "step": step, "task": task, "steps_per_second": round(rate, 3), **values})
+    def losses(self, step: int, task: str, metrics: Mapping[str, jax.Array], flops: float) -> None:
+        """Takes the metrics of a step, to be told by `tell` once the device has the next one to do.
+
+        flops: arithmetic of all steps of this process so far.
+        """
+        self._waiting = (step, task, metrics, flops)
+
+    def tell(self) -> None:
+        """Writes the line of metrics that waits; waits for the device to have computed them."""
+        if self._waiting is None:
+            return
+        (step, task, metrics, flops), self._waiting = self._waiting, None
+        values = {name: float(value) for name, value in metrics.items()}
+        seconds, (before, then, done) = self._timer.read(), self._last
+        self._last = (step, seconds, flops)
+        trained = max(sum(seconds[share] - then[share] for share in ("step", "data")), 1e-9)
+        rates = {"steps_per_second": (step - before) / trained, "goodput": clock.goodput(seconds)}
+        if (mfu := utilization(flops - done, trained, jax.devices())) is not None:
+            rates["mfu"] = mfu
+        rates = {name: round(value, 4) for name, value in rates.items()}
+        self._write({"kind": "train", "step": step, "task": task, **rates, **values, "seconds": seconds})
         for name, value in values.items():
-            self._board.add_scalar(f"train/{task}/{name}", value, step)
-        self._note = f"loss {values['loss']:.3f} ({task})  {rate:.1f} steps/s"
-        self.advance(step)
+            self._unless_refused(self._board.scalar, f"train/{task}/{name}", value, step)
+        for name, value in rates.items():
+            self._unless_refused(self._board.scalar, f"speed/{name}", value, step)
+        self._note = f"loss {values['loss']:.3f} ({task})  {rates['steps_per_second']:.1f} steps/s"
+        self._note += f"  MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else ""
+        if not self._progress.console.is_terminal:  # one line an interval where no bar can be seen
+            self.say(f"step {step}  {self._note}  {clock.told(seconds)}")
+
+    def profile(self, step: int) -> None:
+        """Begins a profile before its first step and ends it after its last one."""
+        first, last = self._profiled
+        if step == first:
+            jax.profiler.start_trace(self._folder)
+            self._profiling = True
+        if self._profiling and step == last + 1:
+            jax.profiler.stop_trace()
+            self._profiling = False
+            self.say(f"profile of steps {first} to {last}: tensorboard --logdir {self._folder}")
 
     def scores(self, step: int, scores: dict[str, dict[str, float]]) -> None:
         """One line of validation scores for each task."""
         for task, values in scores.items():
             self._write({"kind": "validation", "step": step, "task": task, **values})
             for name, value in values.items():
-                self._board.add_scalar(f"validation/{task}/{name}", value, step)
+                self._unless_refused(self._board.scalar, f"validation/{task}/{name}", value, step)
             told = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if isinstance(value, float))
             self.say(f"step {step}  {task}: {told}")
 
@@ -77,7 +121,43 @@ class Observers:
         self._progress.console.print(text, highlight=False)
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        self._unless_refused(self._file.write, json.dumps(line) + "\n")
+
+    def _unless_refused(self, write: Callable[..., Any], *given: Any) -> None:
+        """write(*given). A full disk costs the record some lines, never the run; it is told once."""
+        try:
+            write(*given)
+        except OSError as error:
+            if not self._refused:
+                self.say(f"{self._path.parent}: metrics cannot be written ({error.strerror or error}); training goes on")
+            self._refused = str(error)
+
+
+class _Board:
+    """Scalars for TensorBoard. Written at once: the threads of tensorboardX's own writer end at a full disk, and its queue
+    then waits for ever."""
+
+    def __init__(self, folder: pathlib.Path, start: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter  # imported late: slow to import
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._flushed = Event, time.monotonic()
+        self._events = EventsWriter(str(folder / "events"))
+        self._events.write_event(Event(wall_time=time.time(), step=start + 1,
+                                       session_log=SessionLog(status=SessionLog.SessionStatus.Value("START"))))  # fmt: skip
+        self.flush()
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        from tensorboardX.summary import scalar
+
+        self._events.write_event(self._event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        if time.monotonic() > self._flushed + 20:
+            self.flush()
+
+    def flush(self) -> None:
+        self._events.flush()
+        self._flushed = time.monotonic()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -89,6 +169,12 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return lines
+
+
+def seconds_lost(path: pathlib.Path, kept: Mapping[str, float]) -> float:
+    """How long a run went on after its checkpoint, to no avail. kept: its seconds at the checkpoint."""
+    told = [line["seconds"] for line in read_metrics(path) if "seconds" in line]
+    return max(0.0, sum(told[-1].values()) - sum(kept.values())) if told else 0.0
 
 
 def _truncate(path: pathlib.Path, step: int) -> None:

@@ -7,12 +7,13 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 import hyperseg_jax
 from hyperseg_jax.errors import UserError
@@ -20,11 +21,12 @@ from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.weights.safetensors_writer import SafetensorsWriter
+from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter
 from hyperseg_jax.weights.tensor_file import open_tensors
 
 SHIPPED = pathlib.Path(hyperseg_jax.__file__).parent / "assets"
 FORMAT = "hyperseg_jax 1"
+LARGE, LAYERS = 2**28, 256  # bytes from which a stack of at most so many layers is gathered layer by layer
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -40,18 +42,49 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def save(folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Mapping[str, Any]) -> None:
-    """Replaces the folder as a whole, so that its files always belong together; other files in it stay."""
+    """Replaces the folder as a whole, so that its files always belong together; other files in it stay.
+
+    In a run of many processes all call it, with parameters that lie over all of them, and the first one writes.
+    """
     leaves = flatten(params)
     described = {path: (leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
+    pieces = ((path, place, piece) for path, leaf in leaves.items() for place, piece in _pieces(leaf))
+    try:
+        if jax.process_index() == 0:
+            _write(folder, config, tokenizer, described, pieces)
+    finally:
+        for _ in pieces:  # gathered with the others to the end, whatever becomes of the files
+            pass
+
+
+def _write(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, described: Described,
+    pieces: Iterator[tuple[str, tuple[int, ...], Any]],
+) -> None:  # fmt: skip
     with whole_folder(folder) as part:
         tokenizer.save(part)
         (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n")
         with SafetensorsWriter(part / "model.safetensors", described, {"format": FORMAT}) as writer:
-            for path, leaf in leaves.items():  # one at a time comes from the device
-                writer.write(path, np.asarray(jax.device_get(leaf)))
+            for path, place, piece in pieces:  # one at a time comes from the devices
+                writer.write(path, np.asarray(piece), place)
         for other in folder.iterdir() if folder.is_dir() else ():
             if other.name not in FILES:
                 (shutil.copytree if other.is_dir() else shutil.copy2)(other, part / other.name)
+
+
+def _pieces(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """(place, array) of a parameter: it alone, or where other processes hold parts of it and it is large, the layers of its
+    stack one by one, gathered from all."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        yield (), leaf
+        return
+    everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())  # type: ignore[attr-defined]
+    if leaf.nbytes < LARGE or leaf.shape[0] > LAYERS:
+        yield (), jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
+        return
+    layer = jax.jit(lambda x, k: jax.lax.dynamic_index_in_dim(x, k, 0, keepdims=False), out_shardings=everywhere)
+    for k in range(leaf.shape[0]):
+        yield (k,), layer(leaf, k)
 
 
 def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:

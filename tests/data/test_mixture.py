@@ -2,6 +2,9 @@
 
 import collections
 import dataclasses
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -48,24 +51,39 @@ def test_one_task_may_come_first():
     assert {seen[record] for record in range(200, 205)} == {8}  # 10 batches of b: no record is lost where the cycle begins
 
 
-def batches(count, *, start=0, host=0, hosts=1):
-    with Stream(Mixture(tasks(), 4, seed=3), 4, position=4 * start, host=host, hosts=hosts) as stream:
+def batches(count, *, start=0, rows=None, workers=0):
+    with Stream(Mixture(tasks(), 4, seed=3), 4, position=4 * start, rows=rows, workers=workers) as stream:
         found = [next(stream) for _ in range(count)]
         assert stream.position == 4 * (start + count)
     return found
 
 
+def same(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
 def test_resumes_at_any_position():
-    whole = batches(9)
-    for one, other in zip(whole[5:], batches(4, start=5), strict=True):
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
+    same(batches(9)[5:], batches(4, start=5))
 
 
-def test_hosts_share_a_batch():
-    whole = batches(6)
-    halves = [batches(6, host=h, hosts=2) for h in range(2)]
-    for step, batch in enumerate(whole):
-        for name in batch:
-            both = np.sort(np.concatenate([half[step][name] for half in halves]))
-            np.testing.assert_array_equal(both, np.sort(batch[name]))
+@pytest.mark.parametrize("hosts", [[(0, 1), (2, 3)], [(0,), (1,), (2,), (3,)], [(0, 3), (1, 2)], [(0, 1, 2), (2, 3)]])
+def test_each_host_feeds_its_rows_of_the_batch_of_one_host(hosts):
+    whole = batches(9)[3:]
+    for rows in hosts:
+        same(batches(6, start=3, rows=rows), [{name: leaf[list(rows)] for name, leaf in step.items()} for step in whole])
+
+
+def test_workers_change_nothing_and_outlive_ctrl_c():
+    """Workers get the terminal's Ctrl-C as well; the batch under way still arrives, and they end with the stream."""
+    with Stream(Mixture(tasks(), 4, seed=3), 4, rows=(2, 3), workers=2) as stream:
+        found = [next(stream)]
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, signal.SIGTERM)
+        found += [next(stream) for _ in range(40)]
+    same(found, batches(41, rows=(2, 3)))
+    assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)

@@ -1,5 +1,7 @@
 """Accumulators against numbers worked out by hand, and merging."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -62,8 +64,8 @@ def test_merged_halves_equal_the_whole(kind):
     new = {"referring": ReferringScores, "clip": ClipScores, "interactive": InteractiveScores, "panoptic": PanopticQuality}
     whole = feed(new[kind](), range(6)).compute()
     first, second = feed(new[kind](), range(2)), feed(new[kind](), range(2, 6))
-    first.merge(second)
-    assert first.compute() == pytest.approx(whole)
+    first.merge(new[kind].from_state(json.loads(json.dumps(second.state()))))
+    assert first.compute() == pytest.approx(whole, rel=1e-12)
     new[kind]().compute()  # nothing seen: no error
 
 

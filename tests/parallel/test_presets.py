@@ -14,6 +14,9 @@ from hyperseg_jax.parallel import placement, presets
 from hyperseg_jax.tables import flatten
 
 SIZES = {"data_fsdp": {"fsdp": 4}, "large_image": {"space": 4}}
+# each compiles a program; those of the default run stand for the others, which are among the slow tests
+QUICK = ("data", "data_fsdp", "fsdp_tensor")
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in presets.PRESETS]
 COLLECTIVE = r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 
 
@@ -25,7 +28,7 @@ def whole_tree_split(name):
 
 def lower(case, placed):
     where = placement.shardings(case.boxed, placed)
-    arguments = jax.device_put(case.params, where), placement.put(case.batch, placed), case.key
+    arguments = jax.device_put(case.params, where), jax.device_put(case.batch, placed.batch), case.key
     with placement.use(placed):
         outputs = ((placed.whole, placed.whole), where)
         return jax.jit(jax.value_and_grad(case.loss, has_aux=True), out_shardings=outputs).lower(*arguments), arguments
@@ -50,7 +53,7 @@ def test_the_masks_of_the_case_keep_a_margin(case):
     assert case.margin > 5e-5  # rounding comes to less than 1e-6
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_losses_and_gradients_are_those_of_one_device(case, compiled, name):
     program, arguments = compiled(name)
     (total, metrics), gradient = jax.device_get(program(*arguments))
@@ -64,7 +67,7 @@ def test_losses_and_gradients_are_those_of_one_device(case, compiled, name):
         assert np.abs(gradient[path] - value).max() <= 1e-5 * scale, path
 
 
-@pytest.mark.parametrize("name", sorted(set(presets.PRESETS) - {"single", "data", "large_image"}))
+@pytest.mark.parametrize("name", [name for name in NAMES if name.values[0] not in ("single", "data", "large_image")])
 def test_parameters_are_split(compiled, name):
     params, batch, _ = compiled(name)[1]
     split = [leaf for leaf in jax.tree.leaves(params) if not leaf.sharding.is_fully_replicated]

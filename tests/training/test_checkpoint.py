@@ -44,8 +44,8 @@ def copy(folder, tmp_path):
 
 def restore(home, state=None):
     said = []
-    with Checkpoints(home) as checkpoints:
-        found, run = checkpoints.restore(state or fresh(), say=said.append)
+    with Checkpoints(home, say=said.append) as checkpoints:
+        found, run = checkpoints.restore(state or fresh())
     return found, run, said
 
 
@@ -91,3 +91,50 @@ def test_an_unfinished_save_is_no_checkpoint(copy):
 def test_another_shape_is_one_clear_line(copy):
     with pytest.raises(UserError, match=r"no checkpoint fits this config.*use the config it was trained with"):
         restore(copy, fresh(32))
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    state = fresh()
+    with Checkpoints(tmp_path, keep=2, best="referring/ciou") as checkpoints:
+        for score in (0.1, 0.9, None, 0.5, 0.2, 0.3):
+            state = advance(state)
+            scores = score and {"referring": {"ciou": score}}
+            checkpoints.save(state, {"global_next_index": 0}, scores=scores)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 5, 6]
+    with Checkpoints(tmp_path, best="referring/pq") as checkpoints, pytest.raises(UserError, match=r"there are referring/ciou"):
+        checkpoints.save(advance(state), {}, scores={"referring": {"ciou": 0.1}})
+
+
+def test_a_save_that_fails_is_told_and_the_next_one_is_whole(tmp_path):
+    """What fails is a file that grows beyond a limit, as on a full disk; then a folder without rights."""
+    import resource
+
+    said, state = [], advance(fresh(400))
+    noise = jax.random.normal(jax.random.key(0), (400, 400))  # does not compress
+    state = state.replace(trainable={"a": {"kernel": noise}})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(tmp_path / "checkpoints", say=said.append) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            told = checkpoints.save(state, {"global_next_index": 1}, wait=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "File too large" in told and "the save of step 1 failed" in said[0] and "1 failed so far" in said[0]
+        assert checkpoints.latest is None
+
+        state = advance(state)
+        checkpoints.save(state, {"global_next_index": 2})
+        assert checkpoints.save(advance(state), {"global_next_index": 3}, wait=True) == ""
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+    assert restore(tmp_path / "checkpoints", fresh(400))[1]["global_next_index"] == 3
+
+
+def test_a_folder_that_vanishes_or_turns_into_a_file_fails_the_save_only(tmp_path):
+    said, home, state = [], tmp_path / "checkpoints", advance(fresh())
+    with Checkpoints(home, say=said.append) as checkpoints:
+        home.rmdir()
+        home.write_text("")
+        assert "Not a directory" in checkpoints.save(state, {}, wait=True)
+        home.unlink()
+        assert checkpoints.save(advance(state), {"global_next_index": 2}, wait=True) == "" and len(said) == 1
+    assert restore(home)[1]["global_next_index"] == 2

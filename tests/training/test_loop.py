@@ -1,9 +1,12 @@
 """A run learns, leaves what it promises, and goes on after any end as if it had never ended."""
 
 import dataclasses
+import io
+import itertools
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +22,7 @@ from rich.console import Console
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training import loop
+from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.loop import train
 from hyperseg_jax.training.observers import Observers, read_metrics
 from hyperseg_jax.weights import model_folder
@@ -102,8 +106,11 @@ def test_killed_and_interrupted_it_goes_on_bit_equal(trained, world, tmp_path):
     assert "resuming at step" in last.communicate()[1] and last.returncode == 0
     assert same_model(tmp_path, trained)
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, STEPS + 1))
-    clean = lambda line: {k: v for k, v in line.items() if k != "steps_per_second"}
+    clean = lambda line: {k: v for k, v in line.items() if k not in ("steps_per_second", "goodput", "seconds")}
     assert list(map(clean, lines(tmp_path))) == list(map(clean, lines(trained)))
+    seconds = [line["seconds"] for line in lines(tmp_path)]
+    assert seconds[0]["lost"] == 0 < seconds[-1]["lost"], "the steps since the checkpoint were done twice"
+    assert all(after["start"] >= before["start"] for before, after in itertools.pairwise(seconds))
 
 
 def test_a_step_that_compiles_again_is_caught():
@@ -158,9 +165,28 @@ def test_lines_after_the_checkpoint_and_torn_lines_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [json.dumps({"kind": "train", "step": step, "task": "a", "loss": 1.0}) for step in (1, 2, 3)]
     path.write_text("\n".join([*rows, '{"kind": "tr']))
-    with Observers(tmp_path, start=2, steps=5, console=Console(quiet=True)) as observers:
-        observers.losses(3, "a", {"loss": 0.5})
+    with Observers(tmp_path, start=2, steps=5, console=Console(quiet=True), timer=Clock()) as observers:
+        observers.losses(3, "a", {"loss": 0.5}, 0.0)
     assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
+    console = Console(record=True, file=io.StringIO(), width=300)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Observers(tmp_path, start=0, steps=60, console=console, timer=Clock()) as observers:
+        observers.losses(1, "a", {"loss": 1.0}, 0.0)
+        observers.tell()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+        try:
+            for step in range(2, 40):
+                observers.losses(step, "a", {"loss": 1.0}, 0.0)
+                observers.tell()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        observers.losses(40, "a", {"loss": 1.0}, 0.0)
+    assert console.export_text().count("metrics cannot be written (File too large)") == 1
+    steps = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert steps[0] == 1 and steps[-1] == 40
 
 
 def test_a_truncated_training_picture_ends_the_run_with_its_name(micro, world, tmp_path):

@@ -1,0 +1,174 @@
+"""hyperseg sweep"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_collections
+from rich.console import Console
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.whole import write_text
+from hyperseg_jax.sweeps import devices, grids, results
+from hyperseg_jax.sweeps.backends import launchers, local
+from hyperseg_jax.sweeps.trials import Metric, Trial
+from hyperseg_jax.tables import flatten
+
+BACKENDS = ("local", "ray", *launchers.BACKENDS)
+
+
+class _InOrder(argparse.Action):
+    """Keeps --grid, --zip and --chain in the order they were given."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        namespace.sets = [*namespace.sets, (self.option_strings[0], values)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (tiny)")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("sweep"), help="its folder; goes on if it has begun")
+    in_order: dict[str, Any] = {"dest": "sets", "action": _InOrder, "default": []}
+    parser.add_argument("--grid", nargs="+", metavar="FIELD=A,B", help="each value with all others", **in_order)
+    parser.add_argument("--zip", nargs="+", metavar="FIELD=A,B", help="first values together, then second values", **in_order)
+    parser.add_argument("--chain", nargs=0, help="what follows is another set of trials, after the one before", **in_order)
+    parser.add_argument("--metric", help="TASK/NAME of validation, or train/NAME; default: referring/ciou, else train/loss")
+    parser.add_argument("--mode", choices=("max", "min"), help="which scores are better; default: min for train/, else max")
+    parser.add_argument("--backend", choices=BACKENDS, default="local", help="who runs the trials")
+    parser.add_argument("--per-trial", type=int, metavar="N", help="chips or GPUs of a trial (default 1), or cores (2)")
+    parser.add_argument("--asha", nargs="?", type=int, const=0, metavar="STEPS",
+                        help="ray: stop poor trials early, none before so many steps (default: train.eval_every)")
+    parser.add_argument("--asha-factor", type=float, default=3.0, help="one in so many goes on at each rung")
+    parser.add_argument("--workdirs", default="", help="where the workdirs lie, such as gs://bucket/x; default: OUT/trials")
+    parser.add_argument("--launch", default="", metavar="OPTIONS", help="gke, slurm: what else the launch script is told: "
+                        "--launch='--type v5e-16 --image IMAGE'")  # fmt: skip
+    parser.add_argument("--resubmit", action="store_true", help="gke, slurm: submit what has not ended again; its job is dead")
+    parser.add_argument("--dry-run", action="store_true", help="print each trial's command and stop")
+    parser.epilog = "--config.x.y=value changes one field in every trial. docs/sweeps.md has examples."
+
+
+def run(parsed: argparse.Namespace) -> None:
+    console = Console(stderr=True)
+    say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+    base = configs.load(parsed.config, parsed.overrides)
+    metric = _metric(parsed, base)
+    trials, trial_configs = _trials(parsed)
+    start = _starter(parsed, trials, trial_configs, metric, say)
+    if parsed.dry_run:
+        return
+    _open(parsed.out, base)
+    start()
+    rows = results.collect(trials, metric)
+    results.save(rows, metric, parsed.out)
+    Console().print(results.table(rows, metric))
+    say(f"wrote {parsed.out / 'results.json'} and {parsed.out / 'results.png'}")
+    failed = [row.trial for row in rows if row.status == "failed"]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(trials)} trials failed ({failed[0].last_words()}; see {failed[0].log}); "
+                        "the same command tries them again")  # fmt: skip
+
+
+def _metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metric:
+    """UserError where the config has no such task, which would show only after hours of training."""
+    default = "referring/ciou" if "referring" in base.data.tasks else "train/loss"
+    metric = Metric.parse(parsed.metric or default, parsed.mode)
+    if metric.task not in ("train", *base.data.tasks):
+        raise UserError(f"--metric {metric}: {parsed.config} has no task {metric.task}; it has {', '.join(base.data.tasks)}; "
+                        "train/NAME is of training lines")  # fmt: skip
+    return metric
+
+
+def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:
+    """All trials with their configs. UserError where a field is not in the config or takes another type."""
+    named, (file, colon, argument) = parsed.config, parsed.config.partition(":")
+    if pathlib.Path(file).is_file() and parsed.backend not in launchers.BACKENDS:  # workers of Ray stand elsewhere
+        named = f"{pathlib.Path(file).absolute()}{colon}{argument}"
+    workdirs = parsed.workdirs.rstrip("/")
+    if workdirs and "://" not in workdirs:
+        workdirs = str(pathlib.Path(workdirs).absolute())
+    trials, made = [], []
+    for values in grids.from_options(parsed.sets):
+        varied = [f"{field}={value}" for field, value in values.items()]
+        made.append(configs.load(parsed.config, [*parsed.overrides, *varied]))
+        trials.append(Trial(values, named, tuple(parsed.overrides), made[-1].train.steps, parsed.out.absolute() / "trials",
+                            workdirs))  # fmt: skip
+    return trials, made
+
+
+def _starter(
+    parsed: argparse.Namespace, trials: Sequence[Trial], trial_configs: Sequence[ml_collections.ConfigDict], metric: Metric,
+    say: Callable[[str], None],
+) -> Callable[[], None]:  # fmt: skip
+    """What runs the trials on the chosen backend, its options checked. With --dry-run it has printed their commands."""
+    backend = parsed.backend
+    if parsed.asha is not None and backend != "ray":
+        raise UserError(f"--asha: --backend {backend} has no early stopping; use --backend ray, on one machine as well")
+    if parsed.per_trial is not None and (backend in launchers.BACKENDS or parsed.per_trial < 1):
+        raise UserError(f"--per-trial {parsed.per_trial}: give one or more; with gke and slurm a trial is a job")
+    if parsed.resubmit and backend not in launchers.BACKENDS:
+        raise UserError(f"--resubmit: is for gke and slurm; --backend {backend} goes on by itself")
+    if parsed.launch and backend not in launchers.BACKENDS:
+        raise UserError(f"--launch: is for gke and slurm; --backend {backend} uses no launch script")
+    if backend in launchers.BACKENDS:
+        options = shlex.split(parsed.launch)
+        _show(parsed, [launchers.command(trial, backend, options) for trial in trials])
+        return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, say=say)
+    _show(parsed, [trial.command() for trial in trials])
+    if backend == "local":
+        return lambda: _run_here(trials, parsed.per_trial, say)
+    return lambda: _run_on_ray(parsed, trials, trial_configs, metric, say)
+
+
+def _show(parsed: argparse.Namespace, commands: Sequence[Sequence[str]]) -> None:
+    if parsed.dry_run:
+        for command in commands:
+            print(shlex.join(command))
+
+
+def _run_here(trials: Sequence[Trial], per_trial: int | None, say: Callable[[str], None]) -> None:
+    shares = devices.shares(*devices.found(), per_trial)
+    say(f"{len(trials)} trials, {min(len(shares), len(trials))} at a time: {'; '.join(map(str, shares))}")
+    local.run(trials, shares, say=say)
+
+
+def _run_on_ray(
+    parsed: argparse.Namespace, trials: Sequence[Trial], trial_configs: Sequence[ml_collections.ConfigDict], metric: Metric,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    from hyperseg_jax.sweeps.backends import ray_tune  # late: Ray is an extra
+
+    asha = None
+    if parsed.asha is not None:
+        grace = parsed.asha or min(config.train.eval_every for config in trial_configs)
+        steps = max(trial.steps for trial in trials)
+        if not 1 <= grace <= steps:
+            raise UserError(f"--asha {grace}: give 1 to {steps}, the steps of a trial")
+        if parsed.asha_factor <= 1:
+            raise UserError(f"--asha-factor {parsed.asha_factor}: give more than 1")
+        asha = ray_tune.Asha(grace, parsed.asha_factor)
+    ray_tune.run(trials, metric, parsed.out / "ray", per_trial=parsed.per_trial, asha=asha, say=say)
+
+
+def _open(out: pathlib.Path, base: ml_collections.ConfigDict) -> None:
+    """Makes the folder and writes sweep.json, or checks that the one there is of the same config."""
+    path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
+    if path.exists():
+        try:
+            there = flatten(json.loads(path.read_text())["config"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not readable ({error!r}); give another --out") from error
+        here = flatten(config)
+        other = [f"{key.replace('/', '.')}: {there.get(key)} there, {here.get(key)} here"
+                 for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]  # fmt: skip
+        if other:
+            raise UserError(f"--out {out}: holds a sweep of another config ({'; '.join(other[:4])}); give another --out")
+    try:
+        (out / "trials").mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"format": 1, "config": config}, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error

@@ -1,0 +1,37 @@
+"""What all scores are computed from: rows of sums by name, which add up over prompts and over hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+
+class Sums:
+    """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+
+    def _add(self, name: str, *row: float) -> None:
+        self._sums[name] = self._sums.get(name, 0) + np.array(row, np.float64)
+
+    def _total(self, size: int) -> np.ndarray:
+        return sum(self._sums.values(), np.zeros(size))
+
+    def merge(self, other: Self) -> None:
+        """Adds what another accumulator (of another host, say) has seen."""
+        for name, row in other._sums.items():
+            self._add(name, *row)
+
+    def state(self) -> dict[str, Any]:
+        """All that was seen, as JSON takes it; nothing is rounded."""
+        return {"sums": {name: row.tolist() for name, row in self._sums.items()}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The accumulator that gave this state."""
+        made = cls()
+        made._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
+        return made

@@ -1,0 +1,1 @@
+"""Many trainings that differ in a few fields: grids, trials, and the backends that run them."""

@@ -1,0 +1,124 @@
+"""What a sweep found: a table, JSON, and a plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Column, Table
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.whole import write_text
+from hyperseg_jax.sweeps.trials import Metric, Trial, metrics_seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One trial: its status, and its scores over steps, from the first to the last."""
+
+    trial: Trial
+    status: str
+    scores: tuple[tuple[int, float], ...]
+
+    @property
+    def last(self) -> float | None:
+        return self.scores[-1][1] if self.scores else None
+
+    def best(self, metric: Metric) -> tuple[int, float] | None:
+        """(step, score) of the best validation; the earliest of equals."""
+        found: tuple[int, float] | None = None
+        for step, score in self.scores:
+            if found is None or metric.better(score, found[1]):
+                found = step, score
+        return found
+
+
+def collect(trials: Sequence[Trial], metric: Metric) -> list[Row]:
+    """The best last score first, trials without any at the end. UserError where runs have ended, and none wrote the metric."""
+    lines = {trial.name: trial.lines() for trial in trials}
+    rows = [Row(trial, trial.status(), tuple(metric.scores(lines[trial.name]))) for trial in trials]
+    finished = [row for row in rows if row.status == "finished"]
+    if finished and not any(row.scores for row in rows):
+        seen = sorted(set().union(*(metrics_seen(lines[row.trial.name]) for row in finished)))
+        raise UserError(f"--metric {metric}: never appears in metrics.jsonl; there are {', '.join(seen) or 'none'}. Nothing "
+                        "is lost: the same command with another --metric trains nothing again")  # fmt: skip
+    sign = -1.0 if metric.mode == "max" else 1.0
+    return sorted(rows, key=lambda row: (row.last is None, sign * (row.last or 0.0)))
+
+
+def fields(rows: Sequence[Row]) -> list[str]:
+    """The fields that the sweep varies, in the order of the command line."""
+    return list(dict.fromkeys(field for row in rows for field in row.trial.values))
+
+
+def table(rows: Sequence[Row], metric: Metric) -> Table:
+    """For the terminal."""
+    heads = (*fields(rows), str(metric), f"best ({metric.mode})", "at step", "last step", "status")
+    shown = Table(*(Column(head, overflow="fold") for head in heads))
+    for row in rows:
+        best = row.best(metric)
+        numbers = ("", "", "", "")
+        if best:
+            numbers = (f"{row.last:.4f}", f"{best[1]:.4f}", str(best[0]), str(row.scores[-1][0]))
+        shown.add_row(*(row.trial.values.get(field, "") for field in fields(rows)), *numbers, row.status)
+    return shown
+
+
+def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
+    """results.json and, once there are scores, results.png."""
+    told: list[dict[str, Any]] = []
+    for row in rows:
+        best = row.best(metric)
+        told.append({"name": row.trial.name, "values": dict(row.trial.values), "workdir": row.trial.workdir,
+                     "status": row.status, "last": row.last, "best": best[1] if best else None,
+                     "best_step": best[0] if best else None, "scores": row.scores})  # fmt: skip
+    write_text(out / "results.json", json.dumps({"metric": str(metric), "mode": metric.mode, "trials": told}, indent=2) + "\n")
+    if any(row.scores for row in rows):
+        plot(rows, metric, out / "results.png")
+
+
+def plot(rows: Sequence[Row], metric: Metric, picture: pathlib.Path) -> None:
+    """Score over steps by trial, then the last score by each field."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    scored, varied = [row for row in rows if row.scores], fields(rows)
+    columns = min(len(varied) + 1, 3)
+    lines = -(-(len(varied) + 1) // columns)
+    figure, panels = pyplot.subplots(lines, columns, figsize=(5 * columns, 3.8 * lines), squeeze=False)
+    over, *by_field = panels.flat
+    for row in scored:
+        label = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in row.trial.values.items())
+        over.plot(*zip(*row.scores, strict=True), "o-", markersize=3, linewidth=1, label=label)
+    over.set(xlabel="step", ylabel=str(metric))
+    if len(scored) <= 10:
+        over.legend(fontsize=7)
+    for panel, field in zip(by_field, varied, strict=False):
+        given = list(dict.fromkeys(row.trial.values[field] for row in scored if field in row.trial.values))
+        places = {value: place for place, value in enumerate(sorted(given, key=_order))}
+        mine = [row for row in scored if field in row.trial.values]
+        panel.plot([places[row.trial.values[field]] for row in mine], [row.last for row in mine], "o", markersize=5, alpha=0.7)
+        panel.set(xlabel=field, ylabel=f"last {metric}", xlim=(-0.5, len(places) - 0.5))
+        panel.set_xticks(range(len(places)), list(places))
+    for panel in by_field[len(varied) :]:
+        panel.set_visible(False)
+    for panel in panels.flat:
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    part = picture.with_name(f".{picture.name}")
+    figure.savefig(part, dpi=110, format="png")
+    pyplot.close(figure)
+    part.replace(picture)
+
+
+def _order(value: str) -> tuple[bool, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, 0.0, value

@@ -1,0 +1,147 @@
+"""A trial: one training of a sweep. Its name, its command, what became of it, and its scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.whole import write_text
+from hyperseg_jax.training.observers import read_metrics
+
+DONE = ("finished", "stopped")  # these are not run again
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training.
+
+    values: the fields that the sweep varies. fixed: overrides ("x.y=value") of every trial. steps: config.train.steps of this
+    trial. folder: where sweeps keep records, logs and locks. workdirs: where the workdirs lie, folder itself by default; it
+    may be a bucket.
+    """
+
+    values: Mapping[str, str]
+    config: str
+    fixed: tuple[str, ...]
+    steps: int
+    folder: pathlib.Path
+    workdirs: str = ""
+    training: str = "hyperseg_jax.train"  # the module that trains
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(sorted(self.values.items())).encode()).hexdigest()[:8]
+
+    @property
+    def name(self) -> str:
+        """From the values alone: short to read, safe as a file name, and the same in every sweep."""
+        told = "_".join(f"{field.rpartition('.')[2]}={value}" for field, value in sorted(self.values.items()))
+        return f"{re.sub(r'[^A-Za-z0-9._=+-]+', '-', told)[:80]}_{self.digest}"
+
+    @property
+    def workdir(self) -> str:
+        return f"{self.workdirs or self.folder}/{self.name}"
+
+    @property
+    def log(self) -> pathlib.Path:
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def lock(self) -> pathlib.Path:
+        """Held by the process that trains, wherever it was started from."""
+        return self.folder / f"{self.name}.lock"
+
+    @property
+    def record(self) -> pathlib.Path:
+        return self.folder / f"{self.name}.json"
+
+    def flags(self) -> list[str]:
+        """--config.x.y=value for all that differs from the config file."""
+        return [f"--config.{text}" for text in (*self.fixed, *(f"{field}={value}" for field, value in self.values.items()))]
+
+    def command(self) -> list[str]:
+        """What trains it; the same line goes on after a stop or a kill."""
+        return [sys.executable, "-m", self.training, "--config", self.config, "--workdir", self.workdir, *self.flags()]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What its run has written to metrics.jsonl so far."""
+        return read_metrics(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
+
+    def reached_its_end(self) -> bool:
+        """Whether the last step has been logged."""
+        return any(line["kind"] == "train" and line["step"] >= self.steps for line in self.lines())
+
+    def last_words(self) -> str:
+        """The last line of its log, for messages."""
+        words = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
+        return next((line.strip() for line in reversed(words) if line.strip()), "no output")
+
+    def status(self) -> str:
+        """waiting, running, submitted, interrupted, failed, stopped (early) or finished."""
+        try:
+            return str(json.loads(self.record.read_text())["status"])
+        except FileNotFoundError:
+            return "waiting"
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.record}: not a readable record ({error!r}); delete it, the trial goes on") from error
+
+    def note(self, status: str, reason: str = "") -> None:
+        """Records what became of it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        facts = {"status": status, "reason": reason, "values": dict(self.values), "workdir": self.workdir}
+        write_text(self.record, json.dumps(facts, indent=2) + "\n")
+
+
+def outcome(trial: Trial, code: int) -> tuple[str, str]:
+    """(status, reason) of a training that ended with an exit code. One that was asked to stop ends with 0 before its end."""
+    if code:
+        return "failed", f"exit code {code}: {trial.last_words()}"
+    return ("finished", "") if trial.reached_its_end() else ("interrupted", "ended before its last step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What trials are compared by: a validation score TASK/NAME, or train/NAME of the training lines of any task."""
+
+    task: str
+    name: str
+    mode: str  # max or min
+
+    @classmethod
+    def parse(cls, text: str, mode: str | None) -> Metric:
+        """mode: max or min; without one, min for training lines and max for validation scores."""
+        task, slash, name = text.partition("/")
+        if not (task and slash and name):
+            raise UserError(f"--metric {text}: give TASK/NAME as in metrics.jsonl, such as referring/ciou, or train/loss")
+        return cls(task, name, mode or ("min" if task == "train" else "max"))
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.name}"
+
+    def scores(self, lines: list[dict[str, Any]]) -> list[tuple[int, float]]:
+        """(step, value) in the order of steps; what is no finite number is left out."""
+        mine = [(line["step"], line[self.name]) for line in lines if self.name in line and _key(line) == self.task]
+        return sorted((step, float(value)) for step, value in mine if isinstance(value, int | float) and math.isfinite(value))
+
+    def better(self, one: float, other: float) -> bool:
+        return one > other if self.mode == "max" else one < other
+
+
+def metrics_seen(lines: list[dict[str, Any]]) -> set[str]:
+    """The metrics that these lines could be compared by."""
+    return {f"{_key(line)}/{name}" for line in lines for name, value in line.items()
+            if isinstance(value, int | float) and name != "step"}  # fmt: skip
+
+
+def _key(line: dict[str, Any]) -> str:
+    return "train" if line["kind"] == "train" else str(line["task"])

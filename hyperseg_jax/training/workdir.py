@@ -1,0 +1,130 @@
+"""Where a run lives: a folder that all hosts share, or a bucket. Process 0 writes what people read, Orbax the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import hosts
+from hyperseg_jax.results.whole import write_text
+from hyperseg_jax.tables import flatten
+
+FETCHED = ("metrics.jsonl", "tensorboard")  # what a run goes on writing where it stopped
+
+
+class Workdir:
+    """A context manager around the workdir of a run.
+
+    home: where it lives. local: the folder to write into; home itself, or where home is a bucket, which takes no appended
+    lines, a scratch folder that `push` copies up. On all processes but the first it is a scratch folder that nobody keeps, so
+    that they write what process 0 writes and no line asks which one it is.
+    """
+
+    def __init__(self, home: os.PathLike[str] | str) -> None:
+        self.home = epath.Path(home)
+        self.remote = "://" in os.fspath(self.home)
+        self._scratch = self.remote or not hosts.leads()
+        self.local = pathlib.Path(tempfile.mkdtemp(prefix="hyperseg-")) if self._scratch else pathlib.Path(home)
+        self._pushed: dict[pathlib.Path, tuple[int, int]] = {}
+
+    def __enter__(self) -> Workdir:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._scratch:
+            shutil.rmtree(self.local, ignore_errors=True)
+
+    def open(self, config: ml_collections.ConfigDict) -> None:
+        """Makes the workdir and writes its resolved config, or checks that the one it has is of the same model.
+
+        UserError, on all processes, where it cannot be written, holds another run, or is not the same folder on all hosts.
+        """
+        resolved = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+        given = hosts.exchange("the config", resolved)
+        other = [k for k, text in enumerate(given) if text != given[0]]
+        if other:
+            raise UserError(f"process {hosts.name(other[0])} was given another config than process 0; "
+                            "start all with one command")  # fmt: skip
+        failure = ""
+        if hosts.leads():
+            try:
+                self._open(json.loads(resolved))
+            except UserError as error:
+                failure = str(error)
+        if failure := hosts.exchange("the workdir", failure)[0]:
+            raise UserError(failure)
+        unseen = "" if (self.home / "config.json").exists() else "does not see what process 0 wrote there"
+        if unseen := hosts.agree("the workdir's config", unseen):
+            raise UserError(f"--workdir {self.home}: {unseen}; give a folder that all hosts share, or a bucket (gs://name/run)")
+
+    def _open(self, resolved: dict[str, Any]) -> None:
+        path = self.home / "config.json"
+        if path.exists():
+            try:
+                there = json.loads(path.read_text())
+            except ValueError as error:
+                raise UserError(f"{path}: not readable ({error}); delete this workdir or give another --workdir") from error
+            held, given = _held(there), _held(resolved)
+            other = [f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"
+                     for key in sorted(held.keys() | given.keys()) if held.get(key) != given.get(key)]  # fmt: skip
+            if other:
+                more = f"; {len(other) - 4} more" if len(other) > 4 else ""
+                raise UserError(f"{self.home}: holds a run of another config ({'; '.join(other[:4])}{more}); "
+                                "give another --workdir, or the config it was trained with")  # fmt: skip
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+            write_text(self.local / "config.json", json.dumps(resolved, indent=2, sort_keys=True) + "\n")
+            self._fetch()
+            self.push()
+        except Exception as error:  # as in push
+            raise UserError(f"--workdir {self.home}: cannot be written ({_reason(error)}); give another folder") from error
+
+    def _fetch(self) -> None:
+        if self.remote:
+            for found in FETCHED:
+                for path in _files(self.home / found):
+                    target = self.local.joinpath(path.relative_to(self.home))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(path.read_bytes())
+
+    def push(self) -> None:
+        """Copies up what has changed since the last time, where the workdir is a bucket. Raises OSError."""
+        if not (self.remote and hosts.leads()):
+            return
+        for path in sorted(self.local.rglob("*")):
+            told = (path.stat().st_mtime_ns, path.stat().st_size)
+            if path.is_file() and not path.name.startswith(".") and self._pushed.get(path) != told:
+                target = self.home.joinpath(path.relative_to(self.local))
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("rb") as here, target.open("wb") as there:
+                        shutil.copyfileobj(here, there)
+                except Exception as error:  # a store's client raises what it likes
+                    raise OSError(getattr(error, "errno", None), _reason(error), str(target)) from error
+                self._pushed[path] = told
+
+
+def _files(path: epath.Path) -> list[epath.Path]:
+    """All files of a folder, at any depth, or the file itself."""
+    if path.is_dir():
+        return [file for child in sorted(path.iterdir()) for file in _files(child)]
+    return [path] if path.exists() else []
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+
+
+def _held(config: Any) -> dict[str, Any]:
+    """The fields that a run keeps for life; the others may change when it goes on."""
+    config = config if isinstance(config, dict) else {}
+    kept = {name: config.get(name) for name in ("system", "model", "optimizer")}
+    return flatten({**kept, "train": {"batch_size": config.get("train", {}).get("batch_size")}})

@@ -1,0 +1,164 @@
+"""What holds hosts together, as far as one process can see it."""
+
+import concurrent.futures
+import socket
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import hosts
+from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
+from hyperseg_jax.parallel.roll_call import roll_call
+from hyperseg_jax.parallel.watchdog import Watchdog
+
+
+def call(processes, present, seconds=5.0):
+    """What each of those present gets from a roll call: names, or the error."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def one(k):
+        try:
+            return roll_call(f"127.0.0.1:{port}", k, processes, name=f"host{k}", seconds=seconds)
+        except UserError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(one, present))
+
+
+def test_all_who_come_learn_all_names():
+    assert call(4, [3, 1, 0, 2]) == [["host0", "host1", "host2", "host3"]] * 4
+
+
+def test_who_does_not_come_is_named_to_all():
+    for told in call(4, [0, 2], seconds=1.0):
+        assert told.startswith("after 1 s, process 1, 3 of 4 has not come to the start; there are 0 (host0), 2 (host2)")
+
+
+def test_without_process_0_each_says_whom_it_misses():
+    (told,) = call(2, [1], seconds=0.5)
+    assert "process 0 of 2 has not come" in told
+
+
+def test_flags_that_do_not_fit_are_one_line(monkeypatch):
+    limits = hosts.Limits(start=1)
+    with pytest.raises(UserError, match="--process-id 4 of --processes 4"):
+        hosts.join(limits, coordinator="localhost:1", process_id=4, processes=4)
+    with pytest.raises(UserError, match="--coordinator HOST:PORT, --process-id and --processes together"):
+        hosts.join(limits, process_id=1)
+    with pytest.raises(UserError, match="--coordinator localhost: give HOST:PORT"):
+        hosts.join(limits, coordinator="localhost", process_id=0, processes=2)
+    monkeypatch.setenv("HYPERSEG_PROCESSES", "two")
+    with pytest.raises(UserError, match="HYPERSEG_PROCESSES=two: give a whole number"):
+        hosts.join(limits)
+    with pytest.raises(UserError, match=r"hosts\.start = 0"):
+        hosts.Limits(start=0)
+
+
+def test_a_cluster_tells_who_is_who(monkeypatch):
+    """As Slurm describes the third of four processes; what is given by hand counts first."""
+    slurm = {"SLURM_JOB_ID": "4096", "SLURM_STEP_NODELIST": "node[07-10]", "SLURM_NTASKS": "4", "SLURM_PROCID": "2",
+             "SLURM_LOCALID": "0"}  # fmt: skip
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    told, begun = [], []
+    monkeypatch.setattr(hosts, "roll_call", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **limits: begun.append((given, limits)))
+    monkeypatch.setattr(hosts, "_joined", hosts._Joined())
+    hosts.join(hosts.Limits(start=7, heartbeat=8, barrier=9))
+    assert told == [("node07:61440", 2, 4)] and hosts.name(2) == "2 (c)"
+    limits = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
+    assert begun == [(("node07:61440", 4, 2), limits)]
+    hosts.join(hosts.Limits(), coordinator="here:1", process_id=3)
+    assert told[1] == ("here:1", 3, 4)
+    hosts.join(hosts.Limits(), processes=1)
+    assert len(told) == 2
+
+
+def test_one_process_agrees_with_itself():
+    hosts.join(hosts.Limits(), processes=1)
+    assert hosts.leads() and hosts.exchange("a word", "x") == ["x"] and hosts.agree("a failure", "no") == "no"
+    with pytest.raises(RuntimeError, match="as it was"), hosts.ending():
+        raise RuntimeError("as it was")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+
+
+def test_rows_go_to_the_devices_and_come_back(mesh):
+    feed = Feed(NamedSharding(mesh, P("data")))
+    every = Rows(8, tuple(range(8)), (True,) * 8)
+    assert feed.size(5) == 8 and feed.size(8) == 8 and feed.rows(8) == every
+    batch = {"x": np.arange(24).reshape(8, 3)}
+    placed = feed.put(batch, every)["x"]
+    np.testing.assert_array_equal(placed, batch["x"])
+    np.testing.assert_array_equal(feed.own(placed), batch["x"])
+    with pytest.raises(UserError, match=r"train\.batch_size = 6: give a multiple of 4"):
+        feed.rows(6)
+    assert ALONE.size(5) == 5 and ALONE.rows(8) == every and ALONE.put(batch, every) is batch
+
+
+class Devices:
+    """A sharding of rows over devices of several processes, as rows(...) asks for it."""
+
+    def __init__(self, *spans):
+        self.spans = spans  # (process, start, stop) of each device
+
+    num_devices = property(lambda self: len(self.spans))
+
+    def shard_shape(self, shape):
+        return shape
+
+    def devices_indices_map(self, shape):
+        device = lambda k, process: type("Device", (), {"process_index": process, "id": k})()
+        return {device(k, process): (slice(start, stop),) for k, (process, start, stop) in enumerate(self.spans)}
+
+
+def test_the_rows_of_a_process_among_many(monkeypatch):
+    monkeypatch.setattr(hosts, "jax", jax)
+    two = Feed(Devices((0, 0, 2), (0, 2, 4), (1, 4, 6), (1, 6, 8)))
+    shared = Feed(Devices((0, 0, 4), (1, 0, 4), (2, 4, 8), (3, 4, 8)))  # tensor parallel over two hosts
+    ring = Feed(Devices((0, 0, 2), (1, 2, 4), (1, 4, 6), (0, 6, 8)))  # chips along the links of a slice
+    for process in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        rows = (0, 1, 2, 3) if process < 2 else (4, 5, 6, 7)
+        assert shared.rows(8) == Rows(8, rows, (process in (0, 2),) * 4)
+        if process < 2:
+            assert two.rows(8) == Rows(8, ((0, 1, 2, 3), (4, 5, 6, 7))[process], (True,) * 4)
+            assert ring.rows(8) == Rows(8, ((0, 1, 6, 7), (2, 3, 4, 5))[process], (True,) * 4)
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with pytest.raises(UserError, match="no device of the mesh"):
+        Feed(Devices((1, 0, 8))).rows(8)
+
+
+def test_a_silence_is_told_once_with_all_stacks(tmp_path, capfd):
+    file = tmp_path / "logs" / "stacks-0.txt"
+    file.parent.mkdir()
+
+    def a_place_where_it_hangs():
+        time.sleep(1.2)
+
+    with Watchdog(0.4, file) as watchdog:
+        time.sleep(0.6)
+        assert not file.exists()  # nothing has begun
+        watchdog.beat()
+        watchdog.patient()
+        time.sleep(0.6)
+        assert not file.exists()
+        watchdog.beat()
+        thread = threading.Thread(target=a_place_where_it_hangs)
+        thread.start()
+        thread.join()
+    said = capfd.readouterr().err
+    assert said.count("nothing has finished for 0.4 s") == 1
+    assert "a_place_where_it_hangs" in said and "a_place_where_it_hangs" in file.read_text()

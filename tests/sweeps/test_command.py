@@ -1,0 +1,109 @@
+"""hyperseg sweep as it is typed, with a training that is quick; and the results that it leaves."""
+
+import functools
+import json
+import pathlib
+import shlex
+
+import pytest
+from PIL import Image
+
+from hyperseg_jax.commands import sweep
+from hyperseg_jax.commands.main import main
+from hyperseg_jax.sweeps.trials import Trial
+
+CONFIG = '''
+import ml_collections
+def get_config():
+    tasks = {"referring": {}, "video": {}}
+    return ml_collections.ConfigDict({"rate": 1.0, "pause": 0.0, "code": 0, "name": "x", "data": {"tasks": tasks},
+                                      "train": {"steps": 20, "eval_every": 5}})
+'''
+
+
+@pytest.fixture
+def type_in(tmp_path, monkeypatch, capsys):
+    """type_in(options): the exit code, stdout and stderr of hyperseg sweep, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sweep, "Trial", functools.partial(Trial, training="fake_training"))
+    pathlib.Path("c.py").write_text(CONFIG)
+
+    def go(options):
+        code = 0
+        try:
+            main(["sweep", "--config", "c.py", "--out", "s", "--config.train.steps=10", *shlex.split(options)])
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+
+    return go
+
+
+def test_a_sweep_leaves_a_table_json_and_a_plot(type_in):
+    code, shown, _ = type_in("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --per-trial 1")
+    assert code == 0
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == ["3", "3", "2", "2", "1", "1"], "not sorted by score"
+    assert rows[0][3:] == ["30.0000", "30.0000", "10", "10", "finished"]
+    found = json.loads(pathlib.Path("s/results.json").read_text())
+    assert found["metric"] == "referring/ciou" and len(found["trials"]) == 6
+    assert found["trials"][0]["scores"] == [[5, 15.0], [10, 30.0]] and found["trials"][0]["values"]["rate"] == "3"
+    with Image.open("s/results.png") as picture:
+        assert picture.size[0] > 1000 and picture.size[1] > 600  # four panels: steps, and three fields
+        assert len(picture.convert("RGB").resize((300, 200)).getcolors(60000)) > 30
+
+    code, shown, told = type_in("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --metric train/loss")
+    assert code == 0 and "6 of 6 trials are done already" in told and "best (min)" in shown
+    found = json.loads(pathlib.Path("s/results.json").read_text())["trials"]
+    assert [trial["last"] for trial in found] == sorted(trial["last"] for trial in found)
+
+
+def test_a_dry_run_prints_the_commands_and_does_nothing(type_in):
+    code, shown, _ = type_in("--grid rate=1,3 --chain --grid 'name=a b' --dry-run")
+    assert code == 0 and not pathlib.Path("s").exists()
+    commands = [shlex.split(line) for line in shown.splitlines()]
+    assert [command[-1] for command in commands] == ["--config.rate=1", "--config.rate=3", "--config.name=a b"]
+    assert all(command[4] == str(pathlib.Path("c.py").absolute()) for command in commands)
+
+
+def test_a_metric_that_never_appears_names_those_that_do(type_in):
+    code, _, told = type_in("--grid rate=1 --metric referring/cious")
+    assert code == 2 and "--metric referring/cious: never appears" in told and "referring/ciou, train/loss" in told
+    assert type_in("--grid rate=1 --metric referring/ciou")[0] == 0
+
+
+def test_failed_trials_are_in_the_table_and_in_the_exit_code(type_in):
+    code, shown, told = type_in("--grid rate=1,-1")
+    assert code == 2 and "1 of 2 trials failed (rate is negative; see " in told and "failed" in shown and "10.0000" in shown
+
+
+def test_a_folder_of_another_config_is_refused(type_in):
+    assert type_in("--grid rate=1")[0] == 0
+    code, _, told = type_in("--grid rate=1 --config.train.steps=30")
+    assert code == 2 and "holds a sweep of another config (train.steps: 10 there, 30 here)" in told
+    assert type_in("--grid rate=1,2")[0] == 0, "more trials are welcome"
+    pathlib.Path("s/sweep.json").write_text("[]")
+    code, _, told = type_in("--grid rate=1")
+    assert code == 2 and "s/sweep.json: not readable" in told
+
+
+@pytest.mark.parametrize("options, words", [
+    ("--grid rat=1,2", ("--config.rat", "did you mean rate",)),
+    ("--grid rate=1,fast", ("--config.rate=fast", "takes float, not str",)),
+    ("--grid rate=1 --grid train.stepz=4", ("--config.train.stepz", "did you mean train.steps",)),
+    ("--grid rate=1 --zip name=a,b pause=1", ("--zip", "as many values",)),
+    ("", ("give fields to vary",)),
+    ("--grid rate=1 --metric chat/ciou", ("--metric chat/ciou", "has no task chat; it has referring, video",)),
+    ("--grid rate=1 --asha", ("--asha", "local has no early stopping", "--backend ray",)),
+    ("--grid rate=1 --per-trial 0", ("--per-trial 0", "give one or more",)),
+    ("--grid rate=1 --per-trial 9999", ("--per-trial 9999", "this machine has",)),
+    ("--grid rate=1 --backend slurm --per-trial 1", ("--per-trial 1", "a trial is a job",)),
+    ("--grid rate=1 --launch='--time 1:00'", ("--launch", "uses no launch script")),
+    ("--grid rate=1 --resubmit", ("--resubmit", "goes on by itself",)),
+    ("--grid rate=1 --out c.py/x", ("--out c.py/x", "give another folder",)),
+])  # fmt: skip
+def test_bad_input_is_named_before_anything_starts(type_in, options, words):
+    code, _, told = type_in(options)
+    assert code == 2 and all(word in told for word in words), told
+    assert not list(pathlib.Path("s").glob("trials/*"))

@@ -1,0 +1,54 @@
+"""The combinators, and the command line's way to write them."""
+
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.sweeps import grids
+
+A, B = grids.values("a=1,2"), grids.values("b=x,y")
+
+
+def test_prod_is_each_with_all():
+    assert grids.prod(A, B) == [{"a": "1", "b": "x"}, {"a": "1", "b": "y"}, {"a": "2", "b": "x"}, {"a": "2", "b": "y"}]
+    assert grids.prod(A) == A and grids.prod() == [{}]
+
+
+def test_zip_is_side_by_side():
+    assert grids.zipped(A, B) == [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
+    with pytest.raises(UserError, match=r"as many values of each field \(2 of a, 3 of c\)"):
+        grids.zipped(A, grids.values("c=1,2,3"))
+
+
+def test_chain_is_one_after_the_other_without_repeats():
+    assert grids.chain(A, B, [{"a": "2"}]) == [{"a": "1"}, {"a": "2"}, {"b": "x"}, {"b": "y"}]
+
+
+def test_combinators_nest():
+    nested = grids.chain(grids.prod(grids.zipped(A, B), grids.values("c=5,6")), grids.values("d=7"))
+    assert [tuple(member.values()) for member in nested] == [
+        ("1", "x", "5"), ("1", "x", "6"), ("2", "y", "5"), ("2", "y", "6"), ("7",)]  # fmt: skip
+
+
+def test_values_keep_brackets_and_quotes_together():
+    assert grids.values("betas=(0.9, 0.98),[1,(2,3)]") == [{"betas": "(0.9, 0.98)"}, {"betas": "[1,(2,3)]"}]
+    assert grids.values("name='a,b','(',c") == [{"name": "'a,b'"}, {"name": "'('"}, {"name": "c"}]
+
+
+def test_options_are_a_chain_of_products():
+    one = [("--grid", ["a=1,2"]), ("--grid", ["b=x,y"])]
+    assert grids.from_options(one) == grids.from_options([("--grid", ["a=1,2", "b=x,y"])]) == grids.prod(A, B)
+    both = [("--zip", ["a=1,2", "b=x,y"]), ("--grid", ["c=5"]), ("--chain", []), ("--grid", ["a=9"])]
+    assert grids.from_options(both) == [{"a": "1", "b": "x", "c": "5"}, {"a": "2", "b": "y", "c": "5"}, {"a": "9"}]
+
+
+@pytest.mark.parametrize("options, told", [
+    ([("--grid", ["a"])], "a: give a field and its values"),
+    ([("--grid", ["a="])], "a=: give a field and its values"),
+    ([("--grid", ["a=1,,2"])], "a=1,,2: give"),
+    ([("--grid", ["a=1"]), ("--zip", ["a=2"])], "a: varied twice"),
+    ([], "give fields to vary"),
+    ([("--grid", ["a=1"]), ("--chain", [])], "--chain stands between two sets"),
+])  # fmt: skip
+def test_what_cannot_be_read_is_named(options, told):
+    with pytest.raises(UserError, match=told):
+        grids.from_options(options)

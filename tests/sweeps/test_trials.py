@@ -1,0 +1,89 @@
+"""Names, commands, statuses and scores of trials; their shares of the devices."""
+
+import math
+import pathlib
+
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.sweeps import devices
+from hyperseg_jax.sweeps.trials import Metric, Trial
+
+
+def trial(values, **more):
+    return Trial(values, "tiny", ("train.steps=5",), 5, pathlib.Path("/out/trials"), **more)
+
+
+def test_a_name_follows_from_the_values_alone():
+    one = trial({"optimizer.learning_rate": "1e-5", "model.lora.rank": "8"})
+    assert one.name == "rank=8_learning_rate=1e-5_ad767130"
+    assert trial({"model.lora.rank": "8", "optimizer.learning_rate": "1e-5"}).name == one.name
+    names = [trial({"a.rate": value}).name for value in ("1", "2", "../x y", "../x'y", "9" * 300)]
+    names.append(trial({"b.rate": "1"}).name)
+    assert len(set(names)) == len(names)
+    assert all(len(name) < 100 and not set(name) & set("/ '") for name in names)
+
+
+def test_the_command_is_that_of_a_training():
+    command = trial({"optimizer.betas": "(0.9, 0.98)"}, workdirs="gs://b/x").command()
+    assert command[1:5] == ["-m", "hyperseg_jax.train", "--config", "tiny"]
+    assert command[5] == "--workdir" and command[6].startswith("gs://b/x/betas=")
+    assert command[7:] == ["--config.train.steps=5", "--config.optimizer.betas=(0.9, 0.98)"]
+
+
+def test_a_metric_picks_its_lines():
+    lines = [{"kind": "train", "step": 1, "task": "video", "loss": 3.0},
+             {"kind": "train", "step": 2, "task": "chat", "loss": 2.0},
+             {"kind": "validation", "step": 2, "task": "chat", "loss": 9.0, "ciou": math.nan, "note": "x"},
+             {"kind": "validation", "step": 4, "task": "chat", "ciou": 0.5}]  # fmt: skip
+    loss = Metric.parse("train/loss", None)
+    assert loss.mode == "min" and loss.scores(lines) == [(1, 3.0), (2, 2.0)] and loss.better(1.0, 2.0)
+    ciou = Metric.parse("chat/ciou", None)
+    assert ciou.mode == "max" and ciou.scores(lines) == [(4, 0.5)] and ciou.better(2.0, 1.0)
+    assert Metric.parse("chat/note", "min").scores(lines) == []
+    with pytest.raises(UserError, match="--metric ciou: give TASK/NAME"):
+        Metric.parse("ciou", None)
+
+
+def test_a_broken_record_is_named(tmp_path):
+    broken = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
+    assert broken.status() == "waiting"
+    broken.note("failed", "no luck")
+    assert broken.status() == "failed"
+    broken.record.write_text("[]")
+    with pytest.raises(UserError, match=r"\.json: not a readable record"):
+        broken.status()
+
+
+def told(*arguments):
+    return [str(share) for share in devices.shares(*arguments)]
+
+
+def test_shares_are_equal_and_apart():
+    assert told("cpu", ("0", "1", "2", "3", "4"), None) == ["cores=0,1", "cores=2,3"]
+    assert told("cpu", ("7",), None) == ["cores=7"]
+    assert told("gpu", ("2", "5"), None) == ["CUDA_VISIBLE_DEVICES=2", "CUDA_VISIBLE_DEVICES=5"]
+    assert told("gpu", ("2", "5"), 2) == ["CUDA_VISIBLE_DEVICES=2,5"]
+    bounds = "TPU_CHIPS_PER_PROCESS_BOUNDS=1,2,1 TPU_PROCESS_BOUNDS=1,1,1"
+    assert told("tpu", ("0", "1", "2", "3"), 2) == [f"TPU_VISIBLE_CHIPS=0,1 {bounds}", f"TPU_VISIBLE_CHIPS=2,3 {bounds}"]
+    assert told("tpu", ("0", "1", "2", "3"), 4) == [""]  # a whole host needs no words
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("gpu", ("0", "1"), 3), "this machine has 2 GPUs; give 1 to 2"),
+    (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: TPU chips go to a process by 1, 2, 4, 8"),
+])  # fmt: skip
+def test_a_share_that_is_not_there_is_named(arguments, words):
+    with pytest.raises(UserError, match=words):
+        devices.shares(*arguments)
+
+
+def test_jax_says_what_there_is(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(devices, "PROBE", "print('noise'); print('gpu', 2)")
+    assert devices.found() == ("gpu", ("0", "1"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert devices.found() == ("gpu", ("4", "6"))
+    monkeypatch.setattr(devices, "PROBE", "raise SystemExit('no driver')")
+    with pytest.raises(UserError, match="JAX finds no devices"):
+        devices.found()

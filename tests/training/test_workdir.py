@@ -1,0 +1,107 @@
+"""A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+
+import pytest
+from etils.epath import backend
+from fsspec.implementations.local import LocalFileSystem
+from rich.console import Console
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.training import loop
+from hyperseg_jax.training.checkpoint import Checkpoints
+from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.workdir import Workdir
+from hyperseg_jax.weights import model_folder
+
+
+@pytest.fixture
+def small_system(monkeypatch):
+    """A few matrices in the place of the model."""
+    spec = importlib.util.spec_from_file_location("one_of_many", pathlib.Path(__file__).with_name("one_of_many.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    small = dataclasses.replace(loop.systems.get("hyperseg"), init=module.init, loss=module.loss, predict=module.predict)
+    monkeypatch.setattr(loop.systems, "get", lambda name: small)
+    return small
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """gs://name/... lies in a folder for the time of a test; as in a real one, nothing can be appended."""
+    root = tmp_path / "store"
+
+    class Store(LocalFileSystem):
+        protocol = ("gs", "gcs")
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            path = str(path).removeprefix("gs://")
+            return path if path.startswith(str(root)) else f"{root}/{path}".rstrip("/")
+
+        def _open(self, path, mode="rb", **options):
+            assert "a" not in mode, "a bucket takes no appended lines"
+            return super()._open(path, mode=mode, **options)
+
+    store = Store(auto_mkdir=True)
+    monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: store)
+    return root
+
+
+def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
+    with Workdir("gs://name/run") as workdir:
+        workdir.open(micro())
+        (workdir.local / "metrics.jsonl").write_text("one\n")
+        (workdir.local / "tensorboard").mkdir()
+        (workdir.local / "tensorboard" / "events").write_text("x")
+        (workdir.local / "model").mkdir()
+        (workdir.local / "model" / "model.safetensors").write_text("weights")
+        (workdir.local / ".part").write_text("not whole")
+        workdir.push()
+        (bucket / "name" / "run" / "model" / "model.safetensors").write_text("is not written again")
+        with (workdir.local / "metrics.jsonl").open("a") as file:
+            file.write("two\n")
+        workdir.push()
+    assert not workdir.local.exists()
+    there = {str(path.relative_to(bucket / "name" / "run")): path.read_text() for path in bucket.rglob("*") if path.is_file()}
+    assert json.loads(there.pop("config.json"))["system"] == "hyperseg"
+    assert there == {"metrics.jsonl": "one\ntwo\n", "tensorboard/events": "x",
+                     "model/model.safetensors": "is not written again"}  # fmt: skip
+
+    with Workdir("gs://name/run") as again:
+        again.open(micro())
+        assert (again.local / "metrics.jsonl").read_text() == "one\ntwo\n"
+        assert (again.local / "tensorboard" / "events").read_text() == "x"
+        assert not (again.local / "model").exists()
+    with Workdir("gs://name/run") as other, pytest.raises(UserError, match=r"gs://name/run: holds a run of another config"):
+        other.open(micro(model__num_queries=5))
+
+
+def test_a_run_in_a_bucket_goes_on_where_it_stopped(bucket, small_system, micro, monkeypatch):
+    """All but the checkpoints, whose store speaks to gs:// itself: they lie in the folder behind the bucket."""
+
+    def checkpoints(folder, **options):
+        assert str(folder) == "gs://name/run/checkpoints"
+        return Checkpoints(bucket / "name" / "run" / "checkpoints", **options)
+
+    monkeypatch.setattr(loop, "Checkpoints", checkpoints)
+    config, home = micro(train__steps=6, train__save_every=3, train__eval_every=6), bucket / "name" / "run"
+    loop.train(config, "gs://name/run", console=Console(quiet=True), stop_at=4)
+    assert [line["step"] for line in read_metrics(home / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert str(loop.train(config, "gs://name/run", console=Console(quiet=True))) == "gs://name/run/model"
+    lines = read_metrics(home / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6] and lines[-1]["kind"] == "validation"
+    assert len(list((home / "tensorboard").iterdir())) == 2 and (home / "predictions.png").stat().st_size > 1000
+    assert model_folder.read(home / "model")["second/kernel"].shape == (256, 1024)
+
+
+def test_a_bucket_that_refuses_is_one_clear_line(bucket, micro, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(backend.fsspec_backend), "open", refuse)
+    with Workdir("gs://name/run") as workdir, pytest.raises(UserError, match=r"gs://name/run: cannot be written .Permission"):
+        workdir.open(micro())
