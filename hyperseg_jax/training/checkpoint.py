@@ -118,7 +118,8 @@ class Checkpoints:
                 self._checkpointer.wait()
             except Exception as error:  # as above
                 failure = _cause(error)
-        failure = hosts.agree(f"the end of the save of step {step}", failure)
+        # Where it failed on one host, the others wait for it at Orbax's barriers first, one after the other.
+        failure = hosts.agree(f"the end of the save of step {step}", failure, seconds=4 * self._seconds)
         if failure:
             self.failed.append(f"step {step}: {failure}")
             self._say(f"{self._folder}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
