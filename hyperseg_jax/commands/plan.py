@@ -27,18 +27,24 @@ def run(parsed: argparse.Namespace) -> None:
     config = configs.load(parsed.config, parsed.overrides)
     console = Console()
     devices = topologies.devices(parsed.topology)
-    table = Table("task", "preset", "examples a chip", "GB a chip", "at once", "collectives", "fits",
-                  title=f"{parsed.config} on {parsed.topology}")  # fmt: skip
-    problems = []
+    title = f"{parsed.config} on {parsed.topology}"
+    table = Table("task", "examples a chip", "GB a chip at peak", "at most", "fits", title=title)
+    problems: list[str] = []
+    told: dict[str, None] = {}  # lines, each once
     for task in parsed.task or list(config.data.tasks):
         with console.status(f"compiling the {task} step"):
             found = planning.plan(config, task, devices)
         mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
-        memory = [f"{n / 1e9:.2f}" for n in (found.memory.needed, found.memory.peak)] if found.memory else ["-", "-"]
-        said = ", ".join(f"{count} {kind}" for kind, count in found.collectives.items())
-        table.add_row(task, f"{found.preset}: {mesh}", f"{found.examples:g}", *memory, said, "no" if found.problem else "yes")
+        memory = [f"{n / 1e9:.2f}" for n in (found.memory.peak, found.memory.needed)] if found.memory else ["-", "-"]
+        told[f"preset {found.preset}: {mesh}"] = None
+        if not found.problem:
+            counts = ", ".join(f"{count} {kind}" for kind, count in found.collectives.items())
+            told[f"{task} exchanges: {counts or 'nothing'}"] = None
+        table.add_row(task, f"{found.examples:g}", *memory, "no" if found.problem else "yes")
         problems += [f"{task}: {found.problem}"] if found.problem else []
     console.print(table)
+    for line in told:
+        console.print(line, highlight=False, soft_wrap=True)
     for problem in problems:
         console.print(problem, highlight=False, markup=False)
     if problems:

@@ -12,6 +12,8 @@ import pytest
 from hyperseg_jax.commands import config as configs
 from hyperseg_jax.data import features, sources
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.planning import compile as planning
 from hyperseg_jax.planning import topologies
 from hyperseg_jax.structs import Example, Prompt
@@ -93,3 +95,42 @@ def test_what_does_not_fit_is_told_and_an_unknown_slice_is_refused():
     config = configs.load("hyperseg_3b", ["train.batch_size=160"])
     found = planning.plan(config, "referring", topologies.devices("v5e:4x4"))
     assert "RESOURCE_EXHAUSTED" in found.problem and found.memory is None
+
+
+@pytest.mark.slow
+def test_the_command_tells_a_slice(capsys):
+    from hyperseg_jax.commands.main import main
+
+    main(["plan", "--config", str(MICRO), "--topology", "v5e:4x4", "--task", "referring", "--config.train.batch_size=16",
+          "--config.train.preset=auto"])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "preset data_fsdp: data 1 x fsdp 16" in said and "referring exchanges:" in said and "yes" in said
+    with pytest.raises(SystemExit):
+        main(["plan", "--config", str(MICRO), "--topology", "v5e:4x4", "--task", "refering"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:4x4x8", "v6e:4x4"])
+@pytest.mark.parametrize("adapters", [True, False])
+def test_every_host_of_a_slice_feeds_its_rows(topology, adapters, monkeypatch):
+    """Chips are numbered along the links of a slice, so the rows of a host need not be side by side."""
+    devices = topologies.devices(topology)
+    feed = Feed(placement.make("auto", devices=devices, adapters=adapters).batch)
+    fed = []
+    for process in {device.process_index for device in devices}:
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        rows = feed.rows(2 * len(devices))
+        assert len(rows.places) == 2 * 4  # chips of a host
+        fed += [row for row, scored in zip(rows.places, rows.scored, strict=True) if scored]
+    assert sorted(fed) == list(range(2 * len(devices)))
+
+
+@pytest.mark.slow
+def test_copies_of_the_parameters_stay_inside_a_slice():
+    from jax.experimental import topologies as described
+
+    topologies.devices("v5e:4x4")  # sets what libtpu reads
+    devices = described.get_topology_desc(platform="tpu", topology_name="v5e:4x4", num_slices=2).devices
+    placed = placement.make("auto", devices=devices)
+    assert placed.preset == "multi_slice" and dict(placed.mesh.shape) == {"data": 2, "fsdp": 16}
+    assert [{device.slice_index for device in copy} for copy in placed.mesh.devices] == [{0}, {1}]
