@@ -48,12 +48,12 @@ def train(
     timer = Clock()
     console = console or Console(stderr=True, quiet=not hosts.leads())
     check_counts(config)
+    mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
+    check_split(config, mesh)
     system = systems.get(config.system)
     tokenizer = sources.load_tokenizer(config.data.tokenizer)
     tasks = sources.build(config, system, console=console)
     model = system.build(config)
-    mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
-    check_split(config, mesh)
     rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
                            config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
@@ -217,6 +217,9 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
     for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
         if config.train[name] < 1:
             raise UserError(f"train.{name} = {config.train[name]}: give one or more")
+    best = config.train.best
+    if best and best.partition("/")[0] not in tasks:
+        raise UserError(f"train.best = {best!r}: give TASK/SCORE with one of the tasks {', '.join(tasks)}")
     if config.optimizer.accumulate < 1:
         raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
 
