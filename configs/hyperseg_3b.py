@@ -11,7 +11,8 @@ import ml_collections
 from hyperseg_jax.errors import UserError
 
 EXAMPLES = 3_200_000  # InstructSeg: 100 000 steps of 32
-# slice -> examples a step. Ours: the smallest batch that keeps its chips busy.
+# slice -> examples a step. Ours: what its chips hold, one to four each. Cloud names v5p by cores: v5p-128 has 64 chips; 128
+# chips (4x4x8) take this batch as well.
 SLICES = {"v5e-16": 32, "v5e-64": 128, "v5e-256": 256, "v5p-128": 256}
 
 
