@@ -20,7 +20,7 @@ VERBS = {
     "evaluate": "score a model on the validation sets of its config",
     "predict": "segment a picture, or a folder of frames, by text, classes, points or boxes",
     "sweep": "many trainings that differ in a few fields, packed on what devices there are",
-    "data": "write the toy world",
+    "data": "check the files of a benchmark; write the toy world or samples of every format",
     "import-weights": "public PyTorch checkpoints -> a model folder of ours",
     "export-weights": "a model of ours -> PyTorch, under its authors' names",
 }

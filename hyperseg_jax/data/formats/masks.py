@@ -6,7 +6,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.data.formats.problems import Problem, complain
+
+POLYGON_RULES = ("fill_poly", "coco")
+FAR = 1e6  # pixels; no corner lies beyond
 
 
 def encode(mask: np.ndarray) -> dict:
@@ -15,39 +18,64 @@ def encode(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
 
 
-def decode(segmentation: dict | list, height: int, width: int, where: str) -> np.ndarray:
+def decode(segmentation: dict | list, height: int, width: int, where: str, *, polygons: str = "fill_poly") -> np.ndarray:
     """A segmentation of a json file as a bool mask.
 
     segmentation: run lengths (compressed or not), or a list of polygons [x0, y0, x1, y1, ...].
     height, width: of the picture. where: file and field, for the message.
+    polygons: how they are filled, one of POLYGON_RULES: "fill_poly" as cv2.fillPoly (the authors' json of RefCOCO, ReasonSeg),
+    "coco" as pycocotools (COCO's own scores, the REFER tools).
     Returns bool [height, width]. Raises UserError for another size or an unreadable segmentation.
     """
     if isinstance(segmentation, list):
-        if any(len(flat) < 6 or len(flat) % 2 for flat in segmentation):
-            raise UserError(f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
-        polygons = [np.asarray(flat, np.float64).reshape(-1, 2) for flat in segmentation]
-        return fill_polygons(polygons, height, width)
+        return _polygons(segmentation, height, width, where, polygons)
     try:
-        size, counts = segmentation["size"], segmentation["counts"]
-        runs = (
-            coco_mask.frPyObjects(segmentation, *size)
-            if isinstance(counts, list)
-            else {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
-        )
-        mask = coco_mask.decode(runs)
+        size, counts = tuple(segmentation["size"]), segmentation["counts"]
+        if size != (height, width):
+            return _of_other_size(size, height, width, where)
+        if isinstance(counts, list):
+            if sum(counts) != height * width or min(counts, default=0) < 0:
+                raise ValueError(f"the runs are of {sum(counts)} pixels in all, not {height * width}")
+            runs = coco_mask.frPyObjects({"size": list(size), "counts": counts}, height, width)
+        else:
+            runs = {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
+        return coco_mask.decode(runs).astype(bool)
+    except Problem:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where}: neither polygons nor run lengths ({error}); write the annotation again") from error
-    return same_size(mask, height, width, where).astype(bool)
+        complain("bad mask", f"{where}: neither polygons nor run lengths ({error}); write the annotation again")
+        return np.zeros((height, width), bool)
 
 
-def same_size(mask: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
-    """The mask, or a UserError where its size is not the picture's."""
-    if mask.shape != (height, width):
-        raise UserError(
-            f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, its picture {width}x{height}; "
-            "annotation and picture must be of one size"
-        )
-    return mask
+def _polygons(segmentation: list, height: int, width: int, where: str, rule: str) -> np.ndarray:
+    try:
+        flat = [np.asarray(polygon, np.float64) for polygon in segmentation]
+    except (TypeError, ValueError):
+        flat = [np.empty(0)]
+    if any(one.ndim != 1 or one.size < 6 or one.size % 2 or not (np.abs(one) < FAR).all() for one in flat):
+        complain("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
+        return np.zeros((height, width), bool)
+    if rule == "fill_poly":
+        return fill_polygons([one.reshape(-1, 2) for one in flat], height, width)
+    parts = coco_mask.frPyObjects([one.tolist() for one in flat], height, width)
+    return coco_mask.decode(coco_mask.merge(parts)).astype(bool) if parts else np.zeros((height, width), bool)
+
+
+def _of_other_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:
+    have = "x".join(str(side) for side in size[::-1])
+    complain("wrong size", f"{where}: the mask is {have} pixels, its picture {width}x{height}; "
+             "annotation and picture must be of one size")  # fmt: skip
+    return np.zeros((height, width), bool)
+
+
+def corners(points: object) -> np.ndarray | None:
+    """A list of at least two [x, y] as float64 [V, 2]; None where it is none."""
+    try:
+        found = np.asarray(points, np.float64)
+    except (TypeError, ValueError):
+        return None
+    fits = found.ndim == 2 and found.shape[1] == 2 and len(found) > 1 and (np.abs(found) < FAR).all()
+    return found if fits else None
 
 
 def fill_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
