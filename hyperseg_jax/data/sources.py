@@ -44,6 +44,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "pascal_context59": formats.PascalContext59,
     "pascal_voc20": formats.PascalVoc20,
     "pope": formats.Pope,
+    "prepared": formats.Prepared,
     "reasonseg": formats.ReasonSeg,
     "refcoco": formats.RefCoco,
     "refcoco_refs": formats.RefCocoRefs,

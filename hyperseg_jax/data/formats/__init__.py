@@ -19,6 +19,7 @@ from hyperseg_jax.data.formats.objects365 import Objects365
 from hyperseg_jax.data.formats.pascal_context import PascalContext59
 from hyperseg_jax.data.formats.pascal_voc import PascalVoc20
 from hyperseg_jax.data.formats.pope import Pope
+from hyperseg_jax.data.formats.prepared import Prepared
 from hyperseg_jax.data.formats.reasonseg import ReasonSeg
 from hyperseg_jax.data.formats.refcoco import RefCoco
 from hyperseg_jax.data.formats.refcoco_refs import RefCocoRefs
@@ -29,6 +30,6 @@ from hyperseg_jax.data.formats.vqav2 import VqaV2
 
 __all__ = [
     "Ade20k", "Cityscapes", "CocoInstances", "CocoInteractive", "CocoMarks", "CocoPanoptic", "CocoStuff", "Folder", "Gqa",
-    "LabelMe", "Llava", "MmBench", "Objects365", "PascalContext59", "PascalVoc20", "Pope", "ReVos", "ReasonSeg", "RefCoco",
-    "RefCocoRefs", "ScienceQa", "VisualGenome", "VqaV2",
+    "LabelMe", "Llava", "MmBench", "Objects365", "PascalContext59", "PascalVoc20", "Pope", "Prepared", "ReVos", "ReasonSeg",
+    "RefCoco", "RefCocoRefs", "ScienceQa", "VisualGenome", "VqaV2",
 ]  # fmt: skip
