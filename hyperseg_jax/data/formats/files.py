@@ -16,7 +16,7 @@ from hyperseg_jax.errors import UserError
 
 T = TypeVar("T")
 
-LONGEST_SIDE = 65500  # of a JPEG
+MOST_PIXELS = 2**28  # beyond what Pillow opens
 
 
 class Json:
@@ -102,10 +102,10 @@ def number(record: Any, name: str, where: str) -> int:
     return int(value)
 
 
-def picture_size(record: Any, where: str) -> tuple[int, int]:
-    """(height, width) that a record promises."""
-    size = number(record, "height", where), number(record, "width", where)
-    if min(size) < 1 or max(size) > LONGEST_SIDE:
+def picture_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
+    """(height, width) that a record promises; height, width: what its fields are called."""
+    size = number(record, height, where), number(record, width, where)
+    if min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
         raise UserError(f"{where}: the picture would be {size[1]}x{size[0]} pixels; correct its height and width")
     return size
 

@@ -66,7 +66,7 @@ class LabelMe:
     def __getitem__(self, index: int) -> Example:
         path = self._paths[index]
         note = files.read_json(path)
-        size = files.number(note, "imageHeight", str(path)), files.number(note, "imageWidth", str(path))
+        size = files.picture_size(note, str(path), "imageHeight", "imageWidth")
         name = files.field(note, "imagePath", str(path)).replace("\\", "/")
         pixels = files.read_picture(self._root / name, size)
         objects: dict[tuple, np.ndarray] = {}

@@ -10,6 +10,8 @@ from hyperseg_jax.data.formats.problems import Problem, complain
 
 POLYGON_RULES = ("fill_poly", "coco")
 FAR = 1e6  # pixels; no corner lies beyond
+LONGEST_OUTLINE = 1e6  # pixels; filling takes memory for each
+LONGEST_NUMBER = 6  # characters behind the first; more than any picture's pixels
 
 
 def encode(mask: np.ndarray) -> dict:
@@ -33,18 +35,37 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
         size, counts = tuple(segmentation["size"]), segmentation["counts"]
         if size != (height, width):
             return _of_other_size(size, height, width, where)
-        if isinstance(counts, list):
-            if sum(counts) != height * width or min(counts, default=0) < 0:
-                raise ValueError(f"the runs are of {sum(counts)} pixels in all, not {height * width}")
-            runs = coco_mask.frPyObjects({"size": list(size), "counts": counts}, height, width)
-        else:
-            runs = {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
-        return coco_mask.decode(runs).astype(bool)
+        runs = np.asarray(counts) if isinstance(counts, list) else _unpacked(counts)
+        if runs.dtype.kind not in "ui" or runs.ndim != 1 or (runs < 0).any() or sum(runs.tolist()) != height * width:
+            raise ValueError(f"the runs are not of {height * width} pixels in all")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
     except Problem:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         complain("bad mask", f"{where}: neither polygons nor run lengths ({error}); write the annotation again")
         return np.zeros((height, width), bool)
+
+
+def _unpacked(counts: object) -> np.ndarray:
+    """Run lengths out of COCO's text: 5 bits a character, the last one of a number signed, and from the fourth number on the
+    difference to the last but one. pycocotools would read and write beyond its memory where the text is damaged."""
+    raw = counts.encode("ascii") if isinstance(counts, str) else counts
+    if not isinstance(raw, bytes):
+        raise ValueError(f"the runs are a {type(counts).__name__}")
+    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    more = (codes & 32) > 0
+    if not len(codes) or (codes < 0).any() or (codes > 63).any() or more[-1]:
+        raise ValueError("the text of the runs is damaged")
+    first = np.flatnonzero(np.concatenate([[True], ~more[:-1]]))
+    last = np.flatnonzero(~more)
+    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    if place.max() > LONGEST_NUMBER:
+        raise ValueError("the text of the runs is damaged")
+    numbers = np.add.reduceat((codes & 31) << (5 * place), first)
+    numbers -= np.where(codes[last] & 16, np.int64(32) << (5 * place[last]), 0)
+    for chain in (numbers[1::2], numbers[2::2]):
+        chain[:] = np.cumsum(chain)
+    return numbers
 
 
 def _polygons(segmentation: list, height: int, width: int, where: str, rule: str) -> np.ndarray:
@@ -54,6 +75,10 @@ def _polygons(segmentation: list, height: int, width: int, where: str, rule: str
         flat = [np.empty(0)]
     if any(one.ndim != 1 or one.size < 6 or one.size % 2 or not (np.abs(one) < FAR).all() for one in flat):
         complain("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
+        return np.zeros((height, width), bool)
+    around = sum(float(np.abs(np.diff(one.reshape(-1, 2), axis=0, append=one[None, :2])).sum()) for one in flat)
+    if around > LONGEST_OUTLINE:
+        complain("bad mask", f"{where}: its polygons are {around:.0f} pixels around; correct their corners")
         return np.zeros((height, width), bool)
     if rule == "fill_poly":
         return fill_polygons([one.reshape(-1, 2) for one in flat], height, width)
