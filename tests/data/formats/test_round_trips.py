@@ -110,6 +110,18 @@ def test_refs(samples, drawn, name):
                                   split="dev")  # fmt: skip
 
 
+def test_refs_are_filled_as_asked(samples):
+    """By default as COCO's own tools fill the same annotation; as OpenCV where asked, outline included."""
+    instances = opened(samples, "coco_instances")
+    official, wide = (opened(samples, "refcoco", **options) for options in ({}, {"polygons": "fill_poly"}))
+    grown = 0
+    for n in range(len(official)):
+        target, wider = (reader[n].prompts[0].masks[0, 0] for reader in (official, wide))
+        assert any(np.array_equal(target, mask) for k in range(len(instances)) for mask in instances[k].prompts[0].masks[:, 0])
+        grown += wider.sum() > target.sum() and overlap(wider, target) > 0.8
+    assert grown  # those with polygons
+
+
 def test_sentences_of_a_ref_joined(samples, tmp_path):
     import json
 
@@ -232,6 +244,16 @@ def test_questions(samples, drawn, name):
     assert [int(prompt.key) for prompt in asked] == list(range(len(expected)))
     assert all(prompt.answers == ((prompt.answer,) * 10 if name == "vqav2" else ()) for prompt in asked)
     assert asked[0].group == ("other" if name == "vqav2" else "query")
+
+
+def test_mirrored_questions_have_mirrored_answers():
+    from hyperseg_jax.data.augment import mirror
+    from hyperseg_jax.structs import Example, Prompt
+
+    asked = Prompt("chat", text="what is left?", answer="the right one", answers=("right", "the left one", "cat"))
+    (prompt,) = mirror(Example("x", np.zeros((1, 2, 2, 3), np.uint8), (asked,))).prompts
+    assert (prompt.text, prompt.answer) == ("what is right?", "the left one")
+    assert prompt.answers == ("left", "the right one", "cat")
 
 
 def test_vqav2_without_answers(samples):
