@@ -50,9 +50,9 @@ def recipe() -> ml_collections.ConfigDict:
         "llm": {"vocab_size": 51200, "hidden_size": 2560, "mlp_size": 10240, "num_layers": 32, "num_heads": 32,
                 "rotary_fraction": 0.4, "remat": "full"},
         "pixel_decoder": {"conv_dim": 256, "mask_dim": 256, "num_heads": 8, "feedforward_dim": 1024, "num_layers": 6,
-                          "group_norm_groups": 32},
+                          "group_norm_groups": 32, "remat": "marked"},
         "mask_decoder": {"hidden_size": 256, "mask_dim": 256, "num_heads": 8, "feedforward_dim": 2048, "num_layers": 9,
-                         "num_queries": 100, "heads": ("box", "box_iou", "reid"), "keep_unused": True, "remat": "none"},
+                         "num_queries": 100, "heads": ("box", "box_iou", "reid"), "keep_unused": True, "remat": "full"},
     }  # fmt: skip
 
     c.loss = {

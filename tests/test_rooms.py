@@ -7,7 +7,7 @@ import hyperseg_jax
 
 ORDER = ["errors", "cache", "structs", "untrusted", "axes", "ops", "tables", "layers", "encoders", "connectors", "llms",
          "decoders", "losses", "text", "data", "results", "systems", "metrics", "weights", "parallel", "training", "predictors",
-         "sweeps", "commands"]  # fmt: skip
+         "planning", "sweeps", "commands"]  # fmt: skip
 ROOT = pathlib.Path(hyperseg_jax.__file__).parent
 
 

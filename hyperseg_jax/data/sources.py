@@ -54,6 +54,8 @@ READERS: dict[str, Callable[..., Any]] = {
     "vqav2": formats.VqaV2,
 }
 
+ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no sizes
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -96,8 +98,7 @@ def build(
     tasks = {}
     for name, block in data.tasks.items():
         where, fields = f"data.tasks.{name}", block.to_dict()
-        ratio, reader = fields.pop("ratio"), fields.pop("reader")
-        train, val = fields.pop("train", None), fields.pop("val", None)
+        ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
         if ratio and train is None:
             raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
         exam = None
@@ -107,8 +108,14 @@ def build(
             val = {**val, "split": split}
             exam = (val["folder"].replace("{root}", root), split) if val["task"] == "referring" else None
         taught, scored = (_reader(where, reader, part, root) for part in (train if for_training else None, val))
-        tasks[name] = Task(name, taught, scored, ratio, system.batch_spec(config, fields), tokenizer, data.mirror, exam)
+        tasks[name] = Task(name, taught, scored, ratio, sizes(config, system, name), tokenizer, data.mirror, exam)
     return tasks
+
+
+def sizes(config: ml_collections.ConfigDict, system: Any, task: str) -> Sizes:
+    """The static sizes of the batches of one of the config's tasks."""
+    fields = config.data.tasks[task].to_dict()
+    return system.batch_spec(config, {name: size for name, size in fields.items() if name not in ROUTING})
 
 
 def load_tokenizer(name: str | os.PathLike) -> Tokenizer:

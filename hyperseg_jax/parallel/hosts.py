@@ -129,9 +129,10 @@ def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list
     return [texts[f"{folder}{k}"] for k in range(count)]
 
 
-def agree(what: str, failure: str = "") -> str:
-    """The failures of all processes in one line, "" where there is none: so that all go on, or none does."""
-    told = exchange(what, failure)
+def agree(what: str, failure: str = "", *, seconds: float | None = None) -> str:
+    """The failures of all processes in one line, "" where there is none: so that all go on, or none does. seconds: see
+    exchange."""
+    told = exchange(what, failure, seconds=seconds)
     if len(told) == 1:
         return failure
     return "; ".join(f"process {name(k)}: {text}" for k, text in enumerate(told) if text)

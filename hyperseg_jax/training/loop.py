@@ -64,7 +64,7 @@ def train(
     rows = feed.rows(config.train.batch_size)
     predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
     limits = hosts.Limits(**config.hosts)
-    say = lambda line: console.print(line, highlight=False, soft_wrap=True)
+    say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(Workdir(home))
@@ -193,10 +193,11 @@ def attempt(say: Callable[[str], None], what: str, write: Callable[..., None], *
 
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
     """Says where each parameter lies, on the console where there are several devices, and in the workdir's sharding.txt."""
-    rows = report.rows(state.params, mesh)
+    lines = report.lines(report.rows(state.params, mesh), mesh)
     if mesh.mesh.size > 1:
-        report.show(rows, mesh, console)
-    (workdir / "sharding.txt").write_text("\n".join(report.lines(rows)) + "\n")
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    (workdir / "sharding.txt").write_text("\n".join(lines) + "\n")
 
 
 def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
