@@ -55,7 +55,7 @@ class JsonLines(Json):
 
     def _read(self) -> list[dict]:
         records = []
-        for number, line in enumerate(_decoded(self.path).splitlines()):
+        for number, line in enumerate(_decoded(self.path).split("\n")):
             if line.strip():
                 record = _parsed(line, f"{self.path} line {number + 1}")
                 if not isinstance(record, dict):
@@ -80,7 +80,7 @@ def _decoded(path: pathlib.Path) -> str:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not json ({error}); download or write it again") from error
 
 
@@ -97,7 +97,8 @@ def field(record: Any, name: str, where: str) -> Any:
 def number(record: Any, name: str, where: str) -> int:
     """A whole number out of a record, or a UserError."""
     value = field(record, name, where)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # infinity is none
+    if isinstance(value, bool) or not whole:
         raise UserError(f"{where}: field {name!r} is {value!r} where a whole number belongs; correct the record")
     return int(value)
 
@@ -125,9 +126,7 @@ def box_mask(box: Any, size: tuple[int, int], where: str) -> np.ndarray:
     return mask
 
 
-def read_picture(
-    path: pathlib.Path, size: tuple[int, int] | None = None, *, coded: bool = False
-) -> np.ndarray:
+def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None, *, coded: bool = False) -> np.ndarray:
     """A picture file as uint8 [H, W, 3].
 
     size: the (height, width) that the annotations promise. coded: its colours are numbers of segments; of other pictures a

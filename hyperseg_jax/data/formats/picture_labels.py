@@ -66,10 +66,9 @@ class PictureLabels:
         if unknown.any():
             few = ", ".join(map(str, np.unique(numbers[unknown])[:5]))
             complain("bad mask", f"{path}: has pixels of {few}, which is no class and not void; is it of this benchmark?")
-            owner = np.where(unknown, VOID, owner)
         labels = [int(label) for label in np.unique(owner) if label >= 0]
         masks = np.array([owner == label for label in labels], bool).reshape(-1, height, width)
-        prompts = self._lists.prompts(index, masks, labels, owner == VOID, key=picture.stem)
+        prompts = self._lists.prompts(index, masks, labels, owner < 0, key=picture.stem)
         return Example(f"{self._name}#{index}", pixels[None], prompts)
 
 

@@ -53,6 +53,8 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
     "a record of another make": (lambda c: c["annotations"].__setitem__(0, 5), "bad record", "field 'image_id' is missing"),
     "a size of words": (lambda c: c["images"][0].update(height="192"), "bad record", "field 'height' is '192' where a whole"),
     "a size of nothing": (lambda c: c["images"][0].update(width=0), "bad record", "correct its height and width"),
+    "a size without end": (lambda c: c["images"][0].update(height=float("inf")), "bad record", "field 'height' is inf where"),
+    "a huge size": (lambda c: c["images"][0].update(height=10**9), "bad record", "correct its height and width"),
     "another size": (lambda c: c["images"][0].update(width=200), "wrong size",
                      "000000000000.jpg: is 192x192 pixels, its annotations say 200x192"),
     "no pictures listed": (lambda c: c.pop("images"), "bad record", "field 'images' is missing"),
@@ -258,6 +260,16 @@ def test_own_folders(own, case):
     home = own("yours") / "yours" / "folder"
     spoil(home)
     assert any(pair[0] == kind and message in pair[1] for pair in found(report(home, "folder")))
+
+
+def test_lines_end_at_line_feeds_only(own):
+    home = own("yours") / "yours" / "folder"
+    line = {"picture": "pictures/0000.jpg", "text": "one\u2028or\x85two", "mask": None}
+    (home / "captions.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert layouts.open_benchmark("folder", "all", home)[0].prompts[0].text == "one\u2028or\x85two"
+    (home / "captions.jsonl").write_text('{"picture": ' + "1" * 5000 + "}")
+    with pytest.raises(UserError, match="line 1: not json"):
+        layouts.open_benchmark("folder", "all", home)
 
 
 LABELME = {

@@ -201,6 +201,44 @@ def test_label_pictures(samples, drawn, name):
         assert prompt.ignore is None if (owner >= 0).all() else np.array_equal(prompt.ignore[0], owner < 0)
 
 
+NUMBERS = {  # of the benchmarks' own lists
+    "COCO_STUFF": {"person": 0, "stop sign": 12, "backpack": 26, "wine glass": 45, "dining table": 66, "toilet": 69,
+                   "toothbrush": 89, "banner": 91, "wall-brick": 170, "wood": 181},
+    "CITYSCAPES": {"road": 7, "pole": 17, "person": 24, "car": 26, "train": 31, "bicycle": 33},
+    "PASCAL_CONTEXT59": {"aeroplane": 2, "car": 59, "person": 284, "sky": 360, "tvmonitor": 427, "wood": 458},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_classes(name):
+    names, numbers = getattr(class_names, name), getattr(class_names, f"{name}_IDS")
+    assert {one: number for one, number in zip(names, numbers, strict=True) if one in NUMBERS[name]} == NUMBERS[name]
+    assert list(numbers) == sorted(numbers)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "void", "refused"),
+    [
+        ("cityscapes", "cityscapes/gtFine/val", (0, 6, 29, 255), 34),
+        ("coco_stuff", "coco/stuffthingmaps/val2017", (11, 90, 255), 182),
+        ("ade20k", "ADEChallengeData2016/annotations/validation", (0,), 151),
+        ("pascal_voc20", "VOCdevkit/VOC2012/SegmentationClass", (0, 255), 21),
+        ("pascal_context59", "VOCdevkit/VOC2010/SegmentationClassContext", (0, 255), 60),
+    ],
+)
+def test_numbers_that_are_void_and_numbers_that_are_none(own, name, folder, void, refused):
+    root = own(folder.split("/")[0], *({"coco"} - {folder.split("/")[0]}))
+    path = sorted((root / folder).rglob("*.png"))[0]
+    for number in (*void, refused):
+        Image.fromarray(np.full((SIZE, SIZE), number, np.uint8)).save(path)
+        if number == refused:
+            with pytest.raises(UserError, match=f"has pixels of {refused}"):
+                opened(root, name)[0]
+        else:
+            (prompt,) = opened(root, name)[0].prompts
+            assert prompt.ignore.all() and not len(prompt.masks)
+
+
 def test_pascal_context_in_its_original_files(samples, own):
     """LabelMap has the numbers of labels.txt, of which 59 count."""
     root = own("VOCdevkit")
