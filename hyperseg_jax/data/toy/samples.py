@@ -251,7 +251,7 @@ def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
                 "image": "image.png", "subject": "natural science", "split": split,
             }  # fmt: skip
             _save(root / "scienceqa" / "images" / split / f"{split}{k}" / "image.png", picture.pixels)
-        options = [*choices, "", "", ""][:4]
+        options = [*choices[: 4 - 2 * (k % 2)], "", ""][:4]  # every second question has two
         row = [str(k), '"Which shape\nis ""there""?"', "nan", *options, LETTERS[0], "shapes"]
         table += [[*row, base64.b64encode(jpeg.getvalue()).decode()], [str(10**6 + k), *row[1:], str(k)]]
     for split in ("train", "val", "test"):
@@ -272,7 +272,7 @@ def _yours(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
         for folder in ("folder/pictures", "labelme", "coco_json/images"):
             _save(root / "yours" / folder / name, picture.pixels)
         for number, mask in enumerate(picture.scene.masks):
-            _save(root / "yours" / "folder" / "masks" / f"{k:04d}_{number}.png", mask.astype(np.uint8) * 255)
+            _save(root / "yours" / "folder" / "masks" / f"{k:04d}_{number}.png", mask.astype(np.uint8) * (1, 255)[number % 2])
         for expression in picture.expressions:
             files = [f"masks/{k:04d}_{target}.png" for target in expression.targets]
             captions.append({"picture": f"pictures/{name}", "text": expression.text, "group": expression.group,

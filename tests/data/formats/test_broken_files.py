@@ -88,6 +88,17 @@ def test_a_check_goes_on_and_names_all(own):
     assert result.examples == 2 and result.faults == 5 and result.masks > 5
 
 
+def test_a_check_survives_records_of_another_make(own):
+    root = own("coco")
+    change(root / INSTANCES, lambda c: c["images"][0].update(file_name=5))
+    result = report(root, "coco_instances")
+    ((kind, message),) = found(result)
+    assert kind == "bad record" and message.startswith("record 0: is of another make (TypeError") and result.examples == 1
+    change(root / INSTANCES, lambda c: c.update(images=7))
+    ((kind, message),) = found(report(root, "coco_instances"))
+    assert kind == "bad record" and message.startswith("the files: is of another make")
+
+
 def test_messages_are_bounded_and_all_counted(own, monkeypatch):
     from hyperseg_jax.data.formats import problems
 

@@ -40,7 +40,10 @@ def test_damaged_run_lengths_are_refused_or_fill_the_picture():
     assert refused > 2900
 
 
-@pytest.mark.parametrize("counts", ["", "o" * 100, "P" * 9, 10**15, None, {}, [2.0, 4.0], [[6]], [True] * 6, [2**70], [-1, 7]])
+COUNTS = ["", "o" * 100, "P" * 9, "V" + "P" * 6 + "0", 10**15, None, {}, [2.0, 4.0], [[6]], [True] * 6, [2**70], [-1, 7]]
+
+
+@pytest.mark.parametrize("counts", COUNTS)
 def test_counts_of_another_make(counts):
     with pytest.raises(UserError, match="file#3: neither polygons nor run lengths"):
         masks.decode({"size": [2, 3], "counts": counts}, 2, 3, "file#3")

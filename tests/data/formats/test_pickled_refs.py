@@ -29,6 +29,7 @@ def test_every_protocol(samples, tmp_path, protocol):
     texts = WORDS if protocol else WORDS[:-1]  # protocol 0 is of lines, and of none so long
     path.write_bytes(pickle.dumps(refs(texts), protocol))
     assert refcoco_refs._read(path) == refs(texts)
+    assert refcoco_refs._read(path)[0]["flag"] is True
     reader = opened(samples, path)
     assert [reader[k].prompts[0].text for k in range(len(texts))] == [f"{text}." for text in texts]
 

@@ -273,6 +273,15 @@ def test_regions_with_captions(samples, drawn, name):
     assert len(opened(samples, name, prompts_per_example=100)) == len(drawn)
 
 
+def test_visual_genome_takes_the_pictures_of_its_split(own, drawn):
+    import json
+
+    root = own("visual_genome")
+    (root / "visual_genome" / "densecap_splits.json").write_text(json.dumps({"train": [1], "val": [], "test": [2]}))
+    counts = [len(opened(root, "visual_genome", split)) for split in ("train", "val", "test")]
+    assert counts == [len(drawn[0].scene.things), 0, len(drawn[1].scene.things)]
+
+
 @pytest.mark.parametrize("name", ["vqav2", "gqa"])
 def test_questions(samples, drawn, name):
     reader = opened(samples, name, suffix=" Be brief.")
@@ -317,12 +326,13 @@ def test_choices(samples, drawn, name):
     asked = ["One of them is.", "Which shape is there?"] if name == "scienceqa" else ["Which shape", 'is "there"?']
     assert lines[:2] == asked and prompt.text.endswith(REQUEST)
     assert lines[2] == f"A. {drawn[0].scene.things[0].shape}" and prompt.answer == "A"
-    assert len(lines) == 2 + min(4, len(lines) - 2) and not any(line.endswith(". ") for line in lines)
+    assert [line[:3] for line in lines[2:]] == ["A. ", "B. ", "C. ", "D. "]
     if name == "scienceqa":
         assert reader.text_only == 1 and len(reader) == len(drawn)
     else:  # every second row has the index of a picture in place of a picture
         assert len(reader) == 2 * len(drawn) and reader[1].prompts[0].key == "1000000"
         assert np.array_equal(reader[0].frames, reader[1].frames)
+        assert "\nB. " in reader[2].prompts[0].text and "\nC." not in reader[2].prompts[0].text
 
 
 def test_a_folder_of_pictures_and_captions(samples, drawn):
@@ -370,6 +380,11 @@ def test_labelme_shapes(tmp_path):
     rows, columns = np.mgrid[:20, :30]
     assert np.array_equal(prompt.masks[1, 0], (columns - 20) ** 2 + (rows - 10) ** 2 <= 9)
     assert np.argwhere(prompt.masks[2, 0]).tolist() == [[2, 1], [3, 2]]
+    for shape, group in zip(shapes, (4, 4, 4), strict=True):
+        shape["group_id"] = group
+    (tmp_path / "a.json").write_text(json.dumps(note))
+    (grouped,) = LabelMe(tmp_path)[0].prompts  # two labels, so two objects
+    assert grouped.labels == (0, 1) and np.array_equal(grouped.masks[0], prompt.masks[0] | prompt.masks[1])
 
 
 def test_own_coco_json(samples, drawn):
