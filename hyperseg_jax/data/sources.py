@@ -18,19 +18,40 @@ from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data import formats, toy
 from hyperseg_jax.data.augment import mirror
 from hyperseg_jax.data.features import Sizes, to_arrays
+from hyperseg_jax.data.formats import layouts
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
 
-# reader name in a config -> what makes it; "toy" has the paths of a written toy world filled in
+# reader name in a config -> what makes it. "toy" has the paths of a written toy world filled in, "benchmark" those of
+# formats/layouts; the others take the paths themselves.
 READERS: dict[str, Callable[..., Any]] = {
     "toy": toy.open_reader,
-    "refcoco": formats.RefCoco,
+    "benchmark": layouts.open_benchmark,
+    "ade20k": formats.Ade20k,
+    "cityscapes": formats.Cityscapes,
+    "coco_instances": formats.CocoInstances,
+    "coco_marks": formats.CocoMarks,
     "coco_panoptic": formats.CocoPanoptic,
+    "coco_stuff": formats.CocoStuff,
+    "folder": formats.Folder,
+    "gqa": formats.Gqa,
     "interactive": formats.CocoInteractive,
-    "reasonseg": formats.ReasonSeg,
-    "revos": formats.ReVos,
+    "labelme": formats.LabelMe,
     "llava": formats.Llava,
+    "mmbench": formats.MmBench,
+    "objects365": formats.Objects365,
+    "pascal_context59": formats.PascalContext59,
+    "pascal_voc20": formats.PascalVoc20,
+    "pope": formats.Pope,
+    "prepared": formats.Prepared,
+    "reasonseg": formats.ReasonSeg,
+    "refcoco": formats.RefCoco,
+    "refcoco_refs": formats.RefCocoRefs,
+    "revos": formats.ReVos,
+    "scienceqa": formats.ScienceQa,
+    "visual_genome": formats.VisualGenome,
+    "vqav2": formats.VqaV2,
 }
 
 ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no sizes
