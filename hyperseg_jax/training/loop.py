@@ -50,25 +50,25 @@ def train(
     check_counts(config)
     mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
     check_split(config, mesh)
-    system = systems.get(config.system)
-    tokenizer = sources.load_tokenizer(config.data.tokenizer)
-    tasks = sources.build(config, system, console=console)
-    model = system.build(config)
-    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
-    rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
-                           config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
-
-    first = config.data.first
-    mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)))
-    feed = Feed(mesh.batch)
-    rows = feed.rows(config.train.batch_size)
-    predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
-    limits = hosts.Limits(**config.hosts)
-    say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
-
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(Workdir(home))
         workdir.open(config)
+        system = systems.get(config.system)
+        tokenizer = sources.load_tokenizer(config.data.tokenizer)
+        tasks = sources.build(config, system, console=console)
+        model = system.build(config)
+        rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+        rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
+                               config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
+
+        first = config.data.first
+        mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)))
+        feed = Feed(mesh.batch)
+        rows = feed.rows(config.train.batch_size)
+        predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
+        limits = hosts.Limits(**config.hosts)
+        say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+
         checkpoints = stack.enter_context(Checkpoints(workdir.home / "checkpoints", keep=config.train.keep,
                                                       best=config.train.best, say=say, seconds=limits.barrier))  # fmt: skip
         stop = stack.enter_context(interruptible())
