@@ -79,7 +79,7 @@ def test_table_round_trip(params):
 
 
 def test_unknown_remat_names_the_choices(image):
-    with pytest.raises(ValueError, match="none, full, dots"):
+    with pytest.raises(ValueError, match="none, full, marked, dots"):
         jax.eval_shape(TINY.clone(remat="half").init, jax.random.key(0), image)
 
 
