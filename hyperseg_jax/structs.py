@@ -74,6 +74,10 @@ class Prompt:
     regions: bool [R, H, W], the drawn prompts of a region task, on the first frame; None otherwise.
     kinds: R strings of "point", "scribble", "box", "mask".
     ignore: bool [T, H, W], pixels that no metric counts; None where every pixel counts.
+    crowds: bool [M, T, H, W], those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
+    foreground: bool [T, H, W], every object of the clip, named or not (video), which ReVOS's robustness wants.
+    answers: what people answered (chat), where several answers count. options: of a multiple choice, A first.
+    key: the question's number in the benchmark's own files, which its server wants back.
     group: a tag for grouped scores: "attribute", "relation", "plural", "absent", "counting", ...
     """
 
@@ -88,6 +92,12 @@ class Prompt:
     kinds: tuple[str, ...] = ()
     ignore: np.ndarray | None = None
     group: str = ""
+    crowds: np.ndarray | None = None
+    crowd_labels: tuple[int, ...] = ()
+    foreground: np.ndarray | None = None
+    answers: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

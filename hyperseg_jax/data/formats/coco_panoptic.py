@@ -80,17 +80,19 @@ class CocoPanoptic:
         image = self._file.content["images"][self._picture_of[number]]
         size = int(files.field(image, "height", where)), int(files.field(image, "width", where))
         pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
-        segments, numbers, ignore = self._segments(note, size, where)
-        prompts = tuple(self._prompt(index, k, segments, numbers, ignore) for k in range(self._prompts))
+        segments, numbers, ignore, crowds = self._segments(note, size, where)
+        prompts = tuple(self._prompt(index, k, segments, numbers, ignore, crowds) for k in range(self._prompts))
         return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
 
-    def _segments(self, note: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """Masks [N, H, W], the category id of each, and the pixels of crowds and of no segment."""
+    def _segments(
+        self, note: dict, size: tuple[int, int], where: str
+    ) -> tuple[np.ndarray, list[int], np.ndarray, dict[int, np.ndarray]]:
+        """Masks [N, H, W], the category id of each, the pixels of crowds and of no segment, and the crowd of each category."""
         png = self._pngs / pathlib.Path(files.field(note, "file_name", where)).name
         coded = files.read_picture(png, size).astype(np.int32)
         owner = coded[..., 0] + 256 * coded[..., 1] + 65536 * coded[..., 2]
         ignore = owner == 0
-        segments, numbers = [], []
+        segments, numbers, crowds = [], [], {}
         for info in files.field(note, "segments_info", where):
             mask = owner == files.field(info, "id", f"{where} segments_info")
             category = files.field(info, "category_id", f"{where} segments_info")
@@ -100,12 +102,15 @@ class CocoPanoptic:
                 raise UserError(f"{png}: has no pixel of segment {info['id']} that {where} lists; write the pair again")
             if info.get("iscrowd"):
                 ignore |= mask
+                crowds[category] = mask  # the last of a class counts, as in COCO's tool
             else:
                 segments.append(mask)
                 numbers.append(category)
-        return np.array(segments, bool).reshape(-1, *size), numbers, ignore
+        return np.array(segments, bool).reshape(-1, *size), numbers, ignore, crowds
 
-    def _prompt(self, index: int, k: int, segments: np.ndarray, numbers: list[int], ignore: np.ndarray) -> Prompt:
+    def _prompt(
+        self, index: int, k: int, segments: np.ndarray, numbers: list[int], ignore: np.ndarray, crowds: dict[int, np.ndarray]
+    ) -> Prompt:
         chosen = list(self._categories)
         if self._max_classes is not None:
             rng = np.random.default_rng([self._seed, index, k])
@@ -118,6 +123,7 @@ class CocoPanoptic:
         kept = [i for i, category in enumerate(numbers) if category in place]
         left_out = np.array([category not in place for category in numbers], bool)
         hidden = ignore | segments[left_out].any(0)
+        massed = [category for category in crowds if category in place]
         return Prompt(
             task="panoptic",
             classes=tuple(self._categories[category][0] for category in chosen),
@@ -125,4 +131,6 @@ class CocoPanoptic:
             masks=segments[kept][:, None],
             labels=tuple(place[numbers[i]] for i in kept),
             ignore=hidden[None] if hidden.any() else None,
+            crowds=np.stack([crowds[category] for category in massed])[:, None] if massed else None,
+            crowd_labels=tuple(place[category] for category in massed),
         )
