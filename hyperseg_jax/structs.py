@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import numpy as np
 
-TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat")
+TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat", "caption")
 
 
 @flax.struct.dataclass
@@ -65,25 +65,27 @@ class Prompt:
 
     task: one of TASKS.
     text: the expression (referring, reasoning, video) or the question (chat).
-    answer: the text to be written (chat), or the explanation of a reasoning answer; may be empty.
+    answer: the text to be written (chat, caption), or the explanation of a reasoning answer; may be empty.
+    answers: every answer that the benchmark accepts, as often as it was given (VQAv2: ten people's); () where there is one.
     classes: the class list of a panoptic prompt, without "background".
     things: for each class, whether its instances are counted apart.
     masks: bool [N, T, H, W], what is to be found. referring, reasoning, video: one mask (the union of what the text names) or
         none where nothing fits; panoptic: one a segment; region: one a region, in order.
     labels: N integers: class of each mask (panoptic) or region of each mask (region).
-    regions: bool [R, H, W], the drawn prompts of a region task, on the first frame; None otherwise.
+    regions: bool [R, H, W], the drawn prompts of a region task, on the first frame, or the one region that a caption is
+        about; None otherwise.
     kinds: R strings of "point", "scribble", "box", "mask".
     ignore: bool [T, H, W], pixels that no metric counts; None where every pixel counts.
     crowds: bool [M, T, H, W], those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
     foreground: bool [T, H, W], every object of the clip, named or not (video), which ReVOS's robustness wants.
-    answers: what people answered (chat), where several answers count. options: of a multiple choice, A first.
-    key: the question's number in the benchmark's own files, which its server wants back.
     group: a tag for grouped scores: "attribute", "relation", "plural", "absent", "counting", ...
+    key: the benchmark's own number of the question (question_id, image_id, index), as its server wants it back.
     """
 
     task: str
     text: str = ""
     answer: str = ""
+    answers: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     things: tuple[bool, ...] = ()
     masks: np.ndarray | None = None
@@ -95,8 +97,6 @@ class Prompt:
     crowds: np.ndarray | None = None
     crowd_labels: tuple[int, ...] = ()
     foreground: np.ndarray | None = None
-    answers: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
     key: str = ""
 
 

@@ -142,6 +142,8 @@ def _check(prompt: Prompt, template: str) -> None:
         raise UserError(f"template = {template!r}: use one of {', '.join(TEMPLATES)}")
     if prompt.task not in TASKS:
         raise UserError(f"task = {prompt.task!r}: use one of {', '.join(TASKS)}")
+    if prompt.task not in QUESTIONS:
+        raise UserError(f"task = {prompt.task!r}: HyperSeg has no words for it; leave its reader out of data.tasks")
     if prompt.task == "panoptic":
         if not prompt.classes or not all(name.strip() for name in prompt.classes):
             raise UserError(f"a panoptic prompt needs class names, each with text; got {list(prompt.classes)}")
