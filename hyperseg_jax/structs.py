@@ -107,8 +107,10 @@ class Example:
     name: unique within its file, used in every message ("val.json#12").
     frames: uint8 [T, H, W, 3]; T = 1 for a picture.
     prompts: at least one; those of one example share its pixels.
+    frame_names: of the frames of a clip, as a server wants them back; () where none does.
     """
 
     name: str
     frames: np.ndarray
     prompts: tuple[Prompt, ...]
+    frame_names: tuple[str, ...] = ()

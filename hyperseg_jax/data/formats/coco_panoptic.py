@@ -5,6 +5,7 @@ A pixel of the png belongs to the segment R + 256 G + 65536 B; 0 is void.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 
@@ -68,6 +69,11 @@ class CocoPanoptic:
         """For each class, whether its instances are counted apart."""
         return tuple(thing for _, thing in self._categories.values())
 
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """For each class, its number in the file."""
+        return tuple(self._categories)
+
     def __len__(self) -> int:
         return self._length
 
@@ -81,7 +87,8 @@ class CocoPanoptic:
         size = int(files.field(image, "height", where)), int(files.field(image, "width", where))
         pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
         segments, numbers, ignore, crowds = self._segments(note, size, where)
-        prompts = tuple(self._prompt(index, k, segments, numbers, ignore, crowds) for k in range(self._prompts))
+        made = (self._prompt(index, k, segments, numbers, ignore, crowds) for k in range(self._prompts))
+        prompts = tuple(dataclasses.replace(prompt, key=str(number)) for prompt in made)
         return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
 
     def _segments(

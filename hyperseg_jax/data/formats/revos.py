@@ -68,10 +68,10 @@ class ReVos:
         frames = np.stack([files.read_picture(self._root / video / f"{names[t]}.jpg", size) for t in times])
         foreground = self._objects(video, times, size)
         prompts = tuple(
-            self._prompt(files.field(record["expressions"], key, where), times, size, f"{where} {key}", foreground)
+            self._prompt(files.field(record["expressions"], key, where), times, size, f"{video}/{key}", foreground)
             for key in keys
         )
-        return Example(f"{video}/{keys[0]}", frames, prompts)
+        return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
 
     def _times(self, index: int, length: int) -> np.ndarray:
         if self._frames is None:
@@ -98,8 +98,9 @@ class ReVos:
         return drawn
 
     def _prompt(
-        self, expression: dict, times: np.ndarray, size: tuple[int, int], where: str, foreground: np.ndarray | None
+        self, expression: dict, times: np.ndarray, size: tuple[int, int], key: str, foreground: np.ndarray | None
     ) -> Prompt:
+        where = f"{self._meta.path} {key}"
         target = np.zeros((len(times), *size), bool)
         named = files.field(expression, "anno_id", where)
         for number in named:
@@ -119,4 +120,5 @@ class ReVos:
             masks=target[None] if named else np.zeros((0, *target.shape), bool),
             group=expression.get("group", kind),
             foreground=foreground,
+            key=key,
         )
