@@ -58,7 +58,9 @@ def fill_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.nda
     canvas = Image.new("L", (width, height))
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:
-        draw.polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
+        corners = [(int(x), int(y)) for x, y in polygon]
+        draw.polygon(corners, fill=1)
+        draw.polygon(corners, outline=1)  # apart: Pillow leaves out an outline of the colour of the filling
     return np.array(canvas) > 0
 
 
