@@ -105,6 +105,9 @@ def test_revos_by_hand():
     assert found["r"] == pytest.approx(0.9, abs=1e-6) and found["j"] == pytest.approx(0.25) and found["r/absent"] == 1
     assert other["r/referring"] == 0 and other["a/referring"] == pytest.approx(360 / 400) and other["j"] == found["j"]
     assert found["count"] == 3
+    rounded, third = ReVosScores("released"), block((0, 1), (0, 3))
+    rounded.update(block((0, 1), (0, 1))[None], third[None], third[None], "referring")
+    assert rounded.compute()["j"] == pytest.approx(0.3333, abs=1e-12)
     blind = ReVosScores()
     blind.update(B[None], A[None], group="referring")
     assert "r" not in blind.compute()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hyperseg_jax.data.formats.masks import decode
-from hyperseg_jax.results.server import mmbench, ref_youtube_vos, vqa, youtube_vis
+from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 
 CLIP = np.random.default_rng(0).random((2, 6, 9)) < 0.5
 
@@ -35,6 +35,16 @@ def test_youtube_vis(tmp_path):
     assert (row["video_id"], row["category_id"], row["score"]) == (3, 12, 0.5)
     assert row["segmentations"][1] is None
     assert np.array_equal(decode(row["segmentations"][0], 6, 9, "here"), CLIP[0])
+
+
+def test_coco_panoptic(tmp_path):
+    ids = np.array([[0, 1, 300], [70000, 70000, 0]], np.int32)
+    segments = [{"id": 1, "category_id": 1}, {"id": 300, "category_id": 200, "score": 0.5}, {"id": 70000, "category_id": 7}]
+    coco_panoptic.write(tmp_path / "out", [(9, "9.png", ids, segments)])
+    (note,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["annotations"]
+    assert (note["image_id"], note["file_name"]) == (9, "9.png") and note["segments_info"][1] == {"id": 300, "category_id": 200}
+    pixels = np.asarray(Image.open(tmp_path / "out" / "predictions" / "9.png"), np.int64)
+    assert np.array_equal(pixels @ [1, 256, 65536], ids)
 
 
 def test_vqa(tmp_path):

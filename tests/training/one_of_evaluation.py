@@ -35,7 +35,9 @@ if __name__ == "__main__":
     world, kept, *names = sys.argv[1:]
     hosts.join(hosts.Limits(start=60, barrier=60))
     with hosts.ending():
-        rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
+        devices = np.array(jax.devices())  # of four, two hold the same rows
+        mesh = Mesh(devices.reshape(2, 2) if len(devices) == 4 else devices.reshape(-1, 1), ("data", "tensor"))
+        rows = NamedSharding(mesh, PartitionSpec("data"))
         config, system = configs.load("tiny"), systems.get("hyperseg")
         runner = benchmark_run.Runner(jax.jit(predict, out_shardings=rows), None, {}, Feed(rows))
         hosts.PIECE = 200  # long states travel in many pieces
