@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from hyperseg_jax.data.formats.fill_poly import fill_poly
 from hyperseg_jax.errors import UserError
 
 
@@ -55,13 +55,10 @@ def fill_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.nda
 
     polygons: each [V, 2] as x, y. Returns bool [height, width].
     """
-    canvas = Image.new("L", (width, height))
-    draw = ImageDraw.Draw(canvas)
+    painted = np.zeros((height, width), bool)
     for polygon in polygons:
-        corners = [(int(x), int(y)) for x, y in polygon]
-        draw.polygon(corners, fill=1)
-        draw.polygon(corners, outline=1)  # apart: Pillow leaves out an outline of the colour of the filling
-    return np.array(canvas) > 0
+        painted |= fill_poly(np.asarray(polygon), height, width)
+    return painted
 
 
 _AROUND = ((0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1))
