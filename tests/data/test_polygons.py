@@ -21,10 +21,35 @@ PAINTED = """
 .....#...........
 .................
 """
+LEAVING = np.array([[-3, 4], [12, -2], [20, 9], [6, 15]])
+CUT = """
+......########...
+....###########..
+..#############..
+################.
+#################
+#################
+#################
+#################
+.################
+..###############
+..###############
+...#############.
+....##########...
+"""
+
+
+def drawn(text):
+    return np.array([[sign == "#" for sign in line] for line in text.split()])
+
+
+def test_a_polygon_that_leaves_the_picture():
+    assert np.array_equal(fill_polygons([LEAVING], 13, 17), drawn(CUT))
+    assert not fill_polygons([LEAVING + 100], 13, 17).any()
 
 
 def test_a_sloped_outline_belongs_to_the_polygon():
-    wanted = np.array([[sign == "#" for sign in line] for line in PAINTED.split()])
+    wanted = drawn(PAINTED)
     found = fill_polygons([TRIANGLE], *wanted.shape)
     assert np.array_equal(found, wanted), "\n" + "\n".join("".join(".#"[int(bit)] for bit in row) for row in found)
     runs = coco_mask.merge(coco_mask.frPyObjects([TRIANGLE.reshape(-1).tolist()], *wanted.shape))
