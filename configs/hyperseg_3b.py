@@ -11,7 +11,8 @@ import ml_collections
 from hyperseg_jax.errors import UserError
 
 EXAMPLES = 3_200_000  # InstructSeg: 100 000 steps of 32
-# slice -> examples a step. Ours: the smallest batch that keeps its chips busy.
+# slice -> examples a step. Ours: what its chips hold, one to four each. Cloud names v5p by cores: v5p-128 has 64 chips; 128
+# chips (4x4x8) take this batch as well.
 SLICES = {"v5e-16": 32, "v5e-64": 128, "v5e-256": 256, "v5p-128": 256}
 
 
@@ -50,9 +51,9 @@ def recipe() -> ml_collections.ConfigDict:
         "llm": {"vocab_size": 51200, "hidden_size": 2560, "mlp_size": 10240, "num_layers": 32, "num_heads": 32,
                 "rotary_fraction": 0.4, "remat": "full"},
         "pixel_decoder": {"conv_dim": 256, "mask_dim": 256, "num_heads": 8, "feedforward_dim": 1024, "num_layers": 6,
-                          "group_norm_groups": 32},
+                          "group_norm_groups": 32, "remat": "marked"},
         "mask_decoder": {"hidden_size": 256, "mask_dim": 256, "num_heads": 8, "feedforward_dim": 2048, "num_layers": 9,
-                         "num_queries": 100, "heads": ("box", "box_iou", "reid"), "keep_unused": True, "remat": "none"},
+                         "num_queries": 100, "heads": ("box", "box_iou", "reid"), "keep_unused": True, "remat": "full"},
     }  # fmt: skip
 
     c.loss = {

@@ -5,9 +5,9 @@ import pathlib
 
 import hyperseg_jax
 
-ORDER = ["errors", "cache", "structs", "axes", "ops", "tables", "layers", "encoders", "connectors", "llms", "decoders",
-         "losses", "text", "data", "results", "systems", "metrics", "weights", "parallel", "training", "predictors",
-         "sweeps", "commands"]  # fmt: skip
+ORDER = ["errors", "cache", "structs", "untrusted", "axes", "ops", "tables", "layers", "encoders", "connectors", "llms",
+         "decoders", "losses", "text", "data", "results", "systems", "metrics", "weights", "parallel", "training", "predictors",
+         "planning", "sweeps", "commands"]  # fmt: skip
 ROOT = pathlib.Path(hyperseg_jax.__file__).parent
 
 

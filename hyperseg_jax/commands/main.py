@@ -19,8 +19,9 @@ VERBS = {
     "train": "train from a config into a workdir; the same command goes on after a stop",
     "evaluate": "score a model on benchmarks, or on the validation sets of its config",
     "predict": "segment a picture, or a folder of frames, by text, classes, points or boxes",
+    "plan": "what a config needs of a TPU slice: memory of each chip and traffic, told by the compiler; no TPU needed",
     "sweep": "many trainings that differ in a few fields, packed on what devices there are",
-    "data": "write the toy world",
+    "data": "check the files of a benchmark; write the toy world or samples of every format",
     "import-weights": "public PyTorch checkpoints -> a model folder of ours",
     "export-weights": "a model of ours -> PyTorch, under its authors' names",
 }

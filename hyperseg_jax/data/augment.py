@@ -24,8 +24,8 @@ def mirror(example: Example) -> Example:
     def of_prompt(prompt: Prompt) -> Prompt:
         flip = lambda a: None if a is None else a[..., ::-1]
         return dataclasses.replace(prompt, text=mirror_words(prompt.text), answer=mirror_words(prompt.answer),
-                                   masks=flip(prompt.masks), regions=flip(prompt.regions),
-                                   ignore=flip(prompt.ignore), crowds=flip(prompt.crowds),
+                                   answers=tuple(map(mirror_words, prompt.answers)), masks=flip(prompt.masks),
+                                   regions=flip(prompt.regions), ignore=flip(prompt.ignore), crowds=flip(prompt.crowds),
                                    foreground=flip(prompt.foreground))  # fmt: skip
 
     frames = np.ascontiguousarray(example.frames[:, :, ::-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from hyperseg_jax.data.transforms import Geometry, fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
@@ -65,6 +66,28 @@ def to_arrays(
         "filled": np.asarray(geometry.filled, np.int32),
         "layout": vars(_layout(prompts, example.name, sizes, tokenizer, train)),
         **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+    }
+
+
+def spec(sizes: Sizes, batch: int) -> dict[str, Any]:
+    """Shapes and types of a batch of what to_arrays gives (jax.ShapeDtypeStruct), for a step that is compiled before there is
+    any data."""
+    frames, prompts, classes, regions = sizes.frames, sizes.prompts, sizes.classes, sizes.regions
+    picture, small, length = (sizes.image_size,) * 2, (sizes.clip_size,) * 2, (sizes.length,)
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch, *shape), dtype)
+    layout = {field.name: array(bool if field.name == "mask" else np.int32, *length) for field in dataclasses.fields(Layout)}
+    return {
+        "images": array(np.uint8, frames, *picture, 3),
+        "clip_images": array(np.uint8, frames, *small, 3),
+        "filled": array(np.int32, 2),
+        "layout": layout,
+        "masks": array(bool, prompts, sizes.targets, frames, *picture),
+        "valid": array(bool, prompts, sizes.targets),
+        "labels": array(np.int32, prompts, sizes.targets),
+        "class_valid": array(bool, prompts, classes),
+        "regions": array(bool, prompts, regions, *small),
+        "region_valid": array(bool, prompts, regions),
+        **{f"uses_{kind}": array(bool, prompts) for kind in ("expression", "classes", "regions")},
     }
 
 

@@ -18,20 +18,43 @@ from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data import formats, toy
 from hyperseg_jax.data.augment import mirror
 from hyperseg_jax.data.features import Sizes, to_arrays
+from hyperseg_jax.data.formats import layouts
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
 
-# reader name in a config -> what makes it; "toy" has the paths of a written toy world filled in
+# reader name in a config -> what makes it. "toy" has the paths of a written toy world filled in, "benchmark" those of
+# formats/layouts; the others take the paths themselves.
 READERS: dict[str, Callable[..., Any]] = {
     "toy": toy.open_reader,
-    "refcoco": formats.RefCoco,
+    "benchmark": layouts.open_benchmark,
+    "ade20k": formats.Ade20k,
+    "cityscapes": formats.Cityscapes,
+    "coco_instances": formats.CocoInstances,
+    "coco_marks": formats.CocoMarks,
     "coco_panoptic": formats.CocoPanoptic,
+    "coco_stuff": formats.CocoStuff,
+    "folder": formats.Folder,
+    "gqa": formats.Gqa,
     "interactive": formats.CocoInteractive,
-    "reasonseg": formats.ReasonSeg,
-    "revos": formats.ReVos,
+    "labelme": formats.LabelMe,
     "llava": formats.Llava,
+    "mmbench": formats.MmBench,
+    "objects365": formats.Objects365,
+    "pascal_context59": formats.PascalContext59,
+    "pascal_voc20": formats.PascalVoc20,
+    "pope": formats.Pope,
+    "prepared": formats.Prepared,
+    "reasonseg": formats.ReasonSeg,
+    "refcoco": formats.RefCoco,
+    "refcoco_refs": formats.RefCocoRefs,
+    "revos": formats.ReVos,
+    "scienceqa": formats.ScienceQa,
+    "visual_genome": formats.VisualGenome,
+    "vqav2": formats.VqaV2,
 }
+
+ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +98,7 @@ def build(
     tasks = {}
     for name, block in data.tasks.items():
         where, fields = f"data.tasks.{name}", block.to_dict()
-        ratio, reader = fields.pop("ratio"), fields.pop("reader")
-        train, val = fields.pop("train", None), fields.pop("val", None)
+        ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
         if ratio and train is None:
             raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
         exam = None
@@ -86,8 +108,14 @@ def build(
             val = {**val, "split": split}
             exam = (val["folder"].replace("{root}", root), split) if val["task"] == "referring" else None
         taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
-        tasks[name] = Task(name, taught, scored, ratio, system.batch_spec(config, fields), tokenizer, data.mirror, exam)
+        tasks[name] = Task(name, taught, scored, ratio, sizes(config, system, name), tokenizer, data.mirror, exam)
     return tasks
+
+
+def sizes(config: ml_collections.ConfigDict, system: Any, task: str) -> Sizes:
+    """The static sizes of the batches of one of the config's tasks."""
+    fields = config.data.tasks[task].to_dict()
+    return system.batch_spec(config, {name: size for name, size in fields.items() if name not in ROUTING})
 
 
 def load_tokenizer(name: str | os.PathLike) -> Tokenizer:

@@ -12,7 +12,7 @@ from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_c
 from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import GroupNorm, LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import rematerialised
+from hyperseg_jax.layers.remat import in_turn, rematerialised
 from hyperseg_jax.ops.deformable import Shapes
 from hyperseg_jax.ops.positions import sine_positions
 from hyperseg_jax.ops.sampling import resize_bilinear
@@ -92,9 +92,8 @@ class DeformablePixelDecoder(nn.Module):
             positions.append(sine_positions(*shapes[i], self.conv_dim).reshape(-1, self.conv_dim) + level_embed[i])
         x, positions = jnp.concatenate(tokens, axis=1), p.cast(jnp.concatenate(positions))
         layer = rematerialised(DeformableEncoderLayer, self.remat)
-        for i in range(self.num_layers):
-            fields = (self.num_heads, self.num_points, self.feedforward_dim, shapes, p)
-            x = layer(*fields, name=f"layers_{i}")(x, positions)
+        fields = (self.num_heads, self.num_points, self.feedforward_dim, shapes, p)
+        x = in_turn([layer(*fields, name=f"layers_{i}") for i in range(self.num_layers)], x, positions)
 
         maps, start = [], 0
         for height, width in shapes:

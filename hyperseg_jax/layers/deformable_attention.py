@@ -12,6 +12,7 @@ import numpy as np
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import dear
 from hyperseg_jax.ops.deformable import Shapes, deformable_sampling
 from hyperseg_jax.tables import Table
 
@@ -48,7 +49,7 @@ class DeformableAttention(nn.Module):
         sampled = deformable_sampling(
             value.reshape(batch, -1, heads, width // heads), self.shapes, locations, weights.reshape(offsets.shape[:-1])
         )
-        sampled = axes.constrain(sampled, "batch", "tokens", "act_heads")
+        sampled = dear(axes.constrain(sampled, "batch", "tokens", "act_heads"))
         return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(sampled)
 
     def _rays(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 POLICIES = {
     "none": "keep every intermediate",
     "full": "keep only what enters a block and compute the rest again",
+    "marked": "keep what enters a block and what it marks as dear, compute the rest again",
     "dots": "keep the results of matrix products with weights, compute the rest again",
 }
+DEAR = "dear"
+
+
+def dear(x: Any) -> Any:
+    """Marks arrays that cost much to compute and little to keep."""
+    return jax.tree.map(lambda leaf: checkpoint_name(leaf, DEAR), x)
+
+
+def forgetful(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as the body of a scan, of which the backward pass keeps what enters it and what it marks as dear."""
+    return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(DEAR), prevent_cse=False)
 
 
 def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
@@ -20,8 +35,9 @@ def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
         raise ValueError(f"remat = {policy!r}: use one of {', '.join(POLICIES)}")
     if policy == "none":
         return block
-    save = None if policy == "full" else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return nn.remat(block, policy=save, prevent_cse=False)  # a scan body needs no guard against common subexpressions
+    policies = jax.checkpoint_policies
+    save = {"full": None, "marked": policies.save_only_these_names(DEAR), "dots": policies.dots_with_no_batch_dims_saveable}
+    return nn.remat(block, policy=save[policy], prevent_cse=False)  # a scan body needs no guard against common subexpressions
 
 
 def stack(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, ...] = ()) -> type[nn.Module]:
@@ -38,3 +54,18 @@ def stack(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, .
         length=count,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
+
+
+def in_turn(layers: Sequence[nn.Module], x: jax.Array, *inputs: Any) -> jax.Array:
+    """Equal layers one after the other as one compiled body, where each holds its parameters under its own name.
+
+    layers: bound, of the same fields, without random numbers; __call__(x, *inputs) -> x of the same shape and type.
+    """
+    if layers[0].is_initializing():
+        for layer in layers:
+            x = layer(x, *inputs)
+        return x
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(layer.variables["params"] for layer in layers))
+    one: Any = layers[0].clone(parent=None, name=None)
+    body: Any = lambda x, each: (one.apply({"params": each}, x, *inputs), None)
+    return jax.lax.scan(body, x, params)[0]

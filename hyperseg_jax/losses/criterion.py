@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import flax.struct
 import jax
@@ -15,6 +14,8 @@ from hyperseg_jax.losses.points import PointDraws, draw_points, sample_cells, sa
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts, count_targets
 from hyperseg_jax.ops.matching import hungarian
 from hyperseg_jax.structs import MaskPrediction
+
+SCORES = ("expression", "class", "region")  # the kinds of scores that have a loss
 
 
 @flax.struct.dataclass
@@ -32,7 +33,8 @@ def match_all(cost: jax.Array, valid: jax.Array) -> jax.Array:
     split by the compiler, every turn of the loop would wait for all of them."""
     solve = jax.vmap(jax.vmap(hungarian), in_axes=(0, None))
     problems, rows = (None, "batch", None, None), ("batch", None)
-    return axes.by_shard(solve, problems, rows, out=(None, "batch", None))(cost, valid)
+    with jax.named_scope("matching"):
+        return axes.by_shard(solve, problems, rows, out=(None, "batch", None))(cost, valid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,24 +77,25 @@ class MaskCriterion:
         key: for the random points; or draws: points given from outside. Neither is read where points is "grid".
         counts: the divisors, where the batch is a shard; by default those of this batch.
         """
-        final: dict[str, Any] = {"mask_logits": prediction.mask_logits, "scores": prediction.scores}
-        stages = [*prediction.stages, final]
+        kinds = [kind for kind in SCORES if kind in prediction.scores]
+        every = [*((stage["mask_logits"], stage["scores"]) for stage in prediction.stages),
+                 (prediction.mask_logits, prediction.scores)]  # fmt: skip
+        stages = {"mask_logits": jnp.stack([logits for logits, _ in every]),
+                  "scores": {kind: jnp.stack([scores[kind] for _, scores in every]) for kind in kinds}}  # fmt: skip
         if draws is None and self.points != "grid":
             if key is None:
                 raise ValueError("MaskCriterion needs a key for its random points (or draws, or points='grid')")
             rows, number = targets.valid.shape
             sets = 1 if self.points == "shared" else number
-            draws = draw_points(key, len(stages), rows, sets, self.num_points, self.oversample, self.importance)
+            draws = draw_points(key, len(every), rows, sets, self.num_points, self.oversample, self.importance)
         if counts is None:
-            regions = final["scores"]["region"].shape[-1] if "region" in final["scores"] else 0
+            regions = prediction.scores["region"].shape[-1] if "region" in kinds else 0
             counts = count_targets(targets, prediction.mask_logits.shape[1], regions, self.background_weight)
 
-        costs = jnp.stack([self.cost(stage, targets, _at(draws, i)) for i, stage in enumerate(stages)])
-        query_of_target = match_all(jax.lax.stop_gradient(costs), targets.valid)
-        losses = [
-            self.stage_losses(stage, targets, query_of_target[i], _at(draws, i), counts) for i, stage in enumerate(stages)
-        ]
-        terms = {kind: jnp.stack([loss[kind] for loss in losses]) for kind in losses[-1]}
+        # One stage after the other: compiled once, and no more is held than one stage needs.
+        costs = jax.lax.map(lambda x: self.cost(x[0], targets, x[1]), jax.lax.stop_gradient((stages, draws)))
+        query_of_target = match_all(costs, targets.valid)
+        terms = jax.lax.map(lambda x: self.stage_losses(x[0], targets, x[1], x[2], counts), (stages, query_of_target, draws))
         total = sum(getattr(self, f"{kind}_weight") * values.sum() for kind, values in terms.items())
         return MaskLosses(total, terms, query_of_target)
 
@@ -135,7 +138,3 @@ class MaskCriterion:
         if "region" in kinds:
             losses["region"] = scores.region_loss(kinds["region"], matched, targets, counts)
         return losses
-
-
-def _at(draws: PointDraws | None, stage: int) -> PointDraws | None:
-    return jax.tree.map(lambda x: x[stage], draws)

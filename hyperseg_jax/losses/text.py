@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+from hyperseg_jax import axes
 
 IGNORED = -100  # PyTorch's ignore_index, used in every published data set
 
@@ -14,8 +19,35 @@ def text_cross_entropy(logits: jax.Array, labels: jax.Array, tokens: jax.Array |
     logits: [B, L, V]. labels: int [B, L], -100 where nothing is taught; position t is taught the label at t + 1.
     tokens: the divisor, where the batch is a shard; by default the number of supervised tokens.
     """
-    logits, wanted = logits[:, :-1].astype(jnp.float32), labels[:, 1:]
-    taught = wanted != IGNORED
+    wanted = labels[:, 1:]
+    return _sum(logits[:, :-1], wanted).sum() / jnp.maximum((wanted != IGNORED).sum() if tokens is None else tokens, 1)
+
+
+def text_cross_entropy_in_chunks(
+    head: Callable[[Any, jax.Array], jax.Array], params: Any, hidden: jax.Array, labels: jax.Array, chunk: int = 128
+) -> jax.Array:
+    """text_cross_entropy(head(params, hidden), labels), of `chunk` positions at a time.
+
+    hidden: [B, L, D]. head: to logits [..., V]. All logits of a step at once would be its largest array. Each device goes
+    through its own rows, so that the gradient of the head is summed over devices once and not with every chunk.
+    """
+    length = hidden.shape[1]
+    chunk = min(chunk, length)
+    more = ((0, 0), (0, -length % chunk))
+    wanted = jnp.pad(jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED), more, constant_values=IGNORED)
+    hidden = jnp.pad(hidden, (*more, (0, 0)))
+
+    def of_rows(params: Any, hidden: jax.Array, wanted: jax.Array) -> jax.Array:
+        chunks = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+        of_chunk = jax.checkpoint(lambda x: _sum(head(params, x[0]), x[1]), prevent_cse=False)
+        return jax.lax.map(of_chunk, (chunks(hidden), chunks(wanted))).sum(0)
+
+    rows = axes.by_shard(of_rows, (), ("batch", None, None), ("batch", None), out=("batch",))
+    return rows(params, hidden, wanted).sum() / jnp.maximum((wanted != IGNORED).sum(), 1)
+
+
+def _sum(logits: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Cross-entropy of logits [B, L, V], summed over the positions of each row where something is wanted: [B]."""
+    logits, taught = logits.astype(jnp.float32), wanted != IGNORED
     picked = jnp.take_along_axis(logits, jnp.where(taught, wanted, 0)[..., None], axis=-1)[..., 0]
-    each = jnp.where(taught, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0)
-    return each.sum() / jnp.maximum(taught.sum() if tokens is None else tokens, 1)
+    return jnp.where(taught, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0).sum(-1)

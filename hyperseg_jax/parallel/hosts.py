@@ -145,9 +145,10 @@ def exchange_long(what: str, text: str) -> list[str]:
     return [zlib.decompress(base64.b85decode("".join(told))).decode() for told in zip(*rounds, strict=True)]
 
 
-def agree(what: str, failure: str = "") -> str:
-    """The failures of all processes in one line, "" where there is none: so that all go on, or none does."""
-    told = exchange(what, failure)
+def agree(what: str, failure: str = "", *, seconds: float | None = None) -> str:
+    """The failures of all processes in one line, "" where there is none: so that all go on, or none does. seconds: see
+    exchange."""
+    told = exchange(what, failure, seconds=seconds)
     if len(told) == 1:
         return failure
     return "; ".join(f"process {name(k)}: {text}" for k, text in enumerate(told) if text)

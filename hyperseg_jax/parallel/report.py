@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from hyperseg_jax.parallel.placement import Placement
 from hyperseg_jax.tables import flatten
@@ -40,27 +38,17 @@ def rows(abstract: Mapping[str, Any], placed: Placement) -> list[Row]:
     return made
 
 
-def lines(found: list[Row]) -> list[str]:
-    """The rows as text, for files and snapshots."""
-    width = max(len(row.path) for row in found)
-    return [f"{row.path:{width}}  {_shape(row):>20}  {row.type:8}  {row.megabytes:9.3f} MB  {row.spec}"
-            + ("  <- whole on every device" if row.flagged else "") for row in found]  # fmt: skip
-
-
-def show(found: list[Row], placed: Placement, console: Console) -> None:
-    """The table, its total, and the flagged rows once more."""
+def lines(found: list[Row], placed: Placement) -> list[str]:
+    """The rows as text, equal blocks (layers_0, layers_1, ...) as one with their number; above them the mesh, below the sum."""
     sizes = " x ".join(f"{name} {size}" for name, size in placed.mesh.shape.items())
-    table = Table("parameter", "shape", "type", "split over", "MB a device", title=f"preset {placed.preset}: {sizes}")
-    for row in found:
-        style = "bold red" if row.flagged else None
-        cells = (row.path, _shape(row), row.type, row.spec, f"{row.megabytes:.3f}")
-        table.add_row(*map(Text, cells), style=style)
-    console.print(table)
-    console.print(f"parameters: {sum(row.megabytes for row in found):.1f} MB a device", highlight=False)
-    for row in found:
-        if row.flagged:
-            console.print(f"{row.path}: {row.megabytes:.1f} MB are whole on every device; no rule of the preset splits it, or "
-                          "its dimensions are not divisible", highlight=False)  # fmt: skip
+    told = [dataclasses.replace(row, path=re.sub(r"_\d+/", "_*/", row.path)) for row in found]
+    width = max(len(row.path) for row in told)
+    made = [f"preset {placed.preset}, mesh {sizes}; of each parameter: shape, type, MB a device, what splits each dimension"]
+    for row, count in collections.Counter(told).items():
+        made.append(f"{count:3} x {row.path:{width}}  {_shape(row):>20}  {row.type:8}  {row.megabytes:9.3f} MB  {row.spec}"
+                    + ("  <- whole on every device, though the preset splits parameters" if row.flagged else ""))  # fmt: skip
+    made.append(f"parameters: {sum(row.megabytes for row in found):.1f} MB a device")
+    return made
 
 
 def _shape(row: Row) -> str:

@@ -18,13 +18,14 @@ from hyperseg_jax.decoders import mask2former, pixel_decoder
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.layers.remat import dear, forgetful
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.generate import greedy
 from hyperseg_jax.llms.splice import Layout, Source, pool, splice
 from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.targets import MaskTargets
-from hyperseg_jax.losses.text import text_cross_entropy
+from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
 from hyperseg_jax.structs import MaskPrediction, TokenStream
 from hyperseg_jax.systems import hyperseg_checkpoints
 from hyperseg_jax.systems.system import System
@@ -39,13 +40,11 @@ PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published nam
 @flax.struct.dataclass
 class HyperSegOutput:
     """prediction: rows are pictures x prompts, B * K. hidden: [B, L, D] of the language model. next_query: [B, F, P], the
-    fine-grained query of the next frame. logits: [B, L, V] over the vocabulary, where asked for. inside: intermediates by
-    name, for golden tests; jit drops what nobody reads."""
+    fine-grained query of the next frame. inside: intermediates by name, for golden tests; jit drops what nobody reads."""
 
     prediction: MaskPrediction
     hidden: jax.Array
     next_query: jax.Array
-    logits: jax.Array | None = None
     inside: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
@@ -89,16 +88,15 @@ class HyperSeg(nn.Module):
         region_points: jax.Array | None = None,
         fine_grained_query: jax.Array | None = None,
         num_classes: int = 0,
-        with_text: bool = False,
         deterministic: bool = True,
     ) -> HyperSegOutput:
         """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised; layout of [B, L] holding num_prompts (K) prompts a
         picture; regions bool [B, K, R, s, s] with region_valid bool [B, K, R]; region_points [B, K, R, P, 2], (x, y) to sample
         them at, else their covered cells; fine_grained_query [B, F, P], fed back from the frame before, else the learned
-        one. num_classes: class names a prompt, "background" among them. with_text: also vocabulary logits."""
-        pyramid = self.mask_encoder(images, deterministic=deterministic)
+        one. num_classes: class names a prompt, "background" among them."""
+        pyramid = dear(self.mask_encoder(images, deterministic=deterministic))
         fine_grained = self.perceiver(pyramid, fine_grained_query)
-        picture = self.projector(self.clip_encoder(clip_images))
+        picture = dear(self.projector(self.clip_encoder(clip_images)))
         region_bank = None
         if regions is not None and regions.shape[2]:
             valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
@@ -118,10 +116,11 @@ class HyperSeg(nn.Module):
         queries = self.query_projector(banks["queries"])
         prediction = self.mask_decoder(mask_features, levels, queries, embeddings)
         next_query = self.perceiver.next_query(banks["fine_grained"])
-        logits = self.language_head(hidden) if with_text or self.is_initializing() else None
+        if self.is_initializing():
+            self.language_head(hidden)  # text only
         inside = {"picture": picture, "fine_grained": fine_grained, "stream": stream.embeddings, "queries": queries,
                   "mask_features": mask_features, **embeddings}  # fmt: skip
-        return HyperSegOutput(prediction, hidden, next_query, logits, inside)
+        return HyperSegOutput(prediction, hidden, next_query, inside)
 
     def conversation(self, clip_images: jax.Array, layout: Layout) -> TokenStream:
         """A question about a picture, one a row. clip_images [B, s, s, 3], normalised; layout of [B, L], without what masks
@@ -186,7 +185,7 @@ def init(model: HyperSeg, config: ml_collections.ConfigDict, key: jax.Array) -> 
     picture = lambda side: jnp.zeros((1, side, side, 3))
     side = sizes.clip_size
     return model.init(key, picture(sizes.image_size), picture(side), layout, regions=zeros(1, 1, side, side).astype(bool),
-                      region_valid=zeros(1, 1).astype(bool), num_classes=1, with_text=True)["params"]  # fmt: skip
+                      region_valid=zeros(1, 1).astype(bool), num_classes=1)["params"]  # fmt: skip
 
 
 def normalise(images: jax.Array, clip_images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -197,18 +196,27 @@ def normalise(images: jax.Array, clip_images: jax.Array) -> tuple[jax.Array, jax
 
 def _frames(
     model: HyperSeg, params: Any, batch: dict[str, Any], query: jax.Array | None, per_frame: Any, **options: Any
-) -> tuple[list[Any], jax.Array | None]:
-    """per_frame(output, t) over the frames of a batch, each seeing the fine-grained query that the one before fed back."""
+) -> tuple[Any, Any]:
+    """per_frame(output, t) over the frames of a batch, stacked, and the query that the last one feeds back; each frame sees
+    the fine-grained query of the one before."""
     layout = Layout(**batch["layout"])
     regions = (batch["regions"], batch["region_valid"]) if batch["regions"].shape[2] else (None, None)
-    found = []
-    for t in range(batch["images"].shape[1]):
+
+    def one(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
         images, clip_images = normalise(batch["images"][:, t], batch["clip_images"][:, t])
         output: Any = model.apply({"params": params}, images, clip_images, layout, regions=regions[0], region_valid=regions[1],
                              fine_grained_query=query, num_prompts=batch["uses_expression"].shape[1],
                              num_classes=batch["class_valid"].shape[2], **options)  # fmt: skip
-        query = output.next_query
-        found.append(per_frame(output, t))
+        return output.next_query, per_frame(output, t)
+
+    count = batch["images"].shape[1]
+    if count == 1:
+        query, found = one(query, 0)
+        return jax.tree.map(lambda x: x[None], found), query
+    if query is None:
+        learned = params["perceiver"]["query"]
+        query = jnp.broadcast_to(learned, (batch["images"].shape[0], *learned.shape))
+    query, found = jax.lax.scan(forgetful(one), model.precision.cast(query), jnp.arange(count))
     return found, query
 
 
@@ -216,25 +224,27 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
     """f(params, batch, key) -> (total, metrics), means over the frames of the batch."""
     criterion = MaskCriterion(**{name: value for name, value in config.loss.items() if name != "text_weight"})
     text_weight = config.loss.text_weight
+    head: Any = lambda params, hidden: model.language_head.apply({"params": params}, hidden)
 
     def of_batch(params: Any, batch: dict[str, Any], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]
+        labels = batch["layout"]["labels"]
         asked = {name: rows(batch[name]) for name in ("valid", "labels", "class_valid", "region_valid", "uses_expression",
                                                       "uses_classes", "uses_regions")}  # fmt: skip
 
-        def of_frame(output: HyperSegOutput, t: int) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def of_frame(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             targets = MaskTargets(masks=rows(batch["masks"][:, :, :, t]), **asked)
             found = criterion(output.prediction, targets, key=jax.random.fold_in(key, t))
             metrics = {name: stages[-1] for name, stages in found.terms.items()}
             total = found.total
-            if output.logits is not None:
-                metrics["text"] = text_cross_entropy(output.logits, batch["layout"]["labels"])
+            if text_weight:
+                metrics["text"] = text_cross_entropy_in_chunks(head, params["language_head"], output.hidden, labels)
                 total = total + text_weight * metrics["text"]
             return total, metrics
 
-        found, _ = _frames(model, params, batch, None, of_frame, with_text=bool(text_weight), deterministic=False,
+        found, _ = _frames(model, params, batch, None, of_frame, deterministic=False,
                            rngs={"dropout": jax.random.fold_in(key, batch["images"].shape[1])})  # fmt: skip
-        return jax.tree.map(lambda *values: sum(values) / len(values), *found)
+        return jax.tree.map(lambda values: values.mean(0), found)
 
     return of_batch
 
@@ -246,12 +256,12 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
         prompts = batch["uses_expression"].shape[1]
         split = lambda x: x.reshape(-1, prompts, *x.shape[1:])
 
-        def of_frame(output: HyperSegOutput, _: int) -> dict[str, jax.Array]:
+        def of_frame(output: HyperSegOutput, _: int | jax.Array) -> dict[str, jax.Array]:
             scores = {kind: split(value) for kind, value in output.prediction.scores.items()}
             return {"mask_logits": split(output.prediction.mask_logits), **scores}
 
         found, query = _frames(model, params, batch, query, of_frame)
-        return {**jax.tree.map(lambda *frames: jnp.stack(frames, 1), *found), "next_query": query}
+        return {**jax.tree.map(lambda frames: jnp.moveaxis(frames, 0, 1), found), "next_query": query}
 
     return of_batch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -117,16 +118,33 @@ class Checkpoints:
                 self._checkpointer.wait()
             except Exception as error:  # as above
                 failure = _cause(error)
-        failure = hosts.agree(f"the end of the save of step {step}", failure)
+        # Where it failed on one host, the others wait for it at Orbax's barriers first, one after the other.
+        failure = hosts.agree(f"the end of the save of step {step}", failure, seconds=4 * self._seconds)
         if failure:
             self.failed.append(f"step {step}: {failure}")
             self._say(f"{self._folder}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
                       f"training goes on; free space or mend the folder")  # fmt: skip
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
+            if hosts.leads():
+                self._clear(step)
             with contextlib.suppress(UserError):  # still not writable: the next save tells
                 self._checkpointer = self._open()
         return failure
+
+    def _clear(self, step: int) -> None:
+        """Removes what a failed save leaves. Orbax would while the next save begins, and fail it; and where one part of a save
+        has failed, others are still written for a moment."""
+        gone = 0
+        for _ in range(50):
+            left = list(self._folder.glob(f"{step}.orbax-checkpoint-tmp*"))
+            gone = 0 if left else gone + 1
+            if gone == 3:
+                break
+            for path in left:
+                with contextlib.suppress(Exception):
+                    path.rmtree()
+            time.sleep(0.1)
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest checkpoint that all hosts read whole, in the shapes and placement of `state` (which needs no values), and

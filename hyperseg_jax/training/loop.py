@@ -48,27 +48,27 @@ def train(
     timer = Clock()
     console = console or Console(stderr=True, quiet=not hosts.leads())
     check_counts(config)
-    system = systems.get(config.system)
-    tokenizer = sources.load_tokenizer(config.data.tokenizer)
-    tasks = sources.build(config, system, console=console)
-    model = system.build(config)
     mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
     check_split(config, mesh)
-    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
-    rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
-                           config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
-
-    first = config.data.first
-    mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)))
-    feed = Feed(mesh.batch)
-    rows = feed.rows(config.train.batch_size)
-    predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
-    limits = hosts.Limits(**config.hosts)
-    say = lambda line: console.print(line, highlight=False, soft_wrap=True)
-
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(Workdir(home))
         workdir.open(config)
+        system = systems.get(config.system)
+        tokenizer = sources.load_tokenizer(config.data.tokenizer)
+        tasks = sources.build(config, system, console=console)
+        model = system.build(config)
+        rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+        rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
+                               config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
+
+        first = config.data.first
+        mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)))
+        feed = Feed(mesh.batch)
+        rows = feed.rows(config.train.batch_size)
+        predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
+        limits = hosts.Limits(**config.hosts)
+        say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+
         checkpoints = stack.enter_context(Checkpoints(workdir.home / "checkpoints", keep=config.train.keep,
                                                       best=config.train.best, say=say, seconds=limits.barrier))  # fmt: skip
         stop = stack.enter_context(interruptible())
@@ -193,10 +193,11 @@ def attempt(say: Callable[[str], None], what: str, write: Callable[..., None], *
 
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
     """Says where each parameter lies, on the console where there are several devices, and in the workdir's sharding.txt."""
-    rows = report.rows(state.params, mesh)
+    lines = report.lines(report.rows(state.params, mesh), mesh)
     if mesh.mesh.size > 1:
-        report.show(rows, mesh, console)
-    (workdir / "sharding.txt").write_text("\n".join(report.lines(rows)) + "\n")
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    (workdir / "sharding.txt").write_text("\n".join(lines) + "\n")
 
 
 def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
@@ -216,6 +217,9 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
     for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
         if config.train[name] < 1:
             raise UserError(f"train.{name} = {config.train[name]}: give one or more")
+    best = config.train.best
+    if best and best.partition("/")[0] not in tasks:
+        raise UserError(f"train.best = {best!r}: give TASK/SCORE with one of the tasks {', '.join(tasks)}")
     if config.optimizer.accumulate < 1:
         raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
 

@@ -118,7 +118,7 @@ class Observers:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(text, highlight=False)
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _write(self, line: dict[str, Any]) -> None:
         self._unless_refused(self._file.write, json.dumps(line) + "\n")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
-from hyperseg_jax.weights.mapped_file import BadFile, MappedTensors, map_file, naming
-from hyperseg_jax.weights.pickle_machine import PLAIN_NAMES, PickleMachine
+from hyperseg_jax.untrusted.bad_file import BadFile, map_file, naming
+from hyperseg_jax.untrusted.pickle_machine import PLAIN_NAMES, PickleMachine
+from hyperseg_jax.weights.mapped_file import MappedTensors
 from hyperseg_jax.weights.pickled_arrays import ARRAY_NAMES, PickledArray, stored_array
 from hyperseg_jax.weights.state_dict import find_tensors
 

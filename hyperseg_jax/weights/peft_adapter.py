@@ -22,8 +22,8 @@ from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Table, flatten, unflatten
+from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.weights import strict_json
-from hyperseg_jax.weights.mapped_file import BadFile
 from hyperseg_jax.weights.safetensors_writer import FLOATS
 from hyperseg_jax.weights.tensor_file import open_tensors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hyperseg_jax.weights.mapped_file import CONVERT, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, shown
 
 KNOWN = ("model", "state_dict", "module")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hyperseg_jax.weights.mapped_file import CONVERT, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, shown
 
 PARTS = 5_000_000  # values and containers; some 8 a tensor
 

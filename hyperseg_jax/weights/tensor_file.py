@@ -14,9 +14,10 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from hyperseg_jax.untrusted.bad_file import BadFile, map_file, naming
 from hyperseg_jax.weights.checkpoint_folder import JoinedTensors, find_shards
 from hyperseg_jax.weights.detectron2_file import open_detectron2
-from hyperseg_jax.weights.mapped_file import BadFile, MappedTensors, TensorInfo, map_file, naming
+from hyperseg_jax.weights.mapped_file import MappedTensors, TensorInfo
 from hyperseg_jax.weights.safetensors_file import looks_so, open_safetensors
 from hyperseg_jax.weights.torch_file import is_stream, open_torch_stream, open_torch_zip
 

@@ -9,7 +9,7 @@ import itertools
 import struct
 from collections.abc import Iterator
 
-from hyperseg_jax.weights.mapped_file import CONVERT, DISTRUST, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, shown
 
 END = struct.Struct("<4s4H2LH")  # the archive's last record
 END64_LOCATOR = struct.Struct("<4sLQL")

@@ -86,6 +86,11 @@ TRAIN = {
     "wrong type": ("--config tiny --config.train.steps=many", "train.steps=many", "takes int, not str"),
     "a fraction of a step": ("--config tiny --config.train.steps=1.5", "train.steps=1.5", "takes int, not float"),
     "no value": ("--config tiny --config.train.steps", "train.steps", "give a value"),
+    "no such mesh": ("--config tiny --config.train.preset=dta", "train.preset = 'dta'", "use auto or one of single, data"),
+    "a mesh of another size": (
+        "--config tiny --config.train.preset=data_fsdp --config.train.mesh.fsdp=7", "data_fsdp", "set train.mesh.fsdp"),
+    "no such score": ("--config tiny --config.train.best=refering/ciou", "train.best = 'refering/ciou'", "referring"),
+    "a limit of none": ("--config tiny --config.hosts.barrier=0", "hosts.barrier = 0", "give seconds above 0"),
     "no steps": ("--config tiny --config.train.steps=0", "train.steps = 0", "give one or more"),
     "workdir below a file": ("--config tiny --workdir file/x", "--workdir file/x", "give another folder"),
     "no toy world": ("--config tiny --config.data.root=empty", "empty", "hyperseg data toy"),

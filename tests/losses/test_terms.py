@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hyperseg_jax.losses import MaskTargets, count_targets, text_cross_entropy
+from hyperseg_jax.losses import MaskTargets, count_targets, text_cross_entropy, text_cross_entropy_in_chunks
 from hyperseg_jax.losses.masks import bce_cost, dice_cost, mask_bce, mask_dice
 from hyperseg_jax.losses.scores import class_loss, weighted_bce
 
@@ -23,6 +23,21 @@ def test_text_cross_entropy_is_the_shifted_one_of_torch():
     np.testing.assert_allclose(ours, expected.item(), rtol=1e-6)
     np.testing.assert_allclose(gradient, theirs.grad.numpy(), atol=1e-7)
     np.testing.assert_allclose(text_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(20.0)), ours * 10 / 20)
+
+
+def test_text_in_chunks_is_the_text_loss_at_once():
+    rng = np.random.default_rng(0)
+    hidden, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((2, 9, 4), (4, 11)))
+    labels = jnp.asarray(rng.integers(0, 11, (2, 9))).at[:, :4].set(-100)
+    head = lambda kernel, hidden: hidden @ kernel
+    at_once = jax.value_and_grad(lambda *given: text_cross_entropy(head(*given), labels), (0, 1))
+    wanted, gradients = at_once(kernel, hidden)
+    for chunk in (4, 9, 100):
+        in_chunks = jax.value_and_grad(lambda *given, n=chunk: text_cross_entropy_in_chunks(head, *given, labels, n), (0, 1))
+        found, theirs = jax.jit(in_chunks)(kernel, hidden)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        for one, other in zip(gradients, theirs, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_text_without_any_label_costs_nothing():

@@ -77,6 +77,19 @@ def test_a_batch_is_its_samples_one_by_one(predicted, params, asked):
     assert not np.allclose(together["mask_logits"][0], together["mask_logits"][1], atol=1e-2)
 
 
+def test_a_clip_is_its_frames_one_by_one(predicted, params, asked):
+    predict, first = predicted
+    alone = batch_of(asked, asked[1])
+    other = alone | {name: alone[name][:, :, ::-1] for name in ("images", "clip_images")}
+    clip = alone | {name: np.concatenate([alone[name], other[name]], 1) for name in ("images", "clip_images")}
+    second = predict(params, other, first["next_query"])
+    found = predict(params, clip)
+    for name in first:
+        wanted = second[name] if name == "next_query" else np.concatenate([first[name], second[name]], 1)
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4, err_msg=name)
+    assert not np.allclose(found["mask_logits"][:, 0], found["mask_logits"][:, 1], atol=1e-2)
+
+
 def adapted(config):
     config = config.copy_and_resolve_references().unlock()
     config.model.lora.rank = 4

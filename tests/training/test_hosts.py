@@ -19,7 +19,7 @@ from hyperseg_jax.training.observers import read_metrics
 from hyperseg_jax.weights import model_folder
 
 TESTS = pathlib.Path(__file__).parents[1]
-STEPS = 24
+STEPS = 28
 
 
 def free_port():
@@ -34,9 +34,9 @@ class Run:
     def __init__(self, folder, world, processes, *, devices=1, pause=0.0, only=None, **fields):
         self.workdir, self.notes = folder / "run", folder / "rows"
         self.notes.mkdir(parents=True, exist_ok=True)
-        fields = {"data.root": world, "train.steps": STEPS, "train.batch_size": 8, "train.save_every": 8, "train.keep": 3,
+        fields = {"data.root": world, "train.steps": STEPS, "train.batch_size": 8, "train.save_every": 8, "train.keep": 4,
                   "train.preset": "fsdp", "train.eval_every": STEPS, "train.eval_examples": 6, "hosts.start": 60,
-                  "hosts.barrier": 30, "hosts.heartbeat": 10, "hosts.watchdog": 60,
+                  "hosts.barrier": 120, "hosts.heartbeat": 10, "hosts.watchdog": 60,
                   **{name.replace("__", "."): value for name, value in fields.items()}}  # fmt: skip
         command = [sys.executable, str(TESTS / "training" / "one_of_many.py"), "train", "--workdir", str(self.workdir),
                    "--config", str(TESTS / "micro_config.py"), *(f"--config.{k}={v}" for k, v in fields.items())]  # fmt: skip
@@ -245,7 +245,7 @@ def test_a_torn_checkpoint_is_passed_over_by_all(pair, world, tmp_path):
     shutil.rmtree(folder / "run" / "checkpoints" / "16" / "params" / "d")
     resumed = Run(folder, world, 2).done()
     assert "/16: cannot be read whole, trying the one before" in resumed.said() and "resuming at step 8" in resumed.said()
-    assert same_model(resumed.model(), pair.model()) and resumed.saved() == [8, 16, 24]
+    assert same_model(resumed.model(), pair.model()) and resumed.saved() == [8, 16, 24, 28]
 
 
 def limit(process, size):
@@ -262,15 +262,15 @@ def test_a_full_disk_of_one_host_fails_the_save_and_training_goes_on(alone, worl
     limit(run.processes[victim], resource.RLIM_INFINITY)
     run.done()
     assert "the save of step 8 failed" in run.said() and f"process {victim}" in run.said()
-    assert run.saved() == [16, 24]
+    assert run.saved() == [16, 24, 28]
     agree(run, alone)
 
 
 @pytest.mark.slow
 def test_when_the_last_save_fails_the_run_ends_with_an_error(world, tmp_path):
     run = Run(tmp_path, world, 2, pause=0.1, hosts__barrier=5, hosts__heartbeat=60).until(17)
-    limit(run.processes[0], 200_000)
-    assert run.codes() == [2, 2]
+    limit(run.processes[0], 1_000_000)  # less than a checkpoint, more than the log
+    assert run.codes() == [2, 2], run.said()
     assert "the last save failed" in run.said() and "the same command again" in run.said()
     resumed = Run(tmp_path, world, 2).done()
     assert "resuming at step 16" in resumed.said()

@@ -189,6 +189,16 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
     assert steps[0] == 1 and steps[-1] == 40
 
 
+def test_a_profile_of_chosen_steps_lands_in_the_tensorboard_folder(tmp_path):
+    written = lambda: [path for path in (tmp_path / "tensorboard").rglob("*.xplane.pb")]
+    with Observers(tmp_path, start=0, steps=9, console=Console(quiet=True), timer=Clock(), profiled=(3, 4)) as observers:
+        for step in range(1, 7):
+            observers.profile(step)
+            jnp.arange(3).block_until_ready()
+            assert len(written()) == (step > 4)
+    assert written()[0].relative_to(tmp_path / "tensorboard").parts[:2] == ("plugins", "profile")
+
+
 def test_a_truncated_training_picture_ends_the_run_with_its_name(micro, world, tmp_path):
     root = shutil.copytree(world, tmp_path / "world")
     for path in (root / "coco" / "train").iterdir():

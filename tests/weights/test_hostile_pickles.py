@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hostile import COMMAND, DICT, MARKER, archive, call, lone_pickle, name, number, refused, sizes, stream, tensor, text
 
-from hyperseg_jax.weights import pickle_machine
+from hyperseg_jax.untrusted import pickle_machine
 from hyperseg_jax.weights.tensor_file import open_tensors
 
 pytestmark = pytest.mark.usefixtures("little_memory")

@@ -1,10 +1,35 @@
-"""Readers, one file a benchmark: random access, lazy, deterministic, picklable; each record becomes a structs.Example."""
+"""Readers, one file a benchmark: random access, lazy, deterministic, picklable; each record becomes a structs.Example.
 
+Where each one's files are expected: `layouts`.
+"""
+
+from hyperseg_jax.data.formats.ade20k import Ade20k
+from hyperseg_jax.data.formats.cityscapes import Cityscapes
+from hyperseg_jax.data.formats.coco_instances import CocoInstances
+from hyperseg_jax.data.formats.coco_marks import CocoMarks
 from hyperseg_jax.data.formats.coco_panoptic import CocoPanoptic
+from hyperseg_jax.data.formats.coco_stuff import CocoStuff
+from hyperseg_jax.data.formats.folder import Folder
+from hyperseg_jax.data.formats.gqa import Gqa
 from hyperseg_jax.data.formats.interactive import CocoInteractive
+from hyperseg_jax.data.formats.labelme import LabelMe
 from hyperseg_jax.data.formats.llava import Llava
+from hyperseg_jax.data.formats.mmbench import MmBench
+from hyperseg_jax.data.formats.objects365 import Objects365
+from hyperseg_jax.data.formats.pascal_context import PascalContext59
+from hyperseg_jax.data.formats.pascal_voc import PascalVoc20
+from hyperseg_jax.data.formats.pope import Pope
+from hyperseg_jax.data.formats.prepared import Prepared
 from hyperseg_jax.data.formats.reasonseg import ReasonSeg
 from hyperseg_jax.data.formats.refcoco import RefCoco
+from hyperseg_jax.data.formats.refcoco_refs import RefCocoRefs
 from hyperseg_jax.data.formats.revos import ReVos
+from hyperseg_jax.data.formats.scienceqa import ScienceQa
+from hyperseg_jax.data.formats.visual_genome import VisualGenome
+from hyperseg_jax.data.formats.vqav2 import VqaV2
 
-__all__ = ["CocoInteractive", "CocoPanoptic", "Llava", "ReVos", "ReasonSeg", "RefCoco"]
+__all__ = [
+    "Ade20k", "Cityscapes", "CocoInstances", "CocoInteractive", "CocoMarks", "CocoPanoptic", "CocoStuff", "Folder", "Gqa",
+    "LabelMe", "Llava", "MmBench", "Objects365", "PascalContext59", "PascalVoc20", "Pope", "Prepared", "ReVos", "ReasonSeg",
+    "RefCoco", "RefCocoRefs", "ScienceQa", "VisualGenome", "VqaV2",
+]  # fmt: skip

@@ -4,6 +4,7 @@ scribble_..., box_..., mask_visual_prompt_mask}]}, marks as run lengths."""
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,35 +35,49 @@ class CocoInteractive:
     ):
         """kinds: of mark; each region takes one that is not empty, drawn from seed, index and prompt (give one kind to
         score it). max_regions: of a prompt, drawn as well; None: all, in file order. radii: pixels."""
+        self._options(kinds, max_regions, prompts_per_example, point_radius, scribble_radius, seed)
+        self._file = files.Json(json_path, list)
+        self._images = files.existing_folder(image_root)
+        self._name = self._file.path.name
+        self._length = len(self._file.content)
+
+    def _options(
+        self,
+        kinds: Sequence[str],
+        max_regions: int | None,
+        prompts_per_example: int,
+        point_radius: int,
+        scribble_radius: int,
+        seed: int,
+    ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
             raise UserError(f"kinds={tuple(kinds)} is unknown; choose some of {', '.join(KINDS)}")
         for name, value in (("max_regions", max_regions or 1), ("prompts_per_example", prompts_per_example)):
             if value < 1:
                 raise UserError(f"{name}={value} is too few; give at least 1")
-        self._file = files.Json(json_path, list)
-        self._images = files.existing_folder(image_root)
         self._kinds = tuple(kinds)
         self._max_regions = max_regions
         self._prompts = prompts_per_example
         self._radius = {"point": point_radius, "scribble": scribble_radius}
         self._seed = seed
-        self._length = len(self._file.content)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        where = f"{self._file.path}#{index}"
-        record = self._file.content[index]
-        info = files.field(record, "image_info", where)
-        size = int(files.field(info, "height", where)), int(files.field(info, "width", where))
+        where, info, anns = self._record(index)
+        size = files.picture_size(info, where)
         pixels = files.read_picture(self._images / files.field(info, "file_name", where), size)
-        anns = files.field(record, "anns", where)
         prompts = tuple(
             self._prompt(anns, np.random.default_rng([self._seed, index, k]), size, where) for k in range(self._prompts)
         )
-        return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
+        return Example(f"{self._name}#{index}", pixels[None], prompts)
+
+    def _record(self, index: int) -> tuple[str, dict, list[dict]]:
+        """How a record is called in messages, what it says of its picture, and its regions."""
+        where, record = f"{self._file.path}#{index}", self._file.content[index]
+        return where, files.field(record, "image_info", where), files.field(record, "anns", where)
 
     def _prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
         order = np.arange(len(anns)) if self._max_regions is None else rng.permutation(len(anns))
@@ -70,8 +85,7 @@ class CocoInteractive:
         for k in order[: self._max_regions]:
             mark = self._mark(anns[k], rng, size, f"{where} anns#{k}")
             if mark is not None:
-                target = files.field(anns[k], "segmentation", f"{where} anns#{k}")
-                drawn.append((*mark, masks.decode(target, *size, f"{where} anns#{k} segmentation")))
+                drawn.append((*mark, self._target(anns[k], size, f"{where} anns#{k}")))
         if not drawn:
             raise UserError(f"{where}: no region has a mark of kind {', '.join(self._kinds)}; leave the record out")
         kinds, regions, targets = zip(*drawn, strict=True)
@@ -82,6 +96,9 @@ class CocoInteractive:
             regions=np.stack(regions),
             kinds=kinds,
         )
+
+    def _target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
+        return masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
 
     def _mark(
         self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str

@@ -6,7 +6,12 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from hyperseg_jax.data.formats.fill_poly import fill_poly
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.data.formats.problems import Problem, complain
+
+POLYGON_RULES = ("fill_poly", "coco")
+FAR = 1e6  # pixels; no corner lies beyond
+LONGEST_OUTLINE = 1e6  # pixels; filling takes memory for each
+LONGEST_NUMBER = 6  # characters behind the first; more than any picture's pixels
 
 
 def encode(mask: np.ndarray) -> dict:
@@ -15,39 +20,87 @@ def encode(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
 
 
-def decode(segmentation: dict | list, height: int, width: int, where: str) -> np.ndarray:
+def decode(segmentation: dict | list, height: int, width: int, where: str, *, polygons: str = "fill_poly") -> np.ndarray:
     """A segmentation of a json file as a bool mask.
 
     segmentation: run lengths (compressed or not), or a list of polygons [x0, y0, x1, y1, ...].
     height, width: of the picture. where: file and field, for the message.
+    polygons: how they are filled, one of POLYGON_RULES: "fill_poly" as cv2.fillPoly (the authors' json of RefCOCO, ReasonSeg),
+    "coco" as pycocotools (COCO's own scores, the REFER tools).
     Returns bool [height, width]. Raises UserError for another size or an unreadable segmentation.
     """
     if isinstance(segmentation, list):
-        if any(len(flat) < 6 or len(flat) % 2 for flat in segmentation):
-            raise UserError(f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
-        polygons = [np.asarray(flat, np.float64).reshape(-1, 2) for flat in segmentation]
-        return fill_polygons(polygons, height, width)
+        return _polygons(segmentation, height, width, where, polygons)
     try:
-        size, counts = segmentation["size"], segmentation["counts"]
-        runs = (
-            coco_mask.frPyObjects(segmentation, *size)
-            if isinstance(counts, list)
-            else {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
-        )
-        mask = coco_mask.decode(runs)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where}: neither polygons nor run lengths ({error}); write the annotation again") from error
-    return same_size(mask, height, width, where).astype(bool)
+        size, counts = tuple(segmentation["size"]), segmentation["counts"]
+        if size != (height, width):
+            return _of_other_size(size, height, width, where)
+        runs = np.asarray(counts) if isinstance(counts, list) else _unpacked(counts)
+        if runs.dtype.kind not in "ui" or runs.ndim != 1 or (runs < 0).any() or sum(runs.tolist()) != height * width:
+            raise ValueError(f"the runs are not of {height * width} pixels in all")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    except Problem:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        complain("bad mask", f"{where}: neither polygons nor run lengths ({error}); write the annotation again")
+        return np.zeros((height, width), bool)
 
 
-def same_size(mask: np.ndarray, height: int, width: int, where: str) -> np.ndarray:
-    """The mask, or a UserError where its size is not the picture's."""
-    if mask.shape != (height, width):
-        raise UserError(
-            f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, its picture {width}x{height}; "
-            "annotation and picture must be of one size"
-        )
-    return mask
+def _unpacked(counts: object) -> np.ndarray:
+    """Run lengths out of COCO's text: 5 bits a character, the last one of a number signed, and from the fourth number on the
+    difference to the last but one. pycocotools would read and write beyond its memory where the text is damaged."""
+    raw = counts.encode("ascii") if isinstance(counts, str) else counts
+    if not isinstance(raw, bytes):
+        raise ValueError(f"the runs are a {type(counts).__name__}")
+    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    more = (codes & 32) > 0
+    if not len(codes) or (codes < 0).any() or (codes > 63).any() or more[-1]:
+        raise ValueError("the text of the runs is damaged")
+    first = np.flatnonzero(np.concatenate([[True], ~more[:-1]]))
+    last = np.flatnonzero(~more)
+    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    if place.max() > LONGEST_NUMBER:
+        raise ValueError("the text of the runs is damaged")
+    numbers = np.add.reduceat((codes & 31) << (5 * place), first)
+    numbers -= np.where(codes[last] & 16, np.int64(32) << (5 * place[last]), 0)
+    for chain in (numbers[1::2], numbers[2::2]):
+        chain[:] = np.cumsum(chain)
+    return numbers
+
+
+def _polygons(segmentation: list, height: int, width: int, where: str, rule: str) -> np.ndarray:
+    try:
+        flat = [np.asarray(polygon, np.float64) for polygon in segmentation]
+    except (TypeError, ValueError):
+        flat = [np.empty(0)]
+    if any(one.ndim != 1 or one.size < 6 or one.size % 2 or not (np.abs(one) < FAR).all() for one in flat):
+        complain("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
+        return np.zeros((height, width), bool)
+    around = sum(float(np.abs(np.diff(one.reshape(-1, 2), axis=0, append=one[None, :2])).sum()) for one in flat)
+    if around > LONGEST_OUTLINE:
+        complain("bad mask", f"{where}: its polygons are {around:.0f} pixels around; correct their corners")
+        return np.zeros((height, width), bool)
+    if rule == "fill_poly":
+        return fill_polygons([one.reshape(-1, 2) for one in flat], height, width)
+    parts = coco_mask.frPyObjects([one.tolist() for one in flat], height, width)
+    return coco_mask.decode(coco_mask.merge(parts)).astype(bool) if parts else np.zeros((height, width), bool)
+
+
+def _of_other_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:
+    have = "x".join(str(side) for side in size[::-1])
+    complain("wrong size", f"{where}: the mask is {have} pixels, its picture {width}x{height}; "
+             "annotation and picture must be of one size")  # fmt: skip
+    return np.zeros((height, width), bool)
+
+
+def corners(points: object) -> np.ndarray | None:
+    """A list of at least two [x, y] as float64 [V, 2]; None where it is none."""
+    try:
+        found = np.asarray(points, np.float64)
+    except (TypeError, ValueError):
+        return None
+    fits = found.ndim == 2 and found.shape[1] == 2 and len(found) > 1 and (np.abs(found) < FAR).all()
+    return found if fits else None
 
 
 def fill_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """ReasonSeg: a folder of X.jpg beside X.json {text: [...], is_sentence, shapes: [{label, points: [[x, y], ...]}]}.
 
-Polygons are painted from the largest to the smallest; "flag" is skipped, and a label with "ignore" in it marks pixels that
-no score counts (LISA's rule) or that are background (what HyperSeg's code does, commit 5cfcf52). An explanatory json,
-[{image, query, outputs}], gives some questions an answer in words.
+Polygons are painted from the largest to the smallest; the label "flag" is skipped, and one with "ignore" in it marks pixels
+that no score counts (LISA's rule) or that are background (what HyperSeg's code does, commit 5cfcf52). An explanatory json,
+[{image, query, outputs}], gives the questions of some pictures an answer in words.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from hyperseg_jax.data.formats import files, masks
+from hyperseg_jax.data.formats.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -60,10 +61,12 @@ class ReasonSeg:
         pixels = files.read_picture(picture)
         target, ignored = self._paint(note, pixels.shape[:2], str(path))
         text = texts[sentence].strip()
+        if not text:
+            complain("bad record", f"{path}: field 'text' has an empty sentence; write it or take it out")
         prompt = Prompt(
             task="reasoning",
             text=text,
-            answer=self._answers.get((picture.name, text), ""),
+            answer=self._answers.get(picture.name, ""),
             masks=target[None, None] if target.any() else np.zeros((0, 1, *target.shape), bool),
             ignore=ignored[None] if ignored.any() else None,
             group=note.get("group", ""),
@@ -74,23 +77,25 @@ class ReasonSeg:
         painted = []
         for shape in files.field(note, "shapes", where):
             label = files.field(shape, "label", f"{where} shapes").lower()
-            if "flag" in label:
+            if label == "flag":
                 continue
-            points = np.asarray(files.field(shape, "points", f"{where} shapes"), np.float64)
-            if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:
-                raise UserError(f"{where}: field 'points' must list at least two [x, y]; correct or remove the shape")
+            points = masks.corners(files.field(shape, "points", f"{where} shapes"))
+            if points is None:
+                complain("bad mask", f"{where}: field 'points' must list at least two [x, y]; correct or remove the shape")
+                continue
             painted.append((masks.fill_polygons([points], *size), "ignore" in label))
         target, ignored = np.zeros(size, bool), np.zeros(size, bool)
-        for mask, to_ignore in sorted(painted, key=lambda pair: -int(pair[0].sum())):
+        for mask, to_ignore in sorted(painted, key=lambda pair: int(pair[0].sum()))[::-1]:
             target[mask] = not to_ignore
             ignored[mask] = to_ignore and self._ignore == "official"
         return target, ignored
 
 
-def _answers(explanations: files.Json) -> dict[tuple[str, str], str]:
+def _answers(explanations: files.Json) -> dict[str, str]:
+    """By picture: all its sentences ask for one target, and the explanation fits each."""
     found = {}
     for k, record in enumerate(explanations.content):
         where = f"{explanations.path}#{k}"
-        image, query, outputs = (files.field(record, name, where) for name in ("image", "query", "outputs"))
-        found[image, query.strip()] = outputs
+        image, outputs = (files.field(record, name, where) for name in ("image", "outputs"))
+        found[image] = outputs.strip()
     return found

@@ -74,7 +74,7 @@ class RefCoco:
         group = self._groups[index]
         where = self._where(group[0][0])
         info = files.field(self._file.content[group[0][0]], "image_info", where)
-        size = int(files.field(info, "height", where)), int(files.field(info, "width", where))
+        size = files.picture_size(info, where)
         pixels = files.read_picture(self._images / files.field(info, "file_name", where), size)
         prompts = tuple(self._prompt(record, sentence, size) for record, sentence in group)
         name = f"{self._file.path.name}#{group[0][0]}" + (f".{group[0][1]}" if group[0][1] >= 0 else "")

@@ -62,7 +62,7 @@ class ReVos:
         video, keys = self._items[index]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
-        size = int(files.field(record, "height", where)), int(files.field(record, "width", where))
+        size = files.picture_size(record, where)
         names = files.field(record, "frames", where)
         times = self._times(index, len(names))
         frames = np.stack([files.read_picture(self._root / video / f"{names[t]}.jpg", size) for t in times])

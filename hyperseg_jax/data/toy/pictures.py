@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from hyperseg_jax.data.toy import clips, expressions, marks, questions, scenes
+from hyperseg_jax.data.formats import marks
+from hyperseg_jax.data.toy import clips, expressions, questions, scenes
 from hyperseg_jax.data.toy.vocabulary import VERSION
 from hyperseg_jax.errors import UserError
 

@@ -52,7 +52,7 @@ def categories(world: World, split: str) -> list[dict]:
     ]
 
 
-def _box(mask: np.ndarray) -> list[int]:
+def box(mask: np.ndarray) -> list[int]:
     """[x, y, width, height] of the pixels of a mask; zeros where there are none."""
     if not mask.any():
         return [0, 0, 0, 0]
@@ -64,7 +64,7 @@ def _corners(box: list[int]) -> list[int]:
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
-def _panoptic_png(segments: np.ndarray, numbers: list[int]) -> Image.Image:
+def panoptic_png(segments: np.ndarray, numbers: list[int]) -> Image.Image:
     flat = np.zeros((SIZE, SIZE), np.int64)
     for mask, number in zip(segments, numbers, strict=True):
         flat[mask] = number
@@ -85,7 +85,7 @@ def picture_records(world: World, split: str, index: int, drawn: pictures.Pictur
                 "category_id": CATEGORY_IDS[thing.name],
                 "segmentation": masks.encode(mask),
                 "area": int(mask.sum()),
-                "bbox": _box(mask),
+                "bbox": box(mask),
                 "iscrowd": 0,
             }
         )
@@ -96,7 +96,7 @@ def picture_records(world: World, split: str, index: int, drawn: pictures.Pictur
             "id": segment_number(k),
             "category_id": CATEGORY_IDS[category],
             "area": int(mask.sum()),
-            "bbox": _box(mask),
+            "bbox": box(mask),
             "iscrowd": 0,
         }
         for k, (mask, category) in enumerate(segments)
@@ -149,7 +149,7 @@ def _draw_picture(world: World, folder: pathlib.Path, place: tuple[str, int]) ->
     seen = drawn.scene.masks
     segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
     numbers = [segment["id"] for segment in records["panoptic"]["segments_info"]]
-    png = _panoptic_png(segments, numbers)
+    png = panoptic_png(segments, numbers)
     png.save(folder / "coco" / "annotations" / f"panoptic_{split}" / f"{index:012d}.png")
     return records
 

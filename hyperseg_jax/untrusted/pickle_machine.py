@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hyperseg_jax.weights.mapped_file import CONVERT, DISTRUST, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, shown
 
 OPERATIONS = 2_000_000  # some 40 a tensor; each may take 200 bytes of memory
 INTEGER_BYTES = 16
@@ -46,12 +46,19 @@ def known(*builders: Builder) -> dict[str, object]:
 class PickleMachine:
     """Reads pickles that lie in `data` (protocols 2 to 5); `names` is the table, `persistent` makes values of persistent ids.
 
+    what: a plural that stands for the content in messages. limit: operations a pickle. table: the operations (another one
+    where older protocols are read, `old_pickles`).
+
     The values it gives: None, bool, int, float, str, tuple, list, dict, memoryview (for bytes), and what builders make.
     """
 
     def __init__(self, data: memoryview, names: Mapping[str, object],
-                 persistent: Callable[[PickleMachine, object], object] | None = None) -> None:  # fmt: skip
-        self.data, self.names, self.persistent = data, names, persistent
+                 persistent: Callable[[PickleMachine, object], object] | None = None, *, what: str = "weights",
+                 limit: int | None = None,
+                 table: Mapping[int, Callable[[PickleMachine], None]] | None = None) -> None:  # fmt: skip
+        self.data, self.names, self.persistent, self.what = data, names, persistent, what
+        self.limit = OPERATIONS if limit is None else limit
+        self.table = TABLE if table is None else table
         self.at = 0
         self._reset()
 
@@ -65,7 +72,7 @@ class PickleMachine:
         """The value of the pickle that begins at `start`; `at` is then the byte behind it. Raises BadFile."""
         self._reset()
         self.at = start
-        for _ in range(OPERATIONS):
+        for _ in range(self.limit):
             code = self.take(1)[0]
             if code == STOP:
                 value = self.pop()
@@ -73,11 +80,11 @@ class PickleMachine:
                     raise BadFile("its pickle ends with values left over")
                 self._reset()
                 return value
-            operation = TABLE.get(code)
+            operation = self.table.get(code)
             if operation is None:
-                raise BadFile(f"uses the pickle operation {_operation_name(code)}, which weights never need", CONVERT)
+                raise BadFile(f"uses the pickle operation {_operation_name(code)}, which {self.what} never need", CONVERT)
             operation(self)
-        raise BadFile(f"its pickle has more than {OPERATIONS} operations", CONVERT)
+        raise BadFile(f"its pickle has more than {self.limit} operations", CONVERT)
 
     def take(self, size: int) -> memoryview:
         """The next bytes."""
@@ -136,7 +143,7 @@ class PickleMachine:
         if type(module) is not str or type(name) is not str:
             raise BadFile("its pickle asks for a name that is no text", DISTRUST)
         if f"{module}.{name}" not in self.names:
-            raise BadFile(f"asks for {shown(f'{module}.{name}')}, which weights never need", DISTRUST)
+            raise BadFile(f"asks for {shown(f'{module}.{name}')}, which {self.what} never need", DISTRUST)
         return self.names[f"{module}.{name}"]
 
     def recall(self, index: int) -> object:

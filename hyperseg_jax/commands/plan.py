@@ -1,0 +1,51 @@
+"""hyperseg plan"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from rich.console import Console
+from rich.table import Table
+
+from hyperseg_jax.commands import config as configs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (hyperseg_3b)")
+    parser.add_argument("--topology", required=True, help="the TPU slice: generation and chips along each side (v5e:4x4)")
+    parser.add_argument("--task", action="append", help="a task of the config; give it again for more (default: all)")
+    parser.epilog = ("--config.x.y=value changes one field of the config. Needs no TPU, but its compiler: "
+                     "pip install 'hyperseg-jax[tpu]'. A task of hyperseg_3b takes minutes and several GB.")  # fmt: skip
+
+
+def run(parsed: argparse.Namespace) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the slice is described, not looked for
+    from hyperseg_jax.planning import compile as planning
+    from hyperseg_jax.planning import topologies
+
+    config = configs.load(parsed.config, parsed.overrides)
+    console = Console()
+    devices = topologies.devices(parsed.topology)
+    title = f"{parsed.config} on {parsed.topology}"
+    table = Table("task", "examples a chip", "GB a chip at peak", "at most", "fits", title=title)
+    problems: list[str] = []
+    told: dict[str, None] = {}  # lines, each once
+    for task in parsed.task or list(config.data.tasks):
+        with console.status(f"compiling the {task} step"):
+            found = planning.plan(config, task, devices)
+        mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
+        memory = [f"{n / 1e9:.2f}" for n in (found.memory.peak, found.memory.needed)] if found.memory else ["-", "-"]
+        told[f"preset {found.preset}: {mesh}"] = None
+        if not found.problem:
+            counts = ", ".join(f"{count} {kind}" for kind, count in found.collectives.items())
+            told[f"{task} exchanges: {counts or 'nothing'}"] = None
+        table.add_row(task, f"{found.examples:g}", *memory, "no" if found.problem else "yes")
+        problems += [f"{task}: {found.problem}"] if found.problem else []
+    console.print(table)
+    for line in told:
+        console.print(line, highlight=False, soft_wrap=True)
+    for problem in problems:
+        console.print(problem, highlight=False, markup=False)
+    if problems:
+        raise SystemExit(1)

@@ -1,0 +1,73 @@
+"""Class-list prompts: all classes of a benchmark, or those of a picture among some that it does not show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLists:
+    """What a reader's class-list prompts name.
+
+    names, things: every class in the benchmark's order, and whether its instances are counted apart.
+    max_classes: the class list of a prompt is what the picture shows and classes it does not show, up to this number (shown
+    classes beyond it are left out and their pixels ignored), in random order, drawn from seed, index and prompt. None: every
+    class in order, as an evaluation wants it.
+    prompts_per_example: class lists of one picture.
+    """
+
+    names: tuple[str, ...]
+    things: tuple[bool, ...]
+    max_classes: int | None = None
+    prompts_per_example: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_classes is not None and self.max_classes < 1:
+            raise UserError(f"max_classes={self.max_classes} is too few; give at least 1, or none for every class")
+        if self.prompts_per_example < 1:
+            raise UserError(f"prompts_per_example={self.prompts_per_example} is too few; give at least 1")
+
+    def prompts(
+        self, index: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str = "",
+        crowds: Mapping[int, np.ndarray] = MappingProxyType({}),
+    ) -> tuple[Prompt, ...]:  # fmt: skip
+        """The prompts of one picture. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]; crowds: the part
+        of it that is a crowd of a class, by class."""
+        return tuple(self._prompt(index, k, masks, labels, ignore, key, crowds) for k in range(self.prompts_per_example))
+
+    def _prompt(
+        self, index: int, k: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str,
+        crowds: Mapping[int, np.ndarray],
+    ) -> Prompt:  # fmt: skip
+        chosen = list(range(len(self.names)))
+        if self.max_classes is not None:
+            rng = np.random.default_rng([self.seed, index, k])
+            shown = list(dict.fromkeys(labels))
+            others = [label for label in chosen if label not in shown]
+            shown, others = ([group[i] for i in rng.permutation(len(group))] for group in (shown, others))
+            chosen = (shown + others)[: self.max_classes]
+            chosen = [chosen[i] for i in rng.permutation(len(chosen))]
+        place = {label: i for i, label in enumerate(chosen)}
+        kept = [i for i, label in enumerate(labels) if label in place]
+        left_out = np.array([label not in place for label in labels], bool)
+        hidden = ignore | masks[left_out].any(0)
+        massed = [label for label in crowds if label in place]
+        return Prompt(
+            task="panoptic",
+            classes=tuple(self.names[label] for label in chosen),
+            things=tuple(self.things[label] for label in chosen),
+            masks=masks[kept][:, None],
+            labels=tuple(place[labels[i]] for i in kept),
+            ignore=hidden[None] if hidden.any() else None,
+            crowds=np.stack([crowds[label] for label in massed])[:, None] if massed else None,
+            crowd_labels=tuple(place[label] for label in massed),
+            key=key,
+        )

@@ -1,0 +1,66 @@
+"""What is wrong with files: one line that ends a reader, or, while a check collects, one of many."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import pathlib
+from collections.abc import Iterator
+
+from hyperseg_jax.errors import UserError
+
+KINDS = ("missing file", "unreadable picture", "wrong size", "bad mask", "bad record")
+MESSAGES = 10_000
+
+
+class Problem(UserError):
+    """A fault of a file. kind: one of KINDS, what problems are counted by."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+class Collected:
+    """What readers met while `collecting`.
+
+    problems: message -> kind, each once, the first MESSAGES of them. counts: of all, by kind.
+    sizes: (height, width) of the pictures that were read.
+    """
+
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+        self.counts: dict[str, int] = dict.fromkeys(KINDS, 0)
+        self.sizes: dict[pathlib.Path, tuple[int, int]] = {}
+
+    def note(self, kind: str, message: str) -> None:
+        if message not in self.problems:
+            self.counts[kind] += 1
+            if len(self.problems) < MESSAGES:
+                self.problems[message] = kind
+
+
+_collected: contextvars.ContextVar[Collected | None] = contextvars.ContextVar("collected", default=None)
+
+
+def collected() -> Collected | None:
+    """Where problems are collected at the moment; None while the first one ends a reader."""
+    return _collected.get()
+
+
+@contextlib.contextmanager
+def collecting(into: Collected) -> Iterator[None]:
+    """Readers note a problem and go on, with an empty mask or picture in its place. A picture is decoded once."""
+    token = _collected.set(into)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
+
+
+def complain(kind: str, message: str) -> None:
+    """Raises a Problem; while `collecting`, notes it, and the caller goes on with something empty."""
+    into = collected()
+    if into is None:
+        raise Problem(kind, message)
+    into.note(kind, message)

@@ -1,0 +1,53 @@
+"""What all readers of files that are not trusted share: the map of a file, and how a refusal is worded."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import pathlib
+from collections.abc import Iterator
+
+from hyperseg_jax.errors import UserError
+
+ANOTHER_COPY = "take another copy of it"
+CONVERT = "convert it to safetensors with the tools that wrote it"
+DISTRUST = "do not load this file with other tools either; ask its authors for safetensors"
+
+
+class BadFile(Exception):
+    """Why a file is refused and what to do, where its path is not known; `naming` makes a UserError of it."""
+
+    def __init__(self, why: str, fix: str = ANOTHER_COPY) -> None:
+        super().__init__(f"{why}; {fix}")
+        self.why, self.fix = why, fix
+
+    def about(self, name: str) -> BadFile:
+        """The same of one tensor in the file."""
+        return BadFile(f"{shown(name)}: {self.why}", self.fix)
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Turns BadFile and OSError into a UserError that names the path."""
+    try:
+        yield
+    except BadFile as error:
+        raise UserError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def shown(text: str) -> str:
+    """Text out of a file as it may stand in a message: short, on one line, printable."""
+    short = text if len(text) <= 200 else f"{text[:200]}..."
+    return short if short.isprintable() else ascii(short)
+
+
+def map_file(path: pathlib.Path) -> memoryview:
+    """The bytes of a file, mapped read-only; the map goes when the last view of it does. Raises BadFile, OSError."""
+    if not path.is_file():  # of pipes, reading would never end
+        raise BadFile("no such file", "check the path")
+    if path.stat().st_size == 0:
+        raise BadFile("is empty")
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

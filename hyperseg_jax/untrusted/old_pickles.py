@@ -1,0 +1,86 @@
+"""The operations of pickle protocols 0 and 1, which Python 2 wrote as lines of text: numbers, texts, lists, dicts, memo."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.pickle_machine import TABLE, PickleMachine, fill
+
+LINE_BYTES = 65536
+NUMBER_CHARACTERS = 40
+
+
+def _line(machine: PickleMachine) -> bytes:
+    """The bytes up to the next end of line."""
+    start, step = machine.at, 256
+    while True:
+        end = min(start + step, len(machine.data))
+        line, found, _ = bytes(machine.data[start:end]).partition(b"\n")
+        if found:
+            machine.at = start + len(line) + 1
+            return line
+        if end == len(machine.data) or step > LINE_BYTES:
+            raise BadFile("its pickle has a line without an end")
+        step *= 4
+
+
+def _number(machine: PickleMachine, kind: Callable[[str], Any]) -> Any:
+    text = _line(machine)
+    with contextlib.suppress(ValueError):
+        if len(text) <= NUMBER_CHARACTERS:
+            return kind(text.decode("ascii").removesuffix("L"))
+    raise BadFile("its pickle has a number that is none")
+
+
+def _integer(machine: PickleMachine) -> int | bool:
+    """Booleans are the integers 00 and 01."""
+    for text, value in ((b"00\n", False), (b"01\n", True)):
+        if bytes(machine.data[machine.at : machine.at + 3]) == text:
+            machine.at += 3
+            return value
+    return _number(machine, int)
+
+
+def _quoted(machine: PickleMachine) -> str:
+    """A str of Python 2 in quotes, with its escapes; bytes are shown as latin1."""
+    text = _line(machine)
+    if len(text) < 2 or text[0] != text[-1] or text[:1] not in (b"'", b'"'):
+        raise BadFile("its pickle has a text without quotes")
+    try:
+        return str(codecs.escape_decode(text[1:-1])[0], "latin1")  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise BadFile("its pickle has a text with an unknown escape") from error
+
+
+def _unicode(machine: PickleMachine) -> str:
+    try:
+        return _line(machine).decode("raw-unicode-escape")
+    except UnicodeDecodeError as error:
+        raise BadFile("its pickle has a text that is not Unicode") from error
+
+
+def _dict(machine: PickleMachine) -> dict[Any, Any]:
+    items = machine.pop_mark()
+    made: dict[Any, Any] = {}
+    fill(made, items[::2], items[1::2])
+    return made
+
+
+def _pushing(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine], None]:
+    def push(machine: PickleMachine) -> None:
+        value = make(machine)
+        machine.stack.append(value)
+
+    return push
+
+
+OLD_TABLE = TABLE | {ord(code): _pushing(make) for code, make in {
+    b"I": _integer, b"L": lambda m: _number(m, int), b"F": lambda m: _number(m, float),
+    b"S": _quoted, b"V": _unicode, b"l": lambda m: m.pop_mark(), b"d": _dict,
+    b"g": lambda m: m.recall(_number(m, int)),
+}.items()} | {ord("p"): lambda m: m.keep(_number(m, int))}  # fmt: skip
+"""All operations, those of protocols 2 to 5 among them."""

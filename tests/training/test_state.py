@@ -1,0 +1,115 @@
+"""The step: what it keeps, skips, accumulates and averages."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hyperseg_jax import axes
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.training import groups, state
+
+TABLE = (groups.Group("frozen/.*", rate=0), groups.Group(".*"))
+RATE = 0.1
+
+
+def params():
+    return {"frozen": {"base": jnp.full(4, 0.1)}, "head": {"kernel": jnp.arange(4.0)}}
+
+
+def loss(params, batch, key):
+    found = params["head"]["kernel"] * params["frozen"]["base"].astype(jnp.float32)
+    return jnp.mean((found - batch) ** 2), {"noise": jax.random.normal(key)}
+
+
+def run(batches, *, accumulate=1, clip_norm=None, average=0.0, frozen_type=""):
+    tx = groups.optimizer(groups.split(params(), TABLE)[0], TABLE, lambda _: RATE, clip_norm=clip_norm, accumulate=accumulate)
+    now = state.create(params(), TABLE, tx, 0, frozen_type=frozen_type, averaged=average > 0)
+    step = jax.jit(state.make_step(loss, tx, average))
+    seen = [now]
+    for batch in batches:
+        now, metrics = step(now, jnp.asarray(batch, jnp.float32))
+        seen.append(now)
+    return seen, metrics
+
+
+def kernels(seen):
+    return [np.asarray(each.trainable["head"]["kernel"]) for each in seen]
+
+
+def test_accumulated_batches_are_one_batch():
+    rows = np.random.default_rng(0).normal(size=(6, 4))
+    apart, _ = run(rows, accumulate=3)
+    together, _ = run(rows.reshape(2, 3, 4))
+    np.testing.assert_array_equal(kernels(apart)[2], kernels(apart)[0])
+    np.testing.assert_allclose(kernels(apart)[3], kernels(together)[1], rtol=1e-5)
+    np.testing.assert_allclose(kernels(apart)[6], kernels(together)[2], rtol=1e-5)
+    assert int(apart[-1].step) == 6
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_that_is_not_finite_changes_nothing_but_the_counters(accumulate):
+    good = np.ones((4, 4))
+    bad = np.full((1, 4), np.nan)
+    seen, metrics = run([*good[:1], *bad, *good[1:]], accumulate=accumulate)
+    plain, _ = run(good, accumulate=accumulate)
+    assert int(seen[-1].step) == 5 and int(metrics["skipped"]) == 1 and int(plain[-1].skipped) == 0
+    np.testing.assert_array_equal(kernels(seen)[-1], kernels(plain)[-1])
+    chex_equal(seen[2].optimizer, seen[1].optimizer)
+
+
+def chex_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_norm_that_clips_is_of_the_trainable_half():
+    """Adam forgets the scale of a gradient, so the first moment shows what was clipped."""
+    batch = np.full((1, 4), 100.0)
+    free, metrics = run(batch)
+    clipped, same = run(batch, clip_norm=1.0)
+    norm = float(metrics["gradient_norm"])
+    assert norm > 1 and float(same["gradient_norm"]) == pytest.approx(norm)
+    moment = lambda seen: optax.tree.norm([x for x in jax.tree.leaves(seen[-1].optimizer) if x.ndim and x.shape == (4,)][:1])
+    assert float(moment(free) / moment(clipped)) == pytest.approx(norm, rel=1e-4)
+
+
+def test_a_moving_average_is_what_is_evaluated():
+    rows = np.random.default_rng(0).normal(size=(30, 4)) * 10
+    seen, _ = run(rows, average=0.9)
+    plain, _ = run(rows)
+    wanted = kernels(seen)[0]
+    for n, kernel in enumerate(kernels(seen)[1:]):
+        share = min(0.9, (1 + n) / (10 + n))
+        wanted = share * wanted + (1 - share) * kernel
+    np.testing.assert_allclose(seen[-1].average["head"]["kernel"], wanted, rtol=1e-5)
+    np.testing.assert_array_equal(seen[-1].params["head"]["kernel"], seen[-1].average["head"]["kernel"])
+    np.testing.assert_array_equal(kernels(seen)[-1], kernels(plain)[-1])
+    assert plain[-1].average == {} and np.abs(wanted - kernels(seen)[-1]).max() > 0.01
+
+
+def test_the_frozen_half_is_kept_in_its_type_and_never_changes():
+    seen, _ = run(np.ones((3, 4)), frozen_type="bfloat16")
+    for each in seen:
+        assert each.frozen["frozen"]["base"].dtype == jnp.bfloat16 and each.trainable["head"]["kernel"].dtype == jnp.float32
+        np.testing.assert_array_equal(each.frozen["frozen"]["base"], seen[0].frozen["frozen"]["base"])
+    assert not np.array_equal(kernels(seen)[0], kernels(seen)[-1])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_moments_and_averages_lie_beside_their_parameter(accumulate):
+    boxed = {"frozen": {"base": jnp.zeros(8)},
+             "head": {"kernel": nn.LogicallyPartitioned(jnp.zeros((16, 8)), axes.check(("embed", "mlp")))}}  # fmt: skip
+    placed = placement.make("fsdp")
+    placed = placement.Placement(placed.preset, placed.mesh, placed.rules, smallest=0)
+    plain = nn.unbox(boxed)
+    tx = groups.optimizer(groups.split(plain, TABLE)[0], TABLE, lambda _: RATE, accumulate=accumulate)
+    made = jax.eval_shape(lambda: state.create(plain, TABLE, tx, 0, averaged=True))
+    where = state.shardings(made, placement.shardings(boxed, placed), TABLE, tx, placed.whole)
+    assert jax.tree.structure(where) == jax.tree.structure(made)
+    split = [at.spec for leaf, at in zip(jax.tree.leaves(made), jax.tree.leaves(where), strict=True) if leaf.shape == (16, 8)]
+    assert len(split) == (4 if accumulate == 1 else 5)  # parameter, average, two moments, and the accumulated gradient
+    assert {str(spec) for spec in split} == {str(jax.P("fsdp"))}
+    others = [at for leaf, at in zip(jax.tree.leaves(made), jax.tree.leaves(where), strict=True) if leaf.shape != (16, 8)]
+    assert all(at.is_fully_replicated for at in others)
