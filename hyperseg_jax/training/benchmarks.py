@@ -55,6 +55,12 @@ def _marks(kind: str) -> Benchmark:
     return Benchmark("region", "regions", "interactive", fields, _MARKS)
 
 
+def _laid_out(task: str, scoring: str, name: str, split: str, submission: str = "", **sizes: int) -> Benchmark:
+    """A benchmark whose files lie as data/formats/layouts.py has it."""
+    fields = {"name": name, "split": split, "root": "{root}"}
+    return Benchmark(task, scoring, "benchmark", fields, sizes, submission=submission)
+
+
 def _toy(task: str, scoring: str, **options: Any) -> Benchmark:
     return Benchmark(task, scoring, "toy", {"folder": "{root}", "task": task, "split": "val", **options}, thresholds=_TRUTHFUL)
 
@@ -68,7 +74,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "refcoco+_testB": _referring("refcoco+_testB"),
     "refcocog": _referring("refcocog_val"),
     "refcocog_test": _referring("refcocog_test"),
-    "grefcoco": dataclasses.replace(_referring("grefcoco_val"), scoring="generalized", thresholds=_TRUTHFUL),
+    "grefcoco": dataclasses.replace(_laid_out("referring", "generalized", "grefcoco", "val"), thresholds=_TRUTHFUL),
     "reasonseg": _reasoning("val"),
     "reasonseg_test": _reasoning("test"),
     "coco_panoptic": Benchmark("panoptic", "panoptic", "coco_panoptic", _PANOPTIC, submission="coco_panoptic"),
@@ -78,6 +84,17 @@ BENCHMARKS: dict[str, Benchmark] = {
     "coco_box": _marks("box"),
     "coco_mask": _marks("mask"),
     "revos": Benchmark("video", "revos", "revos", _REVOS, submission="ref_youtube_vos"),
+    "ade20k": _laid_out("panoptic", "semantic", "ade20k", "validation", classes=151, length=2048),
+    "cityscapes": _laid_out("panoptic", "semantic", "cityscapes", "val"),
+    "pascal_context59": _laid_out("panoptic", "semantic", "pascal_context59", "val"),
+    "pascal_voc20": _laid_out("panoptic", "semantic", "pascal_voc20", "val"),
+    "vqav2": _laid_out("chat", "vqa", "vqav2", "val2014", "vqa"),
+    "gqa": _laid_out("chat", "exact", "gqa", "testdev_balanced"),
+    "pope_random": _laid_out("chat", "pope", "pope", "random"),
+    "pope_popular": _laid_out("chat", "pope", "pope", "popular"),
+    "pope_adversarial": _laid_out("chat", "pope", "pope", "adversarial"),
+    "scienceqa": _laid_out("chat", "exact", "scienceqa", "test"),
+    "mmbench": _laid_out("chat", "multiple_choice", "mmbench", "DEV_EN", "mmbench"),
     "toy_referring": _toy("referring", "referring"),
     "toy_absent": _toy("referring", "generalized"),
     "toy_reasoning": _toy("reasoning", "referring"),
