@@ -23,6 +23,7 @@ RUN_TIME = [
     "pillow>=12,<14",
     "safetensors>=0.7,<0.9",
     "pycocotools>=2.0.10,<2.1",
+    "scipy>=1.16,<2",  # DAVIS pairs proposals with objects
     "rich>=14,<16",
     "matplotlib>=3.10,<4",
     "tensorboardX>=2.6.4,<3",  # scalars for TensorBoard without TensorFlow
@@ -40,7 +41,6 @@ EXTRAS = {  # optional; each says what it is for
     "test": [
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",
-        "scipy>=1.16,<2",  # the assignment solver that matching is checked against
         "torch==2.13.0",  # sampling and losses are checked against it
         "peft>=0.21.2,<0.22",  # opens the adapters that we write, and writes adapters that we open
         "ruff==0.17.5",

@@ -76,6 +76,8 @@ class Prompt:
         about; None otherwise.
     kinds: R strings of "point", "scribble", "box", "mask".
     ignore: bool [T, H, W], pixels that no metric counts; None where every pixel counts.
+    crowds: bool [M, T, H, W], those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
+    foreground: bool [T, H, W], every object of the clip, named or not (video), which ReVOS's robustness wants.
     group: a tag for grouped scores: "attribute", "relation", "plural", "absent", "counting", ...
     key: the benchmark's own number of the question (question_id, image_id, index), as its server wants it back.
     """
@@ -92,6 +94,9 @@ class Prompt:
     kinds: tuple[str, ...] = ()
     ignore: np.ndarray | None = None
     group: str = ""
+    crowds: np.ndarray | None = None
+    crowd_labels: tuple[int, ...] = ()
+    foreground: np.ndarray | None = None
     key: str = ""
 
 
@@ -102,8 +107,10 @@ class Example:
     name: unique within its file, used in every message ("val.json#12").
     frames: uint8 [T, H, W, 3]; T = 1 for a picture.
     prompts: at least one; those of one example share its pixels.
+    frame_names: of the frames of a clip, as a server wants them back; () where none does.
     """
 
     name: str
     frames: np.ndarray
     prompts: tuple[Prompt, ...]
+    frame_names: tuple[str, ...] = ()

@@ -15,29 +15,54 @@ from hyperseg_jax.results.whole import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a workdir, a model folder, or a shipped model (tiny)")
+    from hyperseg_jax.commands.train import add_host_arguments
+
+    parser.add_argument("--model", help="a workdir, a model folder, or a shipped model (tiny); scored on its config's tasks")
     parser.add_argument("--tasks", help="comma-separated tasks of the model's config; all of them by default")
     parser.add_argument("--limit", type=int, help="examples a task; all of them by default")
     parser.add_argument("--split", default="val", choices=("val", "compositional"),
                         help="of the toy world; compositional: pairs of colour and shape never seen in training")  # fmt: skip
-    parser.add_argument("--data-root", default="", help="the toy world's folder, if not the one that the config draws")
-    parser.add_argument("--out", type=pathlib.Path, help="folder for scores.json and a sheet of pictures")
+    parser.add_argument("--data-root", default="", help="the folder of all data, if not the one that the config names or draws")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for scores.json and sheets of pictures; an evaluation on "
+                        "benchmarks that was killed goes on from there")  # fmt: skip
+    many = parser.add_argument_group("benchmarks", "instead of --model and --tasks")
+    many.add_argument("--benchmarks", help="comma-separated, such as refcoco,reasonseg,coco_panoptic (docs/metrics.md)")
+    many.add_argument("--config", help="a config file or the name of a shipped one: the model's sizes, the tokenizer, the mesh")
+    many.add_argument("--checkpoint", help="a workdir, a model folder, or a shipped model, that fits the config")
+    many.add_argument("--rules", default="official", choices=("official", "released"),
+                      help="released: count as a published tool does where it departs from its benchmark")  # fmt: skip
+    many.add_argument("--batch-size", type=int, default=12, help="examples that the model takes at once (12)")
+    add_host_arguments(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:
+    for name in ("limit", "batch_size"):
+        if getattr(parsed, name) is not None and getattr(parsed, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(parsed, name)}: give one or more")
+    if parsed.out:
+        try:
+            parsed.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {parsed.out}: cannot be written ({error.strerror}); give another folder") from error
+    if parsed.benchmarks is not None:
+        if parsed.model or parsed.tasks or not (parsed.config and parsed.checkpoint):
+            raise UserError("--benchmarks goes with --config and --checkpoint, not with --model and --tasks")
+        from hyperseg_jax.commands.evaluate_benchmarks import on_benchmarks
+
+        on_benchmarks(parsed)
+    elif not parsed.model or parsed.config or parsed.checkpoint:
+        raise UserError("give --model, or --benchmarks with --config and --checkpoint")
+    else:
+        _on_own_tasks(parsed)
+
+
+def _on_own_tasks(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.data import sources
     from hyperseg_jax.predictors.model import load
     from hyperseg_jax.systems import system as systems
     from hyperseg_jax.training.evaluation import Evaluation, evaluate
     from hyperseg_jax.training.exam import referring_exam
 
-    if parsed.limit is not None and parsed.limit < 1:
-        raise UserError(f"--limit {parsed.limit}: give one or more")
-    if parsed.out:
-        try:
-            parsed.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {parsed.out}: cannot be written ({error.strerror}); give another folder") from error
     console = Console(stderr=True)
     model = load(parsed.model)
     with model.config.unlocked():

@@ -17,7 +17,7 @@ from hyperseg_jax.errors import HostLost, UserError
 VERBS = {
     "quickstart": "segment, fine-tune and see it all on one page, in minutes on a CPU",
     "train": "train from a config into a workdir; the same command goes on after a stop",
-    "evaluate": "score a model on the validation sets of its config",
+    "evaluate": "score a model on benchmarks, or on the validation sets of its config",
     "predict": "segment a picture, or a folder of frames, by text, classes, points or boxes",
     "plan": "what a config needs of a TPU slice: memory of each chip and traffic, told by the compiler; no TPU needed",
     "sweep": "many trainings that differ in a few fields, packed on what devices there are",

@@ -13,11 +13,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (tiny)")
     parser.add_argument("--workdir", required=True,
                         help="where the run lives, a folder or a bucket (gs://name/run); resumes if it has begun")  # fmt: skip
+    add_host_arguments(parser)
+    parser.epilog = "--config.x.y=value changes one field of the config."
+
+
+def add_host_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the processes of a run on many hosts find each other."""
     many = parser.add_argument_group("many hosts", "the same command on each; TPU pods, GKE and Slurm need none of these")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0 (or HYPERSEG_COORDINATOR)")
     many.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0 (or HYPERSEG_PROCESS_ID)")
     many.add_argument("--processes", type=int, metavar="N", help="how many there are (or HYPERSEG_PROCESSES)")
-    parser.epilog = "--config.x.y=value changes one field of the config."
 
 
 def run(parsed: argparse.Namespace) -> None:

@@ -25,7 +25,8 @@ def mirror(example: Example) -> Example:
         flip = lambda a: None if a is None else a[..., ::-1]
         return dataclasses.replace(prompt, text=mirror_words(prompt.text), answer=mirror_words(prompt.answer),
                                    answers=tuple(map(mirror_words, prompt.answers)), masks=flip(prompt.masks),
-                                   regions=flip(prompt.regions), ignore=flip(prompt.ignore))  # fmt: skip
+                                   regions=flip(prompt.regions), ignore=flip(prompt.ignore), crowds=flip(prompt.crowds),
+                                   foreground=flip(prompt.foreground))  # fmt: skip
 
     frames = np.ascontiguousarray(example.frames[:, :, ::-1])
     return dataclasses.replace(example, frames=frames, prompts=tuple(of_prompt(p) for p in example.prompts))

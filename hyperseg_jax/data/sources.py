@@ -107,7 +107,7 @@ def build(
                 continue
             val = {**val, "split": split}
             exam = (val["folder"].replace("{root}", root), split) if val["task"] == "referring" else None
-        taught, scored = (_reader(where, reader, part, root) for part in (train if for_training else None, val))
+        taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
         tasks[name] = Task(name, taught, scored, ratio, sizes(config, system, name), tokenizer, data.mirror, exam)
     return tasks
 
@@ -133,7 +133,8 @@ def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
     return folder
 
 
-def _reader(where: str, name: str, arguments: Mapping[str, Any] | None, root: str) -> Any:
+def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root: str) -> Any:
+    """A reader of READERS with its fields, {root} filled in; None for no fields. where: what asks for it, for messages."""
     if arguments is None:
         return None
     if name not in READERS:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperseg_jax.metrics.sums import Sums
+from hyperseg_jax.metrics.sums import Sums, check_rules
 
 _EPSILON = 1e-5
 """Stands in the published code under every per-picture union and under the count of pictures."""
+
+
+PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> tuple[int, int]:
@@ -28,23 +31,36 @@ class ReferringScores(Sums):
     """cIoU (sum of intersections over sum of unions) and gIoU (mean of the pictures' IoU), whole and by group.
 
     A prompt that names nothing has an empty target: an empty prediction scores IoU 1, any other 0 and adds its pixels to
-    the union. absent_accuracy is the share of such prompts answered with an empty mask.
+    the union. absent_accuracy is the share of such prompts answered with an empty mask. precision@T is the share of pictures
+    with an IoU of at least T.
+
+    rules: of ReasonSeg's ignored regions. "official": they do not count (LISA). "released": they are background, as HyperSeg
+    and InstructSeg score them.
     """
 
-    # sums of each group: intersection, union, IoU, prompts, prompts without target, of those answered empty
+    # sums of each group: intersection, union, IoU, prompts, prompts without target, of those answered empty, then prompts of
+    # at least each IoU of PRECISIONS
+
+    def __init__(self, rules: str = "official") -> None:
+        super().__init__(rules=check_rules(rules))
 
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
         """prediction, target, ignore: bool, of one shape ([H, W], or [T, H, W] for a clip)."""
-        intersection, union = overlap(prediction, target, ignore)
+        counted = ignore if self._options["rules"] == "official" else None
+        intersection, union = overlap(prediction, target, counted)
         absent = not target.any()
-        self._add(group, intersection, union, iou(intersection, union), 1, absent, absent and not union)
+        precise = [intersection >= least * union for least in PRECISIONS]
+        self._add(group, intersection, union, iou(intersection, union), 1, absent, absent and not union, *precise)
 
     def compute(self) -> dict[str, float]:
-        """{"ciou", "giou", "count", "absent_accuracy" (where there were any)} and "giou/<group>", "ciou/<group>"."""
-        total = self._total(6)
+        """{"ciou", "giou", "count", "precision@0.5"..., "absent_accuracy" (where there were any)} and "giou/<group>",
+        "ciou/<group>"."""
+        total = self._total(6 + len(PRECISIONS))
         scores = {"ciou": _ciou(total), "giou": _giou(total), "count": float(total[3])}
         if total[4]:
             scores["absent_accuracy"] = float(total[5] / total[4])
+        for least, number in zip(PRECISIONS, total[6:], strict=True):
+            scores[f"precision@{least}"] = float(number / max(total[3], 1))
         for group, row in sorted(self._sums.items()):
             if group:
                 scores |= {f"ciou/{group}": _ciou(row), f"giou/{group}": _giou(row)}

@@ -1,4 +1,4 @@
-"""J (region similarity) and F (boundary accuracy) of clips by the rules of DAVIS, and A and R of ReVOS."""
+"""J (region similarity) and F (boundary accuracy) of clips by the rules of DAVIS."""
 
 from __future__ import annotations
 
@@ -54,16 +54,6 @@ def statistics(values: np.ndarray) -> dict[str, float]:
         "recall": float(np.mean(values > 0.5)),
         "decay": float(np.mean(first) - np.mean(last)),
     }
-
-
-def accuracy(prediction: np.ndarray, target: np.ndarray) -> float:
-    """A of ReVOS: the share of pixels that agree. The released script compares 0/1 with 0/255; this compares bools."""
-    return float(np.mean(prediction == target))
-
-
-def robustness(prediction: np.ndarray, target: np.ndarray, foreground: np.ndarray) -> float:
-    """R of ReVOS: 1 minus wrongly marked pixels over the pixels of every object of the clip, at least 0."""
-    return float(max(1 - (prediction & ~target).sum() / (foreground.sum() + 1e-6), 0))
 
 
 class ClipScores(Sums):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +12,11 @@ from hyperseg_jax.metrics.sums import Sums
 
 class PanopticQuality(Sums):
     """PQ, SQ and RQ: over all classes, things and stuff. Classes are kept by name, so that class lists may differ between
-    prompts. Ignored pixels (void, and crowds, which are not told apart here) leave the unions, and an unmatched segment
-    that lies mostly on them is not wrong."""
+    prompts.
+
+    A segment is found where one of its class overlaps it by more than 0.5; void pixels leave the union. An unmatched segment
+    is wrong unless it lies mostly on void or on a crowd of its own class; crowds themselves are never to be found.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # sums of each class: IoU, true positives, false positives, false negatives
@@ -28,27 +31,36 @@ class PanopticQuality(Sums):
         classes: Sequence[str],
         things: Sequence[bool],
         ignore: np.ndarray | None = None,
+        crowds: np.ndarray | None = None,
+        crowd_labels: Sequence[int] = (),
     ) -> None:
-        """One picture. predicted [P, H, W], target [N, H, W]: bool, each free of overlaps; labels: index into classes."""
+        """One picture. predicted [P, H, W], target [N, H, W]: bool, each free of overlaps; labels: index into classes.
+
+        ignore: bool [H, W], void and crowds. crowds: bool [M, H, W], at most one of a class, with their crowd_labels; None
+        takes all that is ignored for void.
+        """
         self._thing |= dict(zip(classes, (bool(thing) for thing in things), strict=True))
-        flat = [masks.reshape(len(masks), int(np.prod(masks.shape[1:]))).astype(np.float64) for masks in (predicted, target)]
-        void = np.zeros(flat[0].shape[1]) if ignore is None else ignore.reshape(-1).astype(np.float64)
-        ours, theirs = flat[0], flat[1] * (1 - void)
-        both = ours @ theirs.T
-        on_void = ours @ void
-        union = (ours.sum(1) - on_void)[:, None] + theirs.sum(1) - both
-        ratio = both / np.maximum(union, 1)
-        same = np.asarray(predicted_labels, int).reshape(-1, 1) == np.asarray(target_labels, int).reshape(1, -1)
-        matched = same & (ratio > 0.5)  # at most one in a row and in a column, since segments do not overlap
-        missed = ~matched.any(0) & (theirs.sum(1) > 0)
-        extra = ~matched.any(1) & (on_void <= 0.5 * ours.sum(1)) & (ours.sum(1) > 0)
+        crowds = np.zeros((0, *target.shape[1:]), bool) if crowds is None else crowds
+        void = np.zeros(target.shape[1:], bool) if ignore is None else ignore & ~crowds.any(0)
+        p, n, m = len(predicted), len(target), len(crowds)
+        truth = _numbered([*target, *crowds, void], void.shape)  # 1..N, then crowds, then void
+        pairs = _numbered(predicted, void.shape) * (n + m + 2) + truth
+        table = np.bincount(pairs.reshape(-1), minlength=(p + 1) * (n + m + 2)).reshape(p + 1, n + m + 2)
+        ours, theirs = table[1:].sum(1), table[:, 1 : n + 1].sum(0)
+        both, on_crowd, on_void = table[1:, 1 : n + 1], table[1:, n + 1 : n + m + 1], table[1:, -1]
+        ratio = both / np.maximum((ours - on_void)[:, None] + theirs - both, 1)
+        labels = np.asarray(predicted_labels, int).reshape(-1, 1)
+        matched = (labels == np.asarray(target_labels, int)) & (ratio > 0.5)  # at most one in a row and in a column
+        missed = ~matched.any(0) & (theirs > 0)
+        excused = on_void + (on_crowd * (labels == np.asarray(crowd_labels, int))).sum(1)
+        extra = ~matched.any(1) & (excused <= 0.5 * ours) & (ours > 0)
         for t, label in enumerate(target_labels):
             if matched[:, t].any():
                 self._add(classes[label], float(ratio[matched[:, t], t][0]), 1, 0, 0)
             elif missed[t]:
                 self._add(classes[label], 0, 0, 0, 1)
-        for p, label in enumerate(predicted_labels):
-            if extra[p]:
+        for k, label in enumerate(predicted_labels):
+            if extra[k]:
                 self._add(classes[label], 0, 0, 1, 0)
 
     def merge(self, other: Self) -> None:
@@ -72,7 +84,8 @@ class PanopticQuality(Sums):
         return {name: float(_quality(row)[0]) for name, row in sorted(self._sums.items())}
 
     def compute(self) -> dict[str, float]:
-        """{"pq", "sq", "rq", "pq_things", "pq_stuff", "classes"}: means over the classes seen or predicted; 0 for none."""
+        """{"pq", "sq", "rq"}, each also with _things and _stuff, and "classes": means over the classes seen or predicted, 0
+        for none."""
         rows = {name: _quality(row) for name, row in self._sums.items()}
         parts = {
             "": list(rows.values()),
@@ -80,8 +93,17 @@ class PanopticQuality(Sums):
             "_stuff": [row for name, row in rows.items() if not self._thing[name]],
         }
         means = {suffix: np.mean(part, axis=0) if part else np.zeros(3) for suffix, part in parts.items()}
-        scores = {name: float(value) for name, value in zip(("pq", "sq", "rq"), means[""], strict=True)}
-        return scores | {f"pq{s}": float(means[s][0]) for s in ("_things", "_stuff")} | {"classes": float(len(rows))}
+        scores = {f"{name}{suffix}": float(value) for suffix, mean in means.items()
+                  for name, value in zip(("pq", "sq", "rq"), mean, strict=True)}  # fmt: skip
+        return scores | {"classes": float(len(rows))}
+
+
+def _numbered(masks: Iterable[np.ndarray], size: tuple[int, ...]) -> np.ndarray:
+    """int64 [H, W]: the number, from 1, of the last mask that covers a pixel; 0 for none."""
+    numbers = np.zeros(size, np.int64)
+    for k, mask in enumerate(masks):
+        numbers[mask] = k + 1
+    return numbers
 
 
 def _quality(row: np.ndarray) -> tuple[float, float, float]:

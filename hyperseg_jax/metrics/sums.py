@@ -7,11 +7,25 @@ from typing import Any, Self
 
 import numpy as np
 
+RULES = ("official", "released")
+"""official: the benchmark's own rule. released: what the published tool does where it departs from it."""
+
+
+def check_rules(rules: str) -> str:
+    """The name of a rule set, or ValueError."""
+    if rules not in RULES:
+        raise ValueError(f"rules={rules!r}: choose one of {', '.join(RULES)}")
+    return rules
+
 
 class Sums:
-    """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact."""
+    """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact.
 
-    def __init__(self) -> None:
+    options: what __init__ was told; it travels with the state.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
         self._sums: dict[str, np.ndarray] = {}
 
     def _add(self, name: str, *row: float) -> None:
@@ -21,17 +35,19 @@ class Sums:
         return sum(self._sums.values(), np.zeros(size))
 
     def merge(self, other: Self) -> None:
-        """Adds what another accumulator (of another host, say) has seen."""
+        """Adds what another accumulator (of another host, say) has seen. ValueError where it counts by another rule."""
+        if other._options != self._options:
+            raise ValueError(f"scores by {other._options} cannot be added to scores by {self._options}")
         for name, row in other._sums.items():
             self._add(name, *row)
 
     def state(self) -> dict[str, Any]:
         """All that was seen, as JSON takes it; nothing is rounded."""
-        return {"sums": {name: row.tolist() for name, row in self._sums.items()}}
+        return {"options": self._options, "sums": {name: row.tolist() for name, row in self._sums.items()}}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """The accumulator that gave this state."""
-        made = cls()
+        made = cls(**state["options"])
         made._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import os
@@ -9,6 +10,7 @@ import socket
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,9 @@ from jax.experimental import multihost_utils
 
 from hyperseg_jax.errors import HostLost, UserError
 from hyperseg_jax.parallel.roll_call import roll_call
+
+PIECE = 2**20
+"""Characters of a text that the coordination service carries at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +132,17 @@ def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # all have read the one before
         client.key_value_delete(f"hyperseg/{_joined.meetings - 1}/{me}")
     return [texts[f"{folder}{k}"] for k in range(count)]
+
+
+def exchange_long(what: str, text: str) -> list[str]:
+    """As `exchange`, for texts of any length: the coordination service carries them packed, in pieces."""
+    if jax.process_count() == 1:
+        return [text]
+    packed = base64.b85encode(zlib.compress(text.encode())).decode()
+    pieces = [packed[k : k + PIECE] for k in range(0, len(packed), PIECE)]
+    counts = [int(count) for count in exchange(f"{what}, pieces", str(len(pieces)))]
+    rounds = [exchange(f"{what}, piece {k}", pieces[k] if k < len(pieces) else "") for k in range(max(counts))]
+    return [zlib.decompress(base64.b85decode("".join(told))).decode() for told in zip(*rounds, strict=True)]
 
 
 def agree(what: str, failure: str = "", *, seconds: float | None = None) -> str:

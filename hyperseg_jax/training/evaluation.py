@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,23 +11,13 @@ import jax
 import numpy as np
 
 from hyperseg_jax.data.sources import Task
-from hyperseg_jax.data.transforms import Geometry, fit
-from hyperseg_jax.errors import UserError
-from hyperseg_jax.metrics.ciou_giou import ReferringScores
-from hyperseg_jax.metrics.interactive import InteractiveScores
-from hyperseg_jax.metrics.jf import ClipScores
-from hyperseg_jax.metrics.panoptic_quality import PanopticQuality
-from hyperseg_jax.parallel import hosts
+from hyperseg_jax.data.transforms import fit
 from hyperseg_jax.parallel.feed import ALONE, Feed
-from hyperseg_jax.results import answers
 from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.training.scoring import BY_TASK, OURS, Scorer
 
 BATCH = 12  # examples a call: one program for each task
-ABSENT_BELOW = 0.5  # expression probability under which an answer is "not there"
-# what scores a prompt, by its task; others have no metric
-SCORES: dict[str, type] = {"referring": ReferringScores, "reasoning": ReferringScores, "video": ClipScores,
-                           "region": InteractiveScores, "panoptic": PanopticQuality}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -62,20 +51,25 @@ def evaluate(
     """
     made = Evaluation({}, [])
     for name, task in tasks.items():
-        if task.val is None or task.val[0].prompts[0].task not in SCORES:
+        if task.val is None or task.val[0].prompts[0].task not in BY_TASK:
             continue
         count = min(len(task.val), limit or len(task.val))
         examples: Sequence[Example] = task.val
         if change is not None:
             examples = change(name, [task.val[i] for i in range(count)])
-        scorer = _Scorer()
+        scorer = Scorer(BY_TASK)
         for done, example, outputs in _outputs(predict, params, task, examples, count, feed):
             height, width = example.frames.shape[1:3]
             geometry = fit(height, width, task.sizes.image_size)
             for k, prompt in enumerate(example.prompts[: task.sizes.prompts]):
-                found = scorer.score(prompt, {key: value[:, k] for key, value in outputs.items()}, geometry)
-                if len(made.tiles) < tiles and found is not None and k == 0:
-                    made.tiles.append(tile(example, prompt, found))
+                scoring = scorer.scoring(prompt)
+                if scoring is None or scoring.find is None:
+                    continue
+                found = [scoring.find(prompt, {key: value[t, k] for key, value in outputs.items()}, geometry, OURS)
+                         for t in range(len(outputs["mask_logits"]))]  # fmt: skip
+                scorer.add(f"{example.name} {k}", prompt, found)
+                if len(made.tiles) < tiles and k == 0:
+                    made.tiles.append(tile(example, prompt, list(found[0].masks)))
             if progress is not None:
                 progress(name, done, count)
         if scores := scorer.of_all_hosts(name).compute():
@@ -102,80 +96,6 @@ def _outputs(
         for n, (i, scored) in enumerate(zip(mine, rows.scored, strict=True)):
             if i in kept and scored:
                 yield min(start + size, count), kept[i], {key: value[n] for key, value in own.items()}
-
-
-class _Scorer:
-    """The accumulator that a task's prompts need."""
-
-    def __init__(self) -> None:
-        self._used: dict[type, Any] = {}
-
-    def score(self, prompt: Prompt, outputs: dict[str, np.ndarray], geometry: Geometry) -> list[np.ndarray] | None:
-        """Adds one prompt; returns the masks that were found on the first frame, None where nothing is scored."""
-        kind = SCORES.get(prompt.task)
-        if kind is None:
-            return None
-        accumulator = self._used.setdefault(kind, kind())
-        return getattr(self, f"_{prompt.task}")(accumulator, prompt, outputs, geometry)
-
-    def _referring(self, scores: ReferringScores, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
-        found, wanted = self._expression(prompt, outputs, geometry)
-        scores.update(found[0], wanted[0], None if prompt.ignore is None else prompt.ignore[0], prompt.group)
-        return [found[0]]
-
-    _reasoning = _referring
-
-    def _video(self, scores: ClipScores, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
-        found, wanted = self._expression(prompt, outputs, geometry)
-        scores.update(found, wanted, None if prompt.ignore is None else prompt.ignore[: len(found)], prompt.group)
-        return [found[0]]
-
-    def _region(self, scores: InteractiveScores, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
-        segments = answers.regions(outputs["mask_logits"][0], outputs["region"][0], geometry, labels=prompt.kinds)
-        found = [segment.mask for segment in segments]
-        order = np.argsort(prompt.labels)
-        ignore = None if prompt.ignore is None else prompt.ignore[0]
-        scores.update(np.stack(found), _wanted(prompt)[order, 0], prompt.kinds, ignore)
-        return found
-
-    def _panoptic(self, scores: PanopticQuality, prompt: Prompt, outputs: dict, geometry: Geometry) -> list[np.ndarray]:
-        ids, rows = answers.panoptic(outputs["mask_logits"][0], outputs["class"][0], geometry, classes=prompt.classes,
-                                     things=prompt.things, object_threshold=0.5)  # fmt: skip
-        found = [ids == row["id"] for row in rows]
-        stacked = np.stack(found) if found else np.zeros((0, *geometry.original), bool)
-        scores.update(stacked, [row["category"] for row in rows], _wanted(prompt)[:, 0], prompt.labels, prompt.classes,
-                      prompt.things, None if prompt.ignore is None else prompt.ignore[0])  # fmt: skip
-        return found
-
-    @staticmethod
-    def _expression(prompt: Prompt, outputs: dict, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-        """Found and wanted, bool [T, H, W]."""
-        empty = np.zeros(geometry.original, bool)
-        found = []
-        for logits, scores in zip(outputs["mask_logits"], outputs["expression"], strict=True):
-            segments = answers.expression(logits, scores, geometry, label=prompt.text, absent_below=ABSENT_BELOW)
-            found.append(segments[0].mask if segments else empty)
-        masks = _wanted(prompt)
-        wanted = masks[0][: len(found)] if len(masks) else np.stack([empty] * len(found))
-        return np.stack(found), wanted
-
-    def of_all_hosts(self, task: str) -> _Scorer:
-        """What all hosts have scored, added up in the order of their numbers."""
-        total = _Scorer()
-        kinds: dict[str, Any] = {kind.__name__: kind for kind in SCORES.values()}
-        for told in hosts.exchange(f"the scores of {task}", json.dumps({k.__name__: a.state() for k, a in self._used.items()})):
-            for name, state in json.loads(told).items():
-                total._used.setdefault(kinds[name], kinds[name]()).merge(kinds[name].from_state(state))
-        return total
-
-    def compute(self) -> dict[str, float]:
-        return {name: value for accumulator in self._used.values() for name, value in accumulator.compute().items()}
-
-
-def _wanted(prompt: Prompt) -> np.ndarray:
-    if prompt.masks is None:
-        raise UserError(f"a {prompt.task} prompt without masks cannot be scored; its reader must give them")
-    return prompt.masks
 
 
 def tile(example: Example, prompt: Prompt, found: list[np.ndarray]) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -34,12 +36,17 @@ class ClassLists:
             raise UserError(f"prompts_per_example={self.prompts_per_example} is too few; give at least 1")
 
     def prompts(
-        self, index: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str = ""
-    ) -> tuple[Prompt, ...]:
-        """The prompts of one picture. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]."""
-        return tuple(self._prompt(index, k, masks, labels, ignore, key) for k in range(self.prompts_per_example))
+        self, index: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str = "",
+        crowds: Mapping[int, np.ndarray] = MappingProxyType({}),
+    ) -> tuple[Prompt, ...]:  # fmt: skip
+        """The prompts of one picture. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]; crowds: the part
+        of it that is a crowd of a class, by class."""
+        return tuple(self._prompt(index, k, masks, labels, ignore, key, crowds) for k in range(self.prompts_per_example))
 
-    def _prompt(self, index: int, k: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str) -> Prompt:
+    def _prompt(
+        self, index: int, k: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str,
+        crowds: Mapping[int, np.ndarray],
+    ) -> Prompt:  # fmt: skip
         chosen = list(range(len(self.names)))
         if self.max_classes is not None:
             rng = np.random.default_rng([self.seed, index, k])
@@ -52,6 +59,7 @@ class ClassLists:
         kept = [i for i, label in enumerate(labels) if label in place]
         left_out = np.array([label not in place for label in labels], bool)
         hidden = ignore | masks[left_out].any(0)
+        massed = [label for label in crowds if label in place]
         return Prompt(
             task="panoptic",
             classes=tuple(self.names[label] for label in chosen),
@@ -59,5 +67,7 @@ class ClassLists:
             masks=masks[kept][:, None],
             labels=tuple(place[labels[i]] for i in kept),
             ignore=hidden[None] if hidden.any() else None,
+            crowds=np.stack([crowds[label] for label in massed])[:, None] if massed else None,
+            crowd_labels=tuple(place[label] for label in massed),
             key=key,
         )

@@ -73,16 +73,19 @@ class CocoPanoptic:
         image = self._file.content["images"][self._picture_of[number]]
         size = files.picture_size(image, where)
         pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
-        prompts = self._lists.prompts(index, *self._segments(note, size, where), key=str(number))
+        masks, labels, ignore, crowds = self._segments(note, size, where)
+        prompts = self._lists.prompts(index, masks, labels, ignore, key=str(number), crowds=crowds)
         return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
 
-    def _segments(self, note: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """Masks [N, H, W], the class of each, and the pixels of crowds and of no segment."""
+    def _segments(
+        self, note: dict, size: tuple[int, int], where: str
+    ) -> tuple[np.ndarray, list[int], np.ndarray, dict[int, np.ndarray]]:
+        """Masks [N, H, W], the class of each, the pixels of crowds and of no segment, and the crowd of each class."""
         png = self._pngs / pathlib.Path(files.field(note, "file_name", where)).name
         coded = files.read_picture(png, size, coded=True).astype(np.int32)
         owner = coded[..., 0] + 256 * coded[..., 1] + 65536 * coded[..., 2]
         ignore = owner == 0
-        segments, labels = [], []
+        segments, labels, crowds = [], [], {}
         for info in files.field(note, "segments_info", where):
             mask = owner == files.field(info, "id", f"{where} segments_info")
             category = files.field(info, "category_id", f"{where} segments_info")
@@ -94,7 +97,8 @@ class CocoPanoptic:
                 )
             elif info.get("iscrowd"):
                 ignore |= mask
+                crowds[self._place[category]] = mask  # the last of a class counts, as in COCO's tool
             else:
                 segments.append(mask)
                 labels.append(self._place[category])
-        return np.array(segments, bool).reshape(-1, *size), labels, ignore
+        return np.array(segments, bool).reshape(-1, *size), labels, ignore, crowds

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
+from hyperseg_jax.data.formats.fill_poly import fill_poly
 from hyperseg_jax.data.formats.problems import Problem, complain
 
 POLYGON_RULES = ("fill_poly", "coco")
@@ -108,11 +108,10 @@ def fill_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.nda
 
     polygons: each [V, 2] as x, y. Returns bool [height, width].
     """
-    canvas = Image.new("L", (width, height))
-    draw = ImageDraw.Draw(canvas)
+    painted = np.zeros((height, width), bool)
     for polygon in polygons:
-        draw.polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
-    return np.array(canvas) > 0
+        painted |= fill_poly(np.asarray(polygon), height, width)
+    return painted
 
 
 _AROUND = ((0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1))

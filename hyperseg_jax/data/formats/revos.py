@@ -25,6 +25,7 @@ class ReVos:
         mask_path: str | os.PathLike,
         frame_root: str | os.PathLike,
         *,
+        foreground_path: str | os.PathLike | None = None,
         frames: int | None = None,
         max_stride: int = 3,
         group_by_clip: bool = False,
@@ -32,6 +33,7 @@ class ReVos:
         seed: int = 0,
     ):
         """mask_path: mask_dict.json. frame_root: the folder of the video folders (JPEGImages).
+        foreground_path: mask_dict_foreground.json, {video: {masks_rle: [run lengths for each frame]}}, for robustness.
 
         frames: this many, evenly spaced by 1..max_stride, from a place drawn from seed and index; a shorter video repeats
         its last one. None: all of them. group_by_clip: an example carries up to prompts_per_example of one video.
@@ -41,6 +43,7 @@ class ReVos:
                 raise UserError(f"{name}={value} is too few; give at least 1")
         self._meta = files.Json(meta_path, dict)
         self._masks = files.Json(mask_path, dict)
+        self._foreground = files.Json(foreground_path, dict) if foreground_path else None
         self._root = files.existing_folder(frame_root)
         self._frames = frames
         self._max_stride = max_stride
@@ -63,10 +66,12 @@ class ReVos:
         names = files.field(record, "frames", where)
         times = self._times(index, len(names))
         frames = np.stack([files.read_picture(self._root / video / f"{names[t]}.jpg", size) for t in times])
+        foreground = self._objects(video, times, size)
         prompts = tuple(
-            self._prompt(files.field(record["expressions"], key, where), times, size, f"{where} {key}") for key in keys
+            self._prompt(files.field(record["expressions"], key, where), times, size, f"{video}/{key}", foreground)
+            for key in keys
         )
-        return Example(f"{video}/{keys[0]}", frames, prompts)
+        return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
 
     def _times(self, index: int, length: int) -> np.ndarray:
         if self._frames is None:
@@ -77,7 +82,25 @@ class ReVos:
         start = int(rng.integers(max(1, length - stride * (self._frames - 1))))
         return np.minimum(start + stride * np.arange(self._frames), length - 1)
 
-    def _prompt(self, expression: dict, times: np.ndarray, size: tuple[int, int], where: str) -> Prompt:
+    def _objects(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+        """Every object of the clip, bool [T, H, W]; None where no file tells."""
+        if self._foreground is None:
+            return None
+        where = f"{self._foreground.path} {video}"
+        tracks = files.field(files.field(self._foreground.content, video, where), "masks_rle", where)
+        drawn = np.zeros((len(times), *size), bool)
+        for k, t in enumerate(times):
+            if t >= len(tracks):
+                raise UserError(f"{where}: has {len(tracks)} frames, the video more; take both files from one release")
+            for track in tracks[t] if isinstance(tracks[t], list) else [tracks[t]]:
+                if track is not None:
+                    drawn[k] |= masks.decode(track, *size, f"{where}, frame {t}")
+        return drawn
+
+    def _prompt(
+        self, expression: dict, times: np.ndarray, size: tuple[int, int], key: str, foreground: np.ndarray | None
+    ) -> Prompt:
+        where = f"{self._meta.path} {key}"
         target = np.zeros((len(times), *size), bool)
         named = files.field(expression, "anno_id", where)
         for number in named:
@@ -96,4 +119,6 @@ class ReVos:
             text=video_expression(files.field(expression, "exp", where)),
             masks=target[None] if named else np.zeros((0, *target.shape), bool),
             group=expression.get("group", kind),
+            foreground=foreground,
+            key=key,
         )

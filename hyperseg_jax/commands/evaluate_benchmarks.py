@@ -1,0 +1,125 @@
+"""hyperseg evaluate --benchmarks"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.data import sources
+from hyperseg_jax.metrics.published import PUBLISHED, published
+from hyperseg_jax.parallel import hosts, placement
+from hyperseg_jax.parallel.feed import Feed
+from hyperseg_jax.results.whole import write_text
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.training import benchmark_run, benchmarks
+from hyperseg_jax.training.submissions import WRITERS
+from hyperseg_jax.weights import model_folder
+
+PARTIAL = "partial"  # the folder of states, below --out
+
+
+def on_benchmarks(parsed: argparse.Namespace) -> None:
+    """Scores a checkpoint on every benchmark that was named, and prints one table; with --out, writes all there is to tell."""
+    config = configs.load(parsed.config, parsed.overrides)
+    chosen = benchmarks.find(parsed.benchmarks)
+    hosts.join(hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id,
+               processes=parsed.processes)  # fmt: skip
+    console = Console(stderr=True, quiet=not hosts.leads())
+    with hosts.ending():
+        system = systems.get(config.system)
+        root = parsed.data_root or config.data.root
+        if not root:
+            root = str(sources.toy_world(config.data.toy.to_dict() | {"train": 0}, console))
+        tasks = {name: benchmarks.open_task(name, line, config, system, root) for name, line in chosen.items()}
+        folder = model_folder.find(parsed.checkpoint)
+        mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
+        runner = load_runner(config, system, folder, mesh)
+        states = parsed.out / PARTIAL if parsed.out else None
+        if states and hosts.leads():
+            states.mkdir(exist_ok=True)
+        asked = {"config": config.to_json(sort_keys=True), "checkpoint": _stamp(folder), "root": str(root)}
+        scores: dict[str, dict[str, float]] = {}
+        with placement.use(mesh), _bars(console) as bars:
+            lines = {name: bars.add_task(name, total=len(task.val or ())) for name, task in tasks.items()}
+            for name, task in tasks.items():
+                kept = states / f"{name}.json" if states else None
+                progress = functools.partial(_advance, bars, lines[name])
+                found = benchmark_run.run(runner, chosen[name], task, rules=parsed.rules, limit=parsed.limit, asked=asked,
+                                          batch_size=parsed.batch_size, kept=kept, progress=progress)  # fmt: skip
+                examples: Any = task.val
+                scores[name] = found.scorer.compute()
+                if found.resumed:
+                    console.print(f"{name}: went on behind {found.resumed} examples", highlight=False)
+                if parsed.out and hosts.leads():
+                    found.cases.save_sheet(parsed.out / f"{name}.png", examples)
+                    if writer := WRITERS.get(chosen[name].submission):
+                        (parsed.out / name).mkdir(exist_ok=True)
+                        sent = writer(parsed.out / name, [row for *_, row in found.rows], examples)
+                        console.print(f"for the server: {sent}", highlight=False, soft_wrap=True)
+    if hosts.leads():
+        Console().print(table(scores, parsed.rules))
+        if parsed.out:
+            told = {"rules": parsed.rules, "limit": parsed.limit, "checkpoint": str(parsed.checkpoint), "scores": scores,
+                    "published": [vars(row) for row in PUBLISHED if row.benchmark in scores]}  # fmt: skip
+            write_text(parsed.out / "scores.json", json.dumps(told, indent=2) + "\n")
+            console.print(f"wrote {parsed.out}/", highlight=False)
+    hosts.leave()
+
+
+def load_runner(
+    config: ml_collections.ConfigDict, system: systems.System, folder: pathlib.Path, mesh: placement.Placement
+) -> benchmark_run.Runner:
+    """The model of a folder in the sizes of the config, on the mesh. UserError where they do not fit."""
+    module = system.build(config)
+    boxed = jax.eval_shape(lambda: system.init(module, config, jax.random.key(0)))
+    plain = jax.eval_shape(lambda: system.init_plain(module, config, jax.random.key(0)))
+    params = model_folder.load_params(folder, placement.abstract_arrays(plain, placement.shardings(boxed, mesh)))
+    write = None
+    if system.generate is not None:
+        write = jax.jit(system.generate(module, config), out_shardings=mesh.batch,
+                        static_argnames=("max_new_tokens", "eos_id", "vocab_size"))  # fmt: skip
+    predict = jax.jit(system.predict(module, config), out_shardings=mesh.batch)
+    return benchmark_run.Runner(predict, write, params, Feed(mesh.batch))
+
+
+def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:
+    """Every score in percent or in its own unit, and what is published of it."""
+    made = Table("benchmark", "metric", "ours", "published", title=f"scores by the {rules} rules")
+    for name, values in scores.items():
+        for metric, value in values.items():
+            known = "; ".join(f"{row.value:.2f} {row.model}" for row in published(name, metric))
+            made.add_row(name, metric, shown(metric, value), known)
+        made.add_section()
+    return made
+
+
+def shown(metric: str, value: float) -> str:
+    """A score for people: counts and clicks as they are, shares in percent."""
+    if metric in ("count", "classes"):
+        return f"{value:.0f}"
+    return f"{value:.2f}" if metric.startswith("noc@") else f"{100 * value:.2f}"
+
+
+def _stamp(folder: pathlib.Path) -> list[Any]:
+    """What tells one checkpoint from another that lies in the same place later."""
+    facts = (folder / "model.safetensors").stat()
+    return [str(folder.resolve()), facts.st_size, facts.st_mtime_ns]
+
+
+def _advance(bars: Progress, line: TaskID, done: int, count: int) -> None:
+    bars.update(line, completed=done, total=count)
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)

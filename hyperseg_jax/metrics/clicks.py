@@ -1,0 +1,34 @@
+"""Clicks that interactive segmentation needs (NoC), as SEEM counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hyperseg_jax.metrics.sums import Sums
+
+THRESHOLDS = (0.5, 0.8, 0.85, 0.9)
+
+
+class ClickScores(Sums):
+    """NoC@T: the mean number of the first click that reaches IoU T, `limit` where none does; and the mean IoU at click `at`."""
+
+    # sums of one row: clicks to each of THRESHOLDS, objects that never reached each, IoU at click `at`, objects
+
+    def __init__(self, limit: int = 20, at: int = 1) -> None:
+        super().__init__(limit=limit, at=at)
+
+    def update(self, ious: Sequence[float]) -> None:
+        """One object: its IoU after each click, at most `limit`. After the last one given, nothing changes any more."""
+        limit, at = self._options["limit"], self._options["at"]
+        if not 1 <= len(ious) <= limit:
+            raise ValueError(f"{len(ious)} clicks; give 1 to {limit}")
+        reached = [next((k for k, value in enumerate(ious, 1) if value >= least), None) for least in THRESHOLDS]
+        self._add("", *[k or limit for k in reached], *[k is None for k in reached], ious[min(at, len(ious)) - 1], 1)
+
+    def compute(self) -> dict[str, float]:
+        """{"noc@50", "noc@80", "noc@85", "noc@90", "failed@...", "iou@<at>", "count"}."""
+        total = self._total(2 * len(THRESHOLDS) + 2)
+        means = total[:-1] / max(total[-1], 1)
+        names = [f"{what}@{100 * least:.0f}" for what in ("noc", "failed") for least in THRESHOLDS]
+        names.append(f"iou@{self._options['at']}")
+        return dict(zip(names, means.tolist(), strict=True)) | {"count": float(total[-1])}

@@ -1,0 +1,80 @@
+"""DAVIS 2017: J and F of every object, given in advance (semi-supervised) or to be paired with proposals (unsupervised)."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from hyperseg_jax.metrics.jf import boundary_accuracy, region_similarity, statistics
+from hyperseg_jax.metrics.sums import Sums
+
+TASKS = ("semi-supervised", "unsupervised")
+MAX_PROPOSALS = 20
+"""Of a clip in the unsupervised task (the benchmark's limit)."""
+
+
+def object_values(prediction: np.ndarray, target: np.ndarray, void: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """J and F, float64 [P, N, T], of every pair of prediction [P, T, H, W] and target [N, T, H, W]. void: bool [T, H, W]."""
+    j = np.zeros((len(prediction), len(target), target.shape[1]))
+    f = np.zeros_like(j)
+    for p, n, t in np.ndindex(j.shape):
+        frame = prediction[p, t], target[n, t], None if void is None else void[t]
+        j[p, n, t], f[p, n, t] = region_similarity(*frame), boundary_accuracy(*frame)
+    return j, f
+
+
+def pair(j: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """int [N]: the proposal of each object, one to one, that makes the mean J&F largest. j, f: [P, N, T], P at least N."""
+    rows, columns = linear_sum_assignment(-(j.mean(2) + f.mean(2)) / 2)
+    return rows[np.argsort(columns)]
+
+
+class DavisScores(Sums):
+    """Means over objects of J and F: mean, recall and decay over the frames, whole and by group.
+
+    task: "semi-supervised": prediction k is object k, and the first and last frame do not count. "unsupervised": proposals are
+    paired with objects, all frames count (Ref-DAVIS is scored so, one group an annotator).
+    """
+
+    # sums of each group: J mean, recall, decay, F mean, recall, decay, objects
+
+    def __init__(self, task: str = "semi-supervised") -> None:
+        if task not in TASKS:
+            raise ValueError(f"task={task!r}: choose one of {', '.join(TASKS)}")
+        super().__init__(task=task)
+
+    def update(self, prediction: np.ndarray, target: np.ndarray, void: np.ndarray | None = None, group: str = "") -> None:
+        """One clip. prediction: bool [P, T, H, W]; target: bool [N, T, H, W]; void: bool [T, H, W].
+
+        ValueError for another number of objects (semi-supervised) or more than MAX_PROPOSALS (unsupervised).
+        """
+        if prediction.shape[1:] != target.shape[1:]:
+            raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
+        if self._options["task"] == "unsupervised":
+            if len(prediction) > MAX_PROPOSALS:
+                raise ValueError(f"{len(prediction)} proposals; DAVIS allows {MAX_PROPOSALS}")
+            lacking = max(len(target) - len(prediction), 0)
+            proposals = np.concatenate([prediction, np.zeros((lacking, *target.shape[1:]), bool)])
+            j, f = object_values(proposals, target, void)
+            chosen, objects = pair(j, f), np.arange(len(target))
+            rows = list(zip(j[chosen, objects], f[chosen, objects], strict=True))
+        else:
+            if len(prediction) != len(target):
+                raise ValueError(f"{len(prediction)} predictions for {len(target)} objects; give one each, in their order")
+            if target.shape[1] < 3:
+                raise ValueError(f"{target.shape[1]} frames: the first and last do not count; give at least 3")
+            inner = None if void is None else void[1:-1]
+            values = [object_values(ours[None, 1:-1], true[None, 1:-1], inner)
+                      for ours, true in zip(prediction, target, strict=True)]  # fmt: skip
+            rows = [(j[0, 0], f[0, 0]) for j, f in values]
+        for j, f in rows:
+            self._add(group, *statistics(j).values(), *statistics(f).values(), 1)
+
+    def compute(self) -> dict[str, float]:
+        """{"j", "f", "jf", "j_recall", "j_decay", "f_recall", "f_decay", "count"} and "jf/<group>"; zeros for none."""
+        total = self._total(7)
+        j, j_recall, j_decay, f, f_recall, f_decay = (total[:6] / max(total[6], 1)).tolist()
+        scores = {"j": j, "f": f, "jf": (j + f) / 2, "j_recall": j_recall, "j_decay": j_decay, "f_recall": f_recall,
+                  "f_decay": f_decay, "count": float(total[6])}  # fmt: skip
+        groups = {name: row for name, row in sorted(self._sums.items()) if name}
+        return scores | {f"jf/{name}": float((row[0] + row[3]) / 2 / row[6]) for name, row in groups.items()}

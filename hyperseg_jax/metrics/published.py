@@ -1,0 +1,39 @@
+"""Scores that authors publish, to stand beside ours. In their own units: percent, or clicks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One published number. benchmark, metric: ours of that name. source: where it is given."""
+
+    benchmark: str
+    metric: str
+    model: str
+    value: float
+    source: str
+
+
+_SEEM = "README of SEEM, commit 7b2e76d"
+_SEEM_METRICS = (("coco_panoptic", "pq"), ("coco_instances", "ap"), ("coco_semantic", "miou"), ("refcocog", "ciou"),
+                 ("refcocog", "giou"), ("refcocog", "precision@0.5"), ("voc_clicks", "noc@85"),
+                 ("voc_clicks", "noc@90"))  # fmt: skip
+_SEEM_MODELS = {
+    "SEEM v1 Focal-T": (50.8, 39.4, 60.7, 58.5, 63.7, 72.0, 3.19, 4.13),
+    "SEEM v1 Focal-L": (56.1, 46.3, 65.8, 62.4, 67.8, 76.0, 2.66, 3.44),
+    "SEEM v0 Focal-T": (50.6, 39.4, 60.9, 58.5, 63.5, 71.6, 3.54, 4.59),
+    "SEEM v0 Focal-L": (56.2, 46.4, 65.5, 62.8, 67.7, 76.2, 3.04, 3.85),
+    "SEEM v1 SAM-ViT-B": (52.0, 43.5, 60.2, 54.1, 62.2, 69.3, 2.53, 3.23),
+    "SEEM v1 SAM-ViT-L": (49.0, 41.6, 58.2, 53.8, 62.2, 69.5, 2.40, 2.96),
+    "SEEM v0 DaViT-d3": (56.2, 46.8, 65.3, 63.2, 68.3, 76.6, 2.99, 3.89),
+}
+PUBLISHED = tuple(Published(benchmark, metric, model, value, _SEEM) for model, values in _SEEM_MODELS.items()
+                  for (benchmark, metric), value in zip(_SEEM_METRICS, values, strict=True))  # fmt: skip
+
+
+def published(benchmark: str, metric: str) -> tuple[Published, ...]:
+    """What is published of one score, best first."""
+    found = [row for row in PUBLISHED if (row.benchmark, row.metric) == (benchmark, metric)]
+    return tuple(sorted(found, key=lambda row: row.value, reverse=not metric.startswith("noc")))

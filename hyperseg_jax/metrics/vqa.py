@@ -1,0 +1,89 @@
+"""VQA accuracy (Antol et al. 2015): an answer is right in as far as three people gave it, after the published normalisation:
+lower case, no periods outside decimals, number words as digits, no articles, contractions with their apostrophe, and a space
+for all punctuation but apostrophes and colons (https://visualqa.org/evaluation.html)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from hyperseg_jax.metrics.sums import Sums, check_rules
+
+ARTICLES = ("a", "an", "the")
+DIGITS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
+          "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
+PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_CONTRACTED = [
+    "ain't", "aren't", "can't", "could've", "couldn't", "couldn't've", "didn't", "doesn't", "don't", "hadn't",
+    "hadn't've", "hasn't", "haven't", "he'd", "he'd've", "he's", "how'd", "how'll", "how's", "isn't", "it'd", "it'd've",
+    "it'll", "let's", "ma'am", "mightn't", "mightn't've", "might've", "mustn't", "must've", "needn't", "not've",
+    "o'clock", "oughtn't", "'ow's'at", "shan't", "she'd've", "she's", "should've", "shouldn't", "shouldn't've",
+    "somebody'd've", "somebody'll", "somebody's", "someone'd", "someone'd've", "someone'll", "someone's", "something'd",
+    "something'd've", "something'll", "that's", "there'd", "there'd've", "there're", "there's", "they'd", "they'd've",
+    "they'll", "they're", "they've", "'twas", "wasn't", "we'd've", "we've", "weren't", "what'll", "what're", "what's",
+    "what've", "when's", "where'd", "where's", "where've", "who'd", "who'd've", "who'll", "who's", "who've", "why'll",
+    "why're", "why's", "won't", "would've", "wouldn't", "wouldn't've", "y'all", "y'all'll", "y'all'd've", "you'd",
+    "you'd've", "you'll", "you're", "you've",
+]  # fmt: skip
+# what the tool leaves alone: words of their own without the apostrophe
+_WORDS = {"lets", "shes"}
+CONTRACTIONS = {word[:k] + word[k + 1 :]: word for word in _CONTRACTED for k, sign in enumerate(word) if sign == "'"
+                if word[:k] + word[k + 1 :] not in _WORDS} | {"somebody'd": "somebodyd"}  # fmt: skip
+"""Each contraction under what is left of it once one of its apostrophes is lost."""
+_PERIOD, _THOUSANDS = re.compile(r"\.(?!\d)"), re.compile(r"\d,\d")
+
+
+def without_punctuation(text: str) -> str:
+    """Signs that touch a space, and all signs of a text with a comma inside a number, vanish; others become a space."""
+    cleaned = text
+    for sign in PUNCTUATION:
+        vanishes = f"{sign} " in text or f" {sign}" in text or _THOUSANDS.search(text)
+        cleaned = cleaned.replace(sign, "" if vanishes else " ")
+    return _PERIOD.sub("", cleaned)
+
+
+def plain_words(text: str) -> str:
+    """Lower case, digits for number words, no articles, contractions with their apostrophes."""
+    words = [DIGITS.get(word, word) for word in text.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def normalise(text: str) -> str:
+    """An answer as it is compared."""
+    return plain_words(without_punctuation(text.replace("\n", " ").replace("\t", " ").strip()))
+
+
+def accuracy(answer: str, truths: Sequence[str], rules: str = "official") -> float:
+    """Mean over all leave-one-out sets of truths of min(how many give the answer / 3, 1).
+
+    rules: "official" normalises answer and truths alike. "released": as the tool does, truths only lose their punctuation,
+    and that only where they differ among themselves.
+    """
+    if rules == "official":
+        truths = [normalise(truth) for truth in truths]
+    elif len(set(truths)) > 1:
+        truths = [without_punctuation(truth) for truth in truths]
+    given = normalise(answer)
+    hits = [truth == given for truth in truths]
+    return sum(min((sum(hits) - hit) / 3, 1) for hit in hits) / len(hits)
+
+
+class VqaScores(Sums):
+    """Mean accuracy over questions, whole and by type of answer ("yes/no", "number", "other")."""
+
+    # sums of each group: accuracy, questions
+
+    def __init__(self, rules: str = "official") -> None:
+        super().__init__(rules=check_rules(rules))
+
+    def update(self, answer: str, truths: Sequence[str], group: str = "") -> None:
+        """One question; truths: the answers of people, ten in VQAv2."""
+        if len(truths) < 2:
+            raise ValueError(f"{len(truths)} true answers; leaving one out takes at least 2")
+        self._add(group, accuracy(answer, truths, self._options["rules"]), 1)
+
+    def compute(self) -> dict[str, float]:
+        """{"accuracy", "count"} and "accuracy/<group>"; zeros for none."""
+        total = self._total(2)
+        scores = {"accuracy": float(total[0] / max(total[1], 1)), "count": float(total[1])}
+        return scores | {f"accuracy/{name}": float(row[0] / row[1]) for name, row in sorted(self._sums.items()) if name}

@@ -1,0 +1,59 @@
+"""MMBench: a spreadsheet (xlsx) of index, question, A, B, C, D, prediction; one row for each rotation of a question."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+from xml.sax.saxutils import escape
+
+from hyperseg_jax.results.server.whole_zip import whole_zip
+
+COLUMNS = ("index", "question", "A", "B", "C", "D", "prediction")
+_HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
+_MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+_OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+_PACKAGE = "http://schemas.openxmlformats.org/package/2006"
+_TYPES = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+# The parts that a workbook of one sheet is made of (ECMA-376).
+_PARTS = {
+    "[Content_Types].xml": f'<Types xmlns="{_PACKAGE}/content-types"><Default Extension="rels" ContentType="application/vnd.'
+    'openxmlformats-package.relationships+xml"/><Default Extension="xml" ContentType="application/xml"/>'
+    f'<Override PartName="/xl/workbook.xml" ContentType="{_TYPES}.sheet.main+xml"/>'
+    f'<Override PartName="/xl/worksheets/sheet1.xml" ContentType="{_TYPES}.worksheet+xml"/></Types>',
+    "_rels/.rels": f'<Relationships xmlns="{_PACKAGE}/relationships"><Relationship Id="rId1" Type="{_OFFICE}/officeDocument" '
+    'Target="xl/workbook.xml"/></Relationships>',
+    "xl/workbook.xml": f'<workbook xmlns="{_MAIN}" xmlns:r="{_OFFICE}"><sheets><sheet name="Sheet1" sheetId="1" r:id="rId1"/>'
+    "</sheets></workbook>",
+    "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{_PACKAGE}/relationships"><Relationship Id="rId1" '
+    f'Type="{_OFFICE}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+}
+
+
+def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """rows: mappings with COLUMNS as keys; index is a number, an option that a question lacks may be missing.
+
+    ValueError where an index comes twice.
+    """
+    lines, seen = [_row(COLUMNS)], set()
+    for row in rows:
+        if row["index"] in seen:
+            raise ValueError(f"index {row['index']} is answered twice")
+        seen.add(row["index"])
+        lines.append(_row([row.get(name, "") for name in COLUMNS]))
+    with whole_zip(path) as file:
+        for name, content in _PARTS.items():
+            file.writestr(name, _HEAD + content)
+        file.writestr("xl/worksheets/sheet1.xml",
+                      f'{_HEAD}<worksheet xmlns="{_MAIN}"><sheetData>{"".join(lines)}</sheetData></worksheet>')  # fmt: skip
+
+
+def _row(values: Iterable[Any]) -> str:
+    return f"<row>{''.join(map(_cell, values))}</row>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return f"<c><v>{value}</v></c>"
+    kept = "".join(sign for sign in str(value) if sign >= " " or sign in "\t\n")  # XML has no other control characters
+    return f'<c t="inlineStr"><is><t xml:space="preserve">{escape(kept)}</t></is></c>'

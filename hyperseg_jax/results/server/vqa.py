@@ -1,0 +1,20 @@
+"""VQAv2: a json list of {question_id, answer}."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterable
+
+from hyperseg_jax.results.whole import write_text
+
+
+def write(path: pathlib.Path, rows: Iterable[tuple[int, str]]) -> None:
+    """rows: (question id, answer). The server takes every question of a split, each once; ValueError where one comes twice."""
+    answers = {}
+    for question, answer in rows:
+        if question in answers:
+            raise ValueError(f"question {question} is answered twice")
+        answers[question] = " ".join(answer.split())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps([{"question_id": question, "answer": answer} for question, answer in answers.items()]))

@@ -1,0 +1,94 @@
+"""hyperseg evaluate --benchmarks: a table, sheets, files for servers; a killed evaluation goes on and counts nothing twice."""
+
+import io
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg_jax.commands.main import main
+from hyperseg_jax.training import benchmark_run
+
+MICRO = pathlib.Path(__file__).parents[1] / "micro_config.py"
+ALL = """import runpy
+def get_config():
+    return runpy.run_path({micro!r})["get_config"](("referring", "reasoning", "panoptic", "region", "video", "chat"))
+"""
+
+
+@pytest.fixture
+def evaluate(world, trained, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(ALL.format(micro=str(MICRO)))
+
+    def command(benchmarks, *more, out=tmp_path / "out"):
+        main(["evaluate", "--config", str(config), "--checkpoint", str(trained), "--benchmarks", benchmarks, "--data-root",
+              str(world), "--out", str(out), "--batch-size", "4", *more])  # fmt: skip
+        return json.loads((out / "scores.json").read_text())["scores"]
+
+    return command
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, capsys):
+    whole = evaluate("toy_referring", "--limit", "11", out=tmp_path / "whole")["toy_referring"]
+    assert whole["count"] == 11 and 0 < whole["giou"] < 1
+    assert "toy_referring" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(tmp_path / "whole" / "toy_referring.png"))
+    assert sheet.std() > 10
+
+    run, answers, calls = benchmark_run.run, benchmark_run._answers, []
+    monkeypatch.setattr(benchmark_run, "run", lambda *given, **more: run(*given, **{**more, "save_every": 1}))
+
+    def dies(runner, benchmark, task, start, stop, size):
+        calls.append((start, stop))
+        if len(calls) == 3:
+            raise Killed
+        yield from answers(runner, benchmark, task, start, stop, size)
+
+    monkeypatch.setattr(benchmark_run, "_answers", dies)
+    with pytest.raises(Killed):
+        evaluate("toy_referring", "--limit", "11")
+    assert json.loads((tmp_path / "out" / "partial" / "toy_referring.json").read_text())["done"] == 8
+    found = evaluate("toy_referring", "--limit", "11")["toy_referring"]
+    assert calls == [(0, 4), (4, 8), (8, 11), (8, 11)]
+    assert found == pytest.approx(whole, rel=1e-6)
+    assert "went on behind 8 examples" in capsys.readouterr().err
+    cases = [json.loads((tmp_path / f / "partial" / "toy_referring.json").read_text())["cases"] for f in ("out", "whole")]
+    assert [case["index"] for case in cases[0]] == [case["index"] for case in cases[1]]
+    with pytest.raises(SystemExit):
+        evaluate("toy_referring", "--limit", "10")
+    assert "is of an evaluation with examples = 11, this one has 10" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_every_kind_of_question(micro, evaluate, tmp_path):
+    names = ("toy_absent", "toy_reasoning", "toy_panoptic", "toy_instances", "toy_semantic", "toy_regions", "toy_video",
+             "toy_chat")  # fmt: skip
+    scores = evaluate(",".join(names), "--limit", "5")
+    keys = ("giou", "giou", "pq", "count", "miou", "miou", "jf", "accuracy")
+    assert all(key in scores[name] for name, key in zip(names, keys, strict=True))
+    assert all((tmp_path / "out" / f"{name}.png").exists() for name in names if name != "toy_instances")
+    with zipfile.ZipFile(tmp_path / "out" / "toy_video" / "submission.zip") as file:
+        clips = {tuple(name.split("/")[1:3]) for name in file.namelist()}
+        assert len(clips) == 5
+        assert set(np.unique(np.asarray(Image.open(io.BytesIO(file.read(file.namelist()[0])))))) <= {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [(["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: not known; choose some of refcoco"),
+     (["--benchmarks", "refcoco", "--model", "tiny"], "goes with --config and --checkpoint"),
+     (["--config", "tiny"], "give --model, or --benchmarks"), (["--model", "tiny", "--batch-size", "0"], "give one or more"),
+     (["--benchmarks", "refcoco", "--config", "tiny", "--checkpoint", "tiny", "--data-root", "/nowhere"], "refcoco_val.json")],
+)  # fmt: skip
+def test_bad_input(more, told, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", *more])
+    assert told in capsys.readouterr().err.replace("\n", " ")

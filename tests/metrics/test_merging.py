@@ -1,0 +1,131 @@
+"""Every accumulator gives the same scores however its samples are spread over hosts, and its state is JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hyperseg_jax import metrics
+
+SAMPLES = 7  # leaves a remainder for 2 and for 4
+
+
+def masks(seed, *shape):
+    return np.random.default_rng(seed).random(shape) < 0.4
+
+
+def exclusive(seed, count):
+    owner = np.random.default_rng(seed).integers(0, count + 1, (12, 12))
+    return np.arange(1, count + 1)[:, None, None] == owner
+
+
+def referring(scores, k):
+    scores.update(masks(k, 12, 12), masks(k + 50, 12, 12) & (k % 3 > 0), masks(k + 90, 12, 12), group=f"g{k % 2}")
+
+
+def clip(scores, k):
+    scores.update(masks(k, 3, 12, 12), masks(k + 50, 3, 12, 12), group=f"g{k % 2}")
+
+
+def interactive(scores, k):
+    scores.update(masks(k, 3, 12, 12), masks(k + 50, 3, 12, 12), ["point", "box", "point"])
+
+
+def panoptic(scores, k):
+    ours, true = exclusive(k % 2, 4), exclusive(k % 3, 4)
+    scores.update(ours, [k % 2, 0, 1, 2], true, [k % 2, 0, 1, 2], ("a", "b", "c"), (True, True, False))
+
+
+def semantic(scores, k):
+    draw = np.random.default_rng(k).integers(0, 3, (2, 8, 8))
+    scores.update(draw[0], draw[1], ("a", "b", "c"), masks(k, 8, 8))
+
+
+def generalized(scores, k):
+    scores.update(masks(k, 8, 8) & (k % 2 > 0), masks(k + 50, 8, 8) & (k % 3 > 0))
+
+
+def davis(scores, k):
+    scores.update(masks(k, 2, 5, 12, 12), masks(k + 50, 2, 5, 12, 12), masks(k + 90, 5, 12, 12), group=f"g{k % 2}")
+
+
+def revos(scores, k):
+    true = masks(k + 50, 3, 12, 12)
+    scores.update(masks(k, 3, 12, 12), true, true | masks(k + 90, 3, 12, 12), ("referring", "reasoning", "absent")[k % 3])
+
+
+def clicks(scores, k):
+    scores.update(np.sort(np.random.default_rng(k).random(20)).tolist())
+
+
+def mask_ap(scores, k, frames=()):
+    rng = np.random.default_rng(k)
+    target = masks(k, 3, *frames, 12, 12)
+    ours = target ^ (rng.random(target.shape) < 0.1 * (k % 4))
+    scores.update(f"picture {k}", ours, rng.integers(1, 4, 3) / 4, "aab", target, "abb")
+
+
+def video_ap(scores, k):
+    mask_ap(scores, k, frames=(2,))
+
+
+def vqa(scores, k):
+    scores.update("two dogs", ["2 dogs"] * (k % 4) + ["a cat"] * (10 - k % 4), "other" if k % 2 else "number")
+
+
+def pope(scores, k):
+    scores.update("Yes." if k % 3 else "No, it is not.", k % 2 == 0, f"g{k % 2}")
+
+
+def multiple_choice(scores, k):
+    scores.update("AB"[k % 2], "A", {"A": "cat", "B": "dog"}, k // 2, f"g{k % 3}")
+
+
+def exact(scores, k):
+    scores.update(f"{k % 2}.", "1", f"g{k % 3}")
+
+
+KINDS = {"referring": (metrics.ReferringScores, referring), "clip": (metrics.ClipScores, clip),
+         "interactive": (metrics.InteractiveScores, interactive), "panoptic": (metrics.PanopticQuality, panoptic),
+         "semantic": (metrics.SemanticScores, semantic), "generalized": (metrics.GeneralizedScores, generalized),
+         "davis": (lambda: metrics.DavisScores("unsupervised"), davis), "clicks": (metrics.ClickScores, clicks),
+         "revos": (lambda: metrics.ReVosScores("released"), revos), "mask_ap": (metrics.MaskAP, mask_ap),
+         "video_ap": (metrics.VideoAP, video_ap), "vqa": (metrics.VqaScores, vqa), "pope": (metrics.PopeScores, pope),
+         "multiple_choice": (metrics.MultipleChoiceScores, multiple_choice), "exact": (metrics.ExactScores, exact)}  # fmt: skip
+
+
+def test_every_accumulator_is_here():
+    assert {type(new()) for new, _ in KINDS.values()} == {getattr(metrics, name) for name in metrics.__all__}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_equal_the_whole(kind, parts):
+    new, feed = KINDS[kind]
+    whole, total = new(), new()
+    for k in range(SAMPLES):
+        feed(whole, k)
+    for part in range(parts):
+        seen = new()
+        for k in range(part, SAMPLES, parts):
+            feed(seen, k)
+        total.merge(type(seen).from_state(json.loads(json.dumps(seen.state()))))
+    expected = whole.compute()
+    assert expected == whole.compute() and total.compute() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert len({round(value, 6) for value in expected.values()}) > 1  # else nothing was told apart
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_seen_is_no_error(kind):
+    new, _ = KINDS[kind]
+    total = new()
+    total.merge(type(total).from_state(new().state()))
+    assert all(np.isfinite(value) for value in total.compute().values())
+
+
+def test_scores_by_different_rules_do_not_mix():
+    with pytest.raises(ValueError, match="cannot be added"):
+        metrics.ReferringScores().merge(metrics.ReferringScores("released"))
+    with pytest.raises(ValueError, match="official, released"):
+        metrics.ReVosScores("other")
+    assert metrics.ReVosScores.from_state(metrics.ReVosScores("released").state()).state()["options"] == {"rules": "released"}

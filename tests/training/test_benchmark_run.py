@@ -1,0 +1,62 @@
+"""Clips go through frame by frame, each frame fed with what the one before left, whatever the lengths in a batch."""
+
+import numpy as np
+import pytest
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.training import benchmark_run, benchmarks
+
+SIDE = 96
+
+
+def clip(name, length):
+    """The truth of frame t is its first 8 * (t + 1) rows."""
+    masks = np.arange(SIDE)[None, :, None] < 8 * (np.arange(length)[:, None, None] + 1)
+    masks = np.broadcast_to(masks, (length, SIDE, SIDE))
+    prompt = Prompt(task="video", text="the rows", masks=masks[None], key=f"{name}/0")
+    return Example(name, np.zeros((length, SIDE, SIDE, 3), np.uint8), (prompt,), tuple(str(t) for t in range(length)))
+
+
+def predict(params, batch, query=None):
+    """Marks 8 rows more than it did on the frame before."""
+    rows = len(batch["images"])
+    seen = np.zeros(rows) if query is None else query
+    marked = np.where(np.arange(SIDE)[:, None] < 8 * (seen[:, None, None] + 1), 9.0, -9.0)
+    logits = np.broadcast_to(marked, (rows, SIDE, SIDE))[:, None, None, None]
+    return {"mask_logits": logits, "expression": np.full((rows, 1, 1, 1), 9.0), "next_query": seen + 1}
+
+
+def task_of(examples):
+    config = configs.load("tiny")
+    sizes = systems.get("hyperseg").batch_spec(config, {"length": 128})
+    return Task("clips", None, examples, 0, sizes, Tokenizer.toy())
+
+
+LINE = benchmarks.BENCHMARKS["toy_video"]
+
+
+def test_clips_of_many_lengths():
+    task = task_of([clip(f"clip{k}", length) for k, length in enumerate((2, 5, 3, 1))])
+    found = benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task, batch_size=3)
+    assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 4
+    assert [(row["key"], len(row["masks"])) for *_, row in found.rows] == [("clip0/0", 2), ("clip1/0", 5), ("clip2/0", 3),
+                                                                           ("clip3/0", 1)]  # fmt: skip
+
+
+def test_several_prompts_are_refused_not_lost():
+    one = clip("a", 1)
+    task = task_of([Example("a", one.frames, one.prompts * 2)])
+    with pytest.raises(UserError, match="2 prompts; a benchmark's reader gives them one by one"):
+        benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task)
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    kept = tmp_path / "clips.json"
+    kept.write_text('{"asked": {}')
+    with pytest.raises(UserError, match=r"clips.json: is not a partial evaluation .*; remove it to start anew"):
+        benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task_of([clip("a", 1)]), kept=kept)
