@@ -30,6 +30,11 @@ READERS: dict[str, Callable[..., Any]] = {
     "interactive": formats.CocoInteractive,
     "reasonseg": formats.ReasonSeg,
     "revos": formats.ReVos,
+    "davis2016": formats.Davis2016,
+    "davis2017": formats.Davis2017,
+    "ref_davis": formats.RefDavis,
+    "ref_youtube_vos": formats.RefYouTubeVos,
+    "youtube_vis": formats.YouTubeVis,
     "llava": formats.Llava,
 }
 
