@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from hyperseg_jax.data.video_files import is_video, picture_files, read_frames
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.answers import Segment
 from hyperseg_jax.results.drawing import draw_segments, save_image
@@ -43,6 +42,7 @@ def run(parsed: argparse.Namespace) -> None:
         raise UserError("--stuff goes with --classes; name the things to find there")
     if not parsed.image.exists():
         raise UserError(f"{parsed.image}: no such file or folder")
+    from hyperseg_jax.data.video_files import is_video, picture_files, read_frames
     from hyperseg_jax.predictors.model import load, read_picture
 
     console, absent = Console(stderr=True), (None if parsed.always else 0.5)
@@ -57,7 +57,8 @@ def run(parsed: argparse.Namespace) -> None:
         if is_clip:
             frames = []
             found_in = model.segment_clip(read_frames(parsed.image), parsed.text, absent_below=absent)
-            for (name, stem), (frame, segments) in zip(_frame_names(parsed.image), found_in, strict=False):
+            names = _names_of(picture_files(parsed.image)) if parsed.image.is_dir() else _numbers()
+            for (name, stem), (frame, segments) in zip(names, found_in, strict=False):
                 frames.append({"frame": name, "segments": _write(out, stem, frame, segments)})
             report |= {"text": parsed.text, "frames": frames}
             said = f"{len(frames)} frames, {parsed.text!r} found in {sum(bool(f['segments']) for f in frames)}"
@@ -77,13 +78,15 @@ def run(parsed: argparse.Namespace) -> None:
     console.print(f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/", highlight=False, markup=False)
 
 
-def _frame_names(clip: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """(name, stem of the results) of each frame: its file's, or its number in a video file, without end."""
-    if not clip.is_dir():
-        return ((f"{k:06d}", f"{k:06d}") for k in itertools.count())
-    files = picture_files(clip)
+def _names_of(files: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
+    """(name, stem of the results) of each frame of a folder."""
     same = len({path.stem for path in files}) < len(files)  # 1.jpg beside 1.png
     return ((path.name, path.name if same else path.stem) for path in files)
+
+
+def _numbers() -> Iterator[tuple[str, str]]:
+    """The same for a video file, without end: numbers from 0."""
+    return ((f"{k:06d}", f"{k:06d}") for k in itertools.count())
 
 
 def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: list[Segment]) -> list[dict]:

@@ -66,7 +66,7 @@ def test_davis_2017_follows_what_the_first_frame_shows(written):
 
 def test_davis_2017_unsupervised_and_void(copy):
     home = copy("davis2017")
-    path = home / "Annotations_unsupervised" / "480p" / "train-0" / "00001.png"
+    path = home / "Annotations_unsupervised" / "480p" / "train-0" / "00000.png"
     with Image.open(path) as image:
         owner = np.array(image)
     owner[:5] = video_folders.VOID
@@ -75,8 +75,8 @@ def test_davis_2017_unsupervised_and_void(copy):
     found, _, _ = drawn("train", 0)
     assert (prompt.task, prompt.classes, prompt.things, prompt.regions) == ("panoptic", ("object",), (True,), None)
     assert len(prompt.masks) == len(prompt.labels) == len(found.things) and set(prompt.labels) == {0}
-    assert prompt.ignore[1, :5].all() and prompt.ignore.sum() == prompt.ignore[1, :5].sum()
-    assert not prompt.masks[:, 1, :5].any() and np.array_equal(prompt.masks[:, 0], found.masks[:, 0])
+    assert prompt.ignore[0, :5].all() and prompt.ignore.sum() == prompt.ignore[0, :5].sum()
+    assert not prompt.masks[:, 0, :5].any() and np.array_equal(prompt.masks[:, 1], found.masks[:, 1])
 
 
 def test_davis_2016_has_one_object_in_either_release(written):
