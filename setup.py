@@ -46,6 +46,7 @@ EXTRAS = {  # optional; each says what it is for
         "ruff==0.17.5",
         "mypy==2.4.1",
         "setuptools>=77,<85",  # builds a wheel in a test
+        "av>=14.4,<19",  # writes the videos that are read in tests
         *NOTEBOOKS,
     ],
 }

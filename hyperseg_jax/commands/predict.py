@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from hyperseg_jax.results.whole import whole_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=pathlib.Path, help="a picture, or a folder of frames")
+    parser.add_argument("image", type=pathlib.Path, help="a picture, a video file, or a folder of frames")
     parser.add_argument("text", nargs="?", help='what to segment: "the red ring left of the square"')
     parser.add_argument("--model", default="tiny", help="a workdir, a model folder, or a shipped model (tiny)")
     parser.add_argument("--classes", help="comma-separated things to find, every instance apart: 'red ring,blue star'")
@@ -41,26 +42,26 @@ def run(parsed: argparse.Namespace) -> None:
         raise UserError("--stuff goes with --classes; name the things to find there")
     if not parsed.image.exists():
         raise UserError(f"{parsed.image}: no such file or folder")
-    from hyperseg_jax.predictors.model import load, picture_files, read_picture
+    from hyperseg_jax.data.video_files import is_video, picture_files, read_frames
+    from hyperseg_jax.predictors.model import load, read_picture
 
     console, absent = Console(stderr=True), (None if parsed.always else 0.5)
-    is_clip = parsed.image.is_dir()
+    is_clip = is_video(parsed.image)
     if is_clip and parsed.text is None:
-        raise UserError(f"{parsed.image} is a folder of frames; give a text to segment it by")
-    files = picture_files(parsed.image) if is_clip else [parsed.image]
-    frame = read_picture(files[0])  # before the model, which takes a while to load
+        raise UserError(f"{parsed.image} is a clip; give a text to segment it by")
+    frame = next(read_frames(parsed.image)) if is_clip else read_picture(parsed.image)  # before the model, which takes a while
     drawn, labels = _draw_regions(parsed.point, parsed.box, frame.shape[:2])
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
     with _results(parsed.out) as out:
         if is_clip:
-            same = len({path.stem for path in files}) < len(files)  # 1.jpg beside 1.png
             frames = []
-            for path, (frame, segments) in zip(files, model.segment_clip(files, parsed.text, absent_below=absent), strict=True):
-                stem = path.name if same else path.stem
-                frames.append({"frame": path.name, "segments": _write(out, stem, frame, segments)})
+            found_in = model.segment_clip(read_frames(parsed.image), parsed.text, absent_below=absent)
+            names = _names_of(picture_files(parsed.image)) if parsed.image.is_dir() else _numbers()
+            for (name, stem), (frame, segments) in zip(names, found_in, strict=False):
+                frames.append({"frame": name, "segments": _write(out, stem, frame, segments)})
             report |= {"text": parsed.text, "frames": frames}
-            said = f"{len(files)} frames, {parsed.text!r} found in {sum(bool(f['segments']) for f in frames)}"
+            said = f"{len(frames)} frames, {parsed.text!r} found in {sum(bool(f['segments']) for f in frames)}"
         else:
             if parsed.text is not None:
                 segments = model.segment(frame, parsed.text, absent_below=absent)
@@ -75,6 +76,17 @@ def run(parsed: argparse.Namespace) -> None:
             said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the picture, score {s.score:.2f})" for s in segments)
         (out / "result.json").write_text(json.dumps(report, indent=2) + "\n")
     console.print(f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/", highlight=False, markup=False)
+
+
+def _names_of(files: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
+    """(name, stem of the results) of each frame of a folder."""
+    same = len({path.stem for path in files}) < len(files)  # 1.jpg beside 1.png
+    return ((path.name, path.name if same else path.stem) for path in files)
+
+
+def _numbers() -> Iterator[tuple[str, str]]:
+    """The same for a video file, without end: numbers from 0."""
+    return ((f"{k:06d}", f"{k:06d}") for k in itertools.count())
 
 
 def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: list[Segment]) -> list[dict]:

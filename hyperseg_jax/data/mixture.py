@@ -27,8 +27,9 @@ class Mixture:
     """Random access to the endless stream of ready elements.
 
     tasks: {name: task} with `train` (a random-access reader), `ratio`, and `prepare(example, rng)`. Randomness of an element
-    (class order, mirroring) is keyed by the seed and its global index, so it differs from epoch to epoch and not from host
-    to host. first: (task, steps), what the stream begins with.
+    (class order, mirroring; the frames of a clip, where the reader has `sample(record, rng)`) is keyed by the seed and its
+    global index, so it differs from epoch to epoch and not from host to host. first: (task, steps), what the stream begins
+    with.
     """
 
     def __init__(self, tasks: Mapping[str, Any], batch_size: int, seed: int, first: tuple[str, int] = ("", 0)) -> None:
@@ -36,7 +37,7 @@ class Mixture:
         self._cycle = cycle({name: task.ratio for name, task in self._tasks.items()})
         self._batch_size, self._seed, self._first = batch_size, seed, first
         self._streams = {
-            name: grain.MapDataset.source(task.train).seed(seed + k).shuffle().repeat()
+            name: grain.MapDataset.range(len(task.train)).seed(seed + k).shuffle().repeat()
             for k, (name, task) in enumerate(sorted(self._tasks.items()))
         }
         self._rank = [self._cycle[:k].count(name) for k, name in enumerate(self._cycle)]
@@ -56,5 +57,8 @@ class Mixture:
         return np.iinfo(np.int32).max // self._batch_size * self._batch_size
 
     def __getitem__(self, index: int) -> Any:
-        name, record = self.locate(index)
-        return self._tasks[name].prepare(self._streams[name][record], np.random.default_rng((self._seed, index)))
+        name, position = self.locate(index)
+        task, rng = self._tasks[name], np.random.default_rng((self._seed, index))
+        record = int(self._streams[name][position])
+        example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
+        return task.prepare(example, rng)

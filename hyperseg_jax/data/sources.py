@@ -37,6 +37,8 @@ READERS: dict[str, Callable[..., Any]] = {
     "folder": formats.Folder,
     "gqa": formats.Gqa,
     "interactive": formats.CocoInteractive,
+    "davis2016": formats.Davis2016,
+    "davis2017": formats.Davis2017,
     "labelme": formats.LabelMe,
     "llava": formats.Llava,
     "mmbench": formats.MmBench,
@@ -48,10 +50,13 @@ READERS: dict[str, Callable[..., Any]] = {
     "reasonseg": formats.ReasonSeg,
     "refcoco": formats.RefCoco,
     "refcoco_refs": formats.RefCocoRefs,
+    "ref_davis": formats.RefDavis,
+    "ref_youtube_vos": formats.RefYouTubeVos,
     "revos": formats.ReVos,
     "scienceqa": formats.ScienceQa,
     "visual_genome": formats.VisualGenome,
     "vqav2": formats.VqaV2,
+    "youtube_vis": formats.YouTubeVis,
 }
 
 ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no sizes

@@ -176,11 +176,3 @@ def _text(text: str) -> str:
     if not text.strip(" ."):
         raise UserError("the prompt is empty; say what to segment")
     return text.strip()
-
-
-def picture_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures of a folder in name order: the frames of a clip."""
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp"))
-    if not found:
-        raise UserError(f"{folder}: no pictures here; give a folder of JPEG or PNG frames")
-    return found

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +75,26 @@ def test_a_folder_of_frames_of_different_sizes(trained, picture, tmp_path):
     assert [f["frame"] for f in found["frames"]] == ["a.jpg", "b.png"]
     for frame, size in zip(found["frames"], ((90, 120), (150, 100)), strict=True):
         check_masks(tmp_path / "out", frame["segments"], size)
+
+
+def test_a_video_file(trained, picture, tmp_path, capsys):
+    path = tmp_path / "clip.mp4"
+    with Image.open(picture) as opened, av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 150, 100, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.asarray(opened.convert("RGB")), format="rgb24")
+        for packet in (*stream.encode(frame), *stream.encode(frame), *stream.encode()):
+            container.mux(packet)
+    found = predict(trained, tmp_path / "out", path, "the thing that moves", "--always")
+    assert [f["frame"] for f in found["frames"]] == ["000000", "000001"] and "2 frames" in capsys.readouterr().err
+    for frame in found["frames"]:
+        check_masks(tmp_path / "out", frame["segments"], (150, 100))
+    assert (tmp_path / "out" / "000001_overlay.png").exists()
+    for content, told in ((b"hello", "cannot be read as a video"), (path.read_bytes(), "give a text")):
+        path.write_bytes(content)
+        with pytest.raises(SystemExit) as stopped:
+            predict(trained, tmp_path / "out", path, *(["a cat"] if content == b"hello" else ["--classes", "a cat"]))
+        assert stopped.value.code == 2 and told in capsys.readouterr().err
 
 
 def test_a_failure_leaves_earlier_results_alone(trained, picture, tmp_path, monkeypatch):

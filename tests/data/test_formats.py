@@ -156,13 +156,16 @@ def test_revos_unions_and_gaps(root):
     assert len(revos(root, group_by_clip=True)[0].prompts) == 2
 
 
-def test_revos_frames_are_in_order_and_repeat_at_the_end(root):
-    for seed in range(5):
-        reader = revos(root, frames=3, seed=seed)
-        assert reader[0].frames.shape[0] == 3
-        times = reader._times(0, 4)
-        assert (np.diff(times) > 0).all() and times.max() <= 3
-    assert revos(root, frames=6)._times(0, 4).tolist() == [0, 1, 2, 3, 3, 3]
+def test_revos_clips_are_drawn(root):
+    shown = lambda **options: revos(root, **options)[0].prompts[0].masks.any((0, 2, 3)).tolist()
+    assert shown(frames=6) == [True, False, True, True, True, True]  # in order, the last repeated
+    only_second = [None, masks.encode(SQUARE), None, None]
+    for seed in range(6):
+        jumps = revos(root, only_second, frames=3, sampling="jump", seed=seed, group_by_clip=True)
+        jumps._masks.content["6"] = [None] * 4
+        assert jumps[0].prompts[0].masks.any((0, 2, 3)).tolist() == [False, True, False]  # the key frame is the middle one
+    with pytest.raises(UserError, match="sampling='even' is unknown"):
+        revos(root, sampling="even")
 
 
 def interactive(root, ann, **options):

@@ -51,6 +51,22 @@ def test_one_task_may_come_first():
     assert {seen[record] for record in range(200, 205)} == {8}  # 10 batches of b: no record is lost where the cycle begins
 
 
+class Drawn(list):
+    """A reader that draws."""
+
+    def sample(self, record, rng):
+        return self[record] + 1000 * int(rng.integers(1, 100))
+
+
+def test_clips_are_drawn_anew_each_epoch_and_the_same_anywhere():
+    mixture, again = (Mixture({"a": Counting(Drawn(range(5)), 1)}, batch_size=5, seed=3) for _ in range(2))
+    seen = [int(mixture[i]["record"]) for i in range(20)]
+    assert [int(again[i]["record"]) for i in reversed(range(20))] == seen[::-1]
+    for epoch in range(4):
+        assert sorted(value % 1000 for value in seen[5 * epoch : 5 * epoch + 5]) == list(range(5))
+    assert min(seen) >= 1000 and len({value for value in seen if value % 1000 == 2}) > 2
+
+
 def batches(count, *, start=0, rows=None, workers=0):
     with Stream(Mixture(tasks(), 4, seed=3), 4, position=4 * start, rows=rows, workers=workers) as stream:
         found = [next(stream) for _ in range(count)]

@@ -9,6 +9,7 @@ from hyperseg_jax.data.formats.coco_instances import CocoInstances
 from hyperseg_jax.data.formats.coco_marks import CocoMarks
 from hyperseg_jax.data.formats.coco_panoptic import CocoPanoptic
 from hyperseg_jax.data.formats.coco_stuff import CocoStuff
+from hyperseg_jax.data.formats.davis import Davis2016, Davis2017
 from hyperseg_jax.data.formats.folder import Folder
 from hyperseg_jax.data.formats.gqa import Gqa
 from hyperseg_jax.data.formats.interactive import CocoInteractive
@@ -21,15 +22,19 @@ from hyperseg_jax.data.formats.pascal_voc import PascalVoc20
 from hyperseg_jax.data.formats.pope import Pope
 from hyperseg_jax.data.formats.prepared import Prepared
 from hyperseg_jax.data.formats.reasonseg import ReasonSeg
+from hyperseg_jax.data.formats.ref_davis import RefDavis
+from hyperseg_jax.data.formats.ref_youtube_vos import RefYouTubeVos
 from hyperseg_jax.data.formats.refcoco import RefCoco
 from hyperseg_jax.data.formats.refcoco_refs import RefCocoRefs
 from hyperseg_jax.data.formats.revos import ReVos
 from hyperseg_jax.data.formats.scienceqa import ScienceQa
 from hyperseg_jax.data.formats.visual_genome import VisualGenome
 from hyperseg_jax.data.formats.vqav2 import VqaV2
+from hyperseg_jax.data.formats.youtube_vis import YouTubeVis
 
 __all__ = [
-    "Ade20k", "Cityscapes", "CocoInstances", "CocoInteractive", "CocoMarks", "CocoPanoptic", "CocoStuff", "Folder", "Gqa",
-    "LabelMe", "Llava", "MmBench", "Objects365", "PascalContext59", "PascalVoc20", "Pope", "Prepared", "ReVos", "ReasonSeg",
-    "RefCoco", "RefCocoRefs", "ScienceQa", "VisualGenome", "VqaV2",
+    "Ade20k", "Cityscapes", "CocoInstances", "CocoInteractive", "CocoMarks", "CocoPanoptic", "CocoStuff", "Davis2016",
+    "Davis2017", "Folder", "Gqa", "LabelMe", "Llava", "MmBench", "Objects365", "PascalContext59", "PascalVoc20", "Pope",
+    "Prepared", "ReVos", "ReasonSeg", "RefCoco", "RefCocoRefs", "RefDavis", "RefYouTubeVos", "ScienceQa", "VisualGenome",
+    "VqaV2", "YouTubeVis",
 ]  # fmt: skip

@@ -165,6 +165,17 @@ def _instead(size: tuple[int, int] | None, kind: str, message: str) -> np.ndarra
     return np.zeros((*size, 3), np.uint8)
 
 
+def picture_shape(path: pathlib.Path) -> tuple[int, int]:
+    """(height, width) of a picture file out of its first bytes. UserError where it is missing or no picture."""
+    try:
+        with Image.open(path) as file:
+            return file.height, file.width
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such picture; check the picture folder") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as a picture ({error}); download it again or remove it") from error
+
+
 def existing_folder(path: str | os.PathLike) -> pathlib.Path:
     """The path, or a UserError where there is no such folder."""
     path = pathlib.Path(path)

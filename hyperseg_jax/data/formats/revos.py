@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from hyperseg_jax.data.clip_sampling import Sampling
 from hyperseg_jax.data.formats import files, masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -27,7 +28,8 @@ class ReVos:
         *,
         foreground_path: str | os.PathLike | None = None,
         frames: int | None = None,
-        max_stride: int = 3,
+        sampling: str = "stride",
+        reach: int | None = None,
         group_by_clip: bool = False,
         prompts_per_example: int = 4,
         seed: int = 0,
@@ -35,18 +37,16 @@ class ReVos:
         """mask_path: mask_dict.json. frame_root: the folder of the video folders (JPEGImages).
         foreground_path: mask_dict_foreground.json, {video: {masks_rle: [run lengths for each frame]}}, for robustness.
 
-        frames: this many, evenly spaced by 1..max_stride, from a place drawn from seed and index; a shorter video repeats
-        its last one. None: all of them. group_by_clip: an example carries up to prompts_per_example of one video.
+        frames, sampling, reach: see clip_sampling.Sampling; with jumps, the key frame shows what is spoken of.
+        group_by_clip: an example carries up to prompts_per_example of one video. seed: clips are drawn from it and the index.
         """
-        for name, value in (("frames", frames or 1), ("max_stride", max_stride), ("prompts_per_example", prompts_per_example)):
-            if value < 1:
-                raise UserError(f"{name}={value} is too few; give at least 1")
+        if prompts_per_example < 1:
+            raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
         self._meta = files.Json(meta_path, dict)
         self._masks = files.Json(mask_path, dict)
         self._foreground = files.Json(foreground_path, dict) if foreground_path else None
         self._root = files.existing_folder(frame_root)
-        self._frames = frames
-        self._max_stride = max_stride
+        self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
         self._items: list[tuple[str, list[str]]] = []
         for video, record in files.field(self._meta.content, "videos", str(self._meta.path)).items():
@@ -59,28 +59,39 @@ class ReVos:
         return len(self._items)
 
     def __getitem__(self, index: int) -> Example:
+        return self.sample(index, np.random.default_rng([self._seed, index]))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Example:
+        """Expressions with their video, or a clip of it drawn with rng."""
         video, keys = self._items[index]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
         size = files.picture_size(record, where)
         names = files.field(record, "frames", where)
-        times = self._times(index, len(names))
+        times = self._times([record["expressions"][key] for key in keys], len(names), rng)
         frames = np.stack([files.read_picture(self._root / video / f"{names[t]}.jpg", size) for t in times])
         foreground = self._objects(video, times, size)
         prompts = tuple(
-            self._prompt(files.field(record["expressions"], key, where), times, size, f"{video}/{key}", foreground)
+            self._prompt(files.field(record["expressions"], key, where), times, len(names), size, f"{video}/{key}", foreground)
             for key in keys
         )
         return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
 
-    def _times(self, index: int, length: int) -> np.ndarray:
-        if self._frames is None:
-            return np.arange(length)
-        rng = np.random.default_rng([self._seed, index])
-        longest = max(1, (length - 1) // max(1, self._frames - 1))
-        stride = int(rng.integers(1, min(self._max_stride, longest) + 1))
-        start = int(rng.integers(max(1, length - stride * (self._frames - 1))))
-        return np.minimum(start + stride * np.arange(self._frames), length - 1)
+    def _times(self, said: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
+        tracks = [self._track(number, length) for expression in said for number in expression.get("anno_id", ())]
+        if self._sampling.rule != "jump" or not tracks:
+            return self._sampling.times(length, rng)
+        return self._sampling.times_that_show(length, rng, lambda t: any(track[t] is not None for track in tracks))
+
+    def _track(self, number: int, length: int) -> list:
+        """The run lengths of an annotation, or None, for each of the video's frames."""
+        track = files.field(self._masks.content, str(number), str(self._masks.path))
+        if len(track) < length:
+            raise UserError(
+                f"{self._masks.path}: annotation {number} has {len(track)} frames, its video {length}; "
+                "take both files from one release"
+            )
+        return track
 
     def _objects(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
         """Every object of the clip, bool [T, H, W]; None where no file tells."""
@@ -98,19 +109,14 @@ class ReVos:
         return drawn
 
     def _prompt(
-        self, expression: dict, times: np.ndarray, size: tuple[int, int], key: str, foreground: np.ndarray | None
+        self, expression: dict, times: np.ndarray, length: int, size: tuple[int, int], key: str, foreground: np.ndarray | None
     ) -> Prompt:
         where = f"{self._meta.path} {key}"
         target = np.zeros((len(times), *size), bool)
         named = files.field(expression, "anno_id", where)
         for number in named:
-            track = files.field(self._masks.content, str(number), str(self._masks.path))
+            track = self._track(number, length)
             for k, t in enumerate(times):
-                if t >= len(track):
-                    raise UserError(
-                        f"{self._masks.path}: annotation {number} has {len(track)} frames, {where} has more; "
-                        "take both files from one release"
-                    )
                 if track[t] is not None:
                     target[k] |= masks.decode(track[t], *size, f"{self._masks.path} {number}, frame {t}")
         kind = TYPES.get(expression.get("type_id", 0), "")

@@ -1,0 +1,84 @@
+"""Frames out of video files and streams, one at a time, whatever their length. PyAV (the `video` extra) decodes."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from hyperseg_jax.data.formats import files
+from hyperseg_jax.errors import UserError
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def is_video(path: pathlib.Path) -> bool:
+    """Whether read_frames makes a clip of it: a folder, or a file that is called as videos are."""
+    return path.is_dir() or path.suffix.lower() in VIDEOS
+
+
+def picture_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures of a folder in name order: the frames of a clip."""
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+    if not found:
+        raise UserError(f"{folder}: no pictures here; give a folder of JPEG or PNG frames")
+    return found
+
+
+def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarray]:
+    """The frames of a video in order, uint8 [H, W, 3], turned upright; one in memory at a time, besides the decoder's few.
+
+    source: a video file, a folder of pictures, or a binary stream (an open file, a pipe, a socket's file).
+    UserError for what is missing, no video, or damaged: it names the frame, and comes when that one is asked for.
+    """
+    if not isinstance(source, str | os.PathLike):
+        yield from _decode(source, getattr(source, "name", "the stream"))
+        return
+    path = pathlib.Path(source)
+    if path.is_dir():
+        for picture in picture_files(path):
+            yield files.read_picture(picture)
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}); check the path of the video") from error
+    with file:
+        yield from _decode(file, path)
+
+
+def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """FFmpeg reads through the file object only, so no name is taken for an address."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(f"{name}: a video file needs PyAV; pip install 'hyperseg-jax[video]', or give its frames") from error
+    count, seconds = 0, 0.0
+    try:
+        with av.open(file, "r") as container:
+            if not container.streams.video or container.streams.video[0].codec_context is None:
+                raise UserError(f"{name}: has no video that can be decoded; convert it, or give a folder of frames")
+            for frame in container.decode(container.streams.video[0]):
+                if frame.is_corrupt:
+                    raise UserError(f"{name}: frame {count} is damaged; download or write it again")
+                yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+                count, seconds = count + 1, frame.time or 0.0
+            told = _told_seconds(container.streams.video[0].metadata.get("DURATION", ""))
+            if told > seconds + 1:
+                raise UserError(f"{name}: ends after {seconds:.1f} of its {told:.1f} seconds; download or write it again")
+    except (av.FFmpegError, OSError) as error:
+        at = f"after frame {count - 1}" if count else "as a video"
+        raise UserError(f"{name}: cannot be read {at} ({error.strerror}); download or write it again") from error
+    if not count:
+        raise UserError(f"{name}: holds no frames; download or write it again")
+
+
+def _told_seconds(text: str) -> float:
+    """What Matroska says of a stream's length, as 00:01:02.500000000; else 0. Such a file ends early without an error."""
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text)
+    return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3]) if found else 0.0

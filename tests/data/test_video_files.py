@@ -1,0 +1,162 @@
+"""Frames of video files, streams and folders: all of them, upright, in bounded memory; damaged files are named."""
+
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg_jax.data.video_files import read_frames
+from hyperseg_jax.errors import UserError
+
+SIZE = (48, 64)
+COUNT = 30
+
+
+def pictures(count=COUNT, size=SIZE):
+    """A bar that grows to the right, and a stripe at the top."""
+    for t in range(count):
+        frame = np.full((*size, 3), 40, np.uint8)
+        frame[:, : 2 * t] = 200
+        frame[:8] = (250, 20, 20)
+        yield frame
+
+
+def write(path, frames=None, codec="mpeg4", **options):
+    with av.open(str(path), "w", options=options) as container:
+        stream = None
+        for frame in pictures() if frames is None else frames:
+            if stream is None:
+                stream = container.add_stream(codec, rate=10)
+                stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def check(frames):
+    found = list(frames)
+    assert len(found) == COUNT
+    for frame, wanted in zip(found, pictures(), strict=True):
+        assert frame.dtype == np.uint8 and frame.shape == wanted.shape and frame.flags.c_contiguous
+        assert np.abs(frame.astype(int) - wanted).mean() < 8
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "c: strange.avi"])
+def test_a_file_a_stream_and_a_folder_are_the_same_clip(tmp_path, name):
+    path = write(tmp_path / name)
+    check(read_frames(path))
+    check(read_frames(str(path)))
+    check(read_frames(io.BytesIO(path.read_bytes())))
+    with path.open("rb") as file:
+        check(read_frames(file))
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for t, frame in enumerate(pictures()):
+        Image.fromarray(frame).save(folder / f"{t:03d}.png")
+    check(read_frames(folder))
+
+
+def test_a_pipe_that_cannot_be_wound_back(tmp_path):
+    data = write(tmp_path / "a.mkv").read_bytes()
+    out, into = os.pipe()
+
+    def feed():
+        with os.fdopen(into, "wb") as file:
+            file.write(data)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    with os.fdopen(out, "rb") as file:
+        check(read_frames(file))
+    thread.join()
+
+
+def test_a_telephone_held_upright(tmp_path):
+    """The matrix of the mp4's track header says a quarter turn to the right; players obey."""
+    path = write(tmp_path / "a.mp4")
+    data = path.read_bytes()
+    one = lambda value: int(value * 65536).to_bytes(4, "big", signed=True)
+    none, last = bytes(4), (1 << 30).to_bytes(4, "big")
+    matrix = lambda a, b, c, d: one(a) + one(b) + none + one(c) + one(d) + none + none + none + last
+    at = data.index(b"tkhd")
+    place = data.index(matrix(1, 0, 0, 1), at)
+    path.write_bytes(data[:place] + matrix(0, 1, -1, 0) + data[place + 36 :])
+    frame = next(read_frames(path))
+    assert frame.shape == (64, 48, 3)
+    assert frame[:, -6:, 0].min() > 200 and frame[:, -6:, 1].max() < 90  # the stripe at the top lies at the right
+
+
+def test_memory_stays_flat(tmp_path):
+    """500 frames of 320 x 240 are 115 MB; from the 50th on, the process that reads them one by one grows by less than 12 MB."""
+    path = write(tmp_path / "long.mp4", pictures(500, (240, 320)))
+    code = """
+import resource, sys
+from hyperseg_jax.data.video_files import read_frames
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+for count, frame in enumerate(read_frames(sys.argv[1]), 1):
+    if count == 50:
+        before = peak()
+print(count, peak() - before)
+"""
+    root = pathlib.Path(__file__).parents[2]
+    shown = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd=root, check=True)
+    count, grown = shown.stdout.split()
+    assert int(count) == 500 and float(grown) < 12
+
+
+def whole_and_error(path):
+    """(frames given before it, the line)."""
+    count = 0
+    with pytest.raises(UserError) as caught:
+        for _ in read_frames(path):
+            count += 1
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    return count, str(caught.value)
+
+
+def test_broken_files_are_named(tmp_path):
+    data = write(tmp_path / "whole.mp4", movflags="faststart").read_bytes()
+    path = tmp_path / "broken.mp4"
+    for content in (b"", b"hello", data[:200]):
+        path.write_bytes(content)
+        count, told = whole_and_error(path)
+        assert count == 0 and ("cannot be read as a video" in told or "has no video that can be decoded" in told)
+    path.write_bytes(data[: len(data) * 3 // 4])
+    count, told = whole_and_error(path)
+    assert 0 < count < COUNT and (f"after frame {count - 1}" in told or f"frame {count} is damaged" in told)
+    noise = np.random.default_rng(0).bytes(400)
+    path.write_bytes(data[: len(data) * 2 // 3] + noise + data[len(data) * 2 // 3 + 400 :])
+    assert "frame" in whole_and_error(path)[1]
+    matroska = tmp_path / "cut.mkv"
+    matroska.write_bytes(write(tmp_path / "whole.mkv").read_bytes()[:1400])
+    count, told = whole_and_error(matroska)
+    assert 0 < count < COUNT and "of its 3.0 seconds" in told
+    (tmp_path / "empty").mkdir()
+    assert "no pictures here" in whole_and_error(tmp_path / "empty")[1]
+    assert "cannot be opened (No such file" in whole_and_error(tmp_path / "none.mp4")[1]
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    path = tmp_path / "sound.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        for packet in (*stream.encode(frame), *stream.encode()):
+            container.mux(packet)
+    assert "has no video that can be decoded" in whole_and_error(path)[1]
+
+
+def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert "pip install 'hyperseg-jax[video]'" in whole_and_error(path)[1]
