@@ -152,7 +152,7 @@ def _scalar(value: Any) -> str:
 
 def main(run: Callable[[Sequence[str]], int]) -> None:
     """Runs a script; LaunchError is one line and exit code 2. SIGTERM ends a script as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt, also where Ctrl-C is ignored
     try:
         status = run(sys.argv[1:])
     except LaunchError as error:

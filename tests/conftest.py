@@ -5,6 +5,7 @@ import fcntl
 import importlib.util
 import os
 import pathlib
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -31,7 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One compilation cache for all workers and the processes that tests start."""
+    """One compilation cache for all workers and the processes that tests start; and Ctrl-C reaches those, even where whoever
+    started the tests ignores it (as a shell does for what it runs in the background)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(config.cache.mkdir("jax"))))
     jax.config.update("jax_compilation_cache_dir", folder)
 
