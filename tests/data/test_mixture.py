@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import multiprocessing
 import os
+import pathlib
 import signal
 
 import numpy as np
@@ -92,8 +93,9 @@ def test_each_host_feeds_its_rows_of_the_batch_of_one_host(hosts):
         same(batches(6, start=3, rows=rows), [{name: leaf[list(rows)] for name, leaf in step.items()} for step in whole])
 
 
-def test_workers_change_nothing_and_outlive_ctrl_c():
+def test_workers_change_nothing_and_outlive_ctrl_c(monkeypatch):
     """Workers get the terminal's Ctrl-C as well; the batch under way still arrives, and they end with the stream."""
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[2])  # where workers find this module
     with Stream(Mixture(tasks(), 4, seed=3), 4, rows=(2, 3), workers=2) as stream:
         found = [next(stream)]
         workers = multiprocessing.active_children()
