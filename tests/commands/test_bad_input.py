@@ -58,7 +58,7 @@ PREDICT = {
     "two prompts": ("good.jpg 'a ring' --point 3,3", "one way", "--classes"),
     "stuff alone": ("good.jpg 'a ring' --stuff grass", "--stuff", "--classes"),
     "classes without names": ("good.jpg --classes ,", "class names", "each with text"),
-    "frames by point": ("frames --point 3,3", "folder of frames", "give a text"),
+    "frames by point": ("frames --point 3,3", "frames is a clip", "give a text"),
     "point outside": ("good.jpg --point 9999,3", "--point 9999,3", "not inside the picture"),
     "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "not inside the picture"),
