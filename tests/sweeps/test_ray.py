@@ -167,8 +167,8 @@ def test_true_trainings_on_both_backends_are_bit_equal_after_a_kill(cluster, wor
     """A worker of Ray is killed (its training saves), and then the training that took its place (it has saved before)."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     config = str(TESTS / "micro_config.py")
-    fixed = (f"data.root={world}", "train.steps=16", "train.save_every=2", "train.eval_every=8")
-    make = lambda folder: [Trial({"optimizer.learning_rate": rate}, config, fixed, 16, folder) for rate in ("1e-3", "1e-2")]
+    fixed = (f"data.root={world}", "train.steps=64", "train.save_every=2", "train.eval_every=32")
+    make = lambda folder: [Trial({"optimizer.learning_rate": rate}, config, fixed, 64, folder) for rate in ("1e-3", "1e-2")]
     undisturbed, trials = make(tmp_path / "calm"), make(tmp_path / "out" / "trials")
     local.run(undisturbed, [Share()], say=lambda _: None)
     assert [trial.status() for trial in undisturbed] == ["finished"] * 2, undisturbed[0].last_words()

@@ -58,20 +58,20 @@ def run(
     if started:
         leave = {"RAY_kill_child_processes_on_worker_exit": "0"}  # a training saves when its worker ends
         ray.init(runtime_env={"env_vars": leave}, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    scheduler = asha and ASHAScheduler(time_attr="step", max_t=max(trial.steps for trial in trials), grace_period=asha.grace,
-                                       reduction_factor=asha.factor, stop_last_trials=False)  # fmt: skip
-    by_name = {trial.name: trial for trial in trials}
-    watched = tune.with_parameters(Watched, trials=by_name, metric=metric)
-    tuner = tune.Tuner(
-        tune.with_resources(watched, resources(per_trial)), param_space={"name": tune.grid_search(list(by_name))},
-        tune_config=tune.TuneConfig(metric="score", mode=metric.mode, scheduler=scheduler or None,
-                                    trial_dirname_creator=lambda trial: trial.config["name"]),
-        run_config=tune.RunConfig(name=time.strftime("%Y%m%d-%H%M%S"), storage_path=str(out.absolute()), verbose=0,
-                                  checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the workdir has them
-                                  failure_config=tune.FailureConfig(max_failures=RETRIES),
-                                  callbacks=[Records(by_name, say)]),
-    )  # fmt: skip
     try:
+        scheduler = asha and ASHAScheduler(time_attr="step", max_t=max(trial.steps for trial in trials), grace_period=asha.grace,
+                                           reduction_factor=asha.factor, stop_last_trials=False)  # fmt: skip
+        by_name = {trial.name: trial for trial in trials}
+        watched = tune.with_parameters(Watched, trials=by_name, metric=metric)
+        tuner = tune.Tuner(
+            tune.with_resources(watched, resources(per_trial)), param_space={"name": tune.grid_search(list(by_name))},
+            tune_config=tune.TuneConfig(metric="score", mode=metric.mode, scheduler=scheduler or None,
+                                        trial_dirname_creator=lambda trial: trial.config["name"]),
+            run_config=tune.RunConfig(name=time.strftime("%Y%m%d-%H%M%S"), storage_path=str(out.absolute()), verbose=0,
+                                      checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the workdir has them
+                                      failure_config=tune.FailureConfig(max_failures=RETRIES),
+                                      callbacks=[Records(by_name, say)]),
+        )  # fmt: skip
         with on_sigterm(lambda *_: signal.raise_signal(signal.SIGINT)):  # at which Tune asks its trials to stop, and returns
             tuner.fit()
     finally:
