@@ -59,7 +59,8 @@ def run(
         leave = {"RAY_kill_child_processes_on_worker_exit": "0"}  # a training saves when its worker ends
         ray.init(runtime_env={"env_vars": leave}, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     try:
-        scheduler = asha and ASHAScheduler(time_attr="step", max_t=max(trial.steps for trial in trials), grace_period=asha.grace,
+        longest = max(trial.steps for trial in trials)
+        scheduler = asha and ASHAScheduler(time_attr="step", max_t=longest, grace_period=asha.grace,
                                            reduction_factor=asha.factor, stop_last_trials=False)  # fmt: skip
         by_name = {trial.name: trial for trial in trials}
         watched = tune.with_parameters(Watched, trials=by_name, metric=metric)
