@@ -18,6 +18,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h; kept by execve
 
 def main(arguments: Sequence[str]) -> None:
     lock, cores, parent, *command = arguments
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is ignored or blocked where it was started would stay so
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if cores:
