@@ -105,7 +105,6 @@ def rules(preset: str, shape: Mapping[str, int]) -> Rules:
     """The preset's rules on the axes that its mesh has, then all other logical axes, which stay whole."""
     given: dict[str, str | tuple[str, ...] | None] = {}
     for axis, over in presets.PRESETS[preset].rules:
-        axes.check((axis,))
         there = tuple(name for name in over if name in shape)
         given[axis] = there[0] if len(there) == 1 else there or None  # JAX tells P("data") from P(("data",))
     return (*given.items(), *((axis, None) for axis in axes.AXES if axis not in given))

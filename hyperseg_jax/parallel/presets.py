@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from hyperseg_jax import axes
 from hyperseg_jax.errors import UserError
 
 MESH_AXES = {
@@ -27,6 +28,12 @@ class Preset:
     mesh: Mapping[str, int]
     rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
     slices: str = ""
+
+    def __post_init__(self) -> None:
+        axes.check(tuple(axis for axis, _ in self.rules))
+        unknown = {name for name in (*self.mesh, *(n for _, over in self.rules for n in over)) if name not in MESH_AXES}
+        if unknown:
+            raise ValueError(f"unknown mesh axes {sorted(unknown)}; use some of {', '.join(MESH_AXES)}")
 
 
 BATCH = (("batch", ("data", "fsdp")),)

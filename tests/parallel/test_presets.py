@@ -123,6 +123,13 @@ def test_wrong_meshes_are_named(name, sizes, told):
         placement.make(name, sizes)
 
 
+def test_a_preset_of_unknown_axes_is_refused():
+    with pytest.raises(ValueError, match=r"unknown mesh axes \['fdsp'\]; use some of data, fsdp"):
+        presets.Preset({"data": 1}, (("embed", ("fdsp",)),))
+    with pytest.raises(ValueError, match=r"unknown logical axis \['embedd'\]"):
+        presets.Preset({"data": 1}, (("embedd", ("data",)),))
+
+
 @pytest.mark.parametrize("kind", sorted(set(presets.GENERATIONS)))
 @pytest.mark.parametrize("adapters", [True, False])
 @pytest.mark.parametrize("devices", [4, 16, 64, 256])
