@@ -21,7 +21,7 @@ def params():
 
 def loss(params, batch, key):
     found = params["head"]["kernel"] * params["frozen"]["base"].astype(jnp.float32)
-    return jnp.mean((found - batch) ** 2), {"noise": jax.random.normal(key)}
+    return jnp.mean((found - batch["rows"]) ** 2), {"noise": jax.random.normal(key)}
 
 
 def run(batches, *, accumulate=1, clip_norm=None, average=0.0, frozen_type=""):
@@ -30,7 +30,7 @@ def run(batches, *, accumulate=1, clip_norm=None, average=0.0, frozen_type=""):
     step = jax.jit(state.make_step(loss, tx, average))
     seen = [now]
     for batch in batches:
-        now, metrics = step(now, jnp.asarray(batch, jnp.float32))
+        now, metrics = step(now, {"rows": jnp.asarray(batch, jnp.float32), "bad": jnp.zeros(1, bool)})
         seen.append(now)
     return seen, metrics
 
