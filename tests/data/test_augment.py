@@ -38,15 +38,16 @@ def painted(masks):
 
 def example(**prompt):
     masks = boxes()
-    given = {"task": "panoptic", "masks": masks, "labels": (0, 1, 2), "classes": ("a", "b", "c"), "things": (True,) * 3, **prompt}
-    return Example("it", painted(masks), (Prompt(**given),))
+    given = {"task": "panoptic", "masks": masks, "labels": (0, 1, 2), "classes": ("a", "b", "c"), "things": (True,) * 3}
+    return Example("it", painted(masks), (Prompt(**{**given, **prompt}),))
 
 
 def regional():
     masks = boxes()
     marks = masks[:, 0].copy()
     marks[:, :, 30:] &= np.arange(30) % 3 == 0
-    return example(task="region", classes=(), things=(), masks=masks[[2, 0, 1]], labels=(2, 0, 1), regions=marks, kinds=("box",) * 3)
+    return example(task="region", classes=(), things=(), masks=masks[[2, 0, 1]], labels=(2, 0, 1), regions=marks,
+                   kinds=("box",) * 3)  # fmt: skip
 
 
 def shown(frames, colour):
@@ -152,7 +153,8 @@ def test_a_target_too_small_to_be_seen_is_not_asked_for():
     assert listed["valid"].tolist() == [[False, True, True]] and listed["uses_classes"].all()
     spoken = arrays(dataclasses.replace(example(), prompts=(Prompt("referring", text="a", masks=masks[:1]),)), True)
     assert not spoken["valid"].any() and not spoken["uses_expression"].any()
-    marked = example(task="region", classes=(), things=(), masks=masks, regions=masks[:, 0] | boxes()[:, 0], kinds=("mask",) * 3)
+    marks = masks[:, 0] | boxes()[:, 0]
+    marked = example(task="region", classes=(), things=(), masks=masks, regions=marks, kinds=("mask",) * 3)
     assert arrays(marked, True)["region_valid"].tolist() == [[False, True, True]]
     assert arrays(marked, False)["region_valid"].all() and arrays(marked, False)["valid"].all()
 
