@@ -74,7 +74,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     sizes = sources.sizes(config, system, task)
     batch = features.spec(sizes, config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)
-    step = make_step(system.loss(model, config), tx, config.train.average)
+    step = make_step(system.loss(model, config), tx, config.train.average, config.data.cuts)
     found: dict[str, Any] = {"task": task, "preset": placed.preset, "mesh": dict(placed.mesh.shape),
                              "examples": config.train.batch_size / placed.mesh.size}  # fmt: skip
     with placement.use(placed):

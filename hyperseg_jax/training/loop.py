@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,9 +13,10 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from hyperseg_jax.data import sources
+from hyperseg_jax.data import padding, sources
 from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.data.pipeline import Stream
+from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.parallel.feed import Feed
@@ -83,8 +84,9 @@ def train(
             position, bad_so_far = run["global_next_index"], int(state.bad)
             timer.resume(run["seconds"], lost=seconds_lost(workdir.local / "metrics.jsonl", run["seconds"]))
             say(f"resuming at step {int(state.step)}")
+        report_padding(config, tasks, console)
         start_step, steps = int(state.step), config.train.steps
-        step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average), places, mesh)
+        step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average, config.data.cuts), places, mesh)
         arithmetic = Arithmetic(config, system)
         stack.enter_context(placement.use(mesh))
         stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers,
@@ -194,6 +196,18 @@ def attempt(say: Callable[[str], None], what: str, write: Callable[..., None], *
     if failure := hosts.agree(what, failure):
         say(f"{what} was not written ({failure}); training goes on")
     return failure
+
+
+def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
+    """Reads some training records of each task and says how much of its batches is padding. UserError, on all hosts, where one
+    of them can read none of them."""
+    look = lambda task: padding.measure(task, seed=config.seed, batch_size=config.train.batch_size, cuts=config.data.cuts)
+    found = {name: look(task) for name, task in tasks.items() if task.ratio}
+    unread = [f"data.tasks.{name}.train: none of its first records can be read: {one.fault}" for name, one in found.items()
+              if not one.read]  # fmt: skip
+    if failure := hosts.agree("a look at the training data", unread[0] if unread else ""):
+        raise UserError(failure)
+    console.print(padding.table(found, config.data.cuts))
 
 
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperseg_jax.training import groups
+from hyperseg_jax.training.cuts import at_its_length
 
 Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -65,22 +66,25 @@ def shardings(
 
 
 def make_step(
-    loss: Loss, tx: optax.GradientTransformation, average: float = 0.0
+    loss: Loss, tx: optax.GradientTransformation, average: float = 0.0, cuts: Sequence[int] = ()
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
     """step(state, batch) -> (state, metrics). A batch that is not finite changes nothing but the counters. batch["bad"]: bool
     [B], which elements could not be read; the loss leaves them out by itself.
 
     average: how much of the moving average a step keeps (0.999), where the state has one. It starts quickly: after n steps
-    at most (1 + n) / (10 + n) is kept.
+    at most (1 + n) / (10 + n) is kept. cuts: lengths that a batch is cut to where all of it fits (training/cuts.py).
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
 
-        def of_trainable(trainable: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss(groups.merge(trainable, state.frozen), batch, key)
+        def gradient_of(batch: Any) -> Any:
+            def of_trainable(trainable: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+                return loss(groups.merge(trainable, state.frozen), batch, key)
 
-        (total, metrics), gradient = jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
+            return jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
+
+        (total, metrics), gradient = at_its_length(gradient_of, batch, cuts)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         updates, optimizer = tx.update(gradient, state.optimizer, state.trainable)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -153,6 +154,25 @@ def pair(shared, world):
     run = Run.__new__(Run)
     run.workdir, run.notes = folder / "run", folder / "rows"
     return run
+
+
+def test_what_one_host_cannot_read_all_of_them_know(world, tmp_path):
+    """Few are counted alike and named with all; too many end all hosts at one step, with the same name. Batches are cut as well."""
+    root = shutil.copytree(world, tmp_path / "world")
+    for path in sorted((root / "coco" / "train").iterdir())[:3]:
+        path.write_bytes(path.read_bytes()[:200])
+    few = Run(tmp_path / "few", root, 2, train__steps=10, data__bad_share=0.9, data__cuts=(64, 88)).done()
+    counts = [int(line["bad"]) for line in read_metrics(few.workdir / "metrics.jsonl") if line["kind"] == "train"]
+    named = [int(line.split("\t")[0]) for line in (few.workdir / "bad_records.txt").read_text().splitlines()]
+    assert [sum(at < 8 * step for at in named) for step in range(1, 11)] == counts
+    assert {at % 8 // 4 for at in named} == {0, 1}, "only one of the hosts had bad records"
+    assert few.said().count("training records could not be read and count for nothing") == 1
+
+    many = Run(tmp_path / "many", root, 2, data__bad_share=0.0)
+    assert many.codes() == [2, 2], many.said()
+    told = [re.search(r"\d+ of \d+ training records could not be read.*", log.read_text())[0] for log in many.logs]
+    assert told[0] == told[1] and f"{counts[named[0] // 8]} of {8 * (named[0] // 8 + 1)} training" in told[0]
+    assert str(root / "coco" / "train") in told[0] and (many.workdir / "bad_records.txt").exists()
 
 
 @pytest.mark.slow
