@@ -17,7 +17,8 @@ import numpy as np
 from hyperseg_jax.data import faults
 from hyperseg_jax.errors import UserError
 
-BATCHES = ("task", "mixed")
+MIXED = "mixed"
+BATCHES = ("task", MIXED)
 """What a batch is of: one task, or all of them."""
 
 
@@ -46,7 +47,7 @@ class Mixture:
             raise UserError(f"data.batches = {batches!r}: use one of {', '.join(BATCHES)}")
         self._tasks = {name: task for name, task in tasks.items() if task.ratio}
         self._cycle = cycle({name: task.ratio for name, task in self._tasks.items()})
-        self._batch_size, self._seed, self._first, self._mixed = batch_size, seed, first, batches == "mixed"
+        self._batch_size, self._seed, self._first, self._mixed = batch_size, seed, first, batches == MIXED
         self._streams = {
             name: grain.MapDataset.range(len(task.train)).seed(seed + k).shuffle().repeat()
             for k, (name, task) in enumerate(sorted(self._tasks.items()))
@@ -67,7 +68,7 @@ class Mixture:
 
     def program(self, step: int) -> str:
         """What the batch of a step, from 0, is called: its task, or "mixed". Batches of one name have one shape."""
-        return "mixed" if self._mixed else self.locate(step * self._batch_size)[0]
+        return MIXED if self._mixed else self.locate(step * self._batch_size)[0]
 
     def __len__(self) -> int:
         return np.iinfo(np.int32).max // self._batch_size * self._batch_size

@@ -19,6 +19,7 @@ from hyperseg_jax.data import formats, toy
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.features import Sizes, blank, largest, to_arrays
 from hyperseg_jax.data.formats import layouts
+from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -113,7 +114,7 @@ def build(
     parameters = data.toy.to_dict() if for_training else data.toy.to_dict() | {"train": 0}
     root = data.root or str(toy_world(parameters, console))
     own = {name: sizes(config, system, name) for name in data.tasks}
-    shared = largest(own[name] for name, block in data.tasks.items() if block.ratio) if mixes(config) else None
+    shared = sizes(config, system, MIXED) if programs(config) == (MIXED,) else None
     if unknown := [name for name in data.get("augment", {}) if name not in data.tasks]:
         raise UserError(f"data.augment.{unknown[0]}: no such task; use one of {', '.join(data.tasks)}")
     tasks = {}
@@ -134,7 +135,9 @@ def build(
 
 
 def sizes(config: ml_collections.ConfigDict, system: Any, task: str) -> Sizes:
-    """The static sizes of the batches of one of the config's tasks."""
+    """The static sizes of the batches of one of the config's tasks, or of "mixed" ones, which hold every task with a ratio."""
+    if task == MIXED:
+        return largest(sizes(config, system, name) for name, block in config.data.tasks.items() if block.ratio)
     fields = config.data.tasks[task].to_dict()
     return system.batch_spec(config, {name: size for name, size in fields.items() if name not in ROUTING})
 
@@ -149,9 +152,9 @@ def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
         raise UserError(f"data.augment.{task}: {error}") from error
 
 
-def mixes(config: ml_collections.ConfigDict) -> bool:
-    """Whether the batches of a training are of all tasks at once."""
-    return config.data.get("batches", "task") == "mixed"
+def programs(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What the batches of a training are called, and with them the programs of its step: the tasks, or MIXED."""
+    return (MIXED,) if config.data.get("batches", "task") == MIXED else tuple(config.data.tasks)
 
 
 def load_tokenizer(name: str | os.PathLike) -> Tokenizer:

@@ -142,7 +142,8 @@ def train(
                 observers.tell()
                 bad.write()
                 timer.begin("checkpoint")
-                facts = {"global_next_index": stream.position, "system": config.system, "seconds": timer.read()}
+                facts = {"global_next_index": stream.position, "system": config.system, "seconds": timer.read(),
+                         "bad": int(state.bad)}  # fmt: skip
                 failed = checkpoints.save(state, facts, scores=scores, wait=last)
                 unsaved = unsaved or (failed if last else "")
             if validates or last or step % config.train.save_every == 0:
