@@ -165,5 +165,6 @@ def shuffle_classes(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     order = rng.permutation(len(prompt.classes))
     place = np.argsort(order)
     things = tuple(prompt.things[k] for k in order) if prompt.things else ()
-    labels = tuple(int(place[label]) for label in prompt.labels)
-    return dataclasses.replace(prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels)
+    labels, crowds = (tuple(int(place[label]) for label in given) for given in (prompt.labels, prompt.crowd_labels))
+    return dataclasses.replace(prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels,
+                               crowd_labels=crowds)  # fmt: skip
