@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from hyperseg_jax.data import faults
+from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.llms.splice import Source
 
@@ -22,66 +23,68 @@ STEP = 16
 
 @dataclasses.dataclass(frozen=True)
 class Padding:
-    """What was found of one task. read: records that could be read, of those that were drawn. fault: what was wrong with the
-    first of the others.
+    """What was found of one task. fault: what was wrong with the first record that could not be read, "" where all could.
 
-    length: positions of a batch; longest: the most that an element took. tokens, prompts, targets, pixels: the part of the
-    positions, places of prompts, places of targets (of the prompts that are there) and pixels that is padding. after_cuts: that
-    of the positions, once batches are cut.
+    length: positions of a batch. used: how many of them each element took. prompts, targets, pixels: the part of the places of
+    prompts, of the places of targets (of the prompts that are there) and of the pixels that is padding.
     """
 
-    read: int
     fault: str
-    length: int = 0
-    longest: int = 0
-    tokens: float = 0.0
-    after_cuts: float = 0.0
+    length: int
+    used: tuple[int, ...] = ()
     prompts: float = 0.0
     targets: float = 0.0
     pixels: float = 0.0
 
-    @property
-    def proposed(self) -> int:
-        """The shortest length, a multiple of STEP, that holds every element that was drawn."""
-        return -(-self.longest // STEP) * STEP
+    def cells(self, cuts: Sequence[int], batch_size: int) -> list[str]:
+        """Of a table, what concerns the positions: length, longest, proposed, the part that is padding, and that once batches
+        of such elements are cut."""
+        longest, used = max(self.used, default=0), np.array(self.used or (0,))
+        parts = [1 - used.mean() / self.length]
+        if cuts:
+            buckets = np.array(sorted({*(n for n in cuts if n < self.length), self.length}))
+            batches = np.random.default_rng(0).choice(used, (BATCHES, batch_size)).max(1)
+            parts.append(1 - used.mean() / buckets[np.searchsorted(buckets, batches)].mean())
+        return [str(self.length), str(longest), str(-(-longest // STEP) * STEP), *map(_percent, parts)]
 
 
-def measure(task: Task, *, seed: int, batch_size: int, cuts: Sequence[int] = (), records: int = RECORDS) -> Padding:
-    """Draws training records of a task, the same everywhere, and makes them into arrays as the stream does. cuts: see
-    training/cuts.py."""
-    rng = np.random.default_rng(seed)
-    train = task.train or ()
-    made, fault = [], ""
-    for k in rng.permutation(len(train))[:records]:
+def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
+    """Draws training records of a task, the same everywhere, and makes them into arrays as the stream does."""
+    train, sizes = task.train or (), task.train_sizes
+    made, fault = [], "" if len(train) else "there are none"
+    for k in np.random.default_rng(seed).permutation(len(train))[:records]:
         try:
             arrays = task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))
         except faults.UNREADABLE as error:
             fault = fault or f"record {k}: {faults.reason(error)}"
             continue
-        asked = (arrays["layout"]["prompt"].max(), len(arrays["valid"]))
-        made.append((int((arrays["layout"]["source"] != Source.PADDING).sum()), *asked, int(arrays["valid"].sum()),
-                     int(np.prod(arrays["filled"])) * int(arrays["frame_valid"].sum())))  # fmt: skip
+        layout, shown = arrays["layout"], int(np.prod(arrays["filled"])) * int(arrays["frame_valid"].sum())
+        made.append((int((layout["source"] != Source.PADDING).sum()), int(layout["prompt"].max()), int(arrays["valid"].sum()),
+                     shown))  # fmt: skip
     if not made:
-        return Padding(0, fault or "there are none")
-    sizes = task.train_sizes
-    used, prompts, slots, targets, pixels = np.asarray(made).T
-    buckets = np.array(sorted({*(n for n in cuts if n < sizes.length), sizes.length}))
-    longest = rng.choice(used, (BATCHES, batch_size)).max(1)
+        return Padding(fault, sizes.length)
+    used, prompts, targets, pixels = np.asarray(made).T
     free = lambda taken, room: float(1 - taken.sum() / max(room, 1))
-    return Padding(len(made), fault, sizes.length, int(used.max()), tokens=free(used, len(made) * sizes.length),
-                   after_cuts=float(1 - used.mean() / buckets[np.searchsorted(buckets, longest)].mean()),
-                   prompts=free(prompts, slots.sum()), targets=free(targets, prompts.sum() * sizes.targets),
+    return Padding(fault, sizes.length, tuple(used.tolist()), prompts=free(prompts, len(made) * sizes.prompts),
+                   targets=free(targets, prompts.sum() * sizes.targets),
                    pixels=free(pixels, len(made) * sizes.frames * sizes.image_size**2))  # fmt: skip
 
 
-def table(found: Mapping[str, Padding], cuts: Sequence[int] = ()) -> Table:
-    """One line a task."""
-    part = lambda value: f"{100 * value:.0f} %"
-    parts = ["positions", *(["after cuts"] if cuts else []), "prompts", "targets", "pixels"]
+def table(
+    found: Mapping[str, Padding], ratios: Mapping[str, int], *, batch_size: int, cuts: Sequence[int], mixed: bool
+) -> Table:
+    """One line a task, and where batches are mixed, one of those."""
     title = f"padding of the training batches, by {RECORDS} records of each task"
-    made = Table("task", "length", "longest", "would do", *parts, title=title)
+    cut = ["after cuts"] if cuts else []
+    made = Table("task", "length", "longest", "would do", "positions", *cut, "prompts", "targets", "pixels", title=title)
     for name, one in found.items():
-        after = [part(one.after_cuts)] if cuts else []
-        made.add_row(name, str(one.length), str(one.longest), str(one.proposed), part(one.tokens), *after,
-                     *map(part, (one.prompts, one.targets, one.pixels)))  # fmt: skip
+        cells = one.cells(() if mixed else cuts, batch_size) + [""] * (mixed and len(cut))
+        made.add_row(name, *cells, *map(_percent, (one.prompts, one.targets, one.pixels)))
+    if mixed:
+        pool = tuple(n for name, one in found.items() for n in one.used * ratios[name])
+        made.add_row(MIXED, *Padding("", max(one.length for one in found.values()), pool).cells(cuts, batch_size))
     return made
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %"

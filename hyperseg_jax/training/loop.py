@@ -14,7 +14,7 @@ import ml_collections
 from rich.console import Console
 
 from hyperseg_jax.data import padding, sources
-from hyperseg_jax.data.mixture import Mixture
+from hyperseg_jax.data.mixture import MIXED, Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
@@ -202,13 +202,14 @@ def attempt(say: Callable[[str], None], what: str, write: Callable[..., None], *
 def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
     """Reads some training records of each task and says how much of its batches is padding. UserError, on all hosts, where one
     of them can read none of them."""
-    look = lambda task: padding.measure(task, seed=config.seed, batch_size=config.train.batch_size, cuts=config.data.cuts)
-    found = {name: look(task) for name, task in tasks.items() if task.ratio}
+    ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
+    found = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
     unread = [f"data.tasks.{name}.train: none of its first records can be read: {one.fault}" for name, one in found.items()
-              if not one.read]  # fmt: skip
+              if not one.used]  # fmt: skip
     if failure := hosts.agree("a look at the training data", unread[0] if unread else ""):
         raise UserError(failure)
-    console.print(padding.table(found, config.data.cuts))
+    console.print(padding.table(found, ratios, batch_size=config.train.batch_size, cuts=config.data.cuts,
+                                mixed=sources.programs(config) == (MIXED,)))  # fmt: skip
 
 
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:

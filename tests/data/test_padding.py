@@ -39,28 +39,36 @@ def length(text):
     return expanded_length(tokenize(example(text).prompts[0], Tokenizer.toy(), template="short", train=True), COUNTS)
 
 
+SHORT, LONG = "the ring", "the large blue square left of the small red star"
+
+
 def test_padding_by_hand():
-    short, long = "the ring", "the large blue square left of the small red star"
-    found = padding.measure(task(short, long, ""), seed=0, batch_size=1, cuts=(length(short), 500))
-    used = np.array([length(short), length(long)])
-    assert (found.read, found.length, found.longest) == (2, 200, used[1])
-    assert found.fault.startswith("record 2: is of another make")
-    assert found.tokens == pytest.approx(1 - used.mean() / 200)
+    found = padding.measure(task(SHORT, LONG, ""), seed=0)
+    used = [length(SHORT), length(LONG)]
+    assert (sorted(found.used), found.length) == (used, 200) and found.fault.startswith("record 2: is of another make")
     assert found.prompts == 0.5 and found.targets == 0.75 and found.pixels == 0.5
-    assert found.after_cuts == pytest.approx(1 - used.mean() / np.mean([used[0], 200]), abs=0.05)
-    assert found.proposed % 16 == 0 and 0 <= found.proposed - used[1] < 16
-    tight = dataclasses.replace(task(short, long), sizes=dataclasses.replace(SIZES, length=found.proposed))
-    assert padding.measure(tight, seed=0, batch_size=1).read == 2
-    tighter = dataclasses.replace(task(short, long), sizes=dataclasses.replace(SIZES, length=found.longest - 1))
-    assert "need" in padding.measure(tighter, seed=0, batch_size=1).fault
-    many = padding.measure(task(short, long), seed=0, batch_size=64, cuts=(length(short),))
-    assert many.after_cuts == pytest.approx(found.tokens)
+    enough = -(-used[1] // 16) * 16
+    part = lambda room: f"{100 * (1 - np.mean(used) / room):.0f} %"
+    assert found.cells((), 1) == ["200", str(used[1]), str(enough), part(200)]
+    one, many = (found.cells((used[0], 500), size)[-1] for size in (1, 64))
+    assert many == part(200) and int(one[:-2]) == pytest.approx(100 * (1 - np.mean(used) / np.mean([used[0], 200])), abs=5)
+    sized = lambda n: dataclasses.replace(task(SHORT, LONG), sizes=dataclasses.replace(SIZES, length=n))
+    assert len(padding.measure(sized(enough), seed=0).used) == 2
+    assert "need" in padding.measure(sized(used[1] - 1), seed=0).fault
 
 
-def test_the_table_has_a_line_a_task():
-    found = {"a": padding.measure(task("the ring"), seed=0, batch_size=2), "b": padding.measure(task(""), seed=0, batch_size=2)}
-    assert found["b"].read == 0 and "KeyError" in found["b"].fault
-    console = Console(file=io.StringIO(), width=120)
-    console.print(padding.table(found))
-    told = console.file.getvalue()
-    assert "would do" in told and "after cuts" not in told and f"{100 * found['a'].tokens:.0f} %" in told
+def test_the_table_has_a_line_a_task_and_one_of_mixed_batches():
+    found = {"a": padding.measure(task(SHORT), seed=0), "b": padding.measure(task(LONG), seed=0)}
+    none = padding.measure(task(""), seed=0)
+    assert not none.used and "KeyError" in none.fault
+
+    def told(**options):
+        console = Console(file=io.StringIO(), width=120)
+        console.print(padding.table(found, {"a": 3, "b": 1}, batch_size=8, **options))
+        return console.file.getvalue()
+
+    apart = told(cuts=(), mixed=False)
+    assert "would do" in apart and "after cuts" not in apart and f"{100 * (1 - length(LONG) / 200):.0f} %" in apart
+    together = told(cuts=(length(SHORT),), mixed=True)
+    (line,) = [line for line in together.splitlines() if "mixed" in line]
+    assert f"{100 * (1 - (3 * length(SHORT) + length(LONG)) / 800):.0f} %" in line and "after cuts" in together
