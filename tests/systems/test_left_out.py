@@ -87,18 +87,26 @@ def test_an_unreadable_clip_or_list_counts_for_nothing_either(ready):
         close(loss(rows[name], rows["blank"]), (total, terms))
 
 
+def first_frame(row):
+    cut = {name: row[name][:1] for name in ("images", "clip_images", "frame_valid")}
+    return {**row, **cut, "masks": row["masks"][:, :, :1]}
+
+
 def test_frames_that_a_picture_lacks_count_for_nothing(ready):
     rows, loss = ready
-
-    def first_frame(row):
-        cut = {name: row[name][:1] for name in ("images", "clip_images", "frame_valid")}
-        return {**row, **cut, "masks": row["masks"][:, :, :1]}
-
-    noisy = {**rows["panoptic"], "images": np.concatenate([rows["panoptic"]["images"][:1], rows["video"]["images"][1:]]),
-             "masks": np.repeat(rows["panoptic"]["masks"][:, :, :1], 2, axis=2)}  # fmt: skip
-    wanted = loss(first_frame(rows["referring"]), first_frame(rows["panoptic"]))
-    close(loss(rows["referring"], rows["panoptic"]), wanted)
+    picture, clip, blank = rows["panoptic"], rows["video"], rows["blank"]
+    noisy = {**picture, "images": np.concatenate([picture["images"][:1], clip["images"][1:]]),
+             "masks": np.repeat(picture["masks"][:, :, :1], 2, axis=2)}  # fmt: skip
+    wanted = loss(first_frame(rows["referring"]), first_frame(picture))
+    close(loss(rows["referring"], picture), wanted)
     close(loss(rows["referring"], noisy), wanted)
+
+    # of a picture and a clip, the first frame counts for both and the second for the clip
+    both, clip_first = (loss(first_frame(clip), first_frame(other))[0] for other in (picture, blank))
+    clip_second = 2 * loss(clip, blank)[0] - clip_first
+    assert abs(float(clip_second - clip_first)) > 0.01
+    for other in (picture, noisy):
+        close(loss(clip, other)[0], (2 * both + clip_second) / 3, rtol=1e-4)
 
 
 def test_a_mixed_batch_teaches_each_task_what_it_would_teach_alone(ready):
