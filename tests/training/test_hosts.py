@@ -164,6 +164,7 @@ def damaged(world, folder):
     return root
 
 
+@pytest.mark.slow
 def test_too_much_that_one_host_cannot_read_ends_all_at_one_step(world, tmp_path):
     run = Run(tmp_path, damaged(world, tmp_path / "world"), 2, data__bad_share=0.0, data__cuts=(64, 88))
     assert run.codes() == [2, 2], run.said()
