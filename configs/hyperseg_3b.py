@@ -81,6 +81,10 @@ def recipe() -> ml_collections.ConfigDict:
         "buckets": (1152, 1280, 1664, 2048),
         "mirror": 0.0,
         "workers": 8,
+        "augment": {},  # by task, the fields of data.augment.Augment: {"panoptic": {"scale": (0.1, 2.0), "mirror": 0.5}}
+        "cuts": (),  # lengths that a batch is cut to where all of it fits (1152, 1408); each is one more branch to compile
+        "batches": "task",  # what a batch is of: one task, or "mixed", all of them with shapes that hold each
+        "bad_share": 0.01,  # how much of the training records may be unreadable before the run ends; 0: none
         "first": {"task": "", "share": 0.0},
         # ratios of the shared tasks: InstructSeg's 4 : 2 : 1 : 3 for referring, chat, reasoning, video; the others are ours
         "tasks": {

@@ -47,6 +47,10 @@ def get_config() -> ml_collections.ConfigDict:
         "buckets": (100, 128, 192, 320),
         "mirror": 0.5,  # chance that a training picture is mirrored, left and right in its texts swapped
         "workers": 0,
+        "augment": {},  # by task, the fields of data.augment.Augment: {"panoptic": {"scale": (0.1, 2.0), "mirror": 0.5}}
+        "cuts": (),  # lengths that a batch is cut to where all of it fits (1152, 1408); each is one more branch to compile
+        "batches": "task",  # what a batch is of: one task, or "mixed", all of them with shapes that hold each
+        "bad_share": 0.01,  # how much of the training records may be unreadable before the run ends; 0: none
         # What a run from scratch begins with, for this share of its steps: class lists teach names several times sooner.
         "first": {"task": "panoptic", "share": 0.4},
         # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.

@@ -77,7 +77,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
         tasks = {name: tasks[name] for name in wanted}
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(name, total=None) for name in tasks}
-        found = evaluate(model.predict, model.params, tasks, limit=parsed.limit,
+        found = evaluate(model.predict, model.params, tasks, limit=parsed.limit, say=console.print,
                          progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of))  # fmt: skip
     for name, task in tasks.items():
         if task.exam is not None:

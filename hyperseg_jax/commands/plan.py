@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the slice is described, not looked for
+    from hyperseg_jax.data import sources
     from hyperseg_jax.planning import compile as planning
     from hyperseg_jax.planning import topologies
 
@@ -31,7 +32,7 @@ def run(parsed: argparse.Namespace) -> None:
     table = Table("task", "examples a chip", "GB a chip at peak", "at most", "fits", title=title)
     problems: list[str] = []
     told: dict[str, None] = {}  # lines, each once
-    for task in parsed.task or list(config.data.tasks):
+    for task in parsed.task or sources.programs(config):
         with console.status(f"compiling the {task} step"):
             found = planning.plan(config, task, devices)
         mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from hyperseg_jax.data.transforms import Geometry, fit, resize_and_pad, resize_a
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.layout import Layout, TokenCounts, build_layout, pack
+from hyperseg_jax.text.prompts import IGNORE
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 
@@ -39,34 +41,43 @@ class Sizes:
 
 
 def to_arrays(
-    example: Example, sizes: Sizes, tokenizer: Tokenizer, *, train: bool, rng: np.random.Generator | None = None
-) -> dict[str, Any]:
+    example: Example, sizes: Sizes, tokenizer: Tokenizer, *, train: bool, rng: np.random.Generator | None = None,
+    fill: float = 1.0,
+) -> dict[str, Any]:  # fmt: skip
     """The arrays of one element.
 
     images uint8 [T, S, S, 3]; clip_images uint8 [T, s, s, 3]; filled int32 [2] (height, width of the unpadded part);
     layout: int32 or bool [L] each, K prompts in one sequence; masks bool [K, N, T, S, S]; valid bool [K, N];
     labels int32 [K, N]; class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R];
-    uses_{expression,classes,regions} bool [K].
-    rng: shuffles class lists; None keeps them in order.
+    uses_{expression,classes,regions} bool [K]; frame_valid bool [T], False where a frame is padding; bad bool, True in a blank.
+    rng: shuffles class lists; None keeps them in order. fill: the part of the square that the long edge takes.
     """
-    if len(example.frames) < sizes.frames:
-        raise UserError(f"{example.name}: {len(example.frames)} frames, the task needs {sizes.frames}")
     height, width = example.frames.shape[1:3]
-    geometry = fit(height, width, sizes.image_size)
+    geometry = fit(height, width, sizes.image_size, fill)
     frames = example.frames[: sizes.frames]
     prompts = example.prompts[: sizes.prompts]
     if rng is not None:
         prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
-    rows = [_prompt_arrays(prompt, example.name, sizes, geometry) for prompt in prompts]
+    rows = [_prompt_arrays(prompt, example.name, sizes, geometry, train) for prompt in prompts]
     padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
     rows += [padding] * (sizes.prompts - len(rows))
+    missing = [(0, sizes.frames - len(frames))] + [(0, 0)] * 3
     return {
-        "images": np.stack([resize_and_pad(frame, geometry) for frame in frames]),
-        "clip_images": np.stack([stretch(frame, sizes.clip_size) for frame in frames]),
+        "images": np.pad(np.stack([resize_and_pad(frame, geometry) for frame in frames]), missing),
+        "clip_images": np.pad(np.stack([stretch(frame, sizes.clip_size) for frame in frames]), missing),
         "filled": np.asarray(geometry.filled, np.int32),
         "layout": vars(_layout(prompts, example.name, sizes, tokenizer, train)),
         **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+        "frame_valid": np.arange(sizes.frames) < len(frames),
+        "bad": np.asarray(False),
     }
+
+
+def blank(sizes: Sizes) -> dict[str, Any]:
+    """An element in the place of one that cannot be read: nothing is asked, shown or written, so no loss sees it."""
+    made = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), spec(sizes, 1))
+    made["layout"]["labels"][:] = IGNORE
+    return {**made, "bad": np.asarray(True)}
 
 
 def spec(sizes: Sizes, batch: int) -> dict[str, Any]:
@@ -88,7 +99,16 @@ def spec(sizes: Sizes, batch: int) -> dict[str, Any]:
         "regions": array(bool, prompts, regions, *small),
         "region_valid": array(bool, prompts, regions),
         **{f"uses_{kind}": array(bool, prompts) for kind in ("expression", "classes", "regions")},
+        "frame_valid": array(bool, frames),
+        "bad": array(bool),
     }
+
+
+def largest(many: Iterable[Sizes]) -> Sizes:
+    """The sizes that hold an element of any of these, of one model."""
+    many = list(many)
+    counts = ("frames", "prompts", "length", "targets", "classes", "regions")
+    return dataclasses.replace(many[0], **{name: max(getattr(sizes, name) for sizes in many) for name in counts})
 
 
 def _layout(prompts: tuple[Prompt, ...], name: str, sizes: Sizes, tokenizer: Tokenizer, train: bool) -> Layout:
@@ -101,7 +121,7 @@ def _layout(prompts: tuple[Prompt, ...], name: str, sizes: Sizes, tokenizer: Tok
         raise UserError(f"{name}: {error}") from error
 
 
-def _prompt_arrays(prompt: Prompt, name: str, sizes: Sizes, geometry: Geometry) -> dict[str, np.ndarray]:
+def _prompt_arrays(prompt: Prompt, name: str, sizes: Sizes, geometry: Geometry, train: bool) -> dict[str, np.ndarray]:
     wanted, given = (() if part is None else part for part in (prompt.masks, prompt.regions))
     found, regions = len(wanted), len(given)
     classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
@@ -112,21 +132,27 @@ def _prompt_arrays(prompt: Prompt, name: str, sizes: Sizes, geometry: Geometry) 
     size = sizes.image_size
     masks = np.zeros((sizes.targets, sizes.frames, size, size), bool)
     for n in range(found):
-        for t in range(sizes.frames):
+        for t in range(min(sizes.frames, len(wanted[n]))):
             masks[n, t] = resize_and_pad_mask(wanted[n][t], geometry)
     drawn = np.zeros((sizes.regions, sizes.clip_size, sizes.clip_size), bool)
     for r in range(regions):
         drawn[r] = stretch_mask(given[r], sizes.clip_size)
     labels = np.zeros(sizes.targets, np.int32)
     labels[: len(prompt.labels)] = prompt.labels
+    valid, region_valid = np.arange(sizes.targets) < found, np.arange(sizes.regions) < regions
+    # Too small for any pixel at this size: neither there to be found nor absent, so it is not asked for.
+    lost = [n for n in range(found) if train and not masks[n].any() and wanted[n][: sizes.frames].any()]
+    valid[lost] = False
+    if prompt.task == "region":
+        region_valid[labels[lost]] = False
     return {
         "masks": masks,
-        "valid": np.arange(sizes.targets) < found,
+        "valid": valid,
         "labels": labels,
         "class_valid": np.arange(sizes.classes) < classes,
         "regions": drawn,
-        "region_valid": np.arange(sizes.regions) < regions,
-        "uses_expression": np.asarray(prompt.task in ("referring", "reasoning", "video")),
+        "region_valid": region_valid,
+        "uses_expression": np.asarray(prompt.task in ("referring", "reasoning", "video") and not lost),
         "uses_classes": np.asarray(prompt.task == "panoptic"),
         "uses_regions": np.asarray(prompt.task == "region"),
     }
@@ -139,5 +165,6 @@ def shuffle_classes(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     order = rng.permutation(len(prompt.classes))
     place = np.argsort(order)
     things = tuple(prompt.things[k] for k in order) if prompt.things else ()
-    labels = tuple(int(place[label]) for label in prompt.labels)
-    return dataclasses.replace(prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels)
+    labels, crowds = (tuple(int(place[label]) for label in given) for given in (prompt.labels, prompt.crowd_labels))
+    return dataclasses.replace(prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels,
+                               crowd_labels=crowds)  # fmt: skip

@@ -1,9 +1,9 @@
-"""Global index -> (task, record), a pure function: batches of one task, tasks by exact ratios.
+"""Global index -> (task, record), a pure function: batches of one task or mixed, tasks by exact ratios.
 
-Element i of the stream belongs to step i // batch_size, and every element of a step has one task. Tasks follow a fixed cycle
-in which each stands as often as its ratio says, spread as evenly as can be; before it begins, one task may come alone. The n-th
-step of a task takes records n * batch_size ... of that task's own endless, seeded shuffle. So the position in the data is one
-integer.
+Element i of the stream belongs to step i // batch_size. Tasks follow a fixed cycle in which each stands as often as its ratio
+says, spread as evenly as can be; before it begins, one task may come alone. The cycle goes on with every step, whose elements
+are then all of one task, or with every element. The elements of a task take the records of its own endless, seeded shuffle one
+after the other. So the position in the data is one integer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,13 @@ from typing import Any
 
 import grain
 import numpy as np
+
+from hyperseg_jax.data import faults
+from hyperseg_jax.errors import UserError
+
+MIXED = "mixed"
+BATCHES = ("task", MIXED)
+"""What a batch is of: one task, or all of them."""
 
 
 def cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
@@ -26,16 +33,21 @@ def cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
 class Mixture:
     """Random access to the endless stream of ready elements.
 
-    tasks: {name: task} with `train` (a random-access reader), `ratio`, and `prepare(example, rng)`. Randomness of an element
-    (class order, mirroring; the frames of a clip, where the reader has `sample(record, rng)`) is keyed by the seed and its
-    global index, so it differs from epoch to epoch and not from host to host. first: (task, steps), what the stream begins
-    with.
+    tasks: {name: task} with `train` (a random-access reader), `ratio`, `prepare(example, rng)`, and `blank()`, which stands
+    for a record that cannot be read; "fault" then says why (data/faults.py). Randomness of an element (class order,
+    augmentation; the frames of a clip, where the reader has `sample(record, rng)`) is keyed by the seed and its global index,
+    so it differs from epoch to epoch and not from host to host. first: (task, steps), what the stream begins with. batches:
+    one of BATCHES.
     """
 
-    def __init__(self, tasks: Mapping[str, Any], batch_size: int, seed: int, first: tuple[str, int] = ("", 0)) -> None:
+    def __init__(
+        self, tasks: Mapping[str, Any], batch_size: int, seed: int, first: tuple[str, int] = ("", 0), batches: str = "task"
+    ) -> None:
+        if batches not in BATCHES:
+            raise UserError(f"data.batches = {batches!r}: use one of {', '.join(BATCHES)}")
         self._tasks = {name: task for name, task in tasks.items() if task.ratio}
         self._cycle = cycle({name: task.ratio for name, task in self._tasks.items()})
-        self._batch_size, self._seed, self._first = batch_size, seed, first
+        self._batch_size, self._seed, self._first, self._mixed = batch_size, seed, first, batches == MIXED
         self._streams = {
             name: grain.MapDataset.range(len(task.train)).seed(seed + k).shuffle().repeat()
             for k, (name, task) in enumerate(sorted(self._tasks.items()))
@@ -47,11 +59,16 @@ class Mixture:
         step, slot = divmod(index, self._batch_size)
         alone, begin = self._first
         if step < begin:
-            return alone, step * self._batch_size + slot
-        turn, k = divmod(step - begin, len(self._cycle))
+            return alone, index
+        run = 1 if self._mixed else self._batch_size  # so many elements side by side are of one task
+        turn, k = divmod((index - begin * self._batch_size) // run, len(self._cycle))
         name = self._cycle[k]
-        before = begin if name == alone else 0
-        return name, (before + turn * self._cycle.count(name) + self._rank[k]) * self._batch_size + slot
+        before = begin * self._batch_size if name == alone else 0
+        return name, before + (turn * self._cycle.count(name) + self._rank[k]) * run + slot % run
+
+    def program(self, step: int) -> str:
+        """What the batch of a step, from 0, is called: its task, or "mixed". Batches of one name have one shape."""
+        return MIXED if self._mixed else self.locate(step * self._batch_size)[0]
 
     def __len__(self) -> int:
         return np.iinfo(np.int32).max // self._batch_size * self._batch_size
@@ -60,5 +77,9 @@ class Mixture:
         name, position = self.locate(index)
         task, rng = self._tasks[name], np.random.default_rng((self._seed, index))
         record = int(self._streams[name][position])
-        example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
-        return task.prepare(example, rng)
+        try:
+            example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
+            made, fault = task.prepare(example, rng), ""
+        except faults.UNREADABLE as error:
+            made, fault = task.blank(), f"{name} record {record}: {faults.reason(error)}"
+        return {**made, "fault": faults.written(fault)}

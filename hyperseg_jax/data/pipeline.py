@@ -12,20 +12,23 @@ import grain
 from absl import flags
 from grain.experimental import ElasticIterator
 
+from hyperseg_jax.data import faults
 from hyperseg_jax.data.mixture import Mixture
 
 
 class Stream:
     """This host's rows of each batch, in their order. position: global elements taken so far; it is in every checkpoint.
 
-    rows: the places in a batch that this host feeds; all of them by default.
+    rows: the places in a batch that this host feeds; all of them by default. faults: (global element, why) of the records of
+    the batches given so far that this host could not read.
     """
 
     def __init__(
         self, mixture: Mixture, batch_size: int, *, position: int = 0, workers: int = 0, rows: Sequence[int] | None = None
     ) -> None:
         rows = range(batch_size) if rows is None else rows
-        self._batch_size, self._own = batch_size, len(rows)
+        self._batch_size, self._rows, self._own = batch_size, rows, len(rows)
+        self.faults: list[tuple[int, str]] = []
         if workers and not flags.FLAGS.is_parsed():
             flags.FLAGS(sys.argv[:1])  # Grain's workers read them
         self._workers, self._started = workers, False
@@ -49,6 +52,14 @@ class Stream:
         return self
 
     def __next__(self) -> dict[str, Any]:
+        start = self.position
+        batch = self._next()
+        for row, codes in zip(self._rows, batch.pop("fault"), strict=True):
+            if codes[0]:
+                self.faults.append((start + row, faults.read(codes)))
+        return batch
+
+    def _next(self) -> dict[str, Any]:
         if self._started:
             return next(self._iterator)
         self._started = True

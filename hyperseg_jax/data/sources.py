@@ -16,9 +16,10 @@ from rich.console import Console
 
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data import formats, toy
-from hyperseg_jax.data.augment import mirror
-from hyperseg_jax.data.features import Sizes, to_arrays
+from hyperseg_jax.data.augment import Augment
+from hyperseg_jax.data.features import Sizes, blank, largest, to_arrays
 from hyperseg_jax.data.formats import layouts
+from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -66,7 +67,8 @@ ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no si
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One kind of question. train and val: random-access readers of Examples. ratio: how often a batch is of this task; 0
-    leaves it to validation. mirror: chance that a training example is mirrored. exam: (folder, split) of the toy world that
+    leaves it to validation. shared: the sizes of its training batches where they are not its own. augment: what is
+    drawn for a training example. exam: (folder, split) of the toy world that
     val reads referring expressions from, None for other tasks and data."""
 
     name: str
@@ -75,14 +77,25 @@ class Task:
     ratio: int
     sizes: Sizes
     tokenizer: Tokenizer
-    mirror: float = 0.0
+    augment: Augment = dataclasses.field(default_factory=Augment)
     exam: tuple[str, str] | None = None
+    shared: Sizes | None = None
+
+    @property
+    def train_sizes(self) -> Sizes:
+        """Of the batches that it is trained in."""
+        return self.shared or self.sizes
 
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, Any]:
         """A training example as arrays, with the random changes that keep its meaning."""
-        if rng.random() < self.mirror:
-            example = mirror(example)
-        return to_arrays(example, self.sizes, self.tokenizer, train=True, rng=rng)
+        own = dataclasses.replace(example, frames=example.frames[: self.sizes.frames],
+                                  prompts=example.prompts[: self.sizes.prompts])  # fmt: skip
+        changed, fill = self.augment(own, rng)
+        return to_arrays(changed, self.train_sizes, self.tokenizer, train=True, rng=rng, fill=fill)
+
+    def blank(self) -> dict[str, Any]:
+        """What stands for a training example that cannot be read."""
+        return blank(self.train_sizes)
 
     def prepare_val(self, example: Example) -> dict[str, Any]:
         """A validation example as arrays, with all its frames."""
@@ -101,6 +114,10 @@ def build(
     tokenizer = load_tokenizer(data.tokenizer)
     parameters = data.toy.to_dict() if for_training else data.toy.to_dict() | {"train": 0}
     root = data.root or str(toy_world(parameters, console))
+    own = {name: sizes(config, system, name) for name in data.tasks}
+    shared = sizes(config, system, MIXED) if programs(config) == (MIXED,) else None
+    if unknown := [name for name in data.get("augment", {}) if name not in data.tasks]:
+        raise UserError(f"data.augment.{unknown[0]}: no such task; use one of {', '.join(data.tasks)}")
     tasks = {}
     for name, block in data.tasks.items():
         where, fields = f"data.tasks.{name}", block.to_dict()
@@ -114,14 +131,31 @@ def build(
             val = {**val, "split": split}
             exam = (val["folder"].replace("{root}", root), split) if val["task"] == "referring" else None
         taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
-        tasks[name] = Task(name, taught, scored, ratio, sizes(config, system, name), tokenizer, data.mirror, exam)
+        tasks[name] = Task(name, taught, scored, ratio, own[name], tokenizer, augmentation(config, name), exam, shared)
     return tasks
 
 
 def sizes(config: ml_collections.ConfigDict, system: Any, task: str) -> Sizes:
-    """The static sizes of the batches of one of the config's tasks."""
+    """The static sizes of the batches of one of the config's tasks, or of "mixed" ones, which hold every task with a ratio."""
+    if task == MIXED:
+        return largest(sizes(config, system, name) for name, block in config.data.tasks.items() if block.ratio)
     fields = config.data.tasks[task].to_dict()
     return system.batch_spec(config, {name: size for name, size in fields.items() if name not in ROUTING})
+
+
+def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
+    """What is drawn for a task's training examples: data.mirror for all, and the fields of data.augment.TASK."""
+    block = config.data.get("augment", {}).get(task, {})
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
+    try:
+        return Augment(**{"mirror": config.data.mirror, **fields})
+    except (TypeError, UserError) as error:
+        raise UserError(f"data.augment.{task}: {error}") from error
+
+
+def programs(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What the batches of a training are called, and with them the programs of its step: the tasks, or MIXED."""
+    return (MIXED,) if config.data.get("batches", "task") == MIXED else tuple(config.data.tasks)
 
 
 def load_tokenizer(name: str | os.PathLike) -> Tokenizer:

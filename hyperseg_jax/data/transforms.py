@@ -20,9 +20,9 @@ class Geometry:
     padded: tuple[int, int]
 
 
-def fit(height: int, width: int, size: int) -> Geometry:
-    """The long edge becomes `size`, the aspect stays; sides are int(x + 0.5)."""
-    scale = size / max(height, width)
+def fit(height: int, width: int, size: int, fill: float = 1.0) -> Geometry:
+    """The long edge becomes `fill` (at most 1) of `size`, the aspect stays; sides are int(x + 0.5)."""
+    scale = fill * size / max(height, width)
     filled = (min(size, int(height * scale + 0.5)), min(size, int(width * scale + 0.5)))
     return Geometry((height, width), (max(1, filled[0]), max(1, filled[1])), (size, size))
 

@@ -58,13 +58,14 @@ class Plan:
 
 
 def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -> Plan:
-    """Compiles the train step of one of the config's tasks for devices that need not exist (topologies.devices).
+    """Compiles the train step of one of the config's tasks, or of its mixed batches, for devices that need not exist
+    (topologies.devices).
 
     UserError where there is no such task, or the batch cannot be split over the mesh.
     """
     system = systems.get(config.system)
-    if task not in config.data.tasks:
-        raise UserError(f"--task {task}: the config has {', '.join(config.data.tasks)}")
+    if task not in (known := sources.programs(config)):
+        raise UserError(f"--task {task}: the config has {', '.join(known)}")
     model = system.build(config)
     placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=config.model.lora.rank > 0)
     loop.check_split(config, placed)
@@ -74,7 +75,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     sizes = sources.sizes(config, system, task)
     batch = features.spec(sizes, config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)
-    step = make_step(system.loss(model, config), tx, config.train.average)
+    step = make_step(system.loss(model, config), tx, config.train.average, config.data.cuts)
     found: dict[str, Any] = {"task": task, "preset": placed.preset, "mesh": dict(placed.mesh.shape),
                              "examples": config.train.batch_size / placed.mesh.size}  # fmt: skip
     with placement.use(placed):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hyperseg_jax.data import faults
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.data.transforms import fit
 from hyperseg_jax.errors import UserError
@@ -134,13 +135,12 @@ def _answers(
     A batch has `size` rows whatever is left, so that all hosts call the device alike. A clip goes through one frame at a time,
     what the model saw of a frame feeds the next, and clips of a batch wait for the longest: memory is that of one frame.
     """
-    examples: Any = task.val
     rows = runner.feed.rows(size)
-    mine = {row: examples[start + row] for row in rows.places if start + row < stop}
+    mine = {row: _record(task, start + row) for row in rows.places if start + row < stop}
     for example in mine.values():
         if len(example.prompts) != 1:
             raise UserError(f"{example.name}: {len(example.prompts)} prompts; a benchmark's reader gives them one by one")
-    filler = next(iter(mine.values()), None) or examples[0]
+    filler = next(iter(mine.values()), None) or _record(task, 0)
     held = [mine.get(row, filler) for row in rows.places]
     longest = max(int(told) for told in hosts.exchange(f"frames of {task.name} from {start}",
                                                        str(max(len(example.frames) for example in held))))  # fmt: skip
@@ -158,6 +158,15 @@ def _answers(
                 found[n].append(_found(benchmark, task, held[n], {key: value[n] for key, value in own.items()}))
     for n, index in scored:
         yield index, held[n], found[n]
+
+
+def _record(task: Task, index: int) -> Example:
+    """A benchmark's score is of all its records: UserError where one cannot be read."""
+    examples: Any = task.val
+    try:
+        return examples[index]
+    except faults.UNREADABLE as error:
+        raise UserError(f"benchmark {task.name} record {index}: {faults.reason(error)}") from error
 
 
 def _at(example: Example, t: int) -> Example:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -167,7 +168,8 @@ class Checkpoints:
             train = found["train"]
             # A restored key spells its placement otherwise (P(None) for P()), which would compile the step again.
             train["key"] = jax.device_put(train["key"], state.key.sharding)
-            return state.replace(**found["params"], optimizer=train["optimizer"], average=train["average"],
+            bad = _everywhere(found["run"].get("bad", 0), state.bad)  # older checkpoints do not count
+            return state.replace(**found["params"], optimizer=train["optimizer"], average=train["average"], bad=bad,
                                  step=train["step"], skipped=train["skipped"], key=train["key"]), found["run"]  # fmt: skip
         raise UserError(f"{self._checkpointer.directory}: no checkpoint fits this config or can be read whole ({reason}); "
                         "use the config it was trained with, or another --workdir")  # fmt: skip
@@ -193,6 +195,11 @@ def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
 def _train_part(state: TrainState) -> dict[str, Any]:
     return {"optimizer": state.optimizer, "average": state.average, "step": state.step, "skipped": state.skipped,
             "key": state.key}  # fmt: skip
+
+
+def _everywhere(count: int, like: jax.Array) -> jax.Array:
+    """A counter on all devices of another."""
+    return jax.make_array_from_callback((), like.sharding, lambda _: np.asarray(count, like.dtype))
 
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:

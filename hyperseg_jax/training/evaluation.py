@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from hyperseg_jax.data import faults
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.data.transforms import fit
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed
 from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
 from hyperseg_jax.structs import Example, Prompt
@@ -42,23 +46,27 @@ def evaluate(
     tiles: int = 12,
     change: Callable[[str, list[Example]], list[Example]] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
     feed: Feed = ALONE,
 ) -> Evaluation:
     """Scores every task that has validation records and a metric. predict is the jitted function of the system.
+
+    A record that cannot be read is in no score; where there are some, "unread" counts them among the scores, and `say` gets a
+    line. UserError where a task has no other.
 
     limit: examples a task. change: replaces a task's examples, for controls such as shuffled expressions. feed: how batches lie
     on the mesh of many hosts, and what predict returns as well: each host scores its own rows, and the sums are added up.
     """
     made = Evaluation({}, [])
     for name, task in tasks.items():
-        if task.val is None or task.val[0].prompts[0].task not in BY_TASK:
+        if task.val is None or (sample := _readable(name, task.val)).prompts[0].task not in BY_TASK:
             continue
         count = min(len(task.val), limit or len(task.val))
         examples: Sequence[Example] = task.val
         if change is not None:
             examples = change(name, [task.val[i] for i in range(count)])
-        scorer = Scorer(BY_TASK)
-        for done, example, outputs in _outputs(predict, params, task, examples, count, feed):
+        scorer, unread = Scorer(BY_TASK), list[str]()
+        for done, example, outputs in _outputs(predict, params, task, examples, count, feed, sample, unread):
             height, width = example.frames.shape[1:3]
             geometry = fit(height, width, task.sizes.image_size)
             for k, prompt in enumerate(example.prompts[: task.sizes.prompts]):
@@ -72,30 +80,58 @@ def evaluate(
                     made.tiles.append(tile(example, prompt, list(found[0].masks)))
             if progress is not None:
                 progress(name, done, count)
-        if scores := scorer.of_all_hosts(name).compute():
+        scores = scorer.of_all_hosts(name).compute()
+        told = hosts.exchange_long(f"what {name} lacks", json.dumps(unread))
+        if missed := [line for lines in told for line in json.loads(lines)]:
+            scores["unread"] = len(missed)
+            say(f"{name}: {len(missed)} of {count} validation records could not be read and are in no score; "
+                f"the first: {missed[0]}")  # fmt: skip
+        if scores:
             made.scores[name] = scores
     return made
 
 
-def _outputs(
-    predict: Callable[..., Any], params: Any, task: Task, examples: Sequence[Example], count: int, feed: Feed
-) -> Iterator[tuple[int, Example, dict[str, np.ndarray]]]:
-    """(examples done on all hosts, example, arrays [T, K, ...]) of those that this host scores, one by one.
+def _readable(name: str, examples: Sequence[Example]) -> Example:
+    """The first example that can be read. UserError where there is none."""
+    reason = "it is empty"
+    for k in range(len(examples)):
+        try:
+            return examples[k]
+        except faults.UNREADABLE as error:
+            reason = faults.reason(error) if k == 0 else reason
+    raise UserError(f"data.tasks.{name}.val: none of its {len(examples)} records can be read; the first: {reason}")
 
-    They are computed in global batches of about BATCH; the last is filled up, so that all hosts call the device alike.
+
+def _outputs(
+    predict: Callable[..., Any], params: Any, task: Task, examples: Sequence[Example], count: int, feed: Feed, sample: Example,
+    unread: list[str],
+) -> Iterator[tuple[int, Example, dict[str, np.ndarray]]]:  # fmt: skip
+    """(examples done on all hosts, example, arrays [T, K, ...]) of those that this host scores, one by one; `unread` gets the
+    others, with what is wrong with them.
+
+    They are computed in global batches of about BATCH; `sample` takes the place of what is not there or cannot be read, so that
+    all hosts call the device alike.
     """
     size = feed.size(BATCH)
     rows = feed.rows(size)
     for start in range(0, count, size):
-        mine = [start + row for row in rows.places]
-        kept = {i: examples[i] for i in mine if i < count}
-        filler = next(iter(kept.values()), None) or examples[0]
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *[task.prepare_val(kept.get(i, filler)) for i in mine])
+        kept: dict[int, Example] = {}
+        arrays = []
+        for row, scored in zip(rows.places, rows.scored, strict=True):
+            try:
+                if start + row < count:
+                    example = examples[start + row]
+                    arrays.append(task.prepare_val(example))
+                    kept |= {len(arrays) - 1: example} if scored else {}
+                    continue
+            except faults.UNREADABLE as error:
+                unread += [f"record {start + row}: {faults.reason(error)}"] if scored else []
+            arrays.append(task.prepare_val(sample))
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
         out = predict(params, feed.put(batch, rows))
         own = {key: feed.own(value) for key, value in out.items() if key != "next_query"}
-        for n, (i, scored) in enumerate(zip(mine, rows.scored, strict=True)):
-            if i in kept and scored:
-                yield min(start + size, count), kept[i], {key: value[n] for key, value in own.items()}
+        for n, example in kept.items():
+            yield min(start + size, count), example, {key: value[n] for key, value in own.items()}
 
 
 def tile(example: Example, prompt: Prompt, found: list[np.ndarray]) -> np.ndarray:

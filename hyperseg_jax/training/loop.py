@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,15 +13,17 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from hyperseg_jax.data import sources
-from hyperseg_jax.data.mixture import Mixture
+from hyperseg_jax.data import padding, sources
+from hyperseg_jax.data.mixture import MIXED, Mixture
 from hyperseg_jax.data.pipeline import Stream
+from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import evaluation, groups
+from hyperseg_jax.training.bad_records import BadRecords
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.flops import Arithmetic
@@ -62,7 +64,8 @@ def train(
                                config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
 
         first = config.data.first
-        mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)))
+        mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)),
+                          config.data.batches)  # fmt: skip
         feed = Feed(mesh.batch)
         rows = feed.rows(config.train.batch_size)
         predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
@@ -75,27 +78,30 @@ def train(
         state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
         report_placement(state, mesh, workdir.local, console)
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
-        position = 0
+        position = bad_so_far = 0
         if checkpoints.latest is not None:
             state, run = checkpoints.restore(state)
-            position = run["global_next_index"]
+            position, bad_so_far = run["global_next_index"], int(state.bad)
             timer.resume(run["seconds"], lost=seconds_lost(workdir.local / "metrics.jsonl", run["seconds"]))
             say(f"resuming at step {int(state.step)}")
+        report_padding(config, tasks, console)
         start_step, steps = int(state.step), config.train.steps
-        step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average), places, mesh)
+        step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average, config.data.cuts), places, mesh)
         arithmetic = Arithmetic(config, system)
         stack.enter_context(placement.use(mesh))
         stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers,
                                             rows=rows.places))  # fmt: skip
+        bad = BadRecords(stream.faults, share=config.data.bad_share, batch_size=config.train.batch_size, workdir=workdir,
+                         say=say, start=start_step, bad=bad_so_far)  # fmt: skip
         observers = stack.enter_context(Observers(workdir.local, start=start_step, steps=steps, console=console, timer=timer,
-                                                  profiled=tuple(config.train.profile)))  # fmt: skip
+                                                  profiled=tuple(config.train.profile), look=bad.look))  # fmt: skip
         watchdog = stack.enter_context(Watchdog(limits.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
         stack.enter_context(hosts.ending())
         unsaved = ""
 
         compiled: set[str] = set()
         for step in range(start_step + 1, steps + 1):
-            task, _ = mixture.locate((step - 1) * config.train.batch_size)
+            task = mixture.program(step - 1)
             timer.begin("data")
             batch = feed.put(next(stream), rows)
             timer.begin("step")
@@ -122,7 +128,7 @@ def train(
                 timer.begin("evaluation")
                 watchdog.patient()
                 found = evaluation.evaluate(predict, state.params, tasks, limit=config.train.eval_examples,
-                                            progress=observers.validating, feed=feed)  # fmt: skip
+                                            progress=observers.validating, say=say, feed=feed)  # fmt: skip
                 scores = found.scores
                 observers.scores(step, scores)
                 watchdog.beat()
@@ -134,8 +140,10 @@ def train(
             # after all else of a step, so that what a checkpoint holds is complete; the best one is of a validation
             if step % config.train.save_every == 0 or last or (validates and config.train.best):
                 observers.tell()
+                bad.write()
                 timer.begin("checkpoint")
-                facts = {"global_next_index": stream.position, "system": config.system, "seconds": timer.read()}
+                facts = {"global_next_index": stream.position, "system": config.system, "seconds": timer.read(),
+                         "bad": int(state.bad)}  # fmt: skip
                 failed = checkpoints.save(state, facts, scores=scores, wait=last)
                 unsaved = unsaved or (failed if last else "")
             if validates or last or step % config.train.save_every == 0:
@@ -191,6 +199,19 @@ def attempt(say: Callable[[str], None], what: str, write: Callable[..., None], *
     return failure
 
 
+def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
+    """Reads some training records of each task and says how much of its batches is padding. UserError, on all hosts, where one
+    of them can read none of them."""
+    ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
+    found = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
+    unread = [f"data.tasks.{name}.train: none of its first records can be read: {one.fault}" for name, one in found.items()
+              if not one.used]  # fmt: skip
+    if failure := hosts.agree("a look at the training data", unread[0] if unread else ""):
+        raise UserError(failure)
+    console.print(padding.table(found, ratios, batch_size=config.train.batch_size, cuts=config.data.cuts,
+                                mixed=sources.programs(config) == (MIXED,)))  # fmt: skip
+
+
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
     """Says where each parameter lies, on the console where there are several devices, and in the workdir's sharding.txt."""
     lines = report.lines(report.rows(state.params, mesh), mesh)
@@ -214,6 +235,8 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"data.first.share = {first.share}: give a share of train.steps, from 0 to less than 1")
     if first.share and not tasks.get(first.task, {"ratio": 0})["ratio"]:
         raise UserError(f"data.first.task = {first.task!r}: give a task with a ratio ({', '.join(tasks)}), or share 0")
+    if not 0 <= config.data.bad_share < 1:
+        raise UserError(f"data.bad_share = {config.data.bad_share}: give a share of the records, from 0 to less than 1")
     for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
         if config.train[name] < 1:
             raise UserError(f"train.{name} = {config.train[name]}: give one or more")

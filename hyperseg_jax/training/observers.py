@@ -19,13 +19,15 @@ from hyperseg_jax.training.flops import utilization
 class Observers:
     """A context manager around the record of one run. Lines of steps after `start` (of a run cut off) are dropped.
 
-    timer: where the run's time goes. profiled: (first, last) step to write a profile of for TensorBoard; (0, 0) for none.
+    timer: where the run's time goes. profiled: (first, last) step to write a profile of for TensorBoard; (0, 0) for none. look:
+    called with a step and its metrics once they are told.
     """
 
     def __init__(
         self, workdir: pathlib.Path, *, start: int, steps: int, console: Console, timer: clock.Clock,
-        profiled: tuple[int, int] = (0, 0),
+        profiled: tuple[int, int] = (0, 0), look: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
     ) -> None:  # fmt: skip
+        self._look = look
         self._path = workdir / "metrics.jsonl"
         _truncate(self._path, start)
         self._file = self._path.open("a", buffering=1)
@@ -95,6 +97,7 @@ class Observers:
         self._note += f"  MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else ""
         if not self._progress.console.is_terminal:  # one line an interval where no bar can be seen
             self.say(f"step {step}  {self._note}  {clock.told(seconds)}")
+        self._look(step, values)
 
     def profile(self, step: int) -> None:
         """Begins a profile before its first step and ends it after its last one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -11,17 +11,20 @@ import jax.numpy as jnp
 import optax
 
 from hyperseg_jax.training import groups
+from hyperseg_jax.training.cuts import at_its_length
 
 Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """step: batches taken. skipped: batches whose loss or gradient was not finite. key: folded with the step for dropout and
-    sampled points. trainable and frozen are the two halves of the parameters; only the first has optimizer state. average: a
-    moving average of the trainable half, empty where none is kept."""
+    """step: batches taken. skipped: batches whose loss or gradient was not finite. bad: elements of all batches that could not
+    be read. key: folded with the step for dropout and sampled points. trainable and frozen are the two halves of the
+    parameters; only the first has optimizer state. average: a moving average of the trainable half, empty where none is
+    kept."""
 
     step: jax.Array
     skipped: jax.Array
+    bad: jax.Array
     key: jax.Array
     trainable: Any
     frozen: Any
@@ -45,7 +48,7 @@ def create(
         frozen = jax.tree.map(lambda x: x.astype(frozen_type), frozen)
     zero = jnp.zeros((), jnp.int32)
     average = jax.tree.map(jnp.copy, trainable) if averaged else {}
-    return TrainState(zero, zero, jax.random.key(seed), trainable, frozen, tx.init(trainable), average)
+    return TrainState(zero, zero, zero, jax.random.key(seed), trainable, frozen, tx.init(trainable), average)
 
 
 def shardings(
@@ -59,25 +62,29 @@ def shardings(
     masked = lambda x: isinstance(x, optax.MaskedNode)  # of another group
     optimizer = optax.tree.map_params(tx, lambda leaf, at: leaf if masked(leaf) else at, state.optimizer, trainable,
                                       transform_non_params=lambda _: whole, is_leaf=masked)  # fmt: skip
-    return TrainState(whole, whole, whole, trainable, frozen, optimizer, trainable if state.average else {})
+    return TrainState(whole, whole, whole, whole, trainable, frozen, optimizer, trainable if state.average else {})
 
 
 def make_step(
-    loss: Loss, tx: optax.GradientTransformation, average: float = 0.0
+    loss: Loss, tx: optax.GradientTransformation, average: float = 0.0, cuts: Sequence[int] = ()
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
-    """step(state, batch) -> (state, metrics). A batch that is not finite changes nothing but the counters.
+    """step(state, batch) -> (state, metrics). A batch that is not finite changes nothing but the counters. batch["bad"]: bool
+    [B], which elements could not be read; the loss leaves them out by itself.
 
     average: how much of the moving average a step keeps (0.999), where the state has one. It starts quickly: after n steps
-    at most (1 + n) / (10 + n) is kept.
+    at most (1 + n) / (10 + n) is kept. cuts: lengths that a batch is cut to where all of it fits (training/cuts.py).
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
 
-        def of_trainable(trainable: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss(groups.merge(trainable, state.frozen), batch, key)
+        def gradient_of(batch: Any) -> Any:
+            def of_trainable(trainable: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+                return loss(groups.merge(trainable, state.frozen), batch, key)
 
-        (total, metrics), gradient = jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
+            return jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
+
+        (total, metrics), gradient = at_its_length(gradient_of, batch, cuts)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         updates, optimizer = tx.update(gradient, state.optimizer, state.trainable)
@@ -91,9 +98,10 @@ def make_step(
         state = state.replace(
             step=state.step + 1,
             skipped=state.skipped + (~finite).astype(jnp.int32),
+            bad=state.bad + batch["bad"].sum(dtype=jnp.int32),
             trainable=trainable,
             optimizer=keep(optimizer, state.optimizer),
         )
-        return state, {"loss": total, "gradient_norm": norm, "skipped": state.skipped, **metrics}
+        return state, {"loss": total, "gradient_norm": norm, "skipped": state.skipped, "bad": state.bad, **metrics}
 
     return train_step

@@ -17,7 +17,8 @@ from hyperseg_jax.parallel import hosts
 from hyperseg_jax.results.whole import write_text
 from hyperseg_jax.tables import flatten
 
-FETCHED = ("metrics.jsonl", "tensorboard")  # what a run goes on writing where it stopped
+BAD_RECORDS = "bad_records.txt"
+FETCHED = ("metrics.jsonl", "tensorboard", BAD_RECORDS)  # what a run goes on writing where it stopped
 
 
 class Workdir:

@@ -12,6 +12,7 @@ import pytest
 
 from hyperseg_jax.data.mixture import Mixture, cycle
 from hyperseg_jax.data.pipeline import Stream
+from hyperseg_jax.errors import UserError
 
 
 @dataclasses.dataclass
@@ -21,6 +22,9 @@ class Counting:
 
     def prepare(self, example, rng):
         return {"record": np.int64(example), "noise": rng.random()}
+
+    def blank(self):
+        return {"record": np.int64(-1), "noise": 0.0}
 
 
 def tasks():
@@ -50,6 +54,68 @@ def test_one_task_may_come_first():
     assert names[:5] == ["b"] * 5 and collections.Counter(names[5:]) == {"a": 6, "b": 2}
     seen = collections.Counter(int(mixture[i]["record"]) for i in range(4 * (5 + 20)) if mixture.locate(i)[0] == "b")
     assert {seen[record] for record in range(200, 205)} == {8}  # 10 batches of b: no record is lost where the cycle begins
+
+
+def test_elements_of_a_mixed_batch_follow_the_ratios():
+    mixture = Mixture(tasks(), batch_size=4, seed=3, batches="mixed")
+    records = [int(mixture[i]["record"]) for i in range(4 * 35)]
+    for start in range(0, len(records), 4):  # the cycle is as long as a batch here
+        assert collections.Counter(record // 100 for record in records[start : start + 4]) == {1: 3, 2: 1}
+    assert {records.count(record) for record in range(100, 107)} == {15} and mixture.program(3) == "mixed"
+    three = Mixture(tasks(), batch_size=3, seed=3, batches="mixed")  # a batch cuts the cycle anywhere: the records are the same
+    assert [int(three[i]["record"]) for i in range(4 * 35)] == records
+    late = Mixture(tasks(), batch_size=4, seed=3, first=("b", 5), batches="mixed")
+    seen = [int(late[i]["record"]) for i in range(4 * 20)]
+    assert min(seen[:20]) >= 200 and {seen[:35:1].count(r) for r in range(200, 205)} <= {4, 5}
+    named = collections.Counter(record for record in seen if record >= 200)  # 20 and 15 elements: none lost at the seam
+    assert set(named.values()) == {7}
+    with pytest.raises(UserError, match=r"data\.batches = 'both': use one of task, mixed"):
+        Mixture(tasks(), 4, 0, batches="both")
+
+
+class Damaged(list):
+    """A reader some of whose records are damaged, each in its own way."""
+
+    KINDS = (UserError("a.jpg: cannot be read; download it again"), KeyError("anns"), OSError(5, "Input/output error", "b.jpg"))
+
+    def __getitem__(self, index):
+        value = super().__getitem__(index)
+        if value % 4 == 0:
+            raise self.KINDS[value // 4 % 3]
+        return value
+
+
+def damaged():
+    return {"a": Counting(Damaged(range(20)), 1)}
+
+
+def streamed(count, **options):
+    with Stream(Mixture(damaged(), 4, seed=3), 4, **options) as stream:
+        return [next(stream) for _ in range(count)], stream.faults
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_record_is_a_blank_with_a_name_on_any_number_of_hosts(workers, monkeypatch):
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[2])
+    whole, faults = streamed(10)
+    assert sum(int((batch["record"] < 0).sum()) for batch in whole) == len(faults) == 10  # 5 of 20 records, two epochs
+    assert all(whole[at // 4]["record"][at % 4] == -1 for at, _ in faults)
+    assert {why.split(": ", 1)[1] for _, why in faults} == {
+        "a.jpg: cannot be read; download it again", "[Errno 5] Input/output error: 'b.jpg'",
+        "is of another make (KeyError: 'anns'); check the files with `hyperseg data check`"}  # fmt: skip
+    parts = [streamed(6, position=16, rows=rows, workers=workers) for rows in ((0, 3), (1, 2))]
+    for (batches, _), rows in zip(parts, ((0, 3), (1, 2)), strict=True):
+        same(batches, [{name: leaf[list(rows)] for name, leaf in batch.items()} for batch in whole[4:]])
+    assert sorted(parts[0][1] + parts[1][1]) == [(at, why) for at, why in faults if at >= 16]
+
+
+def test_a_fault_of_the_program_still_ends_it():
+    class Broken(Counting):
+        def prepare(self, example, rng):
+            raise RuntimeError("a bug")
+
+    with Stream(Mixture({"a": Broken([1, 2], 1)}, 2, 0), 2) as stream, pytest.raises(RuntimeError, match="a bug"):
+        next(stream)
 
 
 class Drawn(list):

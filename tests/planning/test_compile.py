@@ -61,6 +61,10 @@ def test_what_cannot_be_planned():
         planning.plan(micro(), "vidoe", jax.devices()[:8])
     with pytest.raises(UserError, match=r"train.batch_size = 6: give a multiple of 8"):
         planning.plan(micro(batch_size=6), "referring", jax.devices()[:8])
+    mixed = micro()
+    mixed.data.batches = "mixed"
+    with pytest.raises(UserError, match="--task referring: the config has mixed"):
+        planning.plan(mixed, "referring", jax.devices()[:8])
 
 
 def test_without_libtpu_the_fix_is_named(monkeypatch):

@@ -60,3 +60,14 @@ def test_a_damaged_state_is_named(tmp_path):
     kept.write_text('{"asked": {}')
     with pytest.raises(UserError, match=r"clips.json: is not a partial evaluation .*; remove it to start anew"):
         benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task_of([clip("a", 1)]), kept=kept)
+
+
+def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
+    class Damaged(list):
+        def __getitem__(self, index):
+            if index == 1:
+                raise KeyError("anns")
+            return super().__getitem__(index)
+
+    with pytest.raises(UserError, match=r"benchmark clips record 1: is of another make \(KeyError: 'anns'\)"):
+        benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))

@@ -36,7 +36,7 @@ def run(loss, steps=1, rules=RULES, **options):
     state = create(params(), rules, tx, seed=0)
     step = jax.jit(make_step(loss, tx))
     for k in range(steps):
-        state, metrics = step(state, jnp.float32(k))
+        state, metrics = step(state, {"k": jnp.float32(k), "bad": jnp.zeros(1, bool)})
     return state, metrics
 
 
@@ -55,7 +55,7 @@ def test_rates_decay_and_freezing():
 
 
 def test_a_batch_that_is_not_finite_changes_nothing():
-    bad = lambda tree, batch, key: (squares(tree, batch, key)[0] * jnp.where(batch == 1, jnp.nan, 1.0), {})
+    bad = lambda tree, batch, key: (squares(tree, batch, key)[0] * jnp.where(batch["k"] == 1, jnp.nan, 1.0), {})
     whole, _ = run(bad, steps=3)
     fine, _ = run(squares, steps=2)
     assert int(whole.skipped) == 1 and int(whole.step) == 3

@@ -199,14 +199,18 @@ def test_a_profile_of_chosen_steps_lands_in_the_tensorboard_folder(tmp_path):
     assert written()[0].relative_to(tmp_path / "tensorboard").parts[:2] == ("plugins", "profile")
 
 
-def test_a_truncated_training_picture_ends_the_run_with_its_name(micro, world, tmp_path):
-    root = shutil.copytree(world, tmp_path / "world")
-    for path in (root / "coco" / "train").iterdir():
-        path.write_bytes(path.read_bytes()[:200])
-    from hyperseg_jax.data import sources
-    from hyperseg_jax.data.mixture import Mixture
-
-    config = micro(data__root=str(root))
-    tasks = sources.build(config, loop.systems.get("hyperseg"), console=Console(quiet=True))
-    with loop.Stream(Mixture(tasks, 2, 0), 2) as stream, pytest.raises(UserError, match=r"\.jpg: cannot be read as a picture"):
-        next(stream)
+@pytest.mark.slow
+def test_mixed_batches_cut_to_their_length_train_in_one_program(micro, tmp_path):
+    """All tasks together; the loop itself asserts the one program."""
+    config = micro(("referring", "panoptic", "region", "video", "chat"), data__batches="mixed", data__cuts=(150,),
+                   train__batch_size=8, train__steps=12, train__eval_every=12)  # fmt: skip
+    console = Console(record=True, file=io.StringIO(), width=200)
+    train(config, tmp_path, console=console, stop_at=5)
+    train(config, tmp_path, console=console)
+    steps = lines(tmp_path)
+    assert {line["task"] for line in steps} == {"mixed"} and len(steps) == 12
+    for kind in ("text", "expression", "class", "region", "mask"):
+        assert np.isfinite(values := [line[kind] for line in steps]).all() and max(values) > 0, kind
+    assert np.mean([line["text"] for line in steps[-3:]]) < steps[0]["text"]
+    assert {line["task"] for line in lines(tmp_path, "validation")} == {"referring", "panoptic", "region", "video"}
+    assert "after cuts" in console.export_text()

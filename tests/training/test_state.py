@@ -21,7 +21,7 @@ def params():
 
 def loss(params, batch, key):
     found = params["head"]["kernel"] * params["frozen"]["base"].astype(jnp.float32)
-    return jnp.mean((found - batch) ** 2), {"noise": jax.random.normal(key)}
+    return jnp.mean((found - batch["rows"]) ** 2), {"noise": jax.random.normal(key)}
 
 
 def run(batches, *, accumulate=1, clip_norm=None, average=0.0, frozen_type=""):
@@ -30,9 +30,26 @@ def run(batches, *, accumulate=1, clip_norm=None, average=0.0, frozen_type=""):
     step = jax.jit(state.make_step(loss, tx, average))
     seen = [now]
     for batch in batches:
-        now, metrics = step(now, jnp.asarray(batch, jnp.float32))
+        now, metrics = step(now, {"rows": jnp.asarray(batch, jnp.float32), "bad": jnp.zeros(1, bool)})
         seen.append(now)
     return seen, metrics
+
+
+def test_a_batch_is_cut_to_the_shortest_length_that_holds_it():
+    def loss(params, batch, key):
+        length = batch["layout"]["source"].shape[1]
+        return params["head"]["kernel"].sum() * length, {"length": jnp.float32(length), "kept": batch["layout"]["ids"].sum()}
+
+    tx = groups.optimizer(groups.split(params(), TABLE)[0], TABLE, lambda _: RATE, clip_norm=None)
+    steps = [jax.jit(state.make_step(loss, tx, cuts=cuts)) for cuts in ((), (6, 4, 99), (32,))]
+    for longest, wanted in ((1, 4), (4, 4), (5, 6), (6, 6), (7, 10), (10, 10)):
+        filled = (np.arange(10) < np.array([[longest], [longest // 2]])).astype(np.int32)
+        batch = {"layout": {"source": jnp.asarray(filled), "ids": jnp.asarray(3 * filled)}, "bad": jnp.zeros(2, bool)}
+        for step, length in zip(steps, (10, wanted, 10), strict=True):
+            _, metrics = step(state.create(params(), TABLE, tx, 0), batch)
+            assert float(metrics["length"]) == length and int(metrics["kept"]) == 3 * filled.sum()
+            assert float(metrics["gradient_norm"]) == pytest.approx(2 * length)  # the gradient is of that length as well
+    assert all(step._cache_size() == 1 for step in steps)
 
 
 def kernels(seen):

@@ -1,0 +1,138 @@
+"""What cannot be read, and the frames that a picture has less than a clip, change no loss, gradient or divisor; a batch of
+several tasks teaches each as a batch of its own."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hyperseg_jax.data import features, sources
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.parallel.feed import Feed
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.training import groups, loop
+from hyperseg_jax.training.state import make_step
+
+SYSTEM = systems.get("hyperseg")
+
+
+@pytest.fixture(scope="module")
+def ready(micro):
+    """Elements by task with the sizes of a mixed batch of two frames; the loss of some of them."""
+    config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
+    tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    model = SYSTEM.build(config)
+    params = jax.jit(lambda key: SYSTEM.init_plain(model, config, key))(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: np.asarray(x) + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
+    rows = {name: task.prepare(task.train[0], np.random.default_rng(0)) for name, task in tasks.items()}
+    rows["blank"] = tasks["region"].blank()
+    loss = jax.jit(SYSTEM.loss(model, config))
+    return rows, lambda *rows: loss(params, stacked(*rows), jax.random.key(0))
+
+
+def stacked(*rows):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def close(one, other, rtol=2e-5, atol=1e-6):
+    for (path, ours), theirs in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=rtol * scale + atol, err_msg=str(path))
+
+
+@pytest.fixture(scope="module")
+def step(micro):
+    """An element, a blank, and the first step of a training on some: its metrics, and the moments of its gradient."""
+    config = micro()
+    task = sources.build(config, SYSTEM, console=Console(quiet=True))["referring"]
+    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps,
+                           config.optimizer.final_rate)  # fmt: skip
+    mesh, model = placement.make(config.train.preset, config.train.mesh), SYSTEM.build(config)
+    make = lambda: loop.start(config, SYSTEM, model, rules, rate, mesh, resumes=False)
+    state, tx = make()
+    whole = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = loop.jit_step(make_step(SYSTEM.loss(model, config), tx, config.train.average), whole, mesh)
+    feed = Feed(mesh.batch)
+
+    def of(*rows):
+        state, _ = make()
+        with placement.use(mesh):
+            changed, metrics = step(state.replace(key=None), state.key, feed.put(stacked(*rows), feed.rows(2)))
+        return {"metrics": metrics, "moments": changed.optimizer}
+
+    return task.prepare(task.train[0], np.random.default_rng(0)), task.blank(), of
+
+
+def test_a_record_that_cannot_be_read_is_as_if_it_were_not_there(step):
+    """Twice the same element has the means and the gradient of that element alone."""
+    row, blank, of = step
+    alone, left_out, nothing = of(row, row), of(row, blank), of(blank, blank)
+    counts = [int(made["metrics"].pop("bad")) for made in (alone, left_out, nothing)]
+    assert counts == [0, 1, 2]
+    assert all(float(alone["metrics"][name]) > 0 for name in ("loss", "gradient_norm", "text", "mask", "expression"))
+    close(left_out, alone, rtol=2e-4)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(nothing["metrics"]))
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(nothing["moments"]) if leaf.ndim)
+
+
+def test_an_unreadable_clip_or_list_counts_for_nothing_either(ready):
+    rows, loss = ready
+    for name in ("video", "panoptic", "region"):
+        total, terms = loss(rows[name], rows[name])
+        assert float(total) > 0
+        close(loss(rows[name], rows["blank"]), (total, terms))
+
+
+def first_frame(row):
+    cut = {name: row[name][:1] for name in ("images", "clip_images", "frame_valid")}
+    return {**row, **cut, "masks": row["masks"][:, :, :1]}
+
+
+def test_frames_that_a_picture_lacks_count_for_nothing(ready):
+    rows, loss = ready
+    picture, clip, blank = rows["panoptic"], rows["video"], rows["blank"]
+    noisy = {**picture, "images": np.concatenate([picture["images"][:1], clip["images"][1:]]),
+             "masks": np.repeat(picture["masks"][:, :, :1], 2, axis=2)}  # fmt: skip
+    wanted = loss(first_frame(rows["referring"]), first_frame(picture))
+    close(loss(rows["referring"], picture), wanted)
+    close(loss(rows["referring"], noisy), wanted)
+
+    # of a picture and a clip, the first frame counts for both and the second for the clip
+    both, clip_first = (loss(first_frame(clip), first_frame(other))[0] for other in (picture, blank))
+    clip_second = 2 * loss(clip, blank)[0] - clip_first
+    assert abs(float(clip_second - clip_first)) > 0.01
+    for other in (picture, noisy):
+        close(loss(clip, other)[0], (2 * both + clip_second) / 3, rtol=1e-4)
+
+
+def test_a_mixed_batch_teaches_each_task_what_it_would_teach_alone(ready):
+    rows, loss = ready
+    terms = lambda *names: loss(*(rows[name] for name in names))[1]
+    both, spoken, listed = terms("referring", "panoptic"), terms("referring", "blank"), terms("blank", "panoptic")
+    close(both["expression"], spoken["expression"])
+    close(both["class"], listed["class"])
+    assert float(spoken["class"]) == float(listed["expression"]) == 0
+    targets = [int(rows[name]["valid"].sum()) for name in ("referring", "panoptic")]
+    for name in ("mask", "dice"):
+        wanted = (targets[0] * spoken[name] + targets[1] * listed[name]) / sum(targets)
+        close(both[name], wanted)
+
+
+def test_shared_sizes_hold_every_task_and_each_keeps_its_own_counts(micro):
+    config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
+    own = {name: sources.sizes(config, SYSTEM, name) for name in config.data.tasks}
+    shared = features.largest(own.values())
+    assert (shared.frames, shared.targets, shared.classes, shared.regions, shared.prompts) == (2, 8, 9, 3, 2)
+    assert shared.length == max(sizes.length for sizes in own.values())
+    tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    for name, task in tasks.items():
+        assert task.sizes == own[name] and task.train_sizes == shared
+        made = task.prepare(task.train[0], np.random.default_rng(0))
+        assert jax.tree.map(np.shape, made) == jax.tree.map(lambda leaf: leaf.shape[1:], features.spec(shared, 1))
+        assert made["frame_valid"].tolist() == [True, name == "video"]
+    many = dataclasses.replace(tasks["region"].train[0], prompts=tasks["region"].train[0].prompts * 2)
+    assert tasks["region"].prepare(many, np.random.default_rng(0))["uses_regions"].tolist() == [True, False]

@@ -1,0 +1,107 @@
+"""What cannot be read is counted, named, and ends a run where it is too much."""
+
+import shutil
+
+import pytest
+from rich.console import Console
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.training.bad_records import BadRecords
+from hyperseg_jax.training.loop import train
+from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.workdir import Workdir
+
+
+@pytest.fixture
+def account(tmp_path):
+    """account(faults, **fields) and the lines that it told."""
+    said = []
+
+    def make(faults, **fields):
+        given = {"share": 0.01, "batch_size": 10, "start": 0, "bad": 0, **fields}
+        return BadRecords(faults, workdir=Workdir(tmp_path), say=said.append, **given)
+
+    return make, said
+
+
+def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
+    make, said = account
+    faults = [(7, "a record 3: x.jpg: cannot be read")]
+    bad = make(faults)
+    bad.look(1, {"bad": 0})
+    assert not said and not (tmp_path / "bad_records.txt").exists()
+    bad.look(2, {"bad": 1})
+    faults.append((3, "b record 9: y.jpg: no such picture"))
+    bad.look(3, {"bad": 2})
+    assert said == ["1 of 20 training records could not be read and count for nothing; the first: a record 3: x.jpg: cannot be "
+                    f"read. Training goes on; all are named in {tmp_path}/bad_records.txt"]  # fmt: skip
+    bad.write()
+    assert (tmp_path / "bad_records.txt").read_text() == ("3\tb record 9: y.jpg: no such picture\n"
+                                                           "7\ta record 3: x.jpg: cannot be read\n")  # fmt: skip
+    again = make([(31, "a record 3: x.jpg: cannot be read")], start=3, bad=2)  # a resumed run keeps the names
+    again.look(4, {"bad": 3})
+    again.write()
+    assert len((tmp_path / "bad_records.txt").read_text().splitlines()) == 3 and len(said) == 1
+
+
+def test_too_many_end_the_run(account):
+    make, _ = account
+    faults = [(0, "a record 3: x.jpg: cannot be read")]
+    make(faults).look(1, {"bad": 10})  # ten of the first ten
+    with pytest.raises(UserError, match=r"11 of 20 .*the first: a record 3: x\.jpg.*or raise data\.bad_share, which is 0\.01"):
+        make(faults).look(2, {"bad": 11})
+    make(faults).look(200, {"bad": 20})  # one in a hundred
+    with pytest.raises(UserError, match="21 of 2000"):
+        make(faults).look(200, {"bad": 21})
+    with pytest.raises(UserError, match="1 of 20000"):
+        make(faults, share=0.0).look(2000, {"bad": 1})
+    make(faults, start=2000).look(2002, {"bad": 10})
+    with pytest.raises(UserError, match="11 of 20020"):  # the disk is gone
+        make(faults, start=2000).look(2002, {"bad": 11})
+
+
+def damage(world, folder, which):
+    root = shutil.copytree(world, folder)
+    for k, path in enumerate(sorted((root / "coco" / "train").iterdir())):
+        if which(k):
+            path.write_bytes(path.read_bytes()[:200])
+    return root
+
+
+def test_a_run_on_damaged_pictures_goes_on_and_counts_them(micro, world, tmp_path):
+    root = damage(world, tmp_path / "world", lambda k: k == 5)
+    config = micro(data__root=str(root), train__steps=12, train__eval_every=12)
+    for path in sorted((root / "coco" / "val").iterdir())[:1]:
+        path.write_bytes(path.read_bytes()[:200])
+    console = Console(record=True, file=(tmp_path / "console").open("w"), width=300)
+    train(config, tmp_path / "run", console=console, stop_at=7)
+    train(config, tmp_path / "run", console=console)
+    steps = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
+    counts = [int(line["bad"]) for line in steps]
+    assert len(counts) == 12 and counts == sorted(counts) and 0 < counts[-1] <= 3
+    named = (tmp_path / "run" / "bad_records.txt").read_text().splitlines()
+    assert len(named) == counts[-1] and all("cannot be read as a picture" in line for line in named)
+    at = int(named[0].split("\t")[0])
+    assert counts[at // 2] == 1 and (at < 2 or counts[at // 2 - 1] == 0)  # two elements a step
+    assert all(line["loss"] > 0 for line in steps) and steps[-1]["skipped"] == 0
+    told = console.export_text()
+    assert told.count("training records could not be read and count for nothing") == 1
+    assert "validation records could not be read and are in no score; the first: record 0: " in told
+    scores = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation"][-1]
+    assert 1 <= scores["unread"] < 4 and scores["count"] >= 1  # of four records; those of a picture stand side by side
+
+
+def test_a_world_of_damaged_pictures_ends_the_run_before_its_first_step(micro, world, tmp_path):
+    root = damage(world, tmp_path / "world", lambda k: True)
+    with pytest.raises(UserError, match=r"tasks\.referring\.train: none .* can be read: record .*\.jpg: cannot be read as"):
+        train(micro(data__root=str(root)), tmp_path / "run", console=Console(quiet=True))
+
+
+def test_the_share_is_checked(micro, tmp_path):
+    with pytest.raises(UserError, match=r"data\.bad_share = 1\.5: give a share"):
+        train(micro(data__bad_share=1.5), tmp_path)
+
+
+def test_every_shipped_config_says_how_much(micro):
+    assert all(configs.load(name).data.bad_share == 0.01 for name in ("tiny", "hyperseg_3b", "hyperseg_3b_full"))
