@@ -52,16 +52,15 @@ def step(micro):
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps,
                            config.optimizer.final_rate)  # fmt: skip
     mesh, model = placement.make(config.train.preset, config.train.mesh), SYSTEM.build(config)
-    make = lambda: loop.start(config, SYSTEM, model, rules, rate, mesh, resumes=False)
-    state, tx = make()
+    state, tx = loop.start(config, SYSTEM, model, rules, rate, mesh, resumes=False)
     whole = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = loop.jit_step(make_step(SYSTEM.loss(model, config), tx, config.train.average), whole, mesh)
     feed = Feed(mesh.batch)
 
     def of(*rows):
-        state, _ = make()
+        given = jax.tree.map(lambda leaf: leaf.copy(), state.replace(key=None))  # which the step takes for itself
         with placement.use(mesh):
-            changed, metrics = step(state.replace(key=None), state.key, feed.put(stacked(*rows), feed.rows(2)))
+            changed, metrics = step(given, state.key, feed.put(stacked(*rows), feed.rows(2)))
         return {"metrics": metrics, "moments": changed.optimizer}
 
     return task.prepare(task.train[0], np.random.default_rng(0)), task.blank(), of
