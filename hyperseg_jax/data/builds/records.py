@@ -143,7 +143,7 @@ class Record:
             with Image.open(io.BytesIO(self._pictures[t]), formats=PICTURES) as file:
                 if (file.height, file.width) != self.size:
                     raise ValueError("it is of another size")
-                return np.asarray(file.convert("RGB"))
+                return files.rgb(file)
         except (OSError, SyntaxError, Image.DecompressionBombError, *DAMAGED) as error:
             why = f"frame {t} cannot be read ({error})"
             raise Problem("unreadable picture", f"{self._where}: {why}; build this shard again") from error

@@ -156,7 +156,7 @@ def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None, *, cod
     try:
         if seen is None or path not in seen.sizes:
             with Image.open(path) as file:
-                pixels = np.asarray(file.convert("RGB"))
+                pixels = rgb(file)
         else:
             pixels = np.zeros((*seen.sizes[path], 3), np.uint8)
     except FileNotFoundError:
@@ -177,6 +177,11 @@ def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None, *, cod
     if read is not None and not coded:
         read.append((path, pixels))
     return pixels
+
+
+def rgb(picture: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3]; Pillow would copy a picture that has these colours already."""
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _instead(size: tuple[int, int] | None, kind: str, message: str) -> np.ndarray:
