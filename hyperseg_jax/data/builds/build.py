@@ -102,24 +102,34 @@ def build(
     with alone(stage / "lock", wait=False) as free:
         if not free:
             raise UserError(f"{store}: is being built by another process of this machine; wait for it")
-        agree(store, settings)
         count = -(-total // size)
         names = [shard_name(k, count) for k in range(count)]
         jobs = [_Job(stage / mark / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
                 for k, name in enumerate(names)]  # fmt: skip
-        (stage / mark).mkdir(exist_ok=True)
-        shards = _all_shards(reader, store, jobs, mark, workers, verify, advance)
-        facts = {name: list(getattr(reader, name)) for name in FACTS if hasattr(reader, name)}
-        index = Index(settings, shards, clips, facts)
-        if not index.records:
-            raise UserError(f"{store}: every record is bad; {shards[0].bad[0][1]}")
-        write_index(store, index)
-        store.sweep()
-        with contextlib.suppress(OSError):
-            (stage / mark).rmdir()
-            (stage / "lock").unlink()
-            stage.rmdir()
+        try:
+            agree(store, settings)
+            (stage / mark).mkdir(exist_ok=True)
+            shards = _all_shards(reader, store, jobs, mark, workers, verify, advance)
+            facts = {name: list(getattr(reader, name)) for name in FACTS if hasattr(reader, name)}
+            index = Index(settings, shards, clips, facts)
+            if not index.records:
+                raise UserError(f"{store}: every record is bad; {shards[0].bad[0][1]}")
+            write_index(store, index)
+            store.sweep()
+        finally:
+            _tidy(stage, stage / mark)
     return index
+
+
+def _tidy(stage: pathlib.Path, shards: pathlib.Path) -> None:
+    """Leaves a staging folder that still holds finished shards."""
+    for part in shards.glob("*.part"):
+        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        if shards.exists():
+            shards.rmdir()
+        (stage / "lock").unlink()
+        stage.rmdir()
 
 
 def _stage(store: Store) -> pathlib.Path:
