@@ -121,8 +121,6 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
         (segment,) = model.segment_regions(example.frames[0], prompt.regions)
         tiles.append(caption(np.concatenate([mark, draw_segments(example.frames[0], [segment])], 1)[:, :384],
                              f"{prompt.kinds[0]}, and what it marks", height=44))  # fmt: skip
-    width = max(tile.shape[1] for tile in tiles)
-    tiles = [np.pad(tile, ((0, 0), (0, width - tile.shape[1]), (0, 0)), constant_values=255) for tile in tiles]
     page.heading("2. The same model, asked in other ways")
     page.text("By a list of classes (every instance apart, without overlap), and by a mark drawn on the object.")
     page.picture(sheet(tiles, 2), "A class list, then drawn marks (magenta) and the object behind each.")

@@ -56,6 +56,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "ref_youtube_vos": formats.RefYouTubeVos,
     "revos": formats.ReVos,
     "scienceqa": formats.ScienceQa,
+    "spoken_frames": formats.SpokenFrames,
     "visual_genome": formats.VisualGenome,
     "vqav2": formats.VqaV2,
     "youtube_vis": formats.YouTubeVis,

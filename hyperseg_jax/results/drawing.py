@@ -60,13 +60,13 @@ def caption(tile: np.ndarray, text: str, *, height: int = 30) -> np.ndarray:
 
 
 def sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndarray:
-    """Equal tiles on a white sheet, row by row. Missing ones at the end stay white."""
-    h, w = tiles[0].shape[:2]
+    """Tiles on a white sheet, row by row, each with the room of the largest. Missing ones at the end stay white."""
+    height, width = (max(tile.shape[k] for tile in tiles) for k in (0, 1))
     rows = -(-len(tiles) // columns)
-    canvas = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), 255, np.uint8)
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
     for k, tile in enumerate(tiles):
-        y, x = gap + k // columns * (h + gap), gap + k % columns * (w + gap)
-        canvas[y : y + h, x : x + w] = tile
+        y, x = gap + k // columns * (height + gap), gap + k % columns * (width + gap)
+        canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
     return canvas
 
 

@@ -45,8 +45,7 @@ class Cases:
         """Worst and best, from the lowest score up, as one PNG: left what was asked for, right what was found."""
         tiles = [_tile(row, examples[row["index"]]) for row in self.rows]
         if tiles:
-            height, width = (max(tile.shape[k] for tile in tiles) for k in (0, 1))
-            save_image(path, sheet([_padded(tile, height, width) for tile in tiles], 3))
+            save_image(path, sheet(tiles, 3))
 
 
 def _ends(rows: list[Any]) -> list[Any]:
@@ -65,7 +64,3 @@ def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
     asked = prompt.text or ", ".join(prompt.kinds) or ", ".join(prompt.classes[label] for label in dict.fromkeys(prompt.labels))
     said = f" -> {row['text']}" if row["text"] else ""
     return caption(pair, f"{row['value']:.3f}  {example.name}  {asked}{said}", height=44)
-
-
-def _padded(tile: np.ndarray, height: int, width: int) -> np.ndarray:
-    return np.pad(tile, ((0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0)), constant_values=255)

@@ -7,7 +7,10 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-SHORT = {"1_quickstart.ipynb": (("steps = 240", "steps = 4"), ("pictures = 40", "pictures = 4"), ("train=360", "train=24"))}
+SHORT = {
+    "1_quickstart.ipynb": (("steps = 240", "steps = 4"), ("pictures = 40", "pictures = 4"), ("train=360", "train=24")),
+    "3_your_own_data.ipynb": (("steps = 300", "steps = 4"), ("pictures = 300", "pictures = 24"), ("val=40", "val=8")),
+}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.name for path in NOTEBOOKS])

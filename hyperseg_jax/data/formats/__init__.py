@@ -28,6 +28,7 @@ from hyperseg_jax.data.formats.refcoco import RefCoco
 from hyperseg_jax.data.formats.refcoco_refs import RefCocoRefs
 from hyperseg_jax.data.formats.revos import ReVos
 from hyperseg_jax.data.formats.scienceqa import ScienceQa
+from hyperseg_jax.data.formats.spoken_frames import SpokenFrames
 from hyperseg_jax.data.formats.visual_genome import VisualGenome
 from hyperseg_jax.data.formats.vqav2 import VqaV2
 from hyperseg_jax.data.formats.youtube_vis import YouTubeVis
@@ -35,6 +36,6 @@ from hyperseg_jax.data.formats.youtube_vis import YouTubeVis
 __all__ = [
     "Ade20k", "Cityscapes", "CocoInstances", "CocoInteractive", "CocoMarks", "CocoPanoptic", "CocoStuff", "Davis2016",
     "Davis2017", "Folder", "Gqa", "LabelMe", "Llava", "MmBench", "Objects365", "PascalContext59", "PascalVoc20", "Pope",
-    "Prepared", "ReVos", "ReasonSeg", "RefCoco", "RefCocoRefs", "RefDavis", "RefYouTubeVos", "ScienceQa", "VisualGenome",
-    "VqaV2", "YouTubeVis",
+    "Prepared", "ReVos", "ReasonSeg", "RefCoco", "RefCocoRefs", "RefDavis", "RefYouTubeVos", "ScienceQa", "SpokenFrames",
+    "VisualGenome", "VqaV2", "YouTubeVis",
 ]  # fmt: skip

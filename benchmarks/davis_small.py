@@ -1,0 +1,88 @@
+"""J and F of a model of configs/davis_small.py on the frames that it was not trained on, beside answers that read no text.
+
+Not a benchmark result: the frames between are what it was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from collections import defaultdict
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from hyperseg_jax.data.formats import SpokenFrames
+from hyperseg_jax.metrics.jf import boundary_accuracy, region_similarity
+from hyperseg_jax.predictors.model import load
+from hyperseg_jax.results.drawing import save_image, sheet
+from hyperseg_jax.results.whole import write_text
+from hyperseg_jax.structs import Example
+from hyperseg_jax.training.evaluation import tile
+
+Values = dict[str, list[float]]
+
+
+def mean_masks(frames: SpokenFrames) -> dict[str, np.ndarray]:
+    """Where the object of each video is in most frames, bool [H, W]."""
+    sums: dict[str, list[np.ndarray]] = defaultdict(list)
+    for example in frames:
+        prompt = example.prompts[0]
+        assert prompt.masks is not None
+        sums[prompt.key].append(prompt.masks[0, 0])
+    return {video: np.mean(masks, axis=0) > 0.5 for video, masks in sums.items()}
+
+
+def blind_answers(example: Example, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What can be answered without the text, bool [H, W]: everything, the mean mask of each video that is seen, and the perfect
+    masks of all objects that are seen."""
+    own: dict[str, np.ndarray] = {prompt.key: prompt.masks[0, 0] for prompt in example.prompts if prompt.masks is not None}
+    return {
+        "all foreground": np.ones(example.frames.shape[1:3], bool),
+        "mean mask": np.concatenate([means[video] for video in own], axis=1),
+        "every object": np.any(list(own.values()), axis=0),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="a workdir of configs/davis_small.py")
+    parser.add_argument("--root", required=True, help="the folder of the clips")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for scores.json and clips.png")
+    parsed = parser.parse_args()
+    model, odd = load(parsed.model), SpokenFrames(parsed.root, "odd")
+    means = mean_masks(SpokenFrames(parsed.root, "even", beside=False))
+
+    values: dict[str, Values] = defaultdict(lambda: defaultdict(list))  # video (or "all") -> score -> a value a prompt
+    tiles: dict[tuple[str, str], np.ndarray] = {}
+    for example in track(odd, "frames", console=Console(stderr=True)):
+        blind = blind_answers(example, means)
+        for prompt in example.prompts:
+            assert prompt.masks is not None
+            target = prompt.masks[0, 0]
+            segments = model.segment(example.frames[0], prompt.text, absent_below=None)
+            ours = segments[0].mask if segments else np.zeros_like(target)
+            how = prompt.group
+            scores = {f"J {how}": region_similarity(ours, target), f"F {how}": boundary_accuracy(ours, target)}
+            scores |= {f"J {how}, {name}": region_similarity(answer, target) for name, answer in blind.items()}
+            for video in (prompt.key, "all"):
+                for name, value in scores.items():
+                    values[video][name].append(value)
+            tiles.setdefault((prompt.key, prompt.group), tile(example, prompt, [ours]))
+
+    averages = {video: {name: float(np.mean(own[name])) for name in sorted(own)} for video, own in sorted(values.items())}
+    table = Table("", *averages["all"])
+    for video in [*odd.videos, "all"]:
+        table.add_row(video, *(f"{averages[video][name]:.3f}" for name in averages["all"]))
+    Console(width=200).print(table)
+    every = [value for name in ("J alone", "J beside") for value in values["all"][name]]
+    print(f"mean J of {len(every)} prompts: {np.mean(every):.3f}")
+    write_text(parsed.out / "scores.json", json.dumps(averages, indent=2) + "\n")
+    save_image(parsed.out / "clips.png", sheet([tiles[key] for key in sorted(tiles)], 4))
+
+
+if __name__ == "__main__":
+    main()
