@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BUILT = "built"
 """What a build is called where benchmarks are named."""
-DRAWN = ("max_classes", "frames", "sampling", "reach", "seed")
+DRAWN = ("max_classes", "frames", "sampling", "reach")
 """Options of readers that are for whoever reads a build."""
 
 

@@ -73,6 +73,8 @@ def test_a_newer_field_is_named(full):
 
 
 def test_shrinking_is_that_of_the_pipeline(full):
+    noise = np.random.default_rng(2).random((8, 2, 15, 24)) > 0.5
+    full = dataclasses.replace(full, prompts=(dataclasses.replace(full.prompts[0], masks=noise),))
     small = pictures.shrunk(full, 12)
     geometry = fit(15, 24, 12)
     assert small.frames.shape == (2, *geometry.filled, 3) and small.prompts[0].text == full.prompts[0].text
