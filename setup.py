@@ -12,6 +12,9 @@ RUN_TIME = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.6,<0.13",
     "grain>=0.2.16,<0.3",
+    "array_record>=0.8.1,<0.9",  # shards of builds
+    "msgpack>=1.1,<2",  # their records
+    "fsspec>=2026.1,<2027",  # the stores that they lie in
     "ml-collections>=1.1,<2",
     "einops>=0.8,<0.9",
     "chex>=0.1.91,<0.2",
@@ -36,7 +39,7 @@ EXTRAS = {  # optional; each says what it is for
     "video": ["av>=14.4,<19"],  # video files (frames in folders need nothing)
     "demo": ["gradio>=6.15,<7"],  # the web page
     "sweep": ["ray[tune]>=2.51,<3"],  # sweeps over clusters
-    "cloud": ["gcsfs>=2026.1,<2027", "fsspec>=2026.1,<2027"],  # gs:// paths
+    "cloud": ["gcsfs>=2026.1,<2027"],  # gs:// paths; others: the package of fsspec for that store
     "notebooks": ["jupyter>=1.1,<2", *NOTEBOOKS],  # opening and executing the notebooks
     "test": [
         "pytest>=9,<10",

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import json
 import os
 import pathlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from hyperseg_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+BUILT = "built"
+"""What a build is called where benchmarks are named."""
+DRAWN = ("max_classes", "frames", "sampling", "reach")
+"""Options of readers that are for whoever reads a build."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +39,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     samples = kinds.add_parser("samples", help="write a few toy pictures in the layout of every picture benchmark")
     samples.add_argument("--out", required=True, type=pathlib.Path, help="a new folder, to be used as --root")
     check = kinds.add_parser("check", help="read all files of a benchmark and list what is wrong with them")
-    check.add_argument("name", help="a benchmark of docs/data.md")
-    check.add_argument("--root", required=True, type=pathlib.Path, help="the folder that its files lie below")
+    check.add_argument("name", help=f"a benchmark of docs/data.md, or {BUILT!r} for what `data build` wrote")
+    check.add_argument("--root", required=True, help="the folder that its files lie below; of a build, its --out")
     check.add_argument("--split", action="append", help="one of its splits; may be given several times; default: all")
     check.add_argument("--show", type=int, default=20, help="problems to print a split")
+    build = kinds.add_parser("build", help="write a benchmark as ArrayRecord shards that pods stream from a folder or bucket")
+    build.add_argument("name", help="a benchmark of docs/data.md")
+    build.add_argument("--root", required=True, help="the folder that its files lie below")
+    build.add_argument("--out", required=True, help="a folder, or a URL such as gs://bucket/coco; the same command goes on")
+    build.add_argument("--split", action="append", help="one of its splits; may be given several times; default: all")
+    build.add_argument("--long-edge", type=int, help="larger pictures are stored with this long edge, as JPEG of quality 95; "
+                       "default: every picture as it is")  # fmt: skip
+    build.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
+                       help="of the reader, such as sentences=joined or prompts_per_example=4")  # fmt: skip
+    build.add_argument("--shard-size", type=int, help="records of a shard; default: 512 pictures, 32 clips")
+    build.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; each holds the annotations")
+    build.add_argument("--skip-bad", action="store_true", help="leave out bad records, listed in index.json; default: stop")
+    build.add_argument("--verify", action="store_true", help="check the sums of shards that are there, not their sizes only")
 
 
 def run(parsed: argparse.Namespace) -> None:
-    {"toy": _toy, "samples": _samples, "check": _check}[parsed.what](parsed)
+    {"toy": _toy, "samples": _samples, "check": _check, "build": _build}[parsed.what](parsed)
 
 
 def _toy(parsed: argparse.Namespace) -> None:
@@ -56,28 +81,46 @@ def _samples(parsed: argparse.Namespace) -> None:
     Console(stderr=True).print(f"{parsed.out}: wrote a sample of each picture benchmark", highlight=False)
 
 
-def _check(parsed: argparse.Namespace) -> None:
+def _splits(asked: Sequence[str] | None, there: Sequence[str], name: str) -> Sequence[str]:
+    """The splits asked for, all that are there by default."""
+    for split in asked or ():
+        if split not in there:
+            raise UserError(f"--split {split}: {name} has {', '.join(there)}")
+    return asked or there
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield progress
+
+
+def _check(parsed: argparse.Namespace) -> None:
     from rich.table import Table
 
     from hyperseg_jax.data.check import check
-    from hyperseg_jax.data.formats import files, layouts
+    from hyperseg_jax.data.formats import built, files, layouts
 
     if parsed.show < 0:
         raise UserError(f"--show {parsed.show}: give zero or more")
-    layout = layouts.find(parsed.name)
-    splits = parsed.split or layout.splits
-    unknown = [split for split in splits if split not in layout.splits]
-    if unknown:
-        raise UserError(f"--split {unknown[0]}: {parsed.name} has {', '.join(layout.splits)}")
-    files.existing_folder(parsed.root)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    open_split: Any
+    if parsed.name == BUILT:
+        splits = _splits(parsed.split, built.splits(parsed.root), parsed.root)
+        open_split = functools.partial(built.open_checked, parsed.root)
+    else:
+        layout = layouts.find(parsed.name)
+        splits = _splits(parsed.split, layout.splits, parsed.name)
+        files.existing_folder(parsed.root)
+        open_split = functools.partial(layout.open, parsed.root)
     reports = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress() as progress:
         for split in splits:
             bar = progress.add_task(f"{parsed.name} {split}", total=None)
             advance = functools.partial(progress.update, bar)
-            reports[split] = check(functools.partial(layout.open, parsed.root, split), advance)
+            reports[split] = check(functools.partial(open_split, split), advance)
     console = Console()
     table = Table("split", "examples", "pictures", "prompts", "masks", "regions", "problems")
     for split, report in reports.items():
@@ -92,3 +135,43 @@ def _check(parsed: argparse.Namespace) -> None:
             console.print(f"{split}: {report.faults} problems in all: {kinds}", highlight=False, soft_wrap=True)
     if any(report.faults for report in reports.values()):
         raise SystemExit(1)
+
+
+def _build(parsed: argparse.Namespace) -> None:
+    from hyperseg_jax.data.builds.build import Plan, build
+    from hyperseg_jax.data.formats import files, layouts
+
+    layout = layouts.find(parsed.name)
+    splits = _splits(parsed.split, layout.splits, parsed.name)
+    options = dict(_option(text) for text in parsed.option)
+    if parsed.workers < 1:
+        raise UserError(f"--workers {parsed.workers}: give at least 1")
+    root = files.existing_folder(parsed.root)
+    with _progress() as progress:
+        for split in splits:
+            told = {"name": parsed.name, "split": split, "options": options, "files": layout.sizes(root, split)}
+            plan = Plan(told, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
+            try:
+                reader = layout.open(root, split, **options)
+            except TypeError as error:
+                raise UserError(f"--option: the reader of {parsed.name} does not take these ({error})") from error
+            advance = functools.partial(progress.update, progress.add_task(f"{parsed.name} {split}", total=len(reader)))
+            out = f"{parsed.out.rstrip('/')}/{split}"
+            index = build(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)
+            line = f"{out}: {index.records} records in {len(index.shards)} shards, {index.bytes / 1e6:.1f} MB"
+            if index.bad:
+                line += f"; {len(index.bad)} bad records left out, listed in index.json"
+            progress.console.print(line, highlight=False, soft_wrap=True)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """ "sentences=joined", "prompts_per_example=4": the value as json, else as text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"--option {text}: give NAME=VALUE")
+    if name in DRAWN:
+        raise UserError(f"--option {text}: give {name} to whoever reads the build (docs/data.md)")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

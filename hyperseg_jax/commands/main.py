@@ -21,7 +21,7 @@ VERBS = {
     "predict": "segment a picture, or a folder of frames, by text, classes, points or boxes",
     "plan": "what a config needs of a TPU slice: memory of each chip and traffic, told by the compiler; no TPU needed",
     "sweep": "many trainings that differ in a few fields, packed on what devices there are",
-    "data": "check the files of a benchmark; write the toy world or samples of every format",
+    "data": "check the files of a benchmark; build shards of it for pods; write the toy world or samples",
     "import-weights": "public PyTorch checkpoints -> a model folder of ours",
     "export-weights": "a model of ours -> PyTorch, under its authors' names",
 }

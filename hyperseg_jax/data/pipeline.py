@@ -38,7 +38,7 @@ class Stream:
                 grain.MapDataset.source(_Rows(mixture, batch_size, rows)),
                 len(rows),
                 grain.sharding.ShardOptions(shard_index=0, shard_count=1),  # _Rows has left out those of other hosts
-                read_options=grain.ReadOptions(num_threads=2, prefetch_buffer_size=4 * len(rows)),
+                read_options=grain.ReadOptions(num_threads=2, prefetch_buffer_size=4),  # batches, of each worker
                 multiprocessing_options=parallel,
             )
         )

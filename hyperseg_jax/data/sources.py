@@ -19,6 +19,7 @@ from hyperseg_jax.data import formats, toy
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.features import Sizes, blank, largest, to_arrays
 from hyperseg_jax.data.formats import layouts
+from hyperseg_jax.data.formats.built import Built
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
@@ -29,6 +30,7 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 READERS: dict[str, Callable[..., Any]] = {
     "toy": toy.open_reader,
     "benchmark": layouts.open_benchmark,
+    "built": Built,
     "ade20k": formats.Ade20k,
     "cityscapes": formats.Cityscapes,
     "coco_instances": formats.CocoInstances,

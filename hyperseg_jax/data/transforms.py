@@ -31,7 +31,9 @@ def resize_and_pad(frame: np.ndarray, geometry: Geometry) -> np.ndarray:
     """uint8 [H, W, 3] -> [size, size, 3]: bilinear, padded right and bottom with PAD_VALUE."""
     height, width = geometry.filled
     padded = np.full((*geometry.padded, 3), PAD_VALUE, np.uint8)
-    padded[:height, :width] = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+    if frame.shape[:2] != (height, width):
+        frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+    padded[:height, :width] = frame
     return padded
 
 
@@ -39,8 +41,10 @@ def resize_and_pad_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """bool [H, W] -> [size, size]: nearest, padded with False."""
     height, width = geometry.filled
     padded = np.zeros(geometry.padded, bool)
-    image = Image.fromarray(mask.astype(np.uint8))  # Pillow's own bool pictures come back with bytes of 255, not 1
-    padded[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
+    if mask.shape != (height, width):
+        image = Image.fromarray(mask.astype(np.uint8))  # Pillow's own bool pictures come back with bytes of 255, not 1
+        mask = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
+    padded[:height, :width] = mask
     return padded
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import json
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -126,6 +129,22 @@ def box_mask(box: Any, size: tuple[int, int], where: str) -> np.ndarray:
     return mask
 
 
+Read = list[tuple[pathlib.Path, np.ndarray]]
+"""Picture files that were read, and their pixels."""
+_recorded: contextvars.ContextVar[Read | None] = contextvars.ContextVar("recorded", default=None)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[Read]:
+    """A list that every picture file read meanwhile, and its pixels, is added to, so that a build can keep the file itself."""
+    read: Read = []
+    token = _recorded.set(read)
+    try:
+        yield read
+    finally:
+        _recorded.reset(token)
+
+
 def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None, *, coded: bool = False) -> np.ndarray:
     """A picture file as uint8 [H, W, 3].
 
@@ -137,7 +156,7 @@ def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None, *, cod
     try:
         if seen is None or path not in seen.sizes:
             with Image.open(path) as file:
-                pixels = np.asarray(file.convert("RGB"))
+                pixels = rgb(file)
         else:
             pixels = np.zeros((*seen.sizes[path], 3), np.uint8)
     except FileNotFoundError:
@@ -154,7 +173,15 @@ def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None, *, cod
             f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} pixels, its annotations say {size[1]}x{size[0]}; "
             "annotation and picture must be of one size",
         )
+    read = _recorded.get()
+    if read is not None and not coded:
+        read.append((path, pixels))
     return pixels
+
+
+def rgb(picture: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3]; Pillow would copy a picture that has these colours already."""
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _instead(size: tuple[int, int] | None, kind: str, message: str) -> np.ndarray:

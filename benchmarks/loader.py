@@ -1,0 +1,215 @@
+"""Our stream of batches against torch's DataLoader: pictures a second, with the same decoder, resize, workers and files.
+
+The files are made for this: 640 x 480 (the size of COCO's) of smooth and fine noise, as JPEG of about COCO's bytes a picture.
+Both sides turn each into uint8 [size, size, 3] with the same decoder and resize of Pillow, in batches, in random order (torch's
+opens and converts as torchvision's loader does). Ours reads the files themselves, and then a build of them
+(`hyperseg data build --long-edge size`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from hyperseg_jax.data.builds.build import Plan, build
+from hyperseg_jax.data.formats import Gqa
+from hyperseg_jax.data.formats.built import Built
+from hyperseg_jax.data.mixture import Mixture
+from hyperseg_jax.data.pipeline import Stream
+from hyperseg_jax.data.transforms import fit, resize_and_pad
+
+HEIGHT, WIDTH = 480, 640
+DRAWN = 400
+Batches = Callable[[], contextlib.AbstractContextManager[Iterator[Any]]]
+
+
+def write_files(folder: pathlib.Path, count: int) -> tuple[pathlib.Path, pathlib.Path]:
+    """(json with a question about each, as of GQA; folder of the pictures, DRAWN different ones under many names)."""
+    images = folder / "images"
+    images.mkdir()
+    rng, rows = np.random.default_rng(0), {}
+    for k in range(count):
+        rows[str(k)] = {"imageId": f"{k:06d}", "question": "what is this?", "answer": "noise"}
+        if k >= DRAWN:
+            os.link(images / f"{k % DRAWN:06d}.jpg", images / f"{k:06d}.jpg")
+            continue
+        smooth = rng.integers(0, 256, (HEIGHT // 40, WIDTH // 40, 3), np.uint8)
+        base = np.asarray(Image.fromarray(smooth).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.int16)
+        fine = base + rng.normal(scale=9, size=base.shape).astype(np.int16)
+        Image.fromarray(fine.clip(0, 255).astype(np.uint8)).save(images / f"{k:06d}.jpg", quality=92)
+    path = folder / "questions.json"
+    path.write_text(json.dumps(rows))
+    return path, images
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What our stream knows of a task."""
+
+    train: Any
+    size: int
+    ratio: int = 1
+
+    def prepare(self, example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {"images": fixed(example.frames[0], self.size)}
+
+
+def fixed(pixels: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> [size, size, 3]."""
+    return resize_and_pad(pixels, fit(*pixels.shape[:2], size))
+
+
+class Files(torch.utils.data.Dataset):
+    """The same pictures for torch."""
+
+    def __init__(self, images: pathlib.Path, size: int):
+        self._paths, self._size = sorted(map(str, images.iterdir())), size
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        with Image.open(self._paths[index]) as file:
+            pixels = np.asarray(file.convert("RGB"))
+        return {"images": torch.from_numpy(fixed(pixels, self._size))}
+
+
+def ours(reader: Any, size: int, batch: int, workers: int) -> Batches:
+    return lambda: Stream(Mixture({"pictures": Pictures(reader, size)}, batch, seed=0), batch, workers=workers)
+
+
+def of_torch(images: pathlib.Path, size: int, batch: int, workers: int) -> Batches:
+    @contextlib.contextmanager
+    def opened() -> Iterator[Iterator[Any]]:
+        order = torch.utils.data.RandomSampler(Files(images, size), replacement=True, num_samples=10**9)
+        loader = torch.utils.data.DataLoader(Files(images, size), batch, sampler=order, num_workers=workers)
+        batches = iter(loader)
+        yield batches
+        del batches  # ends its workers
+
+    return opened
+
+
+def helpers() -> list[psutil.Process]:
+    """The workers: processes that this one started, those that keep the books of shared memory left out."""
+    found = psutil.Process().children(recursive=True)
+    return [one for one in found if "resource_tracker" not in " ".join(one.cmdline())]
+
+
+def worked(processes: list[psutil.Process]) -> float:
+    """Seconds of processors that this process and its workers took."""
+    return sum(sum(one.cpu_times()[:2]) for one in [psutil.Process(), *processes])
+
+
+def memory(process: psutil.Process, field: str = "RssAnon", file: str = "status") -> float:
+    """MiB that /proc says of a process."""
+    for line in pathlib.Path(f"/proc/{process.pid}/{file}").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"/proc/{process.pid}/{file} has no {field}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """rate: pictures a second. a_core: pictures a second of processor time, workers and consumer together. pss: MiB of all
+    workers at their peak, shared pages split among those who share them."""
+
+    rate: float
+    a_core: float
+    pss: float
+
+
+def measure(batches: Batches, pictures: int, batch: int) -> Measured:
+    """Starting the workers and the first batches are left out."""
+    with batches() as stream:
+        for _ in range(4):
+            next(stream)
+        workers, peak = helpers(), 0.0
+        cpu, began = worked(workers), time.perf_counter()
+        for k in range(pictures // batch):
+            taken = next(stream)["images"]
+            assert len(taken) == batch
+            if k % 8 == 0:
+                peak = max(peak, sum(memory(one, "Pss", "smaps_rollup") for one in workers))
+        seconds = time.perf_counter() - began
+        cpu = worked(workers) - cpu
+    return Measured(pictures / seconds, pictures / cpu, peak)
+
+
+def compare(ways: dict[str, Batches], pictures: int, batch: int, rounds: int) -> None:
+    """Every way in turn, `rounds` times; ratios are within a round, to the first way."""
+    found: dict[str, list[Measured]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(measure(way, pictures, batch))
+    first = found[next(iter(ways))]
+    for name, runs in found.items():
+        line = f"{name:28}"
+        for what in ("rate", "a_core"):
+            ratios = sorted(getattr(run, what) / getattr(one, what) for run, one in zip(runs, first, strict=True))
+            value, label = statistics.median(getattr(run, what) for run in runs), {"rate": "/s", "a_core": "/core s"}[what]
+            line += f"  {value:7.1f}{label} ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"{line}  workers {max(run.pss for run in runs):5.0f} MiB", flush=True)
+
+
+def flatness(batches: Batches, samples: int, batch: int) -> None:
+    """Memory of each worker's own (RssAnon) along the way."""
+    with batches() as stream:
+        shown = {round(samples // batch * part / 10): part for part in range(1, 11)}
+        for k in range(1, samples // batch + 1):
+            next(stream)
+            if k in shown:
+                each = ", ".join(f"{memory(one):.1f}" for one in helpers())
+                print(f"after {k * batch:6d} samples: workers hold {each} MiB of their own", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=512, help="side of the padded square that pictures become")
+    parser.add_argument("--files", type=int, default=4000, help="names of pictures to write")
+    parser.add_argument("--pictures", type=int, default=1600, help="pictures to read a measurement")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--flat", type=int, default=0, metavar="SAMPLES", help="watch the memory of our workers instead")
+    parsed = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        path, images = write_files(pathlib.Path(scratch), parsed.files)
+        files = Gqa(path, images)
+        plan = Plan({"name": "noise", "split": "train"}, long_edge=parsed.size)
+        build(files, f"{scratch}/build/train", plan, workers=parsed.workers)
+        built = Built(f"{scratch}/build", "train")
+        each = sum(one.stat().st_size for one in images.iterdir()) / parsed.files / 1024
+        print(f"{parsed.files} pictures of {WIDTH} x {HEIGHT}, {each:.0f} KiB each, to {parsed.size} x {parsed.size}; "
+              f"batches of {parsed.batch}, {parsed.workers} workers, {len(os.sched_getaffinity(0))} cores, "
+              f"torch {torch.__version__}")  # fmt: skip
+        kinds = {"files": files, "a build": built}
+        loaded = (parsed.size, parsed.batch, parsed.workers)
+        streams = {f"ours, {name}": ours(reader, *loaded) for name, reader in kinds.items()}
+        if parsed.flat:
+            for name, stream in streams.items():
+                print(name)
+                flatness(stream, parsed.flat, parsed.batch)
+        else:
+            theirs = of_torch(images, *loaded)
+            compare({"torch, files": theirs, **streams}, parsed.pictures, parsed.batch, parsed.rounds)
+
+
+if __name__ == "__main__":
+    main()

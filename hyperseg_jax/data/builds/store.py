@@ -1,0 +1,153 @@
+"""A folder on this machine or in a store that fsspec knows (gs://, s3://, memory://): small texts and large files, each whole
+or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from hyperseg_jax.errors import UserError
+
+PART = ".part"
+
+
+class Store:
+    """The files of one folder. Every failure of the store is a UserError that names the file."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = os.fspath(folder).rstrip("/")
+        self._fs: Any = None
+        if "://" in self.folder:
+            scheme = self.folder.split("://")[0]
+            try:
+                import fsspec
+
+                self._fs, self._root = fsspec.core.url_to_fs(self.folder, use_listings_cache=False)
+            except (ImportError, ValueError) as error:
+                why = f"needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'"
+                raise UserError(f"{self.folder}: {why}") from error
+        self.path = pathlib.Path(self.folder) if self._fs is None else None
+        """The folder where it is on this machine, else None."""
+
+    def __str__(self) -> str:
+        return self.folder
+
+    def below(self, name: str) -> Store:
+        return Store(f"{self.folder}/{name}")
+
+    def folders(self) -> list[str]:
+        """The names of the folders in it; none where it does not exist."""
+        with self._named("", "read"):
+            if self.path is not None:
+                return sorted(path.name for path in self.path.iterdir() if path.is_dir()) if self.path.is_dir() else []
+            if not self._fs.isdir(self._root):
+                return []
+            paths = [row["name"].rstrip("/") for row in self._fs.ls(self._root) if row["type"] == "directory"]
+            return sorted(path.rsplit("/", 1)[-1] for path in paths)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        with self._named(name, "read"):
+            try:
+                if self.path is not None:
+                    return (self.path / name).stat().st_size
+                return int(self._fs.info(self._at(name))["size"])
+            except FileNotFoundError:
+                return None
+
+    def text(self, name: str) -> str | None:
+        """The content of a small file; None where there is none."""
+        with self._named(name, "read"):
+            try:
+                data = (self.path / name).read_bytes() if self.path is not None else self._fs.cat_file(self._at(name))
+            except FileNotFoundError:
+                return None
+            return data.decode("utf-8", errors="replace")
+
+    def write(self, name: str, text: str) -> None:
+        """A small file, as a whole."""
+        with self._named(name, "written"), self._part(name) as part:
+            if self.path is not None:
+                pathlib.Path(part).write_text(text, encoding="utf-8")
+            else:
+                self._fs.pipe_file(part, text.encode())
+
+    def put(self, file: pathlib.Path, name: str) -> None:
+        """Moves (on one disk) or copies a local file into the folder, as a whole."""
+        with self._named(name, "written"), self._part(name) as part:
+            if self.path is not None:
+                shutil.move(file, part)
+            else:
+                self._fs.put_file(str(file), part)
+
+    def get(self, name: str, file: pathlib.Path) -> None:
+        """Copies a file of the folder to a local path."""
+        with self._named(name, "read"):
+            if self.path is not None:
+                shutil.copyfile(self.path / name, file)
+            else:
+                self._fs.get_file(self._at(name), str(file))
+
+    def sweep(self) -> None:
+        """Removes what writers left that were killed."""
+        with contextlib.suppress(Exception):  # it is in nobody's way
+            if self.path is not None:
+                for path in self.path.glob(f"*{PART}"):
+                    path.unlink(missing_ok=True)
+            else:
+                for path in self._fs.glob(f"{self._root}/*{PART}"):
+                    self._fs.rm_file(path)
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    @contextlib.contextmanager
+    def _part(self, name: str) -> Iterator[str]:
+        """A temporary name to write under, then renamed."""
+        part = f"{name}.{uuid.uuid4().hex[:12]}{PART}"
+        if self.path is not None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                yield str(self.path / part)
+                os.replace(self.path / part, self.path / name)
+            finally:
+                (self.path / part).unlink(missing_ok=True)
+        else:
+            yield self._at(part)
+            self._fs.mv(self._at(part), self._at(name))
+
+    @contextlib.contextmanager
+    def _named(self, name: str, done: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # each store has its own
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            where = f"{self.folder}/{name}" if name else self.folder
+            right = "the space and your right to write there" if done == "written" else "the path and your right to read it"
+            raise UserError(f"{where}: cannot be {done} ({reason}); check {right}") from error
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
+    """Holds a lock file, which no end of the process leaves locked. wait: else gives False at once where another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
