@@ -16,6 +16,7 @@ import numpy as np
 from hyperseg_jax.data.clip_sampling import Sampling
 from hyperseg_jax.data.formats import files
 from hyperseg_jax.data.formats.davis import read_split
+from hyperseg_jax.data.formats.problems import Problem, complain
 from hyperseg_jax.data.formats.spoken import Expression, SpokenVideos
 from hyperseg_jax.data.formats.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
@@ -68,7 +69,8 @@ class RefDavis:
                     said.get(video, []).append(expression)
         silent = [video for video, expressions in said.items() if not expressions]
         if silent and (split is not None or len(silent) == len(videos)):
-            raise UserError(f"{texts}: no sentence about {silent[0]}; take the texts and the list of videos of one release")
+            message = f"{texts}: no sentence about {silent[0]}; take the texts and the list of videos of one release"
+            complain("bad record", message)
         ordered = {video: sorted(found, key=lambda expression: expression.number or 0) for video, found in said.items()}
         self._videos = SpokenVideos(
             folders,
@@ -96,7 +98,8 @@ def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, 
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; unpack davis_text_annotations and give its folder as text_root") from error
+        message = f"{path}: no such file; unpack davis_text_annotations and give its folder as text_root"
+        raise Problem("missing file", message) from error
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -106,7 +109,9 @@ def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, 
             continue
         found = _LINE.fullmatch(line.strip())
         if found is None or not found[3].strip():
-            raise UserError(f'{path} line {number}: should be: video, number of the object, "sentence"; correct or remove it')
+            message = f'{path} line {number}: should be: video, number of the object, "sentence"; correct or remove it'
+            complain("bad record", message)
+            continue
         video = _MISSPELT.get(found[1], found[1])
         key = f"{found[2]}.{annotator}.{view}"
         yield video, Expression(key, (found[3].strip(),), int(found[2]), f"annotator {annotator}, {view}")

@@ -69,8 +69,8 @@ class SpokenVideos:
         name, said = self._items[index]
         video = self._folders.open(name, self._folders.names(name) if self._names is None else self._names[name])
         times = self._times(video, said, rng)
-        prompts = tuple(self._prompt(video, expression, times, f"{self._where} {name} {expression.key}") for expression in said)
-        return Example(f"{name}/{said[0].key}", video.pictures(times), prompts)
+        prompts = tuple(self._prompt(name, video, expression, times) for expression in said)
+        return Example(f"{name}/{said[0].key}", video.pictures(times), prompts, video.names(times))
 
     def _times(self, video: Video, said: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
         numbers = [expression.number for expression in said if expression.number is not None]
@@ -78,10 +78,10 @@ class SpokenVideos:
             return self._sampling.times_that_show(len(video), rng, lambda t: bool(np.isin(video.objects(t), numbers).any()))
         return self._sampling.times(len(video), rng)
 
-    def _prompt(self, video: Video, expression: Expression, times: np.ndarray, where: str) -> Prompt:
+    def _prompt(self, name: str, video: Video, expression: Expression, times: np.ndarray) -> Prompt:
         text, number = join_sentences(expression.sentences), expression.number
-        masks = None if number is None else video.object(number, times, where)[None]
-        return Prompt(task="video", text=text, masks=masks, group=expression.group)
+        masks = None if number is None else video.object(number, times, f"{self._where} {name} {expression.key}")[None]
+        return Prompt(task="video", text=text, masks=masks, group=expression.group, key=f"{name}/{expression.key}")
 
 
 def _joined(said: Sequence[Expression]) -> list[Expression]:

@@ -1,6 +1,7 @@
-"""A few toy pictures in the layout of every picture benchmark (data/formats/layouts): what readers and checks are tried on.
+"""A few toy pictures and clips in the layout of every benchmark (data/formats/layouts): what readers and checks are tried on.
 
-Every split of a benchmark has the same pictures. Their truth is that of the toy scenes; class numbers are lent to the shapes.
+Every split of a picture benchmark has the same pictures. Their truth is that of the toy scenes; class numbers are lent to the
+shapes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from PIL import Image
 
 from hyperseg_jax.data.formats import class_names, masks
 from hyperseg_jax.data.formats.choices import LETTERS
-from hyperseg_jax.data.toy import pictures, writer
+from hyperseg_jax.data.toy import clip_layouts, pictures, writer
 from hyperseg_jax.data.toy.vocabulary import CATEGORY_IDS, SHAPES, SIZE
 from hyperseg_jax.errors import UserError
 
@@ -41,6 +42,7 @@ def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) 
     _regions(root, drawn)
     _questions(root, drawn)
     _yours(root, drawn)
+    clip_layouts.write_clip_layouts(root, train=1, val=1, seed=seed)
     return drawn
 
 
