@@ -15,7 +15,8 @@ from hyperseg_jax.data.transforms import fit
 from hyperseg_jax.parallel.feed import ALONE, Feed
 from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.training.scoring import BY_TASK, OURS, Scorer
+from hyperseg_jax.training.found import OURS
+from hyperseg_jax.training.scoring import BY_TASK, Scorer
 
 BATCH = 12  # examples a call: one program for each task
 

@@ -142,6 +142,13 @@ LAYOUTS: dict[str, Layout] = {
         "host.robots.ox.ac.uk/pascal/VOC/voc2012",
         _SPLIT,
     ),
+    "pascal_voc_objects": Layout(
+        formats.PascalVocObjects,
+        {"folder": "VOCdevkit/VOC2012"},
+        ("train", "val"),
+        "host.robots.ox.ac.uk/pascal/VOC/voc2012",
+        _SPLIT,
+    ),
     "visual_genome": Layout(
         formats.VisualGenome,
         {"folder": "visual_genome"},

@@ -50,12 +50,15 @@ class RefDavis:
         reach: int | None = None,
         group_by_clip: bool = False,
         prompts_per_example: int = 4,
+        together: bool = False,
         seed: int = 0,
     ):
         """root: the folder of DAVIS 2017. text_root: the folder of the text files. split: a list of ImageSets/2017; None takes
         every video that is here and spoken of. annotations: the folder of the masks. sentences: "each" is a prompt, or "joined"
         all about one object are one. frames, sampling, reach: see clip_sampling.Sampling. group_by_clip: an example carries up
-        to prompts_per_example of one video. seed: what clips are drawn from, with the index.
+        to prompts_per_example of one video. together: it carries what one annotator says in one view about each object, as the
+        benchmark scores them, and Prompt.others of its first prompt are the objects of the first frame that go unmentioned.
+        seed: what clips are drawn from, with the index.
         """
         if unknown := sorted(set(views) - set(VIEWS)):
             raise UserError(f"views: {unknown[0]!r} is unknown; choose from {', '.join(VIEWS)}")
@@ -79,6 +82,7 @@ class RefDavis:
             sentences=sentences,
             sampling=Sampling(frames, sampling, reach),
             per_example=prompts_per_example if group_by_clip else None,
+            together=together,
             seed=seed,
         )
 

@@ -30,7 +30,7 @@ class VideoFolders:
         return sorted(path.name for path in self.root.iterdir() if path.is_dir())
 
     def names(self, video: str) -> list[str]:
-        """The frames of a video in order, without ".jpg", also those that a mask alone tells of. UserError where there are none."""
+        """The frames of a video in order, without ".jpg", also those of a mask alone. UserError where there are none."""
         found = {path.stem for path in files.existing_folder(self.root / video).glob("*.jpg")}
         if not found:
             raise Problem("missing file", f"{self.root / video}: has no .jpg frames; unpack them there")
