@@ -160,7 +160,8 @@ def _answers(
             asked = [one.ask(min(step, one.steps - 1), min(k, one.prompts - 1), task.prepare_val) for one in held]
             batch = jax.tree.map(lambda *leaves: np.stack(leaves), *asked)
             out = _call(runner, task, benchmark, runner.feed.put(batch, rows), seen.get(k))
-            seen[k] = out.pop("next_query", None) if filler.feeds_back else None
+            memory = out.pop("next_query", None)
+            seen[k] = memory if filler.feeds_back else None
             own = {key: runner.feed.own(value) for key, value in out.items()}
             for n in hearing:
                 if step < held[n].steps and k < held[n].prompts:

@@ -44,6 +44,11 @@ class Found:
     ious: tuple[tuple[float, ...], ...] = ()
 
 
+def _classes(prompt: Prompt, outputs: Outputs) -> np.ndarray:
+    """Logits [Q, C + 1] of the prompt's classes and of background; a batch may have room for more."""
+    return outputs["class"][:, : len(prompt.classes) + 1]
+
+
 def expression(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """The one mask of an expression; empty where it is not there."""
     segments = answers.expression(outputs["mask_logits"], outputs["expression"], geometry, label=prompt.text,
@@ -66,14 +71,14 @@ def regions(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Th
 
 def panoptic(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """Segments without overlap."""
-    ids, rows = answers.panoptic(outputs["mask_logits"], outputs["class"], geometry, classes=prompt.classes,
+    ids, rows = answers.panoptic(outputs["mask_logits"], _classes(prompt, outputs), geometry, classes=prompt.classes,
                                  things=prompt.things, object_threshold=thresholds.segment)  # fmt: skip
     return Found(_stack([ids == row["id"] for row in rows], geometry), tuple(row["category"] for row in rows))
 
 
 def instances(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """Instances of things with scores, the best hundred pairs of mask and class."""
-    segments = answers.instances(outputs["mask_logits"], outputs["class"], geometry, classes=prompt.classes,
+    segments = answers.instances(outputs["mask_logits"], _classes(prompt, outputs), geometry, classes=prompt.classes,
                                  things=prompt.things, limit=100)  # fmt: skip
     labels = tuple(prompt.classes.index(segment.label) for segment in segments)
     return Found(_stack([segment.mask for segment in segments], geometry), labels,
@@ -86,7 +91,7 @@ CANDIDATES = 20
 
 def candidates(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """The best queries of a frame, best first, each once, with what tells them apart from frame to frame."""
-    sure = answers.class_probabilities(outputs["class"])[:, :-1]
+    sure = answers.class_probabilities(_classes(prompt, outputs))[:, :-1]
     best = np.argsort(-sure.max(-1), kind="stable")[:CANDIDATES]
     logits = answers.to_original(outputs["mask_logits"][best], geometry)
     classes = sure[best] * answers.mask_scores(logits)[:, None]
@@ -99,7 +104,7 @@ def candidates(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds:
 
 def semantic(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """The most probable class of each pixel, a mask a class."""
-    best = answers.semantic(outputs["mask_logits"], outputs["class"], geometry).argmax(0)
+    best = answers.semantic(outputs["mask_logits"], _classes(prompt, outputs), geometry).argmax(0)
     there = tuple(int(label) for label in np.unique(best))
     return Found(np.stack([best == label for label in there]), there)
 

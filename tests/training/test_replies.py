@@ -56,8 +56,8 @@ def spoken(k, mask, **more):
 
 
 def test_sentences_about_one_clip_share_its_pixels():
-    """Both answers claim the same 12 x 12 pixels with 0.9 and 0.8: they go to the first object, the second has what is left, and
-    a third object that nobody speaks of is missed."""
+    """Both answers claim the same 12 x 12 pixels with 0.9 and 0.8: they go to the first object, the second has what is
+    left, and a third object that nobody speaks of is missed."""
     one, two, three = block(0, 0), block(0, 12), block(30, 30)
     prompts = spoken(1, one, others=np.stack([three] * 3)[None]), spoken(2, two)
     soft = [0.9 * one, 0.8 * (one | two)]
@@ -194,8 +194,8 @@ def grown(prompt, reach):
 
 
 def test_clicks_go_on_until_an_object_is_found():
-    """Two bars. The answer is all within 6 pixels of a drawn click, cut to the bar. The first bar, 8 x 40, is clicked at its left
-    end first, which finds 10 columns; each further click finds about 11 more. The second, 8 x 8, is found at once."""
+    """Two bars. The answer is all within 6 pixels of a drawn click, cut to the bar. The first bar, 8 x 40, is clicked at its
+    left end first, which finds 10 columns; each further click finds about 11 more. The second, 8 x 8, is found at once."""
     bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
     prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=bars, kinds=("mask", "mask"))
     asked = []
@@ -218,7 +218,8 @@ def test_clicks_go_on_until_an_object_is_found():
 
 
 def test_an_object_that_is_never_found_counts_twenty_clicks():
-    prompt = Prompt(task="region", masks=block(0, 0, 30, 30)[None, None], labels=(0,), regions=block(0, 0)[None], kinds=("box",),
+    whole = block(0, 0, 30, 30)[None]
+    prompt = Prompt(task="region", masks=whole[None], labels=(0,), regions=whole, kinds=("box",),
                     ignore=block(0, 0, 2, SIDE)[None])  # fmt: skip
     reply = Clicked(clip(prompt, frames=1), lambda one, out: Found(np.zeros((1, SIDE, SIDE), bool)))
     run(reply, lambda step, k: None)
