@@ -120,7 +120,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "toy_instances": _toy("panoptic", "instances", max_classes=8),
     "toy_semantic": _toy("panoptic", "semantic", max_classes=8),
     "toy_regions": _toy("region", "regions", max_regions=3),
-    "toy_clicks": _toy("region", "clicks", kinds=("point",)),
+    "toy_clicks": _toy("region", "clicks", kinds=("point",), max_regions=3),
     "toy_video": dataclasses.replace(_toy("video", "clips"), submission="ref_youtube_vos"),
     "toy_chat": _toy("chat", "exact", prompts_per_example=1),
 }

@@ -12,6 +12,7 @@ import numpy as np
 
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.data.transforms import fit
+from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed
 from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
 from hyperseg_jax.structs import Example, Prompt
@@ -59,17 +60,17 @@ def evaluate(
         if change is not None:
             examples = change(name, [task.val[i] for i in range(count)])
         scorer = Scorer(BY_TASK)
-        for done, example, outputs in _outputs(predict, params, task, examples, count, feed):
+        for done, example, first, outputs in _outputs(predict, params, task, examples, count, feed):
             height, width = example.frames.shape[1:3]
             geometry = fit(height, width, task.sizes.image_size)
-            for k, prompt in enumerate(example.prompts[: task.sizes.prompts]):
+            for k, prompt in enumerate(example.prompts):
                 scoring = scorer.scoring(prompt)
                 if scoring is None or scoring.find is None:
                     continue
                 found = [scoring.find(prompt, {key: value[t, k] for key, value in outputs.items()}, geometry, OURS)
                          for t in range(len(outputs["mask_logits"]))]  # fmt: skip
-                scorer.add(f"{example.name} {k}", prompt, found)
-                if len(made.tiles) < tiles and k == 0:
+                scorer.add(f"{example.name} {first + k}", prompt, found)
+                if len(made.tiles) < tiles and first + k == 0:
                     made.tiles.append(tile(example, prompt, list(found[0].masks)))
             if progress is not None:
                 progress(name, done, count)
@@ -80,23 +81,34 @@ def evaluate(
 
 def _outputs(
     predict: Callable[..., Any], params: Any, task: Task, examples: Sequence[Example], count: int, feed: Feed
-) -> Iterator[tuple[int, Example, dict[str, np.ndarray]]]:
-    """(examples done on all hosts, example, arrays [T, K, ...]) of those that this host scores, one by one.
+) -> Iterator[tuple[int, Example, int, dict[str, np.ndarray]]]:
+    """(examples done on all hosts, example, number of its first prompt, arrays [T, K, ...]) of those that this host scores, one
+    by one; one with more prompts than a batch has room for comes several times, each with its next few prompts.
 
     They are computed in global batches of about BATCH; the last is filled up, so that all hosts call the device alike.
     """
-    size = feed.size(BATCH)
+    size, room = feed.size(BATCH), task.sizes.prompts
     rows = feed.rows(size)
     for start in range(0, count, size):
         mine = [start + row for row in rows.places]
         kept = {i: examples[i] for i in mine if i < count}
         filler = next(iter(kept.values()), None) or examples[0]
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *[task.prepare_val(kept.get(i, filler)) for i in mine])
-        out = predict(params, feed.put(batch, rows))
-        own = {key: feed.own(value) for key, value in out.items() if key != "next_query"}
-        for n, (i, scored) in enumerate(zip(mine, rows.scored, strict=True)):
-            if i in kept and scored:
-                yield min(start + size, count), kept[i], {key: value[n] for key, value in own.items()}
+        most = max(len(example.prompts) for example in (*kept.values(), filler))
+        told = hosts.exchange(f"prompts of {task.name} from {start}", str(most))
+        for first in range(0, max(map(int, told)), room):
+            parts = {i: _some(example, first, room) for i, example in kept.items() if len(example.prompts) > first}
+            spare = _some(filler, 0, room)
+            batch = jax.tree.map(lambda *leaves: np.stack(leaves),
+                                 *[task.prepare_val(parts.get(i, spare)) for i in mine])  # fmt: skip
+            out = predict(params, feed.put(batch, rows))
+            own = {key: feed.own(value) for key, value in out.items() if key != "next_query"}
+            for n, (i, scored) in enumerate(zip(mine, rows.scored, strict=True)):
+                if i in parts and scored:
+                    yield min(start + size, count), parts[i], first, {key: value[n] for key, value in own.items()}
+
+
+def _some(example: Example, first: int, count: int) -> Example:
+    return dataclasses.replace(example, prompts=example.prompts[first : first + count])
 
 
 def tile(example: Example, prompt: Prompt, found: list[np.ndarray]) -> np.ndarray:

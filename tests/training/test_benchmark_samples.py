@@ -18,7 +18,7 @@ from hyperseg_jax.data.transforms import fit
 from hyperseg_jax.metrics.average_precision import NAMES
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import benchmark_run, found
+from hyperseg_jax.training import benchmark_run, clicks, found
 from hyperseg_jax.training.benchmarks import BENCHMARKS, open_task
 from hyperseg_jax.training.found import OURS, Found
 from hyperseg_jax.training.submissions import WRITERS
@@ -62,9 +62,10 @@ def opened(name, root):
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_every_benchmark_runs_on_files_of_its_layout(samples, tmp_path, name):
+def test_every_benchmark_runs_on_files_of_its_layout(samples, tmp_path, monkeypatch, name):
     line, task = BENCHMARKS[name], opened(name, samples)
     limit = 1 if line.scoring in ("clips", "revos", "ref_davis", "clicks") else 5
+    monkeypatch.setattr(clicks, "LIMIT", 3)
     made, again = (benchmark_run.run(RUNNER, line, task, batch_size=3, kept=tmp_path / "kept.json", limit=limit)
                    for _ in range(2))  # fmt: skip
     scores = made.scorer.compute()
