@@ -117,20 +117,22 @@ def test_classes_that_a_batch_has_room_for_are_no_answers(name):
 
 @pytest.fixture
 def crowded(samples, tmp_path):
-    """COCO instances with two crowds of one class in a picture, areas of polygons, and a picture without objects."""
+    """COCO instances with two crowds of one class in a picture, areas unlike the masks', numbers of pictures not in the
+    order of the file, and a picture without objects."""
     path = samples / "coco" / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     notes = content["annotations"]
     for number, note in enumerate(notes):
         mask = masks.decode(note["segmentation"], 192, 192, "", polygons="coco")
-        note.update(area=float(mask.sum()) * (1.1 if number % 2 else 0.9), bbox=[0, 0, 1, 1])
+        note.update(area=float(mask.sum()) * (4 if number % 2 else 0.3), bbox=[0, 0, 1, 1])
     first = [note for note in notes if note["image_id"] == notes[0]["image_id"]]
     for note, kind in zip(first[:2], (first[0]["category_id"],) * 2, strict=True):
         whole = masks.decode(note["segmentation"], 192, 192, "", polygons="coco")
         note.update(iscrowd=1, category_id=kind, segmentation=masks.encode(whole))
-    empty = {"id": 40, "file_name": content["images"][0]["file_name"], "height": 192, "width": 192}
-    content["images"] += [empty, empty | {"id": 5}]
-    notes += [note | {"id": 900 + k, "image_id": 5, "iscrowd": 0} for k, note in enumerate(first)]
+    empty = {"file_name": content["images"][0]["file_name"], "height": 192, "width": 192}
+    content["images"] += [empty | {"id": number} for number in (40, 7, 5)]
+    notes += [note | {"id": 900 + 10 * number + k, "image_id": number, "iscrowd": 0}
+              for number in (40, 5) for k, note in enumerate(first)]  # fmt: skip
     for part in ("coco/annotations", "coco"):
         (tmp_path / part).mkdir(parents=True, exist_ok=True)
     (tmp_path / "coco" / "val2017").symlink_to(samples / "coco" / "val2017")
