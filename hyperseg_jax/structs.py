@@ -77,6 +77,8 @@ class Prompt:
     kinds: R strings of "point", "scribble", "box", "mask".
     ignore: bool [T, H, W], pixels that no metric counts; None where every pixel counts.
     crowds: bool [M, T, H, W], those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
+    areas: pixels of each mask as the annotations count them (COCO, of polygons); () where they do not.
+    others: bool [M, T, H, W], further objects of the clip, which nobody speaks of but scores count (video).
     foreground: bool [T, H, W], every object of the clip, named or not (video), which ReVOS's robustness wants.
     group: a tag for grouped scores: "attribute", "relation", "plural", "absent", "counting", ...
     key: the benchmark's own number of the question (question_id, image_id, index), as its server wants it back.
@@ -97,6 +99,8 @@ class Prompt:
     crowds: np.ndarray | None = None
     crowd_labels: tuple[int, ...] = ()
     foreground: np.ndarray | None = None
+    areas: tuple[float, ...] = ()
+    others: np.ndarray | None = None
     key: str = ""
 
 

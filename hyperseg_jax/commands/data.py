@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     toy.add_argument("--level", choices=("default", "hard"), default="default")
     toy.add_argument("--kinds", choices=("known", "held_back"), default="known",
                      help="held_back: every picture shows the colour or shape kept out of the usual splits")  # fmt: skip
-    samples = kinds.add_parser("samples", help="write a few toy pictures in the layout of every picture benchmark")
+    samples = kinds.add_parser("samples", help="write a few toy pictures and clips in the layout of every benchmark")
     samples.add_argument("--out", required=True, type=pathlib.Path, help="a new folder, to be used as --root")
     check = kinds.add_parser("check", help="read all files of a benchmark and list what is wrong with them")
     check.add_argument("name", help=f"a benchmark of docs/data.md, or {BUILT!r} for what `data build` wrote")
@@ -78,7 +78,7 @@ def _samples(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.data.toy.samples import write_samples
 
     write_samples(parsed.out)
-    Console(stderr=True).print(f"{parsed.out}: wrote a sample of each picture benchmark", highlight=False)
+    Console(stderr=True).print(f"{parsed.out}: wrote a sample of each benchmark", highlight=False)
 
 
 def _splits(asked: Sequence[str] | None, there: Sequence[str], name: str) -> Sequence[str]:

@@ -180,6 +180,6 @@ def mirror(example: Example) -> Example:
         return dataclasses.replace(prompt, text=mirror_words(prompt.text), answer=mirror_words(prompt.answer),
                                    answers=tuple(map(mirror_words, prompt.answers)), masks=flip(prompt.masks),
                                    regions=flip(prompt.regions), ignore=flip(prompt.ignore), crowds=flip(prompt.crowds),
-                                   foreground=flip(prompt.foreground))  # fmt: skip
+                                   foreground=flip(prompt.foreground), others=flip(prompt.others))  # fmt: skip
 
     return _of_prompts(dataclasses.replace(example, frames=np.ascontiguousarray(example.frames[:, :, ::-1])), of_prompt)

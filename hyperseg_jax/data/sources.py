@@ -48,6 +48,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "objects365": formats.Objects365,
     "pascal_context59": formats.PascalContext59,
     "pascal_voc20": formats.PascalVoc20,
+    "pascal_voc_objects": formats.PascalVocObjects,
     "pope": formats.Pope,
     "prepared": formats.Prepared,
     "reasonseg": formats.ReasonSeg,

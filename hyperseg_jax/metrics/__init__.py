@@ -13,9 +13,10 @@ from hyperseg_jax.metrics.multiple_choice import MultipleChoiceScores
 from hyperseg_jax.metrics.panoptic_quality import PanopticQuality
 from hyperseg_jax.metrics.pope import PopeScores
 from hyperseg_jax.metrics.revos import ReVosScores
+from hyperseg_jax.metrics.unscored import Unscored
 from hyperseg_jax.metrics.video_ap import VideoAP
 from hyperseg_jax.metrics.vqa import VqaScores
 
-__all__ = ["ClickScores", "ClipScores", "DavisScores", "ExactScores", "GeneralizedScores", "InteractiveScores", "MaskAP",
-           "MultipleChoiceScores", "PanopticQuality", "PopeScores", "ReVosScores", "ReferringScores", "SemanticScores",
-           "VideoAP", "VqaScores"]  # fmt: skip
+__all__ = ["ClickScores", "ClipScores", "DavisScores", "ExactScores", "GeneralizedScores",
+           "InteractiveScores", "MaskAP", "MultipleChoiceScores", "PanopticQuality", "PopeScores", "ReVosScores",
+           "ReferringScores", "SemanticScores", "Unscored", "VideoAP", "VqaScores"]  # fmt: skip

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from hyperseg_jax.metrics.sums import Sums
 
 THRESHOLDS = (0.5, 0.8, 0.85, 0.9)
+LIMIT = 20
+"""Clicks at an object."""
 
 
 class ClickScores(Sums):
@@ -14,7 +16,7 @@ class ClickScores(Sums):
 
     # sums of one row: clicks to each of THRESHOLDS, objects that never reached each, IoU at click `at`, objects
 
-    def __init__(self, limit: int = 20, at: int = 1) -> None:
+    def __init__(self, limit: int = LIMIT, at: int = 1) -> None:
         super().__init__(limit=limit, at=at)
 
     def update(self, ious: Sequence[float]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from hyperseg_jax.metrics.jf import boundary_accuracy, region_similarity, statistics
+from hyperseg_jax.metrics.jf import agreement, border, region_similarity, statistics
 from hyperseg_jax.metrics.sums import Sums
 
 TASKS = ("semi-supervised", "unsupervised")
@@ -17,9 +17,12 @@ def object_values(prediction: np.ndarray, target: np.ndarray, void: np.ndarray |
     """J and F, float64 [P, N, T], of every pair of prediction [P, T, H, W] and target [N, T, H, W]. void: bool [T, H, W]."""
     j = np.zeros((len(prediction), len(target), target.shape[1]))
     f = np.zeros_like(j)
-    for p, n, t in np.ndindex(j.shape):
-        frame = prediction[p, t], target[n, t], None if void is None else void[t]
-        j[p, n, t], f[p, n, t] = region_similarity(*frame), boundary_accuracy(*frame)
+    for t in range(target.shape[1]):
+        ignore = None if void is None else void[t]
+        ours, theirs = ([border(mask, ignore) for mask in masks[:, t]] for masks in (prediction, target))
+        for p, n in np.ndindex(j.shape[:2]):
+            j[p, n, t] = region_similarity(prediction[p, t], target[n, t], ignore)
+            f[p, n, t] = agreement(ours[p], theirs[n])
     return j, f
 
 
@@ -30,7 +33,7 @@ def pair(j: np.ndarray, f: np.ndarray) -> np.ndarray:
 
 
 class DavisScores(Sums):
-    """Means over objects of J and F: mean, recall and decay over the frames, whole and by group.
+    """Means over objects of J and F: mean, recall and decay over the frames, by group, and the means over the groups.
 
     task: "semi-supervised": prediction k is object k, and the first and last frame do not count. "unsupervised": proposals are
     paired with objects, all frames count (Ref-DAVIS is scored so, one group an annotator).
@@ -73,7 +76,8 @@ class DavisScores(Sums):
     def compute(self) -> dict[str, float]:
         """{"j", "f", "jf", "j_recall", "j_decay", "f_recall", "f_decay", "count"} and "jf/<group>"; zeros for none."""
         total = self._total(7)
-        j, j_recall, j_decay, f, f_recall, f_decay = (total[:6] / max(total[6], 1)).tolist()
+        means = [row[:6] / row[6] for row in self._sums.values()] or [np.zeros(6)]
+        j, j_recall, j_decay, f, f_recall, f_decay = np.mean(means, axis=0).tolist()
         scores = {"j": j, "f": f, "jf": (j + f) / 2, "j_recall": j_recall, "j_decay": j_decay, "f_recall": f_recall,
                   "f_decay": f_decay, "count": float(total[6])}  # fmt: skip
         groups = {name: row for name, row in sorted(self._sums.items()) if name}

@@ -34,13 +34,27 @@ def boundary_accuracy(
 
     prediction, target, ignore: bool [H, W]. tolerance: pixels from 1 on, else a share of the diagonal.
     """
-    radius = int(tolerance) if tolerance >= 1 else math.ceil(tolerance * math.hypot(*prediction.shape))
-    counted = True if ignore is None else ~ignore
-    ours, theirs = boundary_map(prediction & counted), boundary_map(target & counted)
-    if not ours.any() or not theirs.any():
-        return float(ours.any() == theirs.any())
-    precision = (ours & thicken(theirs, radius)).sum() / ours.sum()
-    recall = (theirs & thicken(ours, radius)).sum() / theirs.sum()
+    return agreement(border(prediction, ignore, tolerance), border(target, ignore, tolerance))
+
+
+Border = tuple[np.ndarray, np.ndarray]
+"""The border of a mask [H, W], and all that lies near it."""
+
+
+def border(mask: np.ndarray, ignore: np.ndarray | None = None, tolerance: float = TOLERANCE) -> Border:
+    """What boundary_accuracy compares of a mask."""
+    radius = int(tolerance) if tolerance >= 1 else math.ceil(tolerance * math.hypot(*mask.shape))
+    line = boundary_map(mask if ignore is None else mask & ~ignore)
+    return line, thicken(line, radius) if line.any() else line
+
+
+def agreement(ours: Border, theirs: Border) -> float:
+    """F of two borders."""
+    (line, near), (other, near_other) = ours, theirs
+    if not line.any() or not other.any():
+        return float(line.any() == other.any())
+    precision = (line & near_other).sum() / line.sum()
+    recall = (other & near).sum() / other.sum()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 

@@ -86,13 +86,15 @@ class HyperSeg(nn.Module):
         regions: jax.Array | None = None,
         region_valid: jax.Array | None = None,
         region_points: jax.Array | None = None,
+        region_images: jax.Array | None = None,
         fine_grained_query: jax.Array | None = None,
         num_classes: int = 0,
         deterministic: bool = True,
     ) -> HyperSegOutput:
         """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised; layout of [B, L] holding num_prompts (K) prompts a
         picture; regions bool [B, K, R, s, s] with region_valid bool [B, K, R]; region_points [B, K, R, P, 2], (x, y) to sample
-        them at, else their covered cells; fine_grained_query [B, F, P], fed back from the frame before, else the learned
+        them at, else their covered cells; region_images [B, s, s, 3], normalised: what the regions were drawn on, else
+        clip_images; fine_grained_query [B, F, P], fed back from the frame before, else the learned
         one. num_classes: class names a prompt, "background" among them."""
         pyramid = dear(self.mask_encoder(images, deterministic=deterministic))
         fine_grained = self.perceiver(pyramid, fine_grained_query)
@@ -100,7 +102,8 @@ class HyperSeg(nn.Module):
         region_bank = None
         if regions is not None and regions.shape[2]:
             valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
-            region_bank = self.region_sampler(picture, regions, valid, region_points)
+            shown = picture if region_images is None else dear(self.projector(self.clip_encoder(region_images)))
+            region_bank = self.region_sampler(shown, regions, valid, region_points)
         num_regions = 0 if region_bank is None else region_bank.shape[2]
         stream = splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), image=picture, queries=self.queries,
                         fine_grained=fine_grained, regions=region_bank)  # fmt: skip
@@ -191,7 +194,12 @@ def init(model: HyperSeg, config: ml_collections.ConfigDict, key: jax.Array) -> 
 def normalise(images: jax.Array, clip_images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """uint8 pixels to what the two encoders take, on the device."""
     images = (images.astype(jnp.float32) - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
-    return images, clip_images.astype(jnp.float32) / 127.5 - 1
+    return images, normalise_clip(clip_images)
+
+
+def normalise_clip(images: jax.Array) -> jax.Array:
+    """What the language branch takes of uint8 pixels."""
+    return images.astype(jnp.float32) / 127.5 - 1
 
 
 def _frames(
@@ -201,11 +209,12 @@ def _frames(
     the fine-grained query of the one before."""
     layout = Layout(**batch["layout"])
     regions = (batch["regions"], batch["region_valid"]) if batch["regions"].shape[2] else (None, None)
+    drawn_on = normalise_clip(batch["region_images"][:, 0]) if "region_images" in batch else None
 
     def one(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
         images, clip_images = normalise(batch["images"][:, t], batch["clip_images"][:, t])
         output: Any = model.apply({"params": params}, images, clip_images, layout, regions=regions[0], region_valid=regions[1],
-                             fine_grained_query=query, num_prompts=batch["uses_expression"].shape[1],
+                             region_images=drawn_on, fine_grained_query=query, num_prompts=batch["uses_expression"].shape[1],
                              num_classes=batch["class_valid"].shape[2], **options)  # fmt: skip
         return output.next_query, per_frame(output, t)
 
@@ -254,7 +263,9 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
 
 
 def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
-    """f(params, batch, query=None) -> arrays [B, T, K, ...]: mask_logits, expression, class, region; and next_query."""
+    """f(params, batch, query=None) -> arrays [B, T, K, ...]: mask_logits, expression, class, region, embedding (of queries, to
+    be followed from frame to frame: of the "reid" head where the decoder has one); and next_query. A batch may hold
+    region_images [B, 1, s, s, 3], the pictures that its regions were drawn on."""
 
     def of_batch(params: Any, batch: dict[str, Any], query: jax.Array | None = None) -> dict[str, jax.Array]:
         prompts = batch["uses_expression"].shape[1]
@@ -262,7 +273,9 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
 
         def of_frame(output: HyperSegOutput, _: int | jax.Array) -> dict[str, jax.Array]:
             scores = {kind: split(value) for kind, value in output.prediction.scores.items()}
-            return {"mask_logits": split(output.prediction.mask_logits), **scores}
+            embeddings = output.prediction.embeddings
+            followed = embeddings["reid"] if "reid" in embeddings else embeddings["query"]
+            return {"mask_logits": split(output.prediction.mask_logits), **scores, "embedding": split(followed)}
 
         found, query = _frames(model, params, batch, query, of_frame)
         return {**jax.tree.map(lambda frames: jnp.moveaxis(frames, 0, 1), found), "next_query": query}

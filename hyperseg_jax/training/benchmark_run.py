@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,14 +18,20 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed
 from hyperseg_jax.results.whole import write_text
-from hyperseg_jax.structs import Example
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.text.layout import TokenCounts, expanded_length
+from hyperseg_jax.text.prompts import tokenize
 from hyperseg_jax.training.benchmarks import Benchmark
 from hyperseg_jax.training.cases import Cases
-from hyperseg_jax.training.scoring import Found, Scorer
+from hyperseg_jax.training.found import Found
+from hyperseg_jax.training.replies import Reply
+from hyperseg_jax.training.scoring import SCORINGS, Scorer
 from hyperseg_jax.training.submissions import Row, row_of
 
 NEW_TOKENS = 64
 """Of a written answer (HyperSeg's evaluation)."""
+STEP = 64
+"""Positions: what longer prompts than the config has room for are rounded up to; a program is compiled for each length."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +87,8 @@ def run(
     examples: Any = task.val
     count = min(len(examples), limit or len(examples))
     asked = {**(asked or {}), "benchmark": task.name, "rules": rules, "examples": count}
-    new = lambda: Partial(Scorer({benchmark.task: benchmark.scoring}, rules), Cases(), [])
+    scoring = benchmark.scoring if benchmark.truth else "unscored"
+    new = lambda: Partial(Scorer({benchmark.task: scoring}, rules), Cases(), [])
     total, fresh = new(), new()
     if told := hosts.exchange_long(f"{task.name} so far", _read(kept, asked) if hosts.leads() else "")[0]:
         state = json.loads(told)
@@ -90,8 +97,8 @@ def run(
     progress(total.done, count)
     size = runner.feed.size(batch_size)
     for number, start in enumerate(range(total.done, count, size), 1):
-        for index, example, found in _answers(runner, benchmark, task, start, min(start + size, count), size):
-            _count(fresh, benchmark, index, example, found)
+        for index, reply in _answers(runner, benchmark, task, start, min(start + size, count), size):
+            _count(fresh, benchmark, index, reply)
         done = min(start + size, count)
         progress(done, count)
         if number % save_every == 0 or done == count:
@@ -119,45 +126,49 @@ def _read(kept: pathlib.Path | None, asked: dict[str, Any]) -> str:
     return json.dumps(state)
 
 
-def _count(fresh: Partial, benchmark: Benchmark, index: int, example: Example, found: Sequence[Found]) -> None:
-    (prompt,) = example.prompts
-    value = fresh.scorer.add(example.name, prompt, found)
-    fresh.cases.add(value, index, 0, found[0])
-    if benchmark.submission:
-        fresh.rows.append((index, 0, row_of(example, prompt, found)))
+def _count(fresh: Partial, benchmark: Benchmark, index: int, reply: Reply) -> None:
+    for k, (prompt, found) in enumerate(reply.answers()):
+        value = fresh.scorer.add(reply.example.name, prompt, found)
+        fresh.cases.add(value, index, k, found[0])
+        if benchmark.submission:
+            fresh.rows.append((index, k, row_of(reply.example, prompt, found)))
 
 
 def _answers(
     runner: Runner, benchmark: Benchmark, task: Task, start: int, stop: int, size: int
-) -> Iterator[tuple[int, Example, list[Found]]]:
-    """(number, example, its answers frame by frame) of those of start..stop that this host scores.
+) -> Iterator[tuple[int, Reply]]:
+    """(number, answered example) of those of start..stop that this host scores.
 
-    A batch has `size` rows whatever is left, so that all hosts call the device alike. A clip goes through one frame at a time,
-    what the model saw of a frame feeds the next, and clips of a batch wait for the longest: memory is that of one frame.
+    A batch has `size` rows whatever is left, and examples wait for the one with the most steps and prompts, so that all hosts
+    call the device alike. A clip goes through one frame at a time, what the model saw of a frame feeds the next: the device
+    holds one frame of each.
     """
     rows = runner.feed.rows(size)
-    mine = {row: _record(task, start + row) for row in rows.places if start + row < stop}
-    for example in mine.values():
-        if len(example.prompts) != 1:
-            raise UserError(f"{example.name}: {len(example.prompts)} prompts; a benchmark's reader gives them one by one")
-    filler = next(iter(mine.values()), None) or _record(task, 0)
+    reply = lambda index: _reply(benchmark, task, _record(task, index))
+    mine = {row: reply(start + row) for row in rows.places if start + row < stop}
+    filler = next(iter(mine.values()), None) or reply(0)
     held = [mine.get(row, filler) for row in rows.places]
-    longest = max(int(told) for told in hosts.exchange(f"frames of {task.name} from {start}",
-                                                       str(max(len(example.frames) for example in held))))  # fmt: skip
-    counted = zip(rows.places, rows.scored, strict=True)
-    scored = [(n, start + row) for n, (row, own) in enumerate(counted) if row in mine and own]
-    found: dict[int, list[Found]] = {n: [] for n, _ in scored}
-    query = None
-    for t in range(longest):
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *[task.prepare_val(_at(example, t)) for example in held])
-        out = _call(runner, task, benchmark, runner.feed.put(batch, rows), query, t)
-        query = out.pop("next_query", None)
-        own = {key: runner.feed.own(value) for key, value in out.items()}
-        for n, _ in scored:
-            if t < len(held[n].frames):
-                found[n].append(_found(benchmark, task, held[n], {key: value[n] for key, value in own.items()}))
-    for n, index in scored:
-        yield index, held[n], found[n]
+    most = max(one.steps for one in held), max(one.prompts for one in held), _longest(task, held)
+    told = hosts.exchange(f"steps of {task.name} from {start}", json.dumps(most))
+    steps, prompts, length = (max(counts) for counts in zip(*map(json.loads, told), strict=True))
+    task = dataclasses.replace(task, sizes=dataclasses.replace(task.sizes, length=length))
+    counted = list(zip(rows.places, rows.scored, strict=True))
+    hearing = [n for n, (row, counts) in enumerate(counted) if row in mine and (counts or filler.depends)]
+    seen: dict[int, Any] = {}
+    for step in range(steps):
+        for k in range(prompts):
+            asked = [one.ask(min(step, one.steps - 1), min(k, one.prompts - 1), task.prepare_val) for one in held]
+            batch = jax.tree.map(lambda *leaves: np.stack(leaves), *asked)
+            out = _call(runner, task, benchmark, runner.feed.put(batch, rows), seen.get(k))
+            memory = out.pop("next_query", None)
+            seen[k] = memory if filler.feeds_back else None
+            own = {key: runner.feed.own(value) for key, value in out.items()}
+            for n in hearing:
+                if step < held[n].steps and k < held[n].prompts:
+                    held[n].hear(k, {key: value[n] for key, value in own.items()})
+    for n, (row, counts) in enumerate(counted):
+        if row in mine and counts:
+            yield start + row, held[n]
 
 
 def _record(task: Task, index: int) -> Example:
@@ -169,30 +180,37 @@ def _record(task: Task, index: int) -> Example:
         raise UserError(f"benchmark {task.name} record {index}: {faults.reason(error)}") from error
 
 
-def _at(example: Example, t: int) -> Example:
-    """Frame t alone, the last one where the clip has ended; without targets, which are not the device's business."""
-    prompts = tuple(dataclasses.replace(prompt, masks=None, labels=()) for prompt in example.prompts)
-    return dataclasses.replace(example, frames=example.frames[min(t, len(example.frames) - 1)][None], prompts=prompts)
+def _longest(task: Task, held: list[Reply]) -> int:
+    """Positions that the prompts of a batch take, in few different sizes, at least the config's."""
+    sizes = task.sizes
+    counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
+    needed = max(expanded_length(tokenize(one.asked(k), task.tokenizer, template=sizes.template), counts)
+                 for one in held for k in range(one.prompts))  # fmt: skip
+    return sizes.length if needed <= sizes.length else -(-needed // STEP) * STEP
 
 
-def _call(runner: Runner, task: Task, benchmark: Benchmark, batch: Any, query: Any, t: int) -> dict[str, Any]:
+def _call(runner: Runner, task: Task, benchmark: Benchmark, batch: Any, query: Any) -> dict[str, Any]:
     if benchmark.task != "chat":
-        return dict(runner.predict(runner.params, batch) if t == 0 else runner.predict(runner.params, batch, query))
+        return dict(runner.predict(runner.params, batch) if query is None else runner.predict(runner.params, batch, query))
     if runner.write is None:
         raise UserError(f"benchmark {task.name}: this system writes no text")
     return {"ids": runner.write(runner.params, batch, max_new_tokens=NEW_TOKENS, eos_id=task.tokenizer.eos_id,
                                 vocab_size=task.tokenizer.vocab_size)}  # fmt: skip
 
 
-def _found(benchmark: Benchmark, task: Task, example: Example, outputs: dict[str, np.ndarray]) -> Found:
+def _reply(benchmark: Benchmark, task: Task, example: Example) -> Reply:
+    scoring = SCORINGS[benchmark.scoring]
+    other = {prompt.task for prompt in example.prompts} - {benchmark.task}
+    if other:
+        raise UserError(f"{example.name}: a {other.pop()} prompt in a benchmark of {benchmark.task}")
     height, width = example.frames.shape[1:3]
-    if benchmark.task == "chat":
-        ids = outputs["ids"]
-        written = task.tokenizer.decode(ids[np.cumsum(ids == task.tokenizer.eos_id) == 0].tolist()).strip()
-        return Found(np.zeros((0, height, width), bool), text=written)
-    (prompt,) = example.prompts
-    find = Scorer({benchmark.task: benchmark.scoring}).scoring(prompt)
-    if find is None or find.find is None:
-        raise UserError(f"{example.name}: a {prompt.task} prompt in a benchmark of {benchmark.task}")
-    first = {key: value[0, 0] for key, value in outputs.items()}  # the only frame, the only prompt
-    return find.find(prompt, first, fit(height, width, task.sizes.image_size), benchmark.thresholds)
+
+    def find(prompt: Prompt, outputs: dict[str, np.ndarray]) -> Found:
+        if scoring.find is None:
+            ids = outputs["ids"]
+            written = task.tokenizer.decode(ids[np.cumsum(ids == task.tokenizer.eos_id) == 0].tolist()).strip()
+            return Found(np.zeros((0, height, width), bool), text=written)
+        first = {key: value[0, 0] for key, value in outputs.items()}  # the only frame, the only prompt
+        return scoring.find(prompt, first, fit(height, width, task.sizes.image_size), benchmark.thresholds)
+
+    return scoring.reply(example, find)

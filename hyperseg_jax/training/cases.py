@@ -11,7 +11,7 @@ import numpy as np
 from hyperseg_jax.data.formats.masks import decode, encode
 from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
 from hyperseg_jax.structs import Example
-from hyperseg_jax.training.scoring import Found
+from hyperseg_jax.training.found import Found
 
 KEPT = 6  # of each end
 TILE = 320  # pixels: the longer side of each of the two pictures of a case

@@ -19,14 +19,16 @@ from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed
 from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.training.scoring import BY_TASK, OURS, Scorer
+from hyperseg_jax.training.found import OURS
+from hyperseg_jax.training.scoring import BY_TASK, Scorer
 
 BATCH = 12  # examples a call: one program for each task
 
 
 @dataclasses.dataclass
 class Evaluation:
-    """scores: {task: {metric: value}}, the same on all hosts. tiles: pictures of this host's first answers, for a sheet."""
+    """scores: {task: {metric: value}}, the same on all hosts. tiles: pictures of some of this host's answers, for a
+    sheet."""
 
     scores: dict[str, dict[str, float]]
     tiles: list[np.ndarray]
@@ -66,20 +68,22 @@ def evaluate(
         if change is not None:
             examples = change(name, [task.val[i] for i in range(count)])
         scorer, unread = Scorer(BY_TASK), list[str]()
-        for done, example, outputs in _outputs(predict, params, task, examples, count, feed, sample, unread):
+        apart = -(-count * len(tasks) // tiles)  # a sheet shows something of every task, and not only its beginning
+        for answered in _answered(predict, params, task, examples, count, feed, sample, unread):
+            example, outputs = answered.example, answered.outputs
             height, width = example.frames.shape[1:3]
             geometry = fit(height, width, task.sizes.image_size)
-            for k, prompt in enumerate(example.prompts[: task.sizes.prompts]):
+            for k, prompt in enumerate(example.prompts):
                 scoring = scorer.scoring(prompt)
                 if scoring is None or scoring.find is None:
                     continue
                 found = [scoring.find(prompt, {key: value[t, k] for key, value in outputs.items()}, geometry, OURS)
                          for t in range(len(outputs["mask_logits"]))]  # fmt: skip
-                scorer.add(f"{example.name} {k}", prompt, found)
-                if len(made.tiles) < tiles and k == 0:
+                scorer.add(f"{example.name} {answered.first + k}", prompt, found)
+                if answered.index % apart == 0 and answered.first + k == 0:
                     made.tiles.append(tile(example, prompt, list(found[0].masks)))
             if progress is not None:
-                progress(name, done, count)
+                progress(name, answered.done, count)
         scores = scorer.of_all_hosts(name).compute()
         told = hosts.exchange_long(f"what {name} lacks", json.dumps(unread))
         if missed := [line for lines in told for line in json.loads(lines)]:
@@ -102,36 +106,62 @@ def _readable(name: str, examples: Sequence[Example]) -> Example:
     raise UserError(f"data.tasks.{name}.val: none of its {len(examples)} records can be read; the first: {reason}")
 
 
-def _outputs(
+@dataclasses.dataclass(frozen=True)
+class _Answered:
+    """What a model made of an example, or of some of its prompts. index: of the example; first: the number of the first of
+    these prompts. outputs: arrays [T, K, ...]. done: examples that all hosts are through with."""
+
+    index: int
+    first: int
+    example: Example
+    outputs: dict[str, np.ndarray]
+    done: int
+
+
+def _answered(
     predict: Callable[..., Any], params: Any, task: Task, examples: Sequence[Example], count: int, feed: Feed, sample: Example,
     unread: list[str],
-) -> Iterator[tuple[int, Example, dict[str, np.ndarray]]]:  # fmt: skip
-    """(examples done on all hosts, example, arrays [T, K, ...]) of those that this host scores, one by one; `unread` gets the
-    others, with what is wrong with them.
+) -> Iterator[_Answered]:  # fmt: skip
+    """The examples that this host scores, one by one; one with more prompts than a batch has room for comes several times, each
+    with its next few prompts. `unread` gets those that cannot be read, with what is wrong with them.
 
     They are computed in global batches of about BATCH; `sample` takes the place of what is not there or cannot be read, so that
     all hosts call the device alike.
     """
-    size = feed.size(BATCH)
+    size, room = feed.size(BATCH), task.sizes.prompts
     rows = feed.rows(size)
+    spare = task.prepare_val(_some(sample, 0, room))
     for start in range(0, count, size):
-        kept: dict[int, Example] = {}
-        arrays = []
-        for row, scored in zip(rows.places, rows.scored, strict=True):
+        places = [start + row if start + row < count else None for row in rows.places]
+        held: list[Example | None] = []
+        for index, scored in zip(places, rows.scored, strict=True):
             try:
-                if start + row < count:
-                    example = examples[start + row]
-                    arrays.append(task.prepare_val(example))
-                    kept |= {len(arrays) - 1: example} if scored else {}
-                    continue
+                held.append(None if index is None else examples[index])
             except faults.UNREADABLE as error:
-                unread += [f"record {start + row}: {faults.reason(error)}"] if scored else []
-            arrays.append(task.prepare_val(sample))
-        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
-        out = predict(params, feed.put(batch, rows))
-        own = {key: feed.own(value) for key, value in out.items() if key != "next_query"}
-        for n, example in kept.items():
-            yield min(start + size, count), example, {key: value[n] for key, value in own.items()}
+                held.append(None)
+                unread += [f"record {index}: {faults.reason(error)}"] if scored else []
+        most = max((len(example.prompts) for example in held if example is not None), default=1)
+        told = hosts.exchange(f"prompts of {task.name} from {start}", str(most))
+        for first in range(0, max(map(int, told)), room):
+            parts = [None if example is None else _some(example, first, room) for example in held]
+            arrays = []
+            for n, part in enumerate(parts):
+                try:
+                    arrays.append(spare if part is None or not part.prompts else task.prepare_val(part))
+                except faults.UNREADABLE as error:
+                    arrays.append(spare)
+                    parts[n] = held[n] = None
+                    unread += [f"record {places[n]}: {faults.reason(error)}"] if rows.scored[n] else []
+            out = predict(params, feed.put(jax.tree.map(lambda *leaves: np.stack(leaves), *arrays), rows))
+            own = {key: feed.own(value) for key, value in out.items() if key != "next_query"}
+            for n, (index, part, scored) in enumerate(zip(places, parts, rows.scored, strict=True)):
+                if scored and index is not None and part is not None and part.prompts:
+                    outputs = {key: value[n] for key, value in own.items()}
+                    yield _Answered(index, first, part, outputs, min(start + size, count))
+
+
+def _some(example: Example, first: int, count: int) -> Example:
+    return dataclasses.replace(example, prompts=example.prompts[first : first + count])
 
 
 def tile(example: Example, prompt: Prompt, found: list[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From a system's outputs to answers, and from answers to scores: one line of SCORINGS for each way to score a prompt."""
+"""From answers to scores: one line of SCORINGS for each way to ask and to score a prompt."""
 
 from __future__ import annotations
 
@@ -13,89 +13,27 @@ import numpy as np
 from hyperseg_jax import metrics
 from hyperseg_jax.data.transforms import Geometry
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results import answers
 from hyperseg_jax.structs import Prompt
-
-# of one prompt on one frame: mask_logits [Q, h, w], expression [Q], class [Q, C], region [Q, R]
-Outputs = Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Thresholds:
-    """absent_below: the probability of an expression under which the answer is "not there", None always answers. segment: what
-    the class of a panoptic segment must exceed."""
-
-    absent_below: float | None
-    segment: float
-
-
-OURS = Thresholds(0.5, 0.5)
-PUBLISHED = Thresholds(None, 0.8)
-"""HyperSeg's (expressions) and PSALM's (class lists)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """The answer to a prompt on one frame. masks: bool [n, H, W]; labels: their classes, scores: 0..1, where they have some.
-    text: what was written."""
-
-    masks: np.ndarray
-    labels: tuple[int, ...] = ()
-    scores: tuple[float, ...] = ()
-    text: str = ""
+from hyperseg_jax.training import found as finds
+from hyperseg_jax.training.clicks import Clicked
+from hyperseg_jax.training.found import Found, Outputs, Thresholds
+from hyperseg_jax.training.replies import FromFirstFrame, Reply, Together
+from hyperseg_jax.training.tracks import Tracked
 
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
     """new(rules) -> an accumulator. find(prompt, outputs, geometry, thresholds) -> Found, of one frame; None: the answer is
     written. add(accumulator, name of the example, prompt, Found of each frame). headline: the score that tells good answers
-    from bad."""
+    from bad. reply: how an example is asked, and what its answers are put together to."""
 
     new: Callable[[str], Any]
     find: Callable[[Prompt, Outputs, Geometry, Thresholds], Found] | None
     add: Callable[[Any, str, Prompt, Sequence[Found]], None]
     headline: str
-
-
-def expression(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
-    """The one mask of an expression; empty where it is not there."""
-    segments = answers.expression(outputs["mask_logits"], outputs["expression"], geometry, label=prompt.text,
-                                  absent_below=thresholds.absent_below)  # fmt: skip
-    return Found(segments[0].mask[None] if segments else np.zeros((1, *geometry.original), bool))
-
-
-def regions(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
-    """A mask for each drawn region, in their order."""
-    segments = answers.regions(outputs["mask_logits"], outputs["region"], geometry, labels=prompt.kinds)
-    return Found(_stack([segment.mask for segment in segments], geometry))
-
-
-def panoptic(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
-    """Segments without overlap."""
-    ids, rows = answers.panoptic(outputs["mask_logits"], outputs["class"], geometry, classes=prompt.classes,
-                                 things=prompt.things, object_threshold=thresholds.segment)  # fmt: skip
-    return Found(_stack([ids == row["id"] for row in rows], geometry), tuple(row["category"] for row in rows))
-
-
-def instances(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
-    """Instances of things with scores, the best hundred pairs of mask and class."""
-    segments = answers.instances(outputs["mask_logits"], outputs["class"], geometry, classes=prompt.classes,
-                                 things=prompt.things, limit=100)  # fmt: skip
-    labels = tuple(prompt.classes.index(segment.label) for segment in segments)
-    return Found(_stack([segment.mask for segment in segments], geometry), labels,
-                 tuple(segment.score for segment in segments))  # fmt: skip
-
-
-def semantic(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
-    """The most probable class of each pixel, a mask a class."""
-    best = answers.semantic(outputs["mask_logits"], outputs["class"], geometry).argmax(0)
-    there = tuple(int(label) for label in np.unique(best))
-    return Found(np.stack([best == label for label in there]), there)
-
-
-def _stack(masks: Sequence[np.ndarray], geometry: Geometry) -> np.ndarray:
-    return np.stack(masks) if masks else np.zeros((0, *geometry.original), bool)
+    reply: type[Reply] = Reply
 
 
 def _wanted(prompt: Prompt) -> np.ndarray:
@@ -149,10 +87,47 @@ def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Found
     """The things of a class list; crowds are targets that need not be found."""
     wanted = [k for k, label in enumerate(prompt.labels) if prompt.things[label]]
     massed = [k for k, label in enumerate(prompt.crowd_labels) if prompt.things[label]]
+    areas = [*(prompt.areas[k] for k in wanted), *(None for _ in massed)] if prompt.areas else []
     masks = [*_wanted(prompt)[wanted, 0], *(prompt.crowds[massed, 0] if prompt.crowds is not None else ())]
     labels = [prompt.labels[k] for k in wanted] + [prompt.crowd_labels[k] for k in massed]
-    scores.update(name, found[0].masks, found[0].scores, [prompt.classes[label] for label in found[0].labels], masks,
-                  [prompt.classes[label] for label in labels], [False] * len(wanted) + [True] * len(massed))  # fmt: skip
+    place = f"{prompt.key.zfill(12)} {name}"  # pycocotools takes pictures by their numbers where scores are equal
+    scores.update(place, found[0].masks, found[0].scores, [prompt.classes[label] for label in found[0].labels], masks,
+                  [prompt.classes[label] for label in labels], [False] * len(wanted) + [True] * len(massed), areas)  # fmt: skip
+
+
+def _tracks(found: Sequence[Found]) -> np.ndarray:
+    """bool [N, T, H, W]."""
+    return np.stack([frame.masks for frame in found], axis=1)
+
+
+def _add_tracks(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+    ours, crowds = _tracks(found), () if prompt.crowds is None else prompt.crowds
+    labels = (*prompt.labels, *prompt.crowd_labels)
+    scores.update(name, ours, found[0].scores, [prompt.classes[label] for label in found[0].labels],
+                  [*_wanted(prompt), *crowds], [prompt.classes[label] for label in labels],
+                  [False] * len(prompt.labels) + [True] * len(crowds))  # fmt: skip
+
+
+def _add_objects(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+    """Objects that were given, or spoken of; others of the clip stand behind them."""
+    others = () if prompt.others is None else prompt.others
+    scores.update(_tracks(found), np.array([*_wanted(prompt), *others], bool), prompt.ignore, prompt.group)
+
+
+def _add_proposals(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+    """The best tracks as proposals without overlap: a pixel belongs to the best one that has it."""
+    proposals = _tracks(found)[np.argsort([-score for score in found[0].scores], kind="stable")[:MAX_PROPOSALS]]
+    taken = np.cumsum(proposals, axis=0) - proposals
+    scores.update(proposals & (taken == 0), _wanted(prompt), prompt.ignore, prompt.group)
+
+
+def _add_clicks(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+    for ious in found[0].ious:
+        scores.update(ious)
+
+
+def _add_nothing(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+    scores.update()
 
 
 def _add_semantic(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
@@ -193,19 +168,26 @@ def _add_choice(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) 
 
 
 SCORINGS: dict[str, Scoring] = {
-    "referring": Scoring(metrics.ReferringScores, expression, _add_expression, "giou"),
-    "generalized": Scoring(metrics.GeneralizedScores, expression, _add_generalized, "giou"),
-    "clips": Scoring(lambda _: metrics.ClipScores(), expression, _add_clip, "jf"),
-    "revos": Scoring(metrics.ReVosScores, expression, _add_revos, "jf"),
-    "regions": Scoring(lambda _: metrics.InteractiveScores(), regions, _add_regions, "miou"),
-    "panoptic": Scoring(lambda _: metrics.PanopticQuality(), panoptic, _add_panoptic, "pq"),
-    "instances": Scoring(lambda _: metrics.MaskAP(), instances, _add_instances, "ap"),
-    "semantic": Scoring(lambda _: metrics.SemanticScores(), semantic, _add_semantic, "miou"),
+    "referring": Scoring(metrics.ReferringScores, finds.expression, _add_expression, "giou"),
+    "generalized": Scoring(metrics.GeneralizedScores, finds.expression, _add_generalized, "giou"),
+    "clips": Scoring(lambda _: metrics.ClipScores(), finds.expression, _add_clip, "jf"),
+    "revos": Scoring(metrics.ReVosScores, finds.expression, _add_revos, "jf"),
+    "ref_davis": Scoring(lambda _: metrics.DavisScores("unsupervised"), finds.soft_expression, _add_objects, "jf", Together),
+    "davis": Scoring(lambda _: metrics.DavisScores(), finds.regions, _add_objects, "jf", FromFirstFrame),
+    "davis_unsupervised": Scoring(lambda _: metrics.DavisScores("unsupervised"), finds.candidates, _add_proposals, "jf",
+                                  Tracked),
+    "tracks": Scoring(lambda _: metrics.VideoAP(), finds.candidates, _add_tracks, "ap", Tracked),
+    "regions": Scoring(lambda _: metrics.InteractiveScores(), finds.regions, _add_regions, "miou"),
+    "clicks": Scoring(lambda _: metrics.ClickScores(), finds.regions, _add_clicks, "iou@1", Clicked),
+    "panoptic": Scoring(lambda _: metrics.PanopticQuality(), finds.panoptic, _add_panoptic, "pq"),
+    "instances": Scoring(lambda _: metrics.MaskAP(), finds.instances, _add_instances, "ap"),
+    "semantic": Scoring(lambda _: metrics.SemanticScores(), finds.semantic, _add_semantic, "miou"),
     "exact": Scoring(lambda _: metrics.ExactScores(), None, _add_exact, "accuracy"),
     "vqa": Scoring(metrics.VqaScores, None, _add_vqa, "accuracy"),
     "pope": Scoring(lambda _: metrics.PopeScores(), None, _add_pope, "accuracy"),
     "multiple_choice": Scoring(lambda _: metrics.MultipleChoiceScores(), None, _add_choice, "accuracy"),
-}
+    "unscored": Scoring(lambda _: metrics.Unscored(), None, _add_nothing, ""),
+}  # fmt: skip
 BY_TASK = {"referring": "referring", "reasoning": "referring", "video": "clips", "region": "regions", "panoptic": "panoptic"}
 """How the prompts of a task are scored in validation; others are not."""
 

@@ -11,9 +11,10 @@ import numpy as np
 from hyperseg_jax.data.formats.masks import decode, encode
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.metrics.multiple_choice import choose
-from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa
+from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.training.scoring import Found, options_of
+from hyperseg_jax.training.found import Found
+from hyperseg_jax.training.scoring import options_of
 
 Row = dict[str, Any]
 
@@ -24,6 +25,7 @@ def row_of(example: Example, prompt: Prompt, found: Sequence[Found]) -> Row:
         raise UserError(f"{example.name}: its reader gives no key of the question, which the benchmark's server wants back")
     height, width = example.frames.shape[1:3]
     return {"key": prompt.key, "question": prompt.text, "text": found[0].text, "labels": list(found[0].labels),
+            "scores": list(found[0].scores),
             "frames": list(example.frame_names), "height": height, "width": width,
             "masks": [[encode(mask) for mask in frame.masks] for frame in found]}  # fmt: skip
 
@@ -61,6 +63,20 @@ def _panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathl
     return folder / "submission"
 
 
+def _tracks(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+    """Keys are video ids; examples.category_ids as above."""
+
+    def instances() -> Iterator[tuple[int, int, float, np.ndarray]]:
+        for row in rows:
+            frames = [_masks(row, t) for t in range(len(row["masks"]))]
+            for k, (label, score) in enumerate(zip(row["labels"], row["scores"], strict=True)):
+                yield int(row["key"]), examples.category_ids[label], score, np.stack([frame[k] for frame in frames])
+
+    path = folder / "submission.zip"
+    youtube_vis.write(path, instances())
+    return path
+
+
 def _vqa(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     path = folder / "submission.json"
     vqa.write(path, ((int(row["key"]), row["text"]) for row in rows))
@@ -76,6 +92,7 @@ def _mmbench(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathli
 WRITERS: dict[str, Callable[[pathlib.Path, Sequence[Row], Any], pathlib.Path]] = {
     "ref_youtube_vos": _expressions,
     "coco_panoptic": _panoptic,
+    "youtube_vis": _tracks,
     "vqa": _vqa,
     "mmbench": _mmbench,
 }

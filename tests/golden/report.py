@@ -55,8 +55,7 @@ the logits, in answers within one, where the reference's own float32 and float64
 Written on {platform} by
 
 ```sh
-HYPERSEG_GOLDEN=/path/to/golden pytest -n 0 tests/golden --golden-system hyperseg --golden-complete \\
-    --golden-report docs/fidelity.md
+HYPERSEG_GOLDEN=/path/to/golden pytest -n 0 tests/golden --golden-complete --golden-report docs/fidelity.md
 ```
 
 ## float32

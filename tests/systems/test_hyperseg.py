@@ -90,6 +90,19 @@ def test_a_clip_is_its_frames_one_by_one(predicted, params, asked):
     assert not np.allclose(found["mask_logits"][:, 0], found["mask_logits"][:, 1], atol=1e-2)
 
 
+def test_regions_may_be_drawn_on_another_picture(predicted, params, asked):
+    """The picture itself changes nothing; another one changes what its regions look like, and not what other prompts say."""
+    predict, first = predicted
+    batch = batch_of(asked, asked[1])
+    same = predict(params, batch | {"region_images": batch["clip_images"]})
+    for name in first:
+        np.testing.assert_allclose(same[name], first[name], rtol=1e-4, atol=1e-4, err_msg=name)
+    other = predict(params, batch | {"region_images": 255 - batch["clip_images"]})
+    about_regions = batch["uses_regions"]
+    changed = np.abs(np.asarray(other["mask_logits"])[:, 0] - first["mask_logits"][:, 0]).max((-1, -2, -3))
+    assert about_regions.any() and (changed[about_regions] > 1e-3).all() and (changed[~about_regions] < 1e-3).all()
+
+
 def adapted(config):
     config = config.copy_and_resolve_references().unlock()
     config.model.lora.rank = 4

@@ -18,6 +18,8 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import benchmark_run, benchmarks
 
 QUERIES, LIMIT = 3, 11
+VIDEO = benchmarks.BENCHMARKS["toy_video"]
+LINES = {"toy_packed": dataclasses.replace(VIDEO, fields={**VIDEO.fields, "group_by_clip": True})}  # several prompts an example
 
 
 def predict(params, batch, query=None):
@@ -26,8 +28,11 @@ def predict(params, batch, query=None):
     memory = jnp.zeros(len(pixels)) if query is None else query
     logits = jnp.moveaxis(pixels, -1, 1) - 0.5 + 0.1 * memory[:, None, None, None]
     classes = 4 * jax.nn.one_hot(jnp.arange(QUERIES), batch["class_valid"].shape[-1] or 2)
+    drawn = batch["regions"].mean((1, 3, 4))  # [B, R]: what is asked changes the answer
+    regions = jnp.arange(QUERIES)[:, None] * jnp.sin(99 * drawn)[:, None]
     shaped = lambda x: jnp.broadcast_to(x, (len(pixels), 1, 1, *x.shape))
     return {"mask_logits": logits[:, None, None], "expression": shaped(jnp.arange(QUERIES) + 3.0), "class": shaped(classes),
+            "region": regions[:, None, None],
             "next_query": pixels.mean((1, 2, 3))}  # fmt: skip
 
 
@@ -43,7 +48,7 @@ if __name__ == "__main__":
         hosts.PIECE = 200  # long states travel in many pieces
         scores = {}
         for name in names:
-            line = benchmarks.BENCHMARKS[name]
+            line = LINES.get(name) or benchmarks.BENCHMARKS[name]
             task = benchmarks.open_task(name, line, config, system, world)
             many = [task.val[k % len(task.val)] for k in range(LIMIT)]
             named = [dataclasses.replace(one, name=f"{k} {one.name}") for k, one in enumerate(many)]

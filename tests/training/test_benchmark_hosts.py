@@ -10,7 +10,8 @@ import sys
 import pytest
 
 SCRIPT = pathlib.Path(__file__).with_name("one_of_evaluation.py")
-NAMES = ("toy_referring", "toy_panoptic", "toy_instances", "toy_video")  # of 11 examples: a remainder for 2 and 4 hosts
+# of 11 examples: a remainder for 2 and 4 hosts
+NAMES = ("toy_referring", "toy_panoptic", "toy_instances", "toy_clicks", "toy_video", "toy_packed")
 
 
 def scored(world, folder, processes):
@@ -44,6 +45,7 @@ def alone(world, tmp_path_factory):
 def test_two_hosts(world, alone, tmp_path):
     assert alone["toy_referring"]["scores"]["count"] == 11 and 0 < alone["toy_referring"]["scores"]["giou"] < 1
     assert alone["toy_instances"]["scores"]["count"] == 11 and alone["toy_video"]["rows"] == 11
+    assert alone["toy_packed"]["rows"] > 11 and alone["toy_clicks"]["scores"]["count"] > 11
     same(scored(world, tmp_path / "two", 2), alone)
     # what two hosts left behind is the whole of it for one
     same(scored(world, tmp_path / "two", 1), alone)

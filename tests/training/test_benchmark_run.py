@@ -1,5 +1,7 @@
 """Clips go through frame by frame, each frame fed with what the one before left, whatever the lengths in a batch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -48,11 +50,31 @@ def test_clips_of_many_lengths():
                                                                            ("clip3/0", 1)]  # fmt: skip
 
 
-def test_several_prompts_are_refused_not_lost():
-    one = clip("a", 1)
-    task = task_of([Example("a", one.frames, one.prompts * 2)])
-    with pytest.raises(UserError, match="2 prompts; a benchmark's reader gives them one by one"):
-        benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task)
+def test_every_prompt_of_an_example_is_scored():
+    """Examples of one, three and two prompts in a batch: what the model saw is fed back to each prompt for itself."""
+    many = []
+    for k, count in enumerate((1, 3, 2)):
+        one = clip(f"clip{k}", k + 2)
+        prompts = tuple(dataclasses.replace(one.prompts[0], key=f"clip{k}/{n}") for n in range(count))
+        many.append(dataclasses.replace(one, prompts=prompts))
+    found = benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task_of(many), batch_size=2)
+    assert found.scorer.compute()["count"] == 6 and found.scorer.compute()["j"] == 1
+    keys = [row["key"] for *_, row in found.rows]
+    assert keys == ["clip0/0", "clip1/0", "clip1/1", "clip1/2", "clip2/0", "clip2/1"]
+    assert [(index, k) for index, k, _ in found.rows] == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+
+
+def test_a_prompt_longer_than_the_config_expects_is_answered():
+    lengths = []
+
+    def watched(params, batch, query=None):
+        lengths.append(batch["layout"]["text_ids"].shape[1])
+        return predict(params, batch, query)
+
+    short, long = clip("short", 1), clip("long", 1)
+    long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
+    found = benchmark_run.run(benchmark_run.Runner(watched, None, None), LINE, task_of([short, long]), batch_size=1)
+    assert found.scorer.compute()["count"] == 2 and lengths[0] == 128 < lengths[1] and lengths[1] % 64 == 0
 
 
 def test_a_damaged_state_is_named(tmp_path):

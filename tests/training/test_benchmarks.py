@@ -1,6 +1,7 @@
 """The table of benchmarks: every line names what exists, with the fields that its reader takes."""
 
 import inspect
+import pathlib
 
 import pytest
 
@@ -11,6 +12,8 @@ from hyperseg_jax.structs import TASKS
 from hyperseg_jax.training.benchmarks import BENCHMARKS
 from hyperseg_jax.training.scoring import SCORINGS
 from hyperseg_jax.training.submissions import WRITERS
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -23,7 +26,12 @@ def test_a_line_names_what_exists(name):
         assert line.fields["split"] in layouts.find(line.fields["name"]).splits
 
 
+def test_the_page_has_every_benchmark():
+    rows = " ".join(line for line in DOCS.read_text().splitlines() if line.startswith("| `"))
+    assert not [name for name in BENCHMARKS if f"`{name}`" not in rows]
+
+
 def test_published_numbers_are_of_scores_that_we_give():
     metrics = {row.metric for row in PUBLISHED if row.benchmark in BENCHMARKS}
-    assert {"pq", "miou", "ciou", "giou", "precision@0.5"} == metrics
+    assert {"pq", "ap", "miou", "ciou", "giou", "precision@0.5", "noc@85", "noc@90"} == metrics
     assert all(0 < row.value < 100 and row.source for row in PUBLISHED)

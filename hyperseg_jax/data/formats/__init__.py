@@ -19,6 +19,7 @@ from hyperseg_jax.data.formats.mmbench import MmBench
 from hyperseg_jax.data.formats.objects365 import Objects365
 from hyperseg_jax.data.formats.pascal_context import PascalContext59
 from hyperseg_jax.data.formats.pascal_voc import PascalVoc20
+from hyperseg_jax.data.formats.pascal_voc_objects import PascalVocObjects
 from hyperseg_jax.data.formats.pope import Pope
 from hyperseg_jax.data.formats.prepared import Prepared
 from hyperseg_jax.data.formats.reasonseg import ReasonSeg
@@ -35,7 +36,7 @@ from hyperseg_jax.data.formats.youtube_vis import YouTubeVis
 
 __all__ = [
     "Ade20k", "Cityscapes", "CocoInstances", "CocoInteractive", "CocoMarks", "CocoPanoptic", "CocoStuff", "Davis2016",
-    "Davis2017", "Folder", "Gqa", "LabelMe", "Llava", "MmBench", "Objects365", "PascalContext59", "PascalVoc20", "Pope",
-    "Prepared", "ReVos", "ReasonSeg", "RefCoco", "RefCocoRefs", "RefDavis", "RefYouTubeVos", "ScienceQa", "SpokenFrames",
-    "VisualGenome", "VqaV2", "YouTubeVis",
+    "Davis2017", "Folder", "Gqa", "LabelMe", "Llava", "MmBench", "Objects365", "PascalContext59", "PascalVoc20",
+    "PascalVocObjects", "Pope", "Prepared", "ReVos", "ReasonSeg", "RefCoco", "RefCocoRefs", "RefDavis", "RefYouTubeVos",
+    "ScienceQa", "SpokenFrames", "VisualGenome", "VqaV2", "YouTubeVis",
 ]  # fmt: skip

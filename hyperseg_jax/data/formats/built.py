@@ -122,7 +122,7 @@ class Built:
         lists = ClassLists(prompt.classes, prompt.things, given.max_classes, given.prompts_per_example, given.seed)
         masks = np.zeros((0, *size), bool) if prompt.masks is None else prompt.masks[:, 0]
         ignore = np.zeros(size, bool) if prompt.ignore is None else prompt.ignore[0]
-        crowds = {} if prompt.crowds is None else dict(zip(prompt.crowd_labels, prompt.crowds[:, 0], strict=True))
+        crowds = [] if prompt.crowds is None else list(zip(prompt.crowd_labels, prompt.crowds[:, 0], strict=True))
         return lists.prompts(index, masks, list(prompt.labels), ignore, key=prompt.key, crowds=crowds)
 
     def check_shards(self) -> None:

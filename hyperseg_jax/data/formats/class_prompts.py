@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,15 +36,15 @@ class ClassLists:
 
     def prompts(
         self, index: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str = "",
-        crowds: Mapping[int, np.ndarray] = MappingProxyType({}),
+        crowds: Sequence[tuple[int, np.ndarray]] = (), areas: Sequence[float] = (),
     ) -> tuple[Prompt, ...]:  # fmt: skip
-        """The prompts of one picture. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]; crowds: the part
-        of it that is a crowd of a class, by class."""
-        return tuple(self._prompt(index, k, masks, labels, ignore, key, crowds) for k in range(self.prompts_per_example))
+        """The prompts of one picture. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]; crowds: its parts
+        that are a crowd of a class, with the class; areas: see Prompt."""
+        return tuple(self._prompt(index, k, masks, labels, ignore, key, crowds, areas) for k in range(self.prompts_per_example))
 
     def _prompt(
         self, index: int, k: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str,
-        crowds: Mapping[int, np.ndarray],
+        crowds: Sequence[tuple[int, np.ndarray]], areas: Sequence[float],
     ) -> Prompt:  # fmt: skip
         chosen = list(range(len(self.names)))
         if self.max_classes is not None:
@@ -59,7 +58,7 @@ class ClassLists:
         kept = [i for i, label in enumerate(labels) if label in place]
         left_out = np.array([label not in place for label in labels], bool)
         hidden = ignore | masks[left_out].any(0)
-        massed = [label for label in crowds if label in place]
+        massed = [(place[label], mask) for label, mask in crowds if label in place]
         return Prompt(
             task="panoptic",
             classes=tuple(self.names[label] for label in chosen),
@@ -67,7 +66,8 @@ class ClassLists:
             masks=masks[kept][:, None],
             labels=tuple(place[labels[i]] for i in kept),
             ignore=hidden[None] if hidden.any() else None,
-            crowds=np.stack([crowds[label] for label in massed])[:, None] if massed else None,
-            crowd_labels=tuple(place[label] for label in massed),
+            crowds=np.stack([mask for _, mask in massed])[:, None] if massed else None,
+            crowd_labels=tuple(label for label, _ in massed),
+            areas=tuple(areas[i] for i in kept) if areas else (),
             key=key,
         )

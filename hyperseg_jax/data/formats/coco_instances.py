@@ -1,5 +1,5 @@
 """COCO instances, and any json of that form: {images: [{id, file_name, height, width}], annotations: [{image_id, category_id,
-segmentation, iscrowd}], categories: [{id, name}]}. Objects may overlap; crowds are pixels that no score counts."""
+segmentation, iscrowd, area}], categories: [{id, name}]}. Objects may overlap; crowds are pixels that no score counts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class CocoInstances:
         image = self._records.image(number)
         size = files.picture_size(image, where)
         pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
-        found, labels, ignore = [], [], np.zeros(size, bool)
+        found, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[number]:
             note, place = self._records.annotation(k), self._records.where(k)
             category = files.field(note, "category_id", place)
@@ -67,9 +67,11 @@ class CocoInstances:
                 complain("bad record", f"{place}: category_id {category} is not among the categories of the file; correct it")
             elif note.get("iscrowd"):
                 ignore |= mask
+                crowds.append((self._place[category], mask))
             else:
                 found.append(mask)
                 labels.append(self._place[category])
+                areas.append(float(note.get("area", mask.sum())))
         stacked = np.array(found, bool).reshape(-1, *size)
-        prompts = self._lists.prompts(index, stacked, labels, ignore, key=str(number))
+        prompts = self._lists.prompts(index, stacked, labels, ignore, key=str(number), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)

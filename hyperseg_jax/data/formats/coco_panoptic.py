@@ -74,7 +74,7 @@ class CocoPanoptic:
         size = files.picture_size(image, where)
         pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
         masks, labels, ignore, crowds = self._segments(note, size, where)
-        prompts = self._lists.prompts(index, masks, labels, ignore, key=str(number), crowds=crowds)
+        prompts = self._lists.prompts(index, masks, labels, ignore, key=str(number), crowds=list(crowds.items()))
         return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
 
     def _segments(

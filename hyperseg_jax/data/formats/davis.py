@@ -13,6 +13,7 @@ import numpy as np
 
 from hyperseg_jax.data.clip_sampling import Sampling
 from hyperseg_jax.data.formats import files
+from hyperseg_jax.data.formats.problems import Problem, complain
 from hyperseg_jax.data.formats.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -80,20 +81,25 @@ class Davis2017:
         if self._given and video.first_mask_only:
             return self._of_test_set(name, video)
         times = self._times(video, rng)
-        frames = video.pictures(times)
+        frames, shown = video.pictures(times), video.names(times)
         owner = np.stack([self._owner(video, int(t)) for t in times])
         numbers = _numbers(owner[0] if self._given or self._sampling.frames is None else owner)
         if self._given and not numbers:
-            raise UserError(f"{self._folders.root / name}: its masks show no object in frame {times[0]}; leave the video out")
+            message = f"{self._folders.root / name}: its masks show no object in frame {times[0]}; leave the video out"
+            complain("bad mask", message)
         masks = owner == np.array(numbers, np.uint8)[:, None, None, None]
         void, count = owner == VOID, len(numbers)
         ignore = void if void.any() else None
         if not self._given:
-            prompt = Prompt(task="panoptic", classes=(CLASS,), things=(True,), masks=masks, labels=(0,) * count, ignore=ignore)
-            return Example(name, frames, (prompt,))
+            prompt = Prompt(
+                task="panoptic", classes=(CLASS,), things=(True,), masks=masks, labels=(0,) * count, ignore=ignore, key=name
+            )
+            return Example(name, frames, (prompt,), shown)
         drawn, kinds = masks[:, 0], ("mask",) * count
-        prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=drawn, kinds=kinds, ignore=ignore)
-        return Example(name, frames, (prompt,))
+        prompt = Prompt(
+            task="region", masks=masks, labels=tuple(range(count)), regions=drawn, kinds=kinds, ignore=ignore, key=name
+        )
+        return Example(name, frames, (prompt,), shown)
 
     def _times(self, video: Video, rng: np.random.Generator) -> np.ndarray:
         if not self._given or self._sampling.frames is None:
@@ -106,8 +112,9 @@ class Davis2017:
         """All frames and what is drawn in the first; the server has the masks."""
         first = self._owner(video, 0)
         regions = first == np.array(_numbers(first), np.uint8)[:, None, None]
-        prompt = Prompt(task="region", regions=regions, kinds=("mask",) * len(regions))
-        return Example(name, video.pictures(range(len(video))), (prompt,))
+        prompt = Prompt(task="region", regions=regions, kinds=("mask",) * len(regions), key=name)
+        every = range(len(video))
+        return Example(name, video.pictures(every), (prompt,), video.names(every))
 
 
 class Davis2016(Davis2017):
@@ -132,7 +139,7 @@ def read_split(path: pathlib.Path) -> list[str]:
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such list of videos; check root and split") from error
+        raise Problem("missing file", f"{path}: no such list of videos; check root and split") from error
     first = (line.split()[0] for line in lines if line.strip())
     videos = list(dict.fromkeys(pathlib.PurePosixPath(word).parent.name if "/" in word else word for word in first))
     if not videos:

@@ -198,9 +198,10 @@ def picture_shape(path: pathlib.Path) -> tuple[int, int]:
         with Image.open(path) as file:
             return file.height, file.width
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such picture; check the picture folder") from error
+        raise Problem("missing file", f"{path}: no such picture; check the picture folder") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error}); download it again or remove it") from error
+        message = f"{path}: cannot be read as a picture ({error}); download it again or remove it"
+        raise Problem("unreadable picture", message) from error
 
 
 def existing_folder(path: str | os.PathLike) -> pathlib.Path:

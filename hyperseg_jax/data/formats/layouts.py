@@ -18,6 +18,7 @@ class Layout:
 
     reader: its class. files: the reader's path arguments, below the root; "." is the root itself. splits: their names;
     {split} stands for them in files and options. options: the reader's other arguments. source: what to download.
+    files_of: further files that one split alone has, by split.
     """
 
     reader: Callable[..., Any]
@@ -25,12 +26,14 @@ class Layout:
     splits: tuple[str, ...]
     source: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    files_of: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
 
     def open(self, root: str | os.PathLike, split: str, **options: Any) -> Any:
         """The reader of a split. options: of the reader's class, in the place of the table's. UserError for missing files."""
         if split not in self.splits:
             raise UserError(f"split={split!r} is unknown; choose one of {', '.join(self.splits)}")
-        paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in self.files.items()}
+        files = self.files | self.files_of.get(split, {})
+        paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in files.items()}
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
         return self.reader(**paths, **{**fixed, **options})
 
@@ -59,6 +62,11 @@ _COCO_SITE = "cocodataset.org"
 _REFER = "github.com/lichengunc/refer, pictures of cocodataset.org"
 _UNC, _UMD = ("train", "val", "testA", "testB"), ("train", "val", "test")
 _ALL = ("all",)
+
+
+_TRAIN_VAL, _TRAIN_VALID = ("train", "val"), ("train", "valid")
+_DAVIS = "davischallenge.org"
+_YOUTUBE_VIS = "youtube-vos.org/dataset/vis"
 
 
 def _refs(folder: str, file: str, splits: tuple[str, ...], source: str = _REFER) -> Layout:
@@ -139,6 +147,13 @@ LAYOUTS: dict[str, Layout] = {
         "host.robots.ox.ac.uk/pascal/VOC/voc2012",
         _SPLIT,
     ),
+    "pascal_voc_objects": Layout(
+        formats.PascalVocObjects,
+        {"folder": "VOCdevkit/VOC2012"},
+        ("train", "val"),
+        "host.robots.ox.ac.uk/pascal/VOC/voc2012",
+        _SPLIT,
+    ),
     "visual_genome": Layout(
         formats.VisualGenome,
         {"folder": "visual_genome"},
@@ -188,6 +203,55 @@ LAYOUTS: dict[str, Layout] = {
         {"table_path": "mmbench/MMBench_{split}.tsv"},
         ("DEV_EN", "TEST_EN"),
         "github.com/open-compass/MMBench",
+    ),
+    "davis2016": Layout(formats.Davis2016, {"root": "davis2016"}, _TRAIN_VAL, f"{_DAVIS} (DAVIS 2016)", _SPLIT),
+    "davis2017": Layout(formats.Davis2017, {"root": "davis2017"}, _TRAIN_VAL, f"{_DAVIS} (semi-supervised 480p)", _SPLIT),
+    "davis2017_unsupervised": Layout(
+        formats.Davis2017,
+        {"root": "davis2017"},
+        _TRAIN_VAL,
+        f"{_DAVIS} (unsupervised 480p, unpacked over the other)",
+        {**_SPLIT, "task": "unsupervised"},
+    ),
+    "ref_davis": Layout(
+        formats.RefDavis,
+        {"root": "davis2017", "text_root": "davis2017/davis_text_annotations"},
+        _TRAIN_VAL,
+        f"{_DAVIS} (unsupervised 480p); mpi-inf.mpg.de, Khoreva et al. 2018 (davis_text_annotations)",
+        _SPLIT,
+    ),
+    "ref_youtube_vos": Layout(
+        formats.RefYouTubeVos,
+        {
+            "meta_path": "ref_youtube_vos/meta_expressions/{split}/meta_expressions.json",
+            "frame_root": "ref_youtube_vos/{split}/JPEGImages",
+        },
+        _TRAIN_VALID,
+        "youtube-vos.org/dataset/rvos",
+        files_of={"train": {"mask_root": "ref_youtube_vos/train/Annotations"}},
+    ),
+    "youtube_vis_2019": Layout(
+        formats.YouTubeVis,
+        {"json_path": "youtube_vis_2019/{split}.json", "frame_root": "youtube_vis_2019/{split}/JPEGImages"},
+        _TRAIN_VALID,
+        _YOUTUBE_VIS,
+    ),
+    "youtube_vis_2021": Layout(
+        formats.YouTubeVis,
+        {"json_path": "youtube_vis_2021/{split}/instances.json", "frame_root": "youtube_vis_2021/{split}/JPEGImages"},
+        _TRAIN_VALID,
+        _YOUTUBE_VIS,
+    ),
+    "revos": Layout(
+        formats.ReVos,
+        {
+            "meta_path": "revos/meta_expressions_{split}_.json",
+            "mask_path": "revos/mask_dict.json",
+            "frame_root": "revos/JPEGImages",
+        },
+        _TRAIN_VALID,
+        "github.com/cilinyan/ReVOS-api",
+        files_of={"valid": {"foreground_path": "revos/mask_dict_foreground.json"}},
     ),
     "folder": Layout(formats.Folder, {"folder": "."}, _ALL, "yours: captions.jsonl, pictures and masks"),
     "labelme": Layout(formats.LabelMe, {"folder": "."}, _ALL, "yours: the folder that LabelMe wrote"),

@@ -10,7 +10,7 @@ import numpy as np
 from hyperseg_jax.data.formats import files
 from hyperseg_jax.data.formats.class_prompts import ClassLists
 from hyperseg_jax.data.formats.labels import read_labels
-from hyperseg_jax.data.formats.problems import Problem, complain
+from hyperseg_jax.data.formats.problems import Problem, collected, complain
 from hyperseg_jax.structs import Example
 
 Pairs = list[tuple[pathlib.Path, pathlib.Path]]
@@ -74,11 +74,14 @@ class PictureLabels:
 
 def beside(pictures: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:
     """Pairs of the pictures below a folder that match, in order of their names, and their labels: the same place below
-    another folder, with the end of the name replaced."""
-    found = sorted(files.existing_folder(pictures).glob(pattern))
+    another folder, with the end of the name replaced. A check also misses the pictures of labels that stand alone."""
+    found = set(files.existing_folder(pictures).glob(pattern))
     if not found:
         raise Problem("missing file", f"{pictures}: no {pattern} here; check the folder of the pictures")
-    return [(path, labels / f"{str(path.relative_to(pictures)).removesuffix(old)}{new}") for path in found]
+    if collected() is not None:
+        alone = (str(path.relative_to(labels)).removesuffix(new) for path in labels.glob(f"{pattern.removesuffix(old)}{new}"))
+        found |= {pictures / f"{name}{old}" for name in alone}
+    return [(path, labels / f"{str(path.relative_to(pictures)).removesuffix(old)}{new}") for path in sorted(found)]
 
 
 def listed(list_path: pathlib.Path, pictures: pathlib.Path, labels: pathlib.Path, end: str) -> Pairs:

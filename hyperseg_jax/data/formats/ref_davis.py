@@ -16,6 +16,7 @@ import numpy as np
 from hyperseg_jax.data.clip_sampling import Sampling
 from hyperseg_jax.data.formats import files
 from hyperseg_jax.data.formats.davis import read_split
+from hyperseg_jax.data.formats.problems import Problem, complain
 from hyperseg_jax.data.formats.spoken import Expression, SpokenVideos
 from hyperseg_jax.data.formats.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
@@ -49,12 +50,15 @@ class RefDavis:
         reach: int | None = None,
         group_by_clip: bool = False,
         prompts_per_example: int = 4,
+        together: bool = False,
         seed: int = 0,
     ):
         """root: the folder of DAVIS 2017. text_root: the folder of the text files. split: a list of ImageSets/2017; None takes
         every video that is here and spoken of. annotations: the folder of the masks. sentences: "each" is a prompt, or "joined"
         all about one object are one. frames, sampling, reach: see clip_sampling.Sampling. group_by_clip: an example carries up
-        to prompts_per_example of one video. seed: what clips are drawn from, with the index.
+        to prompts_per_example of one video. together: it carries what one annotator says in one view about each object, as the
+        benchmark scores them, and Prompt.others of its first prompt are the objects of the first frame that go unmentioned.
+        seed: what clips are drawn from, with the index.
         """
         if unknown := sorted(set(views) - set(VIEWS)):
             raise UserError(f"views: {unknown[0]!r} is unknown; choose from {', '.join(VIEWS)}")
@@ -68,7 +72,8 @@ class RefDavis:
                     said.get(video, []).append(expression)
         silent = [video for video, expressions in said.items() if not expressions]
         if silent and (split is not None or len(silent) == len(videos)):
-            raise UserError(f"{texts}: no sentence about {silent[0]}; take the texts and the list of videos of one release")
+            message = f"{texts}: no sentence about {silent[0]}; take the texts and the list of videos of one release"
+            complain("bad record", message)
         ordered = {video: sorted(found, key=lambda expression: expression.number or 0) for video, found in said.items()}
         self._videos = SpokenVideos(
             folders,
@@ -77,6 +82,7 @@ class RefDavis:
             sentences=sentences,
             sampling=Sampling(frames, sampling, reach),
             per_example=prompts_per_example if group_by_clip else None,
+            together=together,
             seed=seed,
         )
 
@@ -96,7 +102,8 @@ def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, 
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; unpack davis_text_annotations and give its folder as text_root") from error
+        message = f"{path}: no such file; unpack davis_text_annotations and give its folder as text_root"
+        raise Problem("missing file", message) from error
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -106,7 +113,9 @@ def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, 
             continue
         found = _LINE.fullmatch(line.strip())
         if found is None or not found[3].strip():
-            raise UserError(f'{path} line {number}: should be: video, number of the object, "sentence"; correct or remove it')
+            message = f'{path} line {number}: should be: video, number of the object, "sentence"; correct or remove it'
+            complain("bad record", message)
+            continue
         video = _MISSPELT.get(found[1], found[1])
         key = f"{found[2]}.{annotator}.{view}"
         yield video, Expression(key, (found[3].strip(),), int(found[2]), f"annotator {annotator}, {view}")

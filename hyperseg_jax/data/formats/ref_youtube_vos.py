@@ -12,9 +12,9 @@ import numpy as np
 
 from hyperseg_jax.data.clip_sampling import Sampling
 from hyperseg_jax.data.formats import files
+from hyperseg_jax.data.formats.problems import complain
 from hyperseg_jax.data.formats.spoken import Expression, SpokenVideos
 from hyperseg_jax.data.formats.video_folders import VideoFolders
-from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 
 
@@ -79,4 +79,5 @@ def _expression(key: str, record: dict, scored: bool, where: str) -> Expression:
     try:
         return Expression(key, (text,), int(number))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: obj_id {number!r} is no number of an object; correct it") from error
+        complain("bad record", f"{where}: obj_id {number!r} is no number of an object; correct it ({error})")
+        return Expression(key, (text,), None)

@@ -9,6 +9,7 @@ import numpy as np
 
 from hyperseg_jax.data.clip_sampling import Sampling
 from hyperseg_jax.data.formats import files, masks
+from hyperseg_jax.data.formats.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.prompts import video_expression
@@ -87,10 +88,9 @@ class ReVos:
         """The run lengths of an annotation, or None, for each of the video's frames."""
         track = files.field(self._masks.content, str(number), str(self._masks.path))
         if len(track) < length:
-            raise UserError(
-                f"{self._masks.path}: annotation {number} has {len(track)} frames, its video {length}; "
-                "take both files from one release"
-            )
+            message = f"{self._masks.path}: annotation {number} has {len(track)} frames, its video {length}"
+            complain("bad mask", f"{message}; take both files from one release")
+            return [*track, *[None] * (length - len(track))]
         return track
 
     def _objects(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -102,7 +102,8 @@ class ReVos:
         drawn = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
             if t >= len(tracks):
-                raise UserError(f"{where}: has {len(tracks)} frames, the video more; take both files from one release")
+                complain("bad mask", f"{where}: has {len(tracks)} frames, the video more; take both files from one release")
+                continue
             for track in tracks[t] if isinstance(tracks[t], list) else [tracks[t]]:
                 if track is not None:
                     drawn[k] |= masks.decode(track, *size, f"{where}, frame {t}")

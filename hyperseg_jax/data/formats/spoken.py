@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperseg_jax.data.clip_sampling import Sampling
 from hyperseg_jax.data.formats import files
-from hyperseg_jax.data.formats.video_folders import Video, VideoFolders
+from hyperseg_jax.data.formats.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.prompts import join_sentences
@@ -40,11 +40,14 @@ class SpokenVideos:
         sentences: str = "each",
         sampling: Sampling,
         per_example: int | None = None,
+        together: bool = False,
         seed: int = 0,
     ):
         """where: the file of the sentences, for messages. names: the frames of each video; None takes all that its folder has.
         sentences: one of SENTENCES; "joined": all about one object are one prompt. per_example: an example carries up to this
-        many prompts of one video; None gives each its own. sampling: with jumps, the key frame shows what is spoken of.
+        many prompts of one video; None gives each its own. together: an example carries one prompt about each object, all of
+        one group, and knows of the other objects of its first frame. sampling: with jumps, the key frame shows what is spoken
+        of.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
@@ -52,11 +55,12 @@ class SpokenVideos:
             raise UserError(f"prompts_per_example={per_example} is too few; give at least 1")
         self._folders, self._names, self._where = folders, names, where
         self._sampling, self._seed = sampling, seed
-        self._items = [
-            (video, group)
-            for video, said in spoken.items()
-            for group in files.chunks(_joined(said) if sentences == "joined" else list(said), per_example or 1)
-        ]
+        self._together = together
+        self._items = []
+        for video, said in spoken.items():
+            asked = _joined(said) if sentences == "joined" else list(said)
+            groups = _by_group(asked) if together else files.chunks(asked, per_example or 1)
+            self._items += [(video, group) for group in groups]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -69,8 +73,10 @@ class SpokenVideos:
         name, said = self._items[index]
         video = self._folders.open(name, self._folders.names(name) if self._names is None else self._names[name])
         times = self._times(video, said, rng)
-        prompts = tuple(self._prompt(video, expression, times, f"{self._where} {name} {expression.key}") for expression in said)
-        return Example(f"{name}/{said[0].key}", video.pictures(times), prompts)
+        prompts = tuple(self._prompt(name, video, expression, times) for expression in said)
+        if self._together:
+            prompts = (_with_the_rest(prompts[0], video, said, times), *prompts[1:])
+        return Example(f"{name}/{said[0].key}", video.pictures(times), prompts, video.names(times))
 
     def _times(self, video: Video, said: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
         numbers = [expression.number for expression in said if expression.number is not None]
@@ -78,10 +84,26 @@ class SpokenVideos:
             return self._sampling.times_that_show(len(video), rng, lambda t: bool(np.isin(video.objects(t), numbers).any()))
         return self._sampling.times(len(video), rng)
 
-    def _prompt(self, video: Video, expression: Expression, times: np.ndarray, where: str) -> Prompt:
+    def _prompt(self, name: str, video: Video, expression: Expression, times: np.ndarray) -> Prompt:
         text, number = join_sentences(expression.sentences), expression.number
-        masks = None if number is None else video.object(number, times, where)[None]
-        return Prompt(task="video", text=text, masks=masks, group=expression.group)
+        masks = None if number is None else video.object(number, times, f"{self._where} {name} {expression.key}")[None]
+        return Prompt(task="video", text=text, masks=masks, group=expression.group, key=f"{name}/{expression.key}")
+
+
+def _by_group(said: Sequence[Expression]) -> list[list[Expression]]:
+    """Those of each group, the first about each object."""
+    groups: dict[str, dict[int | None, Expression]] = {}
+    for expression in said:
+        groups.setdefault(expression.group, {}).setdefault(expression.number, expression)
+    return [list(objects.values()) for objects in groups.values()]
+
+
+def _with_the_rest(prompt: Prompt, video: Video, said: Sequence[Expression], times: np.ndarray) -> Prompt:
+    """The prompt with what its clip has besides: objects of the first frame that no expression is about, and void."""
+    owner = np.stack([video.objects(int(t)) for t in times])
+    numbers = set(np.unique(owner[0]).tolist()) - {0, VOID} - {one.number for one in said}
+    others, void = owner == np.array(sorted(numbers), np.uint8)[:, None, None, None], owner == VOID
+    return dataclasses.replace(prompt, others=others, ignore=void if void.any() else None)
 
 
 def _joined(said: Sequence[Expression]) -> list[Expression]:

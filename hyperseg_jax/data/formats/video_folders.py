@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.data.formats import files
+from hyperseg_jax.data.formats.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 
 VOID = 255
@@ -29,11 +30,12 @@ class VideoFolders:
         return sorted(path.name for path in self.root.iterdir() if path.is_dir())
 
     def names(self, video: str) -> list[str]:
-        """The frames of a video in order, without ".jpg". UserError where there are none."""
-        found = sorted(path.stem for path in files.existing_folder(self.root / video).glob("*.jpg"))
+        """The frames of a video in order, without ".jpg", also those of a mask alone. UserError where there are none."""
+        found = {path.stem for path in files.existing_folder(self.root / video).glob("*.jpg")}
         if not found:
-            raise UserError(f"{self.root / video}: has no .jpg frames; unpack them there")
-        return found
+            raise Problem("missing file", f"{self.root / video}: has no .jpg frames; unpack them there")
+        masks = set() if self._masks is None else {path.stem for path in (self._masks / video).glob("*.png")}
+        return sorted(found | masks)
 
     def open(self, video: str, names: Sequence[str]) -> Video:
         """One video, for as long as one example is made of it. names: its frames in order."""
@@ -48,7 +50,16 @@ class Video:
     def __init__(self, frames: pathlib.Path, masks: pathlib.Path | None, names: Sequence[str]):
         self._frames, self._masks, self._names = frames, masks, names
         self._read: dict[int, np.ndarray] = {}
-        self.size = files.picture_shape(frames / f"{names[0]}.jpg")
+        self.size = self._first_size()
+
+    def _first_size(self) -> tuple[int, int]:
+        """(height, width) of the first frame; while a check collects, of the first that can be opened."""
+        for name in self._names:
+            try:
+                return files.picture_shape(self._frames / f"{name}.jpg")
+            except Problem as problem:
+                complain(problem.kind, str(problem))
+        raise Problem("missing file", f"{self._frames}: has no frame that can be opened; unpack them there")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -61,6 +72,10 @@ class Video:
     def pictures(self, times: Iterable[int]) -> np.ndarray:
         """uint8 [T, H, W, 3]. UserError for a frame that is missing, broken or of another size than the first."""
         return np.stack([files.read_picture(self._frames / f"{self._names[t]}.jpg", self.size) for t in times])
+
+    def names(self, times: Iterable[int]) -> tuple[str, ...]:
+        """Of these frames."""
+        return tuple(self._names[t] for t in times)
 
     def objects(self, t: int) -> np.ndarray:
         """The number of the object that each pixel of frame t belongs to, uint8 [H, W]; 0 is background.
@@ -77,9 +92,8 @@ class Video:
         """bool [T, H, W] of one object. UserError where no frame of the whole video shows it."""
         found = np.stack([self.objects(int(t)) == number for t in times])
         if not found.any() and not any((self.objects(t) == number).any() for t in range(len(self))):
-            raise UserError(
-                f"{where}: no mask of {self._masks} has object {number}; correct its number, or take both of one release"
-            )
+            message = f"{where}: no mask of {self._masks} has object {number}; correct its number, or take both of one release"
+            complain("bad mask", message)
         return found
 
 
@@ -90,11 +104,18 @@ def read_objects(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
             if file.mode not in ("P", "L", "1"):
                 raise ValueError(f"it has colours, mode {file.mode}, where one number a pixel belongs")
             numbers = np.array(file).astype(np.uint8)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such mask; check the folder of the annotations") from error
+    except FileNotFoundError:
+        return _nothing(size, "missing file", f"{path}: no such mask; check the folder of the annotations")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a mask ({error}); download it again or remove it") from error
+        return _nothing(size, "bad mask", f"{path}: cannot be read as a mask ({error}); download it again or remove it")
     if numbers.shape != size:
         height, width = numbers.shape
-        raise UserError(f"{path}: is {width}x{height} pixels, its frame {size[1]}x{size[0]}; both must be of one size")
+        message = f"{path}: is {width}x{height} pixels, its frame {size[1]}x{size[0]}; both must be of one size"
+        return _nothing(size, "wrong size", message)
     return numbers
+
+
+def _nothing(size: tuple[int, int], kind: str, message: str) -> np.ndarray:
+    """Background alone, for a check that goes on."""
+    complain(kind, message)
+    return np.zeros(size, np.uint8)

@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperseg_jax.data.clip_sampling import Sampling
 from hyperseg_jax.data.formats import files, masks
+from hyperseg_jax.data.formats.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -51,13 +52,20 @@ class YouTubeVis:
         for k, note in enumerate(notes or ()):
             number = files.field(note, "video_id", f"{path} annotations#{k}")
             if number not in self._tracks:
-                raise UserError(f"{path} annotations#{k}: video_id {number} is not among the videos of the file; correct it")
+                message = f"{path} annotations#{k}: video_id {number} is not among the videos of the file; correct it"
+                complain("bad record", message)
+                continue
             self._tracks[number].append(k)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Every class, in the order of the file."""
         return tuple(self._classes.values())
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """For each class, its number in the file."""
+        return tuple(self._classes)
 
     def __len__(self) -> int:
         return self._length
@@ -69,7 +77,7 @@ class YouTubeVis:
         """A video, or a clip of it drawn with rng."""
         record = self._file.content["videos"][index]
         where = f"{self._file.path} video {record['id']}"
-        size = int(files.field(record, "height", where)), int(files.field(record, "width", where))
+        size = files.picture_size(record, where)
         names = files.field(record, "file_names", where)
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
@@ -87,19 +95,20 @@ class YouTubeVis:
     def _prompt(self, video: int, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
         things = (True,) * len(self._classes)
         if not self._scored:
-            return Prompt(task="panoptic", classes=self.classes, things=things)
+            return Prompt(task="panoptic", classes=self.classes, things=things, key=str(video))
         place = {number: k for k, number in enumerate(self._classes)}
-        found, labels = [], []
-        ignore = np.zeros((len(times), *size), bool)
+        found, labels, crowds, crowd_labels = [], [], [], []
         for k in self._tracks[video]:
             where = f"{self._file.path} annotations#{k}"
             note = self._file.content["annotations"][k]
             category = files.field(note, "category_id", where)
             if category not in place:
-                raise UserError(f"{where}: category_id {category} is not among the categories of the file; correct it")
+                complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
+                continue
             track = self._track(note, times, length, size, where)
             if note.get("iscrowd"):
-                ignore |= track
+                crowds.append(track)
+                crowd_labels.append(place[category])
             elif track.any() or self._sampling.frames is None:
                 found.append(track)
                 labels.append(place[category])
@@ -109,7 +118,10 @@ class YouTubeVis:
             things=things,
             masks=np.array(found, bool).reshape(-1, len(times), *size),
             labels=tuple(labels),
-            ignore=ignore if ignore.any() else None,
+            ignore=np.any(crowds, axis=0) if crowds else None,
+            crowds=np.stack(crowds) if crowds else None,
+            crowd_labels=tuple(crowd_labels),
+            key=str(video),
         )
 
     @staticmethod
@@ -117,9 +129,11 @@ class YouTubeVis:
         """bool [T, H, W] of one object; a gap is empty."""
         written = files.field(note, "segmentations", where)
         if len(written) != length:
-            raise UserError(f"{where}: has {len(written)} segmentations, its video {length} frames; write the annotation again")
+            message = f"{where}: has {len(written)} segmentations, its video {length} frames; write the annotation again"
+            complain("bad mask", message)
+            written = [*written, *[None] * length]
         track = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
             if written[t]:
-                track[k] = masks.decode(written[t], *size, f"{where}, frame {t}")
+                track[k] = masks.decode(written[t], *size, f"{where}, frame {t}", polygons="coco")
         return track

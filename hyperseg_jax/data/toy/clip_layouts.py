@@ -1,4 +1,5 @@
-"""Toy clips in the layouts of the video benchmarks: DAVIS of both years with sentences, Ref-YouTube-VOS, YouTube-VIS."""
+"""Toy clips in the layouts of the video benchmarks: DAVIS of both years with sentences, Ref-YouTube-VOS, YouTube-VIS of both
+years, ReVOS."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from hyperseg_jax.data.toy.clips import Clip
 from hyperseg_jax.data.toy.expressions import Expression
 from hyperseg_jax.data.toy.pictures import World, clip
 from hyperseg_jax.data.toy.vocabulary import SHAPES, SIZE
+from hyperseg_jax.data.toy.writer import REVOS_TYPES
 
 SPLITS = {"train": "train", "val": "valid"}
 """The splits of DAVIS, and what YouTube's sets call them."""
@@ -53,7 +55,8 @@ class _Drawn:
 
 
 def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 1, seed: int = 0) -> pathlib.Path:
-    """Draws clips and writes them as davis2016/, davis2017/ (with davis_text_annotations/), ref_youtube_vos/ and youtube_vis/.
+    """Draws clips and writes them as davis2016/, davis2017/ (with davis_text_annotations/), ref_youtube_vos/,
+    youtube_vis_2019/, youtube_vis_2021/ and revos/.
 
     train, val: clips of each split; they are those of the toy world of this seed. Returns the folder.
     """
@@ -63,7 +66,10 @@ def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 
         _davis2016(home / "davis2016", split, drawn)
         _davis2017(home / "davis2017", split, drawn)
         _ref_youtube_vos(home / "ref_youtube_vos", SPLITS[split], drawn)
-        _youtube_vis(home / "youtube_vis", SPLITS[split], drawn)
+        place = SPLITS[split]
+        _youtube_vis(home / "youtube_vis_2019" / f"{place}.json", home / "youtube_vis_2019" / place, drawn)
+        _youtube_vis(home / "youtube_vis_2021" / place / "instances.json", home / "youtube_vis_2021" / place, drawn)
+        _revos(home / "revos", place, drawn)
     return home
 
 
@@ -112,13 +118,13 @@ def _ref_youtube_vos(home: pathlib.Path, split: str, drawn: list[_Drawn]) -> Non
     _json(home / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
 
 
-def _youtube_vis(home: pathlib.Path, split: str, drawn: list[_Drawn]) -> None:
+def _youtube_vis(notes_path: pathlib.Path, home: pathlib.Path, drawn: list[_Drawn]) -> None:
     """The categories are shapes; the annotations of valid are null, as they are published."""
     shapes = list(SHAPES)
     videos: list[dict] = []
     notes: list[dict] = []
     for one in drawn:
-        _jpegs(home / split / "JPEGImages" / one.name, one)
+        _jpegs(home / "JPEGImages" / one.name, one)
         names = [f"{one.name}/{t}.jpg" for t in one.names]
         size = {"height": SIZE, "width": SIZE}
         videos.append({"id": one.number + 1, **size, "length": len(names), "file_names": names})
@@ -135,8 +141,37 @@ def _youtube_vis(home: pathlib.Path, split: str, drawn: list[_Drawn]) -> None:
                 }
             )
     categories = [{"id": k, "name": name, "supercategory": "object"} for k, name in enumerate(shapes, 1)]
-    content = {"videos": videos, "categories": categories, "annotations": notes if split == "train" else None}
-    _json(home / split / "instances.json", content)
+    content = {"videos": videos, "categories": categories, "annotations": notes if home.name == "train" else None}
+    _json(notes_path, content)
+
+
+def _revos(home: pathlib.Path, split: str, drawn: list[_Drawn]) -> None:
+    """Annotations of both splits in one file, as they are published; every thing is foreground."""
+    videos, tracks, foreground = {}, _read(home / "mask_dict.json"), _read(home / "mask_dict_foreground.json")
+    for one in drawn:
+        _jpegs(home / "JPEGImages" / one.name, one)
+        first = len(tracks)
+        for k, track in enumerate(one.clip.masks):
+            tracks[str(first + k)] = [masks.encode(mask) if mask.any() else None for mask in track]
+        foreground[one.name] = {"masks_rle": [masks.encode(owner > 0) for owner in one.owner]}
+        said = {
+            str(k): {
+                "exp": expression.text,
+                "obj_id": list(expression.targets),
+                "anno_id": [first + target for target in expression.targets],
+                "type_id": REVOS_TYPES.get(expression.group, 0),
+            }
+            for k, expression in enumerate(one.said)
+        }
+        size = {"height": SIZE, "width": SIZE}
+        videos[one.name] = {"vid_id": one.number, **size, "frames": one.names, "expressions": said}
+    _json(home / f"meta_expressions_{split}_.json", {"videos": videos})
+    _json(home / "mask_dict.json", tracks)
+    _json(home / "mask_dict_foreground.json", foreground)
+
+
+def _read(path: pathlib.Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _jpegs(folder: pathlib.Path, one: _Drawn) -> None:

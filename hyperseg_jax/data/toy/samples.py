@@ -1,6 +1,7 @@
-"""A few toy pictures in the layout of every picture benchmark (data/formats/layouts): what readers and checks are tried on.
+"""A few toy pictures and clips in the layout of every benchmark (data/formats/layouts): what readers and checks are tried on.
 
-Every split of a benchmark has the same pictures. Their truth is that of the toy scenes; class numbers are lent to the shapes.
+Every split of a picture benchmark has the same pictures. Their truth is that of the toy scenes; class numbers are lent to the
+shapes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from PIL import Image
 
 from hyperseg_jax.data.formats import class_names, masks
 from hyperseg_jax.data.formats.choices import LETTERS
-from hyperseg_jax.data.toy import pictures, writer
+from hyperseg_jax.data.toy import clip_layouts, pictures, writer
 from hyperseg_jax.data.toy.vocabulary import CATEGORY_IDS, SHAPES, SIZE
 from hyperseg_jax.errors import UserError
 
@@ -41,6 +42,7 @@ def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) 
     _regions(root, drawn)
     _questions(root, drawn)
     _yours(root, drawn)
+    clip_layouts.write_clip_layouts(root, train=1, val=1, seed=seed)
     return drawn
 
 
@@ -134,8 +136,9 @@ def _referring(root: pathlib.Path, drawn: list[pictures.Picture], records: list[
     spoken = [row for record in records for row in record["refcoco"]]
     spoken = [row | {"image_info": row["image_info"] | {"file_name": _coco_name("train2014", row["image_info"]["id"])}}
               for row in spoken]  # fmt: skip
-    for split in splits:
-        _dump(root / "refcoco" / f"refcoco_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(spoken)])
+    for split in (*splits, "test"):
+        for name in ("refcoco", "refcoco+", "refcocog"):
+            _dump(root / "refcoco" / f"{name}_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(spoken)])
 
 
 def _reasoning(root: pathlib.Path, world: pictures.World) -> None:
@@ -158,6 +161,15 @@ def _painted(picture: pictures.Picture, numbers: Sequence[int], ground: int) -> 
     for thing, mask in zip(picture.scene.things, picture.scene.masks, strict=True):
         labels[mask] = numbers[CATEGORY_IDS[thing.name] % len(numbers)]
     return labels
+
+
+def _numbered(picture: pictures.Picture) -> np.ndarray:
+    """A label picture: things are numbered from 1, the first row is border."""
+    owner = np.zeros((SIZE, SIZE), np.uint8)
+    for number, mask in enumerate(picture.scene.masks, 1):
+        owner[mask] = number
+    owner[0] = 255
+    return owner
 
 
 def _labels(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
@@ -187,6 +199,7 @@ def _labels(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
             _save(home / "JPEGImages" / f"2012_{k:06d}.jpg", picture.pixels)
         (voc / "SegmentationClass").mkdir(exist_ok=True)
         coloured.save(voc / "SegmentationClass" / f"2012_{k:06d}.png")
+        _save(voc / "SegmentationObject" / f"2012_{k:06d}.png", _numbered(picture))
         _save(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _painted(picture, range(1, 60), 0))
 
 

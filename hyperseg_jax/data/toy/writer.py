@@ -33,7 +33,7 @@ from hyperseg_jax.errors import UserError
 
 JPEG_QUALITY = 92
 REVOS_NAMES = {"train": "train", "val": "valid"}
-_TYPES = {"reasoning": 1, "absent": 2}
+REVOS_TYPES = {"reasoning": 1, "absent": 2}
 """ReVOS type_id; every other group is 0, referring."""
 
 
@@ -240,7 +240,7 @@ def _write_clips(world: World, folder: pathlib.Path, run: Callable) -> None:
                         "exp": expression["text"],
                         "obj_id": list(expression["targets"]),
                         "anno_id": [first + target for target in expression["targets"]],
-                        "type_id": _TYPES.get(expression["group"], 0),
+                        "type_id": REVOS_TYPES.get(expression["group"], 0),
                         "group": expression["group"],
                     }
                     for k, expression in enumerate(record["expressions"])

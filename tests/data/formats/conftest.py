@@ -1,4 +1,4 @@
-"""Samples of every picture benchmark in the true layout, and a private copy of them for tests that break files."""
+"""Samples of every benchmark in the true layout, and a private copy of them for tests that break files."""
 
 import shutil
 

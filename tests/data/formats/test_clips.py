@@ -157,7 +157,7 @@ def test_ref_youtube_vos(written):
 
 
 def test_youtube_vis_tracks_and_gaps(copy):
-    home = copy("youtube_vis")
+    home = copy("youtube_vis_2021")
     content = json.loads((home / "train" / "instances.json").read_text())
     found, pixels, _ = drawn("train", 0)
     content["annotations"][0]["segmentations"][2] = None
@@ -177,7 +177,7 @@ def test_youtube_vis_tracks_and_gaps(copy):
 
 
 def test_runs_that_are_not_compressed(copy):
-    home = copy("youtube_vis")
+    home = copy("youtube_vis_2021")
     content = json.loads((home / "train" / "instances.json").read_text())
     mask = drawn("train", 0)[0].masks[0, 0]
     flat = np.concatenate([[False], mask.T.reshape(-1)])
@@ -196,7 +196,7 @@ CLIPS = {
     "davis2017": lambda home, **options: Davis2017(home / "davis2017", "train", **options),
     "ref_davis": lambda home, **options: ref_davis(home / "davis2017", **options),
     "ref_youtube_vos": lambda home, **options: ref_youtube(home / "ref_youtube_vos", **options),
-    "youtube_vis": lambda home, **options: youtube_vis(home / "youtube_vis", **options),
+    "youtube_vis": lambda home, **options: youtube_vis(home / "youtube_vis_2021", **options),
 }
 
 
@@ -205,7 +205,7 @@ def test_only_the_frames_asked_for_are_read(written, monkeypatch, name):
     read = []
     for module, function in ((files, "read_picture"), (video_folders, "read_objects"), (masks, "decode")):
         original = getattr(module, function)
-        monkeypatch.setattr(module, function, lambda *a, _o=original, _f=function: read.append(_f) or _o(*a))
+        monkeypatch.setattr(module, function, lambda *a, _o=original, _f=function, **b: read.append(_f) or _o(*a, **b))
     example = CLIPS[name](written, frames=2)[0]
     things = len(drawn("train", 0)[0].things)
     assert len(example.frames) == 2 == example.prompts[0].masks.shape[1] and read.count("read_picture") == 2
@@ -231,12 +231,12 @@ def test_clips_follow_from_seed_and_index(written, name):
 FRAMES = {
     "davis2017": "JPEGImages/480p/train-0",
     "ref_youtube_vos": "train/JPEGImages/train-0",
-    "youtube_vis": "train/JPEGImages/train-0",
+    "youtube_vis_2021": "train/JPEGImages/train-0",
 }
-OPEN = {"davis2017": lambda home: Davis2017(home, "train"), "ref_youtube_vos": ref_youtube, "youtube_vis": youtube_vis}
+OPEN = {"davis2017": lambda home: Davis2017(home, "train"), "ref_youtube_vos": ref_youtube, "youtube_vis_2021": youtube_vis}
 
 
-@pytest.mark.parametrize("name", ["ref_youtube_vos", "youtube_vis"])
+@pytest.mark.parametrize("name", ["ref_youtube_vos", "youtube_vis_2021"])
 def test_a_missing_frame_is_named(copy, name):
     home = copy(name)
     (home / FRAMES[name] / "00002.jpg").unlink()
@@ -339,7 +339,7 @@ def test_bad_lists_and_folders_of_davis_are_named(copy):
 
 
 def test_bad_json_of_youtube_is_named(copy):
-    home = copy("youtube_vis")
+    home = copy("youtube_vis_2021")
     path = home / "train" / "instances.json"
     whole = path.read_text()
     changes = {

@@ -1,0 +1,44 @@
+"""Scores of a model on its own tasks: every prompt of every example counts, also where a batch has room for fewer."""
+
+import numpy as np
+import pytest
+
+from hyperseg_jax.commands import config as configs
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.training import evaluation
+
+SIDE = 96
+
+
+def examples():
+    """One, five and three prompts; of each example only the first has its truth in the upper half."""
+    upper = np.arange(SIDE)[:, None] < np.full(SIDE, SIDE // 2)
+    for k, count in enumerate((1, 5, 3)):
+        prompts = tuple(Prompt(task="referring", text=f"thing {n}", masks=(~upper if n else upper)[None, None], group=f"g{n}")
+                        for n in range(count))  # fmt: skip
+        yield Example(f"example {k}", np.zeros((1, SIDE, SIDE, 3), np.uint8), prompts)
+
+
+@pytest.mark.parametrize("room", [1, 2, 6])
+def test_every_prompt_is_scored(monkeypatch, room):
+    calls = []
+
+    def predict(params, batch):
+        """The upper half to every prompt."""
+        rows, prompts = batch["uses_expression"].shape
+        calls.append(int(batch["uses_expression"].sum()))
+        logits = np.broadcast_to(np.where(np.arange(24) < 12, 9.0, -9.0)[:, None], (rows, 1, prompts, 1, 24, 24))
+        return {"mask_logits": logits, "expression": np.full((rows, 1, prompts, 1), 9.0), "next_query": np.zeros(rows)}
+
+    monkeypatch.setattr(evaluation, "BATCH", 2)
+    sizes = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 320, "prompts": room})
+    task = Task("referring", None, list(examples()), 0, sizes, Tokenizer.toy())
+    done = []
+    made = evaluation.evaluate(predict, None, {"referring": task}, progress=lambda name, count, of: done.append((count, of)))
+    scores = made.scores["referring"]
+    assert scores["count"] == 9 and scores["giou"] == pytest.approx(3 / 9, abs=1e-3)
+    assert scores["giou/g0"] == pytest.approx(1, abs=1e-3) and all(scores[f"giou/g{n}"] == 0 for n in range(1, 5))
+    assert len(made.tiles) == 3 and done[-1] == (3, 3)
