@@ -129,7 +129,8 @@ def cut(example: Example, window: Window) -> Example:
         if prompt.task in LISTED:
             prompt = _without_unseen(prompt, window)
         return dataclasses.replace(prompt, masks=see(prompt.masks), regions=see(prompt.regions), ignore=see(prompt.ignore),
-                                   crowds=see(prompt.crowds), foreground=see(prompt.foreground))  # fmt: skip
+                                   crowds=see(prompt.crowds), foreground=see(prompt.foreground), others=see(prompt.others),
+                                   areas=())  # fmt: skip
 
     frames = np.ascontiguousarray(example.frames[:, window[0], window[1]])
     return _of_prompts(dataclasses.replace(example, frames=frames), of_prompt)

@@ -53,8 +53,10 @@ def shrunk(example: Example, long_edge: int) -> Example:
         planes = [_shrunk_mask(plane, size) for plane in masks.reshape(-1, height, width)]
         return np.array(planes, bool).reshape(*masks.shape[:-2], *size)
 
+    share = size[0] * size[1] / (height * width)
+    prompts = (dataclasses.replace(prompt, areas=tuple(area * share for area in prompt.areas)) for prompt in example.prompts)
     frames = np.stack([_resized(frame, size, Image.Resampling.BILINEAR) for frame in example.frames])
-    return dataclasses.replace(example, frames=frames, prompts=tuple(changed(prompt, smaller) for prompt in example.prompts))
+    return dataclasses.replace(example, frames=frames, prompts=tuple(changed(prompt, smaller) for prompt in prompts))
 
 
 def _shrunk_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

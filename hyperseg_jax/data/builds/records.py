@@ -25,7 +25,7 @@ from hyperseg_jax.structs import Example, Prompt
 
 PICTURES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
-TIMED = ("masks", "ignore", "crowds", "foreground")
+TIMED = ("masks", "ignore", "crowds", "foreground", "others")
 """Mask arrays with an axis of frames, the last before height and width."""
 MOST_MASKS = 2**32
 """Pixels of the masks of a prompt; a number of the record must not ask for all memory."""

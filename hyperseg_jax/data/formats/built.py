@@ -123,7 +123,7 @@ class Built:
         masks = np.zeros((0, *size), bool) if prompt.masks is None else prompt.masks[:, 0]
         ignore = np.zeros(size, bool) if prompt.ignore is None else prompt.ignore[0]
         crowds = [] if prompt.crowds is None else list(zip(prompt.crowd_labels, prompt.crowds[:, 0], strict=True))
-        return lists.prompts(index, masks, list(prompt.labels), ignore, key=prompt.key, crowds=crowds)
+        return lists.prompts(index, masks, list(prompt.labels), ignore, key=prompt.key, crowds=crowds, areas=prompt.areas)
 
     def check_shards(self) -> None:
         """Compares every shard with its checksum; a Problem, or while a check collects all of them."""

@@ -83,7 +83,7 @@ def test_a_build_gives_the_examples_of_its_source(samples, tmp_path, name, asser
 
 
 def video_readers(home, **options):
-    spoken, videos = home / "ref_youtube_vos", home / "youtube_vis" / "train"
+    spoken, videos = home / "ref_youtube_vos", home / "youtube_vis_2021" / "train"
     davis, texts = home / "davis2017", home / "davis2017" / "davis_text_annotations"
     return {
         "davis2017": Davis2017(davis, "train", **options),
