@@ -18,7 +18,7 @@ from hyperseg_jax.data.formats.ref_davis import VIEWS
 from hyperseg_jax.data.toy.clips import Clip
 from hyperseg_jax.data.toy.expressions import Expression
 from hyperseg_jax.data.toy.pictures import World, clip
-from hyperseg_jax.data.toy.vocabulary import SHAPES, SIZE
+from hyperseg_jax.data.toy.vocabulary import CATEGORY_IDS, SIZE
 from hyperseg_jax.data.toy.writer import REVOS_TYPES
 
 SPLITS = {"train": "train", "val": "valid"}
@@ -61,14 +61,17 @@ def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 
     train, val: clips of each split; they are those of the toy world of this seed. Returns the folder.
     """
     home, world = pathlib.Path(folder), World(seed=seed, clips=max(train, 5 * val))
-    for split, count in (("train", train), ("val", val)):
-        drawn = [_Drawn(f"{split}-{k}", k, *clip(world, split, k)) for k in range(count)]
+    splits = {split: [_Drawn(f"{split}-{k}", k, *clip(world, split, k)) for k in range(count)]
+              for split, count in (("train", train), ("val", val))}  # fmt: skip
+    shown = {thing.name for drawn in splits.values() for one in drawn for thing in one.clip.things}
+    names = [name for name in CATEGORY_IDS if name in shown]
+    for split, drawn in splits.items():
         _davis2016(home / "davis2016", split, drawn)
         _davis2017(home / "davis2017", split, drawn)
         _ref_youtube_vos(home / "ref_youtube_vos", SPLITS[split], drawn)
         place = SPLITS[split]
-        _youtube_vis(home / "youtube_vis_2019" / f"{place}.json", home / "youtube_vis_2019" / place, drawn)
-        _youtube_vis(home / "youtube_vis_2021" / place / "instances.json", home / "youtube_vis_2021" / place, drawn)
+        _youtube_vis(home / "youtube_vis_2019" / f"{place}.json", home / "youtube_vis_2019" / place, drawn, names)
+        _youtube_vis(home / "youtube_vis_2021" / place / "instances.json", home / "youtube_vis_2021" / place, drawn, names)
         _revos(home / "revos", place, drawn)
     return home
 
@@ -118,29 +121,28 @@ def _ref_youtube_vos(home: pathlib.Path, split: str, drawn: list[_Drawn]) -> Non
     _json(home / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
 
 
-def _youtube_vis(notes_path: pathlib.Path, home: pathlib.Path, drawn: list[_Drawn]) -> None:
-    """The categories are shapes; the annotations of valid are null, as they are published."""
-    shapes = list(SHAPES)
+def _youtube_vis(notes_path: pathlib.Path, home: pathlib.Path, drawn: list[_Drawn], names: list[str]) -> None:
+    """names: the categories. The annotations of valid are null, as they are published."""
     videos: list[dict] = []
     notes: list[dict] = []
     for one in drawn:
         _jpegs(home / "JPEGImages" / one.name, one)
-        names = [f"{one.name}/{t}.jpg" for t in one.names]
+        files = [f"{one.name}/{t}.jpg" for t in one.names]
         size = {"height": SIZE, "width": SIZE}
-        videos.append({"id": one.number + 1, **size, "length": len(names), "file_names": names})
+        videos.append({"id": one.number + 1, **size, "length": len(files), "file_names": files})
         for thing, track in zip(one.clip.things, one.clip.masks, strict=True):
             notes.append(
                 {
                     "id": len(notes) + 1,
                     "video_id": one.number + 1,
-                    "category_id": shapes.index(thing.shape) + 1,
+                    "category_id": CATEGORY_IDS[thing.name],
                     "iscrowd": 0,
                     **size,
                     "segmentations": [masks.encode(mask) if mask.any() else None for mask in track],
                     "areas": [int(mask.sum()) if mask.any() else None for mask in track],
                 }
             )
-    categories = [{"id": k, "name": name, "supercategory": "object"} for k, name in enumerate(shapes, 1)]
+    categories = [{"id": CATEGORY_IDS[name], "name": name, "supercategory": "object"} for name in names]
     content = {"videos": videos, "categories": categories, "annotations": notes if home.name == "train" else None}
     _json(notes_path, content)
 

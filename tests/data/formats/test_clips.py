@@ -169,7 +169,7 @@ def test_youtube_vis_tracks_and_gaps(copy):
     assert example.name == "instances.json#1" and near(example.frames, pixels) and prompt.classes == reader.classes
     assert prompt.task == "panoptic" and prompt.things == (True,) * len(reader.classes)
     kept = [0, *range(2, len(found.things))]
-    assert [reader.classes[label] for label in prompt.labels] == [found.things[n].shape for n in kept]
+    assert [reader.classes[label] for label in prompt.labels] == [found.things[n].name for n in kept]
     assert not prompt.masks[0, 2].any() and np.array_equal(prompt.masks[0, 3], found.masks[0, 3])
     assert prompt.masks[1, 0, 10:20, 10:20].all() and prompt.masks[1, 0].sum() <= 11 * 11
     assert np.array_equal(prompt.ignore, found.masks[1])
