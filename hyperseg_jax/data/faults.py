@@ -20,8 +20,14 @@ def reason(error: BaseException) -> str:
     return f"is of another make ({type(error).__name__}: {error}); check the files with `hyperseg data check`"
 
 
+NONE = np.zeros(ROOM, np.uint8)
+"""No message."""
+
+
 def written(text: str) -> np.ndarray:
     """A message as uint8 [ROOM], which travels in a batch; zeros for none."""
+    if not text:
+        return NONE
     codes = np.frombuffer(text.encode()[:ROOM], np.uint8)
     return np.pad(codes, (0, ROOM - len(codes)))
 
