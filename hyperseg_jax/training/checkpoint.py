@@ -38,6 +38,7 @@ class Checkpoints:
     ) -> None:
         self._folder, self._keep, self._best, self._say, self._seconds = epath.Path(folder), keep, best, say, seconds
         self._checkpointer = self._open()
+        self._closed = False  # after a save that failed, until the folder can be written
         self._under_way: tuple[int, str] | None = None  # step, and why it has failed already
         self.failed: list[str] = []
 
@@ -84,12 +85,14 @@ class Checkpoints:
         step = int(state.step)
         failure = hosts.agree(f"the save of step {step}", self._probe())
         if not failure:
-            torn = any(found.step == step for found in self._checkpointer.checkpoints)  # else the run would be past it
             parts: dict[str, Any] = {"params": {"trainable": state.trainable, "frozen": state.frozen},
                                      "train": _train_part(state)}  # fmt: skip
             parts["run"] = {"format": FORMAT, **run}
             metrics = {"best": best_of(scores, self._best)} if scores and self._best else None
             try:
+                if self._closed:
+                    self._checkpointer, self._closed = self._open(), False
+                torn = any(found.step == step for found in self._checkpointer.checkpoints)  # else the run would be past it
                 self._checkpointer.save_checkpointables_async(step, parts, force=True, overwrite=torn, metrics=metrics)
             except Exception as error:  # files, stores and Orbax fail in many ways
                 failure = _cause(error)
@@ -127,10 +130,9 @@ class Checkpoints:
                       f"training goes on; free space or mend the folder")  # fmt: skip
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
+            self._closed = True
             if hosts.leads():
                 self._clear(step)
-            with contextlib.suppress(UserError):  # still not writable: the next save tells
-                self._checkpointer = self._open()
         return failure
 
     def _clear(self, step: int) -> None:
