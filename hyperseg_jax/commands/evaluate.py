@@ -64,6 +64,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.training.exam import referring_exam
 
     console = Console(stderr=True)
+    say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
     model = load(parsed.model)
     with model.config.unlocked():
         model.config.data.root = parsed.data_root or model.config.data.root
@@ -77,7 +78,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
         tasks = {name: tasks[name] for name in wanted}
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(name, total=None) for name in tasks}
-        found = evaluate(model.predict, model.params, tasks, limit=parsed.limit, say=console.print,
+        found = evaluate(model.predict, model.params, tasks, limit=parsed.limit, say=say,
                          progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of))  # fmt: skip
     for name, task in tasks.items():
         if task.exam is not None:

@@ -27,6 +27,8 @@ from hyperseg_jax.training.submissions import WRITERS
 from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # the folder of states, below --out
+WRITING = 24 * 3600
+"""Seconds that the other hosts wait at most while the first writes files: pngs of a server's zip may take hours."""
 
 
 def on_benchmarks(parsed: argparse.Namespace) -> None:
@@ -67,6 +69,8 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                         (parsed.out / name).mkdir(exist_ok=True)
                         sent = writer(parsed.out / name, [row for *_, row in found.rows], examples)
                         console.print(f"for the server: {sent}", highlight=False, soft_wrap=True)
+                if parsed.out:
+                    hosts.exchange(f"the files of {name}", seconds=WRITING)
     if hosts.leads():
         Console().print(table(scores, parsed.rules))
         if parsed.out:

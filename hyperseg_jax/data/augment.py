@@ -27,10 +27,11 @@ LISTED = ("panoptic", "region")
 """Tasks with a mask for each entry, of which a window may lose some. Pictures of other tasks stay whole."""
 
 _SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
-_PATTERN = re.compile(r"\b(leftmost|rightmost|left|right)\b")
+_PATTERN = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
 _PLACES = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|cent(er|re)|corner|edge|side|first|second|third|fourth|"
-                     r"fifth|last|between|behind|front|back|above|below|under|over|beside|next|near|nearest|closest|far|farthest|"
-                     r"furthest|leftmost|rightmost|topmost|uppermost|lowest|highest)\b", re.IGNORECASE)  # fmt: skip
+                     r"fifth|1st|2nd|3rd|4th|5th|last|between|behind|front|back|background|foreground|above|below|under|over|"
+                     r"beside|next|near|nearer|nearest|closer|closest|far|farther|farthest|further|furthest|leftmost|"
+                     r"rightmost|topmost|uppermost|lowest|highest)\b", re.IGNORECASE)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +170,13 @@ def _of_prompts(example: Example, change: Callable[[Prompt], Prompt]) -> Example
 
 
 def mirror_words(text: str) -> str:
-    """ "the ring left of the star" -> "the ring right of the star"."""
-    return _PATTERN.sub(lambda match: _SIDES[match[0]], text)
+    """ "Left of the star" -> "Right of the star"."""
+    return _PATTERN.sub(_other_side, text)
+
+
+def _other_side(match: re.Match[str]) -> str:
+    word, other = match[0], _SIDES[match[0].lower()]
+    return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
 
 def mirror(example: Example) -> Example:
@@ -179,7 +185,8 @@ def mirror(example: Example) -> Example:
     def of_prompt(prompt: Prompt) -> Prompt:
         flip = lambda a: None if a is None else a[..., ::-1]
         return dataclasses.replace(prompt, text=mirror_words(prompt.text), answer=mirror_words(prompt.answer),
-                                   answers=tuple(map(mirror_words, prompt.answers)), masks=flip(prompt.masks),
+                                   answers=tuple(map(mirror_words, prompt.answers)),
+                                   classes=tuple(map(mirror_words, prompt.classes)), masks=flip(prompt.masks),
                                    regions=flip(prompt.regions), ignore=flip(prompt.ignore), crowds=flip(prompt.crowds),
                                    foreground=flip(prompt.foreground), others=flip(prompt.others))  # fmt: skip
 

@@ -28,7 +28,7 @@ def written(text: str) -> np.ndarray:
     """A message as uint8 [ROOM], which travels in a batch; zeros for none."""
     if not text:
         return NONE
-    codes = np.frombuffer(text.encode()[:ROOM], np.uint8)
+    codes = np.frombuffer(text.encode(errors="replace")[:ROOM], np.uint8)
     return np.pad(codes, (0, ROOM - len(codes)))
 
 

@@ -90,13 +90,14 @@ def expression(
 
 
 def regions(
-    mask_logits: np.ndarray, region_logits: np.ndarray, geometry: Geometry, *, labels: tuple[str, ...]
+    mask_logits: np.ndarray, region_logits: np.ndarray, geometry: Geometry, *, labels: tuple[str, ...], soft: bool = False
 ) -> list[Segment]:
-    """For each region the query that fits it best. mask_logits [Q, h, w], region_logits [Q, R]."""
+    """For each region the query that fits it best. mask_logits [Q, h, w], region_logits [Q, R]. soft: probabilities in place
+    of binary masks."""
     logits = to_original(mask_logits, geometry)
     scores = query_scores(region_logits, logits)
     best = scores.argmax(0)
-    return [Segment(logits[q] > 0, float(scores[q, r]), label)
+    return [Segment(sigmoid(logits[q]) if soft else logits[q] > 0, float(scores[q, r]), label)
             for r, (q, label) in enumerate(zip(best, labels, strict=False))]  # fmt: skip
 
 

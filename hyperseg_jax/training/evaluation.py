@@ -61,7 +61,10 @@ def evaluate(
     """
     made = Evaluation({}, [])
     for name, task in tasks.items():
-        if task.val is None or (sample := _readable(name, task.val)).prompts[0].task not in BY_TASK:
+        if task.val is None:
+            continue
+        sample, spare = _readable(name, task)
+        if sample.prompts[0].task not in BY_TASK:
             continue
         count = min(len(task.val), limit or len(task.val))
         examples: Sequence[Example] = task.val
@@ -69,7 +72,7 @@ def evaluate(
             examples = change(name, [task.val[i] for i in range(count)])
         scorer, unread = Scorer(BY_TASK), list[str]()
         apart = -(-count * len(tasks) // max(tiles, 1))  # a sheet shows something of every task, and not only its beginning
-        for answered in _answered(predict, params, task, examples, count, feed, sample, unread):
+        for answered in _answered(predict, params, task, examples, count, feed, spare, unread):
             example, outputs = answered.example, answered.outputs
             height, width = example.frames.shape[1:3]
             geometry = fit(height, width, task.sizes.image_size)
@@ -95,12 +98,13 @@ def evaluate(
     return made
 
 
-def _readable(name: str, examples: Sequence[Example]) -> Example:
-    """The first example that can be read. UserError where there is none."""
-    reason = "it is empty"
+def _readable(name: str, task: Task) -> tuple[Example, dict[str, Any]]:
+    """The first example that can be read, and its arrays. UserError where there is none."""
+    examples, reason = task.val or (), "it is empty"
     for k in range(len(examples)):
         try:
-            return examples[k]
+            example = examples[k]
+            return example, task.prepare_val(_some(example, 0, task.sizes.prompts))
         except faults.UNREADABLE as error:
             reason = faults.reason(error) if k == 0 else reason
     raise UserError(f"data.tasks.{name}.val: none of its {len(examples)} records can be read; the first: {reason}")
@@ -119,18 +123,17 @@ class _Answered:
 
 
 def _answered(
-    predict: Callable[..., Any], params: Any, task: Task, examples: Sequence[Example], count: int, feed: Feed, sample: Example,
-    unread: list[str],
+    predict: Callable[..., Any], params: Any, task: Task, examples: Sequence[Example], count: int, feed: Feed,
+    spare: dict[str, Any], unread: list[str],
 ) -> Iterator[_Answered]:  # fmt: skip
     """The examples that this host scores, one by one; one with more prompts than a batch has room for comes several times, each
     with its next few prompts. `unread` gets those that cannot be read, with what is wrong with them.
 
-    They are computed in global batches of about BATCH; `sample` takes the place of what is not there or cannot be read, so that
+    They are computed in global batches of about BATCH; `spare` takes the place of what is not there or cannot be read, so that
     all hosts call the device alike.
     """
     size, room = feed.size(BATCH), task.sizes.prompts
     rows = feed.rows(size)
-    spare = task.prepare_val(_some(sample, 0, room))
     for start in range(0, count, size):
         places = [start + row if start + row < count else None for row in rows.places]
         held: list[Example | None] = []

@@ -69,6 +69,12 @@ def regions(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Th
     return Found(_stack([segment.mask for segment in segments], geometry))
 
 
+def soft_regions(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
+    """A mask for each drawn region, in their order, as probabilities."""
+    segments = answers.regions(outputs["mask_logits"], outputs["region"], geometry, labels=prompt.kinds, soft=True)
+    return Found(_stack([segment.mask for segment in segments], geometry))
+
+
 def panoptic(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """Segments without overlap."""
     ids, rows = answers.panoptic(outputs["mask_logits"], _classes(prompt, outputs), geometry, classes=prompt.classes,

@@ -72,8 +72,7 @@ class Together(Reply):
     def hear(self, prompt: int, outputs: Any) -> None:
         super().hear(prompt, outputs)
         if prompt == self.prompts - 1:
-            owner = merge_soft(np.concatenate([found.pop().masks for found in self._found]))
-            self._frames.append(Found(owner == np.arange(1, self.prompts + 1)[:, None, None]))
+            self._frames.append(_apart(np.concatenate([found.pop().masks for found in self._found])))
 
     def answers(self) -> list[tuple[Prompt, list[Found]]]:
         first, *_ = prompts = self.example.prompts
@@ -81,9 +80,15 @@ class Together(Reply):
         return [(dataclasses.replace(first, masks=masks), self._frames)]
 
 
+def _apart(masks: np.ndarray) -> Found:
+    """Objects [N, H, W] without overlap, out of their probabilities."""
+    return Found(merge_soft(masks) == np.arange(1, len(masks) + 1)[:, None, None])
+
+
 class FromFirstFrame(Reply):
     """Objects drawn on the first frame: each frame is asked for what the first one shows in the drawn regions. The answer
-    about the first frame is what was drawn."""
+    about the first frame is what was drawn; on the others a pixel goes to the most probable object, or to none, since DAVIS
+    takes one number a pixel. The answers of find are probabilities."""
 
     def __init__(self, example: Example, find: Find) -> None:
         super().__init__(example, find)
@@ -94,6 +99,10 @@ class FromFirstFrame(Reply):
         if self._first is None:
             self._first = arrays["clip_images"]
         return arrays | {"region_images": self._first}
+
+    def hear(self, prompt: int, outputs: Any) -> None:
+        super().hear(prompt, outputs)
+        self._found[prompt].append(_apart(self._found[prompt].pop().masks))
 
     def answers(self) -> list[tuple[Prompt, list[Found]]]:
         return [(prompt, [Found(prompt.regions), *found[1:]]) for prompt, found in super().answers()

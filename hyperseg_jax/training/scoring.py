@@ -173,7 +173,7 @@ SCORINGS: dict[str, Scoring] = {
     "clips": Scoring(lambda _: metrics.ClipScores(), finds.expression, _add_clip, "jf"),
     "revos": Scoring(metrics.ReVosScores, finds.expression, _add_revos, "jf"),
     "ref_davis": Scoring(lambda _: metrics.DavisScores("unsupervised"), finds.soft_expression, _add_objects, "jf", Together),
-    "davis": Scoring(lambda _: metrics.DavisScores(), finds.regions, _add_objects, "jf", FromFirstFrame),
+    "davis": Scoring(lambda _: metrics.DavisScores(), finds.soft_regions, _add_objects, "jf", FromFirstFrame),
     "davis_unsupervised": Scoring(lambda _: metrics.DavisScores("unsupervised"), finds.candidates, _add_proposals, "jf",
                                   Tracked),
     "tracks": Scoring(lambda _: metrics.VideoAP(), finds.candidates, _add_tracks, "ap", Tracked),

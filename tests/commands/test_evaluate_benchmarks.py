@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.parallel import hosts
 from hyperseg_jax.training import benchmark_run
 
 MICRO = pathlib.Path(__file__).parents[1] / "micro_config.py"
@@ -37,9 +38,13 @@ class Killed(Exception):
 
 
 def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, capsys):
+    exchange, waited = hosts.exchange, {}
+    noted = lambda what, *text, **more: waited.update({what: more}) or exchange(what, *text, **more)
+    monkeypatch.setattr(hosts, "exchange", noted)
     whole = evaluate("toy_referring", "--limit", "11", out=tmp_path / "whole")["toy_referring"]
     assert whole["count"] == 11 and 0 < whole["giou"] < 1
     assert "toy_referring" in capsys.readouterr().out
+    assert waited["the files of toy_referring"]["seconds"] >= 3600  # other hosts have patience with the one that writes
     sheet = np.asarray(Image.open(tmp_path / "whole" / "toy_referring.png"))
     assert sheet.std() > 10
 

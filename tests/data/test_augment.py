@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from hyperseg_jax.data import sources
-from hyperseg_jax.data.augment import Augment, cut, may_lose
+from hyperseg_jax.data.augment import Augment, cut, may_lose, mirror
 from hyperseg_jax.data.features import Sizes, to_arrays
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -83,6 +83,7 @@ def named(text, **changes):
 
 @pytest.mark.parametrize(("prompt", "may"), [
     (named("the green thing"), True), (named("the green thing on the left"), False), (named("The Second one"), False),
+    (named("the 2nd one"), False),
     (dataclasses.replace(named("the red thing"), masks=boxes()[:1]), False), (Prompt("chat", text="how many?"), False),
     (Prompt("referring", text="a cat", masks=np.zeros((0, 2, HEIGHT, WIDTH), bool)), True),
     (Prompt("panoptic", classes=("a",), masks=boxes()[:1], labels=(0,)), False),
@@ -193,3 +194,11 @@ def test_a_config_names_its_mistakes(micro):
                          ({"region": {"mirror": 2}}, "a chance")):  # fmt: skip
         with pytest.raises(UserError, match=told):
             build(**blocks)
+
+
+def test_a_mirrored_picture_has_its_sides_swapped_in_every_text():
+    given = example(text="Left of the RIGHT one, leftover", classes=("left shoe", "right shoe", "copyright"))
+    (prompt,) = mirror(given).prompts
+    assert prompt.text == "Right of the LEFT one, leftover"
+    assert prompt.classes == ("right shoe", "left shoe", "copyright")
+    np.testing.assert_array_equal(prompt.masks[..., ::-1], given.prompts[0].masks)

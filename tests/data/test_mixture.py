@@ -10,6 +10,7 @@ import signal
 import numpy as np
 import pytest
 
+from hyperseg_jax.data import faults
 from hyperseg_jax.data.mixture import Mixture, cycle
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.errors import UserError
@@ -107,6 +108,10 @@ def test_a_damaged_record_is_a_blank_with_a_name_on_any_number_of_hosts(workers,
     for (batches, _), rows in zip(parts, ((0, 3), (1, 2)), strict=True):
         same(batches, [{name: leaf[list(rows)] for name, leaf in batch.items()} for batch in whole[4:]])
     assert sorted(parts[0][1] + parts[1][1]) == [(at, why) for at, why in faults if at >= 16]
+
+
+def test_a_fault_may_name_half_a_character():
+    assert faults.read(faults.written("caf\u00e9 \ud83d.jpg: no such picture")) == "caf\u00e9 ?.jpg: no such picture"
 
 
 def test_a_fault_of_the_program_still_ends_it():

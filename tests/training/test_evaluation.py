@@ -1,5 +1,7 @@
 """Scores of a model on its own tasks: every prompt of every example counts, also where a batch has room for fewer."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,17 @@ def test_every_prompt_is_scored(monkeypatch, room):
     assert scores["count"] == 9 and scores["giou"] == pytest.approx(3 / 9, abs=1e-3)
     assert scores["giou/g0"] == pytest.approx(1, abs=1e-3) and all(scores[f"giou/g{n}"] == 0 for n in range(1, 5))
     assert len(made.tiles) == 3 and done[-1] == (3, 3)
+
+
+def test_a_first_record_that_cannot_be_prepared_is_counted(monkeypatch):
+    def predict(params, batch):
+        rows, prompts = batch["uses_expression"].shape
+        return {"mask_logits": np.full((rows, 1, prompts, 1, 24, 24), 9.0), "expression": np.full((rows, 1, prompts, 1), 9.0)}
+
+    sizes = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 320, "prompts": 6})
+    first, *others = examples()
+    long = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], text="the thing " * 400),))
+    task = Task("referring", None, [long, *others], 0, sizes, Tokenizer.toy())
+    told = []
+    scores = evaluation.evaluate(predict, None, {"referring": task}, say=told.append).scores["referring"]
+    assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in told[0]

@@ -103,6 +103,16 @@ def test_every_frame_is_asked_for_what_the_first_one_shows():
     assert score("davis", reply).compute()["jf"] == 1
 
 
+def test_objects_of_the_first_frame_share_no_pixel():
+    """DAVIS takes one number a pixel: where two objects are claimed, the more probable one has it."""
+    masks = np.stack([block(0, 0), block(20, 20)])[:, None].repeat(3, 1)
+    prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=masks[:, 0], kinds=("mask",) * 2)
+    reply = FromFirstFrame(clip(prompt), lambda prompt, out: Found(out))
+    run(reply, lambda step, k: np.stack([np.where(masks[0, 0], 0.9, 0.1), np.full((SIDE, SIDE), 0.6)]))
+    ((_, found),) = reply.answers()
+    np.testing.assert_array_equal(found[1].masks, [masks[0, 0], ~masks[0, 0]])
+
+
 # tracks
 
 

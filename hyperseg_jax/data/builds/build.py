@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from hyperseg_jax.cache import cache_folder
+from hyperseg_jax.data import faults
 from hyperseg_jax.data.builds import pictures, records
 from hyperseg_jax.data.builds.index import (
     FACTS,
@@ -34,7 +35,6 @@ from hyperseg_jax.data.builds.index import (
     write_shard,
 )
 from hyperseg_jax.data.builds.store import Store, alone, sha256
-from hyperseg_jax.data.check import MISREAD
 from hyperseg_jax.data.formats import files
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
@@ -95,8 +95,7 @@ def build(
     if not total:
         raise UserError(f"{store}: the reader has no records; there is nothing to build")
     size = plan.shard_size or (CLIPS if clips else PICTURES)
-    settings = {"format": FORMAT, **plan.told, "records": total, "shard_size": size, "long_edge": plan.long_edge,
-                "skip_bad": plan.skip_bad}  # fmt: skip
+    settings = {"format": FORMAT, **plan.told, "records": total, "shard_size": size, "long_edge": plan.long_edge}
     settings, mark = json.loads(json.dumps(settings)), fingerprint(settings)
     stage = _stage(store)
     with alone(stage / "lock", wait=False) as free:
@@ -288,10 +287,8 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
                     return None
                 try:
                     record = _record(reader, number, job.long_edge)
-                except UserError as error:
-                    bad.append((number, str(error)))
-                except MISREAD as error:
-                    bad.append((number, f"is of another make ({type(error).__name__}: {error})"))
+                except faults.UNREADABLE as error:
+                    bad.append((number, faults.reason(error)))
                 else:
                     writer.write(record)
                     written += 1

@@ -25,7 +25,8 @@ def clip(record: Record, sampling: Sampling, rng: np.random.Generator, where: st
 
 
 def _times(record: Record, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator) -> np.ndarray:
-    tracks = [record.shows(prompt.masks) for prompt in prompts if prompt.masks is not None and len(prompt.masks)]
+    objects = [numbers for prompt in prompts for numbers in (prompt.masks, prompt.crowds) if numbers is not None]
+    tracks = [record.shows(numbers) for numbers in objects if len(numbers)]
     spoken = all(prompt.task not in ("region", "panoptic") for prompt in prompts)
     if not tracks or (spoken and sampling.rule != "jump"):
         return sampling.times(len(record), rng)

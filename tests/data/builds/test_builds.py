@@ -235,6 +235,8 @@ def test_bad_records_end_a_build_or_are_left_out(samples, tmp_path, assert_equal
                 raise UserError("mask.png: no such mask")
             if k == 4:
                 raise KeyError("text")
+            if k == 5:
+                raise OSError(5, "Input/output error")
             return reader[k]
 
     told = {"name": "folder", "split": "all"}
@@ -242,9 +244,14 @@ def test_bad_records_end_a_build_or_are_left_out(samples, tmp_path, assert_equal
         build(Broken(), tmp_path / "a", Plan(told))
     assert "record 1: mask.png: no such mask" in str(raised.value) and "record 4: is of another make" in str(raised.value)
     assert not list((tmp_path / "a").glob("*.array_record"))
-    index = build(Broken(), tmp_path / "b" / "s", Plan(told, skip_bad=True, shard_size=5))
-    assert [number for number, _ in index.bad] == [1, 4] and index.records == len(reader) - 2
-    built, kept = Built(tmp_path / "b", "s"), [k for k in range(len(reader)) if k not in (1, 4)]
+    bad = [1, 4, 5]
+    with pytest.raises(UserError, match="--skip-bad"):
+        build(Broken(), tmp_path / "b" / "s", Plan(told, shard_size=3))
+    index = build(Broken(), tmp_path / "b" / "s", Plan(told, skip_bad=True, shard_size=3))  # as that message advises
+    assert [number for number, _ in index.bad] == bad and index.records == len(reader) - len(bad)
+    with pytest.raises(UserError, match=r"record 1: mask\.png"):  # and what was left out is not forgotten
+        build(Broken(), tmp_path / "b" / "s", Plan(told, shard_size=3))
+    built, kept = Built(tmp_path / "b", "s"), [k for k in range(len(reader)) if k not in bad]
     for k, number in enumerate(kept):
         assert_equal(built[k], reader[number])
 

@@ -85,3 +85,13 @@ def test_points_of_the_first_frame_are_for_whole_videos():
         record.example(), prompts=(Prompt(task="region", regions=dots, kinds=("point",) * 2),)),
         pictures.as_files(record.example().frames, [])), "shard#0")  # fmt: skip
     assert len(clip(with_server, Sampling(3), np.random.default_rng(0), "shard#0").frames) == LENGTH
+
+
+def test_a_crowd_counts_as_seen():
+    """As the reader of YouTube-VIS takes it: a key frame that shows a crowd alone shows something."""
+    crowds = np.zeros((1, LENGTH, 6, 8), bool)
+    crowds[0, 5] = True
+    _, record = video("panoptic", classes=("a", "b"), things=(True, True), crowds=crowds, crowd_labels=(0,))
+    key = Sampling(3, "jump").key
+    keys = {int(times[key]) for times, _ in drawn(record, "jump", 100)}
+    assert 5 in keys and keys <= set(np.flatnonzero(SEEN.any(0))) | {5}
