@@ -79,6 +79,7 @@ def main() -> None:
         table.add_row(video, *(f"{averages[video][name]:.3f}" for name in averages["all"]))
     Console(width=200).print(table)
     every = [value for name in ("J alone", "J beside") for value in values["all"][name]]
+    parsed.out.mkdir(parents=True, exist_ok=True)
     print(f"mean J of {len(every)} prompts: {np.mean(every):.3f}")
     write_text(parsed.out / "scores.json", json.dumps(averages, indent=2) + "\n")
     save_image(parsed.out / "clips.png", sheet([tiles[key] for key in sorted(tiles)], 4))
