@@ -57,7 +57,7 @@ def main() -> None:
     means = mean_masks(SpokenFrames(parsed.root, "even", beside=False))
 
     values: dict[str, Values] = defaultdict(lambda: defaultdict(list))  # video (or "all") -> score -> a value a prompt
-    tiles: dict[tuple[str, str], np.ndarray] = {}
+    tiles: dict[str, dict[str, np.ndarray]] = {}  # video -> alone and beside another
     for example in track(odd, "frames", console=Console(stderr=True)):
         blind = blind_answers(example, means)
         for prompt in example.prompts:
@@ -71,7 +71,8 @@ def main() -> None:
             for video in (prompt.key, "all"):
                 for name, value in scores.items():
                     values[video][name].append(value)
-            tiles.setdefault((prompt.key, prompt.group), tile(example, prompt, [ours]))
+            if example.name.startswith(f"{prompt.key}/"):
+                tiles.setdefault(prompt.key, {}).setdefault(prompt.group, tile(example, prompt, [ours])[::2, ::2])
 
     averages = {video: {name: float(np.mean(own[name])) for name in sorted(own)} for video, own in sorted(values.items())}
     table = Table("", *averages["all"])
@@ -82,7 +83,8 @@ def main() -> None:
     parsed.out.mkdir(parents=True, exist_ok=True)
     print(f"mean J of {len(every)} prompts: {np.mean(every):.3f}")
     write_text(parsed.out / "scores.json", json.dumps(averages, indent=2) + "\n")
-    save_image(parsed.out / "clips.png", sheet([tiles[key] for key in sorted(tiles)], 4))
+    rows = [np.concatenate(list(tiles[video].values()), axis=1) for video in odd.videos]
+    save_image(parsed.out / "clips.png", sheet(rows, 2))
 
 
 if __name__ == "__main__":
