@@ -65,7 +65,7 @@ class Augment:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
         """The changed example, and the part of the padded square that its long edge is to fill."""
-        if rng.random() < self.mirror:
+        if self.mirror and rng.random() < self.mirror:
             example = mirror(example)
         fill = 1.0
         if (*self.scale, *self.crop) != (1.0,) * 4:

@@ -38,7 +38,8 @@ class Stream:
                 grain.MapDataset.source(_Rows(mixture, batch_size, rows)),
                 len(rows),
                 grain.sharding.ShardOptions(shard_index=0, shard_count=1),  # _Rows has left out those of other hosts
-                read_options=grain.ReadOptions(num_threads=2, prefetch_buffer_size=4),  # batches, of each worker
+                # Threads in a worker would only wait for each other; a buffer counts batches.
+                read_options=grain.ReadOptions(*((0, 0) if workers else (2, 4))),
                 multiprocessing_options=parallel,
             )
         )

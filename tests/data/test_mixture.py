@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.data import faults
-from hyperseg_jax.data.mixture import Mixture, cycle
+from hyperseg_jax.data.mixture import Draws, Mixture, cycle
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.errors import UserError
 
@@ -176,3 +176,9 @@ def test_workers_change_nothing_and_outlive_ctrl_c(monkeypatch):
         found += [next(stream) for _ in range(40)]
     same(found, batches(41, rows=(2, 3)))
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
+
+
+def test_draws_are_those_of_the_generator_of_their_key():
+    lazy, plain = Draws(3, 5), np.random.default_rng((3, 5))
+    assert lazy.random() == plain.random() and lazy.integers(100) == plain.integers(100)
+    np.testing.assert_array_equal(lazy.permutation(9), plain.permutation(9))
