@@ -72,7 +72,7 @@ def main() -> None:
                 for name, value in scores.items():
                     values[video][name].append(value)
             if example.name.startswith(f"{prompt.key}/"):
-                tiles.setdefault(prompt.key, {}).setdefault(prompt.group, tile(example, prompt, [ours])[::2, ::2])
+                tiles.setdefault(prompt.key, {}).setdefault(prompt.group, tile(example, prompt, [ours]))
 
     averages = {video: {name: float(np.mean(own[name])) for name in sorted(own)} for video, own in sorted(values.items())}
     table = Table("", *averages["all"])
