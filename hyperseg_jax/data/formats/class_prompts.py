@@ -71,3 +71,19 @@ class ClassLists:
             areas=tuple(areas[i] for i in kept) if areas else (),
             key=key,
         )
+
+
+class Listed:
+    """A reader whose prompts name classes."""
+
+    _lists: ClassLists
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Every class, in the benchmark's order."""
+        return self._lists.names
+
+    @property
+    def things(self) -> tuple[bool, ...]:
+        """For each class, whether its instances are counted apart."""
+        return self._lists.things

@@ -8,13 +8,13 @@ import os
 import numpy as np
 
 from hyperseg_jax.data.formats import files, masks
-from hyperseg_jax.data.formats.class_prompts import ClassLists
+from hyperseg_jax.data.formats.class_prompts import ClassLists, Listed
 from hyperseg_jax.data.formats.coco_records import CocoRecords
 from hyperseg_jax.data.formats.problems import complain
 from hyperseg_jax.structs import Example
 
 
-class CocoInstances:
+class CocoInstances(Listed):
     """Random access to the pictures of one json file, in its order, those without objects among them."""
 
     def __init__(
@@ -33,16 +33,6 @@ class CocoInstances:
         self._place = {number: k for k, number in enumerate(self._records.categories)}
         self._lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
         self._numbers = list(self._records.annotations)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Every class, in the order of the file."""
-        return self._lists.names
-
-    @property
-    def things(self) -> tuple[bool, ...]:
-        """For each class, True."""
-        return self._lists.things
 
     @property
     def category_ids(self) -> tuple[int, ...]:

@@ -11,13 +11,13 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.data.formats import files
-from hyperseg_jax.data.formats.class_prompts import ClassLists
+from hyperseg_jax.data.formats.class_prompts import ClassLists, Listed
 from hyperseg_jax.data.formats.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 
 
-class CocoPanoptic:
+class CocoPanoptic(Listed):
     """Random access to the pictures of one json file, in its order, each with class-list prompts."""
 
     def __init__(
@@ -45,16 +45,6 @@ class CocoPanoptic:
             for k, image in enumerate(files.field(content, "images", path))
         }
         self._length = len(files.field(content, "annotations", path))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Every class, in the order of the file."""
-        return self._lists.names
-
-    @property
-    def things(self) -> tuple[bool, ...]:
-        """For each class, whether its instances are counted apart."""
-        return self._lists.things
 
     @property
     def category_ids(self) -> tuple[int, ...]:

@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.data.formats import files, masks
-from hyperseg_jax.data.formats.class_prompts import ClassLists
+from hyperseg_jax.data.formats.class_prompts import ClassLists, Listed
 from hyperseg_jax.data.formats.problems import Problem, complain
 from hyperseg_jax.structs import Example
 
 
-class LabelMe:
+class LabelMe(Listed):
     """Random access to the pictures of one folder, in order of the json files' names, with every label as a class."""
 
     def __init__(
@@ -39,16 +39,6 @@ class LabelMe:
         names = tuple(classes) or tuple(sorted({label for path in self._paths for label in self._labels(path)}))
         self._place = {name: k for k, name in enumerate(names)}
         self._lists = ClassLists(names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Every class."""
-        return self._lists.names
-
-    @property
-    def things(self) -> tuple[bool, ...]:
-        """For each class, whether its objects are counted apart."""
-        return self._lists.things
 
     def _labels(self, path: pathlib.Path) -> list[str]:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hyperseg_jax.data.formats import files
-from hyperseg_jax.data.formats.class_prompts import ClassLists
+from hyperseg_jax.data.formats.class_prompts import ClassLists, Listed
 from hyperseg_jax.data.formats.labels import read_labels
 from hyperseg_jax.data.formats.problems import Problem, collected, complain
 from hyperseg_jax.structs import Example
@@ -19,7 +19,7 @@ VOID, UNKNOWN = -1, -2
 VALUES = 2**16
 
 
-class PictureLabels:
+class PictureLabels(Listed):
     """Random access to pairs of files. A prompt has one mask a class that the picture shows; no class counts instances."""
 
     def __init__(
@@ -42,16 +42,6 @@ class PictureLabels:
         self._class_of[list(void)] = VOID
         for value, place in values.items():
             self._class_of[value] = place
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Every class, in the benchmark's order."""
-        return self._lists.names
-
-    @property
-    def things(self) -> tuple[bool, ...]:
-        """For each class, False."""
-        return self._lists.things
 
     def __len__(self) -> int:
         return len(self._pairs)
