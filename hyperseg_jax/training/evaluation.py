@@ -71,7 +71,7 @@ def evaluate(
         if change is not None:
             examples = change(name, [task.val[i] for i in range(count)])
         scorer, unread = Scorer(BY_TASK), list[str]()
-        apart = -(-count * len(tasks) // max(tiles, 1))  # a sheet shows something of every task, and not only its beginning
+        share = min(count, tiles // len(tasks))  # a sheet shows something of every task, and not only its beginning
         for answered in _answered(predict, params, task, examples, count, feed, spare, unread):
             example, outputs = answered.example, answered.outputs
             height, width = example.frames.shape[1:3]
@@ -83,7 +83,7 @@ def evaluate(
                 found = [scoring.find(prompt, {key: value[t, k] for key, value in outputs.items()}, geometry, OURS)
                          for t in range(len(outputs["mask_logits"]))]  # fmt: skip
                 scorer.add(f"{example.name} {answered.first + k}", prompt, found)
-                if tiles and answered.index % apart == 0 and answered.first + k == 0:
+                if answered.index * share % count < share and answered.first + k == 0:
                     made.tiles.append(tile(example, prompt, list(found[0].masks)))
             if progress is not None:
                 progress(name, answered.done, count)
