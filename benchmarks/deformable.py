@@ -89,8 +89,10 @@ def main() -> None:
     arrays = draw(shapes, parsed.batch)
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
-    print(f"side {parsed.side}, batch {parsed.batch}, {arrays[0].shape[1]} queries, {cores} cores, "
-          f"jax {jax.__version__}, torch {torch.__version__}; compilation left out")  # fmt: skip
+    print(
+        f"side {parsed.side}, batch {parsed.batch}, {arrays[0].shape[1]} queries, {cores} cores, "
+        f"jax {jax.__version__}, torch {torch.__version__}; compilation left out"
+    )
     for name, backward in (("forward", False), ("forward and backward", True)):
         ours, theirs = pair(shapes, arrays, backward)
         worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours(), theirs(), strict=True))
@@ -99,8 +101,10 @@ def main() -> None:
         times = [(seconds(ours), seconds(theirs)) for _ in range(parsed.rounds)]
         ratios = sorted(other / own for own, other in times)
         own, other = (statistics.median(column) for column in zip(*times, strict=True))
-        print(f"{name:22} ours {own * 1e3:8.1f} ms   grid_sample {other * 1e3:8.1f} ms   "
-              f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), agree to {worst:.0e}")  # fmt: skip
+        print(
+            f"{name:22} ours {own * 1e3:8.1f} ms   grid_sample {other * 1e3:8.1f} ms   "
+            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), agree to {worst:.0e}"
+        )
 
 
 if __name__ == "__main__":

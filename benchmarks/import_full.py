@@ -75,8 +75,9 @@ def measured(arguments: list[str]) -> tuple[float, float]:
     """(seconds, peak RssAnon in GB) of a `hyperseg` command."""
     os.sync()
     start, peak = time.perf_counter(), 0
-    process = subprocess.Popen([sys.executable, "-c", "from hyperseg_jax.commands.main import main; main()", *arguments],
-                               stdout=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from hyperseg_jax.commands.main import main; main()", *arguments], stdout=subprocess.DEVNULL
+    )
     while process.poll() is None:
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
         found = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")]
@@ -116,8 +117,10 @@ def main() -> None:
         ("export", ["export-weights", str(ours), "--out", str(back)]),
     ):
         seconds, peak = measured(arguments)
-        print(f"{verb}       {seconds:6.1f} s  {size / seconds:5.2f} GB/s  {seconds / copy_seconds:.2f} x the copy, "
-              f"peak RssAnon {peak:.2f} GB")  # fmt: skip
+        print(
+            f"{verb}       {seconds:6.1f} s  {size / seconds:5.2f} GB/s  {seconds / copy_seconds:.2f} x the copy, "
+            f"peak RssAnon {peak:.2f} GB"
+        )
     equal = checksums(source) == checksums(back)
     print(f"every tensor equal after the round trip: {equal}")
     raise SystemExit(not equal)

@@ -196,9 +196,11 @@ def main() -> None:
         build(files, f"{scratch}/build/train", plan, workers=parsed.workers)
         built = Built(f"{scratch}/build", "train")
         each = sum(one.stat().st_size for one in images.iterdir()) / parsed.files / 1024
-        print(f"{parsed.files} pictures of {WIDTH} x {HEIGHT}, {each:.0f} KiB each, to {parsed.size} x {parsed.size}; "
-              f"batches of {parsed.batch}, {parsed.workers} workers, {len(os.sched_getaffinity(0))} cores, "
-              f"torch {torch.__version__}")  # fmt: skip
+        print(
+            f"{parsed.files} pictures of {WIDTH} x {HEIGHT}, {each:.0f} KiB each, to {parsed.size} x {parsed.size}; "
+            f"batches of {parsed.batch}, {parsed.workers} workers, {len(os.sched_getaffinity(0))} cores, "
+            f"torch {torch.__version__}"
+        )
         kinds = {"files": files, "a build": built}
         loaded = (parsed.size, parsed.batch, parsed.workers)
         streams = {f"ours, {name}": ours(reader, *loaded) for name, reader in kinds.items()}

@@ -21,11 +21,16 @@ def get_config() -> ml_collections.ConfigDict:
     frames = {"folder": "{root}"}
     c.data.tasks = {
         "referring": {
-            "reader": "spoken_frames", "ratio": 1, "length": 320, "prompts": 4,
-            "train": {**frames, "part": "even"}, "val": {**frames, "part": "odd"},
+            "reader": "spoken_frames",
+            "ratio": 1,
+            "length": 320,
+            "prompts": 4,
+            "train": {**frames, "part": "even"},
+            "val": {**frames, "part": "odd"},
         },
-    }  # fmt: skip
+    }
     c.optimizer.learning_rate = 1e-3
-    c.train.update({"steps": 4000, "batch_size": 6, "log_every": 20, "save_every": 250, "eval_every": 500,
-                    "eval_examples": 300})  # fmt: skip
+    c.train.update(
+        {"steps": 4000, "batch_size": 6, "log_every": 20, "save_every": 250, "eval_every": 500, "eval_examples": 300}
+    )
     return c

@@ -23,17 +23,36 @@ def get_config() -> ml_collections.ConfigDict:
         "query_std": 0.5,  # the release starts at zero; from scratch, queries that differ learn sooner
         "head_vocab_size": 576,
         "lora": {"rank": 0, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")},
-        "clip_encoder": {"image_size": 96, "patch_size": 12, "hidden_size": 96, "mlp_size": 288, "num_layers": 3,
-                         "num_heads": 4, "feature_layer": -1},
+        "clip_encoder": {
+            "image_size": 96,
+            "patch_size": 12,
+            "hidden_size": 96,
+            "mlp_size": 288,
+            "num_layers": 3,
+            "num_heads": 4,
+            "feature_layer": -1,
+        },
         "mask_encoder": {"hidden_size": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4), "window": 6, "mlp_ratio": 3.0},
         "perceiver": {"hidden_size": 96, "num_queries": 8, "num_heads": 4, "head_dim": 24, "mlp_ratio": 2, "gate": "tanh"},
-        "llm": {"vocab_size": 576, "hidden_size": 128, "mlp_size": 384, "num_layers": 4, "num_heads": 4,
-                "embedding_std": 1.0},
-        "pixel_decoder": {"conv_dim": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 128, "num_layers": 2,
-                          "group_norm_groups": 8},
-        "mask_decoder": {"hidden_size": 64, "mask_dim": 64, "num_heads": 4, "feedforward_dim": 192, "num_layers": 3,
-                         "num_queries": 8, "heads": ()},
-    }  # fmt: skip
+        "llm": {"vocab_size": 576, "hidden_size": 128, "mlp_size": 384, "num_layers": 4, "num_heads": 4, "embedding_std": 1.0},
+        "pixel_decoder": {
+            "conv_dim": 64,
+            "mask_dim": 64,
+            "num_heads": 4,
+            "feedforward_dim": 128,
+            "num_layers": 2,
+            "group_norm_groups": 8,
+        },
+        "mask_decoder": {
+            "hidden_size": 64,
+            "mask_dim": 64,
+            "num_heads": 4,
+            "feedforward_dim": 192,
+            "num_layers": 3,
+            "num_queries": 8,
+            "heads": (),
+        },
+    }
 
     # Each part of the objective, as losses.criterion.MaskCriterion takes it; "grid" compares whole maps, cheap at this size.
     c.loss = {"points": "grid", "text_weight": 0.5, "expression_weight": 6.0, "class_weight": 6.0, "region_weight": 6.0}
@@ -56,12 +75,20 @@ def get_config() -> ml_collections.ConfigDict:
         # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.
         "tasks": {
             "referring": task("referring", 8, length=208, prompts=6, read={"group_by_image": True, "prompts_per_example": 6}),
-            "panoptic": task("panoptic", 4, length=184, prompts=2, targets=8, classes=9,
-                             read={"max_classes": 8, "prompts_per_example": 2}),
+            "panoptic": task(
+                "panoptic", 4, length=184, prompts=2, targets=8, classes=9, read={"max_classes": 8, "prompts_per_example": 2}
+            ),
             "region": task("region", 1, length=100, targets=3, regions=3, read={"max_regions": 3}),
             "reasoning": task("reasoning", 1, length=112),
-            "video": task("video", 1, length=128, prompts=2, frames=2, val={"frames": 6},
-                          read={"frames": 2, "group_by_clip": True, "prompts_per_example": 2}),
+            "video": task(
+                "video",
+                1,
+                length=128,
+                prompts=2,
+                frames=2,
+                val={"frames": 6},
+                read={"frames": 2, "group_by_clip": True, "prompts_per_example": 2},
+            ),
             "chat": task("chat", 1, length=124, prompts=3, read={"prompts_per_example": 3}),
         },
     }

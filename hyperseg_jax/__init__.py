@@ -1,9 +1,9 @@
 """Universal image and video segmentation with vision-language models, in JAX.
 
-    import hyperseg_jax
-    model = hyperseg_jax.load("tiny")
-    for segment in model.segment("picture.jpg", "the red ring left of the square"):
-        print(segment.label, segment.score, segment.mask.sum())
+import hyperseg_jax
+model = hyperseg_jax.load("tiny")
+for segment in model.segment("picture.jpg", "the red ring left of the square"):
+    print(segment.label, segment.score, segment.mask.sum())
 """
 
 from __future__ import annotations

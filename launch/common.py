@@ -34,8 +34,12 @@ class Mount:
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """CONFIG, WORKDIR, --name and --dry-run, described by the script's docstring; scripts add their own options."""
-    made = argparse.ArgumentParser(description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                   epilog="--config.x.y=value changes one field of the config.")  # fmt: skip
+    made = argparse.ArgumentParser(
+        description=doc,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--config.x.y=value changes one field of the config.",
+    )
     made.add_argument("config", metavar="CONFIG", help="a config file, or the name of a shipped one (tiny)")
     made.add_argument("workdir", metavar="WORKDIR", help="where the run lives; the same command goes on where it stopped")
     made.add_argument("--name", help="what the run is called outside (default: from WORKDIR)")
@@ -44,8 +48,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def add_mounts(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--mount", metavar="gs://BUCKET=/PATH", type=Mount, action="append", default=[],
-                         help="show a bucket as a folder on every host (for datasets); may be repeated")  # fmt: skip
+    options.add_argument(
+        "--mount",
+        metavar="gs://BUCKET=/PATH",
+        type=Mount,
+        action="append",
+        default=[],
+        help="show a bucket as a folder on every host (for datasets); may be repeated",
+    )
 
 
 def parse(options: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:

@@ -40,14 +40,16 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
         selector["cloud.google.com/gke-spot"] = "true"
         taint = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
         pod["tolerations"] = [taint]
-    pod["containers"] = [{
-        "name": "train",
-        "image": parsed.image,
-        "command": ["bash", "-c", common.guarded(common.train_command(parsed))],
-        "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # between TPU hosts, between slices
-        "resources": {"limits": {"google.com/tpu": piece.chips}},
-        "volumeMounts": mounts,
-    }]  # fmt: skip
+    pod["containers"] = [
+        {
+            "name": "train",
+            "image": parsed.image,
+            "command": ["bash", "-c", common.guarded(common.train_command(parsed))],
+            "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # between TPU hosts, between slices
+            "resources": {"limits": {"google.com/tpu": piece.chips}},
+            "volumeMounts": mounts,
+        }
+    ]
     pod["volumes"] = volumes
     job = {
         "parallelism": piece.hosts,
@@ -55,10 +57,11 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
         "completionMode": "Indexed",
         "backoffLimit": 0,
         # A pod that was preempted or evicted fails the job for this reason, which the rule below tells from other failures.
-        "podFailurePolicy": {"rules": [
-            {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]},
+        "podFailurePolicy": {
+            "rules": [{"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
+        },
         "template": {**({"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}} if parsed.mount else {}), "spec": pod},
-    }  # fmt: skip
+    }
     metadata: dict[str, Any] = {"name": parsed.name, "namespace": parsed.namespace}
     if piece.hosts > 1:  # a slice of several hosts is a node pool of its own
         metadata["annotations"] = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
@@ -76,9 +79,20 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
 def node_pool(parsed: argparse.Namespace) -> list[str]:
     """The command that makes a node pool for one slice."""
     piece = slices.get(parsed.type)
-    return ["gcloud", "container", "node-pools", "create", f"{piece.name}-0", "--cluster=CLUSTER", "--location=LOCATION",
-            "--node-locations=ZONE", f"--machine-type={piece.machine}", f"--tpu-topology={piece.topology}",
-            f"--num-nodes={piece.hosts}", *(["--spot"] if parsed.spot else [])]  # fmt: skip
+    return [
+        "gcloud",
+        "container",
+        "node-pools",
+        "create",
+        f"{piece.name}-0",
+        "--cluster=CLUSTER",
+        "--location=LOCATION",
+        "--node-locations=ZONE",
+        f"--machine-type={piece.machine}",
+        f"--tpu-topology={piece.topology}",
+        f"--num-nodes={piece.hosts}",
+        *(["--spot"] if parsed.spot else []),
+    ]
 
 
 def ended(kubectl: Sequence[str], name: str) -> str:

@@ -32,8 +32,16 @@ def environments(processes: int, cpu_devices: int | None) -> list[dict[str, str]
     if processes == 1:
         return [devices]
     coordinator = f"127.0.0.1:{free_port()}"
-    return [{"HYPERSEG_COORDINATOR": coordinator, "HYPERSEG_PROCESS_ID": str(k), "HYPERSEG_PROCESSES": str(processes),
-             "PYTHONUNBUFFERED": "1", **devices} for k in range(processes)]  # fmt: skip
+    return [
+        {
+            "HYPERSEG_COORDINATOR": coordinator,
+            "HYPERSEG_PROCESS_ID": str(k),
+            "HYPERSEG_PROCESSES": str(processes),
+            "PYTHONUNBUFFERED": "1",
+            **devices,
+        }
+        for k in range(processes)
+    ]
 
 
 def _copy(process: subprocess.Popen[bytes], prefix: bytes) -> None:
@@ -48,8 +56,12 @@ def together(command: Sequence[str], environments: Sequence[Mapping[str, str]], 
 
     SIGINT and SIGTERM are passed on to all. Once one has failed, the others get SIGTERM, and SIGKILL `grace` seconds later.
     """
-    running = [subprocess.Popen(command, env={**os.environ, **extra}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                start_new_session=True) for extra in environments]  # fmt: skip
+    running = [
+        subprocess.Popen(
+            command, env={**os.environ, **extra}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        for extra in environments
+    ]
     copies = [threading.Thread(target=_copy, args=(process, f"{name}.{k}| ".encode())) for k, process in enumerate(running)]
     for copy in copies:
         copy.start()

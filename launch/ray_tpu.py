@@ -81,8 +81,17 @@ def attempt(ray: Any, piece: slices.Slice, command: Sequence[str]) -> int:
 
 def submission(address: str, arguments: Sequence[str]) -> list[str]:
     """The command that starts this script in the cluster, without --address."""
-    return ["ray", "job", "submit", f"--address={address}", f"--working-dir={common.ROOT}", "--",
-            "python", "launch/ray_tpu.py", *arguments]  # fmt: skip
+    return [
+        "ray",
+        "job",
+        "submit",
+        f"--address={address}",
+        f"--working-dir={common.ROOT}",
+        "--",
+        "python",
+        "launch/ray_tpu.py",
+        *arguments,
+    ]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -97,8 +106,15 @@ def run(arguments: Sequence[str]) -> int:
     common.check_workdir(parsed.workdir, ())
     command = common.train_command(parsed)
     if parsed.address:
-        rest = [parsed.config, parsed.workdir, f"--name={parsed.name}", f"--type={parsed.type}", f"--retries={parsed.retries}",
-                f"--pause={parsed.pause}", *parsed.overrides]  # fmt: skip
+        rest = [
+            parsed.config,
+            parsed.workdir,
+            f"--name={parsed.name}",
+            f"--type={parsed.type}",
+            f"--retries={parsed.retries}",
+            f"--pause={parsed.pause}",
+            *parsed.overrides,
+        ]
         submit = submission(parsed.address, rest)
         if parsed.dry_run:
             common.show(submit)

@@ -24,16 +24,56 @@ class Generation:
 
 
 GENERATIONS = {
-    "v4": Generation("v4", "tpu-v4-podslice", "ct4p-hightpu", "tpu-ubuntu2204-base", 2, (
-        "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")),
-    "v5e": Generation("v5litepod", "tpu-v5-lite-podslice", "ct5lp-hightpu", "v2-alpha-tpuv5-lite", 1, (
-        "1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
-    "v5p": Generation("v5p", "tpu-v5p-slice", "ct5p-hightpu", "v2-alpha-tpuv5", 2, (
-        "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x4x12", "4x8x8", "4x8x12", "8x8x8", "8x8x12", "8x8x16",
-        "8x12x16", "8x16x16", "12x16x16", "16x16x16")),
-    "v6e": Generation("v6e", "tpu-v6e-slice", "ct6e-standard", "v2-alpha-tpuv6e", 1, (
-        "1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")),
-}  # fmt: skip
+    "v4": Generation(
+        "v4",
+        "tpu-v4-podslice",
+        "ct4p-hightpu",
+        "tpu-ubuntu2204-base",
+        2,
+        ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16"),
+    ),
+    "v5e": Generation(
+        "v5litepod",
+        "tpu-v5-lite-podslice",
+        "ct5lp-hightpu",
+        "v2-alpha-tpuv5-lite",
+        1,
+        ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    ),
+    "v5p": Generation(
+        "v5p",
+        "tpu-v5p-slice",
+        "ct5p-hightpu",
+        "v2-alpha-tpuv5",
+        2,
+        (
+            "2x2x1",
+            "2x2x2",
+            "2x2x4",
+            "2x4x4",
+            "4x4x4",
+            "4x4x8",
+            "4x4x12",
+            "4x8x8",
+            "4x8x12",
+            "8x8x8",
+            "8x8x12",
+            "8x8x16",
+            "8x12x16",
+            "8x16x16",
+            "12x16x16",
+            "16x16x16",
+        ),
+    ),
+    "v6e": Generation(
+        "v6e",
+        "tpu-v6e-slice",
+        "ct6e-standard",
+        "v2-alpha-tpuv6e",
+        1,
+        ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +93,24 @@ def _slice(name: str, generation: Generation, topology: str) -> Slice:
     # Slices of up to 8 chips of v5e and v6e are one VM; all others have 4 chips on each.
     chips = min(total, 8) if generation.cores == 1 and total <= 8 else 4
     size = total * generation.cores
-    return Slice(f"{name}-{size}", topology, total // chips, chips, f"{generation.accelerator}-{size}", generation.label,
-                 f"{generation.machine}-{chips}t", generation.image)  # fmt: skip
+    return Slice(
+        f"{name}-{size}",
+        topology,
+        total // chips,
+        chips,
+        f"{generation.accelerator}-{size}",
+        generation.label,
+        f"{generation.machine}-{chips}t",
+        generation.image,
+    )
 
 
 SLICES = {
-    made.name: made for name, generation in GENERATIONS.items() for topology in generation.topologies
+    made.name: made
+    for name, generation in GENERATIONS.items()
+    for topology in generation.topologies
     for made in [_slice(name, generation, topology)]
-}  # fmt: skip
+}
 
 
 def get(name: str) -> Slice:

@@ -34,17 +34,24 @@ def script(parsed: argparse.Namespace) -> str:
     }
     lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
     command = ["srun", "--kill-on-bad-exit=1", *common.train_command(parsed)]
-    return "\n".join([
-        "#!/bin/bash", *lines, "#SBATCH --requeue",
-        "stopped=",
-        """trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1""",
-        *([parsed.setup] if parsed.setup else []),
-        f"{shlex.join(command)} &",
-        "wait $!; status=$?",
-        "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done",
-        'if [ -n "$stopped" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi',
-        "exit $status",
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n".join(
+            [
+                "#!/bin/bash",
+                *lines,
+                "#SBATCH --requeue",
+                "stopped=",
+                """trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1""",
+                *([parsed.setup] if parsed.setup else []),
+                f"{shlex.join(command)} &",
+                "wait $!; status=$?",
+                "while kill -0 $! 2>/dev/null; do wait $!; status=$?; done",
+                'if [ -n "$stopped" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi',
+                "exit $status",
+            ]
+        )
+        + "\n"
+    )
 
 
 def run(arguments: Sequence[str]) -> int:

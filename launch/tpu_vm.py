@@ -53,7 +53,14 @@ class Tpu:
         flags += [f"--{word}" for word in ("spot", "reserved") if getattr(parsed, word)]
         flags += [f"--service-account={parsed.service_account}"] if parsed.service_account else []
         # The rights are the service account's; without this scope a VM may not use those that it has on the bucket.
-        return [*self.group, "create", self.name, *self.place, *flags, "--scopes=https://www.googleapis.com/auth/cloud-platform"]
+        return [
+            *self.group,
+            "create",
+            self.name,
+            *self.place,
+            *flags,
+            "--scopes=https://www.googleapis.com/auth/cloud-platform",
+        ]
 
     def delete(self) -> list[str]:
         force = ["--force"] if self.parsed.queued else []  # with its nodes

@@ -37,8 +37,10 @@ def test_the_import_is_quick_and_light():
 
 
 def test_the_command_line_needs_no_other_framework():
-    code = ("import sys; from hyperseg_jax.commands import train, evaluate, predict; import hyperseg_jax.training.loop; "
-            "print([name for name in ('torch', 'tensorflow', 'transformers') if name in sys.modules])")  # fmt: skip
+    code = (
+        "import sys; from hyperseg_jax.commands import train, evaluate, predict; import hyperseg_jax.training.loop; "
+        "print([name for name in ('torch', 'tensorflow', 'transformers') if name in sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
     assert shown.stdout.strip() == "[]"
 
@@ -97,8 +99,12 @@ def called(node):
 
 
 def test_nothing_runs_what_it_reads():
-    calls = {f"{path.relative_to(PACKAGE)}:{node.lineno}: {called(node.func)}" for path in PACKAGE.rglob("*.py")
-             for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}  # fmt: skip
+    calls = {
+        f"{path.relative_to(PACKAGE)}:{node.lineno}: {called(node.func)}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    }
     assert not sorted(call for call in calls if call.split(": ")[1] in FORBIDDEN)
 
 

@@ -5,9 +5,33 @@ import pathlib
 
 import hyperseg_jax
 
-ORDER = ["errors", "cache", "structs", "untrusted", "axes", "ops", "tables", "layers", "encoders", "connectors", "llms",
-         "decoders", "losses", "text", "data", "results", "systems", "metrics", "weights", "parallel", "training", "predictors",
-         "planning", "sweeps", "commands"]  # fmt: skip
+ORDER = [
+    "errors",
+    "cache",
+    "structs",
+    "untrusted",
+    "axes",
+    "ops",
+    "tables",
+    "layers",
+    "encoders",
+    "connectors",
+    "llms",
+    "decoders",
+    "losses",
+    "text",
+    "data",
+    "results",
+    "systems",
+    "metrics",
+    "weights",
+    "parallel",
+    "training",
+    "predictors",
+    "planning",
+    "sweeps",
+    "commands",
+]
 ROOT = pathlib.Path(hyperseg_jax.__file__).parent
 
 
@@ -31,6 +55,9 @@ def test_every_arrow_points_up():
         if room in ("__init__", "train", "evaluate", "predict"):  # the front doors
             continue
         assert room in ORDER, f"{path}: room {room!r} is not in docs/architecture.md"
-        wrong += [f"{path.relative_to(ROOT)} imports {other}" for other in imported_rooms(path)
-                  if other not in ORDER or ORDER.index(other) > ORDER.index(room)]  # fmt: skip
+        wrong += [
+            f"{path.relative_to(ROOT)} imports {other}"
+            for other in imported_rooms(path)
+            if other not in ORDER or ORDER.index(other) > ORDER.index(room)
+        ]
     assert not wrong, "\n".join(wrong)

@@ -51,8 +51,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"--config {path}: does not run ({type(error).__name__}: {error}); give a Python file that defines "
-                        "get_config(), --traceback shows the line") from error  # fmt: skip
+        raise UserError(
+            f"--config {path}: does not run ({type(error).__name__}: {error}); give a Python file that defines "
+            "get_config(), --traceback shows the line"
+        ) from error
     for override in overrides:
         _override(config, override)
     return config

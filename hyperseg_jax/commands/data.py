@@ -34,8 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     toy.add_argument("--val", type=int, default=200, help="pictures to validate on")
     toy.add_argument("--clips", type=int, default=200, help="clips, a tenth of them for validation")
     toy.add_argument("--level", choices=("default", "hard"), default="default")
-    toy.add_argument("--kinds", choices=("known", "held_back"), default="known",
-                     help="held_back: every picture shows the colour or shape kept out of the usual splits")  # fmt: skip
+    toy.add_argument(
+        "--kinds",
+        choices=("known", "held_back"),
+        default="known",
+        help="held_back: every picture shows the colour or shape kept out of the usual splits",
+    )
     samples = kinds.add_parser("samples", help="write a few toy pictures and clips in the layout of every benchmark")
     samples.add_argument("--out", required=True, type=pathlib.Path, help="a new folder, to be used as --root")
     check = kinds.add_parser("check", help="read all files of a benchmark and list what is wrong with them")
@@ -48,10 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--root", required=True, help="the folder that its files lie below")
     build.add_argument("--out", required=True, help="a folder, or a URL such as gs://bucket/coco; the same command goes on")
     build.add_argument("--split", action="append", help="one of its splits; may be given several times; default: all")
-    build.add_argument("--long-edge", type=int, help="larger pictures are stored with this long edge, as JPEG of quality 95; "
-                       "default: every picture as it is")  # fmt: skip
-    build.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
-                       help="of the reader, such as sentences=joined or prompts_per_example=4")  # fmt: skip
+    build.add_argument(
+        "--long-edge",
+        type=int,
+        help="larger pictures are stored with this long edge, as JPEG of quality 95; default: every picture as it is",
+    )
+    build.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the reader, such as sentences=joined or prompts_per_example=4",
+    )
     build.add_argument("--shard-size", type=int, help="records of a shard; default: 512 pictures, 32 clips")
     build.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; each holds the annotations")
     build.add_argument("--skip-bad", action="store_true", help="leave out bad records, listed in index.json; default: stop")
@@ -69,9 +81,17 @@ def _toy(parsed: argparse.Namespace) -> None:
         if getattr(parsed, name) < 0:
             raise UserError(f"--{name} {getattr(parsed, name)}: give zero or more")
     console = Console(stderr=True)
-    toy.write(parsed.out, seed=parsed.seed, train=parsed.train, val=parsed.val, clips=parsed.clips, level=parsed.level,
-              kinds=parsed.kinds, workers=min(4, os.cpu_count() or 1),
-              say=lambda line: console.print(line, highlight=False))  # fmt: skip
+    toy.write(
+        parsed.out,
+        seed=parsed.seed,
+        train=parsed.train,
+        val=parsed.val,
+        clips=parsed.clips,
+        level=parsed.level,
+        kinds=parsed.kinds,
+        workers=min(4, os.cpu_count() or 1),
+        say=lambda line: console.print(line, highlight=False),
+    )
 
 
 def _samples(parsed: argparse.Namespace) -> None:

@@ -20,17 +20,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="a workdir, a model folder, or a shipped model (tiny); scored on its config's tasks")
     parser.add_argument("--tasks", help="comma-separated tasks of the model's config; all of them by default")
     parser.add_argument("--limit", type=int, help="examples a task; all of them by default")
-    parser.add_argument("--split", default="val", choices=("val", "compositional"),
-                        help="of the toy world; compositional: pairs of colour and shape never seen in training")  # fmt: skip
+    parser.add_argument(
+        "--split",
+        default="val",
+        choices=("val", "compositional"),
+        help="of the toy world; compositional: pairs of colour and shape never seen in training",
+    )
     parser.add_argument("--data-root", default="", help="the folder of all data, if not the one that the config names or draws")
-    parser.add_argument("--out", type=pathlib.Path, help="folder for scores.json and sheets of pictures; an evaluation on "
-                        "benchmarks that was killed goes on from there")  # fmt: skip
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        help="folder for scores.json and sheets of pictures; an evaluation on benchmarks that was killed goes on from there",
+    )
     many = parser.add_argument_group("benchmarks", "instead of --model and --tasks")
     many.add_argument("--benchmarks", help="comma-separated, such as refcoco,reasonseg,coco_panoptic (docs/metrics.md)")
     many.add_argument("--config", help="a config file or the name of a shipped one: the model's sizes, the tokenizer, the mesh")
     many.add_argument("--checkpoint", help="a workdir, a model folder, or a shipped model, that fits the config")
-    many.add_argument("--rules", default="official", choices=("official", "released"),
-                      help="released: count as a published tool does where it departs from its benchmark")  # fmt: skip
+    many.add_argument(
+        "--rules",
+        default="official",
+        choices=("official", "released"),
+        help="released: count as a published tool does where it departs from its benchmark",
+    )
     many.add_argument("--batch-size", type=int, default=12, help="examples that the model takes at once (12)")
     add_host_arguments(parser)
 
@@ -68,8 +79,9 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     model = load(parsed.model)
     with model.config.unlocked():
         model.config.data.root = parsed.data_root or model.config.data.root
-    tasks = sources.build(model.config, systems.get(model.config.system), console=console, for_training=False,
-                          split=parsed.split)  # fmt: skip
+    tasks = sources.build(
+        model.config, systems.get(model.config.system), console=console, for_training=False, split=parsed.split
+    )
     if parsed.tasks:
         wanted = [name.strip() for name in parsed.tasks.split(",")]
         unknown = [name for name in wanted if name not in tasks]
@@ -78,13 +90,20 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
         tasks = {name: tasks[name] for name in wanted}
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(name, total=None) for name in tasks}
-        found = evaluate(model.predict, model.params, tasks, limit=parsed.limit, say=say,
-                         progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of))  # fmt: skip
+        found = evaluate(
+            model.predict,
+            model.params,
+            tasks,
+            limit=parsed.limit,
+            say=say,
+            progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of),
+        )
     for name, task in tasks.items():
         if task.exam is not None:
             console.print(f"controls of {name}: expressions shuffled, and answers that ignore the text", highlight=False)
-            taken = referring_exam(model.predict, model.params, task, limit=parsed.limit,
-                                   found=Evaluation({"exam": found.scores[name]}, []))  # fmt: skip
+            taken = referring_exam(
+                model.predict, model.params, task, limit=parsed.limit, found=Evaluation({"exam": found.scores[name]}, [])
+            )
             found.scores[name] |= taken.controls()
     table = Table("task", "metric", "value")
     for name, values in found.scores.items():

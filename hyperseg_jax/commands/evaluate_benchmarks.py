@@ -35,8 +35,9 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     """Scores a checkpoint on every benchmark that was named, and prints one table; with --out, writes all there is to tell."""
     config = configs.load(parsed.config, parsed.overrides)
     chosen = benchmarks.find(parsed.benchmarks)
-    hosts.join(hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id,
-               processes=parsed.processes)  # fmt: skip
+    hosts.join(
+        hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
+    )
     console = Console(stderr=True, quiet=not hosts.leads())
     with hosts.ending():
         system = systems.get(config.system)
@@ -57,8 +58,17 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
             for name, task in tasks.items():
                 kept = states / f"{name}.json" if states else None
                 progress = functools.partial(_advance, bars, lines[name])
-                found = benchmark_run.run(runner, chosen[name], task, rules=parsed.rules, limit=parsed.limit, asked=asked,
-                                          batch_size=parsed.batch_size, kept=kept, progress=progress)  # fmt: skip
+                found = benchmark_run.run(
+                    runner,
+                    chosen[name],
+                    task,
+                    rules=parsed.rules,
+                    limit=parsed.limit,
+                    asked=asked,
+                    batch_size=parsed.batch_size,
+                    kept=kept,
+                    progress=progress,
+                )
                 examples: Any = task.val
                 scores[name] = found.scorer.compute()
                 if found.resumed:
@@ -74,8 +84,13 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     if hosts.leads():
         Console().print(table(scores, parsed.rules))
         if parsed.out:
-            told = {"rules": parsed.rules, "limit": parsed.limit, "checkpoint": str(parsed.checkpoint), "scores": scores,
-                    "published": [vars(row) for row in PUBLISHED if row.benchmark in scores]}  # fmt: skip
+            told = {
+                "rules": parsed.rules,
+                "limit": parsed.limit,
+                "checkpoint": str(parsed.checkpoint),
+                "scores": scores,
+                "published": [vars(row) for row in PUBLISHED if row.benchmark in scores],
+            }
             write_text(parsed.out / "scores.json", json.dumps(told, indent=2) + "\n")
             console.print(f"wrote {parsed.out}/", highlight=False)
     hosts.leave()
@@ -91,8 +106,11 @@ def load_runner(
     params = model_folder.load_params(folder, placement.abstract_arrays(plain, placement.shardings(boxed, mesh)))
     write = None
     if system.generate is not None:
-        write = jax.jit(system.generate(module, config), out_shardings=mesh.batch,
-                        static_argnames=("max_new_tokens", "eos_id", "vocab_size"))  # fmt: skip
+        write = jax.jit(
+            system.generate(module, config),
+            out_shardings=mesh.batch,
+            static_argnames=("max_new_tokens", "eos_id", "vocab_size"),
+        )
     predict = jax.jit(system.predict(module, config), out_shardings=mesh.batch)
     return benchmark_run.Runner(predict, write, params, Feed(mesh.batch))
 

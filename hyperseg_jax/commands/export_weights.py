@@ -13,8 +13,12 @@ from hyperseg_jax.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("workdir", nargs="?", metavar="WORKDIR", help="a workdir, a model folder, or a shipped model")
-    parser.add_argument("--format", choices=("hf", "peft", "state-dict"), default="hf",
-                        help="hf: safetensors in the authors' names; peft: the adapter; state-dict: one file")  # fmt: skip
+    parser.add_argument(
+        "--format",
+        choices=("hf", "peft", "state-dict"),
+        default="hf",
+        help="hf: safetensors in the authors' names; peft: the adapter; state-dict: one file",
+    )
     parser.add_argument("--part", help="only the part that a transformers class can hold: phi, siglip or swin")
     parser.add_argument("--out", type=pathlib.Path, help="the folder to write; default: WORKDIR/export-FORMAT")
     parser.add_argument("--dtype", choices=("source", "float32", "float16", "bfloat16"), default="source")
@@ -30,8 +34,11 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.print_table:
         if not (parsed.config or parsed.workdir):
             raise UserError("--print-table: give --config, or a WORKDIR")
-        config = (configs.load(parsed.config, parsed.overrides) if parsed.config
-                  else model_folder.read_config(model_folder.find(parsed.workdir)))  # fmt: skip
+        config = (
+            configs.load(parsed.config, parsed.overrides)
+            if parsed.config
+            else model_folder.read_config(model_folder.find(parsed.workdir))
+        )
         for line in exporting.conversion_lines(config):
             print(line)
         return
@@ -42,8 +49,9 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.out is None and not pathlib.Path(parsed.workdir).is_dir():
         raise UserError(f"{parsed.workdir} is no folder of yours; say where to write with --out")
     out = parsed.out or pathlib.Path(parsed.workdir) / f"export-{parsed.part or parsed.format}"
-    report = exporting.export_weights(parsed.workdir, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype,
-                                      strict_authors=parsed.strict_authors)  # fmt: skip
+    report = exporting.export_weights(
+        parsed.workdir, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype, strict_authors=parsed.strict_authors
+    )
     for name, why in report.extras.items():
         console.print(f"extra name: {name} ({why})", highlight=False, markup=False, soft_wrap=True)
     merged = ", LoRA merged" if report.merged else ""

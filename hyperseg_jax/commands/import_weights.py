@@ -13,13 +13,22 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a checkpoint, or several that together fill the model: a "
-                        "file or folder, a gs:// path, or a Hugging Face name (owner/name)")  # fmt: skip
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="a checkpoint, or several that together fill the model: a "
+        "file or folder, a gs:// path, or a Hugging Face name (owner/name)",
+    )
     parser.add_argument("--config", required=True, help="the model to fill: a config file, or the name of a shipped one")
     parser.add_argument("--system", help="the system that you expect the config to be of")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the model folder to write")
-    parser.add_argument("--dtype", choices=("source", "float32", "float16", "bfloat16"), default="source",
-                        help="type of the written tensors; source keeps that of each")  # fmt: skip
+    parser.add_argument(
+        "--dtype",
+        choices=("source", "float32", "float16", "bfloat16"),
+        default="source",
+        help="type of the written tensors; source keeps that of each",
+    )
     parser.add_argument("--tokenizer", type=pathlib.Path, help="a tokenizer.json or its folder, where no SOURCE holds one")
     parser.epilog = "--config.x.y=value changes one field of the config. docs/weights.md has the command for each checkpoint."
 
@@ -36,5 +45,6 @@ def run(parsed: argparse.Namespace) -> None:
     report = import_weights(paths, config, parsed.out, dtype=parsed.dtype, tokenizer=tokenizer)
     console = Console()
     console.print(report.table())
-    console.print(f"{parsed.out}: for hyperseg predict --model, and for --config.init_from", highlight=False, markup=False,
-                  soft_wrap=True)  # fmt: skip
+    console.print(
+        f"{parsed.out}: for hyperseg predict --model, and for --config.init_from", highlight=False, markup=False, soft_wrap=True
+    )

@@ -33,8 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     traceback = "--traceback" in arguments
     arguments = [a for a in arguments if a != "--traceback"]
     parser = argparse.ArgumentParser(
-        prog="hyperseg", description="Universal image and video segmentation with vision-language models, in JAX.",
-        epilog="--traceback with any verb shows where an error came from.")  # fmt: skip
+        prog="hyperseg",
+        description="Universal image and video segmentation with vision-language models, in JAX.",
+        epilog="--traceback with any verb shows where an error came from.",
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     chosen = arguments[0] if arguments and arguments[0] in VERBS else None
     for verb, help_text in VERBS.items():

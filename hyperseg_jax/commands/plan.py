@@ -15,8 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (hyperseg_3b)")
     parser.add_argument("--topology", required=True, help="the TPU slice: generation and chips along each side (v5e:4x4)")
     parser.add_argument("--task", action="append", help="a task of the config; give it again for more (default: all)")
-    parser.epilog = ("--config.x.y=value changes one field of the config. Needs no TPU, but its compiler: "
-                     "pip install 'hyperseg-jax[tpu]'. A task of hyperseg_3b takes minutes and several GB.")  # fmt: skip
+    parser.epilog = (
+        "--config.x.y=value changes one field of the config. Needs no TPU, but its compiler: "
+        "pip install 'hyperseg-jax[tpu]'. A task of hyperseg_3b takes minutes and several GB."
+    )
 
 
 def run(parsed: argparse.Namespace) -> None:

@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", help="a workdir, a model folder, or a shipped model (tiny)")
     parser.add_argument("--classes", help="comma-separated things to find, every instance apart: 'red ring,blue star'")
     parser.add_argument("--stuff", help="comma-separated backgrounds for --classes: 'grass,sand'")
-    parser.add_argument("--point", action="append", default=[], metavar="X,Y",
-                        help="the object at a point, in pixels; repeatable")  # fmt: skip
+    parser.add_argument(
+        "--point", action="append", default=[], metavar="X,Y", help="the object at a point, in pixels; repeatable"
+    )
     parser.add_argument("--box", action="append", default=[], metavar="X0,Y0,X1,Y1", help="the object in a box; repeatable")
     parser.add_argument("--always", action="store_true", help="answer even where the text seems to name nothing")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation"), help="folder for the results")
@@ -135,8 +136,9 @@ def _draw_regions(points: list[str], boxes: list[str], size: tuple[int, int]) ->
             draw = ImageDraw.Draw(canvas)
             inside = 0 <= x < size[1] and 0 <= y < size[0]
             if not inside or corners[2] <= corners[0] or corners[3] <= corners[1]:
-                raise UserError(f"{flag} {text}: not inside the picture of {size[1]} x {size[0]} pixels "
-                                "(x, y from the top left)")  # fmt: skip
+                raise UserError(
+                    f"{flag} {text}: not inside the picture of {size[1]} x {size[0]} pixels (x, y from the top left)"
+                )
             (draw.rectangle if count == 4 else draw.ellipse)(corners, fill=1)
             drawn.append(np.asarray(canvas) > 0)
             labels.append(f"{flag.strip('-')} {text}")

@@ -29,9 +29,11 @@ def run(parsed: argparse.Namespace) -> None:
     began, console = time.monotonic(), Console(stderr=True)
     say = lambda text: console.print(f"[{_clock(began)}] {text}", highlight=False, markup=False)
     page = Page("hyperseg_jax: a first look")
-    page.text("A small but complete HyperSeg, trained on drawings of shapes, segments pictures it has never seen by text, and "
-              "is then taught a colour and a shape that were held back. Everything here was computed on this machine, just "
-              "now.")  # fmt: skip
+    page.text(
+        "A small but complete HyperSeg, trained on drawings of shapes, segments pictures it has never seen by text, and "
+        "is then taught a colour and a shape that were held back. Everything here was computed on this machine, just "
+        "now."
+    )
     root = draw_worlds(parsed.out / "data", parsed.pictures, say)
     config = configs.load("tiny_lora", [f"data.root={root}", *([f"train.steps={parsed.steps}"] if parsed.steps else [])])
     tasks = open_tasks(config, console)
@@ -46,8 +48,10 @@ def run(parsed: argparse.Namespace) -> None:
     show_clip(page, tiny, root / "known", say)
     fine_tuned = fine_tune(page, config, tiny, known, new, parsed.out / "fine_tuned", console, say)
     page.heading("What to do next")
-    page.code(f'hyperseg predict --model {fine_tuned} picture.jpg "the pink heart"\n'
-              "hyperseg train --config configs/tiny.py --workdir my_run\nhyperseg train --help")  # fmt: skip
+    page.code(
+        f'hyperseg predict --model {fine_tuned} picture.jpg "the pink heart"\n'
+        "hyperseg train --config configs/tiny.py --workdir my_run\nhyperseg train --help"
+    )
     page.text(f"The whole quickstart took {_clock(began)} (minutes:seconds).")
     page.save(parsed.out / "index.html")
     say(f"done; open {parsed.out / 'index.html'}")
@@ -59,8 +63,17 @@ def draw_worlds(folder: pathlib.Path, pictures: int, say: Callable[[str], None])
 
     say("drawing pictures that the model has never seen")
     for name, kinds, clips in (("known", "known", 5), ("new", "held_back", 0)):
-        toy.write(folder / name, seed=7, train=360, val=pictures, compositional=0, clips=clips, kinds=kinds,
-                  workers=min(2, os.cpu_count() or 1), say=lambda _: None)  # fmt: skip
+        toy.write(
+            folder / name,
+            seed=7,
+            train=360,
+            val=pictures,
+            compositional=0,
+            clips=clips,
+            kinds=kinds,
+            workers=min(2, os.cpu_count() or 1),
+            say=lambda _: None,
+        )
     return folder
 
 
@@ -90,13 +103,17 @@ class Examined:
 def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], None]) -> None:
     say("segmenting held-out pictures by text (the first call compiles, which takes a while)")
     exam = known.exam(model)
-    say(f"referring cIoU: {exam.ciou:.2f}   (expressions shuffled: {exam.shuffled_ciou:.2f}, "
-        f"best answer that ignores the text: {exam.blind_ciou:.2f})")  # fmt: skip
+    say(
+        f"referring cIoU: {exam.ciou:.2f}   (expressions shuffled: {exam.shuffled_ciou:.2f}, "
+        f"best answer that ignores the text: {exam.blind_ciou:.2f})"
+    )
     page.heading("1. Pictures it has never seen, segmented by text")
     page.figure(f"referring cIoU: {exam.ciou:.2f}")
-    page.text("cIoU is the area found rightly, divided by all area found or asked for, over every expression of the exam. The "
-              "last line is the best of several answers that never see the text; with texts swapped between pictures a model "
-              "that reads them must fail.")  # fmt: skip
+    page.text(
+        "cIoU is the area found rightly, divided by all area found or asked for, over every expression of the exam. The "
+        "last line is the best of several answers that never see the text; with texts swapped between pictures a model "
+        "that reads them must fail."
+    )
     page.table(("answer by", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in exam.lines()])
     page.picture(sheet(exam.evaluation.tiles, 3), "Left what the text names, right what the model found.")
 
@@ -110,8 +127,13 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
     names = [name for name, thing in zip(asked.classes, asked.things, strict=True) if thing]
     stuff = [name for name, thing in zip(asked.classes, asked.things, strict=True) if not thing]
     found = model.segment_classes(frame, names, stuff=stuff)
-    tiles = [caption(overlay(frame, [found.ids == row["id"] for row in found.rows], tint=True),
-                     "classes: " + ", ".join(row["label"] for row in found.rows), height=44)]  # fmt: skip
+    tiles = [
+        caption(
+            overlay(frame, [found.ids == row["id"] for row in found.rows], tint=True),
+            "classes: " + ", ".join(row["label"] for row in found.rows),
+            height=44,
+        )
+    ]
     region = toy.open_reader(world, "region", "val", max_regions=1)
     for index in range(3):
         example = region[index]
@@ -119,8 +141,13 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
         mark = example.frames[0].copy()
         mark[prompt.regions[0]] = (255, 0, 255)
         (segment,) = model.segment_regions(example.frames[0], prompt.regions)
-        tiles.append(caption(np.concatenate([mark, draw_segments(example.frames[0], [segment])], 1)[:, :384],
-                             f"{prompt.kinds[0]}, and what it marks", height=44))  # fmt: skip
+        tiles.append(
+            caption(
+                np.concatenate([mark, draw_segments(example.frames[0], [segment])], 1)[:, :384],
+                f"{prompt.kinds[0]}, and what it marks",
+                height=44,
+            )
+        )
     page.heading("2. The same model, asked in other ways")
     page.text("By a list of classes (every instance apart, without overlap), and by a mark drawn on the object.")
     page.picture(sheet(tiles, 2), "A class list, then drawn marks (magenta) and the object behind each.")
@@ -132,17 +159,25 @@ def show_clip(page: Page, model: Any, world: pathlib.Path, say: Callable[[str], 
     say("segmenting a clip, frame by frame")
     example = toy.open_reader(world, "video", "val")[0]
     text = example.prompts[0].text
-    tiles = [caption(draw_segments(frame, segments), f"frame {t + 1}")
-             for t, (frame, segments) in enumerate(model.segment_clip(example.frames, text))]  # fmt: skip
+    tiles = [
+        caption(draw_segments(frame, segments), f"frame {t + 1}")
+        for t, (frame, segments) in enumerate(model.segment_clip(example.frames, text))
+    ]
     page.heading("3. A clip")
     page.text(f"“{text}”: what the model saw of one frame feeds the next.")
     page.picture(sheet(tiles, 4), text)
 
 
 def fine_tune(
-    page: Page, config: Any, tiny: Any, known: Examined, new: Examined, workdir: pathlib.Path, console: Console,
+    page: Page,
+    config: Any,
+    tiny: Any,
+    known: Examined,
+    new: Examined,
+    workdir: pathlib.Path,
+    console: Console,
     say: Callable[[str], None],
-) -> pathlib.Path:  # fmt: skip
+) -> pathlib.Path:
     """Trains, stops halfway, goes on, and shows before and after. Returns the workdir."""
     from hyperseg_jax.predictors.model import Model
     from hyperseg_jax.training.loop import train
@@ -164,11 +199,15 @@ def fine_tune(
         table.add_row(what, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
     console.print(table)
     page.heading("4. Teaching it something new")
-    page.text(f"Pink things and hearts never stood in its training pictures. {steps} steps on {len(new.task.train)} pictures "
-              f"({minutes:.1f} minutes) with low-rank adapters in the language model and the decoders trained; both encoders "
-              "stay frozen. The run was stopped halfway and resumed from its checkpoint.")  # fmt: skip
-    page.table(("referring cIoU", "before", "after", "change"),
-               [(what, f"{b:.2f}", f"{a:.2f}", f"{a - b:+.2f}") for what, b, a in rows])  # fmt: skip
+    page.text(
+        f"Pink things and hearts never stood in its training pictures. {steps} steps on {len(new.task.train)} pictures "
+        f"({minutes:.1f} minutes) with low-rank adapters in the language model and the decoders trained; both encoders "
+        "stay frozen. The run was stopped halfway and resumed from its checkpoint."
+    )
+    page.table(
+        ("referring cIoU", "before", "after", "change"),
+        [(what, f"{b:.2f}", f"{a:.2f}", f"{a - b:+.2f}") for what, b, a in rows],
+    )
     page.picture(before_and_after(tiny, tuned, new), "Asked for, found before, found after.")
     page.picture(workdir / "loss.png", "Training loss of the fine-tuning.")
     return workdir
@@ -200,5 +239,3 @@ def _beside(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
 def _clock(began: float) -> str:
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     return f"{minutes}:{seconds:02d}"
-
-

@@ -41,12 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("max", "min"), help="which scores are better; default: min for train/, else max")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="who runs the trials")
     parser.add_argument("--per-trial", type=int, metavar="N", help="chips or GPUs of a trial (default 1), or cores (2)")
-    parser.add_argument("--asha", nargs="?", type=int, const=0, metavar="STEPS",
-                        help="ray: stop poor trials early, none before so many steps (default: train.eval_every)")
+    parser.add_argument(
+        "--asha",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="STEPS",
+        help="ray: stop poor trials early, none before so many steps (default: train.eval_every)",
+    )
     parser.add_argument("--asha-factor", type=float, default=3.0, help="one in so many goes on at each rung")
     parser.add_argument("--workdirs", default="", help="where the workdirs lie, such as gs://bucket/x; default: OUT/trials")
-    parser.add_argument("--launch", default="", metavar="OPTIONS", help="gke, slurm: what else the launch script is told: "
-                        "--launch='--type v5e-16 --image IMAGE'")  # fmt: skip
+    parser.add_argument(
+        "--launch",
+        default="",
+        metavar="OPTIONS",
+        help="gke, slurm: what else the launch script is told: --launch='--type v5e-16 --image IMAGE'",
+    )
     parser.add_argument("--resubmit", action="store_true", help="gke, slurm: submit what has not ended again; its job is dead")
     parser.add_argument("--dry-run", action="store_true", help="print each trial's command and stop")
     parser.epilog = "--config.x.y=value changes one field in every trial. docs/sweeps.md has examples."
@@ -69,8 +79,10 @@ def run(parsed: argparse.Namespace) -> None:
     say(f"wrote {parsed.out / 'results.json'} and {parsed.out / 'results.png'}")
     failed = [row.trial for row in rows if row.status == "failed"]
     if failed:
-        raise UserError(f"{len(failed)} of {len(trials)} trials failed ({failed[0].last_words()}; see {failed[0].log}); "
-                        "the same command tries them again")  # fmt: skip
+        raise UserError(
+            f"{len(failed)} of {len(trials)} trials failed ({failed[0].last_words()}; see {failed[0].log}); "
+            "the same command tries them again"
+        )
 
 
 def _metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metric:
@@ -78,8 +90,10 @@ def _metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metr
     default = "referring/ciou" if "referring" in base.data.tasks else "train/loss"
     metric = Metric.parse(parsed.metric or default, parsed.mode)
     if metric.task not in ("train", *base.data.tasks):
-        raise UserError(f"--metric {metric}: {parsed.config} has no task {metric.task}; it has {', '.join(base.data.tasks)}; "
-                        "train/NAME is of training lines")  # fmt: skip
+        raise UserError(
+            f"--metric {metric}: {parsed.config} has no task {metric.task}; it has {', '.join(base.data.tasks)}; "
+            "train/NAME is of training lines"
+        )
     return metric
 
 
@@ -95,15 +109,19 @@ def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collection
     for values in grids.from_options(parsed.sets):
         varied = [f"{field}={value}" for field, value in values.items()]
         made.append(configs.load(parsed.config, [*parsed.overrides, *varied]))
-        trials.append(Trial(values, named, tuple(parsed.overrides), made[-1].train.steps, parsed.out.absolute() / "trials",
-                            workdirs))  # fmt: skip
+        trials.append(
+            Trial(values, named, tuple(parsed.overrides), made[-1].train.steps, parsed.out.absolute() / "trials", workdirs)
+        )
     return trials, made
 
 
 def _starter(
-    parsed: argparse.Namespace, trials: Sequence[Trial], trial_configs: Sequence[ml_collections.ConfigDict], metric: Metric,
+    parsed: argparse.Namespace,
+    trials: Sequence[Trial],
+    trial_configs: Sequence[ml_collections.ConfigDict],
+    metric: Metric,
     say: Callable[[str], None],
-) -> Callable[[], None]:  # fmt: skip
+) -> Callable[[], None]:
     """What runs the trials on the chosen backend, its options checked. With --dry-run it has printed their commands."""
     backend = parsed.backend
     if parsed.asha is not None and backend != "ray":
@@ -137,9 +155,12 @@ def _run_here(trials: Sequence[Trial], per_trial: int | None, say: Callable[[str
 
 
 def _run_on_ray(
-    parsed: argparse.Namespace, trials: Sequence[Trial], trial_configs: Sequence[ml_collections.ConfigDict], metric: Metric,
+    parsed: argparse.Namespace,
+    trials: Sequence[Trial],
+    trial_configs: Sequence[ml_collections.ConfigDict],
+    metric: Metric,
     say: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     from hyperseg_jax.sweeps.backends import ray_tune  # late: Ray is an extra
 
     asha = None
@@ -163,8 +184,11 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict) -> None:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not readable ({error!r}); give another --out") from error
         here = flatten(config)
-        other = [f"{key.replace('/', '.')}: {there.get(key)} there, {here.get(key)} here"
-                 for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]  # fmt: skip
+        other = [
+            f"{key.replace('/', '.')}: {there.get(key)} there, {here.get(key)} here"
+            for key in sorted(there.keys() | here.keys())
+            if there.get(key) != here.get(key)
+        ]
         if other:
             raise UserError(f"--out {out}: holds a sweep of another config ({'; '.join(other[:4])}); give another --out")
     try:

@@ -11,8 +11,9 @@ from hyperseg_jax.commands import config as configs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (tiny)")
-    parser.add_argument("--workdir", required=True,
-                        help="where the run lives, a folder or a bucket (gs://name/run); resumes if it has begun")  # fmt: skip
+    parser.add_argument(
+        "--workdir", required=True, help="where the run lives, a folder or a bucket (gs://name/run); resumes if it has begun"
+    )
     add_host_arguments(parser)
     parser.epilog = "--config.x.y=value changes one field of the config."
 
@@ -30,8 +31,9 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.training.loop import train
 
     config = configs.load(parsed.config, parsed.overrides)
-    hosts.join(hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id,
-               processes=parsed.processes)  # fmt: skip
+    hosts.join(
+        hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
+    )
     console = Console(stderr=True, quiet=not hosts.leads())
     with hosts.ending():
         model = train(config, parsed.workdir, console=console)

@@ -28,10 +28,13 @@ LISTED = ("panoptic", "region")
 
 _SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _PATTERN = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
-_PLACES = re.compile(r"\b(left|right|top|bottom|upper|lower|middle|cent(er|re)|corner|edge|side|first|second|third|fourth|"
-                     r"fifth|1st|2nd|3rd|4th|5th|last|between|behind|front|back|background|foreground|above|below|under|over|"
-                     r"beside|next|near|nearer|nearest|closer|closest|far|farther|farthest|further|furthest|leftmost|"
-                     r"rightmost|topmost|uppermost|lowest|highest)\b", re.IGNORECASE)  # fmt: skip
+_PLACES = re.compile(
+    r"\b(left|right|top|bottom|upper|lower|middle|cent(er|re)|corner|edge|side|first|second|third|fourth|"
+    r"fifth|1st|2nd|3rd|4th|5th|last|between|behind|front|back|background|foreground|above|below|under|over|"
+    r"beside|next|near|nearer|nearest|closer|closest|far|farther|farthest|further|furthest|leftmost|"
+    r"rightmost|topmost|uppermost|lowest|highest)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +132,16 @@ def cut(example: Example, window: Window) -> Example:
     def of_prompt(prompt: Prompt) -> Prompt:
         if prompt.task in LISTED:
             prompt = _without_unseen(prompt, window)
-        return dataclasses.replace(prompt, masks=see(prompt.masks), regions=see(prompt.regions), ignore=see(prompt.ignore),
-                                   crowds=see(prompt.crowds), foreground=see(prompt.foreground), others=see(prompt.others),
-                                   areas=())  # fmt: skip
+        return dataclasses.replace(
+            prompt,
+            masks=see(prompt.masks),
+            regions=see(prompt.regions),
+            ignore=see(prompt.ignore),
+            crowds=see(prompt.crowds),
+            foreground=see(prompt.foreground),
+            others=see(prompt.others),
+            areas=(),
+        )
 
     frames = np.ascontiguousarray(example.frames[:, window[0], window[1]])
     return _of_prompts(dataclasses.replace(example, frames=frames), of_prompt)
@@ -184,10 +194,18 @@ def mirror(example: Example) -> Example:
 
     def of_prompt(prompt: Prompt) -> Prompt:
         flip = lambda a: None if a is None else a[..., ::-1]
-        return dataclasses.replace(prompt, text=mirror_words(prompt.text), answer=mirror_words(prompt.answer),
-                                   answers=tuple(map(mirror_words, prompt.answers)),
-                                   classes=tuple(map(mirror_words, prompt.classes)), masks=flip(prompt.masks),
-                                   regions=flip(prompt.regions), ignore=flip(prompt.ignore), crowds=flip(prompt.crowds),
-                                   foreground=flip(prompt.foreground), others=flip(prompt.others))  # fmt: skip
+        return dataclasses.replace(
+            prompt,
+            text=mirror_words(prompt.text),
+            answer=mirror_words(prompt.answer),
+            answers=tuple(map(mirror_words, prompt.answers)),
+            classes=tuple(map(mirror_words, prompt.classes)),
+            masks=flip(prompt.masks),
+            regions=flip(prompt.regions),
+            ignore=flip(prompt.ignore),
+            crowds=flip(prompt.crowds),
+            foreground=flip(prompt.foreground),
+            others=flip(prompt.others),
+        )
 
     return _of_prompts(dataclasses.replace(example, frames=np.ascontiguousarray(example.frames[:, :, ::-1])), of_prompt)

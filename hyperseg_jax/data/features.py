@@ -41,9 +41,14 @@ class Sizes:
 
 
 def to_arrays(
-    example: Example, sizes: Sizes, tokenizer: Tokenizer, *, train: bool, rng: np.random.Generator | None = None,
+    example: Example,
+    sizes: Sizes,
+    tokenizer: Tokenizer,
+    *,
+    train: bool,
+    rng: np.random.Generator | None = None,
     fill: float = 1.0,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The arrays of one element.
 
     images uint8 [T, S, S, 3]; clip_images uint8 [T, s, s, 3]; filled int32 [2] (height, width of the unpadded part);
@@ -114,8 +119,10 @@ def largest(many: Iterable[Sizes]) -> Sizes:
 def _layout(prompts: tuple[Prompt, ...], name: str, sizes: Sizes, tokenizer: Tokenizer, train: bool) -> Layout:
     counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
     try:
-        alone = [build_layout(prompt, tokenizer, counts=counts, length=sizes.length, train=train, template=sizes.template)
-                 for prompt in prompts]  # fmt: skip
+        alone = [
+            build_layout(prompt, tokenizer, counts=counts, length=sizes.length, train=train, template=sizes.template)
+            for prompt in prompts
+        ]
         return pack(alone, sizes.length)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
@@ -125,8 +132,11 @@ def _prompt_arrays(prompt: Prompt, name: str, sizes: Sizes, geometry: Geometry, 
     wanted, given = (() if part is None else part for part in (prompt.masks, prompt.regions))
     found, regions = len(wanted), len(given)
     classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
-    for what, have, room in (("targets", found, sizes.targets), ("classes", classes, sizes.classes),
-                             ("regions", regions, sizes.regions)):  # fmt: skip
+    for what, have, room in (
+        ("targets", found, sizes.targets),
+        ("classes", classes, sizes.classes),
+        ("regions", regions, sizes.regions),
+    ):
         if have > room:
             raise UserError(f"{name}: {have} {what}, the task has room for {room}; raise {what} in its config")
     size = sizes.image_size
@@ -166,5 +176,6 @@ def shuffle_classes(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     place = np.argsort(order)
     things = tuple(prompt.things[k] for k in order) if prompt.things else ()
     labels, crowds = (tuple(int(place[label]) for label in given) for given in (prompt.labels, prompt.crowd_labels))
-    return dataclasses.replace(prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels,
-                               crowd_labels=crowds)  # fmt: skip
+    return dataclasses.replace(
+        prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels, crowd_labels=crowds
+    )

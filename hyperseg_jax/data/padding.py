@@ -59,15 +59,21 @@ def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
             fault = fault or f"record {k}: {faults.reason(error)}"
             continue
         layout, shown = arrays["layout"], int(np.prod(arrays["filled"])) * int(arrays["frame_valid"].sum())
-        made.append((int((layout["source"] != Source.PADDING).sum()), int(layout["prompt"].max()), int(arrays["valid"].sum()),
-                     shown))  # fmt: skip
+        made.append(
+            (int((layout["source"] != Source.PADDING).sum()), int(layout["prompt"].max()), int(arrays["valid"].sum()), shown)
+        )
     if not made:
         return Padding(fault, sizes.length)
     used, prompts, targets, pixels = np.asarray(made).T
     free = lambda taken, room: float(1 - taken.sum() / max(room, 1))
-    return Padding(fault, sizes.length, tuple(used.tolist()), prompts=free(prompts, len(made) * sizes.prompts),
-                   targets=free(targets, prompts.sum() * sizes.targets),
-                   pixels=free(pixels, len(made) * sizes.frames * sizes.image_size**2))  # fmt: skip
+    return Padding(
+        fault,
+        sizes.length,
+        tuple(used.tolist()),
+        prompts=free(prompts, len(made) * sizes.prompts),
+        targets=free(targets, prompts.sum() * sizes.targets),
+        pixels=free(pixels, len(made) * sizes.frames * sizes.image_size**2),
+    )
 
 
 def table(

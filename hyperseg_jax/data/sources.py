@@ -91,8 +91,9 @@ class Task:
 
     def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, Any]:
         """A training example as arrays, with the random changes that keep its meaning."""
-        own = dataclasses.replace(example, frames=example.frames[: self.sizes.frames],
-                                  prompts=example.prompts[: self.sizes.prompts])  # fmt: skip
+        own = dataclasses.replace(
+            example, frames=example.frames[: self.sizes.frames], prompts=example.prompts[: self.sizes.prompts]
+        )
         changed, fill = self.augment(own, rng)
         return to_arrays(changed, self.train_sizes, self.tokenizer, train=True, rng=rng, fill=fill)
 

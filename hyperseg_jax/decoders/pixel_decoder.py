@@ -31,8 +31,14 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
-        x = Conv(self.features, self.kernel_size, padding=self.kernel_size // 2, precision=self.precision, kernel_init=init,
-                 name="conv")(x)  # fmt: skip
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            padding=self.kernel_size // 2,
+            precision=self.precision,
+            kernel_init=init,
+            name="conv",
+        )(x)
         return GroupNorm(self.groups, precision=self.precision, name="norm")(x)
 
 
@@ -103,8 +109,13 @@ class DeformablePixelDecoder(nn.Module):
         lateral = nn.relu(ConvNorm(self.conv_dim, 1, groups, p, name="lateral")(finest))
         merged = lateral + resize_bilinear(maps[-1], (lateral.shape[1], lateral.shape[2]))
         merged = nn.relu(ConvNorm(self.conv_dim, 3, groups, p, name="output")(merged))
-        features = Conv(self.mask_dim, 1, precision=p, name="mask_features",
-                        kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"))(merged)  # fmt: skip
+        features = Conv(
+            self.mask_dim,
+            1,
+            precision=p,
+            name="mask_features",
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
+        )(merged)
         return axes.constrain(features, "batch", "height", "width", "act_embed"), tuple(maps)
 
 

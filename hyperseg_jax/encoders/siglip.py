@@ -145,5 +145,9 @@ def table(siglip: Siglip) -> Table:
 
 def _head_table() -> Table:
     probe = Table([Row("probe", "probe", Identity())])
-    return (probe + fused_attention_table("attention", "attention") + norm_table("norm", "layernorm")
-            + feed_forward_table("mlp", "mlp.fc1", "mlp.fc2"))  # fmt: skip
+    return (
+        probe
+        + fused_attention_table("attention", "attention")
+        + norm_table("norm", "layernorm")
+        + feed_forward_table("mlp", "mlp.fc1", "mlp.fc2")
+    )

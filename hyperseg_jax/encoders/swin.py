@@ -86,8 +86,9 @@ class SwinPair(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, drops: jax.Array) -> tuple[jax.Array, None]:
         for i, name in enumerate(("plain", "shifted")):
-            x = SwinBlock(self.num_heads, self.window, self.mlp_ratio, name == "shifted", self.precision,
-                          self.deterministic, name=name)(x, drops[i])  # fmt: skip
+            x = SwinBlock(
+                self.num_heads, self.window, self.mlp_ratio, name == "shifted", self.precision, self.deterministic, name=name
+            )(x, drops[i])
         return x, None
 
 

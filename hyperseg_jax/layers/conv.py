@@ -33,8 +33,13 @@ class Conv(nn.Module):
             y = self.precision.product(x, kernel[0, 0])
         else:
             y = jax.lax.conv_general_dilated(
-                x, kernel, (self.stride,) * 2, [(self.padding,) * 2] * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=self.precision.matmul)  # fmt: skip
+                x,
+                kernel,
+                (self.stride,) * 2,
+                [(self.padding,) * 2] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=self.precision.matmul,
+            )
         if self.use_bias:
             bias = self.param("bias", axes.named(nn.initializers.zeros, "norm"), (self.features,), self.precision.params)
             y = y + self.precision.cast(bias)

@@ -36,10 +36,17 @@ class DeformableAttention(nn.Module):
         heads, levels, points = self.num_heads, len(self.shapes), self.num_points
         exact = dataclasses.replace(self.precision, compute="float32")
         zeros = nn.initializers.zeros
-        offsets = Linear(heads * levels * points * 2, ("embed", "points"), precision=exact, kernel_init=zeros,
-                         bias_init=self._rays, name="sampling_offsets")(query)  # fmt: skip
-        weights = Linear(heads * levels * points, ("embed", "points"), precision=exact, kernel_init=zeros,
-                         name="attention_weights")(query)  # fmt: skip
+        offsets = Linear(
+            heads * levels * points * 2,
+            ("embed", "points"),
+            precision=exact,
+            kernel_init=zeros,
+            bias_init=self._rays,
+            name="sampling_offsets",
+        )(query)
+        weights = Linear(
+            heads * levels * points, ("embed", "points"), precision=exact, kernel_init=zeros, name="attention_weights"
+        )(query)
         value = Linear(width, ("embed", "heads"), precision=self.precision, name="value")(value)
 
         weights = jax.nn.softmax(weights.reshape(batch, queries, heads, levels * points), axis=-1)
@@ -73,6 +80,10 @@ def cell_centres(shapes: Shapes) -> np.ndarray:
 
 def deformable_attention_table(path: str, name: str) -> Table:
     """Weight table against MSDeformAttn."""
-    parts = {"sampling_offsets": "sampling_offsets", "attention_weights": "attention_weights", "value": "value_proj",
-             "out": "output_proj"}  # fmt: skip
+    parts = {
+        "sampling_offsets": "sampling_offsets",
+        "attention_weights": "attention_weights",
+        "value": "value_proj",
+        "out": "output_proj",
+    }
     return Table.join(linear_table(f"{path}/{ours}", f"{name}.{theirs}") for ours, theirs in parts.items())

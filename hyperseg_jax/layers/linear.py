@@ -52,8 +52,9 @@ class Linear(nn.Module):
         if self.lora is not None:
             a_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PEFT's kaiming_uniform(a=sqrt(5))
             a = self.param("lora_a", axes.named(a_init, self.names[0], "lora"), (width, self.lora.rank), dtype)
-            b = self.param("lora_b", axes.named(nn.initializers.zeros, "lora", self.names[1]),
-                           (self.lora.rank, self.features), dtype)  # fmt: skip
+            b = self.param(
+                "lora_b", axes.named(nn.initializers.zeros, "lora", self.names[1]), (self.lora.rank, self.features), dtype
+            )
             dropped = nn.Dropout(self.lora.dropout)(x, deterministic=deterministic)
             y = y + self.lora.scale * self.precision.product(self.precision.product(dropped, a), b)
         return y

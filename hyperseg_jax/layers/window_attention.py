@@ -82,7 +82,9 @@ def window_attention_table(path: str, name: str, window: int) -> Table:
 
 def relative_bias_table(path: str, name: str, window: int) -> Table:
     """Weight table of the relative bias alone, with the buffer of its index."""
-    return Table([
-        Row(f"{path}/relative_bias", f"{name}.relative_position_bias_table", Identity()),
-        Row((), f"{name}.relative_position_index", Constant((relative_position_index, window))),
-    ])  # fmt: skip
+    return Table(
+        [
+            Row(f"{path}/relative_bias", f"{name}.relative_position_bias_table", Identity()),
+            Row((), f"{name}.relative_position_index", Constant((relative_position_index, window))),
+        ]
+    )

@@ -209,9 +209,16 @@ class Phi(nn.Module):
         same, each = nn.broadcast, 0
         layers = stack(PhiLayer, self.num_layers, self.remat, (same, same, each, each, same)[: 2 + len(past)])
         last, collected = layers(
-            num_heads=self.num_heads, mlp_size=self.mlp_size, epsilon=self.epsilon, lora=self.lora,
-            lora_targets=self.lora_targets, precision=self.precision, deterministic=deterministic, collect=collect,
-            name="layers")(x, angles, mask, *past)  # fmt: skip
+            num_heads=self.num_heads,
+            mlp_size=self.mlp_size,
+            epsilon=self.epsilon,
+            lora=self.lora,
+            lora_targets=self.lora_targets,
+            precision=self.precision,
+            deterministic=deterministic,
+            collect=collect,
+            name="layers",
+        )(x, angles, mask, *past)
         return LayerNorm(self.epsilon, self.precision, name="norm")(last), collected
 
 
@@ -252,7 +259,10 @@ def lora_table(phi: Phi) -> Table:
     targets = phi.lora_targets if phi.lora is not None else ()
     layer = Table(
         Row(f"{part}/{ours}/lora_{side.lower()}", f"layers.{{i}}.{name}.lora_{side}.weight", Transpose())
-        for ours, (part, name) in LINEARS.items() if ours in targets for side in ("A", "B"))  # fmt: skip
+        for ours, (part, name) in LINEARS.items()
+        if ours in targets
+        for side in ("A", "B")
+    )
     return layer.stacked(phi.num_layers).under("layers/")
 
 

@@ -116,8 +116,9 @@ def pool(
 
     def means(kind: Source, number: Array, count: int) -> jax.Array:
         member = (layout.source == kind)[:, None, :] & (number[:, None, :] == jnp.arange(count)[:, None])  # [B, count, L]
-        total = jnp.einsum("bsl,bld->bsd", member.astype(hidden.dtype), hidden, precision="highest",
-                           preferred_element_type=jnp.float32)  # fmt: skip
+        total = jnp.einsum(
+            "bsl,bld->bsd", member.astype(hidden.dtype), hidden, precision="highest", preferred_element_type=jnp.float32
+        )
         return (total / jnp.maximum(member.sum(-1, keepdims=True), 1)).astype(hidden.dtype)
 
     def of_prompts(kind: Source, number: Array, count: int) -> jax.Array:

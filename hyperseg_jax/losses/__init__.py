@@ -6,6 +6,18 @@ from hyperseg_jax.losses.reidentification import ReidTargets, choose_queries, re
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts, count_targets
 from hyperseg_jax.losses.text import text_cross_entropy, text_cross_entropy_in_chunks
 
-__all__ = ["MaskCriterion", "MaskLosses", "MaskTargets", "PointDraws", "ReidTargets", "TargetCounts", "choose_queries",
-           "count_targets", "draw_points", "match_all", "reidentification_loss", "text_cross_entropy",
-           "text_cross_entropy_in_chunks"]  # fmt: skip
+__all__ = [
+    "MaskCriterion",
+    "MaskLosses",
+    "MaskTargets",
+    "PointDraws",
+    "ReidTargets",
+    "TargetCounts",
+    "choose_queries",
+    "count_targets",
+    "draw_points",
+    "match_all",
+    "reidentification_loss",
+    "text_cross_entropy",
+    "text_cross_entropy_in_chunks",
+]

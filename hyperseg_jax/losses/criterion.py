@@ -78,10 +78,14 @@ class MaskCriterion:
         counts: the divisors, where the batch is a shard; by default those of this batch.
         """
         kinds = [kind for kind in SCORES if kind in prediction.scores]
-        every = [*((stage["mask_logits"], stage["scores"]) for stage in prediction.stages),
-                 (prediction.mask_logits, prediction.scores)]  # fmt: skip
-        stages = {"mask_logits": jnp.stack([logits for logits, _ in every]),
-                  "scores": {kind: jnp.stack([scores[kind] for _, scores in every]) for kind in kinds}}  # fmt: skip
+        every = [
+            *((stage["mask_logits"], stage["scores"]) for stage in prediction.stages),
+            (prediction.mask_logits, prediction.scores),
+        ]
+        stages = {
+            "mask_logits": jnp.stack([logits for logits, _ in every]),
+            "scores": {kind: jnp.stack([scores[kind] for _, scores in every]) for kind in kinds},
+        }
         if draws is None and self.points != "grid":
             if key is None:
                 raise ValueError("MaskCriterion needs a key for its random points (or draws, or points='grid')")

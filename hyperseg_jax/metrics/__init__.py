@@ -17,6 +17,21 @@ from hyperseg_jax.metrics.unscored import Unscored
 from hyperseg_jax.metrics.video_ap import VideoAP
 from hyperseg_jax.metrics.vqa import VqaScores
 
-__all__ = ["ClickScores", "ClipScores", "DavisScores", "ExactScores", "GeneralizedScores",
-           "InteractiveScores", "MaskAP", "MultipleChoiceScores", "PanopticQuality", "PopeScores", "ReVosScores",
-           "ReferringScores", "SemanticScores", "Unscored", "VideoAP", "VqaScores"]  # fmt: skip
+__all__ = [
+    "ClickScores",
+    "ClipScores",
+    "DavisScores",
+    "ExactScores",
+    "GeneralizedScores",
+    "InteractiveScores",
+    "MaskAP",
+    "MultipleChoiceScores",
+    "PanopticQuality",
+    "PopeScores",
+    "ReVosScores",
+    "ReferringScores",
+    "SemanticScores",
+    "Unscored",
+    "VideoAP",
+    "VqaScores",
+]

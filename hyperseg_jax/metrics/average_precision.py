@@ -14,8 +14,20 @@ from pycocotools.cocoeval import COCOeval
 
 from hyperseg_jax.data.formats.masks import encode
 
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar@1", "ar@10", "ar@100", "ar_small", "ar_medium",
-         "ar_large")  # fmt: skip
+NAMES = (
+    "ap",
+    "ap50",
+    "ap75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "ar@1",
+    "ar@10",
+    "ar@100",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+)
 
 
 class MaskAP:
@@ -49,16 +61,21 @@ class MaskAP:
         """
         if name in self._pictures:
             raise ValueError(f"{name} was scored before; a picture counts once")
-        ours = [self._record(k, mask, kind, score=float(score))
-                for k, (mask, score, kind) in enumerate(zip(predicted, scores, predicted_classes, strict=True), 1)]  # fmt: skip
+        ours = [
+            self._record(k, mask, kind, score=float(score))
+            for k, (mask, score, kind) in enumerate(zip(predicted, scores, predicted_classes, strict=True), 1)
+        ]
         crowds = crowd or [False] * len(target)
         areas: Sequence[float | None] = target_areas or [None] * len(target)
-        theirs = [self._record(k, mask, kind, area=area, iscrowd=int(is_crowd), ignore=int(is_crowd))
-                  for k, (mask, kind, is_crowd, area)
-                  in enumerate(zip(target, target_classes, crowds, areas, strict=True), 1)]  # fmt: skip
+        theirs = [
+            self._record(k, mask, kind, area=area, iscrowd=int(is_crowd), ignore=int(is_crowd))
+            for k, (mask, kind, is_crowd, area) in enumerate(zip(target, target_classes, crowds, areas, strict=True), 1)
+        ]
         kinds = sorted({record["class"] for record in (*ours, *theirs)})
-        self._pictures[name] = {kind: self._match([r for r in ours if r["class"] == kind],
-                                                  [r for r in theirs if r["class"] == kind]) for kind in kinds}  # fmt: skip
+        self._pictures[name] = {
+            kind: self._match([r for r in ours if r["class"] == kind], [r for r in theirs if r["class"] == kind])
+            for kind in kinds
+        }
 
     def _record(self, number: int, mask: np.ndarray, kind: str, *, area: float | None = None, **fields: Any) -> dict[str, Any]:
         segmentation = self._encoded(mask)
@@ -86,10 +103,12 @@ class MaskAP:
         overlaps = self._overlaps([r["segmentation"] for r in best], [r["segmentation"] for r in theirs], crowd)
         tool.ious = {(0, 0): overlaps}
         found = [tool.evaluateImg(0, 0, area, limit) for area in self.areas]
-        return {"scores": found[0]["dtScores"],
-                "matched": [_bits(row["dtMatches"] > 0) for row in found],
-                "ignored": [_bits(row["dtIgnore"]) for row in found],
-                "wanted": [int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in found]}  # fmt: skip
+        return {
+            "scores": found[0]["dtScores"],
+            "matched": [_bits(row["dtMatches"] > 0) for row in found],
+            "ignored": [_bits(row["dtIgnore"]) for row in found],
+            "wanted": [int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in found],
+        }
 
     def _tool(self) -> COCOeval:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -126,8 +145,12 @@ class MaskAP:
         tool.params.imgIds, tool.params.catIds = list(range(len(names))), list(range(len(kinds)))
         tool._paramsEval = tool.params
         count = len(tool.params.iouThrs)
-        tool.evalImgs = [_unpacked(self._pictures[name].get(kind), a, count)
-                         for kind in kinds for a in range(len(self.areas)) for name in names]  # fmt: skip
+        tool.evalImgs = [
+            _unpacked(self._pictures[name].get(kind), a, count)
+            for kind in kinds
+            for a in range(len(self.areas))
+            for name in names
+        ]
         with contextlib.redirect_stdout(io.StringIO()):
             tool.accumulate()
             tool.summarize()
@@ -143,7 +166,13 @@ def _unpacked(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> 
     """What COCOeval.accumulate wants of one class, area and picture."""
     if matches is None:
         return None
-    flags = [(np.array(matches[key][area], np.int64).reshape(1, -1) >> np.arange(thresholds)[:, None]) & 1
-             for key in ("matched", "ignored")]  # fmt: skip
-    return {"dtScores": matches["scores"], "dtMatches": flags[0], "dtIgnore": flags[1].astype(bool),
-            "gtIgnore": np.zeros(matches["wanted"][area], int)}  # fmt: skip
+    flags = [
+        (np.array(matches[key][area], np.int64).reshape(1, -1) >> np.arange(thresholds)[:, None]) & 1
+        for key in ("matched", "ignored")
+    ]
+    return {
+        "dtScores": matches["scores"],
+        "dtMatches": flags[0],
+        "dtIgnore": flags[1].astype(bool),
+        "gtIgnore": np.zeros(matches["wanted"][area], int),
+    }

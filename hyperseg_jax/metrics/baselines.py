@@ -29,9 +29,7 @@ def blind_answers(objects: np.ndarray, rng: np.random.Generator) -> dict[str, np
     }
 
 
-def text_blind_scores(
-    exam: Iterable[tuple[np.ndarray, Iterable[np.ndarray]]], seed: int = 0
-) -> dict[str, dict[str, float]]:
+def text_blind_scores(exam: Iterable[tuple[np.ndarray, Iterable[np.ndarray]]], seed: int = 0) -> dict[str, dict[str, float]]:
     """cIoU and gIoU of every baseline, counted as a model's answers are (absent targets as well), and of the "best".
 
     exam: for each picture the masks of its things [N, H, W] and the target [H, W] of each expression, all False where

@@ -67,8 +67,9 @@ class DavisScores(Sums):
             if target.shape[1] < 3:
                 raise ValueError(f"{target.shape[1]} frames: the first and last do not count; give at least 3")
             inner = None if void is None else void[1:-1]
-            values = [object_values(ours[None, 1:-1], true[None, 1:-1], inner)
-                      for ours, true in zip(prediction, target, strict=True)]  # fmt: skip
+            values = [
+                object_values(ours[None, 1:-1], true[None, 1:-1], inner) for ours, true in zip(prediction, target, strict=True)
+            ]
             rows = [(j[0, 0], f[0, 0]) for j, f in values]
         for j, f in rows:
             self._add(group, *statistics(j).values(), *statistics(f).values(), 1)
@@ -78,7 +79,15 @@ class DavisScores(Sums):
         total = self._total(7)
         means = [row[:6] / row[6] for row in self._sums.values()] or [np.zeros(6)]
         j, j_recall, j_decay, f, f_recall, f_decay = np.mean(means, axis=0).tolist()
-        scores = {"j": j, "f": f, "jf": (j + f) / 2, "j_recall": j_recall, "j_decay": j_decay, "f_recall": f_recall,
-                  "f_decay": f_decay, "count": float(total[6])}  # fmt: skip
+        scores = {
+            "j": j,
+            "f": f,
+            "jf": (j + f) / 2,
+            "j_recall": j_recall,
+            "j_decay": j_decay,
+            "f_recall": f_recall,
+            "f_decay": f_decay,
+            "count": float(total[6]),
+        }
         groups = {name: row for name, row in sorted(self._sums.items()) if name}
         return scores | {f"jf/{name}": float((row[0] + row[3]) / 2 / row[6]) for name, row in groups.items()}

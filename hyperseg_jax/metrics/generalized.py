@@ -29,8 +29,18 @@ class GeneralizedScores(Sums):
         none, told_none = not target.any(), not prediction.any()
         value = float(told_none) if none else intersection / union
         precise = [not none and value >= least for least in PRECISIONS]
-        self._add("", intersection, union, value, 1, none and told_none, none and not told_none, not none and not told_none,
-                  not none and told_none, *precise)  # fmt: skip
+        self._add(
+            "",
+            intersection,
+            union,
+            value,
+            1,
+            none and told_none,
+            none and not told_none,
+            not none and not told_none,
+            not none and told_none,
+            *precise,
+        )
 
     def compute(self) -> dict[str, float]:
         """{"giou", "ciou", "precision@0.7"..., "count"} and "n_acc", "t_acc" where there were prompts of their kind."""

@@ -37,8 +37,12 @@ class SemanticScores(Sums):
         """{"miou", "macc" (mean recall over labelled classes), "aacc" (share of right pixels), "classes"}; zeros for none."""
         ious, total = self.by_class(), self._total(3)
         recalls = [row[0] / row[1] for row in self._sums.values() if row[1]]
-        return {"miou": float(np.mean([*ious.values()] or [0.0])), "macc": float(np.mean(recalls or [0.0])),
-                "aacc": float(total[0] / max(total[2], 1)), "classes": float(len(ious))}  # fmt: skip
+        return {
+            "miou": float(np.mean([*ious.values()] or [0.0])),
+            "macc": float(np.mean(recalls or [0.0])),
+            "aacc": float(total[0] / max(total[2], 1)),
+            "classes": float(len(ious)),
+        }
 
 
 def harmonic_mean(ious: dict[str, float], unseen: Sequence[str]) -> dict[str, float]:

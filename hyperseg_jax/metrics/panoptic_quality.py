@@ -93,8 +93,11 @@ class PanopticQuality(Sums):
             "_stuff": [row for name, row in rows.items() if not self._thing[name]],
         }
         means = {suffix: np.mean(part, axis=0) if part else np.zeros(3) for suffix, part in parts.items()}
-        scores = {f"{name}{suffix}": float(value) for suffix, mean in means.items()
-                  for name, value in zip(("pq", "sq", "rq"), mean, strict=True)}  # fmt: skip
+        scores = {
+            f"{name}{suffix}": float(value)
+            for suffix, mean in means.items()
+            for name, value in zip(("pq", "sq", "rq"), mean, strict=True)
+        }
         return scores | {"classes": float(len(rows))}
 
 

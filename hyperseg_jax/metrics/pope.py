@@ -38,6 +38,10 @@ class PopeScores(Sums):
 def _scores(right_yes: float, wrong_yes: float, right_no: float, wrong_no: float) -> dict[str, float]:
     count = right_yes + wrong_yes + right_no + wrong_no
     precision, recall = right_yes / max(right_yes + wrong_yes, 1), right_yes / max(right_yes + wrong_no, 1)
-    return {"accuracy": (right_yes + right_no) / max(count, 1), "precision": precision, "recall": recall,
-            "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-            "yes_share": (right_yes + wrong_yes) / max(count, 1)}  # fmt: skip
+    return {
+        "accuracy": (right_yes + right_no) / max(count, 1),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+        "yes_share": (right_yes + wrong_yes) / max(count, 1),
+    }

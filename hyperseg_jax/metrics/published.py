@@ -17,9 +17,16 @@ class Published:
 
 
 _SEEM = "README of SEEM, commit 7b2e76d"
-_SEEM_METRICS = (("coco_panoptic", "pq"), ("coco_instances", "ap"), ("coco_semantic", "miou"), ("refcocog", "ciou"),
-                 ("refcocog", "giou"), ("refcocog", "precision@0.5"), ("voc_clicks", "noc@85"),
-                 ("voc_clicks", "noc@90"))  # fmt: skip
+_SEEM_METRICS = (
+    ("coco_panoptic", "pq"),
+    ("coco_instances", "ap"),
+    ("coco_semantic", "miou"),
+    ("refcocog", "ciou"),
+    ("refcocog", "giou"),
+    ("refcocog", "precision@0.5"),
+    ("voc_clicks", "noc@85"),
+    ("voc_clicks", "noc@90"),
+)
 _SEEM_MODELS = {
     "SEEM v1 Focal-T": (50.8, 39.4, 60.7, 58.5, 63.7, 72.0, 3.19, 4.13),
     "SEEM v1 Focal-L": (56.1, 46.3, 65.8, 62.4, 67.8, 76.0, 2.66, 3.44),
@@ -29,8 +36,11 @@ _SEEM_MODELS = {
     "SEEM v1 SAM-ViT-L": (49.0, 41.6, 58.2, 53.8, 62.2, 69.5, 2.40, 2.96),
     "SEEM v0 DaViT-d3": (56.2, 46.8, 65.3, 63.2, 68.3, 76.6, 2.99, 3.89),
 }
-PUBLISHED = tuple(Published(benchmark, metric, model, value, _SEEM) for model, values in _SEEM_MODELS.items()
-                  for (benchmark, metric), value in zip(_SEEM_METRICS, values, strict=True))  # fmt: skip
+PUBLISHED = tuple(
+    Published(benchmark, metric, model, value, _SEEM)
+    for model, values in _SEEM_MODELS.items()
+    for (benchmark, metric), value in zip(_SEEM_METRICS, values, strict=True)
+)
 
 
 def published(benchmark: str, metric: str) -> tuple[Published, ...]:

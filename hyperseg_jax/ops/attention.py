@@ -22,8 +22,7 @@ def attend(
     bias: float, broadcast to [..., heads, Lq, Lk].
     """
     scale = query.shape[-1] ** -0.5
-    scores = jnp.einsum("...qhd,...khd->...hqk", query * scale, key, precision=precision,
-                        preferred_element_type=jnp.float32)  # fmt: skip
+    scores = jnp.einsum("...qhd,...khd->...hqk", query * scale, key, precision=precision, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     if mask is not None:

@@ -82,9 +82,14 @@ def join(
     flags.FLAGS.mark_as_parsed()
     flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True  # its other barriers have no time limit
     _joined.names = tuple(roll_call(coordinator, process_id, processes, name=socket.gethostname(), seconds=limits.start))
-    jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=int(limits.start),
-                               heartbeat_timeout_seconds=int(limits.heartbeat),
-                               shutdown_timeout_seconds=int(limits.barrier))  # fmt: skip
+    jax.distributed.initialize(
+        coordinator,
+        processes,
+        process_id,
+        initialization_timeout=int(limits.start),
+        heartbeat_timeout_seconds=int(limits.heartbeat),
+        shutdown_timeout_seconds=int(limits.barrier),
+    )
 
 
 def _number(variable: str) -> int | None:
@@ -126,8 +131,10 @@ def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list
     except jax.errors.JaxRuntimeError as error:
         came = {int(key.rsplit("/", 1)[1]) for key, _ in client.key_value_dir_get(folder)}
         missing = ", ".join(name(k) for k in range(count) if k not in came) or "none"
-        raise HostLost(f"{what}: after {seconds:g} s, processes that have not come: {missing} of {count}; look at their logs, "
-                        f"or raise hosts.barrier ({str(error).splitlines()[0][:200]})") from error  # fmt: skip
+        raise HostLost(
+            f"{what}: after {seconds:g} s, processes that have not come: {missing} of {count}; look at their logs, "
+            f"or raise hosts.barrier ({str(error).splitlines()[0][:200]})"
+        ) from error
     texts = dict(client.key_value_dir_get(folder))
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # all have read the one before
         client.key_value_delete(f"hyperseg/{_joined.meetings - 1}/{me}")

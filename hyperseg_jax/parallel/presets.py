@@ -63,8 +63,15 @@ DEFAULTS: dict[str, tuple[tuple[str, dict[str, int]], tuple[str, dict[str, int]]
     "v6e": (("lora", {}), ("data_fsdp", {"fsdp": 16})),
 }
 # what JAX calls them (Device.device_kind)
-GENERATIONS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e",
-               "TPU v6e": "v6e"}  # fmt: skip
+GENERATIONS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
 
 
 def choose(name: str, device_kind: str, devices: int, slices: int, adapters: bool) -> tuple[str, dict[str, int]]:

@@ -45,8 +45,10 @@ def lines(found: list[Row], placed: Placement) -> list[str]:
     width = max(len(row.path) for row in told)
     made = [f"preset {placed.preset}, mesh {sizes}; of each parameter: shape, type, MB a device, what splits each dimension"]
     for row, count in collections.Counter(told).items():
-        made.append(f"{count:3} x {row.path:{width}}  {_shape(row):>20}  {row.type:8}  {row.megabytes:9.3f} MB  {row.spec}"
-                    + ("  <- whole on every device, though the preset splits parameters" if row.flagged else ""))  # fmt: skip
+        made.append(
+            f"{count:3} x {row.path:{width}}  {_shape(row):>20}  {row.type:8}  {row.megabytes:9.3f} MB  {row.spec}"
+            + ("  <- whole on every device, though the preset splits parameters" if row.flagged else "")
+        )
     made.append(f"parameters: {sum(row.megabytes for row in found):.1f} MB a device")
     return made
 

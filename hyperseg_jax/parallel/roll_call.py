@@ -30,8 +30,10 @@ def roll_call(address: str, process_id: int, processes: int, *, name: str, secon
     missing = [k for k in range(processes) if k not in here]
     if missing:
         there = ", ".join(f"{k} ({here[k]})" for k in sorted(here))
-        raise HostLost(f"after {seconds:g} s, process {', '.join(map(str, missing))} of {processes} has not come to the "
-                        f"start; there are {there}; look at the missing hosts' logs, or raise hosts.start")  # fmt: skip
+        raise HostLost(
+            f"after {seconds:g} s, process {', '.join(map(str, missing))} of {processes} has not come to the "
+            f"start; there are {there}; look at the missing hosts' logs, or raise hosts.start"
+        )
     return [here[k] for k in range(processes)]
 
 
@@ -40,8 +42,9 @@ def _hold(port: int, processes: int, name: str, deadline: float) -> dict[str, st
     here, callers = {"0": name}, []
     try:
         dual = socket.has_dualstack_ipv6()
-        listener = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=processes,
-                                        dualstack_ipv6=dual)  # fmt: skip
+        listener = socket.create_server(
+            ("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=processes, dualstack_ipv6=dual
+        )
     except OSError as error:
         raise UserError(f"--coordinator: port {port} cannot be opened here ({error.strerror}); give a free one") from error
     with contextlib.ExitStack() as stack:

@@ -76,8 +76,12 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     batch = features.spec(sizes, config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)
     step = make_step(system.loss(model, config), tx, config.train.average, config.data.cuts)
-    found: dict[str, Any] = {"task": task, "preset": placed.preset, "mesh": dict(placed.mesh.shape),
-                             "examples": config.train.batch_size / placed.mesh.size}  # fmt: skip
+    found: dict[str, Any] = {
+        "task": task,
+        "preset": placed.preset,
+        "mesh": dict(placed.mesh.shape),
+        "examples": config.train.batch_size / placed.mesh.size,
+    }
     with placement.use(placed):
         lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
         began = time.process_time()
@@ -88,8 +92,19 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
                 raise
             return Plan(**found, seconds=time.process_time() - began, problem=str(error).splitlines()[0])
     held: Any = compiled.memory_analysis()
-    memory = Memory(held.argument_size_in_bytes, held.output_size_in_bytes, held.alias_size_in_bytes,
-                    held.temp_size_in_bytes, held.peak_memory_in_bytes)  # fmt: skip
+    memory = Memory(
+        held.argument_size_in_bytes,
+        held.output_size_in_bytes,
+        held.alias_size_in_bytes,
+        held.temp_size_in_bytes,
+        held.peak_memory_in_bytes,
+    )
     read = program.read(compiled.as_text() or "")
-    return Plan(**found, seconds=time.process_time() - began, memory=memory, collectives=read.collectives(),
-                matching_loops=len(read.loops("matching")), waiting=read.waiting("matching"))  # fmt: skip
+    return Plan(
+        **found,
+        seconds=time.process_time() - began,
+        memory=memory,
+        collectives=read.collectives(),
+        matching_loops=len(read.loops("matching")),
+        waiting=read.waiting("matching"),
+    )

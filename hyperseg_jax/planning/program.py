@@ -7,13 +7,22 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
-               "ragged-all-to-all")  # fmt: skip
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+    "ragged-all-to-all",
+)
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 _OPERATION = re.compile(r"[\])}] ([a-z][a-z0-9\-]*)\(")
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|branch_computations|called_computations|async_execution_thread)="
-                     r"(\{[^}]*\}|%?[\w.\-]+)")  # fmt: skip
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|branch_computations|called_computations|async_execution_thread)="
+    r"(\{[^}]*\}|%?[\w.\-]+)"
+)
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _FROM = re.compile(r'op_name="([^"]*)"')
 

@@ -63,9 +63,7 @@ class Model:
         expected = model_folder.expected_params(folder, config)
         return cls(config, Tokenizer.load(folder), model_folder.load_params(folder, expected))
 
-    def segment(
-        self, image: Picture, text: str, *, absent_below: float | None = 0.5, soft: bool = False
-    ) -> list[Segment]:
+    def segment(self, image: Picture, text: str, *, absent_below: float | None = 0.5, soft: bool = False) -> list[Segment]:
         """What the text names: one segment (several things named at once share it), or none.
 
         absent_below: the expression probability under which the answer is "not there"; None always answers, as the
@@ -74,8 +72,9 @@ class Model:
         frame = read_picture(image)
         prompt = Prompt(task="referring", text=join_sentences([_text(text).rstrip(".")]))  # as RefCOCO's texts end
         found, geometry = self._run(frame[None], prompt)
-        return answers.expression(found["mask_logits"][0], found["expression"][0], geometry, label=text,
-                                  absent_below=absent_below, soft=soft)  # fmt: skip
+        return answers.expression(
+            found["mask_logits"][0], found["expression"][0], geometry, label=text, absent_below=absent_below, soft=soft
+        )
 
     def segment_classes(
         self, image: Picture, classes: Sequence[str], *, stuff: Sequence[str] = (), threshold: float = 0.5, overlap: float = 0.8
@@ -85,8 +84,17 @@ class Model:
         things = (True,) * len(classes) + (False,) * len(stuff)
         frame = read_picture(image)
         found, geometry = self._run(frame[None], Prompt(task="panoptic", classes=names, things=things))
-        return Panoptic(*answers.panoptic(found["mask_logits"][0], found["class"][0], geometry, classes=names, things=things,
-                                          object_threshold=threshold, overlap_threshold=overlap))  # fmt: skip
+        return Panoptic(
+            *answers.panoptic(
+                found["mask_logits"][0],
+                found["class"][0],
+                geometry,
+                classes=names,
+                things=things,
+                object_threshold=threshold,
+                overlap_threshold=overlap,
+            )
+        )
 
     def segment_regions(self, image: Picture, regions: Sequence[np.ndarray], *, labels: Sequence[str] = ()) -> list[Segment]:
         """The object behind each drawn region (bool [H, W]: a point's disc, a scribble, a box, a rough mask)."""
@@ -112,8 +120,12 @@ class Model:
             frame = read_picture(image)
             found, geometry = self._run(frame[None], prompt, query)
             query = found["next_query"]
-            yield frame, answers.expression(found["mask_logits"][0], found["expression"][0], geometry, label=text,
-                                            absent_below=absent_below)  # fmt: skip
+            yield (
+                frame,
+                answers.expression(
+                    found["mask_logits"][0], found["expression"][0], geometry, label=text, absent_below=absent_below
+                ),
+            )
 
     def chat(self, image: Picture, question: str, *, max_new_tokens: int = 64) -> str:
         """The model's answer in words, at most that many tokens of it, always the most probable one."""
@@ -122,8 +134,15 @@ class Model:
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens = {max_new_tokens}: ask for at least 1")
         batch, _ = self._batch(read_picture(image)[None], Prompt(task="chat", text=question))
-        ids = np.asarray(self._write(self.params, batch, max_new_tokens=max_new_tokens, eos_id=self.tokenizer.eos_id,
-                                     vocab_size=self.tokenizer.vocab_size))[0]  # fmt: skip
+        ids = np.asarray(
+            self._write(
+                self.params,
+                batch,
+                max_new_tokens=max_new_tokens,
+                eos_id=self.tokenizer.eos_id,
+                vocab_size=self.tokenizer.vocab_size,
+            )
+        )[0]
         return self.tokenizer.decode(ids[np.cumsum(ids == self.tokenizer.eos_id) == 0].tolist()).strip()
 
     def _run(self, frames: np.ndarray, prompt: Prompt, query: Any = None) -> tuple[dict[str, Any], Geometry]:
@@ -140,10 +159,14 @@ class Model:
         counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
         tokens = tokenize(prompt, self.tokenizer, template=sizes.template)
         sizes = dataclasses.replace(
-            sizes, frames=len(frames), prompts=1, targets=0,
+            sizes,
+            frames=len(frames),
+            prompts=1,
+            targets=0,
             length=choose_bucket(expanded_length(tokens, counts), tuple(self.config.data.buckets)),
             classes=len(prompt.classes) + 1 if prompt.classes else 0,
-            regions=0 if prompt.regions is None else len(prompt.regions))  # fmt: skip
+            regions=0 if prompt.regions is None else len(prompt.regions),
+        )
         example = Example("the picture", frames, (prompt,))
         arrays = to_arrays(example, sizes, self.tokenizer, train=False)
         height, width = frames.shape[1:3]

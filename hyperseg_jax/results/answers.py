@@ -97,8 +97,10 @@ def regions(
     logits = to_original(mask_logits, geometry)
     scores = query_scores(region_logits, logits)
     best = scores.argmax(0)
-    return [Segment(sigmoid(logits[q]) if soft else logits[q] > 0, float(scores[q, r]), label)
-            for r, (q, label) in enumerate(zip(best, labels, strict=False))]  # fmt: skip
+    return [
+        Segment(sigmoid(logits[q]) if soft else logits[q] > 0, float(scores[q, r]), label)
+        for r, (q, label) in enumerate(zip(best, labels, strict=False))
+    ]
 
 
 def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
@@ -148,8 +150,10 @@ def instances(
     """
     logits = to_original(mask_logits, geometry)
     sure, pairs = mask_scores(logits), zip(*best_pairs(class_logits, things=things, limit=limit), strict=True)
-    return [Segment(logits[query] > 0, float(probability * sure[query]), classes[category])
-            for query, category, probability in pairs]  # fmt: skip
+    return [
+        Segment(logits[query] > 0, float(probability * sure[query]), classes[category])
+        for query, category, probability in pairs
+    ]
 
 
 def panoptic(
@@ -186,8 +190,15 @@ def panoptic(
         if not things[category] and category in stuff:
             ids[mine] = stuff[category]
             continue
-        rows.append({"id": len(rows) + 1, "label": classes[category], "category": category, "isthing": things[category],
-                     "score": float(score[query])})  # fmt: skip
+        rows.append(
+            {
+                "id": len(rows) + 1,
+                "label": classes[category],
+                "category": category,
+                "isthing": things[category],
+                "score": float(score[query]),
+            }
+        )
         ids[mine] = len(rows)
         if not things[category]:
             stuff[category] = len(rows)

@@ -10,8 +10,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hyperseg_jax.results.answers import Segment
 
-COLOURS = np.array([[255, 64, 64], [64, 160, 255], [80, 220, 100], [255, 200, 40], [200, 110, 255], [255, 140, 220],
-                    [60, 220, 220], [255, 150, 60]], np.float32)  # fmt: skip
+COLOURS = np.array(
+    [
+        [255, 64, 64],
+        [64, 160, 255],
+        [80, 220, 100],
+        [255, 200, 40],
+        [200, 110, 255],
+        [255, 140, 220],
+        [60, 220, 220],
+        [255, 150, 60],
+    ],
+    np.float32,
+)
 
 
 def outline(mask: np.ndarray) -> np.ndarray:

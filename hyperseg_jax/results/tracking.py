@@ -123,8 +123,9 @@ class Tracker:
                 track.embedding = (1 - self.momentum) * track.embedding + self.momentum * embedding
                 track.last_frame, track.frames = self._frame, track.frames + 1
             self._tracks[number].recent.append((score, embedding))
-        self._tracks = {number: track for number, track in self._tracks.items()
-                        if self._frame - track.last_frame < self.forget_after}  # fmt: skip
+        self._tracks = {
+            number: track for number, track in self._tracks.items() if self._frame - track.last_frame < self.forget_after
+        }
 
 
 def mask_iou(masks: np.ndarray) -> np.ndarray:

@@ -14,8 +14,10 @@ CPU_SHARE = 2  # cores of a trial where there is no accelerator
 # Chips of a process -> the box they form, in the words of libtpu.
 TPU_BOXES = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
 # Asked of a process that ends at once, since JAX keeps what it has seen; a chip may show as two devices.
-PROBE = ("import jax; d = jax.local_devices(); "
-         "print(jax.default_backend(), len({getattr(x, 'coords', x.id) and tuple(getattr(x, 'coords', (x.id,))) for x in d}))")
+PROBE = (
+    "import jax; d = jax.local_devices(); "
+    "print(jax.default_backend(), len({getattr(x, 'coords', x.id) and tuple(getattr(x, 'coords', (x.id,))) for x in d}))"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +71,9 @@ def _share(platform: str, ids: tuple[str, ...], *, whole: bool) -> Share:
         return Share({"CUDA_VISIBLE_DEVICES": ",".join(ids)})
     if whole:  # libtpu knows the shape of a whole host
         return Share()
-    return Share({"TPU_VISIBLE_CHIPS": ",".join(ids), "TPU_CHIPS_PER_PROCESS_BOUNDS": TPU_BOXES[len(ids)],
-                  "TPU_PROCESS_BOUNDS": "1,1,1"})  # fmt: skip
+    return Share(
+        {"TPU_VISIBLE_CHIPS": ",".join(ids), "TPU_CHIPS_PER_PROCESS_BOUNDS": TPU_BOXES[len(ids)], "TPU_PROCESS_BOUNDS": "1,1,1"}
+    )
 
 
 def _cores() -> tuple[str, ...]:

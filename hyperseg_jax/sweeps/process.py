@@ -20,12 +20,23 @@ class Training:
 
     def __init__(self, trial: Trial, *, environment: Mapping[str, str] = {}, cores: tuple[int, ...] = ()) -> None:
         trial.folder.mkdir(parents=True, exist_ok=True)
-        tether = (sys.executable, "-m", "hyperseg_jax.sweeps.tether", str(trial.lock), ",".join(map(str, cores)),
-                  str(os.getpid()))  # fmt: skip
+        tether = (
+            sys.executable,
+            "-m",
+            "hyperseg_jax.sweeps.tether",
+            str(trial.lock),
+            ",".join(map(str, cores)),
+            str(os.getpid()),
+        )
         with trial.log.open("a") as log:  # a session of its own: Ctrl-C reaches it through stop() alone
-            self._process = subprocess.Popen([*tether, *trial.command()], env={**os.environ, **ALONE, **environment},
-                                             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                             start_new_session=True)  # fmt: skip
+            self._process = subprocess.Popen(
+                [*tether, *trial.command()],
+                env={**os.environ, **ALONE, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""

@@ -43,8 +43,10 @@ def collect(trials: Sequence[Trial], metric: Metric) -> list[Row]:
     finished = [row for row in rows if row.status == "finished"]
     if finished and not any(row.scores for row in rows):
         seen = sorted(set().union(*(metrics_seen(lines[row.trial.name]) for row in finished)))
-        raise UserError(f"--metric {metric}: never appears in metrics.jsonl; there are {', '.join(seen) or 'none'}. Nothing "
-                        "is lost: the same command with another --metric trains nothing again")  # fmt: skip
+        raise UserError(
+            f"--metric {metric}: never appears in metrics.jsonl; there are {', '.join(seen) or 'none'}. Nothing "
+            "is lost: the same command with another --metric trains nothing again"
+        )
     sign = -1.0 if metric.mode == "max" else 1.0
     return sorted(rows, key=lambda row: (row.last is None, sign * (row.last or 0.0)))
 
@@ -72,9 +74,18 @@ def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
     told: list[dict[str, Any]] = []
     for row in rows:
         best = row.best(metric)
-        told.append({"name": row.trial.name, "values": dict(row.trial.values), "workdir": row.trial.workdir,
-                     "status": row.status, "last": row.last, "best": best[1] if best else None,
-                     "best_step": best[0] if best else None, "scores": row.scores})  # fmt: skip
+        told.append(
+            {
+                "name": row.trial.name,
+                "values": dict(row.trial.values),
+                "workdir": row.trial.workdir,
+                "status": row.status,
+                "last": row.last,
+                "best": best[1] if best else None,
+                "best_step": best[0] if best else None,
+                "scores": row.scores,
+            }
+        )
     write_text(out / "results.json", json.dumps({"metric": str(metric), "mode": metric.mode, "trials": told}, indent=2) + "\n")
     if any(row.scores for row in rows):
         plot(rows, metric, out / "results.png")

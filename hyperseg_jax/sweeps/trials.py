@@ -139,8 +139,12 @@ class Metric:
 
 def metrics_seen(lines: list[dict[str, Any]]) -> set[str]:
     """The metrics that these lines could be compared by."""
-    return {f"{_key(line)}/{name}" for line in lines for name, value in line.items()
-            if isinstance(value, int | float) and name != "step"}  # fmt: skip
+    return {
+        f"{_key(line)}/{name}"
+        for line in lines
+        for name, value in line.items()
+        if isinstance(value, int | float) and name != "step"
+    }
 
 
 def _key(line: dict[str, Any]) -> str:

@@ -105,11 +105,24 @@ class HyperSeg(nn.Module):
             shown = picture if region_images is None else dear(self.projector(self.clip_encoder(region_images)))
             region_bank = self.region_sampler(shown, regions, valid, region_points)
         num_regions = 0 if region_bank is None else region_bank.shape[2]
-        stream = splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), image=picture, queries=self.queries,
-                        fine_grained=fine_grained, regions=region_bank)  # fmt: skip
+        stream = splice(
+            layout,
+            self.llm.embed(jnp.asarray(layout.text_ids)),
+            image=picture,
+            queries=self.queries,
+            fine_grained=fine_grained,
+            regions=region_bank,
+        )
         hidden = self.llm(stream, deterministic=deterministic)
-        banks = pool(hidden, layout, num_prompts=num_prompts, num_queries=self.num_queries,
-                     num_fine_grained=fine_grained.shape[-2], num_classes=num_classes, num_regions=num_regions)  # fmt: skip
+        banks = pool(
+            hidden,
+            layout,
+            num_prompts=num_prompts,
+            num_queries=self.num_queries,
+            num_fine_grained=fine_grained.shape[-2],
+            num_classes=num_classes,
+            num_regions=num_regions,
+        )
         embeddings = {"expression": self.expression_projector(banks["expression"])}
         if num_classes or self.is_initializing():
             embeddings["class"] = self.class_projector(banks["classes"])
@@ -121,8 +134,14 @@ class HyperSeg(nn.Module):
         next_query = self.perceiver.next_query(banks["fine_grained"])
         if self.is_initializing():
             self.language_head(hidden)  # text only
-        inside = {"picture": picture, "fine_grained": fine_grained, "stream": stream.embeddings, "queries": queries,
-                  "mask_features": mask_features, **embeddings}  # fmt: skip
+        inside = {
+            "picture": picture,
+            "fine_grained": fine_grained,
+            "stream": stream.embeddings,
+            "queries": queries,
+            "mask_features": mask_features,
+            **embeddings,
+        }
         return HyperSegOutput(prediction, hidden, next_query, inside)
 
     def conversation(self, clip_images: jax.Array, layout: Layout) -> TokenStream:
@@ -175,8 +194,15 @@ def batch_spec(config: ml_collections.ConfigDict, task: dict[str, Any]) -> Sizes
     """Static sizes of a task's batches; `task` gives those that differ from one picture and one expression."""
     m = config.model
     image_tokens = (m.clip_encoder.image_size // m.clip_encoder.patch_size) ** 2
-    return Sizes(config.data.image_size, m.clip_encoder.image_size, image_tokens, m.perceiver.num_queries, m.num_queries,
-                 template=config.data.template, **task)  # fmt: skip
+    return Sizes(
+        config.data.image_size,
+        m.clip_encoder.image_size,
+        image_tokens,
+        m.perceiver.num_queries,
+        m.num_queries,
+        template=config.data.template,
+        **task,
+    )
 
 
 def init(model: HyperSeg, config: ml_collections.ConfigDict, key: jax.Array) -> Any:
@@ -187,8 +213,15 @@ def init(model: HyperSeg, config: ml_collections.ConfigDict, key: jax.Array) -> 
     layout = Layout(row, row, row, row, row, mask=row.astype(bool), prompt=row, position=row)
     picture = lambda side: jnp.zeros((1, side, side, 3))
     side = sizes.clip_size
-    return model.init(key, picture(sizes.image_size), picture(side), layout, regions=zeros(1, 1, side, side).astype(bool),
-                      region_valid=zeros(1, 1).astype(bool), num_classes=1)["params"]  # fmt: skip
+    return model.init(
+        key,
+        picture(sizes.image_size),
+        picture(side),
+        layout,
+        regions=zeros(1, 1, side, side).astype(bool),
+        region_valid=zeros(1, 1).astype(bool),
+        num_classes=1,
+    )["params"]
 
 
 def normalise(images: jax.Array, clip_images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -213,9 +246,19 @@ def _frames(
 
     def one(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
         images, clip_images = normalise(batch["images"][:, t], batch["clip_images"][:, t])
-        output: Any = model.apply({"params": params}, images, clip_images, layout, regions=regions[0], region_valid=regions[1],
-                             region_images=drawn_on, fine_grained_query=query, num_prompts=batch["uses_expression"].shape[1],
-                             num_classes=batch["class_valid"].shape[2], **options)  # fmt: skip
+        output: Any = model.apply(
+            {"params": params},
+            images,
+            clip_images,
+            layout,
+            regions=regions[0],
+            region_valid=regions[1],
+            region_images=drawn_on,
+            fine_grained_query=query,
+            num_prompts=batch["uses_expression"].shape[1],
+            num_classes=batch["class_valid"].shape[2],
+            **options,
+        )
         return output.next_query, per_frame(output, t)
 
     count = batch["images"].shape[1]
@@ -253,8 +296,15 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
                 total = total + text_weight * metrics["text"]
             return total, metrics
 
-        found, _ = _frames(model, params, batch, None, of_frame, deterministic=False,
-                           rngs={"dropout": jax.random.fold_in(key, batch["images"].shape[1])})  # fmt: skip
+        found, _ = _frames(
+            model,
+            params,
+            batch,
+            None,
+            of_frame,
+            deterministic=False,
+            rngs={"dropout": jax.random.fold_in(key, batch["images"].shape[1])},
+        )
         shown = batch["frame_valid"].sum(0).astype(jnp.float32)  # of a batch that mixes pictures and clips, fewer and fewer
         share = shown / jnp.maximum(shown.sum(), 1.0)
         return jax.tree.map(lambda values: (values * share).sum(0), found)
@@ -296,8 +346,14 @@ def generate(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
         def step(ids: jax.Array, number: jax.Array, kept: KeyValues) -> Any:
             return model.apply({"params": params}, ids, length + number, kept, method="write")
 
-        return greedy(logits, step, kept, max_new_tokens=max_new_tokens, eos_id=eos_id,
-                      vocab_size=min(vocab_size, config.model.llm.vocab_size))  # fmt: skip
+        return greedy(
+            logits,
+            step,
+            kept,
+            max_new_tokens=max_new_tokens,
+            eos_id=eos_id,
+            vocab_size=min(vocab_size, config.model.llm.vocab_size),
+        )
 
     return of_batch
 
@@ -318,5 +374,16 @@ def weight_table(config: ml_collections.ConfigDict) -> Table:
     return made
 
 
-SYSTEM = System("hyperseg", build, batch_spec, init, loss, predict, weight_table, published=hyperseg_checkpoints.CHECKPOINTS,
-                extras=(hyperseg_checkpoints.GATES,), hf_config=hyperseg_checkpoints.hf_config, generate=generate)  # fmt: skip
+SYSTEM = System(
+    "hyperseg",
+    build,
+    batch_spec,
+    init,
+    loss,
+    predict,
+    weight_table,
+    published=hyperseg_checkpoints.CHECKPOINTS,
+    extras=(hyperseg_checkpoints.GATES,),
+    hf_config=hyperseg_checkpoints.hf_config,
+    generate=generate,
+)

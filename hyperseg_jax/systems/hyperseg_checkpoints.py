@@ -28,8 +28,10 @@ MIPHA = Published(
     fresh=(
         GATES,
         Rule(r"seg_query", "the mask queries start at zero"),
-        Rule(r"mgvp_layers\..*|local_project\..*|level_embed\.weight|temporal_query|(temporal|expanded_seg)_query_project\..*",
-             "the fine-grained perceiver starts anew"),
+        Rule(
+            r"mgvp_layers\..*|local_project\..*|level_embed\.weight|temporal_query|(temporal|expanded_seg)_query_project\..*",
+            "the fine-grained perceiver starts anew",
+        ),
         Rule(r"(seg_query|SEG_token|class_name|region)_projector\..*", "the projections to the mask decoder start anew"),
     ),
     sizes=(("model.llm.vocab_size", TOKENS), ("model.head_vocab_size", HEAD)),
@@ -66,8 +68,10 @@ MASK2FORMER = Published(
     ),
     fresh=(
         Rule(r"pixel_decoder\.(adapter_1|layer_1)\.0\.bias", "its lateral convolutions have no bias; ours start at zero"),
-        Rule(r"predictor\.(SEG_proj|CLASS_proj|REGION_proj|box_embed|iou_head|reid_embed_head)\..*",
-             "heads that it does not have start anew"),
+        Rule(
+            r"predictor\.(SEG_proj|CLASS_proj|REGION_proj|box_embed|iou_head|reid_embed_head)\..*",
+            "heads that it does not have start anew",
+        ),
         Rule(r"predictor\.SEG_query_embed\.weight", "a table that the release keeps and never reads"),
     ),
     rows=(("predictor.query_embed.weight", 100), ("predictor.query_feat.weight", 100)),
@@ -81,19 +85,43 @@ def hf_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     model = config.model
     llm, tower = model.llm, model.clip_encoder
     vision = {
-        "model_type": "mipha_vision_model", "vision_model_name_or_path": "siglip", "hidden_size": tower.hidden_size,
-        "intermediate_size": tower.mlp_size, "num_hidden_layers": tower.num_layers, "num_attention_heads": tower.num_heads,
-        "image_size": tower.image_size, "patch_size": tower.patch_size, "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6, "mm_vision_select_layer": tower.feature_layer, "mm_vision_select_feature": "cls_patch",
-    }  # fmt: skip
-    projector = {"model_type": "mipha_projector", "mm_projector_type": "mlp2x_gelu", "mm_hidden_size": tower.hidden_size,
-                 "hidden_size": llm.hidden_size}  # fmt: skip
+        "model_type": "mipha_vision_model",
+        "vision_model_name_or_path": "siglip",
+        "hidden_size": tower.hidden_size,
+        "intermediate_size": tower.mlp_size,
+        "num_hidden_layers": tower.num_layers,
+        "num_attention_heads": tower.num_heads,
+        "image_size": tower.image_size,
+        "patch_size": tower.patch_size,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "mm_vision_select_layer": tower.feature_layer,
+        "mm_vision_select_feature": "cls_patch",
+    }
+    projector = {
+        "model_type": "mipha_projector",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_hidden_size": tower.hidden_size,
+        "hidden_size": llm.hidden_size,
+    }
     return {
-        "architectures": ["HyperSeg"], "model_type": "mipha_phi", "vocab_size": llm.vocab_size,
-        "hidden_size": llm.hidden_size, "intermediate_size": llm.mlp_size, "num_hidden_layers": llm.num_layers,
-        "num_attention_heads": llm.num_heads, "partial_rotary_factor": llm.get("rotary_fraction", 0.4),
-        "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 2048,
-        "mask_decode_train": True, "swin_type": "base", "mm_vision_tower": "google/siglip-so400m-patch14-384",
-        "mm_vision_tower_mask": "", "use_mm_proj": True, "tie_word_embeddings": False,
+        "architectures": ["HyperSeg"],
+        "model_type": "mipha_phi",
+        "vocab_size": llm.vocab_size,
+        "hidden_size": llm.hidden_size,
+        "intermediate_size": llm.mlp_size,
+        "num_hidden_layers": llm.num_layers,
+        "num_attention_heads": llm.num_heads,
+        "partial_rotary_factor": llm.get("rotary_fraction", 0.4),
+        "hidden_act": "gelu_new",
+        "layer_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 2048,
+        "mask_decode_train": True,
+        "swin_type": "base",
+        "mm_vision_tower": "google/siglip-so400m-patch14-384",
+        "mm_vision_tower_mask": "",
+        "use_mm_proj": True,
+        "tie_word_embeddings": False,
         "vision_config": {"vision_tower": vision, "mm_projector": projector},
-    }  # fmt: skip
+    }

@@ -15,5 +15,23 @@ from hyperseg_jax.tables.operators import (
 from hyperseg_jax.tables.published import Published, Rule, first_rule
 from hyperseg_jax.tables.table import Piece, Row, Table, flatten, unflatten
 
-__all__ = ["Constant", "ConvKernel", "FusedQKV", "Identity", "Operator", "PaddedRows", "Piece", "Published", "Reshape", "Row",
-           "Rule", "Stack", "Table", "Transpose", "ZeroBias", "first_rule", "flatten", "unflatten"]  # fmt: skip
+__all__ = [
+    "Constant",
+    "ConvKernel",
+    "FusedQKV",
+    "Identity",
+    "Operator",
+    "PaddedRows",
+    "Piece",
+    "Published",
+    "Reshape",
+    "Row",
+    "Rule",
+    "Stack",
+    "Table",
+    "Transpose",
+    "ZeroBias",
+    "first_rule",
+    "flatten",
+    "unflatten",
+]

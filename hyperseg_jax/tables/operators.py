@@ -113,8 +113,10 @@ class PaddedRows:
         if tensor.shape[0] != self.padded:
             raise UserError(f"{self.name}: {tensor.shape[0]} rows, the config wants {self.padded}; set its vocabulary sizes so")
         if tensor[self.rows :].any():
-            raise UserError(f"{self.name}: only the first {self.rows} rows have a place, and a row behind them is not zero; "
-                            "set the config's vocabulary sizes to those of the source")  # fmt: skip
+            raise UserError(
+                f"{self.name}: only the first {self.rows} rows have a place, and a row behind them is not zero; "
+                "set the config's vocabulary sizes to those of the source"
+            )
         return (tensor[: self.rows],)
 
     def to_torch(self, leaves: Arrays) -> Arrays:
@@ -134,8 +136,10 @@ class ZeroBias:
     def to_flax(self, tensors: Arrays) -> Arrays:
         weight, bias = tensors
         if bias.any():
-            raise UserError(f"{self.name}: not zero, and the model has no such bias, so its outputs would change; "
-                            "take weights whose bias there is zero")  # fmt: skip
+            raise UserError(
+                f"{self.name}: not zero, and the model has no such bias, so its outputs would change; "
+                "take weights whose bias there is zero"
+            )
         return (weight.T,)
 
     def to_torch(self, leaves: Arrays) -> Arrays:

@@ -49,8 +49,10 @@ class Row:
                 continue
             inner, count = piece.operator.inner, piece.operator.count
             width = len(piece.names) // count
-            pending += [Piece(self.paths, (*piece.place, i), piece.names[i * width : (i + 1) * width], inner)
-                        for i in reversed(range(count))]  # fmt: skip
+            pending += [
+                Piece(self.paths, (*piece.place, i), piece.names[i * width : (i + 1) * width], inner)
+                for i in reversed(range(count))
+            ]
 
 
 class Table:
@@ -58,8 +60,10 @@ class Table:
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.rows = tuple(rows)
-        for what, found in (("flax path", [p for r in self.rows for p in r.paths]),
-                            ("PyTorch name", [n for r in self.rows for n in r.names])):  # fmt: skip
+        for what, found in (
+            ("flax path", [p for r in self.rows for p in r.paths]),
+            ("PyTorch name", [n for r in self.rows for n in r.names]),
+        ):
             twice = sorted({x for x in found if found.count(x) > 1}) if len(set(found)) != len(found) else []
             if twice:
                 raise ValueError(f"{what} stands twice in a weight table: {twice}")
@@ -85,9 +89,13 @@ class Table:
     def stacked(self, count: int, start: int = 0, step: int = 1) -> Table:
         """A table of one layer, whose PyTorch names hold "{i}", as a scanned stack; i = start + step * k, k < count."""
         return Table(
-            Row(r.paths, tuple(n.replace("{i}", str(start + step * k)) for k in range(count) for n in r.names),
-                Stack(r.operator, count))
-            for r in self.rows)  # fmt: skip
+            Row(
+                r.paths,
+                tuple(n.replace("{i}", str(start + step * k)) for k in range(count) for n in r.names),
+                Stack(r.operator, count),
+            )
+            for r in self.rows
+        )
 
     def to_flax(
         self,
@@ -120,11 +128,17 @@ class Table:
         problems += [f"left over in the source: {name}" for name in left]
         if expected is not None:
             wanted = flatten(expected)
-            problems += [f"not filled by the table: {path}" for path in wanted if path not in flat and not _matches(path, fresh)
-                         and not any(path in row.paths for row in self.rows)]  # fmt: skip
+            problems += [
+                f"not filled by the table: {path}"
+                for path in wanted
+                if path not in flat and not _matches(path, fresh) and not any(path in row.paths for row in self.rows)
+            ]
             problems += [f"unknown to the model: {path}" for path in flat if path not in wanted]
-            problems += [f"{path}: shape {flat[path].shape}, the model has {tuple(wanted[path].shape)}"
-                         for path in flat if path in wanted and tuple(wanted[path].shape) != flat[path].shape]  # fmt: skip
+            problems += [
+                f"{path}: shape {flat[path].shape}, the model has {tuple(wanted[path].shape)}"
+                for path in flat
+                if path in wanted and tuple(wanted[path].shape) != flat[path].shape
+            ]
         if problems:
             raise UserError("weights do not fit the model:\n  " + "\n  ".join(problems))
         return unflatten(flat)

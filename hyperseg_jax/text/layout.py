@@ -42,8 +42,10 @@ def choose_bucket(needed: int, buckets: Iterable[int]) -> int:
     for bucket in buckets:
         if needed <= bucket:
             return bucket
-    raise UserError(f"a prompt needs {needed} positions, the longest bucket has {buckets[-1] if buckets else 0}: "
-                    "add a longer one to the config field `buckets`, or shorten the text")  # fmt: skip
+    raise UserError(
+        f"a prompt needs {needed} positions, the longest bucket has {buckets[-1] if buckets else 0}: "
+        "add a longer one to the config field `buckets`, or shorten the text"
+    )
 
 
 def expand(tokens: PromptTokens, counts: TokenCounts, length: int) -> Layout:
@@ -51,8 +53,10 @@ def expand(tokens: PromptTokens, counts: TokenCounts, length: int) -> Layout:
     runs = list(_runs(tokens, counts))
     needed = sum(len(ids) for ids, *_ in runs)
     if needed > length:
-        raise UserError(f"a prompt needs {needed} positions, the layout has {length}: "
-                        "add a longer bucket to the config field `buckets`, or shorten the text")  # fmt: skip
+        raise UserError(
+            f"a prompt needs {needed} positions, the layout has {length}: "
+            "add a longer bucket to the config field `buckets`, or shorten the text"
+        )
     made = {name: np.zeros(length, np.int32) for name in ("text_ids", "source", "index", "segment")}
     labels, mask = np.full(length, IGNORE, np.int32), np.zeros(length, bool)
     at, seen = 0, dict.fromkeys(Source, 0)
@@ -77,14 +81,19 @@ def pack(layouts: Sequence[Layout], length: int) -> Layout:
     common = _common_length(layouts, min(sizes)) if len(layouts) > 1 else 0
     needed = common + sum(size - common for size in sizes)
     if needed > length:
-        raise UserError(f"{len(layouts)} prompts of one picture need {needed} positions, the layout has {length}: "
-                        "raise the task's `length`, or ask for fewer `prompts`")  # fmt: skip
-    parts = [(0, layouts[0], 0, common)] + [(k, layout, common, size) for k, (layout, size) in enumerate(
-        zip(layouts, sizes, strict=True), 1)]  # fmt: skip
+        raise UserError(
+            f"{len(layouts)} prompts of one picture need {needed} positions, the layout has {length}: "
+            "raise the task's `length`, or ask for fewer `prompts`"
+        )
+    parts = [(0, layouts[0], 0, common)] + [
+        (k, layout, common, size) for k, (layout, size) in enumerate(zip(layouts, sizes, strict=True), 1)
+    ]
     made = {}
     for field in dataclasses.fields(Layout):
-        pieces = [np.full(stop - start, number) if field.name == "prompt" else getattr(layout, field.name)[start:stop]
-                  for number, layout, start, stop in parts]  # fmt: skip
+        pieces = [
+            np.full(stop - start, number) if field.name == "prompt" else getattr(layout, field.name)[start:stop]
+            for number, layout, start, stop in parts
+        ]
         value = np.full(length, IGNORE if field.name == "labels" else 0, getattr(layouts[0], field.name).dtype)
         value[:needed] = np.concatenate(pieces)
         made[field.name] = value
@@ -113,8 +122,10 @@ def _runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
     """What each id becomes."""
     named = {marker: tokens.ids.count(marker) for marker in Marker}
     if named[Marker.CLS] != len(tokens.classes) or named[Marker.REGION] != tokens.num_regions:
-        raise ValueError(f"the ids mark {named[Marker.CLS]} classes and {named[Marker.REGION]} regions, "
-                         f"given are {len(tokens.classes)} and {tokens.num_regions}")  # fmt: skip
+        raise ValueError(
+            f"the ids mark {named[Marker.CLS]} classes and {named[Marker.REGION]} regions, "
+            f"given are {len(tokens.classes)} and {tokens.num_regions}"
+        )
     classes, regions = 0, 0
     for token, label, visible in zip(tokens.ids, tokens.labels, tokens.mask, strict=True):
         if token == Marker.IMAGE:

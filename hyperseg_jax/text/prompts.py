@@ -115,8 +115,9 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
     task = "explain" if explain else prompt.task
     num_regions = 0 if prompt.regions is None or prompt.task != "region" else len(prompt.regions)
     names = (*prompt.classes, BACKGROUND) if prompt.task == "panoptic" else ()
-    question = QUESTIONS[task].format(text="{text}", classes=", ".join(["<cls>"] * len(names)),
-                                      regions=" <region>," * (num_regions - 1) + " <region>.")  # fmt: skip
+    question = QUESTIONS[task].format(
+        text="{text}", classes=", ".join(["<cls>"] * len(names)), regions=" <region>," * (num_regions - 1) + " <region>."
+    )
     instruction = TEMPLATES[template].format(question=question)
     words = {"{text}": prompt.text.strip()}
     if prompt.task == "chat" and not (train and prompt.answer.strip()):

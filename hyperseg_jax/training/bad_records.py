@@ -26,9 +26,16 @@ class BadRecords:
     """
 
     def __init__(
-        self, faults: Sequence[tuple[int, str]], *, share: float, batch_size: int, workdir: Workdir, say: Callable[[str], None],
-        start: int, bad: int,
-    ) -> None:  # fmt: skip
+        self,
+        faults: Sequence[tuple[int, str]],
+        *,
+        share: float,
+        batch_size: int,
+        workdir: Workdir,
+        say: Callable[[str], None],
+        start: int,
+        bad: int,
+    ) -> None:
         self._faults, self._share, self._batch_size, self._say = faults, share, batch_size, say
         self._workdir, self._path = workdir, workdir.local / BAD_RECORDS
         self._seen, self._told = (start, bad), bad > 0
@@ -49,8 +56,9 @@ class BadRecords:
         told = f"{bad} of {taken} training records could not be read and count for nothing; the first: {self.write()}"
         where = self._workdir.home / BAD_RECORDS
         if ends:
-            raise UserError(f"{told}. All are named in {where}: mend or remove them, or raise data.bad_share, which is "
-                            f"{self._share:g}")  # fmt: skip
+            raise UserError(
+                f"{told}. All are named in {where}: mend or remove them, or raise data.bad_share, which is {self._share:g}"
+            )
         self._say(f"{told}. Training goes on; all are named in {where}")
         self._told = True
 

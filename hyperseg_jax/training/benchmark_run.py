@@ -121,8 +121,10 @@ def _read(kept: pathlib.Path | None, asked: dict[str, Any]) -> str:
         raise UserError(f"{kept}: is not a partial evaluation ({error}); remove it to start anew") from error
     if other:
         key = other[0]
-        raise UserError(f"{kept}: is of an evaluation with {key} = {state['asked'].get(key)!r}, this one has {asked[key]!r}; "
-                        "give another --out, or remove the file to start anew")  # fmt: skip
+        raise UserError(
+            f"{kept}: is of an evaluation with {key} = {state['asked'].get(key)!r}, this one has {asked[key]!r}; "
+            "give another --out, or remove the file to start anew"
+        )
     return json.dumps(state)
 
 
@@ -134,9 +136,7 @@ def _count(fresh: Partial, benchmark: Benchmark, index: int, reply: Reply) -> No
             fresh.rows.append((index, k, row_of(reply.example, prompt, found)))
 
 
-def _answers(
-    runner: Runner, benchmark: Benchmark, task: Task, start: int, stop: int, size: int
-) -> Iterator[tuple[int, Reply]]:
+def _answers(runner: Runner, benchmark: Benchmark, task: Task, start: int, stop: int, size: int) -> Iterator[tuple[int, Reply]]:
     """(number, answered example) of those of start..stop that this host scores.
 
     A batch has `size` rows whatever is left, and examples wait for the one with the most steps and prompts, so that all hosts
@@ -184,8 +184,11 @@ def _longest(task: Task, held: list[Reply]) -> int:
     """Positions that the prompts of a batch take, in few different sizes, at least the config's."""
     sizes = task.sizes
     counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
-    needed = max(expanded_length(tokenize(one.asked(k), task.tokenizer, template=sizes.template), counts)
-                 for one in held for k in range(one.prompts))  # fmt: skip
+    needed = max(
+        expanded_length(tokenize(one.asked(k), task.tokenizer, template=sizes.template), counts)
+        for one in held
+        for k in range(one.prompts)
+    )
     return sizes.length if needed <= sizes.length else -(-needed // STEP) * STEP
 
 
@@ -194,8 +197,11 @@ def _call(runner: Runner, task: Task, benchmark: Benchmark, batch: Any, query: A
         return dict(runner.predict(runner.params, batch) if query is None else runner.predict(runner.params, batch, query))
     if runner.write is None:
         raise UserError(f"benchmark {task.name}: this system writes no text")
-    return {"ids": runner.write(runner.params, batch, max_new_tokens=NEW_TOKENS, eos_id=task.tokenizer.eos_id,
-                                vocab_size=task.tokenizer.vocab_size)}  # fmt: skip
+    return {
+        "ids": runner.write(
+            runner.params, batch, max_new_tokens=NEW_TOKENS, eos_id=task.tokenizer.eos_id, vocab_size=task.tokenizer.vocab_size
+        )
+    }
 
 
 def _reply(benchmark: Benchmark, task: Task, example: Example) -> Reply:

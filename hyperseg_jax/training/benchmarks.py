@@ -36,8 +36,12 @@ class Benchmark:
 _TRAIN2014, _VAL2017 = "{root}/coco/train2014", "{root}/coco/val2017"
 _NOTES = "{root}/coco/annotations"
 _PANOPTIC = {"json_path": f"{_NOTES}/panoptic_val2017.json", "image_root": _VAL2017, "png_root": f"{_NOTES}/panoptic_val2017"}
-_REVOS = {"meta_path": "{root}/revos/meta_expressions_valid_.json", "mask_path": "{root}/revos/mask_dict.json",
-          "foreground_path": "{root}/revos/mask_dict_foreground.json", "frame_root": "{root}/revos/JPEGImages"}  # fmt: skip
+_REVOS = {
+    "meta_path": "{root}/revos/meta_expressions_valid_.json",
+    "mask_path": "{root}/revos/mask_dict.json",
+    "foreground_path": "{root}/revos/mask_dict_foreground.json",
+    "frame_root": "{root}/revos/JPEGImages",
+}
 _MARKS = {"targets": 96, "regions": 96}  # a picture of COCO has up to 93 things
 _OBJECTS = {"targets": 20, "regions": 20}  # a clip of DAVIS has up to 20
 _TRUTHFUL = Thresholds(0.5, 0.5)  # an expression may name nothing
@@ -58,8 +62,17 @@ def _marks(kind: str) -> Benchmark:
     return Benchmark("region", "regions", "interactive", fields, _MARKS)
 
 
-def _laid_out(task: str, scoring: str, name: str, split: str, submission: str = "", *, truth: bool = True,
-              sizes: Mapping[str, int] = MappingProxyType({}), **options: Any) -> Benchmark:  # fmt: skip
+def _laid_out(
+    task: str,
+    scoring: str,
+    name: str,
+    split: str,
+    submission: str = "",
+    *,
+    truth: bool = True,
+    sizes: Mapping[str, int] = MappingProxyType({}),
+    **options: Any,
+) -> Benchmark:
     """A benchmark whose files lie as data/formats/layouts.py has it. options: of its reader."""
     fields = {"name": name, "split": split, "root": "{root}", **options}
     return Benchmark(task, scoring, "benchmark", fields, sizes, submission=submission, truth=truth)
@@ -143,10 +156,15 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     if benchmark.reader not in READERS:
         raise UserError(f"benchmark {name}: no reader {benchmark.reader!r}")
     if benchmark.task not in config.data.tasks:
-        raise UserError(f"benchmark {name}: the config has no task {benchmark.task!r} whose sizes it could take; "
-                        f"it has {', '.join(config.data.tasks)}")  # fmt: skip
-    block = {key: value for key, value in config.data.tasks[benchmark.task].to_dict().items()
-             if key not in ("ratio", "reader", "train", "val")}  # fmt: skip
+        raise UserError(
+            f"benchmark {name}: the config has no task {benchmark.task!r} whose sizes it could take; "
+            f"it has {', '.join(config.data.tasks)}"
+        )
+    block = {
+        key: value
+        for key, value in config.data.tasks[benchmark.task].to_dict().items()
+        if key not in ("ratio", "reader", "train", "val")
+    }
     examples = open_reader(f"benchmark {name}", benchmark.reader, benchmark.fields, root)
     if not len(examples):
         raise UserError(f"benchmark {name}: has no examples; check its files below {root}")

@@ -53,8 +53,10 @@ class Checkpoints:
         try:
             return ocp.training.Checkpointer(
                 self._folder.absolute() if "://" not in str(self._folder) else self._folder,
-                preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True, context=context,
-            )  # fmt: skip
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                cleanup_tmp_directories=True,
+                context=context,
+            )
         except OSError as error:
             raise UserError(f"{self._folder}: cannot be written ({_cause(error)}); give another --workdir") from error
 
@@ -74,9 +76,13 @@ class Checkpoints:
         return None if newest is None else int(newest.step)
 
     def save(
-        self, state: TrainState, run: dict[str, Any], *, scores: Mapping[str, Mapping[str, float]] | None = None,
+        self,
+        state: TrainState,
+        run: dict[str, Any],
+        *,
+        scores: Mapping[str, Mapping[str, float]] | None = None,
         wait: bool = False,
-    ) -> str:  # fmt: skip
+    ) -> str:
         """Starts to save; `run` holds JSON facts, the data position among them; scores: of this step's validation, by task.
 
         Returns why the save before this one has failed, with wait: why this one has; "" where it has not.
@@ -85,8 +91,10 @@ class Checkpoints:
         step = int(state.step)
         failure = hosts.agree(f"the save of step {step}", self._probe())
         if not failure:
-            parts: dict[str, Any] = {"params": {"trainable": state.trainable, "frozen": state.frozen},
-                                     "train": _train_part(state)}  # fmt: skip
+            parts: dict[str, Any] = {
+                "params": {"trainable": state.trainable, "frozen": state.frozen},
+                "train": _train_part(state),
+            }
             parts["run"] = {"format": FORMAT, **run}
             metrics = {"best": best_of(scores, self._best)} if scores and self._best else None
             try:
@@ -126,8 +134,10 @@ class Checkpoints:
         failure = hosts.agree(f"the end of the save of step {step}", failure, seconds=4 * self._seconds)
         if failure:
             self.failed.append(f"step {step}: {failure}")
-            self._say(f"{self._folder}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
-                      f"training goes on; free space or mend the folder")  # fmt: skip
+            self._say(
+                f"{self._folder}: the save of step {step} failed ({failure}); {len(self.failed)} failed so far, "
+                f"training goes on; free space or mend the folder"
+            )
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
             self._closed = True
@@ -171,10 +181,19 @@ class Checkpoints:
             # A restored key spells its placement otherwise (P(None) for P()), which would compile the step again.
             train["key"] = jax.device_put(train["key"], state.key.sharding)
             bad = _everywhere(found["run"].get("bad", 0), state.bad)  # older checkpoints do not count
-            return state.replace(**found["params"], optimizer=train["optimizer"], average=train["average"], bad=bad,
-                                 step=train["step"], skipped=train["skipped"], key=train["key"]), found["run"]  # fmt: skip
-        raise UserError(f"{self._checkpointer.directory}: no checkpoint fits this config or can be read whole ({reason}); "
-                        "use the config it was trained with, or another --workdir")  # fmt: skip
+            return state.replace(
+                **found["params"],
+                optimizer=train["optimizer"],
+                average=train["average"],
+                bad=bad,
+                step=train["step"],
+                skipped=train["skipped"],
+                key=train["key"],
+            ), found["run"]
+        raise UserError(
+            f"{self._checkpointer.directory}: no checkpoint fits this config or can be read whole ({reason}); "
+            "use the config it was trained with, or another --workdir"
+        )
 
 
 def _cause(error: BaseException) -> str:
@@ -195,8 +214,13 @@ def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:
 
 
 def _train_part(state: TrainState) -> dict[str, Any]:
-    return {"optimizer": state.optimizer, "average": state.average, "step": state.step, "skipped": state.skipped,
-            "key": state.key}  # fmt: skip
+    return {
+        "optimizer": state.optimizer,
+        "average": state.average,
+        "step": state.step,
+        "skipped": state.skipped,
+        "key": state.key,
+    }
 
 
 def _everywhere(count: int, like: jax.Array) -> jax.Array:

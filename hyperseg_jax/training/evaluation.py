@@ -80,8 +80,10 @@ def evaluate(
                 scoring = scorer.scoring(prompt)
                 if scoring is None or scoring.find is None:
                     continue
-                found = [scoring.find(prompt, {key: value[t, k] for key, value in outputs.items()}, geometry, OURS)
-                         for t in range(len(outputs["mask_logits"]))]  # fmt: skip
+                found = [
+                    scoring.find(prompt, {key: value[t, k] for key, value in outputs.items()}, geometry, OURS)
+                    for t in range(len(outputs["mask_logits"]))
+                ]
                 scorer.add(f"{example.name} {answered.first + k}", prompt, found)
                 if answered.index * share % count < share and answered.first + k == 0:
                     made.tiles.append(tile(example, prompt, list(found[0].masks)))
@@ -91,8 +93,10 @@ def evaluate(
         told = hosts.exchange_long(f"what {name} lacks", json.dumps(unread))
         if missed := [line for lines in told for line in json.loads(lines)]:
             scores["unread"] = len(missed)
-            say(f"{name}: {len(missed)} of {count} validation records could not be read and are in no score; "
-                f"the first: {missed[0]}")  # fmt: skip
+            say(
+                f"{name}: {len(missed)} of {count} validation records could not be read and are in no score; "
+                f"the first: {missed[0]}"
+            )
         if scores:
             made.scores[name] = scores
     return made
@@ -123,9 +127,15 @@ class _Answered:
 
 
 def _answered(
-    predict: Callable[..., Any], params: Any, task: Task, examples: Sequence[Example], count: int, feed: Feed,
-    spare: dict[str, Any], unread: list[str],
-) -> Iterator[_Answered]:  # fmt: skip
+    predict: Callable[..., Any],
+    params: Any,
+    task: Task,
+    examples: Sequence[Example],
+    count: int,
+    feed: Feed,
+    spare: dict[str, Any],
+    unread: list[str],
+) -> Iterator[_Answered]:
     """The examples that this host scores, one by one; one with more prompts than a batch has room for comes several times, each
     with its next few prompts. `unread` gets those that cannot be read, with what is wrong with them.
 

@@ -29,13 +29,20 @@ class Exam:
 
     def controls(self) -> dict[str, float]:
         """The scores that stand beside the model's."""
-        return {"ciou_shuffled": self.shuffled_ciou, "giou_shuffled": self.shuffled_giou, "ciou_blind": self.blind_ciou,
-                "giou_blind": self.blind_giou}  # fmt: skip
+        return {
+            "ciou_shuffled": self.shuffled_ciou,
+            "giou_shuffled": self.shuffled_giou,
+            "ciou_blind": self.blind_ciou,
+            "giou_blind": self.blind_giou,
+        }
 
     def lines(self) -> list[tuple[str, float, float]]:
         """(what, cIoU, gIoU) for a table."""
-        return [("the model", self.ciou, self.giou), ("the same, expressions shuffled", self.shuffled_ciou, self.shuffled_giou),
-                ("best answer that ignores the text", self.blind_ciou, self.blind_giou)]  # fmt: skip
+        return [
+            ("the model", self.ciou, self.giou),
+            ("the same, expressions shuffled", self.shuffled_ciou, self.shuffled_giou),
+            ("best answer that ignores the text", self.blind_ciou, self.blind_giou),
+        ]
 
 
 def referring_exam(

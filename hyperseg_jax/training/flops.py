@@ -13,9 +13,18 @@ from jax.extend import core
 from hyperseg_jax.training import groups
 
 # bfloat16 FLOP/s of one device, as its maker states it: cloud.google.com/tpu/docs (a v4 or v5p device is a whole chip)
-PEAKS = {"TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12,
-         "TPU v6 lite": 918e12, "TPU v6e": 918e12, "NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA H100 80GB HBM3": 989e12,
-         "NVIDIA H200": 989e12}  # fmt: skip
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
 
 
 def of_function(function: Callable[..., Any], *arguments: Any) -> float:

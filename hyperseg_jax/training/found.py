@@ -51,15 +51,22 @@ def _classes(prompt: Prompt, outputs: Outputs) -> np.ndarray:
 
 def expression(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """The one mask of an expression; empty where it is not there."""
-    segments = answers.expression(outputs["mask_logits"], outputs["expression"], geometry, label=prompt.text,
-                                  absent_below=thresholds.absent_below)  # fmt: skip
+    segments = answers.expression(
+        outputs["mask_logits"], outputs["expression"], geometry, label=prompt.text, absent_below=thresholds.absent_below
+    )
     return Found(segments[0].mask[None] if segments else np.zeros((1, *geometry.original), bool))
 
 
 def soft_expression(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """The one mask of an expression as probabilities."""
-    segments = answers.expression(outputs["mask_logits"], outputs["expression"], geometry, label=prompt.text,
-                                  absent_below=thresholds.absent_below, soft=True)  # fmt: skip
+    segments = answers.expression(
+        outputs["mask_logits"],
+        outputs["expression"],
+        geometry,
+        label=prompt.text,
+        absent_below=thresholds.absent_below,
+        soft=True,
+    )
     return Found(segments[0].mask[None] if segments else np.zeros((1, *geometry.original), np.float32))
 
 
@@ -77,18 +84,24 @@ def soft_regions(prompt: Prompt, outputs: Outputs, geometry: Geometry, threshold
 
 def panoptic(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """Segments without overlap."""
-    ids, rows = answers.panoptic(outputs["mask_logits"], _classes(prompt, outputs), geometry, classes=prompt.classes,
-                                 things=prompt.things, object_threshold=thresholds.segment)  # fmt: skip
+    ids, rows = answers.panoptic(
+        outputs["mask_logits"],
+        _classes(prompt, outputs),
+        geometry,
+        classes=prompt.classes,
+        things=prompt.things,
+        object_threshold=thresholds.segment,
+    )
     return Found(_stack([ids == row["id"] for row in rows], geometry), tuple(row["category"] for row in rows))
 
 
 def instances(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:
     """Instances of things with scores, the best hundred pairs of mask and class."""
-    segments = answers.instances(outputs["mask_logits"], _classes(prompt, outputs), geometry, classes=prompt.classes,
-                                 things=prompt.things, limit=100)  # fmt: skip
+    segments = answers.instances(
+        outputs["mask_logits"], _classes(prompt, outputs), geometry, classes=prompt.classes, things=prompt.things, limit=100
+    )
     labels = tuple(prompt.classes.index(segment.label) for segment in segments)
-    return Found(_stack([segment.mask for segment in segments], geometry), labels,
-                 tuple(segment.score for segment in segments))  # fmt: skip
+    return Found(_stack([segment.mask for segment in segments], geometry), labels, tuple(segment.score for segment in segments))
 
 
 CANDIDATES = 20
@@ -104,8 +117,12 @@ def candidates(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds:
     order = np.argsort(-classes.max(-1), kind="stable")
     masks = logits > 0
     order = np.array([k for k in order if masks[k].any()], int)
-    return Found(masks[order], scores=tuple(classes.max(-1)[order].tolist()), classes=classes[order],
-                 embeddings=outputs["embedding"][best][order])  # fmt: skip
+    return Found(
+        masks[order],
+        scores=tuple(classes.max(-1)[order].tolist()),
+        classes=classes[order],
+        embeddings=outputs["embedding"][best][order],
+    )
 
 
 def semantic(prompt: Prompt, outputs: Outputs, geometry: Geometry, thresholds: Thresholds) -> Found:

@@ -36,9 +36,12 @@ from hyperseg_jax.weights import model_folder
 
 
 def train(
-    config: ml_collections.ConfigDict, home: str | os.PathLike[str], *, console: Console | None = None,
+    config: ml_collections.ConfigDict,
+    home: str | os.PathLike[str],
+    *,
+    console: Console | None = None,
     stop_at: int | None = None,
-) -> pathlib.Path:  # fmt: skip
+) -> pathlib.Path:
     """Trains until config.train.steps, resuming from the newest checkpoint in the workdir `home` (a folder, or a bucket such as
     gs://name/run); returns the model's folder.
 
@@ -60,20 +63,32 @@ def train(
         tasks = sources.build(config, system, console=console)
         model = system.build(config)
         rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
-        rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps,
-                               config.train.steps // config.optimizer.accumulate, config.optimizer.final_rate)  # fmt: skip
+        rate = groups.schedule(
+            config.optimizer.learning_rate,
+            config.optimizer.warmup_steps,
+            config.train.steps // config.optimizer.accumulate,
+            config.optimizer.final_rate,
+        )
 
         first = config.data.first
-        mixture = Mixture(tasks, config.train.batch_size, config.seed, (first.task, int(first.share * config.train.steps)),
-                          config.data.batches)  # fmt: skip
+        mixture = Mixture(
+            tasks,
+            config.train.batch_size,
+            config.seed,
+            (first.task, int(first.share * config.train.steps)),
+            config.data.batches,
+        )
         feed = Feed(mesh.batch)
         rows = feed.rows(config.train.batch_size)
         predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
         limits = hosts.Limits(**config.hosts)
         say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-        checkpoints = stack.enter_context(Checkpoints(workdir.home / "checkpoints", keep=config.train.keep,
-                                                      best=config.train.best, say=say, seconds=limits.barrier))  # fmt: skip
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir.home / "checkpoints", keep=config.train.keep, best=config.train.best, say=say, seconds=limits.barrier
+            )
+        )
         stop = stack.enter_context(interruptible())
         state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
         report_placement(state, mesh, workdir.local, console)
@@ -89,12 +104,29 @@ def train(
         step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average, config.data.cuts), places, mesh)
         arithmetic = Arithmetic(config, system)
         stack.enter_context(placement.use(mesh))
-        stream = stack.enter_context(Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers,
-                                            rows=rows.places))  # fmt: skip
-        bad = BadRecords(stream.faults, share=config.data.bad_share, batch_size=config.train.batch_size, workdir=workdir,
-                         say=say, start=start_step, bad=bad_so_far)  # fmt: skip
-        observers = stack.enter_context(Observers(workdir.local, start=start_step, steps=steps, console=console, timer=timer,
-                                                  profiled=tuple(config.train.profile), look=bad.look))  # fmt: skip
+        stream = stack.enter_context(
+            Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers, rows=rows.places)
+        )
+        bad = BadRecords(
+            stream.faults,
+            share=config.data.bad_share,
+            batch_size=config.train.batch_size,
+            workdir=workdir,
+            say=say,
+            start=start_step,
+            bad=bad_so_far,
+        )
+        observers = stack.enter_context(
+            Observers(
+                workdir.local,
+                start=start_step,
+                steps=steps,
+                console=console,
+                timer=timer,
+                profiled=tuple(config.train.profile),
+                look=bad.look,
+            )
+        )
         watchdog = stack.enter_context(Watchdog(limits.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
         stack.enter_context(hosts.ending())
         unsaved = ""
@@ -127,8 +159,15 @@ def train(
                 observers.tell()
                 timer.begin("evaluation")
                 watchdog.patient()
-                found = evaluation.evaluate(predict, state.params, tasks, limit=config.train.eval_examples,
-                                            progress=observers.validating, say=say, feed=feed)  # fmt: skip
+                found = evaluation.evaluate(
+                    predict,
+                    state.params,
+                    tasks,
+                    limit=config.train.eval_examples,
+                    progress=observers.validating,
+                    say=say,
+                    feed=feed,
+                )
                 scores = found.scores
                 observers.scores(step, scores)
                 watchdog.beat()
@@ -142,8 +181,12 @@ def train(
                 observers.tell()
                 bad.write()
                 timer.begin("checkpoint")
-                facts = {"global_next_index": stream.position, "system": config.system, "seconds": timer.read(),
-                         "bad": int(state.bad)}  # fmt: skip
+                facts = {
+                    "global_next_index": stream.position,
+                    "system": config.system,
+                    "seconds": timer.read(),
+                    "bad": int(state.bad),
+                }
                 failed = checkpoints.save(state, facts, scores=scores, wait=last)
                 unsaved = unsaved or (failed if last else "")
             if validates or last or step % config.train.save_every == 0:
@@ -153,15 +196,23 @@ def train(
             if last:
                 break
     if unsaved:
-        raise UserError(f"{workdir.home}: the last save failed ({unsaved}); free space or mend the folder, and give the same "
-                        "command again, which goes on from the newest whole checkpoint")  # fmt: skip
+        raise UserError(
+            f"{workdir.home}: the last save failed ({unsaved}); free space or mend the folder, and give the same "
+            "command again, which goes on from the newest whole checkpoint"
+        )
     return workdir.home / "model"
 
 
 def start(
-    config: ml_collections.ConfigDict, system: systems.System, model: Any, rules: tuple[groups.Group, ...], rate: Any,
-    mesh: Any, *, resumes: bool,
-) -> tuple[TrainState, Any]:  # fmt: skip
+    config: ml_collections.ConfigDict,
+    system: systems.System,
+    model: Any,
+    rules: tuple[groups.Group, ...],
+    rate: Any,
+    mesh: Any,
+    *,
+    resumes: bool,
+) -> tuple[TrainState, Any]:
     """A fresh state, placed on the mesh: from config.init_from where that names a model, else from the seed.
 
     resumes: its shapes and places are enough, the values will come from a checkpoint.
@@ -169,8 +220,14 @@ def start(
     init = lambda: system.init(model, config, jax.random.key(config.seed))
     boxed = jax.eval_shape(init)
     plain, where = nn.unbox(boxed), placement.shardings(boxed, mesh)
-    tx = groups.optimizer(groups.split(plain, rules)[0], rules, rate, betas=tuple(config.optimizer.betas),
-                          clip_norm=config.optimizer.clip_norm, accumulate=config.optimizer.accumulate)  # fmt: skip
+    tx = groups.optimizer(
+        groups.split(plain, rules)[0],
+        rules,
+        rate,
+        betas=tuple(config.optimizer.betas),
+        clip_norm=config.optimizer.clip_norm,
+        accumulate=config.optimizer.accumulate,
+    )
 
     def make(given: dict[str, Any]) -> TrainState:
         params = model_folder.overlay(nn.unbox(init()), given)
@@ -204,12 +261,18 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
     of them can read none of them."""
     ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
     found = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
-    unread = [f"data.tasks.{name}.train: none of its first records can be read: {one.fault}" for name, one in found.items()
-              if not one.used]  # fmt: skip
+    unread = [
+        f"data.tasks.{name}.train: none of its first records can be read: {one.fault}"
+        for name, one in found.items()
+        if not one.used
+    ]
     if failure := hosts.agree("a look at the training data", unread[0] if unread else ""):
         raise UserError(failure)
-    console.print(padding.table(found, ratios, batch_size=config.train.batch_size, cuts=config.data.cuts,
-                                mixed=sources.programs(config) == (MIXED,)))  # fmt: skip
+    console.print(
+        padding.table(
+            found, ratios, batch_size=config.train.batch_size, cuts=config.data.cuts, mixed=sources.programs(config) == (MIXED,)
+        )
+    )
 
 
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
@@ -224,8 +287,10 @@ def report_placement(state: TrainState, mesh: placement.Placement, workdir: path
 def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
     """The batch can be split over the mesh."""
     if config.train.batch_size % mesh.batch_parts:
-        raise UserError(f"train.batch_size = {config.train.batch_size}: give a multiple of {mesh.batch_parts}, "
-                        f"the parts that preset {mesh.preset} splits a batch into")  # fmt: skip
+        raise UserError(
+            f"train.batch_size = {config.train.batch_size}: give a multiple of {mesh.batch_parts}, "
+            f"the parts that preset {mesh.preset} splits a batch into"
+        )
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:

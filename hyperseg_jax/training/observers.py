@@ -24,9 +24,16 @@ class Observers:
     """
 
     def __init__(
-        self, workdir: pathlib.Path, *, start: int, steps: int, console: Console, timer: clock.Clock,
-        profiled: tuple[int, int] = (0, 0), look: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
-    ) -> None:  # fmt: skip
+        self,
+        workdir: pathlib.Path,
+        *,
+        start: int,
+        steps: int,
+        console: Console,
+        timer: clock.Clock,
+        profiled: tuple[int, int] = (0, 0),
+        look: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+    ) -> None:
         self._look = look
         self._path = workdir / "metrics.jsonl"
         _truncate(self._path, start)
@@ -34,9 +41,15 @@ class Observers:
         self._board = _Board(workdir / "tensorboard", start)
         self._refused = ""
         self._plot = workdir / "loss.png"
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-                   TextColumn("{task.fields[note]}"))  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
         self._timer, self._profiled, self._folder, self._profiling = timer, profiled, workdir / "tensorboard", False
@@ -147,8 +160,9 @@ class _Board:
         folder.mkdir(parents=True, exist_ok=True)
         self._event, self._flushed = Event, time.monotonic()
         self._events = EventsWriter(str(folder / "events"))
-        self._events.write_event(Event(wall_time=time.time(), step=start + 1,
-                                       session_log=SessionLog(status=SessionLog.SessionStatus.Value("START"))))  # fmt: skip
+        self._events.write_event(
+            Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.SessionStatus.Value("START")))
+        )
         self.flush()
 
     def scalar(self, name: str, value: float, step: int) -> None:
@@ -214,8 +228,9 @@ def plot_losses(metrics: pathlib.Path, picture: pathlib.Path) -> None:
             mine = [line for line in validation if line["task"] == task]
             name = next((n for n in ("ciou", "pq", "miou", "j_and_f") if n in mine[-1]), None)
             if name:
-                right.plot([line["step"] for line in mine], [line[name] for line in mine], "o-", markersize=3,
-                           label=f"{task} {name}")  # fmt: skip
+                right.plot(
+                    [line["step"] for line in mine], [line[name] for line in mine], "o-", markersize=3, label=f"{task} {name}"
+                )
         right.set(xlabel="step", ylabel="validation score", ylim=(0, 1))
         right.legend(fontsize=8)
     for panel in panels[0]:

@@ -105,5 +105,6 @@ class FromFirstFrame(Reply):
         self._found[prompt].append(_apart(self._found[prompt].pop().masks))
 
     def answers(self) -> list[tuple[Prompt, list[Found]]]:
-        return [(prompt, [Found(prompt.regions), *found[1:]]) for prompt, found in super().answers()
-                if prompt.regions is not None]  # fmt: skip
+        return [
+            (prompt, [Found(prompt.regions), *found[1:]]) for prompt, found in super().answers() if prompt.regions is not None
+        ]

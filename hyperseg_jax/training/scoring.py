@@ -79,8 +79,17 @@ def _add_regions(scores: Any, name: str, prompt: Prompt, found: Sequence[Found])
 
 def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
     crowds = None if prompt.crowds is None else prompt.crowds[:, 0]
-    scores.update(found[0].masks, found[0].labels, _wanted(prompt)[:, 0], prompt.labels, prompt.classes, prompt.things,
-                  _first(prompt.ignore), crowds, prompt.crowd_labels)  # fmt: skip
+    scores.update(
+        found[0].masks,
+        found[0].labels,
+        _wanted(prompt)[:, 0],
+        prompt.labels,
+        prompt.classes,
+        prompt.things,
+        _first(prompt.ignore),
+        crowds,
+        prompt.crowd_labels,
+    )
 
 
 def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
@@ -91,8 +100,16 @@ def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Found
     masks = [*_wanted(prompt)[wanted, 0], *(prompt.crowds[massed, 0] if prompt.crowds is not None else ())]
     labels = [prompt.labels[k] for k in wanted] + [prompt.crowd_labels[k] for k in massed]
     place = f"{prompt.key.zfill(12)} {name}"  # pycocotools takes pictures by their numbers where scores are equal
-    scores.update(place, found[0].masks, found[0].scores, [prompt.classes[label] for label in found[0].labels], masks,
-                  [prompt.classes[label] for label in labels], [False] * len(wanted) + [True] * len(massed), areas)  # fmt: skip
+    scores.update(
+        place,
+        found[0].masks,
+        found[0].scores,
+        [prompt.classes[label] for label in found[0].labels],
+        masks,
+        [prompt.classes[label] for label in labels],
+        [False] * len(wanted) + [True] * len(massed),
+        areas,
+    )
 
 
 def _tracks(found: Sequence[Found]) -> np.ndarray:
@@ -103,9 +120,15 @@ def _tracks(found: Sequence[Found]) -> np.ndarray:
 def _add_tracks(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
     ours, crowds = _tracks(found), () if prompt.crowds is None else prompt.crowds
     labels = (*prompt.labels, *prompt.crowd_labels)
-    scores.update(name, ours, found[0].scores, [prompt.classes[label] for label in found[0].labels],
-                  [*_wanted(prompt), *crowds], [prompt.classes[label] for label in labels],
-                  [False] * len(prompt.labels) + [True] * len(crowds))  # fmt: skip
+    scores.update(
+        name,
+        ours,
+        found[0].scores,
+        [prompt.classes[label] for label in found[0].labels],
+        [*_wanted(prompt), *crowds],
+        [prompt.classes[label] for label in labels],
+        [False] * len(prompt.labels) + [True] * len(crowds),
+    )
 
 
 def _add_objects(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
@@ -174,8 +197,9 @@ SCORINGS: dict[str, Scoring] = {
     "revos": Scoring(metrics.ReVosScores, finds.expression, _add_revos, "jf"),
     "ref_davis": Scoring(lambda _: metrics.DavisScores("unsupervised"), finds.soft_expression, _add_objects, "jf", Together),
     "davis": Scoring(lambda _: metrics.DavisScores(), finds.soft_regions, _add_objects, "jf", FromFirstFrame),
-    "davis_unsupervised": Scoring(lambda _: metrics.DavisScores("unsupervised"), finds.candidates, _add_proposals, "jf",
-                                  Tracked),
+    "davis_unsupervised": Scoring(
+        lambda _: metrics.DavisScores("unsupervised"), finds.candidates, _add_proposals, "jf", Tracked
+    ),
     "tracks": Scoring(lambda _: metrics.VideoAP(), finds.candidates, _add_tracks, "ap", Tracked),
     "regions": Scoring(lambda _: metrics.InteractiveScores(), finds.regions, _add_regions, "miou"),
     "clicks": Scoring(lambda _: metrics.ClickScores(), finds.regions, _add_clicks, "iou@1", Clicked),
@@ -187,7 +211,7 @@ SCORINGS: dict[str, Scoring] = {
     "pope": Scoring(lambda _: metrics.PopeScores(), None, _add_pope, "accuracy"),
     "multiple_choice": Scoring(lambda _: metrics.MultipleChoiceScores(), None, _add_choice, "accuracy"),
     "unscored": Scoring(lambda _: metrics.Unscored(), None, _add_nothing, ""),
-}  # fmt: skip
+}
 BY_TASK = {"referring": "referring", "reasoning": "referring", "video": "clips", "region": "regions", "panoptic": "panoptic"}
 """How the prompts of a task are scored in validation; others are not."""
 

@@ -38,9 +38,14 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create(
-    params: Any, table: tuple[groups.Group, ...], tx: optax.GradientTransformation, seed: int, *, frozen_type: str = "",
+    params: Any,
+    table: tuple[groups.Group, ...],
+    tx: optax.GradientTransformation,
+    seed: int,
+    *,
+    frozen_type: str = "",
     averaged: bool = False,
-) -> TrainState:  # fmt: skip
+) -> TrainState:
     """A fresh state around parameters. frozen_type: type to keep frozen floats in, theirs where empty. averaged: keeps a
     moving average."""
     trainable, frozen = groups.split(params, table)
@@ -60,8 +65,14 @@ def shardings(
     """
     trainable, frozen = groups.split(params, table)
     masked = lambda x: isinstance(x, optax.MaskedNode)  # of another group
-    optimizer = optax.tree.map_params(tx, lambda leaf, at: leaf if masked(leaf) else at, state.optimizer, trainable,
-                                      transform_non_params=lambda _: whole, is_leaf=masked)  # fmt: skip
+    optimizer = optax.tree.map_params(
+        tx,
+        lambda leaf, at: leaf if masked(leaf) else at,
+        state.optimizer,
+        trainable,
+        transform_non_params=lambda _: whole,
+        is_leaf=masked,
+    )
     return TrainState(whole, whole, whole, whole, trainable, frozen, optimizer, trainable if state.average else {})
 
 

@@ -24,10 +24,17 @@ def row_of(example: Example, prompt: Prompt, found: Sequence[Found]) -> Row:
     if not prompt.key:
         raise UserError(f"{example.name}: its reader gives no key of the question, which the benchmark's server wants back")
     height, width = example.frames.shape[1:3]
-    return {"key": prompt.key, "question": prompt.text, "text": found[0].text, "labels": list(found[0].labels),
-            "scores": list(found[0].scores),
-            "frames": list(example.frame_names), "height": height, "width": width,
-            "masks": [[encode(mask) for mask in frame.masks] for frame in found]}  # fmt: skip
+    return {
+        "key": prompt.key,
+        "question": prompt.text,
+        "text": found[0].text,
+        "labels": list(found[0].labels),
+        "scores": list(found[0].scores),
+        "frames": list(example.frame_names),
+        "height": height,
+        "width": width,
+        "masks": [[encode(mask) for mask in frame.masks] for frame in found],
+    }
 
 
 def _masks(row: Row, frame: int) -> list[np.ndarray]:
@@ -36,8 +43,12 @@ def _masks(row: Row, frame: int) -> list[np.ndarray]:
 
 def _choice(row: Row) -> dict[str, Any]:
     options = options_of(row["question"])
-    return {"index": int(row["key"]), "question": row["question"].split("\n")[0], **options,
-            "prediction": choose(row["text"], options) or row["text"]}  # fmt: skip
+    return {
+        "index": int(row["key"]),
+        "question": row["question"].split("\n")[0],
+        **options,
+        "prediction": choose(row["text"], options) or row["text"],
+    }
 
 
 def _expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:

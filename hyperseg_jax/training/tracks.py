@@ -50,6 +50,8 @@ class Tracked(Reply):
         labels = tuple(int(track.sure().argmax()) for track in tracks)
         scores = tuple(float(track.sure().max()) for track in tracks)
         nothing = np.zeros(self.example.frames.shape[1:3], bool)
-        frames = [Found(np.array([track.masks.get(t, nothing) for track in tracks], bool).reshape(-1, *nothing.shape), labels,
-                        scores) for t in range(self._heard)]  # fmt: skip
+        frames = [
+            Found(np.array([track.masks.get(t, nothing) for track in tracks], bool).reshape(-1, *nothing.shape), labels, scores)
+            for t in range(self._heard)
+        ]
         return [(self.example.prompts[0], frames)]

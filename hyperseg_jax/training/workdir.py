@@ -52,8 +52,9 @@ class Workdir:
         given = hosts.exchange("the config", resolved)
         other = [k for k, text in enumerate(given) if text != given[0]]
         if other:
-            raise UserError(f"process {hosts.name(other[0])} was given another config than process 0; "
-                            "start all with one command")  # fmt: skip
+            raise UserError(
+                f"process {hosts.name(other[0])} was given another config than process 0; start all with one command"
+            )
         failure = ""
         if hosts.leads():
             try:
@@ -74,12 +75,17 @@ class Workdir:
             except ValueError as error:
                 raise UserError(f"{path}: not readable ({error}); delete this workdir or give another --workdir") from error
             held, given = _held(there), _held(resolved)
-            other = [f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"
-                     for key in sorted(held.keys() | given.keys()) if held.get(key) != given.get(key)]  # fmt: skip
+            other = [
+                f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"
+                for key in sorted(held.keys() | given.keys())
+                if held.get(key) != given.get(key)
+            ]
             if other:
                 more = f"; {len(other) - 4} more" if len(other) > 4 else ""
-                raise UserError(f"{self.home}: holds a run of another config ({'; '.join(other[:4])}{more}); "
-                                "give another --workdir, or the config it was trained with")  # fmt: skip
+                raise UserError(
+                    f"{self.home}: holds a run of another config ({'; '.join(other[:4])}{more}); "
+                    "give another --workdir, or the config it was trained with"
+                )
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             write_text(self.local / "config.json", json.dumps(resolved, indent=2, sort_keys=True) + "\n")

@@ -78,9 +78,21 @@ def _pushing(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine
     return push
 
 
-OLD_TABLE = TABLE | {ord(code): _pushing(make) for code, make in {
-    b"I": _integer, b"L": lambda m: _number(m, int), b"F": lambda m: _number(m, float),
-    b"S": _quoted, b"V": _unicode, b"l": lambda m: m.pop_mark(), b"d": _dict,
-    b"g": lambda m: m.recall(_number(m, int)),
-}.items()} | {ord("p"): lambda m: m.keep(_number(m, int))}  # fmt: skip
+OLD_TABLE = (
+    TABLE
+    | {
+        ord(code): _pushing(make)
+        for code, make in {
+            b"I": _integer,
+            b"L": lambda m: _number(m, int),
+            b"F": lambda m: _number(m, float),
+            b"S": _quoted,
+            b"V": _unicode,
+            b"l": lambda m: m.pop_mark(),
+            b"d": _dict,
+            b"g": lambda m: m.recall(_number(m, int)),
+        }.items()
+    }
+    | {ord("p"): lambda m: m.keep(_number(m, int))}
+)
 """All operations, those of protocols 2 to 5 among them."""

@@ -52,10 +52,16 @@ class PickleMachine:
     The values it gives: None, bool, int, float, str, tuple, list, dict, memoryview (for bytes), and what builders make.
     """
 
-    def __init__(self, data: memoryview, names: Mapping[str, object],
-                 persistent: Callable[[PickleMachine, object], object] | None = None, *, what: str = "weights",
-                 limit: int | None = None,
-                 table: Mapping[int, Callable[[PickleMachine], None]] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        data: memoryview,
+        names: Mapping[str, object],
+        persistent: Callable[[PickleMachine, object], object] | None = None,
+        *,
+        what: str = "weights",
+        limit: int | None = None,
+        table: Mapping[int, Callable[[PickleMachine], None]] | None = None,
+    ) -> None:
         self.data, self.names, self.persistent, self.what = data, names, persistent, what
         self.limit = OPERATIONS if limit is None else limit
         self.table = TABLE if table is None else table
@@ -297,23 +303,55 @@ PLAIN_NAMES = known(
     Builder("builtins.bytes", _empty_bytes),
 )
 STOP = ord(".")
-TABLE: dict[int, Callable[[PickleMachine], None]] = {ord(code): operation for code, operation in {
-    b"\x80": _proto, b"\x95": _frame, b"(": _mark,
-    b"a": _append, b"e": _appends, b"s": _set_item, b"u": lambda m: m.set_items(m.pop_mark()),
-    b"q": lambda m: m.keep(m.unsigned(1)), b"r": lambda m: m.keep(m.unsigned(4)), b"\x94": lambda m: m.keep(len(m.memo)),
-    b"b": lambda m: m.build(), b"i": lambda m: m.refuse_instance(),
-}.items()} | {ord(code): _pushing(make) for code, make in {
-    b"N": lambda m: None, b"\x88": lambda m: True, b"\x89": lambda m: False,
-    b"J": lambda m: m.signed(4), b"K": lambda m: m.unsigned(1), b"M": lambda m: m.unsigned(2),
-    b"\x8a": lambda m: m.signed(m.unsigned(1)), b"\x8b": lambda m: m.signed(m.unsigned(4)), b"G": _binary_float,
-    b"U": lambda m: str(m.take(m.unsigned(1)), "latin1"),  # a short str of Python 2 is a name, a long one is bytes
-    b"T": lambda m: m.take(m.unsigned(4)), b"C": lambda m: m.take(m.unsigned(1)), b"B": lambda m: m.take(m.unsigned(4)),
-    b"\x8e": lambda m: m.take(m.unsigned(8)), b"\x96": lambda m: m.take(m.unsigned(8)),
-    b"\x8c": lambda m: m.text(m.unsigned(1)), b"X": lambda m: m.text(m.unsigned(4)), b"\x8d": lambda m: m.text(m.unsigned(8)),
-    b")": lambda m: (), b"t": lambda m: tuple(m.pop_mark()),
-    b"\x85": _tuple_of(1), b"\x86": _tuple_of(2), b"\x87": _tuple_of(3),
-    b"]": lambda m: [], b"}": lambda m: {},
-    b"h": lambda m: m.recall(m.unsigned(1)), b"j": lambda m: m.recall(m.unsigned(4)),
-    b"c": lambda m: m.look_up(m.line(), m.line()), b"\x93": _stack_global,
-    b"R": lambda m: m.reduce(), b"Q": lambda m: m.by_persistent_id(),
-}.items()}  # fmt: skip
+TABLE: dict[int, Callable[[PickleMachine], None]] = {
+    ord(code): operation
+    for code, operation in {
+        b"\x80": _proto,
+        b"\x95": _frame,
+        b"(": _mark,
+        b"a": _append,
+        b"e": _appends,
+        b"s": _set_item,
+        b"u": lambda m: m.set_items(m.pop_mark()),
+        b"q": lambda m: m.keep(m.unsigned(1)),
+        b"r": lambda m: m.keep(m.unsigned(4)),
+        b"\x94": lambda m: m.keep(len(m.memo)),
+        b"b": lambda m: m.build(),
+        b"i": lambda m: m.refuse_instance(),
+    }.items()
+} | {
+    ord(code): _pushing(make)
+    for code, make in {
+        b"N": lambda m: None,
+        b"\x88": lambda m: True,
+        b"\x89": lambda m: False,
+        b"J": lambda m: m.signed(4),
+        b"K": lambda m: m.unsigned(1),
+        b"M": lambda m: m.unsigned(2),
+        b"\x8a": lambda m: m.signed(m.unsigned(1)),
+        b"\x8b": lambda m: m.signed(m.unsigned(4)),
+        b"G": _binary_float,
+        b"U": lambda m: str(m.take(m.unsigned(1)), "latin1"),  # a short str of Python 2 is a name, a long one is bytes
+        b"T": lambda m: m.take(m.unsigned(4)),
+        b"C": lambda m: m.take(m.unsigned(1)),
+        b"B": lambda m: m.take(m.unsigned(4)),
+        b"\x8e": lambda m: m.take(m.unsigned(8)),
+        b"\x96": lambda m: m.take(m.unsigned(8)),
+        b"\x8c": lambda m: m.text(m.unsigned(1)),
+        b"X": lambda m: m.text(m.unsigned(4)),
+        b"\x8d": lambda m: m.text(m.unsigned(8)),
+        b")": lambda m: (),
+        b"t": lambda m: tuple(m.pop_mark()),
+        b"\x85": _tuple_of(1),
+        b"\x86": _tuple_of(2),
+        b"\x87": _tuple_of(3),
+        b"]": lambda m: [],
+        b"}": lambda m: {},
+        b"h": lambda m: m.recall(m.unsigned(1)),
+        b"j": lambda m: m.recall(m.unsigned(4)),
+        b"c": lambda m: m.look_up(m.line(), m.line()),
+        b"\x93": _stack_global,
+        b"R": lambda m: m.reduce(),
+        b"Q": lambda m: m.by_persistent_id(),
+    }.items()
+}

@@ -23,8 +23,16 @@ from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, write_s
 from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
 from hyperseg_jax.weights.torch_writer import write_state_dict
 
-WRITTEN = ("*.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json",
-           "extra_names.json", "state_dict.pth", "adapter_config.json")  # fmt: skip
+WRITTEN = (
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "extra_names.json",
+    "state_dict.pth",
+    "adapter_config.json",
+)
 # what AutoTokenizer wants beside tokenizer.json
 TOKENIZER_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": EOS, "model_max_length": 2048}
 
@@ -103,8 +111,10 @@ def export_weights(
         extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extras, name))}
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {why}" for name, why in extras.items())
-            raise UserError(f"{folder}: the authors' code has no name for\n  {listed}\nleave --strict-authors out, or train "
-                            "without them (configs/hyperseg_3b_released.py)")  # fmt: skip
+            raise UserError(
+                f"{folder}: the authors' code has no name for\n  {listed}\nleave --strict-authors out, or train "
+                "without them (configs/hyperseg_3b_released.py)"
+            )
         described = {name: info for row in table for name, info in _describe(row, leaves, dtype)}
         pieces = [piece for row in table for piece in row.pieces()]
         make = functools.partial(_made, leaves, dtype)

@@ -52,8 +52,10 @@ def _from_hub(source: str) -> pathlib.Path:
             if wanted([path.name for path in there.iterdir()]):
                 return there
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source}: no such path here, and not to be had from the Hugging Face hub ({reason}); check the name, "
-                        "the network, and `hf auth login` where it is private") from error  # fmt: skip
+        raise UserError(
+            f"{source}: no such path here, and not to be had from the Hugging Face hub ({reason}); check the name, "
+            "the network, and `hf auth login` where it is private"
+        ) from error
 
 
 def _from_store(source: str) -> pathlib.Path:

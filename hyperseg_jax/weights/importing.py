@@ -84,8 +84,10 @@ def import_weights(
         _follow_sizes(config, files, found, report)
         tokenizer = tokenizer or _tokenizer([file.path for _, file in files], config)
         if config.model.llm.vocab_size < tokenizer.vocab_size:
-            raise UserError(f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the token table only "
-                            f"{config.model.llm.vocab_size} rows; give the checkpoint's own with --tokenizer")  # fmt: skip
+            raise UserError(
+                f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the token table only "
+                f"{config.model.llm.vocab_size} rows; give the checkpoint's own with --tokenizer"
+            )
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
         expected = jax.eval_shape(init, jax.random.key(config.seed))
@@ -102,8 +104,9 @@ def import_weights(
                     writer.write(path, _cast(np.asarray(value), leaves[path][1], path))
                 pieces = [piece for row in rows for piece in row.pieces()]
                 on_all_cores(lambda piece: _convert(piece, found, leaves, writer), pieces)
-            report.loaded = {path: {"shape": list(shape), "dtype": kind.name} for path, (shape, kind) in leaves.items()
-                             if path not in fresh}  # fmt: skip
+            report.loaded = {
+                path: {"shape": list(shape), "dtype": kind.name} for path, (shape, kind) in leaves.items() if path not in fresh
+            }
             report.save(part / "import_report.json")
     return report
 
@@ -117,9 +120,7 @@ def _kind(system: systems.System, file: TensorFile) -> Published:
     raise UserError(f"{file.path}: holds nothing that {system.name} knows (its names begin {held}); give one of\n  {known}")
 
 
-def _assign(
-    system: systems.System, files: Sequence[tuple[Published, TensorFile]], report: ImportReport
-) -> dict[str, Tensor]:
+def _assign(system: systems.System, files: Sequence[tuple[Published, TensorFile]], report: ImportReport) -> dict[str, Tensor]:
     """{name in the weight table: where it comes from}. What a rule leaves out goes to the report."""
     found: dict[str, Tensor] = {}
     for kind, file in files:
@@ -144,9 +145,11 @@ def _assign(
 
 
 def _follow_sizes(
-    config: ml_collections.ConfigDict, files: Sequence[tuple[Published, TensorFile]], found: Mapping[str, Tensor],
+    config: ml_collections.ConfigDict,
+    files: Sequence[tuple[Published, TensorFile]],
+    found: Mapping[str, Tensor],
     report: ImportReport,
-) -> None:  # fmt: skip
+) -> None:
     """Config fields that a checkpoint decides, such as the rows of its token table."""
     for kind, _ in files:
         for field, (name, axis) in kind.sizes:
@@ -167,14 +170,19 @@ def _tokenizer(paths: Sequence[pathlib.Path], config: ml_collections.ConfigDict)
     try:
         return load_tokenizer(config.data.tokenizer)
     except UserError as error:
-        raise UserError(f"none of the sources holds a tokenizer, and neither does the config ({error}); "
-                        "give one with --tokenizer") from error  # fmt: skip
+        raise UserError(
+            f"none of the sources holds a tokenizer, and neither does the config ({error}); give one with --tokenizer"
+        ) from error
 
 
 def _fit(
-    rows: Sequence[Row], found: Mapping[str, Tensor], expected: Mapping[str, Any], given: Mapping[str, Any],
-    kinds: Sequence[Published], report: ImportReport,
-) -> tuple[list[Row], list[str]]:  # fmt: skip
+    rows: Sequence[Row],
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Any],
+    given: Mapping[str, Any],
+    kinds: Sequence[Published],
+    report: ImportReport,
+) -> tuple[list[Row], list[str]]:
     """(rows that are held, paths that start anew), or UserError with all that does not fit."""
     rules = [rule for kind in kinds for rule in kind.fresh]
     kept: list[Row] = []
@@ -205,8 +213,10 @@ def _fit(
     if problems:
         shown = "\n  ".join(problems)
         names = ", ".join(kind.name for kind in kinds)
-        raise UserError(f"the sources ({names}) do not fill the model of this config; give all parents that are needed, or the "
-                        f"config of this checkpoint:\n  {shown}")  # fmt: skip
+        raise UserError(
+            f"the sources ({names}) do not fill the model of this config; give all parents that are needed, or the "
+            f"config of this checkpoint:\n  {shown}"
+        )
     return kept, fresh
 
 
@@ -214,8 +224,11 @@ def _misfits(row: Row, found: Mapping[str, Tensor], expected: Mapping[str, Any])
     problems = []
     for _, place, names, operator in row.pieces():
         tensors = [found[name] for name in names]
-        integers = [name for name, tensor in zip(names, tensors, strict=True)
-                    if not isinstance(operator, Constant) and tensor.dtype.name not in (*FLOATS, "float64")]  # fmt: skip
+        integers = [
+            name
+            for name, tensor in zip(names, tensors, strict=True)
+            if not isinstance(operator, Constant) and tensor.dtype.name not in (*FLOATS, "float64")
+        ]
         if integers:
             problems += [f"{name}: {found[name].dtype}, a parameter is a floating-point tensor" for name in integers]
             continue
@@ -249,9 +262,13 @@ def _start_anew(init: Callable[[jax.Array], dict[str, Any]], paths: Sequence[str
 
 
 def _leaf_types(
-    rows: Sequence[Row], found: Mapping[str, Tensor], expected: Mapping[str, Any], fresh: Sequence[str],
-    given: Mapping[str, np.ndarray], dtype: str,
-) -> dict[str, tuple[tuple[int, ...], np.dtype]]:  # fmt: skip
+    rows: Sequence[Row],
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Any],
+    fresh: Sequence[str],
+    given: Mapping[str, np.ndarray],
+    dtype: str,
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """{path: (shape, type)} of the file to write, in the table's order."""
     of: dict[str, np.dtype] = {}
     for row in rows:

@@ -37,8 +37,10 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
         if (candidate / "model.safetensors").is_file():
             return candidate
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.safetensors"))
-    raise UserError(f"{name}: no model here (a workdir of `hyperseg train`, or a folder with model.safetensors); "
-                    f"shipped models: {', '.join(shipped) or 'none'}")  # fmt: skip
+    raise UserError(
+        f"{name}: no model here (a workdir of `hyperseg train`, or a folder with model.safetensors); "
+        f"shipped models: {', '.join(shipped) or 'none'}"
+    )
 
 
 def save(folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Mapping[str, Any]) -> None:
@@ -58,9 +60,12 @@ def save(folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tok
 
 
 def _write(
-    folder: pathlib.Path, config: ml_collections.ConfigDict, tokenizer: Tokenizer, described: Described,
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    tokenizer: Tokenizer,
+    described: Described,
     pieces: Iterator[tuple[str, tuple[int, ...], Any]],
-) -> None:  # fmt: skip
+) -> None:
     with whole_folder(folder) as part:
         tokenizer.save(part)
         (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n")
@@ -126,8 +131,10 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
     except UserError:
         raise
     except (TypeError, AttributeError, KeyError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: does not describe a {config.system} of this version ({error}); "
-                        "take the folder whole, as `hyperseg train` wrote it") from error  # fmt: skip
+        raise UserError(
+            f"{folder / 'config.json'}: does not describe a {config.system} of this version ({error}); "
+            "take the folder whole, as `hyperseg train` wrote it"
+        ) from error
 
 
 def check_fit(
@@ -136,8 +143,11 @@ def check_fit(
     """UserError listing all paths and shapes of a folder's file that are not those wanted; `fresh` may be missing."""
     problems = [f"missing: {path}" for path in wanted if path not in given and not _any(path, fresh)]
     problems += [f"unknown: {path}" for path in given if path not in wanted]
-    problems += [f"{path}: shape {tuple(given[path])}, the config wants {tuple(wanted[path].shape)}"
-                 for path in wanted if path in given and tuple(given[path]) != tuple(wanted[path].shape)]  # fmt: skip
+    problems += [
+        f"{path}: shape {tuple(given[path])}, the config wants {tuple(wanted[path].shape)}"
+        for path in wanted
+        if path in given and tuple(given[path]) != tuple(wanted[path].shape)
+    ]
     if problems:
         shown = "\n  ".join(problems[:40]) + (f"\n  ... {len(problems) - 40} more" if len(problems) > 40 else "")
         raise UserError(f"{folder}: does not fit the config (is it of another config?):\n  {shown}")

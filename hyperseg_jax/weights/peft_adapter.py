@@ -31,9 +31,26 @@ ADAPTER = r".*/lora_[ab]"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Fields of adapter_config.json that say nothing about what the adapter computes. Every other one that `_check` does not read
 # turns on something that we do not have, unless it is empty or false.
-HARMLESS = {"auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "exclude_modules", "inference_mode",
-            "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout", "megatron_core",
-            "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type"}  # fmt: skip
+HARMLESS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+}
 # Ways to start an adapter that leave the base weights as they were; others (PiSSA, OLoRA, ...) take a piece out of them.
 STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
@@ -145,13 +162,17 @@ def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections
         raise UserError(f"{path}: peft_type = {fields.get('peft_type')!r}; only LORA adapters can be read")
     for field, ours in (("r", "rank"), ("lora_alpha", "alpha")):
         if fields.get(field) != config.model.lora[ours]:
-            raise UserError(f"{path}: {field} = {fields.get(field)!r}, but model.lora.{ours} = {config.model.lora[ours]!r}; "
-                            f"set model.lora.{ours} to the adapter's")  # fmt: skip
+            raise UserError(
+                f"{path}: {field} = {fields.get(field)!r}, but model.lora.{ours} = {config.model.lora[ours]!r}; "
+                f"set model.lora.{ours} to the adapter's"
+            )
     if fields.get("bias", "none") != "none":
         raise UserError(f"{path}: bias = {fields['bias']!r}; only adapters without biases of their own ('none') can be read")
     if fields.get("init_lora_weights") not in STARTS:
-        raise UserError(f"{path}: init_lora_weights = {fields['init_lora_weights']!r} changes the base weights as well; "
-                        "convert it to a plain LoRA with peft first")  # fmt: skip
+        raise UserError(
+            f"{path}: init_lora_weights = {fields['init_lora_weights']!r} changes the base weights as well; "
+            "convert it to a plain LoRA with peft first"
+        )
     read = {"peft_type", "r", "lora_alpha", "bias"}
     further = sorted(name for name, value in fields.items() if value and name not in HARMLESS | read)
     if further:

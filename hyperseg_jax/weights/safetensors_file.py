@@ -13,11 +13,26 @@ from hyperseg_jax.weights import strict_json
 from hyperseg_jax.weights.mapped_file import MappedTensors, Stored, element_count
 
 HEADER_LIMIT = 100_000_000  # the format's own
-DTYPES = {name: np.dtype(kind) for name, kind in {
-    "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
-    "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
-}.items()}  # fmt: skip
+DTYPES = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "BOOL": "?",
+        "U8": "u1",
+        "I8": "i1",
+        "U16": "<u2",
+        "I16": "<i2",
+        "U32": "<u4",
+        "I32": "<i4",
+        "U64": "<u8",
+        "I64": "<i8",
+        "F16": "<f2",
+        "F32": "<f4",
+        "F64": "<f8",
+        "BF16": ml_dtypes.bfloat16,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+    }.items()
+}
 
 
 def looks_so(head: bytes) -> bool:

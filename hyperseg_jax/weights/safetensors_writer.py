@@ -16,9 +16,17 @@ import ml_dtypes
 import numpy as np
 
 DTYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32", "int16": "I16",
-    "int8": "I8", "uint8": "U8", "bool": "BOOL",
-}  # fmt: skip
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 THREADS = 8  # each may hold a layer in memory
 SHARD = 5_000_000_000  # bytes of a file, as transformers cuts them
 Described = Mapping[str, tuple[tuple[int, ...], Any]]  # {name: (shape, type)}
@@ -31,9 +39,7 @@ class SafetensorsWriter:
     Leaving it without an exception raises ValueError where bytes are missing.
     """
 
-    def __init__(
-        self, path: pathlib.Path, tensors: Described, metadata: Mapping[str, str]
-    ) -> None:
+    def __init__(self, path: pathlib.Path, tensors: Described, metadata: Mapping[str, str]) -> None:
         self.path = path
         self._tensors = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in tensors.items()}
         header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -130,8 +136,10 @@ def write_sharded(
     files = files if len(shards) > 1 else ["model.safetensors"]
     holder = {name: k for k, shard in enumerate(shards) for name in shard}
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(SafetensorsWriter(folder / file, shard, {"format": "pt"}))
-                   for file, shard in zip(files, shards, strict=True)]  # fmt: skip
+        writers = [
+            stack.enter_context(SafetensorsWriter(folder / file, shard, {"format": "pt"}))
+            for file, shard in zip(files, shards, strict=True)
+        ]
 
         def write(piece: Any) -> None:
             for name, tensor in make(piece):

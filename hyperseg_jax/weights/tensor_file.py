@@ -1,7 +1,7 @@
 """Weight files of others as named arrays: safetensors, `torch.save`, detectron2. Reading one executes nothing.
 
-    with open_checkpoint("folder") as file:
-        array = file.read("lm_head.weight")     # a view of the file; no memory of its own
+with open_checkpoint("folder") as file:
+    array = file.read("lm_head.weight")     # a view of the file; no memory of its own
 """
 
 from __future__ import annotations

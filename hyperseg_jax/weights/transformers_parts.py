@@ -54,9 +54,11 @@ class Part:
 def refuse(name: str) -> None:
     """Raises UserError where `name` is not one of PARTS."""
     if name == "mask2former":
-        raise UserError("mask2former: HyperSeg's lateral convolutions have biases and a ReLU behind them, which transformers' "
-                        "Mask2FormerPixelDecoder lacks, so no class of transformers can hold its decoders; "
-                        f"export one of {', '.join(PARTS)}, or the whole system in its published names")  # fmt: skip
+        raise UserError(
+            "mask2former: HyperSeg's lateral convolutions have biases and a ReLU behind them, which transformers' "
+            "Mask2FormerPixelDecoder lacks, so no class of transformers can hold its decoders; "
+            f"export one of {', '.join(PARTS)}, or the whole system in its published names"
+        )
     if name not in PARTS:
         raise UserError(f"{name}: no part that transformers has a class for; use one of {', '.join(PARTS)}")
 
@@ -73,8 +75,10 @@ def _vocabulary(config: ConfigDict) -> tuple[int, int]:
     """
     tokens, head = config.model.llm.vocab_size, config.model.head_vocab_size
     if tokens > head:
-        raise UserError(f"model.head_vocab_size = {head} is less than model.llm.vocab_size = {tokens}: PhiForCausalLM has one "
-                        "size for both, and a logit made up for the missing words would change every probability")  # fmt: skip
+        raise UserError(
+            f"model.head_vocab_size = {head} is less than model.llm.vocab_size = {tokens}: PhiForCausalLM has one "
+            "size for both, and a logit made up for the missing words would change every probability"
+        )
     return tokens, head
 
 
@@ -84,8 +88,13 @@ def _phi_table(config: ConfigDict) -> Table:
     rows = [row for row in phi.table(_model(config).llm).under("llm/", "model.") if row.names != (embedding,)]
     pad = PaddedRows(tokens, head, embedding) if tokens < head else Identity()
     bias = "lm_head.bias"
-    return Table([Row("llm/tokens/embedding", embedding, pad), *rows,
-                  Row("language_head/kernel", ("lm_head.weight", bias), ZeroBias(bias))])  # fmt: skip
+    return Table(
+        [
+            Row("llm/tokens/embedding", embedding, pad),
+            *rows,
+            Row("language_head/kernel", ("lm_head.weight", bias), ZeroBias(bias)),
+        ]
+    )
 
 
 def _phi_config(config: ConfigDict) -> dict[str, Any]:
@@ -117,8 +126,10 @@ def _siglip_table(config: ConfigDict) -> Table:
     made = siglip.table(tower)
     if not tower.keep_unused:
         dtype = jnp.dtype(tower.precision.params)
-        made += Table(Row((), f"vision_model.post_layernorm.{name}", Constant((fill, tower.hidden_size, dtype)))
-                      for name, fill in (("weight", np.ones), ("bias", np.zeros)))  # fmt: skip
+        made += Table(
+            Row((), f"vision_model.post_layernorm.{name}", Constant((fill, tower.hidden_size, dtype)))
+            for name, fill in (("weight", np.ones), ("bias", np.zeros))
+        )
     return made.under("clip_encoder/")
 
 
@@ -178,10 +189,16 @@ def _swin_config(config: ConfigDict) -> dict[str, Any]:
 PARTS: dict[str, Part] = {
     "phi": Part(("llm/", "language_head/"), _phi_table, _phi_config),
     "siglip": Part(
-        ("clip_encoder/",), _siglip_table, _siglip_config, _siglip_ignore,
-        spellings=((r"^(?=(embeddings|encoder|post_layernorm|head)\.)", "vision_model."),)),
+        ("clip_encoder/",),
+        _siglip_table,
+        _siglip_config,
+        _siglip_ignore,
+        spellings=((r"^(?=(embeddings|encoder|post_layernorm|head)\.)", "vision_model."),),
+    ),
     "swin": Part(
-        ("mask_encoder/",), _swin_table, _swin_config,
+        ("mask_encoder/",),
+        _swin_table,
+        _swin_config,
         ignore=lambda config: (r"swin\.layernorm\..*",),  # a norm that SwinBackbone carries and never runs
         spellings=(
             (r"^swin\.(?=embeddings\.|encoder\.)", ""),
@@ -192,5 +209,6 @@ PARTS: dict[str, Part] = {
             (r"\.attention\.relative_position_bias\.", ".attention.self."),
             (r"\.mlp\.fc1\.", ".intermediate.dense."),
             (r"\.mlp\.fc2\.", ".output.dense."),
-        )),
-}  # fmt: skip
+        ),
+    ),
+}

@@ -68,7 +68,8 @@ def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, in
     data = data[:end]
     while at < end:
         (_, _, flags, method, _, _, _, packed, size, name_size, extra_size, comment_size, disk, _, _, place) = _unpack(
-            CENTRAL, data, at, b"PK\x01\x02", "an entry of its directory")  # fmt: skip
+            CENTRAL, data, at, b"PK\x01\x02", "an entry of its directory"
+        )
         at += CENTRAL.size
         if name_size + extra_size + comment_size > end - at:
             raise BadFile("the directory of its archive is cut off")

@@ -88,7 +88,10 @@ TRAIN = {
     "no value": ("--config tiny --config.train.steps", "train.steps", "give a value"),
     "no such mesh": ("--config tiny --config.train.preset=dta", "train.preset = 'dta'", "use auto or one of single, data"),
     "a mesh of another size": (
-        "--config tiny --config.train.preset=data_fsdp --config.train.mesh.fsdp=7", "data_fsdp", "set train.mesh.fsdp"),
+        "--config tiny --config.train.preset=data_fsdp --config.train.mesh.fsdp=7",
+        "data_fsdp",
+        "set train.mesh.fsdp",
+    ),
     "no such score": ("--config tiny --config.train.best=refering/ciou", "train.best = 'refering/ciou'", "referring"),
     "a limit of none": ("--config tiny --config.hosts.barrier=0", "hosts.barrier = 0", "give seconds above 0"),
     "no steps": ("--config tiny --config.train.steps=0", "train.steps = 0", "give one or more"),
@@ -103,8 +106,11 @@ EVALUATE = {
     "no examples": ("--limit 0", "--limit 0", "one or more"),
     "out below a file": ("--limit 1 --out file/x", "--out file/x", "give another folder"),
 }
-CASES = [pytest.param(verb, *case, id=f"{verb}: {name}") for verb, cases in
-         {"predict": PREDICT, "train": TRAIN, "evaluate": EVALUATE}.items() for name, case in cases.items()]  # fmt: skip
+CASES = [
+    pytest.param(verb, *case, id=f"{verb}: {name}")
+    for verb, cases in {"predict": PREDICT, "train": TRAIN, "evaluate": EVALUATE}.items()
+    for name, case in cases.items()
+]
 
 
 @pytest.mark.parametrize("verb, line, thing, fix", CASES)

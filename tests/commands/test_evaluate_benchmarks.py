@@ -26,8 +26,24 @@ def evaluate(world, trained, tmp_path):
     config.write_text(ALL.format(micro=str(MICRO)))
 
     def command(benchmarks, *more, out=tmp_path / "out"):
-        main(["evaluate", "--config", str(config), "--checkpoint", str(trained), "--benchmarks", benchmarks, "--data-root",
-              str(world), "--out", str(out), "--batch-size", "4", *more])  # fmt: skip
+        main(
+            [
+                "evaluate",
+                "--config",
+                str(config),
+                "--checkpoint",
+                str(trained),
+                "--benchmarks",
+                benchmarks,
+                "--data-root",
+                str(world),
+                "--out",
+                str(out),
+                "--batch-size",
+                "4",
+                *more,
+            ]
+        )
         return json.loads((out / "scores.json").read_text())["scores"]
 
     return command
@@ -74,8 +90,16 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
 
 @pytest.mark.slow
 def test_every_kind_of_question(micro, evaluate, tmp_path):
-    names = ("toy_absent", "toy_reasoning", "toy_panoptic", "toy_instances", "toy_semantic", "toy_regions", "toy_video",
-             "toy_chat")  # fmt: skip
+    names = (
+        "toy_absent",
+        "toy_reasoning",
+        "toy_panoptic",
+        "toy_instances",
+        "toy_semantic",
+        "toy_regions",
+        "toy_video",
+        "toy_chat",
+    )
     scores = evaluate(",".join(names), "--limit", "5")
     keys = ("giou", "giou", "pq", "count", "miou", "miou", "jf", "accuracy")
     assert all(key in scores[name] for name, key in zip(names, keys, strict=True))
@@ -88,11 +112,17 @@ def test_every_kind_of_question(micro, evaluate, tmp_path):
 
 @pytest.mark.parametrize(
     ("more", "told"),
-    [(["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: not known; choose some of refcoco"),
-     (["--benchmarks", "refcoco", "--model", "tiny"], "goes with --config and --checkpoint"),
-     (["--config", "tiny"], "give --model, or --benchmarks"), (["--model", "tiny", "--batch-size", "0"], "give one or more"),
-     (["--benchmarks", "refcoco", "--config", "tiny", "--checkpoint", "tiny", "--data-root", "/nowhere"], "refcoco_val.json")],
-)  # fmt: skip
+    [
+        (["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: not known; choose some of refcoco"),
+        (["--benchmarks", "refcoco", "--model", "tiny"], "goes with --config and --checkpoint"),
+        (["--config", "tiny"], "give --model, or --benchmarks"),
+        (["--model", "tiny", "--batch-size", "0"], "give one or more"),
+        (
+            ["--benchmarks", "refcoco", "--config", "tiny", "--checkpoint", "tiny", "--data-root", "/nowhere"],
+            "refcoco_val.json",
+        ),
+    ],
+)
 def test_bad_input(more, told, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", *more])

@@ -46,8 +46,9 @@ def regional():
     masks = boxes()
     marks = masks[:, 0].copy()
     marks[:, :, 30:] &= np.arange(30) % 3 == 0
-    return example(task="region", classes=(), things=(), masks=masks[[2, 0, 1]], labels=(2, 0, 1), regions=marks,
-                   kinds=("box",) * 3)  # fmt: skip
+    return example(
+        task="region", classes=(), things=(), masks=masks[[2, 0, 1]], labels=(2, 0, 1), regions=marks, kinds=("box",) * 3
+    )
 
 
 def shown(frames, colour):
@@ -81,14 +82,20 @@ def named(text, **changes):
     return Prompt("referring", text=text, masks=boxes()[1:2], **changes)
 
 
-@pytest.mark.parametrize(("prompt", "may"), [
-    (named("the green thing"), True), (named("the green thing on the left"), False), (named("The Second one"), False),
-    (named("the 2nd one"), False),
-    (dataclasses.replace(named("the red thing"), masks=boxes()[:1]), False), (Prompt("chat", text="how many?"), False),
-    (Prompt("referring", text="a cat", masks=np.zeros((0, 2, HEIGHT, WIDTH), bool)), True),
-    (Prompt("panoptic", classes=("a",), masks=boxes()[:1], labels=(0,)), False),
-    (Prompt("caption", regions=boxes()[:, 0]), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prompt", "may"),
+    [
+        (named("the green thing"), True),
+        (named("the green thing on the left"), False),
+        (named("The Second one"), False),
+        (named("the 2nd one"), False),
+        (dataclasses.replace(named("the red thing"), masks=boxes()[:1]), False),
+        (Prompt("chat", text="how many?"), False),
+        (Prompt("referring", text="a cat", masks=np.zeros((0, 2, HEIGHT, WIDTH), bool)), True),
+        (Prompt("panoptic", classes=("a",), masks=boxes()[:1], labels=(0,)), False),
+        (Prompt("caption", regions=boxes()[:, 0]), False),
+    ],
+)
 def test_what_a_window_may_not_change(prompt, may):
     assert may_lose(prompt, WINDOW, (HEIGHT, WIDTH)) is may
     assert may_lose(prompt, (slice(0, HEIGHT), slice(0, WIDTH)), (HEIGHT, WIDTH))
@@ -188,10 +195,14 @@ def test_a_config_names_its_mistakes(micro):
     assert tasks["region"].augment == Augment(0.0, (0.1, 2.0), marks=("point",)) and tasks["referring"].augment == Augment(0.5)
     made = [tasks["region"].prepare(tasks["region"].train[0], np.random.default_rng(seed)) for seed in range(6)]
     assert len({tuple(arrays["filled"]) for arrays in made}) > 2
-    for blocks, told in (({"regoin": {}}, r"data\.augment\.regoin: no such task"), ({"region": {"zoom": 2}}, "zoom"),
-                         ({"region": {"scale": (2.0, 1.0)}}, "scale = .*the smaller first"),
-                         ({"region": {"crop": (0.5, 1.5)}}, "crop = .*up to 1"), ({"region": {"marks": ("dot",)}}, "point"),
-                         ({"region": {"mirror": 2}}, "a chance")):  # fmt: skip
+    for blocks, told in (
+        ({"regoin": {}}, r"data\.augment\.regoin: no such task"),
+        ({"region": {"zoom": 2}}, "zoom"),
+        ({"region": {"scale": (2.0, 1.0)}}, "scale = .*the smaller first"),
+        ({"region": {"crop": (0.5, 1.5)}}, "crop = .*up to 1"),
+        ({"region": {"marks": ("dot",)}}, "point"),
+        ({"region": {"mirror": 2}}, "a chance"),
+    ):
         with pytest.raises(UserError, match=told):
             build(**blocks)
 

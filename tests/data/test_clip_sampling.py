@@ -57,8 +57,17 @@ def test_jumps_have_the_published_statistics():
 
 def test_references_at_evaluation():
     """Rows of the released code's table."""
-    rows = {(2, 3, 1): [0, 2], (2, 7, 0): [1, 2], (2, 7, 3): [2, 4], (2, 12, 11): [9, 10], (4, 5, 0): [1, 2, 3, 4],
-            (4, 12, 0): [1, 2, 3, 4], (4, 12, 6): [4, 5, 7, 8], (4, 12, 10): [7, 8, 9, 11], (0, 3, 1): []}  # fmt: skip
+    rows = {
+        (2, 3, 1): [0, 2],
+        (2, 7, 0): [1, 2],
+        (2, 7, 3): [2, 4],
+        (2, 12, 11): [9, 10],
+        (4, 5, 0): [1, 2, 3, 4],
+        (4, 12, 0): [1, 2, 3, 4],
+        (4, 12, 6): [4, 5, 7, 8],
+        (4, 12, 10): [7, 8, 9, 11],
+        (0, 3, 1): [],
+    }
     for (count, length, current), expected in rows.items():
         assert references_of(current, length, count) == expected
     assert references_of(1, 3, 4) == [0, 2, 2, 2] and references_of(0, 1, 2) == [0, 0]  # where the released code fails
@@ -105,8 +114,11 @@ def test_a_seed_and_an_index_are_a_clip():
 
 
 def test_what_cannot_be_sampled_is_named():
-    for options, told in (({"rule": "fast"}, "choose one of stride, around, jump"), ({"frames": 0}, "frames=0 is too few"),
-                          ({"rule": "jump", "reach": 1}, "give at least 2")):  # fmt: skip
+    for options, told in (
+        ({"rule": "fast"}, "choose one of stride, around, jump"),
+        ({"frames": 0}, "frames=0 is too few"),
+        ({"rule": "jump", "reach": 1}, "give at least 2"),
+    ):
         with pytest.raises(UserError, match=told):
             Sampling(**options)
     lengths = itertools.product(REACH, range(1, 6), range(1, 6))

@@ -102,8 +102,10 @@ def test_a_damaged_record_is_a_blank_with_a_name_on_any_number_of_hosts(workers,
     assert sum(int((batch["record"] < 0).sum()) for batch in whole) == len(faults) == 10  # 5 of 20 records, two epochs
     assert all(whole[at // 4]["record"][at % 4] == -1 for at, _ in faults)
     assert {why.split(": ", 1)[1] for _, why in faults} == {
-        "a.jpg: cannot be read; download it again", "[Errno 5] Input/output error: 'b.jpg'",
-        "is of another make (KeyError: 'anns'); check the files with `hyperseg data check`"}  # fmt: skip
+        "a.jpg: cannot be read; download it again",
+        "[Errno 5] Input/output error: 'b.jpg'",
+        "is of another make (KeyError: 'anns'); check the files with `hyperseg data check`",
+    }
     parts = [streamed(6, position=16, rows=rows, workers=workers) for rows in ((0, 3), (1, 2))]
     for (batches, _), rows in zip(parts, ((0, 3), (1, 2)), strict=True):
         same(batches, [{name: leaf[list(rows)] for name, leaf in batch.items()} for batch in whole[4:]])

@@ -7,8 +7,10 @@ from hyperseg_jax.data import transforms
 from hyperseg_jax.data.transforms import fit
 
 
-@pytest.mark.parametrize(("size", "filled"), [((480, 640), (72, 96)), ((640, 480), (96, 72)), ((192, 192), (96, 96)),
-                                              ((1, 500), (1, 96)), ((427, 640), (64, 96))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "filled"),
+    [((480, 640), (72, 96)), ((640, 480), (96, 72)), ((192, 192), (96, 96)), ((1, 500), (1, 96)), ((427, 640), (64, 96))],
+)
 def test_the_long_edge_fills_the_square(size, filled):
     assert fit(*size, 96).filled == filled
 
@@ -23,8 +25,9 @@ def test_padding_is_grey_and_masks_follow_their_picture():
     assert ((picture[:16, :, 0] > 127) == mask[:16]).mean() > 0.97
 
 
-@pytest.mark.parametrize("resize", [lambda m: transforms.resize_and_pad_mask(m, fit(40, 60, 24)),
-                                    lambda m: transforms.stretch_mask(m, 24)])  # fmt: skip
+@pytest.mark.parametrize(
+    "resize", [lambda m: transforms.resize_and_pad_mask(m, fit(40, 60, 24)), lambda m: transforms.stretch_mask(m, 24)]
+)
 def test_masks_hold_ones_and_zeros(resize):
     """A bool array whose bytes are 255 counts as 255 once it is a float on the device."""
     mask = np.zeros((40, 60), bool)

@@ -22,8 +22,11 @@ def rng():
 def inputs(rng, batch=2, prompts=3):
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     levels = tuple(draw(batch, 2 * s, 3 * s, WIDTH) for s in (1, 2, 4))
-    embeddings = {"expression": draw(batch, prompts, WIDTH), "class": draw(batch, prompts, 4, WIDTH),
-                  "region": draw(batch, prompts, 2, WIDTH)}  # fmt: skip
+    embeddings = {
+        "expression": draw(batch, prompts, WIDTH),
+        "class": draw(batch, prompts, 4, WIDTH),
+        "region": draw(batch, prompts, 2, WIDTH),
+    }
     return draw(batch, 16, 24, WIDTH), levels, draw(batch, prompts, QUERIES, WIDTH), embeddings
 
 
@@ -62,7 +65,11 @@ def test_every_part_has_a_gradient_and_every_kind_a_score(rng):
 
     made = jax.eval_shape(module.apply, params, *args)
     assert {kind: score.shape for kind, score in made.scores.items()} == {
-        "expression": (6, QUERIES), "class": (6, QUERIES, 4), "region": (6, QUERIES, 2), "box_iou": (6, QUERIES)}  # fmt: skip
+        "expression": (6, QUERIES),
+        "class": (6, QUERIES, 4),
+        "region": (6, QUERIES, 2),
+        "box_iou": (6, QUERIES),
+    }
     gradients = jax.jit(jax.grad(loss))(params)
     still = [jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(gradients) if not np.any(x)]
     assert all("key']['bias" in path for path in still), still  # a bias of the keys shifts all scores alike

@@ -44,12 +44,22 @@ def names_of(things: list[int]) -> tuple[str, ...]:
 def instances(masks, class_logits, geometry, things, name, kept) -> dict[str, np.ndarray]:
     query, label, _ = answers.best_pairs(class_logits, things=kept)
     found = answers.instances(masks, class_logits, geometry, classes=names_of(things), things=kept)
-    return {f"{name}_query": query, f"{name}_labels": label,
-            f"{name}_scores": np.array([segment.score for segment in found], np.float32)}  # fmt: skip
+    return {
+        f"{name}_query": query,
+        f"{name}_labels": label,
+        f"{name}_scores": np.array([segment.score for segment in found], np.float32),
+    }
 
 
 def panoptic(masks, class_logits, geometry, things, name, threshold) -> dict[str, np.ndarray]:
-    ids, rows = answers.panoptic(masks, class_logits, geometry, classes=names_of(things), things=tuple(map(bool, things)),
-                                 object_threshold=threshold, overlap_threshold=threshold)  # fmt: skip
+    ids, rows = answers.panoptic(
+        masks,
+        class_logits,
+        geometry,
+        classes=names_of(things),
+        things=tuple(map(bool, things)),
+        object_threshold=threshold,
+        overlap_threshold=threshold,
+    )
     segments = [(row["id"], row["isthing"], row["category"]) for row in rows]
     return {name: ids, f"{name}_segments": np.array(segments, np.int32).reshape(-1, 3)}

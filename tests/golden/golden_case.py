@@ -58,8 +58,9 @@ class GoldenCase:
         if not draws:
             return {}
         rng = np.random.default_rng(draws["seed"])
-        return {d["name"]: rng.standard_normal(d["shape"], dtype=np.float32)
-                for d in draws["successive_standard_normal_float32"]}  # fmt: skip
+        return {
+            d["name"]: rng.standard_normal(d["shape"], dtype=np.float32) for d in draws["successive_standard_normal_float32"]
+        }
 
     @property
     def weights(self) -> dict[str, np.ndarray]:
@@ -108,8 +109,9 @@ class GoldenCase:
         flipped = np.asarray(actual, bool) != np.asarray(expected, bool)
         near = np.abs(np.asarray(logits)[flipped])
         if len(near):
-            self.notes.append(f"{name}: {len(near)} of {flipped.size} bits flipped, largest |logit| {near.max():.1e}, "
-                              f"legal below {legal:.1e}")  # fmt: skip
+            self.notes.append(
+                f"{name}: {len(near)} of {flipped.size} bits flipped, largest |logit| {near.max():.1e}, legal below {legal:.1e}"
+            )
         self.rows.append((name, float((near > legal).sum()), 0.0))
         return len(near)
 

@@ -15,8 +15,14 @@ from hyperseg_jax.structs import Pyramid
 def test_fine_grained_perceiver(case):
     config = case.config
     model = fine_grained_perceiver.FineGrainedPerceiver(
-        config["llm_hidden"], config["depth"], config["dim"], config["num_queries"], config["heads"], config["dim_head"],
-        config["ff_mult"])  # fmt: skip
+        config["llm_hidden"],
+        config["depth"],
+        config["dim"],
+        config["num_queries"],
+        config["heads"],
+        config["dim_head"],
+        config["ff_mult"],
+    )
     pyramid = Pyramid(tuple(channels_last(case.inputs[f"res{i}"]) for i in (3, 4, 5)), (8, 16, 32))
     params = import_all(case.weights, perceiver=(abstract(model, pyramid), fine_grained_perceiver.table(model), ""))
 
@@ -24,8 +30,12 @@ def test_fine_grained_perceiver(case):
     def run(params, pyramid, hidden):
         bound = model.bind({"params": params})
         query = bound.next_query(hidden)
-        return {"first_frame_tokens": bound(pyramid), "next_frame_query": query, "next_frame_tokens": bound(pyramid, query),
-                "resampler_output_first_frame": bound.resample(pyramid)}  # fmt: skip
+        return {
+            "first_frame_tokens": bound(pyramid),
+            "next_frame_query": query,
+            "next_frame_tokens": bound(pyramid, query),
+            "resampler_output_first_frame": bound.resample(pyramid),
+        }
 
     ours = run(params["perceiver"], pyramid, case.inputs["llm_hidden_at_temporal_positions"])
     for name in case.outputs:

@@ -32,15 +32,24 @@ def test_swin(case):
 @pytest.mark.golden("hyperseg", r"siglip_.*")
 def test_siglip(case):
     config = case.config
-    tower = siglip.Siglip(config["image_size"], config["patch_size"], config["hidden_size"], config["intermediate_size"],
-                          config["num_hidden_layers"], config["num_attention_heads"],
-                          feature_layer=config["mm_vision_select_layer"], keep_unused=True)  # fmt: skip
+    tower = siglip.Siglip(
+        config["image_size"],
+        config["patch_size"],
+        config["hidden_size"],
+        config["intermediate_size"],
+        config["num_hidden_layers"],
+        config["num_attention_heads"],
+        feature_layer=config["mm_vision_select_layer"],
+        keep_unused=True,
+    )
     connector = projector.Projector(config["llm_hidden"])
     image = channels_last(case.inputs["image"])
     feature = np.zeros((1, tower.num_tokens, tower.hidden_size), np.float32)
     params = import_all(
-        case.weights, tower=(abstract(tower, image), siglip.table(tower), "model.vision_tower."),
-        connector=(abstract(connector, feature), projector.table(connector), "model.mm_projector."))  # fmt: skip
+        case.weights,
+        tower=(abstract(tower, image), siglip.table(tower), "model.vision_tower."),
+        connector=(abstract(connector, feature), projector.table(connector), "model.mm_projector."),
+    )
 
     @jax.jit
     def run(params, image):

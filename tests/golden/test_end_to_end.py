@@ -25,13 +25,13 @@ def test_end_to_end(case):
 def test_given_attention_masks(case):
     """What a flipped bit falls back on: the case's masks give the case's outputs, and other masks do not."""
     whole = WholeModel(case)
-    (_, made, layout), = run_frames(case, whole, attention="given")
+    ((_, made, layout),) = run_frames(case, whole, attention="given")
     compare(case, "", made, layout)
     case.done(given=[name for name in case.outputs if name.startswith("attn_mask")])
     for name in case.outputs:
         if name.startswith("attn_mask"):
             case.outputs[name] = ~case.outputs[name]
-    (_, other, _), = run_frames(case, whole, attention="given")
+    ((_, other, _),) = run_frames(case, whole, attention="given")
     assert np.abs(other.prediction.mask_logits - made.prediction.mask_logits).max() > 0.1
 
 
@@ -47,8 +47,12 @@ def test_bfloat16(case):
         both, either = ((masks > 0) & (wanted > 0)).sum((-2, -1)), ((masks > 0) | (wanted > 0)).sum((-2, -1))
         iou = np.where(either > 0, both / np.maximum(either, 1), 1.0)
         distance = lambda ours, theirs: float(np.sqrt(np.mean((ours - theirs) ** 2)) / theirs.std())
-        found = {"mask logits": distance(masks, wanted), "scores": distance(scores, expected),
-                 "mean IoU": float(iou.mean()), "median IoU": float(np.median(iou))}  # fmt: skip
+        found = {
+            "mask logits": distance(masks, wanted),
+            "scores": distance(scores, expected),
+            "mean IoU": float(iou.mean()),
+            "median IoU": float(np.median(iou)),
+        }
         case.measured.append((prefix.rstrip("_"), found))
         assert 1e-4 < found["mask logits"] < 0.5 and found["median IoU"] > 0.8, found
 
@@ -73,9 +77,15 @@ def run_frames(case, whole, attention="own"):
 
         with nn.intercept_methods(give):
             return whole.model.apply(
-                {"params": params}, image, clip_image, layout, num_classes=classes, fine_grained_query=query,
+                {"params": params},
+                image,
+                clip_image,
+                layout,
+                num_classes=classes,
+                fine_grained_query=query,
                 regions=None if regions is None else regions[None, None] > 0,
-                region_points=None if points is None else points[None, None, ..., ::-1])  # fmt: skip
+                region_points=None if points is None else points[None, None, ..., ::-1],
+            )
 
     run, query = jax.jit(forward), None
     for number in [n for n in ("", *map(str, range(10))) if f"image{n}" in case.inputs]:
@@ -95,8 +105,10 @@ def given_attention(case, prefix):
     height, width = next(value.shape[-2:] for name, value in case.inputs.items() if name in ("image", "image0"))
     packed = [name for name in case.outputs if name.startswith(f"{prefix}attn_mask_")]
     sizes = [-(-height // stride) * -(-width // stride) for stride in (32, 16, 8)]
-    return tuple(np.unpackbits(case.outputs[f"{prefix}attn_mask_{i}_packedbits"], axis=-1, count=sizes[i % 3]) > 0
-                 for i in range(len(packed)))  # fmt: skip
+    return tuple(
+        np.unpackbits(case.outputs[f"{prefix}attn_mask_{i}_packedbits"], axis=-1, count=sizes[i % 3]) > 0
+        for i in range(len(packed))
+    )
 
 
 def compare_attention(case, prefix, made):
@@ -117,20 +129,30 @@ def compare(case, prefix, made, layout):
     inside, prediction = made.inside, made.prediction
     final = {"expression": prediction.scores.get("expression"), "class": prediction.scores.get("class")}
     direct = {
-        "image_tokens": inside["picture"], "fvp_tokens": inside["fine_grained"], "inputs_embeds": inside["stream"],
-        "llm_last_hidden_state": made.hidden, "next_temporal_query": made.next_query,
-        "seg_query_projected": inside["queries"][:, 0], "SEG_embedding": inside["expression"],
+        "image_tokens": inside["picture"],
+        "fvp_tokens": inside["fine_grained"],
+        "inputs_embeds": inside["stream"],
+        "llm_last_hidden_state": made.hidden,
+        "next_temporal_query": made.next_query,
+        "seg_query_projected": inside["queries"][:, 0],
+        "SEG_embedding": inside["expression"],
         "class_name_embedding": inside["class"][:, 0] if "class" in inside else None,
         "region_embedding": inside["region"][0, 0] if "region" in inside else None,
-        "pred_SEG_logits": final["expression"][..., None], "pred_class_name_logits": final["class"],
+        "pred_SEG_logits": final["expression"][..., None],
+        "pred_class_name_logits": final["class"],
         "pred_region_logits": prediction.scores["region"][0].T if "region" in prediction.scores else None,
-        "pred_boxes": prediction.boxes, "hs": prediction.embeddings["query"], "reid_embed_of_hs": prediction.embeddings["reid"],
+        "pred_boxes": prediction.boxes,
+        "hs": prediction.embeddings["query"],
+        "reid_embed_of_hs": prediction.embeddings["reid"],
         "pred_masks": np.asarray(prediction.mask_logits),
-        "layout_labels": layout.labels, "layout_seg_query_mask": layout.source == Source.QUERY,
-        "layout_temporal_mask": layout.source == Source.FINE_GRAINED, "layout_attention_mask": layout.mask,
-        "layout_refer_indices": layout.source == Source.EXPRESSION, "layout_region_mask": layout.source == Source.REGION,
+        "layout_labels": layout.labels,
+        "layout_seg_query_mask": layout.source == Source.QUERY,
+        "layout_temporal_mask": layout.source == Source.FINE_GRAINED,
+        "layout_attention_mask": layout.mask,
+        "layout_refer_indices": layout.source == Source.EXPRESSION,
+        "layout_region_mask": layout.source == Source.REGION,
         "layout_class_name_indices": np.where(layout.source == Source.CLASS, layout.segment, 0),
-    }  # fmt: skip
+    }
     names = [name for name in case.outputs if name.startswith(prefix)]
     if any("post_mask" in name for name in names):
         scores = {kind: value[0] for kind, value in prediction.scores.items()}

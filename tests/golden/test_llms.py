@@ -19,9 +19,16 @@ from hyperseg_jax.text.prompts import PromptTokens
 
 
 def build_phi(config):
-    return phi.Phi(config["vocab_size"], config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"],
-                   config["num_attention_heads"], config["partial_rotary_factor"], config.get("rope_theta", 10000.0),
-                   config.get("layer_norm_eps", 1e-5))  # fmt: skip
+    return phi.Phi(
+        config["vocab_size"],
+        config["hidden_size"],
+        config["intermediate_size"],
+        config["num_hidden_layers"],
+        config["num_attention_heads"],
+        config["partial_rotary_factor"],
+        config.get("rope_theta", 10000.0),
+        config.get("layer_norm_eps", 1e-5),
+    )
 
 
 @pytest.mark.golden("hyperseg", r"phi_.*")
@@ -42,19 +49,31 @@ def test_phi(case):
 @pytest.mark.golden("hyperseg", r"layout_.*")
 def test_layout_and_splice(case):
     vision, width = case.config["siglip"], case.config["llm"]["hidden_size"]
-    tower = siglip.Siglip(vision["image_size"], vision["patch_size"], vision["hidden_size"], vision["intermediate_size"],
-                          vision["num_hidden_layers"], vision["num_attention_heads"],
-                          feature_layer=vision["mm_vision_select_layer"], keep_unused=True)  # fmt: skip
+    tower = siglip.Siglip(
+        vision["image_size"],
+        vision["patch_size"],
+        vision["hidden_size"],
+        vision["intermediate_size"],
+        vision["num_hidden_layers"],
+        vision["num_attention_heads"],
+        feature_layer=vision["mm_vision_select_layer"],
+        keep_unused=True,
+    )
     connector = projector.Projector(width)
     image = channels_last(case.inputs["image_clip"])
     feature = np.zeros((1, tower.num_tokens, tower.hidden_size), np.float32)
     weights = case.weights
     tensors = {"queries": "seg_query", "tokens": "model.embed_tokens.weight"}
     params = import_all(
-        weights, tower=(abstract(tower, image), siglip.table(tower), "model.vision_tower."),
+        weights,
+        tower=(abstract(tower, image), siglip.table(tower), "model.vision_tower."),
         connector=(abstract(connector, feature), projector.table(connector), "model.mm_projector."),
-        llm=({path: weights[name] for path, name in tensors.items()},
-             Table(Row(path, name, Identity()) for path, name in tensors.items()), ""))  # fmt: skip
+        llm=(
+            {path: weights[name] for path, name in tensors.items()},
+            Table(Row(path, name, Identity()) for path, name in tensors.items()),
+            "",
+        ),
+    )
 
     fine_grained = case.inputs["temporal_tokens"]
     queries = params["llm"]["queries"]
@@ -63,8 +82,12 @@ def test_layout_and_splice(case):
     padding = case.config["llm"]["vocab_size"] - 1  # the end of text pads as well, and is masked wherever it stands
     layouts = []
     for b, (ids, labels) in enumerate(zip(case.inputs["input_ids"], case.inputs["labels"], strict=True)):
-        tokens = PromptTokens(tuple(ids.tolist()), tuple(labels.tolist()), tuple((ids != padding).tolist()),
-                              expression=tuple(case.inputs[f"token_refer_id_{b}"].tolist()))  # fmt: skip
+        tokens = PromptTokens(
+            tuple(ids.tolist()),
+            tuple(labels.tolist()),
+            tuple((ids != padding).tolist()),
+            expression=tuple(case.inputs[f"token_refer_id_{b}"].tolist()),
+        )
         layouts.append(expand(tokens, counts, length))
     layout = jax.tree.map(lambda *rows: np.stack(rows), *layouts)
 
@@ -91,7 +114,7 @@ def test_conversation(case):
     """Logits of a conversation about a picture, and the answer that is written."""
     whole = WholeModel(case)
     ids = case.inputs["input_ids"]
-    written = case.outputs["generated_ids"][:, ids.shape[1]:]
+    written = case.outputs["generated_ids"][:, ids.shape[1] :]
     layout, _ = layout_of(case, whole.counts, case.outputs["logits_first_vocab"].shape[1])
     image = channels_last(case.inputs["image_clip"])
 
@@ -105,8 +128,14 @@ def test_conversation(case):
     case.compare("logits_last_position_every_16th", logits[:, -1, ::16])
     case.compare("logits_argmax_full", logits.argmax(-1))
     pixels = {"images": np.zeros((1, 1, 4, 4, 3), np.uint8), "clip_images": (image[:, None] + 1) * 127.5}
-    answer = jax.jit(lambda params: hyperseg.generate(whole.model, whole.config)(
-        params, {**pixels, "layout": vars(layout)}, max_new_tokens=written.shape[1], eos_id=vocab_size - 1,
-        vocab_size=vocab_size))(whole.params)  # fmt: skip
+    answer = jax.jit(
+        lambda params: hyperseg.generate(whole.model, whole.config)(
+            params,
+            {**pixels, "layout": vars(layout)},
+            max_new_tokens=written.shape[1],
+            eos_id=vocab_size - 1,
+            vocab_size=vocab_size,
+        )
+    )(whole.params)
     case.compare("generated_ids", np.concatenate([ids, answer], 1))
     case.done()

@@ -33,14 +33,24 @@ def published_parts():
     top = ("mgvp_layers.", "temporal_query", "expanded_seg_query_project.", "local_project.", "level_embed.")
     return {
         "siglip": ("model.vision_tower.", ("model.vision_tower.",), tower, siglip.table(tower), (zeros(1, 384, 384, 3),)),
-        "swin": ("model.vision_tower_mask.", ("model.vision_tower_mask.",), mask_tower, swin.table(mask_tower),
-                 (zeros(1, 128, 128, 3),)),
-        "projector": ("model.mm_projector.", ("model.mm_projector.",), connector, projector.table(connector),
-                      (zeros(1, 4, 1152),)),
+        "swin": (
+            "model.vision_tower_mask.",
+            ("model.vision_tower_mask.",),
+            mask_tower,
+            swin.table(mask_tower),
+            (zeros(1, 128, 128, 3),),
+        ),
+        "projector": (
+            "model.mm_projector.",
+            ("model.mm_projector.",),
+            connector,
+            projector.table(connector),
+            (zeros(1, 4, 1152),),
+        ),
         "perceiver": ("", top, perceiver, fine_grained_perceiver.table(perceiver), (pyramid,)),
         "phi": ("model.", ("model.embed_tokens.", "model.layers.", "model.final_layernorm."), llm, phi.table(llm), (stream,)),
         "head": ("", ("lm_head.",), head, phi.head_table(), (zeros(1, 8, 2560),)),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.parent.name)

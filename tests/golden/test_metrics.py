@@ -114,8 +114,14 @@ def test_revos(case):
             values = scores.compute()
             for made, drawn in ((rows, np.uint8(255)), (rows_of_bits, np.uint8(1))):
                 frames = list(zip(prediction * drawn, counts, foreground, strict=True))
-                made.append([values["j"], values["f"], np.mean([released_accuracy(p, c) for p, c, _ in frames]),
-                             np.mean([released_robustness(*frame) for frame in frames])])  # fmt: skip
+                made.append(
+                    [
+                        values["j"],
+                        values["f"],
+                        np.mean([released_accuracy(p, c) for p, c, _ in frames]),
+                        np.mean([released_robustness(*frame) for frame in frames]),
+                    ]
+                )
             if counts.max(initial=0) <= 1:
                 official.append((len(rows) - 1, [values["a"], values["r"]]))
     case.compare("JFAR", np.array(rows))

@@ -11,10 +11,15 @@ def test_the_page_names_the_worst_tensor_the_notes_and_what_was_measured(tmp_pat
         return types.SimpleNamespace(user_properties=properties, failed=failed, when=when)
 
     numbers = {"mask logits": 0.01, "scores": 0.02, "mean IoU": 0.9, "median IoU": 0.95}
-    found = report.collect([
-        of("s/b", [("near", 9e-6, 1e-5), ("far", 1e-4, 1e-2)], ["2 bits flipped"]), of("s/b", measured=[("frame1", numbers)]),
-        of("s/a", [("bits", 0.0, 0.0)]), of("s/a", failed=True, when="call"), types.SimpleNamespace(when="call"),
-    ])  # fmt: skip
+    found = report.collect(
+        [
+            of("s/b", [("near", 9e-6, 1e-5), ("far", 1e-4, 1e-2)], ["2 bits flipped"]),
+            of("s/b", measured=[("frame1", numbers)]),
+            of("s/a", [("bits", 0.0, 0.0)]),
+            of("s/a", failed=True, when="call"),
+            types.SimpleNamespace(when="call"),
+        ]
+    )
     report.write(tmp_path / "page.md", found, "a machine")
     lines = (tmp_path / "page.md").read_text().splitlines()
     assert "| s/a | 1 | `bits` | 0.0e+00 | 0.0e+00 | FAILED |" in lines

@@ -22,11 +22,17 @@ def test_post_processing(case):
 def test_tracker(case):
     config, read = case.config, case.inputs
     tracker = Tracker(
-        duplicate_iou=config["nms_thr_pre"], backdrop_iou=config["nms_thr_post"], first_score=config["init_score_thr"],
-        new_score=config["addnew_score_thr"], match_score=config["match_score_thr"],
-        forget_after=config["memo_tracklet_frames"], momentum=config["memo_momentum"],
-        long_memory=config.get("long_match", False), recent_first=config.get("temporal_weight", False),
-        prefer_long=config.get("frame_weight", False))  # fmt: skip
+        duplicate_iou=config["nms_thr_pre"],
+        backdrop_iou=config["nms_thr_post"],
+        first_score=config["init_score_thr"],
+        new_score=config["addnew_score_thr"],
+        match_score=config["match_score_thr"],
+        forget_after=config["memo_tracklet_frames"],
+        momentum=config["memo_momentum"],
+        long_memory=config.get("long_match", False),
+        recent_first=config.get("temporal_weight", False),
+        prefer_long=config.get("frame_weight", False),
+    )
     for frame in range(sum(name.startswith("bboxes_") for name in read)):
         masks = read[f"masks_{frame}"][:, 0] > 0
         found = tracker.update(masks, read[f"bboxes_{frame}"][:, 4], read[f"embeds_{frame}"])

@@ -15,10 +15,20 @@ from hyperseg_jax.text.prompts import Marker, PromptTokens
 
 # "released sizes" where a case describes its vision modules in words
 RELEASED = {
-    "conv": 256, "mask": 256, "heads": 8, "ffn": 2048, "enc_ffn": 1024, "enc_layers": 6, "dec_layers": 9, "Q": 100,
-    "fvp_q": 128, "fvp_dim": 512, "fvp_dim_head": 64, "fvp_heads": 8,
+    "conv": 256,
+    "mask": 256,
+    "heads": 8,
+    "ffn": 2048,
+    "enc_ffn": 1024,
+    "enc_layers": 6,
+    "dec_layers": 9,
+    "Q": 100,
+    "fvp_q": 128,
+    "fvp_dim": 512,
+    "fvp_dim_head": 64,
+    "fvp_heads": 8,
     "swin": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "window_size": 12},
-}  # fmt: skip
+}
 
 
 class WholeModel:
@@ -46,29 +56,64 @@ def config_of(case: Any, head: int, precision: dict[str, str]) -> ml_collections
     llm, tower, vision = case.config["llm"], case.config["siglip"], case.config.get("vision", RELEASED)
     vision = vision if isinstance(vision, dict) else RELEASED
     swin = vision["swin"]
-    return ml_collections.ConfigDict({
-        "model": {
-            "precision": precision, "num_queries": vision["Q"], "query_std": 0.0, "head_vocab_size": head,
-            "lora": {"rank": 0, "targets": ()},
-            "clip_encoder": {"image_size": tower["image_size"], "patch_size": tower["patch_size"],
-                             "hidden_size": tower["hidden_size"], "mlp_size": tower["intermediate_size"],
-                             "num_layers": tower["num_hidden_layers"], "num_heads": tower["num_attention_heads"],
-                             "feature_layer": tower["mm_vision_select_layer"], "keep_unused": True},
-            "mask_encoder": {"hidden_size": swin["embed_dim"], "depths": tuple(swin["depths"]),
-                             "num_heads": tuple(swin["num_heads"]), "window": swin["window_size"]},
-            "perceiver": {"hidden_size": vision["fvp_dim"], "num_queries": vision["fvp_q"], "num_heads": vision["fvp_heads"],
-                          "head_dim": vision["fvp_dim_head"]},
-            "llm": {"vocab_size": llm["vocab_size"], "hidden_size": llm["hidden_size"], "mlp_size": llm["intermediate_size"],
-                    "num_layers": llm["num_hidden_layers"], "num_heads": llm["num_attention_heads"],
-                    "rotary_fraction": llm["partial_rotary_factor"]},
-            "pixel_decoder": {"conv_dim": vision["conv"], "mask_dim": vision["mask"], "num_heads": vision["heads"],
-                              "feedforward_dim": vision["enc_ffn"], "num_layers": vision["enc_layers"]},
-            "mask_decoder": {"hidden_size": vision["conv"], "mask_dim": vision["mask"], "num_heads": vision["heads"],
-                             "feedforward_dim": vision["ffn"], "num_layers": vision["dec_layers"], "num_queries": vision["Q"],
-                             "keep_unused": True},
-        },
-        "data": {"image_size": 64, "template": "v0"},
-    })  # fmt: skip
+    return ml_collections.ConfigDict(
+        {
+            "model": {
+                "precision": precision,
+                "num_queries": vision["Q"],
+                "query_std": 0.0,
+                "head_vocab_size": head,
+                "lora": {"rank": 0, "targets": ()},
+                "clip_encoder": {
+                    "image_size": tower["image_size"],
+                    "patch_size": tower["patch_size"],
+                    "hidden_size": tower["hidden_size"],
+                    "mlp_size": tower["intermediate_size"],
+                    "num_layers": tower["num_hidden_layers"],
+                    "num_heads": tower["num_attention_heads"],
+                    "feature_layer": tower["mm_vision_select_layer"],
+                    "keep_unused": True,
+                },
+                "mask_encoder": {
+                    "hidden_size": swin["embed_dim"],
+                    "depths": tuple(swin["depths"]),
+                    "num_heads": tuple(swin["num_heads"]),
+                    "window": swin["window_size"],
+                },
+                "perceiver": {
+                    "hidden_size": vision["fvp_dim"],
+                    "num_queries": vision["fvp_q"],
+                    "num_heads": vision["fvp_heads"],
+                    "head_dim": vision["fvp_dim_head"],
+                },
+                "llm": {
+                    "vocab_size": llm["vocab_size"],
+                    "hidden_size": llm["hidden_size"],
+                    "mlp_size": llm["intermediate_size"],
+                    "num_layers": llm["num_hidden_layers"],
+                    "num_heads": llm["num_attention_heads"],
+                    "rotary_fraction": llm["partial_rotary_factor"],
+                },
+                "pixel_decoder": {
+                    "conv_dim": vision["conv"],
+                    "mask_dim": vision["mask"],
+                    "num_heads": vision["heads"],
+                    "feedforward_dim": vision["enc_ffn"],
+                    "num_layers": vision["enc_layers"],
+                },
+                "mask_decoder": {
+                    "hidden_size": vision["conv"],
+                    "mask_dim": vision["mask"],
+                    "num_heads": vision["heads"],
+                    "feedforward_dim": vision["ffn"],
+                    "num_layers": vision["dec_layers"],
+                    "num_queries": vision["Q"],
+                    "keep_unused": True,
+                },
+            },
+            "data": {"image_size": 64, "template": "v0"},
+        }
+    )
 
 
 def layout_of(case: Any, counts: TokenCounts, length: int) -> tuple[Layout, int]:
@@ -82,7 +127,11 @@ def layout_of(case: Any, counts: TokenCounts, length: int) -> tuple[Layout, int]
         names, numbers = read["class_name_ids"][0], read["cls_indices"][0]
         classes = tuple(tuple(names[numbers == k].tolist()) for k in range(int((ids == Marker.CLS).sum())))
     tokens = PromptTokens(
-        ids=tuple(ids.tolist()), labels=tuple(ids.tolist()), mask=(True,) * len(ids), classes=classes,
+        ids=tuple(ids.tolist()),
+        labels=tuple(ids.tolist()),
+        mask=(True,) * len(ids),
+        classes=classes,
         expression=tuple(read["token_refer_id"].tolist()) if "token_refer_id" in read else (),
-        num_regions=int((ids == Marker.REGION).sum()))  # fmt: skip
+        num_regions=int((ids == Marker.REGION).sum()),
+    )
     return jax.tree.map(lambda x: x[None], expand(tokens, counts, length)), len(classes)

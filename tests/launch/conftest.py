@@ -41,8 +41,9 @@ def log(words):
         return [sys.executable, "-S", str(ROOT / "launch" / f"{script}.py"), *arguments]
 
     def run(self, script, *arguments, **extra):
-        return subprocess.run(self.command(script, *arguments), capture_output=True, text=True, timeout=60,
-                              env=self.environment(**extra))  # fmt: skip
+        return subprocess.run(
+            self.command(script, *arguments), capture_output=True, text=True, timeout=60, env=self.environment(**extra)
+        )
 
     def calls(self):
         return self.log.read_text().splitlines() if self.log.exists() else []

@@ -78,6 +78,8 @@ def faults(value, kind, path):
     missing = [f"{path}.{name[:-1]}: missing" for name in fields if name.endswith("!") and name[:-1] not in value]
     types = {name.rstrip("!"): inner for name, inner in fields.items()}
     unknown = [f"{path}.{key}: unknown" for key in value if key not in types]
-    return missing + unknown + [
-        fault for key, one in value.items() if key in types for fault in faults(one, types[key], f"{path}.{key}")
-    ]
+    return (
+        missing
+        + unknown
+        + [fault for key, one in value.items() if key in types for fault in faults(one, types[key], f"{path}.{key}")]
+    )

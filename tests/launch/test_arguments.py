@@ -13,8 +13,16 @@ WAYS = {  # the options that each needs, and the program that it calls
 }
 ALL = {**WAYS, "local": ([], None)}
 RUN = ("tiny", "gs://bucket/runs/First Run")
-TRAIN = ["-m", "hyperseg_jax.train", "--config", "tiny", "--workdir", "gs://bucket/runs/First Run", "--config.train.steps=5",
-         "--config.data.root=a b"]  # fmt: skip
+TRAIN = [
+    "-m",
+    "hyperseg_jax.train",
+    "--config",
+    "tiny",
+    "--workdir",
+    "gs://bucket/runs/First Run",
+    "--config.train.steps=5",
+    "--config.data.root=a b",
+]
 
 
 @pytest.mark.parametrize("way", [way for way in ALL if way != "ray_tpu"])
@@ -23,7 +31,7 @@ def test_every_way_starts_the_same_command(scripts, way):
     assert shown.returncode == 0, shown.stderr
     # tpu_vm shows the line inside a quoted --command
     words = [line for line in shown.stdout.replace("'\"'\"'", "'").splitlines() if "hyperseg_jax.train --config" in line]
-    assert shlex.split(words[-1].rstrip("& "))[-len(TRAIN):] == TRAIN  # fmt: skip
+    assert shlex.split(words[-1].rstrip("& "))[-len(TRAIN) :] == TRAIN
 
 
 @pytest.mark.parametrize("way", ALL)
@@ -93,9 +101,16 @@ def test_the_name_comes_from_the_workdir(scripts):
 
 
 def test_wrong_counts_are_errors(scripts):
-    for way, wrong in (("local", ["--processes=0"]), ("local", ["--cpu-devices=0"]), ("slurm", ["--nodes=0"]),
-                       ("tpu_vm", ["--slices=2"]), ("tpu_vm", ["--spot", "--reserved"]), ("gke", ["--slices=0"]),
-                       ("gke", ["--type=v5e-8", "--slices=2"]), ("skypilot", ["--type=v5e-9"])):  # fmt: skip
+    for way, wrong in (
+        ("local", ["--processes=0"]),
+        ("local", ["--cpu-devices=0"]),
+        ("slurm", ["--nodes=0"]),
+        ("tpu_vm", ["--slices=2"]),
+        ("tpu_vm", ["--spot", "--reserved"]),
+        ("gke", ["--slices=0"]),
+        ("gke", ["--type=v5e-8", "--slices=2"]),
+        ("skypilot", ["--type=v5e-9"]),
+    ):
         shown = scripts.run(way, *RUN, *ALL[way][0], "--dry-run", *wrong)
         assert shown.returncode == 2 and len(shown.stderr.splitlines()) == 1, (way, wrong)
     assert "v5e-16" in shown.stderr and "v5p-128" in shown.stderr and "v6e-256" in shown.stderr

@@ -12,9 +12,17 @@ HERE = pathlib.Path(__file__).parent
 CASES = {
     "gke_v5e-16": ["--type=v5e-16", "--image=europe-docker.pkg.dev/project/images/hyperseg:1", "--name=lora"],
     "gke_v6e-8": ["--type=v6e-8", "--image=hyperseg", "--name=one-host", "--namespace=vision", "--restarts=0"],
-    "gke_v5p-128_2_spot": ["--type=v5p-128", "--image=hyperseg:1", "--slices=2", "--spot", "--name=full",
-                           "--service-account=trainer", "--mount=gs://datasets=/data", "--mount=gs://weights=/weights"],
-}  # fmt: skip
+    "gke_v5p-128_2_spot": [
+        "--type=v5p-128",
+        "--image=hyperseg:1",
+        "--slices=2",
+        "--spot",
+        "--name=full",
+        "--service-account=trainer",
+        "--mount=gs://datasets=/data",
+        "--mount=gs://weights=/weights",
+    ],
+}
 RUN = ("hyperseg_3b", "gs://bucket/runs/first", "--config.train.steps=5", "--config.data.root=/data/a b")
 KUBECTL = """
 log(" ".join(arguments))

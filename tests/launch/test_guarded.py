@@ -33,10 +33,31 @@ def test_yaml_text_is_read_back_as_it_was(launch_modules):
     import yaml
 
     value = {
-        "plain": "a/b.c-d", "number": "4", "exponent": "1e3", "date": "2026-01-01", "word": "yes", "none": "null",
-        "colon": "a: b", "hash": "a #b", "empty": "", "quotes": "it's \"so\"", "count": 4, "flag": True, "off": False,
-        "path": "/a/b", "home": "~", "version": "1.10", "hex": "0x1f", "octal": "010", "infinity": ".inf", "dash": "-c",
-        "topology": "4x4", "lines": "if a; then\n  b\n\nfi\n", "list": ["x", 1, {"a": "b", "c": ["d", {"e": "f"}]}],
-        "inner": {"deep": {"er": ["y"]}}, "nothing": {}, "none of them": [],
-    }  # fmt: skip
+        "plain": "a/b.c-d",
+        "number": "4",
+        "exponent": "1e3",
+        "date": "2026-01-01",
+        "word": "yes",
+        "none": "null",
+        "colon": "a: b",
+        "hash": "a #b",
+        "empty": "",
+        "quotes": 'it\'s "so"',
+        "count": 4,
+        "flag": True,
+        "off": False,
+        "path": "/a/b",
+        "home": "~",
+        "version": "1.10",
+        "hex": "0x1f",
+        "octal": "010",
+        "infinity": ".inf",
+        "dash": "-c",
+        "topology": "4x4",
+        "lines": "if a; then\n  b\n\nfi\n",
+        "list": ["x", 1, {"a": "b", "c": ["d", {"e": "f"}]}],
+        "inner": {"deep": {"er": ["y"]}},
+        "nothing": {},
+        "none of them": [],
+    }
     assert yaml.safe_load(common.yaml_text(value)) == value

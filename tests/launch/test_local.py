@@ -25,11 +25,14 @@ signal.signal(signal.SIGINT, stop)
 log(f"{number} up")
 """
 UNTIL_TOLD = WAITS + "time.sleep(60)\n"
-ONE_FAILS = WAITS + """
+ONE_FAILS = (
+    WAITS
+    + """
 while number == "1" and len((state / "calls").read_text().splitlines()) < 3: time.sleep(0.01)
 if number == "1": sys.exit(7)
 time.sleep(60)
-"""  # fmt: skip
+"""
+)
 ONE_FAILS_ONE_HANGS = """
 import os, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -44,8 +47,12 @@ def local(scripts, *arguments):
 
 def test_one_process_becomes_the_command_itself(scripts):
     scripts.program("python", SAYS + "print(os.getpid())\nsys.exit(3)")
-    process = subprocess.Popen(scripts.command("local", "tiny", "my run", "--cpu-devices=4", "--config.a=b c"), text=True,
-                               env=scripts.environment(PYTHON=str(scripts.bin / "python")), stdout=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        scripts.command("local", "tiny", "my run", "--cpu-devices=4", "--config.a=b c"),
+        text=True,
+        env=scripts.environment(PYTHON=str(scripts.bin / "python")),
+        stdout=subprocess.PIPE,
+    )
     lines = process.communicate(timeout=60)[0].splitlines()
     assert process.returncode == 3
     assert lines[1:] == ["- - - 4 -m hyperseg_jax.train --config tiny --workdir my run --config.a=b c", str(process.pid)]
@@ -71,8 +78,12 @@ def test_processes_find_each_other_and_are_told_apart(scripts):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_all(scripts, number):
     scripts.program("python", UNTIL_TOLD)
-    process = subprocess.Popen(scripts.command("local", "tiny", "run", "--processes=2"), text=True, stdout=subprocess.PIPE,
-                               env=scripts.environment(PYTHON=str(scripts.bin / "python")))  # fmt: skip
+    process = subprocess.Popen(
+        scripts.command("local", "tiny", "run", "--processes=2"),
+        text=True,
+        stdout=subprocess.PIPE,
+        env=scripts.environment(PYTHON=str(scripts.bin / "python")),
+    )
     deadline = time.monotonic() + 30
     while len(scripts.calls()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -36,4 +36,8 @@ def test_every_slice_is_named_by_its_size(launch_modules):
         assert int(name.split("-")[1]) == made.hosts * made.chips * cores
         assert made.hosts == 1 or made.chips == 4
     assert {made.image for made in slices.SLICES.values()} == {
-        "tpu-ubuntu2204-base", "v2-alpha-tpuv5-lite", "v2-alpha-tpuv5", "v2-alpha-tpuv6e"}  # fmt: skip
+        "tpu-ubuntu2204-base",
+        "v2-alpha-tpuv5-lite",
+        "v2-alpha-tpuv5",
+        "v2-alpha-tpuv6e",
+    }

@@ -10,14 +10,30 @@ import time
 import pytest
 
 HERE = pathlib.Path(__file__).parent
-FULL = ["--nodes=4", "--time=24:00:00", "--gpus=8", "--cpus=32", "--partition=gpu", "--account=vision",
-        "--setup=. env/bin/activate", "--name=first"]  # fmt: skip
+FULL = [
+    "--nodes=4",
+    "--time=24:00:00",
+    "--gpus=8",
+    "--cpus=32",
+    "--partition=gpu",
+    "--account=vision",
+    "--setup=. env/bin/activate",
+    "--name=first",
+]
 # Options of sbatch with a value, from its manual, as far as they concern a job of several hosts; --requeue has none.
 OPTIONS = {
-    "job-name": r"[\w-]+", "nodes": r"\d+", "ntasks-per-node": r"\d+", "cpus-per-task": r"\d+", "gpus-per-node": r"(\w+:)?\d+",
-    "time": r"(\d+-)?\d+(:\d+){0,2}", "partition": r"[\w,-]+", "account": r"[\w-]+", "output": r"\S+",
-    "open-mode": "append|truncate", "signal": r"([RB]+:)?(\d+|[A-Z]+\d?)(@\d+)?",
-}  # fmt: skip
+    "job-name": r"[\w-]+",
+    "nodes": r"\d+",
+    "ntasks-per-node": r"\d+",
+    "cpus-per-task": r"\d+",
+    "gpus-per-node": r"(\w+:)?\d+",
+    "time": r"(\d+-)?\d+(:\d+){0,2}",
+    "partition": r"[\w,-]+",
+    "account": r"[\w-]+",
+    "output": r"\S+",
+    "open-mode": "append|truncate",
+    "signal": r"([RB]+:)?(\d+|[A-Z]+\d?)(@\d+)?",
+}
 SRUN = """
 import signal
 log("srun " + " ".join(arguments))
@@ -87,8 +103,9 @@ def job(scripts, seconds, status):
 def test_a_job_that_ends_by_itself_is_not_queued_again(scripts, status):
     assert job(scripts, 0.1, status).wait(30) == status
     assert scripts.calls()[1:] == ["up"]
-    assert scripts.calls()[0] == ("srun --kill-on-bad-exit=1 python -m hyperseg_jax.train --config tiny "
-                                  "--workdir /shared/runs/first --config.a=b c")  # fmt: skip
+    assert scripts.calls()[0] == (
+        "srun --kill-on-bad-exit=1 python -m hyperseg_jax.train --config tiny --workdir /shared/runs/first --config.a=b c"
+    )
 
 
 def test_a_job_whose_time_is_over_saves_and_is_queued_again(scripts):

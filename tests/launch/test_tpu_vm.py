@@ -69,9 +69,16 @@ def flags_of(command):
     return {word.split("=")[0] for word in command if word.startswith("--")}
 
 
-@pytest.mark.parametrize("options", [
-    (), ("--spot", "--project=mine", "--service-account=trainer@mine.iam.gserviceaccount.com"), ("--reserved", "--image=other"),
-    ("--queued",), ("--queued", "--slices=2", "--spot", "--mount=gs://datasets=/data")])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--spot", "--project=mine", "--service-account=trainer@mine.iam.gserviceaccount.com"),
+        ("--reserved", "--image=other"),
+        ("--queued",),
+        ("--queued", "--slices=2", "--spot", "--mount=gs://datasets=/data"),
+    ],
+)
 def test_only_published_flags_are_used(scripts, split, options):
     shown = scripts.run("tpu_vm", *RUN, *SLICE, *options, "--dry-run")
     assert shown.returncode == 0, shown.stderr
@@ -196,8 +203,13 @@ def test_a_network_that_is_down_is_waited_for(scripts):
 def test_stopping_the_watch_stops_the_run_and_leaves_the_slice(scripts, number):
     scripts.program("gcloud", GCLOUD)
     (scripts.folder / "script").write_text("waits")
-    process = subprocess.Popen(scripts.command("tpu_vm", *RUN, *SLICE), env=scripts.environment(), stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        scripts.command("tpu_vm", *RUN, *SLICE),
+        env=scripts.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     deadline = time.monotonic() + 30
     while "tpu-vm ssh run" not in scripts.calls() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -52,8 +52,10 @@ def test_prompts_of_one_sequence_see_the_common_part_and_their_own():
     for at in ([0, 1, 2, 3, 4], [0, 1, 2, 5, 6]):
         prompt = jax.tree.map(lambda x, at=at: x[:, np.array(at)], tokens)
         alone.append(run(TINY, params, prompt.replace(positions=tokens.positions[:, :5])))
-    packed = tokens.replace(positions=np.broadcast_to(np.int32([0, 1, 2, 3, 4, 3, 4]), (2, 7)),
-                            prompt=np.broadcast_to(np.int32([0, 0, 0, 1, 1, 2, 2]), (2, 7)))  # fmt: skip
+    packed = tokens.replace(
+        positions=np.broadcast_to(np.int32([0, 1, 2, 3, 4, 3, 4]), (2, 7)),
+        prompt=np.broadcast_to(np.int32([0, 0, 0, 1, 1, 2, 2]), (2, 7)),
+    )
     together = run(TINY, params, packed)
     np.testing.assert_allclose(together[:, :5], alone[0], atol=1e-5)
     np.testing.assert_allclose(together[:, 5:], alone[1][:, 3:], atol=1e-5)

@@ -8,11 +8,24 @@ from hyperseg_jax.llms.splice import Layout, Source, pool, splice
 S = Source
 # (source, index, segment, prompt): a common beginning, then two prompts, then padding
 ROW = [
-    (S.TEXT, 0, 0, 0), (S.IMAGE, 0, 0, 0), (S.IMAGE, 1, 0, 0), (S.FINE_GRAINED, 0, 0, 0),
-    (S.CLASS, 0, 1, 1), (S.CLASS, 1, 1, 1), (S.CLASS, 2, 2, 1), (S.REGION, 0, 1, 1), (S.QUERY, 0, 0, 1), (S.QUERY, 1, 0, 1),
-    (S.EXPRESSION, 0, 1, 2), (S.EXPRESSION, 1, 1, 2), (S.REGION, 0, 1, 2), (S.REGION, 1, 2, 2), (S.QUERY, 0, 0, 2),
-    (S.QUERY, 1, 0, 2), (S.PADDING, 0, 0, 0),
-]  # fmt: skip
+    (S.TEXT, 0, 0, 0),
+    (S.IMAGE, 0, 0, 0),
+    (S.IMAGE, 1, 0, 0),
+    (S.FINE_GRAINED, 0, 0, 0),
+    (S.CLASS, 0, 1, 1),
+    (S.CLASS, 1, 1, 1),
+    (S.CLASS, 2, 2, 1),
+    (S.REGION, 0, 1, 1),
+    (S.QUERY, 0, 0, 1),
+    (S.QUERY, 1, 0, 1),
+    (S.EXPRESSION, 0, 1, 2),
+    (S.EXPRESSION, 1, 1, 2),
+    (S.REGION, 0, 1, 2),
+    (S.REGION, 1, 2, 2),
+    (S.QUERY, 0, 0, 2),
+    (S.QUERY, 1, 0, 2),
+    (S.PADDING, 0, 0, 0),
+]
 WIDTH, BATCH, PROMPTS, LENGTH = 4, 2, 2, len(ROW)
 SIZES = {"num_prompts": PROMPTS, "num_queries": 2, "num_fine_grained": 1, "num_classes": 3, "num_regions": 2}
 
@@ -27,8 +40,13 @@ def layout():
 
 @pytest.fixture
 def banks():
-    shapes = {"text": (BATCH, LENGTH), "image": (BATCH, 2), "queries": (2,), "fine_grained": (BATCH, 1),
-              "regions": (BATCH, PROMPTS, 2)}  # fmt: skip
+    shapes = {
+        "text": (BATCH, LENGTH),
+        "image": (BATCH, 2),
+        "queries": (2,),
+        "fine_grained": (BATCH, 1),
+        "regions": (BATCH, PROMPTS, 2),
+    }
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return {name: jax.random.normal(key, (*shape, WIDTH)) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
 

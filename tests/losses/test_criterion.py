@@ -117,9 +117,13 @@ def test_shards_with_the_counts_of_all_average_to_the_whole(rng):
     stages, asked, draws = draw(rng, 6, 3, [*MIXED, "region"])
     whole, _ = evaluate(CRITERION, stages, asked, draws)
     halves = [
-        (jax.tree.map(lambda x, r=rows: x[r], stages), jax.tree.map(lambda x, r=rows: x[r], asked),
-         jax.tree.map(lambda x, r=rows: x[:, r], draws)) for rows in (slice(0, 2), slice(2, 4), slice(4, 6))
-    ]  # fmt: skip
+        (
+            jax.tree.map(lambda x, r=rows: x[r], stages),
+            jax.tree.map(lambda x, r=rows: x[r], asked),
+            jax.tree.map(lambda x, r=rows: x[:, r], draws),
+        )
+        for rows in (slice(0, 2), slice(2, 4), slice(4, 6))
+    ]
     counts = [count_targets(asked, QUERIES, REGIONS) for _, asked, _ in halves]
     mean = jax.tree.map(lambda *parts: sum(parts) / len(parts), *counts)
     totals = [evaluate(CRITERION, *half, counts=mean)[0].total for half in halves]

@@ -84,8 +84,11 @@ def test_padding_changes_nothing():
     assert float(abs(one[1] - other[1])) < 0.2  # other negatives are drawn
     everything = ReidTargets(more.positive, more.negative & (jnp.cumsum(more.negative, -1) <= 5))  # few enough to take all
     apart = ReidTargets(everything.positive[:3], everything.negative[:3])
-    np.testing.assert_allclose(loss(embeddings[:3], embeddings[3:], apart, valid, key=key)[1],
-                               loss(keys, embeddings[3:], everything, more_valid, key=key)[1], rtol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        loss(embeddings[:3], embeddings[3:], apart, valid, key=key)[1],
+        loss(keys, embeddings[3:], everything, more_valid, key=key)[1],
+        rtol=1e-6,
+    )
 
 
 def test_the_losses_are_their_formulas():
@@ -111,8 +114,10 @@ def test_ten_negatives_are_drawn_for_each_positive():
     here, there = jnp.ones((1, 4)), jnp.concatenate([jnp.ones((1, 4)), -jnp.ones((50, 4))])
     there = there.at[1:21].set(jnp.array([1.0, -1.0, 1.0, -1.0]))  # at right angles: no cosine loss
     positive = (jnp.arange(51) == 0)[None]
-    means = [float(loss(here, there, ReidTargets(positive, ~positive), jnp.ones(1, bool), key=jax.random.key(k))[1]) * 11
-             for k in range(3)]  # fmt: skip
+    means = [
+        float(loss(here, there, ReidTargets(positive, ~positive), jnp.ones(1, bool), key=jax.random.key(k))[1]) * 11
+        for k in range(3)
+    ]
     assert all(abs(m - round(m)) < 1e-4 and 0 < m <= 10 for m in means) and len(set(map(round, means))) > 1
 
 
@@ -123,7 +128,9 @@ def test_nothing_to_learn_from_gives_zeros_and_finite_gradients(nothing):
     valid = jnp.full(3, nothing == "no positive")
     (contrast, _), gradient = jax.value_and_grad(
         lambda e: (lambda parts: (parts[0] + parts[1], parts[0]))(
-            reidentification_loss(e[:3], e[3:], ReidTargets(positive, ~positive), valid, key=jax.random.key(0))),
-        has_aux=True)(embeddings)  # fmt: skip
+            reidentification_loss(e[:3], e[3:], ReidTargets(positive, ~positive), valid, key=jax.random.key(0))
+        ),
+        has_aux=True,
+    )(embeddings)
     assert np.isfinite(contrast) and np.isfinite(gradient).all()
     assert nothing == "no positive" or float(contrast) == 0

@@ -10,10 +10,23 @@ from hyperseg_jax.metrics.vqa import CONTRACTIONS, accuracy, normalise
 
 @pytest.mark.parametrize(
     ("said", "kept"),
-    [("A dog.", "dog"), ("Two  Dogs!", "2 dogs"), ("dont know", "don't know"), ("3.5 miles.", "3.5 miles"), ("1,000", "1000"),
-     ("red/white", "red white"), ("red / white", "red white"), ("the cat's bed", "cat's bed"), ("10:30", "10:30"),
-     ("none", "0"), ("couldnt've", "couldn't've"), ("lets go", "lets go"), ("an\napple\t", "apple"), ("t-shirt", "t shirt")],
-)  # fmt: skip
+    [
+        ("A dog.", "dog"),
+        ("Two  Dogs!", "2 dogs"),
+        ("dont know", "don't know"),
+        ("3.5 miles.", "3.5 miles"),
+        ("1,000", "1000"),
+        ("red/white", "red white"),
+        ("red / white", "red white"),
+        ("the cat's bed", "cat's bed"),
+        ("10:30", "10:30"),
+        ("none", "0"),
+        ("couldnt've", "couldn't've"),
+        ("lets go", "lets go"),
+        ("an\napple\t", "apple"),
+        ("t-shirt", "t shirt"),
+    ],
+)
 def test_vqa_normalisation(said, kept):
     assert normalise(said) == kept
 
@@ -45,17 +58,28 @@ def test_vqa_rules_differ_where_truths_are_not_normal():
 
 @pytest.mark.parametrize(
     ("said", "yes"),
-    [("Yes", True), ("No, there is none.", False), ("There is not a dog.", False), ("A dog. There is no cat.", True),
-     ("NO", False), ("Notably there is one", True)],
-)  # fmt: skip
+    [
+        ("Yes", True),
+        ("No, there is none.", False),
+        ("There is not a dog.", False),
+        ("A dog. There is no cat.", True),
+        ("NO", False),
+        ("Notably there is one", True),
+    ],
+)
 def test_pope_reads_the_first_sentence(said, yes):
     assert says_yes(said) is yes
 
 
 def test_pope_by_hand():
     scores = PopeScores()
-    for said, truth, group in [("yes", True, "random"), ("yes", False, "random"), ("no", True, "popular"),
-                               ("no", False, "popular"), ("yes", True, "popular")]:  # fmt: skip
+    for said, truth, group in [
+        ("yes", True, "random"),
+        ("yes", False, "random"),
+        ("no", True, "popular"),
+        ("no", False, "popular"),
+        ("yes", True, "popular"),
+    ]:
         scores.update(said, truth, group)
     found = scores.compute()
     assert (found["accuracy"], found["precision"], found["recall"]) == pytest.approx((3 / 5, 2 / 3, 2 / 3))
@@ -65,9 +89,18 @@ def test_pope_by_hand():
 
 @pytest.mark.parametrize(
     ("said", "letter"),
-    [("B", "B"), ("B. dog", "B"), ("(C)", "C"), ("The answer is A.", "A"), ("A or B", None), ("It is the dog", "B"),
-     ("a cat and a dog", None), ("I cannot tell", None), ("A dog lies on the mat over there", None)],
-)  # fmt: skip
+    [
+        ("B", "B"),
+        ("B. dog", "B"),
+        ("(C)", "C"),
+        ("The answer is A.", "A"),
+        ("A or B", None),
+        ("It is the dog", "B"),
+        ("a cat and a dog", None),
+        ("I cannot tell", None),
+        ("A dog lies on the mat over there", None),
+    ],
+)
 def test_choice(said, letter):
     assert choose(said, {"A": "cat", "B": "dog", "C": "fish"}) == letter
 

@@ -42,14 +42,27 @@ def by_pycocotools(rows):
     for k, (target, classes, crowd, areas, ours, told, scores) in enumerate(rows):
         images.append({"id": k, "height": 160, "width": 160})
         for mask, kind, is_crowd, area in zip(target, classes, crowd, areas, strict=True):
-            truth.append({"id": len(truth) + 1, "image_id": k, "category_id": CLASSES.index(kind), "iscrowd": int(is_crowd),
-                          "area": area, "segmentation": encode(mask), "bbox": [0, 0, 1, 1]})  # fmt: skip
+            truth.append(
+                {
+                    "id": len(truth) + 1,
+                    "image_id": k,
+                    "category_id": CLASSES.index(kind),
+                    "iscrowd": int(is_crowd),
+                    "area": area,
+                    "segmentation": encode(mask),
+                    "bbox": [0, 0, 1, 1],
+                }
+            )
         for mask, kind, score in zip(ours, told, scores, strict=True):
             found.append({"image_id": k, "category_id": CLASSES.index(kind), "segmentation": encode(mask), "score": score})
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = {"images": images, "annotations": truth, "info": {},
-                        "categories": [{"id": k, "name": name} for k, name in enumerate(CLASSES)]}  # fmt: skip
+        coco.dataset = {
+            "images": images,
+            "annotations": truth,
+            "info": {},
+            "categories": [{"id": k, "name": name} for k, name in enumerate(CLASSES)],
+        }
         coco.createIndex()
         tool = COCOeval(coco, coco.loadRes(found), "segm")
         tool.evaluate()

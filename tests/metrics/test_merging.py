@@ -89,14 +89,24 @@ def unscored(scores, k):
     scores.update()
 
 
-KINDS = {"referring": (metrics.ReferringScores, referring), "clip": (metrics.ClipScores, clip),
-         "interactive": (metrics.InteractiveScores, interactive), "panoptic": (metrics.PanopticQuality, panoptic),
-         "semantic": (metrics.SemanticScores, semantic), "generalized": (metrics.GeneralizedScores, generalized),
-         "davis": (lambda: metrics.DavisScores("unsupervised"), davis), "clicks": (metrics.ClickScores, clicks),
-         "revos": (lambda: metrics.ReVosScores("released"), revos), "mask_ap": (metrics.MaskAP, mask_ap),
-         "video_ap": (metrics.VideoAP, video_ap), "vqa": (metrics.VqaScores, vqa), "pope": (metrics.PopeScores, pope),
-         "multiple_choice": (metrics.MultipleChoiceScores, multiple_choice), "exact": (metrics.ExactScores, exact),
-         "unscored": (metrics.Unscored, unscored)}  # fmt: skip
+KINDS = {
+    "referring": (metrics.ReferringScores, referring),
+    "clip": (metrics.ClipScores, clip),
+    "interactive": (metrics.InteractiveScores, interactive),
+    "panoptic": (metrics.PanopticQuality, panoptic),
+    "semantic": (metrics.SemanticScores, semantic),
+    "generalized": (metrics.GeneralizedScores, generalized),
+    "davis": (lambda: metrics.DavisScores("unsupervised"), davis),
+    "clicks": (metrics.ClickScores, clicks),
+    "revos": (lambda: metrics.ReVosScores("released"), revos),
+    "mask_ap": (metrics.MaskAP, mask_ap),
+    "video_ap": (metrics.VideoAP, video_ap),
+    "vqa": (metrics.VqaScores, vqa),
+    "pope": (metrics.PopeScores, pope),
+    "multiple_choice": (metrics.MultipleChoiceScores, multiple_choice),
+    "exact": (metrics.ExactScores, exact),
+    "unscored": (metrics.Unscored, unscored),
+}
 
 
 def test_every_accumulator_is_here():

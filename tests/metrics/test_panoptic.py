@@ -10,8 +10,11 @@ from hyperseg_jax.data.formats import CocoPanoptic
 from hyperseg_jax.metrics import PanopticQuality
 from hyperseg_jax.results.server.coco_panoptic import write
 
-CATEGORIES = [{"id": 1, "name": "person", "isthing": 1}, {"id": 17, "name": "cat", "isthing": 1},
-              {"id": 149, "name": "grass", "isthing": 0}]  # fmt: skip
+CATEGORIES = [
+    {"id": 1, "name": "person", "isthing": 1},
+    {"id": 17, "name": "cat", "isthing": 1},
+    {"id": 149, "name": "grass", "isthing": 0},
+]
 
 
 def colours(owner):
@@ -28,19 +31,36 @@ def coco(tmp_path):
     (tmp_path / "images").mkdir()
     Image.fromarray(colours(owner)).save(tmp_path / "pngs" / "7.png")
     Image.fromarray(colours(owner)).save(tmp_path / "images" / "7.jpg")
-    note = {"image_id": 7, "file_name": "7.png", "segments_info": [
-        {"id": number, "category_id": kind, "iscrowd": crowd, "area": int((owner == number).sum()), "bbox": [0, 0, 1, 1]}
-        for number, kind, crowd in segments]}  # fmt: skip
-    content = {"images": [{"id": 7, "file_name": "7.jpg", "height": 20, "width": 20}], "annotations": [note],
-               "categories": CATEGORIES}  # fmt: skip
+    note = {
+        "image_id": 7,
+        "file_name": "7.png",
+        "segments_info": [
+            {"id": number, "category_id": kind, "iscrowd": crowd, "area": int((owner == number).sum()), "bbox": [0, 0, 1, 1]}
+            for number, kind, crowd in segments
+        ],
+    }
+    content = {
+        "images": [{"id": 7, "file_name": "7.jpg", "height": 20, "width": 20}],
+        "annotations": [note],
+        "categories": CATEGORIES,
+    }
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     return CocoPanoptic(tmp_path / "panoptic.json", tmp_path / "images", tmp_path / "pngs")[0].prompts[0]
 
 
 def score(prompt, predicted, labels):
     scores = PanopticQuality()
-    scores.update(np.array(predicted), labels, prompt.masks[:, 0], prompt.labels, prompt.classes, prompt.things,
-                  prompt.ignore[0], prompt.crowds[:, 0], prompt.crowd_labels)  # fmt: skip
+    scores.update(
+        np.array(predicted),
+        labels,
+        prompt.masks[:, 0],
+        prompt.labels,
+        prompt.classes,
+        prompt.things,
+        prompt.ignore[0],
+        prompt.crowds[:, 0],
+        prompt.crowd_labels,
+    )
     return scores.compute()
 
 

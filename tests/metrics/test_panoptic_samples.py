@@ -48,8 +48,17 @@ def score(reader, predictions):
     for example, (masks, labels) in zip(reader, predictions, strict=True):
         (prompt,) = example.prompts
         crowds = None if prompt.crowds is None else prompt.crowds[:, 0]
-        scores.update(masks, labels, prompt.masks[:, 0], prompt.labels, prompt.classes, prompt.things,
-                      None if prompt.ignore is None else prompt.ignore[0], crowds, prompt.crowd_labels)  # fmt: skip
+        scores.update(
+            masks,
+            labels,
+            prompt.masks[:, 0],
+            prompt.labels,
+            prompt.classes,
+            prompt.things,
+            None if prompt.ignore is None else prompt.ignore[0],
+            crowds,
+            prompt.crowd_labels,
+        )
     return scores
 
 

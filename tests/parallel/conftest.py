@@ -22,15 +22,23 @@ ROWS, SEED = 8, 3
 @pytest.fixture(scope="session")
 def case(micro):
     """config, model, boxed shapes, params, batch, key, and what one device computes: loss, metrics, gradient."""
-    config = micro(("referring", "panoptic", "region", "chat"), model__precision__matmul="highest", loss__points="per_mask",
-                   model__lora__rank=8, model__mask_decoder__num_layers=3, data__image_size=64)  # fmt: skip
+    config = micro(
+        ("referring", "panoptic", "region", "chat"),
+        model__precision__matmul="highest",
+        loss__points="per_mask",
+        model__lora__rank=8,
+        model__mask_decoder__num_layers=3,
+        data__image_size=64,
+    )
     with config.unlocked():
         config.loss.num_points = 32
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
     sizes = dataclasses.replace(tasks["panoptic"].sizes, prompts=4, length=320, targets=8, classes=9, regions=3)
     panoptic = tasks["panoptic"].train
-    rows = [dataclasses.replace(panoptic[k], prompts=sum((task.train[k].prompts[:1] for task in tasks.values()), ()))
-            for k in range(ROWS)]  # fmt: skip
+    rows = [
+        dataclasses.replace(panoptic[k], prompts=sum((task.train[k].prompts[:1] for task in tasks.values()), ()))
+        for k in range(ROWS)
+    ]
     arrays = [to_arrays(row, sizes, tasks["panoptic"].tokenizer, train=True) for row in rows]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
     model = SYSTEM.build(config)
@@ -40,8 +48,19 @@ def case(micro):
     key = jax.random.key(1)
     (total, metrics), gradient = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch, key))
     margin = smallest_margin(model, params, batch)
-    return types.SimpleNamespace(config=config, model=model, boxed=jax.eval_shape(init), params=params, batch=batch, key=key,
-                                 loss=loss, total=total, metrics=metrics, gradient=gradient, margin=margin)  # fmt: skip
+    return types.SimpleNamespace(
+        config=config,
+        model=model,
+        boxed=jax.eval_shape(init),
+        params=params,
+        batch=batch,
+        key=key,
+        loss=loss,
+        total=total,
+        metrics=metrics,
+        gradient=gradient,
+        margin=margin,
+    )
 
 
 def smallest_margin(model, params, batch):

@@ -65,8 +65,13 @@ def test_flags_that_do_not_fit_are_one_line(monkeypatch):
 
 def test_a_cluster_tells_who_is_who(monkeypatch):
     """As Slurm describes the third of four processes; what is given by hand counts first."""
-    slurm = {"SLURM_JOB_ID": "4096", "SLURM_STEP_NODELIST": "node[07-10]", "SLURM_NTASKS": "4", "SLURM_PROCID": "2",
-             "SLURM_LOCALID": "0"}  # fmt: skip
+    slurm = {
+        "SLURM_JOB_ID": "4096",
+        "SLURM_STEP_NODELIST": "node[07-10]",
+        "SLURM_NTASKS": "4",
+        "SLURM_PROCID": "2",
+        "SLURM_LOCALID": "0",
+    }
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     told, begun = [], []

@@ -115,9 +115,12 @@ def test_a_batch_that_cannot_be_split_is_refused(case):
 
 @pytest.mark.parametrize(
     ("name", "sizes", "told"),
-    [("fsdp2", {}, "use auto or one of single, data"), ("data_fsdp", {"fsdp": 3}, "does not make 8 devices"),
-     ("data", {"fsdp": 2}, "train.mesh.fsdp: preset data has the axes data")],
-)  # fmt: skip
+    [
+        ("fsdp2", {}, "use auto or one of single, data"),
+        ("data_fsdp", {"fsdp": 3}, "does not make 8 devices"),
+        ("data", {"fsdp": 2}, "train.mesh.fsdp: preset data has the axes data"),
+    ],
+)
 def test_wrong_meshes_are_named(name, sizes, told):
     with pytest.raises(UserError, match=told):
         placement.make(name, sizes)

@@ -17,8 +17,13 @@ from hyperseg_jax.training.state import shardings
 
 FOLDER = pathlib.Path(__file__).parent / "snapshots"
 # topology -> (what JAX calls its chips, chips)
-TOPOLOGIES = {"v4_2x2x4": ("TPU v4", 16), "v5e_4x4": ("TPU v5 lite", 16), "v5e_16x16": ("TPU v5 lite", 256),
-              "v5p_4x4x8": ("TPU v5", 128), "v6e_4x4": ("TPU v6 lite", 16)}  # fmt: skip
+TOPOLOGIES = {
+    "v4_2x2x4": ("TPU v4", 16),
+    "v5e_4x4": ("TPU v5 lite", 16),
+    "v5e_16x16": ("TPU v5 lite", 256),
+    "v5p_4x4x8": ("TPU v5", 128),
+    "v6e_4x4": ("TPU v6 lite", 16),
+}
 
 
 @pytest.fixture(scope="module")

@@ -105,8 +105,19 @@ def test_what_does_not_fit_is_told_and_an_unknown_slice_is_refused():
 def test_the_command_tells_a_slice(capsys):
     from hyperseg_jax.commands.main import main
 
-    main(["plan", "--config", str(MICRO), "--topology", "v5e:4x4", "--task", "referring", "--config.train.batch_size=16",
-          "--config.train.preset=auto"])  # fmt: skip
+    main(
+        [
+            "plan",
+            "--config",
+            str(MICRO),
+            "--topology",
+            "v5e:4x4",
+            "--task",
+            "referring",
+            "--config.train.batch_size=16",
+            "--config.train.preset=auto",
+        ]
+    )
     said = capsys.readouterr().out
     assert "preset data_fsdp: data 1 x fsdp 16" in said and "referring exchanges:" in said and "yes" in said
     with pytest.raises(SystemExit):

@@ -59,8 +59,15 @@ def test_panoptic_merges_stuff_and_drops_the_hidden():
     scores = np.full((4, 3), -4.0, np.float32)
     for query, (category, logit) in enumerate([(1, 2.0), (1, 2.0), (0, 8.0), (0, 1.0)]):
         scores[query, category] = logit
-    ids, rows = answers.panoptic(np.stack([left, right, thing, covered]), scores, geometry, classes=("ring", "grass"),
-                                 things=(True, False), object_threshold=0.5, overlap_threshold=0.5)  # fmt: skip
+    ids, rows = answers.panoptic(
+        np.stack([left, right, thing, covered]),
+        scores,
+        geometry,
+        classes=("ring", "grass"),
+        things=(True, False),
+        object_threshold=0.5,
+        overlap_threshold=0.5,
+    )
     assert sorted(row["label"] for row in rows) == ["grass", "ring"]
     grass = next(row["id"] for row in rows if row["label"] == "grass")
     assert ids[16, 2] == ids[16, 30] == grass and ids[16, 8] not in (0, grass)

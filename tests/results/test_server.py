@@ -49,8 +49,10 @@ def test_coco_panoptic(tmp_path):
 
 def test_vqa(tmp_path):
     vqa.write(tmp_path / "answers.json", [(7, " two\ndogs "), (8, "no")])
-    assert json.loads((tmp_path / "answers.json").read_text()) == [{"question_id": 7, "answer": "two dogs"},
-                                                                   {"question_id": 8, "answer": "no"}]  # fmt: skip
+    assert json.loads((tmp_path / "answers.json").read_text()) == [
+        {"question_id": 7, "answer": "two dogs"},
+        {"question_id": 8, "answer": "no"},
+    ]
     with pytest.raises(ValueError, match="twice"):
         vqa.write(tmp_path / "answers.json", [(7, "a"), (7, "b")])
 

@@ -56,9 +56,14 @@ def test_the_average_moves_and_a_track_is_forgotten():
     assert tracker.update(squares((0, 0), (16, 16)), two, np.stack([A, B])).ids.tolist() == [3, 1]
 
 
-@pytest.mark.parametrize(("options", "wanted"), [
-    ({}, 0.5 * A + 0.5 * B), ({"long_memory": True}, (0.9 * A + 0.3 * B) / 1.2),
-    ({"long_memory": True, "recent_first": True}, (1.4 * A + 1.3 * B) / 2.7)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, 0.5 * A + 0.5 * B),
+        ({"long_memory": True}, (0.9 * A + 0.3 * B) / 1.2),
+        ({"long_memory": True, "recent_first": True}, (1.4 * A + 1.3 * B) / 2.7),
+    ],
+)
 def test_what_a_track_is_compared_with(options, wanted):
     tracker = Tracker(match_score=0.0, **options)
     tracker.update(squares((0, 0)), np.array([0.9]), A[None])

@@ -24,8 +24,10 @@ def fakes(tmp_path):
 
     def make(rates, steps=20, **flags):
         fixed = (f"train.steps={steps}", *(f"{name}={value}" for name, value in flags.items()))
-        return [Trial({"rate": str(rate)}, "tiny", fixed, steps, tmp_path / "out" / "trials", training="fake_training")
-                for rate in rates]  # fmt: skip
+        return [
+            Trial({"rate": str(rate)}, "tiny", fixed, steps, tmp_path / "out" / "trials", training="fake_training")
+            for rate in rates
+        ]
 
     return make
 

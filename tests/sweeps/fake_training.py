@@ -26,8 +26,14 @@ if rate == 13:
 checkpoint, metrics, alone = workdir / "checkpoint.json", workdir / "metrics.jsonl", workdir / "alone"
 state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "chain": ""}
 seen = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS", "TPU_CHIPS_PER_PROCESS_BOUNDS")
-start = {"pid": os.getpid(), "parent": os.getppid(), "from": state["step"], "cores": sorted(os.sched_getaffinity(0)),
-         "time": time.time(), "environment": {name: os.environ[name] for name in seen if name in os.environ}}  # fmt: skip
+start = {
+    "pid": os.getpid(),
+    "parent": os.getppid(),
+    "from": state["step"],
+    "cores": sorted(os.sched_getaffinity(0)),
+    "time": time.time(),
+    "environment": {name: os.environ[name] for name in seen if name in os.environ},
+}
 with (workdir / "starts.jsonl").open("a") as file:
     file.write(json.dumps(start) + "\n")
 if alone.exists() and pathlib.Path("/proc", alone.read_text()).exists():

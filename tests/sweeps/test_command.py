@@ -12,13 +12,13 @@ from hyperseg_jax.commands import sweep
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.sweeps.trials import Trial
 
-CONFIG = '''
+CONFIG = """
 import ml_collections
 def get_config():
     tasks = {"referring": {}, "video": {}}
     return ml_collections.ConfigDict({"rate": 1.0, "pause": 0.0, "code": 0, "name": "x", "data": {"tasks": tasks},
                                       "train": {"steps": 20, "eval_every": 5}})
-'''
+"""
 
 
 @pytest.fixture
@@ -88,21 +88,91 @@ def test_a_folder_of_another_config_is_refused(type_in):
     assert code == 2 and "s/sweep.json: not readable" in told
 
 
-@pytest.mark.parametrize("options, words", [
-    ("--grid rat=1,2", ("--config.rat", "did you mean rate",)),
-    ("--grid rate=1,fast", ("--config.rate=fast", "takes float, not str",)),
-    ("--grid rate=1 --grid train.stepz=4", ("--config.train.stepz", "did you mean train.steps",)),
-    ("--grid rate=1 --zip name=a,b pause=1", ("--zip", "as many values",)),
-    ("", ("give fields to vary",)),
-    ("--grid rate=1 --metric chat/ciou", ("--metric chat/ciou", "has no task chat; it has referring, video",)),
-    ("--grid rate=1 --asha", ("--asha", "local has no early stopping", "--backend ray",)),
-    ("--grid rate=1 --per-trial 0", ("--per-trial 0", "give one or more",)),
-    ("--grid rate=1 --per-trial 9999", ("--per-trial 9999", "this machine has",)),
-    ("--grid rate=1 --backend slurm --per-trial 1", ("--per-trial 1", "a trial is a job",)),
-    ("--grid rate=1 --launch='--time 1:00'", ("--launch", "uses no launch script")),
-    ("--grid rate=1 --resubmit", ("--resubmit", "goes on by itself",)),
-    ("--grid rate=1 --out c.py/x", ("--out c.py/x", "give another folder",)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (
+            "--grid rat=1,2",
+            (
+                "--config.rat",
+                "did you mean rate",
+            ),
+        ),
+        (
+            "--grid rate=1,fast",
+            (
+                "--config.rate=fast",
+                "takes float, not str",
+            ),
+        ),
+        (
+            "--grid rate=1 --grid train.stepz=4",
+            (
+                "--config.train.stepz",
+                "did you mean train.steps",
+            ),
+        ),
+        (
+            "--grid rate=1 --zip name=a,b pause=1",
+            (
+                "--zip",
+                "as many values",
+            ),
+        ),
+        ("", ("give fields to vary",)),
+        (
+            "--grid rate=1 --metric chat/ciou",
+            (
+                "--metric chat/ciou",
+                "has no task chat; it has referring, video",
+            ),
+        ),
+        (
+            "--grid rate=1 --asha",
+            (
+                "--asha",
+                "local has no early stopping",
+                "--backend ray",
+            ),
+        ),
+        (
+            "--grid rate=1 --per-trial 0",
+            (
+                "--per-trial 0",
+                "give one or more",
+            ),
+        ),
+        (
+            "--grid rate=1 --per-trial 9999",
+            (
+                "--per-trial 9999",
+                "this machine has",
+            ),
+        ),
+        (
+            "--grid rate=1 --backend slurm --per-trial 1",
+            (
+                "--per-trial 1",
+                "a trial is a job",
+            ),
+        ),
+        ("--grid rate=1 --launch='--time 1:00'", ("--launch", "uses no launch script")),
+        (
+            "--grid rate=1 --resubmit",
+            (
+                "--resubmit",
+                "goes on by itself",
+            ),
+        ),
+        (
+            "--grid rate=1 --out c.py/x",
+            (
+                "--out c.py/x",
+                "give another folder",
+            ),
+        ),
+    ],
+)
 def test_bad_input_is_named_before_anything_starts(type_in, options, words):
     code, _, told = type_in(options)
     assert code == 2 and all(word in told for word in words), told

@@ -26,7 +26,12 @@ def test_chain_is_one_after_the_other_without_repeats():
 def test_combinators_nest():
     nested = grids.chain(grids.prod(grids.zipped(A, B), grids.values("c=5,6")), grids.values("d=7"))
     assert [tuple(member.values()) for member in nested] == [
-        ("1", "x", "5"), ("1", "x", "6"), ("2", "y", "5"), ("2", "y", "6"), ("7",)]  # fmt: skip
+        ("1", "x", "5"),
+        ("1", "x", "6"),
+        ("2", "y", "5"),
+        ("2", "y", "6"),
+        ("7",),
+    ]
 
 
 def test_values_keep_brackets_and_quotes_together():
@@ -41,14 +46,17 @@ def test_options_are_a_chain_of_products():
     assert grids.from_options(both) == [{"a": "1", "b": "x", "c": "5"}, {"a": "2", "b": "y", "c": "5"}, {"a": "9"}]
 
 
-@pytest.mark.parametrize("options, told", [
-    ([("--grid", ["a"])], "a: give a field and its values"),
-    ([("--grid", ["a="])], "a=: give a field and its values"),
-    ([("--grid", ["a=1,,2"])], "a=1,,2: give"),
-    ([("--grid", ["a=1"]), ("--zip", ["a=2"])], "a: varied twice"),
-    ([], "give fields to vary"),
-    ([("--grid", ["a=1"]), ("--chain", [])], "--chain stands between two sets"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ([("--grid", ["a"])], "a: give a field and its values"),
+        ([("--grid", ["a="])], "a=: give a field and its values"),
+        ([("--grid", ["a=1,,2"])], "a=1,,2: give"),
+        ([("--grid", ["a=1"]), ("--zip", ["a=2"])], "a: varied twice"),
+        ([], "give fields to vary"),
+        ([("--grid", ["a=1"]), ("--chain", [])], "--chain stands between two sets"),
+    ],
+)
 def test_what_cannot_be_read_is_named(options, told):
     with pytest.raises(UserError, match=told):
         grids.from_options(options)

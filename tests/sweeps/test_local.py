@@ -31,9 +31,11 @@ def test_trials_are_packed_on_the_shares(fakes, seen):
     assert {start[0]["environment"]["CUDA_VISIBLE_DEVICES"] for start in starts} == {"0", "1"}
     assert all(start[0]["cores"] == [CORE] for start in starts if start[0]["environment"]["CUDA_VISIBLE_DEVICES"] == "1")
     for device in ("0", "1"):  # one after the other
-        mine = [(start[0]["time"], pathlib.Path(trial.workdir, "checkpoint.json").stat().st_mtime)
-                for trial, start in zip(trials, starts, strict=True)
-                if start[0]["environment"]["CUDA_VISIBLE_DEVICES"] == device]  # fmt: skip
+        mine = [
+            (start[0]["time"], pathlib.Path(trial.workdir, "checkpoint.json").stat().st_mtime)
+            for trial, start in zip(trials, starts, strict=True)
+            if start[0]["environment"]["CUDA_VISIBLE_DEVICES"] == device
+        ]
         assert len(mine) >= 2 and all(end < start for (_, end), (start, _) in itertools.pairwise(sorted(mine)))
     ends = [line for line in told if line.startswith(("started", "finished"))]
     assert [line.split()[0] for line in ends[:2]] == ["started"] * 2 and ends[2].startswith("finished")  # two at a time

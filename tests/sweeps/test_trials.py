@@ -32,10 +32,12 @@ def test_the_command_is_that_of_a_training():
 
 
 def test_a_metric_picks_its_lines():
-    lines = [{"kind": "train", "step": 1, "task": "video", "loss": 3.0},
-             {"kind": "train", "step": 2, "task": "chat", "loss": 2.0},
-             {"kind": "validation", "step": 2, "task": "chat", "loss": 9.0, "ciou": math.nan, "note": "x"},
-             {"kind": "validation", "step": 4, "task": "chat", "ciou": 0.5}]  # fmt: skip
+    lines = [
+        {"kind": "train", "step": 1, "task": "video", "loss": 3.0},
+        {"kind": "train", "step": 2, "task": "chat", "loss": 2.0},
+        {"kind": "validation", "step": 2, "task": "chat", "loss": 9.0, "ciou": math.nan, "note": "x"},
+        {"kind": "validation", "step": 4, "task": "chat", "ciou": 0.5},
+    ]
     loss = Metric.parse("train/loss", None)
     assert loss.mode == "min" and loss.scores(lines) == [(1, 3.0), (2, 2.0)] and loss.better(1.0, 2.0)
     ciou = Metric.parse("chat/ciou", None)
@@ -69,10 +71,13 @@ def test_shares_are_equal_and_apart():
     assert told("tpu", ("0", "1", "2", "3"), 4) == [""]  # a whole host needs no words
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("gpu", ("0", "1"), 3), "this machine has 2 GPUs; give 1 to 2"),
-    (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: TPU chips go to a process by 1, 2, 4, 8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("gpu", ("0", "1"), 3), "this machine has 2 GPUs; give 1 to 2"),
+        (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: TPU chips go to a process by 1, 2, 4, 8"),
+    ],
+)
 def test_a_share_that_is_not_there_is_named(arguments, words):
     with pytest.raises(UserError, match=words):
         devices.shares(*arguments)

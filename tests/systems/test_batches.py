@@ -63,8 +63,14 @@ def sizes_for(config, prompts):
     sizes = SYSTEM.batch_spec(config, {})
     counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
     length = max(expanded_length(tokenize(p, Tokenizer.toy()), counts) for p in prompts)
-    return dataclasses.replace(sizes, frames=2, targets=0, length=length, classes=max(len(p.classes) + 1 for p in prompts),
-                               regions=max(0 if p.regions is None else len(p.regions) for p in prompts))  # fmt: skip
+    return dataclasses.replace(
+        sizes,
+        frames=2,
+        targets=0,
+        length=length,
+        classes=max(len(p.classes) + 1 for p in prompts),
+        regions=max(0 if p.regions is None else len(p.regions) for p in prompts),
+    )
 
 
 def run(ready, examples):
@@ -79,7 +85,8 @@ def answer(example, out, row, frame, size):
     """Mask logits at the picture's own size, and the scores that the prompt asks for."""
     prompt = example.prompts[0]
     kind, count = {"panoptic": ("class", len(prompt.classes) + 1), "region": ("region", len(drawn_of(prompt)))}.get(
-        prompt.task, ("expression", None))  # fmt: skip
+        prompt.task, ("expression", None)
+    )
     logits = answers.to_original(out["mask_logits"][row, frame, 0], fit(*example.frames.shape[1:3], size))
     return logits, out[kind][row, frame, 0][..., :count] if count else out[kind][row, frame, 0]
 

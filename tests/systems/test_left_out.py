@@ -49,8 +49,9 @@ def step(micro):
     config = micro()
     task = sources.build(config, SYSTEM, console=Console(quiet=True))["referring"]
     rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
-    rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps,
-                           config.optimizer.final_rate)  # fmt: skip
+    rate = groups.schedule(
+        config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps, config.optimizer.final_rate
+    )
     mesh, model = placement.make(config.train.preset, config.train.mesh), SYSTEM.build(config)
     state, tx = loop.start(config, SYSTEM, model, rules, rate, mesh, resumes=False)
     whole = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -94,8 +95,11 @@ def first_frame(row):
 def test_frames_that_a_picture_lacks_count_for_nothing(ready):
     rows, loss = ready
     picture, clip, blank = rows["panoptic"], rows["video"], rows["blank"]
-    noisy = {**picture, "images": np.concatenate([picture["images"][:1], clip["images"][1:]]),
-             "masks": np.repeat(picture["masks"][:, :, :1], 2, axis=2)}  # fmt: skip
+    noisy = {
+        **picture,
+        "images": np.concatenate([picture["images"][:1], clip["images"][1:]]),
+        "masks": np.repeat(picture["masks"][:, :, :1], 2, axis=2),
+    }
     wanted = loss(first_frame(rows["referring"]), first_frame(picture))
     close(loss(rows["referring"], picture), wanted)
     close(loss(rows["referring"], noisy), wanted)

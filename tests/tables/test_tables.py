@@ -49,9 +49,12 @@ def test_operators_are_bijections(operator, shapes, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize(
     ("operator", "zeros", "message"),
-    [(PaddedRows(3, 5, "embed"), lambda w, zero: (np.concatenate([w, zero(2, 4)]),), r"^embed: only the first 3 rows"),
-     (ZeroBias("head.bias"), lambda w, zero: (w, zero(3)), r"^head\.bias: not zero")],
-    ids=["PaddedRows", "ZeroBias"])  # fmt: skip
+    [
+        (PaddedRows(3, 5, "embed"), lambda w, zero: (np.concatenate([w, zero(2, 4)]),), r"^embed: only the first 3 rows"),
+        (ZeroBias("head.bias"), lambda w, zero: (w, zero(3)), r"^head\.bias: not zero"),
+    ],
+    ids=["PaddedRows", "ZeroBias"],
+)
 def test_zeros_without_a_place_go_and_come_again_and_nothing_else_does(operator, zeros, message, dtype):
     weight = np.random.default_rng(0).standard_normal((3, 4)).astype(dtype)
     tensors = zeros(weight, lambda *shape: np.zeros(shape, dtype))
@@ -86,14 +89,21 @@ def test_round_trip_and_stacking():
 
 
 def test_everything_that_does_not_fit_is_listed():
-    expected = {"layers": {"up": {"kernel": np.zeros((2, 3, 5)), "bias": np.zeros((2, 4))}}, "scale": np.zeros(1),
-                "extra": np.zeros(2)}  # fmt: skip
+    expected = {
+        "layers": {"up": {"kernel": np.zeros((2, 3, 5)), "bias": np.zeros((2, 4))}},
+        "scale": np.zeros(1),
+        "extra": np.zeros(2),
+    }
     given = tensors() | {"stray": np.zeros(1)}
     del given["model.layers.0.fc.bias"]
     with pytest.raises(UserError) as error:
         table().to_flax(given, expected)
-    for part in ("missing in the source: model.layers.0.fc.bias", "left over in the source: stray",
-                 "not filled by the table: extra", "layers/up/kernel: shape (2, 3, 4)"):  # fmt: skip
+    for part in (
+        "missing in the source: model.layers.0.fc.bias",
+        "left over in the source: stray",
+        "not filled by the table: extra",
+        "layers/up/kernel: shape (2, 3, 4)",
+    ):
         assert part in str(error.value)
 
 

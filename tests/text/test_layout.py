@@ -26,8 +26,17 @@ def test_markers_expand_in_order():
     tokens = PromptTokens(ids, labels, (True,) * 10, expression=(8, 3), classes=((11, 12, 3), (13, 3)), num_regions=2)
     layout = expand(tokens, COUNTS, 20)
     s = Source
-    assert layout.source.tolist() == [s.TEXT, *[s.IMAGE] * 4, s.TEXT, *[s.CLASS] * 5, *[s.REGION] * 2, *[s.EXPRESSION] * 2,
-                                      *[s.QUERY] * 2, s.TEXT, *[s.PADDING] * 2]  # fmt: skip
+    assert layout.source.tolist() == [
+        s.TEXT,
+        *[s.IMAGE] * 4,
+        s.TEXT,
+        *[s.CLASS] * 5,
+        *[s.REGION] * 2,
+        *[s.EXPRESSION] * 2,
+        *[s.QUERY] * 2,
+        s.TEXT,
+        *[s.PADDING] * 2,
+    ]
     assert layout.text_ids.tolist() == [5, 0, 0, 0, 0, 6, 11, 12, 3, 13, 3, 0, 0, 8, 3, 0, 0, 1, 0, 0]
     assert layout.segment.tolist() == [0] * 6 + [1, 1, 1, 2, 2, 1, 2, 1, 1] + [0] * 5
     assert layout.index[layout.source == s.IMAGE].tolist() == [0, 1, 2, 3]
@@ -39,10 +48,17 @@ def test_markers_expand_in_order():
     assert all(part.shape == (20,) for part in vars(layout).values())
 
 
-@pytest.mark.parametrize("prompt", [
-    Prompt("referring", "the dog"), Prompt("video", "the dog"), Prompt("panoptic", classes=("cat", "dog")),
-    Prompt("region", regions=np.ones((2, 4, 4), bool)), Prompt("chat", "what?", answer="a dog")],
-    ids=lambda prompt: prompt.task)  # fmt: skip
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        Prompt("referring", "the dog"),
+        Prompt("video", "the dog"),
+        Prompt("panoptic", classes=("cat", "dog")),
+        Prompt("region", regions=np.ones((2, 4, 4), bool)),
+        Prompt("chat", "what?", answer="a dog"),
+    ],
+    ids=lambda prompt: prompt.task,
+)
 def test_every_task_builds(prompt):
     layout = build(prompt, train=True)
     count = {source: int((layout.source == source).sum()) for source in Source}
@@ -82,13 +98,17 @@ def unpacked(packed, number):
     return {name: part[here] for name, part in vars(packed).items() if name != "prompt"}
 
 
-@pytest.mark.parametrize("prompts", [
-    [Prompt("referring", "the dog"), Prompt("referring", "the dog on the left"), Prompt("referring", "a cat")],
-    [Prompt("panoptic", classes=("cat", "dog")), Prompt("referring", "the dog")],
-    [Prompt("chat", "what?", answer="a dog"), Prompt("chat", "what?", answer="a cat")],
-    [Prompt("chat", "what", answer="a dog"), Prompt("chat", "what?", answer="a cat")],
-    [Prompt("video", "the dog")]],
-    ids=["referring", "mixed", "chat", "chat again", "one"])  # fmt: skip
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [Prompt("referring", "the dog"), Prompt("referring", "the dog on the left"), Prompt("referring", "a cat")],
+        [Prompt("panoptic", classes=("cat", "dog")), Prompt("referring", "the dog")],
+        [Prompt("chat", "what?", answer="a dog"), Prompt("chat", "what?", answer="a cat")],
+        [Prompt("chat", "what", answer="a dog"), Prompt("chat", "what?", answer="a cat")],
+        [Prompt("video", "the dog")],
+    ],
+    ids=["referring", "mixed", "chat", "chat again", "one"],
+)
 def test_packed_prompts_share_their_beginning(prompts):
     layouts = [build(prompt, train=True) for prompt in prompts]
     packed = pack(layouts, 900)

@@ -59,7 +59,8 @@ def test_packed_equals_one_by_one():
 def test_labels_are_those_of_the_parts():
     packed = pack(layouts(), 200)
     assert sorted(packed.labels[packed.labels != -100]) == sorted(
-        label for layout in layouts() for label in layout.labels[layout.labels != -100])  # fmt: skip
+        label for layout in layouts() for label in layout.labels[layout.labels != -100]
+    )
 
 
 def test_too_short_names_the_fix():

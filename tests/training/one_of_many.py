@@ -25,9 +25,11 @@ SIDE, HIDDEN = 32, 256
 def init(model, config, key):
     one, two, three = jax.random.split(key, 3)
     boxed = lambda key, *shape, names: nn.LogicallyPartitioned(jax.random.normal(key, shape) / shape[-2] ** 0.5, names=names)
-    return {"first": {"kernel": boxed(one, SIDE * SIDE * 3, HIDDEN, names=("embed", "mlp"))},
-            "stack": {"kernel": boxed(three, 4, HIDDEN, HIDDEN, names=("layers", "embed", "mlp"))},
-            "second": {"kernel": boxed(two, HIDDEN, SIDE * SIDE, names=("mlp", "embed"))}}  # fmt: skip
+    return {
+        "first": {"kernel": boxed(one, SIDE * SIDE * 3, HIDDEN, names=("embed", "mlp"))},
+        "stack": {"kernel": boxed(three, 4, HIDDEN, HIDDEN, names=("layers", "embed", "mlp"))},
+        "second": {"kernel": boxed(two, HIDDEN, SIDE * SIDE, names=("mlp", "embed"))},
+    }
 
 
 def logits(params, batch):

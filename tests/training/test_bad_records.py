@@ -34,11 +34,14 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
     bad.look(2, {"bad": 1})
     faults.append((3, "b record 9: y.jpg: no such picture"))
     bad.look(3, {"bad": 2})
-    assert said == ["1 of 20 training records could not be read and count for nothing; the first: a record 3: x.jpg: cannot be "
-                    f"read. Training goes on; all are named in {tmp_path}/bad_records.txt"]  # fmt: skip
+    assert said == [
+        "1 of 20 training records could not be read and count for nothing; the first: a record 3: x.jpg: cannot be "
+        f"read. Training goes on; all are named in {tmp_path}/bad_records.txt"
+    ]
     bad.write()
-    assert (tmp_path / "bad_records.txt").read_text() == ("3\tb record 9: y.jpg: no such picture\n"
-                                                           "7\ta record 3: x.jpg: cannot be read\n")  # fmt: skip
+    assert (tmp_path / "bad_records.txt").read_text() == (
+        "3\tb record 9: y.jpg: no such picture\n7\ta record 3: x.jpg: cannot be read\n"
+    )
     again = make([(31, "a record 3: x.jpg: cannot be read")], start=3, bad=2)  # a resumed run keeps the names
     again.look(4, {"bad": 3})
     again.write()

@@ -19,11 +19,24 @@ def scored(world, folder, processes):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1",
-           "HYPERSEG_COORDINATOR": f"127.0.0.1:{port}", "HYPERSEG_PROCESSES": str(processes)}  # fmt: skip
-    started = [subprocess.Popen([sys.executable, str(SCRIPT), str(world), str(folder), *NAMES], text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**env, "HYPERSEG_PROCESS_ID": str(k)})
-               for k in range(processes)]  # fmt: skip
+    env = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": "1",
+        "PYTHONPATH": str(SCRIPT.parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "HYPERSEG_COORDINATOR": f"127.0.0.1:{port}",
+        "HYPERSEG_PROCESSES": str(processes),
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(world), str(folder), *NAMES],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**env, "HYPERSEG_PROCESS_ID": str(k)},
+        )
+        for k in range(processes)
+    ]
     told = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0] * processes, told
     return json.loads(told[0][0].splitlines()[-1])
@@ -34,7 +47,8 @@ def same(found, expected):
         assert found[name]["scores"] == pytest.approx(expected[name]["scores"], rel=1e-9), name
         assert found[name]["rows"] == expected[name]["rows"]
         assert [(row["index"], row["masks"]) for row in found[name]["cases"]] == [
-            (row["index"], row["masks"]) for row in expected[name]["cases"]], name  # fmt: skip
+            (row["index"], row["masks"]) for row in expected[name]["cases"]
+        ], name
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,12 @@ def test_clips_of_many_lengths():
     task = task_of([clip(f"clip{k}", length) for k, length in enumerate((2, 5, 3, 1))])
     found = benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task, batch_size=3)
     assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 4
-    assert [(row["key"], len(row["masks"])) for *_, row in found.rows] == [("clip0/0", 2), ("clip1/0", 5), ("clip2/0", 3),
-                                                                           ("clip3/0", 1)]  # fmt: skip
+    assert [(row["key"], len(row["masks"])) for *_, row in found.rows] == [
+        ("clip0/0", 2),
+        ("clip1/0", 5),
+        ("clip2/0", 3),
+        ("clip3/0", 1),
+    ]
 
 
 def test_every_prompt_of_an_example_is_scored():

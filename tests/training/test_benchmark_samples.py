@@ -44,9 +44,14 @@ def predict(params, batch, query=None):
     shaped = lambda x: np.broadcast_to(x, (rows, 1, 1, *x.shape))
     classes = 4 * np.eye(QUERIES, batch["class_valid"].shape[-1] or 2)
     regions = 4 * np.eye(QUERIES, batch["regions"].shape[2] or 1)
-    return {"mask_logits": logits[:, None, None], "expression": shaped(np.arange(QUERIES) + 3.0), "class": shaped(classes),
-            "region": shaped(regions), "embedding": shaped(9 * np.eye(QUERIES)), 
-            "next_query": pixels.mean((1, 2, 3))}  # fmt: skip
+    return {
+        "mask_logits": logits[:, None, None],
+        "expression": shaped(np.arange(QUERIES) + 3.0),
+        "class": shaped(classes),
+        "region": shaped(regions),
+        "embedding": shaped(9 * np.eye(QUERIES)),
+        "next_query": pixels.mean((1, 2, 3)),
+    }
 
 
 def write(params, batch, **options):
@@ -66,15 +71,18 @@ def test_every_benchmark_runs_on_files_of_its_layout(samples, tmp_path, monkeypa
     line, task = BENCHMARKS[name], opened(name, samples)
     limit = 1 if line.scoring in ("clips", "revos", "ref_davis", "clicks") else 5
     monkeypatch.setattr(clicks, "LIMIT", 3)
-    made, again = (benchmark_run.run(RUNNER, line, task, batch_size=3, kept=tmp_path / "kept.json", limit=limit)
-                   for _ in range(2))  # fmt: skip
+    made, again = (
+        benchmark_run.run(RUNNER, line, task, batch_size=3, kept=tmp_path / "kept.json", limit=limit) for _ in range(2)
+    )
     scores = made.scorer.compute()
     assert again.resumed == made.done == min(limit, len(task.val)) and again.scorer.compute() == pytest.approx(
         scores, rel=1e-12
     )
     assert (scores == {"count": made.done}) == (name in SENT_ONLY)
-    assert all(np.isfinite(value) and (-1 <= value <= 1 or key.startswith(("noc", "count", "classes")))
-               for key, value in scores.items())  # fmt: skip
+    assert all(
+        np.isfinite(value) and (-1 <= value <= 1 or key.startswith(("noc", "count", "classes")))
+        for key, value in scores.items()
+    )
     assert bool(made.rows) == bool(line.submission)
     if line.submission:
         (tmp_path / "sent").mkdir()
@@ -98,8 +106,10 @@ def test_ref_davis_is_scored_by_annotator_and_view(samples):
     scores = benchmark_run.run(RUNNER, BENCHMARKS["ref_davis"], task).scorer.compute()
     groups = [value for key, value in scores.items() if key.startswith("jf/annotator")]
     assert len(groups) == 4 == len(task.val) and scores["jf"] == pytest.approx(np.mean(groups))
-    spoken, others = (sum(len(part) for part in parts) for parts in zip(*(
-        (example.prompts, example.prompts[0].others) for example in task.val), strict=True))  # fmt: skip
+    spoken, others = (
+        sum(len(part) for part in parts)
+        for parts in zip(*((example.prompts, example.prompts[0].others) for example in task.val), strict=True)
+    )
     assert others > 0 and scores["count"] == spoken + others  # who goes unmentioned counts as missed
 
 
@@ -108,8 +118,11 @@ def test_classes_that_a_batch_has_room_for_are_no_answers(name):
     """Two classes and background in a batch with room for five: the surest of all are not asked for."""
     prompt = Prompt(task="panoptic", classes=("cat", "dog"), things=(True, True))
     logits = np.array([[5.0, 0, 0, 9, 9], [0, 5.0, 0, 9, 9], [0, 0, 5.0, 9, 9]])
-    outputs = {"mask_logits": 9.0 - 18 * (np.arange(8) // 3 != np.arange(3)[:, None])[:, None].repeat(8, 1), "class": logits,
-               "embedding": np.eye(3)}  # fmt: skip
+    outputs = {
+        "mask_logits": 9.0 - 18 * (np.arange(8) // 3 != np.arange(3)[:, None])[:, None].repeat(8, 1),
+        "class": logits,
+        "embedding": np.eye(3),
+    }
     answer = getattr(found, name)(prompt, outputs, fit(8, 8, 8), OURS)
     assert set(answer.labels) <= {0, 1} and (name == "candidates" or set(answer.labels) == {0, 1})
     assert answer.classes is None or answer.classes.shape[1] == 2
@@ -131,8 +144,11 @@ def crowded(samples, tmp_path):
         note.update(iscrowd=1, category_id=kind, segmentation=masks.encode(whole))
     empty = {"file_name": content["images"][0]["file_name"], "height": 192, "width": 192}
     content["images"] += [empty | {"id": number} for number in (40, 7, 5)]
-    notes += [note | {"id": 900 + 10 * number + k, "image_id": number, "iscrowd": 0}
-              for number in (40, 5) for k, note in enumerate(first)]  # fmt: skip
+    notes += [
+        note | {"id": 900 + 10 * number + k, "image_id": number, "iscrowd": 0}
+        for number in (40, 5)
+        for k, note in enumerate(first)
+    ]
     for part in ("coco/annotations", "coco"):
         (tmp_path / part).mkdir(parents=True, exist_ok=True)
     (tmp_path / "coco" / "val2017").symlink_to(samples / "coco" / "val2017")
@@ -159,12 +175,20 @@ def test_coco_ap_is_that_of_pycocotools(crowded, monkeypatch):
                 ours.append(np.roll(mask, rng.integers(-5, 6, 2), (0, 1)))
                 labels.append(task.val.category_ids.index(note["category_id"]))
                 scores.append(float(rng.integers(1, 6)) / 6)  # with ties
-        heard.extend({"image_id": number, "category_id": task.val.category_ids[label], "segmentation": masks.encode(mask),
-                      "score": score} for mask, label, score in zip(ours, labels, scores, strict=True))  # fmt: skip
+        heard.extend(
+            {
+                "image_id": number,
+                "category_id": task.val.category_ids[label],
+                "segmentation": masks.encode(mask),
+                "score": score,
+            }
+            for mask, label, score in zip(ours, labels, scores, strict=True)
+        )
         return Found(np.array(ours), tuple(labels), tuple(scores))
 
-    monkeypatch.setitem(benchmark_run.SCORINGS, "instances",
-                        dataclasses.replace(benchmark_run.SCORINGS["instances"], find=answers))  # fmt: skip
+    monkeypatch.setitem(
+        benchmark_run.SCORINGS, "instances", dataclasses.replace(benchmark_run.SCORINGS["instances"], find=answers)
+    )
     made = benchmark_run.run(RUNNER, BENCHMARKS["coco_instances"], task, batch_size=3).scorer.compute()
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()

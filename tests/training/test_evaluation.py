@@ -19,8 +19,10 @@ def examples():
     """One, five and three prompts; of each example only the first has its truth in the upper half."""
     upper = np.arange(SIDE)[:, None] < np.full(SIDE, SIDE // 2)
     for k, count in enumerate((1, 5, 3)):
-        prompts = tuple(Prompt(task="referring", text=f"thing {n}", masks=(~upper if n else upper)[None, None], group=f"g{n}")
-                        for n in range(count))  # fmt: skip
+        prompts = tuple(
+            Prompt(task="referring", text=f"thing {n}", masks=(~upper if n else upper)[None, None], group=f"g{n}")
+            for n in range(count)
+        )
         yield Example(f"example {k}", np.zeros((1, SIDE, SIDE, 3), np.uint8), prompts)
 
 

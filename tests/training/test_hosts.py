@@ -35,21 +35,50 @@ class Run:
     def __init__(self, folder, world, processes, *, devices=1, pause=0.0, only=None, **fields):
         self.workdir, self.notes = folder / "run", folder / "rows"
         self.notes.mkdir(parents=True, exist_ok=True)
-        fields = {"data.root": world, "train.steps": STEPS, "train.batch_size": 8, "train.save_every": 8, "train.keep": 4,
-                  "train.preset": "fsdp", "train.eval_every": STEPS, "train.eval_examples": 6, "hosts.start": 60,
-                  "hosts.barrier": 120, "hosts.heartbeat": 10, "hosts.watchdog": 60,
-                  **{name.replace("__", "."): value for name, value in fields.items()}}  # fmt: skip
-        command = [sys.executable, str(TESTS / "training" / "one_of_many.py"), "train", "--workdir", str(self.workdir),
-                   "--config", str(TESTS / "micro_config.py"), *(f"--config.{k}={v}" for k, v in fields.items())]  # fmt: skip
-        env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(TESTS.parent), "TEST_ROWS": str(self.notes),
-               "TEST_PAUSE": str(pause), "HYPERSEG_COORDINATOR": f"127.0.0.1:{free_port()}",
-               "HYPERSEG_PROCESSES": str(processes), "OMP_NUM_THREADS": "1"}  # fmt: skip
+        fields = {
+            "data.root": world,
+            "train.steps": STEPS,
+            "train.batch_size": 8,
+            "train.save_every": 8,
+            "train.keep": 4,
+            "train.preset": "fsdp",
+            "train.eval_every": STEPS,
+            "train.eval_examples": 6,
+            "hosts.start": 60,
+            "hosts.barrier": 120,
+            "hosts.heartbeat": 10,
+            "hosts.watchdog": 60,
+            **{name.replace("__", "."): value for name, value in fields.items()},
+        }
+        command = [
+            sys.executable,
+            str(TESTS / "training" / "one_of_many.py"),
+            "train",
+            "--workdir",
+            str(self.workdir),
+            "--config",
+            str(TESTS / "micro_config.py"),
+            *(f"--config.{k}={v}" for k, v in fields.items()),
+        ]
+        env = {
+            **os.environ,
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "PYTHONPATH": str(TESTS.parent),
+            "TEST_ROWS": str(self.notes),
+            "TEST_PAUSE": str(pause),
+            "HYPERSEG_COORDINATOR": f"127.0.0.1:{free_port()}",
+            "HYPERSEG_PROCESSES": str(processes),
+            "OMP_NUM_THREADS": "1",
+        }
         self.logs = [folder / f"log-{k}-{time.time_ns()}" for k in range(processes)]
         self.processes = []
         for k in range(processes) if only is None else only:
             with self.logs[k].open("w") as log:
-                self.processes.append(subprocess.Popen([*command, "--process-id", str(k)], stdout=log, stderr=log, env=env,
-                                                       start_new_session=True))  # fmt: skip
+                self.processes.append(
+                    subprocess.Popen(
+                        [*command, "--process-id", str(k)], stdout=log, stderr=log, env=env, start_new_session=True
+                    )
+                )
 
     def until(self, step):
         """Waits for the metrics to come to a step."""
@@ -204,9 +233,14 @@ def test_resumed_on_the_same_mesh_it_is_bit_equal(pair, world, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes, devices, fields", [
-    (1, 1, {"train__preset": "single"}), (4, 1, {"train__preset": "fsdp"}),
-    (2, 2, {"train__preset": "data_fsdp", "train__mesh__fsdp": 2, "data__workers": 2})])  # fmt: skip
+@pytest.mark.parametrize(
+    "processes, devices, fields",
+    [
+        (1, 1, {"train__preset": "single"}),
+        (4, 1, {"train__preset": "fsdp"}),
+        (2, 2, {"train__preset": "data_fsdp", "train__mesh__fsdp": 2, "data__workers": 2}),
+    ],
+)
 def test_resumed_on_another_mesh_it_sees_the_same_rows_and_losses(pair, world, tmp_path, processes, devices, fields):
     run = Run(continued(pair, tmp_path, 8), world, processes, devices=devices, **fields).done()
     fed = run.rows()

@@ -74,8 +74,17 @@ def test_stopped_half_way_it_goes_on_bit_equal(trained, micro, tmp_path):
 
 def started(workdir, world):
     """The real command in its own process; it saves at every step, so that there is time to end it between two."""
-    command = [sys.executable, "-m", "hyperseg_jax.train", "--config", str(TESTS / "micro_config.py"), "--workdir",
-               str(workdir), f"--config.data.root={world}", "--config.train.save_every=1"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "hyperseg_jax.train",
+        "--config",
+        str(TESTS / "micro_config.py"),
+        "--workdir",
+        str(workdir),
+        f"--config.data.root={world}",
+        "--config.train.save_every=1",
+    ]
     env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(TESTS.parent)}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
 
@@ -202,8 +211,14 @@ def test_a_profile_of_chosen_steps_lands_in_the_tensorboard_folder(tmp_path):
 @pytest.mark.slow
 def test_mixed_batches_cut_to_their_length_train_in_one_program(micro, tmp_path):
     """All tasks together; the loop itself asserts the one program."""
-    config = micro(("referring", "panoptic", "region", "video", "chat"), data__batches="mixed", data__cuts=(150,),
-                   train__batch_size=8, train__steps=12, train__eval_every=12)  # fmt: skip
+    config = micro(
+        ("referring", "panoptic", "region", "video", "chat"),
+        data__batches="mixed",
+        data__cuts=(150,),
+        train__batch_size=8,
+        train__steps=12,
+        train__eval_every=12,
+    )
     console = Console(record=True, file=io.StringIO(), width=200)
     train(config, tmp_path, console=console, stop_at=5)
     train(config, tmp_path, console=console)

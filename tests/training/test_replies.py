@@ -68,9 +68,7 @@ def test_sentences_about_one_clip_share_its_pixels():
     ((prompt, found),) = reply.answers()
     assert len(found) == 3 and np.array_equal(found[1].masks, [one, two]) and prompt.masks.shape == (2, 3, SIDE, SIDE)
     scores = score("ref_davis", reply).compute()
-    assert (
-        scores["count"] == 3 and scores["j"] == pytest.approx(2 / 3) and scores["jf/annotator 1"] == pytest.approx(2 / 3)
-    )
+    assert scores["count"] == 3 and scores["j"] == pytest.approx(2 / 3) and scores["jf/annotator 1"] == pytest.approx(2 / 3)
 
 
 def test_groups_weigh_the_same_however_many_objects_they_have():
@@ -95,8 +93,7 @@ def test_every_frame_is_asked_for_what_the_first_one_shows():
     asked = run(reply, lambda step, k: masks[:, step] if step else wrong)
     assert [int(row["example"].frames.max()) for row in asked] == [0, 1, 2, 3]
     assert all(
-        row["region_images"].max() == 0 and np.array_equal(row["example"].prompts[0].regions, masks[:, 0])
-        for row in asked
+        row["region_images"].max() == 0 and np.array_equal(row["example"].prompts[0].regions, masks[:, 0]) for row in asked
     )
     ((_, found),) = reply.answers()
     assert np.array_equal(found[0].masks, masks[:, 0])  # what was drawn is the answer about the first frame
@@ -120,8 +117,12 @@ def candidates(order, masks, sure=(0.9, 0.8)):
     """What find would give: two things with embeddings of their own, in some order."""
     looks = 9 * np.eye(2)
     classes = np.array([[0.1, sure[0]], [sure[1], 0.1]])
-    return Found(masks[list(order)], scores=tuple(classes.max(1)[list(order)]), classes=classes[list(order)],
-                 embeddings=looks[list(order)])  # fmt: skip
+    return Found(
+        masks[list(order)],
+        scores=tuple(classes.max(1)[list(order)]),
+        classes=classes[list(order)],
+        embeddings=looks[list(order)],
+    )
 
 
 @pytest.fixture
@@ -160,9 +161,7 @@ def test_tracks_for_the_server(tracked, tmp_path):
 
 
 def test_a_clip_in_which_nothing_is_found():
-    prompt = Prompt(
-        task="panoptic", classes=("cat",), things=(True,), masks=np.stack([block(0, 0)] * 3)[None], labels=(0,)
-    )
+    prompt = Prompt(task="panoptic", classes=("cat",), things=(True,), masks=np.stack([block(0, 0)] * 3)[None], labels=(0,))
     empty = Found(np.zeros((0, SIDE, SIDE), bool), classes=np.zeros((0, 1)), embeddings=np.zeros((0, 2)))
     for name in ("tracks", "davis_unsupervised"):
         reply = Tracked(clip(prompt), lambda prompt, out: out)
@@ -229,15 +228,14 @@ def test_clicks_go_on_until_an_object_is_found():
 
 def test_an_object_that_is_never_found_counts_twenty_clicks():
     whole = block(0, 0, 30, 30)[None]
-    prompt = Prompt(task="region", masks=whole[None], labels=(0,), regions=whole, kinds=("box",),
-                    ignore=block(0, 0, 2, SIDE)[None])  # fmt: skip
+    prompt = Prompt(
+        task="region", masks=whole[None], labels=(0,), regions=whole, kinds=("box",), ignore=block(0, 0, 2, SIDE)[None]
+    )
     reply = Clicked(clip(prompt, frames=1), lambda one, out: Found(np.zeros((1, SIDE, SIDE), bool)))
     run(reply, lambda step, k: None)
     scores = score("clicks", reply).compute()
     assert (scores["noc@50"], scores["failed@50"], scores["iou@1"]) == (20, 1, 0)
-    assert (
-        len(reply.answers()[0][1][0].ious[0]) == 20 and not (reply._drawn[0, 0]).any()
-    )  # ignored pixels are not clicked at
+    assert len(reply.answers()[0][1][0].ious[0]) == 20 and not (reply._drawn[0, 0]).any()  # ignored pixels are not clicked at
 
 
 def test_border_pixels_do_not_count():

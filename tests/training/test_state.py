@@ -116,8 +116,10 @@ def test_the_frozen_half_is_kept_in_its_type_and_never_changes():
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_moments_and_averages_lie_beside_their_parameter(accumulate):
-    boxed = {"frozen": {"base": jnp.zeros(8)},
-             "head": {"kernel": nn.LogicallyPartitioned(jnp.zeros((16, 8)), axes.check(("embed", "mlp")))}}  # fmt: skip
+    boxed = {
+        "frozen": {"base": jnp.zeros(8)},
+        "head": {"kernel": nn.LogicallyPartitioned(jnp.zeros((16, 8)), axes.check(("embed", "mlp")))},
+    }
     placed = placement.make("fsdp")
     placed = placement.Placement(placed.preset, placed.mesh, placed.rules, smallest=0)
     plain = nn.unbox(boxed)

@@ -68,8 +68,11 @@ def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
     assert not workdir.local.exists()
     there = {str(path.relative_to(bucket / "name" / "run")): path.read_text() for path in bucket.rglob("*") if path.is_file()}
     assert json.loads(there.pop("config.json"))["system"] == "hyperseg"
-    assert there == {"metrics.jsonl": "one\ntwo\n", "tensorboard/events": "x",
-                     "model/model.safetensors": "is not written again"}  # fmt: skip
+    assert there == {
+        "metrics.jsonl": "one\ntwo\n",
+        "tensorboard/events": "x",
+        "model/model.safetensors": "is not written again",
+    }
 
     with Workdir("gs://name/run") as again:
         again.open(micro())

@@ -75,5 +75,14 @@ def stream(body, *, keys=b"]", storages=b""):
 def tensor(shape=(2, 3), strides=(3, 1), offset=0, count=6, kind="FloatStorage", key="0", extra=b""):
     reference = b"(" + text("storage") + name("torch", kind) + text(key) + text("cpu") + number(count) + b"tQ"
     hooks = b"\x89" + DICT + b")R"
-    return (name("torch._utils", "_rebuild_tensor_v2") + b"(" + reference + number(offset) + sizes(*shape) + sizes(*strides)
-            + hooks + extra + b"tR")  # fmt: skip
+    return (
+        name("torch._utils", "_rebuild_tensor_v2")
+        + b"("
+        + reference
+        + number(offset)
+        + sizes(*shape)
+        + sizes(*strides)
+        + hooks
+        + extra
+        + b"tR"
+    )

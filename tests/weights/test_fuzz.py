@@ -1,6 +1,6 @@
 """Damaged files: whatever bytes change, a UserError or sound tensors come out, in bounded memory.
 
-    python -m pytest tests/weights/test_fuzz.py --fuzz-rounds 100000 --fuzz-seed 1      # for as long as one likes
+python -m pytest tests/weights/test_fuzz.py --fuzz-rounds 100000 --fuzz-seed 1      # for as long as one likes
 """
 
 import json
@@ -12,10 +12,28 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.weights.tensor_file import open_checkpoint, open_tensors
 
 WORDS = [
-    b"\xff" * 8, b"\0" * 8, b"\xff\xff\xff\x7f", b"\x8a\x08" + b"\xff" * 8, b"h\x00", b"q\x00", b"\x85", b"\x86", b"\x93",
-    *(bytes([code]) for code in b"()Rb}]uetQ.N"), b"cos\nsystem\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
-    b"cnumpy\nndarray\n", b"ccollections\nOrderedDict\n", b"PK\x01\x02", b"PK\x05\x06", b"-1", b"[]", b"{}", b'"F64"', b"1e9",
-]  # fmt: skip
+    b"\xff" * 8,
+    b"\0" * 8,
+    b"\xff\xff\xff\x7f",
+    b"\x8a\x08" + b"\xff" * 8,
+    b"h\x00",
+    b"q\x00",
+    b"\x85",
+    b"\x86",
+    b"\x93",
+    *(bytes([code]) for code in b"()Rb}]uetQ.N"),
+    b"cos\nsystem\n",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"cnumpy\nndarray\n",
+    b"ccollections\nOrderedDict\n",
+    b"PK\x01\x02",
+    b"PK\x05\x06",
+    b"-1",
+    b"[]",
+    b"{}",
+    b'"F64"',
+    b"1e9",
+]
 
 
 def damaged(data, chance, others):

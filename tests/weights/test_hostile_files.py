@@ -55,8 +55,10 @@ ARCHIVES = {
     "of Windows": (with_entry("x/..\\evil"), "evil"),
     "of a drive": (with_entry("C:/evil"), "C:/evil"),
     "compressed bomb": (with_entry("x/data/9", b"\0" * 2**22, compress_type=zipfile.ZIP_DEFLATED), "x/data/9"),
-    "compressed pickle": (lambda data: rezipped(data, lambda old: [(k, v, {"compress_type": zipfile.ZIP_BZIP2})
-                                                                   for k, v in old.items()]), "x/data.pkl"),
+    "compressed pickle": (
+        lambda data: rezipped(data, lambda old: [(k, v, {"compress_type": zipfile.ZIP_BZIP2}) for k, v in old.items()]),
+        "x/data.pkl",
+    ),
     "twice": (with_entry("x/data.pkl", b"\x80\x02}."), "x/data.pkl twice"),
     "two pickles": (with_entry("y/data.pkl", b"\x80\x02}."), "no data.pkl"),
     "no pickle": (lambda data: data.replace(b"x/data.pkl", b"x/data.abc"), "no data.pkl"),
@@ -78,7 +80,7 @@ ARCHIVES = {
     "directory's place": (patched(END, 16, "<L", 1), "directory"),
     "comment": (patched(END, 20, "<H", 1), "directory"),
     "bytes behind": (lambda data: data + b"\0", "cut off"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ARCHIVES)

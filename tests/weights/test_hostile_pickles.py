@@ -26,8 +26,10 @@ ASKS = {  # value -> the name that the message has
     "in a list in a tuple": (b"]" + call("os", "system") + b"a\x85", "os.system"),
     "as an argument of a good one": (DICT + call("os", "system") + b"\x85R", "os.system"),
     "as hooks": (name("torch._utils", "_rebuild_parameter") + b"(N\x88" + call("os", "system") + b"tR", "os.system"),
-    "memoised strings": (b"(" + text("system") + b"q\x00" + text("os") + b"q\x01h\x01h\x00\x93" + text(COMMAND) + b"\x85Rt",
-                         "os.system"),
+    "memoised strings": (
+        b"(" + text("system") + b"q\x00" + text("os") + b"q\x01h\x01h\x00\x93" + text(COMMAND) + b"\x85Rt",
+        "os.system",
+    ),
     "dotted": (text("torch._utils") + text("_rebuild_tensor_v2.__globals__") + b"\x93", "_rebuild_tensor_v2.__globals__"),
     "inst": (b"(" + text(COMMAND) + b"ios\nsystem\n", "os.system"),
     "obj": (b"(" + name("os", "system") + text(COMMAND) + b"o", "os.system"),
@@ -81,13 +83,15 @@ ASKS = {  # value -> the name that the message has
     "text that is none": (b"X\x02\x00\x00\x00\xff\xff", "UTF-8"),
     "endless name": (b"c" + b"a" * 5000, "too long a name"),
     "a name with controls": (b"cos\x1b[2J\nsystem\n", "os\\x1b[2J.system"),
-}  # fmt: skip
+}
 CONTAINERS = (lone_pickle, archive, stream)
 TORCH_ONLY = {"as hooks", "a storage called"}  # they begin with a good name of torch's
 
 
-@pytest.mark.parametrize(("case", "container"), [(case, container) for case in ASKS for container in CONTAINERS
-                                                 if container is not lone_pickle or case not in TORCH_ONLY])  # fmt: skip
+@pytest.mark.parametrize(
+    ("case", "container"),
+    [(case, container) for case in ASKS for container in CONTAINERS if container is not lone_pickle or case not in TORCH_ONLY],
+)
 @pytest.mark.parametrize("nested", [False, True])
 def test_what_pickles_ask_for(tmp_path, case, container, nested):
     body, word = ASKS[case]
@@ -107,8 +111,10 @@ def test_the_first_of_them_is_live(tmp_path, monkeypatch):
 def test_the_message_tells_what_to_do(tmp_path):
     path = tmp_path / "model.pkl"
     path.write_bytes(lone_pickle(ASKS["reduce"][0] + b"."))
-    assert refused(path) == (f"{path}: asks for os.system, which weights never need; "
-                             "do not load this file with other tools either; ask its authors for safetensors")  # fmt: skip
+    assert refused(path) == (
+        f"{path}: asks for os.system, which weights never need; "
+        "do not load this file with other tools either; ask its authors for safetensors"
+    )
 
 
 REFERENCES = {
@@ -140,13 +146,31 @@ BOMBS = {
     "nesting": (b"]" * 90_000 + b"a" * 89_999 + b".", "holds a list"),
     "tuples": (b")" + b"\x85" * 190_000 + b".", "holds a tuple"),
     "a dict in itself": (b"}q\x00" + text("model") + b"h\x00s.", "no tensors"),
-    "one text encoded often": (b"(" + text("x" * 2**20) + b"q\x00" + name("_codecs", "encode") + b"q\x01" + text("latin1")
-        + b"q\x02" + b"h\x01h\x00h\x02\x86R" * 30_000 + b"t.", "unpacks to more"),
-    "one list made a dict often": (b"(](" + b"".join(b"(" + number(i) + b"Nt" for i in range(30_000)) + b"eq\x00"
-        + DICT + b"q\x01" + b"h\x01h\x00\x85R" * 20_000 + b"t.", "unpacks to more"),
+    "one text encoded often": (
+        b"("
+        + text("x" * 2**20)
+        + b"q\x00"
+        + name("_codecs", "encode")
+        + b"q\x01"
+        + text("latin1")
+        + b"q\x02"
+        + b"h\x01h\x00h\x02\x86R" * 30_000
+        + b"t.",
+        "unpacks to more",
+    ),
+    "one list made a dict often": (
+        b"(]("
+        + b"".join(b"(" + number(i) + b"Nt" for i in range(30_000))
+        + b"eq\x00"
+        + DICT
+        + b"q\x01"
+        + b"h\x01h\x00\x85R" * 20_000
+        + b"t.",
+        "unpacks to more",
+    ),
     "a memo far off": (b"}r\xff\xff\xff\xff.", "no tensors"),
     "tuples doubled": (b")" + b"q\x00h\x00\x86" * 60_000 + b".", "holds a tuple"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BOMBS)
@@ -201,8 +225,18 @@ def test_tensors_stay_in_their_storage(tmp_path, case):
 )
 def test_arrays_have_their_bytes(tmp_path, shape, raw):
     dtype = name("numpy", "dtype") + text("f4") + b"\x85R"
-    array = (name("numpy.core.multiarray", "_reconstruct") + name("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
-             + b"(K\x01" + sizes(*shape) + dtype + b"\x89C" + bytes([raw]) + b"\0" * raw + b"tb")  # fmt: skip
+    array = (
+        name("numpy.core.multiarray", "_reconstruct")
+        + name("numpy", "ndarray")
+        + b"K\x00\x85C\x01b\x87R"
+        + b"(K\x01"
+        + sizes(*shape)
+        + dtype
+        + b"\x89C"
+        + bytes([raw])
+        + b"\0" * raw
+        + b"tb"
+    )
     path = tmp_path / "x"
     path.write_bytes(lone_pickle(b"}" + text("w") + array + b"s."))
     refused(path, "shape" if len(shape) < 65 else "dimensions")

@@ -20,11 +20,22 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.weights.tensor_file import TensorInfo, open_checkpoint, open_tensors
 
 TYPES = {
-    torch.float64: np.float64, torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: ml_dtypes.bfloat16,
-    torch.int64: np.int64, torch.int32: np.int32, torch.int16: np.int16, torch.int8: np.int8, torch.uint8: np.uint8,
-    torch.bool: np.bool_, torch.uint16: np.uint16, torch.uint32: np.uint32, torch.uint64: np.uint64,
-    torch.float8_e4m3fn: ml_dtypes.float8_e4m3fn, torch.float8_e5m2: ml_dtypes.float8_e5m2,
-}  # fmt: skip
+    torch.float64: np.float64,
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: ml_dtypes.bfloat16,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.int16: np.int16,
+    torch.int8: np.int8,
+    torch.uint8: np.uint8,
+    torch.bool: np.bool_,
+    torch.uint16: np.uint16,
+    torch.uint32: np.uint32,
+    torch.uint64: np.uint64,
+    torch.float8_e4m3fn: ml_dtypes.float8_e4m3fn,
+    torch.float8_e5m2: ml_dtypes.float8_e5m2,
+}
 MAPPINGS = ["zip", "stream", "safetensors", "pickle 4", "pickle 5"]  # pickle 2 of Python 3 holds bytes as text
 
 
@@ -53,7 +64,8 @@ def test_every_format_gives_the_tensors_in_order(tmp_path, samples, state, as_nu
     with open_tensors(path) as file:
         assert file.path == path
         assert file.ignored == {"zip": ("epoch",), "stream": ("epoch",), "safetensors": ()}.get(
-            form, ("__author__", "matching_heuristics"))  # fmt: skip
+            form, ("__author__", "matching_heuristics")
+        )
         if form == "safetensors":  # its writer sorts by type
             assert sorted(file.tensors) == sorted(wanted)
         else:
@@ -93,8 +105,14 @@ def test_torch_in_every_pickle_protocol(tmp_path, protocol, zipped):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_views_share_their_storage(tmp_path, zipped):
     base = torch.arange(60.0).reshape(3, 4, 5)
-    values = {"base": base, "permuted": base.permute(2, 0, 1), "part": base[1:, ::2, 3], "row": base[2, 1][None].expand(1, -1),
-              "parameter": torch.nn.Parameter(base), "tied": base}  # fmt: skip
+    values = {
+        "base": base,
+        "permuted": base.permute(2, 0, 1),
+        "part": base[1:, ::2, 3],
+        "row": base[2, 1][None].expand(1, -1),
+        "parameter": torch.nn.Parameter(base),
+        "tied": base,
+    }
     file = open_tensors(saved(tmp_path / "x", values, _use_new_zipfile_serialization=zipped))
     arrays = {name: file.read(name) for name in values}
     for name, value in values.items():

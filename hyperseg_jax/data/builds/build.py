@@ -103,8 +103,10 @@ def build(
             raise UserError(f"{store}: is being built by another process of this machine; wait for it")
         count = -(-total // size)
         names = [shard_name(k, count) for k in range(count)]
-        jobs = [_Job(stage / mark / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
-                for k, name in enumerate(names)]  # fmt: skip
+        jobs = [
+            _Job(stage / mark / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
+            for k, name in enumerate(names)
+        ]
         try:
             agree(store, settings)
             (stage / mark).mkdir(exist_ok=True)
@@ -145,9 +147,14 @@ def _stage(store: Store) -> pathlib.Path:
 
 
 def _all_shards(
-    reader: Sequence[Example], store: Store, jobs: list[_Job], mark: str, workers: int, verify: bool,
+    reader: Sequence[Example],
+    store: Store,
+    jobs: list[_Job],
+    mark: str,
+    workers: int,
+    verify: bool,
     advance: Callable[..., object],
-) -> tuple[Shard, ...]:  # fmt: skip
+) -> tuple[Shard, ...]:
     """Each shard in its place, in order. Threads follow a shard from the build to the upload, so few wait on disk."""
     total, done = jobs[-1].stop, 0
     faults: list[tuple[int, str]] = []
@@ -181,8 +188,10 @@ def _all_shards(
                     advance(completed=done, total=total)
             except BrokenProcessPool as error:
                 stop.set()
-                raise UserError(f"{store}: a worker was ended from outside, perhaps for want of memory; the same command with "
-                                "fewer --workers goes on") from error  # fmt: skip
+                raise UserError(
+                    f"{store}: a worker was ended from outside, perhaps for want of memory; the same command with "
+                    "fewer --workers goes on"
+                ) from error
             except BaseException:
                 stop.set()
                 raise
@@ -190,8 +199,10 @@ def _all_shards(
         faults.sort()
         lines = "".join(f"\n  record {number}: {why}" for number, why in faults[:NAMED])
         more = f"\n  and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-        raise UserError(f"{store}: {len(faults)} bad records so far; mend them (`hyperseg data check` lists all), "
-                        f"or leave them out with --skip-bad{lines}{more}")  # fmt: skip
+        raise UserError(
+            f"{store}: {len(faults)} bad records so far; mend them (`hyperseg data check` lists all), "
+            f"or leave them out with --skip-bad{lines}{more}"
+        )
     return tuple(shards[job.path.name] for job in jobs)
 
 

@@ -52,7 +52,8 @@ def _part(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prom
     if prompt.task == "panoptic":
         return dataclasses.replace(part, masks=masks, labels=tuple(prompt.labels[n] for n in kept))
     if prompt.regions is None or not np.array_equal(prompt.regions, prompt.masks[:, 0]):
-        raise UserError(f"{where}: its regions are not the objects of its first frame, so only the whole video has them; "
-                        "leave `frames` out")  # fmt: skip
+        raise UserError(
+            f"{where}: its regions are not the objects of its first frame, so only the whole video has them; leave `frames` out"
+        )
     kinds = tuple(prompt.kinds[n] for n in kept)
     return dataclasses.replace(part, masks=masks, labels=tuple(range(len(kept))), regions=masks[:, 0], kinds=kinds)

@@ -89,9 +89,16 @@ def read_shard(store: Store, file: str, mark: str) -> Shard | None:
 
 
 def write_index(store: Store, index: Index) -> None:
-    content = {"format": FORMAT, "name": index.settings["name"], "split": index.settings["split"], "records": index.records,
-               "settings": index.settings, "clips": index.clips, "facts": index.facts,
-               "shards": [dataclasses.asdict(shard) for shard in index.shards]}  # fmt: skip
+    content = {
+        "format": FORMAT,
+        "name": index.settings["name"],
+        "split": index.settings["split"],
+        "records": index.records,
+        "settings": index.settings,
+        "clips": index.clips,
+        "facts": index.facts,
+        "shards": [dataclasses.asdict(shard) for shard in index.shards],
+    }
     store.write(INDEX, json.dumps(content, indent=1))
 
 
@@ -115,8 +122,13 @@ def read_index(store: Store) -> Index:
 
 
 def _shard(row: Any) -> Shard:
-    shard = Shard(str(row["file"]), int(row["records"]), int(row["bytes"]), str(row["sha256"]),
-                  tuple((int(number), str(why)) for number, why in row["bad"]))  # fmt: skip
+    shard = Shard(
+        str(row["file"]),
+        int(row["records"]),
+        int(row["bytes"]),
+        str(row["sha256"]),
+        tuple((int(number), str(why)) for number, why in row["bad"]),
+    )
     if "/" in shard.file or len(shard.sha256) != 64 or not shard.sha256.isalnum() or shard.records < 0:
         raise ValueError("a shard has no name of a shard")
     return shard

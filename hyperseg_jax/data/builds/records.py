@@ -53,8 +53,14 @@ def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
         {"task": prompt.task} | {name: plain(getattr(prompt, name)) for name in FIELDS if _given(getattr(prompt, name), name)}
         for prompt in example.prompts
     ]
-    content = {"name": example.name, "frame_names": list(example.frame_names), "size": list(size), "frames": list(pictures),
-               "planes": list(planes), "prompts": prompts}  # fmt: skip
+    content = {
+        "name": example.name,
+        "frame_names": list(example.frame_names),
+        "size": list(size),
+        "frames": list(pictures),
+        "planes": list(planes),
+        "prompts": prompts,
+    }
     return msgpack.packb(content, **_FORM)
 
 

@@ -159,8 +159,11 @@ class Built:
         shard = self._index.shards[number]
         reader = ArrayRecordReader(str(self._local(shard)), "readahead_buffer_size:0", file_reader_buffer_size=32768)
         if reader.num_records() != shard.records:
-            raise Problem("bad record", f"{self._store}/{shard.file}: has {reader.num_records()} records, its index says "
-                          f"{shard.records}; remove it and build again")  # fmt: skip
+            raise Problem(
+                "bad record",
+                f"{self._store}/{shard.file}: has {reader.num_records()} records, its index says "
+                f"{shard.records}; remove it and build again",
+            )
         with self._lock:
             self._open[number] = reader
             while len(self._open) > OPEN:

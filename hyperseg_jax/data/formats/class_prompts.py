@@ -35,17 +35,30 @@ class ClassLists:
             raise UserError(f"prompts_per_example={self.prompts_per_example} is too few; give at least 1")
 
     def prompts(
-        self, index: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str = "",
-        crowds: Sequence[tuple[int, np.ndarray]] = (), areas: Sequence[float] = (),
-    ) -> tuple[Prompt, ...]:  # fmt: skip
+        self,
+        index: int,
+        masks: np.ndarray,
+        labels: list[int],
+        ignore: np.ndarray,
+        key: str = "",
+        crowds: Sequence[tuple[int, np.ndarray]] = (),
+        areas: Sequence[float] = (),
+    ) -> tuple[Prompt, ...]:
         """The prompts of one picture. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]; crowds: its parts
         that are a crowd of a class, with the class; areas: see Prompt."""
         return tuple(self._prompt(index, k, masks, labels, ignore, key, crowds, areas) for k in range(self.prompts_per_example))
 
     def _prompt(
-        self, index: int, k: int, masks: np.ndarray, labels: list[int], ignore: np.ndarray, key: str,
-        crowds: Sequence[tuple[int, np.ndarray]], areas: Sequence[float],
-    ) -> Prompt:  # fmt: skip
+        self,
+        index: int,
+        k: int,
+        masks: np.ndarray,
+        labels: list[int],
+        ignore: np.ndarray,
+        key: str,
+        crowds: Sequence[tuple[int, np.ndarray]],
+        areas: Sequence[float],
+    ) -> Prompt:
         chosen = list(range(len(self.names)))
         if self.max_classes is not None:
             rng = np.random.default_rng([self.seed, index, k])

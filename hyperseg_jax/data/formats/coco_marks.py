@@ -53,9 +53,7 @@ class CocoMarks(CocoInteractive):
         segmentation = files.field(ann, "segmentation", ann["where"])
         return masks.decode(segmentation, *size, f"{ann['where']} segmentation", polygons="coco")
 
-    def _mark(
-        self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str
-    ) -> tuple[str, np.ndarray] | None:
+    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> tuple[str, np.ndarray] | None:
         target = self._target(ann, size, where)
         if not target.any():
             return None

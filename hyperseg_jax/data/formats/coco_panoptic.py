@@ -41,8 +41,7 @@ class CocoPanoptic(Listed):
         things = tuple(bool(files.field(row, "isthing", f"{path} categories")) for row in rows)
         self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._picture_of = {
-            files.field(image, "id", f"{path} images"): k
-            for k, image in enumerate(files.field(content, "images", path))
+            files.field(image, "id", f"{path} images"): k for k, image in enumerate(files.field(content, "images", path))
         }
         self._length = len(files.field(content, "annotations", path))
 
@@ -82,9 +81,7 @@ class CocoPanoptic(Listed):
             if category not in self._place:
                 complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
             elif not mask.any():
-                complain(
-                    "bad mask", f"{png}: has no pixel of segment {info['id']} that {where} lists; write the pair again"
-                )
+                complain("bad mask", f"{png}: has no pixel of segment {info['id']} that {where} lists; write the pair again")
             elif info.get("iscrowd"):
                 ignore |= mask
                 crowds[self._place[category]] = mask  # the last of a class counts, as in COCO's tool

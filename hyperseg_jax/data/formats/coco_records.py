@@ -32,8 +32,10 @@ class CocoRecords:
             if number in self.annotations:
                 self.annotations[number].append(k)
             else:
-                complain("bad record", f"{self.where(k)}: image_id {number} is not among the images of the file; "
-                         "correct or remove it")  # fmt: skip
+                complain(
+                    "bad record",
+                    f"{self.where(k)}: image_id {number} is not among the images of the file; correct or remove it",
+                )
 
     def where(self, k: int) -> str:
         """What annotation k is called in messages."""

@@ -100,9 +100,7 @@ class CocoInteractive:
     def _target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
         return masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
 
-    def _mark(
-        self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str
-    ) -> tuple[str, np.ndarray] | None:
+    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> tuple[str, np.ndarray] | None:
         """One of the marks that are not empty: its kind and its pixels."""
         for k in rng.permutation(len(self._kinds)):
             kind = self._kinds[k]

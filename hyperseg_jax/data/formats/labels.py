@@ -28,8 +28,11 @@ def read_labels(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
         complain("unreadable picture", f"{path}: cannot be read as a label picture ({error}); download it again or remove it")
         return empty
     if labels.shape != tuple(size):
-        complain("wrong size", f"{path}: is {labels.shape[1]}x{labels.shape[0]} pixels, its picture {size[1]}x{size[0]}; "
-                 "labels and picture must be of one size")  # fmt: skip
+        complain(
+            "wrong size",
+            f"{path}: is {labels.shape[1]}x{labels.shape[0]} pixels, its picture {size[1]}x{size[0]}; "
+            "labels and picture must be of one size",
+        )
         return empty
     return labels
 

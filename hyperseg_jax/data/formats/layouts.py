@@ -70,8 +70,11 @@ _YOUTUBE_VIS = "youtube-vos.org/dataset/vis"
 
 
 def _refs(folder: str, file: str, splits: tuple[str, ...], source: str = _REFER) -> Layout:
-    paths = {"refs_path": f"refer/{folder}/{file}", "instances_path": f"refer/{folder}/instances.json",
-             "image_root": "coco/train2014"}  # fmt: skip
+    paths = {
+        "refs_path": f"refer/{folder}/{file}",
+        "instances_path": f"refer/{folder}/instances.json",
+        "image_root": "coco/train2014",
+    }
     return Layout(formats.RefCocoRefs, paths, splits, source, _SPLIT)
 
 
@@ -261,4 +264,4 @@ LAYOUTS: dict[str, Layout] = {
         _ALL,
         "yours: a json as of COCO instances",
     ),
-}  # fmt: skip
+}

@@ -88,8 +88,10 @@ def _polygons(segmentation: list, height: int, width: int, where: str, rule: str
 
 def _of_other_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:
     have = "x".join(str(side) for side in size[::-1])
-    complain("wrong size", f"{where}: the mask is {have} pixels, its picture {width}x{height}; "
-             "annotation and picture must be of one size")  # fmt: skip
+    complain(
+        "wrong size",
+        f"{where}: the mask is {have} pixels, its picture {width}x{height}; annotation and picture must be of one size",
+    )
     return np.zeros((height, width), bool)
 
 

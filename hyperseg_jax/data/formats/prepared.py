@@ -45,8 +45,10 @@ class Prepared:
         _refuse_foreign_classes(self._folder / "features.json")
         info = files.Json(self._folder / "dataset_info.json", dict).content
         if info.get("fileFormat") != "array_record":
-            raise UserError(f"{self._folder}: is in the format {info.get('fileFormat')}, which needs TensorFlow; "
-                            "prepare it again with --file_format=array_record")  # fmt: skip
+            raise UserError(
+                f"{self._folder}: is in the format {info.get('fileFormat')}, which needs TensorFlow; "
+                "prepare it again with --file_format=array_record"
+            )
         self._open()
         features = dict(self._features.items())
         inner = dict(features["objects"].feature.items()) if "objects" in features else {}
@@ -138,8 +140,10 @@ def _mask(mask: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
     mask = np.asarray(mask)
     if mask.shape[:2] == size:
         return np.asarray(mask.reshape(*size, -1).any(-1))
-    complain("wrong size", f"{where}: a mask is {mask.shape[1]}x{mask.shape[0]} pixels, its picture {size[1]}x{size[0]}; "
-             "prepare it again")  # fmt: skip
+    complain(
+        "wrong size",
+        f"{where}: a mask is {mask.shape[1]}x{mask.shape[0]} pixels, its picture {size[1]}x{size[0]}; prepare it again",
+    )
     return np.zeros(size, bool)
 
 
@@ -152,8 +156,10 @@ def _refuse_foreign_classes(path: pathlib.Path) -> None:
             for key in CLASS_KEYS:
                 name = part.get(key)
                 if isinstance(name, str) and not name.startswith(OWN_FEATURES):
-                    raise UserError(f"{path}: names the class {name!r}, which is not of tensorflow-datasets; "
-                                    "do not open this folder with other tools either")  # fmt: skip
+                    raise UserError(
+                        f"{path}: names the class {name!r}, which is not of tensorflow-datasets; "
+                        "do not open this folder with other tools either"
+                    )
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part

@@ -62,9 +62,7 @@ class RefCoco:
         if not group_by_image:
             return [[item] for item in items]
         return [
-            [items[k] for k in chunk]
-            for indices in by_picture.values()
-            for chunk in files.chunks(indices, self._per_example)
+            [items[k] for k in chunk] for indices in by_picture.values() for chunk in files.chunks(indices, self._per_example)
         ]
 
     def __len__(self) -> int:

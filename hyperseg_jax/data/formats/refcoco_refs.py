@@ -74,19 +74,24 @@ class RefCocoRefs(PerPicture):
                 continue
             number = files.field(ref, "image_id", where)
             if not self._records.has_image(number):
-                complain("bad record", f"{where}: image_id {number} is not in {self._records.path}; "
-                         "take both files from one release")  # fmt: skip
+                complain(
+                    "bad record", f"{where}: image_id {number} is not in {self._records.path}; take both files from one release"
+                )
                 continue
             named = files.field(ref, "ann_id", where)
             sentences = [files.field(row, "sent", f"{where} sentences") for row in files.field(ref, "sentences", where)]
             if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
                 complain("bad record", f"{where}: field 'sentences' has none or an empty one; remove the record")
                 continue
-            kept.append({
-                "where": where, "image_id": number, "sentences": [text.strip() for text in sentences],
-                "ann_ids": named if isinstance(named, list) else [named],
-                "key": str(ref.get("ref_id", k)),
-            })  # fmt: skip
+            kept.append(
+                {
+                    "where": where,
+                    "image_id": number,
+                    "sentences": [text.strip() for text in sentences],
+                    "ann_ids": named if isinstance(named, list) else [named],
+                    "key": str(ref.get("ref_id", k)),
+                }
+            )
         if split not in there:
             raise UserError(f"{self._path}: no split {split!r}; it has {', '.join(sorted(map(str, there))) or 'none'}")
         return kept
@@ -105,8 +110,10 @@ class RefCocoRefs(PerPicture):
         for annotation in named:
             k = self._annotation_of.get(annotation)
             if k is None:
-                complain("bad record", f"{ref['where']}: ann_id {annotation} is not in {self._records.path}; "
-                         "take both files from one release")  # fmt: skip
+                complain(
+                    "bad record",
+                    f"{ref['where']}: ann_id {annotation} is not in {self._records.path}; take both files from one release",
+                )
                 continue
             segmentation = files.field(self._records.annotation(k), "segmentation", self._records.where(k))
             target |= masks.decode(segmentation, *size, f"{self._records.where(k)} segmentation", polygons=self._polygons)

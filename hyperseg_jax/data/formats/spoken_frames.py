@@ -81,6 +81,4 @@ class SpokenFrames:
 
     def _prompts(self, video: str, mask: np.ndarray, how: str) -> tuple[Prompt, ...]:
         sentences = files.field(self._file.content[video], "expressions", f"{self._file.path} {video}")
-        return tuple(
-            Prompt(task="referring", text=text, masks=mask[None, None], group=how, key=video) for text in sentences
-        )
+        return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=how, key=video) for text in sentences)

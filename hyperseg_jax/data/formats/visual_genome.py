@@ -38,8 +38,10 @@ class VisualGenome(PerPicture):
             if number not in chosen:
                 continue
             if number not in self._sizes:
-                complain("bad record", f"{self._file.path}#{k}: picture {number} is not in {data.path}; "
-                         "take both files from one release")  # fmt: skip
+                complain(
+                    "bad record",
+                    f"{self._file.path}#{k}: picture {number} is not in {data.path}; take both files from one release",
+                )
                 continue
             self._items += [(k, r) for r in range(len(files.field(record, "regions", f"{self._file.path}#{k}")))]
         self._arrange([k for k, _ in self._items], prompts_per_example)

@@ -35,8 +35,9 @@ class VqaV2(PerPicture):
             path = str(annotations_path)
             rows = files.field(files.Json(annotations_path, dict).content, "annotations", path)
             self._answers = {files.field(row, "question_id", f"{path} annotations#{k}"): row for k, row in enumerate(rows)}
-        self._arrange([files.field(row, "image_id", self._where(n)) for n, row in enumerate(self._questions)],
-                      prompts_per_example)  # fmt: skip
+        self._arrange(
+            [files.field(row, "image_id", self._where(n)) for n, row in enumerate(self._questions)], prompts_per_example
+        )
 
     def _where(self, n: int) -> str:
         return f"{self._file.path} questions#{n}"

@@ -61,8 +61,10 @@ def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 
     train, val: clips of each split; they are those of the toy world of this seed. Returns the folder.
     """
     home, world = pathlib.Path(folder), World(seed=seed, clips=max(train, 5 * val))
-    splits = {split: [_Drawn(f"{split}-{k}", k, *clip(world, split, k)) for k in range(count)]
-              for split, count in (("train", train), ("val", val))}  # fmt: skip
+    splits = {
+        split: [_Drawn(f"{split}-{k}", k, *clip(world, split, k)) for k in range(count)]
+        for split, count in (("train", train), ("val", val))
+    }
     shown = {thing.name for drawn in splits.values() for one in drawn for thing in one.clip.things}
     names = [name for name in CATEGORY_IDS if name in shown]
     for split, drawn in splits.items():

@@ -134,9 +134,7 @@ def _reasoning(clip: Clip) -> Iterator[Candidate]:
         yield candidate(text, (int(least.argmin()),), "reasoning", Words(), "behind")
 
 
-def write_expressions(
-    clip: Clip, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator
-) -> list[Expression] | None:
+def write_expressions(clip: Clip, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator) -> list[Expression] | None:
     """One expression for each group of SHARES, no text twice; None where the clip has too little for them."""
     makers = {
         "attribute": lambda: attributes(clip.things),
@@ -149,8 +147,7 @@ def write_expressions(
         left = [
             found
             for found in makers[group]()
-            if found.expression.text not in chosen
-            and (group == "reasoning" or in_focus(found, clip.things, kinds))
+            if found.expression.text not in chosen and (group == "reasoning" or in_focus(found, clip.things, kinds))
         ]
         if not left:
             return None

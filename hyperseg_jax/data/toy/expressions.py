@@ -91,9 +91,7 @@ def phrases_for(thing: Thing) -> list[Words]:
 
 def lookalikes(targets: Sequence[int], things: Sequence[Thing]) -> int:
     """How many other things share colour or shape with one of the targets."""
-    return sum(
-        any(thing.resembles(things[t]) for t in targets) for k, thing in enumerate(things) if k not in targets
-    )
+    return sum(any(thing.resembles(things[t]) for t in targets) for k, thing in enumerate(things) if k not in targets)
 
 
 def _fair(targets: Sequence[int], things: Sequence[Thing]) -> bool:
@@ -145,8 +143,7 @@ def _relations(things: Sequence[Thing]) -> Iterator[Candidate]:
                     continue
                 along, across = _offset(thing, things[anchor], direction)
                 missed = all(
-                    rival == anchor or _offset(things[rival], things[anchor], direction)[0] < -MISS_GAP
-                    for rival in rivals
+                    rival == anchor or _offset(things[rival], things[anchor], direction)[0] < -MISS_GAP for rival in rivals
                 )
                 if along > RELATION_GAP and along >= across and missed and rivals != [anchor]:
                     text = f"the {words.phrase()} {name} the {anchor_words.phrase()}"
@@ -201,9 +198,7 @@ def in_focus(candidate: Candidate, things: Sequence[Thing], kinds: Kinds) -> boo
     return (words.color, words.shape) in kinds.focus
 
 
-def write_expressions(
-    scene: Scene, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator
-) -> list[Expression] | None:
+def write_expressions(scene: Scene, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator) -> list[Expression] | None:
     """One expression for each group, no text twice; None where the scene has too little for them."""
     things = scene.things
     candidates: dict[str, list[Candidate]] = {}

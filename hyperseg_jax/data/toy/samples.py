@@ -85,11 +85,14 @@ def _coco(root: pathlib.Path, world: pictures.World, drawn: list[pictures.Pictur
             _save(root / "coco" / split / _coco_name(split, k), picture.pixels)
     for split in YEARS[:2]:
         _dump(notes / f"instances_{split}.json", _instances(world, drawn, records, split))
-        _dump(notes / f"panoptic_{split}.json", {
-            "images": [record["image"] for record in records],
-            "annotations": [record["panoptic"] for record in records],
-            "categories": writer.categories(world, "val"),
-        })  # fmt: skip
+        _dump(
+            notes / f"panoptic_{split}.json",
+            {
+                "images": [record["image"] for record in records],
+                "annotations": [record["panoptic"] for record in records],
+                "categories": writer.categories(world, "val"),
+            },
+        )
         (notes / f"panoptic_{split}").mkdir()
         for k, (picture, record) in enumerate(zip(drawn, records, strict=True)):
             seen = picture.scene.masks
@@ -98,9 +101,11 @@ def _coco(root: pathlib.Path, world: pictures.World, drawn: list[pictures.Pictur
             writer.panoptic_png(segments, numbers).save(notes / f"panoptic_{split}" / f"{k:012d}.png")
     for split in ("train", "val"):
         _dump(root / "interactive" / f"coco_interactive_{split}.json", [record["interactive"] for record in records])
-    _dump(root / "llava" / "llava_v1_5_mix665k.json",
-          [record["llava"] | {"image": f"coco/train2017/{k:012d}.jpg"} for k, record in enumerate(records)]
-          + [{"id": "text", "conversations": records[0]["llava"]["conversations"]}])  # fmt: skip
+    _dump(
+        root / "llava" / "llava_v1_5_mix665k.json",
+        [record["llava"] | {"image": f"coco/train2017/{k:012d}.jpg"} for k, record in enumerate(records)]
+        + [{"id": "text", "conversations": records[0]["llava"]["conversations"]}],
+    )
     for k, picture in enumerate(drawn):
         _save(root / "llava" / "images" / "coco" / "train2017" / f"{k:012d}.jpg", picture.pixels)
 
@@ -114,9 +119,11 @@ def _referring(root: pathlib.Path, drawn: list[pictures.Picture], records: list[
             named = [k * 10 + target + 1 for target in expression.targets]
             words = expression.text.split()
             common = {
-                "image_id": k, "file_name": _coco_name("train2014", k), "category_id": 1,
+                "image_id": k,
+                "file_name": _coco_name("train2014", k),
+                "category_id": 1,
                 "sentences": [{"sent": expression.text, "raw": expression.text, "tokens": words, "sent_id": k}],
-            }  # fmt: skip
+            }
             if len(named) == 1:
                 refs["one"].append(common | {"ann_id": named[0], "ref_id": len(refs["one"])})
             many = {"ann_id": named or [-1], "no_target": not named, "ref_id": len(refs["any"])}
@@ -134,8 +141,10 @@ def _referring(root: pathlib.Path, drawn: list[pictures.Picture], records: list[
     splits = ("train", "val", "testA", "testB")
     _dump(root / "refer" / "grefcoco" / "grefs(unc).json", [ref | {"split": split} for split in splits for ref in refs["any"]])
     spoken = [row for record in records for row in record["refcoco"]]
-    spoken = [row | {"image_info": row["image_info"] | {"file_name": _coco_name("train2014", row["image_info"]["id"])}}
-              for row in spoken]  # fmt: skip
+    spoken = [
+        row | {"image_info": row["image_info"] | {"file_name": _coco_name("train2014", row["image_info"]["id"])}}
+        for row in spoken
+    ]
     for split in (*splits, "test"):
         for name in ("refcoco", "refcoco+", "refcocog"):
             _dump(root / "refcoco" / f"{name}_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(spoken)])
@@ -146,8 +155,11 @@ def _reasoning(root: pathlib.Path, world: pictures.World) -> None:
     for split in ("train", "val", "test"):
         scene, pixels, question = pictures.reasoning_picture(world, "val", 0)
         _save(root / "reasonseg" / split / "0.jpg", pixels)
-        shapes = [{"label": "target", "points": outline.tolist()} for target in question.targets
-                  for outline in masks.outline(scene.masks[target])]  # fmt: skip
+        shapes = [
+            {"label": "target", "points": outline.tolist()}
+            for target in question.targets
+            for outline in masks.outline(scene.masks[target])
+        ]
         shapes.append({"label": "ignore", "points": [[0, 0], [5, 0], [5, 5], [0, 5]]})
         texts = [question.text, f"{question.text} again"]
         _dump(root / "reasonseg" / split / "0.json", {"text": texts, "is_sentence": True, "shapes": shapes})
@@ -218,8 +230,16 @@ def _regions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
         for number, (thing, box) in enumerate(zip(picture.scene.things, _boxes(picture), strict=True)):
             place = dict(zip(("x", "y", "width", "height"), box, strict=True))
             regions.append({"region_id": 100 * k + number, "image_id": k + 1, "phrase": f"the {thing.name} ", **place})
-            notes.append({"id": 100 * k + number, "image_id": k, "category_id": CATEGORY_IDS[thing.name], "bbox": box,
-                          "iscrowd": 0, "area": box[2] * box[3]})  # fmt: skip
+            notes.append(
+                {
+                    "id": 100 * k + number,
+                    "image_id": k,
+                    "category_id": CATEGORY_IDS[thing.name],
+                    "bbox": box,
+                    "iscrowd": 0,
+                    "area": box[2] * box[3],
+                }
+            )
         described.append({"id": k + 1, "regions": regions})
     _dump(home / "image_data.json", data)
     _dump(home / "region_descriptions.json", described)
@@ -229,28 +249,62 @@ def _regions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
     for split in ("train", "val"):
         for k, picture in enumerate(drawn):
             _save(root / "objects365" / split / "patch0" / f"objects365_v1_{k:08d}.jpg", picture.pixels)
-        _dump(root / "objects365" / f"zhiyuan_objv2_{split}.json",
-              {"images": images, "annotations": notes, "categories": categories})  # fmt: skip
+        _dump(
+            root / "objects365" / f"zhiyuan_objv2_{split}.json",
+            {"images": images, "annotations": notes, "categories": categories},
+        )
 
 
 def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
     asked = [(k, question, answer) for k, picture in enumerate(drawn) for question, answer in picture.conversation]
     shapes = [[thing.shape for thing in picture.scene.things] for picture in drawn]
     for split in YEARS[2:]:
-        _dump(root / "vqav2" / f"v2_OpenEnded_mscoco_{split}_questions.json", {"questions": [
-            {"question_id": n, "image_id": k, "question": question} for n, (k, question, _) in enumerate(asked)]})  # fmt: skip
-        _dump(root / "vqav2" / f"v2_mscoco_{split}_annotations.json", {"annotations": [
-            {"question_id": n, "image_id": k, "answer_type": "other", "multiple_choice_answer": answer,
-             "answers": [{"answer": answer, "answer_confidence": "yes", "answer_id": person} for person in range(1, 11)]}
-            for n, (k, _, answer) in enumerate(asked)]})  # fmt: skip
+        _dump(
+            root / "vqav2" / f"v2_OpenEnded_mscoco_{split}_questions.json",
+            {
+                "questions": [
+                    {"question_id": n, "image_id": k, "question": question} for n, (k, question, _) in enumerate(asked)
+                ]
+            },
+        )
+        _dump(
+            root / "vqav2" / f"v2_mscoco_{split}_annotations.json",
+            {
+                "annotations": [
+                    {
+                        "question_id": n,
+                        "image_id": k,
+                        "answer_type": "other",
+                        "multiple_choice_answer": answer,
+                        "answers": [
+                            {"answer": answer, "answer_confidence": "yes", "answer_id": person} for person in range(1, 11)
+                        ],
+                    }
+                    for n, (k, _, answer) in enumerate(asked)
+                ]
+            },
+        )
     for split in ("train_balanced", "val_balanced", "testdev_balanced"):
-        _dump(root / "gqa" / f"{split}_questions.json", {
-            f"{n:08d}": {"imageId": f"n{k}", "question": question, "answer": answer, "types": {"structural": "query"}}
-            for n, (k, question, answer) in enumerate(asked)})  # fmt: skip
+        _dump(
+            root / "gqa" / f"{split}_questions.json",
+            {
+                f"{n:08d}": {"imageId": f"n{k}", "question": question, "answer": answer, "types": {"structural": "query"}}
+                for n, (k, question, answer) in enumerate(asked)
+            },
+        )
     for kind in ("random", "popular", "adversarial"):
-        _lines(root / "pope" / f"coco_pope_{kind}.json", [
-            {"question_id": n, "image": _coco_name("val2014", n % len(drawn)), "text": f"Is there a {shape} in the image?",
-             "label": "yes" if shape in shapes[n % len(drawn)] else "no"} for n, shape in enumerate(SHAPES)])  # fmt: skip
+        _lines(
+            root / "pope" / f"coco_pope_{kind}.json",
+            [
+                {
+                    "question_id": n,
+                    "image": _coco_name("val2014", n % len(drawn)),
+                    "text": f"Is there a {shape} in the image?",
+                    "label": "yes" if shape in shapes[n % len(drawn)] else "no",
+                }
+                for n, shape in enumerate(SHAPES)
+            ],
+        )
     problems: dict[str, dict] = {}
     table = [["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]]
     for k, picture in enumerate(drawn):
@@ -260,9 +314,14 @@ def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
         choices = [shapes[k][0], *(shape for shape in SHAPES if shape not in shapes[k])][:4]
         for split in ("train", "val", "test"):
             problems[f"{split}{k}"] = {
-                "question": "Which shape is there?", "choices": choices, "answer": 0, "hint": "One of them is.",
-                "image": "image.png", "subject": "natural science", "split": split,
-            }  # fmt: skip
+                "question": "Which shape is there?",
+                "choices": choices,
+                "answer": 0,
+                "hint": "One of them is.",
+                "image": "image.png",
+                "subject": "natural science",
+                "split": split,
+            }
             _save(root / "scienceqa" / "images" / split / f"{split}{k}" / "image.png", picture.pixels)
         options = [*choices[: 4 - 2 * (k % 2)], "", ""][:4]  # every second question has two
         row = [str(k), '"Which shape\nis ""there""?"', "nan", *options, LETTERS[0], "shapes"]
@@ -270,9 +329,10 @@ def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
     for split in ("train", "val", "test"):
         problems[f"{split}_text"] = problems[f"{split}0"] | {"image": None}
     _dump(root / "scienceqa" / "problems.json", problems)
-    _dump(root / "scienceqa" / "pid_splits.json", {
-        split: [key for key, problem in problems.items() if problem["split"] == split] for split in ("train", "val", "test")
-    })  # fmt: skip
+    _dump(
+        root / "scienceqa" / "pid_splits.json",
+        {split: [key for key, problem in problems.items() if problem["split"] == split] for split in ("train", "val", "test")},
+    )
     (root / "mmbench").mkdir()
     for split in ("DEV_EN", "TEST_EN"):
         (root / "mmbench" / f"MMBench_{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in table))
@@ -288,18 +348,32 @@ def _yours(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
             _save(root / "yours" / "folder" / "masks" / f"{k:04d}_{number}.png", mask.astype(np.uint8) * (1, 255)[number % 2])
         for expression in picture.expressions:
             files = [f"masks/{k:04d}_{target}.png" for target in expression.targets]
-            captions.append({"picture": f"pictures/{name}", "text": expression.text, "group": expression.group,
-                             "mask": files or None, "split": "val" if k == len(drawn) - 1 else "train"})  # fmt: skip
+            captions.append(
+                {
+                    "picture": f"pictures/{name}",
+                    "text": expression.text,
+                    "group": expression.group,
+                    "mask": files or None,
+                    "split": "val" if k == len(drawn) - 1 else "train",
+                }
+            )
         shapes = []
         for number, (thing, mask) in enumerate(zip(picture.scene.things, picture.scene.masks, strict=True)):
-            shapes += [{"label": thing.name, "points": outline.tolist(), "shape_type": "polygon", "group_id": number}
-                       for outline in masks.outline(mask)]  # fmt: skip
-        _dump(root / "yours" / "labelme" / f"{k:04d}.json",
-              {"imagePath": name, "imageHeight": SIZE, "imageWidth": SIZE, "shapes": shapes})  # fmt: skip
+            shapes += [
+                {"label": thing.name, "points": outline.tolist(), "shape_type": "polygon", "group_id": number}
+                for outline in masks.outline(mask)
+            ]
+        _dump(
+            root / "yours" / "labelme" / f"{k:04d}.json",
+            {"imagePath": name, "imageHeight": SIZE, "imageWidth": SIZE, "shapes": shapes},
+        )
     _lines(root / "yours" / "folder" / "captions.jsonl", captions)
     records = [writer.picture_records(pictures.World(), "val", k, picture) for k, picture in enumerate(drawn)]
-    _dump(root / "yours" / "coco_json" / "annotations.json", {
-        "images": [record["image"] | {"file_name": f"{k:04d}.jpg"} for k, record in enumerate(records)],
-        "annotations": [note for record in records for note in record["instances"]],
-        "categories": writer.categories(pictures.World(), "val"),
-    })  # fmt: skip
+    _dump(
+        root / "yours" / "coco_json" / "annotations.json",
+        {
+            "images": [record["image"] | {"file_name": f"{k:04d}.jpg"} for k, record in enumerate(records)],
+            "annotations": [note for record in records for note in record["instances"]],
+            "categories": writer.categories(pictures.World(), "val"),
+        },
+    )

@@ -121,8 +121,7 @@ def place(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> lis
             margin = 0.5 * diameter + 3
             x, y = margin + (SIZE - 2 * margin) * rng.random(2)
             if all(
-                math.hypot(x - thing.x, y - thing.y) > CLOSENESS[level] * (diameter + thing.diameter) / 2
-                for thing in things
+                math.hypot(x - thing.x, y - thing.y) > CLOSENESS[level] * (diameter + thing.diameter) / 2 for thing in things
             ):
                 angle = math.radians(14) * (2 * rng.random() - 1) * (rng.random() < 0.5)
                 things.append(Thing(color, shape, size, float(x), float(y), float(diameter), float(angle)))

@@ -1,12 +1,12 @@
 """Writes a toy world in the file formats of the real benchmarks.
 
-    coco/{split}/*.jpg, coco/annotations/{panoptic,instances}_{split}.json, coco/annotations/panoptic_{split}/*.png
-    refcoco/refcoco_{split}.json          the authors' json; pictures of coco/{split}
-    interactive/coco_interactive_{split}.json
-    llava/llava_{split}.json              pictures below coco/
-    reasonseg/{split}/*.jpg + *.json, reasonseg/explanatory/{split}.json
-    revos/JPEGImages/<clip>/*.jpg, revos/meta_expressions_{train,valid}_.json, revos/mask_dict*.json
-    toy.json                              the parameters; written last
+coco/{split}/*.jpg, coco/annotations/{panoptic,instances}_{split}.json, coco/annotations/panoptic_{split}/*.png
+refcoco/refcoco_{split}.json          the authors' json; pictures of coco/{split}
+interactive/coco_interactive_{split}.json
+llava/llava_{split}.json              pictures below coco/
+reasonseg/{split}/*.jpg + *.json, reasonseg/explanatory/{split}.json
+revos/JPEGImages/<clip>/*.jpg, revos/meta_expressions_{train,valid}_.json, revos/mask_dict*.json
+toy.json                              the parameters; written last
 """
 
 from __future__ import annotations

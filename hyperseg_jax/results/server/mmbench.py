@@ -44,8 +44,9 @@ def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with whole_zip(path) as file:
         for name, content in _PARTS.items():
             file.writestr(name, _HEAD + content)
-        file.writestr("xl/worksheets/sheet1.xml",
-                      f'{_HEAD}<worksheet xmlns="{_MAIN}"><sheetData>{"".join(lines)}</sheetData></worksheet>')  # fmt: skip
+        file.writestr(
+            "xl/worksheets/sheet1.xml", f'{_HEAD}<worksheet xmlns="{_MAIN}"><sheetData>{"".join(lines)}</sheetData></worksheet>'
+        )
 
 
 def _row(values: Iterable[Any]) -> str:

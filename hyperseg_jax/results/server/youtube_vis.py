@@ -14,8 +14,14 @@ from hyperseg_jax.results.server.whole_zip import whole_zip
 
 def write(path: pathlib.Path, rows: Iterable[tuple[int, int, float, np.ndarray]]) -> None:
     """rows: (video id, category id, score, masks bool [T, H, W] of all its frames) of every instance."""
-    found = [{"video_id": video, "category_id": category, "score": float(score),
-              "segmentations": [encode(mask) if mask.any() else None for mask in masks]}
-             for video, category, score, masks in rows]  # fmt: skip
+    found = [
+        {
+            "video_id": video,
+            "category_id": category,
+            "score": float(score),
+            "segmentations": [encode(mask) if mask.any() else None for mask in masks],
+        }
+        for video, category, score, masks in rows
+    ]
     with whole_zip(path) as file:
         file.writestr("results.json", json.dumps(found))

@@ -23,8 +23,10 @@ def command(trial: Trial, backend: str, options: Sequence[str] = (), *, root: pa
     """
     script = root / "launch" / f"{backend}.py"
     if not script.is_file():
-        raise UserError(f"--backend {backend}: needs launch/{backend}.py, and {root} has none; run from a checkout, "
-                        "installed with pip install -e")  # fmt: skip
+        raise UserError(
+            f"--backend {backend}: needs launch/{backend}.py, and {root} has none; run from a checkout, "
+            "installed with pip install -e"
+        )
     return [sys.executable, str(script), trial.config, trial.workdir, "--name", job_name(trial), *options, *trial.flags()]
 
 
@@ -35,9 +37,14 @@ def job_name(trial: Trial) -> str:
 
 
 def run(
-    trials: Sequence[Trial], backend: str, options: Sequence[str] = (), *, resubmit: bool, say: Callable[[str], None],
+    trials: Sequence[Trial],
+    backend: str,
+    options: Sequence[str] = (),
+    *,
+    resubmit: bool,
+    say: Callable[[str], None],
     root: pathlib.Path = ROOT,
-) -> None:  # fmt: skip
+) -> None:
     """Submits what has not been submitted, and notes what has come to its end since.
 
     resubmit: submits again what was submitted and has not ended, whether its job lives or not.
@@ -54,7 +61,9 @@ def run(
             line = command(trial, backend, options, root=root)
             code = subprocess.run(line, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
-            raise UserError(f"launch/{backend}.py ended with code {code}: {trial.last_words()} (all of it in {trial.log}); "
-                            "what was submitted before stays so, the same command submits the rest")  # fmt: skip
+            raise UserError(
+                f"launch/{backend}.py ended with code {code}: {trial.last_words()} (all of it in {trial.log}); "
+                "what was submitted before stays so, the same command submits the rest"
+            )
         trial.note("submitted")
         say(f"submitted {trial.name} as {job_name(trial)}")

@@ -43,16 +43,26 @@ class Asha:
 
 
 def run(
-    trials: Sequence[Trial], metric: Metric, out: pathlib.Path, *, per_trial: int | None, asha: Asha | None,
+    trials: Sequence[Trial],
+    metric: Metric,
+    out: pathlib.Path,
+    *,
+    per_trial: int | None,
+    asha: Asha | None,
     say: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     """Runs what is not done yet on the cluster of RAY_ADDRESS, or the one on this machine, or else one that is started here.
 
     out: where Ray writes its logs. per_trial: TPU chips, GPUs or cores of a trial, by what the cluster has.
     """
-    os.environ.update({"TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a last report may come without a score
-                       "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0",
-                       "RAY_AIR_NEW_OUTPUT": "0"})  # fmt: skip
+    os.environ.update(
+        {
+            "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a last report may come without a score
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "RAY_CHDIR_TO_TRIAL_DIR": "0",
+            "RAY_AIR_NEW_OUTPUT": "0",
+        }
+    )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints each failure as a page; Records has a line
     started = not ray.is_initialized()
     if started:
@@ -60,19 +70,29 @@ def run(
         ray.init(runtime_env={"env_vars": leave}, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     try:
         longest = max(trial.steps for trial in trials)
-        scheduler = asha and ASHAScheduler(time_attr="step", max_t=longest, grace_period=asha.grace,
-                                           reduction_factor=asha.factor, stop_last_trials=False)  # fmt: skip
+        scheduler = asha and ASHAScheduler(
+            time_attr="step", max_t=longest, grace_period=asha.grace, reduction_factor=asha.factor, stop_last_trials=False
+        )
         by_name = {trial.name: trial for trial in trials}
         watched = tune.with_parameters(Watched, trials=by_name, metric=metric)
         tuner = tune.Tuner(
-            tune.with_resources(watched, resources(per_trial)), param_space={"name": tune.grid_search(list(by_name))},
-            tune_config=tune.TuneConfig(metric="score", mode=metric.mode, scheduler=scheduler or None,
-                                        trial_dirname_creator=lambda trial: trial.config["name"]),
-            run_config=tune.RunConfig(name=time.strftime("%Y%m%d-%H%M%S"), storage_path=str(out.absolute()), verbose=0,
-                                      checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the workdir has them
-                                      failure_config=tune.FailureConfig(max_failures=RETRIES),
-                                      callbacks=[Records(by_name, say)]),
-        )  # fmt: skip
+            tune.with_resources(watched, resources(per_trial)),
+            param_space={"name": tune.grid_search(list(by_name))},
+            tune_config=tune.TuneConfig(
+                metric="score",
+                mode=metric.mode,
+                scheduler=scheduler or None,
+                trial_dirname_creator=lambda trial: trial.config["name"],
+            ),
+            run_config=tune.RunConfig(
+                name=time.strftime("%Y%m%d-%H%M%S"),
+                storage_path=str(out.absolute()),
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the workdir has them
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                callbacks=[Records(by_name, say)],
+            ),
+        )
         with on_sigterm(lambda *_: signal.raise_signal(signal.SIGINT)):  # at which Tune asks its trials to stop, and returns
             tuner.fit()
     finally:

@@ -89,10 +89,14 @@ def video_readers(home, **options):
         "davis2017": Davis2017(davis, "train", **options),
         "unsupervised": Davis2017(davis, "train", task="unsupervised", **options),
         "ref_davis": RefDavis(davis, texts, "train", sentences="joined", **options),
-        "ref_youtube_vos": RefYouTubeVos(spoken / "meta_expressions" / "train" / "meta_expressions.json",
-                                         spoken / "train" / "JPEGImages", spoken / "train" / "Annotations", **options),
+        "ref_youtube_vos": RefYouTubeVos(
+            spoken / "meta_expressions" / "train" / "meta_expressions.json",
+            spoken / "train" / "JPEGImages",
+            spoken / "train" / "Annotations",
+            **options,
+        ),
         "youtube_vis": YouTubeVis(videos / "instances.json", videos / "JPEGImages", **options),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", ("davis2017", "unsupervised", "ref_davis", "ref_youtube_vos", "youtube_vis"))
@@ -107,8 +111,10 @@ def test_clips_are_whole_or_sampled_as_their_source_samples(clips, tmp_path, nam
     picture = Record._picture
     monkeypatch.setattr(Record, "_picture", lambda self, t: decoded.append(t) or picture(self, t))
     for rule in ("stride", "around", "jump"):
-        sampled, built = (f(frames=3, sampling=rule) for f in (lambda **o: video_readers(clips, **o)[name],
-                                                               lambda **o: Built(tmp_path / "b", "s", **o)))  # fmt: skip
+        sampled, built = (
+            f(frames=3, sampling=rule)
+            for f in (lambda **o: video_readers(clips, **o)[name], lambda **o: Built(tmp_path / "b", "s", **o))
+        )
         for seed in range(6):
             decoded.clear()
             given = built.sample(seed % len(source), np.random.default_rng(seed))

@@ -81,9 +81,13 @@ def test_points_of_the_first_frame_are_for_whole_videos():
     assert clip(record, Sampling(), np.random.default_rng(0), "shard#0").frames.shape[0] == LENGTH
     with pytest.raises(UserError, match="shard#0: its regions are not the objects of its first frame"):
         next(drawn(record, "stride"))
-    with_server = Record(records.encode(dataclasses.replace(
-        record.example(), prompts=(Prompt(task="region", regions=dots, kinds=("point",) * 2),)),
-        pictures.as_files(record.example().frames, [])), "shard#0")  # fmt: skip
+    with_server = Record(
+        records.encode(
+            dataclasses.replace(record.example(), prompts=(Prompt(task="region", regions=dots, kinds=("point",) * 2),)),
+            pictures.as_files(record.example().frames, []),
+        ),
+        "shard#0",
+    )
     assert len(clip(with_server, Sampling(3), np.random.default_rng(0), "shard#0").frames) == LENGTH
 
 

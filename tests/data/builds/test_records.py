@@ -18,10 +18,26 @@ def full():
     """A clip whose prompts use every field."""
     rng = np.random.default_rng(0)
     blobs = lambda *shape: np.repeat(np.repeat(rng.random((*shape, 3, 4)) > 0.5, 5, -2), 6, -1)
-    asked = Prompt(task="panoptic", text="é\ud83d", answer="so", answers=("a",), classes=("cat", "sky"), things=(True, False),
-                   masks=blobs(3, 2), labels=(0, 0, 1), regions=blobs(2), kinds=("box", "point"), ignore=blobs(2), group="g",
-                   crowds=blobs(1, 2), crowd_labels=(0,), foreground=blobs(2), areas=(7.0, 8.5, 9.0), others=blobs(1, 2),
-                   key="17")  # fmt: skip
+    asked = Prompt(
+        task="panoptic",
+        text="é\ud83d",
+        answer="so",
+        answers=("a",),
+        classes=("cat", "sky"),
+        things=(True, False),
+        masks=blobs(3, 2),
+        labels=(0, 0, 1),
+        regions=blobs(2),
+        kinds=("box", "point"),
+        ignore=blobs(2),
+        group="g",
+        crowds=blobs(1, 2),
+        crowd_labels=(0,),
+        foreground=blobs(2),
+        areas=(7.0, 8.5, 9.0),
+        others=blobs(1, 2),
+        key="17",
+    )
     nothing = Prompt(task="video", text="none", masks=np.zeros((0, 2, 15, 24), bool))
     frames = rng.integers(0, 256, (2, 15, 24, 3), np.uint8)
     return Example("clip/1", frames, (asked, nothing, Prompt(task="chat")), ("00000", "00005"))

@@ -17,10 +17,24 @@ def opened(samples, path, **options):
 
 
 def refs(texts=WORDS, **changes):
-    common = {"ann_id": 1, "image_id": 0, "split": "val", "category_id": 1, "file_name": "x.jpg", "flag": True, "score": 0.25,
-              "big": 2**70, "nothing": None, "sent_ids": [0, 1], "empty": (), **changes}  # fmt: skip
-    return [common | {"ref_id": k, "sentences": [{"sent": text, "raw": text, "tokens": text.split()}]}
-            for k, text in enumerate(texts)]  # fmt: skip
+    common = {
+        "ann_id": 1,
+        "image_id": 0,
+        "split": "val",
+        "category_id": 1,
+        "file_name": "x.jpg",
+        "flag": True,
+        "score": 0.25,
+        "big": 2**70,
+        "nothing": None,
+        "sent_ids": [0, 1],
+        "empty": (),
+        **changes,
+    }
+    return [
+        common | {"ref_id": k, "sentences": [{"sent": text, "raw": text, "tokens": text.split()}]}
+        for k, text in enumerate(texts)
+    ]
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -38,7 +52,7 @@ def test_strings_of_python_2(samples, tmp_path):
     """Its plain strings are quoted lines (protocol 0), or counted bytes (1 and 2)."""
     head = b"(dp1\nS'split'\np2\nS'val'\np3\nsS'ann_id'\nI1\nsS'image_id'\nI0\nsS'ref_id'\nL7L\ns"
     head += b"S'sentences'\n(lp4\n(dS'sent'\n"
-    for text in (b"S\"a dog's \\x41\"\n", b"Va dog's \\u0041\n", b"U\x09a dog's A", b"T\x09\0\0\0a dog's A"):
+    for text in (b'S"a dog\'s \\x41"\n', b"Va dog's \\u0041\n", b"U\x09a dog's A", b"T\x09\0\0\0a dog's A"):
         path = tmp_path / "refs.p"
         path.write_bytes(b"(lp0\n" + head + text + b"sasa.")
         if text[:1] == b"T":  # long ones are bytes in the machine

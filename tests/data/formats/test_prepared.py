@@ -36,8 +36,11 @@ def write_referring(folder):
     features = tfds.features
     refexp = features.Sequence({"refexp_id": np.int64, "raw": features.Text()})
     mask = features.Image(shape=(None, None, 1), encoding_format="png")
-    parts = {"image": features.Image(encoding_format="jpeg"), "image/id": np.int64,
-             "objects": features.Sequence({"mask": mask, "refexp": refexp})}  # fmt: skip
+    parts = {
+        "image": features.Image(encoding_format="jpeg"),
+        "image/id": np.int64,
+        "objects": features.Sequence({"mask": mask, "refexp": refexp}),
+    }
     features.FeaturesDict(parts).save_config(home)
     (path,) = home.glob("*.array_record-*")
     writer = ArrayRecordWriter(str(path), "group_size:1")

@@ -25,8 +25,16 @@ def opened(samples, name, split=None, **options):
     return layout.open(home if home.exists() else samples, split or layout.splits[-1], **options)
 
 
-CLIPS = ("davis2016", "davis2017", "davis2017_unsupervised", "ref_davis", "ref_youtube_vos", "youtube_vis_2019",
-         "youtube_vis_2021", "revos")  # fmt: skip
+CLIPS = (
+    "davis2016",
+    "davis2017",
+    "davis2017_unsupervised",
+    "ref_davis",
+    "ref_youtube_vos",
+    "youtube_vis_2019",
+    "youtube_vis_2021",
+    "revos",
+)
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
@@ -96,8 +104,12 @@ def test_crowds_are_not_counted(samples, tmp_path, own):
 def test_refs(samples, drawn, name):
     """The same expressions from pickles of protocols 0 and 2 and from json."""
     reader = opened(samples, name)
-    expected = [(k, expression) for k, picture in enumerate(drawn) for expression in picture.expressions
-                if name == "grefcoco" or len(expression.targets) == 1]  # fmt: skip
+    expected = [
+        (k, expression)
+        for k, picture in enumerate(drawn)
+        for expression in picture.expressions
+        if name == "grefcoco" or len(expression.targets) == 1
+    ]
     assert len(reader) == len(expected)
     for n, (k, expression) in enumerate(expected):
         (prompt,) = reader[n].prompts
@@ -113,10 +125,15 @@ def test_refs(samples, drawn, name):
     ]
     assert max(len(together[n].prompts) for n in range(len(together))) == 3
     with pytest.raises(UserError, match="no split 'dev'; it has test"):
-        layouts.find(name).reader(samples / "refer" / name / ("grefs(unc).json" if name == "grefcoco" else
-                                  "refs(umd).p" if name == "refcocog" else "refs(unc).p"),
-                                  samples / "refer" / name / "instances.json", samples / "coco" / "train2014",
-                                  split="dev")  # fmt: skip
+        layouts.find(name).reader(
+            samples
+            / "refer"
+            / name
+            / ("grefs(unc).json" if name == "grefcoco" else "refs(umd).p" if name == "refcocog" else "refs(unc).p"),
+            samples / "refer" / name / "instances.json",
+            samples / "coco" / "train2014",
+            split="dev",
+        )
 
 
 def test_refs_are_filled_as_asked(samples):
@@ -138,8 +155,9 @@ def test_sentences_of_a_ref_joined(samples, tmp_path):
     refs = json.loads((home / "grefs(unc).json").read_text())[:1]
     refs[0]["sentences"].append({"sent": "also that"})
     (tmp_path / "refs.json").write_text(json.dumps(refs))
-    reader = layouts.find("grefcoco").reader(tmp_path / "refs.json", home / "instances.json", samples / "coco" / "train2014",
-                                             split="train", sentences="joined")  # fmt: skip
+    reader = layouts.find("grefcoco").reader(
+        tmp_path / "refs.json", home / "instances.json", samples / "coco" / "train2014", split="train", sentences="joined"
+    )
     assert len(reader) == 1 and reader[0].prompts[0].text.endswith(". also that.")
 
 
@@ -211,11 +229,21 @@ def test_label_pictures(samples, drawn, name):
 
 
 NUMBERS = {  # of the benchmarks' own lists
-    "COCO_STUFF": {"person": 0, "stop sign": 12, "backpack": 26, "wine glass": 45, "dining table": 66, "toilet": 69,
-                   "toothbrush": 89, "banner": 91, "wall-brick": 170, "wood": 181},
+    "COCO_STUFF": {
+        "person": 0,
+        "stop sign": 12,
+        "backpack": 26,
+        "wine glass": 45,
+        "dining table": 66,
+        "toilet": 69,
+        "toothbrush": 89,
+        "banner": 91,
+        "wall-brick": 170,
+        "wood": 181,
+    },
     "CITYSCAPES": {"road": 7, "pole": 17, "person": 24, "car": 26, "train": 31, "bicycle": 33},
     "PASCAL_CONTEXT59": {"aeroplane": 2, "car": 59, "person": 284, "sky": 360, "tvmonitor": 427, "wood": 458},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -268,8 +296,9 @@ def test_pascal_context_in_its_original_files(samples, own):
 @pytest.mark.parametrize("name", ["visual_genome", "objects365"])
 def test_regions_with_captions(samples, drawn, name):
     reader = opened(samples, name)
-    expected = [(thing.name, seen) for picture in drawn for thing, seen in
-                zip(picture.scene.things, picture.scene.masks, strict=True)]  # fmt: skip
+    expected = [
+        (thing.name, seen) for picture in drawn for thing, seen in zip(picture.scene.things, picture.scene.masks, strict=True)
+    ]
     assert len(reader) == len(expected)
     for n, (caption, seen) in enumerate(expected):
         (prompt,) = reader[n].prompts

@@ -52,8 +52,9 @@ def test_lora_is_merged(whole, saved, tmp_path):
     merged = attention["kernel"] + 3.0 * attention["lora_a"] @ attention["lora_b"]
     exported = load_file(tmp_path / "out" / "model.safetensors")
     np.testing.assert_allclose(exported["model.layers.0.self_attn.q_proj.weight"], merged.T, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(exported["model.layers.0.self_attn.k_proj.weight"],
-                                  params["llm"]["layers"]["attention"]["key"]["kernel"][0].T)  # fmt: skip
+    np.testing.assert_array_equal(
+        exported["model.layers.0.self_attn.k_proj.weight"], params["llm"]["layers"]["attention"]["key"]["kernel"][0].T
+    )
     assert not any("lora" in name for name in exported)
 
 
@@ -137,7 +138,17 @@ def test_from_the_command_line_and_back(whole, saved, tmp_path, capsys):
     fields = whole().to_dict()
     config_file.write_text(f"import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({fields!r})\n")
     assert configs.load(str(config_file)).model.num_queries == 4
-    main(["import-weights", str(tmp_path / "out"), "--config", str(config_file), "--system", "hyperseg", "--out",
-          str(tmp_path / "again")])  # fmt: skip
+    main(
+        [
+            "import-weights",
+            str(tmp_path / "out"),
+            "--config",
+            str(config_file),
+            "--system",
+            "hyperseg",
+            "--out",
+            str(tmp_path / "again"),
+        ]
+    )
     assert "mask_decoder" in capsys.readouterr().out
     np.testing.assert_array_equal(model_folder.read(tmp_path / "again")["queries"], params["queries"])

@@ -56,9 +56,20 @@ def test_ours_to_torch_to_ours_is_bit_exact(whole, params_of, tmp_path, dtype):
 
 def parents(tensors):
     """The tensors of a model as Mipha-3B and Mask2Former's pickle would hold theirs."""
-    mipha = {name: tensor for name, tensor in tensors.items()
-             if name.startswith(("model.layers.", "model.embed_tokens", "model.final_layernorm", "model.mm_projector",
-                                 "model.vision_tower.", "lm_head"))}  # fmt: skip
+    mipha = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(
+            (
+                "model.layers.",
+                "model.embed_tokens",
+                "model.final_layernorm",
+                "model.mm_projector",
+                "model.vision_tower.",
+                "lm_head",
+            )
+        )
+    }
     mipha["lm_head.bias"] = np.zeros(tensors["lm_head.weight"].shape[0], np.float32)
     pickled = {"sem_seg_head.predictor.class_embed.weight": np.ones((3, 3), np.float32), "criterion.empty_weight": np.ones(3)}
     for name, tensor in tensors.items():
@@ -87,26 +98,42 @@ def test_the_parents_fill_the_model(whole, draw, checkpoint, tmp_path):
     pkl.write_bytes(pickle.dumps({"model": mask2former, "__author__": "third_party", "matching_heuristics": True}))
     siglip = tmp_path / "siglip"
     siglip.mkdir()
-    save_file({"vision_model.embeddings.patch_embedding.weight": np.ones((2, 2), np.float32),
-               "text_model.final.weight": np.ones(2, np.float32)}, siglip / "model.safetensors")  # fmt: skip
+    save_file(
+        {
+            "vision_model.embeddings.patch_embedding.weight": np.ones((2, 2), np.float32),
+            "text_model.final.weight": np.ones(2, np.float32),
+        },
+        siglip / "model.safetensors",
+    )
 
     report = import_weights([pkl, siglip, checkpoint(mipha, "mipha")], config, tmp_path / "ours")
     assert list(report.sources) == ["Mipha-3B", "SigLIP", "Mask2Former"]
     ours = model_folder.read(tmp_path / "ours")
     np.testing.assert_array_equal(ours["llm/layers/mlp/up/kernel"][0], tensors["model.layers.0.mlp.fc1.weight"].T)
     np.testing.assert_array_equal(ours["mask_decoder/mask/layers_1/bias"], tensors["predictor.mask_embed.layers.1.bias"])
-    np.testing.assert_array_equal(ours["clip_encoder/patches/bias"],
-                                  tensors["model.vision_tower.vision_model.embeddings.patch_embedding.bias"])  # fmt: skip
+    np.testing.assert_array_equal(
+        ours["clip_encoder/patches/bias"], tensors["model.vision_tower.vision_model.embeddings.patch_embedding.bias"]
+    )
     np.testing.assert_array_equal(ours["queries"], 0 * ours["queries"])
     assert ours["perceiver/query"].std() == pytest.approx(1, abs=0.2)
     fresh = {path for paths in report.fresh.values() for path in paths}
-    assert {"queries", "perceiver/query", "llm/layers/attention/query/lora_a", "mask_decoder/box_iou/kernel",
-            "perceiver/layers_0/gate/up/kernel"} <= fresh  # fmt: skip
+    assert {
+        "queries",
+        "perceiver/query",
+        "llm/layers/attention/query/lora_a",
+        "mask_decoder/box_iou/kernel",
+        "perceiver/layers_0/gate/up/kernel",
+    } <= fresh
     assert not any(path.startswith(("mask_encoder/", "clip_encoder/", "projector/")) for path in fresh)
     ignored = {name for names in report.ignored.values() for name in names}
     assert {"predictor.query_embed.weight[100:]"} <= {name.removeprefix("sem_seg_head.") for name in ignored}
-    assert {"__author__", "lm_head.bias", "sem_seg_head.predictor.class_embed.weight", "text_model.final.weight",
-            "vision_model.embeddings.patch_embedding.weight"} <= ignored  # fmt: skip
+    assert {
+        "__author__",
+        "lm_head.bias",
+        "sem_seg_head.predictor.class_embed.weight",
+        "text_model.final.weight",
+        "vision_model.embeddings.patch_embedding.weight",
+    } <= ignored
     told = json.loads((tmp_path / "ours" / "import_report.json").read_text())
     assert set(told["loaded"]) | fresh == set(ours)
 
@@ -141,9 +168,15 @@ def test_everything_wrong_is_listed_and_nothing_is_written(whole, draw, checkpoi
     tensors[index] = tensors[index] + 1
     with pytest.raises(UserError) as error:
         import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
-    for part in ("missing: mgvp_layers.norm.weight", "left over: stray.weight", "model.layers.0.mlp.fc1.bias [3]: becomes llm/",
-                 "predictor.iou_head.bias: int32", "temporal_query [2, 2, 2]", "predictor.query_embed.weight []",
-                 f"{index}: differs"):  # fmt: skip
+    for part in (
+        "missing: mgvp_layers.norm.weight",
+        "left over: stray.weight",
+        "model.layers.0.mlp.fc1.bias [3]: becomes llm/",
+        "predictor.iou_head.bias: int32",
+        "temporal_query [2, 2, 2]",
+        "predictor.query_embed.weight []",
+        f"{index}: differs",
+    ):
         assert part in str(error.value)
     assert not (tmp_path / "ours").exists()
 

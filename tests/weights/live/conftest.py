@@ -127,8 +127,9 @@ def open_whole():
     """open_whole(cls, folder): from_pretrained, which must find every weight and know every name."""
 
     def load(cls, folder, dtype="auto"):
-        model, info = cls.from_pretrained(folder, local_files_only=True, attn_implementation="eager", dtype=dtype,
-                                          output_loading_info=True)  # fmt: skip
+        model, info = cls.from_pretrained(
+            folder, local_files_only=True, attn_implementation="eager", dtype=dtype, output_loading_info=True
+        )
         assert not any(info.values()), info
         return model.eval()
 

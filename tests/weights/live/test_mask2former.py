@@ -23,8 +23,10 @@ WIDTH, HEADS, CHANNELS = 32, 4, (6, 8, 10, 12)
 SIZES = ((20, 27), (10, 14), (5, 7), (3, 4))  # fine to coarse, sides of any parity
 FOREIGN = ("lateral/", "output/", "mask_features/")  # parts of our pixel decoder that are not in the comparison
 rng = np.random.default_rng(0)
-PYRAMID = Pyramid(tuple(rng.standard_normal((2, *size, c)).astype(np.float32) for size, c in zip(SIZES, CHANNELS, strict=True)),
-                  (4, 8, 16, 32))  # fmt: skip
+PYRAMID = Pyramid(
+    tuple(rng.standard_normal((2, *size, c)).astype(np.float32) for size, c in zip(SIZES, CHANNELS, strict=True)),
+    (4, 8, 16, 32),
+)
 PIXELS = DeformablePixelDecoder(WIDTH, WIDTH, HEADS, feedforward_dim=40, num_layers=2)
 MASKS = MaskedAttentionDecoder(WIDTH, WIDTH, HEADS, feedforward_dim=40, num_layers=4, num_queries=5, score_kinds=(), heads=())
 QUERIES, FEATURES = rng.standard_normal((2, 5, WIDTH)), rng.standard_normal((2, *SIZES[0], WIDTH))
@@ -36,9 +38,19 @@ LEVELS = tuple(rng.standard_normal((2, *size, WIDTH)).astype(np.float32) for siz
 def settings():
     from transformers import Mask2FormerConfig
 
-    made = Mask2FormerConfig(feature_size=WIDTH, mask_feature_size=WIDTH, hidden_dim=WIDTH, num_attention_heads=HEADS,
-                             encoder_feedforward_dim=40, encoder_layers=2, dim_feedforward=40, decoder_layers=5,
-                             num_queries=5, dropout=0.0, pre_norm=False)  # fmt: skip
+    made = Mask2FormerConfig(
+        feature_size=WIDTH,
+        mask_feature_size=WIDTH,
+        hidden_dim=WIDTH,
+        num_attention_heads=HEADS,
+        encoder_feedforward_dim=40,
+        encoder_layers=2,
+        dim_feedforward=40,
+        decoder_layers=5,
+        num_queries=5,
+        dropout=0.0,
+        pre_norm=False,
+    )
     assert made.activation_function == "relu" and list(made.feature_strides) == [4, 8, 16, 32]
     return made
 
@@ -57,8 +69,9 @@ def encoder_table():
 
 def projection_table():
     """Against Mask2FormerPixelDecoder.input_projections."""
-    return Table.join(conv_table(f"projections_{i}/conv", f"{i}.0") + norm_table(f"projections_{i}/norm", f"{i}.1")
-                      for i in range(3))  # fmt: skip
+    return Table.join(
+        conv_table(f"projections_{i}/conv", f"{i}.0") + norm_table(f"projections_{i}/norm", f"{i}.1") for i in range(3)
+    )
 
 
 def pixel_table():
@@ -172,7 +185,10 @@ def same_masks(close, shared, own, module):
             pixel_embeddings=channels_first(FEATURES),
             encoder_hidden_states=[by_length(x) + embed for x, embed in zip(maps, embeds, strict=True)],
             query_position_embeddings=torch.tensor(np.asarray(own["query_embed"]))[:, None].repeat(1, 2, 1),
-            feature_size_list=[x.shape[-2:] for x in maps], output_attentions=True, return_dict=True)  # fmt: skip
+            feature_size_list=[x.shape[-2:] for x in maps],
+            output_attentions=True,
+            return_dict=True,
+        )
 
     decode = jax.jit(lambda p: MASKS.apply({"params": p}, jnp.float32(FEATURES), LEVELS, jnp.float32(QUERIES), {}))
     found = decode({**shared, **own})

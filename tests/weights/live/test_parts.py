@@ -19,11 +19,14 @@ def test_a_part_covers_what_lies_under_its_prefixes(name):
         assert paths == {path for path in published if path.startswith(part.prefixes)} and paths
 
 
-@pytest.mark.parametrize(("name", "parameters"), [
-    ("phi", 2_779_683_840),  # Phi-2
-    ("siglip", 428_225_600),  # SigLIP-SO400M/14 at 384 pixels
-    ("swin", 86_880_376 + 2 * 1024),  # Swin-B with four norms, and the norm that is never run
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("phi", 2_779_683_840),  # Phi-2
+        ("siglip", 428_225_600),  # SigLIP-SO400M/14 at 384 pixels
+        ("swin", 86_880_376 + 2 * 1024),  # Swin-B with four norms, and the norm that is never run
+    ],
+)
 def test_the_published_size_is_that_of_their_class(name, parameters):
     """Built without memory from our config.json: its parameters in number, and its names in full."""
     import torch

@@ -19,8 +19,14 @@ from hyperseg_jax.weights import peft_adapter
 LLM = {"vocab_size": 37, "hidden_size": 36, "mlp_size": 40, "num_layers": 12, "num_heads": 3, "rotary_fraction": 0.4}
 IDS = np.random.default_rng(0).integers(0, 37, (2, 7))
 TARGETS = [("query", "value"), ("key", "out", "up", "down")]
-NAMES = {"query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj", "out": "self_attn.dense",
-         "up": "mlp.fc1", "down": "mlp.fc2"}  # fmt: skip
+NAMES = {
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "out": "self_attn.dense",
+    "up": "mlp.fc1",
+    "down": "mlp.fc2",
+}
 
 
 @pytest.fixture
@@ -118,8 +124,11 @@ def test_only_the_language_model_is_hit(adapted, tmp_path, random_ours, phi_shap
     peft_adapter.write(tmp_path / "adapter", random_ours(phi_shapes(config)), config)
     pattern = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
     assert re.fullmatch(pattern, "model.layers.11.self_attn.q_proj")
-    for other in ("model.layers.12.self_attn.q_proj", "model.layers.1.self_attn.k_proj",
-                  "model.vision_tower.vision_model.encoder.layers.1.self_attn.q_proj"):  # fmt: skip
+    for other in (
+        "model.layers.12.self_attn.q_proj",
+        "model.layers.1.self_attn.k_proj",
+        "model.vision_tower.vision_model.encoder.layers.1.self_attn.q_proj",
+    ):
         assert not re.fullmatch(pattern, other)
 
 
@@ -164,18 +173,24 @@ def test_bits_survive(theirs, tmp_path, kind):
         assert leaf.dtype == jnp.dtype(kind) and leaf.tobytes() == adapters[path].tobytes()
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"r": 4}, r"r = 4, but model\.lora\.rank = 2"),
-    ({"lora_alpha": 8}, r"lora_alpha = 8, but model\.lora\.alpha = 6\.0"),
-    ({"bias": "lora_only"}, r"bias = 'lora_only'"),
-    ({"use_rslora": True}, r"use_rslora = True"),
-    ({"use_dora": True}, r"use_dora = True"),
-    ({"rank_pattern": {"layers.1.self_attn.q_proj": 3}}, r"rank_pattern = "),
-    ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\]"),
-    ({"init_lora_weights": "pissa"}, r"init_lora_weights = 'pissa' changes the base"),
-    ({"target_modules": ["q_proj"]}, r"missing in the source: base_model\.model\.model\.layers\.0\.self_attn\.v_proj\.lora_A"),
-    ({"target_modules": ["q_proj", "v_proj", "fc1"]}, r"left over in the source: .*\.mlp\.fc1\.lora_A"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"r": 4}, r"r = 4, but model\.lora\.rank = 2"),
+        ({"lora_alpha": 8}, r"lora_alpha = 8, but model\.lora\.alpha = 6\.0"),
+        ({"bias": "lora_only"}, r"bias = 'lora_only'"),
+        ({"use_rslora": True}, r"use_rslora = True"),
+        ({"use_dora": True}, r"use_dora = True"),
+        ({"rank_pattern": {"layers.1.self_attn.q_proj": 3}}, r"rank_pattern = "),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\]"),
+        ({"init_lora_weights": "pissa"}, r"init_lora_weights = 'pissa' changes the base"),
+        (
+            {"target_modules": ["q_proj"]},
+            r"missing in the source: base_model\.model\.model\.layers\.0\.self_attn\.v_proj\.lora_A",
+        ),
+        ({"target_modules": ["q_proj", "v_proj", "fc1"]}, r"left over in the source: .*\.mlp\.fc1\.lora_A"),
+    ],
+)
 def test_what_is_no_plain_adapter_of_ours_is_refused(theirs, fields, message):
     config, _, _, folder = theirs(**fields)
     with pytest.raises(UserError, match=message):

@@ -10,8 +10,16 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.weights.transformers_parts import PARTS
 
 # heads of 12 of which int(0.4 * 12) = 4 dimensions turn
-LLM = {"vocab_size": 37, "hidden_size": 36, "mlp_size": 40, "num_layers": 3, "num_heads": 3, "rotary_fraction": 0.4,
-       "rotary_theta": 500.0, "epsilon": 1e-3}  # fmt: skip
+LLM = {
+    "vocab_size": 37,
+    "hidden_size": 36,
+    "mlp_size": 40,
+    "num_layers": 3,
+    "num_heads": 3,
+    "rotary_fraction": 0.4,
+    "rotary_theta": 500.0,
+    "epsilon": 1e-3,
+}
 IDS = np.random.default_rng(0).integers(0, 30, (3, 9))
 MASK = np.ones((3, 9), bool)
 MASK[1, 6:] = MASK[2, :2] = MASK[2, 5] = False  # padded behind; padded before and in the middle
@@ -47,8 +55,13 @@ def theirs(model):
 
     positions = torch.arange(IDS.shape[1])[None]
     with torch.no_grad():
-        out = model(input_ids=torch.tensor(IDS), attention_mask=torch.tensor(MASK, dtype=torch.long), position_ids=positions,
-                    output_hidden_states=True, use_cache=False)  # fmt: skip
+        out = model(
+            input_ids=torch.tensor(IDS),
+            attention_mask=torch.tensor(MASK, dtype=torch.long),
+            position_ids=positions,
+            output_hidden_states=True,
+            use_cache=False,
+        )
     return out.logits, out.hidden_states
 
 
@@ -67,10 +80,18 @@ def phi(random_torch):
     from transformers import PhiConfig, PhiForCausalLM
 
     torch.manual_seed(0)
-    model = PhiForCausalLM(PhiConfig(
-        vocab_size=37, hidden_size=36, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3,
-        layer_norm_eps=1e-3, rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.4},
-        attn_implementation="eager"))  # fmt: skip
+    model = PhiForCausalLM(
+        PhiConfig(
+            vocab_size=37,
+            hidden_size=36,
+            intermediate_size=40,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            layer_norm_eps=1e-3,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.4},
+            attn_implementation="eager",
+        )
+    )
     random_torch(model).lm_head.bias.data.zero_()
     return model
 

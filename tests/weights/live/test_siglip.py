@@ -11,8 +11,16 @@ from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.systems import system as systems
 
 # 14 pixels are three patches of 4 and a rest, as 384 are 27 patches of 14
-TOWER = {"image_size": 14, "patch_size": 4, "hidden_size": 24, "mlp_size": 20, "num_layers": 3, "num_heads": 2,
-         "feature_layer": -2, "keep_unused": True}  # fmt: skip
+TOWER = {
+    "image_size": 14,
+    "patch_size": 4,
+    "hidden_size": 24,
+    "mlp_size": 20,
+    "num_layers": 3,
+    "num_heads": 2,
+    "feature_layer": -2,
+    "keep_unused": True,
+}
 IMAGE = np.random.default_rng(0).standard_normal((2, 14, 14, 3)).astype(np.float32)
 
 
@@ -67,8 +75,15 @@ def same(close, config, params, model):
 def vision_config():
     from transformers import SiglipVisionConfig
 
-    return SiglipVisionConfig(image_size=14, patch_size=4, hidden_size=24, intermediate_size=20, num_hidden_layers=3,
-                              num_attention_heads=2, attn_implementation="eager")  # fmt: skip
+    return SiglipVisionConfig(
+        image_size=14,
+        patch_size=4,
+        hidden_size=24,
+        intermediate_size=20,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        attn_implementation="eager",
+    )
 
 
 @pytest.fixture
@@ -110,8 +125,15 @@ def test_a_tower_cut_short_has_the_feature_as_its_last_state(siglip, cut, tmp_pa
 def test_the_tower_of_a_whole_siglip(whole, tmp_path, random_torch, read_part, close):
     from transformers import SiglipConfig, SiglipModel
 
-    text = {"vocab_size": 9, "hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+    text = {
+        "vocab_size": 9,
+        "hidden_size": 24,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     model = random_torch(SiglipModel(SiglipConfig(text_config=text, vision_config=vision_config().to_dict())))
     model.save_pretrained(tmp_path)
     model.vision_model.set_attn_implementation("eager")

@@ -41,9 +41,20 @@ def backbone(random_torch):
     """Its last norm is never run, and stays as it starts."""
     from transformers import SwinBackbone, SwinConfig
 
-    model = random_torch(SwinBackbone(SwinConfig(
-        embed_dim=8, depths=[2, 1, 4], num_heads=[1, 2, 4], window_size=4, mlp_ratio=2.5, image_size=32,
-        out_features=["stage1", "stage2", "stage3"], attn_implementation="eager")))  # fmt: skip
+    model = random_torch(
+        SwinBackbone(
+            SwinConfig(
+                embed_dim=8,
+                depths=[2, 1, 4],
+                num_heads=[1, 2, 4],
+                window_size=4,
+                mlp_ratio=2.5,
+                image_size=32,
+                out_features=["stage1", "stage2", "stage3"],
+                attn_implementation="eager",
+            )
+        )
+    )
     model.swin.layernorm.reset_parameters()
     return model
 
