@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hyperseg_jax.data.formats import SpokenFrames
+from hyperseg_jax.atomic import write_text
+from hyperseg_jax.datasets import SpokenFrames
+from hyperseg_jax.evaluation.validation import tile
 from hyperseg_jax.metrics.jf import boundary_accuracy, region_similarity
 from hyperseg_jax.predictors.model import load
 from hyperseg_jax.results.drawing import save_image, sheet
-from hyperseg_jax.results.whole import write_text
 from hyperseg_jax.structs import Example
-from hyperseg_jax.training.evaluation import tile
 
 Values = dict[str, list[float]]
 

@@ -27,7 +27,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.text.tokenizer import Tokenizer

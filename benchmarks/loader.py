@@ -27,12 +27,12 @@ import psutil
 import torch
 from PIL import Image
 
-from hyperseg_jax.data.builds.build import Plan, build
-from hyperseg_jax.data.formats import Gqa
-from hyperseg_jax.data.formats.built import Built
 from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.data.pipeline import Stream
-from hyperseg_jax.data.transforms import fit, resize_and_pad
+from hyperseg_jax.datasets import Gqa
+from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.built import Built
+from hyperseg_jax.ops.transforms import fit, resize_and_pad
 
 HEIGHT, WIDTH = 480, 640
 DRAWN = 400

@@ -1,4 +1,4 @@
-"""Fine-tunes the shipped `tiny` on a few real clips with sentences (readers' layout: data/formats/spoken_frames.py): the even
+"""Fine-tunes the shipped `tiny` on a few real clips with sentences (readers' layout: datasets/spoken_frames.py): the even
 frames train, the odd ones are scored. It proves that real pixels, masks and sentences go through every room; train and test
 frames are neighbours of one another, so its scores say nothing about other pictures.
 

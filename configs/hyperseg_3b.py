@@ -1,7 +1,7 @@
 """HyperSeg at its published size (arXiv 2411.17606): SigLIP-SO400M, Swin-B and Phi-2, 3.3 billion parameters.
 
 Sizes, adapters, what is trained and the weights of the objective are the authors'. How HyperSeg was trained is not published:
-"InstructSeg" marks what their next system uses, "ours" what we chose. Data is expected below data.root (see data/formats).
+"InstructSeg" marks what their next system uses, "ours" what we chose. Data is expected below data.root (see datasets).
 
 hyperseg_3b:v5e-64 sizes the run for a slice (SLICES); the number of examples that are seen stays InstructSeg's.
 """

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
+
+Array = jax.Array | np.ndarray
+
+IGNORED = -100
+"""A label that is not trained on (PyTorch's ignore_index, used in every published data set)."""
 
 TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat", "caption")
 
@@ -24,12 +30,52 @@ class Pyramid:
     strides: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
 
+class Source(enum.IntEnum):
+    """The bank that a position of the stream comes from."""
+
+    PADDING = 0
+    TEXT = 1
+    IMAGE = 2
+    FINE_GRAINED = 3
+    EXPRESSION = 4  # text of the expression, pooled into its embedding
+    CLASS = 5  # text of a class name, pooled into the embedding of its class
+    REGION = 6
+    QUERY = 7
+
+
+@flax.struct.dataclass
+class Layout:
+    """The prompts of a picture as fixed-length arrays, [L] on the host and [B, L] on the device.
+
+    Several prompts share one sequence: what they have in common (the picture above all) stands once at the start, and each
+    then goes on by itself, seeing the common part and its own. A causal model computes the same for it as for the prompts one
+    by one.
+
+    text_ids: int32 token ids at TEXT, EXPRESSION and CLASS positions, 0 elsewhere.
+    source: int32, a Source. index: int32, the position's number inside its source, from 0.
+    segment: int32, what it is pooled into: 1 for the expression, the number of its class or region from 1, else 0.
+    labels: int32, the token to be written at this position (not shifted), -100 where none is asked for.
+    mask: bool, True where other positions may look.
+    prompt: int32, the number of its prompt from 1; 0 where all prompts share the position.
+    position: int32, its place in its own prompt.
+    """
+
+    text_ids: Array
+    source: Array
+    index: Array
+    segment: Array
+    labels: Array
+    mask: Array
+    prompt: Array
+    position: Array
+
+
 @flax.struct.dataclass
 class TokenStream:
     """The mixed sequence that enters the language model.
 
     embeddings: [B, L, D]. positions: [B, L] int32. mask: [B, L] bool, True where a token stands.
-    source: [B, L] int32, the bank each position came from (llms.splice.Source).
+    source: [B, L] int32, the bank each position came from (Source).
     prompt: [B, L] int32, the prompt each position belongs to; it sees its own and those of 0. None: one prompt a row.
     """
 

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 
 TASKS = ("referring", "panoptic", "region", "video", "chat")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import hyperseg_jax
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "hyperseg_jax", "configs")
 SHOW = """
 import pathlib, hyperseg_jax
-from hyperseg_jax.commands import config
+from hyperseg_jax import config
 from hyperseg_jax.text.tokenizer import Tokenizer
 package = pathlib.Path(hyperseg_jax.__file__).parent
 print(package, config.folder(), (package / "py.typed").is_file(), config.load("tiny").system, Tokenizer.toy().vocab_size > 0)

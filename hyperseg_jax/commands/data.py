@@ -75,7 +75,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def _toy(parsed: argparse.Namespace) -> None:
-    from hyperseg_jax.data import toy
+    from hyperseg_jax import toy
 
     for name in ("train", "val", "clips"):
         if getattr(parsed, name) < 0:
@@ -95,7 +95,7 @@ def _toy(parsed: argparse.Namespace) -> None:
 
 
 def _samples(parsed: argparse.Namespace) -> None:
-    from hyperseg_jax.data.toy.samples import write_samples
+    from hyperseg_jax.toy.samples import write_samples
 
     write_samples(parsed.out)
     Console(stderr=True).print(f"{parsed.out}: wrote a sample of each benchmark", highlight=False)
@@ -121,8 +121,8 @@ def _progress() -> Iterator[Progress]:
 def _check(parsed: argparse.Namespace) -> None:
     from rich.table import Table
 
-    from hyperseg_jax.data.check import check
-    from hyperseg_jax.data.formats import built, files, layouts
+    from hyperseg_jax.datasets import built, files, layouts
+    from hyperseg_jax.datasets.check import check
 
     if parsed.show < 0:
         raise UserError(f"--show {parsed.show}: give zero or more")
@@ -158,8 +158,8 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def _build(parsed: argparse.Namespace) -> None:
-    from hyperseg_jax.data.builds.build import Plan, build
-    from hyperseg_jax.data.formats import files, layouts
+    from hyperseg_jax.datasets import files, layouts
+    from hyperseg_jax.datasets.builds.build import Plan, build
 
     layout = layouts.find(parsed.name)
     splits = _splits(parsed.split, layout.splits, parsed.name)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,10 +69,10 @@ def run(parsed: argparse.Namespace) -> None:
 
 def _on_own_tasks(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.data import sources
+    from hyperseg_jax.evaluation.exam import referring_exam
+    from hyperseg_jax.evaluation.validation import Evaluation, evaluate
     from hyperseg_jax.predictors.model import load
     from hyperseg_jax.systems import system as systems
-    from hyperseg_jax.training.evaluation import Evaluation, evaluate
-    from hyperseg_jax.training.exam import referring_exam
 
     console = Console(stderr=True)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)

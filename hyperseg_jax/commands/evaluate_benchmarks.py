@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data import sources
+from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.published import PUBLISHED, published
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.parallel.feed import Feed
-from hyperseg_jax.results.whole import write_text
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import benchmark_run, benchmarks
-from hyperseg_jax.training.submissions import WRITERS
 from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # the folder of states, below --out

@@ -7,7 +7,7 @@ import pathlib
 
 from rich.console import Console
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 
 

@@ -8,7 +8,7 @@ import os
 from rich.console import Console
 from rich.table import Table
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
 
+from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.answers import Segment
 from hyperseg_jax.results.drawing import draw_segments, save_image
-from hyperseg_jax.results.whole import whole_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

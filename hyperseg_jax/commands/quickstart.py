@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.results.drawing import caption, draw_segments, overlay, sheet
 from hyperseg_jax.results.page import Page
 
@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 def draw_worlds(folder: pathlib.Path, pictures: int, say: Callable[[str], None]) -> pathlib.Path:
     """Two toy worlds of seeds that no training used: the known kinds, and those that were held back."""
-    from hyperseg_jax.data import toy
+    from hyperseg_jax import toy
 
     say("drawing pictures that the model has never seen")
     for name, kinds, clips in (("known", "known", 5), ("new", "held_back", 0)):
@@ -95,7 +95,7 @@ class Examined:
 
     def exam(self, model: Any) -> Any:
         """The score with its controls."""
-        from hyperseg_jax.training.exam import referring_exam
+        from hyperseg_jax.evaluation.exam import referring_exam
 
         return referring_exam(model.predict, model.params, self.task, limit=self.pictures)
 
@@ -120,7 +120,7 @@ def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], 
 
 def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
     """One picture asked by a list of classes, by a point and by a box."""
-    from hyperseg_jax.data import toy
+    from hyperseg_jax import toy
 
     example = toy.open_reader(world, "panoptic", "val", max_classes=8)[0]
     frame, asked = example.frames[0], example.prompts[0]
@@ -154,7 +154,7 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
 
 
 def show_clip(page: Page, model: Any, world: pathlib.Path, say: Callable[[str], None]) -> None:
-    from hyperseg_jax.data import toy
+    from hyperseg_jax import toy
 
     say("segmenting a clip, frame by frame")
     example = toy.open_reader(world, "video", "val")[0]

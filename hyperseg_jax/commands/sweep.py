@@ -12,9 +12,9 @@ from typing import Any
 import ml_collections
 from rich.console import Console
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import write_text
 from hyperseg_jax.sweeps import devices, grids, results
 from hyperseg_jax.sweeps.backends import launchers, local
 from hyperseg_jax.sweeps.trials import Metric, Trial

@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.data.formats import masks
-from hyperseg_jax.data.formats.interactive import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS
-from hyperseg_jax.data.formats.marks import draw_marks
+from hyperseg_jax.datasets.interactive import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS
+from hyperseg_jax.datasets.marks import draw_marks
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Example, Prompt
 
 TRIES = 10
@@ -99,7 +99,7 @@ class Augment:
             target = prompt.masks[np.array(prompt.labels) == region, 0].any(0)
             if target.any():
                 kinds[region] = self.marks[int(rng.integers(len(self.marks)))]
-                regions[region] = masks.thicken(draw_marks(target, rng)[kinds[region]], radius.get(kinds[region], 0))
+                regions[region] = dilate(draw_marks(target, rng)[kinds[region]], radius.get(kinds[region], 0))
         return dataclasses.replace(prompt, regions=regions, kinds=tuple(kinds))
 
 

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from hyperseg_jax.data.transforms import Geometry, fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
+from hyperseg_jax.structs import IGNORED, Example, Prompt
 from hyperseg_jax.text.layout import Layout, TokenCounts, build_layout, pack
-from hyperseg_jax.text.prompts import IGNORE
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 
@@ -81,7 +80,7 @@ def to_arrays(
 def blank(sizes: Sizes) -> dict[str, Any]:
     """An element in the place of one that cannot be read: nothing is asked, shown or written, so no loss sees it."""
     made = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), spec(sizes, 1))
-    made["layout"]["labels"][:] = IGNORE
+    made["layout"]["labels"][:] = IGNORED
     return {**made, "bad": np.asarray(True)}
 
 

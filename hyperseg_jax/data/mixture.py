@@ -14,7 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from hyperseg_jax.data import faults
+from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
 
 MIXED = "mixed"
@@ -34,7 +34,7 @@ class Mixture:
     """Random access to the endless stream of ready elements.
 
     tasks: {name: task} with `train` (a random-access reader), `ratio`, `prepare(example, rng)`, and `blank()`, which stands
-    for a record that cannot be read; "fault" then says why (data/faults.py). Randomness of an element (class order,
+    for a record that cannot be read; "fault" then says why (datasets/faults.py). Randomness of an element (class order,
     augmentation; the frames of a clip, where the reader has `sample(record, rng)`) is keyed by the seed and its global index,
     so it differs from epoch to epoch and not from host to host. first: (task, steps), what the stream begins with. batches:
     one of BATCHES.

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rich.table import Table
 
-from hyperseg_jax.data import faults
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.sources import Task
-from hyperseg_jax.llms.splice import Source
+from hyperseg_jax.datasets import faults
+from hyperseg_jax.structs import Source
 
 RECORDS = 32
 """So many are drawn of a task."""

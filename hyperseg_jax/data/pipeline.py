@@ -12,8 +12,8 @@ import grain
 from absl import flags
 from grain.experimental import ElasticIterator
 
-from hyperseg_jax.data import faults
 from hyperseg_jax.data.mixture import Mixture
+from hyperseg_jax.datasets import faults
 
 
 class Stream:

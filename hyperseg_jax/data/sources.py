@@ -14,54 +14,54 @@ import ml_collections
 import numpy as np
 from rich.console import Console
 
+from hyperseg_jax import datasets, toy
 from hyperseg_jax.cache import cache_folder
-from hyperseg_jax.data import formats, toy
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.features import Sizes, blank, largest, to_arrays
-from hyperseg_jax.data.formats import layouts
-from hyperseg_jax.data.formats.built import Built
 from hyperseg_jax.data.mixture import MIXED
+from hyperseg_jax.datasets import layouts
+from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 # reader name in a config -> what makes it. "toy" has the paths of a written toy world filled in, "benchmark" those of
-# formats/layouts; the others take the paths themselves.
+# datasets/layouts; the others take the paths themselves.
 READERS: dict[str, Callable[..., Any]] = {
     "toy": toy.open_reader,
     "benchmark": layouts.open_benchmark,
     "built": Built,
-    "ade20k": formats.Ade20k,
-    "cityscapes": formats.Cityscapes,
-    "coco_instances": formats.CocoInstances,
-    "coco_marks": formats.CocoMarks,
-    "coco_panoptic": formats.CocoPanoptic,
-    "coco_stuff": formats.CocoStuff,
-    "folder": formats.Folder,
-    "gqa": formats.Gqa,
-    "interactive": formats.CocoInteractive,
-    "davis2016": formats.Davis2016,
-    "davis2017": formats.Davis2017,
-    "labelme": formats.LabelMe,
-    "llava": formats.Llava,
-    "mmbench": formats.MmBench,
-    "objects365": formats.Objects365,
-    "pascal_context59": formats.PascalContext59,
-    "pascal_voc20": formats.PascalVoc20,
-    "pascal_voc_objects": formats.PascalVocObjects,
-    "pope": formats.Pope,
-    "prepared": formats.Prepared,
-    "reasonseg": formats.ReasonSeg,
-    "refcoco": formats.RefCoco,
-    "refcoco_refs": formats.RefCocoRefs,
-    "ref_davis": formats.RefDavis,
-    "ref_youtube_vos": formats.RefYouTubeVos,
-    "revos": formats.ReVos,
-    "scienceqa": formats.ScienceQa,
-    "spoken_frames": formats.SpokenFrames,
-    "visual_genome": formats.VisualGenome,
-    "vqav2": formats.VqaV2,
-    "youtube_vis": formats.YouTubeVis,
+    "ade20k": datasets.Ade20k,
+    "cityscapes": datasets.Cityscapes,
+    "coco_instances": datasets.CocoInstances,
+    "coco_marks": datasets.CocoMarks,
+    "coco_panoptic": datasets.CocoPanoptic,
+    "coco_stuff": datasets.CocoStuff,
+    "folder": datasets.Folder,
+    "gqa": datasets.Gqa,
+    "interactive": datasets.CocoInteractive,
+    "davis2016": datasets.Davis2016,
+    "davis2017": datasets.Davis2017,
+    "labelme": datasets.LabelMe,
+    "llava": datasets.Llava,
+    "mmbench": datasets.MmBench,
+    "objects365": datasets.Objects365,
+    "pascal_context59": datasets.PascalContext59,
+    "pascal_voc20": datasets.PascalVoc20,
+    "pascal_voc_objects": datasets.PascalVocObjects,
+    "pope": datasets.Pope,
+    "prepared": datasets.Prepared,
+    "reasonseg": datasets.ReasonSeg,
+    "refcoco": datasets.RefCoco,
+    "refcoco_refs": datasets.RefCocoRefs,
+    "ref_davis": datasets.RefDavis,
+    "ref_youtube_vos": datasets.RefYouTubeVos,
+    "revos": datasets.ReVos,
+    "scienceqa": datasets.ScienceQa,
+    "spoken_frames": datasets.SpokenFrames,
+    "visual_genome": datasets.VisualGenome,
+    "vqav2": datasets.VqaV2,
+    "youtube_vis": datasets.YouTubeVis,
 }
 
 ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no sizes

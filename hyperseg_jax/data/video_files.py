@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hyperseg_jax.data.formats import files
+from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")

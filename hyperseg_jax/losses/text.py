@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hyperseg_jax import axes
-
-IGNORED = -100  # PyTorch's ignore_index, used in every published data set
+from hyperseg_jax.structs import IGNORED
 
 
 def text_cross_entropy(logits: jax.Array, labels: jax.Array, tokens: jax.Array | None = None) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
-from hyperseg_jax.data.formats.masks import encode
+from hyperseg_jax.ops.run_lengths import encode
 
 NAMES = (
     "ap",

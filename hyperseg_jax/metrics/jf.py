@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from hyperseg_jax.data.formats.masks import thicken
 from hyperseg_jax.metrics.sums import Sums
+from hyperseg_jax.ops.dilation import dilate
 
 TOLERANCE = 0.008
 """Of the picture's diagonal: how far two borders may lie apart (DAVIS)."""
@@ -45,7 +45,7 @@ def border(mask: np.ndarray, ignore: np.ndarray | None = None, tolerance: float 
     """What boundary_accuracy compares of a mask."""
     radius = int(tolerance) if tolerance >= 1 else math.ceil(tolerance * math.hypot(*mask.shape))
     line = boundary_map(mask if ignore is None else mask & ~ignore)
-    return line, thicken(line, radius) if line.any() else line
+    return line, dilate(line, radius) if line.any() else line
 
 
 def agreement(ours: Border, theirs: Border) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from hyperseg_jax.data.formats.masks import encode
 from hyperseg_jax.metrics.average_precision import MaskAP
+from hyperseg_jax.ops.run_lengths import encode
 
 
 class VideoAP(MaskAP):

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.data.features import to_arrays
-from hyperseg_jax.data.formats import files
-from hyperseg_jax.data.transforms import Geometry, fit
+from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.ops.transforms import Geometry, fit
 from hyperseg_jax.results import answers
 from hyperseg_jax.results.answers import Segment
 from hyperseg_jax.structs import Example, Prompt

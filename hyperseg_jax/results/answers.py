@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.data.transforms import Geometry
+from hyperseg_jax.ops.transforms import Geometry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Column, Table
 
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import write_text
 from hyperseg_jax.sweeps.trials import Metric, Trial, metrics_seen
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from etils import epath
 
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import write_text
 from hyperseg_jax.training.observers import read_metrics
 
 DONE = ("finished", "stopped")  # these are not run again

@@ -22,11 +22,11 @@ from hyperseg_jax.layers.remat import dear, forgetful
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.generate import greedy
-from hyperseg_jax.llms.splice import Layout, Source, pool, splice
+from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.targets import MaskTargets
-from hyperseg_jax.losses.text import IGNORED, text_cross_entropy_in_chunks
-from hyperseg_jax.structs import MaskPrediction, TokenStream
+from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
+from hyperseg_jax.structs import IGNORED, Layout, MaskPrediction, Source, TokenStream
 from hyperseg_jax.systems import hyperseg_checkpoints
 from hyperseg_jax.systems.system import System
 from hyperseg_jax.tables import Identity, Row, Table

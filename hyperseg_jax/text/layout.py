@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.llms.splice import Layout, Source
-from hyperseg_jax.structs import Prompt
-from hyperseg_jax.text.prompts import IGNORE, Marker, PromptTokens, Tokenizer, tokenize
+from hyperseg_jax.structs import IGNORED, Layout, Prompt, Source
+from hyperseg_jax.text.prompts import Marker, PromptTokens, Tokenizer, tokenize
 
 __all__ = ["Layout", "Source", "TokenCounts", "build_layout", "choose_bucket", "expand", "expanded_length", "pack"]
 
@@ -58,7 +57,7 @@ def expand(tokens: PromptTokens, counts: TokenCounts, length: int) -> Layout:
             "add a longer bucket to the config field `buckets`, or shorten the text"
         )
     made = {name: np.zeros(length, np.int32) for name in ("text_ids", "source", "index", "segment")}
-    labels, mask = np.full(length, IGNORE, np.int32), np.zeros(length, bool)
+    labels, mask = np.full(length, IGNORED, np.int32), np.zeros(length, bool)
     at, seen = 0, dict.fromkeys(Source, 0)
     for ids, source, segment, label, visible in runs:
         here = slice(at, at + len(ids))
@@ -94,7 +93,7 @@ def pack(layouts: Sequence[Layout], length: int) -> Layout:
             np.full(stop - start, number) if field.name == "prompt" else getattr(layout, field.name)[start:stop]
             for number, layout, start, stop in parts
         ]
-        value = np.full(length, IGNORE if field.name == "labels" else 0, getattr(layouts[0], field.name).dtype)
+        value = np.full(length, IGNORED if field.name == "labels" else 0, getattr(layouts[0], field.name).dtype)
         value[:needed] = np.concatenate(pieces)
         made[field.name] = value
     return Layout(**made)
@@ -108,7 +107,7 @@ def _common_length(layouts: Sequence[Layout], limit: int) -> int:
     first = layouts[0]
     differs = np.isin(first.source, (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY))[:limit]
     for other in layouts:
-        written = other.labels != IGNORE
+        written = other.labels != IGNORED
         differs |= (written | np.append(written[1:], False))[:limit]
         for name in ("text_ids", "source", "index", "mask"):
             differs |= getattr(first, name)[:limit] != getattr(other, name)[:limit]
@@ -129,18 +128,18 @@ def _runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
     classes, regions = 0, 0
     for token, label, visible in zip(tokens.ids, tokens.labels, tokens.mask, strict=True):
         if token == Marker.IMAGE:
-            yield [0] * counts.image, Source.IMAGE, 0, IGNORE, True
+            yield [0] * counts.image, Source.IMAGE, 0, IGNORED, True
         elif token == Marker.TEMPORAL:
-            yield [0] * counts.fine_grained, Source.FINE_GRAINED, 0, IGNORE, True
+            yield [0] * counts.fine_grained, Source.FINE_GRAINED, 0, IGNORED, True
         elif token == Marker.SEG:
-            yield [0] * counts.queries, Source.QUERY, 0, IGNORE, True
+            yield [0] * counts.queries, Source.QUERY, 0, IGNORED, True
         elif token == Marker.REFER:
-            yield tokens.expression, Source.EXPRESSION, 1, IGNORE, True
+            yield tokens.expression, Source.EXPRESSION, 1, IGNORED, True
         elif token == Marker.CLS:
             classes += 1
-            yield tokens.classes[classes - 1], Source.CLASS, classes, IGNORE, True
+            yield tokens.classes[classes - 1], Source.CLASS, classes, IGNORED, True
         elif token == Marker.REGION:
             regions += 1
-            yield [0], Source.REGION, regions, IGNORE, True
+            yield [0], Source.REGION, regions, IGNORED, True
         else:
             yield [token], Source.TEXT, 0, label, visible

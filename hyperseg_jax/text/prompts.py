@@ -14,9 +14,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import TASKS, Prompt
-
-IGNORE = -100  # a label that asks for nothing
+from hyperseg_jax.structs import IGNORED, TASKS, Prompt
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -80,7 +78,7 @@ class Tokenizer(Protocol):
 class PromptTokens:
     """A prompt as ids with markers.
 
-    ids: token ids and Markers. labels: ids where they are to be written, IGNORE elsewhere. mask: for each id, whether others
+    ids: token ids and Markers. labels: ids where they are to be written, IGNORED elsewhere. mask: for each id, whether others
     may look at it. expression: ids placed at REFER. classes: ids placed at each CLS, in order. num_regions: how many REGION.
     """
 
@@ -122,7 +120,7 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
     words = {"{text}": prompt.text.strip()}
     if prompt.task == "chat" and not (train and prompt.answer.strip()):
         ids = _encode(_pieces(instruction.rstrip(), words), tokenizer)
-        return PromptTokens(ids, (IGNORE,) * len(ids), (True,) * len(ids))
+        return PromptTokens(ids, (IGNORED,) * len(ids), (True,) * len(ids))
 
     written = (*tokenizer.encode(prompt.answer.strip()), tokenizer.seg_id) if explain else (tokenizer.seg_id,)
     words["{answer}"] = prompt.answer.strip()
@@ -130,7 +128,7 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
     given = max(len(_encode(_pieces(instruction, words), tokenizer)) - 2, 0)
     return PromptTokens(
         ids=ids,
-        labels=(IGNORE,) * given + ids[given:],
+        labels=(IGNORED,) * given + ids[given:],
         mask=(True,) * len(ids),
         expression=(*tokenizer.encode(words["{text}"]), tokenizer.seg_id) if Marker.REFER in ids else (),
         classes=tuple((*tokenizer.encode(name), tokenizer.seg_id) for name in names),

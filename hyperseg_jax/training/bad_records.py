@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results.whole import write_text
 from hyperseg_jax.training.workdir import BAD_RECORDS, Workdir
 
 FEW = 10

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from hyperseg_jax.llms.splice import Source
+from hyperseg_jax.structs import Source
 
 T = TypeVar("T")
 

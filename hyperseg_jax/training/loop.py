@@ -18,11 +18,12 @@ from hyperseg_jax.data.mixture import MIXED, Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation import validation
 from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import evaluation, groups
+from hyperseg_jax.training import groups
 from hyperseg_jax.training.bad_records import BadRecords
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.clock import Clock
@@ -159,7 +160,7 @@ def train(
                 observers.tell()
                 timer.begin("evaluation")
                 watchdog.patient()
-                found = evaluation.evaluate(
+                found = validation.evaluate(
                     predict,
                     state.params,
                     tasks,

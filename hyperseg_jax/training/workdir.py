@@ -12,9 +12,9 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results.whole import write_text
 from hyperseg_jax.tables import flatten
 
 BAD_RECORDS = "bad_records.txt"

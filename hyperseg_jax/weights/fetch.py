@@ -7,9 +7,9 @@ import hashlib
 import pathlib
 import re
 
+from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import whole_folder
 
 TEXTS = ("*.json", "merges.txt")  # sizes, index and tokenizer; code is never fetched
 WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.pkl")  # the first kind that is there

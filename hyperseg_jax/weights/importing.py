@@ -13,9 +13,9 @@ import jax
 import ml_collections
 import numpy as np
 
+from hyperseg_jax.atomic import check_free, whole_folder
 from hyperseg_jax.data.sources import load_tokenizer
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import check_free, whole_folder
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Published, Row, Rule, first_rule, flatten
 from hyperseg_jax.tables.operators import Constant

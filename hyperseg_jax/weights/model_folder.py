@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import hyperseg_jax
+from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer

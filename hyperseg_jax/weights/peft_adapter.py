@@ -16,9 +16,9 @@ import ml_collections
 import numpy as np
 from safetensors.numpy import save_file
 
+from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms import phi
-from hyperseg_jax.results.whole import whole_folder
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Table, flatten, unflatten

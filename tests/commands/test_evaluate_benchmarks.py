@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.evaluation import benchmark_run
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.training import benchmark_run
 
 MICRO = pathlib.Path(__file__).parents[1] / "micro_config.py"
 ALL = """import runpy

@@ -10,9 +10,9 @@ import signal
 import numpy as np
 import pytest
 
-from hyperseg_jax.data import faults
 from hyperseg_jax.data.mixture import Draws, Mixture, cycle
 from hyperseg_jax.data.pipeline import Stream
+from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hyperseg_jax.data.transforms import Geometry
+from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import answers
 
 

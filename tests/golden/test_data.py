@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hyperseg_jax.data.transforms import fit, resize_and_pad, stretch, stretch_mask
+from hyperseg_jax.ops.transforms import fit, resize_and_pad, stretch, stretch_mask
 from hyperseg_jax.systems.hyperseg import normalise
 
 

@@ -9,8 +9,8 @@ from imported import channels_last
 from whole_model import WholeModel, layout_of
 
 from hyperseg_jax.decoders.mask2former import MaskedAttentionDecoder
-from hyperseg_jax.llms.splice import Source
 from hyperseg_jax.ops.sampling import resize_bilinear
+from hyperseg_jax.structs import Source
 
 
 @pytest.mark.golden("hyperseg", r"e2e_.*")

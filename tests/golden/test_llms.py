@@ -10,8 +10,8 @@ from whole_model import WholeModel, layout_of
 from hyperseg_jax.connectors import projector
 from hyperseg_jax.encoders import siglip
 from hyperseg_jax.llms import phi
-from hyperseg_jax.llms.splice import Source, splice
-from hyperseg_jax.structs import TokenStream
+from hyperseg_jax.llms.splice import splice
+from hyperseg_jax.structs import Source, TokenStream
 from hyperseg_jax.systems import hyperseg
 from hyperseg_jax.tables import Identity, Row, Table
 from hyperseg_jax.text.layout import TokenCounts, expand

@@ -8,7 +8,7 @@ import pytest
 from golden_case import roots
 from imported import abstract
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.connectors import fine_grained_perceiver, projector
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.llms import phi

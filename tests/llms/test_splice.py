@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperseg_jax.llms.splice import Layout, Source, pool, splice
+from hyperseg_jax.llms.splice import pool, splice
+from hyperseg_jax.structs import Layout, Source
 
 S = Source
 # (source, index, segment, prompt): a common beginning, then two prompts, then padding

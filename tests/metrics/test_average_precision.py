@@ -8,9 +8,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hyperseg_jax.data.formats.masks import encode
 from hyperseg_jax.metrics import MaskAP, VideoAP
 from hyperseg_jax.metrics.average_precision import NAMES
+from hyperseg_jax.ops.run_lengths import encode
 
 CLASSES = ("cat", "dog", "bird")
 

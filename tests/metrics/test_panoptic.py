@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.data.formats import CocoPanoptic
+from hyperseg_jax.datasets import CocoPanoptic
 from hyperseg_jax.metrics import PanopticQuality
 from hyperseg_jax.results.server.coco_panoptic import write
 

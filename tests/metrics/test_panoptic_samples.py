@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.data.formats import CocoPanoptic
-from hyperseg_jax.data.toy.samples import write_samples
+from hyperseg_jax.datasets import CocoPanoptic
 from hyperseg_jax.metrics import PanopticQuality
+from hyperseg_jax.toy.samples import write_samples
 
 REAL = os.environ.get("HYPERSEG_PANOPTIC_SAMPLES")
 

@@ -9,7 +9,7 @@ import pathlib
 import jax
 import pytest
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.parallel import placement, presets, report
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import groups, loop

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.data import features, sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement

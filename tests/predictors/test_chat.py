@@ -6,9 +6,8 @@ import pytest
 
 from hyperseg_jax.data.features import to_arrays
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.llms.splice import Layout, Source
 from hyperseg_jax.predictors.model import Model
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Layout, Prompt, Source
 from hyperseg_jax.systems import hyperseg
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperseg_jax.data.transforms import fit
+from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.results import answers
 
 

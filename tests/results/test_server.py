@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.data.formats.masks import decode
+from hyperseg_jax.datasets.masks import decode
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 
 CLIP = np.random.default_rng(0).random((2, 6, 9)) < 0.5

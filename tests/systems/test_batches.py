@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.data.features import to_arrays
-from hyperseg_jax.data.transforms import fit
+from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.results import answers
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Prompt
+from hyperseg_jax.structs import IGNORED, Prompt
 from hyperseg_jax.text.layout import Source, TokenCounts, build_layout, choose_bucket, expand, expanded_length, pack
-from hyperseg_jax.text.prompts import IGNORE, Marker, PromptTokens, tokenize
+from hyperseg_jax.text.prompts import Marker, PromptTokens, tokenize
 
 COUNTS = TokenCounts(image=4, fine_grained=3, queries=2)
 
@@ -22,7 +22,7 @@ def build(prompt, length=400, **kwargs):
 
 def test_markers_expand_in_order():
     ids = (5, Marker.IMAGE, 6, Marker.CLS, Marker.CLS, Marker.REGION, Marker.REGION, Marker.REFER, Marker.SEG, 1)
-    labels = (*[IGNORE] * 7, Marker.REFER, Marker.SEG, 1)
+    labels = (*[IGNORED] * 7, Marker.REFER, Marker.SEG, 1)
     tokens = PromptTokens(ids, labels, (True,) * 10, expression=(8, 3), classes=((11, 12, 3), (13, 3)), num_regions=2)
     layout = expand(tokens, COUNTS, 20)
     s = Source
@@ -42,7 +42,7 @@ def test_markers_expand_in_order():
     assert layout.index[layout.source == s.IMAGE].tolist() == [0, 1, 2, 3]
     assert layout.index[layout.source == s.REGION].tolist() == [0, 1]
     assert layout.index[layout.source == s.QUERY].tolist() == [0, 1]
-    assert layout.labels.tolist() == [IGNORE] * 17 + [1] + [IGNORE] * 2
+    assert layout.labels.tolist() == [IGNORED] * 17 + [1] + [IGNORED] * 2
     assert layout.mask.tolist() == [True] * 18 + [False] * 2
     assert layout.prompt.tolist() == [1] * 18 + [0] * 2 and layout.position.tolist() == list(range(20))
     assert all(part.shape == (20,) for part in vars(layout).values())
@@ -67,8 +67,8 @@ def test_every_task_builds(prompt):
     assert count[Source.FINE_GRAINED] == (0 if prompt.task == "chat" else 3)
     assert layout.segment[layout.source == Source.CLASS].max(initial=0) == (3 if prompt.task == "panoptic" else 0)
     assert count[Source.REGION] == (2 if prompt.task == "region" else 0)
-    assert (layout.labels[layout.source != Source.TEXT] == IGNORE).all()
-    written = layout.labels != IGNORE
+    assert (layout.labels[layout.source != Source.TEXT] == IGNORED).all()
+    written = layout.labels != IGNORED
     np.testing.assert_array_equal(layout.labels[written], layout.text_ids[written])
     assert layout.labels[written][-1] == 1
 
@@ -89,7 +89,7 @@ def test_smallest_bucket_that_fits():
 
 def test_markers_and_what_they_stand_for_must_agree():
     with pytest.raises(ValueError, match="mark 1 classes and 0 regions, given are 0 and 0"):
-        expand(PromptTokens((Marker.CLS,), (IGNORE,), (True,)), COUNTS, 8)
+        expand(PromptTokens((Marker.CLS,), (IGNORED,), (True,)), COUNTS, 8)
 
 
 def unpacked(packed, number):
@@ -116,9 +116,9 @@ def test_packed_prompts_share_their_beginning(prompts):
         own = unpacked(packed, k)
         for name, part in own.items():
             np.testing.assert_array_equal(part, getattr(layout, name)[layout.source != Source.PADDING], err_msg=name)
-        written = np.flatnonzero((packed.labels != IGNORE) & (packed.prompt == k))
+        written = np.flatnonzero((packed.labels != IGNORED) & (packed.prompt == k))
         assert (packed.prompt[written - 1] == k).all() or len(layouts) == 1  # taught from its own prompt
-    assert (packed.prompt[packed.labels != IGNORE] > 0).all()
+    assert (packed.prompt[packed.labels != IGNORED] > 0).all()
     if prompts[0].task == prompts[-1].task and len(prompts) > 1:
         assert int((packed.source == Source.IMAGE).sum()) == COUNTS.image
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Prompt
-from hyperseg_jax.text.prompts import IGNORE, Marker, join_sentences, tokenize, video_expression
+from hyperseg_jax.structs import IGNORED, Prompt
+from hyperseg_jax.text.prompts import Marker, join_sentences, tokenize, video_expression
 
 NAMES = {marker: f"<{marker.name.lower()}>" for marker in Marker}
 
@@ -16,7 +16,7 @@ class ByteTokenizer:
 
 
 def words(ids):
-    special = {1: "<end>", 3: "[SEG]", IGNORE: "", **NAMES}
+    special = {1: "<end>", 3: "[SEG]", IGNORED: "", **NAMES}
     return "".join(special[i] if i in special else chr(i - 10) for i in ids)
 
 
@@ -85,7 +85,7 @@ def test_what_the_markers_stand_for():
 def test_predicting_never_sees_the_answer():
     chat = read(Prompt("chat", "What is it?", answer="A dog."))
     assert words(chat.ids) == "USER: <image>\nWhat is it? ASSISTANT:"
-    assert set(chat.labels) == {IGNORE}
+    assert set(chat.labels) == {IGNORED}
     assert read(Prompt("reasoning", "who?", answer="dogs bark")).ids == read(Prompt("reasoning", "who?"), train=True).ids
 
 

@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import pytest
 
-from hyperseg_jax.data import toy
-from hyperseg_jax.data.toy import corpus, pictures
+from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.text.prompts import tokenize
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
+from hyperseg_jax.toy import corpus, pictures
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from rich.console import Console
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.bad_records import BadRecords
 from hyperseg_jax.training.loop import train

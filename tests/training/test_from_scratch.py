@@ -3,11 +3,12 @@
 import pytest
 from rich.console import Console
 
-from hyperseg_jax.commands import config as configs
-from hyperseg_jax.data import sources, toy
+from hyperseg_jax import config as configs
+from hyperseg_jax import toy
+from hyperseg_jax.data import sources
+from hyperseg_jax.evaluation.exam import referring_exam
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training.exam import referring_exam
 from hyperseg_jax.training.loop import train
 
 

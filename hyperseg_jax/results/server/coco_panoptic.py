@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from hyperseg_jax.atomic import check_free, whole_folder
 from hyperseg_jax.results.server.whole_zip import png
-from hyperseg_jax.results.whole import check_free, whole_folder
 
 NAME = "predictions"
 

@@ -6,7 +6,7 @@ import json
 import pathlib
 from collections.abc import Iterable
 
-from hyperseg_jax.results.whole import write_text
+from hyperseg_jax.atomic import write_text
 
 
 def write(path: pathlib.Path, rows: Iterable[tuple[int, str]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hyperseg_jax.data.formats.masks import encode
+from hyperseg_jax.ops.run_lengths import encode
 from hyperseg_jax.results.server.whole_zip import whole_zip
 
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.text.tokenizer import Tokenizer

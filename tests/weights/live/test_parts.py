@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hyperseg_jax.commands import config as configs
+from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.weights.transformers_parts import PARTS, refuse

@@ -1,1 +1,0 @@
-"""Builds: a benchmark's examples in ArrayRecord shards, for pods that read from a bucket. Read by formats/built."""

@@ -1,9 +1,0 @@
-"""The toy world: pictures and clips of coloured shapes, in the file formats of the real benchmarks."""
-
-from hyperseg_jax.data.toy.clip_layouts import write_clip_layouts
-from hyperseg_jax.data.toy.pictures import World
-from hyperseg_jax.data.toy.readers import open_reader
-from hyperseg_jax.data.toy.vocabulary import VERSION
-from hyperseg_jax.data.toy.writer import read_world, write
-
-__all__ = ["VERSION", "World", "open_reader", "read_world", "write", "write_clip_layouts"]

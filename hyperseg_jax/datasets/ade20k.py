@@ -1,0 +1,21 @@
+"""ADE20K, 150 classes (ADEChallengeData2016): images/{split}/*.jpg, annotations/{split}/*.png of 0 (other) and 1 to 150."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from hyperseg_jax.datasets.class_names import ADE20K
+from hyperseg_jax.datasets.picture_labels import PictureLabels, beside
+
+
+class Ade20k(PictureLabels):
+    """Random access to the pictures of a split, in order of their names."""
+
+    def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
+        """folder: ADEChallengeData2016. split: "training" or "validation". options: see picture_labels.PictureLabels."""
+        root = pathlib.Path(folder)
+        pairs = beside(root / "images" / split, "*.jpg", root / "annotations" / split, ".jpg", ".png")
+        values = {k + 1: k for k in range(len(ADE20K))}
+        super().__init__(f"ade20k:{split}", pairs, ADE20K, values, (0,), **options)

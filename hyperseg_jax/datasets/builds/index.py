@@ -1,0 +1,147 @@
+"""What a build says of itself: build.json (its settings), a json beside each shard, and index.json once all are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hyperseg_jax.datasets.builds.store import Store
+from hyperseg_jax.errors import UserError
+
+FORMAT = 1
+INDEX, SETTINGS = "index.json", "build.json"
+FACTS = ("classes", "things", "category_ids")
+"""What readers know of a whole benchmark, kept where they do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One finished shard. bad: [number of the source's record, what is wrong with it] of those left out."""
+
+    file: str
+    records: int
+    bytes: int
+    sha256: str
+    bad: tuple[tuple[int, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """A finished build of one split. settings: what it was built with. clips: whether its records are videos. facts: FACTS."""
+
+    settings: Mapping[str, Any]
+    shards: tuple[Shard, ...]
+    clips: bool
+    facts: Mapping[str, Any]
+
+    @property
+    def records(self) -> int:
+        return sum(shard.records for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def bad(self) -> list[tuple[int, str]]:
+        return [row for shard in self.shards for row in shard.bad]
+
+
+def shard_name(k: int, count: int) -> str:
+    return f"{k:05d}-of-{count:05d}.array_record"
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def agree(store: Store, settings: Mapping[str, Any]) -> None:
+    """Writes the settings of a new build; UserError where those of the build that is there differ, which names them."""
+    told = _parsed(store, SETTINGS)
+    if told is None:
+        store.write(SETTINGS, json.dumps(settings, indent=1, sort_keys=True))
+        told = _parsed(store, SETTINGS)  # another run may have been quicker
+    if told != settings:
+        there = told if isinstance(told, dict) else {}
+        differ = [name for name in {**there, **settings} if there.get(name) != settings.get(name)]
+        other = "; ".join(f"{name} {there.get(name)!r} there, {settings.get(name)!r} now" for name in differ)
+        raise UserError(f"{store}: holds a build of other settings ({other[:300]}); give another --out, or remove it")
+
+
+def write_shard(store: Store, shard: Shard, mark: str) -> None:
+    """Says that a shard is whole. mark: the fingerprint of the settings."""
+    store.write(f"{shard.file}.json", json.dumps({"settings": mark, **dataclasses.asdict(shard)}))
+
+
+def read_shard(store: Store, file: str, mark: str) -> Shard | None:
+    """A shard that is there as its json says, of these settings; None where it is to be built."""
+    content = _parsed(store, f"{file}.json", damaged={})
+    if not isinstance(content, dict) or content.pop("settings", None) != mark:
+        return None
+    try:
+        shard = _shard(content)
+    except (TypeError, ValueError, KeyError):
+        return None
+    return shard if shard.file == file and store.size(file) == shard.bytes else None
+
+
+def write_index(store: Store, index: Index) -> None:
+    content = {
+        "format": FORMAT,
+        "name": index.settings["name"],
+        "split": index.settings["split"],
+        "records": index.records,
+        "settings": index.settings,
+        "clips": index.clips,
+        "facts": index.facts,
+        "shards": [dataclasses.asdict(shard) for shard in index.shards],
+    }
+    store.write(INDEX, json.dumps(content, indent=1))
+
+
+def read_index(store: Store) -> Index:
+    """UserError where there is none, or where it is damaged or of another version."""
+    content = _parsed(store, INDEX)
+    if content is None:
+        begun = "its build is not finished; the same command goes on" if store.size(SETTINGS) else "holds no build"
+        raise UserError(f"{store}: {begun} (no {INDEX})")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{store}/{INDEX}: is not of format {FORMAT}; build again, or update hyperseg-jax")
+    try:
+        shards = tuple(_shard(row) for row in content["shards"])
+        facts = {str(name): value for name, value in dict(content["facts"]).items()}
+        index = Index(dict(content["settings"]), shards, bool(content["clips"]), facts)
+        if index.records != content["records"] or not shards:
+            raise ValueError("its counts do not fit")
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{store}/{INDEX}: is damaged ({type(error).__name__}: {error}); remove it and build again") from error
+    return index
+
+
+def _shard(row: Any) -> Shard:
+    shard = Shard(
+        str(row["file"]),
+        int(row["records"]),
+        int(row["bytes"]),
+        str(row["sha256"]),
+        tuple((int(number), str(why)) for number, why in row["bad"]),
+    )
+    if "/" in shard.file or len(shard.sha256) != 64 or not shard.sha256.isalnum() or shard.records < 0:
+        raise ValueError("a shard has no name of a shard")
+    return shard
+
+
+def _parsed(store: Store, name: str, damaged: Any = None) -> Any:
+    """The content of a json file; None where there is none. damaged: given for one that is no json, else a UserError."""
+    text = store.text(name)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if damaged is not None:
+            return damaged
+        raise UserError(f"{store}/{name}: is no json ({error}); remove it and build again") from error

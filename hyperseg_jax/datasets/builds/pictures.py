@@ -1,0 +1,76 @@
+"""The frames of a record as picture files: those that the reader read, drawn ones as PNG, or smaller ones as JPEG."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image
+
+from hyperseg_jax.datasets.builds.records import changed
+from hyperseg_jax.datasets.files import Read
+from hyperseg_jax.ops.transforms import fit
+from hyperseg_jax.structs import Example
+
+QUALITY = 95
+KEPT = (b"\xff\xd8\xff", b"\x89PNG")
+"""How files begin that are kept as they are."""
+
+
+def as_files(frames: np.ndarray, read: Read) -> list[bytes]:
+    """Each frame as the very file that it was read from, where that is a JPEG or PNG, else as PNG; no pixel changes.
+
+    frames: uint8 [T, H, W, 3]. read: what `files.recording` gave while they were read.
+    """
+    return [_as_file(frame, read[t:] or read) for t, frame in enumerate(frames)]  # a clip's frames were read in order
+
+
+def _as_file(frame: np.ndarray, read: Read) -> bytes:
+    for path, pixels in read:
+        if np.shares_memory(pixels, frame) or np.array_equal(pixels, frame):
+            data = path.read_bytes()
+            if data.startswith(KEPT):
+                return data
+    return _file(frame, "PNG")
+
+
+def _file(frame: np.ndarray, form: str, **options: int) -> bytes:
+    written = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame)).save(written, form, **options)
+    return written.getvalue()
+
+
+def shrunk(example: Example, long_edge: int) -> Example:
+    """The example with its long edge at most this many pixels: frames bilinear, masks nearest; a drawn prompt or mask that
+    is not empty keeps a pixel."""
+    height, width = example.frames.shape[1:3]
+    if max(height, width) <= long_edge:
+        return example
+    size = fit(height, width, long_edge).filled
+
+    def smaller(_: str, masks: np.ndarray) -> np.ndarray:
+        planes = [_shrunk_mask(plane, size) for plane in masks.reshape(-1, height, width)]
+        return np.array(planes, bool).reshape(*masks.shape[:-2], *size)
+
+    share = size[0] * size[1] / (height * width)
+    prompts = (dataclasses.replace(prompt, areas=tuple(area * share for area in prompt.areas)) for prompt in example.prompts)
+    frames = np.stack([_resized(frame, size, Image.Resampling.BILINEAR) for frame in example.frames])
+    return dataclasses.replace(example, frames=frames, prompts=tuple(changed(prompt, smaller) for prompt in prompts))
+
+
+def _shrunk_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    small = _resized(mask.astype(np.uint8), size, Image.Resampling.NEAREST) > 0
+    if mask.any() and not small.any():
+        row, column = (int(index[0]) * new // old for index, new, old in zip(np.nonzero(mask), size, mask.shape, strict=True))
+        small[row, column] = True
+    return small
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int], rule: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size[::-1], rule))
+
+
+def as_jpegs(frames: np.ndarray) -> list[bytes]:
+    """Each frame as a JPEG of quality 95 with whole colours (4:4:4)."""
+    return [_file(frame, "JPEG", quality=QUALITY, subsampling=0) for frame in frames]

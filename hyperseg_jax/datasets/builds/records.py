@@ -1,0 +1,171 @@
+"""An Example as the bytes of one record, and back. Msgpack of numbers, texts and bytes: reading it runs nothing.
+
+    {name, frame_names, size: [H, W], frames: [picture file a frame], planes: [COCO run lengths], prompts: [{field: value}]}
+
+A mask array [..., H, W] is {shape: [...], planes: [numbers]}: equal planes are kept once, and a reader of clips decodes those
+of its frames only. Fields that have their default are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.structs import Example, Prompt
+
+PICTURES = ("JPEG", "PNG")
+FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
+TIMED = ("masks", "ignore", "crowds", "foreground", "others")
+"""Mask arrays with an axis of frames, the last before height and width."""
+MOST_MASKS = 2**32
+"""Pixels of the masks of a prompt; a number of the record must not ask for all memory."""
+DAMAGED = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
+_FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of characters
+
+
+def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
+    """pictures: the frames as JPEG or PNG files. UserError for masks of another size than the frames."""
+    size = example.frames.shape[1:3]
+    planes: dict[bytes, int] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            if value.shape[-2:] != size:
+                raise Problem("wrong size", f"{example.name}: a mask is {value.shape[-2:]}, its picture {size} (height, width)")
+            stack = value.reshape(-1, *size)
+            runs = [coco_mask.encode(np.asfortranarray(plane, dtype=np.uint8))["counts"] for plane in stack]
+            return {"shape": list(value.shape[:-2]), "planes": [planes.setdefault(run, len(planes)) for run in runs]}
+        if isinstance(value, tuple | list):
+            return [plain(item) for item in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    prompts = [
+        {"task": prompt.task} | {name: plain(getattr(prompt, name)) for name in FIELDS if _given(getattr(prompt, name), name)}
+        for prompt in example.prompts
+    ]
+    content = {
+        "name": example.name,
+        "frame_names": list(example.frame_names),
+        "size": list(size),
+        "frames": list(pictures),
+        "planes": list(planes),
+        "prompts": prompts,
+    }
+    return msgpack.packb(content, **_FORM)
+
+
+def changed(prompt: Prompt, change: Callable[[str, np.ndarray], np.ndarray | None]) -> Prompt:
+    """The prompt with another array in the place of each of its mask arrays. change: takes a field's name and array."""
+    arrays: dict[str, Any] = {name: getattr(prompt, name) for name in FIELDS}
+    arrays = {name: change(name, value) for name, value in arrays.items() if isinstance(value, np.ndarray)}
+    return dataclasses.replace(prompt, **arrays) if arrays else prompt
+
+
+def _given(value: Any, name: str) -> bool:
+    return isinstance(value, np.ndarray) or value != FIELDS[name]
+
+
+class Record:
+    """A record before its pictures and masks are decoded.
+
+    name, frame_names: of the Example. size: (height, width). prompts: those of the Example, with the numbers of planes, int
+    [...], in the place of masks [..., H, W]. UserError (Problem) for bytes that are no record.
+    """
+
+    def __init__(self, data: bytes, where: str):
+        """where: shard and number, for messages."""
+        self._where = where
+        try:
+            content = msgpack.unpackb(data, strict_map_key=True, **_FORM)
+            self.name, self.frame_names = _text(content["name"]), tuple(map(_text, content["frame_names"]))
+            self.size = files.picture_size(dict(zip(("height", "width"), content["size"], strict=True)), where)
+            self._pictures = [_bytes(picture) for picture in content["frames"]]
+            self._planes = [_bytes(plane) for plane in content["planes"]]
+            self.prompts = tuple(self._prompt(fields) for fields in content["prompts"])
+        except Problem:
+            raise
+        except DAMAGED as error:
+            raise self._damaged(error) from error
+        if not self._pictures:
+            raise Problem("bad record", f"{where}: has no frames; build this shard again")
+        nothing = coco_mask.encode(np.zeros(self.size, np.uint8, order="F"))["counts"]
+        self._empty = np.array([plane == nothing for plane in self._planes], bool)
+
+    def __len__(self) -> int:
+        """The number of frames."""
+        return len(self._pictures)
+
+    def shows(self, numbers: np.ndarray) -> np.ndarray:
+        """For numbers of planes, whether each has any pixel, bool of the same shape."""
+        return ~np.asarray(self._empty[numbers])
+
+    def example(self, times: Sequence[int] | None = None, prompts: Sequence[Prompt] | None = None) -> Example:
+        """The Example, decoded. times: the frames to take, prompts: what of `prompts` goes with them; all by default."""
+        times = range(len(self)) if times is None else times
+        prompts = self.prompts if prompts is None else prompts
+        frames = np.stack([self._picture(t) for t in times]) if len(times) > 1 else self._picture(times[0])[None]
+        drawn = tuple(self._drawn(prompt) for prompt in prompts)
+        return Example(self.name, frames, drawn, tuple(self.frame_names[t] for t in times) if self.frame_names else ())
+
+    def _prompt(self, fields: dict[str, Any]) -> Prompt:
+        for name in fields:
+            if name != "task" and name not in FIELDS:
+                raise Problem("bad record", f"{self._where}: has the field {name!r} of a newer version; update hyperseg-jax")
+        return Prompt(**{name: self._value(value) for name, value in fields.items()})
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(self._value(item) for item in value)
+        if not isinstance(value, dict):
+            return value
+        numbers = np.array(value["planes"], np.int64).reshape(value["shape"])
+        if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self._planes)):
+            raise ValueError("a plane of a mask is missing")
+        return numbers
+
+    def _drawn(self, prompt: Prompt) -> Prompt:
+        return changed(prompt, lambda _, numbers: self._masks(numbers))
+
+    def _masks(self, numbers: np.ndarray) -> np.ndarray:
+        if numbers.size * math.prod(self.size) > MOST_MASKS:
+            raise Problem("bad record", f"{self._where}: its masks would take more than 4 GB; read clips of fewer frames")
+        found = np.empty((numbers.size, *self.size), bool)
+        for plane, number in zip(found, numbers.reshape(-1), strict=True):
+            plane[:] = masks.decode({"size": self.size, "counts": self._planes[number]}, *self.size, self._where)
+        return found.reshape(*numbers.shape, *self.size)
+
+    def _picture(self, t: int) -> np.ndarray:
+        try:
+            with Image.open(io.BytesIO(self._pictures[t]), formats=PICTURES) as file:
+                if (file.height, file.width) != self.size:
+                    raise ValueError("it is of another size")
+                return files.rgb(file)
+        except (OSError, SyntaxError, Image.DecompressionBombError, *DAMAGED) as error:
+            why = f"frame {t} cannot be read ({error})"
+            raise Problem("unreadable picture", f"{self._where}: {why}; build this shard again") from error
+
+    def _damaged(self, error: Exception) -> Problem:
+        why = f"{type(error).__name__}: {error}"
+        return Problem("bad record", f"{self._where}: is damaged ({why[:120]}); build this shard again")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a {type(value).__name__} where a text belongs")
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"a {type(value).__name__} where bytes belong")
+    return value

@@ -1,0 +1,67 @@
+"""COCO instances, and any json of that form: {images: [{id, file_name, height, width}], annotations: [{image_id, category_id,
+segmentation, iscrowd, area}], categories: [{id, name}]}. Objects may overlap; crowds are pixels that no score counts."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.coco_records import CocoRecords
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.structs import Example
+
+
+class CocoInstances(Listed):
+    """Random access to the pictures of one json file, in its order, those without objects among them."""
+
+    def __init__(
+        self,
+        json_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        *,
+        max_classes: int | None = None,
+        prompts_per_example: int = 1,
+        seed: int = 0,
+    ):
+        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists. Polygons are filled as pycocotools does."""
+        self._records = CocoRecords(json_path)
+        self._images = files.existing_folder(image_root)
+        names = tuple(self._records.categories.values())
+        self._place = {number: k for k, number in enumerate(self._records.categories)}
+        self._lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
+        self._numbers = list(self._records.annotations)
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """For each class, its number in the file."""
+        return tuple(self._place)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Example:
+        number = self._numbers[index]
+        where = f"{self._records.path} images#{index}"
+        image = self._records.image(number)
+        size = files.picture_size(image, where)
+        pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
+        found, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
+        for k in self._records.annotations[number]:
+            note, place = self._records.annotation(k), self._records.where(k)
+            category = files.field(note, "category_id", place)
+            mask = masks.decode(files.field(note, "segmentation", place), *size, f"{place} segmentation", polygons="coco")
+            if category not in self._place:
+                complain("bad record", f"{place}: category_id {category} is not among the categories of the file; correct it")
+            elif note.get("iscrowd"):
+                ignore |= mask
+                crowds.append((self._place[category], mask))
+            else:
+                found.append(mask)
+                labels.append(self._place[category])
+                areas.append(float(note.get("area", mask.sum())))
+        stacked = np.array(found, bool).reshape(-1, *size)
+        prompts = self._lists.prompts(index, stacked, labels, ignore, key=str(number), crowds=crowds, areas=areas)
+        return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)

@@ -1,0 +1,66 @@
+"""COCO-Interactive without its file: points, scribbles, boxes and rough masks drawn for the objects of COCO instances.
+
+The marks of an object follow from the seed and its annotation's number alone, so they are the same in every run and order.
+Points and scribbles are thickened as in the given files.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.coco_records import CocoRecords
+from hyperseg_jax.datasets.interactive import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, CocoInteractive
+from hyperseg_jax.datasets.marks import draw_marks
+from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.ops.dilation import dilate
+
+
+class CocoMarks(CocoInteractive):
+    """Random access to the pictures that have objects (crowds aside), in the order of the file."""
+
+    def __init__(
+        self,
+        json_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        *,
+        kinds: tuple[str, ...] = KINDS,
+        max_regions: int | None = None,
+        prompts_per_example: int = 1,
+        point_radius: int = POINT_RADIUS,
+        scribble_radius: int = SCRIBBLE_RADIUS,
+        seed: int = 0,
+    ):
+        """json_path: instances_*.json. The rest as in CocoInteractive; seed also draws the marks."""
+        self._options(kinds, max_regions, prompts_per_example, point_radius, scribble_radius, seed)
+        self._records = CocoRecords(json_path)
+        self._images = files.existing_folder(image_root)
+        self._name = self._records.path.name
+        self._items = []
+        for number, notes in self._records.annotations.items():
+            objects = [k for k in notes if not self._records.annotation(k).get("iscrowd")]
+            if objects:
+                self._items.append((number, objects))
+        self._length = len(self._items)
+
+    def _record(self, index: int) -> tuple[str, dict, list[dict]]:
+        number, objects = self._items[index]
+        anns = [{"where": self._records.where(k)} | self._records.annotation(k) for k in objects]
+        return f"{self._records.path} image {number}", self._records.image(number), anns
+
+    def _target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
+        segmentation = files.field(ann, "segmentation", ann["where"])
+        return masks.decode(segmentation, *size, f"{ann['where']} segmentation", polygons="coco")
+
+    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> tuple[str, np.ndarray] | None:
+        target = self._target(ann, size, where)
+        if not target.any():
+            return None
+        number = files.number(ann, "id", ann["where"])
+        if number < 0:
+            raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
+        drawn = draw_marks(target, np.random.default_rng([self._seed, number]))
+        kind = self._kinds[int(rng.integers(len(self._kinds)))]
+        return kind, dilate(drawn[kind], self._radius.get(kind, 0))

@@ -1,0 +1,91 @@
+"""COCO panoptic: {images, annotations: [{image_id, file_name, segments_info}], categories: [{id, name, isthing}]}.
+
+A pixel of the png belongs to the segment R + 256 G + 65536 B; 0 is void.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example
+
+
+class CocoPanoptic(Listed):
+    """Random access to the pictures of one json file, in its order, each with class-list prompts."""
+
+    def __init__(
+        self,
+        json_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        png_root: str | os.PathLike,
+        *,
+        max_classes: int | None = None,
+        prompts_per_example: int = 1,
+        seed: int = 0,
+    ):
+        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists."""
+        self._file = files.Json(json_path, dict)
+        self._images = files.existing_folder(image_root)
+        self._pngs = files.existing_folder(png_root)
+        path, content = str(self._file.path), self._file.content
+        rows = files.field(content, "categories", path)
+        self._place = {files.field(row, "id", f"{path} categories"): k for k, row in enumerate(rows)}
+        names = tuple(files.field(row, "name", f"{path} categories") for row in rows)
+        things = tuple(bool(files.field(row, "isthing", f"{path} categories")) for row in rows)
+        self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
+        self._picture_of = {
+            files.field(image, "id", f"{path} images"): k for k, image in enumerate(files.field(content, "images", path))
+        }
+        self._length = len(files.field(content, "annotations", path))
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """For each class, its number in the file."""
+        return tuple(self._place)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        where = f"{self._file.path} annotations#{index}"
+        note = self._file.content["annotations"][index]
+        number = files.field(note, "image_id", where)
+        if number not in self._picture_of:
+            raise UserError(f"{where}: image_id {number} is not among the images of the file; correct or remove it")
+        image = self._file.content["images"][self._picture_of[number]]
+        size = files.picture_size(image, where)
+        pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
+        masks, labels, ignore, crowds = self._segments(note, size, where)
+        prompts = self._lists.prompts(index, masks, labels, ignore, key=str(number), crowds=list(crowds.items()))
+        return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
+
+    def _segments(
+        self, note: dict, size: tuple[int, int], where: str
+    ) -> tuple[np.ndarray, list[int], np.ndarray, dict[int, np.ndarray]]:
+        """Masks [N, H, W], the class of each, the pixels of crowds and of no segment, and the crowd of each class."""
+        png = self._pngs / pathlib.Path(files.field(note, "file_name", where)).name
+        coded = files.read_picture(png, size, coded=True).astype(np.int32)
+        owner = coded[..., 0] + 256 * coded[..., 1] + 65536 * coded[..., 2]
+        ignore = owner == 0
+        segments, labels, crowds = [], [], {}
+        for info in files.field(note, "segments_info", where):
+            mask = owner == files.field(info, "id", f"{where} segments_info")
+            category = files.field(info, "category_id", f"{where} segments_info")
+            if category not in self._place:
+                complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
+            elif not mask.any():
+                complain("bad mask", f"{png}: has no pixel of segment {info['id']} that {where} lists; write the pair again")
+            elif info.get("iscrowd"):
+                ignore |= mask
+                crowds[self._place[category]] = mask  # the last of a class counts, as in COCO's tool
+            else:
+                segments.append(mask)
+                labels.append(self._place[category])
+        return np.array(segments, bool).reshape(-1, *size), labels, ignore, crowds

@@ -1,0 +1,51 @@
+"""The lists of a COCO json {images, annotations, categories}, looked up by number."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.problems import complain
+
+
+class CocoRecords:
+    """images, categories: by id, in the order of the file. annotations: the numbers of those of each image."""
+
+    def __init__(self, json_path: str | os.PathLike):
+        """UserError for a missing list; an annotation of an unknown image is a problem, and left out."""
+        self.file = files.Json(json_path, dict)
+        self.path = self.file.path
+        self._index()
+
+    def _index(self) -> None:
+        path, content = str(self.path), self.file.content
+        images, notes, rows = (files.field(content, name, path) for name in ("images", "annotations", "categories"))
+        self._images = {files.field(row, "id", f"{path} images#{k}"): k for k, row in enumerate(images)}
+        self.categories: dict[int, str] = {
+            files.number(row, "id", f"{path} categories#{k}"): files.field(row, "name", f"{path} categories#{k}")
+            for k, row in enumerate(rows)
+        }
+        self.annotations: dict[int, list[int]] = {number: [] for number in self._images}
+        for k, note in enumerate(notes):
+            number = files.field(note, "image_id", self.where(k))
+            if number in self.annotations:
+                self.annotations[number].append(k)
+            else:
+                complain(
+                    "bad record",
+                    f"{self.where(k)}: image_id {number} is not among the images of the file; correct or remove it",
+                )
+
+    def where(self, k: int) -> str:
+        """What annotation k is called in messages."""
+        return f"{self.path} annotations#{k}"
+
+    def image(self, number: int) -> dict[str, Any]:
+        return self.file.content["images"][self._images[number]]
+
+    def has_image(self, number: int) -> bool:
+        return number in self._images
+
+    def annotation(self, k: int) -> dict[str, Any]:
+        return self.file.content["annotations"][k]

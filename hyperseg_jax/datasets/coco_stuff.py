@@ -1,0 +1,20 @@
+"""COCO-Stuff, 171 classes (80 things, then 91 stuff): COCO pictures and stuffthingmaps/{split}/*.png of 0 to 181, 255 void."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from hyperseg_jax.datasets.class_names import COCO_STUFF, COCO_STUFF_GAPS, COCO_STUFF_IDS
+from hyperseg_jax.datasets.picture_labels import PictureLabels, beside
+
+
+class CocoStuff(PictureLabels):
+    """Random access to the pictures of a folder, in order of their names."""
+
+    def __init__(self, image_root: str | os.PathLike, label_root: str | os.PathLike, **options: Any):
+        """label_root: stuffthingmaps of the same split. options: see picture_labels.PictureLabels."""
+        pairs = beside(pathlib.Path(image_root), "*.jpg", pathlib.Path(label_root), ".jpg", ".png")
+        values = {number: k for k, number in enumerate(COCO_STUFF_IDS)}
+        super().__init__("coco_stuff", pairs, COCO_STUFF, values, (*COCO_STUFF_GAPS, 255), **options)

@@ -1,0 +1,112 @@
+"""COCO-Interactive (PSALM): a list of {new_img_id, image_info, anns: [{segmentation, point_visual_prompt_mask,
+scribble_..., box_..., mask_visual_prompt_mask}]}, marks as run lengths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.ops.dilation import dilate
+from hyperseg_jax.structs import Example, Prompt
+
+KINDS = ("point", "scribble", "box", "mask")
+POINT_RADIUS = 10
+SCRIBBLE_RADIUS = 5
+"""Pixels by which the published mapper thickens points and scribbles (HyperSeg 5cfcf52)."""
+
+
+class CocoInteractive:
+    """Random access to the pictures of one json file, in its order, each with drawn marks to be segmented."""
+
+    def __init__(
+        self,
+        json_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        *,
+        kinds: tuple[str, ...] = KINDS,
+        max_regions: int | None = None,
+        prompts_per_example: int = 1,
+        point_radius: int = POINT_RADIUS,
+        scribble_radius: int = SCRIBBLE_RADIUS,
+        seed: int = 0,
+    ):
+        """kinds: of mark; each region takes one that is not empty, drawn from seed, index and prompt (give one kind to
+        score it). max_regions: of a prompt, drawn as well; None: all, in file order. radii: pixels."""
+        self._options(kinds, max_regions, prompts_per_example, point_radius, scribble_radius, seed)
+        self._file = files.Json(json_path, list)
+        self._images = files.existing_folder(image_root)
+        self._name = self._file.path.name
+        self._length = len(self._file.content)
+
+    def _options(
+        self,
+        kinds: Sequence[str],
+        max_regions: int | None,
+        prompts_per_example: int,
+        point_radius: int,
+        scribble_radius: int,
+        seed: int,
+    ) -> None:
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown or not kinds:
+            raise UserError(f"kinds={tuple(kinds)} is unknown; choose some of {', '.join(KINDS)}")
+        for name, value in (("max_regions", max_regions or 1), ("prompts_per_example", prompts_per_example)):
+            if value < 1:
+                raise UserError(f"{name}={value} is too few; give at least 1")
+        self._kinds = tuple(kinds)
+        self._max_regions = max_regions
+        self._prompts = prompts_per_example
+        self._radius = {"point": point_radius, "scribble": scribble_radius}
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        where, info, anns = self._record(index)
+        size = files.picture_size(info, where)
+        pixels = files.read_picture(self._images / files.field(info, "file_name", where), size)
+        prompts = tuple(
+            self._prompt(anns, np.random.default_rng([self._seed, index, k]), size, where) for k in range(self._prompts)
+        )
+        return Example(f"{self._name}#{index}", pixels[None], prompts)
+
+    def _record(self, index: int) -> tuple[str, dict, list[dict]]:
+        """How a record is called in messages, what it says of its picture, and its regions."""
+        where, record = f"{self._file.path}#{index}", self._file.content[index]
+        return where, files.field(record, "image_info", where), files.field(record, "anns", where)
+
+    def _prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
+        order = np.arange(len(anns)) if self._max_regions is None else rng.permutation(len(anns))
+        drawn = []
+        for k in order[: self._max_regions]:
+            mark = self._mark(anns[k], rng, size, f"{where} anns#{k}")
+            if mark is not None:
+                drawn.append((*mark, self._target(anns[k], size, f"{where} anns#{k}")))
+        if not drawn:
+            raise UserError(f"{where}: no region has a mark of kind {', '.join(self._kinds)}; leave the record out")
+        kinds, regions, targets = zip(*drawn, strict=True)
+        return Prompt(
+            task="region",
+            masks=np.stack(targets)[:, None],
+            labels=tuple(range(len(targets))),
+            regions=np.stack(regions),
+            kinds=kinds,
+        )
+
+    def _target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
+        return masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
+
+    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> tuple[str, np.ndarray] | None:
+        """One of the marks that are not empty: its kind and its pixels."""
+        for k in rng.permutation(len(self._kinds)):
+            kind = self._kinds[k]
+            name = f"{kind}_visual_prompt_mask"
+            mask = masks.decode(files.field(ann, name, where), *size, f"{where} {name}")
+            if mask.any():
+                return kind, dilate(mask, self._radius.get(kind, 0))
+        return None

@@ -1,0 +1,111 @@
+"""LabelMe: a folder of X.json {imagePath, imageHeight, imageWidth, shapes: [{label, points, shape_type, group_id}]} beside the
+pictures. Shapes of one label and group_id are one object; shape_type is polygon, rectangle, circle or mask."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.structs import Example
+
+
+class LabelMe(Listed):
+    """Random access to the pictures of one folder, in order of the json files' names, with every label as a class."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        classes: tuple[str, ...] = (),
+        stuff: tuple[str, ...] = (),
+        max_classes: int | None = None,
+        prompts_per_example: int = 1,
+        seed: int = 0,
+    ):
+        """classes: the class list; empty: the labels of all files, in order of the alphabet. stuff: labels whose objects are
+        not counted apart. The rest: see class_prompts.ClassLists."""
+        self._root = files.existing_folder(folder)
+        self._paths = sorted(self._root.glob("*.json"))
+        if not self._paths:
+            raise Problem("missing file", f"{self._root}: no json files; give the folder that LabelMe wrote into")
+        names = tuple(classes) or tuple(sorted({label for path in self._paths for label in self._labels(path)}))
+        self._place = {name: k for k, name in enumerate(names)}
+        self._lists = ClassLists(names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed)
+
+    def _labels(self, path: pathlib.Path) -> list[str]:
+        try:
+            shapes = files.field(files.read_json(path), "shapes", str(path))
+            return [files.field(shape, "label", str(path)) for shape in shapes]
+        except Problem:
+            raise
+        except ValueError as error:
+            complain("bad record", str(error))
+            return []
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Example:
+        path = self._paths[index]
+        note = files.read_json(path)
+        size = files.picture_size(note, str(path), "imageHeight", "imageWidth")
+        name = files.field(note, "imagePath", str(path)).replace("\\", "/")
+        pixels = files.read_picture(self._root / name, size)
+        objects: dict[tuple, np.ndarray] = {}
+        for k, shape in enumerate(files.field(note, "shapes", str(path))):
+            where = f"{path} shapes#{k}"
+            label = files.field(shape, "label", where)
+            if label not in self._place:
+                complain("bad record", f"{where}: label {label!r} is not among the classes; add it or correct the shape")
+                continue
+            mask = _shape_mask(shape, size, where)
+            if mask is None:
+                complain("bad mask", f"{where}: is no polygon, rectangle, circle or mask with its points; draw it again")
+                continue
+            group = shape.get("group_id")
+            owner = (label, "shape", k) if group is None else (label, "group", group)
+            objects[owner] = objects.get(owner, False) | mask
+        stacked = np.array(list(objects.values()), bool).reshape(-1, *size)
+        labels = [self._place[owner[0]] for owner in objects]
+        prompts = self._lists.prompts(index, stacked, labels, np.zeros(size, bool), key=path.stem)
+        return Example(f"{self._root.name}/{path.name}", pixels[None], prompts)
+
+
+def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
+    points = masks.corners(files.field(shape, "points", where))
+    kind = shape.get("shape_type", "polygon")
+    if points is None:
+        return None
+    if kind == "polygon" and len(points) > 2:
+        return masks.fill_polygons([points], *size)
+    if len(points) != 2:
+        return None
+    (x, y), (u, v) = points
+    if kind == "rectangle":
+        return masks.fill_polygons([np.array([(x, y), (u, y), (u, v), (x, v)])], *size)
+    if kind == "circle":  # the centre, and a point of the border
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        return np.hypot(columns - x, rows - y) <= np.hypot(u - x, v - y)
+    return _pasted(shape, (min(x, u), min(y, v)), size) if kind == "mask" else None
+
+
+def _pasted(shape: dict, corner: tuple[float, float], size: tuple[int, int]) -> np.ndarray | None:
+    """A small mask picture in base64, put at its corner."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as file:
+            part = np.array(file.convert("L")) > 0
+    except (KeyError, TypeError, ValueError, OSError, SyntaxError):
+        return None
+    mask = np.zeros(size, bool)
+    x, y = (max(0, round(value)) for value in corner)
+    window = mask[y : y + part.shape[0], x : x + part.shape[1]]
+    window |= part[: window.shape[0], : window.shape[1]]
+    return mask

@@ -1,0 +1,267 @@
+"""Where the files of each benchmark are expected below one folder (data.root of a config, --root of `hyperseg data check`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from hyperseg_jax import datasets
+from hyperseg_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One benchmark on disk.
+
+    reader: its class. files: the reader's path arguments, below the root; "." is the root itself. splits: their names;
+    {split} stands for them in files and options. options: the reader's other arguments. source: what to download.
+    files_of: further files that one split alone has, by split.
+    """
+
+    reader: Callable[..., Any]
+    files: dict[str, str]
+    splits: tuple[str, ...]
+    source: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    files_of: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+
+    def open(self, root: str | os.PathLike, split: str, **options: Any) -> Any:
+        """The reader of a split. options: of the reader's class, in the place of the table's. UserError for missing files."""
+        if split not in self.splits:
+            raise UserError(f"split={split!r} is unknown; choose one of {', '.join(self.splits)}")
+        files = self.files | self.files_of.get(split, {})
+        paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in files.items()}
+        fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
+        return self.reader(**paths, **{**fixed, **options})
+
+    def sizes(self, root: str | os.PathLike, split: str) -> dict[str, int]:
+        """Bytes of those of its files that are no folders, by argument: what tells two releases apart."""
+        paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in self.files.items()}
+        return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
+
+
+def open_benchmark(name: str, split: str, root: str | os.PathLike, **options: Any) -> Any:
+    """The reader of a split of a benchmark by its name in LAYOUTS; options: of the reader's class."""
+    return find(name).open(root, split, **options)
+
+
+def find(name: str) -> Layout:
+    """The layout of that name, or a UserError that lists all."""
+    if name not in LAYOUTS:
+        raise UserError(f"benchmark {name!r} is unknown; use one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+_COCO = "coco/{split}"
+_OF_2017, _OF_2014 = ("train2017", "val2017"), ("train2014", "val2014")
+_SPLIT = {"split": "{split}"}
+_COCO_SITE = "cocodataset.org"
+_REFER = "github.com/lichengunc/refer, pictures of cocodataset.org"
+_UNC, _UMD = ("train", "val", "testA", "testB"), ("train", "val", "test")
+_ALL = ("all",)
+
+
+_TRAIN_VAL, _TRAIN_VALID = ("train", "val"), ("train", "valid")
+_DAVIS = "davischallenge.org"
+_YOUTUBE_VIS = "youtube-vos.org/dataset/vis"
+
+
+def _refs(folder: str, file: str, splits: tuple[str, ...], source: str = _REFER) -> Layout:
+    paths = {
+        "refs_path": f"refer/{folder}/{file}",
+        "instances_path": f"refer/{folder}/instances.json",
+        "image_root": "coco/train2014",
+    }
+    return Layout(datasets.RefCocoRefs, paths, splits, source, _SPLIT)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "coco_panoptic": Layout(
+        datasets.CocoPanoptic,
+        {
+            "json_path": "coco/annotations/panoptic_{split}.json",
+            "image_root": _COCO,
+            "png_root": "coco/annotations/panoptic_{split}",
+        },
+        _OF_2017,
+        _COCO_SITE,
+    ),
+    "coco_instances": Layout(
+        datasets.CocoInstances,
+        {"json_path": "coco/annotations/instances_{split}.json", "image_root": _COCO},
+        _OF_2017,
+        _COCO_SITE,
+    ),
+    "coco_marks": Layout(
+        datasets.CocoMarks,
+        {"json_path": "coco/annotations/instances_{split}.json", "image_root": _COCO},
+        _OF_2017,
+        f"{_COCO_SITE}; the marks are drawn by the reader",
+    ),
+    "coco_stuff": Layout(
+        datasets.CocoStuff,
+        {"image_root": _COCO, "label_root": "coco/stuffthingmaps/{split}"},
+        _OF_2017,
+        "github.com/nightrome/cocostuff (stuffthingmaps_trainval2017.zip)",
+    ),
+    "interactive": Layout(
+        datasets.CocoInteractive,
+        {"json_path": "interactive/coco_interactive_{split}.json", "image_root": "coco/{split}2017"},
+        ("train", "val"),
+        "github.com/zamling/PSALM",
+    ),
+    "refcoco": _refs("refcoco", "refs(unc).p", _UNC),
+    "refcoco+": _refs("refcoco+", "refs(unc).p", _UNC),
+    "refcocog": _refs("refcocog", "refs(umd).p", _UMD),
+    "grefcoco": _refs("grefcoco", "grefs(unc).json", _UNC, "github.com/henghuiding/gRefCOCO"),
+    "refcoco_json": Layout(
+        datasets.RefCoco,
+        {"json_path": "refcoco/refcoco_{split}.json", "image_root": "coco/train2014"},
+        _UNC,
+        "github.com/zamling/PSALM",
+    ),
+    "reasonseg": Layout(
+        datasets.ReasonSeg, {"folder": "reasonseg/{split}"}, _UMD, "github.com/dvlab-research/LISA", {"sentences": "each"}
+    ),
+    "ade20k": Layout(
+        datasets.Ade20k, {"folder": "ADEChallengeData2016"}, ("training", "validation"), "sceneparsing.csail.mit.edu", _SPLIT
+    ),
+    "cityscapes": Layout(
+        datasets.Cityscapes,
+        {"folder": "cityscapes"},
+        ("train", "val"),
+        "cityscapes-dataset.com (leftImg8bit, gtFine; with a login)",
+        _SPLIT,
+    ),
+    "pascal_context59": Layout(
+        datasets.PascalContext59,
+        {"folder": "VOCdevkit/VOC2010"},
+        ("train", "val"),
+        "host.robots.ox.ac.uk/pascal/VOC/voc2010, cs.stanford.edu/~roozbeh/pascal-context",
+        _SPLIT,
+    ),
+    "pascal_voc20": Layout(
+        datasets.PascalVoc20,
+        {"folder": "VOCdevkit/VOC2012"},
+        ("train", "val"),
+        "host.robots.ox.ac.uk/pascal/VOC/voc2012",
+        _SPLIT,
+    ),
+    "pascal_voc_objects": Layout(
+        datasets.PascalVocObjects,
+        {"folder": "VOCdevkit/VOC2012"},
+        ("train", "val"),
+        "host.robots.ox.ac.uk/pascal/VOC/voc2012",
+        _SPLIT,
+    ),
+    "visual_genome": Layout(
+        datasets.VisualGenome,
+        {"folder": "visual_genome"},
+        ("train", "val", "test"),
+        "homes.cs.washington.edu/~ranjay/visualgenome, github.com/jcjohnson/densecap (densecap_splits.json)",
+        _SPLIT,
+    ),
+    "objects365": Layout(
+        datasets.Objects365,
+        {"json_path": "objects365/zhiyuan_objv2_{split}.json", "image_root": "objects365/{split}"},
+        ("train", "val"),
+        "objects365.org",
+    ),
+    "llava": Layout(
+        datasets.Llava,
+        {"json_path": "llava/llava_v1_5_mix665k.json", "image_root": "llava/images"},
+        ("train",),
+        "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
+    ),
+    "vqav2": Layout(
+        datasets.VqaV2,
+        {
+            "questions_path": "vqav2/v2_OpenEnded_mscoco_{split}_questions.json",
+            "annotations_path": "vqav2/v2_mscoco_{split}_annotations.json",
+            "image_root": _COCO,
+        },
+        _OF_2014,
+        "visualqa.org",
+    ),
+    "gqa": Layout(
+        datasets.Gqa,
+        {"json_path": "gqa/{split}_questions.json", "image_root": "gqa/images"},
+        ("train_balanced", "val_balanced", "testdev_balanced"),
+        "cs.stanford.edu/people/dorarad/gqa",
+    ),
+    "pope": Layout(
+        datasets.Pope,
+        {"json_path": "pope/coco_pope_{split}.json", "image_root": "coco/val2014"},
+        ("random", "popular", "adversarial"),
+        "github.com/RUCAIBox/POPE",
+    ),
+    "scienceqa": Layout(
+        datasets.ScienceQa, {"folder": "scienceqa"}, ("train", "val", "test"), "github.com/lupantech/ScienceQA", _SPLIT
+    ),
+    "mmbench": Layout(
+        datasets.MmBench,
+        {"table_path": "mmbench/MMBench_{split}.tsv"},
+        ("DEV_EN", "TEST_EN"),
+        "github.com/open-compass/MMBench",
+    ),
+    "davis2016": Layout(datasets.Davis2016, {"root": "davis2016"}, _TRAIN_VAL, f"{_DAVIS} (DAVIS 2016)", _SPLIT),
+    "davis2017": Layout(datasets.Davis2017, {"root": "davis2017"}, _TRAIN_VAL, f"{_DAVIS} (semi-supervised 480p)", _SPLIT),
+    "davis2017_unsupervised": Layout(
+        datasets.Davis2017,
+        {"root": "davis2017"},
+        _TRAIN_VAL,
+        f"{_DAVIS} (unsupervised 480p, unpacked over the other)",
+        {**_SPLIT, "task": "unsupervised"},
+    ),
+    "ref_davis": Layout(
+        datasets.RefDavis,
+        {"root": "davis2017", "text_root": "davis2017/davis_text_annotations"},
+        _TRAIN_VAL,
+        f"{_DAVIS} (unsupervised 480p); mpi-inf.mpg.de, Khoreva et al. 2018 (davis_text_annotations)",
+        _SPLIT,
+    ),
+    "ref_youtube_vos": Layout(
+        datasets.RefYouTubeVos,
+        {
+            "meta_path": "ref_youtube_vos/meta_expressions/{split}/meta_expressions.json",
+            "frame_root": "ref_youtube_vos/{split}/JPEGImages",
+        },
+        _TRAIN_VALID,
+        "youtube-vos.org/dataset/rvos",
+        files_of={"train": {"mask_root": "ref_youtube_vos/train/Annotations"}},
+    ),
+    "youtube_vis_2019": Layout(
+        datasets.YouTubeVis,
+        {"json_path": "youtube_vis_2019/{split}.json", "frame_root": "youtube_vis_2019/{split}/JPEGImages"},
+        _TRAIN_VALID,
+        _YOUTUBE_VIS,
+    ),
+    "youtube_vis_2021": Layout(
+        datasets.YouTubeVis,
+        {"json_path": "youtube_vis_2021/{split}/instances.json", "frame_root": "youtube_vis_2021/{split}/JPEGImages"},
+        _TRAIN_VALID,
+        _YOUTUBE_VIS,
+    ),
+    "revos": Layout(
+        datasets.ReVos,
+        {
+            "meta_path": "revos/meta_expressions_{split}_.json",
+            "mask_path": "revos/mask_dict.json",
+            "frame_root": "revos/JPEGImages",
+        },
+        _TRAIN_VALID,
+        "github.com/cilinyan/ReVOS-api",
+        files_of={"valid": {"foreground_path": "revos/mask_dict_foreground.json"}},
+    ),
+    "folder": Layout(datasets.Folder, {"folder": "."}, _ALL, "yours: captions.jsonl, pictures and masks"),
+    "labelme": Layout(datasets.LabelMe, {"folder": "."}, _ALL, "yours: the folder that LabelMe wrote"),
+    "coco_json": Layout(
+        datasets.CocoInstances,
+        {"json_path": "annotations.json", "image_root": "images"},
+        _ALL,
+        "yours: a json as of COCO instances",
+    ),
+}

@@ -1,0 +1,55 @@
+"""LLaVA conversations: a list of {id, image, conversations: [{from: "human" | "gpt", value}]}; "<image>" marks the picture."""
+
+from __future__ import annotations
+
+import os
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+
+IMAGE_MARK = "<image>"
+
+
+class Llava:
+    """Random access to the records that have a picture, in order of the file, a prompt for each question.
+
+    Each turn stands alone: a question that leans on an earlier one is asked without it. text_only: records left out
+    because they have no picture.
+    """
+
+    def __init__(self, json_path: str | os.PathLike, image_root: str | os.PathLike, *, prompts_per_example: int = 4):
+        """image_root: the folder that `image` is relative to. prompts_per_example: questions of one picture; a longer
+        conversation is cut into several examples."""
+        if prompts_per_example < 1:
+            raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
+        self._file = files.Json(json_path, list)
+        self._images = files.existing_folder(image_root)
+        records = self._file.content
+        self._items: list[tuple[int, list[int]]] = []
+        for number, record in enumerate(records):
+            if "image" in record:
+                turns = range(len(files.field(record, "conversations", self._where(number))) // 2)
+                self._items += [(number, chunk) for chunk in files.chunks(list(turns), prompts_per_example)]
+        self.text_only = sum("image" not in record for record in records)
+
+    def _where(self, number: int) -> str:
+        return f"{self._file.path}#{number}"
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Example:
+        number, turns = self._items[index]
+        where = self._where(number)
+        record = self._file.content[number]
+        pixels = files.read_picture(self._images / files.field(record, "image", where))
+        prompts = tuple(self._prompt(record["conversations"][2 * turn : 2 * turn + 2], where) for turn in turns)
+        return Example(f"{self._file.path.name}#{number}.{turns[0]}", pixels[None], prompts)
+
+    def _prompt(self, pair: list[dict], where: str) -> Prompt:
+        speakers = [files.field(line, "from", where) for line in pair]
+        if speakers != ["human", "gpt"]:
+            raise UserError(f"{where}: field 'from' must alternate human, gpt; found {speakers}; correct the record")
+        question, answer = (files.field(line, "value", where) for line in pair)
+        return Prompt(task="chat", text=question.replace(IMAGE_MARK, "").strip(), answer=answer.strip())

@@ -1,0 +1,49 @@
+"""Objects365 v2, for captions of regions: a COCO json of boxes; the caption of a box is the name of its category.
+
+file_name is images/v1/patch8/x.jpg or images/v2/patch20/x.jpg; the archives unpack to patch8/x.jpg, patch20/x.jpg.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.coco_records import CocoRecords
+from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.structs import Prompt
+
+
+class Objects365(PerPicture):
+    """Random access to the boxes of one file (crowds aside), pictures in its order."""
+
+    def __init__(self, json_path: str | os.PathLike, image_root: str | os.PathLike, *, prompts_per_example: int = 1):
+        """json_path: zhiyuan_objv2_{train,val}.json. image_root: the folder of the patches."""
+        self._records = CocoRecords(json_path)
+        self._images = files.existing_folder(image_root)
+        self.name = self._records.path.name
+        self._items = []
+        for number, notes in self._records.annotations.items():
+            self._items += [(number, k) for k in notes if not self._records.annotation(k).get("iscrowd")]
+        self._arrange([number for number, _ in self._items], prompts_per_example)
+
+    def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+        image = self._records.image(self._items[n][0])
+        where = f"{self._records.path} image {image['id']}"
+        name = pathlib.PurePosixPath(files.field(image, "file_name", where))
+        return self._images / name.parent.name / name.name, files.picture_size(image, where)
+
+    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        k = self._items[n][1]
+        note, where = self._records.annotation(k), self._records.where(k)
+        category = files.field(note, "category_id", where)
+        if category not in self._records.categories:
+            complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
+        return Prompt(
+            task="caption",
+            answer=self._records.categories.get(category, ""),
+            regions=files.box_mask(files.field(note, "bbox", where), size, where)[None],
+            kinds=("box",),
+            key=str(files.field(note, "id", where)),
+        )

@@ -1,0 +1,31 @@
+"""Pascal Context, 59 classes, on the pictures of VOC 2010: JPEGImages/*.jpg, ImageSets/SegmentationContext/{split}.txt, and
+either the original trainval/*.mat ("LabelMap" of 459 numbers) or SegmentationClassContext/*.png (0 is other, 1 to 59)."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from hyperseg_jax.datasets.class_names import PASCAL_CONTEXT59, PASCAL_CONTEXT59_IDS
+from hyperseg_jax.datasets.picture_labels import PictureLabels, listed
+
+LAST_ID = 459
+
+
+class PascalContext59(PictureLabels):
+    """Random access to the pictures of a split, in the order of its list. The other 400 classes are void."""
+
+    def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
+        """folder: VOCdevkit/VOC2010; trainval is read where it is there. split: "train" or "val". options: see
+        picture_labels.PictureLabels."""
+        root = pathlib.Path(folder)
+        names, pictures = root / "ImageSets" / "SegmentationContext" / f"{split}.txt", root / "JPEGImages"
+        if (root / "trainval").is_dir():
+            pairs = listed(names, pictures, root / "trainval", ".mat")
+            values = {number: k for k, number in enumerate(PASCAL_CONTEXT59_IDS)}
+            void = [number for number in range(LAST_ID + 1) if number not in values]
+        else:
+            pairs = listed(names, pictures, root / "SegmentationClassContext", ".png")
+            values, void = {k + 1: k for k in range(len(PASCAL_CONTEXT59))}, [0, 255]
+        super().__init__(f"context59:{split}", pairs, PASCAL_CONTEXT59, values, void, **options)

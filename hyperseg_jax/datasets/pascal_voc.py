@@ -1,0 +1,25 @@
+"""Pascal VOC 2012, 20 classes: JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{split}.txt.
+
+0 is background and 255 the border of objects; open-vocabulary scores of VOC 20 count neither.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+from hyperseg_jax.datasets.class_names import PASCAL_VOC20
+from hyperseg_jax.datasets.picture_labels import PictureLabels, listed
+
+
+class PascalVoc20(PictureLabels):
+    """Random access to the pictures of a split, in the order of its list."""
+
+    def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
+        """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". options: see picture_labels.PictureLabels."""
+        root = pathlib.Path(folder)
+        names = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        pairs = listed(names, root / "JPEGImages", root / "SegmentationClass", ".png")
+        values = {k + 1: k for k in range(len(PASCAL_VOC20))}
+        super().__init__(f"voc20:{split}", pairs, PASCAL_VOC20, values, (0, 255), **options)

@@ -1,0 +1,57 @@
+"""Pascal VOC 2012 for interactive segmentation: JPEGImages/*.jpg, SegmentationObject/*.png, ImageSets/Segmentation/{split}.txt.
+
+The pngs number the objects of a picture; 0 is background and 255 their border, which no score counts.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.interactive import POINT_RADIUS
+from hyperseg_jax.datasets.labels import read_labels
+from hyperseg_jax.datasets.marks import draw_marks
+from hyperseg_jax.datasets.picture_labels import listed
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.ops.dilation import dilate
+from hyperseg_jax.structs import Example, Prompt
+
+BORDER = 255
+
+
+class PascalVocObjects:
+    """Random access to the pictures of a split, in the order of its list: a region prompt with a point in every object."""
+
+    def __init__(self, folder: str | os.PathLike, split: str, *, seed: int = 0):
+        """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". seed: of the points."""
+        root = pathlib.Path(folder)
+        names = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        self._pairs = listed(names, root / "JPEGImages", root / "SegmentationObject", ".png")
+        self._name, self._seed = f"voc_objects:{split}", seed
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        picture, path = self._pairs[index]
+        pixels = files.read_picture(picture)
+        owner = read_labels(path, (pixels.shape[0], pixels.shape[1]))
+        masks = np.array([owner == number for number in np.unique(owner) if number not in (0, BORDER)], bool)
+        if not len(masks):
+            complain("bad mask", f"{path}: shows no object; leave the picture out of the list of its split")
+            masks = masks.reshape(0, *owner.shape)
+        rng = np.random.default_rng([self._seed, index])
+        points = [dilate(draw_marks(mask, rng)["point"], POINT_RADIUS) for mask in masks]
+        prompt = Prompt(
+            task="region",
+            masks=masks[:, None],
+            labels=tuple(range(len(masks))),
+            regions=np.array(points, bool).reshape(masks.shape),
+            kinds=("point",) * len(masks),
+            ignore=(owner == BORDER)[None],
+            key=picture.stem,
+        )
+        return Example(f"{self._name}#{index}", pixels[None], (prompt,))

@@ -1,0 +1,60 @@
+"""What readers of prompts about pictures share: one prompt an example, or several of one picture together."""
+
+from __future__ import annotations
+
+import abc
+import pathlib
+from collections.abc import Hashable, Iterable
+
+import numpy as np
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+
+
+class PerPicture(abc.ABC):
+    """Random access to the prompts of a benchmark. A reader says what prompt n is and which picture it is about."""
+
+    name: str
+    """What examples are called by, with the number of their first prompt."""
+    measures = False
+    """Whether prompts lean on the size of a picture that the annotations do not promise."""
+
+    def _arrange(self, pictures: Iterable[Hashable], prompts_per_example: int) -> None:
+        """pictures: of each prompt, in order, what picture it is about. An example has up to prompts_per_example of one."""
+        if prompts_per_example < 1:
+            raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
+        by_picture: dict[Hashable, list[int]] = {}
+        for n, picture in enumerate(pictures):
+            by_picture.setdefault(n if prompts_per_example == 1 else picture, []).append(n)
+        self._groups = [chunk for group in by_picture.values() for chunk in files.chunks(group, prompts_per_example)]
+
+    @abc.abstractmethod
+    def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int] | None]:
+        """The picture of prompt n, and the (height, width) that the annotations promise."""
+
+    @abc.abstractmethod
+    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        """Prompt n about a picture of this (height, width)."""
+
+    def _pixels(self, n: int) -> np.ndarray:
+        path, size = self._picture(n)
+        try:
+            return files.read_picture(path, size)
+        except Problem as problem:
+            if self.measures:
+                raise
+            complain(problem.kind, str(problem))  # a check goes on to the prompts
+            return np.zeros((1, 1, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: int) -> Example:
+        group = self._groups[index]
+        pixels = self._pixels(group[0])
+        height, width = pixels.shape[:2]
+        prompts = tuple(self._prompt(n, (height, width)) for n in group)
+        return Example(f"{self.name}#{group[0]}", pixels[None], prompts)

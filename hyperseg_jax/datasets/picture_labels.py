@@ -1,0 +1,82 @@
+"""What semantic benchmarks share: a picture, a label picture beside it, and a table from its numbers to classes."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.labels import read_labels
+from hyperseg_jax.datasets.problems import Problem, collected, complain
+from hyperseg_jax.structs import Example
+
+Pairs = list[tuple[pathlib.Path, pathlib.Path]]
+"""Pictures and their label pictures."""
+VOID, UNKNOWN = -1, -2
+VALUES = 2**16
+
+
+class PictureLabels(Listed):
+    """Random access to pairs of files. A prompt has one mask a class that the picture shows; no class counts instances."""
+
+    def __init__(
+        self,
+        name: str,
+        pairs: Sequence[tuple[pathlib.Path, pathlib.Path]],
+        classes: Sequence[str],
+        values: Mapping[int, int],
+        void: Sequence[int],
+        *,
+        max_classes: int | None = None,
+        prompts_per_example: int = 1,
+        seed: int = 0,
+    ):
+        """pairs: picture and label picture. values: number of a pixel -> place in classes. void: numbers of pixels that no
+        score counts; any other number is a fault of the file. The rest: see class_prompts.ClassLists."""
+        self._name, self._pairs = name, list(pairs)
+        self._lists = ClassLists(tuple(classes), (False,) * len(classes), max_classes, prompts_per_example, seed)
+        self._class_of = np.full(VALUES, UNKNOWN, np.int16)
+        self._class_of[list(void)] = VOID
+        for value, place in values.items():
+            self._class_of[value] = place
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        picture, path = self._pairs[index]
+        pixels = files.read_picture(picture)
+        height, width = pixels.shape[:2]
+        numbers = read_labels(path, (height, width)).astype(np.int64)
+        owner = self._class_of[np.clip(numbers, 0, VALUES - 1)]
+        unknown = (owner == UNKNOWN) | (numbers != np.clip(numbers, 0, VALUES - 1))
+        if unknown.any():
+            few = ", ".join(map(str, np.unique(numbers[unknown])[:5]))
+            complain("bad mask", f"{path}: has pixels of {few}, which is no class and not void; is it of this benchmark?")
+        labels = [int(label) for label in np.unique(owner) if label >= 0]
+        masks = np.array([owner == label for label in labels], bool).reshape(-1, height, width)
+        prompts = self._lists.prompts(index, masks, labels, owner < 0, key=picture.stem)
+        return Example(f"{self._name}#{index}", pixels[None], prompts)
+
+
+def beside(pictures: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:
+    """Pairs of the pictures below a folder that match, in order of their names, and their labels: the same place below
+    another folder, with the end of the name replaced. A check also misses the pictures of labels that stand alone."""
+    found = set(files.existing_folder(pictures).glob(pattern))
+    if not found:
+        raise Problem("missing file", f"{pictures}: no {pattern} here; check the folder of the pictures")
+    if collected() is not None:
+        alone = (str(path.relative_to(labels)).removesuffix(new) for path in labels.glob(f"{pattern.removesuffix(old)}{new}"))
+        found |= {pictures / f"{name}{old}" for name in alone}
+    return [(path, labels / f"{str(path.relative_to(pictures)).removesuffix(old)}{new}") for path in sorted(found)]
+
+
+def listed(list_path: pathlib.Path, pictures: pathlib.Path, labels: pathlib.Path, end: str) -> Pairs:
+    """Pairs of the names in a text file, one a line."""
+    if not list_path.is_file():
+        raise Problem("missing file", f"{list_path}: no such file; it lists the pictures of the split")
+    names = list_path.read_text().split()
+    return [(pictures / f"{name}.jpg", labels / f"{name}{end}") for name in names]

@@ -1,0 +1,101 @@
+"""ReasonSeg: a folder of X.jpg beside X.json {text: [...], is_sentence, shapes: [{label, points: [[x, y], ...]}]}.
+
+Polygons are painted from the largest to the smallest; the label "flag" is skipped, and one with "ignore" in it marks pixels
+that no score counts (LISA's rule) or that are background (what HyperSeg's code does, commit 5cfcf52). An explanatory json,
+[{image, query, outputs}], gives the questions of some pictures an answer in words.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+
+IGNORE_RULES = ("official", "hyperseg")
+SENTENCES = ("first", "each")
+
+
+class ReasonSeg:
+    """Random access to the questions of one folder, in order of the file names."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        explanations: str | os.PathLike | None = None,
+        sentences: str = "first",
+        ignore: str = "official",
+    ):
+        """explanations: an explanatory json whose outputs become Prompt.answer. sentences: "first" of each picture, as the
+        published evaluations take, or "each". ignore: "official": Prompt.ignore; "hyperseg": background."""
+        if sentences not in SENTENCES:
+            raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
+        if ignore not in IGNORE_RULES:
+            raise UserError(f"ignore={ignore!r} is unknown; choose one of {', '.join(IGNORE_RULES)}")
+        self._folder = files.existing_folder(folder)
+        self._ignore = ignore
+        self._answers = _answers(files.Json(explanations, list)) if explanations else {}
+        notes = sorted(self._folder.glob("*.json"))
+        if not notes:
+            raise UserError(f"{self._folder}: no json files; give the folder of one ReasonSeg split")
+        count = {note: 1 for note in notes}
+        if sentences == "each":
+            count = {note: len(files.field(files.read_json(note), "text", str(note))) for note in notes}
+        self._items = [(note, k) for note in notes for k in range(count[note])]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Example:
+        path, sentence = self._items[index]
+        note = files.read_json(path)
+        texts = files.field(note, "text", str(path))
+        if not texts:
+            raise UserError(f"{path}: field 'text' is empty; give the picture a question or remove it")
+        picture = path.with_suffix(".jpg")
+        pixels = files.read_picture(picture)
+        target, ignored = self._paint(note, pixels.shape[:2], str(path))
+        text = texts[sentence].strip()
+        if not text:
+            complain("bad record", f"{path}: field 'text' has an empty sentence; write it or take it out")
+        prompt = Prompt(
+            task="reasoning",
+            text=text,
+            answer=self._answers.get(picture.name, ""),
+            masks=target[None, None] if target.any() else np.zeros((0, 1, *target.shape), bool),
+            ignore=ignored[None] if ignored.any() else None,
+            group=note.get("group", ""),
+        )
+        return Example(f"{self._folder.name}/{path.name}#{sentence}", pixels[None], (prompt,))
+
+    def _paint(self, note: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
+        painted = []
+        for shape in files.field(note, "shapes", where):
+            label = files.field(shape, "label", f"{where} shapes").lower()
+            if label == "flag":
+                continue
+            points = masks.corners(files.field(shape, "points", f"{where} shapes"))
+            if points is None:
+                complain("bad mask", f"{where}: field 'points' must list at least two [x, y]; correct or remove the shape")
+                continue
+            painted.append((masks.fill_polygons([points], *size), "ignore" in label))
+        target, ignored = np.zeros(size, bool), np.zeros(size, bool)
+        for mask, to_ignore in sorted(painted, key=lambda pair: int(pair[0].sum()))[::-1]:
+            target[mask] = not to_ignore
+            ignored[mask] = to_ignore and self._ignore == "official"
+        return target, ignored
+
+
+def _answers(explanations: files.Json) -> dict[str, str]:
+    """By picture: all its sentences ask for one target, and the explanation fits each."""
+    found = {}
+    for k, record in enumerate(explanations.content):
+        where = f"{explanations.path}#{k}"
+        image, outputs = (files.field(record, name, where) for name in ("image", "outputs"))
+        found[image] = outputs.strip()
+    return found

@@ -1,0 +1,83 @@
+"""Ref-YouTube-VOS: <split>/JPEGImages/<video>/<frame>.jpg, <split>/Annotations/<video>/<frame>.png (palette values number the
+objects), meta_expressions/<split>/meta_expressions.json {videos: {name: {frames, expressions: {id: {exp, obj_id}}}}}.
+
+Of valid and test there are neither masks nor obj_id: their server scores what is sent in, a png a frame and expression.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.spoken import Expression, SpokenVideos
+from hyperseg_jax.datasets.video_folders import VideoFolders
+from hyperseg_jax.structs import Example
+
+
+class RefYouTubeVos:
+    """Random access to the expressions of one meta file, in its order. An example's name is "<video>/<expression id>"."""
+
+    def __init__(
+        self,
+        meta_path: str | os.PathLike,
+        frame_root: str | os.PathLike,
+        mask_root: str | os.PathLike | None = None,
+        *,
+        sentences: str = "each",
+        frames: int | None = None,
+        sampling: str = "stride",
+        reach: int | None = None,
+        group_by_clip: bool = False,
+        prompts_per_example: int = 4,
+        seed: int = 0,
+    ):
+        """frame_root: JPEGImages. mask_root: Annotations; None for valid and test, whose prompts have no masks.
+
+        sentences: "each" is a prompt, or "joined" all about one object are one. frames, sampling, reach: see
+        clip_sampling.Sampling. group_by_clip: an example carries up to prompts_per_example of one video. seed: what clips are
+        drawn from, with the index.
+        """
+        meta = files.Json(meta_path, dict)
+        spoken: dict[str, list[Expression]] = {}
+        names: dict[str, list[str]] = {}
+        for video, record in files.field(meta.content, "videos", str(meta.path)).items():
+            where = f"{meta.path} {video}"
+            names[video] = files.field(record, "frames", where)
+            said = files.field(record, "expressions", where)
+            spoken[video] = [_expression(key, said[key], mask_root is not None, f"{where} {key}") for key in said]
+        self._videos = SpokenVideos(
+            VideoFolders(frame_root, mask_root),
+            spoken,
+            str(meta.path),
+            names=names,
+            sentences=sentences,
+            sampling=Sampling(frames, sampling, reach),
+            per_example=prompts_per_example if group_by_clip else None,
+            seed=seed,
+        )
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._videos[index]
+
+    def sample(self, index: int, rng: np.random.Generator) -> Example:
+        """An expression with its video, or a clip of it drawn with rng."""
+        return self._videos.sample(index, rng)
+
+
+def _expression(key: str, record: dict, scored: bool, where: str) -> Expression:
+    text = files.field(record, "exp", where)
+    if not scored:
+        return Expression(key, (text,), None)
+    number = files.field(record, "obj_id", where)
+    try:
+        return Expression(key, (text,), int(number))
+    except (TypeError, ValueError) as error:
+        complain("bad record", f"{where}: obj_id {number!r} is no number of an object; correct it ({error})")
+        return Expression(key, (text,), None)

@@ -1,0 +1,93 @@
+"""Referring expressions in the authors' json (HyperSeg, InstructSeg, PSALM): RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO.
+
+A list of {new_img_id, image_info: {file_name, height, width}, instruction: [{sent, ...}], anns: [{segmentation, ...}]};
+`no_target` true or empty anns where nothing fits, several anns where the expression names several things. HyperSeg (commit
+5cfcf52) joins all sentences of a record to one expression.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.text.prompts import join_sentences
+
+SENTENCES = ("joined", "each")
+
+
+class RefCoco:
+    """Random access to the expressions of one json file; order and content are fixed."""
+
+    def __init__(
+        self,
+        json_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        *,
+        sentences: str = "joined",
+        group_by_image: bool = False,
+        prompts_per_example: int = 4,
+    ):
+        """image_root: the folder that image_info.file_name is relative to.
+
+        sentences: "joined": the sentences of a record are one prompt, as the published evaluation has it; "each": a
+        prompt each. group_by_image: an example carries up to prompts_per_example prompts of one picture, in file order.
+        """
+        if sentences not in SENTENCES:
+            raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
+        if prompts_per_example < 1:
+            raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
+        self._file = files.Json(json_path, list)
+        self._images = files.existing_folder(image_root)
+        self._sentences = sentences
+        self._per_example = prompts_per_example if group_by_image else 1
+        self._groups = self._order(group_by_image)
+
+    def _where(self, record: int) -> str:
+        return f"{self._file.path}#{record}"
+
+    def _order(self, group_by_image: bool) -> list[list[tuple[int, int]]]:
+        """For each example, the (record, sentence) of its prompts; sentence -1 stands for all."""
+        items: list[tuple[int, int]] = []
+        by_picture: dict[str, list[int]] = {}
+        for number, record in enumerate(self._file.content):
+            name = files.field(record, "image_info.file_name", self._where(number))
+            count = len(files.field(record, "instruction", self._where(number)))
+            for sentence in range(count) if self._sentences == "each" else (-1,):
+                by_picture.setdefault(name, []).append(len(items))
+                items.append((number, sentence))
+        if not group_by_image:
+            return [[item] for item in items]
+        return [
+            [items[k] for k in chunk] for indices in by_picture.values() for chunk in files.chunks(indices, self._per_example)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: int) -> Example:
+        group = self._groups[index]
+        where = self._where(group[0][0])
+        info = files.field(self._file.content[group[0][0]], "image_info", where)
+        size = files.picture_size(info, where)
+        pixels = files.read_picture(self._images / files.field(info, "file_name", where), size)
+        prompts = tuple(self._prompt(record, sentence, size) for record, sentence in group)
+        name = f"{self._file.path.name}#{group[0][0]}" + (f".{group[0][1]}" if group[0][1] >= 0 else "")
+        return Example(name, pixels[None], prompts)
+
+    def _prompt(self, number: int, sentence: int, size: tuple[int, int]) -> Prompt:
+        where = self._where(number)
+        record = self._file.content[number]
+        spoken = [files.field(entry, "sent", where) for entry in files.field(record, "instruction", where)]
+        anns = [] if record.get("no_target") else files.field(record, "anns", where)
+        found = [masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation") for ann in anns]
+        target = np.any(found, axis=0)[None, None] if found else np.zeros((0, 1, *size), bool)
+        return Prompt(
+            task="referring",
+            text=join_sentences(spoken if sentence < 0 else [spoken[sentence]]),
+            masks=target,
+            group=record.get("group", ""),
+        )

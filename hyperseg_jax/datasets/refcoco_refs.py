@@ -1,0 +1,141 @@
+"""Referring expressions in the original files: RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO beside a COCO instances.json.
+
+refs(unc).p, refs(umd).p, refs(google).p are pickles of a list of {ref_id, ann_id, image_id, split, sentences: [{sent, raw,
+tokens}]}; grefs(unc).json is the same in json with a list of ann_id, [-1] where nothing fits. The pickle is read, never run.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.coco_records import CocoRecords
+from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.refcoco import SENTENCES
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Prompt
+from hyperseg_jax.text.prompts import join_sentences
+from hyperseg_jax.untrusted.bad_file import BadFile, map_file
+from hyperseg_jax.untrusted.old_pickles import OLD_TABLE
+from hyperseg_jax.untrusted.pickle_machine import PickleMachine
+
+OPERATIONS = 50_000_000  # RefCOCOg has some 5 000 000
+NOTHING = -1
+
+
+class RefCocoRefs(PerPicture):
+    """Random access to the expressions of one split of one refs file, in its order."""
+
+    def __init__(
+        self,
+        refs_path: str | os.PathLike,
+        instances_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        *,
+        split: str,
+        sentences: str = "each",
+        prompts_per_example: int = 1,
+        polygons: str = "coco",
+    ):
+        """image_root: COCO's train2014. split: "train", "val", "testA", "testB" (RefCOCO, RefCOCO+, gRefCOCO), "test".
+
+        sentences: "each": a prompt each, as the benchmark scores; "joined": those of one ref are one prompt (HyperSeg).
+        prompts_per_example: of one picture. polygons: see masks.decode; the REFER tools fill them as pycocotools does.
+        """
+        for name, value, known in (("sentences", sentences, SENTENCES), ("polygons", polygons, masks.POLYGON_RULES)):
+            if value not in known:
+                raise UserError(f"{name}={value!r} is unknown; choose one of {', '.join(known)}")
+        self._path = pathlib.Path(refs_path)
+        self.name = f"{self._path.name}:{split}"
+        self._polygons = polygons
+        self._images = files.existing_folder(image_root)
+        self._records = CocoRecords(instances_path)
+        self._annotation_of = {
+            files.field(note, "id", self._records.where(k)): k
+            for k, note in enumerate(self._records.file.content["annotations"])
+        }
+        self._refs = self._of_split(_read(self._path), split)
+        spoken = [range(len(ref["sentences"])) if sentences == "each" else (-1,) for ref in self._refs]
+        self._items = [(n, sentence) for n, which in enumerate(spoken) for sentence in which]
+        self._arrange([self._refs[n]["image_id"] for n, _ in self._items], prompts_per_example)
+
+    def _of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
+        """The refs of a split that name a picture of the instances file, with what is needed of them."""
+        kept, there = [], set()
+        for k, ref in enumerate(refs):
+            where = f"{self._path}#{k}"
+            there.add(files.field(ref, "split", where))
+            if ref["split"] != split:
+                continue
+            number = files.field(ref, "image_id", where)
+            if not self._records.has_image(number):
+                complain(
+                    "bad record", f"{where}: image_id {number} is not in {self._records.path}; take both files from one release"
+                )
+                continue
+            named = files.field(ref, "ann_id", where)
+            sentences = [files.field(row, "sent", f"{where} sentences") for row in files.field(ref, "sentences", where)]
+            if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
+                complain("bad record", f"{where}: field 'sentences' has none or an empty one; remove the record")
+                continue
+            kept.append(
+                {
+                    "where": where,
+                    "image_id": number,
+                    "sentences": [text.strip() for text in sentences],
+                    "ann_ids": named if isinstance(named, list) else [named],
+                    "key": str(ref.get("ref_id", k)),
+                }
+            )
+        if split not in there:
+            raise UserError(f"{self._path}: no split {split!r}; it has {', '.join(sorted(map(str, there))) or 'none'}")
+        return kept
+
+    def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+        image = self._records.image(self._refs[self._items[n][0]]["image_id"])
+        where = f"{self._records.path} image {image['id']}"
+        return self._images / files.field(image, "file_name", where), files.picture_size(image, where)
+
+    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        number, sentence = self._items[n]
+        ref = self._refs[number]
+        spoken = ref["sentences"] if sentence < 0 else [ref["sentences"][sentence]]
+        named = [annotation for annotation in ref["ann_ids"] if annotation != NOTHING]
+        target = np.zeros(size, bool)
+        for annotation in named:
+            k = self._annotation_of.get(annotation)
+            if k is None:
+                complain(
+                    "bad record",
+                    f"{ref['where']}: ann_id {annotation} is not in {self._records.path}; take both files from one release",
+                )
+                continue
+            segmentation = files.field(self._records.annotation(k), "segmentation", self._records.where(k))
+            target |= masks.decode(segmentation, *size, f"{self._records.where(k)} segmentation", polygons=self._polygons)
+        return Prompt(
+            task="referring",
+            text=join_sentences(spoken),
+            masks=target[None, None] if named else np.zeros((0, 1, *size), bool),
+            group="none" if not named else "one" if len(named) == 1 else "many",
+            key=f"{ref['key']}.{max(sentence, 0)}",
+        )
+
+
+def _read(path: pathlib.Path) -> list:
+    """The refs of a pickle or json."""
+    if path.suffix == ".json":
+        return files.Json(path, list).content
+    try:
+        machine = PickleMachine(map_file(path), {}, what="annotations", limit=OPERATIONS, table=OLD_TABLE)
+        refs = machine.run()
+        if not isinstance(refs, list):
+            raise BadFile(f"holds a {type(refs).__name__} where a list of refs belongs")
+    except BadFile as error:
+        advice = "do not open it with other tools; download it again from the authors of the benchmark"
+        raise UserError(f"{path}: {error.why}; {advice}") from error
+    return refs

@@ -1,0 +1,131 @@
+"""ReVOS: JPEGImages/<video>/<frame>.jpg, meta_expressions_{train,valid}_.json {videos: {name: {height, width, frames,
+expressions: {id: {exp, anno_id, type_id}}}}}, mask_dict.json {anno_id: [run lengths or null for each frame]}."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.text.prompts import video_expression
+
+TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
+"""type_id: what the scores are grouped by; type 2 names nothing that is there."""
+
+
+class ReVos:
+    """Random access to the expressions of one meta file, in its order, each with its clip."""
+
+    def __init__(
+        self,
+        meta_path: str | os.PathLike,
+        mask_path: str | os.PathLike,
+        frame_root: str | os.PathLike,
+        *,
+        foreground_path: str | os.PathLike | None = None,
+        frames: int | None = None,
+        sampling: str = "stride",
+        reach: int | None = None,
+        group_by_clip: bool = False,
+        prompts_per_example: int = 4,
+        seed: int = 0,
+    ):
+        """mask_path: mask_dict.json. frame_root: the folder of the video folders (JPEGImages).
+        foreground_path: mask_dict_foreground.json, {video: {masks_rle: [run lengths for each frame]}}, for robustness.
+
+        frames, sampling, reach: see clip_sampling.Sampling; with jumps, the key frame shows what is spoken of.
+        group_by_clip: an example carries up to prompts_per_example of one video. seed: clips are drawn from it and the index.
+        """
+        if prompts_per_example < 1:
+            raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
+        self._meta = files.Json(meta_path, dict)
+        self._masks = files.Json(mask_path, dict)
+        self._foreground = files.Json(foreground_path, dict) if foreground_path else None
+        self._root = files.existing_folder(frame_root)
+        self._sampling = Sampling(frames, sampling, reach)
+        self._seed = seed
+        self._items: list[tuple[str, list[str]]] = []
+        for video, record in files.field(self._meta.content, "videos", str(self._meta.path)).items():
+            spoken = list(files.field(record, "expressions", f"{self._meta.path} {video}"))
+            if spoken:
+                groups = files.chunks(spoken, prompts_per_example) if group_by_clip else [[key] for key in spoken]
+                self._items += [(video, group) for group in groups]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.sample(index, np.random.default_rng([self._seed, index]))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Example:
+        """Expressions with their video, or a clip of it drawn with rng."""
+        video, keys = self._items[index]
+        where = f"{self._meta.path} {video}"
+        record = self._meta.content["videos"][video]
+        size = files.picture_size(record, where)
+        names = files.field(record, "frames", where)
+        times = self._times([record["expressions"][key] for key in keys], len(names), rng)
+        frames = np.stack([files.read_picture(self._root / video / f"{names[t]}.jpg", size) for t in times])
+        foreground = self._objects(video, times, size)
+        prompts = tuple(
+            self._prompt(files.field(record["expressions"], key, where), times, len(names), size, f"{video}/{key}", foreground)
+            for key in keys
+        )
+        return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
+
+    def _times(self, said: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
+        tracks = [self._track(number, length) for expression in said for number in expression.get("anno_id", ())]
+        if self._sampling.rule != "jump" or not tracks:
+            return self._sampling.times(length, rng)
+        return self._sampling.times_that_show(length, rng, lambda t: any(track[t] is not None for track in tracks))
+
+    def _track(self, number: int, length: int) -> list:
+        """The run lengths of an annotation, or None, for each of the video's frames."""
+        track = files.field(self._masks.content, str(number), str(self._masks.path))
+        if len(track) < length:
+            message = f"{self._masks.path}: annotation {number} has {len(track)} frames, its video {length}"
+            complain("bad mask", f"{message}; take both files from one release")
+            return [*track, *[None] * (length - len(track))]
+        return track
+
+    def _objects(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+        """Every object of the clip, bool [T, H, W]; None where no file tells."""
+        if self._foreground is None:
+            return None
+        where = f"{self._foreground.path} {video}"
+        tracks = files.field(files.field(self._foreground.content, video, where), "masks_rle", where)
+        drawn = np.zeros((len(times), *size), bool)
+        for k, t in enumerate(times):
+            if t >= len(tracks):
+                complain("bad mask", f"{where}: has {len(tracks)} frames, the video more; take both files from one release")
+                continue
+            for track in tracks[t] if isinstance(tracks[t], list) else [tracks[t]]:
+                if track is not None:
+                    drawn[k] |= masks.decode(track, *size, f"{where}, frame {t}")
+        return drawn
+
+    def _prompt(
+        self, expression: dict, times: np.ndarray, length: int, size: tuple[int, int], key: str, foreground: np.ndarray | None
+    ) -> Prompt:
+        where = f"{self._meta.path} {key}"
+        target = np.zeros((len(times), *size), bool)
+        named = files.field(expression, "anno_id", where)
+        for number in named:
+            track = self._track(number, length)
+            for k, t in enumerate(times):
+                if track[t] is not None:
+                    target[k] |= masks.decode(track[t], *size, f"{self._masks.path} {number}, frame {t}")
+        kind = TYPES.get(expression.get("type_id", 0), "")
+        return Prompt(
+            task="video",
+            text=video_expression(files.field(expression, "exp", where)),
+            masks=target[None] if named else np.zeros((0, *target.shape), bool),
+            group=expression.get("group", kind),
+            foreground=foreground,
+            key=key,
+        )

@@ -1,0 +1,121 @@
+"""Videos as folders: one JPEG a frame, and in a second tree one png a frame that numbers the objects."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.errors import UserError
+
+VOID = 255
+"""The number of pixels that no score counts."""
+
+
+class VideoFolders:
+    """<frames>/<video>/<name>.jpg and <masks>/<video>/<name>.png, read when asked for."""
+
+    def __init__(self, frames: str | os.PathLike, masks: str | os.PathLike | None = None):
+        """masks: None where the benchmark keeps them on its server."""
+        self.root = files.existing_folder(frames)
+        self._masks = None if masks is None else files.existing_folder(masks)
+
+    def videos(self) -> list[str]:
+        """Every folder, in order."""
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir())
+
+    def names(self, video: str) -> list[str]:
+        """The frames of a video in order, without ".jpg", also those of a mask alone. UserError where there are none."""
+        found = {path.stem for path in files.existing_folder(self.root / video).glob("*.jpg")}
+        if not found:
+            raise Problem("missing file", f"{self.root / video}: has no .jpg frames; unpack them there")
+        masks = set() if self._masks is None else {path.stem for path in (self._masks / video).glob("*.png")}
+        return sorted(found | masks)
+
+    def open(self, video: str, names: Sequence[str]) -> Video:
+        """One video, for as long as one example is made of it. names: its frames in order."""
+        if not names:
+            raise UserError(f"{self.root / video}: the annotations list no frames of it; correct or remove the video")
+        return Video(self.root / video, None if self._masks is None else self._masks / video, names)
+
+
+class Video:
+    """One video: frames and masks by their numbers, each read once at most."""
+
+    def __init__(self, frames: pathlib.Path, masks: pathlib.Path | None, names: Sequence[str]):
+        self._frames, self._masks, self._names = frames, masks, names
+        self._read: dict[int, np.ndarray] = {}
+        self.size = self._first_size()
+
+    def _first_size(self) -> tuple[int, int]:
+        """(height, width) of the first frame; while a check collects, of the first that can be opened."""
+        for name in self._names:
+            try:
+                return files.picture_shape(self._frames / f"{name}.jpg")
+            except Problem as problem:
+                complain(problem.kind, str(problem))
+        raise Problem("missing file", f"{self._frames}: has no frame that can be opened; unpack them there")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def first_mask_only(self) -> bool:
+        """Whether it is a video of a test set, whose server keeps the masks of all other frames."""
+        return len(self) > 1 and self._masks is not None and [p.stem for p in self._masks.glob("*.png")] == [self._names[0]]
+
+    def pictures(self, times: Iterable[int]) -> np.ndarray:
+        """uint8 [T, H, W, 3]. UserError for a frame that is missing, broken or of another size than the first."""
+        return np.stack([files.read_picture(self._frames / f"{self._names[t]}.jpg", self.size) for t in times])
+
+    def names(self, times: Iterable[int]) -> tuple[str, ...]:
+        """Of these frames."""
+        return tuple(self._names[t] for t in times)
+
+    def objects(self, t: int) -> np.ndarray:
+        """The number of the object that each pixel of frame t belongs to, uint8 [H, W]; 0 is background.
+
+        UserError for a png that is missing, broken or of another size than the first frame.
+        """
+        if self._masks is None:
+            raise UserError(f"{self._frames}: is read without masks; give the folder of the annotations")
+        if t not in self._read:
+            self._read[t] = read_objects(self._masks / f"{self._names[t]}.png", self.size)
+        return self._read[t]
+
+    def object(self, number: int, times: Iterable[int], where: str) -> np.ndarray:
+        """bool [T, H, W] of one object. UserError where no frame of the whole video shows it."""
+        found = np.stack([self.objects(int(t)) == number for t in times])
+        if not found.any() and not any((self.objects(t) == number).any() for t in range(len(self))):
+            message = f"{where}: no mask of {self._masks} has object {number}; correct its number, or take both of one release"
+            complain("bad mask", message)
+        return found
+
+
+def read_objects(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    """A png of palette or grey values as uint8 [H, W], the values themselves. size: (height, width) of its frame."""
+    try:
+        with Image.open(path) as file:
+            if file.mode not in ("P", "L", "1"):
+                raise ValueError(f"it has colours, mode {file.mode}, where one number a pixel belongs")
+            numbers = np.array(file).astype(np.uint8)
+    except FileNotFoundError:
+        return _nothing(size, "missing file", f"{path}: no such mask; check the folder of the annotations")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return _nothing(size, "bad mask", f"{path}: cannot be read as a mask ({error}); download it again or remove it")
+    if numbers.shape != size:
+        height, width = numbers.shape
+        message = f"{path}: is {width}x{height} pixels, its frame {size[1]}x{size[0]}; both must be of one size"
+        return _nothing(size, "wrong size", message)
+    return numbers
+
+
+def _nothing(size: tuple[int, int], kind: str, message: str) -> np.ndarray:
+    """Background alone, for a check that goes on."""
+    complain(kind, message)
+    return np.zeros(size, np.uint8)

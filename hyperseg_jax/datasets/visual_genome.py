@@ -1,0 +1,64 @@
+"""Visual Genome regions, for captions of regions: region_descriptions.json [{id, regions: [{region_id, phrase, x, y, width,
+height}]}], image_data.json [{image_id, width, height}], densecap_splits.json {split: [ids]}, VG_100K and
+VG_100K_2/{id}.jpg."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Prompt
+
+FOLDERS = ("VG_100K", "VG_100K_2")
+
+
+class VisualGenome(PerPicture):
+    """Random access to the regions of a split, pictures in the order of the regions' file."""
+
+    def __init__(self, folder: str | os.PathLike, split: str, *, prompts_per_example: int = 1):
+        """folder: with the three json files and the two folders of pictures. split: "train", "val" or "test" (DenseCap)."""
+        self._root = files.existing_folder(folder)
+        self._file = files.Json(self._root / "region_descriptions.json", list)
+        splits = files.Json(self._root / "densecap_splits.json", dict).content
+        if split not in splits:
+            raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; it has {', '.join(splits) or 'none'}")
+        chosen, data = set(splits[split]), files.Json(self._root / "image_data.json", list)
+        self._sizes = {}
+        for k, row in enumerate(data.content):
+            if row.get("image_id") in chosen:
+                self._sizes[row["image_id"]] = files.picture_size(row, f"{data.path}#{k}")
+        self.name = f"visual_genome:{split}"
+        self._items = []
+        for k, record in enumerate(self._file.content):
+            number = files.field(record, "id", f"{self._file.path}#{k}")
+            if number not in chosen:
+                continue
+            if number not in self._sizes:
+                complain(
+                    "bad record",
+                    f"{self._file.path}#{k}: picture {number} is not in {data.path}; take both files from one release",
+                )
+                continue
+            self._items += [(k, r) for r in range(len(files.field(record, "regions", f"{self._file.path}#{k}")))]
+        self._arrange([k for k, _ in self._items], prompts_per_example)
+
+    def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+        number = self._file.content[self._items[n][0]]["id"]
+        paths = [self._root / folder / f"{number}.jpg" for folder in FOLDERS]
+        return next((path for path in paths if path.exists()), paths[0]), self._sizes[number]
+
+    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        record, place = self._items[n]
+        region, where = self._file.content[record]["regions"][place], f"{self._file.path}#{record} regions#{place}"
+        box = [files.field(region, name, where) for name in ("x", "y", "width", "height")]
+        return Prompt(
+            task="caption",
+            answer=files.field(region, "phrase", where).strip(),
+            regions=files.box_mask(box, size, where)[None],
+            kinds=("box",),
+            key=str(files.field(region, "region_id", where)),
+        )

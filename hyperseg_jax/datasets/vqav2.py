@@ -1,0 +1,64 @@
+"""VQAv2: v2_OpenEnded_mscoco_{split}_questions.json {questions: [{question_id, image_id, question}]} and
+v2_mscoco_{split}_annotations.json {annotations: [{question_id, multiple_choice_answer, answer_type, answers: [{answer}]}]}."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.structs import Prompt
+
+
+class VqaV2(PerPicture):
+    """Random access to the questions of one file, in its order. answers are those of ten people; group the answer's type."""
+
+    def __init__(
+        self,
+        questions_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        *,
+        annotations_path: str | os.PathLike | None = None,
+        prompts_per_example: int = 1,
+        suffix: str = "",
+    ):
+        """image_root: COCO's folder of the split, whose name is in the names of its pictures (train2014, val2014, test2015).
+        annotations_path: None for test splits, whose answers only the server has. suffix: put behind each question."""
+        self._file = files.Json(questions_path, dict)
+        self._images = files.existing_folder(image_root)
+        self.name, self._suffix = self._file.path.name, suffix
+        self._questions = files.field(self._file.content, "questions", str(self._file.path))
+        self._answers: dict[int, dict] | None = None
+        if annotations_path:
+            path = str(annotations_path)
+            rows = files.field(files.Json(annotations_path, dict).content, "annotations", path)
+            self._answers = {files.field(row, "question_id", f"{path} annotations#{k}"): row for k, row in enumerate(rows)}
+        self._arrange(
+            [files.field(row, "image_id", self._where(n)) for n, row in enumerate(self._questions)], prompts_per_example
+        )
+
+    def _where(self, n: int) -> str:
+        return f"{self._file.path} questions#{n}"
+
+    def _picture(self, n: int) -> tuple[pathlib.Path, None]:
+        number = files.number(self._questions[n], "image_id", self._where(n))
+        return self._images / f"COCO_{self._images.name}_{number:012d}.jpg", None
+
+    def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
+        row, where = self._questions[n], self._where(n)
+        key = files.field(row, "question_id", where)
+        note = {} if self._answers is None else self._answers.get(key)
+        if note is None:
+            complain("bad record", f"{where}: question_id {key} has no answer; take both files from one split")
+            note = {}
+        given = [files.field(answer, "answer", f"{where} answers") for answer in note.get("answers", ())]
+        return Prompt(
+            task="chat",
+            text=files.field(row, "question", where) + self._suffix,
+            answer=note.get("multiple_choice_answer", ""),
+            answers=tuple(given),
+            group=note.get("answer_type", ""),
+            key=str(key),
+        )

@@ -1,0 +1,139 @@
+"""YouTube-VIS 2019 and 2021: instances.json or train.json {videos: [{id, height, width, file_names}], categories: [{id, name}],
+annotations: [{video_id, category_id, iscrowd, segmentations: [run lengths, polygons or null for each frame]}]}, pictures at
+JPEGImages/<file_name>. Of valid and test the annotations are null: their server scores what is sent in.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt
+
+
+class YouTubeVis:
+    """Random access to the videos of one json file, in its order, each with the class list of the file.
+
+    A prompt has one mask [T, H, W] for each object, empty where the file has null. An example is called "<json>#<video id>".
+    """
+
+    def __init__(
+        self,
+        json_path: str | os.PathLike,
+        frame_root: str | os.PathLike,
+        *,
+        frames: int | None = None,
+        sampling: str = "around",
+        reach: int | None = None,
+        seed: int = 0,
+    ):
+        """frame_root: JPEGImages. frames, sampling, reach: see clip_sampling.Sampling; objects that no frame of a sampled clip
+        shows are left out. seed: what clips are drawn from, with the index.
+        """
+        self._file = files.Json(json_path, dict)
+        self._root = files.existing_folder(frame_root)
+        self._sampling = Sampling(frames, sampling, reach)
+        self._seed = seed
+        path, content = str(self._file.path), self._file.content
+        videos = files.field(content, "videos", path)
+        self._length = len(videos)
+        self._classes = {
+            files.field(row, "id", f"{path} categories"): files.field(row, "name", f"{path} categories")
+            for row in files.field(content, "categories", path)
+        }
+        notes = content.get("annotations")
+        self._scored = notes is not None
+        self._tracks: dict[int, list[int]] = {files.field(video, "id", f"{path} videos"): [] for video in videos}
+        for k, note in enumerate(notes or ()):
+            number = files.field(note, "video_id", f"{path} annotations#{k}")
+            if number not in self._tracks:
+                message = f"{path} annotations#{k}: video_id {number} is not among the videos of the file; correct it"
+                complain("bad record", message)
+                continue
+            self._tracks[number].append(k)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Every class, in the order of the file."""
+        return tuple(self._classes.values())
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """For each class, its number in the file."""
+        return tuple(self._classes)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        return self.sample(index, np.random.default_rng([self._seed, index]))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Example:
+        """A video, or a clip of it drawn with rng."""
+        record = self._file.content["videos"][index]
+        where = f"{self._file.path} video {record['id']}"
+        size = files.picture_size(record, where)
+        names = files.field(record, "file_names", where)
+        if not names:
+            raise UserError(f"{where}: lists no frames; correct or remove it")
+        times = self._times(record["id"], len(names), rng)
+        frames = np.stack([files.read_picture(self._root / names[t], size) for t in times])
+        return Example(f"{self._file.path.name}#{record['id']}", frames, (self._prompt(record["id"], times, len(names), size),))
+
+    def _times(self, video: int, length: int, rng: np.random.Generator) -> np.ndarray:
+        notes = [self._file.content["annotations"][k] for k in self._tracks[video]]
+        if not notes:
+            return self._sampling.times(length, rng)
+        shows = lambda t: any(any(note.get("segmentations", ())[t : t + 1]) for note in notes)
+        return self._sampling.times_that_show(length, rng, shows)
+
+    def _prompt(self, video: int, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
+        things = (True,) * len(self._classes)
+        if not self._scored:
+            return Prompt(task="panoptic", classes=self.classes, things=things, key=str(video))
+        place = {number: k for k, number in enumerate(self._classes)}
+        found, labels, crowds, crowd_labels = [], [], [], []
+        for k in self._tracks[video]:
+            where = f"{self._file.path} annotations#{k}"
+            note = self._file.content["annotations"][k]
+            category = files.field(note, "category_id", where)
+            if category not in place:
+                complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
+                continue
+            track = self._track(note, times, length, size, where)
+            if note.get("iscrowd"):
+                crowds.append(track)
+                crowd_labels.append(place[category])
+            elif track.any() or self._sampling.frames is None:
+                found.append(track)
+                labels.append(place[category])
+        return Prompt(
+            task="panoptic",
+            classes=self.classes,
+            things=things,
+            masks=np.array(found, bool).reshape(-1, len(times), *size),
+            labels=tuple(labels),
+            ignore=np.any(crowds, axis=0) if crowds else None,
+            crowds=np.stack(crowds) if crowds else None,
+            crowd_labels=tuple(crowd_labels),
+            key=str(video),
+        )
+
+    @staticmethod
+    def _track(note: dict, times: np.ndarray, length: int, size: tuple[int, int], where: str) -> np.ndarray:
+        """bool [T, H, W] of one object; a gap is empty."""
+        written = files.field(note, "segmentations", where)
+        if len(written) != length:
+            message = f"{where}: has {len(written)} segmentations, its video {length} frames; write the annotation again"
+            complain("bad mask", message)
+            written = [*written, *[None] * length]
+        track = np.zeros((len(times), *size), bool)
+        for k, t in enumerate(times):
+            if written[t]:
+                track[k] = masks.decode(written[t], *size, f"{where}, frame {t}", polygons="coco")
+        return track

@@ -1,0 +1,174 @@
+"""The benchmarks that `hyperseg evaluate --benchmarks` knows, a line each: where the files lie, how answers are scored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import ml_collections
+
+from hyperseg_jax.data.sources import READERS, Task, load_tokenizer, open_reader
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.found import PUBLISHED, Thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """task: of its prompts; the config's task of that name gives the sizes. scoring: a name of scoring.SCORINGS.
+
+    reader: a name of sources.READERS; fields: its arguments, {root} stands for the folder of all data. sizes: those that differ
+    from the config's. thresholds: what counts as an answer. submission: the server's format, a name of submissions.WRITERS,
+    where there is one. truth: whether the files have it; else answers are only written for the server.
+    """
+
+    task: str
+    scoring: str
+    reader: str
+    fields: Mapping[str, Any]
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    thresholds: Thresholds = PUBLISHED
+    submission: str = ""
+    truth: bool = True
+
+
+_TRAIN2014, _VAL2017 = "{root}/coco/train2014", "{root}/coco/val2017"
+_NOTES = "{root}/coco/annotations"
+_PANOPTIC = {"json_path": f"{_NOTES}/panoptic_val2017.json", "image_root": _VAL2017, "png_root": f"{_NOTES}/panoptic_val2017"}
+_REVOS = {
+    "meta_path": "{root}/revos/meta_expressions_valid_.json",
+    "mask_path": "{root}/revos/mask_dict.json",
+    "foreground_path": "{root}/revos/mask_dict_foreground.json",
+    "frame_root": "{root}/revos/JPEGImages",
+}
+_MARKS = {"targets": 96, "regions": 96}  # a picture of COCO has up to 93 things
+_OBJECTS = {"targets": 20, "regions": 20}  # a clip of DAVIS has up to 20
+_TRUTHFUL = Thresholds(0.5, 0.5)  # an expression may name nothing
+
+
+def _referring(name: str) -> Benchmark:
+    fields = {"json_path": f"{{root}}/refcoco/{name}.json", "image_root": _TRAIN2014}
+    return Benchmark("referring", "referring", "refcoco", fields)
+
+
+def _reasoning(split: str) -> Benchmark:
+    fields = {"folder": f"{{root}}/reasonseg/{split}", "sentences": "each"}
+    return Benchmark("reasoning", "referring", "reasonseg", fields)
+
+
+def _marks(kind: str) -> Benchmark:
+    fields = {"json_path": "{root}/interactive/coco_interactive_val.json", "image_root": _VAL2017, "kinds": (kind,)}
+    return Benchmark("region", "regions", "interactive", fields, _MARKS)
+
+
+def _laid_out(
+    task: str,
+    scoring: str,
+    name: str,
+    split: str,
+    submission: str = "",
+    *,
+    truth: bool = True,
+    sizes: Mapping[str, int] = MappingProxyType({}),
+    **options: Any,
+) -> Benchmark:
+    """A benchmark whose files lie as datasets/layouts.py has it. options: of its reader."""
+    fields = {"name": name, "split": split, "root": "{root}", **options}
+    return Benchmark(task, scoring, "benchmark", fields, sizes, submission=submission, truth=truth)
+
+
+def _toy(task: str, scoring: str, **options: Any) -> Benchmark:
+    return Benchmark(task, scoring, "toy", {"folder": "{root}", "task": task, "split": "val", **options}, thresholds=_TRUTHFUL)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "refcoco": _referring("refcoco_val"),
+    "refcoco_testA": _referring("refcoco_testA"),
+    "refcoco_testB": _referring("refcoco_testB"),
+    "refcoco+": _referring("refcoco+_val"),
+    "refcoco+_testA": _referring("refcoco+_testA"),
+    "refcoco+_testB": _referring("refcoco+_testB"),
+    "refcocog": _referring("refcocog_val"),
+    "refcocog_test": _referring("refcocog_test"),
+    "grefcoco": dataclasses.replace(_laid_out("referring", "generalized", "grefcoco", "val"), thresholds=_TRUTHFUL),
+    "reasonseg": _reasoning("val"),
+    "reasonseg_test": _reasoning("test"),
+    "coco_panoptic": Benchmark("panoptic", "panoptic", "coco_panoptic", _PANOPTIC, submission="coco_panoptic"),
+    "coco_semantic": Benchmark("panoptic", "semantic", "coco_panoptic", _PANOPTIC),
+    "coco_point": _marks("point"),
+    "coco_scribble": _marks("scribble"),
+    "coco_box": _marks("box"),
+    "coco_mask": _marks("mask"),
+    "revos": Benchmark("video", "revos", "revos", _REVOS, submission="ref_youtube_vos"),
+    "ade20k": _laid_out("panoptic", "semantic", "ade20k", "validation"),
+    "cityscapes": _laid_out("panoptic", "semantic", "cityscapes", "val"),
+    "pascal_context59": _laid_out("panoptic", "semantic", "pascal_context59", "val"),
+    "pascal_voc20": _laid_out("panoptic", "semantic", "pascal_voc20", "val"),
+    "coco_stuff": _laid_out("panoptic", "semantic", "coco_stuff", "val2017"),
+    "coco_instances": _laid_out("panoptic", "instances", "coco_instances", "val2017"),
+    "coco_clicks": _laid_out("region", "clicks", "coco_marks", "val2017", sizes=_MARKS),
+    "voc_clicks": _laid_out("region", "clicks", "pascal_voc_objects", "val", sizes=_MARKS),
+    "davis2016": _laid_out("region", "davis", "davis2016", "val", sizes=_OBJECTS),
+    "davis2017": _laid_out("region", "davis", "davis2017", "val", sizes=_OBJECTS),
+    "davis2017_unsupervised": _laid_out("panoptic", "davis_unsupervised", "davis2017_unsupervised", "val"),
+    "ref_davis": _laid_out("video", "ref_davis", "ref_davis", "val", together=True),
+    "ref_youtube_vos": _laid_out("video", "clips", "ref_youtube_vos", "valid", "ref_youtube_vos", truth=False),
+    "ref_youtube_vos_train": _laid_out("video", "clips", "ref_youtube_vos", "train"),
+    "youtube_vis_2019": _laid_out("panoptic", "tracks", "youtube_vis_2019", "valid", "youtube_vis", truth=False),
+    "youtube_vis_2019_train": _laid_out("panoptic", "tracks", "youtube_vis_2019", "train"),
+    "youtube_vis_2021": _laid_out("panoptic", "tracks", "youtube_vis_2021", "valid", "youtube_vis", truth=False),
+    "youtube_vis_2021_train": _laid_out("panoptic", "tracks", "youtube_vis_2021", "train"),
+    "vqav2": _laid_out("chat", "vqa", "vqav2", "val2014", "vqa"),
+    "gqa": _laid_out("chat", "exact", "gqa", "testdev_balanced"),
+    "pope_random": _laid_out("chat", "pope", "pope", "random"),
+    "pope_popular": _laid_out("chat", "pope", "pope", "popular"),
+    "pope_adversarial": _laid_out("chat", "pope", "pope", "adversarial"),
+    "scienceqa": _laid_out("chat", "exact", "scienceqa", "test"),
+    "mmbench": _laid_out("chat", "multiple_choice", "mmbench", "DEV_EN", "mmbench"),
+    "toy_referring": _toy("referring", "referring"),
+    "toy_absent": _toy("referring", "generalized"),
+    "toy_reasoning": _toy("reasoning", "referring"),
+    "toy_panoptic": _toy("panoptic", "panoptic", max_classes=8),
+    "toy_instances": _toy("panoptic", "instances", max_classes=8),
+    "toy_semantic": _toy("panoptic", "semantic", max_classes=8),
+    "toy_regions": _toy("region", "regions", max_regions=3),
+    "toy_clicks": _toy("region", "clicks", kinds=("point",), max_regions=3),
+    "toy_video": dataclasses.replace(_toy("video", "clips"), submission="ref_youtube_vos"),
+    "toy_chat": _toy("chat", "exact", prompts_per_example=1),
+}
+
+
+def find(names: str) -> dict[str, Benchmark]:
+    """The benchmarks of a comma-separated list, or a UserError that lists all."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in BENCHMARKS]
+    if unknown or not wanted:
+        raise UserError(f"--benchmarks {', '.join(unknown) or repr(names)}: not known; choose some of {', '.join(BENCHMARKS)}")
+    return {name: BENCHMARKS[name] for name in wanted}
+
+
+def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict, system: Any, root: str) -> Task:
+    """The benchmark as a task to validate on, a prompt an example, in the sizes of the config's task of its kind.
+
+    root: the folder of all data. UserError where files are missing or the config has no such task.
+    """
+    if benchmark.reader not in READERS:
+        raise UserError(f"benchmark {name}: no reader {benchmark.reader!r}")
+    if benchmark.task not in config.data.tasks:
+        raise UserError(
+            f"benchmark {name}: the config has no task {benchmark.task!r} whose sizes it could take; "
+            f"it has {', '.join(config.data.tasks)}"
+        )
+    block = {
+        key: value
+        for key, value in config.data.tasks[benchmark.task].to_dict().items()
+        if key not in ("ratio", "reader", "train", "val")
+    }
+    examples = open_reader(f"benchmark {name}", benchmark.reader, benchmark.fields, root)
+    if not len(examples):
+        raise UserError(f"benchmark {name}: has no examples; check its files below {root}")
+    sizes = system.batch_spec(config, {**block, **benchmark.sizes, "prompts": 1, "frames": 1})
+    if benchmark.task == "panoptic":  # the class list of all is that of the first
+        sizes = dataclasses.replace(sizes, classes=len(examples[0].prompts[0].classes) + 1)
+    return Task(name, None, examples, 0, sizes, load_tokenizer(config.data.tokenizer))

@@ -1,0 +1,85 @@
+"""Interactive segmentation: somebody clicks where the answer lacks most, is answered, and clicks again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from hyperseg_jax.datasets.interactive import POINT_RADIUS
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.found import Found
+from hyperseg_jax.evaluation.replies import Find, Reply
+from hyperseg_jax.metrics.ciou_giou import iou, overlap
+from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
+from hyperseg_jax.ops.dilation import dilate
+from hyperseg_jax.structs import Example, Prompt
+
+SHORT_EDGE = 480
+"""Pixels of the pictures that POINT_RADIUS is of; a click is drawn in proportion."""
+
+
+class Clicked(Reply):
+    """The objects of one picture, each clicked until it is found well enough or LIMIT clicks are made.
+
+    The first click is at the centre of the object, each further one at the centre of what the answer lacks of it. The clicks
+    of an object are one drawn region: a prompt of this model can only point at what is meant, so a click never says "not
+    this". What the prompt itself has drawn is left aside.
+    """
+
+    feeds_back = False
+    depends = True
+
+    def __init__(self, example: Example, find: Find) -> None:
+        super().__init__(example, find)
+        (prompt,) = example.prompts
+        if prompt.masks is None or not len(prompt.masks):
+            raise UserError(f"{example.name}: has no object to click at; its reader must give masks")
+        self.steps = LIMIT
+        self._targets = prompt.masks[np.argsort(prompt.labels), 0]
+        self._ignore = np.zeros(self._targets.shape[1:], bool) if prompt.ignore is None else prompt.ignore[0]
+        self._radius = max(1, round(POINT_RADIUS * min(self._ignore.shape) / SHORT_EDGE))
+        self._drawn = np.zeros_like(self._targets)
+        self._ious: list[list[float]] = [[] for _ in self._targets]
+        self._latest = np.zeros_like(self._targets)
+        for k in range(len(self._targets)):
+            self._click(k)
+
+    def asked(self, prompt: int) -> Prompt:
+        kinds = ("point",) * len(self._drawn)
+        return dataclasses.replace(self.example.prompts[0], regions=self._drawn, kinds=kinds)
+
+    def _only(self, prompt: Prompt, frame: int) -> Example:
+        return super()._only(prompt, 0)
+
+    def hear(self, prompt: int, outputs: Any) -> None:
+        found = self._find(self.asked(prompt), outputs)
+        for k, mask in enumerate(found.masks):
+            if self._ious[k] and self._ious[k][-1] >= THRESHOLDS[-1]:
+                continue
+            self._latest[k] = mask
+            self._ious[k].append(iou(*overlap(mask, self._targets[k], self._ignore)))
+            self._click(k)
+
+    def _click(self, k: int) -> None:
+        """The next one at object k; none where nothing of it is lacking that was not clicked at."""
+        lacking = self._targets[k] & ~self._latest[k] & ~self._drawn[k] & ~self._ignore
+        if lacking.any():
+            point = np.zeros_like(lacking)
+            point[centre(lacking)] = True
+            self._drawn[k] |= dilate(point, self._radius)
+
+    def answers(self) -> list[tuple[Prompt, list[Found]]]:
+        return [(self.example.prompts[0], [Found(self._latest, ious=tuple(map(tuple, self._ious)))])]
+
+
+def centre(region: np.ndarray) -> tuple[int, int]:
+    """(row, column) of the pixel that lies deepest inside, the first of equals. region: bool [H, W], not empty; beyond the
+    picture is outside."""
+    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    top, left = int(rows[0]), int(columns[0])
+    depth = distance_transform_edt(np.pad(region[top : rows[-1] + 1, left : columns[-1] + 1], 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
+    return top + int(row), left + int(column)

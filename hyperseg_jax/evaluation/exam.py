@@ -1,0 +1,71 @@
+"""A referring score with its controls: shuffled expressions, and the best answer that ignores the text."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.evaluation.validation import Evaluation, evaluate
+from hyperseg_jax.metrics.baselines import shuffled_order, text_blind_scores
+from hyperseg_jax.structs import Example
+from hyperseg_jax.toy.exam import objects_and_targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Exam:
+    """ciou, giou: of the model. shuffled_*: the same with every prompt given another prompt's text. blind_*: the best of the
+    baselines that never see the text. evaluation: the model's own, with its pictures."""
+
+    ciou: float
+    giou: float
+    shuffled_ciou: float
+    shuffled_giou: float
+    blind_ciou: float
+    blind_giou: float
+    evaluation: Evaluation
+
+    def controls(self) -> dict[str, float]:
+        """The scores that stand beside the model's."""
+        return {
+            "ciou_shuffled": self.shuffled_ciou,
+            "giou_shuffled": self.shuffled_giou,
+            "ciou_blind": self.blind_ciou,
+            "giou_blind": self.blind_giou,
+        }
+
+    def lines(self) -> list[tuple[str, float, float]]:
+        """(what, cIoU, gIoU) for a table."""
+        return [
+            ("the model", self.ciou, self.giou),
+            ("the same, expressions shuffled", self.shuffled_ciou, self.shuffled_giou),
+            ("best answer that ignores the text", self.blind_ciou, self.blind_giou),
+        ]
+
+
+def referring_exam(
+    predict: Callable[..., Any], params: Any, task: Task, *, limit: int | None = None, found: Evaluation | None = None
+) -> Exam:
+    """Takes the exam that task.exam names; task.val must read all prompts of a picture as one example.
+
+    found: an evaluation of {"exam": task} that has been made already.
+    """
+    if task.exam is None:
+        raise ValueError(f"task {task.name} has no exam: it does not validate on referring expressions of a toy world")
+    asked = {"exam": task}
+    found = found or evaluate(predict, params, asked, limit=limit)
+    shuffled = evaluate(predict, params, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
+    blind = text_blind_scores(itertools.islice(objects_and_targets(*task.exam), limit))["best"]
+    own, other = found.scores["exam"], shuffled.scores["exam"]
+    return Exam(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)
+
+
+def shuffle(examples: list[Example]) -> list[Example]:
+    """The same questions with every text moved to another prompt."""
+    flat = [prompt for example in examples for prompt in example.prompts]
+    order = shuffled_order([prompt.text for prompt in flat])
+    texts = iter([flat[k].text for k in order])
+    asked = [tuple(dataclasses.replace(prompt, text=next(texts)) for prompt in example.prompts) for example in examples]
+    return [dataclasses.replace(example, prompts=prompts) for example, prompts in zip(examples, asked, strict=True)]

@@ -1,0 +1,111 @@
+"""Answers as the benchmarks' servers take them, from rows that an evaluation keeps: one line of WRITERS a format."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hyperseg_jax.datasets.masks import decode
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.found import Found
+from hyperseg_jax.evaluation.scoring import options_of
+from hyperseg_jax.metrics.multiple_choice import choose
+from hyperseg_jax.ops.run_lengths import encode
+from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
+from hyperseg_jax.structs import Example, Prompt
+
+Row = dict[str, Any]
+
+
+def row_of(example: Example, prompt: Prompt, found: Sequence[Found]) -> Row:
+    """What a server may want of one answer, as JSON takes it; masks of every frame as run lengths."""
+    if not prompt.key:
+        raise UserError(f"{example.name}: its reader gives no key of the question, which the benchmark's server wants back")
+    height, width = example.frames.shape[1:3]
+    return {
+        "key": prompt.key,
+        "question": prompt.text,
+        "text": found[0].text,
+        "labels": list(found[0].labels),
+        "scores": list(found[0].scores),
+        "frames": list(example.frame_names),
+        "height": height,
+        "width": width,
+        "masks": [[encode(mask) for mask in frame.masks] for frame in found],
+    }
+
+
+def _masks(row: Row, frame: int) -> list[np.ndarray]:
+    return [decode(mask, row["height"], row["width"], row["key"]) for mask in row["masks"][frame]]
+
+
+def _choice(row: Row) -> dict[str, Any]:
+    options = options_of(row["question"])
+    return {
+        "index": int(row["key"]),
+        "question": row["question"].split("\n")[0],
+        **options,
+        "prediction": choose(row["text"], options) or row["text"],
+    }
+
+
+def _expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+    """Keys are video/expression."""
+    path = folder / "submission.zip"
+    clip = lambda row: np.stack([_masks(row, t)[0] for t in range(len(row["frames"]))])
+    ref_youtube_vos.write(path, ((*row["key"].split("/"), row["frames"], clip(row)) for row in rows))
+    return path
+
+
+def _panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+    """Keys are image ids, names of pngs those of COCO; examples.category_ids has the dataset's numbers of the classes."""
+
+    def pictures() -> Iterator[tuple[int, str, np.ndarray, list[dict[str, int]]]]:
+        for row in rows:
+            ids = np.zeros((row["height"], row["width"]), np.int32)
+            for k, mask in enumerate(_masks(row, 0), 1):
+                ids[mask] = k
+            segments = [{"id": k, "category_id": examples.category_ids[label]} for k, label in enumerate(row["labels"], 1)]
+            yield int(row["key"]), f"{int(row['key']):012d}.png", ids, segments
+
+    coco_panoptic.write(folder / "submission", pictures())
+    return folder / "submission"
+
+
+def _tracks(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+    """Keys are video ids; examples.category_ids as above."""
+
+    def instances() -> Iterator[tuple[int, int, float, np.ndarray]]:
+        for row in rows:
+            frames = [_masks(row, t) for t in range(len(row["masks"]))]
+            for k, (label, score) in enumerate(zip(row["labels"], row["scores"], strict=True)):
+                yield int(row["key"]), examples.category_ids[label], score, np.stack([frame[k] for frame in frames])
+
+    path = folder / "submission.zip"
+    youtube_vis.write(path, instances())
+    return path
+
+
+def _vqa(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+    path = folder / "submission.json"
+    vqa.write(path, ((int(row["key"]), row["text"]) for row in rows))
+    return path
+
+
+def _mmbench(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
+    path = folder / "submission.xlsx"
+    mmbench.write(path, map(_choice, rows))
+    return path
+
+
+WRITERS: dict[str, Callable[[pathlib.Path, Sequence[Row], Any], pathlib.Path]] = {
+    "ref_youtube_vos": _expressions,
+    "coco_panoptic": _panoptic,
+    "youtube_vis": _tracks,
+    "vqa": _vqa,
+    "mmbench": _mmbench,
+}
+"""write(folder, rows in the order of the examples, their reader) -> what to send."""

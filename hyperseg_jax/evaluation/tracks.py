@@ -1,0 +1,57 @@
+"""Instances of a clip out of those of its frames: candidates of each frame, followed by what they look like."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from hyperseg_jax.evaluation.found import Found
+from hyperseg_jax.evaluation.replies import Find, Reply
+from hyperseg_jax.results.tracking import Tracker
+from hyperseg_jax.structs import Example, Prompt
+
+
+@dataclasses.dataclass
+class _Track:
+    """masks: by frame, [H, W]. classes: sum over its frames of how sure each class was."""
+
+    masks: dict[int, np.ndarray]
+    classes: Any = 0.0
+
+    def sure(self) -> np.ndarray:
+        return self.classes / len(self.masks)
+
+
+class Tracked(Reply):
+    """A class list about a clip. Its answer has the same instances on every frame, empty where one is not seen; an instance has
+    the class, and the score, that its frames are surest of on average (IDOL)."""
+
+    def __init__(self, example: Example, find: Find) -> None:
+        super().__init__(example, find)
+        self._tracker = Tracker()
+        self._tracks: dict[int, _Track] = {}
+        self._heard = 0
+
+    def hear(self, prompt: int, outputs: Any) -> None:
+        found = self._find(self.asked(prompt), outputs)
+        assert found.embeddings is not None and found.classes is not None
+        seen = self._tracker.update(found.masks, np.array(found.scores), found.embeddings)
+        for place, number in zip(seen.kept.tolist(), seen.ids.tolist(), strict=True):
+            if number >= 0:
+                track = self._tracks.setdefault(number, _Track({}))
+                track.masks[self._heard] = found.masks[place]
+                track.classes = track.classes + found.classes[place]
+        self._heard += 1
+
+    def answers(self) -> list[tuple[Prompt, list[Found]]]:
+        tracks = sorted(self._tracks.values(), key=lambda track: -track.sure().max())
+        labels = tuple(int(track.sure().argmax()) for track in tracks)
+        scores = tuple(float(track.sure().max()) for track in tracks)
+        nothing = np.zeros(self.example.frames.shape[1:3], bool)
+        frames = [
+            Found(np.array([track.masks.get(t, nothing) for track in tracks], bool).reshape(-1, *nothing.shape), labels, scores)
+            for t in range(self._heard)
+        ]
+        return [(self.example.prompts[0], frames)]

@@ -1,0 +1,379 @@
+"""A few toy pictures and clips in the layout of every benchmark (datasets/layouts): what readers and checks are tried on.
+
+Every split of a picture benchmark has the same pictures. Their truth is that of the toy scenes; class numbers are lent to the
+shapes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import pathlib
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hyperseg_jax.datasets import class_names, masks
+from hyperseg_jax.datasets.choices import LETTERS
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.toy import clip_layouts, pictures, writer
+from hyperseg_jax.toy.vocabulary import CATEGORY_IDS, SHAPES, SIZE
+
+YEARS = ("train2017", "val2017", "train2014", "val2014")
+
+
+def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) -> list[pictures.Picture]:
+    """Writes the files of all benchmarks below a folder that is new or empty, and gives the pictures that they show."""
+    root = pathlib.Path(out_dir)
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"{root}: is not empty; choose a new folder")
+    world = pictures.World(seed, train=0, val=count, compositional=0, clips=0)
+    drawn = [pictures.picture(world, "val", k) for k in range(count)]
+    records = [writer.picture_records(world, "val", k, picture) for k, picture in enumerate(drawn)]
+    _coco(root, world, drawn, records)
+    _referring(root, drawn, records)
+    _reasoning(root, world)
+    _labels(root, drawn)
+    _regions(root, drawn)
+    _questions(root, drawn)
+    _yours(root, drawn)
+    clip_layouts.write_clip_layouts(root, train=1, val=1, seed=seed)
+    return drawn
+
+
+def _save(path: pathlib.Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, quality=writer.JPEG_QUALITY)  # png has none and takes no notice
+
+
+def _dump(path: pathlib.Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def _lines(path: pathlib.Path, records: Sequence[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _coco_name(split: str, k: int) -> str:
+    return f"COCO_{split}_{k:012d}.jpg" if split.endswith("2014") else f"{k:012d}.jpg"
+
+
+def _instances(world: pictures.World, drawn: list[pictures.Picture], records: list[dict], split: str) -> dict[str, Any]:
+    notes = [note for record in records for note in record["instances"]]
+    for note in notes:
+        if note["id"] % 2:  # the others have run lengths
+            seen = drawn[note["image_id"]].scene.masks[note["id"] - note["image_id"] * 10 - 1]
+            note["segmentation"] = [outline.astype(float).reshape(-1).tolist() for outline in masks.outline(seen)]
+    return {
+        "images": [record["image"] | {"file_name": _coco_name(split, k)} for k, record in enumerate(records)],
+        "annotations": notes,
+        "categories": [row for row in writer.categories(world, "val") if row["isthing"]],
+    }
+
+
+def _coco(root: pathlib.Path, world: pictures.World, drawn: list[pictures.Picture], records: list[dict]) -> None:
+    notes = root / "coco" / "annotations"
+    for split in YEARS:
+        for k, picture in enumerate(drawn):
+            _save(root / "coco" / split / _coco_name(split, k), picture.pixels)
+    for split in YEARS[:2]:
+        _dump(notes / f"instances_{split}.json", _instances(world, drawn, records, split))
+        _dump(
+            notes / f"panoptic_{split}.json",
+            {
+                "images": [record["image"] for record in records],
+                "annotations": [record["panoptic"] for record in records],
+                "categories": writer.categories(world, "val"),
+            },
+        )
+        (notes / f"panoptic_{split}").mkdir()
+        for k, (picture, record) in enumerate(zip(drawn, records, strict=True)):
+            seen = picture.scene.masks
+            segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
+            numbers = [segment["id"] for segment in record["panoptic"]["segments_info"]]
+            writer.panoptic_png(segments, numbers).save(notes / f"panoptic_{split}" / f"{k:012d}.png")
+    for split in ("train", "val"):
+        _dump(root / "interactive" / f"coco_interactive_{split}.json", [record["interactive"] for record in records])
+    _dump(
+        root / "llava" / "llava_v1_5_mix665k.json",
+        [record["llava"] | {"image": f"coco/train2017/{k:012d}.jpg"} for k, record in enumerate(records)]
+        + [{"id": "text", "conversations": records[0]["llava"]["conversations"]}],
+    )
+    for k, picture in enumerate(drawn):
+        _save(root / "llava" / "images" / "coco" / "train2017" / f"{k:012d}.jpg", picture.pixels)
+
+
+def _referring(root: pathlib.Path, drawn: list[pictures.Picture], records: list[dict]) -> None:
+    world = pictures.World(val=len(drawn))
+    instances = _instances(world, drawn, records, "train2014")
+    refs: dict[str, list[dict]] = {"one": [], "any": []}
+    for k, picture in enumerate(drawn):
+        for expression in picture.expressions:
+            named = [k * 10 + target + 1 for target in expression.targets]
+            words = expression.text.split()
+            common = {
+                "image_id": k,
+                "file_name": _coco_name("train2014", k),
+                "category_id": 1,
+                "sentences": [{"sent": expression.text, "raw": expression.text, "tokens": words, "sent_id": k}],
+            }
+            if len(named) == 1:
+                refs["one"].append(common | {"ann_id": named[0], "ref_id": len(refs["one"])})
+            many = {"ann_id": named or [-1], "no_target": not named, "ref_id": len(refs["any"])}
+            refs["any"].append(common | many)
+    for folder, file, splits, protocol in (
+        ("refcoco", "refs(unc).p", ("train", "val", "testA", "testB"), 0),
+        ("refcoco+", "refs(unc).p", ("train", "val", "testA", "testB"), 2),
+        ("refcocog", "refs(umd).p", ("train", "val", "test"), 2),
+    ):
+        home = root / "refer" / folder
+        _dump(home / "instances.json", instances)
+        split_refs = [ref | {"split": split} for split in splits for ref in refs["one"]]
+        (home / file).write_bytes(pickle.dumps(split_refs, protocol))
+    _dump(root / "refer" / "grefcoco" / "instances.json", instances)
+    splits = ("train", "val", "testA", "testB")
+    _dump(root / "refer" / "grefcoco" / "grefs(unc).json", [ref | {"split": split} for split in splits for ref in refs["any"]])
+    spoken = [row for record in records for row in record["refcoco"]]
+    spoken = [
+        row | {"image_info": row["image_info"] | {"file_name": _coco_name("train2014", row["image_info"]["id"])}}
+        for row in spoken
+    ]
+    for split in (*splits, "test"):
+        for name in ("refcoco", "refcoco+", "refcocog"):
+            _dump(root / "refcoco" / f"{name}_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(spoken)])
+
+
+def _reasoning(root: pathlib.Path, world: pictures.World) -> None:
+    explained = []
+    for split in ("train", "val", "test"):
+        scene, pixels, question = pictures.reasoning_picture(world, "val", 0)
+        _save(root / "reasonseg" / split / "0.jpg", pixels)
+        shapes = [
+            {"label": "target", "points": outline.tolist()}
+            for target in question.targets
+            for outline in masks.outline(scene.masks[target])
+        ]
+        shapes.append({"label": "ignore", "points": [[0, 0], [5, 0], [5, 5], [0, 5]]})
+        texts = [question.text, f"{question.text} again"]
+        _dump(root / "reasonseg" / split / "0.json", {"text": texts, "is_sentence": True, "shapes": shapes})
+        explained = [{"image": "0.jpg", "query": question.text, "outputs": question.answer}]
+    _dump(root / "reasonseg" / "explanatory" / "train.json", explained)
+
+
+def _painted(picture: pictures.Picture, numbers: Sequence[int], ground: int) -> np.ndarray:
+    """A label picture: each shape has one of the numbers, by its category."""
+    labels = np.full((SIZE, SIZE), ground, np.uint8)
+    for thing, mask in zip(picture.scene.things, picture.scene.masks, strict=True):
+        labels[mask] = numbers[CATEGORY_IDS[thing.name] % len(numbers)]
+    return labels
+
+
+def _numbered(picture: pictures.Picture) -> np.ndarray:
+    """A label picture: things are numbered from 1, the first row is border."""
+    owner = np.zeros((SIZE, SIZE), np.uint8)
+    for number, mask in enumerate(picture.scene.masks, 1):
+        owner[mask] = number
+    owner[0] = 255
+    return owner
+
+
+def _labels(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
+    voc, context = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOC2010"
+    names = "".join(f"2012_{k:06d}\n" for k in range(len(drawn)))
+    for home, folder in ((voc, "Segmentation"), (context, "SegmentationContext")):
+        (home / "ImageSets" / folder).mkdir(parents=True)
+        for split in ("train", "val"):
+            (home / "ImageSets" / folder / f"{split}.txt").write_text(names)
+    for k, picture in enumerate(drawn):
+        for split in ("training", "validation"):
+            home, name = root / "ADEChallengeData2016", f"ADE_{split}_{k:08d}"
+            _save(home / "images" / split / f"{name}.jpg", picture.pixels)
+            _save(home / "annotations" / split / f"{name}.png", _painted(picture, range(1, 151), 0))
+        for split in ("train", "val"):
+            name = f"town_{k:06d}_000019"
+            _save(root / "cityscapes" / "leftImg8bit" / split / "town" / f"{name}_leftImg8bit.png", picture.pixels)
+            labels = _painted(picture, class_names.CITYSCAPES_IDS, 7)
+            _save(root / "cityscapes" / "gtFine" / split / "town" / f"{name}_gtFine_labelIds.png", labels)
+        for split in YEARS[:2]:
+            labels = _painted(picture, class_names.COCO_STUFF_IDS, 255)
+            _save(root / "coco" / "stuffthingmaps" / split / f"{k:012d}.png", labels)
+        labels = _painted(picture, range(1, 21), 0)
+        labels[0] = 255
+        coloured = Image.fromarray(labels).convert("P")  # the numbers are those of a palette
+        for home in (voc, context):
+            _save(home / "JPEGImages" / f"2012_{k:06d}.jpg", picture.pixels)
+        (voc / "SegmentationClass").mkdir(exist_ok=True)
+        coloured.save(voc / "SegmentationClass" / f"2012_{k:06d}.png")
+        _save(voc / "SegmentationObject" / f"2012_{k:06d}.png", _numbered(picture))
+        _save(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _painted(picture, range(1, 60), 0))
+
+
+def _boxes(picture: pictures.Picture) -> list[list[int]]:
+    return [writer.box(mask) for mask in picture.scene.masks]
+
+
+def _regions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
+    home = root / "visual_genome"
+    described, data, notes, images = [], [], [], []
+    for k, picture in enumerate(drawn):
+        _save(home / ("VG_100K_2" if k % 2 else "VG_100K") / f"{k + 1}.jpg", picture.pixels)
+        data.append({"image_id": k + 1, "width": SIZE, "height": SIZE, "url": "", "coco_id": None})
+        regions = []
+        images.append({"id": k, "file_name": f"images/v1/patch0/objects365_v1_{k:08d}.jpg", "width": SIZE, "height": SIZE})
+        for number, (thing, box) in enumerate(zip(picture.scene.things, _boxes(picture), strict=True)):
+            place = dict(zip(("x", "y", "width", "height"), box, strict=True))
+            regions.append({"region_id": 100 * k + number, "image_id": k + 1, "phrase": f"the {thing.name} ", **place})
+            notes.append(
+                {
+                    "id": 100 * k + number,
+                    "image_id": k,
+                    "category_id": CATEGORY_IDS[thing.name],
+                    "bbox": box,
+                    "iscrowd": 0,
+                    "area": box[2] * box[3],
+                }
+            )
+        described.append({"id": k + 1, "regions": regions})
+    _dump(home / "image_data.json", data)
+    _dump(home / "region_descriptions.json", described)
+    numbers = [row["image_id"] for row in data]
+    _dump(home / "densecap_splits.json", {split: numbers for split in ("train", "val", "test")})
+    categories = [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()]
+    for split in ("train", "val"):
+        for k, picture in enumerate(drawn):
+            _save(root / "objects365" / split / "patch0" / f"objects365_v1_{k:08d}.jpg", picture.pixels)
+        _dump(
+            root / "objects365" / f"zhiyuan_objv2_{split}.json",
+            {"images": images, "annotations": notes, "categories": categories},
+        )
+
+
+def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
+    asked = [(k, question, answer) for k, picture in enumerate(drawn) for question, answer in picture.conversation]
+    shapes = [[thing.shape for thing in picture.scene.things] for picture in drawn]
+    for split in YEARS[2:]:
+        _dump(
+            root / "vqav2" / f"v2_OpenEnded_mscoco_{split}_questions.json",
+            {
+                "questions": [
+                    {"question_id": n, "image_id": k, "question": question} for n, (k, question, _) in enumerate(asked)
+                ]
+            },
+        )
+        _dump(
+            root / "vqav2" / f"v2_mscoco_{split}_annotations.json",
+            {
+                "annotations": [
+                    {
+                        "question_id": n,
+                        "image_id": k,
+                        "answer_type": "other",
+                        "multiple_choice_answer": answer,
+                        "answers": [
+                            {"answer": answer, "answer_confidence": "yes", "answer_id": person} for person in range(1, 11)
+                        ],
+                    }
+                    for n, (k, _, answer) in enumerate(asked)
+                ]
+            },
+        )
+    for split in ("train_balanced", "val_balanced", "testdev_balanced"):
+        _dump(
+            root / "gqa" / f"{split}_questions.json",
+            {
+                f"{n:08d}": {"imageId": f"n{k}", "question": question, "answer": answer, "types": {"structural": "query"}}
+                for n, (k, question, answer) in enumerate(asked)
+            },
+        )
+    for kind in ("random", "popular", "adversarial"):
+        _lines(
+            root / "pope" / f"coco_pope_{kind}.json",
+            [
+                {
+                    "question_id": n,
+                    "image": _coco_name("val2014", n % len(drawn)),
+                    "text": f"Is there a {shape} in the image?",
+                    "label": "yes" if shape in shapes[n % len(drawn)] else "no",
+                }
+                for n, shape in enumerate(SHAPES)
+            ],
+        )
+    problems: dict[str, dict] = {}
+    table = [["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]]
+    for k, picture in enumerate(drawn):
+        _save(root / "gqa" / "images" / f"n{k}.jpg", picture.pixels)
+        jpeg = io.BytesIO()
+        Image.fromarray(picture.pixels).save(jpeg, "JPEG", quality=writer.JPEG_QUALITY)
+        choices = [shapes[k][0], *(shape for shape in SHAPES if shape not in shapes[k])][:4]
+        for split in ("train", "val", "test"):
+            problems[f"{split}{k}"] = {
+                "question": "Which shape is there?",
+                "choices": choices,
+                "answer": 0,
+                "hint": "One of them is.",
+                "image": "image.png",
+                "subject": "natural science",
+                "split": split,
+            }
+            _save(root / "scienceqa" / "images" / split / f"{split}{k}" / "image.png", picture.pixels)
+        options = [*choices[: 4 - 2 * (k % 2)], "", ""][:4]  # every second question has two
+        row = [str(k), '"Which shape\nis ""there""?"', "nan", *options, LETTERS[0], "shapes"]
+        table += [[*row, base64.b64encode(jpeg.getvalue()).decode()], [str(10**6 + k), *row[1:], str(k)]]
+    for split in ("train", "val", "test"):
+        problems[f"{split}_text"] = problems[f"{split}0"] | {"image": None}
+    _dump(root / "scienceqa" / "problems.json", problems)
+    _dump(
+        root / "scienceqa" / "pid_splits.json",
+        {split: [key for key, problem in problems.items() if problem["split"] == split] for split in ("train", "val", "test")},
+    )
+    (root / "mmbench").mkdir()
+    for split in ("DEV_EN", "TEST_EN"):
+        (root / "mmbench" / f"MMBench_{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in table))
+
+
+def _yours(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
+    captions = []
+    for k, picture in enumerate(drawn):
+        name = f"{k:04d}.jpg"
+        for folder in ("folder/pictures", "labelme", "coco_json/images"):
+            _save(root / "yours" / folder / name, picture.pixels)
+        for number, mask in enumerate(picture.scene.masks):
+            _save(root / "yours" / "folder" / "masks" / f"{k:04d}_{number}.png", mask.astype(np.uint8) * (1, 255)[number % 2])
+        for expression in picture.expressions:
+            files = [f"masks/{k:04d}_{target}.png" for target in expression.targets]
+            captions.append(
+                {
+                    "picture": f"pictures/{name}",
+                    "text": expression.text,
+                    "group": expression.group,
+                    "mask": files or None,
+                    "split": "val" if k == len(drawn) - 1 else "train",
+                }
+            )
+        shapes = []
+        for number, (thing, mask) in enumerate(zip(picture.scene.things, picture.scene.masks, strict=True)):
+            shapes += [
+                {"label": thing.name, "points": outline.tolist(), "shape_type": "polygon", "group_id": number}
+                for outline in masks.outline(mask)
+            ]
+        _dump(
+            root / "yours" / "labelme" / f"{k:04d}.json",
+            {"imagePath": name, "imageHeight": SIZE, "imageWidth": SIZE, "shapes": shapes},
+        )
+    _lines(root / "yours" / "folder" / "captions.jsonl", captions)
+    records = [writer.picture_records(pictures.World(), "val", k, picture) for k, picture in enumerate(drawn)]
+    _dump(
+        root / "yours" / "coco_json" / "annotations.json",
+        {
+            "images": [record["image"] | {"file_name": f"{k:04d}.jpg"} for k, record in enumerate(records)],
+            "annotations": [note for record in records for note in record["instances"]],
+            "categories": writer.categories(pictures.World(), "val"),
+        },
+    )

@@ -1,0 +1,340 @@
+"""Writes a toy world in the file formats of the real benchmarks.
+
+coco/{split}/*.jpg, coco/annotations/{panoptic,instances}_{split}.json, coco/annotations/panoptic_{split}/*.png
+refcoco/refcoco_{split}.json          the authors' json; pictures of coco/{split}
+interactive/coco_interactive_{split}.json
+llava/llava_{split}.json              pictures below coco/
+reasonseg/{split}/*.jpg + *.json, reasonseg/explanatory/{split}.json
+revos/JPEGImages/<clip>/*.jpg, revos/meta_expressions_{train,valid}_.json, revos/mask_dict*.json
+toy.json                              the parameters; written last
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hyperseg_jax.datasets import masks
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.toy import pictures
+from hyperseg_jax.toy.pictures import SPLITS, World
+from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
+
+JPEG_QUALITY = 92
+REVOS_NAMES = {"train": "train", "val": "valid"}
+REVOS_TYPES = {"reasoning": 1, "absent": 2}
+"""ReVOS type_id; every other group is 0, referring."""
+
+
+def categories(world: World, split: str) -> list[dict]:
+    """COCO panoptic categories of a split: the coloured shapes that it may show, and the backgrounds as stuff."""
+    shown = {" ".join(pair) for pair in world.kinds_of(split).allowed} | set(BACKGROUNDS)
+    return [
+        {
+            "id": number,
+            "name": name,
+            "isthing": int(name not in BACKGROUNDS),
+            "supercategory": "background" if name in BACKGROUNDS else name.split()[1],
+        }
+        for name, number in CATEGORY_IDS.items()
+        if name in shown
+    ]
+
+
+def box(mask: np.ndarray) -> list[int]:
+    """[x, y, width, height] of the pixels of a mask; zeros where there are none."""
+    if not mask.any():
+        return [0, 0, 0, 0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [int(line) for line in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
+
+
+def _corners(box: list[int]) -> list[int]:
+    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+
+
+def panoptic_png(segments: np.ndarray, numbers: list[int]) -> Image.Image:
+    flat = np.zeros((SIZE, SIZE), np.int64)
+    for mask, number in zip(segments, numbers, strict=True):
+        flat[mask] = number
+    return Image.fromarray(np.stack([flat & 255, (flat >> 8) & 255, flat >> 16], -1).astype(np.uint8))
+
+
+def picture_records(world: World, split: str, index: int, drawn: pictures.Picture) -> dict[str, Any]:
+    """What each json file of a split says about one picture."""
+    things, seen = drawn.scene.things, drawn.scene.masks
+    name = f"{index:012d}"
+    image = {"id": index, "file_name": f"{name}.jpg", "height": SIZE, "width": SIZE}
+    anns: list[dict[str, Any]] = []
+    for k, (thing, mask) in enumerate(zip(things, seen, strict=True)):
+        anns.append(
+            {
+                "id": index * 10 + k + 1,
+                "image_id": index,
+                "category_id": CATEGORY_IDS[thing.name],
+                "segmentation": run_lengths.encode(mask),
+                "area": int(mask.sum()),
+                "bbox": box(mask),
+                "iscrowd": 0,
+            }
+        )
+    ground = ~seen.any(0)
+    segments = [*zip(seen, (thing.name for thing in things), strict=True), (ground, drawn.scene.background)]
+    segments_info = [
+        {
+            "id": segment_number(k),
+            "category_id": CATEGORY_IDS[category],
+            "area": int(mask.sum()),
+            "bbox": box(mask),
+            "iscrowd": 0,
+        }
+        for k, (mask, category) in enumerate(segments)
+    ]
+    cornered = [{**ann, "bbox": _corners(ann["bbox"])} for ann in anns]
+    return {
+        "image": image,
+        "instances": anns,
+        "panoptic": {"image_id": index, "file_name": f"{name}.png", "segments_info": segments_info},
+        "refcoco": [
+            {
+                "image_info": image,
+                "instruction": [{"sent": expression.text, "raw": expression.text}],
+                "anns": [cornered[t] for t in expression.targets],
+                "no_target": not expression.targets,
+                "group": expression.group,
+            }
+            for expression in drawn.expressions
+        ],
+        "interactive": {
+            "image": image["file_name"],
+            "image_info": image,
+            "anns": [
+                {**ann, **{f"{kind}_visual_prompt_mask": run_lengths.encode(mark) for kind, mark in marks.items()}}
+                for ann, marks in zip(cornered, drawn.marks, strict=True)
+            ],
+        },
+        "llava": {
+            "id": f"{split}-{name}",
+            "image": f"{split}/{name}.jpg",
+            "conversations": [
+                {"from": speaker, "value": ("<image>\n" if turn == 0 and speaker == "human" else "") + value}
+                for turn, pair in enumerate(drawn.conversation)
+                for speaker, value in zip(("human", "gpt"), pair, strict=True)
+            ],
+        },
+    }
+
+
+def segment_number(k: int) -> int:
+    """The id of the k-th segment in a panoptic png: odd multiples differ, and neighbours get far colours."""
+    return (k + 1) * 4_968_943 % 2**24
+
+
+def _draw_picture(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
+    split, index = place
+    drawn = pictures.picture(world, split, index)
+    records = picture_records(world, split, index, drawn)
+    Image.fromarray(drawn.pixels).save(folder / "coco" / split / f"{index:012d}.jpg", quality=JPEG_QUALITY)
+    seen = drawn.scene.masks
+    segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
+    numbers = [segment["id"] for segment in records["panoptic"]["segments_info"]]
+    png = panoptic_png(segments, numbers)
+    png.save(folder / "coco" / "annotations" / f"panoptic_{split}" / f"{index:012d}.png")
+    return records
+
+
+def _draw_reasoning(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
+    split, index = place
+    scene, pixels, question = pictures.reasoning_picture(world, split, index)
+    stem = folder / "reasonseg" / split / f"{index:08d}"
+    Image.fromarray(pixels).save(f"{stem}.jpg", quality=JPEG_QUALITY)
+    shapes = [
+        {"label": "target", "labels": ["target"], "shape_type": "polygon", "group_id": None, "points": outline.tolist()}
+        for target in question.targets
+        for outline in masks.outline(scene.masks[target])
+    ]
+    record = {"text": [question.text], "is_sentence": True, "group": question.group, "shapes": shapes}
+    pathlib.Path(f"{stem}.json").write_text(json.dumps(record))
+    return {"image": f"{index:08d}.jpg", "query": question.text, "outputs": question.answer}
+
+
+def _draw_clip(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
+    split, index = place
+    clip, frames, written = pictures.clip(world, split, index)
+    home = folder / "revos" / "JPEGImages" / f"{split}_{index:05d}"
+    home.mkdir()
+    for t, frame in enumerate(frames):
+        Image.fromarray(frame).save(home / f"{t:05d}.jpg", quality=JPEG_QUALITY)
+    tracks = [[run_lengths.encode(mask) if mask.any() else None for mask in track] for track in clip.masks]
+    named = sorted({target for expression in written for target in expression.targets})
+    foreground = np.any(clip.masks[named], axis=0)
+    return {
+        "name": home.name,
+        "frames": [f"{t:05d}" for t in range(len(frames))],
+        "tracks": tracks,
+        "foreground": [run_lengths.encode(mask) for mask in foreground],
+        "expressions": [dataclasses.asdict(expression) for expression in written],
+    }
+
+
+def _dump(path: pathlib.Path, content: Any) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")))
+
+
+def _write_split(world: World, folder: pathlib.Path, split: str, run: Callable) -> None:
+    records = list(run(_draw_picture, [(split, k) for k in range(world.pictures(split))]))
+    notes = folder / "coco" / "annotations"
+    images = [record["image"] for record in records]
+    shared = {"info": {"description": "hyperseg_jax toy world"}, "licenses": [], "images": images}
+    listed = categories(world, split)
+    _dump(
+        notes / f"panoptic_{split}.json",
+        {**shared, "annotations": [record["panoptic"] for record in records], "categories": listed},
+    )
+    _dump(
+        notes / f"instances_{split}.json",
+        {
+            **shared,
+            "annotations": [ann for record in records for ann in record["instances"]],
+            "categories": [{k: v for k, v in row.items() if k != "isthing"} for row in listed if row["isthing"]],
+        },
+    )
+    spoken = [row for record in records for row in record["refcoco"]]
+    _dump(folder / "refcoco" / f"refcoco_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(spoken)])
+    _dump(
+        folder / "interactive" / f"coco_interactive_{split}.json",
+        [{"new_img_id": k, **record["interactive"]} for k, record in enumerate(records)],
+    )
+    _dump(folder / "llava" / f"llava_{split}.json", [record["llava"] for record in records])
+    explained = list(run(_draw_reasoning, [(split, k) for k in range(world.reasoning_pictures(split))]))
+    _dump(folder / "reasonseg" / "explanatory" / f"{split}.json", explained)
+
+
+def _write_clips(world: World, folder: pathlib.Path, run: Callable) -> None:
+    mask_dict: dict[str, list] = {}
+    foregrounds = {}
+    for split, revos_name in REVOS_NAMES.items():
+        videos = {}
+        for number, record in enumerate(run(_draw_clip, [(split, k) for k in range(world.clip_count(split))])):
+            first = len(mask_dict)
+            mask_dict |= {str(first + k): track for k, track in enumerate(record["tracks"])}
+            foregrounds[record["name"]] = {"masks_rle": record["foreground"]}
+            videos[record["name"]] = {
+                "vid_id": number,
+                "height": SIZE,
+                "width": SIZE,
+                "frames": record["frames"],
+                "expressions": {
+                    str(k): {
+                        "exp": expression["text"],
+                        "obj_id": list(expression["targets"]),
+                        "anno_id": [first + target for target in expression["targets"]],
+                        "type_id": REVOS_TYPES.get(expression["group"], 0),
+                        "group": expression["group"],
+                    }
+                    for k, expression in enumerate(record["expressions"])
+                },
+            }
+        _dump(folder / "revos" / f"meta_expressions_{revos_name}_.json", {"videos": videos})
+    _dump(folder / "revos" / "mask_dict.json", mask_dict)
+    _dump(folder / "revos" / "mask_dict_foreground.json", foregrounds)
+
+
+def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
+    splits = [split for split in SPLITS if world.pictures(split)]
+    for name in ("coco/annotations", "refcoco", "interactive", "llava", "reasonseg/explanatory"):
+        (folder / name).mkdir(parents=True)
+    for split in splits:
+        (folder / "coco" / split).mkdir()
+        (folder / "coco" / "annotations" / f"panoptic_{split}").mkdir()
+        (folder / "reasonseg" / split).mkdir()
+        _write_split(world, folder, split, run)
+    if world.clips:
+        (folder / "revos" / "JPEGImages").mkdir(parents=True)
+        _write_clips(world, folder, run)
+    (folder / "toy.json").write_text(json.dumps(dataclasses.asdict(world), indent=1))
+
+
+def read_world(folder: str | os.PathLike) -> World:
+    """The parameters of a written toy world. UserError where there is none, or one of another generator version."""
+    path = pathlib.Path(folder) / "toy.json"
+    try:
+        return World(**json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no toy world here; write one with `hyperseg data toy --out {folder}`") from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(f"{path}: not a toy world's parameters ({error}); delete the folder, write it again") from error
+
+
+def write(
+    out_dir: str | os.PathLike,
+    *,
+    seed: int = 0,
+    train: int = 2000,
+    val: int = 200,
+    compositional: int | None = None,
+    clips: int = 200,
+    level: str = "default",
+    kinds: str = "known",
+    expressions: int = 6,
+    workers: int = 0,
+    say: Callable[[str], None] = print,
+) -> pathlib.Path:
+    """Draws a toy world and writes it, whole or not at all.
+
+    Parameters are those of World; compositional: as many as val (none for held-back kinds) unless given.
+    workers: processes that draw (0: this one). say: takes one line about what was done.
+    Returns the folder. Where it holds the same world already, nothing is done; anything else there is a UserError.
+    """
+    if compositional is None:
+        compositional = val if kinds == "known" else 0
+    world = World(seed, train, val, compositional, clips, level, kinds, expressions)
+    out = pathlib.Path(out_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if read_world(out) != world:
+            raise UserError(f"{out}: holds a toy world of other parameters (toy.json); choose another folder")
+        say(f"{out}: this toy world is there already")
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        with _runner(world, folder, workers) as run:
+            _write_all(world, folder, run)
+        folder.chmod(0o755)
+        os.replace(folder, out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    say(f"{out}: wrote {train} train, {val} val, {compositional} compositional pictures and {clips} clips")
+    return out
+
+
+class _runner:
+    """Maps a drawing function over places, in order, in this process or in several."""
+
+    def __init__(self, world: World, folder: pathlib.Path, workers: int):
+        self.fixed = (world, folder)
+        self.pool = multiprocessing.get_context("spawn").Pool(workers) if workers else None
+
+    def __enter__(self) -> Callable[[Callable, list], Iterable]:
+        return self._run
+
+    def _run(self, draw: Callable, places: list) -> Iterable:
+        job = functools.partial(draw, *self.fixed)
+        return self.pool.imap(job, places, chunksize=16) if self.pool else map(job, places)
+
+    def __exit__(self, *_):
+        if self.pool:
+            self.pool.terminate()

@@ -1,0 +1,105 @@
+"""hyperseg data check and samples, as a user runs them; the table of layouts and its page."""
+
+import inspect
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hyperseg_jax.commands.main import main
+from hyperseg_jax.data import sources
+from hyperseg_jax.datasets import layouts
+from hyperseg_jax.errors import UserError
+
+DOCS = pathlib.Path(__file__).parents[3] / "docs" / "data.md"
+
+
+def run(capsys, *arguments):
+    """(exit code, what was printed, errors)."""
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments)])
+        raise SystemExit(0)
+    shown = capsys.readouterr()
+    return ended.value.code, shown.out, shown.err
+
+
+def test_a_sound_benchmark(samples, capsys):
+    code, out, _ = run(capsys, "data", "check", "refcocog", "--root", samples)
+    assert code == 0
+    rows = [re.findall(r"\w+", line) for line in out.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == ["train", "val", "test"] and all(row[-1] == "0" and int(row[1]) > 5 for row in rows)
+
+
+def test_problems_are_listed_and_bounded(own, capsys):
+    root = own("gqa")
+    (root / "gqa" / "images" / "n0.jpg").unlink()
+    path = root / "gqa" / "val_balanced_questions.json"
+    path.write_text(path.read_text().replace('"question"', '"[red]"'))
+    code, out, _ = run(capsys, "data", "check", "gqa", "--root", root, "--split", "val_balanced", "--show", 2)
+    lines = [line for line in out.splitlines() if line.startswith(("missing file", "bad record", "val_balanced:"))]
+    assert code == 1 and len(lines) == 3 and str(root) in lines[0]
+    assert lines[2] == "val_balanced: 7 problems in all: 1 missing file, 6 bad record"
+    code, out, _ = run(capsys, "data", "check", "gqa", "--root", root, "--split", "testdev_balanced")
+    assert code == 1 and "n0.jpg: no such picture" in out and "problems in all" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mscoco", "--root", "."), "benchmark 'mscoco' is unknown; use one of coco_panoptic"),
+        (("gqa", "--root", "none"), "none: no such folder"),
+        (("gqa", "--root", ".", "--split", "test"), "--split test: gqa has train_balanced"),
+        (("gqa", "--root", ".", "--show", "-1"), "--show -1: give zero or more"),
+    ],
+)
+def test_bad_arguments(capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "data", "check", *arguments)
+    assert code == 2 and message in err
+
+
+def test_samples_from_the_command_line(tmp_path, capsys):
+    assert run(capsys, "data", "samples", "--out", tmp_path / "new")[0] == 0
+    assert run(capsys, "data", "check", "folder", "--root", tmp_path / "new" / "yours" / "folder")[0] == 0
+    code, _, err = run(capsys, "data", "samples", "--out", tmp_path / "new")
+    assert code == 2 and "is not empty" in err
+
+
+def test_the_page_has_the_table():
+    rows = {line.split("|")[1].strip().strip("`"): line for line in DOCS.read_text().splitlines() if line.startswith("| `")}
+    for name, layout in layouts.LAYOUTS.items():
+        row = rows[name]
+        for path in (*layout.files.values(), *(path for files in layout.files_of.values() for path in files.values())):
+            assert f"`{path}`" in row, f"docs/data.md: {name} lacks {path}"
+        assert all(split in row for split in layout.splits) and layout.source in row
+    assert set(layouts.LAYOUTS) <= set(rows)
+
+
+def test_the_arguments_of_the_table_are_those_of_the_readers():
+    for layout in layouts.LAYOUTS.values():
+        for split in layout.splits:
+            inspect.signature(layout.reader).bind(**layout.files, **layout.files_of.get(split, {}), **layout.options)
+    for name, reader in sources.READERS.items():
+        assert callable(reader), name
+
+
+def test_a_config_names_a_benchmark_and_a_root(samples, micro):
+    """Training records of RefCOCO by the table, as arrays."""
+    config = micro().copy_and_resolve_references()
+    with config.unlocked():
+        config.data.root = str(samples)
+        for part, split in (("train", "train"), ("val", "testB")):
+            config.data.tasks.referring[part] = {"name": "refcoco", "split": split, "root": "{root}"}
+        config.data.tasks.referring.reader = "benchmark"
+    from hyperseg_jax.systems import system as systems
+
+    tasks = sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))
+    task = tasks["referring"]
+    arrays = task.prepare(task.train[0], np.random.default_rng(0))
+    assert arrays["masks"].any() and arrays["valid"].any() and len(task.val) == len(task.train)
+    with config.unlocked():
+        config.data.tasks.referring.train["name"] = "refcoco2"
+    with pytest.raises(UserError, match="benchmark 'refcoco2' is unknown"):
+        sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))

@@ -1,0 +1,286 @@
+"""Readers on files of the real formats: what they take from them, and what bad files get."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos, masks
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.ops.dilation import dilate
+
+SIZE = (20, 30)  # height, width
+SQUARE = np.zeros(SIZE, bool)
+SQUARE[4:9, 6:15] = True
+POLYGON = [6, 4, 14.9, 4.2, 14.7, 8.9, 6.3, 8]
+
+
+def picture(path, size=SIZE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def save(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def record(number=0, sentences=("a cat", "the cat on the left"), name="a.jpg", **more):
+    ann = {"segmentation": [POLYGON], "bbox": [6, 4, 15, 9], "category_id": 17, "iscrowd": 0}
+    return {
+        "new_img_id": number,
+        "image_info": {"file_name": name, "height": SIZE[0], "width": SIZE[1]},
+        "instruction": [{"sent": sentence, "raw": sentence} for sentence in sentences],
+        "anns": [ann],
+        **more,
+    }
+
+
+@pytest.fixture
+def root(tmp_path):
+    picture(tmp_path / "images" / "a.jpg")
+    picture(tmp_path / "images" / "b.jpg")
+    return tmp_path
+
+
+def refcoco(root, records, **options):
+    return RefCoco(save(root / "ref.json", records), root / "images", **options)
+
+
+# masks
+
+
+def test_polygon_is_painted_like_fill_poly():
+    """Truncated corners, outline included."""
+    assert np.array_equal(masks.decode([POLYGON], *SIZE, ""), SQUARE)
+
+
+def test_run_lengths_of_both_kinds():
+    runs = run_lengths.encode(SQUARE)
+    flat = SQUARE.T.reshape(-1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [0]]).astype(int)))
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    assert np.array_equal(masks.decode(runs, *SIZE, ""), SQUARE)
+    assert np.array_equal(masks.decode({"size": list(SIZE), "counts": counts}, *SIZE, ""), SQUARE)
+
+
+def test_outline_fills_back_exactly():
+    rng = np.random.default_rng(0)
+    ring = np.hypot(*(np.mgrid[:40, :40] - 20)) // 6 % 2 == 1
+    for mask in (SQUARE, ring, rng.random((15, 18)) < 0.5, np.eye(5, dtype=bool), np.zeros((4, 4), bool)):
+        assert np.array_equal(masks.fill_polygons(masks.outline(mask), *mask.shape), mask)
+
+
+def test_thicken_is_a_disc():
+    point = np.zeros((21, 21), bool)
+    point[10, 10] = True
+    grown = dilate(point, 4)
+    y, x = np.mgrid[:21, :21] - 10
+    assert np.array_equal(grown, x**2 + y**2 <= 16)
+
+
+# what readers take
+
+
+def test_refcoco_sentences(root):
+    records = [record(0), record(1, ("one",), anns=[], no_target=True)]
+    joined = refcoco(root, records)
+    assert len(joined) == 2
+    assert joined[0].prompts[0].text == "a cat. the cat on the left."
+    assert np.array_equal(joined[0].prompts[0].masks, SQUARE[None, None])
+    assert joined[1].prompts[0].masks.shape == (0, 1, *SIZE)
+    each = refcoco(root, records, sentences="each")
+    assert [each[k].prompts[0].text for k in range(3)] == ["a cat.", "the cat on the left.", "one."]
+    assert len({each[k].name for k in range(3)}) == 3
+
+
+def test_refcoco_several_anns_are_one_target(root):
+    other = np.zeros(SIZE, bool)
+    other[12:18, 20:28] = True
+    both = record(anns=[{"segmentation": [POLYGON]}, {"segmentation": run_lengths.encode(other)}])
+    assert np.array_equal(refcoco(root, [both])[0].prompts[0].masks[0, 0], SQUARE | other)
+
+
+def test_refcoco_groups_by_picture(root):
+    names = ["a.jpg", "b.jpg", "a.jpg", "a.jpg", "b.jpg", "a.jpg", "a.jpg"]
+    records = [record(k, (f"s{k}",), name) for k, name in enumerate(names)]
+    grouped = refcoco(root, records, group_by_image=True, prompts_per_example=2)
+    texts = [[prompt.text for prompt in grouped[k].prompts] for k in range(len(grouped))]
+    assert texts == [["s0."], ["s2.", "s3."], ["s5.", "s6."], ["s1.", "s4."]]
+
+
+def test_reasonseg_ignore_rules_and_order(root):
+    big = [[1, 1], [25, 1], [25, 18], [1, 18]]
+    shapes = [
+        {"label": "target", "points": [[6, 4], [14, 4], [14, 8], [6, 8]]},
+        {"label": "Ignore_region", "points": big},
+        {"label": "flag", "points": [[0, 0], [1, 1]]},
+    ]
+    picture(root / "val" / "x.jpg")
+    save(root / "val" / "x.json", {"text": [" why? ", "how?"], "is_sentence": True, "shapes": shapes})
+    said = save(root / "explain.json", [{"image": "x.jpg", "query": "why?", "outputs": "because"}])
+    (prompt,) = ReasonSeg(root / "val", explanations=said)[0].prompts
+    painted = masks.fill_polygons([np.array(big)], *SIZE)
+    assert (prompt.task, prompt.text, prompt.answer) == ("reasoning", "why?", "because")
+    assert np.array_equal(prompt.masks[0, 0], SQUARE)
+    assert np.array_equal(prompt.ignore[0], painted & ~SQUARE)
+    released = ReasonSeg(root / "val", ignore="hyperseg")[0].prompts[0]
+    assert np.array_equal(released.masks[0, 0], SQUARE) and released.ignore is None
+    each = ReasonSeg(root / "val", sentences="each")
+    assert [each[k].prompts[0].text for k in range(len(each))] == ["why?", "how?"]
+
+
+def revos(root, track=None, **options):
+    for t in range(4):
+        picture(root / "frames" / "v" / f"{t:05d}.jpg")
+    spoken = {
+        "0": {"exp": "the cat(s)", "obj_id": [1], "anno_id": [5, 6], "type_id": 0},
+        "1": {"exp": "nothing", "obj_id": [], "anno_id": [], "type_id": 2},
+    }
+    video = {"vid_id": 0, "height": SIZE[0], "width": SIZE[1], "frames": [f"{t:05d}" for t in range(4)]}
+    meta = save(root / "meta.json", {"videos": {"v": {**video, "expressions": spoken}}})
+    runs = run_lengths.encode(SQUARE)
+    tracks = save(root / "masks.json", {"5": track or [runs, None, runs, None], "6": [None, None, runs, runs]})
+    return ReVos(meta, tracks, root / "frames", **options)
+
+
+def test_revos_unions_and_gaps(root):
+    reader = revos(root)
+    first, second = reader[0], reader[1]
+    assert first.frames.shape == (4, *SIZE, 3)
+    assert first.prompts[0].text == "the cat" and first.prompts[0].group == "referring"
+    assert first.prompts[0].masks.any((0, 2, 3)).tolist() == [True, False, True, True]
+    assert second.prompts[0].masks.shape == (0, 4, *SIZE) and second.prompts[0].group == "absent"
+    assert len(revos(root, group_by_clip=True)[0].prompts) == 2
+
+
+def test_revos_clips_are_drawn(root):
+    shown = lambda **options: revos(root, **options)[0].prompts[0].masks.any((0, 2, 3)).tolist()
+    assert shown(frames=6) == [True, False, True, True, True, True]  # in order, the last repeated
+    only_second = [None, run_lengths.encode(SQUARE), None, None]
+    for seed in range(6):
+        jumps = revos(root, only_second, frames=3, sampling="jump", seed=seed, group_by_clip=True)
+        jumps._masks.content["6"] = [None] * 4
+        assert jumps[0].prompts[0].masks.any((0, 2, 3)).tolist() == [False, True, False]  # the key frame is the middle one
+    with pytest.raises(UserError, match="sampling='even' is unknown"):
+        revos(root, sampling="even")
+
+
+def interactive(root, ann, **options):
+    entry = {"new_img_id": 0, "image": "a.jpg", "image_info": record()["image_info"], "anns": [ann]}
+    return CocoInteractive(save(root / "marks.json", [entry]), root / "images", **options)
+
+
+def marks_of(point=True):
+    dot, empty = np.zeros(SIZE, bool), run_lengths.encode(np.zeros(SIZE, bool))
+    dot[6, 10] = True
+    marks = {f"{kind}_visual_prompt_mask": run_lengths.encode(SQUARE) for kind in ("scribble", "box", "mask")}
+    return {"segmentation": [POLYGON], "point_visual_prompt_mask": run_lengths.encode(dot) if point else empty, **marks}
+
+
+def test_interactive_points_become_discs_and_empty_marks_are_passed_over(root):
+    (prompt,) = interactive(root, marks_of(), kinds=("point",), point_radius=2)[0].prompts
+    assert prompt.kinds == ("point",) and prompt.regions.sum() == 13 and prompt.labels == (0,)
+    for seed in range(6):
+        (prompt,) = interactive(root, marks_of(point=False), kinds=("point", "box"), seed=seed)[0].prompts
+        assert prompt.kinds == ("box",)
+    with pytest.raises(UserError, match="no region has a mark"):
+        interactive(root, marks_of(point=False), kinds=("point",))[0]
+
+
+def test_llava_turns_and_text_only(root):
+    lines = ["<image>\nWhat?", "A cat.", "Where?", "There."]
+    spoken = [{"from": ("human", "gpt")[k % 2], "value": line} for k, line in enumerate(lines)]
+    records = [{"id": "1", "conversations": spoken}, {"id": "2", "image": "a.jpg", "conversations": spoken}]
+    reader = Llava(save(root / "chat.json", records), root / "images")
+    assert len(reader) == 1 and reader.text_only == 1
+    assert [(p.text, p.answer) for p in reader[0].prompts] == [("What?", "A cat."), ("Where?", "There.")]
+
+
+def panoptic(root, png, segments):
+    folder = root / "png"
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(png).save(folder / "a.png")
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [{"image_id": 7, "file_name": "a.png", "segments_info": segments}],
+        "categories": [{"id": 3, "name": "cat", "isthing": 1}, {"id": 9, "name": "sky", "isthing": 0}],
+    }
+    return CocoPanoptic(save(root / "pan.json", content), root / "images", folder)
+
+
+def test_panoptic_ids_void_and_crowd(root):
+    png = np.zeros((*SIZE, 3), np.uint8)
+    png[:10] = (1, 2, 3)
+    png[10:15] = (0, 1, 0)
+    number = 1 + 256 * 2 + 65536 * 3
+    segments = [{"id": number, "category_id": 9}, {"id": 256, "category_id": 3, "iscrowd": 1}]
+    (prompt,) = panoptic(root, png, segments)[0].prompts
+    assert prompt.classes == ("cat", "sky") and prompt.things == (True, False) and prompt.labels == (1,)
+    assert prompt.masks.shape == (1, 1, *SIZE) and prompt.masks[0, 0, :10].all() and not prompt.masks[0, 0, 10:].any()
+    assert prompt.ignore[0, 10:].all() and not prompt.ignore[0, :10].any()
+    with pytest.raises(UserError, match="has no pixel of segment 5"):
+        panoptic(root, png, [{"id": 5, "category_id": 9}])[0]
+    with pytest.raises(UserError, match="category_id 4 is not among"):
+        panoptic(root, png, [{"id": 256, "category_id": 4}])[0]
+
+
+# what bad files get
+
+
+def test_bad_pictures_are_named(root):
+    reader = refcoco(root, [record(), record(1, name="b.jpg"), record(2, name="c.jpg"), record(3, name="d.jpg")])
+    cut = (root / "images" / "a.jpg").read_bytes()
+    (root / "images" / "a.jpg").write_bytes(cut[: len(cut) // 2])
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be read as a picture"):
+        reader[0]
+    picture(root / "images" / "b.jpg", (21, 30))
+    with pytest.raises(UserError, match=r"b\.jpg: is 30x21 pixels, its annotations say 30x20"):
+        reader[1]
+    with pytest.raises(UserError, match=r"c\.jpg: no such picture"):
+        reader[2]
+    (root / "images" / "d.jpg").write_text("hello")
+    with pytest.raises(UserError, match=r"d\.jpg: cannot be read"):
+        reader[3]
+
+
+def test_bad_masks_are_named(root):
+    wide = run_lengths.encode(np.ones((20, 31), bool))
+    with pytest.raises(UserError, match=r"ref\.json#0 segmentation: the mask is 31x20 pixels, its picture 30x20"):
+        refcoco(root, [record(anns=[{"segmentation": wide}])])[0]
+    with pytest.raises(UserError, match="at least three x, y pairs"):
+        refcoco(root, [record(anns=[{"segmentation": [[1, 2, 3, 4]]}])])[0]
+    for nonsense in ({"size": [20, 30]}, "abc", {"size": [20, 30], "counts": 5}):
+        with pytest.raises(UserError, match=r"ref\.json#0 segmentation"):
+            refcoco(root, [record(anns=[{"segmentation": nonsense}])])[0]
+
+
+@pytest.mark.parametrize("missing", ["image_info", "instruction", "anns"])
+def test_missing_fields_are_named(root, missing):
+    broken = record()
+    del broken[missing]
+    with pytest.raises(UserError, match=rf"ref\.json#0: field '{missing}"):
+        refcoco(root, [broken])[0]
+
+
+def test_missing_and_wrong_files_are_named(root):
+    with pytest.raises(UserError, match=r"none\.json: no such file"):
+        RefCoco(root / "none.json", root / "images")
+    with pytest.raises(UserError, match="none: no such folder"):
+        RefCoco(save(root / "ref.json", []), root / "none")
+    with pytest.raises(UserError, match="holds a dict where a list belongs"):
+        refcoco(root, {"videos": {}})
+    (root / "cut.json").write_text('[{"image_info": ')
+    with pytest.raises(UserError, match=r"cut\.json: not json"):
+        RefCoco(root / "cut.json", root / "images")
+    with pytest.raises(UserError, match="field 'annotations' is missing"):
+        CocoPanoptic(save(root / "p.json", {"images": [], "categories": []}), root / "images", root / "images")
+    with pytest.raises(UserError, match="has 2 frames"):
+        revos(root, [None, None])[0]
+    with pytest.raises(UserError, match="must alternate human, gpt"):
+        entry = {"image": "a.jpg", "conversations": [{"from": "gpt", "value": "x"}, {"from": "gpt", "value": "y"}]}
+        Llava(save(root / "chat.json", [entry]), root / "images")[0]

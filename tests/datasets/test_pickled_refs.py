@@ -1,0 +1,113 @@
+"""The refs files of RefCOCO are pickles: every protocol is read, and what runs or lies is refused by name."""
+
+import pathlib
+import pickle
+
+import pytest
+
+from hyperseg_jax.datasets import RefCocoRefs, refcoco_refs
+from hyperseg_jax.errors import UserError
+
+WORDS = ["the 'left' cup", 'a "tall" one', "naïve café", "tab\there, line\nthere", "back\\slash", "x" * 70_000 + " é"]
+
+
+def opened(samples, path, **options):
+    home = samples / "refer" / "refcoco"
+    return RefCocoRefs(path, home / "instances.json", samples / "coco" / "train2014", split="val", **options)
+
+
+def refs(texts=WORDS, **changes):
+    common = {
+        "ann_id": 1,
+        "image_id": 0,
+        "split": "val",
+        "category_id": 1,
+        "file_name": "x.jpg",
+        "flag": True,
+        "score": 0.25,
+        "big": 2**70,
+        "nothing": None,
+        "sent_ids": [0, 1],
+        "empty": (),
+        **changes,
+    }
+    return [
+        common | {"ref_id": k, "sentences": [{"sent": text, "raw": text, "tokens": text.split()}]}
+        for k, text in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_every_protocol(samples, tmp_path, protocol):
+    path = tmp_path / "refs.p"
+    texts = WORDS if protocol else WORDS[:-1]  # protocol 0 is of lines, and of none so long
+    path.write_bytes(pickle.dumps(refs(texts), protocol))
+    assert refcoco_refs._read(path) == refs(texts)
+    assert refcoco_refs._read(path)[0]["flag"] is True
+    reader = opened(samples, path)
+    assert [reader[k].prompts[0].text for k in range(len(texts))] == [f"{text}." for text in texts]
+
+
+def test_strings_of_python_2(samples, tmp_path):
+    """Its plain strings are quoted lines (protocol 0), or counted bytes (1 and 2)."""
+    head = b"(dp1\nS'split'\np2\nS'val'\np3\nsS'ann_id'\nI1\nsS'image_id'\nI0\nsS'ref_id'\nL7L\ns"
+    head += b"S'sentences'\n(lp4\n(dS'sent'\n"
+    for text in (b'S"a dog\'s \\x41"\n', b"Va dog's \\u0041\n", b"U\x09a dog's A", b"T\x09\0\0\0a dog's A"):
+        path = tmp_path / "refs.p"
+        path.write_bytes(b"(lp0\n" + head + text + b"sasa.")
+        if text[:1] == b"T":  # long ones are bytes in the machine
+            with pytest.raises(UserError, match="'sentences'"):
+                opened(samples, path)[0]
+        else:
+            (prompt,) = opened(samples, path)[0].prompts
+            assert prompt.text == "a dog's A." and prompt.key == "7.0"
+
+
+@pytest.fixture
+def marker(tmp_path):
+    return tmp_path / "marker"
+
+
+def hostile(marker):
+    return {
+        "reduce": (b"cposix\nsystem\n(Vtouch %b\ntR." % str(marker).encode(), "asks for posix.system"),
+        "inst": (b"(Vtouch %b\niposix\nsystem\n." % str(marker).encode(), "asks for posix.system"),
+        "stack global": (pickle.dumps(pathlib.PurePosixPath("x"), 4), "PurePosixPath"),
+        "persistent": (b"P1\n.", "PERSID"),
+        "no list": (b"(d.", "holds a dict where a list of refs belongs"),
+        "cut": (pickle.dumps(refs(), 0)[:-9], "without an end|left|empty stack"),
+        "a number that is none": (b"Ione\n.", "a number that is none"),
+        "a number without end": (b"I" + b"1" * 10_000 + b"\n.", "a number that is none"),
+        "a text without quotes": (b"Sabc\n.", "without quotes"),
+        "a bad escape": (b"S'\\x4'\n.", "unknown escape"),
+        "a line without end": (b"V" + b"a" * 2**20, "line without an end"),
+        "no mark": (b"l.", "never began"),
+        "a name twice": (b"(Va\nI1\nVa\nI2\nd.", "a twice"),
+        "an unkept value": (b"g5\n.", "recalls value 5"),
+        "empty": (b"", "is empty"),
+    }
+
+
+@pytest.mark.parametrize("case", hostile(pathlib.Path("x")))
+def test_hostile_files(samples, tmp_path, marker, case):
+    body, message = hostile(marker)[case]
+    path = tmp_path / "refs.p"
+    path.write_bytes(body)
+    with pytest.raises(UserError, match=message) as error:
+        opened(samples, path)
+    assert str(error.value).startswith(str(path)) and "download it again" in str(error.value)
+    assert not marker.exists()
+
+
+def test_the_first_of_them_is_live(marker):
+    """Python's own unpickler runs it, so the test above would see the marker."""
+    pickle.loads(hostile(marker)["reduce"][0])
+    assert marker.exists()
+
+
+def test_the_number_of_operations_is_bounded(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(refcoco_refs, "OPERATIONS", 1000)
+    path = tmp_path / "refs.p"
+    path.write_bytes(b"(" * 2000)
+    with pytest.raises(UserError, match="more than 1000 operations"):
+        opened(samples, path)

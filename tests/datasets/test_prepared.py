@@ -1,0 +1,171 @@
+"""Folders that tensorflow-datasets prepared, written by small builders here; TensorFlow is not there, and is not asked for."""
+
+import io
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg_jax.datasets.prepared import Prepared
+from hyperseg_jax.errors import UserError
+
+SIZE = (20, 30)
+SQUARE = np.zeros(SIZE, np.uint8)
+SQUARE[4:9, 6:15] = 1
+EXPECTED = SQUARE.astype(bool)
+KINDS = ("instances", "referring", "captions", "labels")
+
+
+def encoded(array, kind):
+    data = io.BytesIO()
+    Image.fromarray(array).save(data, kind)
+    data.seek(0)
+    return data
+
+
+def write_referring(folder):
+    """Lists in lists are written by hand: tensorflow-datasets would ask TensorFlow for it."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    home = write(folder, "instances")
+    features = tfds.features
+    refexp = features.Sequence({"refexp_id": np.int64, "raw": features.Text()})
+    mask = features.Image(shape=(None, None, 1), encoding_format="png")
+    parts = {
+        "image": features.Image(encoding_format="jpeg"),
+        "image/id": np.int64,
+        "objects": features.Sequence({"mask": mask, "refexp": refexp}),
+    }
+    features.FeaturesDict(parts).save_config(home)
+    (path,) = home.glob("*.array_record-*")
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for k in range(3):
+        example = tf_example_pb2.Example()
+        rows = example.features.feature
+        rows["image"].bytes_list.value.append(encoded(np.full((*SIZE, 3), 40 * k, np.uint8), "JPEG").read())
+        rows["image/id"].int64_list.value.append(k)
+        rows["objects/mask"].bytes_list.value.append(encoded(SQUARE, "PNG").read())
+        rows["objects/refexp/refexp_id/ragged_flat_values"].int64_list.value.extend([7, 8])
+        rows["objects/refexp/raw/ragged_flat_values"].bytes_list.value.extend([b"the dog ", b"it"])
+        for name in ("refexp_id", "raw"):
+            rows[f"objects/refexp/{name}/ragged_row_lengths_0"].int64_list.value.append(2)
+        writer.write(example.SerializeToString())
+    writer.close()
+    return home
+
+
+def write(folder, kind):
+    import tensorflow_datasets as tfds
+
+    features = tfds.features
+    box = features.BBox(4 / 20, 6 / 30, 9 / 20, 15 / 30)
+    label, mask = features.ClassLabel(names=["cat", "dog"]), features.Image(shape=(None, None, 1), encoding_format="png")
+    inner = {
+        "instances": {"label": label, "segmentation": mask},
+        "captions": {"label": label, "bbox": features.BBoxFeature()},
+    }
+    values = {
+        "instances": lambda: {"label": "dog", "segmentation": encoded(SQUARE, "PNG")},
+        "captions": lambda: {"label": "dog", "bbox": box},
+    }
+
+    class ToyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None  # it has no files beside it
+
+        def _info(self):
+            rest = {"annotation": mask} if kind == "labels" else {"objects": features.Sequence(inner[kind])}
+            parts = {"image": features.Image(encoding_format="jpeg"), "image/id": np.int64, **rest}
+            return tfds.core.DatasetInfo(builder=self, features=features.FeaturesDict(parts))
+
+        def _split_generators(self, _):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for k in range(3):
+                rest = {"annotation": encoded(SQUARE * 2, "PNG")} if kind == "labels" else {"objects": [values[kind]()]}
+                yield k, {"image": encoded(np.full((*SIZE, 3), 40 * k, np.uint8), "JPEG"), "image/id": k, **rest}
+
+    builder = ToyBuilder(data_dir=folder, file_format="array_record")
+    builder.download_and_prepare()
+    return builder.data_path
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
+    return {kind: write_referring(folder) if kind == "referring" else write(folder, kind) for kind, folder in folders.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_each_kind_becomes(prepared, kind):
+    reader = Prepared(prepared[kind], "train", classes=("sky", "sea") if kind == "labels" else ())
+    seen = set()
+    for k in range(3):
+        example = reader[k]
+        shade = int(example.frames[0, 0, 0, 0])
+        seen.add(shade)
+        assert example.frames.shape == (1, *SIZE, 3)
+        first, *rest = example.prompts
+        if kind == "referring":
+            assert [(p.text, p.key) for p in example.prompts] == [("the dog", "7"), ("it", "8")]
+        else:
+            assert not rest
+        if kind in ("instances", "labels"):
+            assert first.key == str(shade // 40) and first.labels == (1,)
+            assert first.classes == (("cat", "dog") if kind == "instances" else ("sky", "sea"))
+            assert first.things == (kind == "instances",) * 2
+            assert first.ignore is None if kind == "instances" else np.array_equal(first.ignore[0], ~EXPECTED)
+        if kind == "captions":
+            assert first.answer == "dog" and np.array_equal(first.regions, EXPECTED[None])
+        else:
+            assert np.array_equal(first.masks, EXPECTED[None, None])
+    assert seen == {0, 40, 80} and len({reader[k].name for k in range(3)}) == 3
+    again = pickle.loads(pickle.dumps(reader))
+    assert len(again) == 3 and np.array_equal(again[1].frames, reader[1].frames)
+
+
+def test_no_tensorflow(prepared):
+    import sys
+
+    Prepared(prepared["instances"], "train")[0]
+    assert "tensorflow" not in sys.modules
+
+
+def copied(prepared, tmp_path, kind="instances"):
+    return shutil.copytree(prepared[kind], tmp_path / "1.0.0")
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_foreign_classes_are_never_imported(prepared, tmp_path, monkeypatch, key):
+    """tensorflow-datasets would import antigravity_of_mine; the module says so if anyone does."""
+    folder = copied(prepared, tmp_path)
+    (tmp_path / "antigravity_of_mine.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["image"][key] = "antigravity_of_mine.Image"
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match=r"features\.json: names the class 'antigravity_of_mine\.Image'"):
+        Prepared(folder, "train")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_bad_folders(prepared, tmp_path):
+    with pytest.raises(UserError, match="no split 'dev'; it has train"):
+        Prepared(prepared["instances"], "dev")
+    with pytest.raises(UserError, match="features name no classes"):
+        Prepared(prepared["labels"], "train")
+    with pytest.raises(UserError, match=r"pixels of 2, and classes has 1"):
+        Prepared(prepared["labels"], "train", classes=("sky",))[0]
+    with pytest.raises(UserError, match=r"features\.json: no such file"):
+        Prepared(tmp_path, "train")
+    folder = copied(prepared, tmp_path)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    with pytest.raises(UserError, match="is in the format tfrecord, which needs TensorFlow"):
+        Prepared(folder, "train")

@@ -1,0 +1,88 @@
+"""Frames of videos with sentences: which frames, alone or in pairs, whose masks."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg_jax.datasets import SpokenFrames
+from hyperseg_jax.errors import UserError
+
+VIDEOS = {"ant": 40, "bee": 120, "cow": 200}  # the grey of the object
+HEIGHT, WIDTH, FRAMES = 24, 32, 5
+
+
+def write(root, heights=(HEIGHT,) * 3):
+    for (video, grey), height in zip(VIDEOS.items(), heights, strict=True):
+        for kind in ("JPEGImages", "Annotations"):
+            (root / kind / "240p" / video).mkdir(parents=True)
+        for t in range(FRAMES):
+            mask = np.zeros((height, WIDTH), np.uint8)
+            mask[8:16, 4 * t : 4 * t + 8] = 1
+            Image.fromarray(np.repeat((mask * grey)[..., None], 3, -1)).save(
+                root / "JPEGImages" / "240p" / video / f"{t:05d}.jpg", quality=95
+            )
+            Image.fromarray(mask).save(root / "Annotations" / "240p" / video / f"{t:05d}.png")
+    said = {video: {"expressions": [f"the {video}", f"what a {video} is"], "frames": FRAMES} for video in VIDEOS}
+    (root / "expressions.json").write_text(json.dumps(said))
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("clips"))
+
+
+def test_every_frame_of_a_part_comes_once(root):
+    parts = {part: SpokenFrames(root, part) for part in ("even", "odd", "all")}
+    names = {part: [example.name.split()[0] for example in reader] for part, reader in parts.items()}
+    assert names["even"] == [f"{video}/{t:05d}" for video in VIDEOS for t in (0, 2, 4)]
+    assert names["odd"] == [f"{video}/{t:05d}" for video in VIDEOS for t in (1, 3)]
+    assert len(names["all"]) == len(VIDEOS) * FRAMES
+    for part in ("even", "odd"):  # the other one of a pair as well
+        partners = {example.name.split()[-1] for example in parts[part] if " beside " in example.name}
+        assert partners and partners <= set(names[part])
+
+
+def test_a_sentence_means_the_object_of_its_video_only(root):
+    reader = SpokenFrames(root)
+    pairs = 0
+    for k in range(len(reader)):
+        example = reader[k]
+        paired = " beside " in example.name
+        pairs += paired
+        assert paired == bool(k % 2)
+        assert example.frames.shape == (1, HEIGHT, WIDTH * (1 + paired), 3)
+        assert [prompt.group for prompt in example.prompts] == ["beside" if paired else "alone"] * (4 if paired else 2)
+        assert example.prompts[0].key in example.name
+        for prompt in example.prompts:
+            assert prompt.key in prompt.text
+            inside = example.frames[0][prompt.masks[0, 0]].mean()
+            assert prompt.masks.sum() == 64 and abs(inside - VIDEOS[prompt.key]) < 12
+    assert pairs == len(reader) // 2
+
+
+def test_pairs_are_drawn_for_training_and_fixed_for_testing(root):
+    reader = SpokenFrames(root)
+    assert [reader[k].name for k in range(4)] == [SpokenFrames(root)[k].name for k in range(4)]
+    drawn = [reader.sample(0, np.random.default_rng(k)) for k in range(40)]
+    assert 10 <= sum(" beside " in example.name for example in drawn) <= 30
+    firsts = {example.prompts[0].key for example in drawn}
+    assert firsts == set(VIDEOS), "either side, and every other video"
+    alone = SpokenFrames(root, beside=False)
+    assert all(len(alone[k].prompts) == 2 for k in range(len(alone)))
+    assert len(alone.sample(0, np.random.default_rng(1)).prompts) == 2
+
+
+def test_what_cannot_be_is_said(root, tmp_path):
+    with pytest.raises(UserError, match="part='third' is unknown; choose one of even, odd, all"):
+        SpokenFrames(root, "third")
+    with pytest.raises(UserError, match=r"expressions\.json: no such file"):
+        SpokenFrames(tmp_path)
+    uneven = write(tmp_path, (24, 20, 28))
+    with pytest.raises(UserError, match="differ in height; give frames of one height, or beside=False"):
+        SpokenFrames(uneven)[1]
+    (uneven / "expressions.json").write_text('{"ant": {"sentences": []}}')
+    with pytest.raises(UserError, match=r"expressions\.json ant: field 'expressions' is missing"):
+        SpokenFrames(uneven)[0]

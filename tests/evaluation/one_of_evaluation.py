@@ -1,0 +1,64 @@
+"""One process of an evaluation of toy benchmarks, with answers made of the pixels in the place of a model. Arguments: the
+folder of the toy world, the folder of partial states, names of benchmarks."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.parallel import hosts
+from hyperseg_jax.parallel.feed import Feed
+from hyperseg_jax.systems import system as systems
+
+QUERIES, LIMIT = 3, 11
+VIDEO = benchmarks.BENCHMARKS["toy_video"]
+LINES = {"toy_packed": dataclasses.replace(VIDEO, fields={**VIDEO.fields, "group_by_clip": True})}  # several prompts an example
+
+
+def predict(params, batch, query=None):
+    """Each query marks one colour; what it saw of a frame moves its threshold on the next."""
+    pixels = batch["images"][:, 0, ::4, ::4] / 255.0  # [B, h, w, 3]
+    memory = jnp.zeros(len(pixels)) if query is None else query
+    logits = jnp.moveaxis(pixels, -1, 1) - 0.5 + 0.1 * memory[:, None, None, None]
+    classes = 4 * jax.nn.one_hot(jnp.arange(QUERIES), batch["class_valid"].shape[-1] or 2)
+    drawn = batch["regions"].mean((1, 3, 4))  # [B, R]: what is asked changes the answer
+    regions = jnp.arange(QUERIES)[:, None] * jnp.sin(99 * drawn)[:, None]
+    shaped = lambda x: jnp.broadcast_to(x, (len(pixels), 1, 1, *x.shape))
+    return {
+        "mask_logits": logits[:, None, None],
+        "expression": shaped(jnp.arange(QUERIES) + 3.0),
+        "class": shaped(classes),
+        "region": regions[:, None, None],
+        "next_query": pixels.mean((1, 2, 3)),
+    }
+
+
+if __name__ == "__main__":
+    world, kept, *names = sys.argv[1:]
+    hosts.join(hosts.Limits(start=60, barrier=60))
+    with hosts.ending():
+        devices = np.array(jax.devices())  # of four, two hold the same rows
+        mesh = Mesh(devices.reshape(2, 2) if len(devices) == 4 else devices.reshape(-1, 1), ("data", "tensor"))
+        rows = NamedSharding(mesh, PartitionSpec("data"))
+        config, system = configs.load("tiny"), systems.get("hyperseg")
+        runner = benchmark_run.Runner(jax.jit(predict, out_shardings=rows), None, {}, Feed(rows))
+        hosts.PIECE = 200  # long states travel in many pieces
+        scores = {}
+        for name in names:
+            line = LINES.get(name) or benchmarks.BENCHMARKS[name]
+            task = benchmarks.open_task(name, line, config, system, world)
+            many = [task.val[k % len(task.val)] for k in range(LIMIT)]
+            named = [dataclasses.replace(one, name=f"{k} {one.name}") for k, one in enumerate(many)]
+            task = dataclasses.replace(task, val=named)
+            found = benchmark_run.run(runner, line, task, batch_size=4, save_every=2, kept=pathlib.Path(kept) / f"{name}.json")
+            scores[name] = {"scores": found.scorer.compute(), "cases": found.cases.rows, "rows": len(found.rows)}
+        if hosts.leads():
+            print(json.dumps(scores))
+    hosts.leave()

@@ -1,0 +1,99 @@
+"""Clips go through frame by frame, each frame fed with what the one before left, whatever the lengths in a batch."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+SIDE = 96
+
+
+def clip(name, length):
+    """The truth of frame t is its first 8 * (t + 1) rows."""
+    masks = np.arange(SIDE)[None, :, None] < 8 * (np.arange(length)[:, None, None] + 1)
+    masks = np.broadcast_to(masks, (length, SIDE, SIDE))
+    prompt = Prompt(task="video", text="the rows", masks=masks[None], key=f"{name}/0")
+    return Example(name, np.zeros((length, SIDE, SIDE, 3), np.uint8), (prompt,), tuple(str(t) for t in range(length)))
+
+
+def predict(params, batch, query=None):
+    """Marks 8 rows more than it did on the frame before."""
+    rows = len(batch["images"])
+    seen = np.zeros(rows) if query is None else query
+    marked = np.where(np.arange(SIDE)[:, None] < 8 * (seen[:, None, None] + 1), 9.0, -9.0)
+    logits = np.broadcast_to(marked, (rows, SIDE, SIDE))[:, None, None, None]
+    return {"mask_logits": logits, "expression": np.full((rows, 1, 1, 1), 9.0), "next_query": seen + 1}
+
+
+def task_of(examples):
+    config = configs.load("tiny")
+    sizes = systems.get("hyperseg").batch_spec(config, {"length": 128})
+    return Task("clips", None, examples, 0, sizes, Tokenizer.toy())
+
+
+LINE = benchmarks.BENCHMARKS["toy_video"]
+
+
+def test_clips_of_many_lengths():
+    task = task_of([clip(f"clip{k}", length) for k, length in enumerate((2, 5, 3, 1))])
+    found = benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task, batch_size=3)
+    assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 4
+    assert [(row["key"], len(row["masks"])) for *_, row in found.rows] == [
+        ("clip0/0", 2),
+        ("clip1/0", 5),
+        ("clip2/0", 3),
+        ("clip3/0", 1),
+    ]
+
+
+def test_every_prompt_of_an_example_is_scored():
+    """Examples of one, three and two prompts in a batch: what the model saw is fed back to each prompt for itself."""
+    many = []
+    for k, count in enumerate((1, 3, 2)):
+        one = clip(f"clip{k}", k + 2)
+        prompts = tuple(dataclasses.replace(one.prompts[0], key=f"clip{k}/{n}") for n in range(count))
+        many.append(dataclasses.replace(one, prompts=prompts))
+    found = benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task_of(many), batch_size=2)
+    assert found.scorer.compute()["count"] == 6 and found.scorer.compute()["j"] == 1
+    keys = [row["key"] for *_, row in found.rows]
+    assert keys == ["clip0/0", "clip1/0", "clip1/1", "clip1/2", "clip2/0", "clip2/1"]
+    assert [(index, k) for index, k, _ in found.rows] == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+
+
+def test_a_prompt_longer_than_the_config_expects_is_answered():
+    lengths = []
+
+    def watched(params, batch, query=None):
+        lengths.append(batch["layout"]["text_ids"].shape[1])
+        return predict(params, batch, query)
+
+    short, long = clip("short", 1), clip("long", 1)
+    long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
+    found = benchmark_run.run(benchmark_run.Runner(watched, None, None), LINE, task_of([short, long]), batch_size=1)
+    assert found.scorer.compute()["count"] == 2 and lengths[0] == 128 < lengths[1] and lengths[1] % 64 == 0
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    kept = tmp_path / "clips.json"
+    kept.write_text('{"asked": {}')
+    with pytest.raises(UserError, match=r"clips.json: is not a partial evaluation .*; remove it to start anew"):
+        benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task_of([clip("a", 1)]), kept=kept)
+
+
+def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
+    class Damaged(list):
+        def __getitem__(self, index):
+            if index == 1:
+                raise KeyError("anns")
+            return super().__getitem__(index)
+
+    with pytest.raises(UserError, match=r"benchmark clips record 1: is of another make \(KeyError: 'anns'\)"):
+        benchmark_run.run(benchmark_run.Runner(predict, None, None), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))

@@ -1,0 +1,204 @@
+"""Every line of the table of benchmarks, from files of its layout to scores, with answers made of the pixels."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.datasets import masks
+from hyperseg_jax.evaluation import benchmark_run, clicks, found
+from hyperseg_jax.evaluation.benchmarks import BENCHMARKS, open_task
+from hyperseg_jax.evaluation.found import OURS, Found
+from hyperseg_jax.evaluation.submissions import WRITERS
+from hyperseg_jax.metrics.average_precision import NAMES
+from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.ops.transforms import fit
+from hyperseg_jax.structs import Prompt
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.toy.samples import write_samples
+
+QUERIES = 6
+LINES = [name for name in BENCHMARKS if not name.startswith("toy_")]
+SENT_ONLY = {"ref_youtube_vos", "youtube_vis_2019", "youtube_vis_2021"}
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    root = tmp_path_factory.mktemp("samples") / "data"
+    write_samples(root)
+    return root
+
+
+def predict(params, batch, query=None):
+    """Each query marks one side of one colour, and looks the same on every frame."""
+    pixels = batch["images"][:, 0, ::4, ::4] / 255.0  # [B, h, w, 3]
+    logits = 8 * (np.moveaxis(pixels, -1, 1) - 0.5)
+    logits = np.concatenate([logits, -logits], 1)
+    rows = len(pixels)
+    shaped = lambda x: np.broadcast_to(x, (rows, 1, 1, *x.shape))
+    classes = 4 * np.eye(QUERIES, batch["class_valid"].shape[-1] or 2)
+    regions = 4 * np.eye(QUERIES, batch["regions"].shape[2] or 1)
+    return {
+        "mask_logits": logits[:, None, None],
+        "expression": shaped(np.arange(QUERIES) + 3.0),
+        "class": shaped(classes),
+        "region": shaped(regions),
+        "embedding": shaped(9 * np.eye(QUERIES)),
+        "next_query": pixels.mean((1, 2, 3)),
+    }
+
+
+def write(params, batch, **options):
+    """The same word to every question."""
+    return np.full((len(batch["images"]), 2), 40)
+
+
+RUNNER = benchmark_run.Runner(predict, write, None)
+
+
+def opened(name, root):
+    return open_task(name, BENCHMARKS[name], configs.load("tiny"), systems.get("hyperseg"), str(root))
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_every_benchmark_runs_on_files_of_its_layout(samples, tmp_path, monkeypatch, name):
+    line, task = BENCHMARKS[name], opened(name, samples)
+    limit = 1 if line.scoring in ("clips", "revos", "ref_davis", "clicks") else 5
+    monkeypatch.setattr(clicks, "LIMIT", 3)
+    made, again = (
+        benchmark_run.run(RUNNER, line, task, batch_size=3, kept=tmp_path / "kept.json", limit=limit) for _ in range(2)
+    )
+    scores = made.scorer.compute()
+    assert again.resumed == made.done == min(limit, len(task.val)) and again.scorer.compute() == pytest.approx(
+        scores, rel=1e-12
+    )
+    assert (scores == {"count": made.done}) == (name in SENT_ONLY)
+    assert all(
+        np.isfinite(value) and (-1 <= value <= 1 or key.startswith(("noc", "count", "classes")))
+        for key, value in scores.items()
+    )
+    assert bool(made.rows) == bool(line.submission)
+    if line.submission:
+        (tmp_path / "sent").mkdir()
+        assert WRITERS[line.submission](tmp_path / "sent", [row for *_, row in made.rows], task.val).exists()
+    made.cases.save_sheet(tmp_path / "sheet.png", task.val)
+
+
+def test_what_is_sent_of_clips(samples, tmp_path):
+    task = opened("ref_youtube_vos", samples)
+    made = benchmark_run.run(RUNNER, BENCHMARKS["ref_youtube_vos"], task)
+    path = WRITERS["ref_youtube_vos"](tmp_path, [row for *_, row in made.rows], task.val)
+    with zipfile.ZipFile(path) as file:
+        names = file.namelist()
+    frames = sorted((samples / "ref_youtube_vos" / "valid" / "JPEGImages" / "val-0").iterdir())
+    assert len(names) == len(task.val) * len(frames)
+    assert {name.rsplit("/", 1)[0] for name in names} == {f"Annotations/val-0/{k}" for k in range(len(task.val))}
+
+
+def test_ref_davis_is_scored_by_annotator_and_view(samples):
+    task = opened("ref_davis", samples)
+    scores = benchmark_run.run(RUNNER, BENCHMARKS["ref_davis"], task).scorer.compute()
+    groups = [value for key, value in scores.items() if key.startswith("jf/annotator")]
+    assert len(groups) == 4 == len(task.val) and scores["jf"] == pytest.approx(np.mean(groups))
+    spoken, others = (
+        sum(len(part) for part in parts)
+        for parts in zip(*((example.prompts, example.prompts[0].others) for example in task.val), strict=True)
+    )
+    assert others > 0 and scores["count"] == spoken + others  # who goes unmentioned counts as missed
+
+
+@pytest.mark.parametrize("name", ["panoptic", "instances", "semantic", "candidates"])
+def test_classes_that_a_batch_has_room_for_are_no_answers(name):
+    """Two classes and background in a batch with room for five: the surest of all are not asked for."""
+    prompt = Prompt(task="panoptic", classes=("cat", "dog"), things=(True, True))
+    logits = np.array([[5.0, 0, 0, 9, 9], [0, 5.0, 0, 9, 9], [0, 0, 5.0, 9, 9]])
+    outputs = {
+        "mask_logits": 9.0 - 18 * (np.arange(8) // 3 != np.arange(3)[:, None])[:, None].repeat(8, 1),
+        "class": logits,
+        "embedding": np.eye(3),
+    }
+    answer = getattr(found, name)(prompt, outputs, fit(8, 8, 8), OURS)
+    assert set(answer.labels) <= {0, 1} and (name == "candidates" or set(answer.labels) == {0, 1})
+    assert answer.classes is None or answer.classes.shape[1] == 2
+
+
+@pytest.fixture
+def crowded(samples, tmp_path):
+    """COCO instances with two crowds of one class in a picture, areas unlike the masks', numbers of pictures not in the
+    order of the file, and a picture without objects."""
+    path = samples / "coco" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    notes = content["annotations"]
+    for number, note in enumerate(notes):
+        mask = masks.decode(note["segmentation"], 192, 192, "", polygons="coco")
+        note.update(area=float(mask.sum()) * (4 if number % 2 else 0.3), bbox=[0, 0, 1, 1])
+    first = [note for note in notes if note["image_id"] == notes[0]["image_id"]]
+    for note, kind in zip(first[:2], (first[0]["category_id"],) * 2, strict=True):
+        whole = masks.decode(note["segmentation"], 192, 192, "", polygons="coco")
+        note.update(iscrowd=1, category_id=kind, segmentation=run_lengths.encode(whole))
+    empty = {"file_name": content["images"][0]["file_name"], "height": 192, "width": 192}
+    content["images"] += [empty | {"id": number} for number in (40, 7, 5)]
+    notes += [
+        note | {"id": 900 + 10 * number + k, "image_id": number, "iscrowd": 0}
+        for number in (40, 5)
+        for k, note in enumerate(first)
+    ]
+    for part in ("coco/annotations", "coco"):
+        (tmp_path / part).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "coco" / "val2017").symlink_to(samples / "coco" / "val2017")
+    (tmp_path / "coco" / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    return tmp_path, content
+
+
+def test_coco_ap_is_that_of_pycocotools(crowded, monkeypatch):
+    """The whole of an evaluation, from a COCO json to the table, against pycocotools on the same json and the same answers."""
+    root, content = crowded
+    task, heard = opened("coco_instances", root), []
+    find = benchmark_run.SCORINGS["instances"].find
+    truth = json.loads((root / "coco" / "annotations" / "instances_val2017.json").read_text())
+
+    def answers(prompt, outputs, geometry, thresholds):
+        """Targets moved a little, some of another class, and what the colours give."""
+        rng, number = np.random.default_rng(int(prompt.key)), int(prompt.key)
+        notes = [note for note in truth["annotations"] if note["image_id"] == number]
+        first = find(prompt, outputs, geometry, thresholds)
+        ours, labels, scores = list(first.masks[:5]), list(first.labels[:5]), list(first.scores[:5])
+        for note in notes:
+            for _ in range(2):
+                mask = masks.decode(note["segmentation"], 192, 192, "", polygons="coco")
+                ours.append(np.roll(mask, rng.integers(-5, 6, 2), (0, 1)))
+                labels.append(task.val.category_ids.index(note["category_id"]))
+                scores.append(float(rng.integers(1, 6)) / 6)  # with ties
+        heard.extend(
+            {
+                "image_id": number,
+                "category_id": task.val.category_ids[label],
+                "segmentation": run_lengths.encode(mask),
+                "score": score,
+            }
+            for mask, label, score in zip(ours, labels, scores, strict=True)
+        )
+        return Found(np.array(ours), tuple(labels), tuple(scores))
+
+    monkeypatch.setitem(
+        benchmark_run.SCORINGS, "instances", dataclasses.replace(benchmark_run.SCORINGS["instances"], find=answers)
+    )
+    made = benchmark_run.run(RUNNER, BENCHMARKS["coco_instances"], task, batch_size=3).scorer.compute()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = content | {"info": {}}
+        coco.createIndex()
+        tool = COCOeval(coco, coco.loadRes(heard), "segm")
+        tool.evaluate()
+        tool.accumulate()
+        tool.summarize()
+    expected = {name: float(value) for name, value in zip(NAMES, tool.stats, strict=True) if value >= 0}
+    assert made.pop("count") == len(content["images"])
+    assert made == pytest.approx(expected, rel=1e-12) and 0.1 < expected["ap"] < expected["ap50"] < 1

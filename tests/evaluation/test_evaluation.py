@@ -1,0 +1,62 @@
+"""Scores of a model on its own tasks: every prompt of every example counts, also where a batch has room for fewer."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.evaluation import validation
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+SIDE = 96
+
+
+def examples():
+    """One, five and three prompts; of each example only the first has its truth in the upper half."""
+    upper = np.arange(SIDE)[:, None] < np.full(SIDE, SIDE // 2)
+    for k, count in enumerate((1, 5, 3)):
+        prompts = tuple(
+            Prompt(task="referring", text=f"thing {n}", masks=(~upper if n else upper)[None, None], group=f"g{n}")
+            for n in range(count)
+        )
+        yield Example(f"example {k}", np.zeros((1, SIDE, SIDE, 3), np.uint8), prompts)
+
+
+@pytest.mark.parametrize("room", [1, 2, 6])
+def test_every_prompt_is_scored(monkeypatch, room):
+    calls = []
+
+    def predict(params, batch):
+        """The upper half to every prompt."""
+        rows, prompts = batch["uses_expression"].shape
+        calls.append(int(batch["uses_expression"].sum()))
+        logits = np.broadcast_to(np.where(np.arange(24) < 12, 9.0, -9.0)[:, None], (rows, 1, prompts, 1, 24, 24))
+        return {"mask_logits": logits, "expression": np.full((rows, 1, prompts, 1), 9.0), "next_query": np.zeros(rows)}
+
+    monkeypatch.setattr(validation, "BATCH", 2)
+    sizes = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 320, "prompts": room})
+    task = Task("referring", None, list(examples()), 0, sizes, Tokenizer.toy())
+    done = []
+    made = validation.evaluate(predict, None, {"referring": task}, progress=lambda name, count, of: done.append((count, of)))
+    scores = made.scores["referring"]
+    assert scores["count"] == 9 and scores["giou"] == pytest.approx(3 / 9, abs=1e-3)
+    assert scores["giou/g0"] == pytest.approx(1, abs=1e-3) and all(scores[f"giou/g{n}"] == 0 for n in range(1, 5))
+    assert len(made.tiles) == 3 and done[-1] == (3, 3)
+
+
+def test_a_first_record_that_cannot_be_prepared_is_counted(monkeypatch):
+    def predict(params, batch):
+        rows, prompts = batch["uses_expression"].shape
+        return {"mask_logits": np.full((rows, 1, prompts, 1, 24, 24), 9.0), "expression": np.full((rows, 1, prompts, 1), 9.0)}
+
+    sizes = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 320, "prompts": 6})
+    first, *others = examples()
+    long = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], text="the thing " * 400),))
+    task = Task("referring", None, [long, *others], 0, sizes, Tokenizer.toy())
+    told = []
+    scores = validation.evaluate(predict, None, {"referring": task}, say=told.append).scores["referring"]
+    assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in told[0]

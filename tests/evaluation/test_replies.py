@@ -1,0 +1,254 @@
+"""How examples are asked and answered: sentences about one clip, objects from the first frame, tracks, clicks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.clicks import Clicked, centre
+from hyperseg_jax.evaluation.found import Found
+from hyperseg_jax.evaluation.replies import FromFirstFrame, Together
+from hyperseg_jax.evaluation.scoring import SCORINGS
+from hyperseg_jax.evaluation.submissions import WRITERS, row_of
+from hyperseg_jax.evaluation.tracks import Tracked
+from hyperseg_jax.structs import Example, Prompt
+
+SIDE = 48
+
+
+def block(top, left, height=12, width=12, side=SIDE):
+    mask = np.zeros((side, side), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def clip(*prompts, frames=3):
+    return Example("clip", np.zeros((frames, SIDE, SIDE, 3), np.uint8), prompts, tuple(str(t) for t in range(frames)))
+
+
+def run(reply, outputs):
+    """Answers an example with outputs(step, prompt) alone; what was asked, step by step."""
+    asked = []
+    for step in range(reply.steps):
+        for k in range(reply.prompts):
+            given = {}
+            prepare = lambda one, given=given: given.setdefault("made", {"example": one, "clip_images": one.frames})
+            asked.append(reply.ask(step, k, prepare))
+            reply.hear(k, outputs(step, k))
+    return asked
+
+
+def score(name, reply):
+    scores, scoring = SCORINGS[name].new("official"), SCORINGS[name]
+    for prompt, found in reply.answers():
+        scoring.add(scores, reply.example.name, prompt, found)
+    return scores
+
+
+# sentences about one clip
+
+
+def spoken(k, mask, **more):
+    return Prompt(
+        task="video", text=f"thing {k}", masks=np.stack([mask] * 3)[None], group="annotator 1", key=f"clip/{k}", **more
+    )
+
+
+def test_sentences_about_one_clip_share_its_pixels():
+    """Both answers claim the same 12 x 12 pixels with 0.9 and 0.8: they go to the first object, the second has what is
+    left, and a third object that nobody speaks of is missed."""
+    one, two, three = block(0, 0), block(0, 12), block(30, 30)
+    prompts = spoken(1, one, others=np.stack([three] * 3)[None]), spoken(2, two)
+    soft = [0.9 * one, 0.8 * (one | two)]
+    reply = Together(clip(*prompts), lambda prompt, out: Found(out[None].astype(np.float32)))
+    asked = run(reply, lambda step, k: soft[k])
+    assert [row["example"].prompts[0].text for row in asked] == ["thing 1", "thing 2"] * 3
+    assert all(len(row["example"].prompts) == 1 and row["example"].prompts[0].masks is None for row in asked)
+    ((prompt, found),) = reply.answers()
+    assert len(found) == 3 and np.array_equal(found[1].masks, [one, two]) and prompt.masks.shape == (2, 3, SIDE, SIDE)
+    scores = score("ref_davis", reply).compute()
+    assert scores["count"] == 3 and scores["j"] == pytest.approx(2 / 3) and scores["jf/annotator 1"] == pytest.approx(2 / 3)
+
+
+def test_groups_weigh_the_same_however_many_objects_they_have():
+    scores = SCORINGS["ref_davis"].new("official")
+    for group, objects, right in (("a", 1, True), ("b", 3, False)):
+        masks = np.stack([np.stack([block(0, 14 * k)] * 3) for k in range(objects)])
+        scores.update(masks if right else np.zeros_like(masks), masks, group=group)
+    assert scores.compute()["jf"] == pytest.approx(0.5) and scores.compute()["count"] == 4
+
+
+# objects from the first frame
+
+
+def test_every_frame_is_asked_for_what_the_first_one_shows():
+    masks = np.stack([np.stack([block(0, 6 * t) for t in range(4)]), np.stack([block(30, 20)] * 4)])
+    prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=masks[:, 0], kinds=("mask", "mask"), key="clip")
+    example = Example(
+        "clip", np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8), (prompt,)
+    )
+    wrong = np.zeros((2, SIDE, SIDE), bool)
+    reply = FromFirstFrame(example, lambda prompt, out: Found(out))
+    asked = run(reply, lambda step, k: masks[:, step] if step else wrong)
+    assert [int(row["example"].frames.max()) for row in asked] == [0, 1, 2, 3]
+    assert all(
+        row["region_images"].max() == 0 and np.array_equal(row["example"].prompts[0].regions, masks[:, 0]) for row in asked
+    )
+    ((_, found),) = reply.answers()
+    assert np.array_equal(found[0].masks, masks[:, 0])  # what was drawn is the answer about the first frame
+    assert score("davis", reply).compute()["jf"] == 1
+
+
+def test_objects_of_the_first_frame_share_no_pixel():
+    """DAVIS takes one number a pixel: where two objects are claimed, the more probable one has it."""
+    masks = np.stack([block(0, 0), block(20, 20)])[:, None].repeat(3, 1)
+    prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=masks[:, 0], kinds=("mask",) * 2)
+    reply = FromFirstFrame(clip(prompt), lambda prompt, out: Found(out))
+    run(reply, lambda step, k: np.stack([np.where(masks[0, 0], 0.9, 0.1), np.full((SIDE, SIDE), 0.6)]))
+    ((_, found),) = reply.answers()
+    np.testing.assert_array_equal(found[1].masks, [masks[0, 0], ~masks[0, 0]])
+
+
+# tracks
+
+
+def candidates(order, masks, sure=(0.9, 0.8)):
+    """What find would give: two things with embeddings of their own, in some order."""
+    looks = 9 * np.eye(2)
+    classes = np.array([[0.1, sure[0]], [sure[1], 0.1]])
+    return Found(
+        masks[list(order)],
+        scores=tuple(classes.max(1)[list(order)]),
+        classes=classes[list(order)],
+        embeddings=looks[list(order)],
+    )
+
+
+@pytest.fixture
+def tracked():
+    """Two things that pass each other; the order of candidates changes, and the second is unseen in the last frame."""
+    masks = np.stack([np.stack([block(0, 8 * t), block(20, 24 - 8 * t)]) for t in range(4)])
+    truth = masks.swapaxes(0, 1).copy()
+    truth[1, 3] = False
+    prompt = Prompt(task="panoptic", classes=("cat", "dog"), things=(True, True), masks=truth, labels=(1, 0), key="7")
+    reply = Tracked(clip(prompt, frames=4), lambda prompt, out: out)
+    orders = [(0, 1), (1, 0), (0, 1), (0,)]
+    run(reply, lambda step, k: candidates(orders[step], masks[step]))
+    return reply, truth
+
+
+def test_things_are_followed(tracked):
+    reply, truth = tracked
+    ((_, found),) = reply.answers()
+    assert found[0].labels == (1, 0) and found[0].scores == pytest.approx((0.9, 0.8))
+    assert np.array_equal(np.stack([frame.masks for frame in found], 1), truth)
+    assert score("tracks", reply).compute()["ap"] == pytest.approx(1)
+    assert score("davis_unsupervised", reply).compute()["jf"] == pytest.approx(1)
+
+
+def test_tracks_for_the_server(tracked, tmp_path):
+    import zipfile
+
+    reply, _ = tracked
+    ((prompt, found),) = reply.answers()
+    reader = type("reader", (), {"category_ids": (11, 22)})
+    path = WRITERS["youtube_vis"](tmp_path, [json.loads(json.dumps(row_of(reply.example, prompt, found)))], reader)
+    with zipfile.ZipFile(path) as file:
+        rows = json.loads(file.read("results.json"))
+    assert [(row["video_id"], row["category_id"]) for row in rows] == [(7, 22), (7, 11)]
+    assert rows[1]["segmentations"][3] is None and rows[0]["segmentations"][3]["size"] == [SIDE, SIDE]
+
+
+def test_a_clip_in_which_nothing_is_found():
+    prompt = Prompt(task="panoptic", classes=("cat",), things=(True,), masks=np.stack([block(0, 0)] * 3)[None], labels=(0,))
+    empty = Found(np.zeros((0, SIDE, SIDE), bool), classes=np.zeros((0, 1)), embeddings=np.zeros((0, 2)))
+    for name in ("tracks", "davis_unsupervised"):
+        reply = Tracked(clip(prompt), lambda prompt, out: out)
+        run(reply, lambda step, k: empty)
+        found = score(name, reply).compute()
+        assert found["count"] == 1 and found.get("ap", found.get("j")) == 0
+
+
+def test_proposals_do_not_overlap():
+    """A pixel that two tracks claim belongs to the surer one: the second keeps 12 x 6 of its 12 x 12 pixels."""
+    one, two = block(0, 0), block(0, 6)
+    frames = [Found(np.stack([two, one]), (0, 0), (0.5, 0.9)) for _ in range(3)]
+    prompt = Prompt(
+        task="panoptic", classes=("object",), things=(True,), masks=np.stack([np.stack([m] * 3) for m in (one, two)])
+    )
+    scores = SCORINGS["davis_unsupervised"].new("official")
+    SCORINGS["davis_unsupervised"].add(scores, "clip", prompt, frames)
+    assert scores.compute()["j"] == pytest.approx((1 + 0.5) / 2)
+
+
+# clicks
+
+
+def test_the_centre_of_a_region():
+    assert centre(block(10, 20, 11, 5)) == (15, 22) or centre(block(10, 20, 11, 5))[1] == 22
+    ring = block(0, 0, 20, 20) & ~block(4, 4, 12, 12)  # its middle is not in it
+    assert ring[centre(ring)]
+    edge = block(0, 0, 9, SIDE)  # beyond the picture is outside
+    assert centre(edge)[0] == 4
+    single = block(47, 47, 1, 1)
+    assert centre(single) == (47, 47)
+
+
+def grown(prompt, reach):
+    """An answer of all pixels within reach of the clicks, region by region."""
+    from hyperseg_jax.ops.dilation import dilate
+
+    return np.stack([dilate(region, reach) for region in prompt.regions])
+
+
+def test_clicks_go_on_until_an_object_is_found():
+    """Two bars. The answer is all within 6 pixels of a drawn click, cut to the bar. The first bar, 8 x 40, is clicked at its
+    left end first, which finds 10 columns; each further click finds about 11 more. The second, 8 x 8, is found at once."""
+    bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
+    prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=bars, kinds=("mask", "mask"))
+    asked = []
+
+    def find(one, out):
+        asked.append(one.regions.copy())
+        return Found(grown(one, 6) & bars)
+
+    reply = Clicked(clip(prompt, frames=1), find)
+    run(reply, lambda step, k: None)
+    assert reply.steps == 20 and asked[0].sum((1, 2)).tolist() == [5, 5] and (asked[0] <= bars).all()
+    ((_, (found,)),) = reply.answers()
+    long, short = found.ious
+    assert len(short) == 1 and short[0] == pytest.approx(1, abs=1e-4) and long[0] == pytest.approx(80 / 320)
+    assert len(long) == 4 and list(long) == sorted(long)
+    assert np.array_equal(asked[-1][1], asked[0][1])  # nobody clicks at what is found
+    scores = score("clicks", reply).compute()
+    assert scores["count"] == 2 and scores["noc@90"] == (1 + len(long)) / 2 and scores["failed@90"] == 0
+    assert scores["iou@1"] == pytest.approx((long[0] + short[0]) / 2)
+
+
+def test_an_object_that_is_never_found_counts_twenty_clicks():
+    whole = block(0, 0, 30, 30)[None]
+    prompt = Prompt(
+        task="region", masks=whole[None], labels=(0,), regions=whole, kinds=("box",), ignore=block(0, 0, 2, SIDE)[None]
+    )
+    reply = Clicked(clip(prompt, frames=1), lambda one, out: Found(np.zeros((1, SIDE, SIDE), bool)))
+    run(reply, lambda step, k: None)
+    scores = score("clicks", reply).compute()
+    assert (scores["noc@50"], scores["failed@50"], scores["iou@1"]) == (20, 1, 0)
+    assert len(reply.answers()[0][1][0].ious[0]) == 20 and not (reply._drawn[0, 0]).any()  # ignored pixels are not clicked at
+
+
+def test_border_pixels_do_not_count():
+    """IoU is 1 where the answer differs in ignored pixels alone."""
+    target, ignore = block(0, 0), block(12, 0, 2, 12)
+    prompt = Prompt(
+        task="region", masks=target[None, None], labels=(0,), regions=target[None], kinds=("mask",), ignore=ignore[None]
+    )
+    reply = Clicked(clip(prompt, frames=1), lambda one, out: Found((target | ignore)[None]))
+    run(reply, lambda step, k: None)
+    assert reply.answers()[0][1][0].ious[0][0] == pytest.approx(1, abs=1e-4)
+
+
+def test_nothing_to_click_at_is_named():
+    with pytest.raises(UserError, match="clip: has no object to click at"):
+        Clicked(clip(Prompt(task="region", regions=block(0, 0)[None], kinds=("mask",))), lambda one, out: None)

@@ -1,0 +1,41 @@
+"""Pictures and masks at the sizes of the encoders."""
+
+import numpy as np
+import pytest
+
+from hyperseg_jax.ops import transforms
+from hyperseg_jax.ops.transforms import fit
+
+
+@pytest.mark.parametrize(
+    ("size", "filled"),
+    [((480, 640), (72, 96)), ((640, 480), (96, 72)), ((192, 192), (96, 96)), ((1, 500), (1, 96)), ((427, 640), (64, 96))],
+)
+def test_the_long_edge_fills_the_square(size, filled):
+    assert fit(*size, 96).filled == filled
+
+
+def test_padding_is_grey_and_masks_follow_their_picture():
+    frame = np.zeros((40, 80, 3), np.uint8)
+    frame[10:30, 20:60] = 255
+    geometry = fit(40, 80, 32)
+    picture = transforms.resize_and_pad(frame, geometry)
+    mask = transforms.resize_and_pad_mask(frame[..., 0] > 0, geometry)
+    assert (picture[16:] == transforms.PAD_VALUE).all() and not mask[16:].any()
+    assert ((picture[:16, :, 0] > 127) == mask[:16]).mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    "resize", [lambda m: transforms.resize_and_pad_mask(m, fit(40, 60, 24)), lambda m: transforms.stretch_mask(m, 24)]
+)
+def test_masks_hold_ones_and_zeros(resize):
+    """A bool array whose bytes are 255 counts as 255 once it is a float on the device."""
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 10:50] = True
+    assert set(np.unique(resize(mask).view(np.uint8))) == {0, 1}
+
+
+def test_a_drawn_point_survives_any_stretch():
+    mask = np.zeros((400, 400), bool)
+    mask[399, 0] = True
+    assert transforms.stretch_mask(mask, 16)[15, 0]

@@ -1,0 +1,229 @@
+"""The toy exam is frozen, fair and true."""
+
+import collections
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+
+from hyperseg_jax import toy
+from hyperseg_jax.toy import exam, pictures, scenes, writer
+from hyperseg_jax.toy.expressions import LOOKALIKES
+from hyperseg_jax.toy.vocabulary import COLORS, HELD_BACK_COLOR, HELD_BACK_SHAPE, SIZE, UNSEEN_PAIRS
+
+WORLD = toy.World(val=120)
+VAL = [pictures.picture(WORLD, "val", index) for index in range(WORLD.val)]
+
+FROZEN = {
+    "pictures": "3889dcfc993b0e02",
+    "reasoning": "51491e2c5860ad9a",
+    "clips": "4018eb9335ddf991",
+}
+
+
+def digest(parts):
+    total = hashlib.sha256()
+    for text, pixels in parts:
+        total.update(json.dumps(text, sort_keys=True).encode())
+        total.update(np.ascontiguousarray(pixels).tobytes())
+    return total.hexdigest()[:16]
+
+
+def test_generator_is_frozen():
+    """A change of any picture or sentence must raise vocabulary.VERSION, and then these."""
+    questions = [pictures.reasoning_picture(WORLD, "val", k) for k in range(4)]
+    clips = [pictures.clip(WORLD, "val", k) for k in range(3)]
+    found = {
+        "pictures": digest((writer.picture_records(WORLD, "val", k, VAL[k]), VAL[k].pixels) for k in range(12)),
+        "reasoning": digest(([question.text, question.answer], pixels) for _, pixels, question in questions),
+        "clips": digest(([e.text for e in written], frames) for _, frames, written in clips),
+    }
+    assert toy.VERSION == 1
+    assert found == FROZEN
+
+
+def test_exam_is_fair():
+    facts = exam.exam_facts(WORLD)
+    assert facts.expressions == WORLD.val * WORLD.expressions
+    assert facts.min_things >= 3
+    assert facts.min_lookalikes >= LOOKALIKES == 2
+    assert facts.mean_target_share <= 0.15
+    assert facts.shares["relation"] >= 0.30
+    assert 0.09 <= facts.shares["absent"] <= 0.13
+    assert 0.08 <= facts.shares["plural"] <= 0.14
+
+
+def test_things_are_seen_well_enough():
+    assert min(drawn.scene.visible.min() for drawn in VAL) >= scenes.MIN_VISIBLE["default"]
+    sizes = [thing.diameter for drawn in VAL for thing in drawn.scene.things]
+    assert min(sizes) >= 26 and max(sizes) <= 60
+
+
+SIDES = {
+    "left of": lambda a, b: a.x < b.x,
+    "right of": lambda a, b: a.x > b.x,
+    "above": lambda a, b: a.y < b.y,
+    "below": lambda a, b: a.y > b.y,
+}
+EXTREMES = {
+    "leftmost": lambda t: t.x,
+    "rightmost": lambda t: -t.x,
+    "topmost": lambda t: t.y,
+    "bottommost": lambda t: -t.y,
+    "largest": lambda t: -t.diameter,
+    "smallest": lambda t: t.diameter,
+}
+
+
+def fitting(phrase, things):
+    """Things that a noun phrase fits, by its words alone."""
+    noun = phrase[-1]
+    forms = {noun, noun.removesuffix("s"), noun.removesuffix("es")}
+    found = []
+    for k, thing in enumerate(things):
+        said = all(word in (thing.color, thing.size) for word in phrase[:-1])
+        if said and (thing.shape in forms or "shape" in forms):
+            found.append(k)
+    return found
+
+
+def answer(text, things):
+    """What an expression names, worked out from its words by rules of its own."""
+    for side, holds in SIDES.items():
+        if f" {side} " in text:
+            noun, anchor = (part.split()[1:] for part in text.split(f" {side} "))
+            (anchor_index,) = fitting(anchor, things)
+            return [k for k in fitting(noun, things) if k != anchor_index and holds(things[k], things[anchor_index])]
+    words = text.split()
+    if words[1] in EXTREMES:
+        found = fitting(words[2:], things)
+        return [min(found, key=lambda k: EXTREMES[words[1]](things[k]))]
+    return fitting(words[1:], things)
+
+
+@pytest.mark.parametrize("split", ["val", "compositional"])
+def test_expressions_are_true(split):
+    drawn = VAL if split == "val" else [pictures.picture(WORLD, split, k) for k in range(20)]
+    for picture in drawn:
+        for expression in picture.expressions:
+            assert tuple(answer(expression.text, picture.scene.things)) == expression.targets, expression
+
+
+def test_relations_hold_by_a_margin():
+    hard = toy.World(level="hard")
+    for picture in VAL + [pictures.picture(hard, "val", k) for k in range(60)]:
+        things = picture.scene.things
+        for expression in picture.expressions:
+            for side in SIDES:
+                if f" {side} " in expression.text:
+                    (anchor,) = fitting(expression.text.split(f" {side} ")[1].split()[1:], things)
+                    target, anchor = things[expression.targets[0]], things[anchor]
+                    away = sorted((abs(target.x - anchor.x), abs(target.y - anchor.y)))
+                    along = abs(target.x - anchor.x) if "of" in side else abs(target.y - anchor.y)
+                    assert along == away[1] > 15, expression
+            word = expression.text.split()[1]
+            if word in ("leftmost", "rightmost", "topmost", "bottommost"):
+                key = EXTREMES[word]
+                values = sorted(key(things[k]) for k in fitting(expression.text.split()[2:], things))
+                assert values[1] - values[0] > 10, expression
+
+
+def test_absent_targets_have_near_misses():
+    for picture in VAL:
+        things = picture.scene.things
+        for expression in picture.expressions:
+            if expression.group == "absent":
+                said = set(expression.text.split()[1:]) - {"small", "large"}
+                assert said <= {word for thing in things for word in thing.pair}, expression
+
+
+def test_kinds_stay_in_their_splits():
+    known = [pictures.picture(WORLD, "train", k).scene for k in range(40)] + [drawn.scene for drawn in VAL]
+    pairs = {thing.pair for scene in known for thing in scene.things}
+    assert not pairs & UNSEEN_PAIRS
+    assert not {HELD_BACK_COLOR, HELD_BACK_SHAPE} & {word for pair in pairs for word in pair}
+    texts = " ".join(expression.text for drawn in VAL for expression in drawn.expressions)
+    assert not re.search(f"{HELD_BACK_COLOR}|{HELD_BACK_SHAPE}", texts)
+    assert not any(f"{color} {shape}" in texts for color, shape in UNSEEN_PAIRS)
+
+    for k in range(15):
+        drawn = pictures.picture(WORLD, "compositional", k)
+        for expression in drawn.expressions:
+            named = [drawn.scene.things[t].pair for t in expression.targets] or [tuple(expression.text.split()[-2:])]
+            assert set(named) & UNSEEN_PAIRS, expression
+
+    held = toy.World(kinds="held_back", compositional=0)
+    for k in range(15):
+        for expression in pictures.picture(held, "val", k).expressions:
+            assert re.search(f"{HELD_BACK_COLOR}|{HELD_BACK_SHAPE}", expression.text), expression
+
+
+def test_masks_are_what_is_painted():
+    """The middle colour inside a mask is nearer to the thing's colour than to any other's."""
+    right = total = 0
+    for drawn in VAL[:40]:
+        for thing, mask in zip(drawn.scene.things, drawn.scene.masks, strict=True):
+            middle = np.median(drawn.pixels[mask], axis=0)
+            nearest = min(COLORS, key=lambda color: np.abs(middle - COLORS[color]).sum())
+            right += nearest == thing.color
+            total += 1
+        assert drawn.scene.masks.sum(0).max() <= 1
+    assert right == total
+
+
+def test_the_nearer_thing_hides_the_farther_one():
+    zones = 0
+    for drawn in VAL:
+        scene = drawn.scene
+        inside = scene.coverages > 0.99
+        for near, thing in enumerate(scene.things):
+            for far in range(near):
+                both = inside[near] & inside[far] & (inside.sum(0) == 2)
+                if both.sum() >= 40 and scene.things[far].color != thing.color:
+                    zones += 1
+                    middle = np.median(drawn.pixels[both], axis=0)
+                    distance = {t: np.abs(middle - COLORS[scene.things[t].color]).sum() for t in (near, far)}
+                    assert distance[near] < distance[far]
+                    assert scene.masks[near][both].all() and not scene.masks[far][both].any()
+    assert zones >= 5
+
+
+def test_reasoning_questions_are_true():
+    groups = collections.Counter()
+    for k in range(40):
+        scene, _, question = pictures.reasoning_picture(WORLD, "val", k)
+        groups[question.group] += 1
+        things = scene.things
+        if "larger" in question.text or "smaller" in question.text:
+            order = sorted(range(len(things)), key=lambda t: things[t].diameter, reverse="larger" in question.text)
+            assert question.targets == (order[0],)
+        trait = "color" if re.search(r"\bcolor\b", question.text) else "shape"
+        counts = collections.Counter(getattr(thing, trait) for thing in things)
+        for word, count in (("exactly twice", 2), ("exactly three times", 3), ("no other has", 1)):
+            if word in question.text:
+                named = {k for k, thing in enumerate(things) if counts[getattr(thing, trait)] == count}
+                assert named == set(question.targets), question
+        if "most common" in question.text:
+            best = max(counts, key=counts.get)
+            assert {getattr(things[t], trait) for t in question.targets} == {best}
+            assert len(question.targets) == counts[best]
+    assert min(groups.values()) >= 10
+
+
+def test_clips_move_cross_and_hide():
+    hidden = 0
+    for k in range(12):
+        clip, frames, written = pictures.clip(WORLD, "val", k)
+        assert 6 <= len(frames) <= 8 and frames.shape[1:] == (SIZE, SIZE, 3)
+        first, last = clip.scenes[0].things, clip.scenes[-1].things
+        moves = [(b.x - a.x, b.y - a.y) for a, b in zip(first, last, strict=True)]
+        hidden += np.stack([scene.visible for scene in clip.scenes]).min() < 0.6
+        for expression in written:
+            if expression.group == "motion":
+                dx, dy = moves[expression.targets[0]]
+                signs = {"right": dx > 40, "left": dx < -40, "down": dy > 40, "up": dy < -40}
+                assert signs.get(expression.text.split()[-1], dx == dy == 0), expression
+            assert (expression.group == "absent") == (not expression.targets)
+    assert hidden >= 2

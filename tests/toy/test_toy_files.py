@@ -1,0 +1,197 @@
+"""What the toy world writes, its own readers read back exactly."""
+
+import hashlib
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from hyperseg_jax import toy
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.toy import exam, pictures, writer
+
+SMALL = {"train": 3, "val": 8, "compositional": 1, "clips": 2, "seed": 3}
+OPTIONS = {
+    "referring": {"group_by_image": True},
+    "panoptic": {"max_classes": 8},
+    "video": {"frames": 3},
+    "region": {"max_regions": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return toy.write(tmp_path_factory.mktemp("toy") / "world", **SMALL, say=lambda line: None)
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_same_seed_same_files(folder, tmp_path):
+    again = toy.write(tmp_path / "again", **SMALL, workers=1, say=lambda line: None)
+    assert tree(again) == tree(folder)
+    other = toy.write(tmp_path / "other", **{**SMALL, "seed": 4}, say=lambda line: None)
+    assert tree(other) != tree(folder)
+
+
+def test_a_longer_split_begins_with_the_shorter_one():
+    short, long = toy.World(val=2), toy.World(val=50, train=1)
+    assert np.array_equal(pictures.picture(short, "val", 1).pixels, pictures.picture(long, "val", 1).pixels)
+
+
+def test_writing_again_is_a_message(folder):
+    said, before = [], tree(folder)
+    assert toy.write(folder, **SMALL, say=said.append) == folder
+    assert len(said) == 1 and "already" in said[0]
+    assert tree(folder) == before
+
+
+def test_other_parameters_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="other parameters"):
+        toy.write(folder, **{**SMALL, "val": 4})
+    (tmp_path / "mine.txt").write_text("not a toy world")
+    with pytest.raises(UserError, match="no toy world here"):
+        toy.write(tmp_path, **SMALL)
+    assert (tmp_path / "mine.txt").read_text() == "not a toy world"
+    for wrong in ({"level": "harder"}, {"kinds": "new"}, {"val": -1}, {"expressions": 0}):
+        with pytest.raises(UserError):
+            toy.write(tmp_path / "x", **wrong)
+
+
+def test_nothing_half_written_is_left(tmp_path, monkeypatch):
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "_draw_reasoning", broken)
+    with pytest.raises(KeyboardInterrupt):
+        toy.write(tmp_path / "world", **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+def test_referring_and_panoptic_round_trip(folder):
+    world = toy.read_world(folder)
+    referring = toy.open_reader(folder, "referring", "val")
+    grouped = toy.open_reader(folder, "referring", "val", group_by_image=True, prompts_per_example=4)
+    panoptic = toy.open_reader(folder, "panoptic", "val")
+    assert len(referring) == 8 * 6 and len(grouped) == 16 and len(panoptic) == 8
+    assert [len(grouped[k].prompts) for k in range(4)] == [3, 3, 3, 3]
+    for index in range(8):
+        drawn = pictures.picture(world, "val", index)
+        seen = drawn.scene.masks
+        for k, expression in enumerate(drawn.expressions):
+            prompt = referring[6 * index + k].prompts[0]
+            assert prompt.text == f"{expression.text}." and prompt.group == expression.group
+            assert len(prompt.masks) == (1 if expression.targets else 0)
+            if expression.targets:
+                assert np.array_equal(prompt.masks[0, 0], seen[list(expression.targets)].any(0))
+        example = panoptic[index]
+        assert np.abs(example.frames[0].astype(int) - drawn.pixels).mean() < 6  # JPEG
+        (prompt,) = example.prompts
+        names = [prompt.classes[label] for label in prompt.labels]
+        assert names == [*(thing.name for thing in drawn.scene.things), drawn.scene.background]
+        assert np.array_equal(prompt.masks[:-1, 0], seen) and np.array_equal(prompt.masks[-1, 0], ~seen.any(0))
+        assert [prompt.things[label] for label in prompt.labels] == [True] * len(seen) + [False]
+        assert prompt.ignore is None
+    texts = [prompt.text for k in range(16) for prompt in grouped[k].prompts]
+    assert texts == [referring[k].prompts[0].text for k in range(48)]
+
+
+def test_exam_of_a_written_world_is_that_of_the_generator(folder):
+    world = toy.read_world(folder)
+    found = list(exam.objects_and_targets(folder, "val"))
+    assert len(found) == 8
+    for index, (objects, targets) in enumerate(found):
+        drawn = pictures.picture(world, "val", index)
+        assert np.array_equal(objects, drawn.scene.masks)
+        for target, expression in zip(targets, drawn.expressions, strict=True):
+            assert np.array_equal(target, drawn.scene.masks[list(expression.targets)].any(0))
+
+
+def test_reasoning_region_chat_and_video_round_trip(folder):
+    world = toy.read_world(folder)
+    scene, _, question = pictures.reasoning_picture(world, "val", 1)
+    (prompt,) = toy.open_reader(folder, "reasoning", "val")[1].prompts
+    assert (prompt.text, prompt.answer, prompt.group) == (question.text, question.answer, question.group)
+    assert np.array_equal(prompt.masks[0, 0], scene.masks[list(question.targets)].any(0))
+
+    drawn = pictures.picture(world, "val", 2)
+    for kind in ("point", "scribble", "box", "mask"):
+        (prompt,) = toy.open_reader(folder, "region", "val", kinds=(kind,))[2].prompts
+        assert np.array_equal(prompt.masks[:, 0], drawn.scene.masks)
+        assert set(prompt.kinds) == {kind} and prompt.labels == tuple(range(len(prompt.kinds)))
+        for region, mask in zip(prompt.regions, drawn.scene.masks, strict=True):
+            assert (region & mask).any()
+    chat = toy.open_reader(folder, "chat", "val")[2]
+    assert [(prompt.text, prompt.answer) for prompt in chat.prompts] == drawn.conversation
+
+    video = toy.open_reader(folder, "video", "val")
+    clip, frames, written = pictures.clip(world, "val", 0)
+    for k, expression in enumerate(written):
+        example = video[k]
+        assert example.frames.shape == frames.shape and example.prompts[0].text == expression.text
+        if expression.targets:
+            assert np.array_equal(example.prompts[0].masks[0], clip.masks[list(expression.targets)].any(0))
+        else:
+            assert example.prompts[0].masks.shape == (0, *frames.shape[:3])
+
+
+@pytest.mark.parametrize("task", ["referring", "reasoning", "panoptic", "region", "video", "chat"])
+def test_readers_repeat_themselves_and_pickle(folder, task):
+    reader = toy.open_reader(folder, task, "train", **OPTIONS.get(task, {}))
+    copy = pickle.loads(pickle.dumps(reader))
+    assert len(copy) == len(reader) > 0
+    for index in (0, len(reader) - 1, 0):
+        one, two = reader[index], copy[index]
+        assert one.name == two.name and np.array_equal(one.frames, two.frames)
+        assert one.frames.dtype == np.uint8 and one.frames.ndim == 4
+        for a, b in zip(one.prompts, two.prompts, strict=True):
+            assert a.task == task and (a.text, a.classes, a.labels, a.kinds) == (b.text, b.classes, b.labels, b.kinds)
+            if task != "chat":
+                assert a.masks.dtype == bool and np.array_equal(a.masks, b.masks)
+                assert a.masks.shape[1:] == one.frames.shape[:3]
+
+
+def test_class_lists_hold_what_is_shown_and_differ_by_seed(folder):
+    one = toy.open_reader(folder, "panoptic", "train", max_classes=8)
+    prompts = [one[k].prompts[0] for k in range(3)]
+    assert all(len(set(prompt.classes)) == 8 for prompt in prompts)
+    assert all(prompt.ignore is None for prompt in prompts)
+    other = toy.open_reader(folder, "panoptic", "train", max_classes=8, seed=1)
+    assert other[0].prompts[0].classes != prompts[0].classes
+    two = toy.open_reader(folder, "panoptic", "train", max_classes=8, prompts_per_example=2)[0].prompts
+    assert two[0].classes != two[1].classes
+    one_class = toy.open_reader(folder, "panoptic", "train", max_classes=1)[0].prompts[0]
+    assert one_class.ignore is not None and not (one_class.ignore & one_class.masks.any(0)).any()
+
+
+def test_json_files_are_in_the_real_formats(folder):
+    """pycocotools itself reads the instances, and every field that the published code reads is there."""
+    from pycocotools.coco import COCO
+
+    coco = COCO(str(folder / "coco" / "annotations" / "instances_val.json"))
+    note = coco.loadAnns(coco.getAnnIds(imgIds=[0]))[0]
+    x, y, width, height = note["bbox"]
+    rows, columns = np.nonzero(coco.annToMask(note))
+    assert [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1] == [x, y, width, height]
+    assert note["area"] == len(rows)
+    record = json.loads((folder / "refcoco" / "refcoco_val.json").read_text())[1]
+    assert record["new_img_id"] == 1 and {"image_info", "instruction", "anns"} <= set(record)
+    meta = json.loads((folder / "revos" / "meta_expressions_valid_.json").read_text())["videos"]
+    tracks = json.loads((folder / "revos" / "mask_dict.json").read_text())
+    for video in meta.values():
+        for expression in video["expressions"].values():
+            assert expression["type_id"] in (0, 1, 2) and (expression["type_id"] == 2) == (not expression["anno_id"])
+            assert all(len(tracks[str(number)]) == len(video["frames"]) for number in expression["anno_id"])
+
+
+def test_missing_split_is_named(folder):
+    with pytest.raises(UserError, match="no split 'compositional' for video"):
+        toy.open_reader(folder, "video", "compositional")
+    with pytest.raises(UserError, match="hyperseg data toy"):
+        toy.open_reader(folder / "coco", "chat", "val")
