@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Iterator
 from typing import Any
 
 import flax.struct
@@ -164,3 +165,60 @@ class Example:
     frames: np.ndarray
     prompts: tuple[Prompt, ...]
     frame_names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """One mask of a prediction. mask: bool [H, W] at the image's own size, or float32 probabilities. score: 0..1, NaN where the
+    prediction has no scores. label: what it was found as."""
+
+    mask: np.ndarray
+    score: float
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The answer to one prompt about one frame. Iterating gives its masks as Segments.
+
+    masks: bool [N, H, W] at the image's own size, or float32 probabilities.
+    labels: N class indices into prompt.classes; () where no classes were asked for.
+    scores: N numbers in 0..1; () where there are none.
+    names: N strings, what each mask was found as; () where nobody named them.
+    text: the text that the model wrote.
+    classes: float32 [N, C], the probability of each class, of candidates for tracking.
+    embeddings: float32 [N, D], appearance embeddings, of candidates for tracking.
+    ious: for each object its IoU after each click (interactive segmentation).
+    """
+
+    masks: np.ndarray
+    labels: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
+    text: str = ""
+    classes: np.ndarray | None = None
+    embeddings: np.ndarray | None = None
+    ious: tuple[tuple[float, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: int) -> Segment:
+        score = self.scores[index] if self.scores else float("nan")
+        return Segment(self.masks[index], score, self.names[index] if self.names else "")
+
+    def __iter__(self) -> Iterator[Segment]:
+        return (self[k] for k in range(len(self)))
+
+    @property
+    def union(self) -> np.ndarray:
+        """[H, W]: the maximum over all masks; zeros where there are none."""
+        return self.masks.max(0, initial=0).astype(self.masks.dtype)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int32 [H, W]: the number of each pixel's mask, from 1, or 0. Of masks that overlap, the last one has the pixel."""
+        ids = np.zeros(self.masks.shape[1:], np.int32)
+        for k, mask in enumerate(self.masks, 1):
+            ids[mask > 0] = k
+        return ids

@@ -91,8 +91,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(name, total=None) for name in tasks}
         found = evaluate(
-            model.predict,
-            model.params,
+            model.engine,
             tasks,
             limit=parsed.limit,
             say=say,
@@ -101,9 +100,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     for name, task in tasks.items():
         if task.exam is not None:
             console.print(f"controls of {name}: expressions shuffled, and answers that ignore the text", highlight=False)
-            taken = referring_exam(
-                model.predict, model.params, task, limit=parsed.limit, found=Evaluation({"exam": found.scores[name]}, [])
-            )
+            taken = referring_exam(model.engine, task, limit=parsed.limit, found=Evaluation({"exam": found.scores[name]}, []))
             found.scores[name] |= taken.controls()
     table = Table("task", "metric", "value")
     for name, values in found.scores.items():

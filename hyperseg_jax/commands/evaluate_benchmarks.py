@@ -19,10 +19,10 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data import sources
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.published import PUBLISHED, published
 from hyperseg_jax.parallel import hosts, placement
-from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.weights import model_folder
 
@@ -47,7 +47,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         tasks = {name: benchmarks.open_task(name, line, config, system, root) for name, line in chosen.items()}
         folder = model_folder.find(parsed.checkpoint)
         mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
-        runner = load_runner(config, system, folder, mesh)
+        engine = load_engine(config, system, folder, mesh)
         states = parsed.out / PARTIAL if parsed.out else None
         if states and hosts.leads():
             states.mkdir(exist_ok=True)
@@ -59,7 +59,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 kept = states / f"{name}.json" if states else None
                 progress = functools.partial(_advance, bars, lines[name])
                 found = benchmark_run.run(
-                    runner,
+                    engine,
                     chosen[name],
                     task,
                     rules=parsed.rules,
@@ -67,6 +67,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                     asked=asked,
                     batch_size=parsed.batch_size,
                     kept=kept,
+                    workers=config.data.workers,
                     progress=progress,
                 )
                 examples: Any = task.val
@@ -96,23 +97,15 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     hosts.leave()
 
 
-def load_runner(
+def load_engine(
     config: ml_collections.ConfigDict, system: systems.System, folder: pathlib.Path, mesh: placement.Placement
-) -> benchmark_run.Runner:
+) -> Engine:
     """The model of a folder in the sizes of the config, on the mesh. UserError where they do not fit."""
     module = system.build(config)
     boxed = jax.eval_shape(lambda: system.init(module, config, jax.random.key(0)))
     plain = jax.eval_shape(lambda: system.init_plain(module, config, jax.random.key(0)))
     params = model_folder.load_params(folder, placement.abstract_arrays(plain, placement.shardings(boxed, mesh)))
-    write = None
-    if system.generate is not None:
-        write = jax.jit(
-            system.generate(module, config),
-            out_shardings=mesh.batch,
-            static_argnames=("max_new_tokens", "eos_id", "vocab_size"),
-        )
-    predict = jax.jit(system.predict(module, config), out_shardings=mesh.batch)
-    return benchmark_run.Runner(predict, write, params, Feed(mesh.batch))
+    return Engine.of(system, config, params, mesh.batch)
 
 
 def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:

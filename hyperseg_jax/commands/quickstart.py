@@ -97,7 +97,7 @@ class Examined:
         """The score with its controls."""
         from hyperseg_jax.evaluation.exam import referring_exam
 
-        return referring_exam(model.predict, model.params, self.task, limit=self.pictures)
+        return referring_exam(model.engine, self.task, limit=self.pictures)
 
 
 def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], None]) -> None:
@@ -129,8 +129,8 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
     found = model.segment_classes(frame, names, stuff=stuff)
     tiles = [
         caption(
-            overlay(frame, [found.ids == row["id"] for row in found.rows], tint=True),
-            "classes: " + ", ".join(row["label"] for row in found.rows),
+            overlay(frame, list(found.masks), tint=True),
+            "classes: " + ", ".join(found.names),
             height=44,
         )
     ]

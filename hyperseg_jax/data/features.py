@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,9 @@ import numpy as np
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
-from hyperseg_jax.structs import IGNORED, Example, Prompt
-from hyperseg_jax.text.layout import Layout, TokenCounts, build_layout, pack
+from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt
+from hyperseg_jax.text.layout import TokenCounts, expand, expanded_length, pack
+from hyperseg_jax.text.prompts import PromptTokens, normalize, tokenize
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 
@@ -47,6 +48,7 @@ def to_arrays(
     train: bool,
     rng: np.random.Generator | None = None,
     fill: float = 1.0,
+    tokens: Sequence[PromptTokens] | None = None,
 ) -> dict[str, Any]:
     """The arrays of one element.
 
@@ -54,7 +56,8 @@ def to_arrays(
     layout: int32 or bool [L] each, K prompts in one sequence; masks bool [K, N, T, S, S]; valid bool [K, N];
     labels int32 [K, N]; class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R];
     uses_{expression,classes,regions} bool [K]; frame_valid bool [T], False where a frame is padding; bad bool, True in a blank.
-    rng: shuffles class lists; None keeps them in order. fill: the part of the square that the long edge takes.
+    rng: shuffles class lists; None keeps them in order. fill: the part of the square that the long edge takes. tokens: what
+    tokenize_prompts gave for these prompts, where the caller has asked before.
     """
     height, width = example.frames.shape[1:3]
     geometry = fit(height, width, sizes.image_size, fill)
@@ -62,6 +65,8 @@ def to_arrays(
     prompts = example.prompts[: sizes.prompts]
     if rng is not None:
         prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
+    if tokens is None:
+        tokens = tokenize_prompts(prompts, example.name, sizes, tokenizer, train=train)
     rows = [_prompt_arrays(prompt, example.name, sizes, geometry, train) for prompt in prompts]
     padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
     rows += [padding] * (sizes.prompts - len(rows))
@@ -70,7 +75,7 @@ def to_arrays(
         "images": np.pad(np.stack([resize_and_pad(frame, geometry) for frame in frames]), missing),
         "clip_images": np.pad(np.stack([stretch(frame, sizes.clip_size) for frame in frames]), missing),
         "filled": np.asarray(geometry.filled, np.int32),
-        "layout": vars(_layout(prompts, example.name, sizes, tokenizer, train)),
+        "layout": vars(_layout(tokens, example.name, sizes)),
         **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
         "frame_valid": np.arange(sizes.frames) < len(frames),
         "bad": np.asarray(False),
@@ -115,14 +120,28 @@ def largest(many: Iterable[Sizes]) -> Sizes:
     return dataclasses.replace(many[0], **{name: max(getattr(sizes, name) for sizes in many) for name in counts})
 
 
-def _layout(prompts: tuple[Prompt, ...], name: str, sizes: Sizes, tokenizer: Tokenizer, train: bool) -> Layout:
-    counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
+def tokenize_prompts(
+    prompts: Sequence[Prompt], name: str, sizes: Sizes, tokenizer: Tokenizer, *, train: bool = False
+) -> list[PromptTokens]:
+    """The normalized prompts as ids with markers. Raises UserError naming the example where one lacks what its task needs."""
     try:
-        alone = [
-            build_layout(prompt, tokenizer, counts=counts, length=sizes.length, train=train, template=sizes.template)
-            for prompt in prompts
-        ]
-        return pack(alone, sizes.length)
+        return [tokenize(normalize(prompt), tokenizer, template=sizes.template, train=train) for prompt in prompts]
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def length_needed(tokens: PromptTokens, sizes: Sizes) -> int:
+    """Positions that one prompt takes in the token stream."""
+    return expanded_length(tokens, _counts(sizes))
+
+
+def _counts(sizes: Sizes) -> TokenCounts:
+    return TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
+
+
+def _layout(tokens: Sequence[PromptTokens], name: str, sizes: Sizes) -> Layout:
+    try:
+        return pack([expand(one, _counts(sizes), sizes.length) for one in tokens], sizes.length)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -29,8 +31,7 @@ class Stream:
         rows = range(batch_size) if rows is None else rows
         self._batch_size, self._rows, self._own = batch_size, rows, len(rows)
         self.faults: list[tuple[int, str]] = []
-        if workers and not flags.FLAGS.is_parsed():
-            flags.FLAGS(sys.argv[:1])  # Grain's workers read them
+        _parse_flags(workers)
         self._workers, self._started = workers, False
         parallel = grain.MultiprocessingOptions(num_workers=workers) if workers else None
         self._iterator = iter(
@@ -64,14 +65,8 @@ class Stream:
         if self._started:
             return next(self._iterator)
         self._started = True
-        # Workers start here and inherit what is blocked: a Ctrl-C in the terminal, or a cluster's SIGTERM to every process,
-        # is for the loop, which still wants the batches under way.
-        resource_tracker.ensure_running()  # its own start would unblock them
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM) if self._workers else ())
-        try:
+        with _starting(self._workers):
             return next(self._iterator)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> Stream:
         return self
@@ -92,3 +87,70 @@ class _Rows:
     def __getitem__(self, index: int) -> Any:
         batch, place = divmod(index, len(self._rows))
         return self._source[batch * self._batch_size + self._rows[place]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """Stands for a record that cannot be read; reason says why, in one line."""
+
+    reason: str
+
+
+def read_ahead(examples: Sequence[Any], indices: Sequence[int], *, workers: int = 0) -> Generator[Any, None, None]:
+    """examples[index] for each of the indices in order, or an Unreadable, decoded before they are asked for.
+
+    workers: processes that decode; with 0, threads of this process. Processes take seconds to start and are not used for fewer
+    than WORTH_WORKERS records.
+    """
+    workers = workers if len(indices) >= WORTH_WORKERS else 0
+    _parse_flags(workers)
+    dataset = grain.MapDataset.source(_Readable(examples, indices))
+    read = dataset.to_iter_dataset(grain.ReadOptions(*((0, 0) if workers else (2, 4))))
+    if workers:
+        read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    iterator = iter(read)
+    try:
+        for number in range(len(indices)):
+            with _starting(workers if number == 0 else 0):
+                made = next(iterator)
+            yield made
+    finally:
+        iterator.close()
+
+
+WORTH_WORKERS = 256
+"""Records."""
+
+
+class _Readable:
+    """examples[index] at the places of `indices`, or what is wrong with it."""
+
+    def __init__(self, examples: Sequence[Any], indices: Sequence[int]) -> None:
+        self._examples, self._indices = examples, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, place: int) -> Any:
+        try:
+            return self._examples[self._indices[place]]
+        except faults.UNREADABLE as error:
+            return Unreadable(faults.reason(error))
+
+
+def _parse_flags(workers: int) -> None:
+    if workers and not flags.FLAGS.is_parsed():
+        flags.FLAGS(sys.argv[:1])  # Grain's workers read them
+
+
+@contextlib.contextmanager
+def _starting(workers: int) -> Iterator[None]:
+    """Around the call that starts worker processes. They inherit which signals are blocked: a Ctrl-C in the terminal, or a
+    cluster's SIGTERM to every process, is for the loop, which still wants the batches under way."""
+    if workers:
+        resource_tracker.ensure_running()  # its own start would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM) if workers else ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -101,11 +101,6 @@ class Task:
         """What stands for a training example that cannot be read."""
         return blank(self.train_sizes)
 
-    def prepare_val(self, example: Example) -> dict[str, Any]:
-        """A validation example as arrays, with all its frames."""
-        sizes = dataclasses.replace(self.sizes, frames=len(example.frames))
-        return to_arrays(example, sizes, self.tokenizer, train=False)
-
 
 def build(
     config: ml_collections.ConfigDict, system: Any, *, console: Console, for_training: bool = True, split: str = "val"

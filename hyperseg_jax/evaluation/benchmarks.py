@@ -11,7 +11,7 @@ import ml_collections
 
 from hyperseg_jax.data.sources import READERS, Task, load_tokenizer, open_reader
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.found import PUBLISHED, Thresholds
+from hyperseg_jax.results.postprocess import PUBLISHED, Thresholds
 
 
 @dataclasses.dataclass(frozen=True)

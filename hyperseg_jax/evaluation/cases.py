@@ -1,4 +1,4 @@
-"""The best and the worst answers of an evaluation, small enough to be kept and sent, drawn at the end."""
+"""The best and the worst predictions of an evaluation, small enough to be kept and sent, drawn at the end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets.masks import decode
-from hyperseg_jax.evaluation.found import Found
-from hyperseg_jax.ops.run_lengths import encode
-from hyperseg_jax.results.drawing import caption, overlay, save_image, sheet
-from hyperseg_jax.structs import Example
+from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.results.drawing import compare, describe, save_image, sheet
+from hyperseg_jax.structs import Example, Prediction
 
 KEPT = 6  # of each end
-TILE = 320  # pixels: the longer side of each of the two pictures of a case
+TILE = 320  # pixels: the longer side of each of the two images of a case
 
 
 class Cases:
@@ -26,13 +25,13 @@ class Cases:
         self.rows: list[dict[str, Any]] = []
         self.merge(rows)
 
-    def add(self, value: float | None, index: int, prompt: int, found: Found) -> None:
+    def add(self, value: float | None, index: int, prompt: int, prediction: Prediction) -> None:
         """Keeps a case if it is among the best or worst so far. value None: it has no score."""
         if value is None:
             return
-        row = {"value": float(value), "index": index, "prompt": prompt, "text": found.text}
+        row = {"value": float(value), "index": index, "prompt": prompt, "text": prediction.text}
         if self._keeps(row):
-            self.merge([{**row, "masks": [encode(mask) for mask in found.masks]}])
+            self.merge([{**row, "masks": [run_lengths.encode(mask) for mask in prediction.masks]}])
 
     def _keeps(self, row: Mapping[str, Any]) -> bool:
         rows = [*self.rows, row]
@@ -43,7 +42,7 @@ class Cases:
         self.rows = _ends([*self.rows, *rows])
 
     def save_sheet(self, path: pathlib.Path, examples: Sequence[Example]) -> None:
-        """Worst and best, from the lowest score up, as one PNG: left what was asked for, right what was found."""
+        """Worst and best, from the lowest score up, as one PNG: targets on the left, predictions on the right."""
         tiles = [_tile(row, examples[row["index"]]) for row in self.rows]
         if tiles:
             save_image(path, sheet(tiles, 3))
@@ -56,12 +55,7 @@ def _ends(rows: list[Any]) -> list[Any]:
 
 def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
     prompt, frame = example.prompts[row["prompt"]], example.frames[0]
-    step = max(1, -(-max(frame.shape[:2]) // TILE))
-    height, width = frame.shape[:2]
-    wanted = [mask[0][::step, ::step] for mask in prompt.masks] if prompt.masks is not None else []
-    found = [decode(mask, height, width, example.name)[::step, ::step] for mask in row["masks"]]
-    small, tint = frame[::step, ::step], prompt.task == "panoptic"
-    pair = np.concatenate([overlay(small, masks, tint=tint) for masks in (wanted, found)], axis=1)
-    asked = prompt.text or ", ".join(prompt.kinds) or ", ".join(prompt.classes[label] for label in dict.fromkeys(prompt.labels))
-    said = f" -> {row['text']}" if row["text"] else ""
-    return caption(pair, f"{row['value']:.3f}  {example.name}  {asked}{said}", height=44)
+    masks = [decode(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
+    answer = f" -> {row['text']}" if row["text"] else ""
+    text = f"{row['value']:.3f}  {example.name}  {describe(prompt)}{answer}"
+    return compare(frame, prompt, masks, text, longest=TILE, height=44)

@@ -10,12 +10,11 @@ from scipy.ndimage import distance_transform_edt
 
 from hyperseg_jax.datasets.interactive import POINT_RADIUS
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.found import Found
 from hyperseg_jax.evaluation.replies import Find, Reply
 from hyperseg_jax.metrics.ciou_giou import iou, overlap
 from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
 from hyperseg_jax.ops.dilation import dilate
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt
 
 SHORT_EDGE = 480
 """Pixels of the pictures that POINT_RADIUS is of; a click is drawn in proportion."""
@@ -71,8 +70,8 @@ class Clicked(Reply):
             point[centre(lacking)] = True
             self._drawn[k] |= dilate(point, self._radius)
 
-    def answers(self) -> list[tuple[Prompt, list[Found]]]:
-        return [(self.example.prompts[0], [Found(self._latest, ious=tuple(map(tuple, self._ious)))])]
+    def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
+        return [(self.example.prompts[0], [Prediction(self._latest, ious=tuple(map(tuple, self._ious)))])]
 
 
 def centre(region: np.ndarray) -> tuple[int, int]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
-from typing import Any
 
 from hyperseg_jax.data.sources import Task
+from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.validation import Evaluation, evaluate
 from hyperseg_jax.metrics.baselines import shuffled_order, text_blind_scores
 from hyperseg_jax.structs import Example
@@ -45,9 +44,7 @@ class Exam:
         ]
 
 
-def referring_exam(
-    predict: Callable[..., Any], params: Any, task: Task, *, limit: int | None = None, found: Evaluation | None = None
-) -> Exam:
+def referring_exam(engine: Engine, task: Task, *, limit: int | None = None, found: Evaluation | None = None) -> Exam:
     """Takes the exam that task.exam names; task.val must read all prompts of a picture as one example.
 
     found: an evaluation of {"exam": task} that has been made already.
@@ -55,8 +52,8 @@ def referring_exam(
     if task.exam is None:
         raise ValueError(f"task {task.name} has no exam: it does not validate on referring expressions of a toy world")
     asked = {"exam": task}
-    found = found or evaluate(predict, params, asked, limit=limit)
-    shuffled = evaluate(predict, params, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
+    found = found or evaluate(engine, asked, limit=limit)
+    shuffled = evaluate(engine, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
     blind = text_blind_scores(itertools.islice(objects_and_targets(*task.exam), limit))["best"]
     own, other = found.scores["exam"], shuffled.scores["exam"]
     return Exam(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)

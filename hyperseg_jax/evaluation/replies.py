@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.evaluation.found import Found
 from hyperseg_jax.results.objects import merge_soft
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt
 
-Find = Callable[[Prompt, Any], Found]
+Find = Callable[[Prompt, Any], Prediction]
 """A prompt and the outputs about it on one frame -> the answer."""
 Prepare = Callable[[Example], dict[str, Any]]
-"""An example of one frame and one prompt -> arrays."""
+"""An example, as it is asked, -> arrays."""
 
 
 class Reply:
@@ -26,13 +25,15 @@ class Reply:
 
     feeds_back = True
     """Whether a step sees what the model made of the step before."""
+    frames = 1
+    """How many frames are asked about at once."""
     depends = False
     """Whether what is asked depends on what was heard: then every host that holds the example hears."""
 
     def __init__(self, example: Example, find: Find) -> None:
         self.example, self._find = example, find
         self.steps = len(example.frames)
-        self._found: list[list[Found]] = [[] for _ in example.prompts]
+        self._found: list[list[Prediction]] = [[] for _ in example.prompts]
 
     @property
     def prompts(self) -> int:
@@ -47,7 +48,7 @@ class Reply:
         """Takes the outputs of the step."""
         self._found[prompt].append(self._find(self.asked(prompt), outputs))
 
-    def answers(self) -> list[tuple[Prompt, list[Found]]]:
+    def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         """What is scored: prompts, and the answers to each, frame by frame."""
         return list(zip(self.example.prompts, self._found, strict=True))
 
@@ -56,9 +57,41 @@ class Reply:
         return self.example.prompts[prompt]
 
     def _only(self, prompt: Prompt, frame: int) -> Example:
-        """Without targets, which are not the device's business."""
-        bare = dataclasses.replace(prompt, masks=None, labels=())
-        return dataclasses.replace(self.example, frames=self.example.frames[frame][None], prompts=(bare,))
+        frames = self.example.frames[frame][None]
+        return dataclasses.replace(self.example, frames=frames, prompts=(_without_targets(prompt),))
+
+
+class AllAtOnce(Reply):
+    """All frames in one call, and as many prompts as a batch has room for (validation: as the model is trained).
+
+    room: prompts of a batch. Steps are one; `prompts` counts the groups that the prompts fall into.
+    """
+
+    feeds_back = False
+
+    def __init__(self, example: Example, find: Find, *, room: int) -> None:
+        super().__init__(example, find)
+        self.steps, self.frames, self._room = 1, len(example.frames), room
+
+    @property
+    def prompts(self) -> int:
+        return -(-len(self.example.prompts) // self._room)
+
+    def group(self, number: int) -> tuple[Prompt, ...]:
+        return self.example.prompts[number * self._room : (number + 1) * self._room]
+
+    def ask(self, step: int, prompt: int, prepare: Prepare) -> dict[str, Any]:
+        return prepare(dataclasses.replace(self.example, prompts=tuple(map(_without_targets, self.group(prompt)))))
+
+    def hear(self, prompt: int, outputs: Any) -> None:
+        for k, one in enumerate(self.group(prompt)):
+            about = [{name: value[t : t + 1, k : k + 1] for name, value in outputs.items()} for t in range(self.frames)]
+            self._found[prompt * self._room + k] = [self._find(one, frame) for frame in about]
+
+
+def _without_targets(prompt: Prompt) -> Prompt:
+    """Targets are not the device's business."""
+    return dataclasses.replace(prompt, masks=None, labels=())
 
 
 class Together(Reply):
@@ -67,22 +100,22 @@ class Together(Reply):
 
     def __init__(self, example: Example, find: Find) -> None:
         super().__init__(example, find)
-        self._frames: list[Found] = []
+        self._frames: list[Prediction] = []
 
     def hear(self, prompt: int, outputs: Any) -> None:
         super().hear(prompt, outputs)
         if prompt == self.prompts - 1:
             self._frames.append(_apart(np.concatenate([found.pop().masks for found in self._found])))
 
-    def answers(self) -> list[tuple[Prompt, list[Found]]]:
+    def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         first, *_ = prompts = self.example.prompts
         masks = np.concatenate([prompt.masks for prompt in prompts if prompt.masks is not None])
         return [(dataclasses.replace(first, masks=masks), self._frames)]
 
 
-def _apart(masks: np.ndarray) -> Found:
+def _apart(masks: np.ndarray) -> Prediction:
     """Objects [N, H, W] without overlap, out of their probabilities."""
-    return Found(merge_soft(masks) == np.arange(1, len(masks) + 1)[:, None, None])
+    return Prediction(merge_soft(masks) == np.arange(1, len(masks) + 1)[:, None, None])
 
 
 class FromFirstFrame(Reply):
@@ -104,7 +137,9 @@ class FromFirstFrame(Reply):
         super().hear(prompt, outputs)
         self._found[prompt].append(_apart(self._found[prompt].pop().masks))
 
-    def answers(self) -> list[tuple[Prompt, list[Found]]]:
+    def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         return [
-            (prompt, [Found(prompt.regions), *found[1:]]) for prompt, found in super().answers() if prompt.regions is not None
+            (prompt, [Prediction(prompt.regions), *found[1:]])
+            for prompt, found in super().answers()
+            if prompt.regions is not None
         ]

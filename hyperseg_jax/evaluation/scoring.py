@@ -12,26 +12,29 @@ import numpy as np
 
 from hyperseg_jax import metrics
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation import found as finds
 from hyperseg_jax.evaluation.clicks import Clicked
-from hyperseg_jax.evaluation.found import Found, Outputs, Thresholds
 from hyperseg_jax.evaluation.replies import FromFirstFrame, Reply, Together
 from hyperseg_jax.evaluation.tracks import Tracked
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.structs import Prompt
+from hyperseg_jax.results import postprocess
+from hyperseg_jax.results.postprocess import Outputs, Thresholds
+from hyperseg_jax.structs import Prediction, Prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """new(rules) -> an accumulator. find(prompt, outputs, geometry, thresholds) -> Found, of one frame; None: the answer is
-    written. add(accumulator, name of the example, prompt, Found of each frame). headline: the score that tells good answers
-    from bad. reply: how an example is asked, and what its answers are put together to."""
+    """How a kind of prompt is asked and scored.
+
+    new(rules) -> an accumulator. find(prompt, outputs, geometry, thresholds) -> Prediction of one frame; None where the answer
+    is text. add(accumulator, name of the example, prompt, Prediction of each frame). headline: the score that tells good
+    answers from bad. reply: how an example is asked, and what its answers are put together to.
+    """
 
     new: Callable[[str], Any]
-    find: Callable[[Prompt, Outputs, Geometry, Thresholds], Found] | None
-    add: Callable[[Any, str, Prompt, Sequence[Found]], None]
+    find: Callable[[Prompt, Outputs, Geometry, Thresholds], Prediction] | None
+    add: Callable[[Any, str, Prompt, Sequence[Prediction]], None]
     headline: str
     reply: type[Reply] = Reply
 
@@ -42,9 +45,9 @@ def _wanted(prompt: Prompt) -> np.ndarray:
     return prompt.masks
 
 
-def _clip(prompt: Prompt, found: Sequence[Found]) -> tuple[np.ndarray, np.ndarray]:
-    """Found and wanted masks of an expression, bool [T, H, W]."""
-    ours, masks = np.stack([frame.masks[0] for frame in found]), _wanted(prompt)
+def _clip(prompt: Prompt, found: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and target masks of an expression, bool [T, H, W]."""
+    ours, masks = np.stack([frame.union for frame in found]), _wanted(prompt)
     return ours, masks[0][: len(ours)] if len(masks) else np.zeros_like(ours)
 
 
@@ -52,32 +55,32 @@ def _first(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else array[0]
 
 
-def _add_expression(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_expression(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     ours, wanted = _clip(prompt, found)
     scores.update(ours[0], wanted[0], _first(prompt.ignore), prompt.group)
 
 
-def _add_generalized(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_generalized(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     ours, wanted = _clip(prompt, found)
     scores.update(ours[0], wanted[0])
 
 
-def _add_clip(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_clip(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     ours, wanted = _clip(prompt, found)
     scores.update(ours, wanted, None if prompt.ignore is None else prompt.ignore[: len(ours)], prompt.group)
 
 
-def _add_revos(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_revos(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     ours, wanted = _clip(prompt, found)
     scores.update(ours, wanted, None if prompt.foreground is None else prompt.foreground[: len(ours)], prompt.group)
 
 
-def _add_regions(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_regions(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     order = np.argsort(prompt.labels)
     scores.update(found[0].masks, _wanted(prompt)[order, 0], prompt.kinds, _first(prompt.ignore))
 
 
-def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     crowds = None if prompt.crowds is None else prompt.crowds[:, 0]
     scores.update(
         found[0].masks,
@@ -92,7 +95,7 @@ def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]
     )
 
 
-def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     """The things of a class list; crowds are targets that need not be found."""
     wanted = [k for k, label in enumerate(prompt.labels) if prompt.things[label]]
     massed = [k for k, label in enumerate(prompt.crowd_labels) if prompt.things[label]]
@@ -112,12 +115,12 @@ def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Found
     )
 
 
-def _tracks(found: Sequence[Found]) -> np.ndarray:
+def _tracks(found: Sequence[Prediction]) -> np.ndarray:
     """bool [N, T, H, W]."""
     return np.stack([frame.masks for frame in found], axis=1)
 
 
-def _add_tracks(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_tracks(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     ours, crowds = _tracks(found), () if prompt.crowds is None else prompt.crowds
     labels = (*prompt.labels, *prompt.crowd_labels)
     scores.update(
@@ -131,29 +134,29 @@ def _add_tracks(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) 
     )
 
 
-def _add_objects(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_objects(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     """Objects that were given, or spoken of; others of the clip stand behind them."""
     others = () if prompt.others is None else prompt.others
     scores.update(_tracks(found), np.array([*_wanted(prompt), *others], bool), prompt.ignore, prompt.group)
 
 
-def _add_proposals(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_proposals(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     """The best tracks as proposals without overlap: a pixel belongs to the best one that has it."""
     proposals = _tracks(found)[np.argsort([-score for score in found[0].scores], kind="stable")[:MAX_PROPOSALS]]
     taken = np.cumsum(proposals, axis=0) - proposals
     scores.update(proposals & (taken == 0), _wanted(prompt), prompt.ignore, prompt.group)
 
 
-def _add_clicks(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_clicks(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     for ious in found[0].ious:
         scores.update(ious)
 
 
-def _add_nothing(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_nothing(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     scores.update()
 
 
-def _add_semantic(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_semantic(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     target = np.full(found[0].masks.shape[1:], -1)
     for mask, label in zip(_wanted(prompt)[:, 0], prompt.labels, strict=True):
         target[mask] = label
@@ -164,15 +167,15 @@ def _add_semantic(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]
     scores.update(ours, np.maximum(target, 0), prompt.classes, ignore)
 
 
-def _add_exact(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_exact(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     scores.update(found[0].text, prompt.answer, prompt.group)
 
 
-def _add_vqa(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_vqa(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     scores.update(found[0].text, prompt.answers, prompt.group)
 
 
-def _add_pope(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_pope(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     scores.update(found[0].text, prompt.answer.strip().lower() == "yes", prompt.group)
 
 
@@ -186,26 +189,28 @@ def options_of(question: str) -> dict[str, str]:
     return dict(_OPTION.findall(question))
 
 
-def _add_choice(scores: Any, name: str, prompt: Prompt, found: Sequence[Found]) -> None:
+def _add_choice(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     scores.update(found[0].text, prompt.answer, options_of(prompt.text), int(prompt.key) % ROTATIONS, prompt.group)
 
 
 SCORINGS: dict[str, Scoring] = {
-    "referring": Scoring(metrics.ReferringScores, finds.expression, _add_expression, "giou"),
-    "generalized": Scoring(metrics.GeneralizedScores, finds.expression, _add_generalized, "giou"),
-    "clips": Scoring(lambda _: metrics.ClipScores(), finds.expression, _add_clip, "jf"),
-    "revos": Scoring(metrics.ReVosScores, finds.expression, _add_revos, "jf"),
-    "ref_davis": Scoring(lambda _: metrics.DavisScores("unsupervised"), finds.soft_expression, _add_objects, "jf", Together),
-    "davis": Scoring(lambda _: metrics.DavisScores(), finds.soft_regions, _add_objects, "jf", FromFirstFrame),
-    "davis_unsupervised": Scoring(
-        lambda _: metrics.DavisScores("unsupervised"), finds.candidates, _add_proposals, "jf", Tracked
+    "referring": Scoring(metrics.ReferringScores, postprocess.expression, _add_expression, "giou"),
+    "generalized": Scoring(metrics.GeneralizedScores, postprocess.expression, _add_generalized, "giou"),
+    "clips": Scoring(lambda _: metrics.ClipScores(), postprocess.expression, _add_clip, "jf"),
+    "revos": Scoring(metrics.ReVosScores, postprocess.expression, _add_revos, "jf"),
+    "ref_davis": Scoring(
+        lambda _: metrics.DavisScores("unsupervised"), postprocess.soft_expression, _add_objects, "jf", Together
     ),
-    "tracks": Scoring(lambda _: metrics.VideoAP(), finds.candidates, _add_tracks, "ap", Tracked),
-    "regions": Scoring(lambda _: metrics.InteractiveScores(), finds.regions, _add_regions, "miou"),
-    "clicks": Scoring(lambda _: metrics.ClickScores(), finds.regions, _add_clicks, "iou@1", Clicked),
-    "panoptic": Scoring(lambda _: metrics.PanopticQuality(), finds.panoptic, _add_panoptic, "pq"),
-    "instances": Scoring(lambda _: metrics.MaskAP(), finds.instances, _add_instances, "ap"),
-    "semantic": Scoring(lambda _: metrics.SemanticScores(), finds.semantic, _add_semantic, "miou"),
+    "davis": Scoring(lambda _: metrics.DavisScores(), postprocess.soft_regions, _add_objects, "jf", FromFirstFrame),
+    "davis_unsupervised": Scoring(
+        lambda _: metrics.DavisScores("unsupervised"), postprocess.candidates, _add_proposals, "jf", Tracked
+    ),
+    "tracks": Scoring(lambda _: metrics.VideoAP(), postprocess.candidates, _add_tracks, "ap", Tracked),
+    "regions": Scoring(lambda _: metrics.InteractiveScores(), postprocess.regions, _add_regions, "miou"),
+    "clicks": Scoring(lambda _: metrics.ClickScores(), postprocess.regions, _add_clicks, "iou@1", Clicked),
+    "panoptic": Scoring(lambda _: metrics.PanopticQuality(), postprocess.panoptic, _add_panoptic, "pq"),
+    "instances": Scoring(lambda _: metrics.MaskAP(), postprocess.instances, _add_instances, "ap"),
+    "semantic": Scoring(lambda _: metrics.SemanticScores(), postprocess.semantic, _add_semantic, "miou"),
     "exact": Scoring(lambda _: metrics.ExactScores(), None, _add_exact, "accuracy"),
     "vqa": Scoring(metrics.VqaScores, None, _add_vqa, "accuracy"),
     "pope": Scoring(lambda _: metrics.PopeScores(), None, _add_pope, "accuracy"),
@@ -228,9 +233,9 @@ class Scorer:
         name = self._by_task.get(prompt.task)
         return SCORINGS[name] if name else None
 
-    def add(self, name: str, prompt: Prompt, found: Sequence[Found]) -> float | None:
-        """Counts the answers to one prompt, a Found for each frame. Returns the headline score of this prompt alone, None where
-        it has none."""
+    def add(self, name: str, prompt: Prompt, found: Sequence[Prediction]) -> float | None:
+        """Counts the answers to one prompt, a Prediction for each frame. Returns the headline score of this prompt alone, None
+        where it has none."""
         scoring = SCORINGS[self._by_task[prompt.task]]
         alone = scoring.new(self._rules)
         scoring.add(alone, name, prompt, found)

@@ -10,17 +10,16 @@ import numpy as np
 
 from hyperseg_jax.datasets.masks import decode
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.found import Found
 from hyperseg_jax.evaluation.scoring import options_of
 from hyperseg_jax.metrics.multiple_choice import choose
-from hyperseg_jax.ops.run_lengths import encode
+from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt
 
 Row = dict[str, Any]
 
 
-def row_of(example: Example, prompt: Prompt, found: Sequence[Found]) -> Row:
+def row_of(example: Example, prompt: Prompt, found: Sequence[Prediction]) -> Row:
     """What a server may want of one answer, as JSON takes it; masks of every frame as run lengths."""
     if not prompt.key:
         raise UserError(f"{example.name}: its reader gives no key of the question, which the benchmark's server wants back")
@@ -34,12 +33,15 @@ def row_of(example: Example, prompt: Prompt, found: Sequence[Found]) -> Row:
         "frames": list(example.frame_names),
         "height": height,
         "width": width,
-        "masks": [[encode(mask) for mask in frame.masks] for frame in found],
+        "masks": [[run_lengths.encode(mask) for mask in frame.masks] for frame in found],
     }
 
 
-def _masks(row: Row, frame: int) -> list[np.ndarray]:
-    return [decode(mask, row["height"], row["width"], row["key"]) for mask in row["masks"][frame]]
+def _masks(row: Row, frame: int) -> np.ndarray:
+    """bool [N, H, W]."""
+    height, width = row["height"], row["width"]
+    masks = [decode(mask, height, width, row["key"]) for mask in row["masks"][frame]]
+    return np.array(masks, bool).reshape(-1, height, width)
 
 
 def _choice(row: Row) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def _choice(row: Row) -> dict[str, Any]:
 def _expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     """Keys are video/expression."""
     path = folder / "submission.zip"
-    clip = lambda row: np.stack([_masks(row, t)[0] for t in range(len(row["frames"]))])
+    clip = lambda row: np.stack([_masks(row, t).any(0) for t in range(len(row["frames"]))])
     ref_youtube_vos.write(path, ((*row["key"].split("/"), row["frames"], clip(row)) for row in rows))
     return path
 

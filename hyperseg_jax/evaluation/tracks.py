@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.evaluation.found import Found
 from hyperseg_jax.evaluation.replies import Find, Reply
 from hyperseg_jax.results.tracking import Tracker
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt
 
 
 @dataclasses.dataclass
@@ -45,13 +44,13 @@ class Tracked(Reply):
                 track.classes = track.classes + found.classes[place]
         self._heard += 1
 
-    def answers(self) -> list[tuple[Prompt, list[Found]]]:
+    def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         tracks = sorted(self._tracks.values(), key=lambda track: -track.sure().max())
         labels = tuple(int(track.sure().argmax()) for track in tracks)
         scores = tuple(float(track.sure().max()) for track in tracks)
         nothing = np.zeros(self.example.frames.shape[1:3], bool)
         frames = [
-            Found(np.array([track.masks.get(t, nothing) for track in tracks], bool).reshape(-1, *nothing.shape), labels, scores)
-            for t in range(self._heard)
+            Prediction(np.array(masks, bool).reshape(-1, *nothing.shape), labels, scores)
+            for masks in ([track.masks.get(t, nothing) for track in tracks] for t in range(self._heard))
         ]
         return [(self.example.prompts[0], frames)]

@@ -60,9 +60,10 @@ class Feed:
             raise UserError(f"process {hosts.name(me)} has no device of the mesh; use a preset that takes all devices")
         return Rows(batch_size, places, tuple(min(holders[row]) == me for row in places))
 
-    def put(self, batch: Any, rows: Rows) -> Any:
-        """This process's rows of a batch (NumPy), in their order, as global arrays."""
-        if (sharding := self.sharding) is None:
+    def put(self, batch: Any, rows: Rows | None = None) -> Any:
+        """This process's rows of a batch (NumPy), in their order, as global arrays. rows: of `rows`; needed where there is a
+        sharding."""
+        if (sharding := self.sharding) is None or rows is None:
             return batch
         # Nothing says that the rows of a host lie together: chips are numbered along the links of a slice, not by host.
         place = {row: k for k, row in enumerate(rows.places)}

@@ -1,4 +1,4 @@
-"""What a user holds: a trained model that segments pictures and clips, and answers questions about them."""
+"""What a user holds: a trained model that segments images and videos, and answers questions about them."""
 
 from __future__ import annotations
 
@@ -14,46 +14,33 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.data.features import to_arrays
+from hyperseg_jax.data.features import Sizes, length_needed, to_arrays, tokenize_prompts
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.transforms import Geometry, fit
-from hyperseg_jax.results import answers
-from hyperseg_jax.results.answers import Segment
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, Engine, Postprocess, finder
+from hyperseg_jax.results import postprocess
+from hyperseg_jax.results.postprocess import OURS, Thresholds
+from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expanded_length
-from hyperseg_jax.text.prompts import join_sentences, tokenize, video_expression
+from hyperseg_jax.text.layout import choose_bucket
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder
 
 Picture = np.ndarray | Image.Image | str | os.PathLike
 
 
-@dataclasses.dataclass(frozen=True)
-class Panoptic:
-    """ids: int32 [H, W], 0 where nothing is. rows: one dict a segment, see results.answers.panoptic."""
-
-    ids: np.ndarray
-    rows: list[dict[str, Any]]
-
-
 class Model:
-    """A loaded model. Methods take a picture as a path, a PIL image, or uint8 [H, W, 3].
+    """A loaded model. Methods take an image as a path, a PIL image, or uint8 [H, W, 3]. Predictions iterate as segments, each
+    with .mask, .score and .label.
 
-    config, tokenizer, params: what it was loaded with. predict: the system's jitted function of (params, batch).
+    config, tokenizer, params: what it was loaded with. engine: what validation and benchmarks ask as well.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._system = systems.get(config.system)
-        module = self._system.build(config)
         self.params = jax.device_put(params)
-        self.predict = jax.jit(self._system.predict(module, config))
-        self._write = None
-        if self._system.generate is not None:
-            generate = self._system.generate(module, config)
-            self._write = jax.jit(generate, static_argnames=("max_new_tokens", "eos_id", "vocab_size"))
+        self.engine = Engine.of(self._system, config, self.params)
 
     @classmethod
     def load(cls, name: str | os.PathLike[str]) -> Model:
@@ -63,40 +50,44 @@ class Model:
         expected = model_folder.expected_params(folder, config)
         return cls(config, Tokenizer.load(folder), model_folder.load_params(folder, expected))
 
-    def segment(self, image: Picture, text: str, *, absent_below: float | None = 0.5, soft: bool = False) -> list[Segment]:
-        """What the text names: one segment (several things named at once share it), or none.
+    def segment(
+        self,
+        image: Picture,
+        text: str,
+        *,
+        absent_below: float | None = OURS.absent_below,
+        soft: bool = False,
+        reasoning: bool = False,
+    ) -> Prediction:
+        """What the text names: one mask (several things named at once share it), or none.
 
         absent_below: the expression probability under which the answer is "not there"; None always answers, as the
-        published model does. soft: the mask as probabilities, float32.
+        published model does. soft: the mask as probabilities, float32. reasoning: the text is a question whose answer is to be
+        segmented ("what could one sit on?"), asked with the prompt of reasoning segmentation.
         """
-        frame = read_picture(image)
-        prompt = Prompt(task="referring", text=join_sentences([_text(text).rstrip(".")]))  # as RefCOCO's texts end
-        found, geometry = self._run(frame[None], prompt)
-        return answers.expression(
-            found["mask_logits"][0], found["expression"][0], geometry, label=text, absent_below=absent_below, soft=soft
-        )
+        prompt = Prompt(task="reasoning" if reasoning else "referring", text=_text(text))
+        thresholds = dataclasses.replace(OURS, absent_below=absent_below)
+        answer = postprocess.soft_expression if soft else postprocess.expression
+        predicted, _ = self._ask(read_picture(image), prompt, answer, thresholds)
+        return _named(predicted, text)
 
     def segment_classes(
-        self, image: Picture, classes: Sequence[str], *, stuff: Sequence[str] = (), threshold: float = 0.5, overlap: float = 0.8
-    ) -> Panoptic:
-        """Every instance of the named things, and the named stuff, without overlap."""
+        self,
+        image: Picture,
+        classes: Sequence[str],
+        *,
+        stuff: Sequence[str] = (),
+        threshold: float = OURS.segment,
+        overlap: float = OURS.overlap,
+    ) -> Prediction:
+        """Every instance of the named things, and the named stuff, without overlap; .ids is the map of segments."""
         names = (*map(_text, classes), *map(_text, stuff))
         things = (True,) * len(classes) + (False,) * len(stuff)
-        frame = read_picture(image)
-        found, geometry = self._run(frame[None], Prompt(task="panoptic", classes=names, things=things))
-        return Panoptic(
-            *answers.panoptic(
-                found["mask_logits"][0],
-                found["class"][0],
-                geometry,
-                classes=names,
-                things=things,
-                object_threshold=threshold,
-                overlap_threshold=overlap,
-            )
-        )
+        thresholds = Thresholds(None, threshold, overlap)
+        prompt = Prompt(task="panoptic", classes=names, things=things)
+        return self._ask(read_picture(image), prompt, postprocess.panoptic, thresholds)[0]
 
-    def segment_regions(self, image: Picture, regions: Sequence[np.ndarray], *, labels: Sequence[str] = ()) -> list[Segment]:
+    def segment_regions(self, image: Picture, regions: Sequence[np.ndarray], *, labels: Sequence[str] = ()) -> Prediction:
         """The object behind each drawn region (bool [H, W]: a point's disc, a scribble, a box, a rough mask)."""
         frame = read_picture(image)
         for k, region in enumerate(regions):
@@ -106,71 +97,52 @@ class Model:
                 raise UserError(f"region {k + 1} is empty; draw it inside the picture")
         if not len(regions):
             raise UserError("no regions are given; draw at least one")
-        prompt = Prompt(task="region", regions=np.stack(regions), kinds=("mask",) * len(regions))
-        found, geometry = self._run(frame[None], prompt)
         named = tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
-        return answers.regions(found["mask_logits"][0], found["region"][0], geometry, labels=named)
+        prompt = Prompt(task="region", regions=np.stack(regions), kinds=("mask",) * len(regions))
+        predicted, _ = self._ask(frame, prompt, postprocess.regions, OURS)
+        return dataclasses.replace(predicted, names=named)
 
     def segment_clip(
-        self, frames: Iterable[Picture], text: str, *, absent_below: float | None = 0.5
-    ) -> Iterator[tuple[np.ndarray, list[Segment]]]:
-        """Frame by frame: (picture, segments). What the model saw of a frame feeds the next; memory stays that of one frame."""
-        prompt, query = Prompt(task="video", text=video_expression(_text(text))), None
+        self, frames: Iterable[Picture], text: str, *, absent_below: float | None = OURS.absent_below
+    ) -> Iterator[tuple[np.ndarray, Prediction]]:
+        """Frame by frame: (image, prediction). What the model saw of a frame feeds the next; memory stays that of one frame."""
+        prompt, memory = Prompt(task="video", text=_text(text)), None
+        thresholds = dataclasses.replace(OURS, absent_below=absent_below)
         for image in frames:
             frame = read_picture(image)
-            found, geometry = self._run(frame[None], prompt, query)
-            query = found["next_query"]
-            yield (
-                frame,
-                answers.expression(
-                    found["mask_logits"][0], found["expression"][0], geometry, label=text, absent_below=absent_below
-                ),
-            )
+            predicted, memory = self._ask(frame, prompt, postprocess.expression, thresholds, memory)
+            yield frame, _named(predicted, text)
 
-    def chat(self, image: Picture, question: str, *, max_new_tokens: int = 64) -> str:
+    def chat(self, image: Picture, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
         """The model's answer in words, at most that many tokens of it, always the most probable one."""
-        if self._write is None:
-            raise UserError(f"{self.config.system} writes no text; ask it to segment")
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens = {max_new_tokens}: ask for at least 1")
-        batch, _ = self._batch(read_picture(image)[None], Prompt(task="chat", text=question))
-        ids = np.asarray(
-            self._write(
-                self.params,
-                batch,
-                max_new_tokens=max_new_tokens,
-                eos_id=self.tokenizer.eos_id,
-                vocab_size=self.tokenizer.vocab_size,
-            )
-        )[0]
-        return self.tokenizer.decode(ids[np.cumsum(ids == self.tokenizer.eos_id) == 0].tolist()).strip()
+        example = Example("the picture", read_picture(image)[None], (Prompt(task="chat", text=question),))
+        return self.engine.written(self._batch(example)[0], self.tokenizer, max_new_tokens=max_new_tokens)[0]
 
-    def _run(self, frames: np.ndarray, prompt: Prompt, query: Any = None) -> tuple[dict[str, Any], Geometry]:
-        """Outputs of one prompt on one picture: arrays of [T, ...] on the host, next_query on the device."""
-        batch, geometry = self._batch(frames, prompt)
-        out = self.predict(self.params, batch, query)
-        next_query = out.pop("next_query")
-        host = {name: np.asarray(value)[0, :, 0] for name, value in out.items()}
-        return {**host, "next_query": next_query}, geometry
+    def _ask(
+        self, frame: np.ndarray, prompt: Prompt, answer: Postprocess, thresholds: Thresholds, memory: Any = None
+    ) -> tuple[Prediction, Any]:
+        """The prediction of one prompt about one image, and what the next frame needs of this one."""
+        example = Example("the picture", frame[None], (prompt,))
+        batch, sizes = self._batch(example)
+        outputs, memory = self.engine.ask(batch, memory=memory)
+        row = {name: value[0] for name, value in outputs.items()}
+        return finder(answer, example, sizes, thresholds)(prompt, row), memory
 
-    def _batch(self, frames: np.ndarray, prompt: Prompt) -> tuple[dict[str, Any], Geometry]:
-        """One prompt on one picture or clip as a batch of one."""
-        sizes = self._system.batch_spec(self.config, {})
-        counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
-        tokens = tokenize(prompt, self.tokenizer, template=sizes.template)
+    def _batch(self, example: Example) -> tuple[dict[str, Any], Sizes]:
+        """An example of one frame and one prompt as a batch of one, in the smallest of the config's lengths that holds it."""
+        (prompt,) = example.prompts
+        sizes = self._system.batch_spec(self.config, {"prompts": 1, "targets": 0})
+        tokens = tokenize_prompts(example.prompts, example.name, sizes, self.tokenizer)
         sizes = dataclasses.replace(
             sizes,
-            frames=len(frames),
-            prompts=1,
-            targets=0,
-            length=choose_bucket(expanded_length(tokens, counts), tuple(self.config.data.buckets)),
+            length=choose_bucket(length_needed(tokens[0], sizes), tuple(self.config.data.buckets)),
             classes=len(prompt.classes) + 1 if prompt.classes else 0,
             regions=0 if prompt.regions is None else len(prompt.regions),
         )
-        example = Example("the picture", frames, (prompt,))
-        arrays = to_arrays(example, sizes, self.tokenizer, train=False)
-        height, width = frames.shape[1:3]
-        return jax.tree.map(lambda x: x[None], arrays), fit(height, width, sizes.image_size)
+        arrays = to_arrays(example, sizes, self.tokenizer, train=False, tokens=tokens)
+        return jax.tree.map(lambda x: x[None], arrays), sizes
 
 
 def read_picture(image: Picture) -> np.ndarray:
@@ -199,3 +171,8 @@ def _text(text: str) -> str:
     if not text.strip(" ."):
         raise UserError("the prompt is empty; say what to segment")
     return text.strip()
+
+
+def _named(predicted: Prediction, name: str) -> Prediction:
+    """Every mask named as the user said it."""
+    return dataclasses.replace(predicted, names=(name,) * len(predicted))

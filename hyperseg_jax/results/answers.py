@@ -1,24 +1,14 @@
-"""Logits -> answers, on the host. Rules: the release for expressions, its parent project (PSALM) for classes and regions."""
+"""Logits -> predictions, on the host. Rules: the release for expressions, its parent (PSALM) for classes and regions."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 
 import numpy as np
 
 from hyperseg_jax.ops.transforms import Geometry
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """One found thing. mask: bool [H, W] at the picture's own size; where a soft mask was asked for, float32 probabilities.
-    score: 0..1. label: what it was found as."""
-
-    mask: np.ndarray
-    score: float
-    label: str
+from hyperseg_jax.structs import Prediction
 
 
 @functools.lru_cache(maxsize=64)
@@ -72,7 +62,7 @@ def expression(
     label: str,
     absent_below: float | None = None,
     soft: bool = False,
-) -> list[Segment]:
+) -> Prediction:
     """The one query that fits the expression best; none where it more likely names nothing.
 
     mask_logits [Q, h, w], expression_logits [Q]. score: query_scores (the release). absent_below is ours: the least
@@ -85,22 +75,21 @@ def expression(
     best = int(np.argmax(scores))
     present = sigmoid(expression_logits - np.log(max(len(expression_logits) - 1, 1))).sum()
     if absent_below is not None and (present < absent_below or not (logits[best] > 0).any()):
-        return []
-    return [Segment(sigmoid(logits[best]) if soft else logits[best] > 0, float(scores[best]), label)]
+        return Prediction(np.zeros((0, *geometry.original), np.float32 if soft else bool))
+    mask = sigmoid(logits[best]) if soft else logits[best] > 0
+    return Prediction(mask[None], scores=(float(scores[best]),), names=(label,))
 
 
 def regions(
     mask_logits: np.ndarray, region_logits: np.ndarray, geometry: Geometry, *, labels: tuple[str, ...], soft: bool = False
-) -> list[Segment]:
-    """For each region the query that fits it best. mask_logits [Q, h, w], region_logits [Q, R]. soft: probabilities in place
-    of binary masks."""
+) -> Prediction:
+    """For each region the query that fits it best. mask_logits [Q, h, w], region_logits [Q, R], R at least the
+    number of labels. soft: probabilities in place of binary masks."""
     logits = to_original(mask_logits, geometry)
-    scores = query_scores(region_logits, logits)
+    scores = query_scores(region_logits[:, : len(labels)], logits)
     best = scores.argmax(0)
-    return [
-        Segment(sigmoid(logits[q]) if soft else logits[q] > 0, float(scores[q, r]), label)
-        for r, (q, label) in enumerate(zip(best, labels, strict=False))
-    ]
+    masks = sigmoid(logits[best]) if soft else logits[best] > 0
+    return Prediction(masks, scores=tuple(scores.max(0).tolist()), names=labels)
 
 
 def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
@@ -143,17 +132,16 @@ def instances(
     classes: Sequence[str],
     things: Sequence[bool] | None = None,
     limit: int | None = None,
-) -> list[Segment]:
-    """best_pairs as segments, which may overlap; score = class probability * mask score.
+) -> Prediction:
+    """best_pairs as masks, which may overlap; score = class probability * mask score.
 
     mask_logits [Q, h, w], class_logits [Q, C + 1], background last. Rule of Mask2Former's instance_inference.
     """
     logits = to_original(mask_logits, geometry)
-    sure, pairs = mask_scores(logits), zip(*best_pairs(class_logits, things=things, limit=limit), strict=True)
-    return [
-        Segment(logits[query] > 0, float(probability * sure[query]), classes[category])
-        for query, category, probability in pairs
-    ]
+    query, category, probability = best_pairs(class_logits, things=things, limit=limit)
+    scores = probability * mask_scores(logits)[query]
+    labels = tuple(category.tolist())
+    return Prediction(logits[query] > 0, labels, tuple(scores.tolist()), tuple(classes[label] for label in labels))
 
 
 def panoptic(
@@ -161,45 +149,38 @@ def panoptic(
     class_logits: np.ndarray,
     geometry: Geometry,
     *,
-    classes: tuple[str, ...],
-    things: tuple[bool, ...],
+    classes: Sequence[str],
+    things: Sequence[bool],
     object_threshold: float = 0.8,
     overlap_threshold: float = 0.8,
-) -> tuple[np.ndarray, list[dict]]:
-    """Non-overlapping segments. mask_logits [Q, h, w], class_logits [Q, C + 1], background last.
+) -> Prediction:
+    """Masks without overlap. mask_logits [Q, h, w], class_logits [Q, C + 1], background last.
 
-    Returns ids int32 [H, W] (0 = nothing) and rows {"id", "label", "category", "isthing", "score"}, ids from 1. Parts of one
-    stuff class are merged. Rule of Mask2Former's panoptic_inference.
+    Parts of one stuff class are merged. Rule of Mask2Former's panoptic_inference.
     """
-    logits = to_original(mask_logits, geometry)
     probability = class_probabilities(class_logits)
     score, label = probability.max(-1), probability.argmax(-1)
-    ids = np.zeros(geometry.original, np.int32)
     kept = np.flatnonzero((label != len(classes)) & (score > object_threshold))
     if not len(kept):
-        return ids, []
-    masks = sigmoid(logits[kept])
-    owner = (score[kept, None, None] * masks).argmax(0)
-    rows: list[dict] = []
+        return Prediction(np.zeros((0, *geometry.original), bool))
+    probabilities = sigmoid(to_original(mask_logits[kept], geometry))
+    owner = (score[kept, None, None] * probabilities).argmax(0)
+    masks: list[np.ndarray] = []
+    found: list[int] = []  # the query of each mask
     stuff: dict[int, int] = {}
     for k, query in enumerate(kept):
-        category, whole = int(label[query]), masks[k] >= 0.5
+        category, whole = int(label[query]), probabilities[k] >= 0.5
         mine = (owner == k) & whole
         if not mine.any() or (owner == k).sum() / max(whole.sum(), 1) < overlap_threshold:
             continue
         if not things[category] and category in stuff:
-            ids[mine] = stuff[category]
+            masks[stuff[category]] |= mine
             continue
-        rows.append(
-            {
-                "id": len(rows) + 1,
-                "label": classes[category],
-                "category": category,
-                "isthing": things[category],
-                "score": float(score[query]),
-            }
-        )
-        ids[mine] = len(rows)
         if not things[category]:
-            stuff[category] = len(rows)
-    return ids, rows
+            stuff[category] = len(masks)
+        masks.append(mine)
+        found.append(int(query))
+    labels = tuple(label[found].tolist())
+    scores = tuple(score[found].tolist())
+    stacked = np.stack(masks) if masks else np.zeros((0, *geometry.original), bool)
+    return Prediction(stacked, labels, scores, tuple(classes[one] for one in labels))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from hyperseg_jax.results.answers import Segment
+from hyperseg_jax.structs import Prediction, Prompt, Segment
 
 COLOURS = np.array(
     [
@@ -89,6 +89,28 @@ def save_image(path: pathlib.Path, image: np.ndarray) -> None:
     part.replace(path)
 
 
-def draw_segments(frame: np.ndarray, segments: Sequence[Segment], *, scale: int = 1) -> np.ndarray:
+def draw_segments(frame: np.ndarray, segments: Prediction | Sequence[Segment], *, scale: int = 1) -> np.ndarray:
     """overlay() of found segments; tinted where there are several."""
     return overlay(frame, [segment.mask for segment in segments], scale=scale, tint=len(segments) > 1)
+
+
+def compare(
+    frame: np.ndarray, prompt: Prompt, masks: Sequence[np.ndarray], text: str = "", *, longest: int = 0, height: int = 30
+) -> np.ndarray:
+    """The targets of a prompt beside the predicted masks, with a caption: uint8 [h + height, 2 * w, 3].
+
+    masks: each bool [H, W]. text: the caption; by default what the prompt asks for. longest: pixels that the longer side of the
+    frame may have; a larger frame is subsampled. 0: any.
+    """
+    step = max(1, -(-max(frame.shape[:2]) // longest)) if longest else 1
+    small = lambda mask: mask[::step, ::step]
+    targets = [small(mask[0]) for mask in prompt.masks] if prompt.masks is not None else []
+    tint = prompt.task == "panoptic"
+    panels = [overlay(small(frame), one, tint=tint) for one in (targets, [small(mask) for mask in masks])]
+    return caption(np.concatenate(panels, axis=1), text or describe(prompt), height=height)
+
+
+def describe(prompt: Prompt) -> str:
+    """What a prompt asks for, in a few words: its text, the kinds of its marks, or the classes of its targets."""
+    classes = dict.fromkeys(prompt.classes[label] for label in prompt.labels) if prompt.classes else ()
+    return prompt.text or ", ".join(prompt.kinds) or ", ".join(classes or prompt.classes)

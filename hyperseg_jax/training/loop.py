@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import validation
+from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.parallel.watchdog import Watchdog
@@ -81,7 +83,7 @@ def train(
         )
         feed = Feed(mesh.batch)
         rows = feed.rows(config.train.batch_size)
-        predict = jax.jit(system.predict(model, config), out_shardings=mesh.batch)
+        engine = Engine.of(system, config, None, mesh.batch)
         limits = hosts.Limits(**config.hosts)
         say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -161,13 +163,12 @@ def train(
                 timer.begin("evaluation")
                 watchdog.patient()
                 found = validation.evaluate(
-                    predict,
-                    state.params,
+                    dataclasses.replace(engine, params=state.params),
                     tasks,
                     limit=config.train.eval_examples,
                     progress=observers.validating,
                     say=say,
-                    feed=feed,
+                    workers=config.data.workers,
                 )
                 scores = found.scores
                 observers.scores(step, scores)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.systems import system as systems
@@ -48,7 +49,7 @@ if __name__ == "__main__":
         mesh = Mesh(devices.reshape(2, 2) if len(devices) == 4 else devices.reshape(-1, 1), ("data", "tensor"))
         rows = NamedSharding(mesh, PartitionSpec("data"))
         config, system = configs.load("tiny"), systems.get("hyperseg")
-        runner = benchmark_run.Runner(jax.jit(predict, out_shardings=rows), None, {}, Feed(rows))
+        engine = Engine(jax.jit(predict, out_shardings=rows), None, {}, Feed(rows))
         hosts.PIECE = 200  # long states travel in many pieces
         scores = {}
         for name in names:
@@ -57,7 +58,7 @@ if __name__ == "__main__":
             many = [task.val[k % len(task.val)] for k in range(LIMIT)]
             named = [dataclasses.replace(one, name=f"{k} {one.name}") for k, one in enumerate(many)]
             task = dataclasses.replace(task, val=named)
-            found = benchmark_run.run(runner, line, task, batch_size=4, save_every=2, kept=pathlib.Path(kept) / f"{name}.json")
+            found = benchmark_run.run(engine, line, task, batch_size=4, save_every=2, kept=pathlib.Path(kept) / f"{name}.json")
             scores[name] = {"scores": found.scorer.compute(), "cases": found.cases.rows, "rows": len(found.rows)}
         if hosts.leads():
             print(json.dumps(scores))

@@ -13,14 +13,16 @@ from pycocotools.cocoeval import COCOeval
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.datasets import masks
-from hyperseg_jax.evaluation import benchmark_run, clicks, found
+from hyperseg_jax.evaluation import benchmark_run, clicks
 from hyperseg_jax.evaluation.benchmarks import BENCHMARKS, open_task
-from hyperseg_jax.evaluation.found import OURS, Found
+from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.average_precision import NAMES
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.transforms import fit
-from hyperseg_jax.structs import Prompt
+from hyperseg_jax.results import postprocess
+from hyperseg_jax.results.postprocess import OURS
+from hyperseg_jax.structs import Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
 
@@ -60,7 +62,7 @@ def write(params, batch, **options):
     return np.full((len(batch["images"]), 2), 40)
 
 
-RUNNER = benchmark_run.Runner(predict, write, None)
+ENGINE = Engine(predict, write, None)
 
 
 def opened(name, root):
@@ -73,7 +75,7 @@ def test_every_benchmark_runs_on_files_of_its_layout(samples, tmp_path, monkeypa
     limit = 1 if line.scoring in ("clips", "revos", "ref_davis", "clicks") else 5
     monkeypatch.setattr(clicks, "LIMIT", 3)
     made, again = (
-        benchmark_run.run(RUNNER, line, task, batch_size=3, kept=tmp_path / "kept.json", limit=limit) for _ in range(2)
+        benchmark_run.run(ENGINE, line, task, batch_size=3, kept=tmp_path / "kept.json", limit=limit) for _ in range(2)
     )
     scores = made.scorer.compute()
     assert again.resumed == made.done == min(limit, len(task.val)) and again.scorer.compute() == pytest.approx(
@@ -93,7 +95,7 @@ def test_every_benchmark_runs_on_files_of_its_layout(samples, tmp_path, monkeypa
 
 def test_what_is_sent_of_clips(samples, tmp_path):
     task = opened("ref_youtube_vos", samples)
-    made = benchmark_run.run(RUNNER, BENCHMARKS["ref_youtube_vos"], task)
+    made = benchmark_run.run(ENGINE, BENCHMARKS["ref_youtube_vos"], task)
     path = WRITERS["ref_youtube_vos"](tmp_path, [row for *_, row in made.rows], task.val)
     with zipfile.ZipFile(path) as file:
         names = file.namelist()
@@ -104,7 +106,7 @@ def test_what_is_sent_of_clips(samples, tmp_path):
 
 def test_ref_davis_is_scored_by_annotator_and_view(samples):
     task = opened("ref_davis", samples)
-    scores = benchmark_run.run(RUNNER, BENCHMARKS["ref_davis"], task).scorer.compute()
+    scores = benchmark_run.run(ENGINE, BENCHMARKS["ref_davis"], task).scorer.compute()
     groups = [value for key, value in scores.items() if key.startswith("jf/annotator")]
     assert len(groups) == 4 == len(task.val) and scores["jf"] == pytest.approx(np.mean(groups))
     spoken, others = (
@@ -124,7 +126,7 @@ def test_classes_that_a_batch_has_room_for_are_no_answers(name):
         "class": logits,
         "embedding": np.eye(3),
     }
-    answer = getattr(found, name)(prompt, outputs, fit(8, 8, 8), OURS)
+    answer = getattr(postprocess, name)(prompt, outputs, fit(8, 8, 8), OURS)
     assert set(answer.labels) <= {0, 1} and (name == "candidates" or set(answer.labels) == {0, 1})
     assert answer.classes is None or answer.classes.shape[1] == 2
 
@@ -185,12 +187,12 @@ def test_coco_ap_is_that_of_pycocotools(crowded, monkeypatch):
             }
             for mask, label, score in zip(ours, labels, scores, strict=True)
         )
-        return Found(np.array(ours), tuple(labels), tuple(scores))
+        return Prediction(np.array(ours), tuple(labels), tuple(scores))
 
     monkeypatch.setitem(
         benchmark_run.SCORINGS, "instances", dataclasses.replace(benchmark_run.SCORINGS["instances"], find=answers)
     )
-    made = benchmark_run.run(RUNNER, BENCHMARKS["coco_instances"], task, batch_size=3).scorer.compute()
+    made = benchmark_run.run(ENGINE, BENCHMARKS["coco_instances"], task, batch_size=3).scorer.compute()
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = content | {"info": {}}

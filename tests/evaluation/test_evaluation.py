@@ -8,6 +8,7 @@ import pytest
 from hyperseg_jax import config as configs
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.evaluation import validation
+from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -41,7 +42,9 @@ def test_every_prompt_is_scored(monkeypatch, room):
     sizes = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 320, "prompts": room})
     task = Task("referring", None, list(examples()), 0, sizes, Tokenizer.toy())
     done = []
-    made = validation.evaluate(predict, None, {"referring": task}, progress=lambda name, count, of: done.append((count, of)))
+    made = validation.evaluate(
+        Engine(predict, None, None), {"referring": task}, progress=lambda name, count, of: done.append((count, of))
+    )
     scores = made.scores["referring"]
     assert scores["count"] == 9 and scores["giou"] == pytest.approx(3 / 9, abs=1e-3)
     assert scores["giou/g0"] == pytest.approx(1, abs=1e-3) and all(scores[f"giou/g{n}"] == 0 for n in range(1, 5))
@@ -58,5 +61,5 @@ def test_a_first_record_that_cannot_be_prepared_is_counted(monkeypatch):
     long = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], text="the thing " * 400),))
     task = Task("referring", None, [long, *others], 0, sizes, Tokenizer.toy())
     told = []
-    scores = validation.evaluate(predict, None, {"referring": task}, say=told.append).scores["referring"]
+    scores = validation.evaluate(Engine(predict, None, None), {"referring": task}, say=told.append).scores["referring"]
     assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in told[0]

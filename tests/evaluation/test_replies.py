@@ -7,12 +7,11 @@ import pytest
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.clicks import Clicked, centre
-from hyperseg_jax.evaluation.found import Found
 from hyperseg_jax.evaluation.replies import FromFirstFrame, Together
 from hyperseg_jax.evaluation.scoring import SCORINGS
 from hyperseg_jax.evaluation.submissions import WRITERS, row_of
 from hyperseg_jax.evaluation.tracks import Tracked
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt
 
 SIDE = 48
 
@@ -61,7 +60,7 @@ def test_sentences_about_one_clip_share_its_pixels():
     one, two, three = block(0, 0), block(0, 12), block(30, 30)
     prompts = spoken(1, one, others=np.stack([three] * 3)[None]), spoken(2, two)
     soft = [0.9 * one, 0.8 * (one | two)]
-    reply = Together(clip(*prompts), lambda prompt, out: Found(out[None].astype(np.float32)))
+    reply = Together(clip(*prompts), lambda prompt, out: Prediction(out[None].astype(np.float32)))
     asked = run(reply, lambda step, k: soft[k])
     assert [row["example"].prompts[0].text for row in asked] == ["thing 1", "thing 2"] * 3
     assert all(len(row["example"].prompts) == 1 and row["example"].prompts[0].masks is None for row in asked)
@@ -89,7 +88,7 @@ def test_every_frame_is_asked_for_what_the_first_one_shows():
         "clip", np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8), (prompt,)
     )
     wrong = np.zeros((2, SIDE, SIDE), bool)
-    reply = FromFirstFrame(example, lambda prompt, out: Found(out))
+    reply = FromFirstFrame(example, lambda prompt, out: Prediction(out))
     asked = run(reply, lambda step, k: masks[:, step] if step else wrong)
     assert [int(row["example"].frames.max()) for row in asked] == [0, 1, 2, 3]
     assert all(
@@ -104,7 +103,7 @@ def test_objects_of_the_first_frame_share_no_pixel():
     """DAVIS takes one number a pixel: where two objects are claimed, the more probable one has it."""
     masks = np.stack([block(0, 0), block(20, 20)])[:, None].repeat(3, 1)
     prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=masks[:, 0], kinds=("mask",) * 2)
-    reply = FromFirstFrame(clip(prompt), lambda prompt, out: Found(out))
+    reply = FromFirstFrame(clip(prompt), lambda prompt, out: Prediction(out))
     run(reply, lambda step, k: np.stack([np.where(masks[0, 0], 0.9, 0.1), np.full((SIDE, SIDE), 0.6)]))
     ((_, found),) = reply.answers()
     np.testing.assert_array_equal(found[1].masks, [masks[0, 0], ~masks[0, 0]])
@@ -117,7 +116,7 @@ def candidates(order, masks, sure=(0.9, 0.8)):
     """What find would give: two things with embeddings of their own, in some order."""
     looks = 9 * np.eye(2)
     classes = np.array([[0.1, sure[0]], [sure[1], 0.1]])
-    return Found(
+    return Prediction(
         masks[list(order)],
         scores=tuple(classes.max(1)[list(order)]),
         classes=classes[list(order)],
@@ -162,7 +161,7 @@ def test_tracks_for_the_server(tracked, tmp_path):
 
 def test_a_clip_in_which_nothing_is_found():
     prompt = Prompt(task="panoptic", classes=("cat",), things=(True,), masks=np.stack([block(0, 0)] * 3)[None], labels=(0,))
-    empty = Found(np.zeros((0, SIDE, SIDE), bool), classes=np.zeros((0, 1)), embeddings=np.zeros((0, 2)))
+    empty = Prediction(np.zeros((0, SIDE, SIDE), bool), classes=np.zeros((0, 1)), embeddings=np.zeros((0, 2)))
     for name in ("tracks", "davis_unsupervised"):
         reply = Tracked(clip(prompt), lambda prompt, out: out)
         run(reply, lambda step, k: empty)
@@ -173,7 +172,7 @@ def test_a_clip_in_which_nothing_is_found():
 def test_proposals_do_not_overlap():
     """A pixel that two tracks claim belongs to the surer one: the second keeps 12 x 6 of its 12 x 12 pixels."""
     one, two = block(0, 0), block(0, 6)
-    frames = [Found(np.stack([two, one]), (0, 0), (0.5, 0.9)) for _ in range(3)]
+    frames = [Prediction(np.stack([two, one]), (0, 0), (0.5, 0.9)) for _ in range(3)]
     prompt = Prompt(
         task="panoptic", classes=("object",), things=(True,), masks=np.stack([np.stack([m] * 3) for m in (one, two)])
     )
@@ -211,7 +210,7 @@ def test_clicks_go_on_until_an_object_is_found():
 
     def find(one, out):
         asked.append(one.regions.copy())
-        return Found(grown(one, 6) & bars)
+        return Prediction(grown(one, 6) & bars)
 
     reply = Clicked(clip(prompt, frames=1), find)
     run(reply, lambda step, k: None)
@@ -231,7 +230,7 @@ def test_an_object_that_is_never_found_counts_twenty_clicks():
     prompt = Prompt(
         task="region", masks=whole[None], labels=(0,), regions=whole, kinds=("box",), ignore=block(0, 0, 2, SIDE)[None]
     )
-    reply = Clicked(clip(prompt, frames=1), lambda one, out: Found(np.zeros((1, SIDE, SIDE), bool)))
+    reply = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros((1, SIDE, SIDE), bool)))
     run(reply, lambda step, k: None)
     scores = score("clicks", reply).compute()
     assert (scores["noc@50"], scores["failed@50"], scores["iou@1"]) == (20, 1, 0)
@@ -244,7 +243,7 @@ def test_border_pixels_do_not_count():
     prompt = Prompt(
         task="region", masks=target[None, None], labels=(0,), regions=target[None], kinds=("mask",), ignore=ignore[None]
     )
-    reply = Clicked(clip(prompt, frames=1), lambda one, out: Found((target | ignore)[None]))
+    reply = Clicked(clip(prompt, frames=1), lambda one, out: Prediction((target | ignore)[None]))
     run(reply, lambda step, k: None)
     assert reply.answers()[0][1][0].ious[0][0] == pytest.approx(1, abs=1e-4)
 

@@ -52,7 +52,7 @@ def instances(masks, class_logits, geometry, things, name, kept) -> dict[str, np
 
 
 def panoptic(masks, class_logits, geometry, things, name, threshold) -> dict[str, np.ndarray]:
-    ids, rows = answers.panoptic(
+    found = answers.panoptic(
         masks,
         class_logits,
         geometry,
@@ -61,5 +61,5 @@ def panoptic(masks, class_logits, geometry, things, name, threshold) -> dict[str
         object_threshold=threshold,
         overlap_threshold=threshold,
     )
-    segments = [(row["id"], row["isthing"], row["category"]) for row in rows]
-    return {name: ids, f"{name}_segments": np.array(segments, np.int32).reshape(-1, 3)}
+    segments = [(k, things[label], label) for k, label in enumerate(found.labels, 1)]
+    return {name: found.ids, f"{name}_segments": np.array(segments, np.int32).reshape(-1, 3)}

@@ -35,7 +35,7 @@ def test_expression_takes_the_best_query_or_none():
     masks = np.stack([blob(8, 8, slice(0, 4), slice(0, 4)), blob(8, 8, slice(4, 8), slice(4, 8))])
     (segment,) = answers.expression(masks, np.array([-1.0, 2.0]), geometry, label="it", absent_below=0.5)
     assert segment.mask[24, 24] and not segment.mask[8, 8] and 0.8 < segment.score < 0.9
-    assert answers.expression(masks, np.array([-1.0, -2.0]), geometry, label="it", absent_below=0.5) == []
+    assert answers.expression(masks, np.array([-1.0, -2.0]), geometry, label="it", absent_below=0.5).names == ()
     assert len(answers.expression(masks, np.array([-1.0, -2.0]), geometry, label="it")) == 1
 
 
@@ -59,7 +59,7 @@ def test_panoptic_merges_stuff_and_drops_the_hidden():
     scores = np.full((4, 3), -4.0, np.float32)
     for query, (category, logit) in enumerate([(1, 2.0), (1, 2.0), (0, 8.0), (0, 1.0)]):
         scores[query, category] = logit
-    ids, rows = answers.panoptic(
+    found = answers.panoptic(
         np.stack([left, right, thing, covered]),
         scores,
         geometry,
@@ -68,15 +68,15 @@ def test_panoptic_merges_stuff_and_drops_the_hidden():
         object_threshold=0.5,
         overlap_threshold=0.5,
     )
-    assert sorted(row["label"] for row in rows) == ["grass", "ring"]
-    grass = next(row["id"] for row in rows if row["label"] == "grass")
+    assert sorted(found.names) == ["grass", "ring"]
+    ids, grass = found.ids, found.names.index("grass") + 1
     assert ids[16, 2] == ids[16, 30] == grass and ids[16, 8] not in (0, grass)
 
 
 def test_nothing_is_a_panoptic_answer():
     scores = np.tile([0.0, 9.0], (2, 1))
-    ids, rows = answers.panoptic(np.zeros((2, 8, 8)), scores, fit(32, 32, 32), classes=("a",), things=(True,))
-    assert not ids.any() and rows == []
+    found = answers.panoptic(np.zeros((2, 8, 8)), scores, fit(32, 32, 32), classes=("a",), things=(True,))
+    assert len(found) == 0 and not found.ids.any() and found.ids.shape == (32, 32)
 
 
 def many(seed=0, queries=6, classes=3):

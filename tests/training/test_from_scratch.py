@@ -26,7 +26,7 @@ def exam_after(steps, seed, world, workdir):
     train(config, workdir, console=Console(quiet=True))
     tasks = sources.build(config, systems.get(config.system), console=Console(quiet=True))
     model = Model.load(workdir)
-    return referring_exam(model.predict, model.params, tasks["referring"])
+    return referring_exam(model.engine, tasks["referring"])
 
 
 def beats_the_blind(exam):

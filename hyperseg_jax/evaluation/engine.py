@@ -1,0 +1,255 @@
+"""The one way in which validation, benchmarks and predictors ask a model.
+
+`Engine.ask` and `Engine.written` call the device once; `predictions` goes through the examples of a task in global batches, on
+any number of hosts, with images decoded ahead by a Grain stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from hyperseg_jax.data.features import Sizes, length_needed, to_arrays, tokenize_prompts
+from hyperseg_jax.data.pipeline import Unreadable, read_ahead
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.datasets import faults
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.replies import Find, Reply
+from hyperseg_jax.ops.transforms import fit
+from hyperseg_jax.parallel import hosts
+from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
+from hyperseg_jax.results.postprocess import Outputs, Thresholds
+from hyperseg_jax.structs import Example, Prediction, Prompt
+from hyperseg_jax.text.prompts import PromptTokens
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+NEW_TOKENS = 64
+"""Of a written answer (HyperSeg's evaluation)."""
+LENGTH_STEP = 64
+"""Positions: what longer prompts than the config has room for are rounded up to; a program is compiled for each length."""
+
+Postprocess = Callable[[Prompt, Outputs, Any, Thresholds], Prediction]
+"""A function of results.postprocess."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A model that answers.
+
+    predict, write: the system's jitted functions of (params, batch, ...); write None where the system writes no text. feed: how
+    batches lie on the mesh.
+    """
+
+    predict: Callable[..., Any]
+    write: Callable[..., Any] | None
+    params: Any
+    feed: Feed = ALONE
+
+    @classmethod
+    def of(cls, system: Any, config: ml_collections.ConfigDict, params: Any, batch_sharding: Any = None) -> Engine:
+        """The functions of a system's config, jitted. batch_sharding: of batches and outputs on a mesh."""
+        module, placed = system.build(config), {} if batch_sharding is None else {"out_shardings": batch_sharding}
+        write = None
+        if system.generate is not None:
+            fixed = ("max_new_tokens", "eos_id", "vocab_size")
+            write = jax.jit(system.generate(module, config), static_argnames=fixed, **placed)
+        return cls(jax.jit(system.predict(module, config), **placed), write, params, Feed(batch_sharding))
+
+    def ask(self, batch: Any, rows: Rows | None = None, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
+        """(outputs, memory) of a batch of NumPy arrays. outputs: this process's rows, [B, T, K, ...] on the host. memory: what
+        the next frame needs of this one, on the device; give it back with the next batch of the same rows."""
+        given = self.params, self.feed.put(batch, rows)
+        out = dict(self.predict(*given) if memory is None else self.predict(*given, memory))
+        memory = out.pop("next_query", None)
+        return {name: self.feed.own(value) for name, value in out.items()}, memory
+
+    def written(
+        self, batch: Any, tokenizer: Tokenizer, rows: Rows | None = None, *, max_new_tokens: int = NEW_TOKENS
+    ) -> list[str]:
+        """The text that the model writes for each of this process's rows, up to the end token. UserError where the system
+        writes no text."""
+        if self.write is None:
+            raise UserError("this system writes no text; ask it to segment")
+        ids = self.feed.own(
+            self.write(
+                self.params,
+                self.feed.put(batch, rows),
+                max_new_tokens=max_new_tokens,
+                eos_id=tokenizer.eos_id,
+                vocab_size=tokenizer.vocab_size,
+            )
+        )
+        return [tokenizer.decode(row[np.cumsum(row == tokenizer.eos_id) == 0].tolist()).strip() for row in ids]
+
+
+def finder(postprocess: Postprocess | None, example: Example, sizes: Sizes, thresholds: Thresholds) -> Find:
+    """f(prompt, outputs about it on one frame, [1, 1, ...]) -> Prediction. postprocess None: the answer is the written text."""
+    height, width = example.frames.shape[1:3]
+    geometry = fit(height, width, sizes.image_size)
+
+    def find(prompt: Prompt, outputs: Outputs) -> Prediction:
+        if postprocess is None:
+            return Prediction(np.zeros((0, height, width), bool), text=str(outputs["text"]))
+        return postprocess(prompt, {name: value[0, 0] for name, value in outputs.items()}, geometry, thresholds)
+
+    return find
+
+
+def predictions(
+    engine: Engine,
+    task: Task,
+    examples: Sequence[Example],
+    reply: Callable[[Example], Reply],
+    *,
+    count: int,
+    start: int = 0,
+    batch_size: int = 12,
+    writes: bool = False,
+    lengthens: bool = False,
+    unread: Callable[[int, str], None],
+    workers: int = 0,
+) -> Iterator[tuple[int, list[tuple[int, Reply]]]]:
+    """Goes through examples start..count in global batches: (examples done on all hosts, [(index, answered reply)] of those
+    that this host scores).
+
+    reply: how an example is asked. writes: the answers are text. lengthens: prompts longer than the task's `length` get a
+    longer layout; else such an example counts as unreadable. unread: called with the index and the reason of each example of
+    this host that cannot be read or asked; what it raises ends the run. workers: processes that decode images, 0 for threads.
+
+    A batch has `batch_size` rows, rounded up for the mesh, whatever is left. Examples wait for the one with the most steps and
+    prompts, so that all hosts call the device alike; another example is asked in the place of one that is missing.
+    """
+    size = engine.feed.size(batch_size)
+    rows = engine.feed.rows(size)
+    spare = functools.cache(lambda: _first_reply(task, examples, reply))
+    wanted = [first + row for first in range(start, count, size) for row in rows.places if first + row < count]
+    with contextlib.closing(read_ahead(examples, wanted, workers=workers)) as stream:
+        for first in range(start, count, size):
+            batch = _Batch(task, rows, first, unread)
+            for n, row in enumerate(rows.places):
+                if first + row < count:
+                    batch.add(n, next(stream), reply)
+            batch.fill(spare)
+            batch.agree(lengthens)
+            _answer(engine, batch, writes)
+            yield min(first + size, count), batch.answered()
+
+
+class _Batch:
+    """This host's rows of one global batch. replies: what is asked in each row. own: the rows with an example of their own."""
+
+    def __init__(self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None]) -> None:
+        self._task, self.rows, self._first, self._unread = task, rows, first, unread
+        self.replies: list[Any] = [None] * len(rows.places)
+        self.own: set[int] = set()
+        self.steps = self.prompts = 1
+        self._tokens: dict[Reply, list[PromptTokens]] = {}
+        self.sizes, self.tokenizer = task.sizes, task.tokenizer
+
+    def add(self, n: int, read: Example | Unreadable, reply: Callable[[Example], Reply]) -> None:
+        reason = read.reason if isinstance(read, Unreadable) else ""
+        if not isinstance(read, Unreadable):
+            try:
+                self.replies[n] = reply(read)
+                self.own.add(n)
+            except faults.UNREADABLE as error:
+                reason = faults.reason(error)
+        if reason:
+            self._lose(n, reason)
+
+    def fill(self, spare: Callable[[], Reply]) -> None:
+        """Puts a reply into the rows that have none. Its answers are not heard."""
+        self._spare = spare
+        filler = self.replies[min(self.own)] if self.own else spare()
+        self.replies = [reply or filler for reply in self.replies]
+
+    def agree(self, lengthens: bool) -> None:
+        """All hosts take the largest counts of any of them."""
+        needed = [self._tokenize(reply) for reply in self.replies] if lengthens else [0]
+        own = [max(getattr(reply, name) for reply in self.replies) for name in ("steps", "prompts", "frames")]
+        told = hosts.exchange(f"steps of {self._task.name} from {self._first}", json.dumps([*own, max(needed)]))
+        self.steps, self.prompts, frames, length = (max(counts) for counts in zip(*map(json.loads, told), strict=True))
+        if length > self.sizes.length:
+            self.sizes = dataclasses.replace(self.sizes, length=-(-length // LENGTH_STEP) * LENGTH_STEP)
+        self.sizes = dataclasses.replace(self.sizes, frames=frames)
+
+    def _tokenize(self, reply: Reply) -> int:
+        """Tokenizes what is asked, once for all steps; the positions that the longest prompt takes."""
+        if reply not in self._tokens:
+            asked = [reply.asked(k) for k in range(reply.prompts)]
+            self._tokens[reply] = tokenize_prompts(asked, reply.example.name, self.sizes, self.tokenizer)
+        return max(length_needed(one, self.sizes) for one in self._tokens[reply])
+
+    def arrays(self, step: int, prompt: int) -> Any:
+        """The batch of one step about one prompt of each row."""
+        asked, lost = [], {}
+        for n, reply in enumerate(self.replies):
+            try:
+                asked.append(self._ask(reply, step, prompt))
+            except faults.UNREADABLE as error:
+                lost[n] = faults.reason(error)
+                self.replies[n] = self._spare()
+                asked.append(self._ask(self.replies[n], step, prompt))
+        for n in lost.keys() & self.own:
+            self._lose(n, lost[n])
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *asked)
+
+    def _ask(self, reply: Reply, step: int, prompt: int) -> dict[str, Any]:
+        k = min(prompt, reply.prompts - 1)
+        tokens = self._tokens[reply][k : k + 1] if reply in self._tokens else None
+        prepare = lambda example: to_arrays(example, self.sizes, self.tokenizer, train=False, tokens=tokens)
+        return reply.ask(min(step, reply.steps - 1), k, prepare)
+
+    def _lose(self, n: int, reason: str) -> None:
+        self.own.discard(n)
+        if self.rows.scored[n]:
+            self._unread(self._first + self.rows.places[n], reason)
+
+    def hear(self, step: int, prompt: int, outputs: dict[str, Any]) -> None:
+        """Hands each row's outputs to its reply. A row that another host scores is heard where what is asked depends on it."""
+        for n in sorted(self.own):
+            reply = self.replies[n]
+            if (self.rows.scored[n] or reply.depends) and step < reply.steps and prompt < reply.prompts:
+                reply.hear(prompt, {name: value[n] for name, value in outputs.items()})
+
+    def answered(self) -> list[tuple[int, Reply]]:
+        return [(self._first + self.rows.places[n], self.replies[n]) for n in sorted(self.own) if self.rows.scored[n]]
+
+
+def _answer(engine: Engine, batch: _Batch, writes: bool) -> None:
+    """Asks every row about every step and prompt. What the model saw of a prompt at one step feeds its next step, so the device
+    holds one frame of each row."""
+    feeds_back = batch.replies[0].feeds_back
+    memory: dict[int, Any] = {}
+    for step in range(batch.steps):
+        for prompt in range(batch.prompts):
+            arrays = batch.arrays(step, prompt)
+            outputs: dict[str, Any]
+            if writes:
+                outputs = {"text": engine.written(arrays, batch.tokenizer, batch.rows)}
+            else:
+                outputs, seen = engine.ask(arrays, batch.rows, memory.get(prompt))
+                memory[prompt] = seen if feeds_back else None
+            batch.hear(step, prompt, outputs)
+
+
+def _first_reply(task: Task, examples: Sequence[Example], reply: Callable[[Example], Reply]) -> Reply:
+    """The reply of the first example that can be read and asked. UserError where there is none."""
+    reason = "it is empty"
+    for k in range(len(examples)):
+        try:
+            made = reply(examples[k])
+            sizes = dataclasses.replace(task.sizes, frames=made.frames)
+            made.ask(0, 0, functools.partial(to_arrays, sizes=sizes, tokenizer=task.tokenizer, train=False))
+            return made
+        except faults.UNREADABLE as error:
+            reason = faults.reason(error) if k == 0 else reason
+    raise UserError(f"{task.name}: none of its {len(examples)} validation records can be read; the first: {reason}")
