@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets.interactive import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS
-from hyperseg_jax.datasets.marks import draw_marks
+from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, draw_marks, thicken
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Example, Prompt
 
 TRIES = 10
@@ -94,12 +92,12 @@ class Augment:
         if prompt.task != "region" or prompt.masks is None or prompt.regions is None:
             return prompt
         regions, kinds = prompt.regions.copy(), list(prompt.kinds)
-        radius = {"point": self.point_radius, "scribble": self.scribble_radius}
+        radii = {"point_radius": self.point_radius, "scribble_radius": self.scribble_radius}
         for region in range(len(regions)):
             target = prompt.masks[np.array(prompt.labels) == region, 0].any(0)
             if target.any():
                 kinds[region] = self.marks[int(rng.integers(len(self.marks)))]
-                regions[region] = dilate(draw_marks(target, rng)[kinds[region]], radius.get(kinds[region], 0))
+                regions[region] = thicken(draw_marks(target, rng)[kinds[region]], kinds[region], **radii)
         return dataclasses.replace(prompt, regions=regions, kinds=tuple(kinds))
 
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.interactive import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, CocoInteractive
-from hyperseg_jax.datasets.marks import draw_marks
+from hyperseg_jax.datasets.interactive import CocoInteractive
+from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, draw_marks, thicken
 from hyperseg_jax.datasets.problems import Problem
-from hyperseg_jax.ops.dilation import dilate
 
 
 class CocoMarks(CocoInteractive):
@@ -63,4 +62,4 @@ class CocoMarks(CocoInteractive):
             raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
         drawn = draw_marks(target, np.random.default_rng([self._seed, number]))
         kind = self._kinds[int(rng.integers(len(self._kinds)))]
-        return kind, dilate(drawn[kind], self._radius.get(kind, 0))
+        return kind, thicken(drawn[kind], kind, **self._radii)

@@ -9,14 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, thicken
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Example, Prompt
-
-KINDS = ("point", "scribble", "box", "mask")
-POINT_RADIUS = 10
-SCRIBBLE_RADIUS = 5
-"""Pixels by which the published mapper thickens points and scribbles (HyperSeg 5cfcf52)."""
 
 
 class CocoInteractive:
@@ -60,7 +55,7 @@ class CocoInteractive:
         self._kinds = tuple(kinds)
         self._max_regions = max_regions
         self._prompts = prompts_per_example
-        self._radius = {"point": point_radius, "scribble": scribble_radius}
+        self._radii = {"point_radius": point_radius, "scribble_radius": scribble_radius}
         self._seed = seed
 
     def __len__(self) -> int:
@@ -108,5 +103,5 @@ class CocoInteractive:
             name = f"{kind}_visual_prompt_mask"
             mask = masks.decode(files.field(ann, name, where), *size, f"{where} {name}")
             if mask.any():
-                return kind, dilate(mask, self._radius.get(kind, 0))
+                return kind, thicken(mask, kind, **self._radii)
         return None

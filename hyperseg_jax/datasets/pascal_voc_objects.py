@@ -11,12 +11,10 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.interactive import POINT_RADIUS
 from hyperseg_jax.datasets.labels import read_labels
-from hyperseg_jax.datasets.marks import draw_marks
+from hyperseg_jax.datasets.marks import draw_marks, thicken
 from hyperseg_jax.datasets.picture_labels import listed
 from hyperseg_jax.datasets.problems import complain
-from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Example, Prompt
 
 BORDER = 255
@@ -44,7 +42,7 @@ class PascalVocObjects:
             complain("bad mask", f"{path}: shows no object; leave the picture out of the list of its split")
             masks = masks.reshape(0, *owner.shape)
         rng = np.random.default_rng([self._seed, index])
-        points = [dilate(draw_marks(mask, rng)["point"], POINT_RADIUS) for mask in masks]
+        points = [thicken(draw_marks(mask, rng)["point"], "point") for mask in masks]
         prompt = Prompt(
             task="region",
             masks=masks[:, None],

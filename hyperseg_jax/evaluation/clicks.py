@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from hyperseg_jax.datasets.interactive import POINT_RADIUS
+from hyperseg_jax.datasets.marks import POINT_RADIUS
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.replies import Find, Reply
 from hyperseg_jax.metrics.ciou_giou import iou, overlap
