@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from hyperseg_jax.datasets.marks import POINT_RADIUS
+from hyperseg_jax.datasets.marks import point_radius
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.replies import Find, Reply
 from hyperseg_jax.metrics.ciou_giou import iou, overlap
 from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
 from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Example, Prediction, Prompt
-
-SHORT_EDGE = 480
-"""Pixels of the pictures that POINT_RADIUS is of; a click is drawn in proportion."""
 
 
 class Clicked(Reply):
@@ -39,7 +36,7 @@ class Clicked(Reply):
         self.steps = LIMIT
         self._targets = prompt.masks[np.argsort(prompt.labels), 0]
         self._ignore = np.zeros(self._targets.shape[1:], bool) if prompt.ignore is None else prompt.ignore[0]
-        self._radius = max(1, round(POINT_RADIUS * min(self._ignore.shape) / SHORT_EDGE))
+        self._radius = point_radius(*self._ignore.shape)
         self._drawn = np.zeros_like(self._targets)
         self._ious: list[list[float]] = [[] for _ in self._targets]
         self._latest = np.zeros_like(self._targets)

@@ -15,7 +15,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import groups, loop
+from hyperseg_jax.training import checks, groups, loop
 from hyperseg_jax.training.state import make_step
 
 
@@ -68,7 +68,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
         raise UserError(f"--task {task}: the config has {', '.join(known)}")
     model = system.build(config)
     placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=config.model.lora.rank > 0)
-    loop.check_split(config, placed)
+    checks.check_split(config, placed)
     rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
     state, tx = loop.start(config, system, model, rules, rate, placed, resumes=True)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,18 +14,17 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from hyperseg_jax.data import padding, sources
-from hyperseg_jax.data.mixture import MIXED, Mixture
+from hyperseg_jax.data import sources
+from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.data.pipeline import Stream
-from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import validation
 from hyperseg_jax.evaluation.engine import Engine
-from hyperseg_jax.parallel import hosts, placement, report
+from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import groups
+from hyperseg_jax.training import checks, groups
 from hyperseg_jax.training.bad_records import BadRecords
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.clock import Clock
@@ -53,12 +52,15 @@ def train(
     Interrupted (Ctrl-C, SIGTERM) it saves and returns early; killed, it loses at most the steps since the last save, and the
     run that goes on is bit-equal to one that was never stopped. On many hosts (parallel/hosts.py) all of them call it.
     """
+    # ---- Checks of the config, and the devices ---------------------------------------------------
     timer = Clock()
     console = console or Console(stderr=True, quiet=not hosts.leads())
-    check_counts(config)
+    checks.check_counts(config)
     mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
-    check_split(config, mesh)
+    checks.check_split(config, mesh)
+
     with contextlib.ExitStack() as stack:
+        # ---- Workdir, data and model -------------------------------------------------------------
         workdir = stack.enter_context(Workdir(home))
         workdir.open(config)
         system = systems.get(config.system)
@@ -72,7 +74,6 @@ def train(
             config.train.steps // config.optimizer.accumulate,
             config.optimizer.final_rate,
         )
-
         first = config.data.first
         mixture = Mixture(
             tasks,
@@ -87,6 +88,7 @@ def train(
         limits = hosts.Limits(**config.hosts)
         say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+        # ---- State: from the newest checkpoint, else from a model or the seed --------------------
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir.home / "checkpoints", keep=config.train.keep, best=config.train.best, say=say, seconds=limits.barrier
@@ -94,7 +96,7 @@ def train(
         )
         stop = stack.enter_context(interruptible())
         state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
-        report_placement(state, mesh, workdir.local, console)
+        checks.report_placement(state, mesh, workdir.local, console)
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
         position = bad_so_far = 0
         if checkpoints.latest is not None:
@@ -102,7 +104,9 @@ def train(
             position, bad_so_far = run["global_next_index"], int(state.bad)
             timer.resume(run["seconds"], lost=seconds_lost(workdir.local / "metrics.jsonl", run["seconds"]))
             say(f"resuming at step {int(state.step)}")
-        report_padding(config, tasks, console)
+        checks.report_padding(config, tasks, console)
+
+        # ---- The step, its data and those who watch it -------------------------------------------
         start_step, steps = int(state.step), config.train.steps
         step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average, config.data.cuts), places, mesh)
         arithmetic = Arithmetic(config, system)
@@ -132,9 +136,10 @@ def train(
         )
         watchdog = stack.enter_context(Watchdog(limits.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
         stack.enter_context(hosts.ending())
+        compiled: set[str] = set()
         unsaved = ""
 
-        compiled: set[str] = set()
+        # ---- Training, one step after the other --------------------------------------------------
         for step in range(start_step + 1, steps + 1):
             task = mixture.program(step - 1)
             timer.begin("data")
@@ -155,8 +160,12 @@ def train(
             observers.tell()  # of the step before; the device has this one to do meanwhile
             observers.advance(step)
             watchdog.beat()
+
+            # ---- Losses --------------------------------------------------------------------------
             if step % config.train.log_every == 0 or step == steps:
                 observers.losses(step, task, metrics, arithmetic.total)
+
+            # ---- Validation ----------------------------------------------------------------------
             validates, scores = step % config.train.eval_every == 0 or step == steps, None
             if validates:
                 observers.tell()
@@ -174,6 +183,8 @@ def train(
                 observers.scores(step, scores)
                 watchdog.beat()
                 attempt(say, "the sheet of pictures", found.save_sheet, workdir.local / "predictions.png")
+
+            # ---- Model and checkpoint ------------------------------------------------------------
             stops = stop.asked(step) or step == stop_at
             last = step == steps or stops
             if validates or last:
@@ -256,62 +267,6 @@ def attempt(say: Callable[[str], None], what: str, write: Callable[..., None], *
     if failure := hosts.agree(what, failure):
         say(f"{what} was not written ({failure}); training goes on")
     return failure
-
-
-def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
-    """Reads some training records of each task and says how much of its batches is padding. UserError, on all hosts, where one
-    of them can read none of them."""
-    ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
-    found = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
-    unread = [
-        f"data.tasks.{name}.train: none of its first records can be read: {one.fault}"
-        for name, one in found.items()
-        if not one.used
-    ]
-    if failure := hosts.agree("a look at the training data", unread[0] if unread else ""):
-        raise UserError(failure)
-    console.print(
-        padding.table(
-            found, ratios, batch_size=config.train.batch_size, cuts=config.data.cuts, mixed=sources.programs(config) == (MIXED,)
-        )
-    )
-
-
-def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
-    """Says where each parameter lies, on the console where there are several devices, and in the workdir's sharding.txt."""
-    lines = report.lines(report.rows(state.params, mesh), mesh)
-    if mesh.mesh.size > 1:
-        for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-    (workdir / "sharding.txt").write_text("\n".join(lines) + "\n")
-
-
-def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
-    """The batch can be split over the mesh."""
-    if config.train.batch_size % mesh.batch_parts:
-        raise UserError(
-            f"train.batch_size = {config.train.batch_size}: give a multiple of {mesh.batch_parts}, "
-            f"the parts that preset {mesh.preset} splits a batch into"
-        )
-
-
-def check_counts(config: ml_collections.ConfigDict) -> None:
-    """Counts of steps and examples are one or more, and the task that comes first is one of them."""
-    first, tasks = config.data.first, config.data.tasks
-    if not 0 <= first.share < 1:
-        raise UserError(f"data.first.share = {first.share}: give a share of train.steps, from 0 to less than 1")
-    if first.share and not tasks.get(first.task, {"ratio": 0})["ratio"]:
-        raise UserError(f"data.first.task = {first.task!r}: give a task with a ratio ({', '.join(tasks)}), or share 0")
-    if not 0 <= config.data.bad_share < 1:
-        raise UserError(f"data.bad_share = {config.data.bad_share}: give a share of the records, from 0 to less than 1")
-    for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
-        if config.train[name] < 1:
-            raise UserError(f"train.{name} = {config.train[name]}: give one or more")
-    best = config.train.best
-    if best and best.partition("/")[0] not in tasks:
-        raise UserError(f"train.best = {best!r}: give TASK/SCORE with one of the tasks {', '.join(tasks)}")
-    if config.optimizer.accumulate < 1:
-        raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
 
 
 def jit_step(step: Callable[..., Any], places: TrainState, mesh: placement.Placement) -> Any:

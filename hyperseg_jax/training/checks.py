@@ -1,0 +1,72 @@
+"""What a run checks in its config before it trains, and what it reports of its data and its placement."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+import ml_collections
+from rich.console import Console
+
+from hyperseg_jax.data import padding, sources
+from hyperseg_jax.data.mixture import MIXED
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.parallel import hosts, placement, report
+from hyperseg_jax.training.state import TrainState
+
+
+def check_counts(config: ml_collections.ConfigDict) -> None:
+    """Counts of steps and examples are one or more, and the task that comes first is one of them."""
+    first, tasks = config.data.first, config.data.tasks
+    if not 0 <= first.share < 1:
+        raise UserError(f"data.first.share = {first.share}: give a share of train.steps, from 0 to less than 1")
+    if first.share and not tasks.get(first.task, {"ratio": 0})["ratio"]:
+        raise UserError(f"data.first.task = {first.task!r}: give a task with a ratio ({', '.join(tasks)}), or share 0")
+    if not 0 <= config.data.bad_share < 1:
+        raise UserError(f"data.bad_share = {config.data.bad_share}: give a share of the records, from 0 to less than 1")
+    for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
+        if config.train[name] < 1:
+            raise UserError(f"train.{name} = {config.train[name]}: give one or more")
+    best = config.train.best
+    if best and best.partition("/")[0] not in tasks:
+        raise UserError(f"train.best = {best!r}: give TASK/SCORE with one of the tasks {', '.join(tasks)}")
+    if config.optimizer.accumulate < 1:
+        raise UserError(f"optimizer.accumulate = {config.optimizer.accumulate}: give one or more")
+
+
+def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
+    """The batch can be split over the mesh."""
+    if config.train.batch_size % mesh.batch_parts:
+        raise UserError(
+            f"train.batch_size = {config.train.batch_size}: give a multiple of {mesh.batch_parts}, "
+            f"the parts that preset {mesh.preset} splits a batch into"
+        )
+
+
+def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
+    """Says where each parameter lies, on the console where there are several devices, and in the workdir's sharding.txt."""
+    lines = report.lines(report.rows(state.params, mesh), mesh)
+    if mesh.mesh.size > 1:
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    (workdir / "sharding.txt").write_text("\n".join(lines) + "\n")
+
+
+def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
+    """Reads some training records of each task and says how much of its batches is padding. UserError, on all hosts, where one
+    of them can read none of them."""
+    ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
+    found = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
+    unread = [
+        f"data.tasks.{name}.train: none of its first records can be read: {one.fault}"
+        for name, one in found.items()
+        if not one.used
+    ]
+    if failure := hosts.agree("a look at the training data", unread[0] if unread else ""):
+        raise UserError(failure)
+    console.print(
+        padding.table(
+            found, ratios, batch_size=config.train.batch_size, cuts=config.data.cuts, mixed=sources.programs(config) == (MIXED,)
+        )
+    )
