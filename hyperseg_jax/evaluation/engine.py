@@ -22,7 +22,7 @@ from hyperseg_jax.data.pipeline import Unreadable, read_ahead
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.replies import Find, Reply
+from hyperseg_jax.evaluation.replies import Find, Prepare, Reply
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
@@ -133,53 +133,51 @@ def predictions(
     wanted = [first + row for first in range(start, count, size) for row in rows.places if first + row < count]
     with contextlib.closing(read_ahead(examples, wanted, workers=workers)) as stream:
         for first in range(start, count, size):
-            batch = _Batch(task, rows, first, unread)
+            batch = _Batch(task, rows, first, unread, spare)
             for n, row in enumerate(rows.places):
                 if first + row < count:
                     batch.add(n, next(stream), reply)
-            batch.fill(spare)
             batch.agree(lengthens)
             _answer(engine, batch, writes)
             yield min(first + size, count), batch.answered()
 
 
 class _Batch:
-    """This host's rows of one global batch. replies: what is asked in each row. own: the rows with an example of their own."""
+    """This host's rows of one global batch. replies: by row, those of the examples that can be read and asked; the other rows
+    are filled with what another row asks. spare: a reply for where there is no other."""
 
-    def __init__(self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None]) -> None:
-        self._task, self.rows, self._first, self._unread = task, rows, first, unread
-        self.replies: list[Any] = [None] * len(rows.places)
-        self.own: set[int] = set()
+    def __init__(
+        self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None], spare: Callable[[], Reply]
+    ) -> None:
+        self._task, self.rows, self._first, self._unread, self._spare = task, rows, first, unread, spare
+        self.replies: dict[int, Reply] = {}
         self.steps = self.prompts = 1
-        self._tokens: dict[Reply, list[PromptTokens]] = {}
+        self.feeds_back = False
         self.sizes, self.tokenizer = task.sizes, task.tokenizer
+        self._tokens: dict[Reply, list[PromptTokens]] = {}
 
     def add(self, n: int, read: Example | Unreadable, reply: Callable[[Example], Reply]) -> None:
         reason = read.reason if isinstance(read, Unreadable) else ""
         if not isinstance(read, Unreadable):
             try:
                 self.replies[n] = reply(read)
-                self.own.add(n)
             except faults.UNREADABLE as error:
                 reason = faults.reason(error)
         if reason:
             self._lose(n, reason)
 
-    def fill(self, spare: Callable[[], Reply]) -> None:
-        """Puts a reply into the rows that have none. Its answers are not heard."""
-        self._spare = spare
-        filler = self.replies[min(self.own)] if self.own else spare()
-        self.replies = [reply or filler for reply in self.replies]
-
     def agree(self, lengthens: bool) -> None:
         """All hosts take the largest counts of any of them."""
-        needed = [self._tokenize(reply) for reply in self.replies] if lengthens else [0]
-        own = [max(getattr(reply, name) for reply in self.replies) for name in ("steps", "prompts", "frames")]
-        told = hosts.exchange(f"steps of {self._task.name} from {self._first}", json.dumps([*own, max(needed)]))
+        replies = self.replies.values()
+        own = [max((getattr(reply, name) for reply in replies), default=1) for name in ("steps", "prompts", "frames")]
+        needed = max(map(self._tokenize, replies), default=0) if lengthens else 0
+        told = hosts.exchange(f"steps of {self._task.name} from {self._first}", json.dumps([*own, needed]))
         self.steps, self.prompts, frames, length = (max(counts) for counts in zip(*map(json.loads, told), strict=True))
         if length > self.sizes.length:
             self.sizes = dataclasses.replace(self.sizes, length=-(-length // LENGTH_STEP) * LENGTH_STEP)
         self.sizes = dataclasses.replace(self.sizes, frames=frames)
+        # A host without an example of its own has to run the same program as the others.
+        self.feeds_back = self.steps > 1 and (next(iter(replies), None) or self._spare()).feeds_back
 
     def _tokenize(self, reply: Reply) -> int:
         """Tokenizes what is asked, once for all steps; the positions that the longest prompt takes."""
@@ -190,44 +188,43 @@ class _Batch:
 
     def arrays(self, step: int, prompt: int) -> Any:
         """The batch of one step about one prompt of each row."""
-        asked, lost = [], {}
-        for n, reply in enumerate(self.replies):
+        asked, lost = {}, {}
+        for n, reply in self.replies.items():
             try:
-                asked.append(self._ask(reply, step, prompt))
+                k = min(prompt, reply.prompts - 1)
+                asked[n] = reply.ask(min(step, reply.steps - 1), k, self._prepare(reply, k))
             except faults.UNREADABLE as error:
                 lost[n] = faults.reason(error)
-                self.replies[n] = self._spare()
-                asked.append(self._ask(self.replies[n], step, prompt))
-        for n in lost.keys() & self.own:
-            self._lose(n, lost[n])
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *asked)
+        for n, reason in lost.items():
+            self._lose(n, reason)
+        filler = next(iter(asked.values()), None)
+        if filler is None:
+            spare = self._spare()
+            filler = spare.ask(0, 0, self._prepare(spare, 0))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *(asked.get(n, filler) for n in range(len(self.rows.places))))
 
-    def _ask(self, reply: Reply, step: int, prompt: int) -> dict[str, Any]:
-        k = min(prompt, reply.prompts - 1)
-        tokens = self._tokens[reply][k : k + 1] if reply in self._tokens else None
-        prepare = lambda example: to_arrays(example, self.sizes, self.tokenizer, train=False, tokens=tokens)
-        return reply.ask(min(step, reply.steps - 1), k, prepare)
+    def _prepare(self, reply: Reply, prompt: int) -> Prepare:
+        tokens = self._tokens[reply][prompt : prompt + 1] if reply in self._tokens else None
+        return lambda example: to_arrays(example, self.sizes, self.tokenizer, train=False, tokens=tokens)
 
     def _lose(self, n: int, reason: str) -> None:
-        self.own.discard(n)
+        self.replies.pop(n, None)
         if self.rows.scored[n]:
             self._unread(self._first + self.rows.places[n], reason)
 
     def hear(self, step: int, prompt: int, outputs: dict[str, Any]) -> None:
         """Hands each row's outputs to its reply. A row that another host scores is heard where what is asked depends on it."""
-        for n in sorted(self.own):
-            reply = self.replies[n]
+        for n, reply in self.replies.items():
             if (self.rows.scored[n] or reply.depends) and step < reply.steps and prompt < reply.prompts:
                 reply.hear(prompt, {name: value[n] for name, value in outputs.items()})
 
     def answered(self) -> list[tuple[int, Reply]]:
-        return [(self._first + self.rows.places[n], self.replies[n]) for n in sorted(self.own) if self.rows.scored[n]]
+        return [(self._first + self.rows.places[n], reply) for n, reply in self.replies.items() if self.rows.scored[n]]
 
 
 def _answer(engine: Engine, batch: _Batch, writes: bool) -> None:
     """Asks every row about every step and prompt. What the model saw of a prompt at one step feeds its next step, so the device
     holds one frame of each row."""
-    feeds_back = batch.replies[0].feeds_back
     memory: dict[int, Any] = {}
     for step in range(batch.steps):
         for prompt in range(batch.prompts):
@@ -236,8 +233,7 @@ def _answer(engine: Engine, batch: _Batch, writes: bool) -> None:
             if writes:
                 outputs = {"text": engine.written(arrays, batch.tokenizer, batch.rows)}
             else:
-                outputs, seen = engine.ask(arrays, batch.rows, memory.get(prompt))
-                memory[prompt] = seen if feeds_back else None
+                outputs, memory[prompt] = engine.ask(arrays, batch.rows, memory.get(prompt) if batch.feeds_back else None)
             batch.hear(step, prompt, outputs)
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 import hyperseg_jax
 from hyperseg_jax.commands.main import main
-from hyperseg_jax.predictors import model as predictor
 from hyperseg_jax.predictors.model import Model
 
 
@@ -108,12 +107,44 @@ def test_a_failure_leaves_earlier_results_alone(trained, picture, tmp_path, monk
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("given", ["the red ring", "the red ring.", " the red ring. "])
-def test_a_text_ends_as_it_was_trained(trained, picture, monkeypatch, given):
-    seen, real = [], predictor.to_arrays
-    monkeypatch.setattr(predictor, "to_arrays", lambda example, *a, **k: seen.append(example) or real(example, *a, **k))
-    hyperseg_jax.load(trained).segment(picture, given)
-    assert seen[0].prompts[0].text == "the red ring."
+def test_a_question_is_asked_with_the_reasoning_prompt(trained, picture, tmp_path, monkeypatch):
+    asked, real = [], Model._ask
+    monkeypatch.setattr(Model, "_ask", lambda self, frame, prompt, *a: asked.append(prompt) or real(self, frame, prompt, *a))
+    predict(trained, tmp_path / "out", picture, "what could one wear?", "--always", "--reasoning")
+    predict(trained, tmp_path / "other", picture, "the red ring", "--always")
+    assert [(prompt.task, prompt.text) for prompt in asked] == [
+        ("reasoning", "what could one wear?"),
+        ("referring", "the red ring"),
+    ]
+
+
+def test_marks_are_drawn_as_in_training(world):
+    """A point is the disc that the toy world's training examples hold; a box may be given by any two corners and is cut at the
+    border."""
+    from hyperseg_jax import toy
+    from hyperseg_jax.commands.predict import _draw_regions
+
+    example = toy.open_reader(world, "region", "train", kinds=("point",), max_regions=1)[0]
+    drawn = example.prompts[0].regions[0]
+    rows, columns = np.nonzero(drawn)
+    middle = f"{(columns.min() + columns.max()) / 2},{(rows.min() + rows.max()) / 2}"
+    (point,), labels = _draw_regions([middle], [], drawn.shape)
+    assert np.array_equal(point, drawn) and labels == [f"point {middle}"]
+    (one, other, left), _ = _draw_regions([], ["20,30,50,60", "50,60,20,30", "-5,30,50,60"], (100, 120))
+    assert np.array_equal(one, other) and one.sum() == 31 * 31 and left.sum() == 31 * 51
+
+
+def test_a_video_is_opened_once(trained, picture, tmp_path, monkeypatch):
+    from hyperseg_jax.data import video_files
+
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for k in range(3):
+        shutil.copy(picture, frames / f"{k}.png")
+    opened, real = [], video_files.read_frames
+    monkeypatch.setattr(video_files, "read_frames", lambda source: opened.append(source) or real(source))
+    found = predict(trained, tmp_path / "out", frames, "the thing that moves", "--always")
+    assert len(found["frames"]) == 3 and opened == [frames]
 
 
 def test_the_bucket_does_not_change_the_answer(trained, picture):

@@ -3,7 +3,7 @@ import pytest
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
-from hyperseg_jax.text.prompts import Marker, join_sentences, tokenize, video_expression
+from hyperseg_jax.text.prompts import Marker, join_sentences, normalize, tokenize, video_expression
 
 NAMES = {marker: f"<{marker.name.lower()}>" for marker in Marker}
 
@@ -124,3 +124,21 @@ def test_missing_parts_are_named(prompt, message):
         read(prompt)
     with pytest.raises(UserError, match="v0, short"):
         tokenize(prompt, ByteTokenizer(), template="long")
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "expected"),
+    [
+        ("referring", "the dog", "the dog."),
+        ("referring", " the dog. ", "the dog."),
+        ("referring", "a dog. the left one.", "a dog. the left one."),  # as join_sentences gives it
+        ("referring", "what?", "what?."),  # the published data code appends a period to anything
+        ("reasoning", " who barks? ", "who barks?"),
+        ("video", "the dog(s) that run ", "the dog that run"),
+        ("chat", "What is it?", "What is it?"),
+        ("panoptic", "", ""),
+    ],
+)
+def test_texts_are_normalized_as_they_are_trained(task, text, expected):
+    once = normalize(Prompt(task, text))
+    assert once.text == expected and normalize(once) == once

@@ -1,0 +1,199 @@
+"""The engine that validation, benchmarks and predictors share: reading ahead, batches of unlike examples, the same masks."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.data import pipeline
+from hyperseg_jax.data.pipeline import Unreadable, read_ahead
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.datasets import Folder
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation import engine as engines
+from hyperseg_jax.evaluation import validation
+from hyperseg_jax.evaluation.engine import Engine, predictions
+from hyperseg_jax.evaluation.replies import AllAtOnce
+from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.structs import Example, Prediction, Prompt, Source
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+SIDE = 64
+
+
+class Records(list):
+    """Examples of which some cannot be read. Picklable."""
+
+    def __getitem__(self, index):
+        if super().__getitem__(index) is None:
+            raise KeyError("anns")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_records_are_read_ahead_in_order(monkeypatch, workers):
+    monkeypatch.setattr(pipeline, "WORTH_WORKERS", 1)
+    read = list(read_ahead(Records([10, None, 12, 13]), [3, 1, 0], workers=workers))
+    assert read[0] == 13 and read[2] == 10
+    assert isinstance(read[1], Unreadable) and "KeyError: 'anns'" in read[1].reason
+
+
+def test_records_are_read_before_they_are_asked_for():
+    import threading
+
+    third = threading.Event()
+
+    class Watched(list):
+        def __getitem__(self, index):
+            if index == 2:
+                third.set()
+            return super().__getitem__(index)
+
+    stream = read_ahead(Watched(range(9)), range(9))
+    assert next(stream) == 0 and third.wait(10)
+    stream.close()
+
+
+@pytest.fixture(scope="module")
+def own_data(world, tmp_path_factory):
+    """captions.jsonl whose sentences are written as people write: without a period, with one, with space around."""
+    folder, texts = tmp_path_factory.mktemp("own"), ("the red ring", "the blue star.", " the large thing ")
+    lines = []
+    for k, (path, text) in enumerate(zip(sorted((world / "coco" / "val").iterdir()), texts, strict=False)):
+        shutil.copy(path, folder / f"{k}.png")
+        with Image.open(path) as opened:
+            mask = np.zeros((opened.height, opened.width), np.uint8)
+        mask[20:90, 30:120] = 255
+        Image.fromarray(mask).save(folder / f"{k}_mask.png")
+        lines.append(json.dumps({"picture": f"{k}.png", "text": text, "mask": f"{k}_mask.png"}))
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(micro):
+    """A micro model with random weights, whose masks are neither empty nor full."""
+    config, system = micro(), systems.get("hyperseg")
+    module = system.build(config)
+    fresh = jax.jit(lambda key: system.init_plain(module, config, key))(jax.random.key(0))
+    rng = np.random.default_rng(3)
+    return Model(config, Tokenizer.toy(), jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape).astype("f"), fresh))
+
+
+def test_evaluate_and_segment_give_the_same_masks(model, own_data, monkeypatch):
+    """What is scored is what a user gets, in whatever way the sentence was written down."""
+    sizes = systems.get("hyperseg").batch_spec(model.config, {"length": 96})
+    task = Task("yours", None, Folder(own_data), 0, sizes, model.tokenizer)
+    scored, add = {}, validation.Scorer.add
+    monkeypatch.setattr(
+        validation.Scorer,
+        "add",
+        lambda self, name, prompt, predicted: scored.update({prompt.text: predicted[0]}) or add(self, name, prompt, predicted),
+    )
+    monkeypatch.setattr(validation, "OURS", dataclasses.replace(validation.OURS, absent_below=None))
+    found = validation.evaluate(model.engine, {"yours": task})
+    assert found.scores["yours"]["count"] == 3
+    for example in task.val:
+        (prompt,) = example.prompts
+        (segment,) = model.segment(example.frames[0], prompt.text, absent_below=None)
+        assert np.array_equal(segment.mask, scored[prompt.text].masks[0]), prompt.text
+        assert segment.score == pytest.approx(scored[prompt.text].scores[0], rel=1e-5) and 0 < segment.mask.mean() < 1
+        (other,) = model.segment(example.frames[0], prompt.text.strip(" .") + " there", absent_below=None)
+        assert other.score != segment.score  # the text counts
+
+
+def test_a_model_is_asked_in_the_words_that_it_was_taught(model, own_data):
+    """The expression's ids in a training example and in a request, with and without a period."""
+    sizes = systems.get("hyperseg").batch_spec(model.config, {"length": 96})
+    task = Task("yours", Folder(own_data), None, 1, sizes, model.tokenizer)
+    words = lambda layout: np.asarray(layout["text_ids"])[np.asarray(layout["source"]) == Source.EXPRESSION].tolist()
+    for example in task.train:
+        taught = words(task.prepare(example, np.random.default_rng(0))["layout"])
+        (prompt,) = example.prompts
+        for text in (prompt.text, prompt.text.strip(" ."), f" {prompt.text.strip(' .')}. "):
+            asked, _ = model._batch(Example("it", example.frames, (Prompt("referring", text),)))
+            assert words({name: value[0] for name, value in asked["layout"].items()}) == taught
+        assert model.tokenizer.decode(taught[:-1]).endswith(".")
+
+
+def video(name, length, prompts=1):
+    """The target of every prompt are the upper rows, 8 more on each frame."""
+    masks = np.arange(SIDE)[None, :, None] < 8 * (np.arange(length)[:, None, None] + 1)
+    masks = np.broadcast_to(masks, (length, SIDE, SIDE))
+    asked = tuple(Prompt(task="video", text=f"the rows {k}", masks=masks[None]) for k in range(prompts))
+    return Example(name, np.zeros((length, SIDE, SIDE, 3), np.uint8), asked)
+
+
+def rows_by_frame(params, batch):
+    """Marks 8 rows more on each frame of a video."""
+    rows, frames = batch["images"].shape[:2]
+    prompts = batch["uses_expression"].shape[1]
+    marked = np.where(np.arange(SIDE)[:, None] < 8 * (np.arange(frames)[:, None, None] + 1), 9.0, -9.0)
+    logits = np.broadcast_to(marked[None, :, None, None], (rows, frames, prompts, 1, SIDE, SIDE))
+    return {"mask_logits": logits, "expression": np.full((rows, frames, prompts, 1), 9.0)}
+
+
+def task_of(examples, **sizes):
+    spec = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 128, **sizes})
+    return Task("videos", None, examples, 0, dataclasses.replace(spec, image_size=SIDE), Tokenizer.toy())
+
+
+def test_videos_of_unlike_lengths_are_validated_in_one_batch():
+    task = task_of([video("a", 2), video("b", 5, prompts=3), video("c", 1)], prompts=2)
+    scores = validation.evaluate(Engine(rows_by_frame, None, None), {"videos": task}).scores["videos"]
+    assert scores["count"] == 5 and scores["j"] == 1
+
+
+def test_an_example_whose_last_prompt_cannot_be_asked_is_in_no_score():
+    first, second = video("a", 1, prompts=2), video("b", 1)
+    long = dataclasses.replace(first.prompts[1], text="the rows " * 400)
+    task = task_of([dataclasses.replace(first, prompts=(first.prompts[0], long)), second], prompts=1)
+    told = []
+    found = validation.evaluate(Engine(rows_by_frame, None, None), {"videos": task}, say=told.append).scores["videos"]
+    assert found["count"] == 1 and found["unread"] == 1 and len(told) == 1 and "record 0" in told[0]
+
+
+def test_what_stops_an_evaluation_is_told_once():
+    def refuse(index, reason):
+        raise UserError(f"record {index}: {reason}")
+
+    task = task_of(Records([video("a", 1), None]))
+    reply = lambda example: AllAtOnce(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
+    answered = predictions(Engine(rows_by_frame, None, None), task, task.val, reply, count=2, unread=refuse)
+    with pytest.raises(UserError) as stopped:
+        list(answered)
+    assert str(stopped.value).startswith("record 1: ") and str(stopped.value).count("record 1") == 1
+
+
+def test_a_prompt_is_tokenized_once(monkeypatch):
+    """A longer prompt than the config has room for is measured and then asked about every frame, with one set of tokens."""
+    from hyperseg_jax.evaluation import benchmark_run, benchmarks
+
+    calls, real = [], engines.tokenize_prompts
+    monkeypatch.setattr(engines, "tokenize_prompts", lambda prompts, *a, **k: calls.append(1) or real(prompts, *a, **k))
+    monkeypatch.setattr("hyperseg_jax.data.features.tokenize_prompts", lambda *a, **k: pytest.fail("tokenized again"))
+    one = dataclasses.replace(video("a", 3), frame_names=("0", "1", "2"))
+    one = dataclasses.replace(one, prompts=(dataclasses.replace(one.prompts[0], key="a/0"),))
+    benchmark_run.run(
+        Engine(lambda params, batch, memory=None: {**rows_by_frame(params, batch), "next_query": 0.0}, None, None),
+        benchmarks.BENCHMARKS["toy_video"],
+        task_of([one]),
+    )
+    assert len(calls) == 1
+
+
+def test_a_prediction_is_its_segments():
+    masks = np.zeros((2, 4, 4), bool)
+    masks[0, :2], masks[1, 1:3] = True, True
+    prediction = Prediction(masks, (0, 1), (0.9, 0.4), ("cat", "dog"))
+    assert [(s.label, s.score, int(s.mask.sum())) for s in prediction] == [("cat", 0.9, 8), ("dog", 0.4, 8)]
+    assert len(prediction) == 2 and prediction[1].label == "dog" and prediction.union.sum() == 12
+    assert prediction.ids.tolist() == [[1] * 4, [2] * 4, [2] * 4, [0] * 4]
+    nothing = Prediction(np.zeros((0, 4, 4), np.float32))
+    assert not nothing and nothing.union.shape == (4, 4) and nothing.union.dtype == np.float32 and not nothing.ids.any()
