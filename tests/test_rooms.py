@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import hyperseg_jax
 
@@ -66,3 +67,20 @@ def test_every_arrow_points_up():
             if other not in ORDER or ORDER.index(other) > ORDER.index(room)
         ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_loop_evaluates():
+    """Of training/, one file knows how models are evaluated."""
+    asking = [path.name for path in sorted((ROOT / "training").rglob("*.py")) if "evaluation" in imported_rooms(path)]
+    assert asking == ["loop.py"]
+
+
+def test_every_room_has_a_table_of_contents():
+    """Its __init__.py names each file and folder beside it."""
+    missing = []
+    for contents in sorted(ROOT.glob("*/__init__.py")):
+        text = ast.get_docstring(ast.parse(contents.read_text())) or ""
+        files = {path.stem for path in contents.parent.glob("*.py")} - {"__init__"}
+        folders = {path.parent.name + "/" for path in contents.parent.glob("*/__init__.py")}
+        missing += [f"{contents.parent.name}: {name}" for name in sorted(files | folders) if not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
+    assert not missing, "\n".join(missing)

@@ -1,0 +1,17 @@
+"""Asking a model and scoring its predictions: validation in training, benchmarks, and what predictors use.
+
+Asking
+    engine          Engine: a model behind jitted functions; predictions(): all examples of a task in global batches
+    replies         how an example is asked, step by step: frame by frame, all at once, jointly, from the first frame
+    clicks          interactive segmentation: click, answer, click again
+    tracks          instances of a video, tracked over its frames
+Scoring
+    scoring         SCORINGS: for each way to score, its accumulator, its post-processing and how it is asked
+    validation      evaluate(): the scores of a config's tasks
+    exam            a referring score beside its controls: shuffled texts, and answers that ignore the text
+Benchmarks
+    benchmarks      BENCHMARKS: reader, files and scoring of each benchmark
+    benchmark_run   run(): one benchmark, resumable, on any number of hosts
+    cases           the best and worst predictions of a run, drawn as a sheet
+    submissions     predictions as the benchmarks' servers take them
+"""
