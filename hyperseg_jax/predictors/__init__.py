@@ -1,4 +1,4 @@
 """What a user holds.
 
-    model           Model: segments images and videos by text, classes or marks, and answers questions; load()
+model           Model: segments images and videos by text, classes or marks, and answers questions; load()
 """
