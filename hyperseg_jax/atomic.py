@@ -13,9 +13,24 @@ from hyperseg_jax.errors import UserError
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes under a temporary name, then renames."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary path beside `path`, in the same folder, for whoever writes the file.
+
+    At the end it is renamed to `path`. After an exception, or where nothing was written or it was deleted meanwhile, `path`
+    stays as it was, and nothing is left. Raises OSError where nothing can be written.
+    """
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        yield part
+        if part.exists():
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def check_free(folder: pathlib.Path, written: Iterable[str], sources: Iterable[pathlib.Path] = ()) -> None:

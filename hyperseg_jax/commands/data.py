@@ -122,7 +122,7 @@ def _check(parsed: argparse.Namespace) -> None:
     from rich.table import Table
 
     from hyperseg_jax.datasets import built, files, layouts
-    from hyperseg_jax.datasets.check import check
+    from hyperseg_jax.datasets.check import Report, check_by_split
 
     if parsed.show < 0:
         raise UserError(f"--show {parsed.show}: give zero or more")
@@ -135,12 +135,12 @@ def _check(parsed: argparse.Namespace) -> None:
         splits = _splits(parsed.split, layout.splits, parsed.name)
         files.existing_folder(parsed.root)
         open_split = functools.partial(layout.open, parsed.root)
-    reports = {}
+    reports: dict[str, Report] = {}
     with _progress() as progress:
         for split in splits:
             bar = progress.add_task(f"{parsed.name} {split}", total=None)
             advance = functools.partial(progress.update, bar)
-            reports[split] = check(functools.partial(open_split, split), advance)
+            reports |= check_by_split(functools.partial(open_split, split), split, advance)
     console = Console()
     table = Table("split", "examples", "pictures", "prompts", "masks", "regions", "problems")
     for split, report in reports.items():
@@ -171,10 +171,11 @@ def _build(parsed: argparse.Namespace) -> None:
         for split in splits:
             told = {"name": parsed.name, "split": split, "options": options, "files": layout.sizes(root, split)}
             plan = Plan(told, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
+            layout.check_options(f"--option: the reader of {parsed.name}", split, options)
             try:
                 reader = layout.open(root, split, **options)
             except TypeError as error:
-                raise UserError(f"--option: the reader of {parsed.name} does not take these ({error})") from error
+                raise UserError(f"--option: the reader of {parsed.name} cannot use a value ({error}); correct it") from error
             advance = functools.partial(progress.update, progress.add_task(f"{parsed.name} {split}", total=len(reader)))
             out = f"{parsed.out.rstrip('/')}/{split}"
             index = build(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)

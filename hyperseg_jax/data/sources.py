@@ -21,6 +21,7 @@ from hyperseg_jax.data.features import Sizes, blank, largest, to_arrays
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.datasets.built import Built
+from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -146,6 +147,7 @@ def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
     """What is drawn for a task's training examples: data.mirror for all, and the fields of data.augment.TASK."""
     block = config.data.get("augment", {}).get(task, {})
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
+    check_fields(f"data.augment.{task}: the augmentation", Augment, fields)
     try:
         return Augment(**{"mirror": config.data.mirror, **fields})
     except (TypeError, UserError) as error:
@@ -179,7 +181,8 @@ def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root
     if name not in READERS:
         raise UserError(f"{where}.reader = {name!r}: use one of {', '.join(READERS)}")
     placed = {k: v.replace("{root}", root) if isinstance(v, str) else v for k, v in arguments.items()}
+    check_fields(f"{where}: reader {name!r}", READERS[name], placed)
     try:
         return READERS[name](**placed)
     except TypeError as error:
-        raise UserError(f"{where}: reader {name!r} does not take these fields ({error})") from error
+        raise UserError(f"{where}: reader {name!r} cannot use a value that it is given ({error}); correct it") from error

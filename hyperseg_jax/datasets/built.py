@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hyperseg_jax.atomic import whole_file
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets.builds.clips import clip
 from hyperseg_jax.datasets.builds.index import SETTINGS, Shard, read_index
@@ -191,11 +192,7 @@ class Built:
         size = self._store.size(shard.file)
         if size is None:
             raise Problem("missing file", f"{self._store}/{shard.file}: no such shard; build again, or copy it there")
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
+        with whole_file(path) as part:
             self._store.get(shard.file, part)
             if part.stat().st_size != shard.bytes or sha256(part) != shard.sha256:
                 raise Problem("bad record", f"{self._store}/{shard.file}: its checksum differs; remove it and build again")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)

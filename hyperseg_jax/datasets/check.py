@@ -6,12 +6,16 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from hyperseg_jax.datasets.problems import Collected, collecting
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 
+T = TypeVar("T")
+
 AT_ONCE = 256
+NO_SPLIT = "(no split)"
 MISREAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
 """What a reader may stumble over in a record of another make, UserError among them."""
 
@@ -30,6 +34,23 @@ class Report:
     def faults(self) -> int:
         return sum(self.collected.counts.values())
 
+    def count(self, example: Example) -> None:
+        self.examples += 1
+        self.prompts += len(example.prompts)
+        self.masks += sum(len(prompt.masks) for prompt in example.prompts if prompt.masks is not None)
+        self.regions += sum(len(prompt.regions) for prompt in example.prompts if prompt.regions is not None)
+
+    def attempt(self, read: Callable[[], T], what: str) -> T | None:
+        """What `read` gives, or None where it raises over bad data, which is noted. what: is read, for messages."""
+        with collecting(self.collected):
+            try:
+                return read()
+            except UserError as error:
+                self.collected.note(getattr(error, "kind", "bad record"), str(error))
+            except MISREAD as error:
+                self.collected.note("bad record", f"{what}: is of another make ({type(error).__name__}: {error})")
+        return None
+
 
 def check(
     open_reader: Callable[[], Sequence[Example]], advance: Callable[..., object], *, threads: int | None = None
@@ -39,30 +60,42 @@ def check(
     advance: takes `completed`, how many records are read, and `total`. threads: that decode pictures, one a core by default.
     """
     report = Report()
+    reader = report.attempt(open_reader, "the files")
+    if reader is not None:
+        _read_all(reader, lambda _: report, advance, threads)
+    return report
 
-    def attempt(read: Callable[[], Sequence[Example] | Example], what: str) -> Sequence[Example] | Example | None:
-        with collecting(report.collected):
-            try:
-                return read()
-            except UserError as error:
-                report.collected.note(getattr(error, "kind", "bad record"), str(error))
-            except MISREAD as error:
-                report.collected.note("bad record", f"{what}: is of another make ({type(error).__name__}: {error})")
-        return None
 
-    reader = attempt(open_reader, "the files")
+def check_by_split(
+    open_reader: Callable[[], Sequence[Example]], name: str, advance: Callable[..., object], *, threads: int | None = None
+) -> dict[str, Report]:
+    """`check` with a report for each split that the records themselves name (a reader with `split_of(index)`: your own folder).
+
+    name: what everything is reported under where no record names a split. Else records without one are under NO_SPLIT.
+    """
+    whole = Report()
+    reader = whole.attempt(open_reader, "the files")
     if reader is None:
-        return report
-    assert not isinstance(reader, Example)
+        return {name: whole}
+    split_of: Callable[[int], str] = getattr(reader, "split_of", lambda _: "")
+    named = sorted({split_of(k) for k in range(len(reader))} - {""})
+    rest = NO_SPLIT if named else name
+    reports = {**{split: Report() for split in named}, rest: whole}
+    _read_all(reader, lambda k: reports[split_of(k) or rest], advance, threads)
+    if named and not (whole.examples or whole.faults):
+        del reports[rest]
+    return reports
+
+
+def _read_all(
+    reader: Sequence[Example], report_of: Callable[[int], Report], advance: Callable[..., object], threads: int | None
+) -> None:
     total = len(reader)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start in range(0, total, AT_ONCE):
-            stop = min(start + AT_ONCE, total)
-            for example in pool.map(lambda k: attempt(lambda: reader[k], f"record {k}"), range(start, stop)):
-                if isinstance(example, Example):
-                    report.examples += 1
-                    report.prompts += len(example.prompts)
-                    report.masks += sum(len(prompt.masks) for prompt in example.prompts if prompt.masks is not None)
-                    report.regions += sum(len(prompt.regions) for prompt in example.prompts if prompt.regions is not None)
-            advance(completed=stop, total=total)
-    return report
+            records = range(start, min(start + AT_ONCE, total))
+            read = pool.map(lambda k: report_of(k).attempt(lambda: reader[k], f"record {k}"), records)
+            for k, example in zip(records, read, strict=True):
+                if example is not None:
+                    report_of(k).count(example)
+            advance(completed=records.stop, total=total)

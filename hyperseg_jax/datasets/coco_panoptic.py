@@ -71,8 +71,10 @@ class CocoPanoptic(Listed):
     ) -> tuple[np.ndarray, list[int], np.ndarray, dict[int, np.ndarray]]:
         """Masks [N, H, W], the class of each, the pixels of crowds and of no segment, and the crowd of each class."""
         png = self._pngs / pathlib.Path(files.field(note, "file_name", where)).name
-        coded = files.read_picture(png, size, coded=True).astype(np.int32)
-        owner = coded[..., 0] + 256 * coded[..., 1] + 65536 * coded[..., 2]
+        coded = files.read_coded(png, size)
+        if coded is None:
+            return np.zeros((0, *size), bool), [], np.ones(size, bool), {}
+        owner = coded.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         ignore = owner == 0
         segments, labels, crowds = [], [], {}
         for info in files.field(note, "segments_info", where):

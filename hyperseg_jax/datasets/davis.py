@@ -84,7 +84,7 @@ class Davis2017:
         frames, shown = video.pictures(times), video.names(times)
         owner = np.stack([self._owner(video, int(t)) for t in times])
         numbers = _numbers(owner[0] if self._given or self._sampling.frames is None else owner)
-        if self._given and not numbers:
+        if self._given and not numbers and not video.lacks_masks:
             message = f"{self._folders.root / name}: its masks show no object in frame {times[0]}; leave the video out"
             complain("bad mask", message)
         masks = owner == np.array(numbers, np.uint8)[:, None, None, None]

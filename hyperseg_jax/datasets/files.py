@@ -51,20 +51,44 @@ class Json:
 
 
 class JsonLines(Json):
-    """A file of one json object a line."""
+    """A file of one json object a line, empty lines aside. A malformed line is a record that raises when it is read."""
 
     def __init__(self, path: str | os.PathLike):
         super().__init__(path, list)
 
-    def _read(self) -> list[dict]:
-        records = []
-        for number, line in enumerate(_decoded(self.path).split("\n")):
-            if line.strip():
-                record = _parsed(line, f"{self.path} line {number + 1}")
-                if not isinstance(record, dict):
-                    raise UserError(f"{self.path} line {number + 1}: is no json object; write {{...}} a line")
-                records.append(record)
-        return records
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def __getitem__(self, n: int) -> dict:
+        """Record n, from 0. UserError where its line is malformed."""
+        record = self.content[n][1]
+        if isinstance(record, UserError):
+            raise UserError(str(record))  # a new one, as each raise adds to the traceback of an exception
+        return record
+
+    def where(self, n: int) -> str:
+        """What record n is called in messages: the file and the line, from 1 as editors count."""
+        return f"{self.path} line {self.content[n][0]}"
+
+    def _read(self) -> list[tuple[int, dict | UserError]]:
+        """(line, record or what is wrong with it). UserError for a file without any sound line."""
+        rows = [
+            (number, _object_or_fault(line, f"{self.path} line {number}"))
+            for number, line in enumerate(_decoded(self.path).split("\n"), 1)
+            if line.strip()
+        ]
+        faults = [row for _, row in rows if isinstance(row, UserError)]
+        if faults and len(faults) == len(rows):
+            raise faults[0]
+        return rows
+
+
+def _object_or_fault(line: str, where: str) -> dict | UserError:
+    try:
+        record = _parsed(line, where)
+    except UserError as error:
+        return error
+    return record if isinstance(record, dict) else UserError(f"{where}: is no json object; write {{...}} a line")
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -83,6 +107,10 @@ def _decoded(path: pathlib.Path) -> str:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""  # of a file of lines, `where` names it
+        why = f"{error.msg} at {line}column {error.colno}"
+        raise UserError(f"{where}: not json ({why}); download or write it again") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not json ({error}); download or write it again") from error
 
@@ -145,51 +173,70 @@ def recording() -> Iterator[Read]:
         _recorded.reset(token)
 
 
-def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None, *, coded: bool = False) -> np.ndarray:
+def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """A picture file as uint8 [H, W, 3].
 
-    size: the (height, width) that the annotations promise. coded: its colours are numbers of segments; of other pictures a
-    check looks once, and then takes an empty one. UserError for a file that is missing, truncated, no picture, or of another
-    size.
+    size: the (height, width) that the annotations promise. A check reads each picture once, and then takes an empty one.
+    UserError for a file that is missing, truncated, no picture, or of another size.
     """
-    seen = None if coded else collected()
+    seen = collected()
     try:
-        if seen is None or path not in seen.sizes:
-            with Image.open(path) as file:
-                pixels = rgb(file)
+        if seen is None:
+            pixels = _pixels(path)
         else:
-            pixels = np.zeros((*seen.sizes[path], 3), np.uint8)
-    except FileNotFoundError:
-        return _instead(size, "missing file", f"{path}: no such picture; check the picture folder")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        advice = "download it again or remove it"
-        return _instead(size, "unreadable picture", f"{path}: cannot be read as a picture ({error}); {advice}")
-    if seen is not None:
-        seen.sizes[path] = pixels.shape[:2]
-    if size is not None and pixels.shape[:2] != tuple(size):
-        return _instead(
-            size,
-            "wrong size",
-            f"{path}: is {pixels.shape[1]}x{pixels.shape[0]} pixels, its annotations say {size[1]}x{size[0]}; "
-            "annotation and picture must be of one size",
-        )
+            pixels = np.zeros((*seen.sizes[path], 3), np.uint8) if path in seen.sizes else _pixels(path)
+            seen.sizes[path] = pixels.shape[:2]
+        if size is not None:
+            _check_size(pixels, size, path)
+    except Problem as problem:
+        if size is None:  # a check cannot go on without a promised size
+            raise
+        complain(problem.kind, str(problem))
+        return np.zeros((*size, 3), np.uint8)
     read = _recorded.get()
-    if read is not None and not coded:
+    if read is not None:
         read.append((path, pixels))
     return pixels
+
+
+def read_coded(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
+    """A picture file whose colours are numbers of segments, as uint8 [H, W, 3].
+
+    size: the (height, width) that it must have. UserError as for `read_picture`; None where a check goes on without it.
+    """
+    try:
+        pixels = _pixels(path)
+        _check_size(pixels, size, path)
+    except Problem as problem:
+        complain(problem.kind, str(problem))
+        return None
+    return pixels
+
+
+def _pixels(path: pathlib.Path) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            return rgb(file)
+    except FileNotFoundError as error:
+        raise Problem("missing file", f"{path}: no such picture; check the picture folder") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        message = f"{path}: cannot be read as a picture ({error}); download it again or remove it"
+        raise Problem("unreadable picture", message) from error
+
+
+def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -> None:
+    height, width = pixels.shape[:2]
+    if (height, width) != tuple(size):
+        raise Problem(
+            "wrong size",
+            f"{path}: is {width}x{height} pixels, its annotations say {size[1]}x{size[0]}; "
+            "annotation and picture must be of one size",
+        )
 
 
 def rgb(picture: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3]; Pillow would copy a picture that has these colours already."""
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-
-
-def _instead(size: tuple[int, int] | None, kind: str, message: str) -> np.ndarray:
-    """An empty picture of the promised size for a check that goes on; without a promise nothing can go on."""
-    if size is None:
-        raise Problem(kind, message)
-    complain(kind, message)
-    return np.zeros((*size, 3), np.uint8)
 
 
 def picture_shape(path: pathlib.Path) -> tuple[int, int]:

@@ -4,43 +4,42 @@ from __future__ import annotations
 
 import os
 import pathlib
+from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.questions import Questions
 from hyperseg_jax.structs import Prompt
 
 
-class Gqa(PerPicture):
-    """Random access to the questions of one file, in its order; group is the structural type (query, verify, ...)."""
+class Gqa(Questions):
+    """Random access to the questions of one file, in its order; group is the structural type (query, verify, ...).
 
-    def __init__(
-        self,
-        json_path: str | os.PathLike,
-        image_root: str | os.PathLike,
-        *,
-        prompts_per_example: int = 1,
-        suffix: str = "",
-    ):
-        """json_path: such as testdev_balanced_questions.json. suffix: put behind each question."""
+    json_path: such as testdev_balanced_questions.json.
+    """
+
+    picture_field = "imageId"
+
+    def _open(self, json_path: str | os.PathLike) -> int:
         self._file = files.Json(json_path, dict)
-        self._images = files.existing_folder(image_root)
-        self.name, self._suffix = self._file.path.name, suffix
+        self.name = self._file.path.name
         self._keys = list(self._file.content)
-        self._arrange([self._row(n, "imageId") for n in range(len(self._keys))], prompts_per_example)
+        return len(self._keys)
 
-    def _row(self, n: int, name: str) -> str:
-        key = self._keys[n]
-        return files.field(self._file.content[key], name, f"{self._file.path} {key}")
+    def _question(self, n: int) -> dict[str, Any]:
+        return self._file.content[self._keys[n]]
+
+    def _where(self, n: int) -> str:
+        return f"{self._file.path} {self._keys[n]}"
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return self._images / f"{self._row(n, 'imageId')}.jpg", None
+        return self._images / f"{self._field(n, 'imageId')}.jpg", None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        row = self._file.content[self._keys[n]]
+        question = self._question(n)
         return Prompt(
             task="chat",
-            text=self._row(n, "question") + self._suffix,
-            answer=row.get("answer", ""),  # the test split has none
-            group=row.get("types", {}).get("structural", ""),
+            text=self._field(n, "question") + self._suffix,
+            answer=question.get("answer", ""),  # the test split has none
+            group=question.get("types", {}).get("structural", ""),
             key=self._keys[n],
         )

@@ -12,28 +12,27 @@ from hyperseg_jax.datasets.problems import complain
 MODES = ("1", "L", "P", "I", "I;16")
 
 
-def read_labels(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+def read_labels(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
     """The numbers of a label picture, integers [H, W].
 
     size: (height, width) of the picture that it belongs to. UserError for a file that is missing, truncated, of colours
-    or of another size.
+    or of another size; None where a check goes on without it.
     """
-    empty = np.zeros(size, np.uint8)
     try:
         labels = _label_map(path) if path.suffix == ".mat" else _label_picture(path)
     except FileNotFoundError:
         complain("missing file", f"{path}: no such label picture; check the folder of the annotations")
-        return empty
+        return None
     except Exception as error:  # SciPy's and Pillow's readers raise of every kind on a damaged file
         complain("unreadable picture", f"{path}: cannot be read as a label picture ({error}); download it again or remove it")
-        return empty
+        return None
     if labels.shape != tuple(size):
         complain(
             "wrong size",
             f"{path}: is {labels.shape[1]}x{labels.shape[0]} pixels, its picture {size[1]}x{size[0]}; "
             "labels and picture must be of one size",
         )
-        return empty
+        return None
     return labels
 
 

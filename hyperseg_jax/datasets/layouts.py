@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hyperseg_jax import datasets
+from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 
 
@@ -35,7 +36,13 @@ class Layout:
         files = self.files | self.files_of.get(split, {})
         paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in files.items()}
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
+        self.check_options(f"the reader {self.reader.__name__}", split, options)
         return self.reader(**paths, **{**fixed, **options})
+
+    def check_options(self, what: str, split: str, options: Mapping[str, Any]) -> None:
+        """UserError where the reader has no such options. what: takes them, for the message."""
+        fixed = self.files | self.files_of.get(split, {})
+        check_fields(what, self.reader, [*self.options, *options], fixed=fixed)
 
     def sizes(self, root: str | os.PathLike, split: str) -> dict[str, int]:
         """Bytes of those of its files that are no folders, by argument: what tells two releases apart."""

@@ -33,7 +33,7 @@ class MmBench:
         if not self._path.is_file():
             raise Problem("missing file", f"{self._path}: no such file; check the path of the table")
         header, *self._rows = self._find_rows()
-        self._names = self._cells(header, "header")
+        self._names = self._cells(header, " header")
         for name in ("index", "question", "A", "B", "image"):
             if name not in self._names:
                 raise UserError(f"{self._path}: no column {name!r}; is it a table of MMBench?")
@@ -61,12 +61,12 @@ class MmBench:
         try:
             return next(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter="\t"))
         except (UnicodeDecodeError, csv.Error, StopIteration) as error:
-            raise UserError(f"{self._path} {what}: cannot be read ({error}); download it again") from error
+            raise UserError(f"{self._path}{what}: cannot be read ({error}); download it again") from error
 
     def _row(self, n: int) -> dict[str, str]:
-        cells = self._cells(self._rows[n], f"row {n}")
+        cells = self._cells(self._rows[n], f"#{n}")
         if len(cells) != len(self._names):
-            raise UserError(f"{self._path} row {n}: has {len(cells)} cells, the header {len(self._names)}; download it again")
+            raise UserError(f"{self._path}#{n}: has {len(cells)} cells, the header {len(self._names)}; download it again")
         return dict(zip(self._names, cells, strict=True))
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class MmBench:
         choices = [row[letter] for letter in CHOICES if row.get(letter, "") not in ("", "nan")]
         answer = row.get("answer", "").strip()
         if answer and answer not in LETTERS[: len(choices)]:
-            raise UserError(f"{self._path} row {index}: answer {answer[:20]!r} is none of its choices; correct it")
+            raise UserError(f"{self._path}#{index}: answer {answer[:20]!r} is none of its choices; correct it")
         hint = row.get("hint", "")
         prompt = Prompt(
             task="chat",
@@ -89,7 +89,7 @@ class MmBench:
         return Example(f"{self._path.name}#{index}", self._picture(row, index)[None], (prompt,))
 
     def _picture(self, row: dict[str, str], index: int) -> np.ndarray:
-        where, image = f"{self._path} row {index}", row["image"]
+        where, image = f"{self._path}#{index}", row["image"]
         if len(image) <= INDEX_LENGTH:
             if self._row_of is None:
                 self._row_of = {self._row(n)["index"]: n for n in range(len(self._rows))}

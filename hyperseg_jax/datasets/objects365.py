@@ -26,7 +26,7 @@ class Objects365(PerPicture):
         self._items = []
         for number, notes in self._records.annotations.items():
             self._items += [(number, k) for k in notes if not self._records.annotation(k).get("iscrowd")]
-        self._arrange([number for number, _ in self._items], prompts_per_example)
+        self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._items[n][0])

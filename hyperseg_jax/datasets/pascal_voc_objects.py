@@ -36,10 +36,12 @@ class PascalVocObjects:
     def __getitem__(self, index: int) -> Example:
         picture, path = self._pairs[index]
         pixels = files.read_picture(picture)
-        owner = read_labels(path, (pixels.shape[0], pixels.shape[1]))
+        labels = read_labels(path, (pixels.shape[0], pixels.shape[1]))
+        owner = np.zeros(pixels.shape[:2], np.uint8) if labels is None else labels
         masks = np.array([owner == number for number in np.unique(owner) if number not in (0, BORDER)], bool)
         if not len(masks):
-            complain("bad mask", f"{path}: shows no object; leave the picture out of the list of its split")
+            if labels is not None:
+                complain("bad mask", f"{path}: shows no object; leave the picture out of the list of its split")
             masks = masks.reshape(0, *owner.shape)
         rng = np.random.default_rng([self._seed, index])
         points = [thicken(draw_marks(mask, rng)["point"], "point") for mask in masks]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import pathlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -22,13 +23,21 @@ class PerPicture(abc.ABC):
     measures = False
     """Whether prompts lean on the size of a picture that the annotations do not promise."""
 
-    def _arrange(self, pictures: Iterable[Hashable], prompts_per_example: int) -> None:
-        """pictures: of each prompt, in order, what picture it is about. An example has up to prompts_per_example of one."""
+    def _arrange(self, count: int, picture_of: Callable[[int], Hashable], prompts_per_example: int) -> None:
+        """Prompts 0 to count - 1 become examples of up to prompts_per_example about one picture.
+
+        picture_of: takes n, tells pictures apart. A prompt for which it raises UserError is an example of its own, which raises
+        again when it is read: one bad record hides no others.
+        """
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
         by_picture: dict[Hashable, list[int]] = {}
-        for n, picture in enumerate(pictures):
-            by_picture.setdefault(n if prompts_per_example == 1 else picture, []).append(n)
+        for n in range(count):
+            picture: Hashable = ("prompt", n)
+            if prompts_per_example > 1:
+                with contextlib.suppress(UserError):
+                    picture = picture_of(n)
+            by_picture.setdefault(picture, []).append(n)
         self._groups = [chunk for group in by_picture.values() for chunk in files.chunks(group, prompts_per_example)]
 
     @abc.abstractmethod

@@ -50,16 +50,24 @@ class PictureLabels(Listed):
         picture, path = self._pairs[index]
         pixels = files.read_picture(picture)
         height, width = pixels.shape[:2]
-        numbers = read_labels(path, (height, width)).astype(np.int64)
-        owner = self._class_of[np.clip(numbers, 0, VALUES - 1)]
-        unknown = (owner == UNKNOWN) | (numbers != np.clip(numbers, 0, VALUES - 1))
-        if unknown.any():
-            few = ", ".join(map(str, np.unique(numbers[unknown])[:5]))
-            complain("bad mask", f"{path}: has pixels of {few}, which is no class and not void; is it of this benchmark?")
+        owner = self._owner(path, (height, width))
         labels = [int(label) for label in np.unique(owner) if label >= 0]
         masks = np.array([owner == label for label in labels], bool).reshape(-1, height, width)
         prompts = self._lists.prompts(index, masks, labels, owner < 0, key=picture.stem)
         return Example(f"{self._name}#{index}", pixels[None], prompts)
+
+    def _owner(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+        """int16 [H, W]: the class of each pixel, VOID or UNKNOWN."""
+        numbers = read_labels(path, size)
+        if numbers is None:
+            return np.full(size, VOID, np.int16)
+        clipped = np.clip(numbers.astype(np.int64), 0, VALUES - 1)
+        owner = self._class_of[clipped]
+        unknown = (owner == UNKNOWN) | (numbers != clipped)
+        if unknown.any():
+            few = ", ".join(map(str, np.unique(numbers[unknown])[:5]))
+            complain("bad mask", f"{path}: has pixels of {few}, which is no class and not void; is it of this benchmark?")
+        return owner
 
 
 def beside(pictures: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:

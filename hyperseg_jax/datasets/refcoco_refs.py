@@ -62,7 +62,7 @@ class RefCocoRefs(PerPicture):
         self._refs = self._of_split(_read(self._path), split)
         spoken = [range(len(ref["sentences"])) if sentences == "each" else (-1,) for ref in self._refs]
         self._items = [(n, sentence) for n, which in enumerate(spoken) for sentence in which]
-        self._arrange([self._refs[n]["image_id"] for n, _ in self._items], prompts_per_example)
+        self._arrange(len(self._items), lambda n: self._refs[self._items[n][0]]["image_id"], prompts_per_example)
 
     def _of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
         """The refs of a split that name a picture of the instances file, with what is needed of them."""

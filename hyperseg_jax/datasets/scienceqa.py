@@ -33,7 +33,7 @@ class ScienceQa(PerPicture):
         self.name = f"scienceqa:{split}"
         self._keys = [key for key in splits[split] if self._row(key).get("image")]
         self.text_only = len(splits[split]) - len(self._keys)
-        self._arrange(self._keys, 1)
+        self._arrange(len(self._keys), self._keys.__getitem__, 1)
 
     def _row(self, key: str) -> dict[str, Any]:
         return files.field(self._file.content, key, str(self._file.path))

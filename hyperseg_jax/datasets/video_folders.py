@@ -50,6 +50,8 @@ class Video:
     def __init__(self, frames: pathlib.Path, masks: pathlib.Path | None, names: Sequence[str]):
         self._frames, self._masks, self._names = frames, masks, names
         self._read: dict[int, np.ndarray] = {}
+        self.lacks_masks = False
+        """Whether a mask that was asked for could not be read. A check then goes on with background in its place."""
         self.size = self._first_size()
 
     def _first_size(self) -> tuple[int, int]:
@@ -85,37 +87,40 @@ class Video:
         if self._masks is None:
             raise UserError(f"{self._frames}: is read without masks; give the folder of the annotations")
         if t not in self._read:
-            self._read[t] = read_objects(self._masks / f"{self._names[t]}.png", self.size)
+            numbers = read_objects(self._masks / f"{self._names[t]}.png", self.size)
+            self.lacks_masks |= numbers is None
+            self._read[t] = np.zeros(self.size, np.uint8) if numbers is None else numbers
         return self._read[t]
 
     def object(self, number: int, times: Iterable[int], where: str) -> np.ndarray:
         """bool [T, H, W] of one object. UserError where no frame of the whole video shows it."""
         found = np.stack([self.objects(int(t)) == number for t in times])
-        if not found.any() and not any((self.objects(t) == number).any() for t in range(len(self))):
+        shown = found.any() or any((self.objects(t) == number).any() for t in range(len(self)))
+        if not shown and not self.lacks_masks:
             message = f"{where}: no mask of {self._masks} has object {number}; correct its number, or take both of one release"
             complain("bad mask", message)
         return found
 
 
-def read_objects(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
-    """A png of palette or grey values as uint8 [H, W], the values themselves. size: (height, width) of its frame."""
+def read_objects(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
+    """A png of palette or grey values as uint8 [H, W], the values themselves; None where a check goes on without it.
+
+    size: (height, width) of its frame.
+    """
     try:
         with Image.open(path) as file:
             if file.mode not in ("P", "L", "1"):
                 raise ValueError(f"it has colours, mode {file.mode}, where one number a pixel belongs")
             numbers = np.array(file).astype(np.uint8)
     except FileNotFoundError:
-        return _nothing(size, "missing file", f"{path}: no such mask; check the folder of the annotations")
+        complain("missing file", f"{path}: no such mask; check the folder of the annotations")
+        return None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return _nothing(size, "bad mask", f"{path}: cannot be read as a mask ({error}); download it again or remove it")
+        complain("bad mask", f"{path}: cannot be read as a mask ({error}); download it again or remove it")
+        return None
     if numbers.shape != size:
         height, width = numbers.shape
         message = f"{path}: is {width}x{height} pixels, its frame {size[1]}x{size[0]}; both must be of one size"
-        return _nothing(size, "wrong size", message)
+        complain("wrong size", message)
+        return None
     return numbers
-
-
-def _nothing(size: tuple[int, int], kind: str, message: str) -> np.ndarray:
-    """Background alone, for a check that goes on."""
-    complain(kind, message)
-    return np.zeros(size, np.uint8)

@@ -44,7 +44,7 @@ class VisualGenome(PerPicture):
                 )
                 continue
             self._items += [(k, r) for r in range(len(files.field(record, "regions", f"{self._file.path}#{k}")))]
-        self._arrange([k for k, _ in self._items], prompts_per_example)
+        self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         number = self._file.content[self._items[n][0]]["id"]

@@ -35,16 +35,16 @@ class VqaV2(PerPicture):
             path = str(annotations_path)
             rows = files.field(files.Json(annotations_path, dict).content, "annotations", path)
             self._answers = {files.field(row, "question_id", f"{path} annotations#{k}"): row for k, row in enumerate(rows)}
-        self._arrange(
-            [files.field(row, "image_id", self._where(n)) for n, row in enumerate(self._questions)], prompts_per_example
-        )
+        self._arrange(len(self._questions), self._image, prompts_per_example)
 
     def _where(self, n: int) -> str:
         return f"{self._file.path} questions#{n}"
 
+    def _image(self, n: int) -> int:
+        return files.number(self._questions[n], "image_id", self._where(n))
+
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        number = files.number(self._questions[n], "image_id", self._where(n))
-        return self._images / f"COCO_{self._images.name}_{number:012d}.jpg", None
+        return self._images / f"COCO_{self._images.name}_{self._image(n):012d}.jpg", None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         row, where = self._questions[n], self._where(n)

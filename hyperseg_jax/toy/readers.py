@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos
+from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy.pictures import SPLITS
 from hyperseg_jax.toy.writer import REVOS_NAMES, read_world
@@ -27,21 +29,30 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     there = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.pictures(name))]
     if split not in there:
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(there) or 'none'}")
-    coco, notes = root / "coco", root / "coco" / "annotations"
+    reader, paths = _reader_and_paths(root, task, split)
+    check_fields(f"the toy reader of task {task!r}", reader, options, fixed=paths)
+    if reader is CocoInteractive:
+        options = {"point_radius": POINT_RADIUS, "scribble_radius": SCRIBBLE_RADIUS} | options
+    return reader(**paths, **options)
+
+
+def _reader_and_paths(root: pathlib.Path, task: str, split: str) -> tuple[Callable[..., Any], dict[str, pathlib.Path]]:
+    images, notes = root / "coco" / split, root / "coco" / "annotations"
     if task == "referring":
-        return RefCoco(root / "refcoco" / f"refcoco_{split}.json", coco / split, **options)
+        return RefCoco, {"json_path": root / "refcoco" / f"refcoco_{split}.json", "image_root": images}
     if task == "panoptic":
-        return CocoPanoptic(notes / f"panoptic_{split}.json", coco / split, notes / f"panoptic_{split}", **options)
+        pngs = notes / f"panoptic_{split}"
+        return CocoPanoptic, {"json_path": notes / f"panoptic_{split}.json", "image_root": images, "png_root": pngs}
     if task == "reasoning":
         explanations = root / "reasonseg" / "explanatory" / f"{split}.json"
-        return ReasonSeg(root / "reasonseg" / split, explanations=explanations, **options)
+        return ReasonSeg, {"folder": root / "reasonseg" / split, "explanations": explanations}
     if task == "region":
-        options = {"point_radius": POINT_RADIUS, "scribble_radius": SCRIBBLE_RADIUS} | options
-        return CocoInteractive(root / "interactive" / f"coco_interactive_{split}.json", coco / split, **options)
+        marks = root / "interactive" / f"coco_interactive_{split}.json"
+        return CocoInteractive, {"json_path": marks, "image_root": images}
     if task == "chat":
-        return Llava(root / "llava" / f"llava_{split}.json", coco, **options)
-    if task == "video":
-        revos = root / "revos"
-        meta = revos / f"meta_expressions_{REVOS_NAMES[split]}_.json"
-        return ReVos(meta, revos / "mask_dict.json", revos / "JPEGImages", **options)
-    raise UserError(f"task={task!r} is unknown; choose referring, reasoning, panoptic, region, video or chat")
+        return Llava, {"json_path": root / "llava" / f"llava_{split}.json", "image_root": root / "coco"}
+    if task != "video":
+        raise UserError(f"task={task!r} is unknown; choose referring, reasoning, panoptic, region, video or chat")
+    revos = root / "revos"
+    meta = revos / f"meta_expressions_{REVOS_NAMES[split]}_.json"
+    return ReVos, {"meta_path": meta, "mask_path": revos / "mask_dict.json", "frame_root": revos / "JPEGImages"}

@@ -17,14 +17,13 @@ import json
 import multiprocessing
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.datasets import masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
@@ -307,16 +306,8 @@ def write(
             raise UserError(f"{out}: holds a toy world of other parameters (toy.json); choose another folder")
         say(f"{out}: this toy world is there already")
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        with _runner(world, folder, workers) as run:
-            _write_all(world, folder, run)
-        folder.chmod(0o755)
-        os.replace(folder, out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with whole_folder(out) as folder, _runner(world, folder, workers) as run:
+        _write_all(world, folder, run)
     say(f"{out}: wrote {train} train, {val} val, {compositional} compositional pictures and {clips} clips")
     return out
 

@@ -1,6 +1,7 @@
 """hyperseg data check and samples, as a user runs them; the table of layouts and its page."""
 
 import inspect
+import json
 import pathlib
 import re
 
@@ -13,7 +14,7 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.errors import UserError
 
-DOCS = pathlib.Path(__file__).parents[3] / "docs" / "data.md"
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
 
 
 def run(capsys, *arguments):
@@ -43,6 +44,28 @@ def test_problems_are_listed_and_bounded(own, capsys):
     assert lines[2] == "val_balanced: 7 problems in all: 1 missing file, 6 bad record"
     code, out, _ = run(capsys, "data", "check", "gqa", "--root", root, "--split", "testdev_balanced")
     assert code == 1 and "n0.jpg: no such picture" in out and "problems in all" not in out
+
+
+def rows_of(out):
+    return {line.split("│")[1].strip(): line.split("│")[2:-1] for line in out.splitlines() if line.startswith("│")}
+
+
+def test_the_table_counts_the_splits_of_an_own_folder(own, capsys):
+    home = own("yours") / "yours" / "folder"
+    path = home / "captions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()][:3]
+    write = lambda splits: path.write_text(
+        "".join(json.dumps(line | {"split": split}) + "\n" for line, split in zip(lines, splits, strict=True))
+    )
+    write(["train", "val", "train"])
+    code, out, _ = run(capsys, "data", "check", "folder", "--root", home)
+    assert code == 0 and {name: int(cells[0]) for name, cells in rows_of(out).items()} == {"train": 2, "val": 1}
+    write(["train", "val", ""])
+    with path.open("a") as file:
+        file.write("{\n")
+    code, out, _ = run(capsys, "data", "check", "folder", "--root", home)
+    found = {name: (int(cells[0]), int(cells[-1])) for name, cells in rows_of(out).items()}
+    assert code == 1 and found == {"train": (1, 0), "val": (1, 0), "(no split)": (1, 1)}
 
 
 @pytest.mark.parametrize(

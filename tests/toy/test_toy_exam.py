@@ -13,8 +13,13 @@ from hyperseg_jax.toy import exam, pictures, scenes, writer
 from hyperseg_jax.toy.expressions import LOOKALIKES
 from hyperseg_jax.toy.vocabulary import COLORS, HELD_BACK_COLOR, HELD_BACK_SHAPE, SIZE, UNSEEN_PAIRS
 
-WORLD = toy.World(val=120)
-VAL = [pictures.picture(WORLD, "val", index) for index in range(WORLD.val)]
+WORLD = toy.World(val=60)
+
+
+@pytest.fixture(scope="module")
+def val():
+    return [pictures.picture(WORLD, "val", index) for index in range(WORLD.val)]
+
 
 FROZEN = {
     "pictures": "3889dcfc993b0e02",
@@ -31,12 +36,12 @@ def digest(parts):
     return total.hexdigest()[:16]
 
 
-def test_generator_is_frozen():
+def test_generator_is_frozen(val):
     """A change of any picture or sentence must raise vocabulary.VERSION, and then these."""
     questions = [pictures.reasoning_picture(WORLD, "val", k) for k in range(4)]
     clips = [pictures.clip(WORLD, "val", k) for k in range(3)]
     found = {
-        "pictures": digest((writer.picture_records(WORLD, "val", k, VAL[k]), VAL[k].pixels) for k in range(12)),
+        "pictures": digest((writer.picture_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
         "reasoning": digest(([question.text, question.answer], pixels) for _, pixels, question in questions),
         "clips": digest(([e.text for e in written], frames) for _, frames, written in clips),
     }
@@ -55,9 +60,9 @@ def test_exam_is_fair():
     assert 0.08 <= facts.shares["plural"] <= 0.14
 
 
-def test_things_are_seen_well_enough():
-    assert min(drawn.scene.visible.min() for drawn in VAL) >= scenes.MIN_VISIBLE["default"]
-    sizes = [thing.diameter for drawn in VAL for thing in drawn.scene.things]
+def test_things_are_seen_well_enough(val):
+    assert min(drawn.scene.visible.min() for drawn in val) >= scenes.MIN_VISIBLE["default"]
+    sizes = [thing.diameter for drawn in val for thing in drawn.scene.things]
     assert min(sizes) >= 26 and max(sizes) <= 60
 
 
@@ -104,16 +109,16 @@ def answer(text, things):
 
 
 @pytest.mark.parametrize("split", ["val", "compositional"])
-def test_expressions_are_true(split):
-    drawn = VAL if split == "val" else [pictures.picture(WORLD, split, k) for k in range(20)]
+def test_expressions_are_true(split, val):
+    drawn = val if split == "val" else [pictures.picture(WORLD, split, k) for k in range(20)]
     for picture in drawn:
         for expression in picture.expressions:
             assert tuple(answer(expression.text, picture.scene.things)) == expression.targets, expression
 
 
-def test_relations_hold_by_a_margin():
+def test_relations_hold_by_a_margin(val):
     hard = toy.World(level="hard")
-    for picture in VAL + [pictures.picture(hard, "val", k) for k in range(60)]:
+    for picture in val + [pictures.picture(hard, "val", k) for k in range(30)]:
         things = picture.scene.things
         for expression in picture.expressions:
             for side in SIDES:
@@ -130,8 +135,8 @@ def test_relations_hold_by_a_margin():
                 assert values[1] - values[0] > 10, expression
 
 
-def test_absent_targets_have_near_misses():
-    for picture in VAL:
+def test_absent_targets_have_near_misses(val):
+    for picture in val:
         things = picture.scene.things
         for expression in picture.expressions:
             if expression.group == "absent":
@@ -139,12 +144,12 @@ def test_absent_targets_have_near_misses():
                 assert said <= {word for thing in things for word in thing.pair}, expression
 
 
-def test_kinds_stay_in_their_splits():
-    known = [pictures.picture(WORLD, "train", k).scene for k in range(40)] + [drawn.scene for drawn in VAL]
+def test_kinds_stay_in_their_splits(val):
+    known = [pictures.picture(WORLD, "train", k).scene for k in range(30)] + [drawn.scene for drawn in val]
     pairs = {thing.pair for scene in known for thing in scene.things}
     assert not pairs & UNSEEN_PAIRS
     assert not {HELD_BACK_COLOR, HELD_BACK_SHAPE} & {word for pair in pairs for word in pair}
-    texts = " ".join(expression.text for drawn in VAL for expression in drawn.expressions)
+    texts = " ".join(expression.text for drawn in val for expression in drawn.expressions)
     assert not re.search(f"{HELD_BACK_COLOR}|{HELD_BACK_SHAPE}", texts)
     assert not any(f"{color} {shape}" in texts for color, shape in UNSEEN_PAIRS)
 
@@ -160,10 +165,10 @@ def test_kinds_stay_in_their_splits():
             assert re.search(f"{HELD_BACK_COLOR}|{HELD_BACK_SHAPE}", expression.text), expression
 
 
-def test_masks_are_what_is_painted():
+def test_masks_are_what_is_painted(val):
     """The middle colour inside a mask is nearer to the thing's colour than to any other's."""
     right = total = 0
-    for drawn in VAL[:40]:
+    for drawn in val[:40]:
         for thing, mask in zip(drawn.scene.things, drawn.scene.masks, strict=True):
             middle = np.median(drawn.pixels[mask], axis=0)
             nearest = min(COLORS, key=lambda color: np.abs(middle - COLORS[color]).sum())
@@ -173,9 +178,9 @@ def test_masks_are_what_is_painted():
     assert right == total
 
 
-def test_the_nearer_thing_hides_the_farther_one():
+def test_the_nearer_thing_hides_the_farther_one(val):
     zones = 0
-    for drawn in VAL:
+    for drawn in val:
         scene = drawn.scene
         inside = scene.coverages > 0.99
         for near, thing in enumerate(scene.things):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from hyperseg_jax.atomic import whole_file, write_text
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import faults, files
 from hyperseg_jax.datasets.builds import pictures, records
@@ -287,34 +288,34 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
     kept, but read to its end for more of them."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    part = job.path.with_suffix(".part")
     written, bad = 0, []
     try:
-        writer = ArrayRecordWriter(str(part), OPTIONS)
-        try:
-            for number in range(job.start, job.stop):
-                if stop.is_set():
-                    return None
-                try:
-                    record = _record(reader, number, job.long_edge)
-                except faults.UNREADABLE as error:
-                    bad.append((number, faults.reason(error)))
-                else:
-                    writer.write(record)
-                    written += 1
-        finally:
-            writer.close()
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        shard = Shard(job.path.name, written, part.stat().st_size, sha256(part), tuple(bad))
-        if not bad or job.skip_bad:
-            part.replace(job.path)
-            _note(job).write_text(json.dumps(dataclasses.asdict(shard)))
-        return shard
+        with whole_file(job.path) as part:
+            writer = ArrayRecordWriter(str(part), OPTIONS)
+            try:
+                for number in range(job.start, job.stop):
+                    if stop.is_set():
+                        break
+                    try:
+                        record = _record(reader, number, job.long_edge)
+                    except faults.UNREADABLE as error:
+                        bad.append((number, faults.reason(error)))
+                    else:
+                        writer.write(record)
+                        written += 1
+            finally:
+                writer.close()
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            shard = Shard(job.path.name, written, part.stat().st_size, sha256(part), tuple(bad))
+            kept = written + len(bad) == job.stop - job.start and (not bad or job.skip_bad)
+            if not kept:
+                part.unlink()
+        if kept:
+            write_text(_note(job), json.dumps(dataclasses.asdict(shard)))
     except (OSError, RuntimeError) as error:  # ArrayRecord's own are RuntimeErrors
-        raise UserError(f"{part}: cannot be written ({error}); make room, then the same command goes on") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise UserError(f"{job.path}: cannot be written ({error}); make room, then the same command goes on") from error
+    return shard if written + len(bad) == job.stop - job.start else None
 
 
 def _record(reader: Sequence[Example], number: int, long_edge: int | None) -> bytes:

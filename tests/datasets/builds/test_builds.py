@@ -361,7 +361,7 @@ def test_the_command(samples, tmp_path, capsys):
     assert [built[k].prompts[0].text for k in range(len(built))] == [e.prompts[0].text for e in joined]
     for arguments, message in (
         (("--option", "max_classes=3"), "give max_classes to whoever reads the build"),
-        (("--option", "colour=3"), "--option: the reader of refcoco does not take these"),
+        (("--option", "colour=3"), "--option: the reader of refcoco has no field 'colour'; its fields are split, sentences"),
         (("--split", "none"), "--split none: refcoco has train"),
         (("--long-edge", 0), "--long-edge 0: give at least 1"),
         (("--workers", 0), "--workers 0: give at least 1"),

@@ -1,0 +1,46 @@
+"""What readers of question files share (GQA, POPE): one file of questions, one folder of pictures."""
+
+from __future__ import annotations
+
+import abc
+import os
+from typing import Any
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.per_picture import PerPicture
+
+
+class Questions(PerPicture):
+    """Random access to the questions of one file, in its order. A reader says how its file is opened and looked up."""
+
+    picture_field: str
+    """The field of a question that names its picture."""
+
+    def __init__(
+        self,
+        json_path: str | os.PathLike,
+        image_root: str | os.PathLike,
+        *,
+        prompts_per_example: int = 1,
+        suffix: str = "",
+    ):
+        """prompts_per_example: questions about one picture. suffix: put behind each question."""
+        count = self._open(json_path)
+        self._images = files.existing_folder(image_root)
+        self._suffix = suffix
+        self._arrange(count, lambda n: self._field(n, self.picture_field), prompts_per_example)
+
+    @abc.abstractmethod
+    def _open(self, json_path: str | os.PathLike) -> int:
+        """Opens the file, sets `name`, and gives the number of questions."""
+
+    @abc.abstractmethod
+    def _question(self, n: int) -> dict[str, Any]:
+        """Question n, from 0."""
+
+    @abc.abstractmethod
+    def _where(self, n: int) -> str:
+        """What question n is called in messages."""
+
+    def _field(self, n: int, name: str) -> str:
+        return files.field(self._question(n), name, self._where(n))

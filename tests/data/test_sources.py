@@ -1,0 +1,54 @@
+"""Fields of readers: what a config that names a wrong one is told."""
+
+import re
+
+import pytest
+
+from hyperseg_jax.data.sources import open_reader
+from hyperseg_jax.errors import UserError
+
+
+def refused(reader, fields, root="."):
+    with pytest.raises(UserError) as error:
+        open_reader("data.tasks.x", reader, fields, root)
+    return str(error.value)
+
+
+def test_a_misspelt_field_is_named_with_the_closest_one():
+    assert refused("folder", {"folder": "{root}", "spilt": "train"}) == (
+        "data.tasks.x: reader 'folder' has no field 'spilt' (did you mean 'split'?); "
+        "its fields are folder, split, task, prompts_per_example"
+    )
+
+
+def test_a_field_unlike_all_others():
+    message = refused("folder", {"folder": "{root}", "zzz": 1})
+    assert "has no field 'zzz'; its fields are folder, split" in message
+
+
+def test_a_missing_field():
+    message = refused("folder", {"split": "train"})
+    assert message.startswith("data.tasks.x: reader 'folder' needs the field 'folder'; its fields are folder, split")
+
+
+def test_an_option_of_a_benchmark():
+    """The paths of the table are no fields; the options of the class are."""
+    message = refused("benchmark", {"name": "refcoco", "split": "train", "root": "{root}", "sentence": "joined"})
+    assert message == (
+        "the reader RefCocoRefs has no field 'sentence' (did you mean 'sentences'?); "
+        "its fields are split, sentences, prompts_per_example, polygons"
+    )
+    assert "has no field 'image_root'" in refused(
+        "benchmark", {"name": "gqa", "split": "train_balanced", "root": ".", "image_root": "."}
+    )
+
+
+def test_an_option_of_the_toy_world(world):
+    message = refused("toy", {"folder": "{root}", "task": "panoptic", "split": "val", "max_class": 3}, str(world))
+    assert message.startswith("the toy reader of task 'panoptic' has no field 'max_class' (did you mean 'max_classes'?)")
+
+
+def test_a_value_of_the_wrong_kind(tmp_path):
+    (tmp_path / "captions.jsonl").write_text('{"picture": "a.jpg", "text": "x", "mask": null}')
+    message = refused("folder", {"folder": "{root}", "prompts_per_example": "three"}, str(tmp_path))
+    assert re.match(r"data.tasks.x: reader 'folder' cannot use a value that it is given \(.*\); correct it$", message)
