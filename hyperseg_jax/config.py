@@ -24,16 +24,20 @@ def folder() -> pathlib.Path:
     return packed if packed.is_dir() else PACKAGE.parent / "configs"
 
 
+def shipped() -> list[str]:
+    """Names of the shipped configs."""
+    return sorted(path.stem for path in folder().glob("*.py") if not path.stem.startswith("_"))
+
+
 def find(name: str) -> pathlib.Path:
     """A config file by path, or by its name among the shipped ones ("tiny", "tiny.py", "configs/tiny.py")."""
     path = pathlib.Path(name)
     if path.is_file():
         return path
-    shipped = folder() / f"{path.stem}.py"
-    if shipped.is_file():
-        return shipped
-    known = sorted(p.stem for p in folder().glob("*.py") if not p.stem.startswith("_"))
-    raise UserError(f"--config {name}: no such file, and no shipped config of that name; shipped are {', '.join(known)}")
+    ours = folder() / f"{path.stem}.py"
+    if ours.is_file():
+        return ours
+    raise UserError(f"--config {name}: no such file, and no shipped config of that name; shipped are {', '.join(shipped())}")
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:

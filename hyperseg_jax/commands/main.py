@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 
+from hyperseg_jax import __version__
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.errors import HostLost, UserError
 
@@ -26,6 +28,9 @@ VERBS = {
     "export-weights": "a model of ours -> PyTorch, under its authors' names",
 }
 
+WEB_ADDRESS = re.compile(r"(--[\w.-]+=)?https?://\S+$")
+"""An argument, or an option and its value, that is a web address as a whole."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script."""
@@ -37,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Universal image and video segmentation with vision-language models, in JAX.",
         epilog="--traceback with any verb shows where an error came from.",
     )
+    parser.add_argument("--version", action="version", version=f"hyperseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
     chosen = arguments[0] if arguments and arguments[0] in VERBS else None
     for verb, help_text in VERBS.items():
@@ -52,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"unknown argument {unknown[0]}; see hyperseg {parsed.verb} --help")
         if overrides and not hasattr(parsed, "config"):
             raise UserError(f"hyperseg {parsed.verb} takes no --config overrides")
+        if web := next((text for text in arguments if WEB_ADDRESS.match(text)), None):
+            raise UserError(f"{web}: web addresses are not read; download it, and give a local path or a bucket (gs://...)")
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # a second run starts at once

@@ -12,7 +12,7 @@ from hyperseg_jax import config as configs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (hyperseg_3b)")
+    parser.add_argument("--config", required=True, help=f"a config file, or a shipped one: {', '.join(configs.shipped())}")
     parser.add_argument("--topology", required=True, help="the TPU slice: generation and chips along each side (v5e:4x4)")
     parser.add_argument("--task", action="append", help="a task of the config; give it again for more (default: all)")
     parser.epilog = (

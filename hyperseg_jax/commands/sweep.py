@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import shlex
@@ -31,7 +32,7 @@ class _InOrder(argparse.Action):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (tiny)")
+    parser.add_argument("--config", required=True, help=f"a config file, or a shipped one: {', '.join(configs.shipped())}")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("sweep"), help="its folder; goes on if it has begun")
     in_order: dict[str, Any] = {"dest": "sets", "action": _InOrder, "default": []}
     parser.add_argument("--grid", nargs="+", metavar="FIELD=A,B", help="each value with all others", **in_order)
@@ -62,25 +63,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "--config.x.y=value changes one field in every trial. docs/sweeps.md has examples."
 
 
+@dataclasses.dataclass(frozen=True)
+class _Sweep:
+    """A sweep as it was asked for. configs: of each trial."""
+
+    parsed: argparse.Namespace
+    base: ml_collections.ConfigDict
+    metric: Metric
+    trials: Sequence[Trial]
+    configs: Sequence[ml_collections.ConfigDict]
+    say: Callable[[str], None]
+
+
 def run(parsed: argparse.Namespace) -> None:
     console = Console(stderr=True)
     say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
     base = configs.load(parsed.config, parsed.overrides)
     metric = _metric(parsed, base)
-    trials, trial_configs = _trials(parsed)
-    start = _starter(parsed, trials, trial_configs, metric, say)
+    sweep = _Sweep(parsed, base, metric, *_trials(parsed), say)
+    start = _starter(sweep)
     if parsed.dry_run:
         return
+    _check_score(sweep, console)
     _open(parsed.out, base)
     start()
-    rows = results.collect(trials, metric)
+    rows = results.collect(sweep.trials, metric)
     results.save(rows, metric, parsed.out)
     Console().print(results.table(rows, metric))
-    say(f"wrote {parsed.out / 'results.json'} and {parsed.out / 'results.png'}")
+    written = [parsed.out / name for name in ("results.json", "results.png") if (parsed.out / name).exists()]
+    say(f"wrote {' and '.join(map(str, written))}")
     failed = [row.trial for row in rows if row.status == "failed"]
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(trials)} trials failed ({failed[0].last_words()}; see {failed[0].log}); "
+            f"{len(failed)} of {len(rows)} trials failed ({failed[0].last_words()}; see {failed[0].log}); "
             "the same command tries them again"
         )
 
@@ -95,6 +110,32 @@ def _metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metr
             "train/NAME is of training lines"
         )
     return metric
+
+
+def _check_score(sweep: _Sweep, console: Console) -> None:
+    """UserError where no run of this config writes the metric, which would show only after hours of training. The kind of a
+    task's prompts is that of its validation records; where those lie on other machines, the scores of all kinds will do."""
+    from hyperseg_jax.data import sources  # late: as the two below, they import JAX
+    from hyperseg_jax.evaluation import score_names
+    from hyperseg_jax.training import checks
+
+    metric, data = sweep.metric, sweep.base.data
+    field = f"--metric {metric}"
+    if metric.task == "train":
+        if metric.name not in checks.STEP_METRICS:
+            score_names.check(field, metric.name, checks.train_metrics(sweep.base))
+        return
+    block = data.tasks[metric.task].to_dict()
+    where, fields = f"data.tasks.{metric.task}", block.get("val")
+    if fields is None:
+        raise UserError(f"{field}: {where} has no validation records; choose another task, or train/loss")
+    if block["reader"] == "toy":
+        kind = fields["task"]
+    elif sweep.parsed.backend == "local":
+        kind = score_names.kind_of(sources.open_reader(where, block["reader"], fields, sources.root_of(data, console)))
+    else:
+        kind = ""
+    score_names.check(field, metric.name, score_names.of_prompts(kind))
 
 
 def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:
@@ -115,14 +156,9 @@ def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collection
     return trials, made
 
 
-def _starter(
-    parsed: argparse.Namespace,
-    trials: Sequence[Trial],
-    trial_configs: Sequence[ml_collections.ConfigDict],
-    metric: Metric,
-    say: Callable[[str], None],
-) -> Callable[[], None]:
+def _starter(sweep: _Sweep) -> Callable[[], None]:
     """What runs the trials on the chosen backend, its options checked. With --dry-run it has printed their commands."""
+    parsed, trials, say = sweep.parsed, sweep.trials, sweep.say
     backend = parsed.backend
     if parsed.asha is not None and backend != "ray":
         raise UserError(f"--asha: --backend {backend} has no early stopping; use --backend ray, on one machine as well")
@@ -139,7 +175,7 @@ def _starter(
     _show(parsed, [trial.command() for trial in trials])
     if backend == "local":
         return lambda: _run_here(trials, parsed.per_trial, say)
-    return lambda: _run_on_ray(parsed, trials, trial_configs, metric, say)
+    return lambda: _run_on_ray(sweep)
 
 
 def _show(parsed: argparse.Namespace, commands: Sequence[Sequence[str]]) -> None:
@@ -154,25 +190,20 @@ def _run_here(trials: Sequence[Trial], per_trial: int | None, say: Callable[[str
     local.run(trials, shares, say=say)
 
 
-def _run_on_ray(
-    parsed: argparse.Namespace,
-    trials: Sequence[Trial],
-    trial_configs: Sequence[ml_collections.ConfigDict],
-    metric: Metric,
-    say: Callable[[str], None],
-) -> None:
+def _run_on_ray(sweep: _Sweep) -> None:
     from hyperseg_jax.sweeps.backends import ray_tune  # late: Ray is an extra
 
+    parsed, trials = sweep.parsed, sweep.trials
     asha = None
     if parsed.asha is not None:
-        grace = parsed.asha or min(config.train.eval_every for config in trial_configs)
+        grace = parsed.asha or min(config.train.eval_every for config in sweep.configs)
         steps = max(trial.steps for trial in trials)
         if not 1 <= grace <= steps:
             raise UserError(f"--asha {grace}: give 1 to {steps}, the steps of a trial")
         if parsed.asha_factor <= 1:
             raise UserError(f"--asha-factor {parsed.asha_factor}: give more than 1")
         asha = ray_tune.Asha(grace, parsed.asha_factor)
-    ray_tune.run(trials, metric, parsed.out / "ray", per_trial=parsed.per_trial, asha=asha, say=say)
+    ray_tune.run(trials, sweep.metric, parsed.out / "ray", per_trial=parsed.per_trial, asha=asha, say=sweep.say)
 
 
 def _open(out: pathlib.Path, base: ml_collections.ConfigDict) -> None:

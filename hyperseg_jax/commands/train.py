@@ -10,7 +10,7 @@ from hyperseg_jax import config as configs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="a config file, or the name of a shipped one (tiny)")
+    parser.add_argument("--config", required=True, help=f"a config file, or a shipped one: {', '.join(configs.shipped())}")
     parser.add_argument(
         "--workdir", required=True, help="where the run lives, a folder or a bucket (gs://name/run); resumes if it has begun"
     )
@@ -37,6 +37,7 @@ def run(parsed: argparse.Namespace) -> None:
     console = Console(stderr=True, quiet=not hosts.leads())
     with hosts.ending():
         model = train(config, parsed.workdir, console=console)
-    loss, sheet = (model.parent / name for name in ("loss.png", "predictions.png"))
-    console.print(f"model: {model}\nloss curve: {loss}  predictions: {sheet}", highlight=False)
+    left = {what: model.parent / name for what, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
+    pictures = "  ".join(f"{what}: {path}" for what, path in left.items() if path.exists())
+    console.print(f"model: {model}" + (f"\n{pictures}" if pictures else ""), highlight=False, markup=False, soft_wrap=True)
     hosts.leave()

@@ -106,14 +106,14 @@ class Task:
 def build(
     config: ml_collections.ConfigDict, system: Any, *, console: Console, for_training: bool = True, split: str = "val"
 ) -> dict[str, Task]:
-    """The tasks of config.data; draws the toy world first where the config asks for one that is not there yet.
+    """The tasks of config.data; draws the toy world first where the config asks for one that is not there yet. UserError where
+    data.root is empty and a task reads other data.
 
     for_training: else training records are neither drawn nor read. split: the toy split to validate on.
     """
     data = config.data
     tokenizer = load_tokenizer(data.tokenizer)
-    parameters = data.toy.to_dict() if for_training else data.toy.to_dict() | {"train": 0}
-    root = data.root or str(toy_world(parameters, console))
+    root = root_of(data, console, for_training=for_training)
     own = {name: sizes(config, system, name) for name in data.tasks}
     shared = sizes(config, system, MIXED) if programs(config) == (MIXED,) else None
     if unknown := [name for name in data.get("augment", {}) if name not in data.tasks]:
@@ -133,6 +133,30 @@ def build(
         taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
         tasks[name] = Task(name, taught, scored, ratio, own[name], tokenizer, augmentation(config, name), exam, shared)
     return tasks
+
+
+def root_of(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> str:
+    """What {root} stands for: data.root, or where that is empty the toy world of data.toy, drawn where a task reads it and it
+    is not there yet; "" where no task has a {root}. UserError where data.root is empty and anything else is read from it."""
+    if data.root:
+        return str(data.root)
+    drawn = False
+    for name, block in data.tasks.items():
+        fields = block.to_dict()
+        for part in ("train", "val"):
+            for field, value in (fields.get(part) or {}).items():
+                if not isinstance(value, str) or "{root}" not in value:
+                    continue
+                if fields["reader"] != "toy" or value != "{root}":
+                    raise UserError(
+                        f"data.root is empty, and data.tasks.{name}.{part}.{field} = {value!r} is read with reader "
+                        f"{fields['reader']!r}; give the folder of your data, --config.data.root=FOLDER"
+                    )
+                drawn = True
+    if not drawn:
+        return ""
+    parameters = data.toy.to_dict()
+    return str(toy_world(parameters if for_training else parameters | {"train": 0}, console))
 
 
 def sizes(config: ml_collections.ConfigDict, system: Any, task: str) -> Sizes:

@@ -7,6 +7,7 @@ Asking
     tracks          instances of a video, tracked over its frames
 Scoring
     scoring         SCORINGS: for each way to score, its accumulator, its post-processing and how it is asked
+    score_names     the names of the scores that a task's validation can give, known before any training
     validation      evaluate(): the scores of a config's tasks
     exam            a referring score beside its controls: shuffled texts, and answers that ignore the text
 Benchmarks

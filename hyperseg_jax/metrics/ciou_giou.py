@@ -38,6 +38,8 @@ class ReferringScores(Sums):
     and InstructSeg score them.
     """
 
+    sometimes = ("absent_accuracy",)
+
     # sums of each group: intersection, union, IoU, prompts, prompts without target, of those answered empty, then prompts of
     # at least each IoU of PRECISIONS
 

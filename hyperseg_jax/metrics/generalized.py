@@ -18,6 +18,8 @@ class GeneralizedScores(Sums):
     evaluator of ReLA (commit a389648): TP / (TP + FN + 1) and TP / (TP + FP + 1).
     """
 
+    sometimes = ("n_acc", "t_acc")
+
     # sums of one row: intersection, union, IoU, prompts, then TP, FN, TN, FP of "names nothing", then precise ones with target
 
     def __init__(self, rules: str = "official") -> None:

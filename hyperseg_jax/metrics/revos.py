@@ -41,6 +41,8 @@ class ReVosScores(Sums):
     numbers, and each expression's values are rounded to a hundredth of a percent.
     """
 
+    sometimes = ("j", "f", "jf", "a", "r")
+
     # sums of each group: J, F, A, expressions, R, expressions with a foreground
 
     def __init__(self, rules: str = "official") -> None:

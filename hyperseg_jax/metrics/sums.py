@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -21,8 +21,11 @@ def check_rules(rules: str) -> str:
 class Sums:
     """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact.
 
-    options: what __init__ was told; it travels with the state.
+    options: what __init__ was told; it travels with the state. sometimes: scores that compute() gives only where prompts of
+    their kind were seen.
     """
+
+    sometimes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -33,6 +36,10 @@ class Sums:
 
     def _total(self, size: int) -> np.ndarray:
         return sum(self._sums.values(), np.zeros(size))
+
+    def names(self) -> tuple[str, ...]:
+        """Every score that compute() can give; those of groups ("name/<group>") begin with one of them."""
+        return tuple(dict.fromkeys((*type(self)(**self._options).compute(), *self.sometimes)))
 
     def merge(self, other: Self) -> None:
         """Adds what another accumulator (of another host, say) has seen. ValueError where it counts by another rule."""

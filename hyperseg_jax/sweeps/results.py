@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.trials import Metric, Trial, metrics_seen
+from hyperseg_jax.training.plots import saved_panels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,38 +94,28 @@ def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
 
 def plot(rows: Sequence[Row], metric: Metric, picture: pathlib.Path) -> None:
     """Score over steps by trial, then the last score by each field."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     scored, varied = [row for row in rows if row.scores], fields(rows)
     columns = min(len(varied) + 1, 3)
     lines = -(-(len(varied) + 1) // columns)
-    figure, panels = pyplot.subplots(lines, columns, figsize=(5 * columns, 3.8 * lines), squeeze=False)
-    over, *by_field = panels.flat
-    for row in scored:
-        label = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in row.trial.values.items())
-        over.plot(*zip(*row.scores, strict=True), "o-", markersize=3, linewidth=1, label=label)
-    over.set(xlabel="step", ylabel=str(metric))
-    if len(scored) <= 10:
-        over.legend(fontsize=7)
-    for panel, field in zip(by_field, varied, strict=False):
-        given = list(dict.fromkeys(row.trial.values[field] for row in scored if field in row.trial.values))
-        places = {value: place for place, value in enumerate(sorted(given, key=_order))}
-        mine = [row for row in scored if field in row.trial.values]
-        panel.plot([places[row.trial.values[field]] for row in mine], [row.last for row in mine], "o", markersize=5, alpha=0.7)
-        panel.set(xlabel=field, ylabel=f"last {metric}", xlim=(-0.5, len(places) - 0.5))
-        panel.set_xticks(range(len(places)), list(places))
-    for panel in by_field[len(varied) :]:
-        panel.set_visible(False)
-    for panel in panels.flat:
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    part = picture.with_name(f".{picture.name}")
-    figure.savefig(part, dpi=110, format="png")
-    pyplot.close(figure)
-    part.replace(picture)
+    with saved_panels(picture, lines, columns, (5 * columns, 3.8 * lines)) as panels:
+        over, *by_field = panels.flat
+        for row in scored:
+            label = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in row.trial.values.items())
+            over.plot(*zip(*row.scores, strict=True), "o-", markersize=3, linewidth=1, label=label)
+        over.set(xlabel="step", ylabel=str(metric))
+        if len(scored) <= 10:
+            over.legend(fontsize=7)
+        for panel, field in zip(by_field, varied, strict=False):
+            given = list(dict.fromkeys(row.trial.values[field] for row in scored if field in row.trial.values))
+            places = {value: place for place, value in enumerate(sorted(given, key=_order))}
+            mine = [row for row in scored if field in row.trial.values]
+            panel.plot(
+                [places[row.trial.values[field]] for row in mine], [row.last for row in mine], "o", markersize=5, alpha=0.7
+            )
+            panel.set(xlabel=field, ylabel=f"last {metric}", xlim=(-0.5, len(places) - 0.5))
+            panel.set_xticks(range(len(places)), list(places))
+        for panel in by_field[len(varied) :]:
+            panel.set_visible(False)
 
 
 def _order(value: str) -> tuple[bool, float, str]:

@@ -129,9 +129,15 @@ class Metric:
         return f"{self.task}/{self.name}"
 
     def scores(self, lines: list[dict[str, Any]]) -> list[tuple[int, float]]:
-        """(step, value) in the order of steps; what is no finite number is left out."""
-        mine = [(line["step"], line[self.name]) for line in lines if self.name in line and _key(line) == self.task]
-        return sorted((step, float(value)) for step, value in mine if isinstance(value, int | float) and math.isfinite(value))
+        """(step, value) in the order of steps; what is no finite number is left out. Of the training lines of several tasks at
+        one step, the mean over their steps."""
+        found: dict[int, list[tuple[float, int]]] = {}
+        for line in lines:
+            value = line.get(self.name)
+            if _key(line) == self.task and isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(line["step"], []).append((float(value), line.get("steps", 1)))
+        total = lambda pairs: sum(value * steps for value, steps in pairs) / sum(steps for _, steps in pairs)
+        return sorted((step, pairs[0][0] if len(pairs) == 1 else total(pairs)) for step, pairs in found.items())
 
     def better(self, one: float, other: float) -> bool:
         return one > other if self.mode == "max" else one < other

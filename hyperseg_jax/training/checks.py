@@ -5,15 +5,17 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Mapping
 
+import jax
 import ml_collections
 from rich.console import Console
 
-from hyperseg_jax.data import padding, sources
+from hyperseg_jax.data import features, padding, sources
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts, placement, report
-from hyperseg_jax.training.state import TrainState
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.training.state import COUNTERS, TrainState
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
@@ -70,3 +72,18 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
             found, ratios, batch_size=config.train.batch_size, cuts=config.data.cuts, mixed=sources.programs(config) == (MIXED,)
         )
     )
+
+
+STEP_METRICS = ("loss", "gradient_norm", *COUNTERS, "goodput", "steps_per_second", "mfu")
+"""Numbers of every training line, whatever the system's losses are called."""
+
+
+def train_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The names of all numbers of a training line. The losses of the system are traced, not computed: seconds for a small
+    model."""
+    system = systems.get(config.system)
+    model = system.build(config)
+    params = jax.eval_shape(lambda: system.init_plain(model, config, jax.random.key(0)))
+    batch = features.spec(sources.sizes(config, system, sources.programs(config)[0]), 1)
+    _, losses = jax.eval_shape(system.loss(model, config), params, batch, jax.random.key(0))
+    return (*STEP_METRICS, *losses)

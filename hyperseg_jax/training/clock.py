@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
+
+import jax
 
 # shares of goodput, in the order they are told
 SHARES = {
     "start": "from the command to the first step: devices, data, parameters or their checkpoint",
-    "compile": "tracing and compiling the programs",
+    "compile": "tracing and compiling the programs, and the first step of each",
     "data": "waiting for a batch",
     "step": "training: dispatched steps and waiting for their results",
     "evaluation": "scores on validation records, and writing the model",
@@ -30,8 +33,10 @@ class Clock:
             self._seconds[share] += seconds
         self._seconds["lost"] += lost
 
-    def begin(self, share: str) -> None:
-        """From now on time counts for this share."""
+    def begin(self, share: str, *, after: Any = None) -> None:
+        """From now on time counts for this share. after: arrays that are waited for first, which is time of the share before:
+        a step is dispatched long before the device has done it."""
+        jax.block_until_ready(after)
         now = time.monotonic()
         self._seconds[self._share] += now - self._since
         self._since, self._share = now, share

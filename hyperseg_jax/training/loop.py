@@ -18,7 +18,7 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation import validation
+from hyperseg_jax.evaluation import score_names, validation
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.parallel.feed import Feed
@@ -62,10 +62,11 @@ def train(
     with contextlib.ExitStack() as stack:
         # ---- Workdir, data and model -------------------------------------------------------------
         workdir = stack.enter_context(Workdir(home))
-        workdir.open(config)
+        workdir.check(config)
         system = systems.get(config.system)
         tokenizer = sources.load_tokenizer(config.data.tokenizer)
         tasks = sources.build(config, system, console=console)
+        score_names.check_best(config.train.best, tasks)
         model = system.build(config)
         rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
         rate = groups.schedule(
@@ -74,6 +75,7 @@ def train(
             config.train.steps // config.optimizer.accumulate,
             config.optimizer.final_rate,
         )
+        workdir.open(config)  # now that the data is there; nothing was written before
         first = config.data.first
         mixture = Mixture(
             tasks,
@@ -98,10 +100,10 @@ def train(
         state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
         checks.report_placement(state, mesh, workdir.local, console)
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
-        position = bad_so_far = 0
+        position, bad_so_far, untold = 0, 0, None
         if checkpoints.latest is not None:
             state, run = checkpoints.restore(state)
-            position, bad_so_far = run["global_next_index"], int(state.bad)
+            position, bad_so_far, untold = run["global_next_index"], int(state.bad), run.get("untold")
             timer.resume(run["seconds"], lost=seconds_lost(workdir.local / "metrics.jsonl", run["seconds"]))
             say(f"resuming at step {int(state.step)}")
         checks.report_padding(config, tasks, console)
@@ -132,6 +134,8 @@ def train(
                 timer=timer,
                 profiled=tuple(config.train.profile),
                 look=bad.look,
+                headlines=score_names.headlines(),
+                untold=untold,
             )
         )
         watchdog = stack.enter_context(Watchdog(limits.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
@@ -145,31 +149,36 @@ def train(
             timer.begin("data")
             batch = feed.put(next(stream), rows)
             timer.begin("step")
-            if task not in compiled:
-                timer.begin("compile")
-                observers.note(f"compiling the {task} step (once)")
-                compiled.add(task)
+            ready, fresh = contextlib.nullcontext(), task not in compiled
+            if fresh:
+                timer.begin("compile", after=state.step)
                 watchdog.patient()
                 arithmetic.learn(task, state, batch)
+                compiled.add(task)
+                ready = observers.compiling(f"the train step of {task}")
             observers.profile(step)
-            changed, metrics = step_fn(state.replace(key=None), state.key, batch)
+            with ready:
+                changed, metrics = step_fn(state.replace(key=None), state.key, batch)
             state = changed.replace(key=state.key)
-            timer.begin("step")
+            timer.begin("step", after=metrics if fresh else None)
             check_compilations(step_fn, len(compiled))
-            arithmetic.count(task)
+            if not fresh:
+                arithmetic.count(task)
+            observers.count(task, metrics, timed=not fresh)
             observers.tell()  # of the step before; the device has this one to do meanwhile
             observers.advance(step)
             watchdog.beat()
 
             # ---- Losses --------------------------------------------------------------------------
             if step % config.train.log_every == 0 or step == steps:
-                observers.losses(step, task, metrics, arithmetic.total)
+                observers.losses(step, arithmetic.total)
 
             # ---- Validation ----------------------------------------------------------------------
             validates, scores = step % config.train.eval_every == 0 or step == steps, None
             if validates:
                 observers.tell()
-                timer.begin("evaluation")
+                observers.begin_validation()
+                timer.begin("evaluation", after=state.step)
                 watchdog.patient()
                 found = validation.evaluate(
                     dataclasses.replace(engine, params=state.params),
@@ -193,12 +202,13 @@ def train(
             if step % config.train.save_every == 0 or last or (validates and config.train.best):
                 observers.tell()
                 bad.write()
-                timer.begin("checkpoint")
+                timer.begin("checkpoint", after=state.step)
                 facts = {
                     "global_next_index": stream.position,
                     "system": config.system,
                     "seconds": timer.read(),
                     "bad": int(state.bad),
+                    "untold": observers.untold(),
                 }
                 failed = checkpoints.save(state, facts, scores=scores, wait=last)
                 unsaved = unsaved or (failed if last else "")

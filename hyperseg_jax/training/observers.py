@@ -1,26 +1,32 @@
-"""What a run shows and leaves behind: progress bar, JSON lines, TensorBoard scalars, a loss plot."""
+"""What a run shows and leaves behind: progress bar, lines on the console, metrics.jsonl, TensorBoard scalars, loss.png."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.training import clock
 from hyperseg_jax.training.flops import utilization
+from hyperseg_jax.training.means import RunningMeans
+from hyperseg_jax.training.plots import plot_losses
+from hyperseg_jax.training.state import COUNTERS
 
 
 class Observers:
     """A context manager around the record of one run. Lines of steps after `start` (of a run cut off) are dropped.
 
     timer: where the run's time goes. profiled: (first, last) step to write a profile of for TensorBoard; (0, 0) for none. look:
-    called with a step and its metrics once they are told.
+    called with a step and its counters (state.COUNTERS) once they are told. headlines: names of the validation scores to
+    plot (plots.plot_losses). untold: `untold` of the run that this one goes on with.
     """
 
     def __init__(
@@ -33,8 +39,10 @@ class Observers:
         timer: clock.Clock,
         profiled: tuple[int, int] = (0, 0),
         look: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+        headlines: Sequence[str] = (),
+        untold: Mapping[str, Any] | None = None,
     ) -> None:
-        self._look = look
+        self._look, self._headlines = look, headlines
         self._path = workdir / "metrics.jsonl"
         _truncate(self._path, start)
         self._file = self._path.open("a", buffering=1)
@@ -53,8 +61,11 @@ class Observers:
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
         self._timer, self._profiled, self._folder, self._profiling = timer, profiled, workdir / "tensorboard", False
-        self._last, self._note = (start, timer.read(), 0.0), ""
-        self._waiting: tuple[int, str, Mapping[str, jax.Array], float] | None = None
+        self._last, self._note = (timer.read(), 0.0), ""
+        self._means, self._counters, self._timed = RunningMeans(untold), dict[str, jax.Array](), 0
+        self._waiting: tuple[int, RunningMeans, Mapping[str, jax.Array], int, float] | None = None
+        self._validated: set[str] = set()
+        self._validation_mark = 0.0
 
     def __enter__(self) -> Observers:
         self._progress.start()
@@ -66,7 +77,7 @@ class Observers:
         if exception[0] is None:
             self.tell()
         self._progress.stop()
-        for end in (self._file.close, self._board.flush, lambda: plot_losses(self._path, self._plot)):
+        for end in (self._file.close, self._board.flush, self._draw):
             self._unless_refused(end)
 
     def advance(self, step: int) -> None:
@@ -77,40 +88,82 @@ class Observers:
         """What takes long just now, behind the bar until it moves."""
         self._progress.update(self._bar, note=text)
 
+    @contextlib.contextmanager
+    def compiling(self, what: str) -> Iterator[None]:
+        """Says that a program is compiled inside, and afterwards how long that took."""
+        self.say(f"compiling {what}")
+        self.note(f"compiling {what}")
+        began = time.monotonic()
+        yield
+        self.say(f"compiled {what} in {time.monotonic() - began:.1f} s")
+
+    def begin_validation(self) -> None:
+        """Says that a validation begins, and that the first one compiles a program for each task."""
+        first = "" if self._validated else "; the first time, a program is compiled for each task"
+        self.say(f"validating{first}")
+        self._validation_mark = time.monotonic()
+
     def validating(self, task: str, done: int, count: int) -> None:
-        """How far a validation is."""
+        """How far a validation is. The first time it comes to a task, it says how long the first batch took to compile."""
         self.note(f"validating {task} {done}/{count}")
+        if task not in self._validated:
+            self._validated.add(task)
+            took = time.monotonic() - self._validation_mark
+            self.say(f"validation of {task}: compiled and answered the first batch in {took:.1f} s")
+        self._validation_mark = time.monotonic()
 
-    def losses(self, step: int, task: str, metrics: Mapping[str, jax.Array], flops: float) -> None:
-        """Takes the metrics of a step, to be told by `tell` once the device has the next one to do.
+    def count(self, task: str, metrics: Mapping[str, jax.Array], *, timed: bool = True) -> None:
+        """Takes the metrics of a step; never waits for the device. timed: it counts in the steps a second, as all steps do but
+        those that compiled their program."""
+        self._means.add(task, {name: value for name, value in metrics.items() if name not in COUNTERS})
+        self._counters = {name: metrics[name] for name in COUNTERS if name in metrics}
+        self._timed += timed
 
-        flops: arithmetic of all steps of this process so far.
+    def losses(self, step: int, flops: float) -> None:
+        """Ends an interval with this step; `tell` writes its means once the device has the next step to do.
+
+        flops: arithmetic of all timed steps of this process so far.
         """
-        self._waiting = (step, task, metrics, flops)
+        self._waiting = (step, self._means, self._counters, self._timed, flops)
+        self._means, self._timed = RunningMeans(), 0
+
+    def untold(self) -> dict[str, Any]:
+        """The sums of the interval that has not ended yet, for the checkpoint. Waits for the device."""
+        return self._means.state()
 
     def tell(self) -> None:
-        """Writes the line of metrics that waits; waits for the device to have computed them."""
+        """Writes a line of means for each task of the interval that waits; waits for the device to have computed them."""
         if self._waiting is None:
             return
-        (step, task, metrics, flops), self._waiting = self._waiting, None
-        values = {name: float(value) for name, value in metrics.items()}
-        seconds, (before, then, done) = self._timer.read(), self._last
-        self._last = (step, seconds, flops)
-        trained = max(sum(seconds[share] - then[share] for share in ("step", "data")), 1e-9)
-        rates = {"steps_per_second": (step - before) / trained, "goodput": clock.goodput(seconds)}
-        if (mfu := utilization(flops - done, trained, jax.devices())) is not None:
-            rates["mfu"] = mfu
-        rates = {name: round(value, 4) for name, value in rates.items()}
-        self._write({"kind": "train", "step": step, "task": task, **rates, **values, "seconds": seconds})
-        for name, value in values.items():
-            self._unless_refused(self._board.scalar, f"train/{task}/{name}", value, step)
+        (step, means, counted, timed, flops), self._waiting = self._waiting, None
+        told = means.compute()
+        counters = {name: float(value) for name, value in counted.items()}
+        seconds, (then, done) = self._timer.read(), self._last
+        self._last = (seconds, flops)
+        rates = self._rates(seconds, then, timed, flops - done)
+        for task, values in told.items():
+            line = {"kind": "train", "step": step, "task": task, **rates, **values, **counters, "seconds": seconds}
+            self._write(line)
+            for name, value in (values | counters).items():
+                self._unless_refused(self._board.scalar, f"train/{task}/{name}", value, step)
         for name, value in rates.items():
             self._unless_refused(self._board.scalar, f"speed/{name}", value, step)
-        self._note = f"loss {values['loss']:.3f} ({task})  {rates['steps_per_second']:.1f} steps/s"
+        self._note = "loss " + ", ".join(f"{values['loss']:.3f} ({task})" for task, values in told.items())
+        self._note += f"  {rates['steps_per_second']:.2f} steps/s" if "steps_per_second" in rates else ""
         self._note += f"  MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else ""
         if not self._progress.console.is_terminal:  # one line an interval where no bar can be seen
             self.say(f"step {step}  {self._note}  {clock.told(seconds)}")
-        self._look(step, values)
+        self._look(step, counters)
+
+    def _rates(self, seconds: Mapping[str, float], before: Mapping[str, float], timed: int, flops: float) -> dict[str, float]:
+        """Of an interval: timed steps a second and MFU, where it had any, and the goodput of the whole run."""
+        trained = max(sum(seconds[share] - before[share] for share in ("step", "data")), 1e-9)
+        rates = {"goodput": clock.goodput(seconds)}
+        if timed:
+            rates["steps_per_second"] = timed / trained
+            if (mfu := utilization(flops, trained, jax.devices())) is not None:
+                rates["mfu"] = mfu
+        return {name: round(value, 4) for name, value in rates.items()}
 
     def profile(self, step: int) -> None:
         """Begins a profile before its first step and ends it after its last one."""
@@ -135,6 +188,9 @@ class Observers:
     def say(self, text: str) -> None:
         """A line above the bar."""
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _draw(self) -> None:
+        plot_losses(read_metrics(self._path), self._plot, self._headlines)
 
     def _write(self, line: dict[str, Any]) -> None:
         self._unless_refused(self._file.write, json.dumps(line) + "\n")
@@ -198,45 +254,4 @@ def _truncate(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_metrics(path) if line["step"] <= step]
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    part.replace(path)
-
-
-def plot_losses(metrics: pathlib.Path, picture: pathlib.Path) -> None:
-    """Draws training loss by task and validation scores over steps; nothing where there is nothing to draw."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    lines = read_metrics(metrics)
-    train = [line for line in lines if line["kind"] == "train"]
-    if not train:
-        return
-    validation = [line for line in lines if line["kind"] == "validation"]
-    figure, panels = pyplot.subplots(1, 2 if validation else 1, figsize=(11 if validation else 6, 3.6), squeeze=False)
-    left = panels[0][0]
-    for task in sorted({line["task"] for line in train}):
-        mine = [line for line in train if line["task"] == task]
-        left.plot([line["step"] for line in mine], [line["loss"] for line in mine], label=task, linewidth=1)
-    left.set(xlabel="step", ylabel="training loss")
-    left.legend(fontsize=8)
-    if validation:
-        right = panels[0][1]
-        for task in sorted({line["task"] for line in validation}):
-            mine = [line for line in validation if line["task"] == task]
-            name = next((n for n in ("ciou", "pq", "miou", "j_and_f") if n in mine[-1]), None)
-            if name:
-                right.plot(
-                    [line["step"] for line in mine], [line[name] for line in mine], "o-", markersize=3, label=f"{task} {name}"
-                )
-        right.set(xlabel="step", ylabel="validation score", ylim=(0, 1))
-        right.legend(fontsize=8)
-    for panel in panels[0]:
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    part = picture.with_name(f".{picture.name}")
-    figure.savefig(part, dpi=110, format="png")
-    pyplot.close(figure)
-    part.replace(picture)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

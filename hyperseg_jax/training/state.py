@@ -13,6 +13,9 @@ import optax
 from hyperseg_jax.training import groups
 from hyperseg_jax.training.cuts import at_its_length
 
+COUNTERS = ("skipped", "bad")
+"""Metrics of a step that count since the run began; the others are of that step alone."""
+
 Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 

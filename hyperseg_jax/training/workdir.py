@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -43,31 +44,40 @@ class Workdir:
         if self._scratch:
             shutil.rmtree(self.local, ignore_errors=True)
 
-    def open(self, config: ml_collections.ConfigDict) -> None:
-        """Makes the workdir and writes its resolved config, or checks that the one it has is of the same model.
-
-        UserError, on all processes, where it cannot be written, holds another run, or is not the same folder on all hosts.
-        """
-        resolved = json.dumps(config.to_dict(), indent=2, sort_keys=True)
+    def check(self, config: ml_collections.ConfigDict) -> None:
+        """UserError, on all processes, where they were given different configs, or the workdir holds a run of another model or
+        lies where no folder can be made. Writes nothing."""
+        resolved = _resolved(config)
         given = hosts.exchange("the config", resolved)
         other = [k for k, text in enumerate(given) if text != given[0]]
         if other:
             raise UserError(
                 f"process {hosts.name(other[0])} was given another config than process 0; start all with one command"
             )
-        failure = ""
-        if hosts.leads():
-            try:
-                self._open(json.loads(resolved))
-            except UserError as error:
-                failure = str(error)
-        if failure := hosts.exchange("the workdir", failure)[0]:
-            raise UserError(failure)
+        self._lead(self._check, json.loads(resolved))
+
+    def open(self, config: ml_collections.ConfigDict) -> None:
+        """Makes the workdir and writes its resolved config.
+
+        UserError, on all processes, where it cannot be written or is not the same folder on all hosts.
+        """
+        self._lead(self._open, _resolved(config))
         unseen = "" if (self.home / "config.json").exists() else "does not see what process 0 wrote there"
         if unseen := hosts.agree("the workdir's config", unseen):
             raise UserError(f"--workdir {self.home}: {unseen}; give a folder that all hosts share, or a bucket (gs://name/run)")
 
-    def _open(self, resolved: dict[str, Any]) -> None:
+    def _lead(self, act: Callable[[Any], None], given: Any) -> None:
+        """act(given) on process 0; its UserError is raised on all."""
+        failure = ""
+        if hosts.leads():
+            try:
+                act(given)
+            except UserError as error:
+                failure = str(error)
+        if failure := hosts.exchange("the workdir", failure)[0]:
+            raise UserError(failure)
+
+    def _check(self, resolved: dict[str, Any]) -> None:
         path = self.home / "config.json"
         if path.exists():
             try:
@@ -86,9 +96,16 @@ class Workdir:
                     f"{self.home}: holds a run of another config ({'; '.join(other[:4])}{more}); "
                     "give another --workdir, or the config it was trained with"
                 )
+        if not self.remote:
+            home = pathlib.Path(self.home).absolute()
+            above = next(folder for folder in (home, *home.parents) if folder.exists())
+            if not above.is_dir():
+                raise UserError(f"--workdir {self.home}: cannot be written ({above} is a file); give another folder")
+
+    def _open(self, resolved: str) -> None:
         try:
             self.local.mkdir(parents=True, exist_ok=True)
-            write_text(self.local / "config.json", json.dumps(resolved, indent=2, sort_keys=True) + "\n")
+            write_text(self.local / "config.json", resolved + "\n")
             self._fetch()
             self.push()
         except Exception as error:  # as in push
@@ -117,6 +134,10 @@ class Workdir:
                 except Exception as error:  # a store's client raises what it likes
                     raise OSError(getattr(error, "errno", None), _reason(error), str(target)) from error
                 self._pushed[path] = told
+
+
+def _resolved(config: ml_collections.ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
 def _files(path: epath.Path) -> list[epath.Path]:

@@ -12,10 +12,12 @@ from hyperseg_jax.commands import sweep
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.sweeps.trials import Trial
 
+MICRO = pathlib.Path(__file__).parents[1] / "micro_config.py"
 CONFIG = """
 import ml_collections
 def get_config():
-    tasks = {"referring": {}, "video": {}}
+    tasks = {name: {"reader": "toy", "val": {"task": name}} for name in ("referring", "video")}
+    tasks["words"] = {"reader": "toy"}
     return ml_collections.ConfigDict({"rate": 1.0, "pause": 0.0, "code": 0, "name": "x", "data": {"tasks": tasks},
                                       "train": {"steps": 20, "eval_every": 5}})
 """
@@ -68,8 +70,9 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(type_in):
 
 
 def test_a_metric_that_never_appears_names_those_that_do(type_in):
-    code, _, told = type_in("--grid rate=1 --metric referring/cious")
-    assert code == 2 and "--metric referring/cious: never appears" in told and "referring/ciou, train/loss" in told
+    """One that a validation could have had."""
+    code, _, told = type_in("--grid rate=1 --metric referring/absent_accuracy")
+    assert code == 2 and "--metric referring/absent_accuracy: never appears" in told and "referring/ciou, train/loss" in told
     assert type_in("--grid rate=1 --metric referring/ciou")[0] == 0
 
 
@@ -127,6 +130,9 @@ def test_a_folder_of_another_config_is_refused(type_in):
                 "has no task chat; it has referring, video",
             ),
         ),
+        ("--grid rate=1 --metric referring/cio", ("--metric referring/cio", "no score 'cio'; did you mean ciou?", "giou")),
+        ("--grid rate=1 --metric video/ciou", ("--metric video/ciou", "no score 'ciou'", "Known are j, f, jf, count")),
+        ("--grid rate=1 --metric words/ciou", ("--metric words/ciou", "data.tasks.words has no validation records")),
         (
             "--grid rate=1 --asha",
             (
@@ -177,3 +183,30 @@ def test_bad_input_is_named_before_anything_starts(type_in, options, words):
     code, _, told = type_in(options)
     assert code == 2 and all(word in told for word in words), told
     assert not list(pathlib.Path("s").glob("trials/*"))
+
+
+def test_a_number_of_training_lines_is_looked_for_in_the_losses_of_the_system(world, tmp_path, capsys):
+    line = ["sweep", "--config", str(MICRO), f"--config.data.root={world}", "--out", str(tmp_path / "s"), "--grid", "seed=0"]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--metric", "train/mas"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "--metric train/mas: no score 'mas'; did you mean mask?" in told
+    assert not (tmp_path / "s").exists()
+
+
+def test_records_that_are_no_toys_are_asked_for_the_kind_of_their_prompts(type_in, tmp_path):
+    """Before anything starts on this machine; for other machines the scores of all kinds are known."""
+    text = CONFIG.replace('"toy", "val": {"task": name}', '"folder", "val": {"folder": "{root}", "split": "val"}')
+    text = text.replace('{"tasks": tasks}', '{"tasks": tasks, "root": "yours"}')
+    assert text != CONFIG
+    pathlib.Path("c.py").write_text(text)
+    code, _, told = type_in("--grid rate=1 --metric referring/ciou")
+    assert code == 2 and "yours" in told and not pathlib.Path("s").exists(), "the data is not there"
+    pathlib.Path("yours").mkdir()
+    Image.new("RGB", (8, 8)).save("yours/a.png")
+    Image.new("L", (8, 8), 255).save("yours/mask.png")
+    line = {"picture": "a.png", "text": "a thing", "mask": "mask.png", "split": "val"}
+    pathlib.Path("yours/captions.jsonl").write_text(json.dumps(line) + "\n")
+    code, _, told = type_in("--grid rate=1 --metric referring/jf")
+    assert code == 2 and "no score 'jf'" in told and "ciou" in told
+    assert type_in("--grid rate=1 --metric referring/ciou")[0] == 0

@@ -92,3 +92,10 @@ def test_jax_says_what_there_is(monkeypatch):
     monkeypatch.setattr(devices, "PROBE", "raise SystemExit('no driver')")
     with pytest.raises(UserError, match="JAX finds no devices"):
         devices.found()
+
+
+def test_a_score_of_training_lines_is_the_mean_over_the_steps_of_all_tasks():
+    metric = Metric.parse("train/loss", None)
+    row = lambda step, task, loss, steps: {"kind": "train", "step": step, "task": task, "loss": loss, "steps": steps}
+    lines = [row(20, "a", 1.0, 15), row(20, "b", 5.0, 5), row(40, "a", 3.0, 20), row(40, "b", float("nan"), 2)]
+    assert metric.scores(lines) == [(20, 2.0), (40, 3.0)]

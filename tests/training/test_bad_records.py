@@ -72,7 +72,7 @@ def damage(world, folder, which):
     return root
 
 
-def test_a_run_on_damaged_pictures_goes_on_and_counts_them(micro, world, tmp_path):
+def test_a_run_on_damaged_pictures_goes_on_and_counts_them(small_system, micro, world, tmp_path):
     root = damage(world, tmp_path / "world", lambda k: k == 5)
     config = micro(data__root=str(root), train__steps=12, train__eval_every=12)
     for path in sorted((root / "coco" / "val").iterdir())[:1]:
@@ -95,7 +95,7 @@ def test_a_run_on_damaged_pictures_goes_on_and_counts_them(micro, world, tmp_pat
     assert 1 <= scores["unread"] < 4 and scores["count"] >= 1  # of four records; those of a picture stand side by side
 
 
-def test_a_world_of_damaged_pictures_ends_the_run_before_its_first_step(micro, world, tmp_path):
+def test_a_world_of_damaged_pictures_ends_the_run_before_its_first_step(small_system, micro, world, tmp_path):
     root = damage(world, tmp_path / "world", lambda k: True)
     with pytest.raises(UserError, match=r"tasks\.referring\.train: none .* can be read: record .*\.jpg: cannot be read as"):
         train(micro(data__root=str(root)), tmp_path / "run", console=Console(quiet=True))

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import pathlib
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,10 +20,9 @@ from PIL import Image
 from rich.console import Console
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.training import loop
-from hyperseg_jax.training.clock import Clock
+from hyperseg_jax.training import checks, loop
 from hyperseg_jax.training.loop import train
-from hyperseg_jax.training.observers import Observers, read_metrics
+from hyperseg_jax.training.observers import read_metrics
 from hyperseg_jax.weights import model_folder
 
 STEPS = 30
@@ -72,20 +70,88 @@ def test_stopped_half_way_it_goes_on_bit_equal(trained, micro, tmp_path):
     assert same_model(tmp_path, trained)
 
 
-def started(workdir, world):
-    """The real command in its own process; it saves at every step, so that there is time to end it between two."""
+def test_stopped_inside_an_interval_its_means_are_the_same(small_system, micro, tmp_path):
+    """Two tasks, intervals of five steps; stopped at the seventh."""
+    config, console = micro(("referring", "region"), train__log_every=5), Console(quiet=True)
+    train(config, tmp_path / "whole", console=console, stop_at=10)
+    for stop_at in (7, 10):
+        train(config, tmp_path / "stopped", console=console, stop_at=stop_at)
+    told = lines(tmp_path / "whole")
+    assert [line["step"] for line in told] == [5, 5, 10, 10]
+    assert sum(line["steps"] for line in told) == 10 and {line["task"] for line in told} == {"referring", "region"}
+    assert list(map(untimed, lines(tmp_path / "stopped"))) == list(map(untimed, told))
+
+
+def untimed(line):
+    """A line of metrics without what differs from run to run."""
+    return {name: value for name, value in line.items() if name not in ("steps_per_second", "goodput", "seconds")}
+
+
+def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, tmp_path):
+    """Of each task; its time is no step's, and both ends of it are told."""
+    console = Console(record=True, file=io.StringIO(), width=200)
+    train(micro(("referring", "region"), data__tasks__region__ratio=8), tmp_path, console=console, stop_at=6)
+    told, compiled = console.export_text(), set()
+    for line in lines(tmp_path):
+        assert ("steps_per_second" in line) == (line["task"] in compiled), line
+        compiled.add(line["task"])
+    for task in compiled:
+        said = told.index(f"compiling the train step of {task}"), told.index(f"compiled the train step of {task} in ")
+        assert said[0] < said[1]
+    assert compiled == {"referring", "region"} and lines(tmp_path)[-1]["seconds"]["compile"] > 0
+
+
+def test_nothing_is_written_before_the_data_opens(small_system, micro, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        train(micro(data__root=str(tmp_path / "nowhere")), tmp_path / "run", console=Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "best, words",
+    [
+        ("referring/cio", r"no score 'cio'; did you mean ciou\? Known are ciou, giou"),
+        ("referring/pq", "no score 'pq'"),
+        ("refering/ciou", r"train\.best = 'refering/ciou'.*referring"),
+    ],
+)
+def test_a_best_score_that_no_validation_has_is_named_before_anything_starts(small_system, micro, tmp_path, best, words):
+    with pytest.raises(UserError, match=words):
+        train(micro(train__best=best), tmp_path / "run", console=Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_lines_hold_the_names_that_are_known_beforehand(trained, micro):
+    told = set(lines(trained)[-1]) - {"kind", "step", "task", "steps", "seconds"}
+    assert told <= (known := set(checks.train_metrics(micro()))) and known - told == {"mfu"}
+
+
+def started(workdir, world, **environment):
+    """The real command in its own process, with a few matrices in the place of the model; it saves at every step, so that there
+    is time to end it between two."""
+    notes = workdir.with_name("rows")
+    notes.mkdir(exist_ok=True)
     command = [
         sys.executable,
-        "-m",
-        "hyperseg_jax.train",
+        str(TESTS / "training" / "one_of_many.py"),
+        "train",
         "--config",
         str(TESTS / "micro_config.py"),
         "--workdir",
         str(workdir),
         f"--config.data.root={world}",
         "--config.train.save_every=1",
+        "--config.train.log_every=4",
     ]
-    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(TESTS.parent)}
+    env = {
+        **os.environ,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONPATH": str(TESTS.parent),
+        "TEST_ROWS": str(notes),
+        "TEST_PAUSE": "0.03",
+        **environment,
+    }
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
 
 
@@ -98,26 +164,30 @@ def await_step(process, workdir, step, folder=None):
     pytest.fail(f"ended before step {step}: {process.communicate()[1][-2000:]}")
 
 
-def test_killed_and_interrupted_it_goes_on_bit_equal(trained, world, tmp_path):
-    killed = started(tmp_path, world)
-    await_step(killed, tmp_path, 10, tmp_path / "checkpoints" / "10")
+def test_killed_and_interrupted_it_goes_on_bit_equal(small_system, micro, world, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(micro(train__log_every=4), whole, console=Console(quiet=True))
+
+    killed = started(run, world)
+    await_step(killed, run, 10, run / "checkpoints" / "10")
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
 
-    stopped = started(tmp_path, world)
-    await_step(stopped, tmp_path, 17)
+    stopped = started(run, world)
+    await_step(stopped, run, 16)
     stopped.send_signal(signal.SIGINT)
     said = stopped.communicate()[1]
     assert stopped.returncode == 0, said[-2000:]
     assert "resuming at step 1" in said and "the same command goes on from here" in said
+    assert not (run / "predictions.png").exists() and "loss.png" in said and "predictions.png" not in said
 
-    last = started(tmp_path, world)
-    assert "resuming at step" in last.communicate()[1] and last.returncode == 0
-    assert same_model(tmp_path, trained)
-    assert [line["step"] for line in lines(tmp_path)] == list(range(1, STEPS + 1))
-    clean = lambda line: {k: v for k, v in line.items() if k not in ("steps_per_second", "goodput", "seconds")}
-    assert list(map(clean, lines(tmp_path))) == list(map(clean, lines(trained)))
-    seconds = [line["seconds"] for line in lines(tmp_path)]
+    last = started(run, world, TEST_PAUSE="0")
+    said = last.communicate()[1]
+    assert "resuming at step" in said and last.returncode == 0 and "predictions.png" in said
+    assert same_model(run, whole)
+    assert [line["step"] for line in lines(run)] == [4, 8, 12, 16, 20, 24, 28, STEPS]
+    assert list(map(untimed, lines(run))) == list(map(untimed, lines(whole)))
+    seconds = [line["seconds"] for line in lines(run)]
     assert seconds[0]["lost"] == 0 < seconds[-1]["lost"], "the steps since the checkpoint were done twice"
     assert all(after["start"] >= before["start"] for before, after in itertools.pairwise(seconds))
 
@@ -133,7 +203,7 @@ def test_a_step_that_compiles_again_is_caught():
         loop.check_compilations(step, 1)
 
 
-def test_the_loop_itself_looks_for_recompilation(micro, tmp_path, monkeypatch):
+def test_the_loop_itself_looks_for_recompilation(small_system, micro, tmp_path, monkeypatch):
     """A batch whose shape changes at step 3 ends the run."""
     cut = lambda batch: {**batch, "layout": {name: value[:, :-1] for name, value in batch["layout"].items()}}
 
@@ -149,8 +219,7 @@ def test_the_loop_itself_looks_for_recompilation(micro, tmp_path, monkeypatch):
         of = lambda params, batch, key: (sum(x.sum() for x in jax.tree.leaves(params)) * batch["layout"]["mask"].shape[1], {})
         return of
 
-    system = loop.systems.get("hyperseg")
-    monkeypatch.setattr(loop.systems, "get", lambda _: dataclasses.replace(system, loss=loss))
+    monkeypatch.setattr(loop.systems, "get", lambda _: dataclasses.replace(small_system, loss=loss))
     monkeypatch.setattr(loop, "Stream", Growing)
     with pytest.raises(RuntimeError, match="compiled 2 times for 1 buckets"):
         train(micro(), tmp_path, console=Console(quiet=True), stop_at=4)
@@ -168,44 +237,6 @@ def test_a_finished_run_stays_as_it_is(trained, micro, tmp_path):
     assert train(micro(), workdir, console=Console(quiet=True)) == workdir / "model"
     assert (workdir / "metrics.jsonl").read_text() == (trained / "metrics.jsonl").read_text()
     assert same_model(workdir, trained)
-
-
-def test_lines_after_the_checkpoint_and_torn_lines_are_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    rows = [json.dumps({"kind": "train", "step": step, "task": "a", "loss": 1.0}) for step in (1, 2, 3)]
-    path.write_text("\n".join([*rows, '{"kind": "tr']))
-    with Observers(tmp_path, start=2, steps=5, console=Console(quiet=True), timer=Clock()) as observers:
-        observers.losses(3, "a", {"loss": 0.5}, 0.0)
-    assert [(line["step"], line["loss"]) for line in read_metrics(path)] == [(1, 1.0), (2, 1.0), (3, 0.5)]
-
-
-def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
-    console = Console(record=True, file=io.StringIO(), width=300)
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Observers(tmp_path, start=0, steps=60, console=console, timer=Clock()) as observers:
-        observers.losses(1, "a", {"loss": 1.0}, 0.0)
-        observers.tell()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
-        try:
-            for step in range(2, 40):
-                observers.losses(step, "a", {"loss": 1.0}, 0.0)
-                observers.tell()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        observers.losses(40, "a", {"loss": 1.0}, 0.0)
-    assert console.export_text().count("metrics cannot be written (File too large)") == 1
-    steps = [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")]
-    assert steps[0] == 1 and steps[-1] == 40
-
-
-def test_a_profile_of_chosen_steps_lands_in_the_tensorboard_folder(tmp_path):
-    written = lambda: [path for path in (tmp_path / "tensorboard").rglob("*.xplane.pb")]
-    with Observers(tmp_path, start=0, steps=9, console=Console(quiet=True), timer=Clock(), profiled=(3, 4)) as observers:
-        for step in range(1, 7):
-            observers.profile(step)
-            jnp.arange(3).block_until_ready()
-            assert len(written()) == (step > 4)
-    assert written()[0].relative_to(tmp_path / "tensorboard").parts[:2] == ("plugins", "profile")
 
 
 @pytest.mark.slow

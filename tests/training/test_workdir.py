@@ -1,9 +1,6 @@
 """A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
 
-import dataclasses
-import importlib.util
 import json
-import pathlib
 
 import pytest
 from etils.epath import backend
@@ -16,17 +13,6 @@ from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.observers import read_metrics
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.weights import model_folder
-
-
-@pytest.fixture
-def small_system(monkeypatch):
-    """A few matrices in the place of the model."""
-    spec = importlib.util.spec_from_file_location("one_of_many", pathlib.Path(__file__).with_name("one_of_many.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    small = dataclasses.replace(loop.systems.get("hyperseg"), init=module.init, loss=module.loss, predict=module.predict)
-    monkeypatch.setattr(loop.systems, "get", lambda name: small)
-    return small
 
 
 @pytest.fixture

@@ -1,0 +1,25 @@
+"""A system of a few matrices, for what does not depend on the model: a run of it compiles in a moment."""
+
+import dataclasses
+import importlib.util
+import pathlib
+
+import pytest
+
+from hyperseg_jax.training import loop
+
+
+@pytest.fixture(scope="session")
+def _small():
+    spec = importlib.util.spec_from_file_location("one_of_many", pathlib.Path(__file__).with_name("one_of_many.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    whole = loop.systems.get("hyperseg")
+    return dataclasses.replace(whole, init=module.init, loss=module.loss, predict=module.predict)
+
+
+@pytest.fixture
+def small_system(_small, monkeypatch):
+    """A few matrices in the place of the model."""
+    monkeypatch.setattr(loop.systems, "get", lambda name: _small)
+    return _small
