@@ -71,16 +71,3 @@ def whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-
-
-@contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path` to write to. At the end the file there is renamed to `path`; after an exception it is
-    removed. Raises OSError where nothing can be written."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -45,7 +45,9 @@ def imported_rooms(path: pathlib.Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names = [node.module] if node.module != "hyperseg_jax" else [f"hyperseg_jax.{a.name}" for a in node.names]
+            names = [node.module]
+            if node.module == "hyperseg_jax":
+                names = [f"hyperseg_jax.{alias.name}" for alias in node.names if alias.name != "__version__"]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import; name the room"

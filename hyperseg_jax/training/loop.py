@@ -149,7 +149,8 @@ def train(
             timer.begin("data")
             batch = feed.put(next(stream), rows)
             timer.begin("step")
-            ready, fresh = contextlib.nullcontext(), task not in compiled
+            fresh = task not in compiled
+            ready: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             if fresh:
                 timer.begin("compile", after=state.step)
                 watchdog.patient()
