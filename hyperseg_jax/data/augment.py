@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, draw_marks, thicken
+from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -125,21 +126,11 @@ def may_lose(prompt: Prompt, window: Window, size: tuple[int, int]) -> bool:
 def cut(example: Example, window: Window) -> Example:
     """The part of an example that a window shows. Entries of class lists and regions that it does not show are dropped, with
     the labels of the others changed accordingly."""
-    see = lambda a: None if a is None else a[..., window[0], window[1]]
 
     def of_prompt(prompt: Prompt) -> Prompt:
         if prompt.task in LISTED:
             prompt = _without_unseen(prompt, window)
-        return dataclasses.replace(
-            prompt,
-            masks=see(prompt.masks),
-            regions=see(prompt.regions),
-            ignore=see(prompt.ignore),
-            crowds=see(prompt.crowds),
-            foreground=see(prompt.foreground),
-            others=see(prompt.others),
-            areas=(),
-        )
+        return change_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], areas=())
 
     frames = np.ascontiguousarray(example.frames[:, window[0], window[1]])
     return _of_prompts(dataclasses.replace(example, frames=frames), of_prompt)
@@ -191,19 +182,13 @@ def mirror(example: Example) -> Example:
     """The picture, its masks and its drawn prompts flipped left to right, with the words for the sides swapped."""
 
     def of_prompt(prompt: Prompt) -> Prompt:
-        flip = lambda a: None if a is None else a[..., ::-1]
-        return dataclasses.replace(
+        return change_masks(
             prompt,
+            lambda _, mask: mask[..., ::-1],
             text=mirror_words(prompt.text),
             answer=mirror_words(prompt.answer),
             answers=tuple(map(mirror_words, prompt.answers)),
             classes=tuple(map(mirror_words, prompt.classes)),
-            masks=flip(prompt.masks),
-            regions=flip(prompt.regions),
-            ignore=flip(prompt.ignore),
-            crowds=flip(prompt.crowds),
-            foreground=flip(prompt.foreground),
-            others=flip(prompt.others),
         )
 
     return _of_prompts(dataclasses.replace(example, frames=np.ascontiguousarray(example.frames[:, :, ::-1])), of_prompt)

@@ -1,6 +1,68 @@
-"""Readers, one file a benchmark: random access, lazy, deterministic, picklable; each record becomes a structs.Example.
+"""Readers of benchmarks and of your own data, `data check`, and builds for pods.
 
-Where each one's files are expected: `layouts`.
+A reader gives random access to `structs.Example`s. It is lazy, deterministic and picklable. docs/data.md describes each format.
+
+Images with class lists
+    coco_panoptic       COCO panoptic
+    coco_instances      COCO instances, and any json of that form
+    coco_stuff          COCO-Stuff
+    ade20k, cityscapes, pascal_context, pascal_voc      semantic segmentation
+    labelme             a folder that LabelMe wrote
+
+Images with expressions
+    refcoco             RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO in the authors' json
+    refcoco_refs        the same in the original files
+    reasonseg           ReasonSeg
+    folder              your own images and texts: captions.jsonl
+    spoken_frames       frames of a few videos, with sentences
+
+Images with drawn prompts
+    interactive         COCO-Interactive
+    coco_marks          COCO instances, with points, scribbles, boxes and masks drawn for them
+    pascal_voc_objects  a point in each object of Pascal VOC
+
+Images with questions, answers and captions
+    llava, vqav2, gqa, pope, scienceqa, mmbench         questions
+    visual_genome, objects365                           captions of regions
+
+Videos
+    davis               DAVIS 2016 and 2017
+    youtube_vis         YouTube-VIS 2019 and 2021
+    ref_davis, ref_youtube_vos, revos                   expressions about videos
+
+Datasets that were prepared before
+    built               a build of `data build`
+    prepared            datasets that tensorflow-datasets prepared
+    builds/             how a build is written
+
+Where files are, and what is wrong with them
+    layouts             the folder layout of each benchmark, by name
+    reader_fields       checks the fields that a config gives to a reader
+    check               reads every record for `data check`
+    problems            a fault of a file: raised, or collected by a check
+    faults              what a record may raise, and how the stream carries the message
+
+Shared by readers: files
+    files               images, json, fields of records
+    labels              label images: one number for each pixel
+    masks               run lengths and polygons of json files
+    coco_records        the lists of a COCO json, by id
+    video_folders       videos as folders of frames and masks
+
+Shared by readers: prompts
+    per_picture         one or several prompts for each image
+    questions           question files (GQA, POPE)
+    choices             multiple-choice questions in words
+    class_prompts       class lists, whole or drawn
+    class_names         the classes of semantic benchmarks
+    picture_labels      semantic benchmarks
+    marks               drawn prompts: kinds, radii, drawing
+    prompt_masks        one change for all masks of a prompt
+
+Shared by readers: videos
+    clip_reader         random access to clips
+    clip_sampling       which frames a clip takes
+    spoken              expressions about numbered objects (Ref-DAVIS, Ref-YouTube-VOS)
 """
 
 from hyperseg_jax.datasets.ade20k import Ade20k

@@ -100,3 +100,15 @@ class Listed:
     def things(self) -> tuple[bool, ...]:
         """For each class, whether its instances are counted apart."""
         return self._lists.things
+
+
+class Numbered(Listed):
+    """A reader whose classes have numbers in its file, in the order of the class list."""
+
+    _place: dict[int, int]
+    """Number in the file -> place in the class list."""
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """For each class, its number in the file."""
+        return tuple(self._place)

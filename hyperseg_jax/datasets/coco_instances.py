@@ -8,13 +8,13 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.structs import Example
 
 
-class CocoInstances(Listed):
+class CocoInstances(Numbered):
     """Random access to the pictures of one json file, in its order, those without objects among them."""
 
     def __init__(
@@ -33,11 +33,6 @@ class CocoInstances(Listed):
         self._place = {number: k for k, number in enumerate(self._records.categories)}
         self._lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
         self._numbers = list(self._records.annotations)
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """For each class, its number in the file."""
-        return tuple(self._place)
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -13,36 +13,25 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.interactive import CocoInteractive
-from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, draw_marks, thicken
+from hyperseg_jax.datasets.marks import draw_marks, thicken
 from hyperseg_jax.datasets.problems import Problem
 
 
 class CocoMarks(CocoInteractive):
-    """Random access to the pictures that have objects (crowds aside), in the order of the file."""
+    """Random access to the pictures that have objects (crowds aside), in the order of the file.
 
-    def __init__(
-        self,
-        json_path: str | os.PathLike,
-        image_root: str | os.PathLike,
-        *,
-        kinds: tuple[str, ...] = KINDS,
-        max_regions: int | None = None,
-        prompts_per_example: int = 1,
-        point_radius: int = POINT_RADIUS,
-        scribble_radius: int = SCRIBBLE_RADIUS,
-        seed: int = 0,
-    ):
-        """json_path: instances_*.json. The rest as in CocoInteractive; seed also draws the marks."""
-        self._options(kinds, max_regions, prompts_per_example, point_radius, scribble_radius, seed)
+    json_path: instances_*.json. The other arguments are those of CocoInteractive; seed also draws the marks.
+    """
+
+    def _open(self, json_path: str | os.PathLike) -> int:
         self._records = CocoRecords(json_path)
-        self._images = files.existing_folder(image_root)
         self._name = self._records.path.name
         self._items = []
         for number, notes in self._records.annotations.items():
             objects = [k for k in notes if not self._records.annotation(k).get("iscrowd")]
             if objects:
                 self._items.append((number, objects))
-        self._length = len(self._items)
+        return len(self._items)
 
     def _record(self, index: int) -> tuple[str, dict, list[dict]]:
         number, objects = self._items[index]

@@ -11,13 +11,13 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 
 
-class CocoPanoptic(Listed):
+class CocoPanoptic(Numbered):
     """Random access to the pictures of one json file, in its order, each with class-list prompts."""
 
     def __init__(
@@ -44,11 +44,6 @@ class CocoPanoptic(Listed):
             files.field(image, "id", f"{path} images"): k for k, image in enumerate(files.field(content, "images", path))
         }
         self._length = len(files.field(content, "annotations", path))
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """For each class, its number in the file."""
-        return tuple(self._place)
 
     def __len__(self) -> int:
         return self._length

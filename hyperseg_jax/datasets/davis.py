@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
@@ -24,7 +25,7 @@ CLASS = "object"
 """The class list of the unsupervised task: every object, whatever it is."""
 
 
-class Davis2017:
+class Davis2017(ClipReader):
     """Random access to the videos of one split, in its order.
 
     semi-supervised: the objects of the first frame are drawn as regions of kind "mask", and each is to be followed.
@@ -53,7 +54,7 @@ class Davis2017:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
         home = files.existing_folder(root)
         self._folders = VideoFolders(home / "JPEGImages" / resolution, self._masks(home, annotations, task) / resolution)
-        self._videos = self._folders.videos() if split is None else self._split(home, split)
+        self._items = self._folders.videos() if split is None else self._split(home, split)
         self._given = task == "semi-supervised"
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
@@ -68,15 +69,9 @@ class Davis2017:
         """uint8 [H, W]: the object of each pixel, or VOID."""
         return video.objects(t)
 
-    def __len__(self) -> int:
-        return len(self._videos)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.sample(index, np.random.default_rng([self._seed, index]))
-
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A video, or a clip of it drawn with rng."""
-        name = self._videos[index]
+        name = self._items[index]
         video = self._folders.open(name, self._folders.names(name))
         if self._given and video.first_mask_only:
             return self._of_test_set(name, video)

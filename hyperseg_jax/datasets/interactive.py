@@ -4,7 +4,6 @@ scribble_..., box_..., mask_visual_prompt_mask}]}, marks as run lengths."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,32 +30,25 @@ class CocoInteractive:
     ):
         """kinds: of mark; each region takes one that is not empty, drawn from seed, index and prompt (give one kind to
         score it). max_regions: of a prompt, drawn as well; None: all, in file order. radii: pixels."""
-        self._options(kinds, max_regions, prompts_per_example, point_radius, scribble_radius, seed)
-        self._file = files.Json(json_path, list)
-        self._images = files.existing_folder(image_root)
-        self._name = self._file.path.name
-        self._length = len(self._file.content)
-
-    def _options(
-        self,
-        kinds: Sequence[str],
-        max_regions: int | None,
-        prompts_per_example: int,
-        point_radius: int,
-        scribble_radius: int,
-        seed: int,
-    ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
             raise UserError(f"kinds={tuple(kinds)} is unknown; choose some of {', '.join(KINDS)}")
         for name, value in (("max_regions", max_regions or 1), ("prompts_per_example", prompts_per_example)):
             if value < 1:
                 raise UserError(f"{name}={value} is too few; give at least 1")
+        self._length = self._open(json_path)
+        self._images = files.existing_folder(image_root)
         self._kinds = tuple(kinds)
         self._max_regions = max_regions
         self._prompts = prompts_per_example
         self._radii = {"point_radius": point_radius, "scribble_radius": scribble_radius}
         self._seed = seed
+
+    def _open(self, json_path: str | os.PathLike) -> int:
+        """Opens the json file and gives the number of its pictures."""
+        self._file = files.Json(json_path, list)
+        self._name = self._file.path.name
+        return len(self._file.content)
 
     def __len__(self) -> int:
         return self._length

@@ -11,8 +11,6 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.davis import read_split
@@ -20,7 +18,6 @@ from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.datasets.spoken import Expression, SpokenVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example
 
 VIEWS = {"first_frame": "Davis17_annot{}.txt", "full_video": "Davis17_annot{}_full_video.txt"}
 """What the writer had seen, and the file of annotator 1 or 2."""
@@ -28,7 +25,7 @@ _MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike
 _LINE = re.compile(r'(\S+)\s+(\d+)\s+"?(.*?)"?')
 
 
-class RefDavis:
+class RefDavis(SpokenVideos):
     """Random access to the sentences about the videos of one split: videos in its order, in each by object, annotator and view.
 
     A prompt's group is "annotator 1, first_frame": published scores are means over the four, each scored apart.
@@ -75,7 +72,7 @@ class RefDavis:
             message = f"{texts}: no sentence about {silent[0]}; take the texts and the list of videos of one release"
             complain("bad record", message)
         ordered = {video: sorted(found, key=lambda expression: expression.number or 0) for video, found in said.items()}
-        self._videos = SpokenVideos(
+        super().__init__(
             folders,
             ordered,
             str(texts),
@@ -85,16 +82,6 @@ class RefDavis:
             together=together,
             seed=seed,
         )
-
-    def __len__(self) -> int:
-        return len(self._videos)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._videos[index]
-
-    def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """A sentence with its video, or a clip of it drawn with rng."""
-        return self._videos.sample(index, rng)
 
 
 def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, Expression]]:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.datasets.spoken import Expression, SpokenVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
-from hyperseg_jax.structs import Example
 
 
-class RefYouTubeVos:
+class RefYouTubeVos(SpokenVideos):
     """Random access to the expressions of one meta file, in its order. An example's name is "<video>/<expression id>"."""
 
     def __init__(
@@ -49,7 +46,7 @@ class RefYouTubeVos:
             names[video] = files.field(record, "frames", where)
             said = files.field(record, "expressions", where)
             spoken[video] = [_expression(key, said[key], mask_root is not None, f"{where} {key}") for key in said]
-        self._videos = SpokenVideos(
+        super().__init__(
             VideoFolders(frame_root, mask_root),
             spoken,
             str(meta.path),
@@ -59,16 +56,6 @@ class RefYouTubeVos:
             per_example=prompts_per_example if group_by_clip else None,
             seed=seed,
         )
-
-    def __len__(self) -> int:
-        return len(self._videos)
-
-    def __getitem__(self, index: int) -> Example:
-        return self._videos[index]
-
-    def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """An expression with its video, or a clip of it drawn with rng."""
-        return self._videos.sample(index, rng)
 
 
 def _expression(key: str, record: dict, scored: bool, where: str) -> Expression:

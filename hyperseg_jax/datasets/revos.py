@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
@@ -18,7 +19,7 @@ TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
 """type_id: what the scores are grouped by; type 2 names nothing that is there."""
 
 
-class ReVos:
+class ReVos(ClipReader):
     """Random access to the expressions of one meta file, in its order, each with its clip."""
 
     def __init__(
@@ -55,12 +56,6 @@ class ReVos:
             if spoken:
                 groups = files.chunks(spoken, prompts_per_example) if group_by_clip else [[key] for key in spoken]
                 self._items += [(video, group) for group in groups]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.sample(index, np.random.default_rng([self._seed, index]))
 
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Expressions with their video, or a clip of it drawn with rng."""

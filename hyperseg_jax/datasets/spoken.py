@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
@@ -27,7 +28,7 @@ class Expression:
     group: str = ""
 
 
-class SpokenVideos:
+class SpokenVideos(ClipReader):
     """Random access to the expressions of videos, in the order given."""
 
     def __init__(
@@ -61,12 +62,6 @@ class SpokenVideos:
             asked = _joined(said) if sentences == "joined" else list(said)
             groups = _by_group(asked) if together else files.chunks(asked, per_example or 1)
             self._items += [(video, group) for group in groups]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.sample(index, np.random.default_rng([self._seed, index]))
 
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """The expressions of an example and their video, or a clip of it drawn with rng."""

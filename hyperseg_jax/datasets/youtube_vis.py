@@ -10,13 +10,14 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
 
-class YouTubeVis:
+class YouTubeVis(ClipReader):
     """Random access to the videos of one json file, in its order, each with the class list of the file.
 
     A prompt has one mask [T, H, W] for each object, empty where the file has null. An example is called "<json>#<video id>".
@@ -41,7 +42,7 @@ class YouTubeVis:
         self._seed = seed
         path, content = str(self._file.path), self._file.content
         videos = files.field(content, "videos", path)
-        self._length = len(videos)
+        self._items = range(len(videos))
         self._classes = {
             files.field(row, "id", f"{path} categories"): files.field(row, "name", f"{path} categories")
             for row in files.field(content, "categories", path)
@@ -66,12 +67,6 @@ class YouTubeVis:
     def category_ids(self) -> tuple[int, ...]:
         """For each class, its number in the file."""
         return tuple(self._classes)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Example:
-        return self.sample(index, np.random.default_rng([self._seed, index]))
 
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A video, or a clip of it drawn with rng."""

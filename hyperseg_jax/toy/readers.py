@@ -22,7 +22,7 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     """The reader of one task of a toy world.
 
     task: one of structs.TASKS. split: "train", "val" or "compositional" (which has no clips). options: those of the
-    reader's class in data.formats. UserError where the world was written without that split.
+    reader's class in datasets. UserError where the world was written without that split.
     """
     world = read_world(folder)
     root = pathlib.Path(folder)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.datasets.builds.records import TIMED, Record, changed
+from hyperseg_jax.datasets.builds.records import TIMED, Record
 from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -43,7 +44,7 @@ def _part(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prom
         taken = numbers[..., times] if name in TIMED else numbers
         return None if name == "ignore" and not record.shows(taken).any() else taken
 
-    part = changed(prompt, of_times)
+    part = change_masks(prompt, of_times)
     if prompt.task not in ("region", "panoptic") or prompt.masks is None or part.masks is None:
         return part
     seen = record.shows(part.masks)

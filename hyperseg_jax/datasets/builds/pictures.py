@@ -8,8 +8,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.datasets.builds.records import changed
 from hyperseg_jax.datasets.files import Read
+from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.structs import Example
 
@@ -56,7 +56,7 @@ def shrunk(example: Example, long_edge: int) -> Example:
     share = size[0] * size[1] / (height * width)
     prompts = (dataclasses.replace(prompt, areas=tuple(area * share for area in prompt.areas)) for prompt in example.prompts)
     frames = np.stack([_resized(frame, size, Image.Resampling.BILINEAR) for frame in example.frames])
-    return dataclasses.replace(example, frames=frames, prompts=tuple(changed(prompt, smaller) for prompt in prompts))
+    return dataclasses.replace(example, frames=frames, prompts=tuple(change_masks(prompt, smaller) for prompt in prompts))
 
 
 def _shrunk_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

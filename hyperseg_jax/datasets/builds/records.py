@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.structs import Example, Prompt
 
 PICTURES = ("JPEG", "PNG")
@@ -62,13 +63,6 @@ def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
         "prompts": prompts,
     }
     return msgpack.packb(content, **_FORM)
-
-
-def changed(prompt: Prompt, change: Callable[[str, np.ndarray], np.ndarray | None]) -> Prompt:
-    """The prompt with another array in the place of each of its mask arrays. change: takes a field's name and array."""
-    arrays: dict[str, Any] = {name: getattr(prompt, name) for name in FIELDS}
-    arrays = {name: change(name, value) for name, value in arrays.items() if isinstance(value, np.ndarray)}
-    return dataclasses.replace(prompt, **arrays) if arrays else prompt
 
 
 def _given(value: Any, name: str) -> bool:
@@ -134,7 +128,7 @@ class Record:
         return numbers
 
     def _drawn(self, prompt: Prompt) -> Prompt:
-        return changed(prompt, lambda _, numbers: self._masks(numbers))
+        return change_masks(prompt, lambda _, numbers: self._masks(numbers))
 
     def _masks(self, numbers: np.ndarray) -> np.ndarray:
         if numbers.size * math.prod(self.size) > MOST_MASKS:

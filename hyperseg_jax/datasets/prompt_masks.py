@@ -1,0 +1,21 @@
+"""One change for all mask arrays of a prompt: its targets, drawn regions, ignored pixels, crowds and so on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hyperseg_jax.structs import Prompt
+
+
+def change_masks(prompt: Prompt, change: Callable[[str, np.ndarray], np.ndarray | None], **fields: Any) -> Prompt:
+    """The prompt with another array in the place of each of its mask arrays [..., H, W].
+
+    change: takes a field's name and its array. fields: other fields of the prompt to replace.
+    """
+    given = ((field.name, getattr(prompt, field.name)) for field in dataclasses.fields(prompt))
+    arrays: dict[str, Any] = {name: change(name, value) for name, value in given if isinstance(value, np.ndarray)}
+    return dataclasses.replace(prompt, **arrays, **fields) if arrays or fields else prompt

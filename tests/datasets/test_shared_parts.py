@@ -1,0 +1,47 @@
+"""What many readers share: random access to clips, one change for all masks of a prompt."""
+
+import dataclasses
+
+import numpy as np
+
+from hyperseg_jax.datasets.clip_reader import ClipReader
+from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.structs import Example, Prompt
+
+
+class Numbers(ClipReader):
+    def __init__(self, seed):
+        self._items, self._seed = range(4), seed
+
+    def sample(self, index, rng):
+        return Example(f"{index} {rng.integers(1 << 30)}", np.zeros((1, 1, 1, 3), np.uint8), ())
+
+
+def test_an_index_gives_the_same_clip_each_time_and_indices_draw_apart():
+    names = [Numbers(7)[k].name.split()[1] for k in range(4)]
+    assert len(Numbers(7)) == len(set(names)) == 4
+    assert names == [Numbers(7)[k].name.split()[1] for k in range(4)] != [Numbers(8)[k].name.split()[1] for k in range(4)]
+
+
+def test_every_mask_of_a_prompt_is_changed_and_nothing_else():
+    arrays = ("masks", "regions", "ignore", "crowds", "foreground", "others")
+    prompt = Prompt(task="region", text="x", labels=(0,), **{name: np.arange(6).reshape(1, 2, 3) for name in arrays})
+    seen = []
+
+    def flip(name, array):
+        seen.append(name)
+        return array[..., ::-1]
+
+    changed = change_masks(prompt, flip, key="k")
+    assert sorted(seen) == sorted(arrays)
+    for field in dataclasses.fields(Prompt):
+        before, after = getattr(prompt, field.name), getattr(changed, field.name)
+        if field.name in arrays:
+            np.testing.assert_array_equal(after, before[..., ::-1])
+        else:
+            assert after == ("k" if field.name == "key" else before)
+
+
+def test_a_prompt_without_masks_stays():
+    prompt = Prompt(task="chat", text="x")
+    assert change_masks(prompt, lambda name, array: None) is prompt
