@@ -37,6 +37,10 @@ class Sums:
     def _total(self, size: int) -> np.ndarray:
         return sum(self._sums.values(), np.zeros(size))
 
+    def compute(self) -> dict[str, float]:
+        """The scores by name. Each kind of accumulator has its own."""
+        raise NotImplementedError
+
     def names(self) -> tuple[str, ...]:
         """Every score that compute() can give; those of groups ("name/<group>") begin with one of them."""
         return tuple(dict.fromkeys((*type(self)(**self._options).compute(), *self.sometimes)))

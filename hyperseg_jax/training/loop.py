@@ -147,8 +147,8 @@ def train(
             timer.begin("data")
             batch = feed.put(next(stream), rows)
             timer.begin("step")
-            ready, fresh = contextlib.nullcontext(), task not in compiled
-            if fresh:
+            ready: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+            if fresh := task not in compiled:
                 timer.begin("compile", after=state.step)
                 watchdog.patient()
                 arithmetic.learn(task, state, batch)
