@@ -37,8 +37,8 @@ class Sums:
     def _total(self, size: int) -> np.ndarray:
         return sum(self._sums.values(), np.zeros(size))
 
-    def compute(self) -> dict[str, Any]:
-        """All scores by name."""
+    def compute(self) -> dict[str, float]:
+        """The scores by name. Each kind of accumulator has its own."""
         raise NotImplementedError
 
     def names(self) -> tuple[str, ...]:

@@ -1,0 +1,13 @@
+"""Parallelism: meshes, placement, and runs of many hosts.
+
+Devices
+    presets.py    presets as data: mesh axes and the logical axes split over them
+    placement.py  the mesh; where parameters and batches lie
+    report.py     the table of where each parameter lies
+    feed.py       rows of batches from this host to the devices and back
+
+Hosts
+    hosts.py      joining, exchanging texts, ending in bounded time
+    roll_call.py  who is missing when a run starts
+    watchdog.py   writes the stacks of a run that hangs
+"""

@@ -149,9 +149,8 @@ def train(
             timer.begin("data")
             batch = feed.put(next(stream), rows)
             timer.begin("step")
-            fresh = task not in compiled
             ready: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-            if fresh:
+            if fresh := task not in compiled:
                 timer.begin("compile", after=state.step)
                 watchdog.patient()
                 arithmetic.learn(task, state, batch)

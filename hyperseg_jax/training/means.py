@@ -33,10 +33,10 @@ class RunningMeans:
         self._steps[task] = self._steps.get(task, 0) + 1
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """{task: {"steps": their number, metric: mean}}, in the order in which the tasks came; nan where no value was finite.
+        """{task: {"steps": their number, metric: mean}}, tasks by name; nan where no value was finite.
         Waits for the device."""
         told: dict[str, dict[str, float]] = {}
-        for task, steps in self._steps.items():
+        for task, steps in sorted(self._steps.items()):
             pairs = {name: np.asarray(pair, np.float64) for name, pair in self._sums[task].items()}
             means = {name: float(total / count) if count else float("nan") for name, (total, count) in pairs.items()}
             told[task] = {"steps": steps, **means}

@@ -29,6 +29,7 @@ def here(tmp_path, hollow, world, monkeypatch):
     (tmp_path / "nothing.py").write_text("x = 1")
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "thesis.txt").write_text("mine")
+    (tmp_path / "world").symlink_to(world)
     for name in ("cut_model", "bad_config", "other_config", "list_config", "no_tokenizer", "bad_tokenizer", "odd_config"):
         shutil.copytree(hollow / "model", name)
     weights = tmp_path / "cut_model" / "model.safetensors"
@@ -48,6 +49,7 @@ def here(tmp_path, hollow, world, monkeypatch):
 PREDICT = {
     "missing picture": ("none.jpg 'a ring'", "none.jpg", "no such file"),
     "truncated picture": ("cut.jpg 'a ring'", "cut.jpg", "cannot be read"),
+    "picture on the web": ("https://example.org/a.jpg 'a ring'", "https://example.org/a.jpg", "download it"),
     "no picture": ("text.jpg 'a ring'", "text.jpg", "cannot be read"),
     "truncated frame": ("frames 'a ring'", "frames/0.jpg", "cannot be read"),
     "no frames": ("empty 'a ring'", "empty", "no pictures here"),
@@ -96,6 +98,22 @@ TRAIN = {
         "set train.mesh.fsdp",
     ),
     "no such score": ("--config tiny --config.train.best=refering/ciou", "train.best = 'refering/ciou'", "referring"),
+    "a score of another name": (
+        "--config tiny --config.data.root=world --config.train.best=referring/cio",
+        "train.best = 'referring/cio'",
+        "did you mean ciou?",
+    ),
+    "own data without a root": ("--config own_data", "data.tasks.yours.train.folder", "--config.data.root=FOLDER"),
+    "two worlds without a root": ("--config tiny_lora", "data.root is empty", "--config.data.root=FOLDER"),
+    "clips without a root": ("--config davis_small", "data.root is empty", "--config.data.root=FOLDER"),
+    "the published size without a root": (
+        "--config hyperseg_3b --config.data.tokenizer=toy --config.data.root=",
+        "data.root is empty",
+        "--config.data.root=FOLDER",
+    ),
+    "the published size without data": ("--config hyperseg_3b --config.data.tokenizer=toy", "datasets/", "no such"),
+    "a workdir on the web": ("--config tiny --workdir https://example.org/run", "https://example.org/run", "gs://"),
+    "a root on the web": ("--config tiny --config.data.root=http://example.org/x", "http://example.org/x", "download it"),
     "a limit of none": ("--config tiny --config.hosts.barrier=0", "hosts.barrier = 0", "give seconds above 0"),
     "no steps": ("--config tiny --config.train.steps=0", "train.steps = 0", "give one or more"),
     "workdir below a file": ("--config tiny --workdir file/x", "--workdir file/x", "give another folder"),
@@ -130,8 +148,7 @@ def test_one_line_exit_code_2_and_nothing_written(here, hollow, capsys, verb, li
     assert ended.value.code == 2
     assert said.startswith("error: ") and thing in said and fix in said and "Traceback" not in said
     assert said.count("\n") == 1 or "other_config" in said, "one line"  # a list of what does not fit follows its line
-    made = set(here.rglob("*")) - set(before)
-    assert not [path for path in made if path.name not in ("run", "config.json")], "half-written files"
+    assert not set(here.rglob("*")) - set(before), "half-written files"
 
 
 def test_traceback_is_shown_when_asked_for(here):

@@ -61,18 +61,30 @@ def test_what_a_run_leaves(trained, world):
     assert not [path for path in trained.rglob(".*")], "a temporary file was left behind"
 
 
-def test_stopped_half_way_it_goes_on_bit_equal(trained, micro, tmp_path):
-    console = Console(quiet=True)
-    train(micro(), tmp_path, console=console, stop_at=13)  # between two saves
-    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 14))
-    assert not same_model(tmp_path, trained)
-    train(micro(), tmp_path, console=console)
-    assert same_model(tmp_path, trained)
+def test_from_an_earlier_checkpoint_the_model_ends_bit_equal(trained, micro, tmp_path):
+    """The whole model with all its parts; stops and kills of every kind are tried below, with a small one."""
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    shutil.rmtree(workdir / "model")
+    train(micro(), workdir, console=Console(quiet=True))
+    assert same_model(workdir, trained)
+    assert list(map(untimed, lines(workdir))) == list(map(untimed, lines(trained)))
+
+
+def test_stopped_between_two_saves_it_goes_on_bit_equal(small_system, micro, tmp_path):
+    whole, run, console = tmp_path / "whole", tmp_path / "run", Console(quiet=True)
+    train(micro(), whole, console=console)
+    train(micro(), run, console=console, stop_at=13)
+    assert [line["step"] for line in lines(run)] == list(range(1, 14))
+    assert not same_model(run, whole)
+    train(micro(), run, console=console)
+    assert same_model(run, whole)
 
 
 def test_stopped_inside_an_interval_its_means_are_the_same(small_system, micro, tmp_path):
     """Two tasks, intervals of five steps; stopped at the seventh."""
-    config, console = micro(("referring", "region"), train__log_every=5), Console(quiet=True)
+    config = micro(("referring", "region"), train__log_every=5, data__tasks__region__ratio=8)
+    console = Console(quiet=True)
     train(config, tmp_path / "whole", console=console, stop_at=10)
     for stop_at in (7, 10):
         train(config, tmp_path / "stopped", console=console, stop_at=stop_at)
@@ -127,8 +139,8 @@ def test_training_lines_hold_the_names_that_are_known_beforehand(trained, micro)
 
 
 def started(workdir, world, **environment):
-    """The real command in its own process, with a few matrices in the place of the model; it saves at every step, so that there
-    is time to end it between two."""
+    """The real command in its own process, with a few matrices in the place of the model; it rests at every step, so that
+    there is time to end it between two."""
     notes = workdir.with_name("rows")
     notes.mkdir(exist_ok=True)
     command = [
@@ -140,7 +152,7 @@ def started(workdir, world, **environment):
         "--workdir",
         str(workdir),
         f"--config.data.root={world}",
-        "--config.train.save_every=1",
+        "--config.train.save_every=3",
         "--config.train.log_every=4",
     ]
     env = {
@@ -149,16 +161,16 @@ def started(workdir, world, **environment):
         "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": str(TESTS.parent),
         "TEST_ROWS": str(notes),
-        "TEST_PAUSE": "0.03",
+        "TEST_PAUSE": "0.1",
         **environment,
     }
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
 
 
-def await_step(process, workdir, step, folder=None):
-    """Until the metrics have come to a step, or a checkpoint is whole."""
+def await_step(process, workdir, step):
+    """Until the metrics have come to a step."""
     while process.poll() is None:
-        if folder.exists() if folder else any(line["step"] >= step for line in lines(workdir)):
+        if any(line["step"] >= step for line in lines(workdir)):
             return
         time.sleep(0.005)
     pytest.fail(f"ended before step {step}: {process.communicate()[1][-2000:]}")
@@ -169,12 +181,12 @@ def test_killed_and_interrupted_it_goes_on_bit_equal(small_system, micro, world,
     train(micro(train__log_every=4), whole, console=Console(quiet=True))
 
     killed = started(run, world)
-    await_step(killed, run, 10, run / "checkpoints" / "10")
+    await_step(killed, run, 16)  # after the save of step 15, inside an interval
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
 
     stopped = started(run, world)
-    await_step(stopped, run, 16)
+    await_step(stopped, run, 20)
     stopped.send_signal(signal.SIGINT)
     said = stopped.communicate()[1]
     assert stopped.returncode == 0, said[-2000:]

@@ -1,1 +1,7 @@
-"""Who runs the trials: this machine, a Ray cluster, or jobs of GKE and Slurm."""
+"""Backends: who runs the trials of a sweep.
+
+Files
+    local.py      a queue on this machine
+    ray_tune.py   Ray Tune, on one machine or a cluster; early stopping with ASHA
+    launchers.py  GKE and Slurm: one job a trial, through launch/
+"""

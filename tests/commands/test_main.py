@@ -1,0 +1,44 @@
+"""What every verb has in common, and what `hyperseg train` says at its end."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from hyperseg_jax import __version__
+from hyperseg_jax import config as configs
+from hyperseg_jax.commands.main import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_version_is_told_and_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"hyperseg {__version__}\n"
+    assert f'version="{__version__}"' in (ROOT / "setup.py").read_text()
+
+
+@pytest.mark.parametrize("verb", ["train", "sweep", "plan"])
+def test_help_names_every_shipped_config(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0 and len(configs.shipped()) >= 8 and ", ".join(configs.shipped()) in shown
+
+
+def test_the_module_is_the_same_command():
+    shown = subprocess.run([sys.executable, "-m", "hyperseg_jax.train", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert shown.returncode == 0 and "--workdir" in shown.stdout
+
+
+@pytest.mark.parametrize("left", [(), ("loss.png",), ("loss.png", "predictions.png")])
+def test_training_names_the_pictures_that_it_left_and_no_others(left, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hyperseg_jax.training.loop.train", lambda config, workdir, console: tmp_path / "model")
+    for name in left:
+        (tmp_path / name).touch()
+    main(["train", "--config", "tiny", "--workdir", str(tmp_path)])
+    told = capsys.readouterr().err
+    assert f"model: {tmp_path / 'model'}" in told
+    assert {name for name in ("loss.png", "predictions.png") if str(tmp_path / name) in told} == set(left)
