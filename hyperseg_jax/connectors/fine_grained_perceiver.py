@@ -8,6 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.attention import MultiHeadAttention
@@ -128,7 +129,7 @@ class FineGrainedPerceiver(nn.Module):
         query = jnp.broadcast_to(self.query, (batch, *self.query.shape)) if query is None else query
         latents, embed = self.precision.cast(query, self.level_embed)
         for i, level in enumerate(levels):
-            features = self.local_project[i](level).reshape(batch, -1, self.hidden_size) + embed[i]
+            features = rearrange(self.local_project[i](level), "b h w c -> b (h w) c") + embed[i]
             latents = self.layers[i](latents, axes.constrain(features, "batch", "tokens", "act_embed"))
         return latents
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 
 class RegionSampler(nn.Module):
@@ -22,7 +23,7 @@ class RegionSampler(nn.Module):
         with the outermost cells' centres at 0 and 1 (align_corners=True); taken in place of the covered cells' points. An
         invalid region, and one that covers nothing, gives zeros.
         """
-        batch, tokens, width = features.shape
+        _, tokens, width = features.shape
         grid = round(tokens**0.5)
         if grid * grid != tokens:
             raise ValueError(f"region features come from a square grid, got {tokens} tokens")
@@ -31,7 +32,7 @@ class RegionSampler(nn.Module):
         else:
             along_x, along_y = (_hat(points[..., i] * (grid - 1), grid) for i in (0, 1))  # [B, ..., S, g]
             weights = jnp.einsum("...sy,...sx->...yx", along_y, along_x, precision="highest") / points.shape[-2]
-        weights = jnp.where(valid[..., None, None], weights, 0).reshape(batch, -1, tokens)
+        weights = rearrange(jnp.where(valid[..., None, None], weights, 0), "b ... y x -> b (...) (y x)")
         pooled = jnp.einsum("brn,bnd->brd", weights, features.astype(jnp.float32), precision="highest")
         return pooled.astype(features.dtype).reshape(*valid.shape, width)
 

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.attention import MultiHeadAttention, fused_attention_table
@@ -119,7 +120,7 @@ class MaskedAttentionDecoder(nn.Module):
         unknown = [kind for kind in embeddings if kind not in self.score_kinds]
         if unknown:
             raise ValueError(f"embeddings {unknown} have no score in this decoder; its score_kinds are {self.score_kinds}")
-        batch, prompts, count, _ = queries.shape
+        prompts = queries.shape[1]
         x, query_positions = self.precision.cast(queries, self.query_embed)
         maps = [self._keys_and_values(level, i) for i, level in enumerate(levels)]
         # Resizing is linear, so the resized features give the resized mask logits, once for all layers and prompts.
@@ -134,17 +135,16 @@ class MaskedAttentionDecoder(nn.Module):
             if attention_masks is None:
                 blocked = _negative(mask_embedding, small_features[level])
             else:
-                blocked = attention_masks[i].reshape(batch, prompts, count, -1)
-            stages.append(stage | {"attention_mask": blocked.reshape(batch * prompts, count, -1)})
+                blocked = rearrange(attention_masks[i], "(b prompts) q s -> b prompts q s", prompts=prompts)
+            stages.append(stage | {"attention_mask": _rows(blocked)})
             allowed = ~blocked | blocked.all(-1, keepdims=True)  # a query that may look nowhere looks everywhere
             x = layer(x, query_positions, *maps[level], allowed)
         final, _, normed = self._predict(x, mask_features, embeddings)
         return self._prediction(x, normed, final, tuple(stages))
 
     def _keys_and_values(self, level: jax.Array, index: int) -> tuple[jax.Array, jax.Array]:
-        batch, height, width, channels = level.shape
-        values = level.reshape(batch, 1, height * width, channels) + self.precision.cast(self.level_embed[index])
-        positions = sine_positions(height, width, channels).reshape(-1, channels)
+        values = rearrange(level, "b h w c -> b 1 (h w) c") + self.precision.cast(self.level_embed[index])
+        positions = rearrange(sine_positions(*level.shape[1:]), "h w c -> (h w) c")
         return values + self.precision.cast(positions), values
 
     def _predict(
@@ -188,7 +188,7 @@ class MaskedAttentionDecoder(nn.Module):
 
 def _rows(x: jax.Array) -> jax.Array:
     """[B, K, ...] -> [B * K, ...]."""
-    return x.reshape(-1, *x.shape[2:])
+    return rearrange(x, "b prompts ... -> (b prompts) ...")
 
 
 def _negative(mask_embedding: jax.Array, features: jax.Array) -> jax.Array:
@@ -197,7 +197,7 @@ def _negative(mask_embedding: jax.Array, features: jax.Array) -> jax.Array:
     A logit of exactly zero is not blocked (sigmoid < 0.5 in the published system).
     """
     embedding = jax.lax.stop_gradient(mask_embedding).astype(jnp.float32)
-    flat = features.reshape(features.shape[0], -1, features.shape[-1])
+    flat = rearrange(features, "b h w c -> b (h w) c")
     return jnp.einsum("bkqc,bsc->bkqs", embedding, flat, precision="highest") < 0
 
 

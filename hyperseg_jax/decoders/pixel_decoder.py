@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.conv import Conv, conv_table
@@ -94,8 +95,8 @@ class DeformablePixelDecoder(nn.Module):
         tokens, positions = [], []
         for i, level in enumerate(coarse_to_fine):
             x = ConvNorm(self.conv_dim, 1, groups, p, name=f"projections_{i}")(level)
-            tokens.append(x.reshape(x.shape[0], -1, self.conv_dim))
-            positions.append(sine_positions(*shapes[i], self.conv_dim).reshape(-1, self.conv_dim) + level_embed[i])
+            tokens.append(rearrange(x, "b h w c -> b (h w) c"))
+            positions.append(rearrange(sine_positions(*shapes[i], self.conv_dim), "h w c -> (h w) c") + level_embed[i])
         x, positions = jnp.concatenate(tokens, axis=1), p.cast(jnp.concatenate(positions))
         layer = rematerialised(DeformableEncoderLayer, self.remat)
         fields = (self.num_heads, self.num_points, self.feedforward_dim, shapes, p)
@@ -104,7 +105,7 @@ class DeformablePixelDecoder(nn.Module):
         maps, start = [], 0
         for height, width in shapes:
             flat = x[:, start : start + height * width]
-            maps.append(flat.reshape(x.shape[0], height, width, self.conv_dim))
+            maps.append(rearrange(flat, "b (h w) c -> b h w c", h=height))
             start += height * width
         lateral = nn.relu(ConvNorm(self.conv_dim, 1, groups, p, name="lateral")(finest))
         merged = lateral + resize_bilinear(maps[-1], (lateral.shape[1], lateral.shape[2]))

@@ -6,6 +6,7 @@ from typing import Literal, overload
 
 import flax.linen as nn
 import jax
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.attention import MultiHeadAttention, fused_attention_table
@@ -103,7 +104,7 @@ class Siglip(nn.Module):
         if image.shape[1:3] != (self.image_size, self.image_size):
             raise ValueError(f"SigLIP takes pictures of {self.image_size} x {self.image_size}, got {image.shape}")
         x = Conv(self.hidden_size, self.patch_size, self.patch_size, precision=self.precision, name="patches")(image)
-        x = x.reshape(x.shape[0], self.num_tokens, self.hidden_size)
+        x = rearrange(x, "b h w c -> b (h w) c")
         init = axes.named(nn.initializers.normal(0.02), "patch", "embed")
         positions = self.param("positions", init, (self.num_tokens, self.hidden_size), self.precision.params)
         x = axes.constrain(x + self.precision.cast(positions), "batch", "tokens", "act_embed")

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.conv import Conv, conv_table
@@ -107,7 +108,9 @@ class SwinStage(nn.Module):
         fields = (self.num_heads, self.window, self.mlp_ratio)
         if is_scanned(self.depth):
             pairs = stack(SwinPair, self.depth // 2, self.remat, (0,))
-            return pairs(*fields, self.precision, deterministic, name="pairs")(x, drops.reshape(-1, 2))[0]
+            return pairs(*fields, self.precision, deterministic, name="pairs")(
+                x, rearrange(drops, "(pairs blocks) -> pairs blocks", blocks=2)
+            )[0]
         block = rematerialised(SwinBlock, self.remat)
         for i in range(self.depth):
             x = block(*fields, i % 2 == 1, self.precision, deterministic, name=f"blocks_{i}")(x, drops[i])

@@ -6,6 +6,7 @@ import functools
 
 import flax.linen as nn
 import jax
+from einops import rearrange
 
 from hyperseg_jax.layers.linear import Linear, fused_qkv_table, linear_table
 from hyperseg_jax.layers.precision import Precision
@@ -33,12 +34,10 @@ class MultiHeadAttention(nn.Module):
         width = query.shape[-1]
         inner = self.num_heads * (self.head_dim or width // self.num_heads)
         project = functools.partial(Linear, inner, ("embed", "heads"), self.use_bias, self.precision)
-        q, k, v = (
-            project(name=name)(x).reshape(*x.shape[:-1], self.num_heads, -1)
-            for name, x in (("query", query), ("key", key), ("value", value))
-        )
+        projected = (project(name=name)(x) for name, x in (("query", query), ("key", key), ("value", value)))
+        q, k, v = (rearrange(y, "... (heads d) -> ... heads d", heads=self.num_heads) for y in projected)
         mixed = attend(q, k, v, mask=mask, bias=bias, precision=self.precision.matmul)
-        mixed = mixed.reshape(*mixed.shape[:-2], inner)
+        mixed = rearrange(mixed, "... heads d -> ... (heads d)")
         return Linear(width, ("heads", "embed"), self.use_bias, self.precision, name="out")(mixed)
 
 

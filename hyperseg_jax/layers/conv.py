@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.precision import Precision
@@ -47,10 +48,9 @@ class Conv(nn.Module):
 
     def _patches(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Non-overlapping patches as one matrix product, quicker than a strided convolution on every backend."""
-        p, (b, h, w, c) = self.stride, x.shape
-        x = x[:, : h // p * p, : w // p * p].reshape(b, h // p, p, w // p, p, c)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // p, w // p, p * p * c)
-        return self.precision.product(x, kernel.reshape(p * p * c, self.features))
+        p, (_, h, w, _) = self.stride, x.shape
+        x = rearrange(x[:, : h // p * p, : w // p * p], "b (h y) (w x) c -> b h w (y x c)", y=p, x=p)
+        return self.precision.product(x, rearrange(kernel, "y x c features -> (y x c) features"))
 
 
 def conv_table(path: str, name: str, use_bias: bool = True) -> Table:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Linear, linear_table
@@ -32,7 +33,7 @@ class DeformableAttention(nn.Module):
 
     @nn.compact
     def __call__(self, query: jax.Array, value: jax.Array, reference: jax.Array) -> jax.Array:
-        batch, queries, width = query.shape
+        width = query.shape[-1]
         heads, levels, points = self.num_heads, len(self.shapes), self.num_points
         exact = dataclasses.replace(self.precision, compute="float32")
         zeros = nn.initializers.zeros
@@ -49,13 +50,14 @@ class DeformableAttention(nn.Module):
         )(query)
         value = Linear(width, ("embed", "heads"), precision=self.precision, name="value")(value)
 
-        weights = jax.nn.softmax(weights.reshape(batch, queries, heads, levels * points), axis=-1)
+        weights = jax.nn.softmax(rearrange(weights, "b q (heads points) -> b q heads points", heads=heads), axis=-1)
+        weights = rearrange(weights, "b q heads (levels points) -> b q heads levels points", levels=levels)
         cells = jnp.asarray([(w, h) for h, w in self.shapes], jnp.float32)  # [levels, 2]
-        offsets = offsets.reshape(batch, queries, heads, levels, points, 2) / cells[:, None]
+        sizes = {"heads": heads, "levels": levels, "points": points}
+        offsets = rearrange(offsets, "b q (heads levels points xy) -> b q heads levels points xy", **sizes) / cells[:, None]
         locations = reference.astype(jnp.float32)[:, None, None, None] + offsets
-        sampled = deformable_sampling(
-            value.reshape(batch, -1, heads, width // heads), self.shapes, locations, weights.reshape(offsets.shape[:-1])
-        )
+        value = rearrange(value, "b s (heads d) -> b s heads d", heads=heads)
+        sampled = deformable_sampling(value, self.shapes, locations, weights)
         sampled = dear(axes.constrain(sampled, "batch", "tokens", "act_heads"))
         return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(sampled)
 
@@ -74,7 +76,7 @@ def cell_centres(shapes: Shapes) -> np.ndarray:
     grids = []
     for height, width in shapes:
         y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
-        grids.append(np.stack([x, y], axis=-1).reshape(-1, 2))
+        grids.append(rearrange([x, y], "xy h w -> (h w) xy"))
     return np.concatenate(grids).astype(np.float32)
 
 

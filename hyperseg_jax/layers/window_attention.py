@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Linear, fused_qkv_table, linear_table
@@ -18,17 +19,14 @@ HIDDEN = -100.0  # the published bias between positions that meet only through t
 
 def partition(x: jax.Array, window: int) -> jax.Array:
     """Feature map [B, H, W, C] -> windows as tokens [B, H/window * W/window, window ** 2, C]; H and W are multiples."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // window, window, w // window, window, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, -1, window * window, c)
+    return rearrange(x, "b (rows y) (columns x) c -> b (rows columns) (y x) c", y=window, x=window)
 
 
 def merge(windows: jax.Array, height: int, width: int) -> jax.Array:
     """The inverse of partition: [B, nW, window ** 2, C] -> [B, height, width, C]."""
-    b, _, area, c = windows.shape
-    window = round(area**0.5)
-    x = windows.reshape(b, height // window, width // window, window, window, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, height, width, c)
+    window = round(windows.shape[2] ** 0.5)
+    sizes = {"rows": height // window, "columns": width // window, "y": window, "x": window}
+    return rearrange(windows, "b (rows columns) (y x) c -> b (rows y) (columns x) c", **sizes)
 
 
 def relative_position_index(window: int) -> np.ndarray:
@@ -46,7 +44,7 @@ def shift_mask(height: int, width: int, window: int) -> np.ndarray:
         return (np.arange(size) >= size - window).astype(int) + (np.arange(size) >= size - shift)
 
     band = 3 * bands(height)[:, None] + bands(width)[None, :]
-    band = band.reshape(height // window, window, width // window, window).transpose(0, 2, 1, 3).reshape(-1, 1, window**2)
+    band = rearrange(band, "(rows y) (columns x) -> (rows columns) 1 (y x)", y=window, x=window)
     return np.where(band[..., None] == band[..., None, :], 0.0, HIDDEN).astype(np.float32)
 
 
@@ -65,13 +63,15 @@ class WindowAttention(nn.Module):
         width = x.shape[-1]
         init = axes.named(nn.initializers.truncated_normal(0.02), "window", None)
         table = self.param("relative_bias", init, ((2 * self.window - 1) ** 2, self.num_heads), self.precision.params)
-        bias = jnp.asarray(table, jnp.float32)[relative_position_index(self.window)].transpose(2, 0, 1)
-        q, k, v = (
-            Linear(width, ("embed", "heads"), precision=self.precision, name=name)(x).reshape(*x.shape[:-1], self.num_heads, -1)
-            for name in ("query", "key", "value")
+        bias = jnp.asarray(table, jnp.float32)[relative_position_index(self.window)]
+        bias = rearrange(bias, "query key heads -> heads query key")
+        projected = (
+            Linear(width, ("embed", "heads"), precision=self.precision, name=name)(x) for name in ("query", "key", "value")
         )
+        q, k, v = (rearrange(y, "... (heads d) -> ... heads d", heads=self.num_heads) for y in projected)
         mixed = attend(q, k, v, bias=bias if mask is None else bias + mask, precision=self.precision.matmul)
-        return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(mixed.reshape(x.shape))
+        mixed = rearrange(mixed, "... heads d -> ... (heads d)")
+        return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(mixed)
 
 
 def window_attention_table(path: str, name: str, window: int) -> Table:

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Embedding, Linear, LoRA, linear_table
@@ -48,17 +49,16 @@ class PhiAttention(nn.Module):
     def __call__(
         self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array, past: tuple[Any, ...] | None = None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        width, heads = x.shape[-1], (*x.shape[:-1], self.num_heads, -1)
-        q, k, v = (
-            self._linear(name, width, ("embed", "heads"))(x, self.deterministic).reshape(heads)
-            for name in ("query", "key", "value")
-        )
+        width = x.shape[-1]
+        projected = (self._linear(name, width, ("embed", "heads"))(x, self.deterministic) for name in ("query", "key", "value"))
+        q, k, v = (rearrange(y, "b l (heads d) -> b l heads d", heads=self.num_heads) for y in projected)
         q, k = rotate(q, angles), rotate(k, angles)
         if past is not None:
             keys, values, slot = past
             k, v = place(keys, k, slot), place(values, v, slot)
         mixed = attend(q, k, v, mask=mask, precision=self.precision.matmul)
-        return self._linear("out", width, ("heads", "embed"))(mixed.reshape(x.shape), self.deterministic), (k, v)
+        mixed = rearrange(mixed, "b l heads d -> b l (heads d)")
+        return self._linear("out", width, ("heads", "embed"))(mixed, self.deterministic), (k, v)
 
     def _linear(self, name: str, features: int, names: tuple[str, str]) -> Linear:
         lora = self.lora if name in self.lora_targets else None

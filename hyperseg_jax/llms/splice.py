@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from hyperseg_jax import axes
 from hyperseg_jax.structs import Layout, Source, TokenStream
@@ -29,7 +30,7 @@ def splice(
     text: embeddings of layout.text_ids [B, L, D]. image: [B, N, D]. queries: [Q, D]. fine_grained: [B, F, D].
     regions: [B, K, R, D], those of each prompt. A source without a bank must not stand in the layout.
     """
-    batch, width = text.shape[0], text.shape[-1]
+    batch = text.shape[0]
     banks = {Source.IMAGE: image, Source.QUERY: queries, Source.FINE_GRAINED: fine_grained, Source.REGION: regions}
     rows, index, offset = [], jnp.full(layout.source.shape, -1), 0
     for source, bank in banks.items():
@@ -38,7 +39,7 @@ def splice(
         inside = layout.index
         if source == Source.REGION:
             inside = inside + (layout.prompt - 1) * bank.shape[2]
-            bank = bank.reshape(batch, -1, width)
+            bank = rearrange(bank, "b prompts regions d -> b (prompts regions) d")
         rows.append(jnp.broadcast_to(jnp.asarray(bank, text.dtype), (batch, *bank.shape[-2:])))
         index = jnp.where(layout.source == source, offset + inside, index)
         offset += rows[-1].shape[1]
@@ -81,7 +82,7 @@ def pool(
     def of_prompts(kind: Source, number: Array, count: int) -> jax.Array:
         apart = jnp.where((number >= 0) & (number < count), (layout.prompt - 1) * count + number, -1)
         found = means(kind, apart, num_prompts * count)
-        return found.reshape(found.shape[0], num_prompts, count, found.shape[-1])
+        return rearrange(found, "b (prompts count) d -> b prompts count d", prompts=num_prompts, count=count)
 
     first = jnp.where(layout.prompt <= 1, layout.index, -1)
     return {

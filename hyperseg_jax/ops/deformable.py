@@ -12,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -32,12 +33,10 @@ def deformable_sampling(value: jax.Array, shapes: Shapes, locations: jax.Array, 
         raise ValueError(
             f"levels {shapes} have {area} cells; value has {value.shape[1]} and locations have {locations.shape[3]} levels"
         )
-    batch, queries, heads, _, _, _ = locations.shape
-    value = value.transpose(2, 0, 1, 3)  # [heads, B, S, D]
-    locations = locations.astype(jnp.float32).transpose(2, 3, 5, 0, 4, 1)  # [heads, levels, 2, B, points, Q]
-    weights = weights.astype(jnp.float32).transpose(2, 3, 0, 4, 1)  # [heads, levels, B, points, Q]
-    sampled = _sample(shapes, value, locations, weights)  # [heads, B, Q, D]
-    return sampled.transpose(1, 2, 0, 3).reshape(batch, queries, heads * value.shape[-1])
+    value = rearrange(value, "b s heads d -> heads b s d")
+    locations = rearrange(locations.astype(jnp.float32), "b q heads levels points xy -> heads levels xy b points q")
+    weights = rearrange(weights.astype(jnp.float32), "b q heads levels points -> heads levels b points q")
+    return rearrange(_sample(shapes, value, locations, weights), "heads b q d -> b q (heads d)")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -88,7 +87,7 @@ def _sample_backward(shapes, saved, gradient):
             reach = jnp.where(inside, weights[level], 0.0)
             d_locations.append(jnp.stack([slope_x * shape[1] * reach, slope_y * shape[0] * reach]))
             shares = shares * weights[level][..., None]
-            spread = (shares[..., None] * gradient[..., None, :]).reshape(*index.shape, 4 * channels)
+            spread = rearrange(shares[..., None] * gradient[..., None, :], "b points q corners d -> b points q (corners d)")
             d_value.append(_unpack(_scatter(spread, index, shape), shape))
         d_value = jnp.concatenate(d_value, axis=1).astype(value.dtype)
         return d_value, jnp.stack(d_locations), jnp.stack(d_weights)
@@ -110,20 +109,18 @@ def _split(value: jax.Array, shapes: Shapes) -> list[jax.Array]:
 
 def _pack(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """[B, H * W, D] -> [B, (H + 1) * (W + 1), 4 * D]: the 2x2 patch at every corner, with a border of zeros."""
-    batch, _, channels = maps.shape
     height, width = shape
-    maps = jnp.pad(maps.reshape(batch, height, width, channels), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    maps = jnp.pad(rearrange(maps, "b (h w) d -> b h w d", h=height), ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = [maps[:, dy : dy + height + 1, dx : dx + width + 1] for dy in (0, 1) for dx in (0, 1)]
-    return jnp.concatenate(patches, axis=-1).reshape(batch, (height + 1) * (width + 1), 4 * channels)
+    return rearrange(jnp.concatenate(patches, axis=-1), "b h w lanes -> b (h w) lanes")
 
 
 def _unpack(packed: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """The transpose of _pack: every cell sums its part in the four patches that hold it."""
-    batch, _, lanes = packed.shape
     height, width = shape
-    patches = packed.reshape(batch, height + 1, width + 1, 2, 2, lanes // 4)
+    patches = rearrange(packed, "b (h w) (dy dx d) -> b h w dy dx d", h=height + 1, dy=2, dx=2)
     corners = [patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1)]
-    return sum(corners[1:], corners[0]).reshape(batch, height * width, lanes // 4)
+    return rearrange(sum(corners[1:], corners[0]), "b h w d -> b (h w) d")
 
 
 def _patches(locations: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 
 def sine_positions(height: int, width: int, channels: int) -> jax.Array:
@@ -29,7 +30,7 @@ def _sine_positions(height: int, width: int, channels: int) -> np.ndarray:
     def axis(cells: int) -> np.ndarray:  # [cells, half]
         position = np.arange(1, cells + 1) / (cells + 1e-6) * 2 * np.pi
         angle = position[:, None] / frequency
-        return np.stack([np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])], axis=-1).reshape(cells, half)
+        return rearrange([np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])], "wave cells pairs -> cells (pairs wave)")
 
     y = np.broadcast_to(axis(height)[:, None], (height, width, half))
     x = np.broadcast_to(axis(width)[None, :], (height, width, half))

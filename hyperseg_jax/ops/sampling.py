@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -40,7 +41,7 @@ def grid_sample(features: jax.Array, points: jax.Array, align_corners: bool = Fa
     The points are shared by all C channels: masks that share their points belong in the channels, where one gathered
     row serves all of them. Corresponds to torch.nn.functional.grid_sample(2 * points - 1, padding_mode="zeros").
     """
-    height, width, channels = features.shape[1:]
+    height, width = features.shape[1:3]
     points = points.astype(jnp.float32)
     x, y = (_to_cells(points[..., i], n, align_corners) for i, n in ((0, width), (1, height)))
     x0, y0 = jnp.floor(x), jnp.floor(y)
@@ -50,12 +51,12 @@ def grid_sample(features: jax.Array, points: jax.Array, align_corners: bool = Fa
     weights = jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     cells = (jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)).astype(jnp.int32)
-    flat = features.reshape(features.shape[0], height * width, channels)
-    corners = jnp.moveaxis(cells, 0, 1).reshape(cells.shape[1], -1)  # [B, 4 P]
+    flat = rearrange(features, "b h w c -> b (h w) c")
+    corners = rearrange(cells, "corners b p -> b (corners p)")
     values = jax.vmap(lambda table, index: jnp.take(table, index, axis=0, mode="clip"))(flat, corners)
     dtype = features.dtype if jnp.issubdtype(features.dtype, jnp.floating) else jnp.float32
-    values = values.reshape(values.shape[0], 4, -1, channels).astype(jnp.float32)
-    weights = jnp.moveaxis(jnp.where(inside, weights, 0.0), 0, 1)  # [B, 4, P]
+    values = rearrange(values, "b (corners p) c -> b corners p c", corners=4).astype(jnp.float32)
+    weights = rearrange(jnp.where(inside, weights, 0.0), "corners b p -> b corners p")
     return jnp.einsum("bkpc,bkp->bpc", values, weights, precision="highest").astype(dtype)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Iterable
 
@@ -33,6 +34,13 @@ def recipe_normal(name: str, shape: list[int], mean: float, std: float) -> np.nd
 
 def recipe_uniform(name: str, shape: list[int]) -> np.ndarray:
     return _stream(name).random(shape, dtype=np.float32)
+
+
+def thinned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Every k-th entry of each axis, as many as `shape` has: how large tensors were cut before they were stored."""
+    assert array.ndim == len(shape), f"{array.shape} cannot be thinned to {shape}"
+    steps = [-(-have // stored) if stored else 1 for have, stored in zip(array.shape, shape, strict=True)]
+    return array[tuple(slice(None, None, max(step, 1)) for step in steps)]
 
 
 class GoldenCase:
@@ -75,6 +83,40 @@ class GoldenCase:
     def floor(self, name: str) -> float | None:
         entry = self.meta.get("fp32_vs_fp64", {}).get(name)
         return None if entry is None else entry.get("max_abs")
+
+    def drawn(self, name: str) -> np.ndarray:
+        """An input that is not stored: `input_recipe` in meta.json gives its full name, its spread and in some cases its shape.
+
+        "'dev/x/scale<i>' std 0.5" describes scale0, scale1 and so on. Pass a shape to `drawn_as` where the recipe has none.
+        """
+        full, std, shape = self._recipe(name)
+        assert shape is not None, f"{self.name}: the recipe of {name} gives no shape"
+        return recipe_normal(full, shape, 0, std)
+
+    def drawn_as(self, name: str, shape: Iterable[int]) -> np.ndarray:
+        """An input that is not stored, of this shape."""
+        full, std, _ = self._recipe(name)
+        return recipe_normal(full, list(shape), 0, std)
+
+    def _recipe(self, name: str) -> tuple[str, float, list[int] | None]:
+        """(full name, standard deviation, shape or None) of a drawn input."""
+        text = json.dumps(self.meta["input_recipe"])
+        for full, std, shape in re.findall(r"'([^'\s]+)',? std ([\d.]+)(?:, shape (\[[\d, ]+\]))?", text):
+            pattern = re.sub(r"<\w+>", r"\\w+", full)
+            stem = re.split(r"\d|/", name)[0]
+            whole = full[: full.rfind(f"/{stem}") + 1] + name
+            if f"/{stem}" in full and re.fullmatch(pattern, whole):
+                return whole, float(std), json.loads(shape) if shape else None
+        raise AssertionError(f"{self.name}: no recipe for {name} in {text}")
+
+    def near_zero(self, names: Iterable[str], floors: int) -> float:
+        """How far from zero a logit may lie whose sign is not the expected one: `floors` times the largest floor of these
+        outputs. Where no floor was measured: their tolerance, 2e-5 standard deviations."""
+        names = [name for name in names if not name.endswith("_stats")]
+        measured = [floor for name in names if (floor := self.floor(name)) is not None]
+        if measured:
+            return floors * max(measured)
+        return max((2e-5 * float(self.outputs[name].std(dtype=np.float64)) for name in names), default=0.0)
 
     def compare(self, name: str, actual, expected=None, *, kind: str = "value") -> None:
         """Records the worst error of one tensor. kind "gradient" takes the gradient rule where there is no floor."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_case import recipe_normal, recipe_uniform
+from golden_case import recipe_uniform
 
 from hyperseg_jax.losses import MaskCriterion, MaskTargets, PointDraws
 from hyperseg_jax.losses.reidentification import choose_queries
@@ -60,14 +60,22 @@ def test_instructseg_criterion(case):
         candidates=np.stack([by_target(drawn(x["oversample_draw"]), pairs[x["layer"]], number) for x in layers]),
         fresh=np.stack([by_target(drawn(x["random_draw"]), pairs[x["layer"]], number) for x in layers]),
     )
-    prefix, size = f"dev/{case.folder.name}", [batch, config["queries"]]
-    masks = {x: recipe_normal(f"{prefix}/pred_masks/{x}", [*size, *config["pred_mask_hw"]], 0, 3) for x in order}
-    scores = {x: recipe_normal(f"{prefix}/pred_SEG_logits/{x}", [*size, 1], 0, 2) for x in order}
+    size = [batch, config["queries"]]
+    masks = {x: case.drawn_as(f"pred_masks/{x}", [*size, *config["pred_mask_hw"]]) for x in order}
+    scores = {x: case.drawn_as(f"pred_SEG_logits/{x}", [*size, 1]) for x in order}
     for x in order:
         if f"pred_masks/{x}" in case.inputs:
             np.testing.assert_array_equal(masks[x], case.inputs[f"pred_masks/{x}"])
             np.testing.assert_array_equal(scores[x], case.inputs[f"pred_SEG_logits/{x}"])
-    criterion = MaskCriterion(num_points=config["num_points"])
+    weights, costs_of = config["weights"], config["matcher_cost_weights"]
+    criterion = MaskCriterion(
+        num_points=config["num_points"],
+        oversample=config["oversample_ratio"],
+        importance=config["importance_sample_ratio"],
+        **{f"{kind}_weight": weights[name] for kind, name in NAMES.items()},
+        match_mask_weight=costs_of["mask"],
+        match_dice_weight=costs_of["dice"],
+    )
 
     def loss(masks, scores):
         stages = [{"mask_logits": masks[x], "scores": {"expression": scores[x][..., 0]}} for x in order]
@@ -114,10 +122,9 @@ def test_psalm_losses(case, kind):
     read = case.inputs
     asks = {"seg": "expression", "class": "classes", "region": "regions"}[kind]
     count = 1 if kind == "seg" else None  # the expression names the first target
-    masks = [read[f"gt_masks_{b}"][:count] for b in range(2)]
-    labels = [
-        np.arange(len(masks[b]), dtype=np.int32) if kind == "region" else read[f"gt_labels_{b}"][:count] for b in range(2)
-    ]
+    batch, stages = range(read["pred_masks"].shape[1]), range(len(read["pred_masks"]))
+    masks = [read[f"gt_masks_{b}"][:count] for b in batch]
+    labels = [np.arange(len(masks[b]), dtype=np.int32) if kind == "region" else read[f"gt_labels_{b}"][:count] for b in batch]
     targets = rows_of(masks, asks, labels)
     number = targets.valid.shape[1]
     if kind == "seg":
@@ -125,30 +132,40 @@ def test_psalm_losses(case, kind):
     elif kind == "class":
         scores = {"class": read["pred_class_name_logits"]}
     else:
-        regions = [read[f"pred_region_logits_{b}"] for b in range(2)]  # [S, R_b, Q]
-        targets = targets.replace(region_valid=jnp.stack([jnp.arange(3) < r.shape[1] for r in regions]))
-        padded = [np.pad(r, ((0, 0), (0, 3 - r.shape[1]), (0, 0)), constant_values=7.0) for r in regions]
+        regions = [read[f"pred_region_logits_{b}"] for b in batch]  # [S, R_b, Q]
+        most = max(r.shape[1] for r in regions)
+        targets = targets.replace(region_valid=jnp.stack([jnp.arange(most) < r.shape[1] for r in regions]))
+        padded = [np.pad(r, ((0, 0), (0, most - r.shape[1]), (0, 0)), constant_values=7.0) for r in regions]
         scores = {"region": np.stack(padded, 1).transpose(0, 1, 3, 2)}
-    stages = [{"mask_logits": read["pred_masks"][s], "scores": {k: v[s] for k, v in scores.items()}} for s in range(2)]
-    names = ("aux0", "final")
-    pairs = {x: [case.outputs[f"{kind}_{x}_match_target_{b}"] for b in range(2)] for x in names}
-    points = np.stack([by_target(read[f"{kind}_{x}_loss_points"], pairs[x], number) for x in names])
+    predictions = [{"mask_logits": read["pred_masks"][s], "scores": {k: v[s] for k, v in scores.items()}} for s in stages]
+    suffixes = {**{f"aux{s}": f"_{s}" for s in stages[:-1]}, "final": ""}
+    pairs = {x: [case.outputs[f"{kind}_{x}_match_target_{b}"] for b in batch] for x in suffixes}
+    points = np.stack([by_target(read[f"{kind}_{x}_loss_points"], pairs[x], number) for x in suffixes])
     draws = PointDraws(
-        matching=np.stack([np.concatenate([read[f"{kind}_{x}_match_points_{b}"] for b in range(2)]) for x in names]),
+        matching=np.stack([np.concatenate([read[f"{kind}_{x}_match_points_{b}"] for b in batch]) for x in suffixes]),
         candidates=points[..., :0, :],
         fresh=points,
     )
-    criterion = MaskCriterion(num_points=case.config["num_points"])
-    losses = jax.jit(lambda stages: criterion(predict(stages), targets, draws=draws))(stages)
+    config = case.config
+    criterion = MaskCriterion(
+        num_points=config["num_points"],
+        oversample=config["oversample_ratio"],
+        importance=config["importance_sample_ratio"],
+        background_weight=config["no_object_class_weight"],
+        match_mask_weight=config["cost_mask"],
+        match_dice_weight=config["cost_dice"],
+        match_class_weight=config["cost_class"],
+    )
+    losses = jax.jit(lambda stages: criterion(predict(stages), targets, draws=draws))(predictions)
     score, name = {
         "seg": ("expression", "loss_SEG_class"),
         "class": ("class", "loss_class_name_class"),
         "region": ("region", "loss_region_class"),
     }[kind]
-    for s, (x, suffix) in enumerate(zip(names, ("_0", ""), strict=True)):
+    for s, (x, suffix) in enumerate(suffixes.items()):
         for ours, theirs in (("mask", "loss_mask"), ("dice", "loss_dice"), (score, name)):
             case.compare(f"{kind}_{theirs}{suffix}", losses.terms[ours][s].reshape(1))
-        for b in range(2):
+        for b in batch:
             names_of = (f"{kind}_{x}_match_{what}_{b}" for what in ("query", "target"))
             compare_pairs(case, np.asarray(losses.query_of_target[s, b]), *names_of)
     case.done(given=[name for name in case.outputs if not name.startswith(f"{kind}_")])

@@ -81,7 +81,9 @@ def test_davis_jf(case):
             expected = case.meta["expected"][f"{name}_{suffix}"]
             for key in ("mean", "recall", "decay"):
                 case.compare(f"{name}_{suffix} {key}", told[key], np.float64(expected[key]))
-    case.compare("F/radius3", [boundary_accuracy(p, t, tolerance=3) for p, t in zip(prediction, target, strict=True)])
+    for name in (name for name in case.outputs if name.startswith("F/radius")):
+        radius = int(name.removeprefix("F/radius"))
+        case.compare(name, [boundary_accuracy(p, t, tolerance=radius) for p, t in zip(prediction, target, strict=True)])
     case.compare("boundary_map/gt", np.stack([boundary_map(mask) for mask in target]).astype(np.uint8))
     case.compare("boundary_map/pred", np.stack([boundary_map(mask) for mask in prediction]).astype(np.uint8))
     case.done()

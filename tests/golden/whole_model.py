@@ -117,21 +117,27 @@ def config_of(case: Any, head: int, precision: dict[str, str]) -> ml_collections
 
 
 def layout_of(case: Any, counts: TokenCounts, length: int) -> tuple[Layout, int]:
-    """The layout [1, length] of the case's ids, and the number of classes.
+    """The layout [B, length] of the case's ids, and the largest number of classes of a row.
 
-    Class names come as one run of ids with the number (from 0) of each id's class.
+    Class names come as one run of ids with the number (from 0) of each id's class. Expressions come as token_refer_id in a case
+    of one row, and as token_refer_id_<row> in others.
     """
-    read, ids = case.inputs, case.inputs["input_ids"][0]
-    classes: tuple[tuple[int, ...], ...] = ()
-    if "cls_indices" in read:
-        names, numbers = read["class_name_ids"][0], read["cls_indices"][0]
-        classes = tuple(tuple(names[numbers == k].tolist()) for k in range(int((ids == Marker.CLS).sum())))
-    tokens = PromptTokens(
-        ids=tuple(ids.tolist()),
-        labels=tuple(ids.tolist()),
-        mask=(True,) * len(ids),
-        classes=classes,
-        expression=tuple(read["token_refer_id"].tolist()) if "token_refer_id" in read else (),
-        num_regions=int((ids == Marker.REGION).sum()),
-    )
-    return jax.tree.map(lambda x: x[None], expand(tokens, counts, length)), len(classes)
+    read = case.inputs
+    layouts, most = [], 0
+    for row, ids in enumerate(read["input_ids"]):
+        classes: tuple[tuple[int, ...], ...] = ()
+        if "cls_indices" in read:
+            names, numbers = read["class_name_ids"][row], read["cls_indices"][row]
+            classes = tuple(tuple(names[numbers == k].tolist()) for k in range(int((ids == Marker.CLS).sum())))
+        expression = read.get("token_refer_id", read.get(f"token_refer_id_{row}"))
+        tokens = PromptTokens(
+            ids=tuple(ids.tolist()),
+            labels=tuple(ids.tolist()),
+            mask=(True,) * len(ids),
+            classes=classes,
+            expression=() if expression is None else tuple(expression.tolist()),
+            num_regions=int((ids == Marker.REGION).sum()),
+        )
+        layouts.append(expand(tokens, counts, length))
+        most = max(most, len(classes))
+    return jax.tree.map(lambda *rows: np.stack(rows), *layouts), most
