@@ -66,7 +66,7 @@ def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
         assert (again.local / "tensorboard" / "events").read_text() == "x"
         assert not (again.local / "model").exists()
     with Workdir("gs://name/run") as other, pytest.raises(UserError, match=r"gs://name/run: holds a run of another config"):
-        other.open(micro(model__num_queries=5))
+        other.check(micro(model__num_queries=5))
 
 
 def test_a_run_in_a_bucket_goes_on_where_it_stopped(bucket, small_system, micro, monkeypatch):
