@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from hyperseg_jax.atomic import whole_file
 from hyperseg_jax.structs import Prediction, Prompt, Segment
 
 COLOURS = np.array(
@@ -82,11 +83,10 @@ def sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndar
 
 
 def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-    """Writes a PNG under a temporary name, then renames it."""
+    """Writes a PNG as a whole, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    Image.fromarray(image).save(part, format="PNG")
-    part.replace(path)
+    with whole_file(path) as part:
+        Image.fromarray(image).save(part, format="PNG")
 
 
 def draw_segments(frame: np.ndarray, segments: Prediction | Sequence[Segment], *, scale: int = 1) -> np.ndarray:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from hyperseg_jax.atomic import write_text
+
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c2330; background: #fff;
@@ -61,8 +63,6 @@ class Page:
         self._parts.append(f'<figure><img src="{source}" alt="{told}"><figcaption>{told}</figcaption></figure>')
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the page under a temporary name, then renames it."""
+        """Writes the page as a whole."""
         head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self._title)}</title>'
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(f"{head}<style>{STYLE}</style><body>{''.join(self._parts)}</body></html>\n", encoding="utf-8")
-        part.replace(path)
+        write_text(path, f"{head}<style>{STYLE}</style><body>{''.join(self._parts)}</body></html>\n")

@@ -11,18 +11,15 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from hyperseg_jax.atomic import whole_file
+
 
 @contextlib.contextmanager
 def whole_zip(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     """A zip to write into; it gets its name at the end, and is removed after an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
+        yield file
 
 
 def png(pixels: np.ndarray) -> bytes:
