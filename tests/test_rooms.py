@@ -79,10 +79,10 @@ def test_only_the_loop_evaluates():
 def test_every_room_has_a_table_of_contents():
     """Its __init__.py names each file and folder beside it."""
     missing = []
-    for contents in sorted(ROOT.glob("*/__init__.py")):
+    for contents in sorted(ROOT.glob("*/**/__init__.py")):
         text = ast.get_docstring(ast.parse(contents.read_text())) or ""
         files = {path.stem for path in contents.parent.glob("*.py")} - {"__init__"}
         folders = {path.parent.name + "/" for path in contents.parent.glob("*/__init__.py")}
-        named = {word.strip("`.,:;()") for word in text.split()}
+        named = {word.strip("`.,:;()").removesuffix(".py") for word in text.split()}
         missing += [f"{contents.parent.name}: {name}" for name in sorted((files | folders) - named)]
     assert not missing, "\n".join(missing)
