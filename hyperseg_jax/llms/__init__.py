@@ -1,0 +1,7 @@
+"""Tokens -> tokens.
+
+phi       the causal language model and its language head
+splice    the mixed stream of text, image and query tokens, and pooling out of it
+cache     keys and values of what was read
+generate  greedy decoding in one compiled loop
+"""

@@ -1,4 +1,16 @@
-"""Losses of masks, of scores, of text, and of embeddings over time."""
+"""Losses of masks, of scores, of text, and of embeddings over time.
+
+The objective:
+    criterion         matching, then mask and score losses at every output of the decoder
+    targets           what a batch asks for: padded arrays, and the counts that normalise the losses
+    points            where the mask losses look: random points, more of them where a prediction is uncertain
+
+Its terms:
+    masks             cross-entropy and dice of masks, as losses and as matching costs
+    scores            losses of expression, class and region scores
+    text              cross-entropy of the written answer
+    reidentification  contrastive loss of an instance's embeddings over frames
+"""
 
 from hyperseg_jax.losses.criterion import MaskCriterion, MaskLosses, match_all
 from hyperseg_jax.losses.points import PointDraws, draw_points

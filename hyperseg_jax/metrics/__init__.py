@@ -1,4 +1,32 @@
-"""Scores: accumulators with update, merge, state and compute. Host side."""
+"""Scores: accumulators with update, merge, state and compute. Host side.
+
+Shared:
+    sums               rows of sums by name, which add up over prompts and hosts
+    published          scores that authors publish, to stand beside ours
+    baselines          what can be scored without reading the text
+    unscored           answers whose truth is on the benchmark's server
+
+Masks of images:
+    ciou_giou          referring and reasoning segmentation
+    generalized        gRefCOCO: expressions that name one thing, several, or none
+    average_precision  COCO mask AP
+    mean_iou           semantic segmentation
+    panoptic_quality   panoptic segmentation
+    interactive        mean IoU of each kind of drawn prompt
+    clicks             clicks that interactive segmentation needs (NoC)
+
+Masks of videos:
+    jf                 region similarity J and boundary accuracy F of DAVIS
+    davis              J and F of every object, given or paired
+    revos              J, F, A and R of ReVOS
+    video_ap           AP of instances (YouTube-VIS)
+
+Answers in words:
+    exact_answer       GQA and ScienceQA
+    vqa                VQA accuracy
+    multiple_choice    MMBench
+    pope               POPE
+"""
 
 from hyperseg_jax.metrics.average_precision import MaskAP
 from hyperseg_jax.metrics.ciou_giou import ReferringScores

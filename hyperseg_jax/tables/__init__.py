@@ -1,4 +1,9 @@
-"""The conversion language: operators (bijections) and weight tables."""
+"""The language of weight conversion, in both directions. NumPy only.
+
+operators  bijections between PyTorch tensors and ours: transpose, fuse, stack, ...
+table      rows of (our paths, their names, operator), applied both ways and checked for completeness
+published  what is known of a public checkpoint beyond its table: where it is, and how to recognise it
+"""
 
 from hyperseg_jax.tables.operators import (
     Constant,
@@ -7,7 +12,6 @@ from hyperseg_jax.tables.operators import (
     Identity,
     Operator,
     PaddedRows,
-    Reshape,
     Stack,
     Transpose,
     ZeroBias,
@@ -24,7 +28,6 @@ __all__ = [
     "PaddedRows",
     "Piece",
     "Published",
-    "Reshape",
     "Row",
     "Rule",
     "Stack",

@@ -55,20 +55,6 @@ class ConvKernel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reshape:
-    """One tensor under another shape of the same size."""
-
-    torch_shape: tuple[int, ...]
-    flax_shape: tuple[int, ...]
-
-    def to_flax(self, tensors: Arrays) -> Arrays:
-        return (tensors[0].reshape(self.flax_shape),)
-
-    def to_torch(self, leaves: Arrays) -> Arrays:
-        return (leaves[0].reshape(self.torch_shape),)
-
-
-@dataclasses.dataclass(frozen=True)
 class FusedQKV:
     """One fused tensor [3C, ...] <-> query, key and value (parts = 2: key and value); transpose: it is a Linear.weight."""
 

@@ -1,20 +1,27 @@
-"""Text <-> token ids. A thin face over the `tokenizers` library, so that nothing here needs transformers."""
+"""Text <-> token ids, over the `tokenizers` library. Folders of the Hugging Face format are read by transformers."""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as _Backend
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.bad_file import shown
 
 EOS = "<|endoftext|>"
 SEG = "[SEG]"
 TOY_FILE = pathlib.Path(__file__).parent.parent / "assets" / "toy_tokenizer.json"
+JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+LARGEST = 2**27  # bytes of one tokenizer file; those of known models have at most 20 million
+# What transformers is given of tokenizer_config.json and special_tokens_map.json. Other fields may name paths, classes or code.
+CONFIG_FIELDS = {"added_tokens_decoder", "add_prefix_space", "bos_token", "eos_token", "unk_token", "pad_token"}
 
 
 class Tokenizer:
@@ -51,21 +58,20 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Tokenizer:
-        """From a tokenizer.json, or a folder that holds one or GPT-2's files (vocab.json, merges.txt, added_tokens.json).
+        """From a tokenizer.json, or from a folder of the Hugging Face format: one that holds tokenizer.json, or GPT-2's older
+        files (vocab.json, merges.txt). tokenizer_config.json and added_tokens.json are read where they are there.
 
-        UserError where there is none or it cannot be read.
+        Nothing in the folder is executed. UserError where there is no tokenizer, or where it cannot be read.
         """
         path = pathlib.Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
-        pair = path / "vocab.json", path / "merges.txt"
-        parted = not file.is_file() and all(part.is_file() for part in pair)
-        if not parted and not file.is_file():
+        if not file.is_file() and not cls.is_in(path):
             raise UserError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
-        try:
-            backend = _from_parts(*pair, path / "added_tokens.json") if parted else _Backend.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{path if parted else file}: not a tokenizer ({error}); write or download it again") from error
-        return cls(backend, str(path if parted else file))
+        # A tokenizer.json alone says everything, and transformers takes seconds to import.
+        alone = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
+        if alone or not path.is_dir():
+            return cls(_from_file(file), str(file))
+        return cls(_from_folder(path), str(path))
 
     @staticmethod
     def is_in(folder: pathlib.Path) -> bool:
@@ -108,15 +114,69 @@ def _from_text(text: str) -> Tokenizer:
     return Tokenizer(_Backend.from_str(text))
 
 
-def _from_parts(vocab: pathlib.Path, merges: pathlib.Path, added: pathlib.Path) -> _Backend:
-    """GPT-2's byte-level tokenizer as its older files describe it."""
-    backend = _Backend(models.BPE.from_file(str(vocab), str(merges)))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(EOS, normalized=False)])
-    tokens = json.loads(added.read_text(encoding="utf-8")) if added.is_file() else {}
-    for token, number in sorted(tokens.items(), key=lambda item: item[1]):
-        backend.add_tokens([AddedToken(token, normalized=False)])
-        if backend.token_to_id(token) != number:
-            raise ValueError(f"{added.name} gives {token!r} the id {number}, which is not the next one")
+def _from_file(file: pathlib.Path) -> _Backend:
+    """The tokenizer that a tokenizer.json describes."""
+    try:
+        return _Backend.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{file}: not a tokenizer ({shown(str(error))}); write or download it again") from error
+
+
+def _from_folder(folder: pathlib.Path) -> _Backend:
+    """The tokenizer of a folder in the Hugging Face format, read by transformers.
+
+    transformers sees a copy of the plain files that are known here, so that nothing else in the folder is opened, and of
+    tokenizer_config.json only the fields that are known to be data.
+    """
+    from transformers import AutoTokenizer
+
+    parsed = {name: _parsed(folder / name) for name in JSON_FILES if (folder / name).is_file()}
+    given = parsed.get("tokenizer_config.json", {})
+    if "auto_map" in given:
+        raise UserError(
+            f"{folder / 'tokenizer_config.json'}: auto_map names code, which is never run; remove it, or give a tokenizer.json"
+        )
+    whole = "tokenizer.json" in parsed
+    config, specials = (
+        {name: value for name, value in fields.items() if name in CONFIG_FIELDS}
+        for fields in (given, parsed.get("special_tokens_map.json", {}))
+    )
+    # The class of a whole file only reads it; other classes build a tokenizer of their own from its vocabulary.
+    parsed["tokenizer_config.json"] = config | {"tokenizer_class": "PreTrainedTokenizerFast" if whole else "GPT2Tokenizer"}
+    parsed["special_tokens_map.json"] = specials
+    try:
+        with tempfile.TemporaryDirectory() as copy:
+            for name, content in parsed.items():
+                (pathlib.Path(copy) / name).write_text(json.dumps(content), encoding="utf-8")
+            if not whole:
+                (pathlib.Path(copy) / "merges.txt").write_bytes(_limited(folder / "merges.txt"))
+            options = {"local_files_only": True, "trust_remote_code": False}
+            made = AutoTokenizer.from_pretrained(copy, tokenizer_type=None if whole else "gpt2", **options)
+        backend: _Backend = made.backend_tokenizer
+        for token, number in parsed.get("added_tokens.json", {}).items():
+            if backend.token_to_id(token) != number:
+                raise ValueError(f"added_tokens.json gives {token!r} the id {number}, which is not the next one")
+    except UserError:
+        raise
+    except Exception as error:  # transformers and tokenizers raise whatever their parsers do
+        raise UserError(f"{folder}: not a tokenizer ({shown(str(error))}); write or download it again") from error
     return backend
+
+
+def _parsed(file: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a tokenizer's file."""
+    try:
+        content = json.loads(_limited(file).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not readable JSON ({shown(str(error))}); write or download it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a JSON object; write or download it again")
+    return content
+
+
+def _limited(file: pathlib.Path) -> bytes:
+    """The bytes of a file that is not absurdly large."""
+    size = file.stat().st_size
+    if size > LARGEST:
+        raise UserError(f"{file}: has {size} bytes, more than any tokenizer ({LARGEST}); download it again")
+    return file.read_bytes()

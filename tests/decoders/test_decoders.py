@@ -1,5 +1,6 @@
 """What the golden cases cannot show: prompts that share a picture, the opened row, the start, the policy."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def test_prompts_share_a_picture_as_if_it_were_repeated(rng):
     rows = lambda x: x.reshape(-1, *x.shape[2:])
     alone = run(params, repeat(features), jax.tree.map(repeat, levels), rows(queries), jax.tree.map(rows, embeddings))
     assert shared.mask_logits.shape == (6, QUERIES, 16, 24)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), shared, alone)
+    chex.assert_trees_all_close(shared, alone, rtol=1e-7, atol=2e-5)
 
 
 def test_every_part_has_a_gradient_and_every_kind_a_score(rng):

@@ -1,9 +1,9 @@
 """Stacks of layers and what their backward pass keeps."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from hyperseg_jax.layers.linear import Linear
@@ -35,10 +35,10 @@ def test_in_turn_is_one_layer_after_the_other(remat):
     x, added = jax.random.normal(jax.random.key(0), (2, 5, 4)), jnp.arange(4.0)
     params = nn.unbox(Three(looped=True).init(jax.random.key(1), x, added))
     plain = nn.unbox(Three(looped=False).init(jax.random.key(1), x, added))
-    jax.tree.map(np.testing.assert_array_equal, params, plain)  # the same names and values
+    chex.assert_trees_all_equal(params, plain)  # the same names and values
     loss = lambda params, module: jnp.sum(jnp.sin(module.apply(params, x, added)))
     gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     wanted, found = gradient(params, Three(looped=False)), gradient(params, Three(looped=True, remat=remat))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
     text = jax.jit(Three(looped=True, remat=remat).apply).lower(params, x, added).as_text()
     assert text.count("dot_general") == 1  # one body, however many layers

@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -87,8 +88,7 @@ def test_remat_keeps_gradients(remat):
         loss = lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, stream())))
         return jax.jit(jax.grad(loss))(init(TINY))
 
-    for one, other in zip(jax.tree.leaves(gradient(TINY)), jax.tree.leaves(gradient(TINY.clone(remat=remat))), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(gradient(TINY), gradient(TINY.clone(remat=remat)), rtol=1e-4, atol=1e-5)
 
 
 def test_a_fresh_adapter_changes_nothing_and_then_learns():
@@ -122,7 +122,7 @@ def test_tables_round_trip_and_name_adapters_as_peft_does():
     assert published["layers.2.self_attn.q_proj.lora_A.weight"].shape == (2, 16)
     assert published["layers.0.mlp.fc1.lora_B.weight"].shape == (24, 2)
     assert published["layers.1.mlp.fc1.weight"].shape == (24, 16)
-    jax.tree.map(np.testing.assert_array_equal, table.to_flax(published, params), params)
+    chex.assert_trees_all_equal(table.to_flax(published, params), params)
     assert not any("lora" in name for row in phi.table(ADAPTED) for name in row.names)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -84,19 +85,84 @@ def test_seg_is_added_where_it_is_missing(tmp_path):
     assert tokenizer.encode("x[SEG]")[-1] == tokenizer.seg_id
 
 
-def test_older_files_of_three_parts(tmp_path):
-    """vocab.json, merges.txt and added_tokens.json, as GPT-2's tokenizer was saved."""
+def write_parts(folder, **added):
+    """vocab.json, merges.txt and added_tokens.json, as GPT-2's tokenizer was saved, of the shipped tokenizer."""
     content = json.loads(TOY_FILE.read_text())
     vocab, merges = content["model"]["vocab"], content["model"]["merges"]
-    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges))
-    added = {token["content"]: token["id"] for token in content["added_tokens"] if token["content"] not in vocab}
-    (tmp_path / "added_tokens.json").write_text(json.dumps(dict(reversed(added.items()))))
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges))
+    phrases = {token["content"]: token["id"] for token in content["added_tokens"] if token["content"] not in vocab}
+    (folder / "added_tokens.json").write_text(json.dumps(dict(reversed((phrases | added).items()))))
+
+
+def test_older_files_of_three_parts(tmp_path):
+    size = Tokenizer.toy().vocab_size
+    write_parts(tmp_path, **{"   ": size, "\t\t": size + 1})
     assert Tokenizer.is_in(tmp_path)
     text = "USER: the small cyan cross above the ring.[SEG]<|endoftext|>"
-    assert Tokenizer.load(tmp_path).encode(text) == Tokenizer.toy().encode(text)
-    (tmp_path / "added_tokens.json").write_text(json.dumps({"strange": len(vocab) + 7}))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.encode(text) == Tokenizer.toy().encode(text)
+    assert tokenizer.encode("a   b\t\t")[1:] == [size, *Tokenizer.toy().encode("b"), size + 1]
+    assert tokenizer.decode(tokenizer.encode("a   b\t\t")) == "a   b\t\t"
+    assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.seg_id) == (size + 2, 0, 1)
+    write_parts(tmp_path, strange=size + 7)
     with pytest.raises(UserError, match="'strange' the id"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_whole_file_beside_a_config_is_read_as_it_is(tokenizer, tmp_path):
+    """The config adds tokens; its class, its paths and what else lies in the folder are not looked at."""
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenization_own.py").write_text("raise SystemExit('executed')")
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": "tokenization_own.Own"}}))
+    (tmp_path / "vocab.json").write_text("{}")
+    decoder = {str(tokenizer.vocab_size): {"content": "<own>", "special": True}}
+    fields = {"tokenizer_class": "GPT2Tokenizer", "tokenizer_file": "/dev/null", "added_tokens_decoder": decoder}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"tokenizer_file": "/dev/null", "eos_token": "<|endoftext|>"}))
+    loaded = Tokenizer.load(tmp_path)
+    text = "the small cyan cross above the ring.[SEG]<|endoftext|>"
+    assert loaded.encode(text) == tokenizer.encode(text)
+    assert loaded.encode("<own>") == [tokenizer.vocab_size]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": "tokenization_own.Own"}}))
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: auto_map names code"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_file_alone_needs_no_transformers(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # importing it fails
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).encode("a ring") == tokenizer.encode("a ring")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("vocab.json", '{"a": ', "vocab.json: not readable JSON"),
+        ("vocab.json", "[" * 100_000, "vocab.json: not readable JSON"),
+        ("vocab.json", '["a"]', "vocab.json: not a JSON object"),
+        ("vocab.json", '{"a": -1}', "not a tokenizer"),
+        ("vocab.json", '{"a": 0}', "not a tokenizer"),
+        ("merges.txt", "\x00 three words here\n", "not a tokenizer"),
+        ("added_tokens.json", '{"<own>": "first"}', "not a tokenizer"),
+        ("tokenizer_config.json", "null", "tokenizer_config.json: not a JSON object"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": 1}}', "not a tokenizer"),
+        ("special_tokens_map.json", '{"eos_token": 5}', "not a tokenizer"),
+    ],
+)
+def test_a_malformed_folder_is_told_in_one_line(tmp_path, name, content, told):
+    write_parts(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=told) as raised:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
+
+
+def test_an_absurdly_large_file_is_not_read(tmp_path):
+    write_parts(tmp_path)
+    with (tmp_path / "merges.txt").open("r+b") as file:
+        file.truncate(2**27 + 1)  # a hole, which takes no room on the disk
+    with pytest.raises(UserError, match="more than any tokenizer"):
         Tokenizer.load(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Phi beside transformers' PhiForCausalLM, with weights of either."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_a_shorter_token_table_is_padded_with_zeros(
     write_part("phi", short, params, tmp_path / "ours")
     model = open_whole(PhiForCausalLM, tmp_path / "ours")
     same(close, short, params, model)
-    jax.tree.map(np.testing.assert_array_equal, read_part("phi", short, tmp_path / "ours", phi_shapes(short)), params)
+    chex.assert_trees_all_equal(read_part("phi", short, tmp_path / "ours", phi_shapes(short)), params)
 
     model.model.embed_tokens.weight.data[33] = 1.0
     model.save_pretrained(tmp_path / "longer")

@@ -1,5 +1,6 @@
 """SigLIP beside transformers' SiglipVisionModel, with weights of either."""
 
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
@@ -106,7 +107,7 @@ def test_our_weights_in_theirs(whole, tmp_path, random_ours, write_part, read_pa
     model = open_whole(SiglipVisionModel, tmp_path / "ours")
     same(close, whole, params, model)
     model.save_pretrained(tmp_path / "again")
-    jax.tree.map(np.testing.assert_array_equal, read_part("siglip", whole, tmp_path / "again"), params)
+    chex.assert_trees_all_equal(read_part("siglip", whole, tmp_path / "again"), params)
 
 
 def test_a_tower_cut_short_has_the_feature_as_its_last_state(siglip, cut, tmp_path, read_part, write_part, open_whole, close):
