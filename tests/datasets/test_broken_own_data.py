@@ -1,0 +1,150 @@
+"""Broken files of own data: captions.jsonl, masks and LabelMe folders."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from damage import change, cut, first_line, found, inside, report, small
+from PIL import Image
+
+from hyperseg_jax.datasets import Folder, MmBench, layouts
+from hyperseg_jax.errors import UserError
+
+OWN = {
+    "no captions": (lambda home: (home / "captions.jsonl").unlink(), "missing file", "captions.jsonl: no such file"),
+    "an empty text": (
+        lambda home: first_line(text=" ")(home / "captions.jsonl"),
+        "bad record",
+        "line 1: field 'text' is empty",
+    ),
+    "no mask named": (
+        lambda home: (home / "captions.jsonl").write_text('{"picture": "pictures/0000.jpg", "text": "x"}\n'),
+        "bad record",
+        "line 1: field 'mask' is missing",
+    ),
+    "a missing mask": (
+        lambda home: [path.unlink() for path in sorted((home / "masks").iterdir())],
+        "missing file",
+        "no such label picture",
+    ),
+    "an empty mask": (
+        lambda home: [Image.fromarray(np.zeros((192, 192), np.uint8)).save(path) for path in (home / "masks").iterdir()],
+        "bad mask",
+        "has no pixel above 0",
+    ),
+    "a small mask": (lambda home: [small(path) for path in (home / "masks").iterdir()], "wrong size", "is 6x5 pixels"),
+    "a missing picture": (lambda home: (home / "pictures" / "0000.jpg").unlink(), "missing file", "0000.jpg: no such picture"),
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_own_folders(own, case):
+    spoil, kind, message = OWN[case]
+    home = own("yours") / "yours" / "folder"
+    spoil(home)
+    assert any(pair[0] == kind and message in pair[1] for pair in found(report(home, "folder")))
+
+
+@pytest.mark.parametrize("damage", [cut, small, pathlib.Path.unlink])
+def test_a_mask_that_cannot_be_read_is_reported_once(own, damage):
+    """An own folder, labels of classes (where 0 is no class), objects of VOC, segments, objects of videos."""
+    home = own("yours", "cityscapes", "VOCdevkit", "coco", "davis2017")
+    mask = sorted((home / "yours" / "folder" / "masks").iterdir())[0]
+    video = home / "davis2017" / "Annotations_unsupervised" / "480p" / "train-0"
+    labels = home / "coco" / "annotations" / "panoptic_val2017" / "000000000000.png"
+    objects = home / "VOCdevkit" / "VOC2012" / "SegmentationObject" / "2012_000000.png"
+    for name, root, paths in (
+        ("folder", home / "yours" / "folder", [mask]),
+        ("pascal_voc_objects", home, [objects]),
+        ("coco_panoptic", home, [labels]),
+        ("ref_davis", home, sorted(video.iterdir())),
+    ):
+        for path in paths:
+            damage(path)
+        result = report(root, name, "train" if name == "ref_davis" else None)
+        assert sorted(message.split(":")[0] for _, message in found(result)) == sorted(map(str, paths)), name
+
+
+def test_a_malformed_line_hides_no_others(own):
+    home = own("yours") / "yours" / "folder"
+    path = home / "captions.jsonl"
+    sound = path.read_text().splitlines()
+    path.write_text("\n".join([sound[0], "", '{"picture": oops}', "[1]", '{"text": "no picture"}', *sound[1:]]))
+    result = report(home, "folder")
+    assert result.examples == len(sound) and sorted(message for _, message in found(result)) == [
+        f"{path} line 3: not json (Expecting value at column 13); download or write it again",
+        f"{path} line 4: is no json object; write {{...}} a line",
+        f"{path} line 5: field 'picture' is missing; check that the file is of this format",
+    ]
+    grouped = layouts.open_benchmark("folder", "all", home, prompts_per_example=len(sound))
+    assert len(grouped) == 3 + len({json.loads(line)["picture"] for line in sound})
+    assert sum(len(grouped[k].prompts) for k in range(len(grouped)) if k not in (1, 2, 3)) == len(sound)
+
+
+def test_a_malformed_line_is_in_every_split_and_in_none_alone(own):
+    """Nobody knows its split, so whoever reads any split hears of it; a split is not there because of it."""
+    home = own("yours") / "yours" / "folder"
+    first, second, *_ = (json.loads(line) for line in (home / "captions.jsonl").read_text().splitlines())
+    lines = [json.dumps(first | {"split": "train"}), "{", json.dumps(second | {"split": "val"})]
+    (home / "captions.jsonl").write_text("\n".join(lines))
+    for split, good in (("train", first), ("val", second)):
+        reader = Folder(home, split=split)
+        assert len(reader) == 2
+        examples, messages = [], []
+        for k in range(2):
+            try:
+                examples.append(reader[k])
+            except UserError as error:
+                messages.append(str(error))
+        assert [one.prompts[0].text for one in examples] == [good["text"]] and "line 2: not json" in messages[0]
+    with pytest.raises(UserError, match="no line with split 'test'"):
+        Folder(home, split="test")
+
+
+def test_lines_are_counted_from_1_and_records_from_0(own):
+    """The rule of docs/data.md, on the second of a kind: line 2 of a file of lines, #1 of a list."""
+    home = own("yours", "mmbench", "interactive", "coco")
+    captions = home / "yours" / "folder" / "captions.jsonl"
+    first, second, *_ = captions.read_text().splitlines()
+    captions.write_text("\n".join([first, json.dumps(json.loads(second) | {"text": ""})]))
+    marks = home / "interactive" / "coco_interactive_val.json"
+    change(marks, lambda content: content[1].pop("anns"))
+    table = home / "mmbench" / "MMBench_TEST_EN.tsv"
+    last = len(MmBench(table)) - 1
+    table.write_text(table.read_text()[:-9])
+    for name, root, where in (
+        ("folder", captions.parent, f"{captions} line 2: "),
+        ("interactive", home, f"{marks}#1: "),
+        ("mmbench", home, f"{table}#{last}: "),
+    ):
+        ((_, message),) = found(report(root, name))
+        assert message.startswith(where), name
+
+
+def test_lines_end_at_line_feeds_only(own):
+    home = own("yours") / "yours" / "folder"
+    line = {"picture": "pictures/0000.jpg", "text": "one\u2028or\x85two", "mask": None}
+    (home / "captions.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert layouts.open_benchmark("folder", "all", home)[0].prompts[0].text == "one\u2028or\x85two"
+    (home / "captions.jsonl").write_text('{"picture": ' + "1" * 5000 + "}")
+    with pytest.raises(UserError, match="line 1: not json"):
+        layouts.open_benchmark("folder", "all", home)
+
+
+LABELME = {
+    "five numbers": ({"points": [[1, 2], [3, 4], [5]]}, "bad mask", "0000.json shapes#0: is no polygon"),
+    "a line": ({"shape_type": "linestrip"}, "bad mask", "is no polygon, rectangle, circle or mask"),
+    "a mask that is none": ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "!"}, "bad mask", "is no polygon"),
+}
+
+
+@pytest.mark.parametrize("case", LABELME)
+def test_labelme(own, case):
+    fields, kind, message = LABELME[case]
+    home = own("yours") / "yours" / "labelme"
+    inside("shapes", 0, **fields)(home / "0000.json")
+    problems = found(report(home, "labelme"))
+    assert [pair[0] for pair in problems] == [kind] and message in problems[0][1]
+    inside(imageHeight=7)(home / "0001.json")
+    assert any("0001.jpg: is 192x192 pixels, its annotations say 192x7" in text for _, text in found(report(home, "labelme")))
