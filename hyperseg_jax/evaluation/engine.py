@@ -144,12 +144,12 @@ def predictions(
 
 class _Batch:
     """This host's rows of one global batch. replies: by row, those of the examples that can be read and asked; the other rows
-    are filled with what another row asks. spare: a reply for where there is no other."""
+    are filled with what another row asks. first: the number of its first example. spare: a reply for where there is no other."""
 
     def __init__(
         self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None], spare: Callable[[], Reply]
     ) -> None:
-        self._task, self.rows, self._first, self._unread, self._spare = task, rows, first, unread, spare
+        self._task, self.rows, self.first, self._unread, self._spare = task, rows, first, unread, spare
         self.replies: dict[int, Reply] = {}
         self.steps = self.prompts = 1
         self.feeds_back = False
@@ -171,7 +171,7 @@ class _Batch:
         replies = self.replies.values()
         own = [max((getattr(reply, name) for reply in replies), default=1) for name in ("steps", "prompts", "frames")]
         needed = max(map(self._tokenize, replies), default=0) if lengthens else 0
-        told = hosts.exchange(f"steps of {self._task.name} from {self._first}", json.dumps([*own, needed]))
+        told = hosts.exchange(f"steps of {self._task.name} from {self.first}", json.dumps([*own, needed]))
         self.steps, self.prompts, frames, length = (max(counts) for counts in zip(*map(json.loads, told), strict=True))
         if length > self.sizes.length:
             self.sizes = dataclasses.replace(self.sizes, length=-(-length // LENGTH_STEP) * LENGTH_STEP)
@@ -210,7 +210,7 @@ class _Batch:
     def _lose(self, n: int, reason: str) -> None:
         self.replies.pop(n, None)
         if self.rows.scored[n]:
-            self._unread(self._first + self.rows.places[n], reason)
+            self._unread(self.first + self.rows.places[n], reason)
 
     def hear(self, step: int, prompt: int, outputs: dict[str, Any]) -> None:
         """Hands each row's outputs to its reply. A row that another host scores is heard where what is asked depends on it."""
@@ -219,7 +219,7 @@ class _Batch:
                 reply.hear(prompt, {name: value[n] for name, value in outputs.items()})
 
     def answered(self) -> list[tuple[int, Reply]]:
-        return [(self._first + self.rows.places[n], reply) for n, reply in self.replies.items() if self.rows.scored[n]]
+        return [(self.first + self.rows.places[n], reply) for n, reply in self.replies.items() if self.rows.scored[n]]
 
 
 def _answer(engine: Engine, batch: _Batch, writes: bool) -> None:

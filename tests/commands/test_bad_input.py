@@ -63,7 +63,6 @@ PREDICT = {
     "frames by point": ("frames --point 3,3", "frames is a video", "give a text"),
     "point outside": ("good.jpg --point 9999,3", "--point 9999,3", "not inside the picture"),
     "box beside": ("good.jpg --box -9,-9,-3,-3", "--box -9,-9,-3,-3", "has no area inside the picture"),
-    "address": ("https://example.org/a.jpg 'a ring'", "https:/", "download the file"),
     "reasoning without a text": ("good.jpg --point 3,3 --reasoning", "--reasoning", "goes with a text"),
     "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the picture"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hyperseg_jax.commands.main import main
-from hyperseg_jax.evaluation import benchmark_run
+from hyperseg_jax.evaluation import benchmark_run, engine
 from hyperseg_jax.parallel import hosts
 
 MICRO = pathlib.Path(__file__).parents[1] / "micro_config.py"
@@ -64,21 +64,21 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
     sheet = np.asarray(Image.open(tmp_path / "whole" / "toy_referring.png"))
     assert sheet.std() > 10
 
-    run, answers, calls = benchmark_run.run, benchmark_run._answers, []
+    run, answer, calls = benchmark_run.run, engine._answer, []
     monkeypatch.setattr(benchmark_run, "run", lambda *given, **more: run(*given, **{**more, "save_every": 1}))
 
-    def dies(runner, benchmark, task, start, stop, size):
-        calls.append((start, stop))
+    def dies(model, batch, writes):
+        calls.append(batch.first)
         if len(calls) == 3:
             raise Killed
-        yield from answers(runner, benchmark, task, start, stop, size)
+        answer(model, batch, writes)
 
-    monkeypatch.setattr(benchmark_run, "_answers", dies)
+    monkeypatch.setattr(engine, "_answer", dies)
     with pytest.raises(Killed):
         evaluate("toy_referring", "--limit", "11")
     assert json.loads((tmp_path / "out" / "partial" / "toy_referring.json").read_text())["done"] == 8
     found = evaluate("toy_referring", "--limit", "11")["toy_referring"]
-    assert calls == [(0, 4), (4, 8), (8, 11), (8, 11)]
+    assert calls == [0, 4, 8, 8]
     assert found == pytest.approx(whole, rel=1e-6)
     assert "went on behind 8 examples" in capsys.readouterr().err
     cases = [json.loads((tmp_path / f / "partial" / "toy_referring.json").read_text())["cases"] for f in ("out", "whole")]

@@ -14,13 +14,14 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.data.features import to_arrays
 from hyperseg_jax.decoders import mask2former
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import flatten, unflatten
 
 SYSTEM = systems.get("hyperseg")
 ROWS, SEED = 8, 3
 
 
 @pytest.fixture(scope="session")
-def case(micro):
+def case(micro, shared):
     """config, model, boxed shapes, params, batch, key, and what one device computes: loss, metrics, gradient."""
     config = micro(
         ("referring", "panoptic", "region", "chat"),
@@ -43,23 +44,32 @@ def case(micro):
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
     model = SYSTEM.build(config)
     init = lambda: SYSTEM.init(model, config, jax.random.key(SEED))
-    params = jax.device_get(jax.jit(lambda: SYSTEM.init_plain(model, config, jax.random.key(SEED)))())
     loss = SYSTEM.loss(model, config)
     key = jax.random.key(1)
-    (total, metrics), gradient = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch, key))
-    margin = smallest_margin(model, params, batch)
+
+    def compute(folder):
+        params = jax.device_get(jax.jit(lambda: SYSTEM.init_plain(model, config, jax.random.key(SEED)))())
+        (total, metrics), gradient = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch, key))
+        margin = smallest_margin(model, params, batch)
+        folder.mkdir()
+        found = {"params": params, "gradient": gradient, "metrics": metrics, "total": total, "margin": margin}
+        np.savez(folder / "one_device.npz", **flatten(found))
+
+    # compiled and run by one worker, read by the others
+    with np.load(shared("one_device", compute) / "one_device.npz") as file:
+        found = unflatten({name: file[name] for name in file.files})
     return types.SimpleNamespace(
         config=config,
         model=model,
         boxed=jax.eval_shape(init),
-        params=params,
+        params=found["params"],
         batch=batch,
         key=key,
         loss=loss,
-        total=total,
-        metrics=metrics,
-        gradient=gradient,
-        margin=margin,
+        total=found["total"],
+        metrics=found["metrics"],
+        gradient=found["gradient"],
+        margin=found["margin"],
     )
 
 

@@ -16,7 +16,8 @@ from hyperseg_jax.tables import flatten
 
 SIZES = {"data_fsdp": {"fsdp": 4}, "large_image": {"space": 4}}
 # each compiles a program; those of the default run stand for the others, which are among the slow tests
-QUICK = ("data", "data_fsdp", "fsdp_tensor")
+QUICK = ("data", "fsdp_tensor")
+WITH_LOOPS = ("data", "data_fsdp", "fsdp_tensor")
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in presets.PRESETS]
 COLLECTIVE = r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 
@@ -35,29 +36,31 @@ def lower(case, placed):
         return jax.jit(jax.value_and_grad(case.loss, has_aux=True), out_shardings=outputs).lower(*arguments), arguments
 
 
-@pytest.fixture(scope="module")
-def compiled(case):
-    """of(preset): its compiled program and the arguments on the mesh."""
-    made = {}
-
-    def of(name):
-        if name not in made:
-            lowered, arguments = lower(case, whole_tree_split(name))
-            made[name] = lowered.compile(), arguments
-        return made[name]
-
-    return of
-
-
 def test_the_masks_of_the_case_keep_a_margin(case):
     """A bit of the decoder's attention mask is a hard decision; here rounding cannot flip one."""
     assert case.margin > 5e-5  # rounding comes to less than 1e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_and_gradients_are_those_of_one_device(case, compiled, name):
-    step, arguments = compiled(name)
-    (total, metrics), gradient = jax.device_get(step(*arguments))
+def test_a_preset_computes_what_one_device_computes(case, name):
+    """One program a preset: its losses and gradients, how its arrays are split, and what its devices exchange."""
+    lowered, arguments = lower(case, whole_tree_split(name))
+    step = lowered.compile()
+    check_numbers(case, *jax.device_get(step(*arguments)))
+    if name not in ("single", "data", "large_image"):
+        check_split(name, *arguments[:2])
+    text = step.as_text()
+    if name == "data":
+        # Losses divide by counts of the whole batch, so sums are exchanged; matching, sampling and splicing stay on a device.
+        found = collections.Counter(re.findall(COLLECTIVE, text))
+        assert set(found) == {"all-reduce"} and found["all-reduce"] < 12
+    if name in WITH_LOOPS:
+        loops = program.read(text)
+        assert len(loops.loops("matching")) >= 2 and not loops.waiting("matching")
+
+
+def check_numbers(case, outputs, gradient):
+    total, metrics = outputs
     np.testing.assert_allclose(total, case.total, rtol=1e-5)
     for kind, value in case.metrics.items():
         np.testing.assert_allclose(metrics[kind], value, rtol=1e-5, err_msg=kind)
@@ -68,25 +71,11 @@ def test_losses_and_gradients_are_those_of_one_device(case, compiled, name):
         assert np.abs(gradient[path] - value).max() <= 1e-5 * scale, path
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.values[0] not in ("single", "data", "large_image")])
-def test_parameters_are_split(compiled, name):
-    params, batch, _ = compiled(name)[1]
+def check_split(name, params, batch):
     split = [leaf for leaf in jax.tree.leaves(params) if not leaf.sharding.is_fully_replicated]
     assert len(split) >= (2 if name == "lora" else 60)
     rows = {shard.data.shape[0] for leaf in jax.tree.leaves(batch) for shard in leaf.addressable_shards}
     assert rows == {2 if name == "fsdp_tensor" else 1}
-
-
-def test_copies_exchange_nothing_but_gradients(compiled):
-    """Losses divide by counts of the whole batch, so sums are exchanged; matching, sampling and splicing stay on a device."""
-    found = collections.Counter(re.findall(COLLECTIVE, compiled("data")[0].as_text()))
-    assert set(found) == {"all-reduce"} and found["all-reduce"] < 12
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_no_collective_turns_in_the_loops_of_matching(compiled, name):
-    found = program.read(compiled(name)[0].as_text())
-    assert len(found.loops("matching")) >= 2 and not found.waiting("matching")
 
 
 def test_every_constraint_is_lowered(case, monkeypatch):
