@@ -17,10 +17,9 @@ from rich.table import Table
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.datasets import SpokenFrames
-from hyperseg_jax.evaluation.validation import tile
 from hyperseg_jax.metrics.jf import boundary_accuracy, region_similarity
 from hyperseg_jax.predictors.model import load
-from hyperseg_jax.results.drawing import save_image, sheet
+from hyperseg_jax.results.drawing import compare, save_image, sheet
 from hyperseg_jax.structs import Example
 
 Values = dict[str, list[float]]
@@ -72,7 +71,7 @@ def main() -> None:
                 for name, value in scores.items():
                     values[video][name].append(value)
             if example.name.startswith(f"{prompt.key}/"):
-                tiles.setdefault(prompt.key, {}).setdefault(prompt.group, tile(example, prompt, [ours]))
+                tiles.setdefault(prompt.key, {}).setdefault(prompt.group, compare(example.frames[0], prompt, [ours]))
 
     averages = {video: {name: float(np.mean(own[name])) for name in sorted(own)} for video, own in sorted(values.items())}
     table = Table("", *averages["all"])

@@ -4,7 +4,6 @@ import ast
 import functools
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import time
@@ -121,30 +120,3 @@ def test_a_recipe_for_a_slice_sees_as_many_examples(name):
     for wrong, told in ((f"{name}:v9-1", "v5e-16, v5e-64"), ("tiny:v5e-16", "takes nothing behind a colon")):
         with pytest.raises(UserError, match=told):
             configs.load(wrong)
-
-
-# rooms whose __init__.py lists its files; the others follow
-LISTED = [
-    "ops",
-    "tables",
-    "layers",
-    "encoders",
-    "connectors",
-    "llms",
-    "decoders",
-    "losses",
-    "text",
-    "systems",
-    "weights",
-    "untrusted",
-    "metrics",
-]
-
-
-@pytest.mark.parametrize("room", LISTED)
-def test_a_room_lists_what_is_in_it(room):
-    """A line of the table of contents starts with the name of a file; two spaces or more stand before what it is."""
-    folder = PACKAGE / room
-    contents = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-    listed = re.findall(r"^ *(\w+)  +\S", contents, re.M)
-    assert sorted(listed) == sorted({path.stem for path in folder.glob("*.py")} - {"__init__"})

@@ -35,8 +35,7 @@ def test_given_attention_masks(case):
         if name.startswith("attn_mask"):
             case.outputs[name] = ~case.outputs[name]
     ((_, other, _),) = run_frames(case, whole, attention="given")
-    tolerance = max(limit for name, _, limit in case.rows if name.startswith("pred_masks"))
-    assert np.abs(other.prediction.mask_logits - made.prediction.mask_logits).max() > 100 * tolerance
+    assert np.abs(other.prediction.mask_logits - made.prediction.mask_logits).max() > 0.1
 
 
 @pytest.mark.golden("hyperseg", r"e2e_.*_tiny.*")
@@ -59,7 +58,7 @@ def test_bfloat16(case):
             "median IoU": float(np.median(iou)),
         }
         case.measured.append((prefix.rstrip("_"), found))
-        assert 1e-4 < found["mask logits"] < 1, found
+        assert 1e-4 < found["mask logits"] < 0.5 and found["median IoU"] > 0.8, found
 
 
 def run_frames(case, whole, attention="own"):
