@@ -118,6 +118,7 @@ def test_a_whole_file_beside_a_config_is_read_as_it_is(tokenizer, tmp_path):
     (tmp_path / "vocab.json").write_text("{}")
     decoder = {str(tokenizer.vocab_size): {"content": "<own>", "special": True}}
     fields = {"tokenizer_class": "GPT2Tokenizer", "tokenizer_file": "/dev/null", "added_tokens_decoder": decoder}
+    fields["split_special_tokens"] = True  # would read [SEG] as letters
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"tokenizer_file": "/dev/null", "eos_token": "<|endoftext|>"}))
     loaded = Tokenizer.load(tmp_path)
