@@ -96,8 +96,10 @@ def test_drop_path_only_in_training(params, image, levels):
 def test_drop_path_keeps_the_mean():
     block = swin.SwinBlock(1, 4, 2.0, False, TINY.precision, deterministic=False)
     x = jnp.broadcast_to(jax.random.normal(jax.random.key(0), (1, 4, 4, 8)), (400, 4, 4, 8))
-    params = block.init({"params": jax.random.key(1), "dropout": jax.random.key(1)}, x, jnp.float32(0))["params"]
-    whole = dataclasses.replace(block, deterministic=True, parent=None).apply({"params": params}, x, jnp.float32(0))
-    dropped = block.apply({"params": params}, x, jnp.float32(0.5), rngs={"dropout": jax.random.key(2)})
+    keys = {"params": jax.random.key(1), "dropout": jax.random.key(1)}
+    params = jax.jit(lambda x: block.init(keys, x, jnp.float32(0))["params"])(x[:1])
+    kept = dataclasses.replace(block, deterministic=True, parent=None)
+    whole = jax.jit(lambda p: kept.apply({"params": p}, x, jnp.float32(0)))(params)
+    dropped = jax.jit(lambda p: block.apply({"params": p}, x, jnp.float32(0.5), rngs={"dropout": jax.random.key(2)}))(params)
     assert 60 < int((np.abs(dropped - x).max((1, 2, 3)) == 0).sum()) < 140  # a quarter skips both branches
     assert float(jnp.abs(dropped.mean(0) - whole.mean(0)).mean()) < 0.3 * float(jnp.abs(whole - x).mean())
