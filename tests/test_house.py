@@ -2,8 +2,10 @@
 
 import ast
 import functools
+import importlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -120,3 +122,41 @@ def test_a_recipe_for_a_slice_sees_as_many_examples(name):
     for wrong, told in ((f"{name}:v9-1", "v5e-16, v5e-64"), ("tiny:v5e-16", "takes nothing behind a colon")):
         with pytest.raises(UserError, match=told):
             configs.load(wrong)
+
+
+def imports_of(source):
+    """(module, name) of every import of the package in a source text."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hyperseg_jax":
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def test_notebooks_benchmarks_and_configs_import_what_is_there():
+    root = PACKAGE.parent
+    sources = {
+        path: path.read_text() for folder in ("benchmarks", "configs", "launch") for path in (root / folder).glob("*.py")
+    }
+    for path in (root / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        sources[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    missing = []
+    for path, source in sources.items():
+        for module, name in imports_of(source):
+            if not hasattr(importlib.import_module(module), name):
+                try:
+                    importlib.import_module(f"{module}.{name}")
+                except ModuleNotFoundError:
+                    missing.append(f"{path.name}: {module}.{name}")
+    assert len(sources) > 10 and not missing
+
+
+def test_documents_name_files_that_exist():
+    """Paths in backticks that begin with a folder of the repository or a room."""
+    root = PACKAGE.parent
+    tops = {path.name for path in root.iterdir() if path.is_dir()} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    missing = []
+    for page in (root / "README.md", root / "AGENTS.md", *(root / "docs").glob("*.md")):
+        for named in re.findall(r"`([\w./]+\.py)`", page.read_text()):
+            if "/" in named and named.split("/")[0] in tops and not any((base / named).exists() for base in (root, PACKAGE)):
+                missing.append(f"{page.name}: {named}")
+    assert not missing

@@ -49,6 +49,7 @@ def to_arrays(
     rng: np.random.Generator | None = None,
     fill: float = 1.0,
     tokens: Sequence[PromptTokens] | None = None,
+    geometry: Geometry | None = None,
 ) -> dict[str, Any]:
     """The arrays of one element.
 
@@ -57,10 +58,11 @@ def to_arrays(
     labels int32 [K, N]; class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R];
     uses_{expression,classes,regions} bool [K]; frame_valid bool [T], False where a frame is padding; bad bool, True in a blank.
     rng: shuffles class lists; None keeps them in order. fill: the part of the square that the long edge takes. tokens: what
-    tokenize_prompts gave for these prompts, where the caller has asked before.
+    tokenize_prompts gave for these prompts, and geometry: how the frames lie in the square, where the caller knows them.
     """
-    height, width = example.frames.shape[1:3]
-    geometry = fit(height, width, sizes.image_size, fill)
+    if geometry is None:
+        height, width = example.frames.shape[1:3]
+        geometry = fit(height, width, sizes.image_size, fill)
     frames = example.frames[: sizes.frames]
     prompts = example.prompts[: sizes.prompts]
     if rng is not None:

@@ -14,7 +14,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.cases import Cases
-from hyperseg_jax.evaluation.engine import Engine, finder, predictions
+from hyperseg_jax.evaluation.engine import Engine, finder, geometry_of, predictions
 from hyperseg_jax.evaluation.replies import Reply
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
 from hyperseg_jax.evaluation.submissions import Row, row_of
@@ -135,4 +135,4 @@ def _reply(benchmark: Benchmark, task: Task, example: Example) -> Reply:
     other = {prompt.task for prompt in example.prompts} - {benchmark.task}
     if other:
         raise UserError(f"{example.name}: a {other.pop()} prompt in a benchmark of {benchmark.task}")
-    return scoring.reply(example, finder(scoring.find, example, task.sizes, benchmark.thresholds))
+    return scoring.reply(example, finder(scoring.find, geometry_of(example, task.sizes), benchmark.thresholds))

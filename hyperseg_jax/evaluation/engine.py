@@ -23,7 +23,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.replies import Find, Prepare, Reply
-from hyperseg_jax.ops.transforms import fit
+from hyperseg_jax.ops.transforms import Geometry, fit
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
 from hyperseg_jax.results.postprocess import Outputs, Thresholds
@@ -90,17 +90,22 @@ class Engine:
         return [tokenizer.decode(row[np.cumsum(row == tokenizer.eos_id) == 0].tolist()).strip() for row in ids]
 
 
-def finder(postprocess: Postprocess | None, example: Example, sizes: Sizes, thresholds: Thresholds) -> Find:
-    """f(prompt, outputs about it on one frame, [1, 1, ...]) -> Prediction. postprocess None: the answer is the written text."""
-    height, width = example.frames.shape[1:3]
-    geometry = fit(height, width, sizes.image_size)
+def finder(postprocess: Postprocess | None, geometry: Geometry, thresholds: Thresholds) -> Find:
+    """f(prompt, outputs about it on one frame, [1, 1, ...]) -> Prediction. postprocess None: the answer is the written text.
+    geometry: how the example's frames lie in the model's square."""
 
     def find(prompt: Prompt, outputs: Outputs) -> Prediction:
         if postprocess is None:
-            return Prediction(np.zeros((0, height, width), bool), text=str(outputs["text"]))
+            return Prediction(np.zeros((0, *geometry.original), bool), text=str(outputs["text"]))
         return postprocess(prompt, {name: value[0, 0] for name, value in outputs.items()}, geometry, thresholds)
 
     return find
+
+
+def geometry_of(example: Example, sizes: Sizes) -> Geometry:
+    """How the frames of an example lie in the square of its task."""
+    height, width = example.frames.shape[1:3]
+    return fit(height, width, sizes.image_size)
 
 
 def predictions(
@@ -116,9 +121,9 @@ def predictions(
     lengthens: bool = False,
     unread: Callable[[int, str], None],
     workers: int = 0,
-) -> Iterator[tuple[int, list[tuple[int, Reply]]]]:
-    """Goes through examples start..count in global batches: (examples done on all hosts, [(index, answered reply)] of those
-    that this host scores).
+) -> Iterator[tuple[int, Iterator[tuple[int, Reply]]]]:
+    """Goes through examples start..count in global batches: (examples done on all hosts, (index, answered reply) of those that
+    this host scores, to be taken before the next batch).
 
     reply: how an example is asked. writes: the answers are text. lengthens: prompts longer than the task's `length` get a
     longer layout; else such an example counts as unreadable. unread: called with the index and the reason of each example of
@@ -129,7 +134,7 @@ def predictions(
     """
     size = engine.feed.size(batch_size)
     rows = engine.feed.rows(size)
-    spare = functools.cache(lambda: _first_reply(task, examples, reply))
+    spare = functools.lru_cache(maxsize=1)(lambda sizes: _first_reply(task, sizes, examples, reply))
     wanted = [first + row for first in range(start, count, size) for row in rows.places if first + row < count]
     with contextlib.closing(read_ahead(examples, wanted, workers=workers)) as stream:
         for first in range(start, count, size):
@@ -140,14 +145,16 @@ def predictions(
             batch.agree(lengthens)
             _answer(engine, batch, writes)
             yield min(first + size, count), batch.answered()
+            batch.replies.clear()  # frames and masks of a batch are gone before the next one is decoded
 
 
 class _Batch:
     """This host's rows of one global batch. replies: by row, those of the examples that can be read and asked; the other rows
-    are filled with what another row asks. first: the number of its first example. spare: a reply for where there is no other."""
+    are filled with what another row asks. first: the number of its first example. spare: f(sizes) -> a reply that can be asked
+    in these sizes, for where there is no other."""
 
     def __init__(
-        self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None], spare: Callable[[], Reply]
+        self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None], spare: Callable[[Sizes], Reply]
     ) -> None:
         self._task, self.rows, self.first, self._unread, self._spare = task, rows, first, unread, spare
         self.replies: dict[int, Reply] = {}
@@ -177,7 +184,7 @@ class _Batch:
             self.sizes = dataclasses.replace(self.sizes, length=-(-length // LENGTH_STEP) * LENGTH_STEP)
         self.sizes = dataclasses.replace(self.sizes, frames=frames)
         # A host without an example of its own has to run the same program as the others.
-        self.feeds_back = self.steps > 1 and (next(iter(replies), None) or self._spare()).feeds_back
+        self.feeds_back = self.steps > 1 and (next(iter(replies), None) or self._spare(self.sizes)).feeds_back
 
     def _tokenize(self, reply: Reply) -> int:
         """Tokenizes what is asked, once for all steps; the positions that the longest prompt takes."""
@@ -199,7 +206,7 @@ class _Batch:
             self._lose(n, reason)
         filler = next(iter(asked.values()), None)
         if filler is None:
-            spare = self._spare()
+            spare = self._spare(self.sizes)
             filler = spare.ask(0, 0, self._prepare(spare, 0))
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(asked.get(n, filler) for n in range(len(self.rows.places))))
 
@@ -218,8 +225,12 @@ class _Batch:
             if (self.rows.scored[n] or reply.depends) and step < reply.steps and prompt < reply.prompts:
                 reply.hear(prompt, {name: value[n] for name, value in outputs.items()})
 
-    def answered(self) -> list[tuple[int, Reply]]:
-        return [(self.first + self.rows.places[n], reply) for n, reply in self.replies.items() if self.rows.scored[n]]
+    def answered(self) -> Iterator[tuple[int, Reply]]:
+        """(index, reply) of the rows that this host scores. Each is let go once the next one is asked for."""
+        for n in list(self.replies):
+            reply = self.replies.pop(n)
+            if self.rows.scored[n]:
+                yield self.first + self.rows.places[n], reply
 
 
 def _answer(engine: Engine, batch: _Batch, writes: bool) -> None:
@@ -237,13 +248,12 @@ def _answer(engine: Engine, batch: _Batch, writes: bool) -> None:
             batch.hear(step, prompt, outputs)
 
 
-def _first_reply(task: Task, examples: Sequence[Example], reply: Callable[[Example], Reply]) -> Reply:
-    """The reply of the first example that can be read and asked. UserError where there is none."""
+def _first_reply(task: Task, sizes: Sizes, examples: Sequence[Example], reply: Callable[[Example], Reply]) -> Reply:
+    """The reply of the first example that can be read and asked in these sizes. UserError where there is none."""
     reason = "it is empty"
     for k in range(len(examples)):
         try:
             made = reply(examples[k])
-            sizes = dataclasses.replace(task.sizes, frames=made.frames)
             made.ask(0, 0, functools.partial(to_arrays, sizes=sizes, tokenizer=task.tokenizer, train=False))
             return made
         except faults.UNREADABLE as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class Reply:
         """Takes the outputs of the step."""
         self._found[prompt].append(self._find(self.asked(prompt), outputs))
 
-    def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
+    def answers(self) -> Iterable[tuple[Prompt, list[Prediction]]]:
         """What is scored: prompts, and the answers to each, frame by frame."""
         return list(zip(self.example.prompts, self._found, strict=True))
 
@@ -72,6 +72,7 @@ class AllAtOnce(Reply):
     def __init__(self, example: Example, find: Find, *, room: int) -> None:
         super().__init__(example, find)
         self.steps, self.frames, self._room = 1, len(example.frames), room
+        self._outputs: dict[int, Any] = {}
 
     @property
     def prompts(self) -> int:
@@ -84,9 +85,14 @@ class AllAtOnce(Reply):
         return prepare(dataclasses.replace(self.example, prompts=tuple(map(_without_targets, self.group(prompt)))))
 
     def hear(self, prompt: int, outputs: Any) -> None:
-        for k, one in enumerate(self.group(prompt)):
-            about = [{name: value[t : t + 1, k : k + 1] for name, value in outputs.items()} for t in range(self.frames)]
-            self._found[prompt * self._room + k] = [self._find(one, frame) for frame in about]
+        self._outputs[prompt] = outputs
+
+    def answers(self) -> Iterator[tuple[Prompt, list[Prediction]]]:
+        """One prompt after the other, so that the masks of one are in memory."""
+        for number, outputs in self._outputs.items():
+            for k, one in enumerate(self.group(number)):
+                about = [{name: value[t : t + 1, k : k + 1] for name, value in outputs.items()} for t in range(self.frames)]
+                yield one, [self._find(one, frame) for frame in about]
 
 
 def _without_targets(prompt: Prompt) -> Prompt:

@@ -14,10 +14,11 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.data.features import Sizes, length_needed, to_arrays, tokenize_prompts
+from hyperseg_jax.data.features import length_needed, to_arrays, tokenize_prompts
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, Engine, Postprocess, finder
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, Engine, Postprocess, finder, geometry_of
+from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import postprocess
 from hyperseg_jax.results.postprocess import OURS, Thresholds
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -97,6 +98,8 @@ class Model:
                 raise UserError(f"region {k + 1} is empty; draw it inside the picture")
         if not len(regions):
             raise UserError("no regions are given; draw at least one")
+        if labels and len(labels) != len(regions):
+            raise UserError(f"{len(labels)} labels for {len(regions)} regions; give one label for each region")
         named = tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
         prompt = Prompt(task="region", regions=np.stack(regions), kinds=("mask",) * len(regions))
         predicted, _ = self._ask(frame, prompt, postprocess.regions, OURS)
@@ -125,13 +128,14 @@ class Model:
     ) -> tuple[Prediction, Any]:
         """The prediction of one prompt about one image, and what the next frame needs of this one."""
         example = Example("the picture", frame[None], (prompt,))
-        batch, sizes = self._batch(example)
+        batch, geometry = self._batch(example)
         outputs, memory = self.engine.ask(batch, memory=memory)
         row = {name: value[0] for name, value in outputs.items()}
-        return finder(answer, example, sizes, thresholds)(prompt, row), memory
+        return finder(answer, geometry, thresholds)(prompt, row), memory
 
-    def _batch(self, example: Example) -> tuple[dict[str, Any], Sizes]:
-        """An example of one frame and one prompt as a batch of one, in the smallest of the config's lengths that holds it."""
+    def _batch(self, example: Example) -> tuple[dict[str, Any], Geometry]:
+        """An example of one frame and one prompt as a batch of one, in the smallest of the config's lengths that holds it; and
+        how the frame lies in the model's square."""
         (prompt,) = example.prompts
         sizes = self._system.batch_spec(self.config, {"prompts": 1, "targets": 0})
         tokens = tokenize_prompts(example.prompts, example.name, sizes, self.tokenizer)
@@ -141,8 +145,9 @@ class Model:
             classes=len(prompt.classes) + 1 if prompt.classes else 0,
             regions=0 if prompt.regions is None else len(prompt.regions),
         )
-        arrays = to_arrays(example, sizes, self.tokenizer, train=False, tokens=tokens)
-        return jax.tree.map(lambda x: x[None], arrays), sizes
+        geometry = geometry_of(example, sizes)
+        arrays = to_arrays(example, sizes, self.tokenizer, train=False, tokens=tokens, geometry=geometry)
+        return jax.tree.map(lambda x: x[None], arrays), geometry
 
 
 def read_picture(image: Picture) -> np.ndarray:

@@ -101,15 +101,16 @@ def video_expression(text: str) -> str:
 
 
 def normalize(prompt: Prompt) -> Prompt:
-    """The prompt with its text as the model is trained on it: referring expressions end in a period, as RefCOCO's do in the
-    published data code; video expressions lose their "(s)". Training, validation, benchmarks and prediction all call it
-    (data.features). A text that is already normalized stays as it is."""
+    """The prompt with its text as the model is trained on it. Referring expressions end in a period, as RefCOCO's do in the
+    published data code; video expressions lose their "(s)"; space around texts and class names goes.
+
+    Training, validation, benchmarks and prediction all call it (data.features). Normalized texts stay as they are."""
     text = prompt.text.strip()
     if prompt.task == "referring" and text:
         text = text if text.endswith(".") else f"{text}."
     elif prompt.task == "video":
         text = video_expression(text)
-    return dataclasses.replace(prompt, text=text)
+    return dataclasses.replace(prompt, text=text, classes=tuple(name.strip() for name in prompt.classes))
 
 
 def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", train: bool = False) -> PromptTokens:

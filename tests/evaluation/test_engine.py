@@ -1,8 +1,10 @@
 """The engine that validation, benchmarks and predictors share: reading ahead, batches of unlike examples, the same masks."""
 
 import dataclasses
+import gc
 import json
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -18,7 +20,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import engine as engines
 from hyperseg_jax.evaluation import validation
 from hyperseg_jax.evaluation.engine import Engine, predictions
-from hyperseg_jax.evaluation.replies import AllAtOnce
+from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
+from hyperseg_jax.parallel.feed import Rows
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prediction, Prompt, Source
 from hyperseg_jax.systems import system as systems
@@ -197,3 +200,51 @@ def test_a_prediction_is_its_segments():
     assert prediction.ids.tolist() == [[1] * 4, [2] * 4, [2] * 4, [0] * 4]
     nothing = Prediction(np.zeros((0, 4, 4), np.float32))
     assert not nothing and nothing.union.shape == (4, 4) and nothing.union.dtype == np.float32 and not nothing.ids.any()
+
+
+def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
+    """Its row is filled with a spare example, which is as long as theirs: longer than the config's length."""
+
+    class SecondRow:
+        """The feed of a host that holds the second of two rows."""
+
+        size = staticmethod(lambda wanted: 2)
+        rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
+        put = staticmethod(lambda batch, rows: batch)
+        own = staticmethod(np.asarray)
+
+    long = video("a", 1)
+    long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
+    lengths = []
+
+    def watched(params, batch, memory=None):
+        lengths.append(batch["layout"]["text_ids"].shape)
+        return rows_by_frame(params, batch)
+
+    monkeypatch.setattr(engines.hosts, "exchange", lambda what, own: [json.dumps([1, 1, 1, 400]), own])
+    reply = lambda example: Reply(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
+    answered = predictions(
+        Engine(watched, None, None, SecondRow()), task_of([long]), [long], reply, count=1, lengthens=True, unread=pytest.fail
+    )
+    assert [(done, list(replies)) for done, replies in answered] == [(1, [])] and lengths == [(1, 448)]
+
+
+def test_examples_are_let_go_before_the_next_batch_is_asked():
+    alive, counts = weakref.WeakSet(), []
+
+    def reply(example):
+        made = AllAtOnce(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
+        alive.add(made)
+        return made
+
+    def watched(params, batch):
+        gc.collect()
+        counts.append(len(alive))
+        return rows_by_frame(params, batch)
+
+    task = task_of([video(str(k), 1) for k in range(6)])
+    answered = predictions(Engine(watched, None, None), task, task.val, reply, count=6, batch_size=2, unread=pytest.fail)
+    for _, replies in answered:
+        for _, one in replies:
+            list(one.answers())
+    assert counts == [2, 2 + 1, 2 + 1]  # one is the caller's loop variable
