@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 
@@ -34,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     many = parser.add_argument_group("benchmarks", "instead of --model and --tasks")
     many.add_argument("--benchmarks", help="comma-separated, such as refcoco,reasonseg,coco_panoptic (docs/metrics.md)")
-    many.add_argument("--config", help="a config file or the name of a shipped one: the model's sizes, the tokenizer, the mesh")
+    many.add_argument(
+        "--config",
+        help=f"sizes, tokenizer, mesh: a config file, or a shipped one: {', '.join(configs.shipped())}",
+    )
     many.add_argument("--checkpoint", help="a workdir, a model folder, or a shipped model, that fits the config")
     many.add_argument(
         "--rules",

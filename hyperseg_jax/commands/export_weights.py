@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("source", "float32", "float16", "bfloat16"), default="source")
     parser.add_argument("--strict-authors", action="store_true", help="refuse what the authors' names cannot hold")
     parser.add_argument("--print-table", action="store_true", help="with --config: print every name, ours and theirs, and stop")
-    parser.add_argument("--config", help="with --print-table: a config file, or the name of a shipped one")
+    parser.add_argument("--config", help=f"with --print-table: a config file, or a shipped one: {', '.join(configs.shipped())}")
 
 
 def run(parsed: argparse.Namespace) -> None:

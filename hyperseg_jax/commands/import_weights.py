@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint, or several that together fill the model: a "
         "file or folder, a gs:// path, or a Hugging Face name (owner/name)",
     )
-    parser.add_argument("--config", required=True, help="the model to fill: a config file, or the name of a shipped one")
+    parser.add_argument(
+        "--config", required=True, help=f"to fill: a config file, or a shipped one: {', '.join(configs.shipped())}"
+    )
     parser.add_argument("--system", help="the system that you expect the config to be of")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the model folder to write")
     parser.add_argument(

@@ -58,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"unknown argument {unknown[0]}; see hyperseg {parsed.verb} --help")
         if overrides and not hasattr(parsed, "config"):
             raise UserError(f"hyperseg {parsed.verb} takes no --config overrides")
-        if web := next((text for text in arguments if WEB_ADDRESS.match(text)), None):
-            raise UserError(f"{web}: web addresses are not read; download it, and give a local path or a bucket (gs://...)")
+        said = getattr(parsed, "text", None)  # a prompt may speak of anything
+        if web := next((text for text in arguments if WEB_ADDRESS.match(text) and text != said), None):
+            raise UserError(f"{web}: web addresses are not read; download it, and give its path")
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # a second run starts at once

@@ -82,9 +82,9 @@ def run(parsed: argparse.Namespace) -> None:
     metric = _metric(parsed, base)
     sweep = _Sweep(parsed, base, metric, *_trials(parsed), say)
     start = _starter(sweep)
+    _check_score(sweep, console)
     if parsed.dry_run:
         return
-    _check_score(sweep, console)
     _open(parsed.out, base)
     start()
     rows = results.collect(sweep.trials, metric)
@@ -119,23 +119,30 @@ def _check_score(sweep: _Sweep, console: Console) -> None:
     from hyperseg_jax.evaluation import score_names
     from hyperseg_jax.training import checks
 
-    metric, data = sweep.metric, sweep.base.data
+    metric = sweep.metric
     field = f"--metric {metric}"
     if metric.task == "train":
         if metric.name not in checks.STEP_METRICS:
-            score_names.check(field, metric.name, checks.train_metrics(sweep.base))
+            score_names.check(field, metric.name, checks.train_metrics(sweep.configs[0]))
         return
-    block = data.tasks[metric.task].to_dict()
-    where, fields = f"data.tasks.{metric.task}", block.get("val")
-    if fields is None:
-        raise UserError(f"{field}: {where} has no validation records; choose another task, or train/loss")
-    if block["reader"] == "toy":
-        kind = fields["task"]
-    elif sweep.parsed.backend == "local":
-        kind = score_names.kind_of(sources.open_reader(where, block["reader"], fields, sources.root_of(data, console)))
-    else:
-        kind = ""
-    score_names.check(field, metric.name, score_names.of_prompts(kind))
+    checked: set[str] = set()  # trials may differ in their data as well
+    for config in sweep.configs:
+        data, where = config.data, f"data.tasks.{metric.task}"
+        block = data.tasks[metric.task].to_dict()
+        key = json.dumps([data.get("root"), block], default=str)
+        if key in checked:
+            continue
+        checked.add(key)
+        fields = block.get("val")
+        if fields is None:
+            raise UserError(f"{field}: {where} has no validation records; choose another task, or train/loss")
+        if block["reader"] == "toy":
+            kind = fields["task"]
+        elif sweep.parsed.backend == "local":
+            kind = score_names.kind_of(sources.open_reader(where, block["reader"], fields, sources.root_of(data, console)))
+        else:
+            kind = ""
+        score_names.check(field, metric.name, score_names.of_prompts(kind))
 
 
 def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:

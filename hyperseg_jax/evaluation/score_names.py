@@ -39,8 +39,10 @@ def check(field: str, name: str, known: Sequence[str]) -> None:
     if name in known or name.partition("/")[0] in known:
         return
     close = difflib.get_close_matches(name, known, 1, 0.5)
+    if not known:
+        raise UserError(f"{field}: this task is not scored in validation; choose another task, or train/loss")
     hint = f"did you mean {close[0]}? " if close else ""
-    raise UserError(f"{field}: no score {name!r}; {hint}Known are {', '.join(known) or 'none'}")
+    raise UserError(f"{field}: no score {name!r}; {hint}Known are {', '.join(known)}")
 
 
 def check_best(best: str, tasks: Mapping[str, Any]) -> None:
@@ -52,6 +54,12 @@ def check_best(best: str, tasks: Mapping[str, Any]) -> None:
     records = tasks[task].val if task in tasks else None
     if records is None:
         scored = ", ".join(one for one, held in tasks.items() if held.val is not None)
-        raise UserError(f"train.best = {best!r}: give TASK/SCORE with one of the tasks that have validation records ({scored})")
-    kind = kind_of(records)
-    check(f"train.best = {best!r}", name, of_prompts(kind) if kind else ())
+        fix = (
+            f"give TASK/SCORE with one of the tasks {scored}"
+            if scored
+            else "no task has a val block; give one, or leave it empty"
+        )
+        raise UserError(f"train.best = {best!r}: {fix}")
+    if not (kind := kind_of(records)):
+        raise UserError(f"train.best = {best!r}: no validation record of {task} can be read; check data.tasks.{task}.val")
+    check(f"train.best = {best!r}", name, of_prompts(kind))

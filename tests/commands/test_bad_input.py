@@ -63,6 +63,7 @@ PREDICT = {
     "frames by point": ("frames --point 3,3", "frames is a video", "give a text"),
     "point outside": ("good.jpg --point 9999,3", "--point 9999,3", "not inside the picture"),
     "box beside": ("good.jpg --box -9,-9,-3,-3", "--box -9,-9,-3,-3", "has no area inside the picture"),
+    "picture in a bucket": ("gs://bucket/a.jpg 'a ring'", "gs:/bucket/a.jpg", "copy the file"),
     "reasoning without a text": ("good.jpg --point 3,3 --reasoning", "--reasoning", "goes with a text"),
     "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the picture"),
@@ -111,7 +112,7 @@ TRAIN = {
         "--config.data.root=FOLDER",
     ),
     "the published size without data": ("--config hyperseg_3b --config.data.tokenizer=toy", "datasets/", "no such"),
-    "a workdir on the web": ("--config tiny --workdir https://example.org/run", "https://example.org/run", "gs://"),
+    "a workdir on the web": ("--config tiny --workdir https://example.org/run", "https://example.org/run", "give its path"),
     "a root on the web": ("--config tiny --config.data.root=http://example.org/x", "http://example.org/x", "download it"),
     "a limit of none": ("--config tiny --config.hosts.barrier=0", "hosts.barrier = 0", "give seconds above 0"),
     "no steps": ("--config tiny --config.train.steps=0", "train.steps = 0", "give one or more"),
@@ -193,3 +194,5 @@ def test_arrays_that_are_no_picture(hollow):
         model.segment_regions(picture, [np.zeros((8, 9), bool)])
     with pytest.raises(UserError, match="draw at least one"):
         model.segment_regions(Image.fromarray(picture), [])
+    with pytest.raises(UserError, match="1 labels for 2 regions"):
+        model.segment_regions(picture, [np.ones((8, 9), bool)] * 2, labels=["a"])
