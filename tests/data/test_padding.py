@@ -12,7 +12,7 @@ from hyperseg_jax.data.features import Sizes
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.layout import TokenCounts, expanded_length
-from hyperseg_jax.text.prompts import tokenize
+from hyperseg_jax.text.prompts import normalize, tokenize
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 SIZES = Sizes(32, 16, 9, 4, 4, prompts=2, length=200, targets=4, template="short")
@@ -36,7 +36,7 @@ def task(*texts):
 
 
 def length(text):
-    return expanded_length(tokenize(example(text).prompts[0], Tokenizer.toy(), template="short", train=True), COUNTS)
+    return expanded_length(tokenize(normalize(example(text).prompts[0]), Tokenizer.toy(), template="short", train=True), COUNTS)
 
 
 SHORT, LONG = "the ring", "the large blue square left of the small red star"
