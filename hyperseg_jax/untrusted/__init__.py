@@ -1,5 +1,6 @@
-"""Reading other people's files without executing them.
+"""Reading other people's files without executing them, within limits.
 
+limits          how much a file may ask for: pixels, masks, frames, records, nesting, seconds
 bad_file        the map of a file, and how a refusal is worded
 pickle_machine  pickles read as data; names are only looked up in a table
 old_pickles     the operations of pickle protocols 0 and 1
