@@ -342,7 +342,7 @@ def test_what_each_reader_says(own, case):
 
 
 def test_marks_of_another_size_are_not_also_called_missing(own):
-    root, bad = own("interactive"), run_lengths.encode(np.ones((3, 3), bool))
+    root, bad = own("interactive", "coco"), run_lengths.encode(np.ones((3, 3), bool))
     marks = {f"{kind}_visual_prompt_mask": bad for kind in KINDS}
     change(root / "interactive/coco_interactive_val.json", lambda c: [ann.update(marks) for ann in c[0]["anns"]])
     told = found(report(root, "interactive"))
