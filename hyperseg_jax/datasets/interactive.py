@@ -9,6 +9,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, thicken
+from hyperseg_jax.datasets.problems import complained
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -75,6 +76,8 @@ class CocoInteractive:
             if mark is not None:
                 drawn.append((*mark, self._target(anns[k], size, f"{where} anns#{k}")))
         if not drawn:
+            if complained():
+                return Prompt(task="region")
             raise UserError(f"{where}: no region has a mark of kind {', '.join(self._kinds)}; leave the record out")
         kinds, regions, targets = zip(*drawn, strict=True)
         return Prompt(

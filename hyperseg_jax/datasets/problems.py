@@ -41,6 +41,7 @@ class Collected:
 
 
 _collected: contextvars.ContextVar[Collected | None] = contextvars.ContextVar("collected", default=None)
+_complained: contextvars.ContextVar[bool] = contextvars.ContextVar("complained", default=False)
 
 
 def collected() -> Collected | None:
@@ -48,13 +49,19 @@ def collected() -> Collected | None:
     return _collected.get()
 
 
+def complained() -> bool:
+    """Whether a problem has been noted since `collecting` began, so that what follows from it need not be."""
+    return _complained.get()
+
+
 @contextlib.contextmanager
 def collecting(into: Collected) -> Iterator[None]:
     """Readers note a problem and go on, with an empty mask or picture in its place. A picture is decoded once."""
-    token = _collected.set(into)
+    token, before = _collected.set(into), _complained.set(False)
     try:
         yield
     finally:
+        _complained.reset(before)
         _collected.reset(token)
 
 
@@ -63,4 +70,5 @@ def complain(kind: str, message: str) -> None:
     into = collected()
     if into is None:
         raise Problem(kind, message)
+    _complained.set(True)
     into.note(kind, message)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from hyperseg_jax.datasets import CocoInstances, files, layouts
 from hyperseg_jax.datasets.check import check
+from hyperseg_jax.datasets.marks import KINDS
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 
@@ -338,3 +339,11 @@ def test_what_each_reader_says(own, case):
         for k in range(len(reader)):
             reader[k]
     assert str(error.value) in {text for _, text in found(result)}
+
+
+def test_marks_of_another_size_are_not_also_called_missing(own):
+    root, bad = own("interactive", "coco"), run_lengths.encode(np.ones((3, 3), bool))
+    marks = {f"{kind}_visual_prompt_mask": bad for kind in KINDS}
+    change(root / "interactive/coco_interactive_val.json", lambda c: [ann.update(marks) for ann in c[0]["anns"]])
+    told = found(report(root, "interactive"))
+    assert told and all(kind == "wrong size" and "the mask is 3x3" in message for kind, message in told)

@@ -13,12 +13,6 @@ SHORT = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quickly(monkeypatch):
-    """The kernel compiles without most optimizations: its few steps do not pay for them."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.name for path in NOTEBOOKS])
 def test_notebook(path):
     notebook = nbformat.read(path, as_version=4)

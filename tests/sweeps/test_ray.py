@@ -165,7 +165,6 @@ def test_a_sweep_that_was_ended_goes_on_and_loses_nothing(cluster, fakes, seen, 
 
 def test_true_trainings_on_both_backends_are_bit_equal_after_a_kill(cluster, world, seen, tmp_path, monkeypatch):
     """A worker of Ray is killed (its training saves), and then the training that took its place (it has saved before)."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     config = str(TESTS / "micro_config.py")
     fixed = (f"data.root={world}", "train.steps=64", "train.save_every=2", "train.eval_every=32")
     make = lambda folder: [Trial({"optimizer.learning_rate": rate}, config, fixed, 64, folder) for rate in ("1e-3", "1e-2")]

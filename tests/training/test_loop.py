@@ -157,7 +157,6 @@ def started(workdir, world, **environment):
     ]
     env = {
         **os.environ,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": str(TESTS.parent),
         "TEST_ROWS": str(notes),
