@@ -12,6 +12,7 @@ ORDER = [
     "config",
     "structs",
     "untrusted",
+    "locks",
     "axes",
     "ops",
     "tables",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from hyperseg_jax.atomic import whole_file, write_text
+from hyperseg_jax.atomic import sweep, whole_file, write_text
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import faults, files
 from hyperseg_jax.datasets.builds import pictures, records
@@ -35,8 +35,9 @@ from hyperseg_jax.datasets.builds.index import (
     write_index,
     write_shard,
 )
-from hyperseg_jax.datasets.builds.store import Store, alone, sha256
+from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example
 
 OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; pictures are compressed already
@@ -124,8 +125,10 @@ def build(
 
 def _tidy(stage: pathlib.Path, shards: pathlib.Path) -> None:
     """Leaves a staging folder that still holds finished shards."""
-    for part in shards.glob("*.part"):
-        part.unlink(missing_ok=True)
+    sweep(shards)
+    for note in shards.glob("*.json"):
+        if not note.with_suffix(".array_record").exists():  # killed between putting a shard in place and this
+            note.unlink()
     with contextlib.suppress(OSError):
         if shards.exists():
             shards.rmdir()
