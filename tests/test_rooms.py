@@ -9,6 +9,7 @@ ORDER = [
     "errors",
     "cache",
     "atomic",
+    "workers",
     "config",
     "structs",
     "untrusted",

@@ -11,9 +11,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-STOPPED = 130
-"""The exit code after Ctrl-C; after SIGTERM it is 143."""
-
 
 class _Out(io.FileIO):
     """Standard output: an error is told once and bears its name, so that it ends the command in one line."""
@@ -74,11 +71,15 @@ def script() -> Iterator[None]:
             yield
         except SystemExit as error:
             code = error.code
+        finally:
+            _die_at_once()
         sys.stdout.flush()
-        if signals.told:  # a library has swallowed it
-            code = signals.code
         if out.failure is not None and not code:
             raise out.failure
+        if signals.told:  # where a library has swallowed it, nothing else tells
+            if code in (0, None):
+                _say("stopped")
+            code = signals.code
     except BaseException as error:
         if signals.told:
             code = signals.code
@@ -90,7 +91,6 @@ def script() -> Iterator[None]:
             _say(f"{error.filename}: {error.strerror}; give it room, or another place")
         else:
             raise
-    _die_at_once()
     raise SystemExit(code)
 
 
@@ -103,28 +103,28 @@ def _open_streams() -> _Out:
     next file that is opened would take the number, and what libraries print would go into it."""
     while True:
         number = os.open(os.devnull, os.O_RDONLY)  # writing there fails, as to what is closed
-        if number > 2:
+        if number >= 2:
             os.close(number)
+        if number > 2:
             break
         if number == 2:
-            os.close(number)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            number = os.open(os.devnull, os.O_WRONLY)
+        os.set_inheritable(number, True)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):
             stream.flush()
-    made: dict[str, Any] = {}
-    for name, kind, number in (("stdout", _Out, 1), ("stderr", _Err, 2)):
-        before = getattr(sys, name)
-        raw = kind(number, "w", closefd=False)
-        made[name] = raw
-        errors = "backslashreplace" if number == 2 else getattr(before, "errors", "strict")
-        buffered = io.BufferedWriter(raw)
-        text = io.TextIOWrapper(
-            buffered, encoding=getattr(before, "encoding", "utf-8"), errors=errors, line_buffering=number == 2 or raw.isatty()
-        )
-        setattr(sys, name, text)
-        setattr(sys, f"__{name}__", text)
-    return made["stdout"]
+    out, err = _Out(1, "w", closefd=False), _Err(2, "w", closefd=False)
+    sys.stdout, sys.stderr = _text(out, sys.stdout), _text(err, sys.stderr)
+    return out
+
+
+def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
+    """A stream of text on `raw` in the ways of the one before, which may be None."""
+    kept = {name: getattr(before, name, None) for name in ("encoding", "errors", "line_buffering")}
+    by_line = kept["line_buffering"] or getattr(before, "write_through", False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), kept["encoding"] or "utf-8", kept["errors"] or "backslashreplace", None, by_line
+    )
 
 
 def _listen(signals: _Signals) -> None:
