@@ -304,7 +304,7 @@ def write(
     world = World(seed, train, val, compositional, clips, level, kinds, expressions)
     out = pathlib.Path(out_dir)
     place = out.absolute()
-    with alone(place.parent / f".{place.name}.lock", wait=True):  # others may draw it just now
+    with alone(place.parent / f".{place.name}.drawn", wait=True):  # others may draw it just now
         if out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
             if read_world(out) != world:
                 raise UserError(f"{out}: holds a toy world of other parameters (toy.json); choose another folder")
