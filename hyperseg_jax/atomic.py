@@ -1,14 +1,32 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all. What a killed process leaves of them is removed by the next one."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import hashlib
+import os
 import pathlib
+import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 
 from hyperseg_jax.errors import UserError
+
+DAY = 24 * 3600
+"""Seconds after which a part is left over where nothing else tells whether its writer lives."""
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_PART = re.compile(r"\..*\.hyperseg-([0-9a-f]{8})-[a-z0-9_]{8}$", re.DOTALL)
+_swept: set[pathlib.Path] = set()
+
+
+def is_part(path: os.PathLike[str] | str) -> bool:
+    """Whether a path is, by its name, what this file writes before it is whole."""
+    return _PART.match(pathlib.PurePath(path).name) is not None
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -19,18 +37,15 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path`, in the same folder, for whoever writes the file.
+    """A temporary path of the same name on the same disk, for whoever writes the file.
 
     At the end it is renamed to `path`. After an exception, or where nothing was written or it was deleted meanwhile, `path`
-    stays as it was, and nothing is left. Raises OSError where nothing can be written.
+    stays as it was, and nothing is left. Several may write one path at once: the last one stays. OSError names `path`.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        if part.exists():
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with _beside(path) as (new, _):
+        yield new
+        if new.exists():
+            new.replace(path)
 
 
 def check_free(folder: pathlib.Path, written: Iterable[str], sources: Iterable[pathlib.Path] = ()) -> None:
@@ -44,30 +59,112 @@ def check_free(folder: pathlib.Path, written: Iterable[str], sources: Iterable[p
             raise UserError(f"{folder}: is or holds {source}, which would be lost; give a new folder")
     patterns = tuple(written)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not any(path.match(pattern) for pattern in patterns):
+        if not is_part(path) and not any(path.match(pattern) for pattern in patterns):
             raise UserError(f"{folder}: holds {path.name}, which would be lost; give a new folder")
 
 
 @contextlib.contextmanager
 def whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary folder beside `folder` to write into. At the end it takes the place of what stood there, which is removed;
-    after an exception it is removed itself. Raises OSError where nothing can be written."""
+    """A temporary folder on the same disk to write into. At the end it takes the place of what stood there, which is removed;
+    after an exception it is removed itself. OSError names `folder` or what lies in it."""
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with _beside(folder) as (new, before):
+        new.mkdir()
+        yield new
+        while True:
+            if folder.exists():
+                before.parent.mkdir(exist_ok=True)
+                folder.replace(before)
+            try:
+                new.replace(folder)
+                break
+            except OSError as error:
+                if before.exists() and not folder.exists():
+                    before.replace(folder)
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
+                    raise
+                shutil.rmtree(before.parent, ignore_errors=True)  # another process was quicker; the last one stays
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[pathlib.Path]:
+    """A folder among the temporary ones of this machine, removed at the end or, after a kill, by a later process."""
+    with _beside(pathlib.Path(tempfile.gettempdir()) / "scratch") as (new, _):
+        new.mkdir()
+        yield new
+
+
+@contextlib.contextmanager
+def _beside(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """(where to write what becomes `path`, where to put what stood there), in a hidden folder beside it.
+
+    The folder is locked as long as its writer lives, by an flock that no end of a process leaves behind.
+    """
+    if (parent := path.parent.absolute()) not in _swept:
+        _swept.add(parent)
+        sweep(parent)
     try:
-        part.chmod(0o755)
-        yield part
-        before = part.with_name(f"{part.name}-before")
-        if folder.exists():
-            folder.replace(before)
-        try:
-            part.replace(folder)
-        except OSError:
-            if before.exists():
-                before.replace(folder)
+        part, handle = _locked(parent, path.name)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        (part / "new").mkdir()
+        yield part / "new" / path.name, part / "before" / path.name
+    except OSError as error:
+        name = str(path) if error.filename is None else str(error.filename).replace(f"{part}/new", str(path.parent))
+        if name == error.filename or (error.errno is None and type(error) is not OSError):
             raise
-        shutil.rmtree(before, ignore_errors=True)
-    except BaseException:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), name) from error
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise
+        os.close(handle)
+
+
+def _locked(parent: pathlib.Path, name: str) -> tuple[pathlib.Path, int]:
+    """A new hidden folder and the open file that locks it."""
+    while True:
+        part = pathlib.Path(tempfile.mkdtemp(prefix=f".{name[:40]}.hyperseg-{_HOST}-", dir=parent))
+        handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process takes it for left over, in the moment before it is locked
+            os.close(handle)
+            continue
+        except OSError:  # a file system without locks: only its age will tell
+            return part, handle
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(part)):
+                return part, handle
+        os.close(handle)
+
+
+def sweep(folder: pathlib.Path) -> None:
+    """Removes what killed processes left in a folder: parts of this machine that nobody locks, others after a day."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _PART.match(name):
+                with contextlib.suppress(OSError):  # it is in nobody's way
+                    _remove_left_over(folder / name)
+
+
+def _remove_left_over(part: pathlib.Path) -> None:
+    handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(handle).st_uid != os.geteuid():
+            return
+        known = part.name[-17:-9] == _HOST
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:
+            known = False
+        if not known and time.time() - max(path.stat().st_mtime for path in (part, *part.rglob("*"))) < DAY:
+            return
+        for kept in (part / "before").glob("*"):  # killed between two renames
+            if not os.path.lexists(part.parent / kept.name):
+                kept.replace(part.parent / kept.name)
+        shutil.rmtree(part, ignore_errors=True)
+    finally:
+        os.close(handle)

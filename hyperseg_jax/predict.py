@@ -3,6 +3,8 @@
 import sys
 
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.commands.script import script
 
 if __name__ == "__main__":
-    main(["predict", *sys.argv[1:]])
+    with script():
+        main(["predict", *sys.argv[1:]])

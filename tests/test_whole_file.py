@@ -1,8 +1,20 @@
 """Files that appear whole or not at all."""
 
-import pytest
+import contextlib
+import fcntl
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
 
-from hyperseg_jax.atomic import whole_file, write_text
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperseg_jax.atomic import is_part, scratch_folder, sweep, whole_file, whole_folder, write_text
 
 
 @pytest.fixture
@@ -15,7 +27,7 @@ def path(tmp_path):
 def test_the_old_file_stands_until_the_new_one_is_whole(path):
     with whole_file(path) as part:
         part.write_bytes(b"after")
-        assert path.read_text() == "before" and part.parent == path.parent
+        assert path.read_text() == "before" and part.name == path.name
     assert path.read_text() == "after" and list(path.parent.iterdir()) == [path]
 
 
@@ -36,3 +48,141 @@ def test_a_deleted_part_leaves_the_old_file(path):
 def test_text(path):
     write_text(path, "naïve")
     assert path.read_bytes() == "naïve".encode() and list(path.parent.iterdir()) == [path]
+
+
+def test_two_writers_at_once(path):
+    """Each has a part of its own; the last one stays."""
+    with whole_file(path) as one, whole_file(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+WRITES = """
+import pathlib, sys, time
+from hyperseg_jax import atomic
+path = pathlib.Path(sys.argv[1])
+with getattr(atomic, sys.argv[2])(path) as part:
+    (part / "x" if part.is_dir() else part).write_text("half")
+    print(part, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """writer(name, kind): a process that is about to write a file or folder."""
+    processes = []
+
+    def start(name, kind):
+        given = [sys.executable, "-c", WRITES, str(tmp_path / name), kind]
+        processes.append(subprocess.Popen(given, stdout=subprocess.PIPE, text=True))
+        return processes[-1], pathlib.Path(processes[-1].stdout.readline().strip())
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_what_a_killed_writer_leaves_goes_with_the_next_and_a_living_one_stays(tmp_path, writer):
+    dead, left = writer("model", "whole_folder")
+    _, alive = writer("model", "whole_folder")
+    _, file = writer("index.json", "whole_file")
+    dead.kill()
+    dead.wait()
+    assert left.exists()
+    write_text(tmp_path / "other.json", "{}")
+    assert alive.exists() and file.exists() and not left.parent.parent.exists()
+    assert sorted(path.name for path in tmp_path.iterdir() if not is_part(path)) == ["other.json"]
+
+
+def test_a_folder_that_was_set_aside_comes_back(tmp_path, writer):
+    """Killed between two renames: what stood there is not lost."""
+    dead, left = writer("model", "whole_folder")
+    before = left.parent.parent / "before" / "model"
+    before.mkdir(parents=True)
+    (before / "weights").write_text("trained")
+    dead.kill()
+    dead.wait()
+    sweep(tmp_path)
+    assert (tmp_path / "model" / "weights").read_text() == "trained" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_parts_of_other_machines_stay_for_a_day(tmp_path):
+    names = [f".model.hyperseg-{'0' * 8}-aaaaaaa{k}" for k in range(2)]
+    for name in names:
+        (tmp_path / name / "new").mkdir(parents=True)
+    (tmp_path / ".model.hyperseg-notes").mkdir()
+    (tmp_path / f".link.hyperseg-{'0' * 8}-aaaaaaaa").symlink_to(tmp_path / ".model.hyperseg-notes")
+    for path in (tmp_path / names[0], tmp_path / names[0] / "new"):
+        os.utime(path, (1e9, 1e9))
+    sweep(tmp_path)
+    assert [(tmp_path / name).exists() for name in names] == [False, True] and len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_odd_moment_of_a_sweep(tmp_path, monkeypatch):
+    """A part that another process removes before it is locked is made anew."""
+    flock, swept = fcntl.flock, []
+
+    def sweeps_first(handle, how):
+        if not swept:
+            swept.append(1)
+            sweep(tmp_path)
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", sweeps_first)
+    write_text(tmp_path / "a.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_replaces_the_one_that_appeared_meanwhile(tmp_path):
+    with whole_folder(tmp_path / "x") as one, whole_folder(tmp_path / "x") as other:
+        (one / "one").write_text("")
+        (other / "other").write_text("")
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["one"] and len(list(tmp_path.iterdir())) == 1
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """No file of this process grows beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.mark.parametrize("write", ["text", "picture", "folder"])
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(path, write):
+    named = path if write != "folder" else path.parent / "folder" / "x.npy"
+    with full_disk(10), pytest.raises(OSError, match=r"too large|encoder error") as failed:
+        if write == "text":
+            write_text(path, "after" * 100)
+        elif write == "picture":
+            with whole_file(path) as part:
+                Image.fromarray(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)).save(part, "PNG")
+        else:
+            with whole_folder(path.parent / "folder") as part, open(part / "x.npy", "wb", buffering=0) as file:
+                try:
+                    file.write(b"x" * 10)
+                    file.write(b"x")
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, file.name) from error
+    assert failed.value.filename == str(named) and failed.value.strerror
+    assert path.read_text() == "before" and list(path.parent.iterdir()) == [path]
+
+
+def test_scratch_is_removed_at_the_end_and_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    code = "import os; from hyperseg_jax import atomic\nwith atomic.scratch_folder() as f: (f / 'x').mkdir(); os._exit(1)"
+    subprocess.run([sys.executable, "-c", code])
+    assert len(list(tmp_path.iterdir())) == 1
+    with scratch_folder() as folder:
+        assert folder.is_dir() and len(list(tmp_path.iterdir())) == 1
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", None)

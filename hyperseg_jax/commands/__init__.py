@@ -1,7 +1,8 @@
 """Commands: one thin module for each verb of `hyperseg`.
 
 Entry point
-    main.py  parses the verb, runs its module, turns bad input into one line
+    main.py    parses the verb, runs its module, turns bad input into one line
+    script.py  what is around a command: closed and full streams, Ctrl-C and SIGTERM
 
 Models
     quickstart.py           segment, fine-tune, and one HTML page of both

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from hyperseg_jax import __version__
 from hyperseg_jax.cache import cache_folder
+from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import HostLost, UserError
 
 VERBS = {
@@ -33,8 +34,11 @@ WEB_ADDRESS = re.compile(r"(--[\w.-]+=)?https?://\S+$")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """The console script; called with arguments, one command of a larger process."""
+    if arguments is None:
+        with script():
+            return main(sys.argv[1:])
+    arguments = list(arguments)
     traceback = "--traceback" in arguments
     arguments = [a for a in arguments if a != "--traceback"]
     parser = argparse.ArgumentParser(

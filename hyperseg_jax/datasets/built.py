@@ -21,11 +21,12 @@ from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets.builds.clips import clip
 from hyperseg_jax.datasets.builds.index import SETTINGS, Shard, read_index
 from hyperseg_jax.datasets.builds.records import Record
-from hyperseg_jax.datasets.builds.store import Store, alone, sha256
+from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.problems import Problem, collected, complain
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example, Prompt
 
 OPEN = 256

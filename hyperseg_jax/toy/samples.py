@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hyperseg_jax.atomic import is_part, whole_folder
 from hyperseg_jax.datasets import class_names, masks
 from hyperseg_jax.datasets.choices import LETTERS
 from hyperseg_jax.errors import UserError
@@ -28,21 +29,23 @@ YEARS = ("train2017", "val2017", "train2014", "val2014")
 
 
 def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) -> list[pictures.Picture]:
-    """Writes the files of all benchmarks below a folder that is new or empty, and gives the pictures that they show."""
-    root = pathlib.Path(out_dir)
-    if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root}: is not empty; choose a new folder")
+    """Writes the files of all benchmarks below a folder that is new or empty, whole or not at all, and gives the pictures that
+    they show."""
+    out = pathlib.Path(out_dir)
+    if out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
+        raise UserError(f"{out}: is not empty; choose a new folder")
     world = pictures.World(seed, train=0, val=count, compositional=0, clips=0)
     drawn = [pictures.picture(world, "val", k) for k in range(count)]
     records = [writer.picture_records(world, "val", k, picture) for k, picture in enumerate(drawn)]
-    _coco(root, world, drawn, records)
-    _referring(root, drawn, records)
-    _reasoning(root, world)
-    _labels(root, drawn)
-    _regions(root, drawn)
-    _questions(root, drawn)
-    _yours(root, drawn)
-    clip_layouts.write_clip_layouts(root, train=1, val=1, seed=seed)
+    with whole_folder(out) as root:
+        _coco(root, world, drawn, records)
+        _referring(root, drawn, records)
+        _reasoning(root, world)
+        _labels(root, drawn)
+        _regions(root, drawn)
+        _questions(root, drawn)
+        _yours(root, drawn)
+        clip_layouts.write_clip_layouts(root, train=1, val=1, seed=seed)
     return drawn
 
 

@@ -23,13 +23,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.atomic import whole_folder
+from hyperseg_jax.atomic import is_part, whole_folder
 from hyperseg_jax.datasets import masks
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.toy import pictures
 from hyperseg_jax.toy.pictures import SPLITS, World
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
+from hyperseg_jax.workers import begin, deaf
 
 JPEG_QUALITY = 92
 REVOS_NAMES = {"train": "train", "val": "valid"}
@@ -301,13 +303,15 @@ def write(
         compositional = val if kinds == "known" else 0
     world = World(seed, train, val, compositional, clips, level, kinds, expressions)
     out = pathlib.Path(out_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if read_world(out) != world:
-            raise UserError(f"{out}: holds a toy world of other parameters (toy.json); choose another folder")
-        say(f"{out}: this toy world is there already")
-        return out
-    with whole_folder(out) as folder, _runner(world, folder, workers) as run:
-        _write_all(world, folder, run)
+    place = out.absolute()
+    with alone(place.parent / f".{place.name}.drawn", wait=True):  # others may draw it just now
+        if out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
+            if read_world(out) != world:
+                raise UserError(f"{out}: holds a toy world of other parameters (toy.json); choose another folder")
+            say(f"{out}: this toy world is there already")
+            return out
+        with whole_folder(out) as folder, _runner(world, folder, workers) as run:
+            _write_all(world, folder, run)
     say(f"{out}: wrote {train} train, {val} val, {compositional} compositional pictures and {clips} clips")
     return out
 
@@ -317,7 +321,10 @@ class _runner:
 
     def __init__(self, world: World, folder: pathlib.Path, workers: int):
         self.fixed = (world, folder)
-        self.pool = multiprocessing.get_context("spawn").Pool(workers) if workers else None
+        self.pool = None
+        if workers:
+            with deaf():
+                self.pool = multiprocessing.get_context("spawn").Pool(workers, begin)
 
     def __enter__(self) -> Callable[[Callable, list], Iterable]:
         return self._run

@@ -61,7 +61,8 @@ def train(
 
     with contextlib.ExitStack() as stack:
         # ---- Workdir, data and model -------------------------------------------------------------
-        workdir = stack.enter_context(Workdir(home))
+        say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+        workdir = stack.enter_context(Workdir(home, say=say))
         workdir.check(config)
         system = systems.get(config.system)
         tokenizer = sources.load_tokenizer(config.data.tokenizer)
@@ -88,7 +89,6 @@ def train(
         rows = feed.rows(config.train.batch_size)
         engine = Engine.of(system, config, None, mesh.batch)
         limits = hosts.Limits(**config.hosts)
-        say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         # ---- State: from the newest checkpoint, else from a model or the seed --------------------
         checkpoints = stack.enter_context(
@@ -196,6 +196,8 @@ def train(
             # ---- Model and checkpoint ------------------------------------------------------------
             stops = stop.asked(step) or step == stop_at
             last = step == steps or stops
+            if validates or last or step % config.train.save_every == 0:
+                workdir.keep()
             if validates or last:
                 unsaved = attempt(say, "the model", model_folder.save, workdir.local / "model", config, tokenizer, state.params)
             # after all else of a step, so that what a checkpoint holds is complete; the best one is of a validation

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 from etils import epath
 
-from hyperseg_jax.atomic import write_text
+from hyperseg_jax.atomic import scratch_folder, write_text
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 
@@ -28,21 +29,26 @@ class Workdir:
     home: where it lives. local: the folder to write into; home itself, or where home is a bucket, which takes no appended
     lines, a scratch folder that `push` copies up. On all processes but the first it is a scratch folder that nobody keeps, so
     that they write what process 0 writes and no line asks which one it is.
+
+    From `open` on process 0 holds the lock of the workdir. say: takes the line that tells of a wait for it.
     """
 
-    def __init__(self, home: os.PathLike[str] | str) -> None:
+    def __init__(self, home: os.PathLike[str] | str, *, say: Callable[[str], None] = print) -> None:
+        self._kept = contextlib.ExitStack()
+        self._lock = Lock(home, say=say)
         self.home = epath.Path(home)
         self.remote = "://" in os.fspath(self.home)
-        self._scratch = self.remote or not hosts.leads()
-        self.local = pathlib.Path(tempfile.mkdtemp(prefix="hyperseg-")) if self._scratch else pathlib.Path(home)
+        self.local = pathlib.Path(home)
+        if self.remote or not hosts.leads():
+            self.local = self._kept.enter_context(scratch_folder())
         self._pushed: dict[pathlib.Path, tuple[int, int]] = {}
 
     def __enter__(self) -> Workdir:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if self._scratch:
-            shutil.rmtree(self.local, ignore_errors=True)
+        self._lock.release()
+        self._kept.close()
 
     def check(self, config: ml_collections.ConfigDict) -> None:
         """UserError, on all processes, where they were given different configs, or the workdir holds a run of another model or
@@ -57,14 +63,19 @@ class Workdir:
         self._lead(self._check, json.loads(resolved))
 
     def open(self, config: ml_collections.ConfigDict) -> None:
-        """Makes the workdir and writes its resolved config.
+        """Locks the workdir, makes it and writes its resolved config.
 
-        UserError, on all processes, where it cannot be written or is not the same folder on all hosts.
+        UserError, on all processes, where another run holds it, where it cannot be written or is not the same folder on all
+        hosts.
         """
         self._lead(self._open, _resolved(config))
         unseen = "" if (self.home / "config.json").exists() else "does not see what process 0 wrote there"
         if unseen := hosts.agree("the workdir's config", unseen):
             raise UserError(f"--workdir {self.home}: {unseen}; give a folder that all hosts share, or a bucket (gs://name/run)")
+
+    def keep(self) -> None:
+        """UserError, on all processes, where another run has taken the workdir over. Asked before a save."""
+        self._lead(lambda _: self._lock.check(), None)
 
     def _lead(self, act: Callable[[Any], None], given: Any) -> None:
         """act(given) on process 0; its UserError is raised on all."""
@@ -103,6 +114,7 @@ class Workdir:
                 raise UserError(f"--workdir {self.home}: cannot be written ({above} is a file); give another folder")
 
     def _open(self, resolved: str) -> None:
+        self._lock.acquire()
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             write_text(self.local / "config.json", resolved + "\n")
@@ -125,7 +137,8 @@ class Workdir:
             return
         for path in sorted(self.local.rglob("*")):
             told = (path.stat().st_mtime_ns, path.stat().st_size)
-            if path.is_file() and not path.name.startswith(".") and self._pushed.get(path) != told:
+            hidden = any(name.startswith(".") for name in path.relative_to(self.local).parts)
+            if path.is_file() and not hidden and self._pushed.get(path) != told:
                 target = self.home.joinpath(path.relative_to(self.local))
                 try:
                     target.parent.mkdir(parents=True, exist_ok=True)

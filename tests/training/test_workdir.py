@@ -2,12 +2,14 @@
 
 import json
 
+import fsspec
 import pytest
 from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 from rich.console import Console
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.locks import files
 from hyperseg_jax.training import loop
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.observers import read_metrics
@@ -34,6 +36,8 @@ def bucket(tmp_path, monkeypatch):
 
     store = Store(auto_mkdir=True)
     monkeypatch.setattr(type(backend.fsspec_backend), "_get_filesystem", lambda self, name: store)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **_: (store, store._strip_protocol(url)))
+    monkeypatch.setattr(files, "SETTLE", 0.0)
     return root
 
 
@@ -53,7 +57,7 @@ def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
         workdir.push()
     assert not workdir.local.exists()
     there = {str(path.relative_to(bucket / "name" / "run")): path.read_text() for path in bucket.rglob("*") if path.is_file()}
-    assert json.loads(there.pop("config.json"))["system"] == "hyperseg"
+    assert json.loads(there.pop("config.json"))["system"] == "hyperseg" and json.loads(there.pop(".lock/00000001"))["free"]
     assert there == {
         "metrics.jsonl": "one\ntwo\n",
         "tensorboard/events": "x",
@@ -94,3 +98,31 @@ def test_a_bucket_that_refuses_is_one_clear_line(bucket, micro, monkeypatch):
     monkeypatch.setattr(type(backend.fsspec_backend), "open", refuse)
     with Workdir("gs://name/run") as workdir, pytest.raises(UserError, match=r"gs://name/run: cannot be written .Permission"):
         workdir.open(micro())
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_a_second_run_in_a_workdir_is_refused_and_writes_nothing(request, tmp_path, micro, bucketed):
+    home = "gs://name/run" if request.getfixturevalue("bucket") and bucketed else str(tmp_path / "run")
+    with Workdir(home) as workdir:
+        workdir.open(micro())
+        (workdir.local / "metrics.jsonl").write_text("one\n")
+        workdir.push()
+        with Workdir(home) as second, pytest.raises(UserError, match=rf"{home}: another run works there .process \d+ on "):
+            second.open(micro(train__steps=7))
+        workdir.keep()
+        assert json.loads((workdir.home / "config.json").read_text())["train"]["steps"] != 7
+    with Workdir(home) as again:
+        again.open(micro())
+        with pytest.raises(UserError, match="another one has taken it over"):
+            workdir._lock._number = 1  # as if it had stood still
+            workdir.keep()
+
+
+def test_a_run_that_lost_its_workdir_ends_without_a_save(small_system, micro, tmp_path, monkeypatch):
+    def lost(self):
+        raise UserError(f"{self.folder}: another one has taken it over")
+
+    monkeypatch.setattr("hyperseg_jax.locks.lock.Lock.check", lost)
+    with pytest.raises(UserError, match="run: another one has taken it over"):
+        loop.train(micro(train__steps=2), tmp_path / "run", console=Console(quiet=True))
+    assert not (tmp_path / "run" / "model").exists() and not list((tmp_path / "run" / "checkpoints").iterdir())

@@ -13,13 +13,12 @@ import json
 import multiprocessing
 import os
 import pathlib
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from hyperseg_jax.atomic import whole_file, write_text
+from hyperseg_jax.atomic import sweep, whole_file, write_text
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import faults, files
 from hyperseg_jax.datasets.builds import pictures, records
@@ -35,9 +34,11 @@ from hyperseg_jax.datasets.builds.index import (
     write_index,
     write_shard,
 )
-from hyperseg_jax.datasets.builds.store import Store, alone, sha256
+from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example
+from hyperseg_jax.workers import begin, deaf
 
 OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; pictures are compressed already
 PICTURES, CLIPS = 512, 32
@@ -124,8 +125,10 @@ def build(
 
 def _tidy(stage: pathlib.Path, shards: pathlib.Path) -> None:
     """Leaves a staging folder that still holds finished shards."""
-    for part in shards.glob("*.part"):
-        part.unlink(missing_ok=True)
+    sweep(shards)
+    for note in shards.glob("*.json"):
+        if not note.with_suffix(".array_record").exists():  # killed between putting a shard in place and this
+            note.unlink()
     with contextlib.suppress(OSError):
         if shards.exists():
             shards.rmdir()
@@ -175,7 +178,9 @@ def _all_shards(
 
         with concurrent.futures.ThreadPoolExecutor(max(1, workers + UPLOADS if workers else 1)) as threads:
             try:
-                for future in concurrent.futures.as_completed([threads.submit(one, job) for job in jobs]):
+                with deaf():  # so are the threads, and the workers that they start
+                    asked = [threads.submit(one, job) for job in jobs]
+                for future in concurrent.futures.as_completed(asked):
                     job, shard = future.result()
                     if shard is None:
                         continue
@@ -267,16 +272,7 @@ def _workshop(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callabl
 def _begin(reader: Sequence[Example], stop: Any) -> None:
     global _reader, _stop
     _reader, _stop = reader, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked stops us
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    """Where the parent is killed, its workers would wait for ever."""
-    parent.join()
-    os._exit(1)
+    begin()
 
 
 def _write_in_worker(job: _Job) -> Shard | None:

@@ -4,7 +4,7 @@ or not there."""
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import datetime
 import hashlib
 import os
 import pathlib
@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from hyperseg_jax.atomic import DAY, sweep, whole_file
 from hyperseg_jax.errors import UserError
 
 PART = ".part"
@@ -96,13 +97,14 @@ class Store:
                 self._fs.get_file(self._at(name), str(file))
 
     def sweep(self) -> None:
-        """Removes what writers left that were killed."""
+        """Removes what writers left that were killed; in a store what is a day old, since it does not tell who lives."""
+        if self.path is not None:
+            sweep(self.path)
+            return
         with contextlib.suppress(Exception):  # it is in nobody's way
-            if self.path is not None:
-                for path in self.path.glob(f"*{PART}"):
-                    path.unlink(missing_ok=True)
-            else:
-                for path in self._fs.glob(f"{self._root}/*{PART}"):
+            old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=DAY)
+            for path in self._fs.glob(f"{self._root}/*{PART}"):
+                if self._fs.modified(path) < old:
                     self._fs.rm_file(path)
 
     def _at(self, name: str) -> str:
@@ -111,17 +113,14 @@ class Store:
     @contextlib.contextmanager
     def _part(self, name: str) -> Iterator[str]:
         """A temporary name to write under, then renamed."""
-        part = f"{name}.{uuid.uuid4().hex[:12]}{PART}"
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
-            try:
-                yield str(self.path / part)
-                os.replace(self.path / part, self.path / name)
-            finally:
-                (self.path / part).unlink(missing_ok=True)
+            with whole_file(self.path / name) as part:
+                yield str(part)
         else:
-            yield self._at(part)
-            self._fs.mv(self._at(part), self._at(name))
+            part_name = self._at(f"{name}.{uuid.uuid4().hex[:12]}{PART}")
+            yield part_name
+            self._fs.mv(part_name, self._at(name))
 
     @contextlib.contextmanager
     def _named(self, name: str, done: str) -> Iterator[None]:
@@ -138,16 +137,3 @@ def sha256(path: pathlib.Path) -> str:
     """Of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def alone(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
-    """Holds a lock file, which no end of the process leaves locked. wait: else gives False at once where another has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True

@@ -1,0 +1,41 @@
+"""A lock between the processes of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
+    """Holds a lock file of this machine, which no end of the process leaves locked. wait: else gives False at once where
+    another has it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            if not _is_still(path, handle):  # its holder before has removed it
+                continue
+            try:
+                yield True
+                return
+            finally:
+                if _is_still(path, handle):
+                    path.unlink()
+        finally:
+            os.close(handle)
+
+
+def _is_still(path: pathlib.Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

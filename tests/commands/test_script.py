@@ -1,0 +1,113 @@
+"""What a command needs of the process around it: real processes, real signals, streams that are closed or full."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+BEGINS = "import os, sys, time, signal\nfrom hyperseg_jax.commands.script import script\n"
+ENDS = "with script():\n    "
+
+
+def run(body, redirect="", **options):
+    """(exit code, standard output, standard error) of a script around `body`."""
+    given = [sys.executable, "-c", BEGINS + body, "x"]
+    shell = ["bash", "-c", f'"$@" {redirect}', "bash"] if redirect else []
+    done = subprocess.run([*shell, *given], capture_output=True, text=True, timeout=60, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "redirect, code, error",
+    [
+        ("", 0, ""),
+        (">/dev/full", 2, "error: standard output: No space left on device; give it room, or another place\n"),
+        (">&-", 2, "error: standard output: Bad file descriptor; give it room, or another place\n"),
+        ("2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+        (">&- 2>&-", 2, ""),
+        ("<&- >&- 2>&-", 2, ""),
+        ("| true; exit ${PIPESTATUS[0]}", 1, ""),
+    ],
+)
+def test_a_stream_that_is_closed_or_full(redirect, code, error):
+    pause = "time.sleep(0.3); " if "true" in redirect else ""
+    out = "some words\n" if code == 0 else ""
+    assert run(ENDS + f"{pause}print('told', file=sys.stderr); print('some words')", redirect) == (
+        code,
+        out,
+        "told\n" + error if "2>" not in redirect else "",
+    )
+
+
+def test_a_lost_message_on_standard_error_ends_nothing(tmp_path):
+    body = ENDS + f"[print('x' * 9999, file=sys.stderr, flush=True) for _ in range(9)]; open({str(tmp_path / 'x')!r}, 'w')"
+    assert run(body, "2>&1 >/dev/null | true; exit ${PIPESTATUS[0]}") == (0, "", "")
+    assert (tmp_path / "x").exists()
+
+
+def test_no_file_takes_the_number_of_a_closed_stream(tmp_path):
+    """Else what a library prints would go into it."""
+    body = ENDS + f"f = open({str(tmp_path / 'x')!r}, 'w'); os.system('echo out; echo err >&2'); sys.exit(f.fileno() < 3)"
+    assert run(body, "<&- >&- 2>&-")[0] == 0
+    assert (tmp_path / "x").read_bytes() == b""
+
+
+def test_a_worker_inherits_the_streams():
+    assert run(ENDS + "os.system('echo out; echo err >&2')", "2>&-") == (0, "out\n", "")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "os.kill(os.getpid(), {0}); time.sleep(9)",  # in the work
+        "__import__('atexit').register(lambda: (os.kill(os.getpid(), {0}), time.sleep(9)))",  # at the exit of the process
+        "threading = __import__('threading'); threading.Thread(target=lambda: (time.sleep(.2), "
+        "os.kill(os.getpid(), {0}), time.sleep(9))).start()",  # while Python waits for a thread
+        "exec('class A:\\n def __del__(self): os.kill(os.getpid(), {0}); time.sleep(0.01)\\nA()'); time.sleep(9)",  # swallowed
+        "exec('try:\\n os.kill(os.getpid(), {0}); time.sleep(9)\\nexcept KeyboardInterrupt: raise OSError(1)')",  # disguised
+        "exec('try:\\n os.kill(os.getpid(), {0}); time.sleep(9)\\nexcept KeyboardInterrupt: pass')",  # kept
+    ],
+)
+def test_a_signal_at_any_moment_is_one_line(number, code, where):
+    assert run(ENDS + where.format(int(number))) == (code, "", "error: stopped\n")
+
+
+def test_half_files_go_before_the_end(tmp_path):
+    body = (
+        "import pathlib; from hyperseg_jax.atomic import whole_folder\n"
+        + ENDS
+        + "with whole_folder(pathlib.Path('out')) as part:"
+        "\n        (part / 'x').write_text('half'); os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
+    )
+    assert run(body, cwd=tmp_path) == (143, "", "error: stopped\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_ignored_stays_ignored():
+    """As a command behind nohup, or in the background of a script."""
+    ignores = "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    assert run(ignores + ENDS + "os.kill(os.getpid(), signal.SIGINT); print('on')") == (0, "on\n", "")
+
+
+def test_other_ends_stay_as_they_are():
+    assert run(ENDS + "sys.exit(3)") == (3, "", "")
+    assert run(ENDS + "sys.exit('words')") == (1, "", "words\n")
+    code, out, error = run(ENDS + "print('a'); 1 / 0")
+    assert (code, out) == (1, "a\n") and "ZeroDivisionError" in error
+
+
+@pytest.mark.parametrize("arguments", ["--version", "train --help"])
+def test_a_command_and_a_full_disk_behind_its_output(arguments):
+    code = "from hyperseg_jax.commands.main import main; main()"
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {arguments} > /dev/full', "bash", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: standard output: No space left on device")
+    assert done.stderr.count("\n") == 1

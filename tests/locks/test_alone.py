@@ -1,0 +1,48 @@
+"""A lock between the processes of this machine."""
+
+import subprocess
+import sys
+import threading
+import time
+
+from hyperseg_jax.locks.alone import alone
+
+HOLDS = """
+import pathlib, sys, time
+from hyperseg_jax.locks.alone import alone
+with alone(pathlib.Path(sys.argv[1]), wait=False) as free:
+    print(free, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_no_end_of_a_process_leaves_it_locked(tmp_path):
+    path = tmp_path / "below" / "lock"
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "True\n"
+    with alone(path, wait=False) as free:
+        assert not free
+    threading.Timer(0.1, process.kill).start()
+    with alone(path, wait=True) as free:
+        assert free and process.wait() == -9
+    assert not path.exists()
+
+
+def test_many_threads_one_after_the_other(tmp_path):
+    """The file goes with its holder, and who waited for a file that is gone waits for the next."""
+    inside, most = [], []
+
+    def work():
+        for _ in range(20):
+            with alone(tmp_path / "lock", wait=True):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.0002)
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1 and len(most) == 120 and not (tmp_path / "lock").exists()
