@@ -99,7 +99,7 @@ class RefCocoRefs(PerPicture):
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._refs[self._items[n][0]]["image_id"])
         where = f"{self._records.path} image {image['id']}"
-        return self._images / files.field(image, "file_name", where), files.picture_size(image, where)
+        return files.inside(self._images, files.field(image, "file_name", where), where), files.picture_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         number, sentence = self._items[n]

@@ -44,7 +44,8 @@ class VqaV2(PerPicture):
         return files.number(self._questions[n], "image_id", self._where(n))
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return self._images / f"COCO_{self._images.name}_{self._image(n):012d}.jpg", None
+        name = f"COCO_{self._images.name}_{self._image(n):012d}.jpg"
+        return files.inside(self._images, name, self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         row, where = self._questions[n], self._where(n)

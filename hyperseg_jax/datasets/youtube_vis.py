@@ -12,9 +12,11 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import limits
 
 
 class YouTubeVis(ClipReader):
@@ -68,16 +70,18 @@ class YouTubeVis(ClipReader):
         """For each class, its number in the file."""
         return tuple(self._classes)
 
+    @one_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A video, or a clip of it drawn with rng."""
         record = self._file.content["videos"][index]
         where = f"{self._file.path} video {record['id']}"
         size = files.picture_size(record, where)
-        names = files.field(record, "file_names", where)
+        names = files.rows(record, "file_names", where)
+        limits.check("frames", len(names), where, "frames")
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
         times = self._times(record["id"], len(names), rng)
-        frames = np.stack([files.read_picture(self._root / names[t], size) for t in times])
+        frames = np.stack([files.read_picture(files.inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{record['id']}", frames, (self._prompt(record["id"], times, len(names), size),))
 
     def _times(self, video: int, length: int, rng: np.random.Generator) -> np.ndarray:
