@@ -40,13 +40,15 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def opening(what: str) -> Iterator[None]:
-    """Around the opening of a reader: whatever its files make it raise is a UserError. what: is opened."""
+    """Around the opening of a reader: whatever its files and options make it raise is a UserError. what: is opened."""
     try:
         yield
     except UserError as error:
         raise _printable(error) from error
     except BaseException as error:
-        raise Problem("bad record", f"{what}: {reason(error)}") from error
+        reason(error)
+        why = f"{type(error).__name__}: {error}"
+        raise Problem("bad record", f"{what} cannot be opened with these files and options ({why}); correct them") from error
 
 
 def _printable(error: UserError) -> UserError:

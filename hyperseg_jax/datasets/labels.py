@@ -21,12 +21,12 @@ def read_labels(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
     """
     try:
         budget.check_time(str(path))
-        labels = label_maps.read(path, "LabelMap") if path.suffix == ".mat" else pictures.numbers(path, MODES)
+        labels = label_maps.read(path, "LabelMap") if path.suffix == ".mat" else pictures.numbers(path, MODES, "label picture")
     except FileNotFoundError:
         complain("missing file", f"{path}: no such label picture; check the folder of the annotations")
         return None
     except BadFile as error:
-        complain("unreadable picture", f"{path}: cannot be read as a label picture: {error}")
+        complain("unreadable picture", f"{path}: {error}")
         return None
     if labels.shape != tuple(size):
         complain(

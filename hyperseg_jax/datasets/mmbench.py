@@ -104,4 +104,4 @@ class MmBench:
         except (binascii.Error, ValueError) as error:
             raise Problem("unreadable picture", f"{where}: its image cannot be read ({error}); download it again") from error
         except BadFile as error:
-            raise Problem("unreadable picture", f"{where}: its image cannot be read: {error}") from error
+            raise Problem("unreadable picture", f"{where}: its image {error}") from error

@@ -183,15 +183,15 @@ def _picture(data: Any, where: str) -> np.ndarray:
     try:
         return pictures.colours(bytes(data))
     except (BadFile, TypeError) as error:
-        raise Problem("unreadable picture", f"{where}: its image: {error}") from error
+        raise Problem("unreadable picture", f"{where}: its image {error}") from error
 
 
 def _numbers(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
     """A label picture or mask; other than the size of its picture is a problem, and empty while a check goes on."""
     try:
-        found = pictures.numbers(bytes(data), MODES)
+        found = pictures.numbers(bytes(data), MODES, "mask")
     except (BadFile, TypeError) as error:
-        raise Problem("bad mask", f"{where}: a mask or label picture: {error}") from error
+        raise Problem("bad mask", f"{where}: a mask {error}") from error
     if found.shape == size:
         return found
     complain(

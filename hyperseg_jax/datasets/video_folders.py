@@ -123,12 +123,12 @@ def read_objects(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None
     """
     budget.check_time(str(path))
     try:
-        numbers = pictures.numbers(path, ("P", "L", "1")).astype(np.uint8)
+        numbers = pictures.numbers(path, ("P", "L", "1"), "mask").astype(np.uint8)
     except FileNotFoundError:
         complain("missing file", f"{path}: no such mask; check the folder of the annotations")
         return None
     except BadFile as error:
-        complain("bad mask", f"{path}: cannot be read as a mask: {error}")
+        complain("bad mask", f"{path}: {error}")
         return None
     if numbers.shape != size:
         height, width = numbers.shape

@@ -17,7 +17,7 @@ from hyperseg_jax.untrusted.bad_file import BadFile, shown
 T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""What is read, with JPEG its variant MPO; none of them starts a program or opens another file. Of several frames, the first."""
+"""What is read, with JPEG also MPO; none of them starts a program or opens another file. Of several frames, the first."""
 BYTES = 8
 """Of a pixel at most; a file larger than limits.pixels of these is no picture."""
 SCANS = 200
@@ -26,8 +26,10 @@ AGAIN = "download it again or remove it"
 TOO_LARGE = "if that is right, raise limits.pixels"
 
 
-def read(source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats: tuple[str, ...] = FORMATS) -> T:
-    """take(picture) of a file or its content. formats: some of FORMATS.
+def read(
+    source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats: tuple[str, ...] = FORMATS, what: str = "picture"
+) -> T:
+    """take(picture) of a file or its content. formats: some of FORMATS. what: it is, for the message.
 
     BadFile where it is no picture of these formats, has more than limits.pixels, or where decoding fails in any way, a
     complaint of `take` among them; FileNotFoundError where there is no file.
@@ -37,8 +39,10 @@ def read(source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats
             return _take(content, take, formats)
     except (BadFile, FileNotFoundError):
         raise
+    except Image.DecompressionBombError as error:
+        raise BadFile(f"has more pixels than the limit, {limits.in_force().pixels}", TOO_LARGE) from error
     except Exception as error:  # decoders raise of every kind
-        raise BadFile(f"cannot be read as a picture ({_said(error, formats)})", AGAIN) from error
+        raise BadFile(f"cannot be read as a {what} ({_said(error, formats)})", AGAIN) from error
 
 
 def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
@@ -92,15 +96,17 @@ def colours(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) ->
 
 def rgb(picture: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3]; Pillow would copy a picture that has these colours already."""
+    picture.load()  # NumPy takes an AttributeError in it for a picture without pixels
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
-def numbers(source: pathlib.Path | bytes, modes: Sequence[str]) -> np.ndarray:
-    """One number a pixel, [H, W]: those of a palette, grey values. modes: of Pillow, that are accepted."""
+def numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
+    """One number a pixel, [H, W]: those of a palette, grey values. modes: of Pillow, that are accepted. what: it is."""
 
     def take(picture: Image.Image) -> np.ndarray:
         if picture.mode not in modes:
             raise ValueError(f"it has colours (mode {picture.mode}) where one number a pixel belongs")
+        picture.load()
         return np.array(picture)
 
-    return read(source, take)
+    return read(source, take, what=what)

@@ -144,7 +144,7 @@ class Record:
         try:
             frame = pictures.colours(self._pictures[t], PICTURES)
         except BadFile as error:
-            why = f"frame {t} cannot be read ({error.why})"
+            why = f"frame {t} {error.why}"
             raise Problem("unreadable picture", f"{self._where}: {why}; build this shard again") from error
         if frame.shape[:2] != self.size:
             raise Problem("unreadable picture", f"{self._where}: frame {t} is of another size; build this shard again")
