@@ -58,4 +58,4 @@ def charge_frame(size: Sequence[int], where: str) -> None:
 def check_time(where: str) -> None:
     """UserError where reading the record takes longer than limits.seconds; asked between its pictures and masks."""
     if (now := _open.get()) is not None:
-        limits.check("seconds", round(time.monotonic() - now.began, 1), where, "seconds of reading behind it")
+        limits.check("seconds", round(time.monotonic() - now.began, 4), where, "seconds of reading behind it")

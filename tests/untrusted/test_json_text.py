@@ -26,7 +26,7 @@ def nesting(value):
     return 0 if inner is None else 1 + max(map(nesting, inner), default=0)
 
 
-@hypothesis.settings(derandomize=True, max_examples=150, deadline=None)
+@hypothesis.settings(derandomize=True, max_examples=60, deadline=None)
 @hypothesis.given(VALUES, st.integers(1, 40), st.booleans())
 def test_depth_is_that_of_the_value(value, block, ascii_only):
     data = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", errors="surrogatepass")

@@ -64,7 +64,7 @@ def test_cut_and_changed_files(tmp_path, compressed):
     path, rng = tmp_path / "a.mat", np.random.default_rng(0)
     savemat(path, {"LabelMap": LABELS}, do_compression=compressed)
     data = path.read_bytes()
-    for k in range(400):
+    for k in range(150):
         changed = bytearray(data[: int(rng.integers(len(data)))] if k % 4 == 0 else data)
         for at in rng.integers(120, 220, size=3):
             if at < len(changed):
