@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.bad_file import one_line
-
-T = TypeVar("T")
+from hyperseg_jax.untrusted.bad_file import one_line, shown
 
 PANIC = "PanicException"
 """What libraries in Rust raise where they fail; it is no Exception and cannot be imported."""
@@ -56,14 +55,30 @@ def _printable(error: UserError) -> UserError:
     return error if one_line(told) == told else Problem(getattr(error, "kind", "bad record"), told)
 
 
-def one_record(read: Callable[..., T]) -> Callable[..., T]:
+TEXTS = ("text", "answer", "group", "key")
+LISTS = ("classes", "answers", "kinds")
+
+
+def _check_texts(example: Example) -> None:
+    """A Problem where a prompt has something else in the place of a text, which would be found far from its file."""
+    for prompt in example.prompts:
+        for name, values in (*((name, (getattr(prompt, name),)) for name in TEXTS), *((n, getattr(prompt, n)) for n in LISTS)):
+            for value in values:
+                if not isinstance(value, str):
+                    why = f"a prompt has {shown(repr(value))} as its {name}, where a text belongs"
+                    raise Problem("bad record", f"{example.name}: {why}; correct the record")
+
+
+def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
     """A reader's __getitem__ or sample: within the limits of one record, and whatever it raises is a UserError."""
 
     @functools.wraps(read)
-    def bounded(reader: Any, index: int, *rest: Any, **options: Any) -> T:
+    def bounded(reader: Any, index: int, *rest: Any, **options: Any) -> Example:
         with budget.one_record():
             try:
-                return read(reader, index, *rest, **options)
+                example = read(reader, index, *rest, **options)
+                _check_texts(example)
+                return example
             except UserError as error:
                 raise _printable(error) from error
             except BaseException as error:
