@@ -44,7 +44,7 @@ def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarra
     path = pathlib.Path(source)
     if path.is_dir():
         for picture in picture_files(path):
-            yield files.read_picture(picture)
+            yield files.read_picture(files.inside(path, picture.name, str(path)))
         return
     try:
         file = paths.open_file(path)

@@ -37,15 +37,15 @@ class CocoPanoptic(Numbered):
         self._images = files.existing_folder(image_root)
         self._pngs = files.existing_folder(png_root)
         path, content = str(self._file.path), self._file.content
-        rows = files.field(content, "categories", path)
-        self._place = {files.field(row, "id", f"{path} categories"): k for k, row in enumerate(rows)}
-        names = tuple(files.field(row, "name", f"{path} categories") for row in rows)
+        rows = files.rows(content, "categories", path)
+        self._place = {files.number(row, "id", f"{path} categories"): k for k, row in enumerate(rows)}
+        names = tuple(files.text(row, "name", f"{path} categories") for row in rows)
         things = tuple(bool(files.field(row, "isthing", f"{path} categories")) for row in rows)
         self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._picture_of = {
-            files.field(image, "id", f"{path} images"): k for k, image in enumerate(files.field(content, "images", path))
+            files.identity(image, "id", f"{path} images"): k for k, image in enumerate(files.rows(content, "images", path))
         }
-        self._length = len(files.field(content, "annotations", path))
+        self._length = len(files.rows(content, "annotations", path))
 
     def __len__(self) -> int:
         return self._length

@@ -19,6 +19,9 @@ from hyperseg_jax.untrusted.bad_file import BadFile, shown
 
 T = TypeVar("T")
 
+LARGEST_NUMBER = 2**60
+"""Beyond it, numbers can be made to collide in a dict, which then takes hours."""
+
 
 def inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Path:
     """root/name, for a name out of data. where: what names it. UserError where it leaves root (untrusted/paths)."""
@@ -166,11 +169,21 @@ def rows(record: Any, name: str, where: str) -> list:
     return value
 
 
+def identity(record: Any, name: str, where: str) -> int | str:
+    """What tells one record from others: a whole number or a text, or a UserError."""
+    value = field(record, name, where)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
+        return value
+    raise Problem("bad record", f"{where}: field {name!r} is {found(value)}, which is no number of a record; correct it")
+
+
 def number(record: Any, name: str, where: str) -> int:
     """A whole number out of a record, or a UserError."""
     value = field(record, name, where)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # infinity is none
-    if isinstance(value, bool) or not whole:
+    if isinstance(value, bool) or not whole or abs(value) >= LARGEST_NUMBER:
         raise Problem(
             "bad record", f"{where}: field {name!r} is {found(value)} where a whole number belongs; correct the record"
         )

@@ -43,10 +43,13 @@ class MmBench:
 
     def _find_rows(self) -> list[tuple[int, int]]:
         """(first byte, byte behind the last) of each row. A row goes on over lines while a quote is open."""
-        rows, start, at, quotes = [], 0, 0, 0
+        rows: list[tuple[int, int]] = []
+        start = at = quotes = 0
         with paths.open_file(self._path) as file:
-            for line in file:
+            while line := file.readline(LONGEST_ROW):
                 at += len(line)
+                if at - start >= LONGEST_ROW:
+                    raise UserError(f"{self._path}#{len(rows)}: is longer than {LONGEST_ROW} bytes; download it again")
                 quotes += line.count(b'"')
                 if quotes % 2 == 0:
                     rows.append((start, at))

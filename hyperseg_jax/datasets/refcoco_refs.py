@@ -56,7 +56,7 @@ class RefCocoRefs(PerPicture):
         self._images = files.existing_folder(image_root)
         self._records = CocoRecords(instances_path)
         self._annotation_of = {
-            files.field(note, "id", self._records.where(k)): k
+            files.identity(note, "id", self._records.where(k)): k
             for k, note in enumerate(self._records.file.content["annotations"])
         }
         self._refs = self._of_split(_read(self._path), split)

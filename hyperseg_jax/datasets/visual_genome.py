@@ -26,10 +26,13 @@ class VisualGenome(PerPicture):
         splits = self._open("densecap_splits.json", dict).content
         if split not in splits:
             raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; it has {', '.join(splits) or 'none'}")
-        chosen, data = set(splits[split]), self._open("image_data.json", list)
+        chosen, data = (
+            {files.identity({"id": k}, "id", str(self._root / "densecap_splits.json")) for k in splits[split]},
+            self._open("image_data.json", list),
+        )
         self._sizes = {}
         for k, row in enumerate(data.content):
-            if row.get("image_id") in chosen:
+            if files.identity(row, "image_id", f"{data.path}#{k}") in chosen:
                 self._sizes[row["image_id"]] = files.picture_size(row, f"{data.path}#{k}")
         self.name = f"visual_genome:{split}"
         self._items = []

@@ -95,7 +95,7 @@ def test_a_check_survives_records_of_another_make(own):
     )
     change(root / INSTANCES, lambda c: c.update(images=7))
     ((kind, message),) = found(report(root, "coco_instances"))
-    assert kind == "bad record" and "cannot be opened with these files and options (TypeError" in message
+    assert kind == "bad record" and "field 'images' is 7 where a list belongs" in message
 
 
 def test_messages_are_bounded_and_all_counted(own, monkeypatch):

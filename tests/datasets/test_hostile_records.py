@@ -154,3 +154,14 @@ def test_every_reader_has_the_boundary():
             if not any(getattr(method, "is_one_record", False) for method in methods):
                 bare.append(name)
     assert not bare
+
+
+def test_numbers_that_collide_in_a_dict_are_refused(own):
+    """Python's hash of whole numbers is their rest by 2**61 - 1: a dict of such ids takes quadratic time."""
+    root, ids = own("coco"), [k * (2**61 - 1) for k in range(1, 30_000)]
+    image = {"file_name": "000000000000.jpg", "height": 192, "width": 192}
+    change(root / INSTANCES, lambda c: c.update(images=[image | {"id": number} for number in ids]))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"images#0: field 'id' is 2305843009213693951, which is no number of a record"):
+        opened(root)
+    assert time.monotonic() - began < 10
