@@ -59,14 +59,20 @@ TEXTS = ("text", "answer", "group", "key")
 LISTS = ("classes", "answers", "kinds")
 
 
-def _check_texts(example: Example) -> None:
-    """A Problem where a prompt has something else in the place of a text, which would be found far from its file."""
+def _check_prompts(example: Example) -> None:
+    """A Problem where a prompt has something else in the place of a text, or the label of no class or region: it would be found
+    far from its file."""
     for prompt in example.prompts:
-        for name, values in (*((name, (getattr(prompt, name),)) for name in TEXTS), *((n, getattr(prompt, n)) for n in LISTS)):
-            for value in values:
-                if not isinstance(value, str):
-                    why = f"a prompt has {shown(repr(value))} as its {name}, where a text belongs"
-                    raise Problem("bad record", f"{example.name}: {why}; correct the record")
+        lists = ((name, value) for name in LISTS for value in getattr(prompt, name))
+        for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists):
+            if not isinstance(value, str):
+                why = f"a prompt has {shown(repr(value))} as its {name}, where a text belongs"
+                raise Problem("bad record", f"{example.name}: {why}; correct the record")
+        room = len(prompt.classes) if prompt.task == "panoptic" else 0 if prompt.regions is None else len(prompt.regions)
+        for label in (*prompt.labels, *prompt.crowd_labels) if prompt.task in ("panoptic", "region") else ():
+            if not isinstance(label, int) or not 0 <= label < room:
+                why = f"a mask has the label {shown(repr(label))}, and there are {room} classes or regions"
+                raise Problem("bad record", f"{example.name}: {why}; correct the record")
 
 
 def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
@@ -77,7 +83,7 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
         with budget.one_record():
             try:
                 example = read(reader, index, *rest, **options)
-                _check_texts(example)
+                _check_prompts(example)
                 return example
             except UserError as error:
                 raise _printable(error) from error

@@ -1,5 +1,7 @@
 """Damaged files of every benchmark: each record is a sound Example or one line about it, and a check goes on to the end."""
 
+import copy
+import functools
 import json
 import random
 
@@ -76,28 +78,61 @@ def holds(root, layout, split, path, content):
 
 
 def files_of(root, layout, split):
-    """The files of a benchmark that its reader of a split opens, a few pictures among them."""
+    """The annotation files of a benchmark that its reader of a split opens, and a few of the pictures."""
     tops = [root / part.format(split=split) for part in (layout.files | layout.files_of.get(split, {})).values()]
     found = {path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()}
     notes = sorted(path for path in found if path.suffix in NOTES)
     pictures = sorted(path for path in found if path.suffix in PICTURES)
-    return notes + random.Random(0).sample(pictures, min(4, len(pictures)))
+    return notes[:20], random.Random(0).sample(pictures, min(4, len(pictures)))
+
+
+def _fields(value, path=()):
+    """(field, path) of all members of a JSON value; the members of a list are one field."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, member in members:
+        here = (*path, name)
+        yield tuple("*" if isinstance(part, int) else part for part in here), here
+        yield from _fields(member, here)
+
+
+@st.composite
+def other_fields(draw, value):
+    """The JSON value with one or two fields replaced or taken out, each field as likely as any other."""
+    value = copy.deepcopy(value)
+    for _ in range(draw(st.integers(1, 2))):
+        places = {}
+        for field, path in _fields(value):
+            places.setdefault(field, []).append(path)
+        if not places:
+            break
+        *path, last = draw(st.sampled_from(places[draw(st.sampled_from(list(places)))][:3]))
+        home = functools.reduce(lambda part, name: part[name], path, value)
+        if draw(st.integers(0, 5)):
+            home[last] = draw(fuzz.VALUES)
+        else:
+            del home[last]
+    return value
 
 
 def contents(path):
     """Damaged contents of a file."""
     data = path.read_bytes()
-    kinds = [fuzz.damaged_bytes(data), st.sampled_from(OTHER_KINDS)]
+    bytewise = st.one_of(fuzz.damaged_bytes(data), st.sampled_from(OTHER_KINDS))
     if path.suffix == ".json" and path.parent.name != "pope":
-        kinds += [fuzz.damaged_json(json.loads(data))] * 6
+        value = json.loads(data)
+        fields = other_fields(value).map(lambda made: json.dumps(made).encode())
+        return st.integers(0, 9).flatmap(lambda k: bytewise if k == 0 else fuzz.damaged_json(value) if k < 3 else fields)
     if path.suffix == ".jsonl" or path.parent.name == "pope":
         rows = [json.loads(line) for line in data.splitlines()[:20]]
-        kinds += [fuzz.damaged(rows).map(lambda made: "\n".join(map(json.dumps, made)).encode())] * 6
-    return st.one_of(kinds)
+        fields = other_fields(rows).map(lambda made: "\n".join(map(json.dumps, made)).encode())
+        return st.integers(0, 9).flatmap(lambda k: bytewise if k == 0 else fields)
+    return bytewise
 
 
 def cases(root, layout, split):
-    return st.sampled_from(files_of(root, layout, split)).flatmap(lambda path: st.tuples(st.just(path), contents(path)))
+    notes, pictures = files_of(root, layout, split)
+    paths = st.integers(0, 3).flatmap(lambda k: st.sampled_from(notes if notes and (k or not pictures) else pictures))
+    return paths.flatmap(lambda path: st.tuples(st.just(path), contents(path)))
 
 
 def copied(own, samples, name):
