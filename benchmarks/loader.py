@@ -33,6 +33,7 @@ from hyperseg_jax.datasets import Gqa
 from hyperseg_jax.datasets.builds.build import Plan, build
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.ops.transforms import fit, resize_and_pad
+from hyperseg_jax.untrusted import pictures
 
 HEIGHT, WIDTH = 480, 640
 DRAWN = 400
@@ -85,9 +86,7 @@ class Files(torch.utils.data.Dataset):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        with Image.open(self._paths[index]) as file:
-            pixels = np.asarray(file.convert("RGB"))
-        return {"images": torch.from_numpy(fixed(pixels, self._size))}
+        return {"images": torch.from_numpy(fixed(pictures.colours(pathlib.Path(self._paths[index])), self._size))}
 
 
 def ours(reader: Any, size: int, batch: int, workers: int) -> Batches:

@@ -172,10 +172,7 @@ def _build(parsed: argparse.Namespace) -> None:
             told = {"name": parsed.name, "split": split, "options": options, "files": layout.sizes(root, split)}
             plan = Plan(told, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
             layout.check_options(f"--option: the reader of {parsed.name}", split, options)
-            try:
-                reader = layout.open(root, split, **options)
-            except TypeError as error:
-                raise UserError(f"--option: the reader of {parsed.name} cannot use a value ({error}); correct it") from error
+            reader = layout.open(root, split, **options)
             advance = functools.partial(progress.update, progress.add_task(f"{parsed.name} {split}", total=len(reader)))
             out = f"{parsed.out.rstrip('/')}/{split}"
             index = build(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)

@@ -80,7 +80,7 @@ class Mixture:
         try:
             example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
             made, fault = task.prepare(example, rng), ""
-        except faults.UNREADABLE as error:
+        except BaseException as error:
             made, fault = task.blank(), f"{name} record {record}: {faults.reason(error)}"
         return {**made, "fault": faults.written(fault)}
 

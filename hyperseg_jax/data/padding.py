@@ -55,8 +55,9 @@ def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
     for k in np.random.default_rng(seed).permutation(len(train))[:records]:
         try:
             arrays = task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))
-        except faults.UNREADABLE as error:
-            fault = fault or f"record {k}: {faults.reason(error)}"
+        except BaseException as error:
+            reason = faults.reason(error)
+            fault = fault or f"record {k}: {reason}"
             continue
         layout, shown = arrays["layout"], int(np.prod(arrays["filled"])) * int(arrays["frame_valid"].sum())
         made.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import multiprocessing
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -16,6 +17,7 @@ from grain.experimental import ElasticIterator
 
 from hyperseg_jax.data.mixture import Mixture
 from hyperseg_jax.datasets import faults
+from hyperseg_jax.untrusted import limits
 
 
 class Stream:
@@ -75,10 +77,23 @@ class Stream:
         self._iterator.close()
 
 
-class _Rows:
+class _Limited:
+    """What takes the limits that it is made under along to a worker process."""
+
+    def __init__(self) -> None:
+        self._limits = limits.in_force()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if multiprocessing.parent_process() is not None:
+            limits.apply(self._limits)
+
+
+class _Rows(_Limited):
     """Of a source of batches of batch_size elements, the elements at `rows` of each."""
 
     def __init__(self, source: Any, batch_size: int, rows: Sequence[int]) -> None:
+        super().__init__()
         self._source, self._batch_size, self._rows = source, batch_size, rows
 
     def __len__(self) -> int:
@@ -122,10 +137,11 @@ WORTH_WORKERS = 256
 """Records."""
 
 
-class _Readable:
+class _Readable(_Limited):
     """examples[index] at the places of `indices`, or what is wrong with it."""
 
     def __init__(self, examples: Sequence[Any], indices: Sequence[int]) -> None:
+        super().__init__()
         self._examples, self._indices = examples, indices
 
     def __len__(self) -> int:
@@ -134,7 +150,7 @@ class _Readable:
     def __getitem__(self, place: int) -> Any:
         try:
             return self._examples[self._indices[place]]
-        except faults.UNREADABLE as error:
+        except BaseException as error:
             return Unreadable(faults.reason(error))
 
 

@@ -19,12 +19,13 @@ from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.features import Sizes, blank, largest, to_arrays
 from hyperseg_jax.data.mixture import MIXED
-from hyperseg_jax.datasets import layouts
+from hyperseg_jax.datasets import faults, layouts
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted import limits
 
 # reader name in a config -> what makes it. "toy" has the paths of a written toy world filled in, "benchmark" those of
 # datasets/layouts; the others take the paths themselves.
@@ -206,7 +207,7 @@ def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root
         raise UserError(f"{where}.reader = {name!r}: use one of {', '.join(READERS)}")
     placed = {k: v.replace("{root}", root) if isinstance(v, str) else v for k, v in arguments.items()}
     check_fields(f"{where}: reader {name!r}", READERS[name], placed)
-    try:
-        return READERS[name](**placed)
-    except TypeError as error:
-        raise UserError(f"{where}: reader {name!r} cannot use a value that it is given ({error}); correct it") from error
+    with faults.opening(f"{where}: reader {name!r}"):
+        reader = READERS[name](**placed)
+    limits.check("records", len(reader), where, "records")
+    return reader

@@ -12,6 +12,8 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import paths, videos
+from hyperseg_jax.untrusted.bad_file import BadFile, shown
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -42,10 +44,12 @@ def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarra
     path = pathlib.Path(source)
     if path.is_dir():
         for picture in picture_files(path):
-            yield files.read_picture(picture)
+            yield files.read_picture(files.inside(path, picture.name, str(path)))
         return
     try:
-        file = path.open("rb")
+        file = paths.open_file(path)
+    except BadFile as error:
+        raise UserError(f"{path}: {error} of a video") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror}); check the path of the video") from error
     with file:
@@ -60,22 +64,23 @@ def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray
         raise UserError(f"{name}: a video file needs PyAV; pip install 'hyperseg-jax[video]', or give its frames") from error
     count, seconds = 0, 0.0
     try:
-        with av.open(file, "r") as container:
-            if not container.streams.video or container.streams.video[0].codec_context is None:
-                raise UserError(f"{name}: has no video that can be decoded; convert it, or give a folder of frames")
-            for frame in container.decode(container.streams.video[0]):
+        with videos.open_container(file) as container:
+            for frame in videos.frames(container):
                 if frame.is_corrupt:
-                    raise UserError(f"{name}: frame {count} is damaged; download or write it again")
+                    raise BadFile(f"frame {count} is damaged", videos.AGAIN)
                 yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
                 count, seconds = count + 1, frame.time or 0.0
             told = _told_seconds(container.streams.video[0].metadata.get("DURATION", ""))
             if told > seconds + 1:
-                raise UserError(f"{name}: ends after {seconds:.1f} of its {told:.1f} seconds; download or write it again")
-    except (av.FFmpegError, OSError) as error:
+                raise BadFile(f"ends after {seconds:.1f} of its {told:.1f} seconds", videos.AGAIN)
+            if not count:
+                raise BadFile("holds no frames", videos.AGAIN)
+    except BadFile as error:
+        raise UserError(f"{name}: {error}") from error
+    except Exception as error:  # PyAV's own, and whatever else a damaged file makes it raise
+        why = error.strerror if isinstance(error, av.FFmpegError | OSError) else shown(f"{type(error).__name__}: {error}")
         at = f"after frame {count - 1}" if count else "as a video"
-        raise UserError(f"{name}: cannot be read {at} ({error.strerror}); download or write it again") from error
-    if not count:
-        raise UserError(f"{name}: holds no frames; download or write it again")
+        raise UserError(f"{name}: cannot be read {at} ({why}); {videos.AGAIN}") from error
 
 
 def _told_seconds(text: str) -> float:

@@ -18,12 +18,14 @@ import numpy as np
 
 from hyperseg_jax.atomic import whole_file
 from hyperseg_jax.cache import cache_folder
+from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.builds.clips import clip
 from hyperseg_jax.datasets.builds.index import SETTINGS, Shard, read_index
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import Problem, collected, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
@@ -105,6 +107,7 @@ class Built:
     def __getitem__(self, index: int) -> Example:
         return self.sample(index, np.random.default_rng([self._seed, index]))
 
+    @one_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A record: a picture, a video, or a clip of it drawn with rng."""
         index = range(len(self))[index]
@@ -144,9 +147,9 @@ class Built:
         where = f"{self._store}/{shard.file}#{place}"
         try:
             data = self._reader(number).read([place])[0]
-        except (RuntimeError, ValueError, IndexError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except Exception as error:  # of every kind on a damaged shard
             raise Problem("bad record", f"{where}: cannot be read ({str(error)[:120]}); build this shard again") from error
         return Record(data, where), where
 
@@ -175,7 +178,7 @@ class Built:
     def _local(self, shard: Shard) -> pathlib.Path:
         """The shard on this machine. UserError where it is missing, of another size, or not what its checksum says."""
         if self._store.path is not None:
-            path, size = self._store.path / shard.file, self._store.size(shard.file)
+            path, size = files.inside(self._store.path, shard.file, str(self._store)), self._store.size(shard.file)
             if size is None:
                 raise Problem("missing file", f"{path}: no such shard; build again, or copy it there")
             if size != shard.bytes:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from hyperseg_jax.datasets import faults
 from hyperseg_jax.datasets.problems import Collected, collecting
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
+from hyperseg_jax.untrusted import limits
 
 T = TypeVar("T")
 
 AT_ONCE = 256
 NO_SPLIT = "(no split)"
-MISREAD = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
-"""What a reader may stumble over in a record of another make, UserError among them."""
 
 
 @dataclasses.dataclass
@@ -46,9 +46,9 @@ class Report:
             try:
                 return read()
             except UserError as error:
-                self.collected.note(getattr(error, "kind", "bad record"), str(error))
-            except MISREAD as error:
-                self.collected.note("bad record", f"{what}: is of another make ({type(error).__name__}: {error})")
+                self.collected.note(getattr(error, "kind", "bad record"), faults.reason(error))
+            except BaseException as error:
+                self.collected.note("bad record", f"{what}: {faults.reason(error)}")
         return None
 
 
@@ -60,7 +60,7 @@ def check(
     advance: takes `completed`, how many records are read, and `total`. threads: that decode pictures, one a core by default.
     """
     report = Report()
-    reader = report.attempt(open_reader, "the files")
+    reader = report.attempt(lambda: _opened(open_reader), "the files")
     if reader is not None:
         _read_all(reader, lambda _: report, advance, threads)
     return report
@@ -74,7 +74,7 @@ def check_by_split(
     name: what everything is reported under where no record names a split. Else records without one are under NO_SPLIT.
     """
     whole = Report()
-    reader = whole.attempt(open_reader, "the files")
+    reader = whole.attempt(lambda: _opened(open_reader), "the files")
     if reader is None:
         return {name: whole}
     split_of: Callable[[int], str] = getattr(reader, "split_of", lambda _: "")
@@ -85,6 +85,12 @@ def check_by_split(
     if named and not (whole.examples or whole.faults):
         del reports[rest]
     return reports
+
+
+def _opened(open_reader: Callable[[], Sequence[Example]]) -> Sequence[Example]:
+    reader = open_reader()
+    limits.check("records", len(reader), type(reader).__name__, "records")
+    return reader
 
 
 def _read_all(

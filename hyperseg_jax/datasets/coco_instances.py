@@ -10,6 +10,7 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
 from hyperseg_jax.datasets.coco_records import CocoRecords
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.structs import Example
 
@@ -37,12 +38,13 @@ class CocoInstances(Numbered):
     def __len__(self) -> int:
         return len(self._numbers)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         number = self._numbers[index]
         where = f"{self._records.path} images#{index}"
         image = self._records.image(number)
         size = files.picture_size(image, where)
-        pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
+        pixels = files.read_picture(files.inside(self._images, files.field(image, "file_name", where), where), size)
         found, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[number]:
             note, place = self._records.annotation(k), self._records.where(k)

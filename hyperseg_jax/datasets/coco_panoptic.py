@@ -12,9 +12,11 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
+from hyperseg_jax.untrusted import budget
 
 
 class CocoPanoptic(Numbered):
@@ -35,19 +37,20 @@ class CocoPanoptic(Numbered):
         self._images = files.existing_folder(image_root)
         self._pngs = files.existing_folder(png_root)
         path, content = str(self._file.path), self._file.content
-        rows = files.field(content, "categories", path)
-        self._place = {files.field(row, "id", f"{path} categories"): k for k, row in enumerate(rows)}
-        names = tuple(files.field(row, "name", f"{path} categories") for row in rows)
+        rows = files.rows(content, "categories", path)
+        self._place = {files.number(row, "id", f"{path} categories"): k for k, row in enumerate(rows)}
+        names = tuple(files.text(row, "name", f"{path} categories") for row in rows)
         things = tuple(bool(files.field(row, "isthing", f"{path} categories")) for row in rows)
         self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._picture_of = {
-            files.field(image, "id", f"{path} images"): k for k, image in enumerate(files.field(content, "images", path))
+            files.identity(image, "id", f"{path} images"): k for k, image in enumerate(files.rows(content, "images", path))
         }
-        self._length = len(files.field(content, "annotations", path))
+        self._length = len(files.rows(content, "annotations", path))
 
     def __len__(self) -> int:
         return self._length
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         where = f"{self._file.path} annotations#{index}"
         note = self._file.content["annotations"][index]
@@ -56,7 +59,7 @@ class CocoPanoptic(Numbered):
             raise UserError(f"{where}: image_id {number} is not among the images of the file; correct or remove it")
         image = self._file.content["images"][self._picture_of[number]]
         size = files.picture_size(image, where)
-        pixels = files.read_picture(self._images / files.field(image, "file_name", where), size)
+        pixels = files.read_picture(files.inside(self._images, files.field(image, "file_name", where), where), size)
         masks, labels, ignore, crowds = self._segments(note, size, where)
         prompts = self._lists.prompts(index, masks, labels, ignore, key=str(number), crowds=list(crowds.items()))
         return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
@@ -65,14 +68,15 @@ class CocoPanoptic(Numbered):
         self, note: dict, size: tuple[int, int], where: str
     ) -> tuple[np.ndarray, list[int], np.ndarray, dict[int, np.ndarray]]:
         """Masks [N, H, W], the class of each, the pixels of crowds and of no segment, and the crowd of each class."""
-        png = self._pngs / pathlib.Path(files.field(note, "file_name", where)).name
+        png = files.inside(self._pngs, pathlib.PurePosixPath(files.text(note, "file_name", where)).name, where)
         coded = files.read_coded(png, size)
         if coded is None:
             return np.zeros((0, *size), bool), [], np.ones(size, bool), {}
         owner = coded.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         ignore = owner == 0
         segments, labels, crowds = [], [], {}
-        for info in files.field(note, "segments_info", where):
+        for info in files.rows(note, "segments_info", where):
+            budget.charge(1, size, where)
             mask = owner == files.field(info, "id", f"{where} segments_info")
             category = files.field(info, "category_id", f"{where} segments_info")
             if category not in self._place:

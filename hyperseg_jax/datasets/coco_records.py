@@ -20,15 +20,15 @@ class CocoRecords:
 
     def _index(self) -> None:
         path, content = str(self.path), self.file.content
-        images, notes, rows = (files.field(content, name, path) for name in ("images", "annotations", "categories"))
-        self._images = {files.field(row, "id", f"{path} images#{k}"): k for k, row in enumerate(images)}
+        images, notes, rows = (files.rows(content, name, path) for name in ("images", "annotations", "categories"))
+        self._images = {files.identity(row, "id", f"{path} images#{k}"): k for k, row in enumerate(images)}
         self.categories: dict[int, str] = {
-            files.number(row, "id", f"{path} categories#{k}"): files.field(row, "name", f"{path} categories#{k}")
+            files.number(row, "id", f"{path} categories#{k}"): files.text(row, "name", f"{path} categories#{k}")
             for k, row in enumerate(rows)
         }
-        self.annotations: dict[int, list[int]] = {number: [] for number in self._images}
+        self.annotations: dict[int | str, list[int]] = {number: [] for number in self._images}
         for k, note in enumerate(notes):
-            number = files.field(note, "image_id", self.where(k))
+            number = files.identity(note, "image_id", self.where(k))
             if number in self.annotations:
                 self.annotations[number].append(k)
             else:
@@ -41,10 +41,10 @@ class CocoRecords:
         """What annotation k is called in messages."""
         return f"{self.path} annotations#{k}"
 
-    def image(self, number: int) -> dict[str, Any]:
+    def image(self, number: int | str) -> dict[str, Any]:
         return self.file.content["images"][self._images[number]]
 
-    def has_image(self, number: int) -> bool:
+    def has_image(self, number: int | str) -> bool:
         return number in self._images
 
     def annotation(self, k: int) -> dict[str, Any]:

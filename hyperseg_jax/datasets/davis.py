@@ -14,10 +14,12 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import budget
 
 TASKS = {"semi-supervised": "Annotations", "unsupervised": "Annotations_unsupervised"}
 """The tasks of 2017, and where each has its masks."""
@@ -69,6 +71,7 @@ class Davis2017(ClipReader):
         """uint8 [H, W]: the object of each pixel, or VOID."""
         return video.objects(t)
 
+    @one_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A video, or a clip of it drawn with rng."""
         name = self._items[index]
@@ -82,6 +85,7 @@ class Davis2017(ClipReader):
         if self._given and not numbers and not video.lacks_masks:
             message = f"{self._folders.root / name}: its masks show no object in frame {times[0]}; leave the video out"
             complain("bad mask", message)
+        budget.charge(len(numbers) * len(times), video.size, name)
         masks = owner == np.array(numbers, np.uint8)[:, None, None, None]
         void, count = owner == VOID, len(numbers)
         ignore = void if void.any() else None
@@ -106,6 +110,7 @@ class Davis2017(ClipReader):
     def _of_test_set(self, name: str, video: Video) -> Example:
         """All frames and what is drawn in the first; the server has the masks."""
         first = self._owner(video, 0)
+        budget.charge(len(_numbers(first)), video.size, name)
         regions = first == np.array(_numbers(first), np.uint8)[:, None, None]
         prompt = Prompt(task="region", regions=regions, kinds=("mask",) * len(regions), key=name)
         every = range(len(video))
@@ -131,10 +136,7 @@ class Davis2016(Davis2017):
 
 def read_split(path: pathlib.Path) -> list[str]:
     """The videos of a list, one a line, or one of its pictures and masks a line: /JPEGImages/480p/<video>/00000.jpg ..."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError as error:
-        raise Problem("missing file", f"{path}: no such list of videos; check root and split") from error
+    lines = files.read_lines(path, "list of videos")
     first = (line.split()[0] for line in lines if line.strip())
     videos = list(dict.fromkeys(pathlib.PurePosixPath(word).parent.name if "/" in word else word for word in first))
     if not videos:

@@ -1,23 +1,99 @@
-"""Records that cannot be read. The stream has no filter: such a record is an element that teaches nothing and says why."""
+"""The boundary around one record: whatever it makes a reader or a library raise is one line about it.
+
+The stream has no filter: a record that cannot be read is an element that teaches nothing and says why.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 
-from hyperseg_jax.datasets.check import MISREAD
+from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example
+from hyperseg_jax.untrusted import budget
+from hyperseg_jax.untrusted.bad_file import one_line, shown
 
-UNREADABLE = (*MISREAD, OSError)
-"""What a record may raise on its way to arrays; anything else is a fault of the program."""
+PANIC = "PanicException"
+"""What libraries in Rust raise where they fail; it is no Exception and cannot be imported."""
 ROOM = 400
 """Bytes of a message on its way from a worker."""
 
 
 def reason(error: BaseException) -> str:
-    """One line of what was wrong with a record."""
+    """One line of what was wrong with a record. What is no fault of a record is raised again: a Ctrl-C, the end of the
+    process."""
+    if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+        raise error
     if isinstance(error, UserError | OSError):
-        return " ".join(str(error).split())
-    return f"is of another make ({type(error).__name__}: {error}); check the files with `hyperseg data check`"
+        return one_line(" ".join(str(error).split()))
+    if isinstance(error, MemoryError):
+        return "asks for more memory than there is; lower the limits of what a file may ask for (docs/data.md)"
+    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return one_line(f"is of another make ({why}); check the files with `hyperseg data check`")
+
+
+@contextlib.contextmanager
+def opening(what: str) -> Iterator[None]:
+    """Around the opening of a reader: whatever its files and options make it raise is a UserError. what: is opened."""
+    try:
+        yield
+    except UserError as error:
+        raise _printable(error) from error
+    except BaseException as error:
+        reason(error)
+        why = f"{type(error).__name__}: {error}"
+        raise Problem("bad record", f"{what} cannot be opened with these files and options ({why}); correct them") from error
+
+
+def _printable(error: UserError) -> UserError:
+    told = str(error)
+    return error if one_line(told) == told else Problem(getattr(error, "kind", "bad record"), told)
+
+
+TEXTS = ("text", "answer", "group", "key")
+LISTS = ("classes", "answers", "kinds")
+
+
+def _check_prompts(example: Example) -> None:
+    """A Problem where a prompt has something else in the place of a text, or the label of no class or region: it would be found
+    far from its file."""
+    for prompt in example.prompts:
+        lists = ((name, value) for name in LISTS for value in getattr(prompt, name))
+        for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists):
+            if not isinstance(value, str):
+                why = f"a prompt has {shown(repr(value))} as its {name}, where a text belongs"
+                raise Problem("bad record", f"{example.name}: {why}; correct the record")
+        room = len(prompt.classes) if prompt.task == "panoptic" else 0 if prompt.regions is None else len(prompt.regions)
+        for label in (*prompt.labels, *prompt.crowd_labels) if prompt.task in ("panoptic", "region") else ():
+            if not isinstance(label, int) or not 0 <= label < room:
+                why = f"a mask has the label {shown(repr(label))}, and there are {room} classes or regions"
+                raise Problem("bad record", f"{example.name}: {why}; correct the record")
+
+
+def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
+    """A reader's __getitem__ or sample: within the limits of one record, and whatever it raises is a UserError."""
+
+    @functools.wraps(read)
+    def bounded(reader: Any, index: int, *rest: Any, **options: Any) -> Example:
+        with budget.one_record():
+            try:
+                example = read(reader, index, *rest, **options)
+                _check_prompts(example)
+                return example
+            except UserError as error:
+                raise _printable(error) from error
+            except BaseException as error:
+                if isinstance(error, IndexError) and not -len(reader) <= index < len(reader):
+                    raise  # the end of the reader, for whoever goes through it
+                raise Problem("bad record", f"{type(reader).__name__}[{index}]: {reason(error)}") from error
+
+    bounded.is_one_record = True  # type: ignore[attr-defined]
+    return bounded
 
 
 NONE = np.zeros(ROOM, np.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 import math
 import os
 import pathlib
@@ -12,14 +11,35 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from hyperseg_jax.datasets.problems import Problem, collected, complain
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import budget, json_text, limits, paths, pictures
+from hyperseg_jax.untrusted.bad_file import BadFile, shown
 
 T = TypeVar("T")
 
-MOST_PIXELS = 2**28  # beyond what Pillow opens
+LARGEST_NUMBER = 2**60
+"""Beyond it, numbers can be made to collide in a dict, which then takes hours."""
+
+
+def inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Path:
+    """root/name, for a name out of data. where: what names it. UserError where it leaves root (untrusted/paths)."""
+    try:
+        return paths.inside(root, name)
+    except BadFile as error:
+        raise Problem("bad record", f"{where}: {error}") from error
+
+
+def listed(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """The files below a folder that match, in order; a link that leaves the folder is a problem, and left out."""
+    found = []
+    for path in sorted(root.glob(pattern)):
+        try:
+            found.append(inside(root, path.relative_to(root), str(root)))
+        except Problem as problem:
+            complain(problem.kind, str(problem))
+    return found
 
 
 class Json:
@@ -74,7 +94,7 @@ class JsonLines(Json):
         """(line, record or what is wrong with it). UserError for a file without any sound line."""
         rows = [
             (number, _object_or_fault(line, f"{self.path} line {number}"))
-            for number, line in enumerate(_decoded(self.path).split("\n"), 1)
+            for number, line in enumerate(_content(self.path).split(b"\n"), 1)
             if line.strip()
         ]
         faults = [row for _, row in rows if isinstance(row, UserError)]
@@ -83,36 +103,39 @@ class JsonLines(Json):
         return rows
 
 
-def _object_or_fault(line: str, where: str) -> dict | UserError:
+def _object_or_fault(line: bytes, where: str) -> dict | UserError:
     try:
-        record = _parsed(line, where)
+        row = _parsed(line, where)
     except UserError as error:
         return error
-    return record if isinstance(record, dict) else UserError(f"{where}: is no json object; write {{...}} a line")
+    return row if isinstance(row, dict) else UserError(f"{where}: is no json object; write {{...}} a line")
 
 
 def read_json(path: pathlib.Path) -> Any:
     """The content of a json file (UTF-8, or else Windows-1252 as some ReasonSeg files are)."""
-    return _parsed(_decoded(path), str(path))
+    return _parsed(_content(path), str(path))
 
 
-def _decoded(path: pathlib.Path) -> str:
-    data = path.read_bytes()
+def read_lines(path: pathlib.Path, what: str) -> list[str]:
+    """The lines of a text file; bytes that are no UTF-8 are taken as Windows-1252. what: it is, for the message."""
+    return json_text.decoded(_content(path, what)).splitlines()
+
+
+def _content(path: pathlib.Path, what: str = "file") -> bytes:
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")
+        return json_text.read_bytes(path)
+    except FileNotFoundError as error:
+        raise Problem("missing file", f"{path}: no such {what}; check the path") from error
+    except (BadFile, OSError) as error:
+        why = str(error) if isinstance(error, BadFile) else f"cannot be read ({error.strerror}); check the path"
+        raise Problem("bad record", f"{path}: {why}") from error
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(data: bytes, where: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if "\n" in text else ""  # of a file of lines, `where` names it
-        why = f"{error.msg} at {line}column {error.colno}"
-        raise UserError(f"{where}: not json ({why}); download or write it again") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not json ({error}); download or write it again") from error
+        return json_text.parse(data)
+    except BadFile as error:
+        raise Problem("bad record", f"{where}: {error}") from error
 
 
 def field(record: Any, name: str, where: str) -> Any:
@@ -120,30 +143,70 @@ def field(record: Any, name: str, where: str) -> Any:
     value = record
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise UserError(f"{where}: field {name!r} is missing; check that the file is of this format")
+            raise Problem("bad record", f"{where}: field {name!r} is missing; check that the file is of this format")
         value = value[part]
     return value
+
+
+def found(value: object) -> str:
+    """A value of a file as a message may show it."""
+    return shown(repr(value))
+
+
+def text(record: Any, name: str, where: str) -> str:
+    """A text out of a record, or a UserError."""
+    value = field(record, name, where)
+    if not isinstance(value, str):
+        raise Problem("bad record", f"{where}: field {name!r} is {found(value)} where a text belongs; correct the record")
+    return value
+
+
+def rows(record: Any, name: str, where: str) -> list:
+    """A list out of a record, or a UserError."""
+    value = field(record, name, where)
+    if not isinstance(value, list):
+        raise Problem("bad record", f"{where}: field {name!r} is {found(value)} where a list belongs; correct the record")
+    return value
+
+
+def identity(record: Any, name: str, where: str) -> int | str:
+    """What tells one record from others: a whole number or a text, or a UserError."""
+    value = field(record, name, where)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
+        return value
+    raise Problem("bad record", f"{where}: field {name!r} is {found(value)}, which is no number of a record; correct it")
 
 
 def number(record: Any, name: str, where: str) -> int:
     """A whole number out of a record, or a UserError."""
     value = field(record, name, where)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # infinity is none
-    if isinstance(value, bool) or not whole:
-        raise UserError(f"{where}: field {name!r} is {value!r} where a whole number belongs; correct the record")
+    if isinstance(value, bool) or not whole or abs(value) >= LARGEST_NUMBER:
+        raise Problem(
+            "bad record", f"{where}: field {name!r} is {found(value)} where a whole number belongs; correct the record"
+        )
     return int(value)
 
 
 def picture_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
     """(height, width) that a record promises; height, width: what its fields are called."""
     size = number(record, height, where), number(record, width, where)
-    if min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
-        raise UserError(f"{where}: the picture would be {size[1]}x{size[0]} pixels; correct its height and width")
+    most = limits.in_force().pixels
+    if min(size) < 1 or size[0] * size[1] > most:
+        would = found(size[1]) + "x" + found(size[0])
+        raise Problem(
+            "bad record",
+            f"{where}: the picture would be {would} pixels, and the limit is {most}; correct its height and width, or raise "
+            "limits.pixels",
+        )
     return size
 
 
 def box_mask(box: Any, size: tuple[int, int], where: str) -> np.ndarray:
     """[x, y, width, height] as bool [H, W], cut at the picture's border; UserError where nothing of it is left."""
+    budget.charge(1, size, where)
     mask = np.zeros(size, bool)
     try:
         x, y, width, height = (float(value) for value in box)
@@ -193,6 +256,7 @@ def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.
             raise
         complain(problem.kind, str(problem))
         return np.zeros((*size, 3), np.uint8)
+    budget.charge_frame(pixels.shape, str(path))
     read = _recorded.get()
     if read is not None:
         read.append((path, pixels))
@@ -214,14 +278,20 @@ def read_coded(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
 
 
 def _pixels(path: pathlib.Path) -> np.ndarray:
+    with _naming(path):
+        return pictures.colours(path)
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Turns what is wrong with a picture file into a Problem."""
+    budget.check_time(str(path))
     try:
-        with Image.open(path) as file:
-            return rgb(file)
+        yield
     except FileNotFoundError as error:
         raise Problem("missing file", f"{path}: no such picture; check the picture folder") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        message = f"{path}: cannot be read as a picture ({error}); download it again or remove it"
-        raise Problem("unreadable picture", message) from error
+    except BadFile as error:
+        raise Problem("unreadable picture", f"{path}: {error}") from error
 
 
 def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -> None:
@@ -234,21 +304,10 @@ def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -
         )
 
 
-def rgb(picture: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3]; Pillow would copy a picture that has these colours already."""
-    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-
-
 def picture_shape(path: pathlib.Path) -> tuple[int, int]:
     """(height, width) of a picture file out of its first bytes. UserError where it is missing or no picture."""
-    try:
-        with Image.open(path) as file:
-            return file.height, file.width
-    except FileNotFoundError as error:
-        raise Problem("missing file", f"{path}: no such picture; check the picture folder") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        message = f"{path}: cannot be read as a picture ({error}); download it again or remove it"
-        raise Problem("unreadable picture", message) from error
+    with _naming(path):
+        return pictures.size(path)
 
 
 def existing_folder(path: str | os.PathLike) -> pathlib.Path:

@@ -19,6 +19,7 @@ from hyperseg_jax.datasets.per_picture import PerPicture
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
+from hyperseg_jax.untrusted import budget
 
 TASKS = ("referring", "reasoning")
 
@@ -41,7 +42,7 @@ class Folder(PerPicture):
         if task not in TASKS:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
         self._root, self._task = files.existing_folder(folder), task
-        self._file = files.JsonLines(self._root / "captions.jsonl")
+        self._file = files.JsonLines(files.inside(self._root, "captions.jsonl", str(self._root)))
         self.name = self._root.name
         self._splits = [self._split(n) for n in range(len(self._file))]
         if (split or None) not in (None, *self._splits) or not self._splits:
@@ -49,10 +50,10 @@ class Folder(PerPicture):
         self._records = [n for n, own in enumerate(self._splits) if not split or own in (split, None)]
         self._arrange(len(self._records), self._picture_name, prompts_per_example)
 
-    def _split(self, record: int) -> str | None:
+    def _split(self, line: int) -> str | None:
         """Of a line, "" where it names none, None where it is malformed."""
         try:
-            return str(self._file[record].get("split", ""))
+            return str(self._file[line].get("split", ""))
         except UserError:
             return None
 
@@ -61,37 +62,36 @@ class Folder(PerPicture):
         return self._splits[self._records[self._groups[index][0]]] or ""
 
     def _picture_name(self, n: int) -> str:
-        record = self._records[n]
-        name = files.field(self._file[record], "picture", self._file.where(record))
-        if not isinstance(name, str):
-            raise UserError(f"{self._file.where(record)}: field 'picture' is {name!r} where a path belongs; correct it")
-        return name
+        line = self._records[n]
+        return files.text(self._file[line], "picture", self._file.where(line))
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return self._root / self._picture_name(n), None
+        return files.inside(self._root, self._picture_name(n), self._file.where(self._records[n])), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        record = self._records[n]
-        row, where = self._file[record], self._file.where(record)
+        line = self._records[n]
+        row, where = self._file[line], self._file.where(line)
         text = files.field(row, "text", where)
         if not isinstance(text, str) or not text.strip():
             complain("bad record", f"{where}: field 'text' is empty; say what the mask shows")
             text = "?"
         given = files.field(row, "mask", where)
-        paths = [given] if isinstance(given, str) else given or []
+        names = [given] if isinstance(given, str) else given or []
         target = np.zeros(size, bool)
-        for path in paths:
-            labels = read_labels(self._root / path, size)
+        for name in names:
+            path = files.inside(self._root, name, where)
+            budget.charge(1, size, where)
+            labels = read_labels(path, size)
             if labels is None:
                 continue
             if not (labels > 0).any():
-                complain("bad mask", f"{self._root / path}: has no pixel above 0; write null in {where} where nothing fits")
+                complain("bad mask", f"{path}: has no pixel above 0; write null in {where} where nothing fits")
             target |= labels > 0
         return Prompt(
             task=self._task,
             text=text.strip(),
             answer=row.get("answer", ""),
-            masks=target[None, None] if paths else np.zeros((0, 1, *size), bool),
+            masks=target[None, None] if names else np.zeros((0, 1, *size), bool),
             group=row.get("group", ""),
-            key=str(record),
+            key=str(line),
         )

@@ -32,7 +32,7 @@ class Gqa(Questions):
         return f"{self._file.path} {self._keys[n]}"
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return self._images / f"{self._field(n, 'imageId')}.jpg", None
+        return files.inside(self._images, f"{self._field(n, 'imageId')}.jpg", self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         question = self._question(n)

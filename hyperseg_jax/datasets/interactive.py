@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, thicken
 from hyperseg_jax.datasets.problems import complained
 from hyperseg_jax.errors import UserError
@@ -54,10 +55,11 @@ class CocoInteractive:
     def __len__(self) -> int:
         return self._length
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         where, info, anns = self._record(index)
         size = files.picture_size(info, where)
-        pixels = files.read_picture(self._images / files.field(info, "file_name", where), size)
+        pixels = files.read_picture(files.inside(self._images, files.field(info, "file_name", where), where), size)
         prompts = tuple(
             self._prompt(anns, np.random.default_rng([self._seed, index, k]), size, where) for k in range(self._prompts)
         )
@@ -66,7 +68,7 @@ class CocoInteractive:
     def _record(self, index: int) -> tuple[str, dict, list[dict]]:
         """How a record is called in messages, what it says of its picture, and its regions."""
         where, record = f"{self._file.path}#{index}", self._file.content[index]
-        return where, files.field(record, "image_info", where), files.field(record, "anns", where)
+        return where, files.field(record, "image_info", where), files.rows(record, "anns", where)
 
     def _prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
         order = np.arange(len(anns)) if self._max_regions is None else rng.permutation(len(anns))

@@ -4,17 +4,18 @@ pictures. Shapes of one label and group_id are one object; shape_type is polygon
 from __future__ import annotations
 
 import base64
-import io
 import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.structs import Example
+from hyperseg_jax.untrusted import budget, pictures
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 
 class LabelMe(Listed):
@@ -33,7 +34,7 @@ class LabelMe(Listed):
         """classes: the class list; empty: the labels of all files, in order of the alphabet. stuff: labels whose objects are
         not counted apart. The rest: see class_prompts.ClassLists."""
         self._root = files.existing_folder(folder)
-        self._paths = sorted(self._root.glob("*.json"))
+        self._paths = files.listed(self._root, "*.json")
         if not self._paths:
             raise Problem("missing file", f"{self._root}: no json files; give the folder that LabelMe wrote into")
         names = tuple(classes) or tuple(sorted({label for path in self._paths for label in self._labels(path)}))
@@ -42,27 +43,27 @@ class LabelMe(Listed):
 
     def _labels(self, path: pathlib.Path) -> list[str]:
         try:
-            shapes = files.field(files.read_json(path), "shapes", str(path))
-            return [files.field(shape, "label", str(path)) for shape in shapes]
-        except Problem:
-            raise
-        except ValueError as error:
-            complain("bad record", str(error))
+            shapes = files.rows(files.read_json(path), "shapes", str(path))
+            return [files.text(shape, "label", str(path)) for shape in shapes]
+        except Problem as problem:
+            complain(problem.kind, str(problem))
             return []
 
     def __len__(self) -> int:
         return len(self._paths)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         path = self._paths[index]
         note = files.read_json(path)
         size = files.picture_size(note, str(path), "imageHeight", "imageWidth")
-        name = files.field(note, "imagePath", str(path)).replace("\\", "/")
-        pixels = files.read_picture(self._root / name, size)
+        name = files.text(note, "imagePath", str(path)).replace("\\", "/")
+        pixels = files.read_picture(files.inside(self._root, name, str(path)), size)
         objects: dict[tuple, np.ndarray] = {}
-        for k, shape in enumerate(files.field(note, "shapes", str(path))):
+        for k, shape in enumerate(files.rows(note, "shapes", str(path))):
             where = f"{path} shapes#{k}"
-            label = files.field(shape, "label", where)
+            label = files.text(shape, "label", where)
+            budget.charge(1, size, where)
             if label not in self._place:
                 complain("bad record", f"{where}: label {label!r} is not among the classes; add it or correct the shape")
                 continue
@@ -100,9 +101,9 @@ def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | 
 def _pasted(shape: dict, corner: tuple[float, float], size: tuple[int, int]) -> np.ndarray | None:
     """A small mask picture in base64, put at its corner."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"], validate=True))) as file:
-            part = np.array(file.convert("L")) > 0
-    except (KeyError, TypeError, ValueError, OSError, SyntaxError):
+        data = base64.b64decode(shape["mask"], validate=True)
+        part = pictures.read(data, lambda picture: np.array(picture.convert("L"))) > 0
+    except (KeyError, TypeError, ValueError, BadFile):
         return None
     mask = np.zeros(size, bool)
     x, y = (max(0, round(value)) for value in corner)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.untrusted import budget, label_maps, pictures
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 MODES = ("1", "L", "P", "I", "I;16")
 
@@ -19,12 +20,13 @@ def read_labels(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
     or of another size; None where a check goes on without it.
     """
     try:
-        labels = _label_map(path) if path.suffix == ".mat" else _label_picture(path)
+        budget.check_time(str(path))
+        labels = label_maps.read(path, "LabelMap") if path.suffix == ".mat" else pictures.numbers(path, MODES, "label picture")
     except FileNotFoundError:
         complain("missing file", f"{path}: no such label picture; check the folder of the annotations")
         return None
-    except Exception as error:  # SciPy's and Pillow's readers raise of every kind on a damaged file
-        complain("unreadable picture", f"{path}: cannot be read as a label picture ({error}); download it again or remove it")
+    except BadFile as error:
+        complain("unreadable picture", f"{path}: {error}")
         return None
     if labels.shape != tuple(size):
         complain(
@@ -33,20 +35,4 @@ def read_labels(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
             "labels and picture must be of one size",
         )
         return None
-    return labels
-
-
-def _label_picture(path: pathlib.Path) -> np.ndarray:
-    with Image.open(path) as file:
-        if file.mode not in MODES:
-            raise ValueError(f"it has colours (mode {file.mode}) where one number a pixel belongs")
-        return np.array(file)
-
-
-def _label_map(path: pathlib.Path) -> np.ndarray:
-    from scipy.io import loadmat
-
-    labels = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
-    if labels.ndim != 2 or labels.dtype.kind not in "ui":
-        raise ValueError("its LabelMap is no matrix of whole numbers")
     return labels

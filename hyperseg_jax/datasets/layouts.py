@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hyperseg_jax import datasets
+from hyperseg_jax.datasets import faults
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 
@@ -37,7 +38,8 @@ class Layout:
         paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in files.items()}
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
         self.check_options(f"the reader {self.reader.__name__}", split, options)
-        return self.reader(**paths, **{**fixed, **options})
+        with faults.opening(f"{self.reader.__name__} in {root}"):
+            return self.reader(**paths, **{**fixed, **options})
 
     def check_options(self, what: str, split: str, options: Mapping[str, Any]) -> None:
         """UserError where the reader has no such options. what: takes them, for the message."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -29,7 +30,7 @@ class Llava:
         self._items: list[tuple[int, list[int]]] = []
         for number, record in enumerate(records):
             if "image" in record:
-                turns = range(len(files.field(record, "conversations", self._where(number))) // 2)
+                turns = range(len(files.rows(record, "conversations", self._where(number))) // 2)
                 self._items += [(number, chunk) for chunk in files.chunks(list(turns), prompts_per_example)]
         self.text_only = sum("image" not in record for record in records)
 
@@ -39,11 +40,12 @@ class Llava:
     def __len__(self) -> int:
         return len(self._items)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         number, turns = self._items[index]
         where = self._where(number)
         record = self._file.content[number]
-        pixels = files.read_picture(self._images / files.field(record, "image", where))
+        pixels = files.read_picture(files.inside(self._images, files.field(record, "image", where), where))
         prompts = tuple(self._prompt(record["conversations"][2 * turn : 2 * turn + 2], where) for turn in turns)
         return Example(f"{self._file.path.name}#{number}.{turns[0]}", pixels[None], prompts)
 
@@ -51,5 +53,5 @@ class Llava:
         speakers = [files.field(line, "from", where) for line in pair]
         if speakers != ["human", "gpt"]:
             raise UserError(f"{where}: field 'from' must alternate human, gpt; found {speakers}; correct the record")
-        question, answer = (files.field(line, "value", where) for line in pair)
+        question, answer = (files.text(line, "value", where) for line in pair)
         return Prompt(task="chat", text=question.replace(IMAGE_MARK, "").strip(), answer=answer.strip())

@@ -8,6 +8,8 @@ from pycocotools import mask as coco_mask
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
+from hyperseg_jax.untrusted import budget
+from hyperseg_jax.untrusted.bad_file import shown
 
 POLYGON_RULES = ("fill_poly", "coco")
 FAR = 1e6  # pixels; no corner lies beyond
@@ -23,6 +25,7 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
     "coco" as pycocotools (COCO's own scores, the REFER tools).
     Returns bool [height, width]. Raises UserError for another size or an unreadable segmentation.
     """
+    budget.charge(1, (height, width), where)
     if isinstance(segmentation, list):
         return _polygons(segmentation, height, width, where, polygons)
     try:
@@ -33,7 +36,7 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
     except Problem:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        complain("bad mask", f"{where}: neither polygons nor run lengths ({error}); write the annotation again")
+        complain("bad mask", f"{where}: neither polygons nor run lengths ({shown(str(error))}); write the annotation again")
         return np.zeros((height, width), bool)
 
 

@@ -11,12 +11,14 @@ import os
 import pathlib
 
 import numpy as np
-from PIL import Image
 
 from hyperseg_jax.datasets.choices import LETTERS, in_words
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import paths, pictures
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 CHOICES = "ABCD"
 INDEX_LENGTH = 64  # a shorter image is an index
@@ -41,10 +43,13 @@ class MmBench:
 
     def _find_rows(self) -> list[tuple[int, int]]:
         """(first byte, byte behind the last) of each row. A row goes on over lines while a quote is open."""
-        rows, start, at, quotes = [], 0, 0, 0
-        with self._path.open("rb") as file:
-            for line in file:
+        rows: list[tuple[int, int]] = []
+        start = at = quotes = 0
+        with paths.open_file(self._path) as file:
+            while line := file.readline(LONGEST_ROW):
                 at += len(line)
+                if at - start >= LONGEST_ROW:
+                    raise UserError(f"{self._path}#{len(rows)}: is longer than {LONGEST_ROW} bytes; download it again")
                 quotes += line.count(b'"')
                 if quotes % 2 == 0:
                     rows.append((start, at))
@@ -54,7 +59,7 @@ class MmBench:
         return rows
 
     def _cells(self, place: tuple[int, int], what: str) -> list[str]:
-        with self._path.open("rb") as file:
+        with paths.open_file(self._path) as file:
             file.seek(place[0])
             raw = file.read(place[1] - place[0])
         csv.field_size_limit(LONGEST_ROW)
@@ -72,6 +77,7 @@ class MmBench:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         row = self._row(index)
         choices = [row[letter] for letter in CHOICES if row.get(letter, "") not in ("", "nan")]
@@ -97,7 +103,8 @@ class MmBench:
                 raise Problem("missing file", f"{where}: image {image!r} is no row of the table; download it again")
             image = self._row(self._row_of[image])["image"]
         try:
-            with Image.open(io.BytesIO(base64.b64decode(image, validate=True))) as file:
-                return np.asarray(file.convert("RGB"))
-        except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return pictures.colours(base64.b64decode(image, validate=True))
+        except (binascii.Error, ValueError) as error:
             raise Problem("unreadable picture", f"{where}: its image cannot be read ({error}); download it again") from error
+        except BadFile as error:
+            raise Problem("unreadable picture", f"{where}: its image {error}") from error

@@ -31,8 +31,8 @@ class Objects365(PerPicture):
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._items[n][0])
         where = f"{self._records.path} image {image['id']}"
-        name = pathlib.PurePosixPath(files.field(image, "file_name", where))
-        return self._images / name.parent.name / name.name, files.picture_size(image, where)
+        name = pathlib.PurePosixPath(files.text(image, "file_name", where))
+        return files.inside(self._images, f"{name.parent.name}/{name.name}", where), files.picture_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         k = self._items[n][1]

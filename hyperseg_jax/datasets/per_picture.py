@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -61,6 +62,7 @@ class PerPicture(abc.ABC):
     def __len__(self) -> int:
         return len(self._groups)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
         pixels = self._pixels(group[0])

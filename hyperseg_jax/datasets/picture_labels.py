@@ -9,12 +9,14 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.labels import read_labels
 from hyperseg_jax.datasets.problems import Problem, collected, complain
 from hyperseg_jax.structs import Example
+from hyperseg_jax.untrusted import budget
 
-Pairs = list[tuple[pathlib.Path, pathlib.Path]]
-"""Pictures and their label pictures."""
+Pairs = list[tuple[tuple[pathlib.Path, str], tuple[pathlib.Path, str]]]
+"""Pictures and their label pictures, each a folder and a name in it."""
 VOID, UNKNOWN = -1, -2
 VALUES = 2**16
 
@@ -25,7 +27,7 @@ class PictureLabels(Listed):
     def __init__(
         self,
         name: str,
-        pairs: Sequence[tuple[pathlib.Path, pathlib.Path]],
+        pairs: Pairs,
         classes: Sequence[str],
         values: Mapping[int, int],
         void: Sequence[int],
@@ -46,12 +48,14 @@ class PictureLabels(Listed):
     def __len__(self) -> int:
         return len(self._pairs)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
-        picture, path = self._pairs[index]
+        picture, path = (files.inside(folder, name, f"{self._name}#{index}") for folder, name in self._pairs[index])
         pixels = files.read_picture(picture)
         height, width = pixels.shape[:2]
         owner = self._owner(path, (height, width))
         labels = [int(label) for label in np.unique(owner) if label >= 0]
+        budget.charge(len(labels), (height, width), str(path))
         masks = np.array([owner == label for label in labels], bool).reshape(-1, height, width)
         prompts = self._lists.prompts(index, masks, labels, owner < 0, key=picture.stem)
         return Example(f"{self._name}#{index}", pixels[None], prompts)
@@ -73,18 +77,21 @@ class PictureLabels(Listed):
 def beside(pictures: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:
     """Pairs of the pictures below a folder that match, in order of their names, and their labels: the same place below
     another folder, with the end of the name replaced. A check also misses the pictures of labels that stand alone."""
-    found = set(files.existing_folder(pictures).glob(pattern))
+    found = set(files.listed(files.existing_folder(pictures), pattern))
     if not found:
         raise Problem("missing file", f"{pictures}: no {pattern} here; check the folder of the pictures")
     if collected() is not None:
         alone = (str(path.relative_to(labels)).removesuffix(new) for path in labels.glob(f"{pattern.removesuffix(old)}{new}"))
         found |= {pictures / f"{name}{old}" for name in alone}
-    return [(path, labels / f"{str(path.relative_to(pictures)).removesuffix(old)}{new}") for path in sorted(found)]
+    return [
+        ((pictures, str(path.relative_to(pictures))), (labels, f"{str(path.relative_to(pictures)).removesuffix(old)}{new}"))
+        for path in sorted(found)
+    ]
 
 
 def listed(list_path: pathlib.Path, pictures: pathlib.Path, labels: pathlib.Path, end: str) -> Pairs:
     """Pairs of the names in a text file, one a line."""
     if not list_path.is_file():
         raise Problem("missing file", f"{list_path}: no such file; it lists the pictures of the split")
-    names = list_path.read_text().split()
-    return [(pictures / f"{name}.jpg", labels / f"{name}{end}") for name in names]
+    names = " ".join(files.read_lines(list_path, "list")).split()
+    return [((pictures, f"{name}.jpg"), (labels, f"{name}{end}")) for name in names]

@@ -35,7 +35,7 @@ class Pope(Questions):
         return self._file.where(n)
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return self._images / self._field(n, "image"), None
+        return files.inside(self._images, self._field(n, "image"), self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         label = self._field(n, "label")

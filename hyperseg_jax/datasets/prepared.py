@@ -8,7 +8,6 @@ a label picture (scene_parse150, oxford_iiit_pet): class lists of regions.
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,12 +15,15 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_prompts import ClassLists
+from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.labels import MODES
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import budget, pictures
+from hyperseg_jax.untrusted import features as prepared
+from hyperseg_jax.untrusted.bad_file import BadFile, shown
 
-OWN_FEATURES = "tensorflow_datasets.core.features."
-CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 LABEL_PICTURES = ("annotation", "segmentation_label", "segmentation_mask")
 MASKS = ("mask", "segmentation")
 
@@ -42,19 +44,19 @@ class Prepared:
         """folder: with dataset_info.json and features.json, such as lvis/1.4.0. classes: those of label pictures, whose
         numbers begin at 1 (0 is void); other datasets have their own list. The rest: see class_prompts.ClassLists."""
         self._folder, self._split = files.existing_folder(folder), split
-        _refuse_foreign_classes(self._folder / "features.json")
-        info = files.Json(self._folder / "dataset_info.json", dict).content
-        if info.get("fileFormat") != "array_record":
+        features, info = prepared.read_features(self._folder), prepared.read_info(self._folder)
+        if info.format != prepared.FORMAT:
             raise UserError(
-                f"{self._folder}: is in the format {info.get('fileFormat')}, which needs TensorFlow; "
+                f"{self._folder}: is in the format {shown(info.format)}, which needs TensorFlow; "
                 "prepare it again with --file_format=array_record"
             )
-        self._open()
-        features = dict(self._features.items())
-        inner = dict(features["objects"].feature.items()) if "objects" in features else {}
+        if split not in info.splits:
+            raise UserError(f"{self._folder}: no split {split!r}; it has {', '.join(info.splits)}")
+        self._files = info.splits[split]
+        inner = features["objects"].parts if "objects" in features else {}
         self._masks = next((name for name in MASKS if name in inner), None)
         self._labels = next((name for name in LABEL_PICTURES if name in features), None)
-        names = tuple(classes) or tuple(getattr(inner.get("label"), "names", None) or ())
+        names = tuple(classes) or (prepared.read_labels(self._folder, "objects-label") if "label" in inner else ())
         if self._masks and "refexp" in inner:
             self._kind = "referring"
         elif not names:
@@ -65,18 +67,18 @@ class Prepared:
             raise UserError(f"{self._folder}: has features {', '.join(features)}; none is read here as masks, labels or boxes")
         things = (self._kind == "instances",) * len(names)
         self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
+        self._open()
 
     def _open(self) -> None:
-        import tensorflow_datasets as tfds
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        builder = tfds.builder_from_directory(self._folder)
-        if self._split not in builder.info.splits:
-            raise UserError(f"{self._folder}: no split {self._split!r}; it has {', '.join(builder.info.splits)}")
-        self._features = builder.info.features
-        self._source = builder.as_data_source(split=self._split)
+        self._source = ArrayRecordDataSource([str(path) for path in self._files])
+        if len(self._source) != sum(self._files.values()):
+            why = f"has {len(self._source)} records, and {prepared.INFO} says {sum(self._files.values())}"
+            raise Problem("bad record", f"{self._folder} {self._split}: {why}; prepare it again")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_features", "_source")}
+        return {name: value for name, value in vars(self).items() if name != "_source"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -90,76 +92,115 @@ class Prepared:
     def __len__(self) -> int:
         return len(self._source)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         where = f"{self._folder} {self._split}#{index}"
         try:
-            record = self._source[index]
+            record = Values(self._source[index], where)
         except Exception as error:  # of every kind on a damaged record
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {shown(str(error))}"
             raise Problem("bad record", f"{where}: cannot be read ({why}); prepare it again") from error
-        pixels = np.asarray(record["image"])
+        pixels = _picture(record.one("image"), where)
+        budget.charge_frame(pixels.shape, where)
         size = pixels.shape[0], pixels.shape[1]
-        key = str(record.get("image/id", record.get("image/filename", index)))
+        key = next((str(record.one(name)) for name in ("image/id", "image/filename") if record.has(name)), str(index))
         if self._kind == "instances":
-            objects = record["objects"]
-            found = np.array([_mask(mask, size, where) for mask in objects[self._masks]], bool).reshape(-1, *size)
-            labels = [int(label) for label in objects["label"]]
-            prompts = self._lists.prompts(index, found, labels, np.zeros(size, bool), key=key)
+            found = [_mask(data, size, where) for data in record.many(f"objects/{self._masks}")]
+            labels = [int(label) for label in record.many("objects/label")]
+            stacked = np.array(found, bool).reshape(-1, *size)
+            prompts = self._lists.prompts(index, stacked, labels, np.zeros(size, bool), key=key)
         elif self._kind == "labels":
-            numbers = np.asarray(record[self._labels]).reshape(size).astype(int)
-            shown = [int(number) for number in np.unique(numbers) if number]
-            if shown and shown[-1] > len(self.classes):
-                few = f"{shown[-1]}, and classes has {len(self.classes)}"
+            assert self._labels is not None
+            numbers = _numbers(record.one(self._labels), size, where).astype(int)
+            shown_labels = [int(number) for number in np.unique(numbers) if number]
+            if shown_labels and shown_labels[-1] > len(self.classes):
+                few = f"{shown_labels[-1]}, and classes has {len(self.classes)}"
                 raise Problem("bad mask", f"{where}: has pixels of {few}; correct the list")
-            found = np.array([numbers == number for number in shown], bool).reshape(-1, *size)
-            prompts = self._lists.prompts(index, found, [number - 1 for number in shown], numbers == 0, key=key)
+            budget.charge(len(shown_labels), size, where)
+            masks = np.array([numbers == number for number in shown_labels], bool).reshape(-1, *size)
+            prompts = self._lists.prompts(index, masks, [number - 1 for number in shown_labels], numbers == 0, key=key)
         else:
             make = _referring if self._kind == "referring" else self._captions
-            prompts = tuple(make(record["objects"], size, where))
+            prompts = tuple(make(record, size, where))
         if not prompts:
             raise Problem("bad record", f"{where}: has no objects; leave the record out")
-        return Example(f"{self._folder.parent.name}:{self._split}#{index}", np.broadcast_to(pixels, (*size, 3))[None], prompts)
+        return Example(f"{self._folder.parent.name}:{self._split}#{index}", pixels[None], prompts)
 
-    def _captions(self, objects: dict[str, Any], size: tuple[int, int], where: str) -> Iterator[Prompt]:
-        for (top, left, bottom, right), label in zip(objects["bbox"], objects["label"], strict=True):
+    def _captions(self, record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
+        boxes = np.asarray(record.many("objects/bbox"), float).reshape(-1, 4)
+        for (top, left, bottom, right), label in zip(boxes, record.many("objects/label"), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
             region = files.box_mask(np.round(box, 3), size, where)
             yield Prompt(task="caption", answer=self.classes[int(label)], regions=region[None], kinds=("box",))
 
 
-def _referring(objects: dict[str, Any], size: tuple[int, int], where: str) -> Iterator[Prompt]:
-    spoken = objects["refexp"]
-    for mask, numbers, texts in zip(objects["mask"], spoken["refexp_id"], spoken["raw"], strict=True):
+def _referring(record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
+    numbers, texts = (record.rows(f"objects/refexp/{name}") for name in ("refexp_id", "raw"))
+    for mask, own, spoken in zip(record.many("objects/mask"), numbers, texts, strict=True):
         target = _mask(mask, size, where)[None, None]
-        for number, text in zip(numbers, texts, strict=True):
-            words = text.decode("utf-8") if isinstance(text, bytes) else str(text)
-            yield Prompt(task="referring", text=words.strip(), masks=target, key=str(number))
+        for number, text in zip(own, spoken, strict=True):
+            yield Prompt(task="referring", text=_text(text).strip(), masks=target, key=str(number))
 
 
-def _mask(mask: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
-    mask = np.asarray(mask)
-    if mask.shape[:2] == size:
-        return np.asarray(mask.reshape(*size, -1).any(-1))
+class Values:
+    """The values of a record, a tf.train.Example: numbers, or bytes of texts and of picture files, in lists by name."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        self._values, self._where = tf_example_pb2.Example.FromString(data).features.feature, where
+
+    def has(self, name: str) -> bool:
+        return name in self._values
+
+    def many(self, name: str) -> Sequence[Any]:
+        if not self.has(name):
+            raise Problem("bad record", f"{self._where}: has no {name!r}; prepare it again")
+        kind = self._values[name].WhichOneof("kind")
+        return getattr(self._values[name], kind).value if kind else ()
+
+    def one(self, name: str) -> Any:
+        """The only value; a text where it is one."""
+        found = self.many(name)
+        if len(found) != 1:
+            why = f"has {len(found)} values of {name!r} where one belongs"
+            raise Problem("bad record", f"{self._where}: {why}; prepare it again")
+        return _text(found[0]) if name.startswith("image/") else found[0]
+
+    def rows(self, name: str) -> Iterator[Sequence[Any]]:
+        """Lists in a list: the values one after the other, and the length of each."""
+        flat, at = self.many(f"{name}/ragged_flat_values"), 0
+        for length in self.many(f"{name}/ragged_row_lengths_0"):
+            yield flat[at : at + max(0, length)]
+            at += max(0, length)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _picture(data: Any, where: str) -> np.ndarray:
+    try:
+        return pictures.colours(bytes(data))
+    except (BadFile, TypeError) as error:
+        raise Problem("unreadable picture", f"{where}: its image {error}") from error
+
+
+def _numbers(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    """A label picture or mask; other than the size of its picture is a problem, and empty while a check goes on."""
+    try:
+        found = pictures.numbers(bytes(data), MODES, "mask")
+    except (BadFile, TypeError) as error:
+        raise Problem("bad mask", f"{where}: a mask {error}") from error
+    if found.shape == size:
+        return found
     complain(
         "wrong size",
-        f"{where}: a mask is {mask.shape[1]}x{mask.shape[0]} pixels, its picture {size[1]}x{size[0]}; prepare it again",
+        f"{where}: a mask is {found.shape[1]}x{found.shape[0]} pixels, its picture {size[1]}x{size[0]}; prepare it again",
     )
-    return np.zeros(size, bool)
+    return np.zeros(size, np.uint8)
 
 
-def _refuse_foreign_classes(path: pathlib.Path) -> None:
-    """tensorflow-datasets would import what the file names as a class."""
-    waiting = [files.Json(path, dict).content]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            for key in CLASS_KEYS:
-                name = part.get(key)
-                if isinstance(name, str) and not name.startswith(OWN_FEATURES):
-                    raise UserError(
-                        f"{path}: names the class {name!r}, which is not of tensorflow-datasets; "
-                        "do not open this folder with other tools either"
-                    )
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += part
+def _mask(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    budget.charge(1, size, where)
+    return _numbers(data, size, where) > 0

@@ -6,8 +6,10 @@ import contextlib
 import contextvars
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.bad_file import one_line
 
 KINDS = ("missing file", "unreadable picture", "wrong size", "bad mask", "bad record")
 MESSAGES = 10_000
@@ -17,8 +19,11 @@ class Problem(UserError):
     """A fault of a file. kind: one of KINDS, what problems are counted by."""
 
     def __init__(self, kind: str, message: str):
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Problem, (self.kind, str(self))
 
 
 class Collected:
@@ -34,6 +39,7 @@ class Collected:
         self.sizes: dict[pathlib.Path, tuple[int, int]] = {}
 
     def note(self, kind: str, message: str) -> None:
+        message = one_line(message)
         if message not in self.problems:
             self.counts[kind] += 1
             if len(self.problems) < MESSAGES:

@@ -12,9 +12,11 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import budget
 
 IGNORE_RULES = ("official", "hyperseg")
 SENTENCES = ("first", "each")
@@ -40,24 +42,25 @@ class ReasonSeg:
         self._folder = files.existing_folder(folder)
         self._ignore = ignore
         self._answers = _answers(files.Json(explanations, list)) if explanations else {}
-        notes = sorted(self._folder.glob("*.json"))
+        notes = files.listed(self._folder, "*.json")
         if not notes:
             raise UserError(f"{self._folder}: no json files; give the folder of one ReasonSeg split")
         count = {note: 1 for note in notes}
         if sentences == "each":
-            count = {note: len(files.field(files.read_json(note), "text", str(note))) for note in notes}
+            count = {note: len(files.rows(files.read_json(note), "text", str(note))) for note in notes}
         self._items = [(note, k) for note in notes for k in range(count[note])]
 
     def __len__(self) -> int:
         return len(self._items)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         path, sentence = self._items[index]
         note = files.read_json(path)
-        texts = files.field(note, "text", str(path))
+        texts = files.rows(note, "text", str(path))
         if not texts:
             raise UserError(f"{path}: field 'text' is empty; give the picture a question or remove it")
-        picture = path.with_suffix(".jpg")
+        picture = files.inside(self._folder, path.with_suffix(".jpg").name, str(path))
         pixels = files.read_picture(picture)
         target, ignored = self._paint(note, pixels.shape[:2], str(path))
         text = texts[sentence].strip()
@@ -75,8 +78,9 @@ class ReasonSeg:
 
     def _paint(self, note: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
         painted = []
-        for shape in files.field(note, "shapes", where):
-            label = files.field(shape, "label", f"{where} shapes").lower()
+        for shape in files.rows(note, "shapes", where):
+            budget.charge(1, size, where)
+            label = files.text(shape, "label", f"{where} shapes").lower()
             if label == "flag":
                 continue
             points = masks.corners(files.field(shape, "points", f"{where} shapes"))

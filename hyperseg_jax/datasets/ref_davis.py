@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.davis import read_split
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.datasets.spoken import Expression, SpokenVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
@@ -86,16 +86,7 @@ class RefDavis(SpokenVideos):
 
 def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, Expression]]:
     """(video, expression) of each line. The files are UTF-8 or, those of annotator 2, Latin-1."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        message = f"{path}: no such file; unpack davis_text_annotations and give its folder as text_root"
-        raise Problem("missing file", message) from error
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(files.read_lines(path, "file; unpack davis_text_annotations into text_root"), 1):
         if not line.strip():
             continue
         found = _LINE.fullmatch(line.strip())

@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.prompts import join_sentences
@@ -54,8 +55,8 @@ class RefCoco:
         items: list[tuple[int, int]] = []
         by_picture: dict[str, list[int]] = {}
         for number, record in enumerate(self._file.content):
-            name = files.field(record, "image_info.file_name", self._where(number))
-            count = len(files.field(record, "instruction", self._where(number)))
+            name = files.text(record, "image_info.file_name", self._where(number))
+            count = len(files.rows(record, "instruction", self._where(number)))
             for sentence in range(count) if self._sentences == "each" else (-1,):
                 by_picture.setdefault(name, []).append(len(items))
                 items.append((number, sentence))
@@ -68,12 +69,13 @@ class RefCoco:
     def __len__(self) -> int:
         return len(self._groups)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
         where = self._where(group[0][0])
         info = files.field(self._file.content[group[0][0]], "image_info", where)
         size = files.picture_size(info, where)
-        pixels = files.read_picture(self._images / files.field(info, "file_name", where), size)
+        pixels = files.read_picture(files.inside(self._images, files.field(info, "file_name", where), where), size)
         prompts = tuple(self._prompt(record, sentence, size) for record, sentence in group)
         name = f"{self._file.path.name}#{group[0][0]}" + (f".{group[0][1]}" if group[0][1] >= 0 else "")
         return Example(name, pixels[None], prompts)
@@ -81,13 +83,14 @@ class RefCoco:
     def _prompt(self, number: int, sentence: int, size: tuple[int, int]) -> Prompt:
         where = self._where(number)
         record = self._file.content[number]
-        spoken = [files.field(entry, "sent", where) for entry in files.field(record, "instruction", where)]
-        anns = [] if record.get("no_target") else files.field(record, "anns", where)
-        found = [masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation") for ann in anns]
-        target = np.any(found, axis=0)[None, None] if found else np.zeros((0, 1, *size), bool)
+        spoken = [files.text(entry, "sent", where) for entry in files.rows(record, "instruction", where)]
+        anns = [] if record.get("no_target") else files.rows(record, "anns", where)
+        target = np.zeros(size, bool)
+        for ann in anns:
+            target |= masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
         return Prompt(
             task="referring",
             text=join_sentences(spoken if sentence < 0 else [spoken[sentence]]),
-            masks=target,
+            masks=target[None, None] if anns else np.zeros((0, 1, *size), bool),
             group=record.get("group", ""),
         )

@@ -56,7 +56,7 @@ class RefCocoRefs(PerPicture):
         self._images = files.existing_folder(image_root)
         self._records = CocoRecords(instances_path)
         self._annotation_of = {
-            files.field(note, "id", self._records.where(k)): k
+            files.identity(note, "id", self._records.where(k)): k
             for k, note in enumerate(self._records.file.content["annotations"])
         }
         self._refs = self._of_split(_read(self._path), split)
@@ -99,7 +99,7 @@ class RefCocoRefs(PerPicture):
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._refs[self._items[n][0]]["image_id"])
         where = f"{self._records.path} image {image['id']}"
-        return self._images / files.field(image, "file_name", where), files.picture_size(image, where)
+        return files.inside(self._images, files.field(image, "file_name", where), where), files.picture_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         number, sentence = self._items[n]

@@ -10,10 +10,12 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.prompts import video_expression
+from hyperseg_jax.untrusted import budget, limits
 
 TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
 """type_id: what the scores are grouped by; type 2 names nothing that is there."""
@@ -57,15 +59,17 @@ class ReVos(ClipReader):
                 groups = files.chunks(spoken, prompts_per_example) if group_by_clip else [[key] for key in spoken]
                 self._items += [(video, group) for group in groups]
 
+    @one_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Expressions with their video, or a clip of it drawn with rng."""
         video, keys = self._items[index]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
         size = files.picture_size(record, where)
-        names = files.field(record, "frames", where)
+        names = files.rows(record, "frames", where)
+        limits.check("frames", len(names), where, "frames")
         times = self._times([record["expressions"][key] for key in keys], len(names), rng)
-        frames = np.stack([files.read_picture(self._root / video / f"{names[t]}.jpg", size) for t in times])
+        frames = np.stack([files.read_picture(files.inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times])
         foreground = self._objects(video, times, size)
         prompts = tuple(
             self._prompt(files.field(record["expressions"], key, where), times, len(names), size, f"{video}/{key}", foreground)
@@ -81,7 +85,7 @@ class ReVos(ClipReader):
 
     def _track(self, number: int, length: int) -> list:
         """The run lengths of an annotation, or None, for each of the video's frames."""
-        track = files.field(self._masks.content, str(number), str(self._masks.path))
+        track = files.rows(self._masks.content, str(number), str(self._masks.path))
         if len(track) < length:
             message = f"{self._masks.path}: annotation {number} has {len(track)} frames, its video {length}"
             complain("bad mask", f"{message}; take both files from one release")
@@ -93,7 +97,7 @@ class ReVos(ClipReader):
         if self._foreground is None:
             return None
         where = f"{self._foreground.path} {video}"
-        tracks = files.field(files.field(self._foreground.content, video, where), "masks_rle", where)
+        tracks = files.rows(files.field(self._foreground.content, video, where), "masks_rle", where)
         drawn = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
             if t >= len(tracks):
@@ -108,6 +112,7 @@ class ReVos(ClipReader):
         self, expression: dict, times: np.ndarray, length: int, size: tuple[int, int], key: str, foreground: np.ndarray | None
     ) -> Prompt:
         where = f"{self._meta.path} {key}"
+        budget.charge(0, size, where)
         target = np.zeros((len(times), *size), bool)
         named = files.field(expression, "anno_id", where)
         for number in named:

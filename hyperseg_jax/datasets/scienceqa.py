@@ -25,9 +25,9 @@ class ScienceQa(PerPicture):
         """folder: with problems.json, pid_splits.json and images. split: "train", "val", "test", "minitest", ...
         hints: whether the hint stands before the question."""
         root = pathlib.Path(folder)
-        self._file = files.Json(root / "problems.json", dict)
+        self._file = files.Json(files.inside(root, "problems.json", str(root)), dict)
         self._images, self._hints = root / "images", hints
-        splits = files.Json(root / "pid_splits.json", dict).content
+        splits = files.Json(files.inside(root, "pid_splits.json", str(root)), dict).content
         if split not in splits:
             raise UserError(f"{root / 'pid_splits.json'}: no split {split!r}; it has {', '.join(splits) or 'none'}")
         self.name = f"scienceqa:{split}"
@@ -41,7 +41,8 @@ class ScienceQa(PerPicture):
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
         key = self._keys[n]
         split = files.field(self._row(key), "split", f"{self._file.path} {key}")
-        return self._images / split / key / self._row(key)["image"], None
+        where = f"{self._file.path} {key}"
+        return files.inside(self._images, f"{split}/{key}/{files.text(self._row(key), 'image', where)}", where), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"

@@ -10,10 +10,12 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.prompts import join_sentences
+from hyperseg_jax.untrusted import budget
 
 SENTENCES = ("each", "joined")
 
@@ -63,6 +65,7 @@ class SpokenVideos(ClipReader):
             groups = _by_group(asked) if together else files.chunks(asked, per_example or 1)
             self._items += [(video, group) for group in groups]
 
+    @one_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """The expressions of an example and their video, or a clip of it drawn with rng."""
         name, said = self._items[index]
@@ -81,6 +84,7 @@ class SpokenVideos(ClipReader):
 
     def _prompt(self, name: str, video: Video, expression: Expression, times: np.ndarray) -> Prompt:
         text, number = join_sentences(expression.sentences), expression.number
+        budget.charge(len(times), video.size, name)
         masks = None if number is None else video.object(number, times, f"{self._where} {name} {expression.key}")[None]
         return Prompt(task="video", text=text, masks=masks, group=expression.group, key=f"{name}/{expression.key}")
 
@@ -97,6 +101,7 @@ def _with_the_rest(prompt: Prompt, video: Video, said: Sequence[Expression], tim
     """The prompt with what its clip has besides: objects of the first frame that no expression is about, and void."""
     owner = np.stack([video.objects(int(t)) for t in times])
     numbers = set(np.unique(owner[0]).tolist()) - {0, VOID} - {one.number for one in said}
+    budget.charge(len(numbers) * len(times), video.size, prompt.key)
     others, void = owner == np.array(sorted(numbers), np.uint8)[:, None, None, None], owner == VOID
     return dataclasses.replace(prompt, others=others, ignore=void if void.any() else None)
 

@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -34,7 +35,7 @@ class SpokenFrames:
         if part not in PARTS:
             raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
         root = pathlib.Path(folder)
-        self._file = files.Json(root / "expressions.json", dict)
+        self._file = files.Json(files.inside(root, "expressions.json", str(root)), dict)
         self._folders = VideoFolders(root / "JPEGImages" / resolution, root / "Annotations" / resolution)
         self.videos = tuple(sorted(self._file.content))
         self._frames = {video: self._folders.names(video)[PARTS[part]] for video in self.videos}
@@ -44,10 +45,12 @@ class SpokenFrames:
     def __len__(self) -> int:
         return len(self._items)
 
+    @one_record
     def __getitem__(self, index: int) -> Example:
         """Frames alone and in pairs, in turn."""
         return self._example(index, bool(index % 2), np.random.default_rng([self._seed, index]))
 
+    @one_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """The same frame, alone or beside one drawn with rng."""
         return self._example(index, bool(rng.random() < 0.5), rng)
@@ -80,5 +83,5 @@ class SpokenFrames:
         return opened.pictures([0])[0], opened.objects(0) > 0
 
     def _prompts(self, video: str, mask: np.ndarray, how: str) -> tuple[Prompt, ...]:
-        sentences = files.field(self._file.content[video], "expressions", f"{self._file.path} {video}")
+        sentences = files.rows(self._file.content[video], "expressions", f"{self._file.path} {video}")
         return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=how, key=video) for text in sentences)

@@ -7,11 +7,12 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import budget, limits, pictures
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 VOID = 255
 """The number of pixels that no score counts."""
@@ -31,17 +32,25 @@ class VideoFolders:
 
     def names(self, video: str) -> list[str]:
         """The frames of a video in order, without ".jpg", also those of a mask alone. UserError where there are none."""
-        found = {path.stem for path in files.existing_folder(self.root / video).glob("*.jpg")}
+        found = {path.stem for path in files.existing_folder(self.frame_folder(video)).glob("*.jpg")}
         if not found:
             raise Problem("missing file", f"{self.root / video}: has no .jpg frames; unpack them there")
-        masks = set() if self._masks is None else {path.stem for path in (self._masks / video).glob("*.png")}
+        masks = set() if self._masks is None else {path.stem for path in self._mask_folder(video).glob("*.png")}
         return sorted(found | masks)
+
+    def frame_folder(self, video: str) -> pathlib.Path:
+        return files.inside(self.root, video, str(self.root))
+
+    def _mask_folder(self, video: str) -> pathlib.Path:
+        assert self._masks is not None
+        return files.inside(self._masks, video, str(self._masks))
 
     def open(self, video: str, names: Sequence[str]) -> Video:
         """One video, for as long as one example is made of it. names: its frames in order."""
+        limits.check("frames", len(names), f"{self.root}: video {video}", "frames")
         if not names:
-            raise UserError(f"{self.root / video}: the annotations list no frames of it; correct or remove the video")
-        return Video(self.root / video, None if self._masks is None else self._masks / video, names)
+            raise UserError(f"{self.root}: video {video}: the annotations list no frames of it; correct or remove the video")
+        return Video(self.frame_folder(video), None if self._masks is None else self._mask_folder(video), names)
 
 
 class Video:
@@ -54,11 +63,14 @@ class Video:
         """Whether a mask that was asked for could not be read. A check then goes on with background in its place."""
         self.size = self._first_size()
 
+    def _frame(self, name: str) -> pathlib.Path:
+        return files.inside(self._frames, f"{name}.jpg", str(self._frames))
+
     def _first_size(self) -> tuple[int, int]:
         """(height, width) of the first frame; while a check collects, of the first that can be opened."""
         for name in self._names:
             try:
-                return files.picture_shape(self._frames / f"{name}.jpg")
+                return files.picture_shape(self._frame(name))
             except Problem as problem:
                 complain(problem.kind, str(problem))
         raise Problem("missing file", f"{self._frames}: has no frame that can be opened; unpack them there")
@@ -73,7 +85,7 @@ class Video:
 
     def pictures(self, times: Iterable[int]) -> np.ndarray:
         """uint8 [T, H, W, 3]. UserError for a frame that is missing, broken or of another size than the first."""
-        return np.stack([files.read_picture(self._frames / f"{self._names[t]}.jpg", self.size) for t in times])
+        return np.stack([files.read_picture(self._frame(self._names[t]), self.size) for t in times])
 
     def names(self, times: Iterable[int]) -> tuple[str, ...]:
         """Of these frames."""
@@ -87,7 +99,9 @@ class Video:
         if self._masks is None:
             raise UserError(f"{self._frames}: is read without masks; give the folder of the annotations")
         if t not in self._read:
-            numbers = read_objects(self._masks / f"{self._names[t]}.png", self.size)
+            path = files.inside(self._masks, f"{self._names[t]}.png", str(self._masks))
+            budget.charge(1, self.size, str(path))
+            numbers = read_objects(path, self.size)
             self.lacks_masks |= numbers is None
             self._read[t] = np.zeros(self.size, np.uint8) if numbers is None else numbers
         return self._read[t]
@@ -107,16 +121,14 @@ def read_objects(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None
 
     size: (height, width) of its frame.
     """
+    budget.check_time(str(path))
     try:
-        with Image.open(path) as file:
-            if file.mode not in ("P", "L", "1"):
-                raise ValueError(f"it has colours, mode {file.mode}, where one number a pixel belongs")
-            numbers = np.array(file).astype(np.uint8)
+        numbers = pictures.numbers(path, ("P", "L", "1"), "mask").astype(np.uint8)
     except FileNotFoundError:
         complain("missing file", f"{path}: no such mask; check the folder of the annotations")
         return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        complain("bad mask", f"{path}: cannot be read as a mask ({error}); download it again or remove it")
+    except BadFile as error:
+        complain("bad mask", f"{path}: {error}")
         return None
     if numbers.shape != size:
         height, width = numbers.shape

@@ -22,14 +22,17 @@ class VisualGenome(PerPicture):
     def __init__(self, folder: str | os.PathLike, split: str, *, prompts_per_example: int = 1):
         """folder: with the three json files and the two folders of pictures. split: "train", "val" or "test" (DenseCap)."""
         self._root = files.existing_folder(folder)
-        self._file = files.Json(self._root / "region_descriptions.json", list)
-        splits = files.Json(self._root / "densecap_splits.json", dict).content
+        self._file = self._open("region_descriptions.json", list)
+        splits = self._open("densecap_splits.json", dict).content
         if split not in splits:
             raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; it has {', '.join(splits) or 'none'}")
-        chosen, data = set(splits[split]), files.Json(self._root / "image_data.json", list)
+        chosen, data = (
+            {files.identity({"id": k}, "id", str(self._root / "densecap_splits.json")) for k in splits[split]},
+            self._open("image_data.json", list),
+        )
         self._sizes = {}
         for k, row in enumerate(data.content):
-            if row.get("image_id") in chosen:
+            if files.identity(row, "image_id", f"{data.path}#{k}") in chosen:
                 self._sizes[row["image_id"]] = files.picture_size(row, f"{data.path}#{k}")
         self.name = f"visual_genome:{split}"
         self._items = []
@@ -46,9 +49,13 @@ class VisualGenome(PerPicture):
             self._items += [(k, r) for r in range(len(files.field(record, "regions", f"{self._file.path}#{k}")))]
         self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
+    def _open(self, name: str, kind: type) -> files.Json:
+        return files.Json(files.inside(self._root, name, str(self._root)), kind)
+
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         number = self._file.content[self._items[n][0]]["id"]
-        paths = [self._root / folder / f"{number}.jpg" for folder in FOLDERS]
+        where = f"{self._file.path}#{self._items[n][0]}"
+        paths = [files.inside(self._root, f"{folder}/{number}.jpg", where) for folder in FOLDERS]
         return next((path for path in paths if path.exists()), paths[0]), self._sizes[number]
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:

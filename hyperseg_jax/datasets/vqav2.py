@@ -30,11 +30,11 @@ class VqaV2(PerPicture):
         self._images = files.existing_folder(image_root)
         self.name, self._suffix = self._file.path.name, suffix
         self._questions = files.field(self._file.content, "questions", str(self._file.path))
-        self._answers: dict[int, dict] | None = None
+        self._answers: dict[int | str, dict] | None = None
         if annotations_path:
             path = str(annotations_path)
             rows = files.field(files.Json(annotations_path, dict).content, "annotations", path)
-            self._answers = {files.field(row, "question_id", f"{path} annotations#{k}"): row for k, row in enumerate(rows)}
+            self._answers = {files.identity(row, "question_id", f"{path} annotations#{k}"): row for k, row in enumerate(rows)}
         self._arrange(len(self._questions), self._image, prompts_per_example)
 
     def _where(self, n: int) -> str:
@@ -44,7 +44,8 @@ class VqaV2(PerPicture):
         return files.number(self._questions[n], "image_id", self._where(n))
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return self._images / f"COCO_{self._images.name}_{self._image(n):012d}.jpg", None
+        name = f"COCO_{self._images.name}_{self._image(n):012d}.jpg"
+        return files.inside(self._images, name, self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         row, where = self._questions[n], self._where(n)

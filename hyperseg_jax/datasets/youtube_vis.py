@@ -12,9 +12,11 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import limits
 
 
 class YouTubeVis(ClipReader):
@@ -44,14 +46,14 @@ class YouTubeVis(ClipReader):
         videos = files.field(content, "videos", path)
         self._items = range(len(videos))
         self._classes = {
-            files.field(row, "id", f"{path} categories"): files.field(row, "name", f"{path} categories")
+            files.number(row, "id", f"{path} categories"): files.text(row, "name", f"{path} categories")
             for row in files.field(content, "categories", path)
         }
         notes = content.get("annotations")
         self._scored = notes is not None
-        self._tracks: dict[int, list[int]] = {files.field(video, "id", f"{path} videos"): [] for video in videos}
+        self._tracks: dict[int | str, list[int]] = {files.identity(video, "id", f"{path} videos"): [] for video in videos}
         for k, note in enumerate(notes or ()):
-            number = files.field(note, "video_id", f"{path} annotations#{k}")
+            number = files.identity(note, "video_id", f"{path} annotations#{k}")
             if number not in self._tracks:
                 message = f"{path} annotations#{k}: video_id {number} is not among the videos of the file; correct it"
                 complain("bad record", message)
@@ -68,26 +70,28 @@ class YouTubeVis(ClipReader):
         """For each class, its number in the file."""
         return tuple(self._classes)
 
+    @one_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A video, or a clip of it drawn with rng."""
         record = self._file.content["videos"][index]
         where = f"{self._file.path} video {record['id']}"
         size = files.picture_size(record, where)
-        names = files.field(record, "file_names", where)
+        names = files.rows(record, "file_names", where)
+        limits.check("frames", len(names), where, "frames")
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
         times = self._times(record["id"], len(names), rng)
-        frames = np.stack([files.read_picture(self._root / names[t], size) for t in times])
+        frames = np.stack([files.read_picture(files.inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{record['id']}", frames, (self._prompt(record["id"], times, len(names), size),))
 
-    def _times(self, video: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    def _times(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
         notes = [self._file.content["annotations"][k] for k in self._tracks[video]]
         if not notes:
             return self._sampling.times(length, rng)
         shows = lambda t: any(any(note.get("segmentations", ())[t : t + 1]) for note in notes)
         return self._sampling.times_that_show(length, rng, shows)
 
-    def _prompt(self, video: int, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
+    def _prompt(self, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
         things = (True,) * len(self._classes)
         if not self._scored:
             return Prompt(task="panoptic", classes=self.classes, things=things, key=str(video))

@@ -168,7 +168,7 @@ class _Batch:
         if not isinstance(read, Unreadable):
             try:
                 self.replies[n] = reply(read)
-            except faults.UNREADABLE as error:
+            except BaseException as error:
                 reason = faults.reason(error)
         if reason:
             self._lose(n, reason)
@@ -200,7 +200,7 @@ class _Batch:
             try:
                 k = min(prompt, reply.prompts - 1)
                 asked[n] = reply.ask(min(step, reply.steps - 1), k, self._prepare(reply, k))
-            except faults.UNREADABLE as error:
+            except BaseException as error:
                 lost[n] = faults.reason(error)
         for n, reason in lost.items():
             self._lose(n, reason)
@@ -256,6 +256,7 @@ def _first_reply(task: Task, sizes: Sizes, examples: Sequence[Example], reply: C
             made = reply(examples[k])
             made.ask(0, 0, functools.partial(to_arrays, sizes=sizes, tokenizer=task.tokenizer, train=False))
             return made
-        except faults.UNREADABLE as error:
-            reason = faults.reason(error) if k == 0 else reason
+        except BaseException as error:
+            told = faults.reason(error)
+            reason = told if k == 0 else reason
     raise UserError(f"{task.name}: none of its {len(examples)} validation records can be read; the first: {reason}")

@@ -28,8 +28,8 @@ def kind_of(records: Sequence[Any]) -> str:
     for k in range(len(records)):
         try:
             return str(records[k].prompts[0].task)
-        except faults.UNREADABLE:
-            continue
+        except BaseException as error:
+            faults.reason(error)  # raises again what is no fault of a record
     return ""
 
 

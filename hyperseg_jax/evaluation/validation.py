@@ -125,6 +125,7 @@ def _first_prompt(name: str, task: Task) -> Prompt:
     for k in range(len(examples)):
         try:
             return examples[k].prompts[0]
-        except faults.UNREADABLE as error:
-            reason = faults.reason(error) if k == 0 else reason
+        except BaseException as error:
+            told = faults.reason(error)
+            reason = told if k == 0 else reason
     raise UserError(f"data.tasks.{name}.val: none of its {len(examples)} records can be read; the first: {reason}")

@@ -2,6 +2,14 @@
 
 limits          how much a file may ask for: pixels, masks, frames, records, nesting, seconds
 bad_file        the map of a file, and how a refusal is worded
+paths           names in data: below their folder, and of regular files
+budget          what one record has asked for so far
+pictures        every picture of the project: formats by name
+label_maps      matrices of MATLAB files
+videos          containers and codecs by name
+json_text       annotation files
+features        datasets that tensorflow-datasets prepared
+stores          buckets by name
 pickle_machine  pickles read as data; names are only looked up in a table
 old_pickles     the operations of pickle protocols 0 and 1
 """

@@ -11,6 +11,8 @@ from hyperseg_jax.errors import UserError
 
 ANOTHER_COPY = "take another copy of it"
 CONVERT = "convert it to safetensors with the tools that wrote it"
+LINE = 1200
+"""Characters of a message."""
 DISTRUST = "do not load this file with other tools either; ask its authors for safetensors"
 
 
@@ -41,6 +43,14 @@ def shown(text: str) -> str:
     """Text out of a file as it may stand in a message: short, on one line, printable."""
     short = text if len(text) <= 200 else f"{text[:200]}..."
     return short if short.isprintable() else ascii(short)
+
+
+def one_line(text: str) -> str:
+    """A message with texts out of a file in it, as it may be printed: on one line, printable, its middle left out where it is
+    long."""
+    if len(text) > LINE:
+        text = f"{text[: LINE * 3 // 4]} ... {text[-LINE // 4 :]}"
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def map_file(path: pathlib.Path) -> memoryview:

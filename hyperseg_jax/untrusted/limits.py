@@ -14,15 +14,16 @@ from hyperseg_jax.errors import UserError
 class Limits:
     """The fields of a config's `limits` block, and the names that `--limit NAME=VALUE` takes.
 
-    pixels: of one image, mask or video frame. masks: of one record. mask_pixels: of all masks of one record together, a byte
-    each. frames: of one video. records: of one data set. json_bytes: of one annotation file. depth: how deep JSON may nest.
-    seconds: of reading one record, checked between its images. outside: whether paths and links in data may leave the data
-    set's folder.
+    pixels: of one image, mask or video frame. masks: of one record, each frame's counted. mask_pixels: of all masks of one
+    record together, a byte each. frame_pixels: of all frames of one record together, three bytes each. frames: of one video.
+    records: of one data set. json_bytes: of one annotation file. depth: how deep JSON may nest. seconds: of reading one record,
+    checked between its images. outside: whether paths and links in data may leave the data set's folder.
     """
 
     pixels: int = 2**26
-    masks: int = 5_000
+    masks: int = 50_000
     mask_pixels: int = 2**32
+    frame_pixels: int = 2**31
     frames: int = 200_000
     records: int = 2**31
     json_bytes: int = 2**33

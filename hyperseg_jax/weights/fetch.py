@@ -10,15 +10,16 @@ import re
 from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import stores
 
 TEXTS = ("*.json", "merges.txt")  # sizes, index and tokenizer; code is never fetched
 WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.pkl")  # the first kind that is there
 
 
 def fetch(source: str) -> pathlib.Path:
-    """A local path as it is; scheme:// paths (gs:// and others of fsspec) and Hugging Face names (owner/name, or
+    """A local path as it is; paths of stores (gs://, s3://, see untrusted/stores) and Hugging Face names (owner/name, or
     owner/name@revision) once copied into the cache folder. UserError where there is nothing."""
-    if "://" in source:
+    if stores.is_url(source):
         return _from_store(source)
     path = pathlib.Path(source).expanduser()
     if path.exists():
@@ -59,13 +60,7 @@ def _from_hub(source: str) -> pathlib.Path:
 
 
 def _from_store(source: str) -> pathlib.Path:
-    scheme = source.split("://")[0]
-    try:
-        import fsspec
-
-        store, root = fsspec.core.url_to_fs(source)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{source}: needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'") from error
+    store, root = stores.filesystem(source)
     try:
         if store.isfile(root):
             root, name = root.rsplit("/", 1)

@@ -130,13 +130,32 @@ def test_a_fault_may_name_half_a_character():
     assert faults.read(faults.written("caf\u00e9 \ud83d.jpg: no such picture")) == "caf\u00e9 ?.jpg: no such picture"
 
 
-def test_a_fault_of_the_program_still_ends_it():
+class PanicException(BaseException):
+    """As libraries in Rust raise it."""
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), PanicException("called unwrap on None"), MemoryError(), RecursionError()]
+)
+def test_whatever_a_record_raises_is_told(error):
     class Broken(Counting):
         def prepare(self, example, rng):
-            raise RuntimeError("a bug")
+            raise error
 
-    with Stream(Mixture({"a": Broken([1, 2], 1)}, 2, 0), 2) as stream, pytest.raises(RuntimeError, match="a bug"):
-        next(stream)
+    with Stream(Mixture({"a": Broken([1, 2], 1)}, 2, 0), 2) as stream:
+        assert next(stream)["record"].tolist() == [-1, -1]
+    for _, why in stream.faults:
+        assert f"is of another make ({type(error).__name__}: {error})" in why or "asks for more memory than there is" in why
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_what_is_no_fault_of_a_record_ends_the_stream(error):
+    class Broken(Counting):
+        def prepare(self, example, rng):
+            raise error
+
+    with pytest.raises(type(error)):
+        Mixture({"a": Broken([1, 2], 1)}, 2, 0)[0]
 
 
 class Drawn(list):

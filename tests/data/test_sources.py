@@ -51,4 +51,5 @@ def test_an_option_of_the_toy_world(world):
 def test_a_value_of_the_wrong_kind(tmp_path):
     (tmp_path / "captions.jsonl").write_text('{"picture": "a.jpg", "text": "x", "mask": null}')
     message = refused("folder", {"folder": "{root}", "prompts_per_example": "three"}, str(tmp_path))
-    assert re.match(r"data.tasks.x: reader 'folder' cannot use a value that it is given \(.*\); correct it$", message)
+    told = r"data.tasks.x: reader 'folder' cannot be opened with these files and options \(.*\); correct them$"
+    assert re.match(told, message)

@@ -269,7 +269,7 @@ def test_bad_masks_are_named(copy, name, folder):
     for broken, told in (
         (lambda: path.unlink(), "no such mask"),
         (lambda: Image.new("P", (192, 191)).save(path), "is 192x191 pixels, its frame 192x192"),
-        (lambda: Image.new("RGB", (192, 192)).save(path), r"cannot be read as a mask .it has colours, mode RGB"),
+        (lambda: Image.new("RGB", (192, 192)).save(path), r"cannot be read as a mask .it has colours .mode RGB"),
         (lambda: path.write_bytes(whole[: len(whole) // 2]), "cannot be read as a mask"),
         (lambda: path.write_text("hello"), "cannot be read as a mask"),
     ):

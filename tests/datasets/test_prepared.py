@@ -11,6 +11,7 @@ from PIL import Image
 
 from hyperseg_jax.datasets.prepared import Prepared
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import limits
 
 SIZE = (20, 30)
 SQUARE = np.zeros(SIZE, np.uint8)
@@ -141,18 +142,82 @@ def copied(prepared, tmp_path, kind="instances"):
     return shutil.copytree(prepared[kind], tmp_path / "1.0.0")
 
 
-@pytest.mark.parametrize("key", ["pythonClassName", "type"])
-def test_foreign_classes_are_never_imported(prepared, tmp_path, monkeypatch, key):
+FOREIGN = "antigravity_of_mine.Image"
+LEGACY = {"type": FOREIGN, "content": {"shape": [], "dtype": "uint8"}}
+DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
+PLACES = {  # where a class may be named, also in JSON inside of a string
+    "as written today": {"pythonClassName": FOREIGN, "image": {}},
+    "in snake case": {"python_class_name": FOREIGN, "image": {}},
+    "as written before": LEGACY,
+    "in a json feature": {"pythonClassName": DICT, "jsonFeature": {"json": json.dumps({"a": LEGACY})}},
+    "in a json feature in snake case": {"python_class_name": DICT, "json_feature": {"json": json.dumps({"a": LEGACY})}},
+    "in a sequence": {"pythonClassName": SEQUENCE, "sequence": {"feature": LEGACY}},
+    "in a sequence as json": {"pythonClassName": SEQUENCE, "jsonFeature": {"json": json.dumps({"feature": LEGACY})}},
+    "in old content": {"type": DICT, "content": {"a": LEGACY}},
+    "in the text of a message": {
+        "type": DICT,
+        "proto_cls": "tensorflow_datasets.FeaturesDict",
+        "content": json.dumps({"features": {"a": {"pythonClassName": FOREIGN}}}),
+    },
+    "twice in text": {"pythonClassName": DICT, "jsonFeature": {"json": json.dumps({"json": json.dumps({"a": LEGACY})})}},
+    "of the library, but not read": {"pythonClassName": "tensorflow_datasets.core.features.dataset_feature.Dataset"},
+    "no text": {"pythonClassName": ["a"]},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_foreign_classes_are_never_imported(prepared, tmp_path, monkeypatch, place):
     """tensorflow-datasets would import antigravity_of_mine; the module says so if anyone does."""
     folder = copied(prepared, tmp_path)
     (tmp_path / "antigravity_of_mine.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     features = json.loads((folder / "features.json").read_text())
-    features["featuresDict"]["features"]["image"][key] = "antigravity_of_mine.Image"
+    features["featuresDict"]["features"]["image"] = PLACES[place]
     (folder / "features.json").write_text(json.dumps(features))
-    with pytest.raises(UserError, match=r"features\.json: names the class 'antigravity_of_mine\.Image'"):
+    with pytest.raises(UserError, match=r"features\.json: names the class .*, which is not among the features that are read"):
         Prepared(folder, "train")
     assert not (tmp_path / "marker").exists()
+
+
+def test_features_as_they_were_written_before(prepared, tmp_path):
+    folder = copied(prepared, tmp_path, "labels")
+    legacy = lambda name: {"type": f"tensorflow_datasets.core.features.{name}", "content": {}}
+    image = legacy("image_feature.Image")
+    parts = {"image": image, "annotation": image, "image/id": legacy("feature.Tensor")}
+    (folder / "features.json").write_text(json.dumps({"type": DICT, "content": json.dumps(parts)}))
+    assert Prepared(folder, "train", classes=("sky", "sea"))[0].prompts[0].labels == (1,)
+    (folder / "features.json").write_text(json.dumps({"type": DICT, "content": json.dumps(json.dumps(parts))}))
+    assert Prepared(folder, "train", classes=("sky", "sea"))[0].prompts[0].labels == (1,)
+    nested = "1"
+    for _ in range(20):
+        nested = json.dumps({"json": nested})
+    (folder / "features.json").write_text(json.dumps({"type": DICT, "content": nested}))
+    with limits.applied(depth=9), pytest.raises(UserError, match=r"features\.json: nests deeper than"):
+        Prepared(folder, "train", classes=("sky", "sea"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        ({"name": "../../etc"}, r"leaves .*limits\.outside"),
+        ({"splits": [{"name": "train", "shardLengths": ["3"], "filepathTemplate": "/etc/passwd"}]}, r"limits\.outside"),
+        ({"splits": [{"name": "train", "shardLengths": [10**12]}]}, r"promises 1000000000000 records.*limits\.records"),
+        ({"splits": [{"name": "train", "shardLengths": ["-1"]}]}, "promises -1 records"),
+        ({"splits": [{"name": "train", "shardLengths": ["2"]}]}, "has 3 records, and dataset_info.json says 2"),
+        ({"splits": [{"shardLengths": ["x"]}]}, "a split of another make"),
+        ({"splits": 5}, "a split of another make"),
+        ({"splits": [], "moduleName": "antigravity"}, "no split 'train'; it has "),
+        ({"fileFormat": "\x1b[31m"}, r"is in the format '\\x1b\[31m'"),
+    ],
+)
+def test_what_dataset_info_may_not_say(prepared, tmp_path, edit, told):
+    folder = copied(prepared, tmp_path)
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | edit))
+    with pytest.raises(UserError, match=told):
+        Prepared(folder, "train")
 
 
 def test_bad_folders(prepared, tmp_path):

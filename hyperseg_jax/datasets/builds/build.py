@@ -38,6 +38,7 @@ from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example
+from hyperseg_jax.untrusted import limits
 from hyperseg_jax.workers import begin, deaf
 
 OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; pictures are compressed already
@@ -93,6 +94,7 @@ def build(
     UserError for bad records, another build in that folder, another run of it on this machine, a full disk, a store that fails.
     """
     store, total, clips = Store(out), len(reader), hasattr(reader, "sample")
+    limits.check("records", total, str(store), "records")
     if not total:
         raise UserError(f"{store}: the reader has no records; there is nothing to build")
     size = plan.shard_size or (CLIPS if clips else PICTURES)
@@ -262,15 +264,16 @@ def _workshop(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callabl
         yield (lambda job: _write(job, reader, here)), here
         return
     stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (reader, stop))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (reader, stop, limits.in_force()))
     try:
         yield (lambda job: pool.submit(_write_in_worker, job).result()), stop
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(reader: Sequence[Example], stop: Any) -> None:
+def _begin(reader: Sequence[Example], stop: Any, within: limits.Limits) -> None:
     global _reader, _stop
+    limits.apply(within)
     _reader, _stop = reader, stop
     begin()
 
@@ -294,7 +297,7 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
                         break
                     try:
                         record = _record(reader, number, job.long_edge)
-                    except faults.UNREADABLE as error:
+                    except BaseException as error:
                         bad.append((number, faults.reason(error)))
                     else:
                         writer.write(record)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from hyperseg_jax.datasets.builds.store import Store
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import json_text, limits
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 FORMAT = 1
 INDEX, SETTINGS = "index.json", "build.json"
@@ -116,8 +119,9 @@ def read_index(store: Store) -> Index:
         index = Index(dict(content["settings"]), shards, bool(content["clips"]), facts)
         if index.records != content["records"] or not shards:
             raise ValueError("its counts do not fit")
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise UserError(f"{store}/{INDEX}: is damaged ({type(error).__name__}: {error}); remove it and build again") from error
+    limits.check("records", index.records, f"{store}/{INDEX}", "records")
     return index
 
 
@@ -129,7 +133,8 @@ def _shard(row: Any) -> Shard:
         str(row["sha256"]),
         tuple((int(number), str(why)) for number, why in row["bad"]),
     )
-    if "/" in shard.file or len(shard.sha256) != 64 or not shard.sha256.isalnum() or shard.records < 0:
+    named = re.fullmatch(r"\d{5,}-of-\d{5,}\.array_record", shard.file, re.ASCII)
+    if not named or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or min(shard.records, shard.bytes) < 0:
         raise ValueError("a shard has no name of a shard")
     return shard
 
@@ -140,8 +145,8 @@ def _parsed(store: Store, name: str, damaged: Any = None) -> Any:
     if text is None:
         return None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json_text.parse(text.encode())
+    except BadFile as error:
         if damaged is not None:
             return damaged
-        raise UserError(f"{store}/{name}: is no json ({error}); remove it and build again") from error
+        raise UserError(f"{store}/{name}: {error.why}; remove it and build again") from error

@@ -9,27 +9,25 @@ of its frames only. Fields that have their default are left out.
 from __future__ import annotations
 
 import dataclasses
-import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import msgpack
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import budget, pictures
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 PICTURES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
 TIMED = ("masks", "ignore", "crowds", "foreground", "others")
 """Mask arrays with an axis of frames, the last before height and width."""
-MOST_MASKS = 2**32
-"""Pixels of the masks of a prompt; a number of the record must not ask for all memory."""
 DAMAGED = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
 _FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of characters
 
@@ -131,22 +129,26 @@ class Record:
         return change_masks(prompt, lambda _, numbers: self._masks(numbers))
 
     def _masks(self, numbers: np.ndarray) -> np.ndarray:
-        if numbers.size * math.prod(self.size) > MOST_MASKS:
-            raise Problem("bad record", f"{self._where}: its masks would take more than 4 GB; read clips of fewer frames")
+        budget.charge(numbers.size, self.size, self._where)
         found = np.empty((numbers.size, *self.size), bool)
         for plane, number in zip(found, numbers.reshape(-1), strict=True):
-            plane[:] = masks.decode({"size": self.size, "counts": self._planes[number]}, *self.size, self._where)
+            try:
+                plane[:] = run_lengths.decode(self._planes[number], *self.size)
+            except (ValueError, OverflowError) as error:
+                complain("bad mask", f"{self._where}: a mask is damaged ({error}); build this shard again")
+                plane[:] = False
         return found.reshape(*numbers.shape, *self.size)
 
     def _picture(self, t: int) -> np.ndarray:
+        budget.check_time(self._where)
         try:
-            with Image.open(io.BytesIO(self._pictures[t]), formats=PICTURES) as file:
-                if (file.height, file.width) != self.size:
-                    raise ValueError("it is of another size")
-                return files.rgb(file)
-        except (OSError, SyntaxError, Image.DecompressionBombError, *DAMAGED) as error:
-            why = f"frame {t} cannot be read ({error})"
+            frame = pictures.colours(self._pictures[t], PICTURES)
+        except BadFile as error:
+            why = f"frame {t} {error.why}"
             raise Problem("unreadable picture", f"{self._where}: {why}; build this shard again") from error
+        if frame.shape[:2] != self.size:
+            raise Problem("unreadable picture", f"{self._where}: frame {t} is of another size; build this shard again")
+        return frame
 
     def _damaged(self, error: Exception) -> Problem:
         why = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""A folder on this machine or in a store that fsspec knows (gs://, s3://, memory://): small texts and large files, each whole
+"""A folder on this machine or in a store that fsspec knows (gs://, s3://, az://): small texts and large files, each whole
 or not there."""
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from hyperseg_jax.atomic import DAY, sweep, whole_file
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import json_text, limits, stores
 
 PART = ".part"
 
@@ -25,15 +26,8 @@ class Store:
     def __init__(self, folder: str | os.PathLike):
         self.folder = os.fspath(folder).rstrip("/")
         self._fs: Any = None
-        if "://" in self.folder:
-            scheme = self.folder.split("://")[0]
-            try:
-                import fsspec
-
-                self._fs, self._root = fsspec.core.url_to_fs(self.folder, use_listings_cache=False)
-            except (ImportError, ValueError) as error:
-                why = f"needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'"
-                raise UserError(f"{self.folder}: {why}") from error
+        if stores.is_url(self.folder):
+            self._fs, self._root = stores.filesystem(self.folder, use_listings_cache=False)
         self.path = pathlib.Path(self.folder) if self._fs is None else None
         """The folder where it is on this machine, else None."""
 
@@ -67,7 +61,8 @@ class Store:
         """The content of a small file; None where there is none."""
         with self._named(name, "read"):
             try:
-                data = (self.path / name).read_bytes() if self.path is not None else self._fs.cat_file(self._at(name))
+                limits.check("json_bytes", self.size(name) or 0, f"{self.folder}/{name}", "bytes")
+                data = json_text.read_bytes(self.path / name) if self.path is not None else self._fs.cat_file(self._at(name))
             except FileNotFoundError:
                 return None
             return data.decode("utf-8", errors="replace")
@@ -126,6 +121,8 @@ class Store:
     def _named(self, name: str, done: str) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:  # each store has its own
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             where = f"{self.folder}/{name}" if name else self.folder

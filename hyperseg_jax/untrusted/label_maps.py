@@ -1,0 +1,78 @@
+"""One matrix of whole numbers out of a MATLAB file (version 5, as Pascal Context comes), read as data with its size first.
+
+The format: "MAT-File Format", mathworks.com. An element is a type and a length, 4 bytes each, and as many bytes, filled to a
+multiple of 8; where the length is 4 or less, both are in 4 bytes and the content in the next 4.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import struct
+import zlib
+
+import numpy as np
+
+from hyperseg_jax.untrusted import limits, paths
+from hyperseg_jax.untrusted.bad_file import BadFile
+
+HEADER = 128
+MATRIX, COMPRESSED = 14, 15
+TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 9: "f8"}
+CLASSES = (6, 8, 9, 10, 11, 12, 13)
+"""Of MATLAB: double, int8 to uint32. Not characters, cells, structures, objects or functions."""
+NAMES = 4096
+"""Bytes of a matrix besides its numbers."""
+
+
+def read(path: pathlib.Path, name: str) -> np.ndarray:
+    """The matrix of that name, integers [H, W]. BadFile where there is none, or one of more than limits.pixels;
+    FileNotFoundError where there is no file."""
+    most = limits.in_force().pixels
+    data = paths.read_file(path, 8 * most + 2**20, "pixels")
+    sign = {b"IM": "<", b"MI": ">"}.get(data[HEADER - 2 : HEADER])
+    if sign is None:
+        raise BadFile("is no MATLAB file of version 5")
+    try:
+        at = HEADER
+        while at + 8 <= len(data):
+            kind, length = struct.unpack_from(f"{sign}II", data, at)
+            content = data[at + 8 : at + 8 + length]
+            if kind == COMPRESSED:
+                unpacked = zlib.decompressobj().decompress(content, 8 * most + NAMES)
+                kind, content = struct.unpack_from(f"{sign}I", unpacked)[0], unpacked[8:]
+            if kind == MATRIX and (found := _matrix(content, sign, name, most)) is not None:
+                return found
+            at += 8 + length
+    except (struct.error, zlib.error, ValueError, IndexError) as error:
+        raise BadFile(f"is damaged ({error})") from error
+    raise BadFile(f"has no {name}")
+
+
+def _matrix(data: bytes, sign: str, name: str, most: int) -> np.ndarray | None:
+    flags, at = _element(data, 0, sign)
+    sides, at = _element(data, at, sign)
+    called, at = _element(data, at, sign)
+    if called.tobytes() != name.encode():
+        return None
+    height, width, *rest = (int(side) for side in sides)
+    if int(flags[0]) & 0xFF not in CLASSES or int(flags[0]) & 0x0800 or rest or min(height, width) < 0:
+        raise BadFile(f"its {name} is no matrix of whole numbers")
+    if height * width > most:
+        raise BadFile(f"is {width}x{height} pixels, and the limit is {most}", "if that is right, raise limits.pixels")
+    numbers, _ = _element(data, at, sign)
+    if numbers.size != math.prod((height, width)) or (numbers.dtype.kind == "f" and (numbers % 1 != 0).any()):
+        raise BadFile(f"its {name} is no matrix of whole numbers")
+    return numbers.astype(np.int64 if numbers.dtype.kind == "f" else numbers.dtype).reshape(width, height).T
+
+
+def _element(data: bytes, at: int, sign: str) -> tuple[np.ndarray, int]:
+    """The numbers of an element, and where the next one begins."""
+    kind, length = struct.unpack_from(f"{sign}II", data, at)
+    start = at + 8
+    if kind >> 16:  # of the short form
+        kind, length, start = kind & 0xFFFF, kind >> 16, at + 4
+    if kind not in TYPES or start + length > len(data):
+        raise BadFile("is damaged (an element is cut, or of an unknown type)")
+    found = np.frombuffer(data, f"{sign}{TYPES[kind]}", length // int(TYPES[kind][1]), start)
+    return found, max(start + length, at + 8) + (-length % 8 if start == at + 8 else 0)

@@ -1,0 +1,79 @@
+"""Names of files that stand in data: they stay below the folder that they are joined to, and name regular files."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import stat
+from typing import BinaryIO
+
+from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted.bad_file import BadFile, shown
+
+LONGEST = 4096
+"""Bytes of a path."""
+INSIDE = "correct the name, or set limits.outside where it is meant"
+
+
+def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
+    """root/name, where `name` is out of a file or a listing of the folder.
+
+    root is trusted and may be a link. BadFile where the name is no text or no name of a file, and, unless limits.outside, where
+    it leaves root: by an absolute path, by "..", or by a link.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise BadFile(f"{shown(repr(name))} is no name of a file", "correct it")
+    text = os.fspath(name)
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if not text.strip() or b"\0" in encoded or len(encoded) > LONGEST or max(map(len, encoded.split(b"/"))) > 255:
+        raise BadFile(f"{shown(repr(text))} is no name of a file", "correct it")
+    path = pathlib.Path(root) / text
+    if limits.in_force().outside:
+        return path
+    home = _real(os.fspath(root))
+    try:
+        found = os.path.realpath(path)
+    except OSError as error:
+        raise BadFile(f"{shown(text)} cannot be followed ({error.strerror})", "correct it") from error
+    if found != home and not found.startswith(os.path.join(home, "")):
+        raise BadFile(f"{shown(text)} leaves {root}", INSIDE)
+    return path
+
+
+@functools.lru_cache(maxsize=256)
+def _real(root: str) -> str:
+    return os.path.realpath(root)
+
+
+def open_file(path: pathlib.Path) -> BinaryIO:
+    """A file opened for reading. BadFile where it is no regular file: of a pipe or a device, reading may never end. OSError,
+    FileNotFoundError among them, where it cannot be opened."""
+    _check_regular(os.stat(path))  # before it is opened, as opening a device may do something
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _check_regular(os.fstat(file.fileno()))  # it may have been exchanged
+    except BadFile:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise BadFile("is no regular file", "give a file")
+
+
+def read_file(path: pathlib.Path, most: int, limit: str) -> bytes:
+    """The content of a regular file of at most this many bytes. limit: names the limit in the message."""
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise BadFile(f"has {size} bytes, and the limit is {most}", f"if that is right, raise limits.{limit}")
+        data = file.read(most + 1)
+    if len(data) > most:  # it grew, or is one of those that say 0
+        raise BadFile(f"has more than {most} bytes, and that is the limit", f"if that is right, raise limits.{limit}")
+    return data

@@ -1,0 +1,112 @@
+"""Pictures out of files that are not trusted. All of the project are opened here: formats by name, size before memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import IO, TypeVar
+
+import numpy as np
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+from hyperseg_jax.untrusted import limits, paths
+from hyperseg_jax.untrusted.bad_file import BadFile, shown
+
+T = TypeVar("T")
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""What is read, with JPEG also MPO; none of them starts a program or opens another file. Of several frames, the first."""
+BYTES = 8
+"""Of a pixel at most; a file larger than limits.pixels of these is no picture."""
+SCANS = 200
+"""Of a JPEG at most; a small file could ask for hours of work with more."""
+AGAIN = "download it again or remove it"
+TOO_LARGE = "if that is right, raise limits.pixels"
+
+
+def read(
+    source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats: tuple[str, ...] = FORMATS, what: str = "picture"
+) -> T:
+    """take(picture) of a file or its content. formats: some of FORMATS. what: it is, for the message.
+
+    BadFile where it is no picture of these formats, has more than limits.pixels, or where decoding fails in any way, a
+    complaint of `take` among them; FileNotFoundError where there is no file.
+    """
+    try:
+        with _content(source) as content:
+            return _take(content, take, formats)
+    except (BadFile, FileNotFoundError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadFile(f"has more pixels than the limit, {limits.in_force().pixels}", TOO_LARGE) from error
+    except Exception as error:  # decoders raise of every kind
+        raise BadFile(f"cannot be read as a {what} ({_said(error, formats)})", AGAIN) from error
+
+
+def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
+    most = limits.in_force().pixels
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, most)  # Pillow's own limit, for a larger one of ours
+    size = content.seek(0, os.SEEK_END)
+    if size > most * BYTES:
+        raise BadFile(f"has {size} bytes, more than {most} pixels take", TOO_LARGE)
+    content.seek(0)
+    with Image.open(content, formats=formats) as picture:
+        if picture.width * picture.height > most:
+            raise BadFile(f"is {picture.width}x{picture.height} pixels, and the limit is {most}", TOO_LARGE)
+        if picture.format in ("JPEG", "MPO"):
+            _check_scans(content)
+        return take(picture)
+
+
+def _content(source: pathlib.Path | bytes) -> IO[bytes]:
+    return io.BytesIO(source) if isinstance(source, bytes) else paths.open_file(source)
+
+
+def _check_scans(content: IO[bytes]) -> None:
+    here = content.tell()
+    content.seek(0)
+    scans, last = 0, b""
+    while block := content.read(2**20):
+        scans += (last + block).count(b"\xff\xda")
+        last = block[-1:]
+    content.seek(here)
+    if scans > SCANS:
+        raise BadFile(f"is a JPEG of {scans} scans, where {SCANS} are the most that is read", AGAIN)
+
+
+def _said(error: Exception, formats: tuple[str, ...]) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"it is none of {', '.join(formats)}, or damaged"
+    if isinstance(error, OSError | SyntaxError | ValueError) and str(error):
+        return shown(str(error))
+    return shown(f"{type(error).__name__}: {error}")
+
+
+def size(source: pathlib.Path | bytes) -> tuple[int, int]:
+    """(height, width) out of a file's first bytes."""
+    return read(source, lambda picture: (picture.height, picture.width))
+
+
+def colours(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
+    """uint8 [H, W, 3]."""
+    return read(source, rgb, formats)
+
+
+def rgb(picture: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3]; Pillow would copy a picture that has these colours already."""
+    picture.load()  # NumPy takes an AttributeError in it for a picture without pixels
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
+    """One number a pixel, [H, W]: those of a palette, grey values. modes: of Pillow, that are accepted. what: it is."""
+
+    def take(picture: Image.Image) -> np.ndarray:
+        if picture.mode not in modes:
+            raise ValueError(f"it has colours (mode {picture.mode}) where one number a pixel belongs")
+        picture.load()
+        return np.array(picture)
+
+    return read(source, take, what=what)

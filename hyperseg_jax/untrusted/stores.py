@@ -1,0 +1,30 @@
+"""Stores that are read and written through fsspec, by name. Others of fsspec open archives, programs or chains of addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyperseg_jax.errors import UserError
+
+PROTOCOLS = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "memory")
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is meant for a store and not for this machine."""
+    return "://" in name
+
+
+def filesystem(url: str, **options: Any) -> tuple[Any, str]:
+    """The store of fsspec and the path in it. UserError for a store that is not among PROTOCOLS, for a chain of them
+    ("zip://x::gs://y"), and for one whose package is not there."""
+    scheme = url.split("://")[0]
+    if "::" in url or scheme not in PROTOCOLS:
+        known = ", ".join(f"{name}://" for name in PROTOCOLS if name != "memory")
+        raise UserError(f"{url}: is no store that is read here; use a path of this machine, or one of {known}")
+    try:
+        import fsspec
+
+        store, path = fsspec.core.url_to_fs(url, **options)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url}: needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'") from error
+    return store, path

@@ -1,0 +1,115 @@
+"""Damaged builds and prepared datasets: an Example or one line."""
+
+import json
+import shutil
+
+import fuzz
+import hypothesis.strategies as st
+import msgpack
+import pytest
+from test_fuzz_readers import WITHIN, sound
+from test_prepared import write
+
+from hyperseg_jax.datasets import faults, layouts
+from hyperseg_jax.datasets.builds import index as indices
+from hyperseg_jax.datasets.builds import pictures, records
+from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.built import Built
+from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.prepared import Prepared
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import limits
+
+
+@pytest.fixture(scope="module")
+def made(samples, tmp_path_factory):
+    """(a record, the folder of a build, the folder of a prepared dataset)."""
+    reader = layouts.find("coco_panoptic").open(samples, "val2017")
+    home = tmp_path_factory.mktemp("made")
+    build(reader, home / "build" / "val", Plan({"name": "coco_panoptic", "split": "val"}))
+    return records.encode(reader[0], pictures.as_jpegs(reader[0].frames)), home / "build", write(home / "prepared", "instances")
+
+
+class One:
+    """A reader of one record."""
+
+    def __init__(self, data):
+        self._data = data
+
+    def __len__(self):
+        return 1
+
+    @one_record
+    def __getitem__(self, index):
+        return records.Record(self._data, "shard#0").example()
+
+
+def read_record(data):
+    with limits.applied(**WITHIN):
+        read_all(One(data))
+
+
+def contents_of_record(data):
+    content = msgpack.unpackb(data)
+    packed = fuzz.damaged(content | {"frames": [], "planes": []}).map(lambda made: _packed(made, content))
+    return st.one_of(packed, packed, fuzz.damaged_bytes(data))
+
+
+def _packed(made, content):
+    if isinstance(made, dict):
+        made = {**made, **{name: content[name] for name in ("frames", "planes") if made.get(name) == []}}
+    try:
+        return msgpack.packb(made, unicode_errors="surrogatepass")
+    except (ValueError, OverflowError, TypeError):
+        return b""
+
+
+def open_and_read(kind, folder, split):
+    with faults.opening("the reader"):  # as all who open readers do
+        reader = kind(folder, split)
+    read_all(reader)
+
+
+def read_all(reader):
+    for k in range(min(2, len(reader))):
+        try:
+            sound(reader[k])
+        except UserError as error:
+            fuzz.one_line(str(error))
+
+
+def in_place(path, content, read):
+    original = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        with limits.applied(**WITHIN):
+            fuzz.kept_promise(read, memory=2**34)  # ArrayRecord maps much that it never takes
+    finally:
+        path.write_bytes(original)
+
+
+def properties(made, tmp_path):
+    """(what holds, of which contents) of each kind of file."""
+    data, built, prepared = made
+    built, prepared = shutil.copytree(built, tmp_path / "build"), shutil.copytree(prepared, tmp_path / "1.0.0")
+    yield lambda content: fuzz.kept_promise(lambda: read_record(content)), contents_of_record(data)
+    read_all(Prepared(prepared, "train"))  # imports what it needs before memory is bounded
+    jobs = [(built / "val" / indices.INDEX, lambda: open_and_read(Built, built, "val"))]
+    jobs += [
+        (prepared / name, lambda: open_and_read(Prepared, prepared, "train")) for name in ("features.json", "dataset_info.json")
+    ]
+    for path, read in jobs:
+        damage = fuzz.damaged_json(json.loads(path.read_bytes()))
+        yield lambda content, path=path, read=read: in_place(path, content, read), damage
+
+
+def test_damaged_builds_and_prepared_datasets(made, tmp_path):
+    for holds, contents in properties(made, tmp_path):
+        fuzz.tried(holds, contents, examples=15)
+
+
+@pytest.mark.slow
+def test_damaged_builds_and_prepared_datasets_for_long(made, tmp_path, tried_long):
+    pairs = list(properties(made, tmp_path))
+    drawn = st.sampled_from(pairs).flatmap(lambda pair: st.tuples(st.just(pair[0]), pair[1]))
+    tried_long(lambda one: one[0](one[1]), drawn)

@@ -1,0 +1,167 @@
+"""Records that ask for much: masks, frames, records and time within limits, here and in worker processes."""
+
+import json
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+from damage import change, found, report
+
+from hyperseg_jax.data.pipeline import Unreadable, read_ahead
+from hyperseg_jax.datasets import CocoInstances, Folder
+from hyperseg_jax.datasets.builds import index as indices
+from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.built import Built
+from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.untrusted import limits
+
+INSTANCES = "coco/annotations/instances_val2017.json"
+
+
+def opened(root):
+    return CocoInstances(root / INSTANCES, root / "coco" / "val2017")
+
+
+def test_a_record_of_masks_without_end(own):
+    root, mask = own("coco"), run_lengths.encode(np.ones((192, 192), bool))
+    change(
+        root / INSTANCES,
+        lambda c: c.update(
+            annotations=[{"id": k, "image_id": 0, "category_id": 1, "segmentation": mask} for k in range(60_000)]
+        ),
+    )
+    began = time.monotonic()
+    with limits.applied(masks=300):
+        with pytest.raises(UserError, match=r"annotations#300 .*has 301 masks, and the limit is 300; .*limits\.masks"):
+            opened(root)[0]
+        problems = found(report(root, "coco_instances"))
+        assert len(problems) == 1 and "limits.masks" in problems[0][1] and report(root, "coco_instances").examples == 1
+    with limits.applied(mask_pixels=192 * 192 * 9), pytest.raises(UserError, match=r"annotations#9 .*limits\.mask_pixels"):
+        opened(root)[0]
+    assert time.monotonic() - began < 30
+
+
+def test_time_is_limited(own):
+    root = own("coco")
+    with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"seconds of reading behind it.*limits\.seconds"):
+        opened(root)[0]
+
+
+def test_frames_of_a_record_are_limited(own):
+    from hyperseg_jax.datasets import layouts
+
+    root = own("davis2017")
+    with limits.applied(frame_pixels=192 * 192 * 2), pytest.raises(UserError, match=r"limits\.frame_pixels"):
+        layouts.find("davis2017").open(root, "val")[0]
+    with limits.applied(frames=2), pytest.raises(UserError, match=r"limits\.frames"):
+        layouts.find("davis2017").open(root, "val")[0]
+
+
+def test_an_index_that_promises_records_without_end(own, tmp_path):
+    root = own("coco")
+    build(opened(root), tmp_path / "out" / "val", Plan({"name": "a", "split": "val"}))
+    path = tmp_path / "out" / "val" / indices.INDEX
+    content = json.loads(path.read_text())
+    for edit, told in (
+        ({"records": 10**12}, r"limits\.records"),
+        ({"records": 10**400}, r"limits\.records|is damaged"),
+        ({"file": "../val/x.array_record"}, "is damaged"),
+        ({"file": "/etc/passwd"}, "is damaged"),
+        ({"sha256": "../" * 21 + "a"}, "is damaged"),
+        ({"bytes": -1}, "is damaged"),
+    ):
+        shard = content["shards"][0] | edit
+        path.write_text(json.dumps(content | {"shards": [shard], "records": shard["records"]}))
+        with pytest.raises(UserError, match=told):
+            Built(tmp_path / "out", "val")
+    with limits.applied(records=1), pytest.raises(UserError, match=r"has 2 records, and the limit is 1; .*limits\.records"):
+        build(opened(root), tmp_path / "other", Plan({"name": "a", "split": "val"}))
+    with limits.applied(records=1):
+        assert "limits.records" in found(report(root, "coco_instances"))[0][1]
+
+
+def test_a_link_in_the_place_of_a_shard(own, tmp_path):
+    root = own("coco")
+    index = build(opened(root), tmp_path / "out" / "val", Plan({"name": "a", "split": "val"}))
+    path = tmp_path / "out" / "val" / index.shards[0].file
+    path.rename(tmp_path / "away")
+    path.symlink_to(tmp_path / "away")
+    with pytest.raises(UserError, match=r"limits\.outside"):
+        Built(tmp_path / "out", "val")[0]
+
+
+def test_limits_reach_worker_processes(own, monkeypatch):
+    from hyperseg_jax.data import pipeline
+
+    monkeypatch.setattr(pipeline, "WORTH_WORKERS", 1)
+    home = own("yours") / "yours" / "folder"
+    with limits.applied(pixels=100):
+        read = list(read_ahead(Folder(home), [0, 1], workers=1))
+    assert all(isinstance(one, Unreadable) and "limits.pixels" in one.reason for one in read)
+    assert not multiprocessing.active_children()
+
+
+def test_builds_tell_their_workers_the_limits(own, tmp_path):
+    root = own("coco")
+    with limits.applied(pixels=100), pytest.raises(UserError, match=r"limits\.pixels"):
+        build(opened(root), tmp_path / "out", Plan({"name": "a", "split": "val"}), workers=1)
+
+
+class Raising:
+    """A reader that raises what it is given."""
+
+    def __init__(self, *errors):
+        self._errors = errors
+
+    def __len__(self):
+        return len(self._errors)
+
+    @one_record
+    def __getitem__(self, index):
+        raise self._errors[index]
+
+
+class PanicException(BaseException):
+    """As libraries in Rust raise it."""
+
+
+def test_the_boundary_of_a_record():
+    panic = PanicException("called `unwrap()` on a `None` value")
+    reader = Raising(KeyError("a"), MemoryError(), RecursionError("deep"), panic, UserError("x\x1b[2J; y"), KeyboardInterrupt())
+    told = []
+    for k in range(5):
+        with pytest.raises(Problem) as caught:
+            reader[k]
+        told.append(str(caught.value))
+    assert told[0] == "Raising[0]: is of another make (KeyError: 'a'); check the files with `hyperseg data check`"
+    assert told[1].startswith("Raising[1]: asks for more memory than there is")
+    assert "(RecursionError: deep)" in told[2] and "PanicException: called `unwrap()`" in told[3] and told[4] == "x\\x1b[2J; y"
+    with pytest.raises(KeyboardInterrupt):
+        reader[5]
+
+
+def test_every_reader_has_the_boundary():
+    from hyperseg_jax.data.sources import READERS
+
+    bare = []
+    for name, reader in READERS.items():
+        if isinstance(reader, type):
+            methods = [getattr(reader, one) for one in ("sample", "__getitem__") if hasattr(reader, one)]
+            if not any(getattr(method, "is_one_record", False) for method in methods):
+                bare.append(name)
+    assert not bare
+
+
+def test_numbers_that_collide_in_a_dict_are_refused(own):
+    """Python's hash of whole numbers is their rest by 2**61 - 1: a dict of such ids takes quadratic time."""
+    root, ids = own("coco"), [k * (2**61 - 1) for k in range(1, 30_000)]
+    image = {"file_name": "000000000000.jpg", "height": 192, "width": 192}
+    change(root / INSTANCES, lambda c: c.update(images=[image | {"id": number} for number in ids]))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"images#0: field 'id' is 2305843009213693951, which is no number of a record"):
+        opened(root)
+    assert time.monotonic() - began < 10

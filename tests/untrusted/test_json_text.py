@@ -1,0 +1,94 @@
+"""Annotation files: nesting, size and digits within limits; what is read is what json reads."""
+
+import json
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import json_text, limits
+from hyperseg_jax.untrusted.bad_file import BadFile, one_line
+
+TEXTS = st.text(st.characters(codec=None) | st.sampled_from('[]{}"\\'), max_size=12)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=30,
+)
+
+
+def nesting(value):
+    inner = value if isinstance(value, list) else value.values() if isinstance(value, dict) else None
+    return 0 if inner is None else 1 + max(map(nesting, inner), default=0)
+
+
+@hypothesis.settings(derandomize=True, max_examples=60, deadline=None)
+@hypothesis.given(VALUES, st.integers(1, 40), st.booleans())
+def test_depth_is_that_of_the_value(value, block, ascii_only):
+    data = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", errors="surrogatepass")
+    before, json_text.BLOCK = json_text.BLOCK, block
+    try:
+        assert json_text.depth(data) == nesting(value)
+    finally:
+        json_text.BLOCK = before
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200 + "]" * 200, '{"a":' * 200 + "1" + "}" * 200, "[" * 10**6, '["' + "]" * 999 + '",' + "[" * 500]
+)
+def test_deep_nesting(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"a\.json: nests deeper than 100; .*limits\.depth"):
+        files.read_json(path)
+    path.write_text(json.dumps(["[" * 500, '\\"' * 200 + "{" * 300]))
+    assert files.read_json(path)[0] == "[" * 500
+
+
+def test_size(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(list(range(100))))
+    with limits.applied(json_bytes=50), pytest.raises(UserError, match=r"a\.json: has 390 bytes.*raise limits\.json_bytes"):
+        files.read_json(path)
+
+
+@pytest.mark.parametrize("text", ["1" * 5000, '{"a": ' + "9" * 10**6 + "}", "[1e999", "\x00", '"\x1b', "\xff\xfe"])
+def test_what_is_no_json_is_one_line(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="latin1")
+    with pytest.raises(UserError, match=r"a\.json: not json") as told:
+        files.read_json(path)
+    assert str(told.value).isprintable()
+
+
+def test_numbers_that_are_none():
+    for value in (float("inf"), float("nan"), 10**4000, "5", None, [1], True, 1.5):
+        record = {"height": value, "width": 5}
+        with pytest.raises(UserError) as told:
+            files.picture_size(record, "here")
+        assert len(str(told.value)) < 700 and str(told.value).startswith("here")
+
+
+def test_names_of_python_are_names(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"__class__": 1, "__init__": 2, "a": 1, "a": 2}')
+    assert files.Json(path, dict).content == {"__class__": 1, "__init__": 2, "a": 2}
+    with pytest.raises(UserError, match="field '__len__' is missing"):
+        files.field({}, "__len__", "here")
+
+
+def test_messages_are_printable_and_short():
+    told = str(Problem("bad record", "a\x1b[31m\n\ud800\u202e" + "x" * 10_000 + "; mend it"))
+    assert told.isprintable() and told.startswith("a\\x1b[31m\\n\\ud800\\u202e") and told.endswith("; mend it")
+    assert len(told) < 1500 and one_line("caf\u00e9 \U0001f600 \u4e2d [red]") == "caf\u00e9 \U0001f600 \u4e2d [red]"
+
+
+def test_parse_takes_bytes_of_either_coding():
+    assert json_text.parse('"\u00e9"'.encode()) == json_text.parse('"\u00e9"'.encode("cp1252")) == "\u00e9"
+    assert json_text.parse(b"\xef\xbb\xbf[1]") == [1]
+    with pytest.raises(BadFile, match="not json"):
+        json_text.parse(np.random.default_rng(0).bytes(100))

@@ -1,0 +1,40 @@
+"""Stores by name: no archives, programs or chains of addresses."""
+
+import pytest
+
+from hyperseg_jax.datasets.builds.store import Store
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import stores
+from hyperseg_jax.weights.fetch import fetch
+
+REFUSED = [
+    "zip://x::file:///etc/passwd",
+    "simplecache::gs://a/b",
+    "gs://a::zip://b",
+    "file:///etc/passwd",
+    "local:///etc/passwd",
+    "http://127.0.0.1/a",
+    "https://example.org/a",
+    "ssh://a/b",
+    "git://a/b",
+    "reference://a",
+    "github://a:b@c/d",
+    "data://a",
+    "dir://a",
+    "tar://a",
+    "blockcache://a",
+    "://a",
+]
+
+
+@pytest.mark.parametrize("url", REFUSED)
+@pytest.mark.parametrize("use", [Store, fetch, stores.filesystem])
+def test_other_stores_are_refused(url, use):
+    if stores.is_url(url):
+        with pytest.raises(UserError, match="is no store that is read here; use a path of this machine, or one of gs://"):
+            use(url)
+
+
+def test_the_store_of_tests():
+    store, path = stores.filesystem("memory://a/b")
+    assert path == "/a/b" and store.protocol == "memory"

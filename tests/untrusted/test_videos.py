@@ -1,0 +1,176 @@
+"""Video files: containers by name, nothing beside the file is opened, and limits of frames and pixels."""
+
+import pathlib
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+from hyperseg_jax.data.video_files import read_frames
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import limits
+
+SIZE = (48, 64)
+RED = (220, 20, 20)
+SESSION = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 45678 RTP/AVP 26\n"
+LISTS = {  # what names other files or addresses, in the disguise of a video
+    "ffconcat": "ffconcat version 1.0\nfile red.mp4\n",
+    "ffconcat of itself": "ffconcat version 1.0\nfile list.mp4\nfile list.mp4\n",
+    "a session": SESSION,
+    "a secure session": SESSION.replace("RTP/AVP 26", "RTP/SAVP 26"),
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:3,\nred.mp4\n#EXT-X-ENDLIST\n",
+    "hls of an address": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:3,\nhttp://127.0.0.1:9/red.ts\n#EXT-X-ENDLIST\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT3S">'
+    '<Period><AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>red.mp4</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>",
+    "smooth streaming": '<?xml version="1.0"?><SmoothStreamingMedia MajorVersion="2" Duration="0"></SmoothStreamingMedia>',
+    "imf": '<?xml version="1.0"?><CompositionPlaylist xmlns="http://www.smpte-ra.org/schemas/2067-3/2016"/>',
+    "an address": "rtsp://127.0.0.1:9/red",
+    "a text": "\x1b[31mhello\n" * 60,
+    "subtitles": "1\n00:00:00,000 --> 00:00:02,000\nhello\n",
+    "a y4m of no list": "YUV4MPEG2 W4 H4 F25:1 Ip A1:1 C420\nFRAME\n" + "a" * 24,
+}
+
+
+def write(path, frames, codec="mpeg4"):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        for frame in frames:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def plain(count=5, size=SIZE, colour=RED):
+    return [np.full((*size, 3), colour, np.uint8)] * count
+
+
+def refused(path):
+    with pytest.raises(UserError) as told:
+        next(read_frames(path))
+    assert str(path) in str(told.value) and "\n" not in str(told.value) and "\x1b" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_and_descriptions_are_refused(tmp_path, monkeypatch, name):
+    """The neighbour is red and would be seen; sockets and files are watched from inside of the process."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "red.mp4", plain())
+    path = tmp_path / "list.mp4"
+    path.write_text(LISTS[name])
+    refused(path)
+    refused(pathlib.Path("list.mp4"))
+
+
+OPENED = """
+import os, sys, threading
+from hyperseg_jax.data.video_files import read_frames
+before = set(os.listdir("/proc/self/fd"))
+sockets = lambda: sum(open(f"/proc/net/{kind}").read().count("\\n") for kind in ("udp", "udp6", "tcp"))
+seen, done, bound = set(), threading.Event(), sockets()
+def watch():
+    while not done.is_set():
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                seen.add(os.readlink(f"/proc/self/fd/{name}"))
+            except OSError:
+                pass
+watcher = threading.Thread(target=watch)
+watcher.start()
+for path in sys.argv[1:]:
+    try:
+        list(read_frames(path))
+        print("frames of", path)
+    except ValueError:
+        pass
+done.set()
+watcher.join()
+print([name for name in seen if "red.mp4" in name or "socket" in name])
+"""
+
+
+def test_nothing_else_is_opened(tmp_path):
+    write(tmp_path / "red.mp4", plain())
+    paths = []
+    for k, text in enumerate(LISTS.values()):
+        paths.append(tmp_path / f"{k}.mp4")
+        paths[-1].write_text(text)
+    root = pathlib.Path(__file__).parents[2]
+    shown = subprocess.run(
+        [sys.executable, "-c", OPENED, *paths], capture_output=True, text=True, cwd=root, check=True, timeout=60
+    )
+    assert shown.stdout.strip() == "[]"
+
+
+def test_an_mp4_that_refers_to_another_file(tmp_path, monkeypatch):
+    """Its table of data references names red.mp4; players with `enable_drefs` would follow."""
+    monkeypatch.chdir(tmp_path)
+    data = write(tmp_path / "red.mp4", plain()).read_bytes()
+    at = data.index(b"url \0\0\0\1")
+    alias = data[:at] + b"alis\0\0\0\0" + data[at + 8 :]
+    (tmp_path / "alias.mp4").write_bytes(alias)
+    try:
+        assert all(frame.shape == (*SIZE, 3) for frame in read_frames("alias.mp4"))
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_picture_pattern_in_the_name(tmp_path):
+    from PIL import Image
+
+    for k in range(3):
+        Image.new("RGB", SIZE[::-1], RED).save(tmp_path / f"frame{k:03d}.png")
+    path = tmp_path / "frame%03d.mp4"
+    path.write_bytes(b"nothing")
+    refused(path)
+    path.write_bytes((tmp_path / "frame000.png").read_bytes())
+    assert "none of the video containers" in refused(path)
+
+
+def test_frames_and_pixels_are_limited(tmp_path):
+    path = write(tmp_path / "a.mp4", plain(9))
+    with limits.applied(frames=4), pytest.raises(UserError, match=r"a\.mp4: has more than 4 frames; .*limits\.frames"):
+        list(read_frames(path))
+    with limits.applied(pixels=48 * 64 - 1), pytest.raises(UserError, match=r"64x48 pixels|cannot be read"):
+        list(read_frames(path))
+    with limits.applied(pixels=48 * 64 - 1, seconds=1e-9), pytest.raises(UserError):
+        list(read_frames(path))
+    with limits.applied(pixels=48 * 64):
+        assert len(list(read_frames(path))) == 9
+
+
+def test_a_size_that_changes_midway(tmp_path):
+    """Of two streams one after the other; mpeg2 tells its size again and again."""
+    small, large = (write(tmp_path / f"{k}.mpg", plain(9, size), "mpeg2video") for k, size in enumerate([SIZE, (96, 128)]))
+    path = tmp_path / "both.mpg"
+    path.write_bytes(small.read_bytes() + large.read_bytes())
+    assert {frame.shape[:2] for frame in read_frames(path)} == {SIZE, (96, 128)}
+    with limits.applied(pixels=48 * 64), pytest.raises(UserError, match=r"128x96 pixels|cannot be read after frame"):
+        list(read_frames(path))
+
+
+def test_a_codec_that_is_not_read(tmp_path):
+    path = write(tmp_path / "a.avi", plain(), "snow" if "snow" in av.codecs_available else "cinepak")
+    with pytest.raises(UserError, match=r"is coded as|cannot be read"):
+        list(read_frames(path))
+
+
+def test_cut_and_changed_files(tmp_path):
+    """Frames or one line."""
+    data, rng, path = write(tmp_path / "a.mp4", plain(9)).read_bytes(), np.random.default_rng(0), tmp_path / "b.mp4"
+    for _ in range(60):
+        changed = bytearray(data)
+        for at in rng.integers(len(changed), size=4):
+            changed[at] = rng.integers(256)
+        path.write_bytes(changed)
+        with limits.applied(pixels=100_000, frames=100):
+            try:
+                list(read_frames(path))
+            except UserError as error:
+                assert "\n" not in str(error)
