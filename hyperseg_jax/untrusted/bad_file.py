@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -32,15 +33,33 @@ def naming(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except BadFile as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{told(path)}: {error}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise UserError(f"{told(path)}: cannot be read ({error.strerror}); check the path") from error
+
+
+@contextlib.contextmanager
+def without_panics(what: str) -> Iterator[None]:
+    """BadFile for what a library raises, panics of native code among it, which are no Exceptions. what: a clause that they are
+    told behind ("is no tokenizer"). Lets through UserError, BadFile, and what ends a process."""
+    try:
+        yield
+    except (UserError, BadFile, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise BadFile(f"{what} ({shown(str(error) or type(error).__name__)})") from error
 
 
 def shown(text: str) -> str:
     """Text out of a file as it may stand in a message: short, on one line, printable."""
     short = text if len(text) <= 200 else f"{text[:200]}..."
     return short if short.isprintable() else ascii(short)
+
+
+def told(path: os.PathLike[str] | str) -> str:
+    """A path as it may stand in a message: whole, on one line, printable."""
+    text = os.fspath(path)
+    return text if text.isprintable() else ascii(text)
 
 
 def map_file(path: pathlib.Path) -> memoryview:

@@ -16,8 +16,9 @@ class Limits:
 
     pixels: of one image, mask or video frame. masks: of one record. mask_pixels: of all masks of one record together, a byte
     each. frames: of one video. records: of one data set. json_bytes: of one annotation file. depth: how deep JSON may nest.
-    seconds: of reading one record, checked between its images. outside: whether paths and links in data may leave the data
-    set's folder.
+    seconds: of reading one record, checked between its images. letters: of one text. side: of the square of pixels that a model
+    folder's config may ask for. tokens: of a sequence there. outside: whether paths and links in data may leave the data set's
+    folder.
     """
 
     pixels: int = 2**26
@@ -28,6 +29,9 @@ class Limits:
     json_bytes: int = 2**33
     depth: int = 100
     seconds: float = 300.0
+    letters: int = 2**15
+    side: int = 2048
+    tokens: int = 16_384
     outside: bool = False
 
 
