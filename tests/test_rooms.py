@@ -9,6 +9,7 @@ ORDER = [
     "errors",
     "cache",
     "atomic",
+    "config_fields",
     "config",
     "structs",
     "untrusted",

@@ -35,6 +35,11 @@ class Limits:
     outside: bool = False
 
 
+def block() -> dict[str, Any]:
+    """All fields and their defaults, for configs."""
+    return dataclasses.asdict(Limits())
+
+
 _in_force = Limits()
 
 
@@ -63,8 +68,7 @@ def applied(**fields: Any) -> Iterator[Limits]:
 def of(fields: Mapping[str, Any], where: str) -> Limits:
     """Limits with these fields. where: what gives them, for messages ("limits", "--limit"). UserError for an unknown name or a
     value that is none."""
-    defaults = dataclasses.asdict(Limits())
-    made = {}
+    defaults, made = block(), {}
     for name, value in fields.items():
         if name not in defaults:
             raise UserError(f"{where}: no limit is called {name!r}; there are {', '.join(defaults)}")
