@@ -52,7 +52,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "mirror": (0, 1),
     "batch_size": (1, 2**20),
     **dict.fromkeys(("steps", "log_every", "save_every", "eval_every", "eval_examples", "keep"), (1, MOST)),
-    **dict.fromkeys(("start", "barrier", "heartbeat", "watchdog"), (1e-3, 10**8)),
+    **dict.fromkeys(("start", "barrier", "heartbeat", "watchdog"), (1, 10**8)),
     **dict.fromkeys(("data", "fsdp", "tensor", "space"), (0, 2**20)),
     "profile": (0, MOST),
     "accumulate": (1, 2**20),
@@ -199,9 +199,8 @@ def _of_task(place: str, name: Any, task: Any) -> Iterator[str]:
     elif not isinstance(task, Mapping):
         yield f"{place} = {_brief(task)}: give a block of fields"
     else:
-        for field in ("reader", "ratio"):
-            if field not in task:
-                yield f"{place}: lacks {field}; give it"
+        if "reader" not in task:
+            yield f"{place}: lacks reader; give its name"
         for field, value in task.items():
             if field in ("train", "val"):
                 if not (value is None or isinstance(value, Mapping)):

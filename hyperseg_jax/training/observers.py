@@ -19,6 +19,7 @@ from hyperseg_jax.training.flops import utilization
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.plots import plot_losses
 from hyperseg_jax.training.state import COUNTERS
+from hyperseg_jax.untrusted import printing
 
 
 class Observers:
@@ -187,7 +188,7 @@ class Observers:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        printing.say(self._progress.console, text)
 
     def _draw(self) -> None:
         plot_losses(read_metrics(self._path), self._plot, self._headlines)

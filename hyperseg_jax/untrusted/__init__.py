@@ -2,6 +2,7 @@
 
 limits          how much a file may ask for: pixels, masks, frames, records, nesting, seconds
 bad_file        the map of a file, and how a refusal is worded
+printing        how names and texts are printed: no markup, no control characters
 pickle_machine  pickles read as data; names are only looked up in a table
 strict_json     JSON of bounded size, parts and nesting, no name twice
 tokenizers      what the files of a tokenizer may ask for: known components, bounded growth, ids without gaps

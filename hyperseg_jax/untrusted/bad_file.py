@@ -47,13 +47,18 @@ def without_panics(what: str) -> Iterator[None]:
     except (UserError, BadFile, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        raise BadFile(f"{what} ({shown(str(error) or type(error).__name__)})") from error
+        raise BadFile(f"{what} ({shown(first_line(error))})") from error
 
 
 def shown(text: str) -> str:
     """Text out of a file as it may stand in a message: short, on one line, printable."""
     short = text if len(text) <= 200 else f"{text[:200]}..."
     return short if short.isprintable() else ascii(short)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def told(path: os.PathLike[str] | str) -> str:

@@ -54,6 +54,11 @@ def apply(limits: Limits) -> None:
     _in_force = limits
 
 
+def apply_block(fields: Mapping[str, Any], given: Mapping[str, Any] = {}) -> None:
+    """Puts the limits of a config's `limits` block in force, and before them those that were given on the command line."""
+    apply(of({**fields, **given}, "limits"))
+
+
 @contextlib.contextmanager
 def applied(**fields: Any) -> Iterator[Limits]:
     """Other limits for a while."""
