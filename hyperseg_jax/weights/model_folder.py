@@ -112,7 +112,7 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     for name, field, found in (("side", "image_size", data["image_size"]), ("tokens", "buckets or tasks", longest)):
         if found > (allowed := getattr(limits.in_force(), name)):
             raise UserError(
-                f"{told(path)}: data.{field} asks for {found}, and the limit is {allowed}; if that is right, raise limits.{name}"
+                f"{told(path)}: data.{field} asks for {found}, the limit is {allowed}; if that is right, raise limits.{name}"
             )
     return ml_collections.ConfigDict(config).lock()
 
