@@ -106,11 +106,12 @@ TASK = {
     "template": "",
     **dict.fromkeys(("prompts", "targets", "classes", "regions", "frames"), 1),
 }
-NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
 def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     """A line for each field that is not what it may be, with the fix. known: a config with all fields; see `joined`."""
+    yield from _names("", config)
     yield from _in_block("", config, known)
     data = config.get("data")
     tasks, augment = (data.get("tasks"), data.get("augment")) if isinstance(data, Mapping) else (None, None)
@@ -138,12 +139,20 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _names(path: str, value: Any) -> Iterator[str]:
+    """Of blocks at any depth, those in lists among them."""
+    members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, inner in members:
+        if isinstance(value, Mapping) and not (isinstance(name, str) and NAME.fullmatch(name)):
+            yield f"{path or 'config'}: {_brief(name)} is no name of a field; use letters, digits and _"
+        else:
+            yield from _names(f"{path}.{name}" if path else str(name), inner)
+
+
 def _in_block(path: str, block: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     for name, value in block.items():
         place = f"{path}.{name}" if path else name
-        if not (isinstance(name, str) and NAME.fullmatch(name)):
-            yield f"{path or 'config'}: {name!r} is no name of a field; leave it out"
-        elif place in OPEN:
+        if place in OPEN:
             if not isinstance(value, Mapping):
                 yield f"{place} = {_brief(value)}: give a block of fields"
         elif name in known:
@@ -194,8 +203,8 @@ def _is_regex(text: str) -> bool:
 
 
 def _of_task(place: str, name: Any, task: Any) -> Iterator[str]:
-    if not (isinstance(name, str) and NAME.fullmatch(name)) or len(name) > 100:
-        yield f"data.tasks: {_brief(name)} is no name of a task; use letters, digits and _"
+    if len(name) > 100:
+        yield f"data.tasks: {_brief(name)} is too long for the name of a task"
     elif not isinstance(task, Mapping):
         yield f"{place} = {_brief(task)}: give a block of fields"
     else:
