@@ -87,7 +87,9 @@ def _run(name: str) -> ml_collections.ConfigDict:
 def _override(config: ml_collections.ConfigDict, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--config.{text}: give a value, as in --config.{text}=1")
+        raise UserError(f"--config.{_short(text)}: give a value, as in --config.{_short(text)}=1")
+    if not key.isprintable():
+        raise UserError(f"--config.{_short(key)}: no such field; give its name as it stands in the config")
     *parents, leaf = key.split(".")
     node: Any = config
     for depth, part in enumerate((*parents, leaf)):
@@ -102,7 +104,7 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
     if isinstance(there, ml_collections.ConfigDict):
         _check_block(key, parsed, there)
     elif parsed is None and there is not None:
-        raise UserError(f"--config.{key}={value}: the field takes {type(there).__name__}, not None")
+        raise UserError(f"--config.{key}={_short(value)}: the field takes {type(there).__name__}, not None")
     try:
         if isinstance(there, float) and isinstance(parsed, int):
             parsed = float(parsed)
@@ -137,4 +139,6 @@ def _check_block(key: str, value: Any, there: ml_collections.ConfigDict) -> None
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    """A text of the command line as it may stand in a message."""
+    short = text if len(text) <= 60 else f"{text[:60]}..."
+    return short if short.isprintable() else ascii(short)[1:-1]

@@ -184,8 +184,9 @@ def _of_value(name: str, value: Any, like: Any) -> str:
     if isinstance(like, bool):
         return "" if isinstance(value, bool) else "give True or False"
     if isinstance(like, str):
-        regex = name in REGEXES and isinstance(value, str) and not _is_regex(value)
-        return "give a regular expression" if regex else "" if isinstance(value, str) else "give a text"
+        if not isinstance(value, str) or not _is_unicode(value):
+            return "give a text"
+        return "give a regular expression" if name in REGEXES and not _is_regex(value) else ""
     if not isinstance(like, int | float):
         return ""
     low, high = WEIGHTS if name.endswith("_weight") else BOUNDS.get(name, (-MOST, MOST))
@@ -194,6 +195,13 @@ def _of_value(name: str, value: Any, like: Any) -> str:
     if right and low <= value <= high:
         return ""
     return f"give a {'whole number' if whole else 'number'} from {low} to {high}"
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be a path: half a character can only stand for a byte that is no UTF-8."""
+    with contextlib.suppress(UnicodeEncodeError):
+        return text.encode("utf-8", "surrogateescape") is not None
+    return False
 
 
 def _is_regex(text: str) -> bool:

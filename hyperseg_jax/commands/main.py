@@ -33,6 +33,8 @@ VERBS = {
     "export-weights": "a model of ours -> PyTorch, under its authors' names",
 }
 
+BUCKETS = ("gs", "s3", "az", "abfs", "memory")
+"""Stores that a run can live in."""
 WEB_ADDRESS = re.compile(r"(--[\w.-]+=)?https?://\S+$")
 """An argument, or an option and its value, that is a web address as a whole."""
 
@@ -69,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         said = getattr(parsed, "text", None)  # a prompt may speak of anything
         if web := next((text for text in arguments if WEB_ADDRESS.match(text) and text != said), None):
             raise UserError(f"{web}: web addresses are not read; download it, and give its path")
+        home = str(getattr(parsed, "workdir", None) or getattr(parsed, "workdirs", ""))
+        if "://" in home and (home.split("://")[0] not in BUCKETS or "::" in home):
+            raise UserError(f"{shown(home)}: is no place for a run; give a folder, or a bucket ({'://, '.join(BUCKETS)}://)")
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # a second run starts at once
