@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import pathlib
@@ -294,7 +295,8 @@ def _truncate(path: pathlib.Path, step: int) -> str:
     if not path.is_symlink() and not path.exists():
         return ""
     if not _is_log(path):
-        aside = path.with_name(f"{path.name}.damaged")
+        names = (path.with_name(f"{path.name}.damaged-{k}") for k in itertools.count())
+        aside = next(name for name in names if not (name.is_symlink() or name.exists()))
         path.replace(aside)
         return f"{aside}: was no log of metrics; a new one is begun"
     lines, others = _sound_lines(path)

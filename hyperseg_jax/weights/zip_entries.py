@@ -18,6 +18,7 @@ END64_LOCATOR = struct.Struct("<4sLQL")
 END64 = struct.Struct("<4sQ2H2L4Q")
 CENTRAL = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
+AGAIN = "take another copy of it, or save it again with checksums"
 ENCRYPTED, FULL = 0x1, 0xFFFFFFFF
 
 
@@ -30,7 +31,7 @@ class Entry(NamedTuple):
     def checked(self, name: str) -> memoryview:
         """The bytes. Raises BadFile where their checksum is another."""
         if zlib.crc32(self.data) != self.crc:
-            raise BadFile(f"{shown(name)} in its archive does not have the checksum that is noted for it; it is damaged")
+            raise BadFile(f"{shown(name)} in its archive does not have the checksum that is noted for it", AGAIN)
         return self.data
 
 
