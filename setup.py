@@ -44,6 +44,7 @@ EXTRAS = {  # optional; each says what it is for
     "test": [
         "pytest>=9,<10",
         "pytest-xdist>=3.8,<4",
+        "hypothesis>=6.150,<7",  # damaged files of every kind, thought up by the test
         "torch==2.13.0",  # sampling and losses are checked against it
         "peft>=0.21.2,<0.22",  # opens the adapters that we write, and writes adapters that we open
         "ruff==0.17.5",

@@ -9,6 +9,7 @@ hyperseg_3b:v5e-64 sizes the run for a slice (SLICES); the number of examples th
 import ml_collections
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import limits
 
 EXAMPLES = 3_200_000  # InstructSeg: 100 000 steps of 32
 # slice -> examples a step. Ours: what its chips hold, one to four each. Cloud names v5p by cores: v5p-128 has 64 chips; 128
@@ -227,4 +228,5 @@ def recipe() -> ml_collections.ConfigDict:
     }
     # Limits in seconds (parallel/hosts.py).
     c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
+    c.limits = limits.block()  # how much the files of data sets may ask for (untrusted/limits.py)
     return c

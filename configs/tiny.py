@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from hyperseg_jax.untrusted import limits
+
 
 def task(name: str, ratio: int, *, read: dict | None = None, val: dict | None = None, **sizes: int) -> dict:
     """A task on the toy world at data.root; read: options of its reader, val: those that differ in validation."""
@@ -123,4 +125,5 @@ def get_config() -> ml_collections.ConfigDict:
     }
     # Limits in seconds (parallel/hosts.py).
     c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
+    c.limits = limits.block()  # how much the files of data sets may ask for (untrusted/limits.py)
     return c

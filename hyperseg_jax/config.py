@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import inspect
 import pathlib
 import runpy
@@ -13,6 +14,7 @@ from typing import Any
 import ml_collections
 
 import hyperseg_jax
+from hyperseg_jax import config_fields
 from hyperseg_jax.errors import UserError
 
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
@@ -41,17 +43,38 @@ def find(name: str) -> pathlib.Path:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config with overrides ("train.steps=10") applied. The file is the user's own code and is executed.
+    """The config with overrides ("train.steps=10") applied, its fields checked. The file is the user's own code and is run.
 
     name: "hyperseg_3b:v5e-16" calls get_config("v5e-16").
     """
+    config = _run(name)
+    for override in overrides:
+        _override(config, override)
+    check(config, f"--config {name}: " if not overrides else "")
+    return config
+
+
+def check(config: Any, where: str) -> None:
+    """UserError for the first field that is not what it may be. where: what the message begins with."""
+    fields = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    if problem := next(config_fields.problems(fields, known_fields()), ""):
+        raise UserError(f"{where}{problem}")
+
+
+@functools.cache
+def known_fields() -> dict[str, Any]:
+    """All fields of configs, with values of their kinds."""
+    return config_fields.joined(*(_run(name).to_dict() for name in ("tiny", "hyperseg_3b")))
+
+
+def _run(name: str) -> ml_collections.ConfigDict:
     file, _, argument = (name, "", "") if pathlib.Path(name).is_file() else name.partition(":")
     path = find(file)
     try:
         get_config = runpy.run_path(str(path), run_name=f"hyperseg_config_{path.stem}")["get_config"]
         if argument and not inspect.signature(get_config).parameters:
             raise UserError(f"--config {name}: {file} takes nothing behind a colon; leave {argument!r} out")
-        config = get_config(*[argument] if argument else []).lock()
+        return get_config(*[argument] if argument else []).lock()
     except UserError:
         raise
     except Exception as error:
@@ -59,15 +82,14 @@ def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
             f"--config {path}: does not run ({type(error).__name__}: {error}); give a Python file that defines "
             "get_config(), --traceback shows the line"
         ) from error
-    for override in overrides:
-        _override(config, override)
-    return config
 
 
 def _override(config: ml_collections.ConfigDict, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--config.{text}: give a value, as in --config.{text}=1")
+        raise UserError(f"--config.{_short(text)}: give a value, as in --config.{_short(text)}=1")
+    if not key.isprintable():
+        raise UserError(f"--config.{_short(key)}: no such field; give its name as it stands in the config")
     *parents, leaf = key.split(".")
     node: Any = config
     for depth, part in enumerate((*parents, leaf)):
@@ -78,14 +100,45 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
             raise UserError(f"--config.{key}: unknown config key {part!r}; {hint}")
         if depth < len(parents):
             node = node[part]
+    parsed, there = _value(key, value), node[leaf]
+    if isinstance(there, ml_collections.ConfigDict):
+        _check_block(key, parsed, there)
+    elif parsed is None and there is not None:
+        raise UserError(f"--config.{key}={_short(value)}: the field takes {type(there).__name__}, not None")
     try:
-        parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        parsed = value
-    try:
-        if isinstance(node[leaf], float) and isinstance(parsed, int):
+        if isinstance(there, float) and isinstance(parsed, int):
             parsed = float(parsed)
         node[leaf] = parsed
-    except (TypeError, ValueError) as error:
-        wanted = type(node[leaf]).__name__
-        raise UserError(f"--config.{key}={value}: the field takes {wanted}, not {type(parsed).__name__}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        wanted = type(there).__name__
+        raise UserError(f"--config.{key}={_short(value)}: the field takes {wanted}, not {type(parsed).__name__}") from error
+
+
+def _value(key: str, text: str) -> Any:
+    """A Python literal, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    except (MemoryError, RecursionError) as error:
+        raise UserError(f"--config.{key}={_short(text)}: is nested too deep; give a plain value") from error
+
+
+def _check_block(key: str, value: Any, there: ml_collections.ConfigDict) -> None:
+    """A block is only replaced by another one with the same fields; those of tasks have names of the user's own."""
+    if not isinstance(value, dict):
+        raise UserError(
+            f"--config.{key}: is a block; change a field of it, as in --config.{key}.NAME=VALUE ({', '.join(there)})"
+        )
+    if any(not isinstance(name, str) for name in value):
+        raise UserError(f"--config.{key}: has a name that is no text; give names in quotes")
+    if not key.startswith(config_fields.OPEN) and (lacking := [name for name in there if name not in value]):
+        raise UserError(
+            f"--config.{key}: leaves out {', '.join(lacking)}; change one field, as in --config.{key}.{lacking[0]}=VALUE"
+        )
+
+
+def _short(text: str) -> str:
+    """A text of the command line as it may stand in a message."""
+    short = text if len(text) <= 60 else f"{text[:60]}..."
+    return short if short.isprintable() else ascii(short)[1:-1]

@@ -14,6 +14,7 @@ os.environ.setdefault(
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
+import fuzz
 import jax
 import pytest
 
@@ -31,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="fail also on a missing case among those that required.txt marks `full` (needs HYPERSEG_GOLDEN)",
     )
     parser.addoption("--fuzz-rounds", type=int, default=1000, help="damaged weight files of each format")
+    parser.addoption("--fuzz-seconds", type=float, default=60, help="how long each slow property test tries new input")
     parser.addoption("--fuzz-seed", type=int, default=0, help="which damage")
     parser.addoption("--write-snapshots", action="store_true", help="write text snapshots instead of comparing with them")
     parser.addoption("--golden-report", default=None, metavar="FILE", help="write the errors of the golden cases as a page")
@@ -43,6 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(config.cache.mkdir("jax"))))
     jax.config.update("jax_compilation_cache_dir", folder)
+
+
+@pytest.fixture
+def tried_long(request):
+    """tried_long(property, strategy): `fuzz.tried` with ever new input, for --fuzz-seconds; for slow tests."""
+    seconds, seed = request.config.getoption("--fuzz-seconds"), request.config.getoption("--fuzz-seed")
+    return lambda holds, *strategies: fuzz.tried_for(seconds, holds, *strategies, seed=seed)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ ORDER = [
     "cache",
     "atomic",
     "workers",
+    "config_fields",
     "config",
     "structs",
     "untrusted",

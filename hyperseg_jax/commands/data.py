@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.printing import cell, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -90,7 +90,7 @@ def _toy(parsed: argparse.Namespace) -> None:
         level=parsed.level,
         kinds=parsed.kinds,
         workers=min(4, os.cpu_count() or 1),
-        say=lambda line: console.print(line, highlight=False),
+        say=lambda line: say(console, line),
     )
 
 
@@ -98,7 +98,7 @@ def _samples(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.toy.samples import write_samples
 
     write_samples(parsed.out)
-    Console(stderr=True).print(f"{parsed.out}: wrote a sample of each benchmark", highlight=False)
+    say(Console(stderr=True), f"{parsed.out}: wrote a sample of each benchmark")
 
 
 def _splits(asked: Sequence[str] | None, there: Sequence[str], name: str) -> Sequence[str]:
@@ -138,21 +138,21 @@ def _check(parsed: argparse.Namespace) -> None:
     reports: dict[str, Report] = {}
     with _progress() as progress:
         for split in splits:
-            bar = progress.add_task(f"{parsed.name} {split}", total=None)
+            bar = progress.add_task(cell(f"{parsed.name} {split}"), total=None)
             advance = functools.partial(progress.update, bar)
             reports |= check_by_split(functools.partial(open_split, split), split, advance)
     console = Console()
     table = Table("split", "examples", "pictures", "prompts", "masks", "regions", "problems")
     for split, report in reports.items():
         counts = (report.examples, len(report.collected.sizes), report.prompts, report.masks, report.regions, report.faults)
-        table.add_row(split, *map(str, counts))
+        table.add_row(cell(split), *map(str, counts))
     console.print(table)
     for split, report in reports.items():
         for message, kind in list(report.collected.problems.items())[: parsed.show]:
-            console.print(f"[red]{kind}[/] {escape(message)}", highlight=False, soft_wrap=True)
+            console.print(f"[red]{kind}[/] {cell(message)}", highlight=False, soft_wrap=True)
         if report.faults > parsed.show:
             kinds = ", ".join(f"{count} {kind}" for kind, count in report.collected.counts.items() if count)
-            console.print(f"{split}: {report.faults} problems in all: {kinds}", highlight=False, soft_wrap=True)
+            say(console, f"{split}: {report.faults} problems in all: {kinds}")
     if any(report.faults for report in reports.values()):
         raise SystemExit(1)
 
@@ -173,13 +173,13 @@ def _build(parsed: argparse.Namespace) -> None:
             plan = Plan(told, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
             layout.check_options(f"--option: the reader of {parsed.name}", split, options)
             reader = layout.open(root, split, **options)
-            advance = functools.partial(progress.update, progress.add_task(f"{parsed.name} {split}", total=len(reader)))
+            advance = functools.partial(progress.update, progress.add_task(cell(f"{parsed.name} {split}"), total=len(reader)))
             out = f"{parsed.out.rstrip('/')}/{split}"
             index = build(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)
             line = f"{out}: {index.records} records in {len(index.shards)} shards, {index.bytes / 1e6:.1f} MB"
             if index.bad:
                 line += f"; {len(index.bad)} bad records left out, listed in index.json"
-            progress.console.print(line, highlight=False, soft_wrap=True)
+            say(progress.console, line)
 
 
 def _option(text: str) -> tuple[str, Any]:

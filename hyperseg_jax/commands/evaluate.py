@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import printing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,12 +79,14 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.evaluation.validation import Evaluation, evaluate
     from hyperseg_jax.predictors.model import load
     from hyperseg_jax.systems import system as systems
+    from hyperseg_jax.weights import model_folder
 
     console = Console(stderr=True)
-    say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say = functools.partial(printing.say, console)
     model = load(parsed.model)
     with model.config.unlocked():
-        model.config.data.root = parsed.data_root or model.config.data.root
+        model.config.data.root = parsed.data_root or model.config.data.get("root", "")
+        model.config.data.tokenizer = str(model_folder.find(parsed.model))  # its own; a config may name any file
     tasks = sources.build(
         model.config, systems.get(model.config.system), console=console, for_training=False, split=parsed.split
     )
@@ -93,7 +97,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
             raise UserError(f"--tasks {', '.join(unknown)}: not in the model's config; it has {', '.join(tasks)}")
         tasks = {name: tasks[name] for name in wanted}
     with Progress(console=console) as progress:
-        bars = {name: progress.add_task(name, total=None) for name in tasks}
+        bars = {name: progress.add_task(printing.cell(name), total=None) for name in tasks}
         found = evaluate(
             model.engine,
             tasks,
@@ -103,15 +107,17 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
         )
     for name, task in tasks.items():
         if task.exam is not None:
-            console.print(f"controls of {name}: expressions shuffled, and answers that ignore the text", highlight=False)
+            say(f"controls of {name}: expressions shuffled, and answers that ignore the text")
             taken = referring_exam(model.engine, task, limit=parsed.limit, found=Evaluation({"exam": found.scores[name]}, []))
             found.scores[name] |= taken.controls()
     table = Table("task", "metric", "value")
     for name, values in found.scores.items():
         for metric, value in values.items():
-            table.add_row(name, metric, f"{value:.4f}" if isinstance(value, float) else str(value))
+            table.add_row(
+                printing.cell(name), printing.cell(metric), f"{value:.4f}" if isinstance(value, float) else str(value)
+            )
     Console().print(table)
     if parsed.out:
         write_text(parsed.out / "scores.json", json.dumps(found.scores, indent=2) + "\n")
         found.save_sheet(parsed.out / "predictions.png")
-        console.print(f"wrote {parsed.out}/", highlight=False)
+        say(f"wrote {parsed.out}/")

@@ -24,6 +24,8 @@ from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.published import PUBLISHED, published
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.untrusted.limits import apply_block
+from hyperseg_jax.untrusted.printing import cell, say
 from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # the folder of states, below --out
@@ -34,6 +36,7 @@ WRITING = 24 * 3600
 def on_benchmarks(parsed: argparse.Namespace) -> None:
     """Scores a checkpoint on every benchmark that was named, and prints one table; with --out, writes all there is to tell."""
     config = configs.load(parsed.config, parsed.overrides)
+    apply_block(config.get("limits", {}), parsed.limits)
     chosen = benchmarks.find(parsed.benchmarks)
     hosts.join(
         hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
@@ -73,13 +76,13 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 examples: Any = task.val
                 scores[name] = found.scorer.compute()
                 if found.resumed:
-                    console.print(f"{name}: went on behind {found.resumed} examples", highlight=False)
+                    say(console, f"{name}: went on behind {found.resumed} examples")
                 if parsed.out and hosts.leads():
                     found.cases.save_sheet(parsed.out / f"{name}.png", examples)
                     if writer := WRITERS.get(chosen[name].submission):
                         (parsed.out / name).mkdir(exist_ok=True)
                         sent = writer(parsed.out / name, [row for *_, row in found.rows], examples)
-                        console.print(f"for the server: {sent}", highlight=False, soft_wrap=True)
+                        say(console, f"for the server: {sent}")
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
     if hosts.leads():
@@ -93,7 +96,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 "published": [vars(row) for row in PUBLISHED if row.benchmark in scores],
             }
             write_text(parsed.out / "scores.json", json.dumps(told, indent=2) + "\n")
-            console.print(f"wrote {parsed.out}/", highlight=False)
+            say(console, f"wrote {parsed.out}/")
     hosts.leave()
 
 
@@ -114,7 +117,7 @@ def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:
     for name, values in scores.items():
         for metric, value in values.items():
             known = "; ".join(f"{row.value:.2f} {row.model}" for row in published(name, metric))
-            made.add_row(name, metric, shown(metric, value), known)
+            made.add_row(cell(name), cell(metric), shown(metric, value), known)
         made.add_section()
     return made
 

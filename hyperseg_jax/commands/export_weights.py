@@ -9,6 +9,7 @@ from rich.console import Console
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.printing import printable, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def run(parsed: argparse.Namespace) -> None:
             else model_folder.read_config(model_folder.find(parsed.workdir))
         )
         for line in exporting.conversion_lines(config):
-            print(line)
+            print(printable(line))
         return
     if parsed.config or parsed.overrides:
         raise UserError("--config goes with --print-table only; an export follows the config of its WORKDIR")
@@ -53,6 +54,6 @@ def run(parsed: argparse.Namespace) -> None:
         parsed.workdir, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype, strict_authors=parsed.strict_authors
     )
     for name, why in report.extras.items():
-        console.print(f"extra name: {name} ({why})", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"extra name: {name} ({why})")
     merged = ", LoRA merged" if report.merged else ""
-    console.print(f"{report.out}: {report.names} tensors{merged}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{report.out}: {report.names} tensors{merged}")

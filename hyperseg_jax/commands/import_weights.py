@@ -10,6 +10,8 @@ from rich.console import Console
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted.limits import apply_block
+from hyperseg_jax.untrusted.printing import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,7 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.weights.importing import import_weights
 
     config = configs.load(parsed.config, parsed.overrides)
+    apply_block(config.get("limits", {}), parsed.limits)
     if parsed.system not in (None, config.system):
         raise UserError(f"--system {parsed.system}: {parsed.config} is a config of {config.system}")
     tokenizer = Tokenizer.load(parsed.tokenizer) if parsed.tokenizer else None
@@ -47,6 +50,4 @@ def run(parsed: argparse.Namespace) -> None:
     report = import_weights(paths, config, parsed.out, dtype=parsed.dtype, tokenizer=tokenizer)
     console = Console()
     console.print(report.table())
-    console.print(
-        f"{parsed.out}: for hyperseg predict --model, and for --config.init_from", highlight=False, markup=False, soft_wrap=True
-    )
+    say(console, f"{parsed.out}: for hyperseg predict --model, and for --config.init_from")

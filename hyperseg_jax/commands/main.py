@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +18,9 @@ from hyperseg_jax import __version__
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import HostLost, UserError
+from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted.bad_file import BadFile, first_line, shown
+from hyperseg_jax.untrusted.printing import printable
 
 VERBS = {
     "quickstart": "segment, fine-tune and see it all on one page, in minutes on a CPU",
@@ -29,6 +34,8 @@ VERBS = {
     "export-weights": "a model of ours -> PyTorch, under its authors' names",
 }
 
+BUCKETS = ("gs", "s3", "az", "abfs", "memory")
+"""Stores that a run can live in."""
 WEB_ADDRESS = re.compile(r"(--[\w.-]+=)?https?://\S+$")
 """An argument, or an option and its value, that is a web address as a whole."""
 
@@ -40,11 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return main(sys.argv[1:])
     arguments = list(arguments)
     traceback = "--traceback" in arguments
-    arguments = [a for a in arguments if a != "--traceback"]
+    arguments, given = _split_limits([a for a in arguments if a != "--traceback"])
     parser = argparse.ArgumentParser(
         prog="hyperseg",
         description="Universal image and video segmentation with vision-language models, in JAX.",
-        epilog="--traceback with any verb shows where an error came from.",
+        epilog="--traceback with any verb shows where an error came from; --limit NAME=VALUE changes one of the limits on what "
+        "files may ask for (pixels=100000000).",
     )
     parser.add_argument("--version", action="version", version=f"hyperseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
@@ -56,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             module.add_arguments(sub)
     parsed, extra = parser.parse_known_args(arguments)
     try:
+        if odd := next((text for text in arguments if "\0" in text), None):
+            raise UserError(f"{shown(odd)}: holds a NUL, which no path or text can; leave it out")
         overrides = [text.removeprefix("--config.") for text in extra if text.startswith("--config.")]
         unknown = [text for text in extra if not text.startswith("--config.")]
         if unknown:
@@ -65,26 +75,75 @@ def main(arguments: Sequence[str] | None = None) -> None:
         said = getattr(parsed, "text", None)  # a prompt may speak of anything
         if web := next((text for text in arguments if WEB_ADDRESS.match(text) and text != said), None):
             raise UserError(f"{web}: web addresses are not read; download it, and give its path")
+        home = str(getattr(parsed, "workdir", None) or getattr(parsed, "workdirs", ""))
+        if "://" in home and (home.split("://")[0] not in BUCKETS or "::" in home):
+            raise UserError(f"{shown(home)}: is no place for a run; give a folder, or a bucket ({'://, '.join(BUCKETS)}://)")
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # a second run starts at once
-        module.run(parsed)
-    except UserError as error:
+        with limits.applied(**_limits_of(parsed, given)):
+            module.run(parsed)
+    except (UserError, BadFile) as error:
         if traceback:
             raise
         _say(str(error))
         raise SystemExit(1 if isinstance(error, HostLost) else 2) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
-    except OSError as error:  # a full disk, a missing right: what the verbs did not foresee
-        if traceback or error.filename is None:
-            raise
-        _say(f"{error.filename}: {error.strerror}; --traceback shows where it was used")
-        raise SystemExit(2) from None
     except KeyboardInterrupt:
         _say("stopped")
         raise SystemExit(130) from None
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # native code panics with what is no Exception
+        if traceback:
+            raise
+        if isinstance(error, OSError) and error.filename is not None:  # a full disk, a missing right
+            _say(f"{os.fsdecode(error.filename)}: {error.strerror}; --traceback shows where it was used")
+            raise SystemExit(2) from None
+        _say(_fault(error))
+        raise SystemExit(1) from None
+
+
+def _split_limits(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without --limit NAME=VALUE, and its values. `evaluate --limit 5` stays."""
+    rest: list[str] = []
+    given: dict[str, Any] = {}
+    waiting = list(arguments)
+    while waiting:
+        one = waiting.pop(0)
+        option, _, text = one.partition("=")
+        if one == "--limit" and waiting:
+            text = waiting[0]
+        name, equals, value = text.partition("=")
+        if not (option == "--limit" and equals and name.isidentifier()):
+            rest.append(one)
+            continue
+        if one == "--limit":
+            waiting.pop(0)
+        try:
+            given[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            given[name] = value
+    return rest, given
+
+
+def _limits_of(parsed: argparse.Namespace, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The limits that were given; those of a config are set in it."""
+    if given and parsed.verb in ("train", "sweep", "plan"):
+        name = next(iter(given))
+        raise UserError(
+            f"--limit {name}: hyperseg {parsed.verb} takes limits from its config; give --config.limits.{name}=VALUE"
+        )
+    made = limits.of(given, "--limit")
+    parsed.limits = {name: getattr(made, name) for name in given}
+    return parsed.limits
+
+
+def _fault(error: BaseException) -> str:
+    told = f"{type(error).__name__}: {shown(first_line(error))}"
+    return f"this is a fault of hyperseg, not of what you gave it ({told}); --traceback shows where; please report it"
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print("[bold red]error:[/] " + escape(text), highlight=False, soft_wrap=True)
+    Console(stderr=True).print("[bold red]error:[/] " + escape(printable(text)), highlight=False, soft_wrap=True)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.untrusted.limits import apply_block
+from hyperseg_jax.untrusted.printing import cell, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +30,10 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.planning import topologies
 
     config = configs.load(parsed.config, parsed.overrides)
+    apply_block(config.get("limits", {}))
     console = Console()
     devices = topologies.devices(parsed.topology)
-    title = f"{parsed.config} on {parsed.topology}"
+    title = cell(f"{parsed.config} on {parsed.topology}")
     table = Table("task", "examples a chip", "GB a chip at peak", "at most", "fits", title=title)
     problems: list[str] = []
     told: dict[str, None] = {}  # lines, each once
@@ -47,8 +50,8 @@ def run(parsed: argparse.Namespace) -> None:
         problems += [f"{task}: {found.problem}"] if found.problem else []
     console.print(table)
     for line in told:
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     for problem in problems:
-        console.print(problem, highlight=False, markup=False)
+        say(console, problem)
     if problems:
         raise SystemExit(1)

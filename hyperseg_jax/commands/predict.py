@@ -20,6 +20,7 @@ from hyperseg_jax.datasets.marks import point_disc
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction
+from hyperseg_jax.untrusted.printing import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +83,7 @@ def run(parsed: argparse.Namespace) -> None:
             report["segments"] = _write(out, parsed.image.stem, frame, predicted)
             said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the picture, score {s.score:.2f})" for s in predicted)
         (out / "result.json").write_text(json.dumps(report, indent=2) + "\n")
-    console.print(f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/", highlight=False, markup=False)
+    say(console, f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/")
 
 
 def _check(parsed: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from hyperseg_jax import config as configs
 from hyperseg_jax.results.drawing import caption, draw_segments, overlay, sheet
 from hyperseg_jax.results.page import Page
+from hyperseg_jax.untrusted import printing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     began, console = time.monotonic(), Console(stderr=True)
-    say = lambda text: console.print(f"[{_clock(began)}] {text}", highlight=False, markup=False)
+    say = lambda text: printing.say(console, f"[{_clock(began)}] {text}")
     page = Page("hyperseg_jax: a first look")
     page.text(
         "A small but complete HyperSeg, trained on drawings of shapes, segments pictures it has never seen by text, and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import shlex
@@ -20,6 +21,8 @@ from hyperseg_jax.sweeps import devices, grids, results
 from hyperseg_jax.sweeps.backends import launchers, local
 from hyperseg_jax.sweeps.trials import Metric, Trial
 from hyperseg_jax.tables import flatten
+from hyperseg_jax.untrusted import printing, strict_json
+from hyperseg_jax.untrusted.limits import apply_block
 
 BACKENDS = ("local", "ray", *launchers.BACKENDS)
 
@@ -77,8 +80,9 @@ class _Sweep:
 
 def run(parsed: argparse.Namespace) -> None:
     console = Console(stderr=True)
-    say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say = functools.partial(printing.say, console)
     base = configs.load(parsed.config, parsed.overrides)
+    apply_block(base.get("limits", {}))
     metric = _metric(parsed, base)
     sweep = _Sweep(parsed, base, metric, *_trials(parsed), say)
     start = _starter(sweep)
@@ -188,7 +192,7 @@ def _starter(sweep: _Sweep) -> Callable[[], None]:
 def _show(parsed: argparse.Namespace, commands: Sequence[Sequence[str]]) -> None:
     if parsed.dry_run:
         for command in commands:
-            print(shlex.join(command))
+            print(printing.printable(shlex.join(command)))
 
 
 def _run_here(trials: Sequence[Trial], per_trial: int | None, say: Callable[[str], None]) -> None:
@@ -217,11 +221,10 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict) -> None:
     """Makes the folder and writes sweep.json, or checks that the one there is of the same config."""
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
-        try:
-            there = flatten(json.loads(path.read_text())["config"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not readable ({error!r}); give another --out") from error
-        here = flatten(config)
+        kept = strict_json.read(path).get("config")
+        if not isinstance(kept, dict):
+            raise UserError(f"{path}: is not of a sweep; give another --out")
+        there, here = (flatten({**fields, "limits": {}}) for fields in (kept, config))  # limits may change when it goes on
         other = [
             f"{key.replace('/', '.')}: {there.get(key)} there, {here.get(key)} here"
             for key in sorted(there.keys() | here.keys())

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.untrusted.printing import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,5 +40,5 @@ def run(parsed: argparse.Namespace) -> None:
         model = train(config, parsed.workdir, console=console)
     left = {what: model.parent / name for what, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
     pictures = "  ".join(f"{what}: {path}" for what, path in left.items() if path.exists())
-    console.print(f"model: {model}" + (f"\n{pictures}" if pictures else ""), highlight=False, markup=False, soft_wrap=True)
+    say(console, f"model: {model}" + (f"\n{pictures}" if pictures else ""))
     hosts.leave()

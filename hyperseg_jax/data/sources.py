@@ -25,7 +25,7 @@ from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted import limits, printing
 
 # reader name in a config -> what makes it. "toy" has the paths of a written toy world filled in, "benchmark" those of
 # datasets/layouts; the others take the paths themselves.
@@ -122,6 +122,8 @@ def build(
     tasks = {}
     for name, block in data.tasks.items():
         where, fields = f"data.tasks.{name}", block.to_dict()
+        if "ratio" not in fields:
+            raise UserError(f"{where}: lacks ratio; say how often a batch is of this task")
         ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
         if ratio and train is None:
             raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
@@ -194,7 +196,7 @@ def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
     code = zlib.crc32(json.dumps([toy.VERSION, dict(parameters)], sort_keys=True).encode())
     folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():
-        console.print(f"drawing the toy world into {folder} (once)", highlight=False)
+        printing.say(console, f"drawing the toy world into {folder} (once)")
         toy.write(folder, **parameters, workers=min(4, os.cpu_count() or 1), say=lambda _: None)
     return folder
 

@@ -48,8 +48,10 @@ class Model:
         """A workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
         folder = model_folder.find(name)
         config = model_folder.read_config(folder)
+        tokenizer = Tokenizer.load(folder)
+        model_folder.check_tokens(folder, tokenizer, config)
         expected = model_folder.expected_params(folder, config)
-        return cls(config, Tokenizer.load(folder), model_folder.load_params(folder, expected))
+        return cls(config, tokenizer, model_folder.load_params(folder, expected))
 
     def segment(
         self,

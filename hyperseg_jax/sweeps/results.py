@@ -14,6 +14,7 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.trials import Metric, Trial, metrics_seen
 from hyperseg_jax.training.plots import saved_panels
+from hyperseg_jax.untrusted.printing import cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +61,13 @@ def fields(rows: Sequence[Row]) -> list[str]:
 def table(rows: Sequence[Row], metric: Metric) -> Table:
     """For the terminal."""
     heads = (*fields(rows), str(metric), f"best ({metric.mode})", "at step", "last step", "status")
-    shown = Table(*(Column(head, overflow="fold") for head in heads))
+    shown = Table(*(Column(cell(head), overflow="fold") for head in heads))
     for row in rows:
         best = row.best(metric)
         numbers = ("", "", "", "")
         if best:
             numbers = (f"{row.last:.4f}", f"{best[1]:.4f}", str(best[0]), str(row.scores[-1][0]))
-        shown.add_row(*(row.trial.values.get(field, "") for field in fields(rows)), *numbers, row.status)
+        shown.add_row(*(cell(row.trial.values.get(field, "")) for field in fields(rows)), *numbers, row.status)
     return shown
 
 

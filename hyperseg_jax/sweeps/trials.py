@@ -17,8 +17,12 @@ from etils import epath
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.untrusted import strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.bad_file import told as named
 
 DONE = ("finished", "stopped")  # these are not run again
+STATUSES = ("waiting", "running", "submitted", "interrupted", "failed", *DONE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +92,15 @@ class Trial:
 
     def status(self) -> str:
         """waiting, running, submitted, interrupted, failed, stopped (early) or finished."""
-        try:
-            return str(json.loads(self.record.read_text())["status"])
-        except FileNotFoundError:
+        if not self.record.exists():
             return "waiting"
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.record}: not a readable record ({error!r}); delete it, the trial goes on") from error
+        try:
+            status = strict_json.parse(strict_json.contents(self.record), "its content").get("status")
+            if type(status) is not str or status not in STATUSES:
+                raise BadFile("it has no status")
+        except (OSError, BadFile) as error:
+            raise UserError(f"{named(self.record)}: not a readable record ({error}); delete it, the trial goes on") from error
+        return status
 
     def note(self, status: str, reason: str = "") -> None:
         """Records what became of it."""

@@ -6,20 +6,21 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as _Backend
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.bad_file import shown
+from hyperseg_jax.untrusted import limits, strict_json, tokenizers
+from hyperseg_jax.untrusted.bad_file import BadFile, naming, shown, without_panics
 
 EOS = "<|endoftext|>"
 SEG = "[SEG]"
 TOY_FILE = pathlib.Path(__file__).parent.parent / "assets" / "toy_tokenizer.json"
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
-LARGEST = 2**27  # bytes of one tokenizer file; those of known models have at most 20 million
+LARGEST = 2**26  # bytes of one tokenizer file; those of known models have at most 20 million
 # What transformers is given of tokenizer_config.json and special_tokens_map.json. Other fields may name paths, classes or code.
 CONFIG_FIELDS = {"added_tokens_decoder", "add_prefix_space", "bos_token", "eos_token", "unk_token", "pad_token"}
 
@@ -43,12 +44,22 @@ class Tokenizer:
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; nothing is put before or after it."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """The ids of a text; nothing is put before or after it. UserError where it is longer than the limit `letters`, or no
+        text that the tokenizer takes."""
+        limits.check("letters", len(text), shown(text[:40]), "letters")
+        try:
+            with without_panics("its tokenizer cannot read it"):
+                return self._backend.encode(text, add_special_tokens=False).ids
+        except BadFile as error:
+            raise UserError(f"the text {shown(text[:40])}: {error.why}; change the text, or take another tokenizer") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without "<|endoftext|>" and "[SEG]"."""
-        return self._backend.decode([int(k) for k in ids], skip_special_tokens=True)
+        try:
+            with without_panics("its decoder fails"):
+                return self._backend.decode([int(k) for k in ids], skip_special_tokens=True)
+        except BadFile as error:
+            raise UserError(f"the tokenizer: {error.why}; take another one") from error
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes tokenizer.json (the Hugging Face format) into a folder, making it."""
@@ -116,10 +127,20 @@ def _from_text(text: str) -> Tokenizer:
 
 def _from_file(file: pathlib.Path) -> _Backend:
     """The tokenizer that a tokenizer.json describes."""
-    try:
-        return _Backend.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{file}: not a tokenizer ({shown(str(error))}); write or download it again") from error
+    with naming(file):
+        content = tokenizers.checked(strict_json.parse(strict_json.contents(file, LARGEST), "its content"))
+        with without_panics("is no tokenizer"):
+            backend = _Backend.from_str(json.dumps(content, ensure_ascii=False))
+        _check_ids(backend, tokenizers.ids(content))
+    return backend
+
+
+def _check_ids(backend: _Backend, table: Mapping[str, int]) -> None:
+    """Raises BadFile where the library gives tokens other ids than the file says."""
+    made = backend.get_vocab(with_added_tokens=True)
+    if made != table:
+        token = next(token for token in sorted(made.keys() | table.keys()) if made.get(token) != table.get(token))
+        raise BadFile(f"the token {shown(token)} does not get the id {table.get(token)} that it is given", tokenizers.PUBLISHED)
 
 
 def _from_folder(folder: pathlib.Path) -> _Backend:
@@ -130,7 +151,7 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
     """
     from transformers import AutoTokenizer
 
-    parsed = {name: _parsed(folder / name) for name in JSON_FILES if (folder / name).is_file()}
+    parsed = {name: _parsed(folder / name) for name in JSON_FILES if (folder / name).exists()}
     given = parsed.get("tokenizer_config.json", {})
     if "auto_map" in given:
         raise UserError(
@@ -144,39 +165,35 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
     # The class of a whole file only reads it; other classes build a tokenizer of their own from its vocabulary.
     parsed["tokenizer_config.json"] = config | {"tokenizer_class": "PreTrainedTokenizerFast" if whole else "GPT2Tokenizer"}
     parsed["special_tokens_map.json"] = specials
-    try:
-        with tempfile.TemporaryDirectory() as copy:
+    with naming(folder), tempfile.TemporaryDirectory() as copy:
+        with without_panics("not a tokenizer"):
             for name, content in parsed.items():
                 (pathlib.Path(copy) / name).write_text(json.dumps(content), encoding="utf-8")
             if not whole:
-                (pathlib.Path(copy) / "merges.txt").write_bytes(_limited(folder / "merges.txt"))
+                with naming(folder / "merges.txt"):
+                    (pathlib.Path(copy) / "merges.txt").write_bytes(strict_json.contents(folder / "merges.txt", LARGEST))
             options = {"local_files_only": True, "trust_remote_code": False}
             made = AutoTokenizer.from_pretrained(copy, tokenizer_type=None if whole else "gpt2", **options)
-        backend: _Backend = made.backend_tokenizer
-        for token, number in parsed.get("added_tokens.json", {}).items():
+            backend: _Backend = made.backend_tokenizer
+            backend.no_padding()
+            backend.no_truncation()
+        added = config.get("added_tokens_decoder", {})
+        table = parsed.get("added_tokens.json", {}) | {token["content"]: int(number) for number, token in added.items()}
+        for token, number in table.items():
             if backend.token_to_id(token) != number:
-                raise ValueError(f"added_tokens.json gives {token!r} the id {number}, which is not the next one")
-    except UserError:
-        raise
-    except Exception as error:  # transformers and tokenizers raise whatever their parsers do
-        raise UserError(f"{folder}: not a tokenizer ({shown(str(error))}); write or download it again") from error
+                raise BadFile(f"gives {shown(token)} the id {number}, which is not the next one", tokenizers.PUBLISHED)
+        tokenizers.dense(backend.get_vocab(with_added_tokens=True))
     return backend
 
 
 def _parsed(file: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a tokenizer's file."""
-    try:
-        content = json.loads(_limited(file).decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not readable JSON ({shown(str(error))}); write or download it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: not a JSON object; write or download it again")
-    return content
-
-
-def _limited(file: pathlib.Path) -> bytes:
-    """The bytes of a file that is not absurdly large."""
-    size = file.stat().st_size
-    if size > LARGEST:
-        raise UserError(f"{file}: has {size} bytes, more than any tokenizer ({LARGEST}); download it again")
-    return file.read_bytes()
+    """The JSON object in a tokenizer's file, whose known fields are of their kinds."""
+    with naming(file):
+        content = strict_json.parse(strict_json.contents(file, LARGEST), "its content")
+        match file.name:
+            case "tokenizer.json":
+                return tokenizers.checked(content)
+            case "vocab.json" | "added_tokens.json":
+                return dict(tokenizers.vocabulary(content, "its content"))
+        tokenizers.check_settings({name: value for name, value in content.items() if name in CONFIG_FIELDS})
+        return content

@@ -169,6 +169,7 @@ class Checkpoints:
             failure = ""
             try:
                 found = self._checkpointer.load_checkpointables(kept.step, {**abstract, "run": None})
+                check_facts(found["run"])
             except Exception as error:  # a torn file shows itself in many ways
                 failure = _cause(error)
             if failure := hosts.agree(f"reading step {kept.step}", failure):
@@ -194,6 +195,22 @@ class Checkpoints:
             f"{self._checkpointer.directory}: no checkpoint fits this config or can be read whole ({reason}); "
             "use the config it was trained with, or another --workdir"
         )
+
+
+def check_facts(run: Any) -> None:
+    """ValueError for run facts that no run of any version saved."""
+    whole = lambda value: type(value) is int and 0 <= value < 2**62
+    if not isinstance(run, dict) or not whole(run.get("format")):
+        raise ValueError("its run facts have no format")
+    if run["format"] != FORMAT:
+        return  # told by whoever asks
+    seconds, untold = run.get("seconds"), run.get("untold")
+    if not whole(run.get("global_next_index")) or not whole(run.get("bad", 0)):
+        raise ValueError("its run facts have no position in the data")
+    if not isinstance(seconds, dict) or not all(type(value) in (int, float) for value in seconds.values()):
+        raise ValueError("its run facts have no times")
+    if not (untold is None or isinstance(untold, dict)):
+        raise ValueError("its run facts have no sums of the interval")
 
 
 def _cause(error: BaseException) -> str:

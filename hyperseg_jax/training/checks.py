@@ -16,6 +16,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts, placement, report
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training.state import COUNTERS, TrainState
+from hyperseg_jax.untrusted import printing
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
@@ -51,7 +52,7 @@ def report_placement(state: TrainState, mesh: placement.Placement, workdir: path
     lines = report.lines(report.rows(state.params, mesh), mesh)
     if mesh.mesh.size > 1:
         for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            printing.say(console, line)
     (workdir / "sharding.txt").write_text("\n".join(lines) + "\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from hyperseg_jax.training.state import TrainState, create, make_step
 from hyperseg_jax.training.state import shardings as state_shardings
 from hyperseg_jax.training.stopping import interruptible
 from hyperseg_jax.training.workdir import Workdir
+from hyperseg_jax.untrusted import printing
+from hyperseg_jax.untrusted.limits import apply_block
 from hyperseg_jax.weights import model_folder
 
 
@@ -53,6 +56,7 @@ def train(
     run that goes on is bit-equal to one that was never stopped. On many hosts (parallel/hosts.py) all of them call it.
     """
     # ---- Checks of the config, and the devices ---------------------------------------------------
+    apply_block(config.get("limits", {}))
     timer = Clock()
     console = console or Console(stderr=True, quiet=not hosts.leads())
     checks.check_counts(config)
@@ -61,7 +65,7 @@ def train(
 
     with contextlib.ExitStack() as stack:
         # ---- Workdir, data and model -------------------------------------------------------------
-        say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say = functools.partial(printing.say, console)
         workdir = stack.enter_context(Workdir(home, say=say))
         workdir.check(config)
         system = systems.get(config.system)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +21,10 @@ from hyperseg_jax.training.flops import utilization
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.plots import plot_losses
 from hyperseg_jax.training.state import COUNTERS
+from hyperseg_jax.untrusted import printing, strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile
+
+LARGEST = 2**30  # bytes of a log
 
 
 class Observers:
@@ -44,7 +50,7 @@ class Observers:
     ) -> None:
         self._look, self._headlines = look, headlines
         self._path = workdir / "metrics.jsonl"
-        _truncate(self._path, start)
+        damage = _truncate(self._path, start)
         self._file = self._path.open("a", buffering=1)
         self._board = _Board(workdir / "tensorboard", start)
         self._refused = ""
@@ -60,6 +66,8 @@ class Observers:
         )
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
+        if damage:
+            self.say(damage)
         self._timer, self._profiled, self._folder, self._profiling = timer, profiled, workdir / "tensorboard", False
         self._last, self._note = (timer.read(), 0.0), ""
         self._means, self._counters, self._timed = RunningMeans(untold), dict[str, jax.Array](), 0
@@ -187,7 +195,7 @@ class Observers:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        printing.say(self._progress.console, text)
 
     def _draw(self) -> None:
         plot_losses(read_metrics(self._path), self._plot, self._headlines)
@@ -234,24 +242,63 @@ class _Board:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line cut off by a kill is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    """The sound lines of a metrics file; one cut off by a kill is left out, as is all else that no run wrote."""
+    return _sound_lines(path)[0]
+
+
+def _sound_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+    """And how many others there are."""
+    data = path.read_bytes() if path.exists() else b""
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    found = [line for line in map(_line, lines) if line is not None]
+    return found, len(lines) - len(found)
+
+
+def _line(data: bytes) -> dict[str, Any] | None:
+    """A line as a run writes it, else None."""
+    try:
+        line = strict_json.parse_any(data, "a line", finite=False)  # losses may be NaN
+    except BadFile:
+        return None
+    if not isinstance(line, dict) or any(type(line.get(name)) is not str for name in ("kind", "task")):
+        return None
+    others = [value for name, value in line.items() if name not in ("kind", "task", "seconds")]
+    seconds = line.get("seconds", {})
+    sound = (
+        all(map(_is_number, others))
+        and type(line.get("step")) is int
+        and 0 <= line["step"] < 2**53
+        and (line["kind"] != "train" or "loss" in line)
+        and line.get("steps", 1) > 0
+    )
+    return line if sound and isinstance(seconds, dict) and all(map(_is_number, seconds.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def seconds_lost(path: pathlib.Path, kept: Mapping[str, float]) -> float:
     """How long a run went on after its checkpoint, to no avail. kept: its seconds at the checkpoint."""
-    told = [line["seconds"] for line in read_metrics(path) if "seconds" in line]
-    return max(0.0, sum(told[-1].values()) - sum(kept.values())) if told else 0.0
+    told = [line["seconds"] for line in read_metrics(path) if "seconds" in line] if _is_log(path) else []
+    lost = sum(told[-1].values()) - sum(kept.values()) if told else 0.0
+    return max(0.0, lost) if math.isfinite(lost) else 0.0
 
 
-def _truncate(path: pathlib.Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+def _is_log(path: pathlib.Path) -> bool:
+    return path.is_file() and path.stat().st_size <= LARGEST
+
+
+def _truncate(path: pathlib.Path, step: int) -> str:
+    """Leaves the sound lines up to a step; what is no plain file of a plausible size is put aside. A line about what else was
+    there, "" for nothing."""
+    if not path.is_symlink() and not path.exists():
+        return ""
+    if not _is_log(path):
+        names = (path.with_name(f"{path.name}.damaged-{k}") for k in itertools.count())
+        aside = next(name for name in names if not (name.is_symlink() or name.exists()))
+        path.replace(aside)
+        return f"{aside}: was no log of metrics; a new one is begun"
+    lines, others = _sound_lines(path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
+    return f"{path}: {others} damaged lines are left out" if others > 1 else ""  # the last one may be cut off

@@ -10,6 +10,9 @@ videos          containers and codecs by name
 json_text       annotation files
 features        datasets that tensorflow-datasets prepared
 stores          buckets by name
+printing        how names and texts are printed: no markup, no control characters
 pickle_machine  pickles read as data; names are only looked up in a table
+strict_json     JSON of bounded size, parts and nesting, no name twice
+tokenizers      what the files of a tokenizer may ask for: known components, bounded growth, ids without gaps
 old_pickles     the operations of pickle protocols 0 and 1
 """

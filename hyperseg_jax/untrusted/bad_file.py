@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -34,9 +35,21 @@ def naming(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except BadFile as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{told(path)}: {error}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise UserError(f"{told(path)}: cannot be read ({error.strerror}); check the path") from error
+
+
+@contextlib.contextmanager
+def without_panics(what: str) -> Iterator[None]:
+    """BadFile for what a library raises, panics of native code among it, which are no Exceptions. what: a clause that they are
+    told behind ("is no tokenizer"). Lets through UserError, BadFile, and what ends a process."""
+    try:
+        yield
+    except (UserError, BadFile, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise BadFile(f"{what} ({shown(first_line(error))})") from error
 
 
 def shown(text: str) -> str:
@@ -51,6 +64,17 @@ def one_line(text: str) -> str:
     if len(text) > LINE:
         text = f"{text[: LINE * 3 // 4]} ... {text[-LINE // 4 :]}"
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def told(path: os.PathLike[str] | str) -> str:
+    """A path as it may stand in a message: whole, on one line, printable."""
+    text = os.fspath(path)
+    return text if text.isprintable() else ascii(text)
 
 
 def map_file(path: pathlib.Path) -> memoryview:

@@ -17,7 +17,8 @@ class Limits:
     pixels: of one image, mask or video frame. masks: of one record, each frame's counted. mask_pixels: of all masks of one
     record together, a byte each. frame_pixels: of all frames of one record together, three bytes each. frames: of one video.
     records: of one data set. json_bytes: of one annotation file. depth: how deep JSON may nest. seconds: of reading one record,
-    checked between its images. outside: whether paths and links in data may leave the data set's folder.
+    checked between its images. letters: of one text. side: of the square of pixels that a model folder's config may ask for.
+    tokens: of a sequence there. outside: whether paths and links in data may leave the data set's folder.
     """
 
     pixels: int = 2**26
@@ -29,7 +30,15 @@ class Limits:
     json_bytes: int = 2**33
     depth: int = 100
     seconds: float = 300.0
+    letters: int = 2**15
+    side: int = 2048
+    tokens: int = 16_384
     outside: bool = False
+
+
+def block() -> dict[str, Any]:
+    """All fields and their defaults, for configs."""
+    return dataclasses.asdict(Limits())
 
 
 _in_force = Limits()
@@ -46,6 +55,11 @@ def apply(limits: Limits) -> None:
     _in_force = limits
 
 
+def apply_block(fields: Mapping[str, Any], given: Mapping[str, Any] = {}) -> None:
+    """Puts the limits of a config's `limits` block in force, and before them those that were given on the command line."""
+    apply(of({**fields, **given}, "limits"))
+
+
 @contextlib.contextmanager
 def applied(**fields: Any) -> Iterator[Limits]:
     """Other limits for a while."""
@@ -60,8 +74,7 @@ def applied(**fields: Any) -> Iterator[Limits]:
 def of(fields: Mapping[str, Any], where: str) -> Limits:
     """Limits with these fields. where: what gives them, for messages ("limits", "--limit"). UserError for an unknown name or a
     value that is none."""
-    defaults = dataclasses.asdict(Limits())
-    made = {}
+    defaults, made = block(), {}
     for name, value in fields.items():
         if name not in defaults:
             raise UserError(f"{where}: no limit is called {name!r}; there are {', '.join(defaults)}")

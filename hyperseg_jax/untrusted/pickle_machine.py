@@ -20,7 +20,8 @@ from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, shown
 OPERATIONS = 2_000_000  # some 40 a tensor; each may take 200 bytes of memory
 INTEGER_BYTES = 16
 NAME_BYTES = 256
-KEY_INTEGERS = 2**60  # beyond it, integers can be made to collide in a dict
+MEMO = 2**32  # no pickle of protocol 2 and later can count further
+KEY_INTEGERS = 2**60  # beyond it, integers can be made to collide in a dict: their hash is a remainder of 2**61 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +154,15 @@ class PickleMachine:
         return self.names[f"{module}.{name}"]
 
     def recall(self, index: int) -> object:
-        if index not in self.memo:
+        if not 0 <= index < MEMO or index not in self.memo:
             raise BadFile(f"its pickle recalls value {index}, which it never kept")
         return self.memo[index]
 
     def keep(self, index: int) -> None:
         if not self.stack:
             raise BadFile("its pickle keeps a value of an empty stack")
+        if not 0 <= index < MEMO:
+            raise BadFile(f"its pickle keeps a value as number {index}", CONVERT)
         self.memo[index] = self.stack[-1]
 
     def set_items(self, items: list[Any]) -> None:

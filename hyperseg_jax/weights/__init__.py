@@ -21,7 +21,6 @@ Readers of files that are not trusted:
     mapped_file         arrays that lie in a mapped file
     pickled_arrays      NumPy arrays inside pickles
     zip_entries         where the entries of a zip archive lie
-    strict_json         JSON without repeated names or endless nesting
 
 Writers:
     safetensors_writer  safetensors, a piece at a time

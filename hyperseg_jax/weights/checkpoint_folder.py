@@ -9,8 +9,8 @@ from types import TracebackType
 
 import numpy as np
 
+from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import DISTRUST, BadFile, map_file, shown
-from hyperseg_jax.weights import strict_json
 from hyperseg_jax.weights.mapped_file import MappedTensors
 
 FULL_MODEL = (("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model*.bin"))

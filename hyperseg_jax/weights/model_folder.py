@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
@@ -16,17 +15,21 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import hyperseg_jax
+from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted import limits, strict_json
+from hyperseg_jax.untrusted.bad_file import first_line, shown, told
 from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter
 from hyperseg_jax.weights.tensor_file import open_tensors
 
 SHIPPED = pathlib.Path(hyperseg_jax.__file__).parent / "assets"
 FORMAT = "hyperseg_jax 1"
 LARGE, LAYERS = 2**28, 256  # bytes from which a stack of at most so many layers is gathered layer by layer
+REQUIRED, REQUIRED_DATA = ("system", "model", "data"), ("image_size", "template", "buckets", "tasks")
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -93,15 +96,24 @@ def _pieces(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
 
 
 def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
-    """The config of a model folder: data, never code."""
+    """The config of a model folder: data, never code. Its fields are of their kinds and within bounds, and what it asks of
+    memory is within the limits `side` and `tokens`; limits of its own do not count. UserError in one line."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable config ({error}); give a folder that `hyperseg train` wrote") from error
-    lacking = [key for key in ("system", "model", "data") if not isinstance(config, dict) or key not in config]
+    config = strict_json.read(path)
+    config.pop("limits", None)
+    configs.check(config, f"{told(path)}: ")
+    lacking = [key for key in REQUIRED if key not in config] or [
+        f"data.{key}" for key in REQUIRED_DATA if key not in config["data"]
+    ]
     if lacking:
-        raise UserError(f"{path}: lacks {', '.join(lacking)}; give a folder that `hyperseg train` wrote")
+        raise UserError(f"{told(path)}: lacks {', '.join(lacking)}; give a folder that `hyperseg train` wrote")
+    data = config["data"]
+    longest = max([*data["buckets"], *(task.get("length", 1) for task in data["tasks"].values())])
+    for name, field, found in (("side", "image_size", data["image_size"]), ("tokens", "buckets or tasks", longest)):
+        if found > (allowed := getattr(limits.in_force(), name)):
+            raise UserError(
+                f"{told(path)}: data.{field} asks for {found}, the limit is {allowed}; if that is right, raise limits.{name}"
+            )
     return ml_collections.ConfigDict(config).lock()
 
 
@@ -130,11 +142,21 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
         return flatten(jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0))))
     except UserError:
         raise
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
+    except Exception as error:  # modules, Flax and JAX refuse sizes in many ways
         raise UserError(
-            f"{folder / 'config.json'}: does not describe a {config.system} of this version ({error}); "
-            "take the folder whole, as `hyperseg train` wrote it"
+            f"{told(folder / 'config.json')}: does not describe a {config.system} of this version "
+            f"({shown(first_line(error))}); take the folder whole, as `hyperseg train` wrote it"
         ) from error
+
+
+def check_tokens(folder: pathlib.Path, tokenizer: Tokenizer, config: ml_collections.ConfigDict) -> None:
+    """UserError where the tokenizer has ids that the language model has no embedding for; they would pass for its last one."""
+    rows = config.model.llm.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{told(folder)}: its tokenizer has {tokenizer.vocab_size} tokens, the model embeddings of {rows}; "
+            "give the tokenizer that the model was trained with"
+        )
 
 
 def check_fit(
@@ -149,8 +171,8 @@ def check_fit(
         if path in given and tuple(given[path]) != tuple(wanted[path].shape)
     ]
     if problems:
-        shown = "\n  ".join(problems[:40]) + (f"\n  ... {len(problems) - 40} more" if len(problems) > 40 else "")
-        raise UserError(f"{folder}: does not fit the config (is it of another config?):\n  {shown}")
+        listed = "\n  ".join(problems[:40]) + (f"\n  ... {len(problems) - 40} more" if len(problems) > 40 else "")
+        raise UserError(f"{folder}: does not fit the config (is it of another config?):\n  {listed}")
 
 
 def _placed(array: np.ndarray, like: Any) -> Any:

@@ -22,8 +22,8 @@ from hyperseg_jax.llms import phi
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Table, flatten, unflatten
+from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.weights import strict_json
 from hyperseg_jax.weights.safetensors_writer import FLOATS
 from hyperseg_jax.weights.tensor_file import open_tensors
 
@@ -101,7 +101,7 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
     path = folder / CONFIG
     try:
-        fields = strict_json.parse(path.read_bytes(), path.name)
+        fields = strict_json.parse(strict_json.contents(path), path.name)
     except (OSError, BadFile) as error:
         raise UserError(f"{path}: not a readable config ({error}); give a folder that peft's save_pretrained wrote") from error
     _check(path, fields, config)

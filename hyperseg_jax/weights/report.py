@@ -10,8 +10,9 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+
+from hyperseg_jax.untrusted.printing import cell
 
 
 @dataclasses.dataclass
@@ -46,7 +47,7 @@ class ImportReport:
             entry[1] += math.prod(facts["shape"])
             entry[2].add(facts["dtype"])
         given = ", ".join(f"{kind}: {path}" for kind, path in self.sources.items())
-        table = Table(title=escape(given), title_justify="left")
+        table = Table(title=cell(given), title_justify="left")
         for name in ("", "what", "arrays", "parameters", "type"):
             table.add_column(name, justify="right" if name in ("arrays", "parameters") else "left")
         for part, (count, size, types) in parts.items():

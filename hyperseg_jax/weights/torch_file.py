@@ -8,8 +8,9 @@ elements as an int64, and its elements.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -95,13 +96,14 @@ def open_torch_zip(path: pathlib.Path) -> MappedTensors:
         if len(pickles) != 1:
             raise BadFile("is an archive, but not of torch.save (it has no data.pkl)", "give the weight file itself")
         folder = pickles[0].removesuffix("data.pkl")
-        order = bytes(entries.get(f"{folder}byteorder", b"little")[:10])
+        checked = lambda name: entries[name].checked(name)
+        order = bytes(entries[f"{folder}byteorder"].data[:10]) if f"{folder}byteorder" in entries else b"little"
         if order not in (b"little", b"big"):
             raise BadFile("has an unknown byte order")
-        root = PickleMachine(entries[pickles[0]], NAMES, lambda machine, ident: _storage(ident, 5)).run()
+        root = PickleMachine(checked(pickles[0]), NAMES, lambda machine, ident: _storage(ident, 5)).run()
         prefix = f"{folder}data/"
-        storages = {name.removeprefix(prefix): data for name, data in entries.items() if name.startswith(prefix)}
-        return _mapped(path, root, storages, swapped=order == b"big")
+        storages = {name.removeprefix(prefix): entry.data for name, entry in entries.items() if name.startswith(prefix)}
+        return _mapped(path, root, storages, swapped=order == b"big", check=lambda key: checked(f"{prefix}{key}"))
 
 
 def open_torch_stream(path: pathlib.Path) -> MappedTensors:
@@ -136,7 +138,15 @@ def open_torch_stream(path: pathlib.Path) -> MappedTensors:
         return _mapped(path, root, storages, swapped=False)
 
 
-def _mapped(path: pathlib.Path, root: object, storages: Mapping[str, memoryview], *, swapped: bool) -> MappedTensors:
+def _mapped(
+    path: pathlib.Path,
+    root: object,
+    storages: Mapping[str, memoryview],
+    *,
+    swapped: bool,
+    check: Callable[[str], object] | None = None,
+) -> MappedTensors:
+    """check(key) raises BadFile where a storage is damaged; called when a tensor of it is first read."""
     tensors, ignored = find_tensors(root, lambda value: type(value) in (Tensor, PickledArray))
     arrays = {}
     for name, value in tensors.items():
@@ -144,7 +154,11 @@ def _mapped(path: pathlib.Path, root: object, storages: Mapping[str, memoryview]
             arrays[name] = stored_array(value) if type(value) is PickledArray else Stored(_view(value, storages), swapped)
         except BadFile as error:
             raise error.about(name) from error
-    return MappedTensors(path, arrays, ignored)
+    if check is None:
+        return MappedTensors(path, arrays, ignored)
+    once = functools.cache(check)
+    keys = {name: value.storage.key for name, value in tensors.items() if type(value) is Tensor}
+    return MappedTensors(path, arrays, ignored, {name: functools.partial(once, key) for name, key in keys.items()})
 
 
 def _view(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:

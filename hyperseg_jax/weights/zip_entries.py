@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import struct
+import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, shown
 
@@ -16,21 +18,35 @@ END64_LOCATOR = struct.Struct("<4sLQL")
 END64 = struct.Struct("<4sQ2H2L4Q")
 CENTRAL = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
+AGAIN = "take another copy of it, or save it again with checksums"
 ENCRYPTED, FULL = 0x1, 0xFFFFFFFF
 
 
-def zip_entries(data: memoryview) -> dict[str, memoryview]:
-    """{name: its bytes} in the archive's order. Raises BadFile for whatever is compressed, overlaps, or leaves its place."""
+class Entry(NamedTuple):
+    """The bytes of an entry, and the checksum that the archive gives for them."""
+
+    data: memoryview
+    crc: int
+
+    def checked(self, name: str) -> memoryview:
+        """The bytes. Raises BadFile where their checksum is another."""
+        if zlib.crc32(self.data) != self.crc:
+            raise BadFile(f"{shown(name)} in its archive does not have the checksum that is noted for it", AGAIN)
+        return self.data
+
+
+def zip_entries(data: memoryview) -> dict[str, Entry]:
+    """{name: entry} in the archive's order. Raises BadFile for whatever is compressed, overlaps, or leaves its place."""
     count, begin, end = _directory(data)
-    found: dict[str, memoryview] = {}
+    found: dict[str, Entry] = {}
     spans = []
-    for name, place, size in _central(data, begin, end):
+    for name, place, size, crc in _central(data, begin, end):
         if name in found:
             raise BadFile(f"its archive has {shown(name)} twice", DISTRUST)
         start = _local(data, name, place, begin)
         if size > begin - start:
             raise BadFile(f"{shown(name)} in its archive is longer than the archive")
-        found[name] = data[start : start + size]
+        found[name] = Entry(data[start : start + size], crc)
         spans.append((place, start + size, name))
     if len(found) != count:
         raise BadFile(f"its archive should have {count} entries, but has {len(found)}")
@@ -63,11 +79,11 @@ def _directory(data: memoryview) -> tuple[int, int, int]:
     return count, begin, at
 
 
-def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, int]]:
-    """(name, place of the local header, size) of each entry."""
+def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, int, int]]:
+    """(name, place of the local header, size, checksum) of each entry."""
     data = data[:end]
     while at < end:
-        (_, _, flags, method, _, _, _, packed, size, name_size, extra_size, comment_size, disk, _, _, place) = _unpack(
+        (_, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, disk, _, _, place) = _unpack(
             CENTRAL, data, at, b"PK\x01\x02", "an entry of its directory"
         )
         at += CENTRAL.size
@@ -83,7 +99,7 @@ def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, in
             raise BadFile(f"{shown(name)} in its archive is compressed or encrypted, which PyTorch never does", CONVERT)
         if disk:
             raise BadFile(f"{shown(name)} lies in another part of its archive", CONVERT)
-        yield name, place, size
+        yield name, place, size, crc
         at += name_size + extra_size + comment_size
 
 

@@ -1,0 +1,352 @@
+"""What a tokenizer's files may ask for. Checked before the `tokenizers` library sees them: it panics on some damage, and runs
+as long and takes as much memory as the file wants.
+
+Components are known by type, with the fields that they may have. None of them makes a text longer than a small factor, or takes
+more than some steps a letter: replacements do not grow, sequences are short, regular expressions are from a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hyperseg_jax.untrusted.bad_file import BadFile, shown
+
+PUBLISHED = "give the tokenizer that the model was published with"
+COMPONENTS = 32  # of one role, those inside others among them
+TOKENS = 2**21
+ADDED = 100_000
+LETTERS = 1024  # of one token
+UNIGRAM_LETTERS = 256  # each letter of a text is tried with tokens of all lengths
+AFFIX = 16  # letters of a prefix or suffix that is put to parts of words
+WORD = 1000  # letters of a word that WordPiece takes apart; the time grows with their square
+ONCE = ("ByteLevel", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "BertNormalizer", "Prepend", "Metaspace")
+"""Types that make a text longer: one of each in a role."""
+_LETTER = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_ENDS, _SPACE = r"'s|'t|'re|'ve|'m|'ll|'d", r"\s*[\r\n]+|\s+(?!\S)|\s+"
+REGEXES = frozenset(
+    {
+        r"\s+",
+        r" {2,}",
+        r"\n",
+        r"[\r\n]",
+        r"\d",
+        r"[0-9]",
+        r"[0-9][0-9][0-9]",
+        r"\p{N}",
+        r"\p{N}{1,3}",
+        rf"{_ENDS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",  # GPT-2
+        rf"{_ENDS}|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+",  # CLIP
+        rf"<\|startoftext\|>|<\|endoftext\|>|{_ENDS}|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+",
+        rf"(?i:{_ENDS})|{_LETTER}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}",  # Llama 3
+        rf"(?i:{_ENDS})|{_LETTER}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}",  # Qwen 2
+    }
+)
+"""Known ones; others may take a time that grows exponentially with a text."""
+
+Check = Callable[[Any], bool]
+
+
+def _flag(value: Any) -> bool:
+    return value is None or type(value) is bool
+
+
+def _text(most: int, least: int = 0) -> Check:
+    return lambda value: type(value) is str and least <= len(value) <= most
+
+
+def _maybe(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _whole(most: int) -> Check:
+    return lambda value: type(value) is int and 0 <= value <= most
+
+
+def _one_of(*values: str) -> Check:
+    return lambda value: type(value) is str and value in values
+
+
+def _pattern(value: Any) -> bool:
+    """{"String": some text} or {"Regex": a known one}."""
+    if type(value) is not dict or len(value) != 1:
+        return False
+    if "String" in value:
+        return _text(LETTERS, 1)(value["String"])
+    return type(value.get("Regex")) is str and value["Regex"] in REGEXES
+
+
+def _token_and_id(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and _text(LETTERS)(value[0]) and _whole(TOKENS)(value[1])
+
+
+_CUT = {"behavior": _one_of("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")}
+_BYTES = {"add_prefix_space": _flag, "trim_offsets": _flag, "use_regex": _flag}
+_SPACES = {
+    "replacement": _text(1, 1),
+    "str_rep": _text(1, 1),
+    "add_prefix_space": _flag,
+    "prepend_scheme": _one_of("always", "never", "first"),
+    "split": _flag,
+}
+_REPLACE = {"pattern": _pattern, "content": _text(LETTERS)}
+_BERT = {name: _flag for name in ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")}
+_ENDING = {"sep": _token_and_id, "cls": _token_and_id}
+ROLES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Check]]]] = {
+    "normalizer": (
+        "normalizers",
+        {
+            **{name: {} for name in ("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "ByteLevel")},
+            "BertNormalizer": _BERT,
+            "Strip": {"strip_left": _flag, "strip_right": _flag},
+            "Prepend": {"prepend": _text(AFFIX)},
+            "Replace": _REPLACE,
+        },
+    ),
+    "pre_tokenizer": (
+        "pretokenizers",
+        {
+            **{name: {} for name in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "UnicodeScripts")},
+            "ByteLevel": _BYTES,
+            "Metaspace": _SPACES,
+            "CharDelimiterSplit": {"delimiter": _text(1, 1)},
+            "Digits": {"individual_digits": _flag},
+            "Punctuation": _CUT,
+            "Split": {"pattern": _pattern, "invert": _flag, **_CUT},
+        },
+    ),
+    "decoder": (
+        "decoders",
+        {
+            "ByteFallback": {},
+            "Fuse": {},
+            "ByteLevel": _BYTES,
+            "Metaspace": _SPACES,
+            "BPEDecoder": {"suffix": _text(AFFIX)},
+            "WordPiece": {"prefix": _text(AFFIX), "cleanup": _flag},
+            "Strip": {"content": _text(1, 1), "start": _whole(AFFIX), "stop": _whole(AFFIX)},
+            "Replace": _REPLACE,
+        },
+    ),
+    "post_processor": (
+        "processors",
+        {
+            "ByteLevel": _BYTES,
+            "BertProcessing": _ENDING,
+            "RobertaProcessing": {**_ENDING, "trim_offsets": _flag, "add_prefix_space": _flag},
+            "TemplateProcessing": {
+                "single": lambda value: _template(value, "A"),
+                "pair": lambda value: _template(value, "AB"),
+                "special_tokens": lambda value: type(value) is dict and len(value) <= COMPONENTS,
+            },
+        },
+    ),
+}
+"""Of each role: where a Sequence of it keeps its members, and {type: {field: what it may be}}."""
+_AFFIXES = {"continuing_subword_prefix": _maybe(_text(AFFIX))}
+MODELS: Mapping[str, Mapping[str, Check]] = {
+    "BPE": {
+        **_AFFIXES,
+        "dropout": lambda value: value is None or (type(value) in (int, float) and value == 0),  # else ids are drawn at random
+        "unk_token": _maybe(_text(LETTERS)),
+        "end_of_word_suffix": _maybe(_text(AFFIX)),
+        "fuse_unk": _flag,
+        "byte_fallback": _flag,
+        "ignore_merges": _flag,
+        "merges": lambda value: type(value) is list and all(map(_merge, value)),
+    },
+    "WordPiece": {**_AFFIXES, "unk_token": _text(LETTERS, 1), "max_input_chars_per_word": _whole(WORD)},
+    "WordLevel": {"unk_token": _text(LETTERS, 1)},
+    "Unigram": {"unk_id": _maybe(_whole(TOKENS)), "byte_fallback": _flag},
+}
+_ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+def checked(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tokenizer.json holds, as the library may see it, without padding and truncation: a text comes whole. Raises
+    BadFile."""
+    known = ("version", "truncation", "padding", "added_tokens", "model", *ROLES)
+    if odd := [name for name in content if name not in known]:
+        raise BadFile(f"has {shown(odd[0])}, which is not known here", PUBLISHED)
+    for role in ROLES:
+        if content.get(role) is not None:
+            _check_role(role, content[role])
+    model = content.get("model")
+    if type(model) is not dict:
+        raise BadFile("has no model")
+    model = {"type": _kind_of(model), **model}
+    _check_fields(model, MODELS, "model", also=("type", "vocab"))
+    ids(content)
+    return {**content, "model": model, "padding": None, "truncation": None}
+
+
+def ids(content: Mapping[str, Any]) -> dict[str, int]:
+    """{token: id} of a tokenizer.json, also of those that are added: each id once, no number left out. Raises BadFile."""
+    model = content["model"]
+    table = _unigrams(model) if _kind_of(model) == "Unigram" else vocabulary(model.get("vocab"), "model.vocab")
+    if _kind_of(model) in ("WordPiece", "WordLevel") and model.get("unk_token") not in table:
+        raise BadFile("its model has an unk_token that is not in its vocabulary")
+    added = content.get("added_tokens")
+    if added is None:
+        added = []
+    if type(added) is not list or len(added) > ADDED:
+        raise BadFile(f"its added_tokens are no list of at most {ADDED} tokens")
+    by_id = {number: token for token, number in table.items()}
+    rewritten = "String" in str(content.get("normalizer"))
+    for token in added:
+        if (
+            type(token) is not dict
+            or not _text(LETTERS, 1)(token.get("content"))
+            or not _whole(TOKENS)(token.get("id"))
+            or not all(_flag(token.get(name)) for name in _ADDED_FLAGS)
+        ):
+            raise BadFile("its added_tokens have one without content or id")
+        text, number = token["content"], token["id"]
+        if (token.get("lstrip") or token.get("rstrip")) and (text != text.strip() or (rewritten and token.get("normalized"))):
+            raise BadFile(f"its added token {shown(text)} takes in the spaces around it, and may be one itself", PUBLISHED)
+        if table.setdefault(text, number) != number or by_id.setdefault(number, text) != text:
+            raise BadFile(f"its added token {shown(text)} has the id {number}, which is another token's")
+    return dense(table)
+
+
+def vocabulary(value: Any, what: str) -> dict[str, int]:
+    """{token: id} of a vocabulary out of a file. Raises BadFile."""
+    if type(value) is not dict or len(value) > TOKENS:
+        raise BadFile(f"{what} is no table of at most {TOKENS} tokens")
+    for token, number in value.items():
+        if len(token) > LETTERS or not _whole(TOKENS)(number):
+            raise BadFile(f"{what} gives {shown(token)} the id {shown(str(number))}")
+    return dict(value)
+
+
+def dense(table: dict[str, int]) -> dict[str, int]:
+    """The table, if each id from 0 on is there once; an id beyond would be read behind the model's last embedding."""
+    if sorted(table.values()) != list(range(len(table))):
+        least = next(k for k, number in enumerate(sorted(table.values())) if k != number)
+        raise BadFile(f"its {len(table)} tokens do not have the ids 0 to {len(table) - 1}, each once (look at {least})")
+    return table
+
+
+def check_settings(fields: Mapping[str, Any]) -> None:
+    """The known fields of tokenizer_config.json and special_tokens_map.json: tokens, by name or by id. Raises BadFile."""
+    for name, value in fields.items():
+        if name == "added_tokens_decoder":
+            if type(value) is not dict or len(value) > ADDED:
+                raise BadFile(f"{name} is no table of at most {ADDED} tokens")
+            for number, token in value.items():
+                if not (number.isascii() and number.isdecimal() and len(number) <= 8 and _described(token)):
+                    raise BadFile(f"{name} has {shown(number)}, which is no token with an id")
+        elif not (_flag(value) if name == "add_prefix_space" else value is None or _text(LETTERS)(value) or _described(value)):
+            raise BadFile(f"{name} is no {'flag' if name == 'add_prefix_space' else 'token'}")
+
+
+def _described(token: Any) -> bool:
+    if type(token) is not dict or not _text(LETTERS, 1)(token.get("content")):
+        return False
+    return all(_flag(token.get(name)) for name in _ADDED_FLAGS) and set(token) <= {"content", "id", "__type", *_ADDED_FLAGS}
+
+
+def _check_role(role: str, value: Any) -> None:
+    """A component, and those inside it where it is a Sequence."""
+    members, types = ROLES[role]
+    waiting, seen = [value], []
+    while waiting:
+        one = waiting.pop()
+        if type(one) is dict and one.get("type") == "Sequence" and set(one) == {"type", members} and type(one[members]) is list:
+            waiting += one[members]
+        else:
+            _check_fields(one, types, role, also=("type",))
+            if one["type"] == "Replace":
+                _check_replace(one, role)
+        seen.append(one["type"])
+        if len(seen) + len(waiting) > COMPONENTS:
+            raise BadFile(f"its {role} has more than {COMPONENTS} parts", PUBLISHED)
+        if seen[-1] in ONCE and seen.count(seen[-1]) > 1:
+            raise BadFile(f"its {role} has {seen[-1]} twice", PUBLISHED)
+
+
+def _check_fields(value: Any, types: Mapping[str, Mapping[str, Check]], role: str, also: tuple[str, ...]) -> None:
+    if type(value) is not dict or type(value.get("type")) is not str or value["type"] not in types:
+        named = shown(str(value.get("type"))) if type(value) is dict else "no component"
+        raise BadFile(f"its {role} is {named}; known are {', '.join(types)}", PUBLISHED)
+    fields = types[value["type"]]
+    for name, found in value.items():
+        if name in also:
+            continue
+        if name not in fields:
+            raise BadFile(f"its {role} {value['type']} has {shown(name)}, which is not known here", PUBLISHED)
+        if not fields[name](found):
+            raise BadFile(f"its {role} {value['type']} has a {name} that is not allowed ({_brief(found)})", PUBLISHED)
+
+
+def _check_replace(component: Mapping[str, Any], role: str) -> None:
+    """What is put in must be no longer than what it replaces, and not grow when it is normalized."""
+    pattern, content = component.get("pattern"), component.get("content")
+    if type(pattern) is not dict or type(content) is not str:
+        raise BadFile(f"its {role} Replace has no pattern or content")
+    if len(content) > len(pattern.get("String", "x")) or not content.replace("\u2581", " ").isascii():
+        raise BadFile(f"its {role} replaces {_brief(next(iter(pattern.values())))} by the longer {_brief(content)}", PUBLISHED)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value) if not isinstance(value, dict | list) else type(value).__name__
+    if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), str):
+        text = repr(next(iter(value.values())))
+    return shown(text[:80])
+
+
+def _kind_of(model: Mapping[str, Any]) -> Any:
+    """The type of a model; files of the library's first versions do not tell it."""
+    if "type" in model:
+        return model["type"]
+    if "merges" in model:
+        return "BPE"
+    if type(model.get("vocab")) is list:
+        return "Unigram"
+    return "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
+
+
+def _merge(value: Any) -> bool:
+    """Two tokens, in a list or a text with one space."""
+    if type(value) is str:
+        return len(value) <= 2 * LETTERS
+    return type(value) is list and len(value) == 2 and all(map(_text(LETTERS), value))
+
+
+def _unigrams(model: Mapping[str, Any]) -> dict[str, int]:
+    rows, unknown = model.get("vocab"), model.get("unk_id")
+    if type(rows) is not list or len(rows) > TOKENS:
+        raise BadFile(f"model.vocab is no list of at most {TOKENS} tokens")
+    for row in rows:
+        if (
+            type(row) is not list
+            or len(row) != 2
+            or not _text(UNIGRAM_LETTERS)(row[0])
+            or type(row[1]) not in (int, float)
+            or abs(row[1]) > 1e30
+        ):
+            raise BadFile("model.vocab has an entry that is no token with a score")
+    if type(unknown) is int and unknown >= len(rows):
+        raise BadFile("its model has an unk_id that is not in its vocabulary")
+    table = {row[0]: k for k, row in enumerate(rows)}
+    if len(table) != len(rows):
+        raise BadFile("model.vocab has a token twice")
+    return table
+
+
+def _template(value: Any, sequences: str) -> bool:
+    """Special tokens around the text, which comes once; in `pair`, both texts."""
+    if type(value) is not list or len(value) > COMPONENTS:
+        return False
+    found = ""
+    for piece in value:
+        if type(piece) is not dict or len(piece) != 1:
+            return False
+        kind, fields = next(iter(piece.items()))
+        if type(fields) is not dict or set(fields) != {"id", "type_id"} or not _whole(2)(fields["type_id"]):
+            return False
+        if kind == "Sequence" and fields["id"] in ("A", "B"):
+            found += fields["id"]
+        elif kind != "SpecialToken" or not _text(LETTERS)(fields["id"]):
+            return False
+    return found == sequences

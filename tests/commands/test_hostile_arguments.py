@@ -1,0 +1,163 @@
+"""Odd values on the command line end in one line and exit code 2 before any work; faults of our own are told as such."""
+
+import contextlib
+import io
+
+import fuzz
+import hypothesis.strategies as st
+import pytest
+from rich.console import Console
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.commands import predict
+from hyperseg_jax.commands.main import main
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import limits, printing
+from hyperseg_jax.untrusted.bad_file import without_panics
+
+
+class Panic(BaseException):
+    """As those of native code, which are no Exceptions."""
+
+
+def run(*arguments):
+    """(exit code, standard error) of a command."""
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main(arguments)
+            code = 0
+        except SystemExit as error:
+            code = error.code
+    return code, err.getvalue()
+
+
+OVERRIDES = {
+    "train.steps=None": "takes int, not None",
+    "data.tasks={}": "names no task",
+    "train={}": "leaves out average",
+    "model=None": "is a block",
+    "data.image_size=0": "from 1 to",
+    "data.buckets=[]": "a list of 1 or more",
+    "seed=-1": "from 0 to",
+    "seed=2**70": "takes int, not str",
+    f"seed={2**70}": "from 0 to",
+    "data.tasks.referring.ratio=-1": "from 0 to",
+    "data.tasks.referring=3": "is a block",
+    "data.tasks={1:2}": "no text",
+    "data.tasks={'a':3}": "data.tasks.a = 3",
+    "data.augment={'a':3}": "give a task and a block",
+    "optimizer.learning_rate=1e999": "give a number from",
+    "optimizer.betas=(1,)": "a list of 2 values",
+    "model.llm.num_layers=1000000000": "from 1 to",
+    "model.lora={'rank':8}": "leaves out alpha",
+    "init_fresh=('(',)": "give a regular expression",
+    "limits.pixels=-1": "limits: pixels",
+    "limits.pixel=1": "did you mean limits.pixels",
+    "data.buckets=" + "[" * 5000: "takes tuple",
+    "data.mirror=" + "-" * 5000 + "1": "",
+    "data.root=\x1b[31m\ud800[/]": "",
+}
+
+
+@pytest.mark.parametrize("text", OVERRIDES)
+def test_odd_overrides_end_before_any_work(tmp_path, text):
+    code, told = run("train", "--config", "tiny", "--workdir", str(tmp_path / "w"), f"--config.{text}")
+    assert code == 2 and told.startswith("error: ") and told.count("\n") == 1 and told[:-1].isprintable()
+    assert OVERRIDES[text] in told and not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--config", "tiny", "--workdir", "http://host/x"), "web addresses are not read"),
+        (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "no place for a run"),
+        (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "no place for a run"),
+        (("predict", "x.jpg", "a ring", "--out", "a\0b"), "holds a NUL"),
+        (("predict", "x.jpg", "a ring", "--limit", "pixels=0"), "--limit: pixels"),
+        (("predict", "x.jpg", "a ring", "--limit=pixel=9"), "no limit is called 'pixel'"),
+        (("predict", "x.jpg", "a ring", "--limit", "pixels=" + "[" * 3000), "--limit: pixels"),
+        (("train", "--config", "tiny", "--workdir", "w", "--limit", "pixels=9"), "--config.limits.pixels=VALUE"),
+        (("predict", "\x1b[31m\ud800[red].jpg", "a ring"), r"\x1b[31m\ud800[red].jpg: no such file"),
+    ],
+)
+def test_odd_arguments(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, told = run(*arguments)
+    assert code == 2 and told.count("\n") == 1 and told[:-1].isprintable() and words in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_limits_hold_while_a_command_runs(monkeypatch):
+    seen = []
+    monkeypatch.setattr(predict, "run", lambda parsed: seen.append(limits.in_force()))
+    assert run("predict", "x", "y", "--limit", "pixels=1000", "--limit=seconds=2", "--limit", "outside=True") == (0, "")
+    assert seen == [limits.Limits(pixels=1000, seconds=2.0, outside=True)] and limits.in_force() == limits.Limits()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("two\nlines"),
+        RecursionError(),
+        MemoryError(),
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "x"),
+        Panic("\x1b"),
+    ],
+)
+def test_faults_of_our_own_are_told_as_such(monkeypatch, error):
+    def fails(parsed):
+        raise error
+
+    monkeypatch.setattr(predict, "run", fails)
+    code, told = run("predict", "x", "y")
+    assert code == 1 and told.startswith("error: this is a fault of hyperseg") and "--traceback" in told
+    assert type(error).__name__ in told and told.count("\n") == 1 and told[:-1].isprintable()
+    with pytest.raises(type(error)):
+        main(["predict", "x", "y", "--traceback"])
+
+
+def test_panics_become_bad_files_and_stops_do_not():
+    with pytest.raises(Exception, match=r"is no tokenizer .wrong"), without_panics("is no tokenizer"):
+        raise Panic("wrong\nhere")
+    with pytest.raises(KeyboardInterrupt), without_panics("x"):
+        raise KeyboardInterrupt
+
+
+def test_names_are_printed_as_they_are():
+    console = Console(file=io.StringIO(), width=200)
+    for text in ("[red]a[/] [/b]", "\x1b[31m", "\ud800", "a\nb", "\u202e"):
+        printing.say(console, text)
+        console.print(printing.cell(text))
+    told = console.file.getvalue().split("\n")
+    assert told[:2] == ["[red]a[/] [/b]"] * 2 and told[2:4] == [r"\x1b[31m"] * 2 and told[4:6] == [r"\ud800"] * 2
+    assert told[6:9] == ["a", "b", r"a\nb"] and told[9] == r"\u202e"
+
+
+def promise(key, value):
+    """Of any override: a config that is whole, or one line."""
+    text = f"{key}={value}"
+    made = fuzz.kept_promise(lambda: configs.load("tiny", [text]))
+    if not isinstance(made, UserError):
+        fuzz.kept_promise(lambda: limits.of(made.limits, "limits"))
+
+
+def _keys(block, path=""):
+    for name, value in block.items():
+        yield f"{path}{name}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{path}{name}.")
+
+
+KEYS = st.sampled_from(sorted(_keys(configs.known_fields()))) | st.text(max_size=10)
+DEEP = ("(" * 300, "[" * 3000, "-" * 3000 + "1", "1e999")
+VALUES = st.one_of(fuzz.VALUES.map(repr), st.text(max_size=20), st.sampled_from(DEEP))
+
+
+def test_any_override_is_right_or_one_line():
+    fuzz.tried(promise, KEYS, VALUES, examples=150)
+
+
+@pytest.mark.slow
+def test_any_override_for_long(tried_long):
+    tried_long(promise, KEYS, VALUES)

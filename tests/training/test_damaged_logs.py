@@ -1,0 +1,105 @@
+"""metrics.jsonl is only a log: whatever is in it, a run goes on, and the sound lines stay. Run facts are checked."""
+
+import io
+import json
+import os
+
+import fuzz
+import pytest
+from rich.console import Console
+
+from hyperseg_jax.training import observers
+from hyperseg_jax.training.checkpoint import check_facts
+from hyperseg_jax.training.clock import Clock
+from hyperseg_jax.training.observers import Observers, read_metrics, seconds_lost
+
+SOUND = [
+    {"kind": "train", "step": 1, "task": "a", "loss": float("nan"), "steps": 1, "seconds": {"step": 1.5, "data": 0.5}},
+    {"kind": "validation", "step": 2, "task": "a", "ciou": 0.5},
+    {"kind": "train", "step": 3, "task": "a", "loss": 1.0, "steps": 2, "seconds": {"step": 2.5, "data": 0.5}},
+]
+TEXT = "".join(json.dumps(line) + "\n" for line in SOUND).encode()
+DAMAGE = [
+    b"\xff\xfe\n",
+    b"[" * 100_000 + b"\n",
+    b"null\n[]\n3\n",
+    b'{"step": 1}\n{"kind": "train", "step": "1", "task": "a"}\n',
+    b'{"kind": "train", "step": 1, "task": "a"}\n\n{"kind": "train", "step": 1, "task": "a", "loss": [1]}\n',
+    b'{"kind": "train", "step": 1, "task": "a", "loss": 1, "seconds": 5}\n{"a": 1, "a": 2}\n',
+    b'{"kind": "train", "step": 1, "task": "a", "loss": 1, "steps": 0}\n' + b"9" * 5000 + b"\n",
+]
+
+
+def went_on(folder):
+    """What a run says that goes on at step 2 in a folder, and the lines that it leaves."""
+    console = Console(record=True, file=io.StringIO(), width=300)
+    with Observers(folder, start=2, steps=9, console=console, timer=Clock()) as watch:
+        seconds_lost(folder / "metrics.jsonl", {"step": 1.0})
+        watch.scores(2, {"b": {"ciou": 0.25}})
+    return console.export_text(), read_metrics(folder / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_lines_are_told_once_and_the_others_stay(tmp_path, damage):
+    (tmp_path / "metrics.jsonl").write_bytes(damage + TEXT)
+    said, lines = went_on(tmp_path)
+    assert ("damaged lines are left out" in said) == (len(damage.split()) > 1)
+    assert [(line["step"], line["task"]) for line in lines] == [(1, "a"), (2, "a"), (2, "b")]
+    assert (tmp_path / "loss.png").exists()
+
+
+def test_what_is_no_log_is_put_aside(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.jsonl"
+    for make in (lambda: os.mkfifo(file), lambda: file.symlink_to("/dev/zero"), file.mkdir):
+        make()
+        with fuzz.bounded(seconds=20):
+            assert seconds_lost(file, {}) == 0
+            said, lines = went_on(tmp_path)
+        assert "was no log of metrics" in said and [line["task"] for line in lines] == ["b"]
+        file.unlink()
+    assert len(list(tmp_path.glob("metrics.jsonl.damaged-*"))) == 3
+    monkeypatch.setattr(observers, "LARGEST", len(TEXT) - 1)
+    file.write_bytes(TEXT)
+    assert "was no log of metrics" in went_on(tmp_path)[0]
+
+
+FACTS = {"format": 1, "global_next_index": 8, "system": "hyperseg", "seconds": {"step": 1.0}, "bad": 0, "untold": None}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"format": None}, {"global_next_index": -1}, {"global_next_index": "8"}, {"seconds": None}, {"bad": 1.5}, {"untold": []}],
+)
+def test_damaged_run_facts_are_a_checkpoint_that_cannot_be_read(changed):
+    check_facts(FACTS)
+    with pytest.raises(ValueError, match="its run facts have no"):
+        check_facts({**FACTS, **changed})
+
+
+def promise(folder):
+    """Of any log: its lines are sound, and a run goes on."""
+
+    def holds(data):
+        (folder / "metrics.jsonl").write_bytes(data)
+        with fuzz.bounded(seconds=20):
+            lines = read_metrics(folder / "metrics.jsonl")
+            assert all(type(line["step"]) is int and line["kind"] and type(line["task"]) is str for line in lines)
+            assert seconds_lost(folder / "metrics.jsonl", {"step": 1.0}) >= 0
+            observers._truncate(folder / "metrics.jsonl", 2)
+            assert all(line["step"] <= 2 for line in read_metrics(folder / "metrics.jsonl"))
+
+    return holds
+
+
+def strategy():
+    lines = [fuzz.damaged_json(line) for line in SOUND]
+    return fuzz.st.tuples(*lines).map(b"\n".join) | fuzz.damaged_bytes(TEXT)
+
+
+def test_any_log(tmp_path):
+    fuzz.tried(promise(tmp_path), strategy(), examples=100)
+
+
+@pytest.mark.slow
+def test_any_log_for_long(tmp_path, tried_long):
+    tried_long(promise(tmp_path), strategy())

@@ -1,0 +1,166 @@
+"""config.json of a model folder: of the shipped configs' kinds and within bounds, or one line, and nothing big is built."""
+
+import json
+import os
+import shutil
+
+import fuzz
+import ml_collections
+import pytest
+
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted import limits
+from hyperseg_jax.weights import model_folder
+
+SHIPPED = json.loads((model_folder.find("tiny") / "config.json").read_text())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the config of the shipped model."""
+    shutil.copy(model_folder.find("tiny") / "config.json", tmp_path / "config.json")
+    return tmp_path
+
+
+def changed(path, value):
+    config = json.loads(json.dumps(SHIPPED))
+    *parents, last = path.split("/")
+    home = config
+    for name in parents:
+        home = home[name]
+    home[last] = value
+    return config
+
+
+def nested(depth):
+    return json.loads("[" * depth + "]" * depth)
+
+
+HOSTILE = [
+    ("model/llm", None, "model.llm = None: give a block"),
+    ("model/llm", [1], "model.llm = a list: give a block"),
+    ("model", "x", "model = 'x': give a block"),
+    ("data", None, "data = None: give a block"),
+    ("data/tasks", {}, "names no task"),
+    ("data/tasks", {"a": None}, "data.tasks.a = None"),
+    ("data/tasks/a.b", {"reader": "toy"}, "'a.b' is no name of a field"),
+    ("data/image_size", 0, "data.image_size = 0: give a whole number from 1"),
+    ("data/image_size", 10**9, "data.image_size = 1000000000"),
+    ("data/image_size", 8192, r"asks for 8192, the limit is 2048; .* limits\.side"),
+    ("data/buckets", [10**9], "data.buckets = 1000000000"),
+    ("data/buckets", [64, 100_000], r"asks for 100000, the limit is 16384; .* limits\.tokens"),
+    ("data/buckets", [], "give a list of 1 or more"),
+    ("data/buckets", None, "data.buckets = None"),
+    ("model/llm/num_layers", 10**9, "model.llm.num_layers = 1000000000"),
+    ("model/llm/num_layers", True, "model.llm.num_layers = True"),
+    ("model/llm/num_layers", 2.5, "model.llm.num_layers = 2.5"),
+    ("model/llm/hidden_size", 0, "model.llm.hidden_size = 0"),
+    ("model/mask_encoder/depths", [1, 1], "give a list of 4 values"),
+    ("model/llm/parent", 1, "model.llm.parent: no such field"),
+    ("model/llm/__class__", 1, "'__class__' is no name of a field"),
+    ("model/a.b", {}, "'a.b' is no name of a field"),
+    ("__dict__", {}, "'__dict__' is no name of a field"),
+    ("seed", nested(120), "nested deeper than 100"),
+    ("seed", 2**70, "seed = 1180591620717411303424"),
+    ("optimizer", {"groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "told"), HOSTILE)
+def test_an_odd_field_is_named_in_one_line(folder, path, value, told):
+    (folder / "config.json").write_text(json.dumps(changed(path, value)))
+    with pytest.raises(UserError, match=told) as raised:
+        model_folder.read_config(folder)
+    assert str(raised.value).startswith(f"{folder / 'config.json'}: ")
+    fuzz.one_line(str(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b'{"a": "\xff"}', "not readable JSON"),
+        (b"[" * 100_000, "not readable JSON"),
+        (b'{"seed": NaN}', "has the number nan"),
+        (b'{"seed": 1e999}', "has the number inf"),
+        (b'{"seed": 1, "seed": 2}', "names seed twice"),
+        (b'{"seed": ' + b"9" * 10_000 + b"}", "not readable JSON"),
+        (b" " * (2**24 + 1), "has more than 16777216 bytes"),
+        (b"", "not readable JSON"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "lacks system, model, data"),
+    ],
+)
+def test_what_is_no_config_is_told_in_one_line(folder, data, told):
+    (folder / "config.json").write_bytes(data)
+    with pytest.raises(UserError, match=told) as raised:
+        model_folder.read_config(folder)
+    fuzz.one_line(str(raised.value))
+
+
+def test_pipes_and_endless_files_are_not_read(folder):
+    file = folder / "config.json"
+    for make in (lambda: os.mkfifo(file), lambda: file.symlink_to("/dev/zero"), lambda: file.symlink_to(file), file.mkdir):
+        if file.exists() or file.is_symlink():
+            file.unlink()
+        make()
+        with fuzz.bounded(seconds=5), pytest.raises(UserError, match=r"config\.json: "):
+            model_folder.read_config(folder)
+
+
+def test_limits_come_from_the_user_alone(folder):
+    (folder / "config.json").write_text(json.dumps({**SHIPPED, "limits": {"side": 10**9, "outside": True}}))
+    config = model_folder.read_config(folder)
+    assert "limits" not in config and limits.in_force() == limits.Limits()
+    (folder / "config.json").write_text(json.dumps(changed("data/image_size", 4096)))
+    with limits.applied(side=4096):
+        assert model_folder.read_config(folder).data.image_size == 4096
+
+
+def test_ids_beyond_the_embeddings_are_refused(hollow, tmp_path):
+    shutil.copytree(hollow / "model", tmp_path / "model")
+    content = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    size, rows = Tokenizer.toy().vocab_size, model_folder.read_config(tmp_path / "model").model.llm.vocab_size
+    for k in range(size, rows + 1):
+        content["added_tokens"].append({**content["added_tokens"][0], "id": k, "content": f"<{k}>"})
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"has {rows + 1} tokens, the model embeddings of {rows}"):
+        Model.load(tmp_path)
+
+
+def promise(folder):
+    """Of a damaged config.json: a config that describes a model, or one line."""
+
+    def holds(data):
+        (folder / "config.json").write_bytes(data)
+        made = fuzz.kept_promise(lambda: model_folder.read_config(folder), says=str(folder))
+        if isinstance(made, ml_collections.ConfigDict):
+            fuzz.kept_promise(lambda: model_folder.expected_params(folder, made), seconds=120, memory=2**32)
+
+    return holds
+
+
+def read_only(folder):
+    """The same without building the model."""
+
+    def holds(data):
+        (folder / "config.json").write_bytes(data)
+        fuzz.kept_promise(lambda: model_folder.read_config(folder), says=str(folder))
+
+    return holds
+
+
+def test_damaged_configs(folder):
+    fuzz.tried(read_only(folder), fuzz.damaged_json(SHIPPED), examples=150)
+
+
+@pytest.mark.slow
+def test_damaged_configs_for_long(folder, tried_long):
+    tried_long(read_only(folder), fuzz.damaged_json(SHIPPED))
+
+
+@pytest.mark.slow
+def test_models_of_damaged_configs_for_long(folder, tried_long):
+    small = {**SHIPPED, "loss": {}, "optimizer": {}, "train": {}}  # the parts that make the model
+    tried_long(promise(folder), fuzz.damaged_json({name: small[name] for name in ("system", "model", "data")}))
