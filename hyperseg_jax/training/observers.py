@@ -265,7 +265,8 @@ def _line(data: bytes) -> dict[str, Any] | None:
     others = [value for name, value in line.items() if name not in ("kind", "task", "seconds")]
     seconds = line.get("seconds", {})
     sound = (
-        all(map(_is_number, others))
+        line["kind"] in ("train", "validation")
+        and all(map(_is_number, others))
         and type(line.get("step")) is int
         and 0 <= line["step"] < 2**53
         and (line["kind"] != "train" or "loss" in line)
