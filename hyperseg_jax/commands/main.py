@@ -18,7 +18,7 @@ from hyperseg_jax import __version__
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import HostLost, UserError
-from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted import limits, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, first_line, shown
 from hyperseg_jax.untrusted.printing import printable
 
@@ -34,8 +34,6 @@ VERBS = {
     "export-weights": "a model of ours -> PyTorch, under its authors' names",
 }
 
-BUCKETS = ("gs", "s3", "az", "abfs", "memory")
-"""Stores that a run can live in."""
 WEB_ADDRESS = re.compile(r"(--[\w.-]+=)?https?://\S+$")
 """An argument, or an option and its value, that is a web address as a whole."""
 
@@ -76,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if web := next((text for text in arguments if WEB_ADDRESS.match(text) and text != said), None):
             raise UserError(f"{web}: web addresses are not read; download it, and give its path")
         home = str(getattr(parsed, "workdir", None) or getattr(parsed, "workdirs", ""))
-        if "://" in home and (home.split("://")[0] not in BUCKETS or "::" in home):
-            raise UserError(f"{shown(home)}: is no place for a run; give a folder, or a bucket ({'://, '.join(BUCKETS)}://)")
+        if stores.is_url(home):
+            stores.check_url(home)
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # a second run starts at once

@@ -22,6 +22,7 @@ from hyperseg_jax.sweeps.backends import launchers, local
 from hyperseg_jax.sweeps.trials import Metric, Trial
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import printing, strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.limits import apply_block
 
 BACKENDS = ("local", "ray", *launchers.BACKENDS)
@@ -221,7 +222,11 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict) -> None:
     """Makes the folder and writes sweep.json, or checks that the one there is of the same config."""
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
-        kept = strict_json.read(path).get("config")
+        try:
+            kept = strict_json.parse(strict_json.contents(path), "its content").get("config")
+        except (BadFile, OSError) as error:
+            why = error.why if isinstance(error, BadFile) else error.strerror
+            raise UserError(f"{path}: {why}; give another --out") from error
         if not isinstance(kept, dict):
             raise UserError(f"{path}: is not of a sweep; give another --out")
         there, here = (flatten({**fields, "limits": {}}) for fields in (kept, config))  # limits may change when it goes on

@@ -14,13 +14,17 @@ def is_url(name: str) -> bool:
     return "://" in name
 
 
-def filesystem(url: str, **options: Any) -> tuple[Any, str]:
-    """The store of fsspec and the path in it. UserError for a store that is not among PROTOCOLS, for a chain of them
-    ("zip://x::gs://y"), and for one whose package is not there."""
-    scheme = url.split("://")[0]
-    if "::" in url or scheme not in PROTOCOLS:
+def check_url(url: str) -> None:
+    """UserError for a store that is not among PROTOCOLS, and for a chain of them ("zip://x::gs://y")."""
+    if "::" in url or url.split("://")[0] not in PROTOCOLS:
         known = ", ".join(f"{name}://" for name in PROTOCOLS if name != "memory")
-        raise UserError(f"{url}: is no store that is read here; use a path of this machine, or one of {known}")
+        raise UserError(f"{url}: is no store that is read or written here; use a path of this machine, or one of {known}")
+
+
+def filesystem(url: str, **options: Any) -> tuple[Any, str]:
+    """The store of fsspec and the path in it. UserError as for `check_url`, and for one whose package is not there."""
+    check_url(url)
+    scheme = url.split("://")[0]
     try:
         import fsspec
 

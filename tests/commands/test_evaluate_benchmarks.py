@@ -74,7 +74,7 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
         answer(model, batch, writes)
 
     monkeypatch.setattr(engine, "_answer", dies)
-    with pytest.raises(Killed):
+    with pytest.raises(SystemExit):
         evaluate("toy_referring", "--limit", "11")
     assert json.loads((tmp_path / "out" / "partial" / "toy_referring.json").read_text())["done"] == 8
     found = evaluate("toy_referring", "--limit", "11")["toy_referring"]

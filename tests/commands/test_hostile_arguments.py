@@ -71,8 +71,8 @@ def test_odd_overrides_end_before_any_work(tmp_path, text):
     ("arguments", "words"),
     [
         (("train", "--config", "tiny", "--workdir", "http://host/x"), "web addresses are not read"),
-        (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "no place for a run"),
-        (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "no place for a run"),
+        (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is no store that is read or written here"),
+        (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is no store that is read or written here"),
         (("predict", "x.jpg", "a ring", "--out", "a\0b"), "holds a NUL"),
         (("predict", "x.jpg", "a ring", "--limit", "pixels=0"), "--limit: pixels"),
         (("predict", "x.jpg", "a ring", "--limit=pixel=9"), "no limit is called 'pixel'"),

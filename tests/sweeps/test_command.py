@@ -88,7 +88,7 @@ def test_a_folder_of_another_config_is_refused(type_in):
     assert type_in("--grid rate=1,2")[0] == 0, "more trials are welcome"
     pathlib.Path("s/sweep.json").write_text("[]")
     code, _, told = type_in("--grid rate=1")
-    assert code == 2 and "s/sweep.json: not readable" in told
+    assert code == 2 and "s/sweep.json: its content is not a JSON object; give another --out" in told
 
 
 @pytest.mark.parametrize(

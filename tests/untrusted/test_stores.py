@@ -31,7 +31,9 @@ REFUSED = [
 @pytest.mark.parametrize("use", [Store, fetch, stores.filesystem])
 def test_other_stores_are_refused(url, use):
     if stores.is_url(url):
-        with pytest.raises(UserError, match="is no store that is read here; use a path of this machine, or one of gs://"):
+        with pytest.raises(
+            UserError, match="is no store that is read or written here; use a path of this machine, or one of gs://"
+        ):
             use(url)
 
 
