@@ -54,6 +54,11 @@ def tried_long(request):
     return lambda holds, *strategies: fuzz.tried_for(seconds, holds, *strategies, seed=seed)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks take longest, so they begin first: at the end, the other worker would wait for them."""
+    items.sort(key=lambda item: "notebooks" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """once(name, make): the folder of that name, made by the first worker that asks for it."""
