@@ -55,8 +55,10 @@ the logits, in answers within one, where the reference's own float32 and float64
 Written on {platform} by
 
 ```sh
-HYPERSEG_GOLDEN=/path/to/golden pytest -n 0 tests/golden --golden-complete --golden-report docs/fidelity.md
+XLA_FLAGS= HYPERSEG_GOLDEN=/path/to/golden pytest -n 0 tests/golden --golden-complete --golden-report docs/fidelity.md
 ```
+
+An empty XLA_FLAGS compiles as users do; other tests leave out passes of the compiler (tests/conftest.py).
 
 ## float32
 
