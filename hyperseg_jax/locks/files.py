@@ -10,7 +10,7 @@ import time
 import uuid
 from typing import Any, Protocol
 
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import stores
 
 BYTES = 4096
 """More is not read of a file."""
@@ -30,7 +30,7 @@ class Files(Protocol):
 
 
 def open_files(folder: str) -> Files:
-    return _There(folder) if "://" in folder else _Here(pathlib.Path(folder))
+    return _There(folder) if stores.is_url(folder) else _Here(pathlib.Path(folder))
 
 
 class _Here:
@@ -87,14 +87,9 @@ class _There:
     """A folder of a store."""
 
     def __init__(self, folder: str) -> None:
-        scheme = folder.split("://")[0]
-        try:
-            import fsspec
+        import fsspec
 
-            fs, self._folder = fsspec.core.url_to_fs(folder, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            why = f"needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'"
-            raise UserError(f"{folder}: {why}") from error
+        fs, self._folder = stores.filesystem(folder, use_listings_cache=False)
         self._fs: Any = fs
         pipe = getattr(fs, "_pipe_file", None) or fs.pipe_file  # the former is of the clients of real stores
         looks_first = getattr(pipe, "__func__", None) is fsspec.AbstractFileSystem.pipe_file

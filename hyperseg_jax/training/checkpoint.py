@@ -17,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
+from hyperseg_jax.training.clock import SHARES
 from hyperseg_jax.training.state import TrainState
 
 FORMAT = 1
@@ -204,10 +205,10 @@ def check_facts(run: Any) -> None:
         raise ValueError("its run facts have no format")
     if run["format"] != FORMAT:
         return  # told by whoever asks
-    seconds, untold = run.get("seconds"), run.get("untold")
+    seconds, untold = run.get("seconds", {}), run.get("untold")
     if not whole(run.get("global_next_index")) or not whole(run.get("bad", 0)):
         raise ValueError("its run facts have no position in the data")
-    if not isinstance(seconds, dict) or not all(type(value) in (int, float) for value in seconds.values()):
+    if not isinstance(seconds, dict) or not all(k in SHARES and type(value) in (int, float) for k, value in seconds.items()):
         raise ValueError("its run facts have no times")
     if not (untold is None or isinstance(untold, dict)):
         raise ValueError("its run facts have no sums of the interval")

@@ -108,7 +108,8 @@ def train(
         if checkpoints.latest is not None:
             state, run = checkpoints.restore(state)
             position, bad_so_far, untold = run["global_next_index"], int(state.bad), run.get("untold")
-            timer.resume(run["seconds"], lost=seconds_lost(workdir.local / "metrics.jsonl", run["seconds"]))
+            kept = run.get("seconds", {})
+            timer.resume(kept, lost=seconds_lost(workdir.local / "metrics.jsonl", kept))
             say(f"resuming at step {int(state.step)}")
         checks.report_padding(config, tasks, console)
 
