@@ -117,9 +117,21 @@ def kept_promise(call, *, seconds=SECONDS, memory=MEMORY, says=""):
     except (UserError, BadFile) as error:
         one_line(str(error))
         assert says in str(error), str(error)
+        assert not _ran_out(error), "took more memory than it may"
         value = error
     assert time.perf_counter() - began < seconds
     return value
+
+
+def _ran_out(error):
+    """Whether a MemoryError is what an error began with."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -43,16 +43,19 @@ def opening(what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise _printable(error) from error
+        _raise_printable(error)
     except BaseException as error:
         reason(error)
         why = f"{type(error).__name__}: {error}"
         raise Problem("bad record", f"{what} cannot be opened with these files and options ({why}); correct them") from error
 
 
-def _printable(error: UserError) -> UserError:
+def _raise_printable(error: UserError) -> NoReturn:
+    """The error that is being handled, or where its text cannot be printed as it is, a Problem of the same words."""
     told = str(error)
-    return error if one_line(told) == told else Problem(getattr(error, "kind", "bad record"), told)
+    if one_line(told) == told:
+        raise
+    raise Problem(getattr(error, "kind", "bad record"), told) from error
 
 
 TEXTS = ("text", "answer", "group", "key")
@@ -86,7 +89,7 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
                 _check_prompts(example)
                 return example
             except UserError as error:
-                raise _printable(error) from error
+                _raise_printable(error)
             except BaseException as error:
                 if isinstance(error, IndexError) and not -len(reader) <= index < len(reader):
                     raise  # the end of the reader, for whoever goes through it

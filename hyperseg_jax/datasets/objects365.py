@@ -32,7 +32,8 @@ class Objects365(PerPicture):
         image = self._records.image(self._items[n][0])
         where = f"{self._records.path} image {image['id']}"
         name = pathlib.PurePosixPath(files.text(image, "file_name", where))
-        return files.inside(self._images, f"{name.parent.name}/{name.name}", where), files.picture_size(image, where)
+        path = files.inside(self._images, pathlib.PurePosixPath(name.parent.name, name.name), where)
+        return path, files.picture_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         k = self._items[n][1]

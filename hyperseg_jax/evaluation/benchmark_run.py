@@ -20,6 +20,8 @@ from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
 from hyperseg_jax.evaluation.submissions import Row, row_of
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
+from hyperseg_jax.untrusted import strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile, shown
 
 
 @dataclasses.dataclass
@@ -103,11 +105,11 @@ def _read(kept: pathlib.Path | None, asked: dict[str, Any]) -> str:
     if kept is None or not kept.exists():
         return ""
     try:
-        state = json.loads(kept.read_text(encoding="utf-8"))
+        state = strict_json.parse_any(strict_json.contents(kept), "its content", finite=False)
         other = [key for key in asked if state["asked"].get(key) != asked[key]]
         state["done"], state["scores"], state["cases"], state["rows"]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{kept}: is not a partial evaluation ({error}); remove it to start anew") from error
+    except (BadFile, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{kept}: is not a partial evaluation ({shown(str(error))}); remove it to start anew") from error
     if other:
         key = other[0]
         raise UserError(

@@ -10,7 +10,8 @@ import time
 import uuid
 from typing import Any, Protocol
 
-from hyperseg_jax.untrusted import stores
+from hyperseg_jax.untrusted import paths, stores
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 BYTES = 4096
 """More is not read of a file."""
@@ -47,7 +48,7 @@ class _Here:
 
     def read(self, number: int) -> str:
         """ "" where it is gone or is just being created."""
-        with contextlib.suppress(FileNotFoundError), self._path(number).open("rb") as file:
+        with contextlib.suppress(FileNotFoundError, BadFile), paths.open_file(self._path(number)) as file:
             return file.read(BYTES).decode(errors="replace").rstrip()
         return ""
 

@@ -36,7 +36,7 @@ from hyperseg_jax.training.state import shardings as state_shardings
 from hyperseg_jax.training.stopping import interruptible
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
-from hyperseg_jax.untrusted.limits import apply_block
+from hyperseg_jax.untrusted.limits import applied_block
 from hyperseg_jax.weights import model_folder
 
 
@@ -56,7 +56,6 @@ def train(
     run that goes on is bit-equal to one that was never stopped. On many hosts (parallel/hosts.py) all of them call it.
     """
     # ---- Checks of the config, and the devices ---------------------------------------------------
-    apply_block(config.get("limits", {}))
     timer = Clock()
     console = console or Console(stderr=True, quiet=not hosts.leads())
     checks.check_counts(config)
@@ -64,6 +63,7 @@ def train(
     checks.check_split(config, mesh)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(applied_block(config.get("limits", {})))
         # ---- Workdir, data and model -------------------------------------------------------------
         say = functools.partial(printing.say, console)
         workdir = stack.enter_context(Workdir(home, say=say))

@@ -248,7 +248,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def _sound_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
     """And how many others there are."""
-    data = path.read_bytes() if path.exists() else b""
+    data = path.read_bytes() if _is_log(path) else b""
     lines = [line for line in data.split(b"\n") if line.strip()]
     found = [line for line in map(_line, lines) if line is not None]
     return found, len(lines) - len(found)

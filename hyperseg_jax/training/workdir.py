@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -18,6 +18,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
+from hyperseg_jax.untrusted import stores, strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 BAD_RECORDS = "bad_records.txt"
 FETCHED = ("metrics.jsonl", "tensorboard", BAD_RECORDS)  # what a run goes on writing where it stopped
@@ -37,7 +39,7 @@ class Workdir:
         self._kept = contextlib.ExitStack()
         self._lock = Lock(home, say=say)
         self.home = epath.Path(home)
-        self.remote = "://" in os.fspath(self.home)
+        self.remote = stores.is_url(os.fspath(self.home))
         self.local = pathlib.Path(home)
         if self.remote or not hosts.leads():
             self.local = self._kept.enter_context(scratch_folder())
@@ -91,11 +93,7 @@ class Workdir:
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.home / "config.json"
         if path.exists():
-            try:
-                there = json.loads(path.read_text())
-            except ValueError as error:
-                raise UserError(f"{path}: not readable ({error}); delete this workdir or give another --workdir") from error
-            held, given = _held(there), _held(resolved)
+            held, given = _held(self._config(path)), _held(resolved)
             other = [
                 f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"
                 for key in sorted(held.keys() | given.keys())
@@ -112,6 +110,15 @@ class Workdir:
             above = next(folder for folder in (home, *home.parents) if folder.exists())
             if not above.is_dir():
                 raise UserError(f"--workdir {self.home}: cannot be written ({above} is a file); give another folder")
+
+    def _config(self, path: epath.Path) -> dict[str, Any]:
+        """What the config.json of the run that is there holds. It is not trusted."""
+        try:
+            data = path.read_bytes() if self.remote else strict_json.contents(pathlib.Path(path))
+            return strict_json.parse(data, "its content")
+        except (BadFile, OSError) as error:
+            why = error.why if isinstance(error, BadFile) else _reason(error)
+            raise UserError(f"{path}: not readable ({why}); delete this workdir or give another --workdir") from error
 
     def _open(self, resolved: str) -> None:
         self._lock.acquire()
@@ -164,8 +171,8 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 
-def _held(config: Any) -> dict[str, Any]:
+def _held(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that a run keeps for life; the others may change when it goes on."""
-    config = config if isinstance(config, dict) else {}
     kept = {name: config.get(name) for name in ("system", "model", "optimizer")}
-    return flatten({**kept, "train": {"batch_size": config.get("train", {}).get("batch_size")}})
+    train = config.get("train")
+    return flatten({**kept, "train": {"batch_size": train.get("batch_size") if isinstance(train, dict) else None}})

@@ -39,27 +39,51 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
             kind, length = struct.unpack_from(f"{sign}II", data, at)
             content = data[at + 8 : at + 8 + length]
             if kind == COMPRESSED:
-                unpacked = zlib.decompressobj().decompress(content, 8 * most + NAMES)
-                kind, content = struct.unpack_from(f"{sign}I", unpacked)[0], unpacked[8:]
-            if kind == MATRIX and (found := _matrix(content, sign, name, most)) is not None:
-                return found
+                kind, content = _unpacked(content, sign, name, most)
+            if kind == MATRIX and _called(content, sign) == name:
+                return _matrix(content, sign, name, most)
             at += 8 + length
     except (struct.error, zlib.error, ValueError, IndexError) as error:
         raise BadFile(f"is damaged ({error})") from error
     raise BadFile(f"has no {name}")
 
 
-def _matrix(data: bytes, sign: str, name: str, most: int) -> np.ndarray | None:
+def _unpacked(content: bytes, sign: str, name: str, most: int) -> tuple[int, bytes]:
+    """The kind and content of a compressed element. It is unpacked as a whole only where it is the matrix of that name and of
+    at most limits.pixels; else its beginning is given."""
+    unpacking = zlib.decompressobj()
+    begin = unpacking.decompress(content, NAMES)
+    kind, length = struct.unpack_from(f"{sign}II", begin)
+    begin = begin[8:]
+    if kind != MATRIX or _called(begin, sign) != name:
+        return kind, begin
+    _size(begin, sign, name, most)
+    return kind, begin + unpacking.decompress(unpacking.unconsumed_tail, max(1, min(length, 8 * most + NAMES) - len(begin)))
+
+
+def _called(data: bytes, sign: str) -> str:
+    """The name of a matrix."""
+    at = 0
+    for _ in range(3):
+        element, at = _element(data, at, sign)
+    return element.tobytes().decode(errors="replace")
+
+
+def _size(data: bytes, sign: str, name: str, most: int) -> tuple[int, int, int]:
+    """(height, width) of a matrix of whole numbers, and where what follows its name begins."""
     flags, at = _element(data, 0, sign)
     sides, at = _element(data, at, sign)
-    called, at = _element(data, at, sign)
-    if called.tobytes() != name.encode():
-        return None
+    _, at = _element(data, at, sign)
     height, width, *rest = (int(side) for side in sides)
     if int(flags[0]) & 0xFF not in CLASSES or int(flags[0]) & 0x0800 or rest or min(height, width) < 0:
         raise BadFile(f"its {name} is no matrix of whole numbers")
     if height * width > most:
         raise BadFile(f"is {width}x{height} pixels, and the limit is {most}", "if that is right, raise limits.pixels")
+    return height, width, at
+
+
+def _matrix(data: bytes, sign: str, name: str, most: int) -> np.ndarray:
+    height, width, at = _size(data, sign, name, most)
     numbers, _ = _element(data, at, sign)
     if numbers.size != math.prod((height, width)) or (numbers.dtype.kind == "f" and (numbers % 1 != 0).any()):
         raise BadFile(f"its {name} is no matrix of whole numbers")

@@ -55,9 +55,9 @@ def apply(limits: Limits) -> None:
     _in_force = limits
 
 
-def apply_block(fields: Mapping[str, Any], given: Mapping[str, Any] = {}) -> None:
+def apply_block(fields: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> None:
     """Puts the limits of a config's `limits` block in force, and before them those that were given on the command line."""
-    apply(of({**fields, **given}, "limits"))
+    apply(of({**fields, **(given or {})}, "limits"))
 
 
 @contextlib.contextmanager
@@ -69,6 +69,13 @@ def applied(**fields: Any) -> Iterator[Limits]:
         yield _in_force
     finally:
         apply(before)
+
+
+@contextlib.contextmanager
+def applied_block(fields: Mapping[str, Any]) -> Iterator[None]:
+    """The limits of a config's `limits` block, for a while."""
+    with applied(**dataclasses.asdict(of(fields, "limits"))):
+        yield
 
 
 def of(fields: Mapping[str, Any], where: str) -> Limits:

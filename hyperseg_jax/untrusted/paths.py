@@ -9,8 +9,9 @@ import stat
 from typing import BinaryIO
 
 from hyperseg_jax.untrusted import limits
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, shown
 
+BLOCK = 2**16
 LONGEST = 4096
 """Bytes of a path."""
 INSIDE = "correct the name, or set limits.outside where it is meant"
@@ -67,13 +68,17 @@ def _check_regular(found: os.stat_result) -> None:
         raise BadFile("is no regular file", "give a file")
 
 
-def read_file(path: pathlib.Path, most: int, limit: str) -> bytes:
-    """The content of a regular file of at most this many bytes. limit: names the limit in the message."""
+def read_file(path: pathlib.Path, most: int, limit: str = "") -> bytes:
+    """The content of a regular file of at most this many bytes. limit: the field of Limits that says how many, if any does.
+    Raises BadFile, OSError."""
+    fix = f"if that is right, raise limits.{limit}" if limit else ANOTHER_COPY
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise BadFile(f"has {size} bytes, and the limit is {most}", f"if that is right, raise limits.{limit}")
-        data = file.read(most + 1)
-    if len(data) > most:  # it grew, or is one of those that say 0
-        raise BadFile(f"has more than {most} bytes, and that is the limit", f"if that is right, raise limits.{limit}")
+            raise BadFile(f"has {size} bytes, and the limit is {most}", fix)
+        data = file.read(size)  # no more is asked for at once, as the buffer is taken before the file is read
+        while len(data) <= most and (more := file.read(BLOCK)):  # it grew, or is one of those that say 0
+            data += more
+    if len(data) > most:
+        raise BadFile(f"has more than {most} bytes, and that is the limit", fix)
     return data

@@ -23,14 +23,9 @@ def read(path: pathlib.Path, *, largest: int = LARGEST) -> dict[str, Any]:
 def contents(path: pathlib.Path, largest: int = LARGEST) -> bytes:
     """The bytes of a regular file that is not absurdly large. Raises BadFile, OSError."""
     try:
-        file = paths.open_file(path)
+        return paths.read_file(path, largest)
     except FileNotFoundError as error:
         raise BadFile("no such file", "check the path") from error
-    with file:
-        data = file.read(largest + 1)
-    if len(data) > largest:
-        raise BadFile(f"has more than {largest} bytes")
-    return data
 
 
 def parse(data: bytes, what: str) -> dict[str, Any]:

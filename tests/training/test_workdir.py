@@ -1,6 +1,7 @@
 """A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
 
 import json
+import os
 
 import fsspec
 import pytest
@@ -126,3 +127,23 @@ def test_a_run_that_lost_its_workdir_ends_without_a_save(small_system, micro, tm
     with pytest.raises(UserError, match="run: another one has taken it over"):
         loop.train(micro(train__steps=2), tmp_path / "run", console=Console(quiet=True))
     assert not (tmp_path / "run" / "model").exists() and not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "{", "[]", '{"train": null}', '{"train": [1]}', "pipe", "endless", "folder"]
+)
+def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
+    path = tmp_path / "run" / "config.json"
+    path.parent.mkdir()
+    match content:
+        case "pipe":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_text(content)
+    with pytest.raises(UserError, match=r"run/config\.json: not readable|run: holds a run of another config") as error:
+        Workdir(tmp_path / "run").check(micro())
+    assert "\n" not in str(error.value)

@@ -86,7 +86,7 @@ def test_an_odd_field_is_named_in_one_line(folder, path, value, told):
         (b'{"seed": 1e999}', "has the number inf"),
         (b'{"seed": 1, "seed": 2}', "names seed twice"),
         (b'{"seed": ' + b"9" * 10_000 + b"}", "not readable JSON"),
-        (b" " * (2**24 + 1), "has more than 16777216 bytes"),
+        (b" " * (2**24 + 1), "bytes, and the limit is 16777216"),
         (b"", "not readable JSON"),
         (b"[]", "not a JSON object"),
         (b"{}", "lacks system, model, data"),
