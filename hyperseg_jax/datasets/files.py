@@ -117,8 +117,13 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def read_lines(path: pathlib.Path, what: str) -> list[str]:
-    """The lines of a text file; bytes that are no UTF-8 are taken as Windows-1252. what: it is, for the message."""
-    return json_text.decoded(_content(path, what)).splitlines()
+    """The lines of a text file in UTF-8, or else Latin-1. what: it is, for the message."""
+    data = _content(path, what)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return [line.rstrip("\r") for line in text.split("\n")]
 
 
 def _content(path: pathlib.Path, what: str = "file") -> bytes:

@@ -20,6 +20,7 @@ from hyperseg_jax.datasets.refcoco import SENTENCES
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.text.prompts import join_sentences
+from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import BadFile, map_file
 from hyperseg_jax.untrusted.old_pickles import OLD_TABLE
 from hyperseg_jax.untrusted.pickle_machine import PickleMachine
@@ -69,16 +70,19 @@ class RefCocoRefs(PerPicture):
         kept, there = [], set()
         for k, ref in enumerate(refs):
             where = f"{self._path}#{k}"
-            there.add(files.field(ref, "split", where))
+            there.add(files.text(ref, "split", where))
             if ref["split"] != split:
                 continue
-            number = files.field(ref, "image_id", where)
+            number = files.identity(ref, "image_id", where)
             if not self._records.has_image(number):
                 complain(
                     "bad record", f"{where}: image_id {number} is not in {self._records.path}; take both files from one release"
                 )
                 continue
             named = files.field(ref, "ann_id", where)
+            named = named if isinstance(named, list) else [named]
+            limits.check("masks", len(named), where, "masks")
+            named = [files.identity({"ann_id": one}, "ann_id", where) for one in named]
             sentences = [files.field(row, "sent", f"{where} sentences") for row in files.field(ref, "sentences", where)]
             if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
                 complain("bad record", f"{where}: field 'sentences' has none or an empty one; remove the record")
@@ -88,8 +92,8 @@ class RefCocoRefs(PerPicture):
                     "where": where,
                     "image_id": number,
                     "sentences": [text.strip() for text in sentences],
-                    "ann_ids": named if isinstance(named, list) else [named],
-                    "key": str(ref.get("ref_id", k)),
+                    "ann_ids": named,
+                    "key": str(files.identity(ref, "ref_id", where) if "ref_id" in ref else k),
                 }
             )
         if split not in there:

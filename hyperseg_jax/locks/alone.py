@@ -22,6 +22,9 @@ def alone(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
+            except OSError:  # a file system without locks
+                yield True
+                return
             if not _is_still(path, handle):  # its holder before has removed it
                 continue
             try:

@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from hyperseg_jax.errors import HostLost, UserError
 from hyperseg_jax.parallel.roll_call import roll_call
+from hyperseg_jax.untrusted.printing import printable
 
 PIECE = 2**20
 """Characters of a text that the coordination service carries at once."""
@@ -187,7 +188,7 @@ def ending() -> Iterator[None]:
         line = f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UserError) else str(error)
         broken = isinstance(error, jax.errors.JaxRuntimeError)
         hint = "; another host may be gone, the same command on all hosts goes on from the newest save" if broken else ""
-        print(f"error: process {name(jax.process_index())}: {line}{hint}", file=sys.stderr, flush=True)
+        print(f"error: process {name(jax.process_index())}: {printable(line)}{hint}", file=sys.stderr, flush=True)
         with contextlib.suppress(Exception):  # where all fail alike, none pulls the rug from under another
             _service().wait_at_barrier("hyperseg/ending", 5000)
         time.sleep(1 if leads() else 0)  # it holds the service of the others

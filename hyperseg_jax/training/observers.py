@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -287,7 +288,7 @@ def seconds_lost(path: pathlib.Path, kept: Mapping[str, float]) -> float:
 
 
 def _is_log(path: pathlib.Path) -> bool:
-    return path.is_file() and path.stat().st_size <= LARGEST
+    return path.is_file() and epath.Path(path).stat().length <= LARGEST
 
 
 def _truncate(path: pathlib.Path, step: int) -> str:

@@ -32,6 +32,8 @@ CLASSES = (
     f"{_CORE}scalar.Scalar",
 )
 """The feature classes that are read; nothing is imported for any of them."""
+SHARDS, LONGEST_NAME = 100_000, 255
+"""Files of a split, and letters of a name, at most."""
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _DISTRUST = "do not open this folder with other tools either"
 
@@ -123,6 +125,9 @@ def read_info(folder: pathlib.Path) -> Info:
 
 def _files(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -> dict[pathlib.Path, int]:
     lengths = [int(length) for length in split.get("shardLengths", ())]
+    names = (dataset, split["name"], split.get("filepathTemplate", ""))
+    if len(lengths) > SHARDS or any(len(str(text)) > LONGEST_NAME for text in names):
+        raise BadFile("has a split of too many shards or too long a name", _DISTRUST)
     most = limits.in_force().records
     if min(lengths, default=0) < 0 or sum(lengths) > most:
         raise BadFile(f"promises {sum(lengths)} records, and the limit is {most}", "if that is right, raise limits.records")
@@ -139,6 +144,8 @@ def _files(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -> dict
             ("NUM_SHARDS", place[-5:]),
         ):
             name = name.replace(f"{{{variable}}}", value)
+        if "[" in name or len(name) > LONGEST_NAME:  # ArrayRecord takes a name with brackets for a part of another file
+            raise BadFile(f"names the file {shown(name)}, which is no shard of this folder", _DISTRUST)
         found[paths.inside(folder, name)] = length
     return found
 

@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 BYTES = 8
 """Of a pixel at most; a file larger than limits.pixels of these is no picture."""
 SCANS = 200
-"""Of a JPEG at most; a small file could ask for hours of work with more."""
+"""Of a progressive JPEG at most; a small file could ask for hours of work with more."""
 AGAIN = "download it again or remove it"
 TOO_LARGE = "if that is right, raise limits.pixels"
 
@@ -55,7 +55,7 @@ def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[s
     with Image.open(content, formats=formats) as picture:
         if picture.width * picture.height > most:
             raise BadFile(f"is {picture.width}x{picture.height} pixels, and the limit is {most}", TOO_LARGE)
-        if picture.format in ("JPEG", "MPO"):
+        if picture.format in ("JPEG", "MPO") and picture.info.get("progressive"):
             _check_scans(content)
         return take(picture)
 

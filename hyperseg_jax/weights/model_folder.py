@@ -77,7 +77,20 @@ def _write(
                 writer.write(path, np.asarray(piece), place)
         for other in folder.iterdir() if folder.is_dir() else ():
             if other.name not in FILES:
-                (shutil.copytree if other.is_dir() else shutil.copy2)(other, part / other.name)
+                _copy(other, part / other.name)
+
+
+def _copy(other: pathlib.Path, place: pathlib.Path) -> None:
+    """Keeps what else lies in a model folder. Links are copied as links, and what is neither file nor folder is left out."""
+    if other.is_dir() and not other.is_symlink():
+        odd = lambda folder, names: [name for name in names if not _plain(pathlib.Path(folder, name))]
+        shutil.copytree(other, place, symlinks=True, ignore=odd)
+    elif _plain(other):
+        shutil.copy2(other, place, follow_symlinks=False)
+
+
+def _plain(path: pathlib.Path) -> bool:
+    return path.is_symlink() or path.is_dir() or path.is_file()
 
 
 def _pieces(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:

@@ -111,3 +111,17 @@ def test_the_number_of_operations_is_bounded(samples, tmp_path, monkeypatch):
     path.write_bytes(b"(" * 2000)
     with pytest.raises(UserError, match="more than 1000 operations"):
         opened(samples, path)
+
+
+@pytest.mark.parametrize("field", ["split", "image_id", "ann_id", "ref_id"])
+def test_values_that_hold_themselves_many_times_take_no_time(samples, tmp_path, field):
+    """2^60 members, in a few hundred bytes."""
+    shared = ()
+    for _ in range(60):
+        shared = (shared, shared)
+    path = tmp_path / "refs.p"
+    path.write_bytes(
+        pickle.dumps(refs(["the cup"], **{field: shared}) if field != "ref_id" else [refs(["x"])[0] | {field: shared}])
+    )
+    with pytest.raises(UserError, match=f"field '{field}' is"):
+        opened(samples, path)

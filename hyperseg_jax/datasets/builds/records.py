@@ -140,7 +140,7 @@ class Record:
         return found.reshape(*numbers.shape, *self.size)
 
     def _picture(self, t: int) -> np.ndarray:
-        budget.check_time(self._where)
+        budget.charge_frame(self.size, self._where)
         try:
             frame = pictures.colours(self._pictures[t], PICTURES)
         except BadFile as error:
