@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[None]:
+def without_ctrl_c() -> Iterator[None]:
     """Processes and threads that this thread starts inside never hear Ctrl-C, not even while they import."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
@@ -20,7 +20,7 @@ def deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin() -> None:
+def end_with_parent() -> None:
     """In a worker: ends it once its parent is dead. Where that is killed, its workers would wait for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -13,6 +13,7 @@ from typing import Any
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.files import Files, open_files
 from hyperseg_jax.locks.holder import Holder
+from hyperseg_jax.untrusted import stores
 
 FOLDER = ".lock"
 BEAT, STALE = 15.0, 100.0
@@ -142,5 +143,4 @@ class Lock:
         except UserError:
             raise
         except Exception as error:  # each store has its own
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise UserError(f"{self.folder}: cannot be written ({reason}); give another folder") from error
+            raise UserError(f"{self.folder}: cannot be written ({stores.reason(error)}); give another folder") from error

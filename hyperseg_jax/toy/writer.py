@@ -31,7 +31,7 @@ from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.toy import pictures
 from hyperseg_jax.toy.pictures import SPLITS, World
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
-from hyperseg_jax.workers import begin, deaf
+from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
 JPEG_QUALITY = 92
 REVOS_NAMES = {"train": "train", "val": "valid"}
@@ -323,8 +323,8 @@ class _runner:
         self.fixed = (world, folder)
         self.pool = None
         if workers:
-            with deaf():
-                self.pool = multiprocessing.get_context("spawn").Pool(workers, begin)
+            with without_ctrl_c():
+                self.pool = multiprocessing.get_context("spawn").Pool(workers, end_with_parent)
 
     def __enter__(self) -> Callable[[Callable, list], Iterable]:
         return self._run

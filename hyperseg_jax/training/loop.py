@@ -202,7 +202,7 @@ def train(
             stops = stop.asked(step) or step == stop_at
             last = step == steps or stops
             if validates or last or step % config.train.save_every == 0:
-                workdir.keep()
+                workdir.check_lock()
             if validates or last:
                 unsaved = attempt(say, "the model", model_folder.save, workdir.local / "model", config, tokenizer, state.params)
             # after all else of a step, so that what a checkpoint holds is complete; the best one is of a validation

@@ -75,7 +75,7 @@ class Workdir:
         if unseen := hosts.agree("the workdir's config", unseen):
             raise UserError(f"--workdir {self.home}: {unseen}; give a folder that all hosts share, or a bucket (gs://name/run)")
 
-    def keep(self) -> None:
+    def check_lock(self) -> None:
         """UserError, on all processes, where another run has taken the workdir over. Asked before a save."""
         self._lead(lambda _: self._lock.check(), None)
 
@@ -117,7 +117,7 @@ class Workdir:
             data = path.read_bytes() if self.remote else strict_json.contents(pathlib.Path(path))
             return strict_json.parse(data, "its content")
         except (BadFile, OSError) as error:
-            why = error.why if isinstance(error, BadFile) else _reason(error)
+            why = error.why if isinstance(error, BadFile) else stores.reason(error)
             raise UserError(f"{path}: not readable ({why}); delete this workdir or give another --workdir") from error
 
     def _open(self, resolved: str) -> None:
@@ -128,7 +128,9 @@ class Workdir:
             self._fetch()
             self.push()
         except Exception as error:  # as in push
-            raise UserError(f"--workdir {self.home}: cannot be written ({_reason(error)}); give another folder") from error
+            raise UserError(
+                f"--workdir {self.home}: cannot be written ({stores.reason(error)}); give another folder"
+            ) from error
 
     def _fetch(self) -> None:
         if self.remote:
@@ -152,7 +154,7 @@ class Workdir:
                     with path.open("rb") as here, target.open("wb") as there:
                         shutil.copyfileobj(here, there)
                 except Exception as error:  # a store's client raises what it likes
-                    raise OSError(getattr(error, "errno", None), _reason(error), str(target)) from error
+                    raise OSError(getattr(error, "errno", None), stores.reason(error), str(target)) from error
                 self._pushed[path] = told
 
 
@@ -165,10 +167,6 @@ def _files(path: epath.Path) -> list[epath.Path]:
     if path.is_dir():
         return [file for child in sorted(path.iterdir()) for file in _files(child)]
     return [path] if path.exists() else []
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 
 def _held(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,13 +110,13 @@ def test_a_second_run_in_a_workdir_is_refused_and_writes_nothing(request, tmp_pa
         workdir.push()
         with Workdir(home) as second, pytest.raises(UserError, match=rf"{home}: another run works there .process \d+ on "):
             second.open(micro(train__steps=7))
-        workdir.keep()
+        workdir.check_lock()
         assert json.loads((workdir.home / "config.json").read_text())["train"]["steps"] != 7
     with Workdir(home) as again:
         again.open(micro())
         with pytest.raises(UserError, match="another one has taken it over"):
             workdir._lock._number = 1  # as if it had stood still
-            workdir.keep()
+            workdir.check_lock()
 
 
 def test_a_run_that_lost_its_workdir_ends_without_a_save(small_system, micro, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import limits
-from hyperseg_jax.workers import begin, deaf
+from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
 OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; pictures are compressed already
 PICTURES, CLIPS = 512, 32
@@ -180,7 +180,7 @@ def _all_shards(
 
         with concurrent.futures.ThreadPoolExecutor(max(1, workers + UPLOADS if workers else 1)) as threads:
             try:
-                with deaf():  # so are the threads, and the workers that they start
+                with without_ctrl_c():  # so are the threads, and the workers that they start
                     asked = [threads.submit(one, job) for job in jobs]
                 for future in concurrent.futures.as_completed(asked):
                     job, shard = future.result()
@@ -275,7 +275,7 @@ def _begin(reader: Sequence[Example], stop: Any, within: limits.Limits) -> None:
     global _reader, _stop
     limits.apply(within)
     _reader, _stop = reader, stop
-    begin()
+    end_with_parent()
 
 
 def _write_in_worker(job: _Job) -> Shard | None:

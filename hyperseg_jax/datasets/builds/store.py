@@ -124,10 +124,9 @@ class Store:
         except UserError:
             raise
         except Exception as error:  # each store has its own
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             where = f"{self.folder}/{name}" if name else self.folder
             right = "the space and your right to write there" if done == "written" else "the path and your right to read it"
-            raise UserError(f"{where}: cannot be {done} ({reason}); check {right}") from error
+            raise UserError(f"{where}: cannot be {done} ({stores.reason(error)}); check {right}") from error
 
 
 def sha256(path: pathlib.Path) -> str:
