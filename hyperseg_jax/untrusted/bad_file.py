@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import pathlib
+import reprlib
 from collections.abc import Iterator
 
 from hyperseg_jax.errors import UserError
@@ -14,6 +15,8 @@ ANOTHER_COPY = "take another copy of it"
 CONVERT = "convert it to safetensors with the tools that wrote it"
 LINE = 1200
 """Characters of a message."""
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 3, 200, 40, 200
 DISTRUST = "do not load this file with other tools either; ask its authors for safetensors"
 
 
@@ -56,6 +59,12 @@ def shown(text: str) -> str:
     """Text out of a file as it may stand in a message: short, on one line, printable."""
     short = text if len(text) <= 200 else f"{text[:200]}..."
     return short if short.isprintable() else ascii(short)
+
+
+def shown_value(value: object) -> str:
+    """A value out of a file as it may stand in a message. Only its first members are visited: values of a pickle can hold each
+    other, and then writing all of one takes forever."""
+    return shown(_SHORT.repr(value))
 
 
 def one_line(text: str) -> str:
