@@ -7,10 +7,8 @@ from rich.markup import escape
 
 
 def printable(text: str) -> str:
-    """The text with all that is not printable as an escape; ends of lines stay."""
-    if text.replace("\n", "").isprintable():
-        return text
-    return "".join(sign if sign == "\n" or sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    """The text with all that is not printable as an escape; ends of lines and tabs stay."""
+    return "".join(sign if sign in "\n\t" or sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def say(console: Console, text: str) -> None:
