@@ -100,7 +100,7 @@ def test_prompts_whose_fields_do_not_fit_are_damaged(full, field, value):
     """What a Prompt must be is held by all who read it, far from its file."""
     content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
     content["prompts"][0][field] = value
-    with pytest.raises(UserError, match="^s#0: is damaged"):
+    with pytest.raises(UserError, match=r"^s#0: is damaged"):
         Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
 
 
