@@ -39,7 +39,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     apply_block(config.get("limits", {}), parsed.limits)
     chosen = benchmarks.find(parsed.benchmarks)
     hosts.join(
-        hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
+        hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
     console = Console(stderr=True, quiet=not hosts.leads())
     with hosts.ending():
