@@ -13,13 +13,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from hyperseg_jax.datasets.problems import Problem
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.errors import ENDING, UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.bad_file import one_line, shown
+from hyperseg_jax.untrusted.printing import one_line, shown_value
 
-PANIC = "PanicException"
-"""What libraries in Rust raise where they fail; it is no Exception and cannot be imported."""
 ROOM = 400
 """Bytes of a message on its way from a worker."""
 
@@ -27,7 +25,7 @@ ROOM = 400
 def reason(error: BaseException) -> str:
     """One line of what was wrong with a record. What is no fault of a record is raised again: a Ctrl-C, the end of the
     process."""
-    if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+    if isinstance(error, ENDING):
         raise error
     if isinstance(error, UserError | OSError):
         return one_line(" ".join(str(error).split()))
@@ -69,12 +67,12 @@ def _check_prompts(example: Example) -> None:
         lists = ((name, value) for name in LISTS for value in getattr(prompt, name))
         for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists):
             if not isinstance(value, str):
-                why = f"a prompt has {shown(repr(value))} as its {name}, where a text belongs"
+                why = f"a prompt has {shown_value(value)} as its {name}, where a text belongs"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
         room = len(prompt.classes) if prompt.task == "panoptic" else 0 if prompt.regions is None else len(prompt.regions)
         for label in (*prompt.labels, *prompt.crowd_labels) if prompt.task in ("panoptic", "region") else ():
             if not isinstance(label, int) or not 0 <= label < room:
-                why = f"a mask has the label {shown(repr(label))}, and there are {room} classes or regions"
+                why = f"a mask has the label {shown_value(label)}, and there are {room} classes or regions"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
 
 
@@ -83,7 +81,7 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
 
     @functools.wraps(read)
     def bounded(reader: Any, index: int, *rest: Any, **options: Any) -> Example:
-        with budget.one_record():
+        with budget.of_a_record():
             try:
                 example = read(reader, index, *rest, **options)
                 _check_prompts(example)
@@ -95,7 +93,6 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
                     raise  # the end of the reader, for whoever goes through it
                 raise Problem("bad record", f"{type(reader).__name__}[{index}]: {reason(error)}") from error
 
-    bounded.is_one_record = True  # type: ignore[attr-defined]
     return bounded
 
 

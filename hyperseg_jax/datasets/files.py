@@ -15,7 +15,8 @@ import numpy as np
 from hyperseg_jax.datasets.problems import Problem, collected, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, json_text, limits, paths, pictures
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown_value
 
 T = TypeVar("T")
 
@@ -153,16 +154,11 @@ def field(record: Any, name: str, where: str) -> Any:
     return value
 
 
-def found(value: object) -> str:
-    """A value of a file as a message may show it."""
-    return shown(repr(value))
-
-
 def text(record: Any, name: str, where: str) -> str:
     """A text out of a record, or a UserError."""
     value = field(record, name, where)
     if not isinstance(value, str):
-        raise Problem("bad record", f"{where}: field {name!r} is {found(value)} where a text belongs; correct the record")
+        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)} where a text belongs; correct the record")
     return value
 
 
@@ -170,7 +166,7 @@ def rows(record: Any, name: str, where: str) -> list:
     """A list out of a record, or a UserError."""
     value = field(record, name, where)
     if not isinstance(value, list):
-        raise Problem("bad record", f"{where}: field {name!r} is {found(value)} where a list belongs; correct the record")
+        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)} where a list belongs; correct the record")
     return value
 
 
@@ -181,7 +177,7 @@ def identity(record: Any, name: str, where: str) -> int | str:
         value = int(value)
     if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
         return value
-    raise Problem("bad record", f"{where}: field {name!r} is {found(value)}, which is no number of a record; correct it")
+    raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, which is no number of a record; correct it")
 
 
 def number(record: Any, name: str, where: str) -> int:
@@ -190,7 +186,7 @@ def number(record: Any, name: str, where: str) -> int:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # infinity is none
     if isinstance(value, bool) or not whole or abs(value) >= LARGEST_NUMBER:
         raise Problem(
-            "bad record", f"{where}: field {name!r} is {found(value)} where a whole number belongs; correct the record"
+            "bad record", f"{where}: field {name!r} is {shown_value(value)} where a whole number belongs; correct the record"
         )
     return int(value)
 
@@ -200,7 +196,7 @@ def picture_size(record: Any, where: str, height: str = "height", width: str = "
     size = number(record, height, where), number(record, width, where)
     most = limits.in_force().pixels
     if min(size) < 1 or size[0] * size[1] > most:
-        would = found(size[1]) + "x" + found(size[0])
+        would = shown_value(size[1]) + "x" + shown_value(size[0])
         raise Problem(
             "bad record",
             f"{where}: the picture would be {would} pixels, and the limit is {most}; correct its height and width, or raise "

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer as _Backend
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits, strict_json, tokenizers
-from hyperseg_jax.untrusted.bad_file import BadFile, naming, shown, without_panics
+from hyperseg_jax.untrusted.bad_file import BadFile, naming, without_panics
+from hyperseg_jax.untrusted.printing import shown
 
 EOS = "<|endoftext|>"
 SEG = "[SEG]"

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown, shown_value
 
 PUBLISHED = "give the tokenizer that the model was published with"
 COMPONENTS = 32  # of one role, those inside others among them
@@ -276,7 +277,7 @@ def _check_fields(value: Any, types: Mapping[str, Mapping[str, Check]], role: st
         if name not in fields:
             raise BadFile(f"its {role} {value['type']} has {shown(name)}, which is not known here", PUBLISHED)
         if not fields[name](found):
-            raise BadFile(f"its {role} {value['type']} has a {name} that is not allowed ({_brief(found)})", PUBLISHED)
+            raise BadFile(f"its {role} {value['type']} has a {name} that is not allowed ({shown_value(found)})", PUBLISHED)
 
 
 def _check_replace(component: Mapping[str, Any], role: str) -> None:
@@ -285,14 +286,9 @@ def _check_replace(component: Mapping[str, Any], role: str) -> None:
     if type(pattern) is not dict or type(content) is not str:
         raise BadFile(f"its {role} Replace has no pattern or content")
     if len(content) > len(pattern.get("String", "x")) or not content.replace("\u2581", " ").isascii():
-        raise BadFile(f"its {role} replaces {_brief(next(iter(pattern.values())))} by the longer {_brief(content)}", PUBLISHED)
-
-
-def _brief(value: Any) -> str:
-    text = repr(value) if not isinstance(value, dict | list) else type(value).__name__
-    if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), str):
-        text = repr(next(iter(value.values())))
-    return shown(text[:80])
+        raise BadFile(
+            f"its {role} replaces {shown_value(next(iter(pattern.values())))} by the longer {shown_value(content)}", PUBLISHED
+        )
 
 
 def _kind_of(model: Mapping[str, Any]) -> Any:

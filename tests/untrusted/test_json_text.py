@@ -11,7 +11,8 @@ from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits
-from hyperseg_jax.untrusted.bad_file import BadFile, one_line
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import one_line
 
 TEXTS = st.text(st.characters(codec=None) | st.sampled_from('[]{}"\\'), max_size=12)
 VALUES = st.recursive(

@@ -62,7 +62,7 @@ HOSTILE = [
     ("model/llm/__class__", 1, "'__class__' is no name of a field"),
     ("model/a.b", {}, "'a.b' is no name of a field"),
     ("__dict__", {}, "'__dict__' is no name of a field"),
-    ("seed", nested(120), "nested deeper than 100"),
+    ("seed", nested(120), "nests deeper than 100"),
     ("seed", 2**70, "seed = 1180591620717411303424"),
     ("optimizer", {"groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
 ]
