@@ -69,7 +69,7 @@ def train(
         workdir = stack.enter_context(Workdir(home, say=say))
         workdir.check(config)
         system = systems.get(config.system)
-        tokenizer = sources.load_tokenizer(config.data.tokenizer)
+        tokenizer = sources.load_tokenizer(config)
         tasks = sources.build(config, system, console=console)
         score_names.check_best(config.train.best, tasks)
         model = system.build(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
@@ -43,16 +44,13 @@ def parse_any(data: bytes, what: str, *, finite: bool = True) -> Any:
         raise BadFile(f"{what} has more than {PARTS} parts", CONVERT)
     json_text.check_depth(data, f"{what} ")
     try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=lambda pairs: _unique(pairs, what),
-            **({"parse_float": _finite, "parse_constant": _finite} if finite else {}),
-        )
+        number, unique = _finite if finite else float, functools.partial(_unique, what)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{what} is not readable JSON ({shown(str(error))})") from error
 
 
-def _unique(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
+def _unique(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

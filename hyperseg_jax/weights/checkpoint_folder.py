@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from hyperseg_jax.untrusted import paths, strict_json
-from hyperseg_jax.untrusted.bad_file import DISTRUST, BadFile, map_file
+from hyperseg_jax.untrusted.bad_file import DISTRUST, BadFile
 from hyperseg_jax.untrusted.printing import shown
 from hyperseg_jax.weights.mapped_file import MappedTensors
 
@@ -40,7 +40,7 @@ def find_shards(folder: pathlib.Path) -> Shards:
 
 
 def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
-    where = strict_json.parse(bytes(map_file(_inside(folder, path.name))), path.name).get("weight_map")
+    where = strict_json.parse(strict_json.contents(_inside(folder, path.name)), path.name).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
         raise BadFile(f"{path.name} has no weight_map of tensor names to files")
     shards = {shard: _inside(folder, shard) for shard in dict.fromkeys(where.values())}

@@ -162,16 +162,6 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
         ) from error
 
 
-def check_tokens(folder: pathlib.Path, tokenizer: Tokenizer, config: ml_collections.ConfigDict) -> None:
-    """UserError where the tokenizer has ids that the language model has no embedding for; they would pass for its last one."""
-    rows = config.model.llm.vocab_size
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{one_line(folder)}: its tokenizer has {tokenizer.vocab_size} tokens, the model embeddings of {rows}; "
-            "give the tokenizer that the model was trained with"
-        )
-
-
 def check_fit(
     folder: pathlib.Path, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Any], *, fresh: Sequence[str] = ()
 ) -> None:

@@ -128,6 +128,11 @@ def several(role, members, *parts):
     return changed(**{role: {"type": "Sequence", members: list(parts)}})
 
 
+def nested(part):
+    sequence = lambda inner: {"type": "Sequence", "normalizers": [inner]}
+    return sequence(sequence(part))
+
+
 SIZE = Tokenizer.toy().vocab_size
 SHIFTED = {token: number + 7 for token, number in TOY["model"]["vocab"].items()}
 SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
@@ -165,9 +170,19 @@ HOSTILE = [
     (added(content="[SEG]"), "which is another token's"),
     (added(content=""), "without content or id"),
     (added(content=" ", lstrip=True, rstrip=True), "takes in the spaces"),
+    ({**added(content="x", lstrip=True, normalized=True), "normalizer": nested(replacing("x", " "))}, "takes in the spaces"),
     (changed(version="9"), "is no tokenizer"),
     ([], "is not a JSON object"),
 ]
+
+
+def test_a_normalizer_that_replaces_nothing_is_not_taken_for_one(tmp_path):
+    content = {
+        **added(content="x", lstrip=True, normalized=True),
+        "normalizer": nested({"type": "Prepend", "prepend": "String"}),
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert Tokenizer.load(tmp_path).vocab_size == SIZE + 1
 
 
 @pytest.mark.parametrize(("content", "told"), HOSTILE)
