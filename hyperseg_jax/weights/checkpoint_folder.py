@@ -34,7 +34,7 @@ def find_shards(folder: pathlib.Path) -> Shards:
         if files := sorted(folder.glob(pattern)):
             return Shards(tuple(_inside(folder, path.name) for path in files), None)
     for name in ADAPTERS:
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return Shards((_inside(folder, name),), None)
     raise BadFile("no weights here (model.safetensors, pytorch_model.bin, or their index.json)", "give the file or its folder")
 
@@ -54,7 +54,7 @@ def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
         raise BadFile(f"its index names {shown(name)}, which is no file of this folder", DISTRUST)
     home = folder.resolve()
     root = home.parents[1] if home.parent.name == "snapshots" else home
-    if not paths.inside(root, home.relative_to(root) / name).is_file():
+    if not paths.inside(root, home.relative_to(root) / name).exists():
         raise BadFile(f"lacks {shown(name)}", "copy the whole folder again")
     return folder / name
 
