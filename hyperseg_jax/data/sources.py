@@ -131,10 +131,10 @@ def build(
             raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
         exam = None
         if reader == "toy" and val is not None:
-            if split != "val" and val["task"] == "video":  # clips have no other split
+            if split != "val" and val.get("task") == "video":  # clips have no other split
                 continue
             val = {**val, "split": split}
-            exam = (val["folder"].replace("{root}", root), split) if val["task"] == "referring" else None
+            exam = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
         taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
         tasks[name] = Task(name, taught, scored, ratio, own[name], tokenizer, augmentation(config, name), exam, shared)
     return tasks
@@ -201,13 +201,14 @@ def load_tokenizer(config: ml_collections.ConfigDict) -> Tokenizer:
 def check_names(config: ml_collections.ConfigDict, where: str) -> None:
     """UserError where validation of a config that is not trusted would open anything but what lies below {root}. where: the
     file, for the message."""
+    parameters = [p for make in READERS.values() for p in inspect.signature(make).parameters.values()]
+    opened = {p.name for p in parameters if "PathLike" in str(p.annotation)}
     for name, block in config.data.tasks.items():
-        make = READERS.get(block.reader)
-        parameters = inspect.signature(make).parameters if make else {}
         for field, value in (block.to_dict().get("val") or {}).items():
-            opened = field in parameters and "PathLike" in str(parameters[field].annotation)
-            parts = value.split("/") if isinstance(value, str) else ()
-            if parts and (parts[0] == "" or ".." in parts or "://" in value or (opened and parts[0] != "{root}")):
+            if not isinstance(value, str):
+                continue
+            parts = value.split("/")
+            if value[:1] == "/" or ".." in parts or "://" in value or (field in opened and parts[0] != "{root}"):
                 raise UserError(
                     f"{where}: data.tasks.{name}.val.{field} = {shown_value(value)}, and the files of a model name nothing but "
                     "what lies below the folder that you give with --data-root; write {root}/..., if you trust it"

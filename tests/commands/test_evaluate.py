@@ -28,6 +28,7 @@ def test_scores_of_a_workdir(trained, world, tmp_path, capsys):
         ("folder", "{root}/../x", "val.folder = '{root}/../x'"),
         ("folder", "gs://bucket/x", "val.folder = 'gs://bucket/x'"),
         ("split", "../x", "val.split = '../x'"),
+        ("refs_path", "x", "val.refs_path = 'x'"),
         ("split", "/x", "val.split = '/x'"),
         (None, "", "data.root = "),
     ],
