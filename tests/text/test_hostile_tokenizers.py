@@ -177,10 +177,9 @@ HOSTILE = [
 
 
 def test_a_normalizer_that_replaces_nothing_is_not_taken_for_one(tmp_path):
-    content = {
-        **added(content="<x>", lstrip=True, normalized=True),
-        "normalizer": nested({"type": "Prepend", "prepend": "String"}),
-    }
+    token = {**TOY["added_tokens"][0], "id": SIZE, "content": "<x>", "lstrip": True, "normalized": True}
+    prepends = nested({"type": "Prepend", "prepend": "String"})
+    content = changed(added_tokens=[*TOY["added_tokens"], token], normalizer=prepends)
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     assert Tokenizer.load(tmp_path).vocab_size == SIZE + 1
 
