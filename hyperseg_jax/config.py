@@ -16,6 +16,7 @@ import ml_collections
 import hyperseg_jax
 from hyperseg_jax import config_fields
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.printing import shown
 
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
 
@@ -87,9 +88,9 @@ def _run(name: str) -> ml_collections.ConfigDict:
 def _override(config: ml_collections.ConfigDict, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--config.{_short(text)}: give a value, as in --config.{_short(text)}=1")
+        raise UserError(f"--config.{shown(text)}: give a value, as in --config.{shown(text)}=1")
     if not key.isprintable():
-        raise UserError(f"--config.{_short(key)}: no such field; give its name as it stands in the config")
+        raise UserError(f"--config.{shown(key)}: no such field; give its name as it stands in the config")
     *parents, leaf = key.split(".")
     node: Any = config
     for depth, part in enumerate((*parents, leaf)):
@@ -101,17 +102,19 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
         if depth < len(parents):
             node = node[part]
     parsed, there = _value(key, value), node[leaf]
+    if problem := next(config_fields.names(f"--config.{key}", parsed), ""):
+        raise UserError(problem)
     if isinstance(there, ml_collections.ConfigDict):
         _check_block(key, parsed, there)
     elif parsed is None and there is not None:
-        raise UserError(f"--config.{key}={_short(value)}: the field takes {type(there).__name__}, not None")
+        raise UserError(f"--config.{key}={shown(value)}: the field takes {type(there).__name__}, not None")
     try:
         if isinstance(there, float) and isinstance(parsed, int):
             parsed = float(parsed)
         node[leaf] = parsed
     except (TypeError, ValueError, OverflowError) as error:
         wanted = type(there).__name__
-        raise UserError(f"--config.{key}={_short(value)}: the field takes {wanted}, not {type(parsed).__name__}") from error
+        raise UserError(f"--config.{key}={shown(value)}: the field takes {wanted}, not {type(parsed).__name__}") from error
 
 
 def _value(key: str, text: str) -> Any:
@@ -121,7 +124,7 @@ def _value(key: str, text: str) -> Any:
     except (ValueError, SyntaxError):
         return text
     except (MemoryError, RecursionError) as error:
-        raise UserError(f"--config.{key}={_short(text)}: is nested too deep; give a plain value") from error
+        raise UserError(f"--config.{key}={shown(text)}: is nested too deep; give a plain value") from error
 
 
 def _check_block(key: str, value: Any, there: ml_collections.ConfigDict) -> None:
@@ -130,15 +133,7 @@ def _check_block(key: str, value: Any, there: ml_collections.ConfigDict) -> None
         raise UserError(
             f"--config.{key}: is a block; change a field of it, as in --config.{key}.NAME=VALUE ({', '.join(there)})"
         )
-    if any(not isinstance(name, str) for name in value):
-        raise UserError(f"--config.{key}: has a name that is no text; give names in quotes")
     if not key.startswith(config_fields.OPEN) and (lacking := [name for name in there if name not in value]):
         raise UserError(
             f"--config.{key}: leaves out {', '.join(lacking)}; change one field, as in --config.{key}.{lacking[0]}=VALUE"
         )
-
-
-def _short(text: str) -> str:
-    """A text of the command line as it may stand in a message."""
-    short = text if len(text) <= 60 else f"{text[:60]}..."
-    return short if short.isprintable() else ascii(short)[1:-1]

@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hyperseg_jax.untrusted.printing import shown_value
+
 MOST = 2**31 - 1
 BOUNDS: Mapping[str, tuple[float, float]] = {
     # sizes of models
@@ -111,13 +113,13 @@ NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     """A line for each field that is not what it may be, with the fix. known: a config with all fields; see `joined`."""
-    yield from _names("", config)
+    yield from names("", config)
     yield from _in_block("", config, known)
     data = config.get("data")
     tasks, augment = (data.get("tasks"), data.get("augment")) if isinstance(data, Mapping) else (None, None)
     for name, block in augment.items() if isinstance(augment, Mapping) else ():
         if not isinstance(block, Mapping):
-            yield f"data.augment: {_brief(name)} is {_brief(block)}; give a task and a block of fields"
+            yield f"data.augment: {shown_value(name)} is {shown_value(block)}; give a task and a block of fields"
     if isinstance(tasks, Mapping):
         if not tasks:
             yield "data.tasks: names no task; give one or more"
@@ -139,14 +141,14 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _names(path: str, value: Any) -> Iterator[str]:
-    """Of blocks at any depth, those in lists among them."""
+def names(path: str, value: Any) -> Iterator[str]:
+    """A line for each name that no field can have, in blocks at any depth, those in lists among them."""
     members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, inner in members:
         if isinstance(value, Mapping) and not (isinstance(name, str) and NAME.fullmatch(name)):
-            yield f"{path or 'config'}: {_brief(name)} is no name of a field; use letters, digits and _"
+            yield f"{path or 'config'}: {shown_value(name)} is no name of a field; use letters, digits and _"
         else:
-            yield from _names(f"{path}.{name}" if path else str(name), inner)
+            yield from names(f"{path}.{name}" if path else str(name), inner)
 
 
 def _in_block(path: str, block: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
@@ -154,7 +156,7 @@ def _in_block(path: str, block: Mapping[str, Any], known: Mapping[str, Any]) -> 
         place = f"{path}.{name}" if path else name
         if place in OPEN:
             if not isinstance(value, Mapping):
-                yield f"{place} = {_brief(value)}: give a block of fields"
+                yield f"{place} = {shown_value(value)}: give a block of fields"
         elif name in known:
             yield from _of_field(place, name, value, known[name])
         elif path.startswith("model"):
@@ -166,18 +168,18 @@ def _of_field(place: str, name: str, value: Any, like: Any) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _in_block(place, value, like)
         else:
-            yield f"{place} = {_brief(value)}: give a block of fields ({', '.join(like)})"
+            yield f"{place} = {shown_value(value)}: give a block of fields ({', '.join(like)})"
     elif isinstance(like, list | tuple):
         least, most = LENGTHS.get(name, (0, 10_000))
         if not isinstance(value, list | tuple) or not least <= len(value) <= most:
             counted = f"{least}" if least == most else f"{least} or more" if least else "any number of"
-            yield f"{place} = {_brief(value)}: give a list of {counted} values"
+            yield f"{place} = {shown_value(value)}: give a list of {counted} values"
         else:
             inner = like[0] if like else ELEMENTS.get(name, "")
             for one in value:
                 yield from _of_field(place, name, one, inner)
     elif problem := _of_value(name, value, like):
-        yield f"{place} = {_brief(value)}: {problem}"
+        yield f"{place} = {shown_value(value)}: {problem}"
 
 
 def _of_value(name: str, value: Any, like: Any) -> str:
@@ -212,23 +214,17 @@ def _is_regex(text: str) -> bool:
 
 def _of_task(place: str, name: Any, task: Any) -> Iterator[str]:
     if len(name) > 100:
-        yield f"data.tasks: {_brief(name)} is too long for the name of a task"
+        yield f"data.tasks: {shown_value(name)} is too long for the name of a task"
     elif not isinstance(task, Mapping):
-        yield f"{place} = {_brief(task)}: give a block of fields"
+        yield f"{place} = {shown_value(task)}: give a block of fields"
     else:
         if "reader" not in task:
             yield f"{place}: lacks reader; give its name"
         for field, value in task.items():
             if field in ("train", "val"):
                 if not (value is None or isinstance(value, Mapping)):
-                    yield f"{place}.{field} = {_brief(value)}: give a block with the fields of the reader"
+                    yield f"{place}.{field} = {shown_value(value)}: give a block with the fields of the reader"
             elif field not in TASK:
-                yield f"{place}.{_brief(field)}: no such field; known here: {', '.join(TASK)}, train, val"
+                yield f"{place}.{shown_value(field)}: no such field; known here: {', '.join(TASK)}, train, val"
             elif problem := _of_value(field, value, TASK[field]):
-                yield f"{place}.{field} = {_brief(value)}: {problem}"
-
-
-def _brief(value: Any) -> str:
-    """A value as it may stand in a message."""
-    text = ascii(value) if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:60]}..."
+                yield f"{place}.{field} = {shown_value(value)}: {problem}"

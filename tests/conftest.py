@@ -49,9 +49,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def tried_long(request):
-    """tried_long(property, strategy): `fuzz.tried` with ever new input, for --fuzz-seconds; for slow tests."""
+    """tried_long(property, strategy): `fuzz.tried` with ever new input, for --fuzz-seconds; for slow tests. The summary of the
+    run tells the number of examples."""
     seconds, seed = request.config.getoption("--fuzz-seconds"), request.config.getoption("--fuzz-seed")
-    return lambda holds, *strategies: fuzz.tried_for(seconds, holds, *strategies, seed=seed)
+
+    def run(holds, *strategies):
+        examples = fuzz.tried_for(seconds, holds, *strategies, seed=seed)
+        request.node.user_properties.append(("examples", examples))
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """How many examples each of the longer property tests tried."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "examples" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid}: {value} examples")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

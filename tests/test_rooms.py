@@ -7,13 +7,13 @@ import hyperseg_jax
 
 ORDER = [
     "errors",
+    "untrusted",
     "cache",
     "atomic",
     "workers",
     "config_fields",
     "config",
     "structs",
-    "untrusted",
     "locks",
     "axes",
     "ops",

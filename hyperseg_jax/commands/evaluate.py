@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("val", "compositional"),
         help="of the toy world; compositional: pairs of colour and shape never seen in training",
     )
-    parser.add_argument("--data-root", default="", help="the folder of all data, if not the one that the config names or draws")
+    parser.add_argument(
+        "--data-root",
+        default="",
+        help="the folder of all data; without it, that of --config, or the toy world that a config draws",
+    )
     parser.add_argument(
         "--out",
         type=pathlib.Path,
@@ -83,13 +87,19 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
 
     console = Console(stderr=True)
     say = functools.partial(printing.say, console)
-    model = load(parsed.model)
-    with model.config.unlocked():
-        model.config.data.root = parsed.data_root or model.config.data.get("root", "")
-        model.config.data.tokenizer = str(model_folder.find(parsed.model))  # its own; a config may name any file
-    tasks = sources.build(
-        model.config, systems.get(model.config.system), console=console, for_training=False, split=parsed.split
-    )
+    model, folder = load(parsed.model), model_folder.find(parsed.model)
+    config = model.config.copy_and_resolve_references()
+    where, named = printing.one_line(folder / "config.json"), config.data.get("root", "")
+    if named and not parsed.data_root:
+        raise UserError(
+            f"{where}: data.root = {printing.shown_value(named)}, and the files of a model do not say what is opened "
+            "here; give the folder of the data with --data-root"
+        )
+    sources.check_names(config, where)
+    with config.unlocked():
+        config.data.root = parsed.data_root
+        config.data.tokenizer = str(folder)  # its own; a config may name any file
+    tasks = sources.build(config, systems.get(config.system), console=console, for_training=False, split=parsed.split)
     if parsed.tasks:
         wanted = [name.strip() for name in parsed.tasks.split(",")]
         unknown = [name for name in wanted if name not in tasks]

@@ -39,7 +39,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     apply_block(config.get("limits", {}), parsed.limits)
     chosen = benchmarks.find(parsed.benchmarks)
     hosts.join(
-        hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
+        hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
     console = Console(stderr=True, quiet=not hosts.leads())
     with hosts.ending():
@@ -117,12 +117,12 @@ def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:
     for name, values in scores.items():
         for metric, value in values.items():
             known = "; ".join(f"{row.value:.2f} {row.model}" for row in published(name, metric))
-            made.add_row(cell(name), cell(metric), shown(metric, value), known)
+            made.add_row(cell(name), cell(metric), score_text(metric, value), known)
         made.add_section()
     return made
 
 
-def shown(metric: str, value: float) -> str:
+def score_text(metric: str, value: float) -> str:
     """A score for people: counts and clicks as they are, shares in percent."""
     if metric in ("count", "classes"):
         return f"{value:.0f}"

@@ -17,10 +17,10 @@ from rich.markup import escape
 from hyperseg_jax import __version__
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.commands.script import script
-from hyperseg_jax.errors import HostLost, UserError
+from hyperseg_jax.errors import ENDING, HostLost, UserError
 from hyperseg_jax.untrusted import limits, stores
-from hyperseg_jax.untrusted.bad_file import BadFile, first_line, shown
-from hyperseg_jax.untrusted.printing import printable
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import first_line, printable, shown
 
 VERBS = {
     "quickstart": "segment, fine-tune and see it all on one page, in minutes on a CPU",
@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return main(sys.argv[1:])
     arguments = list(arguments)
     traceback = "--traceback" in arguments
-    arguments, given = _split_limits([a for a in arguments if a != "--traceback"])
+    arguments, given = _without_limits([a for a in arguments if a != "--traceback"])
     parser = argparse.ArgumentParser(
         prog="hyperseg",
         description="Universal image and video segmentation with vision-language models, in JAX.",
-        epilog="--traceback with any verb shows where an error came from; --limit NAME=VALUE changes one of the limits on what "
-        "files may ask for (pixels=100000000).",
+        epilog="--traceback with any verb shows where an error came from; --limits NAME=VALUE changes one of the limits on "
+        "what files may ask for (pixels=100000000).",
     )
     parser.add_argument("--version", action="version", version=f"hyperseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
@@ -91,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _say("stopped")
         raise SystemExit(130) from None
-    except (SystemExit, GeneratorExit):
+    except ENDING:
         raise
-    except BaseException as error:  # native code panics with what is no Exception
+    except BaseException as error:
         if traceback:
             raise
         if isinstance(error, OSError) and error.filename is not None:  # a full disk, a missing right
@@ -103,38 +103,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
 
 
-def _split_limits(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The arguments without --limit NAME=VALUE, and its values. `evaluate --limit 5` stays."""
+def _without_limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without --limits NAME=VALUE, and each NAME=VALUE."""
     rest: list[str] = []
-    given: dict[str, Any] = {}
-    waiting = list(arguments)
-    while waiting:
-        one = waiting.pop(0)
-        option, _, text = one.partition("=")
-        if one == "--limit" and waiting:
-            text = waiting[0]
-        name, equals, value = text.partition("=")
-        if not (option == "--limit" and equals and name.isidentifier()):
+    given: list[str] = []
+    waiting = iter(arguments)
+    for one in waiting:
+        option, equals, text = one.partition("=")
+        if option == "--limits":
+            given.append(text if equals else next(waiting, ""))
+        else:
             rest.append(one)
-            continue
-        if one == "--limit":
-            waiting.pop(0)
-        try:
-            given[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            given[name] = value
     return rest, given
 
 
-def _limits_of(parsed: argparse.Namespace, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The limits that were given; those of a config are set in it."""
-    if given and parsed.verb in ("train", "sweep", "plan"):
-        name = next(iter(given))
-        raise UserError(
-            f"--limit {name}: hyperseg {parsed.verb} takes limits from its config; give --config.limits.{name}=VALUE"
-        )
-    made = limits.of(given, "--limit")
-    parsed.limits = {name: getattr(made, name) for name in given}
+def _limits_of(parsed: argparse.Namespace, given: Sequence[str]) -> Mapping[str, Any]:
+    """The limits that were given. What trains or plans has them in its config."""
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--limits {shown(text)}: give NAME=VALUE, as in --limits pixels=100000000")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            values[name] = value
+    made = limits.of(values, "--limits")
+    parsed.limits = {name: getattr(made, name) for name in values}
+    if parsed.verb in ("train", "sweep", "plan"):
+        parsed.overrides += [f"limits.{name}={value!r}" for name, value in parsed.limits.items()]
     return parsed.limits
 
 

@@ -33,7 +33,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     config = configs.load(parsed.config, parsed.overrides)
     hosts.join(
-        hosts.Limits(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
+        hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
     console = Console(stderr=True, quiet=not hosts.leads())
     with hosts.ending():

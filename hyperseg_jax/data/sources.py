@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import pathlib
@@ -26,6 +27,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, printing
+from hyperseg_jax.untrusted.printing import shown_value
 
 # reader name in a config -> what makes it. "toy" has the paths of a written toy world filled in, "benchmark" those of
 # datasets/layouts; the others take the paths themselves.
@@ -113,7 +115,7 @@ def build(
     for_training: else training records are neither drawn nor read. split: the toy split to validate on.
     """
     data = config.data
-    tokenizer = load_tokenizer(data.tokenizer)
+    tokenizer = load_tokenizer(config)
     root = root_of(data, console, for_training=for_training)
     own = {name: sizes(config, system, name) for name in data.tasks}
     shared = sizes(config, system, MIXED) if programs(config) == (MIXED,) else None
@@ -129,10 +131,10 @@ def build(
             raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
         exam = None
         if reader == "toy" and val is not None:
-            if split != "val" and val["task"] == "video":  # clips have no other split
+            if split != "val" and val.get("task") == "video":  # clips have no other split
                 continue
             val = {**val, "split": split}
-            exam = (val["folder"].replace("{root}", root), split) if val["task"] == "referring" else None
+            exam = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
         taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
         tasks[name] = Task(name, taught, scored, ratio, own[name], tokenizer, augmentation(config, name), exam, shared)
     return tasks
@@ -153,7 +155,8 @@ def root_of(data: ml_collections.ConfigDict, console: Console, *, for_training: 
                 if fields["reader"] != "toy" or value != "{root}":
                     raise UserError(
                         f"data.root is empty, and data.tasks.{name}.{part}.{field} = {value!r} is read with reader "
-                        f"{fields['reader']!r}; give the folder of your data, --config.data.root=FOLDER"
+                        f"{fields['reader']!r}; give the folder of your data: --config.data.root=FOLDER, or --data-root FOLDER "
+                        "of hyperseg evaluate"
                     )
                 drawn = True
     if not drawn:
@@ -186,9 +189,30 @@ def programs(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return (MIXED,) if config.data.get("batches", "task") == MIXED else tuple(config.data.tasks)
 
 
-def load_tokenizer(name: str | os.PathLike) -> Tokenizer:
-    """The toy tokenizer by its name "toy", or any tokenizer.json."""
-    return Tokenizer.toy() if str(name) == "toy" else Tokenizer.load(name)
+def load_tokenizer(config: ml_collections.ConfigDict) -> Tokenizer:
+    """That of data.tokenizer: the toy tokenizer by its name "toy", or any tokenizer.json. UserError where the config's model
+    has no embedding for some of its ids."""
+    name = config.data.tokenizer
+    tokenizer = Tokenizer.toy() if name == "toy" else Tokenizer.load(name)
+    tokenizer.check_fits(config.model.llm.vocab_size)
+    return tokenizer
+
+
+def check_names(config: ml_collections.ConfigDict, where: str) -> None:
+    """UserError where validation of a config that is not trusted would open anything but what lies below {root}. where: the
+    file, for the message."""
+    parameters = [p for make in READERS.values() for p in inspect.signature(make).parameters.values()]
+    opened = {p.name for p in parameters if "PathLike" in str(p.annotation)}
+    for name, block in config.data.tasks.items():
+        for field, value in (block.to_dict().get("val") or {}).items():
+            if not isinstance(value, str):
+                continue
+            parts = value.split("/")
+            if value[:1] == "/" or ".." in parts or "://" in value or (field in opened and parts[0] != "{root}"):
+                raise UserError(
+                    f"{where}: data.tasks.{name}.val.{field} = {shown_value(value)}, and the files of a model name nothing but "
+                    "what lies below the folder that you give with --data-root; write {root}/..., if you trust it"
+                )
 
 
 def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:

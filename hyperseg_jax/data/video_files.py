@@ -13,7 +13,8 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, videos
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -13,13 +13,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from hyperseg_jax.datasets.problems import Problem
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.errors import ENDING, UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.bad_file import one_line, shown_value
+from hyperseg_jax.untrusted.printing import one_line, shown_value
 
-PANIC = "PanicException"
-"""What libraries in Rust raise where they fail; it is no Exception and cannot be imported."""
 ROOM = 400
 """Bytes of a message on its way from a worker."""
 
@@ -27,12 +25,12 @@ ROOM = 400
 def reason(error: BaseException) -> str:
     """One line of what was wrong with a record. What is no fault of a record is raised again: a Ctrl-C, the end of the
     process."""
-    if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+    if isinstance(error, ENDING):
         raise error
     if isinstance(error, UserError | OSError):
         return one_line(" ".join(str(error).split()))
     if isinstance(error, MemoryError):
-        return "asks for more memory than there is; lower the limits of what a file may ask for (docs/data.md)"
+        return "asks for more memory than there is; lower the limits of what a file may ask for (docs/security.md)"
     why = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return one_line(f"is of another make ({why}); check the files with `hyperseg data check`")
 
@@ -83,7 +81,7 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
 
     @functools.wraps(read)
     def bounded(reader: Any, index: int, *rest: Any, **options: Any) -> Example:
-        with budget.one_record():
+        with budget.of_a_record():
             try:
                 example = read(reader, index, *rest, **options)
                 _check_prompts(example)
@@ -95,7 +93,6 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
                     raise  # the end of the reader, for whoever goes through it
                 raise Problem("bad record", f"{type(reader).__name__}[{index}]: {reason(error)}") from error
 
-    bounded.is_one_record = True  # type: ignore[attr-defined]
     return bounded
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from hyperseg_jax.datasets.problems import Problem, collected, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, json_text, limits, paths, pictures
-from hyperseg_jax.untrusted.bad_file import BadFile, shown_value
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown_value
 
 T = TypeVar("T")
 

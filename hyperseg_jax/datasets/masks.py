@@ -9,7 +9,7 @@ from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.bad_file import shown
+from hyperseg_jax.untrusted.printing import shown
 
 POLYGON_RULES = ("fill_poly", "coco")
 FAR = 1e6  # pixels; no corner lies beyond

@@ -22,7 +22,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, pictures
 from hyperseg_jax.untrusted import features as prepared
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown
 
 LABEL_PICTURES = ("annotation", "segmentation_label", "segmentation_mask")
 MASKS = ("mask", "segmentation")

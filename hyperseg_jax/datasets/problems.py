@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.bad_file import one_line
+from hyperseg_jax.untrusted.printing import one_line
 
 KINDS = ("missing file", "unreadable picture", "wrong size", "bad mask", "bad record")
 MESSAGES = 10_000

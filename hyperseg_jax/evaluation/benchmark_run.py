@@ -21,7 +21,8 @@ from hyperseg_jax.evaluation.submissions import Row, row_of
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown
 
 
 @dataclasses.dataclass

@@ -171,4 +171,4 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     sizes = system.batch_spec(config, {**block, **benchmark.sizes, "prompts": 1, "frames": 1})
     if benchmark.task == "panoptic":  # the class list of all is that of the first
         sizes = dataclasses.replace(sizes, classes=len(examples[0].prompts[0].classes) + 1)
-    return Task(name, None, examples, 0, sizes, load_tokenizer(config.data.tokenizer))
+    return Task(name, None, examples, 0, sizes, load_tokenizer(config))

@@ -10,7 +10,7 @@ import pathlib
 import socket
 import uuid
 
-from hyperseg_jax.untrusted.bad_file import shown
+from hyperseg_jax.untrusted.printing import shown
 
 
 @dataclasses.dataclass(frozen=True)

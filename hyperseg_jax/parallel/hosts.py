@@ -29,7 +29,7 @@ PIECE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class Timeouts:
     """Seconds. start: until all hosts have come. barrier: until all come to a place where they agree. heartbeat: after which
     a silent host counts as lost and the others end. watchdog: without a finished step, after which stacks are dumped."""
 
@@ -47,7 +47,7 @@ class Limits:
 class _Joined:
     """What this process knows of the others."""
 
-    limits = Limits()
+    timeouts = Timeouts()
     names: tuple[str, ...] = ()
     meetings = 0
 
@@ -56,21 +56,21 @@ _joined = _Joined()
 
 
 def join(
-    limits: Limits, *, coordinator: str | None = None, process_id: int | None = None, processes: int | None = None
+    timeouts: Timeouts, *, coordinator: str | None = None, process_id: int | None = None, processes: int | None = None
 ) -> None:
     """Makes one run of all its processes, before anything asks for devices.
 
     coordinator: HOST:PORT of process 0. What is None is taken from HYPERSEG_COORDINATOR, HYPERSEG_PROCESS_ID and
     HYPERSEG_PROCESSES, then from the environment of a TPU pod, GKE, Slurm or Open MPI; where none of them speaks, the process
-    is alone. HostLost names the hosts that do not come within limits.start.
+    is alone. HostLost names the hosts that do not come within timeouts.start.
     """
-    _joined.limits = limits
+    _joined.timeouts = timeouts
     coordinator = coordinator or os.environ.get("HYPERSEG_COORDINATOR")
     process_id = _number("HYPERSEG_PROCESS_ID") if process_id is None else process_id
     processes = _number("HYPERSEG_PROCESSES") if processes is None else processes
     if processes != 1 and None in (coordinator, process_id, processes):
         given = coordinator, processes, process_id
-        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, int(limits.start))
+        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, int(timeouts.start))
         coordinator, processes, process_id = found[0], found[1], found[2]
         if None in (coordinator, processes, process_id):
             if any(value is not None for value in given):
@@ -82,14 +82,14 @@ def join(
         raise UserError(f"--process-id {process_id} of --processes {processes}: give 0 up to one less than their number")
     flags.FLAGS.mark_as_parsed()
     flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True  # its other barriers have no time limit
-    _joined.names = tuple(roll_call(coordinator, process_id, processes, name=socket.gethostname(), seconds=limits.start))
+    _joined.names = tuple(roll_call(coordinator, process_id, processes, name=socket.gethostname(), seconds=timeouts.start))
     jax.distributed.initialize(
         coordinator,
         processes,
         process_id,
-        initialization_timeout=int(limits.start),
-        heartbeat_timeout_seconds=int(limits.heartbeat),
-        shutdown_timeout_seconds=int(limits.barrier),
+        initialization_timeout=int(timeouts.start),
+        heartbeat_timeout_seconds=int(timeouts.heartbeat),
+        shutdown_timeout_seconds=int(timeouts.barrier),
     )
 
 
@@ -123,7 +123,7 @@ def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list
     count, me, client = jax.process_count(), jax.process_index(), _service()
     if count == 1:
         return [text]
-    seconds = seconds or _joined.limits.barrier
+    seconds = seconds or _joined.timeouts.barrier
     _joined.meetings += 1
     folder = f"hyperseg/{_joined.meetings}/"
     client.key_value_set(f"{folder}{me}", text)

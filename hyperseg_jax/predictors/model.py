@@ -49,7 +49,7 @@ class Model:
         folder = model_folder.find(name)
         config = model_folder.read_config(folder)
         tokenizer = Tokenizer.load(folder)
-        model_folder.check_tokens(folder, tokenizer, config)
+        tokenizer.check_fits(config.model.llm.vocab_size)
         expected = model_folder.expected_params(folder, config)
         return cls(config, tokenizer, model_folder.load_params(folder, expected))
 

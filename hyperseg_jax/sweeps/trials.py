@@ -19,7 +19,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.observers import read_metrics
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.bad_file import told as named
+from hyperseg_jax.untrusted.printing import one_line
 
 DONE = ("finished", "stopped")  # these are not run again
 STATUSES = ("waiting", "running", "submitted", "interrupted", "failed", *DONE)
@@ -99,7 +99,9 @@ class Trial:
             if type(status) is not str or status not in STATUSES:
                 raise BadFile("it has no status")
         except (OSError, BadFile) as error:
-            raise UserError(f"{named(self.record)}: not a readable record ({error}); delete it, the trial goes on") from error
+            raise UserError(
+                f"{one_line(self.record)}: not a readable record ({error}); delete it, the trial goes on"
+            ) from error
         return status
 
     def note(self, status: str, reason: str = "") -> None:

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer as _Backend
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits, strict_json, tokenizers
-from hyperseg_jax.untrusted.bad_file import BadFile, naming, shown, without_panics
+from hyperseg_jax.untrusted.bad_file import BadFile, naming, without_panics
+from hyperseg_jax.untrusted.printing import one_line, shown
 
 EOS = "<|endoftext|>"
 SEG = "[SEG]"
@@ -34,7 +35,7 @@ class Tokenizer:
         eos_id, seg_id = backend.token_to_id(EOS), backend.token_to_id(SEG)
         if eos_id is None or seg_id is None:
             raise UserError(f"{where}: has no token {EOS!r}, which ends every answer; use the tokenizer of the model")
-        self._backend = backend
+        self._backend, self._where = backend, where
         self.eos_id: int = eos_id
         self.seg_id: int = seg_id
 
@@ -42,6 +43,14 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def check_fits(self, rows: int) -> None:
+        """UserError where a model with a token table of so many rows has none for some id; JAX would take the last one."""
+        if self.vocab_size > rows:
+            raise UserError(
+                f"{self._where}: has ids up to {self.vocab_size - 1}, and the model has embeddings of {rows} tokens "
+                "(model.llm.vocab_size); give the tokenizer that the model was trained with"
+            )
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text; nothing is put before or after it. UserError where it is longer than the limit `letters`, or no
@@ -81,8 +90,8 @@ class Tokenizer:
         # A tokenizer.json alone says everything, and transformers takes seconds to import.
         alone = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
         if alone or not path.is_dir():
-            return cls(_from_file(file), str(file))
-        return cls(_from_folder(path), str(path))
+            return cls(_from_file(file), one_line(file))
+        return cls(_from_folder(path), one_line(path))
 
     @staticmethod
     def is_in(folder: pathlib.Path) -> bool:
@@ -117,12 +126,12 @@ class Tokenizer:
         backend.add_tokens([AddedToken(phrase, normalized=False) for phrase in sorted(set(phrases))])
         return cls(backend)
 
-    def __reduce__(self) -> tuple[Callable[[str], Tokenizer], tuple[str]]:
-        return _from_text, (self._backend.to_str(),)
+    def __reduce__(self) -> tuple[Callable[[str, str], Tokenizer], tuple[str, str]]:
+        return _from_text, (self._backend.to_str(), self._where)
 
 
-def _from_text(text: str) -> Tokenizer:
-    return Tokenizer(_Backend.from_str(text))
+def _from_text(text: str, where: str) -> Tokenizer:
+    return Tokenizer(_Backend.from_str(text), where)
 
 
 def _from_file(file: pathlib.Path) -> _Backend:

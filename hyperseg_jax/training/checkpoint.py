@@ -19,6 +19,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.training.clock import SHARES
 from hyperseg_jax.training.state import TrainState
+from hyperseg_jax.untrusted.printing import first_line, one_line
 
 FORMAT = 1
 Say = Callable[[str], None]
@@ -215,11 +216,10 @@ def check_facts(run: Any) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what an error began with; of a long one its two ends, where files and reasons stand."""
+    """The first line of what an error began with."""
     while error.__cause__ is not None:
         error = error.__cause__
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line if len(line) <= 400 else f"{line[:200]} ... {line[-200:]}"
+    return one_line(first_line(error), 400)
 
 
 def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:

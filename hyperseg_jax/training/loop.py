@@ -69,7 +69,7 @@ def train(
         workdir = stack.enter_context(Workdir(home, say=say))
         workdir.check(config)
         system = systems.get(config.system)
-        tokenizer = sources.load_tokenizer(config.data.tokenizer)
+        tokenizer = sources.load_tokenizer(config)
         tasks = sources.build(config, system, console=console)
         score_names.check_best(config.train.best, tasks)
         model = system.build(config)
@@ -92,12 +92,12 @@ def train(
         feed = Feed(mesh.batch)
         rows = feed.rows(config.train.batch_size)
         engine = Engine.of(system, config, None, mesh.batch)
-        limits = hosts.Limits(**config.hosts)
+        timeouts = hosts.Timeouts(**config.hosts)
 
         # ---- State: from the newest checkpoint, else from a model or the seed --------------------
         checkpoints = stack.enter_context(
             Checkpoints(
-                workdir.home / "checkpoints", keep=config.train.keep, best=config.train.best, say=say, seconds=limits.barrier
+                workdir.home / "checkpoints", keep=config.train.keep, best=config.train.best, say=say, seconds=timeouts.barrier
             )
         )
         stop = stack.enter_context(interruptible())
@@ -143,7 +143,7 @@ def train(
                 untold=untold,
             )
         )
-        watchdog = stack.enter_context(Watchdog(limits.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
+        watchdog = stack.enter_context(Watchdog(timeouts.watchdog, workdir.home / f"stacks-{jax.process_index()}.txt"))
         stack.enter_context(hosts.ending())
         compiled: set[str] = set()
         unsaved = ""

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import pathlib
-import reprlib
 from collections.abc import Iterator
 
-from hyperseg_jax.errors import UserError
+from hyperseg_jax.errors import ENDING, UserError
+from hyperseg_jax.untrusted.printing import first_line, one_line, shown
 
 ANOTHER_COPY = "take another copy of it"
 CONVERT = "convert it to safetensors with the tools that wrote it"
-LINE = 1200
-"""Characters of a message."""
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 3, 200, 40, 200
 DISTRUST = "do not load this file with other tools either; ask its authors for safetensors"
 
 
@@ -38,9 +33,9 @@ def naming(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except BadFile as error:
-        raise UserError(f"{told(path)}: {error}") from error
+        raise UserError(f"{one_line(path)}: {error}") from error
     except OSError as error:
-        raise UserError(f"{told(path)}: cannot be read ({error.strerror}); check the path") from error
+        raise UserError(f"{one_line(path)}: cannot be read ({error.strerror}); check the path") from error
 
 
 @contextlib.contextmanager
@@ -49,41 +44,10 @@ def without_panics(what: str) -> Iterator[None]:
     told behind ("is no tokenizer"). Lets through UserError, BadFile, and what ends a process."""
     try:
         yield
-    except (UserError, BadFile, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (UserError, BadFile, *ENDING):
         raise
     except BaseException as error:
         raise BadFile(f"{what} ({shown(first_line(error))})") from error
-
-
-def shown(text: str) -> str:
-    """Text out of a file as it may stand in a message: short, on one line, printable."""
-    short = text if len(text) <= 200 else f"{text[:200]}..."
-    return short if short.isprintable() else ascii(short)
-
-
-def shown_value(value: object) -> str:
-    """A value out of a file as it may stand in a message. Only its first members are visited: values of a pickle can hold each
-    other, and then writing all of one takes forever."""
-    return shown(_SHORT.repr(value))
-
-
-def one_line(text: str) -> str:
-    """A message with texts out of a file in it, as it may be printed: on one line, printable, its middle left out where it is
-    long."""
-    if len(text) > LINE:
-        text = f"{text[: LINE * 3 // 4]} ... {text[-LINE // 4 :]}"
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-
-
-def told(path: os.PathLike[str] | str) -> str:
-    """A path as it may stand in a message: whole, on one line, printable."""
-    text = os.fspath(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def map_file(path: pathlib.Path) -> memoryview:

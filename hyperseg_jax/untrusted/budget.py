@@ -24,7 +24,7 @@ _open: contextvars.ContextVar[_Spent | None] = contextvars.ContextVar("budget", 
 
 
 @contextlib.contextmanager
-def one_record() -> Iterator[None]:
+def of_a_record() -> Iterator[None]:
     """Around the reading of one record. Inside of another, it is a part of that."""
     if _open.get() is not None:
         yield

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperseg_jax.untrusted import json_text, limits, paths
-from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, naming, shown, shown_value
+from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, naming
+from hyperseg_jax.untrusted.printing import shown, shown_value
 
 FEATURES, INFO = "features.json", "dataset_info.json"
 FORMAT = "array_record"

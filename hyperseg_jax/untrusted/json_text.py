@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.untrusted import limits, paths
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown
 
 AGAIN = "download or write it again"
 BLOCK = 2**24
@@ -34,9 +35,7 @@ def decoded(data: bytes) -> str:
 
 def parse(data: bytes) -> Any:
     """What a JSON text says. BadFile where it is none, or nests deeper than limits.depth."""
-    deepest = limits.in_force().depth
-    if data.count(b"[") + data.count(b"{") > deepest and depth(data) > deepest:
-        raise BadFile(f"nests deeper than {deepest}", "if that is right, raise limits.depth")
+    check_depth(data)
     text = decoded(data)
     try:
         return json.loads(text)
@@ -45,6 +44,13 @@ def parse(data: bytes) -> Any:
         raise BadFile(f"not json ({error.msg} at {line}column {error.colno})", AGAIN) from error
     except (ValueError, RecursionError) as error:  # numbers of too many digits, among others
         raise BadFile(f"not json ({shown(str(error))})", AGAIN) from error
+
+
+def check_depth(data: bytes, what: str = "") -> None:
+    """BadFile where a JSON text nests deeper than limits.depth. what: names it in the message ("its header ")."""
+    deepest = limits.in_force().depth
+    if data.count(b"[") + data.count(b"{") > deepest and depth(data) > deepest:
+        raise BadFile(f"{what}nests deeper than {deepest}", "if that is right, raise limits.depth")
 
 
 def depth(data: bytes) -> int:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.printing import shown_value
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The fields of a config's `limits` block, and the names that `--limit NAME=VALUE` takes.
+    """The fields of a config's `limits` block, and the names that `--limits NAME=VALUE` takes.
 
     pixels: of one image, mask or video frame. masks: of one record, each frame's counted. mask_pixels: of all masks of one
     record together, a byte each. frame_pixels: of all frames of one record together, three bytes each. frames: of one video.
@@ -79,7 +80,7 @@ def applied_block(fields: Mapping[str, Any]) -> Iterator[None]:
 
 
 def of(fields: Mapping[str, Any], where: str) -> Limits:
-    """Limits with these fields. where: what gives them, for messages ("limits", "--limit"). UserError for an unknown name or a
+    """Limits with these fields. where: what gives them, for messages ("limits", "--limits"). UserError for an unknown name or a
     value that is none."""
     defaults, made = block(), {}
     for name, value in fields.items():
@@ -90,7 +91,7 @@ def of(fields: Mapping[str, Any], where: str) -> Limits:
             value = float(value)
         if type(value) is not kind or (kind is not bool and not 0 < value < float("inf")):
             wanted = "True or False" if kind is bool else "a whole number above 0" if kind is int else "a number above 0"
-            raise UserError(f"{where}: {name} is {str(value)[:40]!r}; give {wanted}")
+            raise UserError(f"{where}: {name} is {shown_value(value)}; give {wanted}")
         made[name] = value
     return Limits(**made)
 

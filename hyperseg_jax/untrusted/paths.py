@@ -9,7 +9,8 @@ import stat
 from typing import BinaryIO
 
 from hyperseg_jax.untrusted import limits
-from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, shown, shown_value
+from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile
+from hyperseg_jax.untrusted.printing import shown, shown_value
 
 BLOCK = 2**16
 LONGEST = 4096

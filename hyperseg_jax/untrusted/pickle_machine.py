@@ -15,7 +15,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile
+from hyperseg_jax.untrusted.printing import shown
 
 OPERATIONS = 2_000_000  # some 40 a tensor; each may take 200 bytes of memory
 INTEGER_BYTES = 16

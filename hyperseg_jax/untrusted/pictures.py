@@ -12,7 +12,8 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from hyperseg_jax.untrusted import limits, paths
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown
 
 T = TypeVar("T")
 

@@ -1,9 +1,17 @@
-"""How names and texts out of files and arguments are printed: no markup, no control characters, no lone surrogates."""
+"""How names and texts out of files and arguments are told: no markup, no control characters, no lone surrogates, no end."""
 
 from __future__ import annotations
 
+import os
+import reprlib
+
 from rich.console import Console
 from rich.markup import escape
+
+NAME, LINE = 200, 1200
+"""Characters of a name, and of a message."""
+_values = reprlib.Repr()
+_values.maxstring = _values.maxother = 60
 
 
 def printable(text: str) -> str:
@@ -11,11 +19,34 @@ def printable(text: str) -> str:
     return "".join(sign if sign in "\n\t" or sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
-def say(console: Console, text: str) -> None:
-    """Prints it as it is."""
-    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+def one_line(text: str | os.PathLike[str], most: int = LINE) -> str:
+    """A message or path: on one line, printable, its middle left out where it is long."""
+    text = os.fspath(text)
+    if len(text) > most:
+        text = f"{text[: most * 3 // 4]} ... {text[-most // 4 :]}"
+    return printable(text).replace("\n", "\\n")
+
+
+def shown(text: str) -> str:
+    """A name or text out of a file as it may stand in a message."""
+    return one_line(text, NAME)
+
+
+def shown_value(value: object) -> str:
+    """A value out of a file as it may stand in a message: texts in quotes, the first members of lists and tables."""
+    return one_line(_values.repr(value), NAME)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def cell(text: str) -> str:
-    """The same on one line, for cells, titles and bars, which are markup."""
-    return escape(printable(text).replace("\n", "\\n"))
+    """A text for cells, titles and bars, which are markup."""
+    return escape(one_line(text))
+
+
+def say(console: Console, text: str) -> None:
+    """Prints it as it is."""
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
 from typing import Any
 
-from hyperseg_jax.untrusted import limits, paths
-from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, naming, shown
+from hyperseg_jax.untrusted import json_text, paths
+from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, naming
+from hyperseg_jax.untrusted.printing import shown
 
 PARTS = 5_000_000  # values and containers; some 8 a tensor
 LARGEST = 2**24  # bytes of a file that people could read
@@ -40,15 +42,15 @@ def parse_any(data: bytes, what: str, *, finite: bool = True) -> Any:
     """Any JSON value. finite: refuses NaN, infinities and numbers beyond a float. Raises BadFile."""
     if sum(data.count(sign) for sign in b",[{") > PARTS:
         raise BadFile(f"{what} has more than {PARTS} parts", CONVERT)
+    json_text.check_depth(data, f"{what} ")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, what))
+        number, unique = _finite if finite else float, functools.partial(_unique, what)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{what} is not readable JSON ({shown(str(error))})") from error
-    _check(value, what, finite)
-    return value
 
 
-def _unique(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
+def _unique(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -57,19 +59,7 @@ def _unique(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
     return found
 
 
-def _check(value: Any, what: str, finite: bool) -> None:
-    """Level by level, so that no nesting is deep for this function itself."""
-    allowed, level = limits.in_force().depth, [value]
-    for _ in range(allowed + 1):
-        below: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                below.extend(one.values())
-            elif isinstance(one, list):
-                below.extend(one)
-            elif finite and isinstance(one, float) and not math.isfinite(one):
-                raise BadFile(f"{what} has the number {one}")
-        if not below:
-            return
-        level = below
-    raise BadFile(f"{what} is nested deeper than {allowed}", "if that is right, raise limits.depth")
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"it has the number {number}")
+    return number

@@ -7,10 +7,11 @@ more than some steps a letter: replacements do not grow, sequences are short, re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hyperseg_jax.untrusted.bad_file import BadFile, shown
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown, shown_value
 
 PUBLISHED = "give the tokenizer that the model was published with"
 COMPONENTS = 32  # of one role, those inside others among them
@@ -192,7 +193,7 @@ def ids(content: Mapping[str, Any]) -> dict[str, int]:
     if type(added) is not list or len(added) > ADDED:
         raise BadFile(f"its added_tokens are no list of at most {ADDED} tokens")
     by_id = {number: token for token, number in table.items()}
-    rewritten = "String" in str(content.get("normalizer"))
+    rewritten = "Replace" in [part.get("type") for part in _parts("normalizer", content.get("normalizer") or {})]
     for token in added:
         if (
             type(token) is not dict
@@ -246,23 +247,36 @@ def _described(token: Any) -> bool:
     return all(_flag(token.get(name)) for name in _ADDED_FLAGS) and set(token) <= {"content", "id", "__type", *_ADDED_FLAGS}
 
 
-def _check_role(role: str, value: Any) -> None:
+def _parts(role: str, value: Any) -> Iterator[Any]:
     """A component, and those inside it where it is a Sequence."""
-    members, types = ROLES[role]
-    waiting, seen = [value], []
+    waiting = [value]
     while waiting:
         one = waiting.pop()
-        if type(one) is dict and one.get("type") == "Sequence" and set(one) == {"type", members} and type(one[members]) is list:
-            waiting += one[members]
-        else:
-            _check_fields(one, types, role, also=("type",))
+        yield one
+        waiting += _members(role, one) or ()
+
+
+def _members(role: str, value: Any) -> list[Any] | None:
+    """Of a Sequence; None for any other component."""
+    name = ROLES[role][0]
+    if type(value) is dict and value.get("type") == "Sequence" and set(value) == {"type", name} and type(value[name]) is list:
+        return list(value[name])
+    return None
+
+
+def _check_role(role: str, value: Any) -> None:
+    """A component, and those inside it."""
+    seen: list[str] = []
+    for one in _parts(role, value):
+        if len(seen) == COMPONENTS:
+            raise BadFile(f"its {role} has more than {COMPONENTS} parts", PUBLISHED)
+        if _members(role, one) is None:
+            _check_fields(one, ROLES[role][1], role, also=("type",))
             if one["type"] == "Replace":
                 _check_replace(one, role)
+        if one["type"] in ONCE and one["type"] in seen:
+            raise BadFile(f"its {role} has {one['type']} twice", PUBLISHED)
         seen.append(one["type"])
-        if len(seen) + len(waiting) > COMPONENTS:
-            raise BadFile(f"its {role} has more than {COMPONENTS} parts", PUBLISHED)
-        if seen[-1] in ONCE and seen.count(seen[-1]) > 1:
-            raise BadFile(f"its {role} has {seen[-1]} twice", PUBLISHED)
 
 
 def _check_fields(value: Any, types: Mapping[str, Mapping[str, Check]], role: str, also: tuple[str, ...]) -> None:
@@ -276,7 +290,7 @@ def _check_fields(value: Any, types: Mapping[str, Mapping[str, Check]], role: st
         if name not in fields:
             raise BadFile(f"its {role} {value['type']} has {shown(name)}, which is not known here", PUBLISHED)
         if not fields[name](found):
-            raise BadFile(f"its {role} {value['type']} has a {name} that is not allowed ({_brief(found)})", PUBLISHED)
+            raise BadFile(f"its {role} {value['type']} has a {name} that is not allowed ({shown_value(found)})", PUBLISHED)
 
 
 def _check_replace(component: Mapping[str, Any], role: str) -> None:
@@ -285,14 +299,9 @@ def _check_replace(component: Mapping[str, Any], role: str) -> None:
     if type(pattern) is not dict or type(content) is not str:
         raise BadFile(f"its {role} Replace has no pattern or content")
     if len(content) > len(pattern.get("String", "x")) or not content.replace("\u2581", " ").isascii():
-        raise BadFile(f"its {role} replaces {_brief(next(iter(pattern.values())))} by the longer {_brief(content)}", PUBLISHED)
-
-
-def _brief(value: Any) -> str:
-    text = repr(value) if not isinstance(value, dict | list) else type(value).__name__
-    if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), str):
-        text = repr(next(iter(value.values())))
-    return shown(text[:80])
+        raise BadFile(
+            f"its {role} replaces {shown_value(next(iter(pattern.values())))} by the longer {shown_value(content)}", PUBLISHED
+        )
 
 
 def _kind_of(model: Mapping[str, Any]) -> Any:

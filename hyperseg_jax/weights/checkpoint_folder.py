@@ -9,8 +9,9 @@ from types import TracebackType
 
 import numpy as np
 
-from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.bad_file import DISTRUST, BadFile, map_file, shown
+from hyperseg_jax.untrusted import paths, strict_json
+from hyperseg_jax.untrusted.bad_file import DISTRUST, BadFile
+from hyperseg_jax.untrusted.printing import shown
 from hyperseg_jax.weights.mapped_file import MappedTensors
 
 FULL_MODEL = (("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model*.bin"))
@@ -33,13 +34,13 @@ def find_shards(folder: pathlib.Path) -> Shards:
         if files := sorted(folder.glob(pattern)):
             return Shards(tuple(_inside(folder, path.name) for path in files), None)
     for name in ADAPTERS:
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return Shards((_inside(folder, name),), None)
     raise BadFile("no weights here (model.safetensors, pytorch_model.bin, or their index.json)", "give the file or its folder")
 
 
 def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
-    where = strict_json.parse(bytes(map_file(_inside(folder, path.name))), path.name).get("weight_map")
+    where = strict_json.parse(strict_json.contents(_inside(folder, path.name)), path.name).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
         raise BadFile(f"{path.name} has no weight_map of tensor names to files")
     shards = {shard: _inside(folder, shard) for shard in dict.fromkeys(where.values())}
@@ -47,17 +48,14 @@ def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
 
 
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of the folder. It may be a link only to within, or as in Hugging Face's cache: snapshots/<commit>/ to blobs/."""
+    """A file of the folder. It may be a link only to within, or in Hugging Face's cache, where snapshots/<commit>/ has links to
+    blobs/, to within the folder of the download."""
     if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
         raise BadFile(f"its index names {shown(name)}, which is no file of this folder", DISTRUST)
     home = folder.resolve()
-    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-    try:
-        real = (folder / name).resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links
-        raise BadFile(f"lacks {shown(name)}", "copy the whole folder again") from error
-    if not any(real.is_relative_to(allowed) for allowed in homes):
-        raise BadFile(f"{shown(name)} is a link out of this folder", "give the folder that it leads to")
+    root = home.parents[1] if home.parent.name == "snapshots" else home
+    if not paths.inside(root, home.relative_to(root) / name).exists():
+        raise BadFile(f"lacks {shown(name)}", "copy the whole folder again")
     return folder / name
 
 

@@ -83,11 +83,7 @@ def import_weights(
         found = _assign(system, files, report)
         _follow_sizes(config, files, found, report)
         tokenizer = tokenizer or _tokenizer([file.path for _, file in files], config)
-        if config.model.llm.vocab_size < tokenizer.vocab_size:
-            raise UserError(
-                f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the token table only "
-                f"{config.model.llm.vocab_size} rows; give the checkpoint's own with --tokenizer"
-            )
+        tokenizer.check_fits(config.model.llm.vocab_size)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
         expected = jax.eval_shape(init, jax.random.key(config.seed))
@@ -168,7 +164,7 @@ def _tokenizer(paths: Sequence[pathlib.Path], config: ml_collections.ConfigDict)
         if path.is_dir() and Tokenizer.is_in(path):
             return Tokenizer.load(path)
     try:
-        return load_tokenizer(config.data.tokenizer)
+        return load_tokenizer(config)
     except UserError as error:
         raise UserError(
             f"none of the sources holds a tokenizer, and neither does the config ({error}); give one with --tokenizer"

@@ -11,7 +11,8 @@ from types import TracebackType
 import numpy as np
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, CONVERT, BadFile, naming, shown
+from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, CONVERT, BadFile, naming
+from hyperseg_jax.untrusted.printing import shown
 
 DIMENSIONS = 64  # what NumPy allows
 ELEMENTS = 2**48  # far above any file, low enough that no product of sizes overflows

@@ -22,7 +22,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, strict_json
-from hyperseg_jax.untrusted.bad_file import first_line, shown, told
+from hyperseg_jax.untrusted.printing import first_line, one_line, shown
 from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter
 from hyperseg_jax.weights.tensor_file import open_tensors
 
@@ -112,20 +112,20 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a model folder: data, never code. Its fields are of their kinds and within bounds, and what it asks of
     memory is within the limits `side` and `tokens`; limits of its own do not count. UserError in one line."""
     path = folder / "config.json"
-    config = strict_json.read(path)
+    config, where = strict_json.read(path), one_line(path)
     config.pop("limits", None)
-    configs.check(config, f"{told(path)}: ")
+    configs.check(config, f"{where}: ")
     lacking = [key for key in REQUIRED if key not in config] or [
         f"data.{key}" for key in REQUIRED_DATA if key not in config["data"]
     ]
     if lacking:
-        raise UserError(f"{told(path)}: lacks {', '.join(lacking)}; give a folder that `hyperseg train` wrote")
+        raise UserError(f"{where}: lacks {', '.join(lacking)}; give a folder that `hyperseg train` wrote")
     data = config["data"]
     longest = max([*data["buckets"], *(task.get("length", 1) for task in data["tasks"].values())])
     for name, field, found in (("side", "image_size", data["image_size"]), ("tokens", "buckets or tasks", longest)):
         if found > (allowed := getattr(limits.in_force(), name)):
             raise UserError(
-                f"{told(path)}: data.{field} asks for {found}, the limit is {allowed}; if that is right, raise limits.{name}"
+                f"{where}: data.{field} asks for {found}, the limit is {allowed}; if that is right, raise limits.{name}"
             )
     return ml_collections.ConfigDict(config).lock()
 
@@ -157,19 +157,9 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
         raise
     except Exception as error:  # modules, Flax and JAX refuse sizes in many ways
         raise UserError(
-            f"{told(folder / 'config.json')}: does not describe a {config.system} of this version "
+            f"{one_line(folder / 'config.json')}: does not describe a {config.system} of this version "
             f"({shown(first_line(error))}); take the folder whole, as `hyperseg train` wrote it"
         ) from error
-
-
-def check_tokens(folder: pathlib.Path, tokenizer: Tokenizer, config: ml_collections.ConfigDict) -> None:
-    """UserError where the tokenizer has ids that the language model has no embedding for; they would pass for its last one."""
-    rows = config.model.llm.vocab_size
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{told(folder)}: its tokenizer has {tokenizer.vocab_size} tokens, the model embeddings of {rows}; "
-            "give the tokenizer that the model was trained with"
-        )
 
 
 def check_fit(

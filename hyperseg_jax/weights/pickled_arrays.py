@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile
 from hyperseg_jax.untrusted.pickle_machine import Builder, PickleMachine, Unfinished, known, latin1
+from hyperseg_jax.untrusted.printing import shown
 from hyperseg_jax.weights.mapped_file import Stored, element_count
 
 KINDS = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")

@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, map_file, naming, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, map_file, naming
+from hyperseg_jax.untrusted.printing import shown
 from hyperseg_jax.weights.mapped_file import MappedTensors, Stored, element_count
 
 HEADER_LIMIT = 100_000_000  # the format's own

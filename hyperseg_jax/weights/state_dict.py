@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile
+from hyperseg_jax.untrusted.printing import shown
 
 KNOWN = ("model", "state_dict", "module")
 

@@ -16,8 +16,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, map_file, naming, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, map_file, naming
 from hyperseg_jax.untrusted.pickle_machine import PLAIN_NAMES, Builder, PickleMachine, known
+from hyperseg_jax.untrusted.printing import shown
 from hyperseg_jax.weights.mapped_file import MappedTensors, Stored, element_count
 from hyperseg_jax.weights.pickled_arrays import ARRAY_NAMES, PickledArray, stored_array
 from hyperseg_jax.weights.state_dict import find_tensors

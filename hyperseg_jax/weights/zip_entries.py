@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile
+from hyperseg_jax.untrusted.printing import shown
 
 END = struct.Struct("<4s4H2LH")  # the archive's last record
 END64_LOCATOR = struct.Struct("<4sLQL")

@@ -1,13 +1,16 @@
 """hyperseg evaluate writes the scores of the workdir's own validation, with controls beside them."""
 
 import json
+import shutil
+
+import pytest
 
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.training.observers import read_metrics
 
 
-def test_scores_of_a_workdir(trained, tmp_path, capsys):
-    main(["evaluate", "--model", str(trained), "--limit", "4", "--out", str(tmp_path / "out")])
+def test_scores_of_a_workdir(trained, world, tmp_path, capsys):
+    main(["evaluate", "--model", str(trained), "--limit", "4", "--data-root", str(world), "--out", str(tmp_path / "out")])
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())["referring"]
     (last,) = (line for line in read_metrics(trained / "metrics.jsonl") if line["kind"] == "validation")
     assert scores["count"] == last["count"]
@@ -15,3 +18,30 @@ def test_scores_of_a_workdir(trained, tmp_path, capsys):
     assert {"ciou_shuffled", "ciou_blind"} <= scores.keys()
     assert (tmp_path / "out" / "predictions.png").stat().st_size > 1000
     assert "referring" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("folder", "/etc", "val.folder = '/etc'"),
+        ("folder", "etc", "val.folder = 'etc'"),
+        ("folder", "{root}/../x", "val.folder = '{root}/../x'"),
+        ("folder", "gs://bucket/x", "val.folder = 'gs://bucket/x'"),
+        ("split", "../x", "val.split = '../x'"),
+        ("refs_path", "x", "val.refs_path = 'x'"),
+        ("split", "/x", "val.split = '/x'"),
+        (None, "", "data.root = "),
+    ],
+)
+def test_the_config_of_a_model_names_no_files(hollow, world, tmp_path, capsys, field, value, words):
+    shutil.copytree(hollow / "model", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    if field:
+        config["data"]["tasks"]["referring"]["val"][field] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--model", str(tmp_path), *(["--data-root", str(world)] if field else [])])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1
+    assert str(file) in told and words in told and "--data-root" in told

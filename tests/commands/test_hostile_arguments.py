@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from hyperseg_jax import config as configs
-from hyperseg_jax.commands import predict
+from hyperseg_jax.commands import evaluate, predict, train
 from hyperseg_jax.commands.main import main
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits, printing
@@ -44,7 +44,8 @@ OVERRIDES = {
     f"seed={2**70}": "from 0 to",
     "data.tasks.referring.ratio=-1": "from 0 to",
     "data.tasks.referring=3": "is a block",
-    "data.tasks={1:2}": "no text",
+    "data.tasks={1:2}": "data.tasks: 1 is no name of a field",
+    "data.augment={'__class__':None}": "data.augment: '__class__' is no name of a field",
     "data.tasks={'a':3}": "data.tasks.a = 3",
     "data.augment={'a':3}": "give a task and a block",
     "optimizer.learning_rate=1e999": "give a number from",
@@ -74,10 +75,12 @@ def test_odd_overrides_end_before_any_work(tmp_path, text):
         (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is no store that is read or written here"),
         (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is no store that is read or written here"),
         (("predict", "x.jpg", "a ring", "--out", "a\0b"), "holds a NUL"),
-        (("predict", "x.jpg", "a ring", "--limit", "pixels=0"), "--limit: pixels"),
-        (("predict", "x.jpg", "a ring", "--limit=pixel=9"), "no limit is called 'pixel'"),
-        (("predict", "x.jpg", "a ring", "--limit", "pixels=" + "[" * 3000), "--limit: pixels"),
-        (("train", "--config", "tiny", "--workdir", "w", "--limit", "pixels=9"), "--config.limits.pixels=VALUE"),
+        (("predict", "x.jpg", "a ring", "--limits", "pixels=0"), "--limits: pixels"),
+        (("predict", "x.jpg", "a ring", "--limits=pixel=9"), "no limit is called 'pixel'"),
+        (("predict", "x.jpg", "a ring", "--limits", "pixels=" + "[" * 3000), "--limits: pixels"),
+        (("predict", "x.jpg", "a ring", "--limit", "pixels=9"), "unknown argument --limit"),
+        (("evaluate", "--model", "tiny", "--limits", "5"), "--limits 5: give NAME=VALUE"),
+        (("train", "--config", "tiny", "--workdir", "w", "--limits"), "--limits : give NAME=VALUE"),
         (("predict", "\x1b[31m\ud800[red].jpg", "a ring"), r"\x1b[31m\ud800[red].jpg: no such file"),
     ],
 )
@@ -91,8 +94,23 @@ def test_odd_arguments(tmp_path, monkeypatch, arguments, words):
 def test_limits_hold_while_a_command_runs(monkeypatch):
     seen = []
     monkeypatch.setattr(predict, "run", lambda parsed: seen.append(limits.in_force()))
-    assert run("predict", "x", "y", "--limit", "pixels=1000", "--limit=seconds=2", "--limit", "outside=True") == (0, "")
+    assert run("predict", "x", "y", "--limits", "pixels=1000", "--limits=seconds=2", "--limits", "outside=True") == (0, "")
     assert seen == [limits.Limits(pixels=1000, seconds=2.0, outside=True)] and limits.in_force() == limits.Limits()
+
+
+def test_the_number_of_examples_has_a_name_of_its_own(monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate, "run", seen.append)
+    assert run("evaluate", "--model", "tiny", "--limit", "5", "--limits", "pixels=1000") == (0, "")
+    assert seen[0].limit == 5 and seen[0].limits == {"pixels": 1000}
+
+
+def test_limits_of_a_training_are_those_of_its_config(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "run", seen.append)
+    assert run("train", "--config", "tiny", "--workdir", "w", "--limits", "pixels=1000", "--limits=outside=True") == (0, "")
+    config = configs.load("tiny", seen[0].overrides)
+    assert limits.of(config.limits, "limits") == limits.Limits(pixels=1000, outside=True)
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,13 @@ def sound(example):
     for prompt in example.prompts:
         texts = (prompt.text, prompt.answer, prompt.group, prompt.key, *prompt.classes, *prompt.answers, *prompt.kinds)
         assert all(isinstance(text, str) for text in texts)
-        for masks in (prompt.masks, prompt.regions, prompt.ignore, prompt.crowds):
-            assert masks is None or (masks.dtype == bool and (not len(masks) or masks.shape[-2:] in (size, (1, 1))))
-        if prompt.task == "panoptic" and prompt.masks is not None:
-            assert len(prompt.labels) == len(prompt.masks) and all(0 <= k < len(prompt.classes) for k in prompt.labels)
+        for masks, axes in ((prompt.masks, 4), (prompt.regions, 3), (prompt.ignore, 3), (prompt.crowds, 4), (prompt.others, 4)):
+            assert masks is None or (masks.dtype == bool and masks.ndim == axes)
+            assert masks is None or not len(masks) or masks.shape[-2:] in (size, (1, 1))
+        if prompt.task == "panoptic":
+            assert len(prompt.things) == len(prompt.classes) and all(0 <= k < len(prompt.classes) for k in prompt.labels)
+        if prompt.task in ("panoptic", "region") and prompt.masks is not None:
+            assert len(prompt.labels) == len(prompt.masks)
 
 
 def read_all(root, layout, split):

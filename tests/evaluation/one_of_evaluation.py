@@ -43,7 +43,7 @@ def predict(params, batch, query=None):
 
 if __name__ == "__main__":
     world, kept, *names = sys.argv[1:]
-    hosts.join(hosts.Limits(start=60, barrier=60))
+    hosts.join(hosts.Timeouts(start=60, barrier=60))
     with hosts.ending():
         devices = np.array(jax.devices())  # of four, two hold the same rows
         mesh = Mesh(devices.reshape(2, 2) if len(devices) == 4 else devices.reshape(-1, 1), ("data", "tensor"))

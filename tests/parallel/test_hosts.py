@@ -49,18 +49,18 @@ def test_without_process_0_each_says_whom_it_misses():
 
 
 def test_flags_that_do_not_fit_are_one_line(monkeypatch):
-    limits = hosts.Limits(start=1)
+    timeouts = hosts.Timeouts(start=1)
     with pytest.raises(UserError, match="--process-id 4 of --processes 4"):
-        hosts.join(limits, coordinator="localhost:1", process_id=4, processes=4)
+        hosts.join(timeouts, coordinator="localhost:1", process_id=4, processes=4)
     with pytest.raises(UserError, match="--coordinator HOST:PORT, --process-id and --processes together"):
-        hosts.join(limits, process_id=1)
+        hosts.join(timeouts, process_id=1)
     with pytest.raises(UserError, match="--coordinator localhost: give HOST:PORT"):
-        hosts.join(limits, coordinator="localhost", process_id=0, processes=2)
+        hosts.join(timeouts, coordinator="localhost", process_id=0, processes=2)
     monkeypatch.setenv("HYPERSEG_PROCESSES", "two")
     with pytest.raises(UserError, match="HYPERSEG_PROCESSES=two: give a whole number"):
-        hosts.join(limits)
+        hosts.join(timeouts)
     with pytest.raises(UserError, match=r"hosts\.start = 0"):
-        hosts.Limits(start=0)
+        hosts.Timeouts(start=0)
 
 
 def test_a_cluster_tells_who_is_who(monkeypatch):
@@ -76,20 +76,20 @@ def test_a_cluster_tells_who_is_who(monkeypatch):
         monkeypatch.setenv(name, value)
     told, begun = [], []
     monkeypatch.setattr(hosts, "roll_call", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **limits: begun.append((given, limits)))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **timeouts: begun.append((given, timeouts)))
     monkeypatch.setattr(hosts, "_joined", hosts._Joined())
-    hosts.join(hosts.Limits(start=7, heartbeat=8, barrier=9))
+    hosts.join(hosts.Timeouts(start=7, heartbeat=8, barrier=9))
     assert told == [("node07:61440", 2, 4)] and hosts.name(2) == "2 (c)"
-    limits = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
-    assert begun == [(("node07:61440", 4, 2), limits)]
-    hosts.join(hosts.Limits(), coordinator="here:1", process_id=3)
+    timeouts = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
+    assert begun == [(("node07:61440", 4, 2), timeouts)]
+    hosts.join(hosts.Timeouts(), coordinator="here:1", process_id=3)
     assert told[1] == ("here:1", 3, 4)
-    hosts.join(hosts.Limits(), processes=1)
+    hosts.join(hosts.Timeouts(), processes=1)
     assert len(told) == 2
 
 
 def test_one_process_agrees_with_itself():
-    hosts.join(hosts.Limits(), processes=1)
+    hosts.join(hosts.Timeouts(), processes=1)
     assert hosts.leads() and hosts.exchange("a word", "x") == ["x"] and hosts.agree("a failure", "no") == "no"
     with pytest.raises(RuntimeError, match="as it was"), hosts.ending():
         raise RuntimeError("as it was")

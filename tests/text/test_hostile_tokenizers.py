@@ -128,6 +128,11 @@ def several(role, members, *parts):
     return changed(**{role: {"type": "Sequence", members: list(parts)}})
 
 
+def nested(part):
+    sequence = lambda inner: {"type": "Sequence", "normalizers": [inner]}
+    return sequence(sequence(part))
+
+
 SIZE = Tokenizer.toy().vocab_size
 SHIFTED = {token: number + 7 for token, number in TOY["model"]["vocab"].items()}
 SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
@@ -137,7 +142,7 @@ HOSTILE = [
     (changed(normalizer=replacing("", "a")), "has a pattern that is not allowed"),
     (changed(normalizer=replacing("a", "\ufdfa")), "replaces"),  # 18 letters, once it is normalized
     (changed(decoder=replacing("a", "bb")), "replaces"),
-    (several("normalizer", "normalizers", *[{"type": "Lowercase"}] * 40), "more than 32 parts"),
+    (several("normalizer", "normalizers", *[{"type": "StripAccents"}] * 40), "more than 32 parts"),
     (several("pre_tokenizer", "pretokenizers", *[{"type": "ByteLevel"}] * 3), "has ByteLevel twice"),
     (several("normalizer", "normalizers", *[{"type": "Prepend", "prepend": "x"}] * 2), "has Prepend twice"),
     (changed(normalizer={"type": "Prepend", "prepend": "x" * 1000}), "has a prepend that is not allowed"),
@@ -165,9 +170,18 @@ HOSTILE = [
     (added(content="[SEG]"), "which is another token's"),
     (added(content=""), "without content or id"),
     (added(content=" ", lstrip=True, rstrip=True), "takes in the spaces"),
+    ({**added(content="x", lstrip=True, normalized=True), "normalizer": nested(replacing("x", " "))}, "takes in the spaces"),
     (changed(version="9"), "is no tokenizer"),
     ([], "is not a JSON object"),
 ]
+
+
+def test_a_normalizer_that_replaces_nothing_is_not_taken_for_one(tmp_path):
+    token = {**TOY["added_tokens"][0], "id": SIZE, "content": "<x>", "lstrip": True, "normalized": True}
+    prepends = nested({"type": "Prepend", "prepend": "String"})
+    content = changed(added_tokens=[*TOY["added_tokens"], token], normalizer=prepends)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert Tokenizer.load(tmp_path).vocab_size == SIZE + 1
 
 
 @pytest.mark.parametrize(("content", "told"), HOSTILE)

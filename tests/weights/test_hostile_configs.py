@@ -9,8 +9,11 @@ import ml_collections
 import pytest
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation import benchmarks
 from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.training.loop import train
 from hyperseg_jax.untrusted import limits
 from hyperseg_jax.weights import model_folder
 
@@ -40,7 +43,7 @@ def nested(depth):
 
 HOSTILE = [
     ("model/llm", None, "model.llm = None: give a block"),
-    ("model/llm", [1], "model.llm = a list: give a block"),
+    ("model/llm", [1], r"model\.llm = \[1\]: give a block"),
     ("model", "x", "model = 'x': give a block"),
     ("data", None, "data = None: give a block"),
     ("data/tasks", {}, "names no task"),
@@ -62,7 +65,7 @@ HOSTILE = [
     ("model/llm/__class__", 1, "'__class__' is no name of a field"),
     ("model/a.b", {}, "'a.b' is no name of a field"),
     ("__dict__", {}, "'__dict__' is no name of a field"),
-    ("seed", nested(120), "nested deeper than 100"),
+    ("seed", nested(120), "nests deeper than 100"),
     ("seed", 2**70, "seed = 1180591620717411303424"),
     ("optimizer", {"groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
 ]
@@ -81,7 +84,7 @@ def test_an_odd_field_is_named_in_one_line(folder, path, value, told):
     ("data", "told"),
     [
         (b'{"a": "\xff"}', "not readable JSON"),
-        (b"[" * 100_000, "not readable JSON"),
+        (b"[" * 100_000, "nests deeper than 100"),
         (b'{"seed": NaN}', "has the number nan"),
         (b'{"seed": 1e999}', "has the number inf"),
         (b'{"seed": 1, "seed": 2}', "names seed twice"),
@@ -125,8 +128,16 @@ def test_ids_beyond_the_embeddings_are_refused(hollow, tmp_path):
     for k in range(size, rows + 1):
         content["added_tokens"].append({**content["added_tokens"][0], "id": k, "content": f"<{k}>"})
     (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"has {rows + 1} tokens, the model embeddings of {rows}"):
+    with pytest.raises(UserError, match=rf"tokenizer\.json: has ids up to {rows}, and the model has embeddings of {rows} "):
         Model.load(tmp_path)
+
+
+def test_ids_beyond_the_embeddings_end_a_training_and_an_evaluation_before_they_begin(micro, tmp_path):
+    config, line = micro(model__llm__vocab_size=10), benchmarks.find("toy_referring")["toy_referring"]
+    opened = lambda: benchmarks.open_task("toy_referring", line, config, systems.get(config.system), config.data.root)
+    for begin in (lambda: train(config, tmp_path / "run"), opened):
+        with pytest.raises(UserError, match=r"^\S*toy_tokenizer\.json: has ids up to \d+, and the model has embeddings of 10 "):
+            begin()
 
 
 def promise(folder):

@@ -5,6 +5,7 @@ import json
 import mmap
 import pathlib
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -310,3 +311,9 @@ def test_a_folder_of_the_hub_s_cache(folder, tmp_path):
         path.rename(blobs / str(number))
         (snapshot / path.name).symlink_to(f"../../blobs/{number}")
     assert sorted(open_checkpoint(snapshot).tensors) == ["a", "b", "c"]
+    shard = next(path for path in snapshot.iterdir() if path.suffix == ".safetensors")
+    shutil.copy(shard, tmp_path / "outside")
+    shard.unlink()
+    shard.symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match="leaves"):
+        open_checkpoint(snapshot)

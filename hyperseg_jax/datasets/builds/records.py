@@ -26,8 +26,14 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 
 PICTURES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
-TIMED = ("masks", "ignore", "crowds", "foreground", "others")
-"""Mask arrays with an axis of frames, the last before height and width."""
+TIMED = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "others": 2}
+"""Mask arrays with an axis of frames, the last before height and width; and how many axes stand before those two."""
+AXES = {**TIMED, "regions": 1}
+COUNTS = {
+    "panoptic": {"things": "classes", "labels": "masks", "crowd_labels": "crowds"},
+    "region": {"labels": "masks", "kinds": "regions"},
+}
+"""Fields of a task that have a value for each of another's."""
 DAMAGED = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
 _FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of characters
 
@@ -113,7 +119,24 @@ class Record:
         for name in fields:
             if name != "task" and name not in FIELDS:
                 raise Problem("bad record", f"{self._where}: has the field {name!r} of a newer version; update hyperseg-jax")
-        return Prompt(**{name: self._value(value) for name, value in fields.items()})
+        prompt = Prompt(**{name: self._value(value) for name, value in fields.items()})
+        for name, axes in AXES.items():
+            numbers = getattr(prompt, name)
+            if numbers is None:
+                continue
+            if (
+                not isinstance(numbers, np.ndarray)
+                or numbers.ndim != axes
+                or (name in TIMED and numbers.shape[-1] != len(self))
+            ):
+                raise ValueError(f"{name} are no masks of its {len(self)} frames")
+        for name, of in COUNTS.get(prompt.task, {}).items():
+            there, wanted = getattr(prompt, name), getattr(prompt, of)
+            if wanted is not None and len(there) != len(wanted):
+                raise ValueError(f"{len(there)} {name} for {len(wanted)} {of}")
+        if not all(type(area) in (int, float) for area in prompt.areas):
+            raise TypeError("areas are no numbers")
+        return prompt
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, list):

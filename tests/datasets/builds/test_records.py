@@ -82,6 +82,28 @@ def test_damage_is_named_or_harmless(full):
             Record(short, "shard#7")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("labels", []),
+        ("crowd_labels", [0, 1]),
+        ("things", [True]),
+        ("areas", ["many"]),
+        ("masks", {"shape": [3], "planes": [0, 0, 0]}),
+        ("masks", {"shape": [3, 1], "planes": [0, 0, 0]}),
+        ("ignore", {"shape": [], "planes": [0]}),
+        ("regions", [0]),
+        ("others", 5),
+    ],
+)
+def test_prompts_whose_fields_do_not_fit_are_damaged(full, field, value):
+    """What a Prompt must be is held by all who read it, far from its file."""
+    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+    content["prompts"][0][field] = value
+    with pytest.raises(UserError, match=r"^s#0: is damaged"):
+        Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
+
+
 def test_a_newer_field_is_named(full):
     content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
     content["prompts"][0]["depth"] = 1

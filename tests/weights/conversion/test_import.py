@@ -223,7 +223,7 @@ def test_rows_follow_the_checkpoint(whole, draw, checkpoint, tmp_path):
 
 
 def test_too_few_rows_for_the_tokenizer(whole, draw, checkpoint, tmp_path):
-    with pytest.raises(UserError, match="token table only 40 rows"):
+    with pytest.raises(UserError, match="the model has embeddings of 40 tokens"):
         import_weights([checkpoint(draw(whole(model__llm__vocab_size=40)))], whole(), tmp_path / "ours")
 
 

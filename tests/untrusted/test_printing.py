@@ -1,0 +1,29 @@
+"""Names, values and messages are told on one line, in brief."""
+
+import time
+
+from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
+
+
+def test_messages_are_printable_and_short():
+    told = str(Problem("bad record", "a\x1b[31m\n\ud800\u202e" + "x" * 10_000 + "; mend it"))
+    assert told.isprintable() and told.startswith("a\\x1b[31m\\n\\ud800\\u202e") and told.endswith("; mend it")
+    assert len(told) < 1500 and one_line("caf\u00e9 \U0001f600 \u4e2d [red]") == "caf\u00e9 \U0001f600 \u4e2d [red]"
+
+
+def test_names_and_paths_are_told_whole_where_they_are_short(tmp_path):
+    assert one_line(tmp_path) == str(tmp_path) and shown("a" * 200) == "a" * 200
+    assert len(shown("a" * 10**6 + "end")) < 250 and shown("a" * 10**6 + "end").endswith("end")
+
+
+def test_values_are_told_in_brief():
+    deep: list = []
+    for _ in range(500):
+        deep = [deep]
+    began = time.monotonic()
+    for value in ("x" * 10**7, ["x" * 10**7] * 1000, {"a\x1b": "\ud800"}, deep, 10**4000, float("nan"), b"x" * 10**6):
+        told = shown_value(value)
+        assert told.isprintable() and len(told) < 250
+    assert time.monotonic() - began < 1
+    assert [shown_value(value) for value in ("3", 3, [1, "a"], None)] == ["'3'", "3", "[1, 'a']", "None"]
