@@ -43,9 +43,21 @@ class Cases:
 
     def save_sheet(self, path: pathlib.Path, examples: Sequence[Example]) -> None:
         """Worst and best, from the lowest score up, as one PNG: targets on the left, predictions on the right."""
-        tiles = [_tile(row, examples[row["index"]]) for row in self.rows]
+        cases = ((row, examples[row["index"]]) for row in self.rows)
+        tiles = [_tile(row, example) for row, example in cases if row["prompt"] < len(example.prompts)]
         if tiles:
             save_image(path, sheet(tiles, 3))
+
+
+def is_case(row: Any) -> bool:
+    """Whether this may be a case that was kept in a file."""
+    return (
+        type(row) is dict
+        and type(row.get("value")) in (int, float)
+        and all(type(row.get(name)) is int and 0 <= row[name] < 2**31 for name in ("index", "prompt"))
+        and type(row.get("text")) is str
+        and type(row.get("masks")) is list
+    )
 
 
 def _ends(rows: list[Any]) -> list[Any]:
