@@ -36,16 +36,30 @@ def parse(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def parse_any(data: bytes, what: str, *, finite: bool = True) -> Any:
-    """Any JSON value. finite: refuses NaN, infinities and numbers beyond a float. Raises BadFile."""
-    if sum(data.count(sign) for sign in b",[{") > PARTS:
-        raise BadFile(f"{what} has more than {PARTS} parts", CONVERT)
+def parse_any(data: bytes, what: str, *, finite: bool = True, parts: int = PARTS) -> Any:
+    """Any JSON value of at most so many parts. finite: refuses NaN, infinities and numbers beyond a float, which are told only
+    in logs. Raises BadFile."""
+    if sum(data.count(sign) for sign in b",[{") > parts:
+        raise BadFile(f"{what} has more than {parts} parts", CONVERT)
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, what))
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{what} is not readable JSON ({shown(str(error))})") from error
     _check(value, what, finite)
     return value
+
+
+def text(value: Any) -> str:
+    """JSON that any reader takes: a number that is not finite is null."""
+    return json.dumps(_finite(value), indent=2) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unique(pairs: list[tuple[str, Any]], what: str) -> dict[str, Any]:
