@@ -215,23 +215,10 @@ class Checkpoints:
         its run facts. It may have been saved on any mesh, by any number of hosts. UserError where none fits."""
         parts = {"params": {"trainable": state.trainable, "frozen": state.frozen}, "train": _train_part(state)}
         abstract = jax.tree.map(_abstract, parts)
-        sizes = {name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for name, part in parts.items()}
         reason = ""
         for kept in reversed(self._checkpointer.checkpoints):
-            failure = ""
-            try:
-                if hosts.leads() and not self._remote:
-                    untrusted.check_arrays(pathlib.Path(kept.path), sizes)
-            except Exception as error:  # a torn file shows itself in many ways
-                failure = _cause(error)
-            failure = hosts.exchange(f"the arrays of step {kept.step}", failure)[0]
-            try:
-                if not failure:
-                    found = self._checkpointer.load_checkpointables(kept.step, {**abstract, "run": None})
-                    check_facts(found["run"])
-            except Exception as error:  # as above
-                failure = _cause(error)
-            if failure := hosts.agree(f"reading step {kept.step}", failure):
+            found, failure = self._read(kept.step, pathlib.Path(kept.path), abstract)
+            if failure:
                 reason = reason or f"step {kept.step}: {failure}"
                 self._say(f"{kept.path}: cannot be read whole, trying the one before ({failure})")
                 continue
@@ -254,6 +241,24 @@ class Checkpoints:
             f"{self._checkpointer.directory}: no checkpoint fits this config or can be read whole ({reason}); "
             "use the config it was trained with, or another --workdir"
         )
+
+    def _read(self, step: int, path: pathlib.Path, abstract: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """What a checkpoint holds, and what keeps any host from reading it, "" for nothing; the same on all."""
+        sizes = {name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part)) for name, part in abstract.items()}
+        found, failure = dict[str, Any](), ""
+        try:
+            if hosts.leads() and not self._remote:
+                untrusted.check_arrays(path, sizes)
+        except Exception as error:  # a torn file shows itself in many ways
+            failure = _cause(error)
+        if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
+            return found, failure
+        try:
+            found = self._checkpointer.load_checkpointables(step, {**abstract, "run": None})
+            check_facts(found["run"])
+        except Exception as error:  # as above
+            failure = _cause(error)
+        return found, hosts.agree(f"reading step {step}", failure)
 
 
 def check_facts(run: Any) -> None:

@@ -252,9 +252,11 @@ def _lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:
     if not _is_log(path):
         return
     with path.open("rb") as file:
+        goes_on = False
         for data in iter(lambda: file.readline(LINE), b""):
-            if data.strip():
+            if data.strip() and not goes_on:
                 yield _line(data)
+            goes_on = not data.endswith(b"\n")  # what is beyond LINE is left out
 
 
 def _line(data: bytes) -> dict[str, Any] | None:
