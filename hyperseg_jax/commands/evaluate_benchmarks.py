@@ -109,7 +109,7 @@ def _submission(writer: Any, folder: pathlib.Path, found: benchmark_run.Partial,
     try:
         return writer(folder, [row for *_, row in found.rows], examples)
     except (ValueError, TypeError, LookupError) as error:
-        if not found.resumed:
+        if isinstance(error, UserError) or not found.resumed:
             raise
         why = escaped(first_line(error))
         raise UserError(f"{kept}: has an answer that no run gave ({why}); remove it to start anew") from error

@@ -45,7 +45,7 @@ class Partial:
     def check(self, state: dict[str, Any], count: int) -> None:
         """BadFile or others where no run over `count` examples gave the state. What is counted is checked as it is merged."""
         whole = lambda value, below: type(value) is int and 0 <= value < below
-        if not whole(state["done"], count + 1):
+        if not (whole(state["done"], count + 1) and state["done"]):
             raise BadFile(f"it has done {shown(str(state['done']))} of {count} examples")
         if not all(is_case(row) and row["index"] < count for row in state["cases"]):
             raise BadFile("it has a best or worst case of another make")
@@ -116,8 +116,14 @@ def run(
             _count(fresh, benchmark, index, reply)
         progress(done, count)
         if number % save_every == 0 or done == count:
-            for text in hosts.exchange_long(f"{task.name} to {done}", json.dumps(fresh.state())):
-                total.merge(json.loads(text))
+            states = hosts.exchange_long(f"{task.name} to {done}", json.dumps(fresh.state()))
+            try:
+                for text in states:
+                    total.merge(json.loads(text))
+            except ValueError as error:
+                if not told:
+                    raise
+                raise UserError(f"{kept}: does not fit the examples ({shown(str(error))}); remove it to start anew") from error
             total.done, fresh = done, new()
             if kept is not None and hosts.leads():
                 write_text(kept, json.dumps({"asked": asked, **total.state()}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ class Cases:
 
     def add(self, value: float | None, index: int, prompt: int, prediction: Prediction) -> None:
         """Keeps a case if it is among the best or worst so far. value None: it has no score."""
-        if value is None:
+        if value is None or not math.isfinite(value):
             return
         row = {"value": float(value), "index": index, "prompt": prompt, "text": prediction.text}
         if self._keeps(row):

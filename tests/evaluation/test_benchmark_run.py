@@ -111,7 +111,7 @@ def resumed(kept, said):
 @pytest.mark.parametrize(
     "damage",
     [
-        *({"done": value} for value in (-1, 3, True, "1", None, 1e3)),
+        *({"done": value} for value in (0, -1, 3, True, "1", None, 1e3)),
         *({"scores": value} for value in ([], {"clips": []}, {"referring": {"options": {}, "sums": {}}}, {"odd": {}})),
         *({"scores": {"clips": {"options": {}, "sums": {"": row}}}} for row in ([1.0], [[1.0, 1.0, 1.0]], [1, 1, "x"], [])),
         {"scores": {"clips": {"options": {"rules": "x"}, "sums": {}}}},
@@ -143,3 +143,16 @@ def test_a_state_is_gone_on_from(tmp_path):
     kept.write_text(json.dumps({"asked": {**ASKED, "rules": "a\x1bb"}, **STATE}))
     with pytest.raises(UserError, match=r"is of an evaluation with rules = 'a\\x1bb', this one has 'official'"):
         resumed(kept, said)
+
+
+def test_a_state_that_has_seen_what_comes_is_one_line(tmp_path, monkeypatch):
+    def twice(self, state):
+        raise ValueError("b: scored twice; a picture counts once")
+
+    kept = tmp_path / "clips.json"
+    kept.write_text(json.dumps({"asked": ASKED, **STATE}))
+    whole = benchmark_run.Partial.merge
+    merges = iter((whole, whole, twice))  # of the check, of the state, of what comes
+    monkeypatch.setattr(benchmark_run.Partial, "merge", lambda self, state: next(merges)(self, state))
+    with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start anew"):
+        resumed(kept, [])
