@@ -5,6 +5,7 @@ import json
 import os
 
 import fuzz
+import jax
 import numpy as np
 import pytest
 
@@ -129,7 +130,8 @@ def test_a_state_that_no_evaluation_wrote_is_told_and_all_is_scored_anew(tmp_pat
         kept.symlink_to("/dev/zero")
     else:
         kept.write_text(damage if isinstance(damage, str) else json.dumps({"asked": ASKED, **STATE, **damage}))
-    with fuzz.bounded():
+    jax.devices()  # their first use takes memory
+    with fuzz.bounded(seconds=60):
         assert resumed(kept, said) == 0
     assert len(said) == 1 and "clips.json: is not a partial evaluation (" in said[0] and "clips.json.damaged-0" in said[0]
     assert json.loads(kept.read_text())["done"] == 2

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import fuzz
+import jax
 import pytest
 from rich.console import Console
 
@@ -127,6 +128,7 @@ def test_what_is_no_list_of_bad_records_is_put_aside(account, tmp_path, content)
         case "large":
             path.touch()
             os.truncate(path, bad_records.LARGEST + 1)
+    jax.devices()  # their first use takes memory
     with fuzz.bounded(seconds=20):
         make([(3, "x.jpg")], start=3, bad=1).write()
     assert len(said) == 1 and "bad_records.txt.damaged-0: was no list of bad records (" in said[0]

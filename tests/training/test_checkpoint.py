@@ -186,7 +186,7 @@ def fields(**changed):
 )
 def test_what_orbax_must_not_open_is_put_aside_before_it_does(copy, name, damage):
     damage(copy / "2" / name)
-    with fuzz.bounded(seconds=60):
+    with fuzz.bounded(seconds=60, memory=2**33):
         found, run, said = restore(copy)
     assert int(found.step) == 1 and run["global_next_index"] == 10
     assert len(said) == 1 and "2 is no checkpoint that can be opened (" in said[0] and "it is now 2.damaged-0" in said[0]
@@ -238,7 +238,7 @@ def test_arrays_are_measured_before_they_are_read(copy, part, shape, chunk, why)
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
     store[b"boom/zarr.json"] = json.dumps({"shape": shape, "data_type": "int8", "chunk_grid": grid}).encode()
-    with fuzz.bounded(seconds=60):
+    with fuzz.bounded(seconds=60, memory=2**33):
         found, _, said = restore(copy)
     assert int(found.step) == 1 and len(said) == 1 and "/2: cannot be read whole" in said[0] and why in said[0]
 
