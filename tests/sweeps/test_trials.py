@@ -150,7 +150,7 @@ def test_the_last_words_of_a_long_log(tmp_path):
         file.truncate(2**40)
         file.seek(0, 2)
         file.write(b"x\nerror: \xff\x1b[2J\n\n")
-    with fuzz.bounded(memory=2**26):
+    with fuzz.bounded(seconds=60, memory=2**26):
         assert one.last_words() == "error: \ufffd\\x1b[2J"
 
 
