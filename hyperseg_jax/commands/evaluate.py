@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import pathlib
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.table import Table
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import printing
+from hyperseg_jax.untrusted import printing, strict_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,6 +127,6 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
             )
     Console().print(table)
     if parsed.out:
-        write_text(parsed.out / "scores.json", json.dumps(found.scores, indent=2) + "\n")
+        write_text(parsed.out / "scores.json", strict_json.text(found.scores))
         found.save_sheet(parsed.out / "predictions.png")
         say(f"wrote {parsed.out}/")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,14 +17,16 @@ from rich.table import Table
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data import sources
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.published import PUBLISHED, published
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.limits import apply_block
-from hyperseg_jax.untrusted.printing import cell, say
+from hyperseg_jax.untrusted.printing import cell, first_line, say, shown
 from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # the folder of states, below --out
@@ -72,6 +73,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                     kept=kept,
                     workers=config.data.workers,
                     progress=progress,
+                    say=functools.partial(say, console),
                 )
                 examples: Any = task.val
                 scores[name] = found.scorer.compute()
@@ -81,7 +83,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                     found.cases.save_sheet(parsed.out / f"{name}.png", examples)
                     if writer := WRITERS.get(chosen[name].submission):
                         (parsed.out / name).mkdir(exist_ok=True)
-                        sent = writer(parsed.out / name, [row for *_, row in found.rows], examples)
+                        sent = _submission(writer, parsed.out / name, found, examples, kept)
                         say(console, f"for the server: {sent}")
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
@@ -95,9 +97,20 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 "scores": scores,
                 "published": [vars(row) for row in PUBLISHED if row.benchmark in scores],
             }
-            write_text(parsed.out / "scores.json", json.dumps(told, indent=2) + "\n")
+            write_text(parsed.out / "scores.json", strict_json.text(told))
             say(console, f"wrote {parsed.out}/")
     hosts.leave()
+
+
+def _submission(writer: Any, folder: pathlib.Path, found: benchmark_run.Partial, examples: Any, kept: Any) -> pathlib.Path:
+    """What is sent to a server. UserError where answers of a run before, out of the file `kept`, are none."""
+    try:
+        return writer(folder, [row for *_, row in found.rows], examples)
+    except (ValueError, TypeError, LookupError) as error:
+        if isinstance(error, UserError) or not found.resumed:
+            raise
+        why = shown(first_line(error))
+        raise UserError(f"{kept}: has an answer that no run gave ({why}); remove it to start anew") from error
 
 
 def load_engine(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import math
 import pathlib
 import re
@@ -20,6 +19,7 @@ from hyperseg_jax.datasets.marks import point_disc
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction
+from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import say
 
 
@@ -82,7 +82,7 @@ def run(parsed: argparse.Namespace) -> None:
                 predicted = model.segment_regions(frame, drawn, labels=labels)
             report["segments"] = _write(out, parsed.image.stem, frame, predicted)
             said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the picture, score {s.score:.2f})" for s in predicted)
-        (out / "result.json").write_text(json.dumps(report, indent=2) + "\n")
+        (out / "result.json").write_text(strict_json.text(report))
     say(console, f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/")
 
 

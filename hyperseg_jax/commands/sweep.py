@@ -21,8 +21,8 @@ from hyperseg_jax.sweeps import devices, grids, results
 from hyperseg_jax.sweeps.backends import launchers, local
 from hyperseg_jax.sweeps.trials import Metric, Trial
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.untrusted import printing, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted import paths, printing, strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile, naming
 from hyperseg_jax.untrusted.limits import apply_block
 
 BACKENDS = ("local", "ray", *launchers.BACKENDS)
@@ -90,7 +90,7 @@ def run(parsed: argparse.Namespace) -> None:
     _check_score(sweep, console)
     if parsed.dry_run:
         return
-    _open(parsed.out, base)
+    _open(parsed.out, base, trials=sweep.trials)
     start()
     rows = results.collect(sweep.trials, metric)
     results.save(rows, metric, parsed.out)
@@ -218,8 +218,12 @@ def _run_on_ray(sweep: _Sweep) -> None:
     ray_tune.run(trials, sweep.metric, parsed.out / "ray", per_trial=parsed.per_trial, asha=asha, say=sweep.say)
 
 
-def _open(out: pathlib.Path, base: ml_collections.ConfigDict) -> None:
-    """Makes the folder and writes sweep.json, or checks that the one there is of the same config."""
+def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[Trial]) -> None:
+    """Makes the folder and writes sweep.json, or checks that the one there is of the same config, and that no folder of a trial
+    is a link to elsewhere."""
+    with naming(out):
+        for name in (".", *(trial.name for trial in trials)):
+            paths.inside(out, pathlib.Path("trials", name))
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +14,19 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
-from hyperseg_jax.evaluation.cases import Cases
+from hyperseg_jax.evaluation.cases import Cases, is_case
 from hyperseg_jax.evaluation.engine import Engine, finder, geometry_of, predictions
 from hyperseg_jax.evaluation.replies import Reply
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
-from hyperseg_jax.evaluation.submissions import Row, row_of
+from hyperseg_jax.evaluation.submissions import Row, is_row, row_of
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
-from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted import paths, strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile, without_panics
 from hyperseg_jax.untrusted.printing import shown
+
+LARGEST, PARTS = 2**30, 50_000_000
+"""Bytes of a partial state, and its values and containers."""
 
 
 @dataclasses.dataclass
@@ -38,6 +42,16 @@ class Partial:
     def state(self) -> dict[str, Any]:
         """As JSON takes it."""
         return {"done": self.done, "scores": self.scorer.state(), "cases": self.cases.rows, "rows": self.rows}
+
+    def check(self, state: dict[str, Any], count: int) -> None:
+        """BadFile or others where no run over `count` examples gave the state. What is counted is checked as it is merged."""
+        whole = lambda value, below: type(value) is int and 0 <= value < below
+        if not (whole(state["done"], count + 1) and state["done"]):
+            raise BadFile(f"it has done {shown(str(state['done']))} of {count} examples")
+        if not all(is_case(row) and row["index"] < count for row in state["cases"]):
+            raise BadFile("it has a best or worst case of another make")
+        if not all(whole(i, count) and whole(k, 2**31) and is_row(row) for i, k, row in state["rows"]):
+            raise BadFile("it has an answer of another make")
 
     def merge(self, state: dict[str, Any]) -> None:
         """Adds the state of another host, or of a run before."""
@@ -59,11 +73,13 @@ def run(
     save_every: int = 20,
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, count: None,
+    say: Callable[[str], None] = print,
 ) -> Partial:
     """Scores the examples of task.val, or the first `limit`.
 
     kept: the file that holds the partial state, written every save_every batches and at the end; what it holds is gone on
-    from. asked: what tells this evaluation from another; UserError where the file was written by another.
+    from. asked: what tells this evaluation from another; UserError where the file was written by another. say: takes the line
+    about a file that no evaluation wrote; it is put aside, and all examples are scored.
     """
     examples: Any = task.val
     count = min(len(examples), limit or len(examples))
@@ -71,7 +87,14 @@ def run(
     scoring = benchmark.scoring if benchmark.truth else "unscored"
     new = lambda: Partial(Scorer({benchmark.task: scoring}, rules), Cases(), [])
     total, fresh = new(), new()
-    if told := hosts.exchange_long(f"{task.name} so far", _read(kept, asked) if hosts.leads() else "")[0]:
+    before = ""
+    if kept is not None and os.path.lexists(kept) and hosts.leads():
+        try:
+            before = _read(kept, asked, new(), benchmark)
+        except (BadFile, OSError) as error:
+            why = error.why if isinstance(error, BadFile) else error.strerror
+            say(f"{kept}: is not a partial evaluation ({why}); it is now {paths.put_aside(kept).name}, and all is scored anew")
+    if told := hosts.exchange_long(f"{task.name} so far", before)[0]:
         state = json.loads(told)
         total.merge(state)
         total.done = total.resumed = state["done"]
@@ -94,29 +117,34 @@ def run(
             _count(fresh, benchmark, index, reply)
         progress(done, count)
         if number % save_every == 0 or done == count:
-            for text in hosts.exchange_long(f"{task.name} to {done}", json.dumps(fresh.state())):
-                total.merge(json.loads(text))
+            states = hosts.exchange_long(f"{task.name} to {done}", json.dumps(fresh.state()))
+            try:
+                for text in states:
+                    total.merge(json.loads(text))
+            except ValueError as error:
+                if not told:
+                    raise
+                raise UserError(f"{kept}: does not fit the examples ({shown(str(error))}); remove it to start anew") from error
             total.done, fresh = done, new()
             if kept is not None and hosts.leads():
                 write_text(kept, json.dumps({"asked": asked, **total.state()}))
     return total
 
 
-def _read(kept: pathlib.Path | None, asked: dict[str, Any]) -> str:
-    if kept is None or not kept.exists():
-        return ""
-    try:
-        state = strict_json.parse_any(strict_json.contents(kept), "its content", finite=False)
-        other = [key for key in asked if state["asked"].get(key) != asked[key]]
-        state["done"], state["scores"], state["cases"], state["rows"]
-    except (BadFile, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{kept}: is not a partial evaluation ({shown(str(error))}); remove it to start anew") from error
-    if other:
-        key = other[0]
-        raise UserError(
-            f"{kept}: is of an evaluation with {key} = {state['asked'].get(key)!r}, this one has {asked[key]!r}; "
-            "give another --out, or remove the file to start anew"
-        )
+def _read(kept: pathlib.Path, asked: dict[str, Any], new: Partial, benchmark: Benchmark) -> str:
+    """The state in a file, checked, as text. BadFile where no evaluation wrote it, UserError where another one did."""
+    with without_panics("it has other fields"):
+        state = strict_json.parse_any(strict_json.contents(kept, LARGEST), "its content", parts=PARTS)
+        for key, value in asked.items():
+            if (other := state["asked"].get(key)) != value:
+                raise UserError(
+                    f"{kept}: is of an evaluation with {key} = {shown(repr(other))}, this one has {shown(repr(value))}; "
+                    "give another --out, or remove the file to start anew"
+                )
+        new.check(state, asked["examples"])
+        if state["rows"] and not benchmark.submission:
+            raise BadFile("it has answers for a server, and there is none")
+        new.merge(state)
     return json.dumps(state)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ class Cases:
 
     def add(self, value: float | None, index: int, prompt: int, prediction: Prediction) -> None:
         """Keeps a case if it is among the best or worst so far. value None: it has no score."""
-        if value is None:
+        if value is None or not math.isfinite(value):
             return
         row = {"value": float(value), "index": index, "prompt": prompt, "text": prediction.text}
         if self._keeps(row):
@@ -43,9 +44,21 @@ class Cases:
 
     def save_sheet(self, path: pathlib.Path, examples: Sequence[Example]) -> None:
         """Worst and best, from the lowest score up, as one PNG: targets on the left, predictions on the right."""
-        tiles = [_tile(row, examples[row["index"]]) for row in self.rows]
+        cases = ((row, examples[row["index"]]) for row in self.rows)
+        tiles = [_tile(row, example) for row, example in cases if row["prompt"] < len(example.prompts)]
         if tiles:
             save_image(path, sheet(tiles, 3))
+
+
+def is_case(row: Any) -> bool:
+    """Whether this may be a case that was kept in a file."""
+    return (
+        type(row) is dict
+        and type(row.get("value")) in (int, float)
+        and all(type(row.get(name)) is int and 0 <= row[name] < 2**31 for name in ("index", "prompt"))
+        and type(row.get("text")) is str
+        and type(row.get("masks")) is list
+    )
 
 
 def _ends(rows: list[Any]) -> list[Any]:

@@ -246,8 +246,10 @@ class Scorer:
         self._used.setdefault(name, SCORINGS[name].new(self._rules)).merge(accumulator)
 
     def merge(self, state: Mapping[str, Any]) -> None:
-        """Adds the state() of another scorer."""
+        """Adds the state() of another scorer of the same prompts. ValueError, TypeError, KeyError where it is none."""
         for name, part in state.items():
+            if name not in self._by_task.values():
+                raise ValueError(f"{name!r} is not what is scored here")
             self._into(name, type(SCORINGS[name].new(self._rules)).from_state(part))
 
     def state(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hyperseg_jax.metrics.multiple_choice import choose
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 from hyperseg_jax.structs import Example, Prediction, Prompt
+from hyperseg_jax.untrusted import limits
 
 Row = dict[str, Any]
 
@@ -35,6 +36,21 @@ def row_of(example: Example, prompt: Prompt, found: Sequence[Prediction]) -> Row
         "width": width,
         "masks": [[run_lengths.encode(mask) for mask in frame.masks] for frame in found],
     }
+
+
+def is_row(row: Any) -> bool:
+    """Whether this may be a row of `row_of` that was kept in a file."""
+    kinds = {**dict.fromkeys(("key", "question", "text"), str), **dict.fromkeys(("labels", "scores", "frames", "masks"), list)}
+    if type(row) is not dict or {name: type(value) for name, value in row.items()} != {**kinds, "height": int, "width": int}:
+        return False
+    return (
+        all(type(label) is int and label >= 0 for label in row["labels"])
+        and all(type(score) in (int, float) for score in row["scores"])
+        and all(type(name) is str for name in row["frames"])
+        and all(type(frame) is list for frame in row["masks"])
+        and min(row["height"], row["width"]) > 0
+        and row["height"] * row["width"] <= limits.in_force().pixels
+    )
 
 
 def _masks(row: Row, frame: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import uuid
 from typing import Any, Protocol
 
 from hyperseg_jax.untrusted import paths, stores
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.bad_file import BadFile, naming
 
 BYTES = 4096
 """More is not read of a file."""
@@ -31,7 +31,12 @@ class Files(Protocol):
 
 
 def open_files(folder: str) -> Files:
-    return _There(folder) if stores.is_url(folder) else _Here(pathlib.Path(folder))
+    """UserError where a folder of this machine is a link to elsewhere."""
+    if stores.is_url(folder):
+        return _There(folder)
+    here = pathlib.Path(folder)
+    with naming(here):
+        return _Here(paths.inside(here.parent, here.name))
 
 
 class _Here:

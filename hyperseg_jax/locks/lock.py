@@ -16,6 +16,8 @@ from hyperseg_jax.locks.holder import Holder
 from hyperseg_jax.untrusted import stores
 
 FOLDER = ".lock"
+NUMBERS = 10**15
+"""More than any lock comes to."""
 BEAT, STALE = 15.0, 100.0
 """Seconds between two signs of life of a holder, and without one until it counts as dead."""
 
@@ -134,6 +136,8 @@ class Lock:
     def _newest(self) -> tuple[int, str]:
         files = self._opened()
         number = max(files.numbers(), default=0)
+        if number >= NUMBERS:
+            raise UserError(f"{self.folder}/{FOLDER}: has a file {number}, which no run makes; remove it if no run works there")
         return number, files.read(number) if number else ""
 
     @contextlib.contextmanager

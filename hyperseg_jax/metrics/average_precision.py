@@ -30,6 +30,10 @@ NAMES = (
 )
 
 
+MOST = 2**20
+"""Things to find in a picture."""
+
+
 class MaskAP:
     """AP and AR of instances with scores over 10 IoU thresholds, as COCOeval summarizes them.
 
@@ -129,8 +133,11 @@ class MaskAP:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The accumulator that gave this state."""
+        """The accumulator that gave this state. ValueError, TypeError, KeyError where none did."""
         made = cls()
+        for name, kinds in state["pictures"].items():
+            if not all(_are_matches(found, len(cls.areas)) for found in kinds.values()):
+                raise ValueError(f"{name!r} has matches of another make")
         made._pictures = {name: dict(kinds) for name, kinds in state["pictures"].items()}
         return made
 
@@ -160,6 +167,21 @@ class MaskAP:
 def _bits(flags: np.ndarray) -> list[int]:
     """[T, D] of bool -> D integers, bit t for threshold t."""
     return (flags.astype(np.int64) << np.arange(len(flags))[:, None]).sum(0).tolist()
+
+
+def _are_matches(found: Mapping[str, Any], areas: int) -> bool:
+    """Whether these may be the matches of one class of one picture."""
+    count = len(found["scores"])
+    whole = lambda values, length, below: (
+        len(values) == length and all(type(value) is int and 0 <= value < below for value in values)
+    )
+    return (
+        all(type(score) in (int, float) for score in found["scores"])
+        and all(
+            len(found[key]) == areas and all(whole(row, count, 2**16) for row in found[key]) for key in ("matched", "ignored")
+        )
+        and whole(found["wanted"], areas, MOST)
+    )
 
 
 def _unpacked(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:

@@ -42,6 +42,7 @@ class ReferringScores(Sums):
 
     # sums of each group: intersection, union, IoU, prompts, prompts without target, of those answered empty, then prompts of
     # at least each IoU of PRECISIONS
+    columns = 6 + len(PRECISIONS)
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))
@@ -57,7 +58,7 @@ class ReferringScores(Sums):
     def compute(self) -> dict[str, float]:
         """{"ciou", "giou", "count", "precision@0.5"..., "absent_accuracy" (where there were any)} and "giou/<group>",
         "ciou/<group>"."""
-        total = self._total(6 + len(PRECISIONS))
+        total = self._total()
         scores = {"ciou": _ciou(total), "giou": _giou(total), "count": float(total[3])}
         if total[4]:
             scores["absent_accuracy"] = float(total[5] / total[4])

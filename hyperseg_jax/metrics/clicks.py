@@ -15,6 +15,7 @@ class ClickScores(Sums):
     """NoC@T: the mean number of the first click that reaches IoU T, `limit` where none does; and the mean IoU at click `at`."""
 
     # sums of one row: clicks to each of THRESHOLDS, objects that never reached each, IoU at click `at`, objects
+    columns = 2 * len(THRESHOLDS) + 2
 
     def __init__(self, limit: int = LIMIT, at: int = 1) -> None:
         super().__init__(limit=limit, at=at)
@@ -29,7 +30,7 @@ class ClickScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"noc@50", "noc@80", "noc@85", "noc@90", "failed@...", "iou@<at>", "count"}."""
-        total = self._total(2 * len(THRESHOLDS) + 2)
+        total = self._total()
         means = total[:-1] / max(total[-1], 1)
         names = [f"{what}@{100 * least:.0f}" for what in ("noc", "failed") for least in THRESHOLDS]
         names.append(f"iou@{self._options['at']}")

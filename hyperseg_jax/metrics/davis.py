@@ -40,6 +40,7 @@ class DavisScores(Sums):
     """
 
     # sums of each group: J mean, recall, decay, F mean, recall, decay, objects
+    columns = 7
 
     def __init__(self, task: str = "semi-supervised") -> None:
         if task not in TASKS:
@@ -76,7 +77,7 @@ class DavisScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"j", "f", "jf", "j_recall", "j_decay", "f_recall", "f_decay", "count"} and "jf/<group>"; zeros for none."""
-        total = self._total(7)
+        total = self._total()
         means = [row[:6] / row[6] for row in self._sums.values()] or [np.zeros(6)]
         j, j_recall, j_decay, f, f_recall, f_decay = np.mean(means, axis=0).tolist()
         scores = {

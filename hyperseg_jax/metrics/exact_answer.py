@@ -14,6 +14,7 @@ class ExactScores(Sums):
     """The share of answers that equal the truth, whole and by group."""
 
     # sums of each group: right ones, questions
+    columns = 2
 
     def update(self, answer: str, truth: str, group: str = "") -> None:
         """One question."""
@@ -21,6 +22,6 @@ class ExactScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"accuracy", "count"} and "accuracy/<group>"; zeros for none."""
-        total = self._total(2)
+        total = self._total()
         scores = {"accuracy": float(total[0] / max(total[1], 1)), "count": float(total[1])}
         return scores | {f"accuracy/{name}": float(row[0] / row[1]) for name, row in sorted(self._sums.items()) if name}

@@ -21,6 +21,7 @@ class GeneralizedScores(Sums):
     sometimes = ("n_acc", "t_acc")
 
     # sums of one row: intersection, union, IoU, prompts, then TP, FN, TN, FP of "names nothing", then precise ones with target
+    columns = 8 + len(PRECISIONS)
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))
@@ -46,7 +47,7 @@ class GeneralizedScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"giou", "ciou", "precision@0.7"..., "count"} and "n_acc", "t_acc" where there were prompts of their kind."""
-        intersection, union, value, count, tp, fn, tn, fp, *precise = self._total(8 + len(PRECISIONS)).tolist()
+        intersection, union, value, count, tp, fn, tn, fp, *precise = self._total().tolist()
         scores = {"giou": value / max(count, 1), "ciou": intersection / max(union, 1), "count": count}
         scores |= {f"precision@{least}": number / max(tn + fp, 1) for least, number in zip(PRECISIONS, precise, strict=True)}
         if self._options["rules"] == "released":

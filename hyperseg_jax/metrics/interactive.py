@@ -14,6 +14,7 @@ class InteractiveScores(Sums):
     """Mean IoU over regions, whole and by kind of mark ("point", "scribble", "box", "mask")."""
 
     # sums of each kind: intersection, union, IoU, regions
+    columns = 4
 
     def update(
         self, prediction: np.ndarray, target: np.ndarray, kinds: Sequence[str], ignore: np.ndarray | None = None
@@ -25,7 +26,7 @@ class InteractiveScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"miou", "ciou", "count"} over all regions and "miou/<kind>", "ciou/<kind>"."""
-        total = self._total(4)
+        total = self._total()
         scores = {"count": float(total[3])}
         for suffix, row in [("", total), *((f"/{kind}", row) for kind, row in sorted(self._sums.items()))]:
             scores |= {f"miou{suffix}": float(row[2] / max(row[3], 1)), f"ciou{suffix}": float(row[0] / max(row[1], 1))}

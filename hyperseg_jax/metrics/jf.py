@@ -74,6 +74,7 @@ class ClipScores(Sums):
     """Mean J, F and J&F over clips (each the mean over its frames), whole and by group."""
 
     # sums of each group: J, F, clips
+    columns = 3
 
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
         """prediction, target, ignore: bool [T, H, W]."""
@@ -87,7 +88,7 @@ class ClipScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"j", "f", "jf", "count"} and "jf/<group>"; zeros where nothing was seen."""
-        total = self._total(3)
+        total = self._total()
         j, f = total[:2] / max(total[2], 1)
         scores = {"j": float(j), "f": float(f), "jf": float((j + f) / 2), "count": float(total[2])}
         return scores | {f"jf/{group}": float(row[:2].mean() / row[2]) for group, row in sorted(self._sums.items()) if group}

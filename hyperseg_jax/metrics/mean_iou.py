@@ -14,6 +14,7 @@ class SemanticScores(Sums):
     IoU; one that is predicted but never labelled has IoU 0."""
 
     # sums of each class: intersection, labelled pixels, predicted pixels
+    columns = 3
 
     def update(
         self, prediction: np.ndarray, target: np.ndarray, classes: Sequence[str], ignore: np.ndarray | None = None
@@ -35,7 +36,7 @@ class SemanticScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"miou", "macc" (mean recall over labelled classes), "aacc" (share of right pixels), "classes"}; zeros for none."""
-        ious, total = self.by_class(), self._total(3)
+        ious, total = self.by_class(), self._total()
         recalls = [row[0] / row[1] for row in self._sums.values() if row[1]]
         return {
             "miou": float(np.mean([*ious.values()] or [0.0])),

@@ -30,6 +30,7 @@ class MultipleChoiceScores(Sums):
     single answers that are right."""
 
     # sums of each question, named by category and number: right answers, answers
+    columns = 2
 
     def update(self, answer: str, truth: str, options: Mapping[str, str], question: Any, group: str = "") -> None:
         """One rotation. truth: its letter. question: what its rotations have in common (in MMBench, index modulo 1e6)."""
@@ -37,7 +38,7 @@ class MultipleChoiceScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"accuracy", "plain", "count" (of questions)} and "accuracy/<group>"; zeros for none."""
-        total = self._total(2)
+        total = self._total()
         groups: dict[str, list[bool]] = {}
         for name, (right, asked) in self._sums.items():
             groups.setdefault(name.split(_SPLIT)[0], []).append(bool(right == asked))

@@ -18,8 +18,10 @@ class PanopticQuality(Sums):
     is wrong unless it lies mostly on void or on a crowd of its own class; crowds themselves are never to be found.
     """
 
+    columns = 4  # of each class: IoU, true positives, false positives, false negatives
+
     def __init__(self) -> None:
-        super().__init__()  # sums of each class: IoU, true positives, false positives, false negatives
+        super().__init__()
         self._thing: dict[str, bool] = {}
 
     def update(
@@ -77,6 +79,8 @@ class PanopticQuality(Sums):
         """The accumulator that gave this state."""
         made = super().from_state(state)
         made._thing = dict(state["thing"])
+        if lacking := made._sums.keys() - made._thing.keys():
+            raise ValueError(f"{sorted(lacking)[0]!r} is neither thing nor stuff")
         return made
 
     def by_class(self) -> dict[str, float]:

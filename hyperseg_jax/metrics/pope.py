@@ -20,6 +20,7 @@ class PopeScores(Sums):
     """
 
     # sums of each group: yes that are right, yes that are wrong, no that are right, no that are wrong
+    columns = 4
 
     def update(self, answer: str, truth: bool, group: str = "") -> None:
         """One question; truth: whether the thing is there."""
@@ -28,7 +29,7 @@ class PopeScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"accuracy", "precision", "recall", "f1", "yes_share", "f1_mean", "count"} and "f1/<group>", "accuracy/<group>"."""
-        total = self._total(4)
+        total = self._total()
         groups = {name: _scores(*row.tolist()) for name, row in sorted(self._sums.items())}
         scores = _scores(*total.tolist()) | {"count": float(total.sum())}
         scores["f1_mean"] = sum(group["f1"] for group in groups.values()) / max(len(groups), 1)

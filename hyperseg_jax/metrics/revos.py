@@ -44,6 +44,7 @@ class ReVosScores(Sums):
     sometimes = ("j", "f", "jf", "a", "r")
 
     # sums of each group: J, F, A, expressions, R, expressions with a foreground
+    columns = 6
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

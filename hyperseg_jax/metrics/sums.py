@@ -21,10 +21,11 @@ def check_rules(rules: str) -> str:
 class Sums:
     """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact.
 
-    options: what __init__ was told; it travels with the state. sometimes: scores that compute() gives only where prompts of
-    their kind were seen.
+    options: what __init__ was told; it travels with the state. columns: the numbers of a row. sometimes: scores that compute()
+    gives only where prompts of their kind were seen.
     """
 
+    columns: ClassVar[int]
     sometimes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **options: Any) -> None:
@@ -34,8 +35,8 @@ class Sums:
     def _add(self, name: str, *row: float) -> None:
         self._sums[name] = self._sums.get(name, 0) + np.array(row, np.float64)
 
-    def _total(self, size: int) -> np.ndarray:
-        return sum(self._sums.values(), np.zeros(size))
+    def _total(self) -> np.ndarray:
+        return sum(self._sums.values(), np.zeros(self.columns))
 
     def compute(self) -> dict[str, float]:
         """The scores by name. Each kind of accumulator has its own."""
@@ -58,7 +59,10 @@ class Sums:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The accumulator that gave this state."""
+        """The accumulator that gave this state. ValueError, TypeError, KeyError where none did."""
         made = cls(**state["options"])
         made._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
+        for name, row in made._sums.items():
+            if row.shape != (cls.columns,):
+                raise ValueError(f"the sums of {name!r} are not {cls.columns} numbers")
         return made

@@ -8,10 +8,12 @@ from hyperseg_jax.metrics.sums import Sums
 class Unscored(Sums):
     """How many were given."""
 
+    columns = 1
+
     def update(self) -> None:
         """One answer."""
         self._add("", 1)
 
     def compute(self) -> dict[str, float]:
         """{"count"}."""
-        return {"count": float(self._total(1)[0])}
+        return {"count": float(self._total()[0])}

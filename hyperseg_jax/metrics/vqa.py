@@ -173,6 +173,7 @@ class VqaScores(Sums):
     """Mean accuracy over questions, whole and by type of answer ("yes/no", "number", "other")."""
 
     # sums of each group: accuracy, questions
+    columns = 2
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))
@@ -185,6 +186,6 @@ class VqaScores(Sums):
 
     def compute(self) -> dict[str, float]:
         """{"accuracy", "count"} and "accuracy/<group>"; zeros for none."""
-        total = self._total(2)
+        total = self._total()
         scores = {"accuracy": float(total[0] / max(total[1], 1)), "count": float(total[1])}
         return scores | {f"accuracy/{name}": float(row[0] / row[1]) for name, row in sorted(self._sums.items()) if name}

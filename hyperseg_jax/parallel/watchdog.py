@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import pathlib
 import sys
 import tempfile
 import threading
@@ -11,6 +12,9 @@ import time
 from typing import Any
 
 from etils import epath
+
+from hyperseg_jax.atomic import write_text
+from hyperseg_jax.untrusted import stores
 
 
 class Watchdog:
@@ -50,6 +54,9 @@ class Watchdog:
                     told = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}{stacks.read()}"
                 print(told, file=sys.stderr, flush=True)
                 try:
-                    self._file.write_text(told)
+                    if stores.is_url(os.fspath(self._file)):
+                        self._file.write_text(told)
+                    else:
+                        write_text(pathlib.Path(self._file), told)
                 except Exception as error:  # a full disk, a store out of reach: may be why nothing finishes
                     print(f"{self._file}: not written ({error})", file=sys.stderr, flush=True)

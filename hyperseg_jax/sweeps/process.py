@@ -28,7 +28,7 @@ class Training:
             ",".join(map(str, cores)),
             str(os.getpid()),
         )
-        with trial.log.open("a") as log:  # a session of its own: Ctrl-C reaches it through stop() alone
+        with trial.open_log() as log:  # a session of its own: Ctrl-C reaches it through stop() alone
             self._process = subprocess.Popen(
                 [*tether, *trial.command()],
                 env={**os.environ, **ALONE, **environment},

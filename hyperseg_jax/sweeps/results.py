@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.trials import Metric, Trial, metrics_seen
 from hyperseg_jax.training.plots import saved_panels
+from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import cell
 
 
@@ -88,7 +88,7 @@ def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
                 "scores": row.scores,
             }
         )
-    write_text(out / "results.json", json.dumps({"metric": str(metric), "mode": metric.mode, "trials": told}, indent=2) + "\n")
+    write_text(out / "results.json", strict_json.text({"metric": str(metric), "mode": metric.mode, "trials": told}))
     if any(row.scores for row in rows):
         plot(rows, metric, out / "results.png")
 

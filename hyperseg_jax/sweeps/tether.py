@@ -26,7 +26,10 @@ def main(arguments: Sequence[str]) -> None:
             os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if os.getppid() != int(parent):  # it died before the line above
         raise SystemExit(1)
-    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        raise SystemExit(f"{lock}: is no lock of a trial ({error.strerror}); remove it") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

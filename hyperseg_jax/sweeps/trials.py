@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.observers import read_metrics
-from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted import paths, strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile, naming
 from hyperseg_jax.untrusted.printing import one_line
 
 DONE = ("finished", "stopped")  # these are not run again
+LAST = 2**16
+"""Bytes at the end of a log that are looked at."""
 STATUSES = ("waiting", "running", "submitted", "interrupted", "failed", *DONE)
 
 
@@ -87,8 +91,16 @@ class Trial:
 
     def last_words(self) -> str:
         """The last line of its log, for messages."""
-        words = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
-        return next((line.strip() for line in reversed(words) if line.strip()), "no output")
+        words: list[str] = []
+        with contextlib.suppress(OSError, BadFile), paths.open_file(self.log) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST))
+            words = file.read(LAST).decode(errors="replace").split("\n")
+        return next((one_line(line.strip()) for line in reversed(words) if line.strip()), "no output")
+
+    def open_log(self) -> BinaryIO:
+        """Its log, to add to. UserError where something else stands there."""
+        with naming(self.log):
+            return paths.append_to(self.log)
 
     def status(self) -> str:
         """waiting, running, submitted, interrupted, failed, stopped (early) or finished."""

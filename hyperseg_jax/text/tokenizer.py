@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as _Backend
 
+from hyperseg_jax.atomic import scratch_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits, strict_json, tokenizers
 from hyperseg_jax.untrusted.bad_file import BadFile, naming, without_panics
@@ -174,13 +174,13 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
     # The class of a whole file only reads it; other classes build a tokenizer of their own from its vocabulary.
     parsed["tokenizer_config.json"] = config | {"tokenizer_class": "PreTrainedTokenizerFast" if whole else "GPT2Tokenizer"}
     parsed["special_tokens_map.json"] = specials
-    with naming(folder), tempfile.TemporaryDirectory() as copy:
+    with naming(folder), scratch_folder() as copy:
         with without_panics("not a tokenizer"):
             for name, content in parsed.items():
-                (pathlib.Path(copy) / name).write_text(json.dumps(content), encoding="utf-8")
+                (copy / name).write_text(json.dumps(content), encoding="utf-8")
             if not whole:
                 with naming(folder / "merges.txt"):
-                    (pathlib.Path(copy) / "merges.txt").write_bytes(strict_json.contents(folder / "merges.txt", LARGEST))
+                    (copy / "merges.txt").write_bytes(strict_json.contents(folder / "merges.txt", LARGEST))
             options = {"local_files_only": True, "trust_remote_code": False}
             made = AutoTokenizer.from_pretrained(copy, tokenizer_type=None if whole else "gpt2", **options)
             backend: _Backend = made.backend_tokenizer

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.training.workdir import BAD_RECORDS, Workdir
+from hyperseg_jax.untrusted import paths
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import one_line
 
 FEW = 10
 """So many end no run, be they the first that it reads."""
 GONE = 0.5
 """More than this share of what came since the last look ends it as well: a disk is no longer there."""
 NAMED = 1000
+LARGEST, DIGITS = 2**24, 18
+"""Bytes of the file, and of the number of an element."""
 
 
 class BadRecords:
@@ -39,8 +46,21 @@ class BadRecords:
         self._faults, self._share, self._batch_size, self._say = faults, share, batch_size, say
         self._workdir, self._path = workdir, workdir.local / BAD_RECORDS
         self._seen, self._told = (start, bad), bad > 0
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        self._names = {int(at): why for at, _, why in (line.partition("\t") for line in lines) if at.isdigit()}
+        self._names = self._read()
+
+    def _read(self) -> dict[int, str]:
+        """What the run has named so far. The file is not trusted; what is no such list is put aside."""
+        if not os.path.lexists(self._path):
+            return {}
+        try:
+            lines = paths.read_file(self._path, LARGEST).decode(errors="replace").splitlines()
+        except (BadFile, OSError) as error:
+            why = error.why if isinstance(error, BadFile) else error.strerror
+            with contextlib.suppress(OSError):
+                self._say(f"{paths.put_aside(self._path)}: was no list of bad records ({why}); a new one is begun")
+            return {}
+        named = [(at, why) for at, _, why in (line.partition("\t") for line in lines) if at.isascii() and at.isdigit()]
+        return {int(at): one_line(why) for at, why in named[:NAMED] if len(at) <= DIGITS}
 
     def look(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes the metrics of a step. UserError, on all hosts, where too much could not be read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,9 +20,13 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.training.clock import SHARES
 from hyperseg_jax.training.state import TrainState
-from hyperseg_jax.untrusted.printing import first_line, one_line
+from hyperseg_jax.untrusted import checkpoints as untrusted
+from hyperseg_jax.untrusted import paths, stores
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import first_line, one_line, shown
 
 FORMAT = 1
+PROBE, UNFINISHED = ".probe-", ".orbax-checkpoint-tmp"
 Say = Callable[[str], None]
 
 
@@ -39,10 +44,54 @@ class Checkpoints:
         self, folder: os.PathLike[str] | str, *, keep: int = 2, best: str = "", say: Say = print, seconds: float = 1200
     ) -> None:
         self._folder, self._keep, self._best, self._say, self._seconds = epath.Path(folder), keep, best, say, seconds
+        self._remote = stores.is_url(os.fspath(self._folder))  # where no links and pipes are
+        self._look()
         self._checkpointer = self._open()
         self._closed = False  # after a save that failed, until the folder can be written
         self._under_way: tuple[int, str] | None = None  # step, and why it has failed already
         self.failed: list[str] = []
+
+    def _look(self) -> None:
+        """UserError, on all hosts, where the folder leads elsewhere, or none of its checkpoints may be opened."""
+        failure = ""
+        if hosts.leads():
+            try:
+                self._clean()
+            except (BadFile, OSError) as error:
+                fix = error.fix if isinstance(error, BadFile) else "give another --workdir"
+                failure = f"{self._folder}: {_cause(error)}; {fix}"
+        if failure := hosts.exchange("the folder of checkpoints", failure)[0]:
+            raise UserError(failure)
+
+    def _clean(self) -> None:
+        """Removes what killed saves left, and puts aside what Orbax must not open. BadFile where no checkpoint is left."""
+        with contextlib.suppress(Exception):  # a store's client raises what it likes
+            for probe in self._folder.glob(f"{PROBE}*"):
+                probe.unlink()
+        if self._remote:
+            return
+        home = pathlib.Path(self._folder)
+        paths.inside(home.parent, home.name)
+        bad, sound = dict[pathlib.Path, str](), 0
+        for path in sorted(home.iterdir()) if home.is_dir() else ():
+            if UNFINISHED in path.name and (path.is_symlink() or not path.is_dir()):
+                path.unlink()  # Orbax removes the folders
+            elif untrusted.is_named_as_step(path.name):
+                try:
+                    untrusted.check(path)
+                    sound += 1
+                except (BadFile, OSError) as error:
+                    bad[path] = _cause(error)
+        for path, why in bad.items():
+            if not sound:
+                raise BadFile(
+                    f"{shown(path.name)} is no checkpoint that can be opened ({why}), and there is no other",
+                    "remove it, or give another --workdir",
+                )
+            aside = paths.put_aside(path)
+            self._say(
+                f"{self._folder}: {shown(path.name)} is no checkpoint that can be opened ({why}); it is now {shown(aside.name)}"
+            )
 
     def _open(self) -> ocp.training.Checkpointer:
         policies = ocp.training.preservation_policies
@@ -54,13 +103,14 @@ class Checkpoints:
         context.async_options.timeout_secs = int(self._seconds)
         try:
             return ocp.training.Checkpointer(
-                self._folder.absolute() if "://" not in str(self._folder) else self._folder,
+                self._folder if self._remote else self._folder.absolute(),
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=True,
                 context=context,
             )
-        except OSError as error:
-            raise UserError(f"{self._folder}: cannot be written ({_cause(error)}); give another --workdir") from error
+        except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+            wanted = "written" if isinstance(error, OSError) else "read"
+            raise UserError(f"{self._folder}: cannot be {wanted} ({_cause(error)}); give another --workdir") from error
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -113,7 +163,7 @@ class Checkpoints:
         """What keeps a file from being written just now. Asked before a save begins: Orbax fails on some hosts only."""
         if not hosts.leads():
             return ""
-        file = self._folder / f".probe-{uuid.uuid4().hex}"
+        file = self._folder / f"{PROBE}{uuid.uuid4().hex}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             file.write_text("a save begins\n")
@@ -152,7 +202,7 @@ class Checkpoints:
         has failed, others are still written for a moment."""
         gone = 0
         for _ in range(50):
-            left = list(self._folder.glob(f"{step}.orbax-checkpoint-tmp*"))
+            left = list(self._folder.glob(f"{step}{UNFINISHED}*"))
             gone = 0 if left else gone + 1
             if gone == 3:
                 break
@@ -168,13 +218,8 @@ class Checkpoints:
         abstract = jax.tree.map(_abstract, parts)
         reason = ""
         for kept in reversed(self._checkpointer.checkpoints):
-            failure = ""
-            try:
-                found = self._checkpointer.load_checkpointables(kept.step, {**abstract, "run": None})
-                check_facts(found["run"])
-            except Exception as error:  # a torn file shows itself in many ways
-                failure = _cause(error)
-            if failure := hosts.agree(f"reading step {kept.step}", failure):
+            found, failure = self._read(kept.step, pathlib.Path(kept.path), abstract)
+            if failure:
                 reason = reason or f"step {kept.step}: {failure}"
                 self._say(f"{kept.path}: cannot be read whole, trying the one before ({failure})")
                 continue
@@ -198,6 +243,24 @@ class Checkpoints:
             "use the config it was trained with, or another --workdir"
         )
 
+    def _read(self, step: int, path: pathlib.Path, abstract: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """What a checkpoint holds, and what keeps any host from reading it, "" for nothing; the same on all."""
+        sizes = {name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part)) for name, part in abstract.items()}
+        found, failure = dict[str, Any](), ""
+        try:
+            if hosts.leads() and not self._remote:
+                untrusted.check_arrays(path, sizes)
+        except Exception as error:  # a torn file shows itself in many ways
+            failure = _cause(error)
+        if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
+            return found, failure
+        try:
+            found = self._checkpointer.load_checkpointables(step, {**abstract, "run": None})
+            check_facts(found["run"])
+        except Exception as error:  # as above
+            failure = _cause(error)
+        return found, hosts.agree(f"reading step {step}", failure)
+
 
 def check_facts(run: Any) -> None:
     """ValueError for run facts that no run of any version saved."""
@@ -209,17 +272,26 @@ def check_facts(run: Any) -> None:
     seconds, untold = run.get("seconds", {}), run.get("untold")
     if not whole(run.get("global_next_index")) or not whole(run.get("bad", 0)):
         raise ValueError("its run facts have no position in the data")
-    if not isinstance(seconds, dict) or not all(k in SHARES and type(value) in (int, float) for k, value in seconds.items()):
+    number = lambda value: type(value) in (int, float) and 0 <= value < 2**53
+    if not isinstance(seconds, dict) or not all(k in SHARES and number(value) for k, value in seconds.items()):
         raise ValueError("its run facts have no times")
-    if not (untold is None or isinstance(untold, dict)):
+    if not (untold is None or (isinstance(untold, dict) and all(map(_is_of_interval, untold.values())))):
         raise ValueError("its run facts have no sums of the interval")
+
+
+def _is_of_interval(held: Any) -> bool:
+    """Whether these may be the sums of a task (means.RunningMeans)."""
+    if not isinstance(held, dict) or type(held.get("steps")) is not int or not isinstance(held.get("sums"), dict):
+        return False
+    pair = lambda value: isinstance(value, list) and len(value) == 2 and all(type(one) in (int, float) for one in value)
+    return 0 <= held["steps"] < 2**53 and all(map(pair, held["sums"].values()))
 
 
 def _cause(error: BaseException) -> str:
     """The first line of what an error began with."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, BadFile):
         error = error.__cause__
-    return one_line(first_line(error), 400)
+    return error.why if isinstance(error, BadFile) else one_line(first_line(error), 400)
 
 
 def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 from rich.console import Console
 
+from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data import features, padding, sources
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.sources import Task
@@ -53,7 +54,7 @@ def report_placement(state: TrainState, mesh: placement.Placement, workdir: path
     if mesh.mesh.size > 1:
         for line in lines:
             printing.say(console, line)
-    (workdir / "sharding.txt").write_text("\n".join(lines) + "\n")
+    write_text(workdir / "sharding.txt", "\n".join(lines) + "\n")
 
 
 def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:

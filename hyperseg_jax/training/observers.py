@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,16 +16,16 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hyperseg_jax.atomic import write_text
+from hyperseg_jax.atomic import whole_file
 from hyperseg_jax.training import clock
 from hyperseg_jax.training.flops import utilization
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.plots import plot_losses
 from hyperseg_jax.training.state import COUNTERS
-from hyperseg_jax.untrusted import printing, strict_json
+from hyperseg_jax.untrusted import paths, printing, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 
-LARGEST = 2**30  # bytes of a log
+LARGEST, LINE = 2**28, 2**16  # bytes of a log, and of one of its lines
 
 
 class Observers:
@@ -51,7 +51,7 @@ class Observers:
     ) -> None:
         self._look, self._headlines = look, headlines
         self._path = workdir / "metrics.jsonl"
-        damage = _truncate(self._path, start)
+        damage = [told for told in (_truncate(self._path, start), _own_folder(workdir / "tensorboard")) if told]
         self._file = self._path.open("a", buffering=1)
         self._board = _Board(workdir / "tensorboard", start)
         self._refused = ""
@@ -67,8 +67,8 @@ class Observers:
         )
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
-        if damage:
-            self.say(damage)
+        for told in damage:
+            self.say(told)
         self._timer, self._profiled, self._folder, self._profiling = timer, profiled, workdir / "tensorboard", False
         self._last, self._note = (timer.read(), 0.0), ""
         self._means, self._counters, self._timed = RunningMeans(untold), dict[str, jax.Array](), 0
@@ -244,15 +244,19 @@ class _Board:
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The sound lines of a metrics file; one cut off by a kill is left out, as is all else that no run wrote."""
-    return _sound_lines(path)[0]
+    return [line for line in _lines(path) if line is not None]
 
 
-def _sound_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
-    """And how many others there are."""
-    data = path.read_bytes() if _is_log(path) else b""
-    lines = [line for line in data.split(b"\n") if line.strip()]
-    found = [line for line in map(_line, lines) if line is not None]
-    return found, len(lines) - len(found)
+def _lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:
+    """One after the other; None for each that is not sound."""
+    if not _is_log(path):
+        return
+    with path.open("rb") as file:
+        goes_on = False
+        for data in iter(lambda: file.readline(LINE), b""):
+            if data.strip() and not goes_on:
+                yield _line(data)
+            goes_on = not data.endswith(b"\n")  # what is beyond LINE is left out
 
 
 def _line(data: bytes) -> dict[str, Any] | None:
@@ -282,8 +286,10 @@ def _is_number(value: Any) -> bool:
 
 def seconds_lost(path: pathlib.Path, kept: Mapping[str, float]) -> float:
     """How long a run went on after its checkpoint, to no avail. kept: its seconds at the checkpoint."""
-    told = [line["seconds"] for line in read_metrics(path) if "seconds" in line] if _is_log(path) else []
-    lost = sum(told[-1].values()) - sum(kept.values()) if told else 0.0
+    told: Mapping[str, float] = kept
+    for line in _lines(path):
+        told = line.get("seconds", told) if line else told
+    lost = sum(told.values()) - sum(kept.values())
     return max(0.0, lost) if math.isfinite(lost) else 0.0
 
 
@@ -297,10 +303,20 @@ def _truncate(path: pathlib.Path, step: int) -> str:
     if not path.is_symlink() and not path.exists():
         return ""
     if not _is_log(path):
-        names = (path.with_name(f"{path.name}.damaged-{k}") for k in itertools.count())
-        aside = next(name for name in names if not (name.is_symlink() or name.exists()))
-        path.replace(aside)
-        return f"{aside}: was no log of metrics; a new one is begun"
-    lines, others = _sound_lines(path)
-    write_text(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
+        return f"{paths.put_aside(path)}: was no log of metrics; a new one is begun"
+    others = 0
+    with whole_file(path) as part, part.open("w") as file:
+        for line in _lines(path):
+            others += line is None
+            if line and line["step"] <= step:
+                file.write(json.dumps(line) + "\n")
     return f"{path}: {others} damaged lines are left out" if others > 1 else ""  # the last one may be cut off
+
+
+def _own_folder(folder: pathlib.Path) -> str:
+    """Puts aside what is no folder, or one out of the workdir; a line about it, "" for nothing."""
+    with contextlib.suppress(BadFile):
+        paths.inside(folder.parent, folder.name)
+        if folder.is_dir() or not os.path.lexists(folder):
+            return ""
+    return f"{paths.put_aside(folder)}: was no folder of this run; a new one is begun"

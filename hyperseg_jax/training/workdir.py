@@ -122,6 +122,7 @@ class Workdir:
 
     def _open(self, resolved: str) -> None:
         self._lock.acquire()
+        self._check(json.loads(resolved))  # another run may have begun, and ended, since it was checked
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             write_text(self.local / "config.json", resolved + "\n")
@@ -138,7 +139,8 @@ class Workdir:
                 for path in _files(self.home / found):
                     target = self.local.joinpath(path.relative_to(self.home))
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(path.read_bytes())
+                    with path.open("rb") as there, target.open("wb") as here:
+                        shutil.copyfileobj(there, here)
 
     def push(self) -> None:
         """Copies up what has changed since the last time, where the workdir is a bucket. Raises OSError."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import itertools
 import os
 import pathlib
 import stat
@@ -64,6 +66,23 @@ def open_file(path: pathlib.Path) -> BinaryIO:
     return file
 
 
+def append_to(path: pathlib.Path) -> BinaryIO:
+    """A file opened for adding to it, made where there is none. BadFile where it is no regular file, or a link. OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.fdopen(os.open(path, flags, 0o644), "ab")
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a pipe that nobody reads, a folder
+            raise
+        raise BadFile("is no regular file", "remove it") from error
+    try:
+        _check_regular(os.fstat(file.fileno()))
+    except BadFile:
+        file.close()
+        raise
+    return file
+
+
 def _check_regular(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise BadFile("is no regular file", "give a file")
@@ -83,3 +102,11 @@ def read_file(path: pathlib.Path, most: int, limit: str = "") -> bytes:
     if len(data) > most:
         raise BadFile(f"has more than {most} bytes, and that is the limit", fix)
     return data
+
+
+def put_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames what stands where it cannot be used, whatever it is, and returns its new name: NAME.damaged-K beside it."""
+    names = (path.with_name(f"{path.name[:200]}.damaged-{k}") for k in itertools.count())
+    aside = next(name for name in names if not os.path.lexists(name))
+    path.rename(aside)
+    return aside

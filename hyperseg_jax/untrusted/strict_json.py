@@ -38,16 +38,30 @@ def parse(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def parse_any(data: bytes, what: str, *, finite: bool = True) -> Any:
-    """Any JSON value. finite: refuses NaN, infinities and numbers beyond a float. Raises BadFile."""
-    if sum(data.count(sign) for sign in b",[{") > PARTS:
-        raise BadFile(f"{what} has more than {PARTS} parts", CONVERT)
+def parse_any(data: bytes, what: str, *, finite: bool = True, parts: int = PARTS) -> Any:
+    """Any JSON value of at most so many parts. finite: refuses NaN, infinities and numbers beyond a float, which are told only
+    in logs. Raises BadFile."""
+    if sum(data.count(sign) for sign in b",[{") > parts:
+        raise BadFile(f"{what} has more than {parts} parts", CONVERT)
     json_text.check_depth(data, f"{what} ")
     try:
         number, unique = _finite if finite else float, functools.partial(_unique, what)
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{what} is not readable JSON ({shown(str(error))})") from error
+
+
+def text(value: Any) -> str:
+    """JSON that any reader takes: a number that is not finite is null."""
+    return json.dumps(_readable(value), indent=2) + "\n"
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _readable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unique(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """Clips go through frame by frame, each frame fed with what the one before left, whatever the lengths in a batch."""
 
 import dataclasses
+import json
+import os
 
+import fuzz
+import jax
 import numpy as np
 import pytest
 
@@ -82,13 +86,6 @@ def test_a_prompt_longer_than_the_config_expects_is_answered():
     assert found.scorer.compute()["count"] == 2 and lengths[0] == 128 < lengths[1] and lengths[1] % 64 == 0
 
 
-def test_a_damaged_state_is_named(tmp_path):
-    kept = tmp_path / "clips.json"
-    kept.write_text('{"asked": {}')
-    with pytest.raises(UserError, match=r"clips.json: is not a partial evaluation .*; remove it to start anew"):
-        benchmark_run.run(Engine(predict, None, None), LINE, task_of([clip("a", 1)]), kept=kept)
-
-
 def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
     class Damaged(list):
         def __getitem__(self, index):
@@ -98,3 +95,66 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
 
     with pytest.raises(UserError, match=r"benchmark clips record 1: is of another make \(KeyError: 'anns'\)"):
         benchmark_run.run(Engine(predict, None, None), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))
+
+
+STATE = {"done": 1, "scores": {"clips": {"options": {}, "sums": {"": [1.0, 1.0, 1.0]}}}, "cases": [], "rows": []}
+ASKED = {"benchmark": "clips", "rules": "official", "examples": 2}
+
+
+def resumed(kept, said):
+    """The scores over two clips where `kept` holds a state."""
+    task = task_of([clip("a", 2), clip("b", 1)])
+    found = benchmark_run.run(Engine(predict, None, None), LINE, task, kept=kept, batch_size=2, say=said.append)
+    assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 2
+    return found.resumed
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"done": value} for value in (0, -1, 3, True, "1", None, 1e3)),
+        *({"scores": value} for value in ([], {"clips": []}, {"referring": {"options": {}, "sums": {}}}, {"odd": {}})),
+        *({"scores": {"clips": {"options": {}, "sums": {"": row}}}} for row in ([1.0], [[1.0, 1.0, 1.0]], [1, 1, "x"], [])),
+        {"scores": {"clips": {"options": {"rules": "x"}, "sums": {}}}},
+        *({"cases": [value]} for value in (5, {}, {"value": 1.0, "index": 2, "prompt": 0, "text": "", "masks": []})),
+        *({"rows": [value]} for value in (5, [0, 0], [0, 0, {}], [2, 0, {}], [0, -1, {}])),
+        {"scores": {"clips": {"options": {}, "sums": {"": [float("nan")] * 3}}}},
+        *("{", "[]", '{"asked": []}', "[" * 100_000, "pipe", "endless"),
+    ],
+)
+def test_a_state_that_no_evaluation_wrote_is_told_and_all_is_scored_anew(tmp_path, damage):
+    kept, said = tmp_path / "clips.json", []
+    if damage == "pipe":
+        os.mkfifo(kept)
+    elif damage == "endless":
+        kept.symlink_to("/dev/zero")
+    else:
+        kept.write_text(damage if isinstance(damage, str) else json.dumps({"asked": ASKED, **STATE, **damage}))
+    jax.devices()  # their first use takes memory
+    with fuzz.bounded(seconds=60):
+        assert resumed(kept, said) == 0
+    assert len(said) == 1 and "clips.json: is not a partial evaluation (" in said[0] and "clips.json.damaged-0" in said[0]
+    assert json.loads(kept.read_text())["done"] == 2
+
+
+def test_a_state_is_gone_on_from(tmp_path):
+    kept, said = tmp_path / "clips.json", []
+    kept.write_text(json.dumps({"asked": ASKED, **STATE}))
+    assert resumed(kept, said) == 1 and not said
+    assert resumed(kept, said) == 2 and not said
+    kept.write_text(json.dumps({"asked": {**ASKED, "rules": "a\x1bb"}, **STATE}))
+    with pytest.raises(UserError, match=r"is of an evaluation with rules = 'a\\x1bb', this one has 'official'"):
+        resumed(kept, said)
+
+
+def test_a_state_that_has_seen_what_comes_is_one_line(tmp_path, monkeypatch):
+    def twice(self, state):
+        raise ValueError("b: scored twice; a picture counts once")
+
+    kept = tmp_path / "clips.json"
+    kept.write_text(json.dumps({"asked": ASKED, **STATE}))
+    whole = benchmark_run.Partial.merge
+    merges = iter((whole, whole, twice))  # of the check, of the state, of what comes
+    monkeypatch.setattr(benchmark_run.Partial, "merge", lambda self, state: next(merges)(self, state))
+    with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start anew"):
+        resumed(kept, [])

@@ -311,3 +311,25 @@ def test_any_order_of_events():
 
 def test_the_lock_is_stale_long_after_a_few_signs_of_life_are_missed():
     assert lock.STALE > 5 * lock.BEAT
+
+
+@pytest.mark.parametrize("number", [10**15, 10**18 - 1])
+def test_a_number_that_no_lock_comes_to_ends_in_a_line(tmp_path, number):
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / str(number)).write_text(dataclasses.replace(Holder.me(), free=True).text())
+    with pytest.raises(UserError, match=rf"{FOLDER}: has a file {number}, which no run makes; remove it"):
+        Lock(tmp_path).acquire()
+    (folder / str(number)).rename(folder / str(10**14))
+    with Lock(tmp_path) as held:
+        held.acquire()
+        held.check()
+
+
+def test_a_lock_that_leads_elsewhere_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run" / FOLDER).symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match=r"run/\.lock: \.lock leaves .*limits\.outside"):
+        Lock(tmp_path / "run").acquire()
+    assert not list((tmp_path / "other").iterdir())

@@ -144,3 +144,35 @@ def test_scores_by_different_rules_do_not_mix():
     with pytest.raises(ValueError, match="official, released"):
         metrics.ReVosScores("other")
     assert metrics.ReVosScores.from_state(metrics.ReVosScores("released").state()).state()["options"] == {"rules": "released"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_of_another_shape_is_refused(kind):
+    new, feed = KINDS[kind]
+    seen = new()
+    feed(seen, 0)
+    for change in DAMAGE:
+        state = json.loads(json.dumps(seen.state()))
+        change(state)
+        with pytest.raises((ValueError, TypeError, KeyError, AttributeError, OverflowError)):
+            new().merge(type(seen).from_state(state))
+
+
+def _each(state, change):
+    """Changes the numbers of a state: rows of sums, or the things to find in a picture."""
+    for name, row in state.get("sums", {}).items():
+        state["sums"][name] = change(row)
+    for kinds in state.get("pictures", {}).values():
+        for found in kinds.values():
+            found["wanted"] = change(found["wanted"])
+
+
+DAMAGE = (
+    lambda state: state.clear(),
+    lambda state: state.update(options={"a": 1}, pictures=[], sums=[]),
+    lambda state: _each(state, lambda row: row[:-1]),
+    lambda state: _each(state, lambda row: [*row, 1]),
+    lambda state: _each(state, lambda row: [row]),
+    lambda state: _each(state, lambda row: "x"),
+    lambda state: _each(state, lambda row: [10**400] * len(row)),
+)

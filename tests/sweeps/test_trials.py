@@ -1,12 +1,17 @@
 """Names, commands, statuses and scores of trials; their shares of the devices."""
 
 import math
+import os
 import pathlib
 
+import fuzz
+import ml_collections
 import pytest
 
+from hyperseg_jax.commands import sweep
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps import devices
+from hyperseg_jax.sweeps.process import Training
 from hyperseg_jax.sweeps.trials import Metric, Trial
 
 
@@ -99,3 +104,73 @@ def test_a_score_of_training_lines_is_the_mean_over_the_steps_of_all_tasks():
     row = lambda step, task, loss, steps: {"kind": "train", "step": step, "task": task, "loss": loss, "steps": steps}
     lines = [row(20, "a", 1.0, 15), row(20, "b", 5.0, 5), row(40, "a", 3.0, 20), row(40, "b", float("nan"), 2)]
     assert metric.scores(lines) == [(20, 2.0), (40, 3.0)]
+
+
+ODD = ["[]", "{", "[" * 100_000, "pipe", "endless", "folder"]
+
+
+@pytest.mark.parametrize("content", [*ODD, '{"status": 5}', '{"status": "odd"}', '{"status": NaN}'])
+def test_a_damaged_record_is_one_line(tmp_path, content):
+    broken = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
+    placed(broken.record, content)
+    assert isinstance(fuzz.kept_promise(broken.status, says="not a readable record"), UserError)
+
+
+@pytest.mark.parametrize("content", [*ODD, "{}", '{"config": [1]}', '{"config": {"a": NaN}}'])
+def test_a_damaged_sweep_json_is_one_line(tmp_path, content):
+    placed(tmp_path / "sweep.json", content)
+    base = ml_collections.ConfigDict({"a": 1.0})
+    assert isinstance(fuzz.kept_promise(lambda: sweep._open(tmp_path, base, ()), says="give another --out"), UserError)
+
+
+def test_a_folder_of_a_trial_that_leads_elsewhere_is_refused(tmp_path):
+    one = Trial({"a": "1"}, "tiny", (), 5, tmp_path / "out" / "trials")
+    one.folder.mkdir(parents=True)
+    (one.folder / one.name).symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"out: trials/a=1_\w+ leaves .*limits\.outside"):
+        sweep._open(tmp_path / "out", ml_collections.ConfigDict(), (one,))
+
+
+@pytest.mark.parametrize("content", ["link", "pipe", "endless", "folder"])
+def test_a_log_is_only_written_where_it_is_a_file(tmp_path, content):
+    (odd,) = (Trial({"a": "1"}, "tiny", (), 5, tmp_path / "trials"),)
+    odd.folder.mkdir()
+    (tmp_path / "other").write_text("other")
+    placed(odd.log, content)
+    with fuzz.bounded(seconds=20):
+        assert odd.last_words() == ("other" if content == "link" else "no output")
+        with pytest.raises(UserError, match=r"\.log: is no regular file; remove it"):
+            Training(odd)
+    assert (tmp_path / "other").read_text() == "other"
+
+
+def test_the_last_words_of_a_long_log(tmp_path):
+    one = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
+    with one.log.open("wb") as file:
+        file.truncate(2**40)
+        file.seek(0, 2)
+        file.write(b"x\nerror: \xff\x1b[2J\n\n")
+    with fuzz.bounded(seconds=60, memory=2**26):
+        assert one.last_words() == "error: \ufffd\\x1b[2J"
+
+
+def test_a_lock_that_is_a_link_ends_the_trial(tmp_path):
+    one = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
+    one.lock.symlink_to(tmp_path / "other")
+    assert Training(one).wait() == 1 and f"{one.lock}: is no lock of a trial" in one.last_words()
+    assert not (tmp_path / "other").exists()
+
+
+def placed(path, content):
+    """What may stand in the place of a file: its content, or what it is."""
+    match content:
+        case "link":
+            path.symlink_to(path.parents[1] / "other")
+        case "pipe":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_text(content)

@@ -9,6 +9,7 @@ import pytest
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from hyperseg_jax import atomic
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
 from hyperseg_jax.untrusted import limits
@@ -261,3 +262,20 @@ def test_damaged_tokenizers(tmp_path, name):
 @pytest.mark.parametrize("name", KNOWN)
 def test_damaged_tokenizers_for_long(tmp_path, name, tried_long):
     tried_long(promise(tmp_path), fuzz.damaged_json(json.loads(KNOWN[name]().to_str())))
+
+
+def test_the_copy_for_transformers_is_one_that_the_next_process_removes_after_a_kill(tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    folder, seen = tmp_path / "tokenizer", []
+    Tokenizer.toy().save(folder)
+    (folder / "tokenizer_config.json").write_text("{}")
+    whole = AutoTokenizer.from_pretrained
+
+    def watched(copy, **options):
+        seen.append(copy)
+        return whole(copy, **options)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", watched)
+    Tokenizer.load(folder)
+    assert atomic.is_part(seen[0].parents[1]) and not seen[0].exists()

@@ -1,12 +1,16 @@
 """What cannot be read is counted, named, and ends a run where it is too much."""
 
+import os
 import shutil
 
+import fuzz
+import jax
 import pytest
 from rich.console import Console
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.training import bad_records
 from hyperseg_jax.training.bad_records import BadRecords
 from hyperseg_jax.training.loop import train
 from hyperseg_jax.training.observers import read_metrics
@@ -108,3 +112,33 @@ def test_the_share_is_checked(micro, tmp_path):
 
 def test_every_shipped_config_says_how_much(micro):
     assert all(configs.load(name).data.bad_share == 0.01 for name in ("tiny", "hyperseg_3b", "hyperseg_3b_full"))
+
+
+@pytest.mark.parametrize("content", ["pipe", "endless", "folder", "large"])
+def test_what_is_no_list_of_bad_records_is_put_aside(account, tmp_path, content):
+    make, said = account
+    path = tmp_path / "bad_records.txt"
+    match content:
+        case "pipe":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "large":
+            path.touch()
+            os.truncate(path, bad_records.LARGEST + 1)
+    jax.devices()  # their first use takes memory
+    with fuzz.bounded(seconds=20):
+        make([(3, "x.jpg")], start=3, bad=1).write()
+    assert len(said) == 1 and "bad_records.txt.damaged-0: was no list of bad records (" in said[0]
+    assert path.read_text() == "3\tx.jpg\n"
+
+
+def test_odd_lines_of_bad_records_are_left_out(account, tmp_path):
+    make, said = account
+    path = tmp_path / "bad_records.txt"
+    odd = f"\u00b2\ta\n{'9' * 19}\tb\n{'9' * 5000}\tc\n-1\td\n5\te\x1b[2J\n7\t{'x' * 10**5}\n".encode()
+    path.write_bytes(b"\xff\xfe\tz\n" + odd + b"8\t\xff\n")
+    named = make([], start=3, bad=1)._names
+    assert list(named) == [5, 7, 8] and named[5] == "e\\x1b[2J" and len(named[7]) < 2000 and not said

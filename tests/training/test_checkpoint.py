@@ -1,8 +1,11 @@
 """Checkpoints hold what the state was when they were asked for, and a torn one is passed over."""
 
+import json
+import os
 import shutil
 
 import chex
+import fuzz
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.groups import Group, optimizer
 from hyperseg_jax.training.state import create
+from hyperseg_jax.untrusted import checkpoints as untrusted
 
 RULES = (Group("frozen/.*", rate=0), Group(".*"))
 
@@ -138,3 +142,107 @@ def test_a_folder_that_vanishes_or_turns_into_a_file_fails_the_save_only(tmp_pat
         home.unlink()
         assert checkpoints.save(advance(state), {"global_next_index": 2}, wait=True) == "" and len(said) == 1
     assert restore(home)[1]["global_next_index"] == 2
+
+
+def pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def endless(path):
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def elsewhere(path):
+    """A link to a folder that is sound."""
+    path.symlink_to(path.rename(path.parent.parent.parent / "elsewhere"))
+
+
+def sparse(path):
+    os.truncate(path, untrusted.LARGEST + 1)
+
+
+def fields(**changed):
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(
+            ("_CHECKPOINT_METADATA", pipe),
+            ("params/_METADATA", endless),
+            ("run/_METADATA", pipe),
+            ("run/manifest.ocdbt", endless),
+        ),
+        *(("params/d/more", pipe), ("", elsewhere), ("train", elsewhere), ("params/_METADATA", sparse)),
+        ("_CHECKPOINT_METADATA", lambda path: path.write_text("[" * 100_000)),
+        ("_CHECKPOINT_METADATA", lambda path: path.write_text("[]")),
+        *(("_CHECKPOINT_METADATA", fields(commit_timestamp_nsecs=time)) for time in ("x", 10**40)),
+        *(("_CHECKPOINT_METADATA", fields(metrics=scores)) for scores in ([1], {"other": 1}, {"best": "x"})),
+        *(("run/_METADATA", fields(use_ocdbt=False)), ("run/_METADATA", fields(value_metadata_tree="{}"))),
+    ],
+)
+def test_what_orbax_must_not_open_is_put_aside_before_it_does(copy, name, damage):
+    damage(copy / "2" / name)
+    with fuzz.bounded(seconds=60, memory=2**33):
+        found, run, said = restore(copy)
+    assert int(found.step) == 1 and run["global_next_index"] == 10
+    assert len(said) == 1 and "2 is no checkpoint that can be opened (" in said[0] and "it is now 2.damaged-0" in said[0]
+    assert sorted(path.name for path in copy.iterdir()) == ["1", "2.damaged-0"]
+
+
+def test_where_no_checkpoint_is_left_the_run_ends_and_all_stays(copy):
+    shutil.rmtree(copy / "1")
+    pipe(copy / "2" / "_CHECKPOINT_METADATA")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"checkpoints: 2 is no .*_METADATA is no regular file.* there is no other; remove"):
+            Checkpoints(copy)
+
+
+def test_odd_names_are_no_steps_and_what_killed_saves_left_goes(copy, tmp_path):
+    kept = tmp_path / "important"
+    kept.mkdir()
+    (kept / "file").write_text("")
+    (copy / "7.orbax-checkpoint-tmp-1").symlink_to(kept)
+    (copy / ".probe-1f").write_text("a save begins\n")
+    (copy / "9").write_text("")
+    for name in (str(10**30), "9" * 200, str(2**53), "1\u0661", "1\n"):
+        shutil.copytree(copy / "1", copy / name)
+    found, _, said = restore(copy)
+    assert int(found.step) == 2 and len(said) == 6 and all(line.isprintable() for line in said)
+    assert sorted(path.name for path in copy.iterdir() if ".damaged-0" not in path.name) == ["1", "2"] and list(kept.iterdir())
+
+
+def test_a_folder_of_checkpoints_that_leads_out_of_the_workdir_is_refused(copy, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(copy)
+    with pytest.raises(UserError, match=r"run/checkpoints: checkpoints leaves .*limits\.outside"):
+        Checkpoints(tmp_path / "run" / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("part", "shape", "chunk", "why"),
+    [
+        ("run", [2**36], [1], "its run has arrays of 68719476"),
+        ("params", [4], [2**36], "boom/zarr.json has chunks larger than its array"),
+        ("train", [-4], [1], "boom/zarr.json has chunks larger"),
+        ("run", None, [1], "boom/zarr.json describes no array"),
+    ],
+)
+def test_arrays_are_measured_before_they_are_read(copy, part, shape, chunk, why):
+    import tensorstore
+
+    base = {"driver": "file", "path": f"{copy / '2' / part}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
+    store[b"boom/zarr.json"] = json.dumps({"shape": shape, "data_type": "int8", "chunk_grid": grid}).encode()
+    with fuzz.bounded(seconds=60, memory=2**33):
+        found, _, said = restore(copy)
+    assert int(found.step) == 1 and len(said) == 1 and "/2: cannot be read whole" in said[0] and why in said[0]
+
+
+def test_files_far_beyond_their_arrays_are_not_read(copy):
+    os.truncate(next((copy / "2" / "run" / "ocdbt.process_0" / "d").iterdir()), 2**30)
+    assert "its run has far more bytes than its arrays" in restore(copy)[2][0]

@@ -68,7 +68,11 @@ FACTS = {"format": 1, "global_next_index": 8, "system": "hyperseg", "seconds": {
 
 @pytest.mark.parametrize(
     "changed",
-    [{"format": None}, {"global_next_index": -1}, {"global_next_index": "8"}, {"seconds": None}, {"bad": 1.5}, {"untold": []}],
+    [
+        *({"format": None}, {"global_next_index": -1}, {"global_next_index": "8"}, {"seconds": None}, {"bad": 1.5}),
+        *({"seconds": {"step": float("nan")}}, {"untold": []}, {"untold": {"a": 5}}),
+        {"untold": {"a": {"steps": 1, "sums": {"loss": [1.0]}}}},
+    ],
 )
 def test_damaged_run_facts_are_a_checkpoint_that_cannot_be_read(changed):
     check_facts(FACTS)
@@ -103,3 +107,32 @@ def test_any_log(tmp_path):
 @pytest.mark.slow
 def test_any_log_for_long(tmp_path, tried_long):
     tried_long(promise(tmp_path), strategy())
+
+
+def test_a_log_is_read_line_by_line(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(TEXT + b"[" * 3 * observers.LINE + b"\n" + TEXT)
+    assert len(read_metrics(file)) == 6
+    os.truncate(file, 2**26)  # zeros that take no place
+    with fuzz.bounded(seconds=60, memory=2**25):
+        assert seconds_lost(file, {"step": 1.0}) == 2.0
+        observers._truncate(file, 2)
+    assert len(read_metrics(file)) == 4 and file.stat().st_size < 2000
+
+
+@pytest.mark.parametrize("make", ["link", "pipe", "file"])
+def test_scalars_stay_in_the_workdir(tmp_path, make):
+    home, other = tmp_path / "run", tmp_path / "other"
+    home.mkdir()
+    other.mkdir()
+    match make:
+        case "link":
+            (home / "tensorboard").symlink_to(other)
+        case "pipe":
+            os.mkfifo(home / "tensorboard")
+        case "file":
+            (home / "tensorboard").write_text("")
+    with fuzz.bounded(seconds=60):
+        said, _ = went_on(home)
+    assert "tensorboard.damaged-0: was no folder of this run" in said
+    assert list((home / "tensorboard").iterdir()) and not list(other.iterdir())

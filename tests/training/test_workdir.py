@@ -147,3 +147,16 @@ def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
     with pytest.raises(UserError, match=r"run/config\.json: not readable|run: holds a run of another config") as error:
         Workdir(tmp_path / "run").check(micro())
     assert "\n" not in str(error.value)
+
+
+def test_a_run_that_began_after_the_check_is_seen_with_the_lock(tmp_path, micro):
+    home = tmp_path / "run"
+    with Workdir(home) as late:
+        late.check(micro(model__num_queries=5))
+        with Workdir(home) as first:
+            first.check(micro())
+            first.open(micro())
+        with pytest.raises(UserError, match=r"run: holds a run of another config .model\.num_queries"):
+            late.open(micro(model__num_queries=5))
+    with Workdir(home) as again:
+        again.open(micro())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import json_text, limits
+from hyperseg_jax.untrusted import json_text, limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 TEXTS = st.text(st.characters(codec=None) | st.sampled_from('[]{}"\\'), max_size=12)
@@ -85,3 +85,12 @@ def test_parse_takes_bytes_of_either_coding():
     assert json_text.parse(b"\xef\xbb\xbf[1]") == [1]
     with pytest.raises(BadFile, match="not json"):
         json_text.parse(np.random.default_rng(0).bytes(100))
+
+
+def test_numbers_that_are_not_finite_are_read_in_logs_alone_and_never_written_for_others():
+    for text in ("NaN", "[-Infinity]", '{"a": 1e999}'):
+        with pytest.raises(BadFile, match=r"it has the number -?(nan|inf)"):
+            strict_json.parse_any(text.encode(), "it")
+        assert strict_json.parse_any(text.encode(), "it", finite=False) is not None
+    told = strict_json.text({"a": float("nan"), "b": [(0.5, float("inf"))], "c": None})
+    assert strict_json.parse(told.encode(), "it") == {"a": None, "b": [[0.5, None]], "c": None}

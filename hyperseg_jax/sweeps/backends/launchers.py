@@ -57,7 +57,7 @@ def run(
         if status in DONE or (status == "submitted" and not resubmit):
             say(f"{status} {trial.name}")
             continue
-        with trial.log.open("a") as log:
+        with trial.open_log() as log:
             line = command(trial, backend, options, root=root)
             code = subprocess.run(line, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
