@@ -17,6 +17,7 @@ from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import budget
 
 PARTS = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)}
 
@@ -84,4 +85,5 @@ class SpokenFrames:
 
     def _prompts(self, video: str, mask: np.ndarray, how: str) -> tuple[Prompt, ...]:
         sentences = files.rows(self._file.content[video], "expressions", f"{self._file.path} {video}")
+        budget.charge(len(sentences), mask.shape, f"{self._file.path} {video}")
         return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=how, key=video) for text in sentences)
