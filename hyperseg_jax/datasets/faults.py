@@ -16,7 +16,7 @@ from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.bad_file import one_line, shown
+from hyperseg_jax.untrusted.bad_file import brief, one_line
 
 PANIC = "PanicException"
 """What libraries in Rust raise where they fail; it is no Exception and cannot be imported."""
@@ -69,12 +69,12 @@ def _check_prompts(example: Example) -> None:
         lists = ((name, value) for name in LISTS for value in getattr(prompt, name))
         for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists):
             if not isinstance(value, str):
-                why = f"a prompt has {shown(repr(value))} as its {name}, where a text belongs"
+                why = f"a prompt has {brief(value)} as its {name}, where a text belongs"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
         room = len(prompt.classes) if prompt.task == "panoptic" else 0 if prompt.regions is None else len(prompt.regions)
         for label in (*prompt.labels, *prompt.crowd_labels) if prompt.task in ("panoptic", "region") else ():
             if not isinstance(label, int) or not 0 <= label < room:
-                why = f"a mask has the label {shown(repr(label))}, and there are {room} classes or regions"
+                why = f"a mask has the label {brief(label)}, and there are {room} classes or regions"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
 
 

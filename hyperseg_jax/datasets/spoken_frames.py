@@ -37,7 +37,7 @@ class SpokenFrames:
             raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
         root = pathlib.Path(folder)
         self._file = files.Json(files.inside(root, "expressions.json", str(root)), dict)
-        self._folders = VideoFolders(root / "JPEGImages" / resolution, root / "Annotations" / resolution)
+        self._folders = VideoFolders(*(files.part(root, name, resolution) for name in ("JPEGImages", "Annotations")))
         self.videos = tuple(sorted(self._file.content))
         self._frames = {video: self._folders.names(video)[PARTS[part]] for video in self.videos}
         self._items = [(video, name) for video in self.videos for name in self._frames[video]]

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import pathlib
+import reprlib
 from collections.abc import Iterator
 
 from hyperseg_jax.errors import UserError
@@ -56,6 +57,16 @@ def shown(text: str) -> str:
     """Text out of a file as it may stand in a message: short, on one line, printable."""
     short = text if len(text) <= 200 else f"{text[:200]}..."
     return short if short.isprintable() else ascii(short)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
+
+
+def brief(value: object) -> str:
+    """A value out of a file as it may stand in a message. One of a pickle may hold itself more often than can be written."""
+    return shown(_SHORT.repr(value))
 
 
 def one_line(text: str) -> str:

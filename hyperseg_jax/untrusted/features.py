@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperseg_jax.untrusted import json_text, limits, paths
-from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, naming, shown
+from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, brief, naming, shown
 
 FEATURES, INFO = "features.json", "dataset_info.json"
 FORMAT = "array_record"
@@ -64,7 +64,7 @@ def _feature(part: Any, depth: int) -> Feature:
         raise BadFile(f"has a {type(part).__name__} where a feature belongs")
     name = _either(part, "type", "pythonClassName", "python_class_name")
     if name not in CLASSES:
-        raise BadFile(f"names the class {shown(repr(name))}, which is not among the features that are read", _DISTRUST)
+        raise BadFile(f"names the class {brief(name)}, which is not among the features that are read", _DISTRUST)
     content = _either(part, "content", "featuresDict", "features_dict", "sequence", "jsonFeature", "json_feature")
     while isinstance(content, str) or (isinstance(content, dict) and set(content) == {"json"}):
         if depth < 0:

@@ -9,7 +9,7 @@ import stat
 from typing import BinaryIO
 
 from hyperseg_jax.untrusted import limits
-from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, shown
+from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, brief, shown
 
 BLOCK = 2**16
 LONGEST = 4096
@@ -24,14 +24,14 @@ def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     it leaves root: by an absolute path, by "..", or by a link.
     """
     if not isinstance(name, str | os.PathLike):
-        raise BadFile(f"{shown(repr(name))} is no name of a file", "correct it")
+        raise BadFile(f"{brief(name)} is no name of a file", "correct it")
     text = os.fspath(name)
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
         encoded = b"\0"
     if not text.strip() or b"\0" in encoded or len(encoded) > LONGEST or max(map(len, encoded.split(b"/"))) > 255:
-        raise BadFile(f"{shown(repr(text))} is no name of a file", "correct it")
+        raise BadFile(f"{brief(text)} is no name of a file", "correct it")
     path = pathlib.Path(root) / text
     if limits.in_force().outside:
         return path

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import time
 
 import fuzz
@@ -13,7 +14,7 @@ from hyperseg_jax.data.pipeline import Unreadable, read_ahead
 from hyperseg_jax.datasets import CocoInstances, Folder, layouts
 from hyperseg_jax.datasets.builds import index as indices
 from hyperseg_jax.datasets.builds.build import Plan, build
-from hyperseg_jax.datasets.built import Built
+from hyperseg_jax.datasets.built import Built, open_checked
 from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import Collected, Problem, collecting
 from hyperseg_jax.errors import UserError
@@ -112,14 +113,28 @@ def test_an_index_that_promises_records_without_end(own, tmp_path):
         assert "limits.records" in found(report(root, "coco_instances"))[0][1]
 
 
-def test_a_link_in_the_place_of_a_shard(own, tmp_path):
-    root = own("coco")
-    index = build(opened(root), tmp_path / "out" / "val", Plan({"name": "a", "split": "val"}))
-    path = tmp_path / "out" / "val" / index.shards[0].file
+@pytest.mark.parametrize("place", ["", indices.INDEX, "shard"])
+def test_links_and_pipes_in_the_place_of_a_build(own, tmp_path, place):
+    folder = tmp_path / "out" / "val"
+    index = build(opened(own("coco")), folder, Plan({"name": "a", "split": "val"}))
+    path = folder / (index.shards[0].file if place == "shard" else place)
     path.rename(tmp_path / "away")
     path.symlink_to(tmp_path / "away")
-    with pytest.raises(UserError, match=r"limits\.outside"):
-        Built(tmp_path / "out", "val")[0]
+    with pytest.raises(UserError, match=r"is a link that leaves .*limits\.outside"):
+        open_checked(tmp_path / "out", "val")[0]
+    with limits.applied(outside=True):
+        assert open_checked(tmp_path / "out", "val")[0].frames.size
+    if not place:
+        return
+    path.unlink()
+    os.mkfifo(path)
+    if place == "shard":  # of a pipe, the size is 0
+        content = json.loads((folder / indices.INDEX).read_text())
+        content["shards"][0]["bytes"] = 0
+        (folder / indices.INDEX).write_text(json.dumps(content))
+    for read in (open_checked, lambda *where: Built(*where)[0]):
+        with pytest.raises(UserError, match="is no regular file"):
+            read(tmp_path / "out", "val")
 
 
 def test_limits_reach_worker_processes(own, monkeypatch):
