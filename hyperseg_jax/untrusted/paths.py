@@ -48,6 +48,17 @@ def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     raise BadFile(f"{shown(text)} leaves {root}", f"correct the name, or {MEANT}")
 
 
+def of_model(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A file of a model folder. BadFile where it is a link out of it, unless as in Hugging Face's cache, from snapshots/COMMIT
+    to blobs, or limits.outside."""
+    home, found = os.path.realpath(folder), os.path.realpath(folder / name)
+    snapshots = os.path.dirname(home)
+    homes = [home, os.path.join(os.path.dirname(snapshots), "blobs")] if os.path.basename(snapshots) == "snapshots" else [home]
+    if limits.in_force().outside or any(_below(one, found) for one in homes):
+        return folder / name
+    raise BadFile(f"{shown(name)} is a link out of this folder", f"give the folder that it leads to, or {MEANT}")
+
+
 def _below(home: str, path: str) -> bool:
     return path == home or path.startswith(os.path.join(home, ""))
 

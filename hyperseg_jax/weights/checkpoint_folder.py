@@ -9,7 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
-from hyperseg_jax.untrusted import strict_json
+from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import DISTRUST, BadFile, map_file, shown
 from hyperseg_jax.weights.mapped_file import MappedTensors
 
@@ -47,18 +47,12 @@ def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
 
 
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of the folder. It may be a link only to within, or as in Hugging Face's cache: snapshots/<commit>/ to blobs/."""
+    """A file of the folder that an index or a listing names."""
     if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
         raise BadFile(f"its index names {shown(name)}, which is no file of this folder", DISTRUST)
-    home = folder.resolve()
-    homes = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
-    try:
-        real = (folder / name).resolve(strict=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links
-        raise BadFile(f"lacks {shown(name)}", "copy the whole folder again") from error
-    if not any(real.is_relative_to(allowed) for allowed in homes):
-        raise BadFile(f"{shown(name)} is a link out of this folder", "give the folder that it leads to")
-    return folder / name
+    if not (folder / name).exists():
+        raise BadFile(f"lacks {shown(name)}", "copy the whole folder again")
+    return paths.of_model(folder, name)
 
 
 class JoinedTensors:

@@ -22,7 +22,7 @@ from hyperseg_jax.llms import phi
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Table, flatten, unflatten
-from hyperseg_jax.untrusted import strict_json
+from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, brief, shown
 from hyperseg_jax.weights.safetensors_writer import FLOATS
 from hyperseg_jax.weights.tensor_file import open_tensors
@@ -101,6 +101,8 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
     path = folder / CONFIG
     try:
+        for name in (CONFIG, WEIGHTS):
+            paths.of_model(folder, name)
         fields = strict_json.parse(strict_json.contents(path), path.name)
     except (OSError, BadFile) as error:
         raise UserError(f"{path}: not a readable config ({error}); give a folder that peft's save_pretrained wrote") from error
