@@ -69,15 +69,22 @@ def _followed(path: str) -> str:
     if name in ("", ".", ".."):
         return os.path.realpath(path)
     try:
-        real = os.path.join(_real(folder, strict=True), name)
+        real = os.path.join(_existing(folder), name)
         return os.path.realpath(real) if stat.S_ISLNK(os.lstat(real).st_mode) else real
     except OSError:  # it is not there, and neither may its folder be, or links go in a circle
         return os.path.realpath(path)
 
 
+def _real(folder: str) -> str:
+    try:
+        return _existing(folder)
+    except OSError:
+        return os.path.realpath(folder)
+
+
 @functools.lru_cache(maxsize=4096)
-def _real(folder: str, strict: bool = False) -> str:
-    return os.path.realpath(folder, strict=strict)
+def _existing(folder: str) -> str:
+    return os.path.realpath(folder, strict=True)
 
 
 def check_regular(path: pathlib.Path) -> None:

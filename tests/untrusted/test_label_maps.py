@@ -51,7 +51,7 @@ def test_numbers_that_are_no_labels(tmp_path, value, compressed):
 
 def test_numbers_below_0(tmp_path):
     savemat(tmp_path / "a.mat", {"LabelMap": -LABELS.astype(np.int16)})
-    with pytest.raises(UserError, match=r"a\.mat: has the number -11 where"):
+    with pytest.raises(UserError, match=r"a\.mat: has the number -77 where"):
         read_labels(tmp_path / "a.mat", LABELS.shape)
     Image.fromarray(-LABELS.astype(np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"a\.tif: has the number -11 where"):
