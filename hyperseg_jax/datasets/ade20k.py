@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import Any
 
+from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import ADE20K
 from hyperseg_jax.datasets.picture_labels import PictureLabels, beside
 
@@ -15,7 +15,7 @@ class Ade20k(PictureLabels):
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: ADEChallengeData2016. split: "training" or "validation". options: see picture_labels.PictureLabels."""
-        root = pathlib.Path(folder)
-        pairs = beside(root / "images" / split, "*.jpg", root / "annotations" / split, ".jpg", ".png")
+        images, labels = (files.part(folder, name, split) for name in ("images", "annotations"))
+        pairs = beside(images, "*.jpg", labels, ".jpg", ".png")
         values = {k + 1: k for k in range(len(ADE20K))}
         super().__init__(f"ade20k:{split}", pairs, ADE20K, values, (0,), **options)

@@ -183,6 +183,7 @@ class Built:
                 raise Problem("missing file", f"{path}: no such shard; build again, or copy it there")
             if size != shard.bytes:
                 raise Problem("wrong size", f"{path}: has {size} bytes, its index says {shard.bytes}; build again")
+            files.check_regular(path, "shard")
             return path
         path = cache_folder() / "builds" / f"{shard.sha256}.array_record"  # the same content is the same file
         if path.is_file():

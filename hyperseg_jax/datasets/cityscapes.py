@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import Any
 
+from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import CITYSCAPES, CITYSCAPES_IDS
 from hyperseg_jax.datasets.picture_labels import PictureLabels, beside
 
@@ -17,9 +17,9 @@ class Cityscapes(PictureLabels):
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: with leftImg8bit and gtFine. split: "train" or "val". options: see picture_labels.PictureLabels."""
-        root = pathlib.Path(folder)
         end, label_end = "_leftImg8bit.png", "_gtFine_labelIds.png"
-        pairs = beside(root / "leftImg8bit" / split, f"*/*{end}", root / "gtFine" / split, end, label_end)
+        images, labels = (files.part(folder, name, split) for name in ("leftImg8bit", "gtFine"))
+        pairs = beside(images, f"*/*{end}", labels, end, label_end)
         void = [number for number in range(LAST_ID + 1) if number not in CITYSCAPES_IDS] + [255]
         values = {number: k for k, number in enumerate(CITYSCAPES_IDS)}
         super().__init__(f"cityscapes:{split}", pairs, CITYSCAPES, values, void, **options)

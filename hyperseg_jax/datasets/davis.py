@@ -55,17 +55,18 @@ class Davis2017(ClipReader):
         if task not in TASKS:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
         home = files.existing_folder(root)
-        self._folders = VideoFolders(home / "JPEGImages" / resolution, self._masks(home, annotations, task) / resolution)
+        masks = files.part(home, self._masks(annotations, task), resolution)
+        self._folders = VideoFolders(files.part(home, "JPEGImages", resolution), masks)
         self._items = self._folders.videos() if split is None else self._split(home, split)
         self._given = task == "semi-supervised"
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
 
-    def _masks(self, home: pathlib.Path, annotations: str | None, task: str) -> pathlib.Path:
-        return home / (annotations or TASKS[task])
+    def _masks(self, annotations: str | None, task: str) -> str:
+        return annotations or TASKS[task]
 
     def _split(self, home: pathlib.Path, split: str) -> list[str]:
-        return read_split(home / "ImageSets" / "2017" / f"{split}.txt")
+        return read_split(files.part(home, "ImageSets", "2017", f"{split}.txt"))
 
     def _owner(self, video: Video, t: int) -> np.ndarray:
         """uint8 [H, W]: the object of each pixel, or VOID."""
@@ -123,11 +124,11 @@ class Davis2016(Davis2017):
     Lists of either release: names (ImageSets/2016, in the archives of 2017), or a picture and its mask a line (ImageSets/480p).
     """
 
-    def _masks(self, home: pathlib.Path, annotations: str | None, task: str) -> pathlib.Path:
-        return home / (annotations or "Annotations")
+    def _masks(self, annotations: str | None, task: str) -> str:
+        return annotations or "Annotations"
 
     def _split(self, home: pathlib.Path, split: str) -> list[str]:
-        lists = [home / "ImageSets" / folder / f"{split}.txt" for folder in ("2016", "480p", "1080p")]
+        lists = [files.part(home, "ImageSets", folder, f"{split}.txt") for folder in ("2016", "480p", "1080p")]
         return read_split(next((path for path in lists if path.exists()), lists[0]))
 
     def _owner(self, video: Video, t: int) -> np.ndarray:

@@ -32,6 +32,11 @@ def inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Path:
         raise Problem("bad record", f"{where}: {error}") from error
 
 
+def part(root: str | os.PathLike, *names: str) -> pathlib.Path:
+    """A file or folder of a fixed name below a folder that the config names. UserError where it is a link out of it."""
+    return inside(root, "/".join(names), str(root))
+
+
 def listed(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """The files below a folder that match, in order; a link that leaves the folder is a problem, and left out."""
     found = []
@@ -41,6 +46,12 @@ def listed(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
         except Problem as problem:
             complain(problem.kind, str(problem))
     return found
+
+
+def check_regular(path: pathlib.Path, what: str) -> None:
+    """A Problem where it is no regular file, for files that a library opens by their name. what: it is, for the message."""
+    with _naming_file(path, what):
+        paths.check_regular(path)
 
 
 class Json:
@@ -128,8 +139,14 @@ def read_lines(path: pathlib.Path, what: str) -> list[str]:
 
 
 def _content(path: pathlib.Path, what: str = "file") -> bytes:
-    try:
+    with _naming_file(path, what):
         return json_text.read_bytes(path)
+
+
+@contextlib.contextmanager
+def _naming_file(path: pathlib.Path, what: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise Problem("missing file", f"{path}: no such {what}; check the path") from error
     except (BadFile, OSError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hyperseg_jax import datasets
 from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets.files import part
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 
@@ -35,10 +36,10 @@ class Layout:
         if split not in self.splits:
             raise UserError(f"split={split!r} is unknown; choose one of {', '.join(self.splits)}")
         files = self.files | self.files_of.get(split, {})
-        paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in files.items()}
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
         self.check_options(f"the reader {self.reader.__name__}", split, options)
         with faults.opening(f"{self.reader.__name__} in {root}"):
+            paths = {name: part(root, path.format(split=split)) for name, path in files.items()}
             return self.reader(**paths, **{**fixed, **options})
 
     def check_options(self, what: str, split: str, options: Mapping[str, Any]) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import csv
 import io
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
+from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.choices import LETTERS, in_words
 from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import paths, pictures
+from hyperseg_jax.untrusted import budget, limits, paths, pictures
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown_value
 
 CHOICES = "ABCD"
 INDEX_LENGTH = 64  # a shorter image is an index
@@ -32,58 +36,69 @@ class MmBench:
         """table_path: such as mmbench_dev_en.tsv; test tables have no answers. hints: whether the hint is asked along."""
         self._path = pathlib.Path(table_path)
         self._hints = hints
-        if not self._path.is_file():
-            raise Problem("missing file", f"{self._path}: no such file; check the path of the table")
-        header, *self._rows = self._find_rows()
-        self._names = self._cells(header, " header")
+        files.check_regular(self._path, "table")
+        limits.check("json_bytes", self._path.stat().st_size, str(self._path), "bytes")
+        rows = self._whole_rows()
+        self._names = self._cells(next(rows)[1], " header")
         for name in ("index", "question", "A", "B", "image"):
             if name not in self._names:
                 raise UserError(f"{self._path}: no column {name!r}; is it a table of MMBench?")
-        self._row_of: dict[str, int] | None = None
+        self._places: list[tuple[int, int]] = []
+        self._row_of: dict[str, int] = {}
+        """The first row of each index."""
+        for n, (start, raw) in enumerate(rows):
+            self._places.append((start, len(raw)))
+            with contextlib.suppress(UserError):  # told when that row is asked for
+                self._row_of.setdefault(self._row(raw, n)["index"], n)
 
-    def _find_rows(self) -> list[tuple[int, int]]:
-        """(first byte, byte behind the last) of each row. A row goes on over lines while a quote is open."""
-        rows: list[tuple[int, int]] = []
-        start = at = quotes = 0
+    def _whole_rows(self) -> Iterator[tuple[int, bytes]]:
+        """(first byte, content) of each row, the header's first. A row goes on over lines while a quote is open."""
+        start, quotes, row = 0, 0, bytearray()
         with paths.open_file(self._path) as file:
             while line := file.readline(LONGEST_ROW):
-                at += len(line)
-                if at - start >= LONGEST_ROW:
-                    raise UserError(f"{self._path}#{len(rows)}: is longer than {LONGEST_ROW} bytes; download it again")
+                row += line
+                if len(row) >= LONGEST_ROW:
+                    raise UserError(f"{self._path}: a row is longer than {LONGEST_ROW} bytes; download it again")
                 quotes += line.count(b'"')
                 if quotes % 2 == 0:
-                    rows.append((start, at))
-                    start, quotes = at, 0
-        if start != at or not rows:
+                    yield start, bytes(row)
+                    start, quotes, row = start + len(row), 0, bytearray()
+        if row or not start:
             raise UserError(f"{self._path}: its last row is cut, or it is empty; download it again")
-        return rows
 
-    def _cells(self, place: tuple[int, int], what: str) -> list[str]:
-        with paths.open_file(self._path) as file:
-            file.seek(place[0])
-            raw = file.read(place[1] - place[0])
+    def _cells(self, raw: bytes, what: str) -> list[str]:
         csv.field_size_limit(LONGEST_ROW)
         try:
             return next(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter="\t"))
         except (UnicodeDecodeError, csv.Error, StopIteration) as error:
             raise UserError(f"{self._path}{what}: cannot be read ({error}); download it again") from error
 
-    def _row(self, n: int) -> dict[str, str]:
-        cells = self._cells(self._rows[n], f"#{n}")
+    def _row(self, raw: bytes, n: int) -> dict[str, str]:
+        cells = self._cells(raw, f"#{n}")
         if len(cells) != len(self._names):
             raise UserError(f"{self._path}#{n}: has {len(cells)} cells, the header {len(self._names)}; download it again")
         return dict(zip(self._names, cells, strict=True))
 
+    def _read(self, n: int) -> dict[str, str]:
+        start, size = self._places[n]
+        with paths.open_file(self._path) as file:
+            file.seek(start)
+            return self._row(file.read(size), n)
+
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._places)
 
     @one_record
     def __getitem__(self, index: int) -> Example:
-        row = self._row(index)
+        row, where = self._read(index), f"{self._path}#{index}"
+        if (first := self._row_of.get(row["index"], index)) != index:
+            complain(
+                "bad record", f"{where}: its index {shown_value(row['index'])} is that of #{first} too; correct one of them"
+            )
         choices = [row[letter] for letter in CHOICES if row.get(letter, "") not in ("", "nan")]
         answer = row.get("answer", "").strip()
         if answer and answer not in LETTERS[: len(choices)]:
-            raise UserError(f"{self._path}#{index}: answer {answer[:20]!r} is none of its choices; correct it")
+            raise UserError(f"{where}: answer {answer[:20]!r} is none of its choices; correct it")
         hint = row.get("hint", "")
         prompt = Prompt(
             task="chat",
@@ -92,16 +107,15 @@ class MmBench:
             group=row.get("category", ""),
             key=row["index"],
         )
-        return Example(f"{self._path.name}#{index}", self._picture(row, index)[None], (prompt,))
+        pixels = self._picture(row["image"], where)
+        budget.charge_frame(pixels.shape, where)
+        return Example(f"{self._path.name}#{index}", pixels[None], (prompt,))
 
-    def _picture(self, row: dict[str, str], index: int) -> np.ndarray:
-        where, image = f"{self._path}#{index}", row["image"]
+    def _picture(self, image: str, where: str) -> np.ndarray:
         if len(image) <= INDEX_LENGTH:
-            if self._row_of is None:
-                self._row_of = {self._row(n)["index"]: n for n in range(len(self._rows))}
             if image not in self._row_of:
                 raise Problem("missing file", f"{where}: image {image!r} is no row of the table; download it again")
-            image = self._row(self._row_of[image])["image"]
+            image = self._read(self._row_of[image])["image"]
         try:
             return pictures.colours(base64.b64decode(image, validate=True))
         except (binascii.Error, ValueError) as error:

@@ -4,9 +4,9 @@ either the original trainval/*.mat ("LabelMap" of 459 numbers) or SegmentationCl
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import Any
 
+from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import PASCAL_CONTEXT59, PASCAL_CONTEXT59_IDS
 from hyperseg_jax.datasets.picture_labels import PictureLabels, listed
 
@@ -19,13 +19,13 @@ class PascalContext59(PictureLabels):
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: VOCdevkit/VOC2010; trainval is read where it is there. split: "train" or "val". options: see
         picture_labels.PictureLabels."""
-        root = pathlib.Path(folder)
-        names, pictures = root / "ImageSets" / "SegmentationContext" / f"{split}.txt", root / "JPEGImages"
-        if (root / "trainval").is_dir():
-            pairs = listed(names, pictures, root / "trainval", ".mat")
+        names = files.part(folder, "ImageSets", "SegmentationContext", f"{split}.txt")
+        pictures, originals = files.part(folder, "JPEGImages"), files.part(folder, "trainval")
+        if originals.is_dir():
+            pairs = listed(names, pictures, originals, ".mat")
             values = {number: k for k, number in enumerate(PASCAL_CONTEXT59_IDS)}
             void = [number for number in range(LAST_ID + 1) if number not in values]
         else:
-            pairs = listed(names, pictures, root / "SegmentationClassContext", ".png")
+            pairs = listed(names, pictures, files.part(folder, "SegmentationClassContext"), ".png")
             values, void = {k + 1: k for k in range(len(PASCAL_CONTEXT59))}, [0, 255]
         super().__init__(f"context59:{split}", pairs, PASCAL_CONTEXT59, values, void, **options)

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from typing import Any
 
+from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import PASCAL_VOC20
 from hyperseg_jax.datasets.picture_labels import PictureLabels, listed
 
@@ -18,8 +18,7 @@ class PascalVoc20(PictureLabels):
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". options: see picture_labels.PictureLabels."""
-        root = pathlib.Path(folder)
-        names = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        pairs = listed(names, root / "JPEGImages", root / "SegmentationClass", ".png")
+        names, images = files.part(folder, "ImageSets", "Segmentation", f"{split}.txt"), files.part(folder, "JPEGImages")
+        pairs = listed(names, images, files.part(folder, "SegmentationClass"), ".png")
         values = {k + 1: k for k in range(len(PASCAL_VOC20))}
         super().__init__(f"voc20:{split}", pairs, PASCAL_VOC20, values, (0, 255), **options)

@@ -6,7 +6,6 @@ The pngs number the objects of a picture; 0 is background and 255 their border, 
 from __future__ import annotations
 
 import os
-import pathlib
 
 import numpy as np
 
@@ -27,9 +26,8 @@ class PascalVocObjects:
 
     def __init__(self, folder: str | os.PathLike, split: str, *, seed: int = 0):
         """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". seed: of the points."""
-        root = pathlib.Path(folder)
-        names = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        self._pairs = listed(names, root / "JPEGImages", root / "SegmentationObject", ".png")
+        names, images = files.part(folder, "ImageSets", "Segmentation", f"{split}.txt"), files.part(folder, "JPEGImages")
+        self._pairs = listed(names, images, files.part(folder, "SegmentationObject"), ".png")
         self._name, self._seed = f"voc_objects:{split}", seed
 
     def __len__(self) -> int:

@@ -73,6 +73,8 @@ class Prepared:
     def _open(self) -> None:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+        for path in self._files:
+            files.check_regular(path, "shard")
         self._source = ArrayRecordDataSource([str(path) for path in self._files])
         if len(self._source) != sum(self._files.values()):
             why = f"has {len(self._source)} records, and {prepared.INFO} says {sum(self._files.values())}"

@@ -60,12 +60,12 @@ class RefDavis(SpokenVideos):
         if unknown := sorted(set(views) - set(VIEWS)):
             raise UserError(f"views: {unknown[0]!r} is unknown; choose from {', '.join(VIEWS)}")
         home, texts = files.existing_folder(root), pathlib.Path(text_root)
-        folders = VideoFolders(home / "JPEGImages" / resolution, home / annotations / resolution)
-        videos = folders.videos() if split is None else read_split(home / "ImageSets" / "2017" / f"{split}.txt")
+        folders = VideoFolders(files.part(home, "JPEGImages", resolution), files.part(home, annotations, resolution))
+        videos = folders.videos() if split is None else read_split(files.part(home, "ImageSets", "2017", f"{split}.txt"))
         said: dict[str, list[Expression]] = {video: [] for video in videos}
         for annotator in annotators:
             for view in views:
-                for video, expression in _read(texts / VIEWS[view].format(annotator), annotator, view):
+                for video, expression in _read(files.part(texts, VIEWS[view].format(annotator)), annotator, view):
                     said.get(video, []).append(expression)
         silent = [video for video, expressions in said.items() if not expressions]
         if silent and (split is not None or len(silent) == len(videos)):

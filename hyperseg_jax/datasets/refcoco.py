@@ -83,14 +83,15 @@ class RefCoco:
     def _prompt(self, number: int, sentence: int, size: tuple[int, int]) -> Prompt:
         where = self._where(number)
         record = self._file.content[number]
-        spoken = [files.text(entry, "sent", where) for entry in files.rows(record, "instruction", where)]
+        entries = files.rows(record, "instruction", where)
+        spoken = [files.text(entry, "sent", where) for entry in (entries if sentence < 0 else entries[sentence : sentence + 1])]
         anns = [] if record.get("no_target") else files.rows(record, "anns", where)
         target = np.zeros(size, bool)
         for ann in anns:
             target |= masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
         return Prompt(
             task="referring",
-            text=join_sentences(spoken if sentence < 0 else [spoken[sentence]]),
+            text=join_sentences(spoken),
             masks=target[None, None] if anns else np.zeros((0, 1, *size), bool),
             group=record.get("group", ""),
         )

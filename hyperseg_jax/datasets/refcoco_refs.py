@@ -27,6 +27,8 @@ from hyperseg_jax.untrusted.pickle_machine import PickleMachine
 
 OPERATIONS = 50_000_000  # RefCOCOg has some 5 000 000
 NOTHING = -1
+SENTENCE, NUMBER = 8, 2
+"""Bytes that each takes in any file, at least."""
 
 
 class RefCocoRefs(PerPicture):
@@ -67,7 +69,7 @@ class RefCocoRefs(PerPicture):
 
     def _of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
         """The refs of a split that name a picture of the instances file, with what is needed of them."""
-        kept, there = [], set()
+        kept, there, most, listed = [], set(), self._path.stat().st_size, 0
         for k, ref in enumerate(refs):
             where = f"{self._path}#{k}"
             there.add(files.text(ref, "split", where))
@@ -82,8 +84,12 @@ class RefCocoRefs(PerPicture):
             named = files.field(ref, "ann_id", where)
             named = named if isinstance(named, list) else [named]
             limits.check("masks", len(named), where, "masks")
+            listed += SENTENCE * len(files.rows(ref, "sentences", where)) + NUMBER * len(named)
+            if listed > most:  # a pickle can give one list to many refs
+                why = f"its lists and those before it would take {listed} bytes, and the file has {most}"
+                raise UserError(f"{where}: {why}; download it again")
             named = [files.identity({"ann_id": one}, "ann_id", where) for one in named]
-            sentences = [files.field(row, "sent", f"{where} sentences") for row in files.field(ref, "sentences", where)]
+            sentences = [files.field(row, "sent", f"{where} sentences") for row in ref["sentences"]]
             if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
                 complain("bad record", f"{where}: field 'sentences' has none or an empty one; remove the record")
                 continue

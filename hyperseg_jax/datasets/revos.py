@@ -81,15 +81,15 @@ class ReVos(ClipReader):
         tracks = [self._track(number, length) for expression in said for number in expression.get("anno_id", ())]
         if self._sampling.rule != "jump" or not tracks:
             return self._sampling.times(length, rng)
-        return self._sampling.times_that_show(length, rng, lambda t: any(track[t] is not None for track in tracks))
+        return self._sampling.times_that_show(length, rng, lambda t: any(_of(track, t) is not None for track in tracks))
 
     def _track(self, number: int, length: int) -> list:
-        """The run lengths of an annotation, or None, for each of the video's frames."""
+        """The run lengths of an annotation, or None, for each of the video's frames; a shorter one is a problem."""
+        budget.check_time(str(self._masks.path))
         track = files.rows(self._masks.content, str(number), str(self._masks.path))
         if len(track) < length:
             message = f"{self._masks.path}: annotation {number} has {len(track)} frames, its video {length}"
             complain("bad mask", f"{message}; take both files from one release")
-            return [*track, *[None] * (length - len(track))]
         return track
 
     def _objects(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -114,12 +114,12 @@ class ReVos(ClipReader):
         where = f"{self._meta.path} {key}"
         budget.charge(0, size, where)
         target = np.zeros((len(times), *size), bool)
-        named = files.field(expression, "anno_id", where)
+        named = files.rows(expression, "anno_id", where)
         for number in named:
             track = self._track(number, length)
             for k, t in enumerate(times):
-                if track[t] is not None:
-                    target[k] |= masks.decode(track[t], *size, f"{self._masks.path} {number}, frame {t}")
+                if (written := _of(track, t)) is not None:
+                    target[k] |= masks.decode(written, *size, f"{self._masks.path} {number}, frame {t}")
         kind = TYPES.get(expression.get("type_id", 0), "")
         return Prompt(
             task="video",
@@ -129,3 +129,8 @@ class ReVos(ClipReader):
             foreground=foreground,
             key=key,
         )
+
+
+def _of(track: list, t: int) -> object:
+    """The run lengths of frame t; None behind the end of a track."""
+    return track[t] if t < len(track) else None

@@ -26,7 +26,7 @@ class ScienceQa(PerPicture):
         hints: whether the hint stands before the question."""
         root = pathlib.Path(folder)
         self._file = files.Json(files.inside(root, "problems.json", str(root)), dict)
-        self._images, self._hints = root / "images", hints
+        self._images, self._hints = files.part(root, "images"), hints
         splits = files.Json(files.inside(root, "pid_splits.json", str(root)), dict).content
         if split not in splits:
             raise UserError(f"{root / 'pid_splits.json'}: no split {split!r}; it has {', '.join(splits) or 'none'}")

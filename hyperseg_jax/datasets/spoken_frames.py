@@ -17,6 +17,7 @@ from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.untrusted import budget
 
 PARTS = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)}
 
@@ -36,7 +37,7 @@ class SpokenFrames:
             raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
         root = pathlib.Path(folder)
         self._file = files.Json(files.inside(root, "expressions.json", str(root)), dict)
-        self._folders = VideoFolders(root / "JPEGImages" / resolution, root / "Annotations" / resolution)
+        self._folders = VideoFolders(*(files.part(root, name, resolution) for name in ("JPEGImages", "Annotations")))
         self.videos = tuple(sorted(self._file.content))
         self._frames = {video: self._folders.names(video)[PARTS[part]] for video in self.videos}
         self._items = [(video, name) for video in self.videos for name in self._frames[video]]
@@ -84,4 +85,5 @@ class SpokenFrames:
 
     def _prompts(self, video: str, mask: np.ndarray, how: str) -> tuple[Prompt, ...]:
         sentences = files.rows(self._file.content[video], "expressions", f"{self._file.path} {video}")
+        budget.charge(len(sentences), mask.shape, f"{self._file.path} {video}")
         return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=how, key=video) for text in sentences)

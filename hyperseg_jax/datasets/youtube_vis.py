@@ -16,7 +16,7 @@ from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted import budget, limits
 
 
 class YouTubeVis(ClipReader):
@@ -135,4 +135,6 @@ class YouTubeVis(ClipReader):
         for k, t in enumerate(times):
             if written[t]:
                 track[k] = masks.decode(written[t], *size, f"{where}, frame {t}", polygons="coco")
+            else:
+                budget.charge(1, size, f"{where}, frame {t}")
         return track

@@ -25,6 +25,7 @@ from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.layout import choose_bucket
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted import pictures
 from hyperseg_jax.weights import model_folder
 
 Picture = np.ndarray | Image.Image | str | os.PathLike
@@ -159,7 +160,10 @@ def read_picture(image: Picture) -> np.ndarray:
             raise UserError(f"the picture is {image.dtype} {image.shape}; give uint8 [height, width, 3]")
         return image
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        try:
+            return pictures.rgb(image)
+        except ValueError as error:
+            raise UserError(f"the picture cannot be taken: {error}") from error
     return files.read_picture(pathlib.Path(image))
 
 

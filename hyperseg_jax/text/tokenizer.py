@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as _Backend
 
 from hyperseg_jax.atomic import scratch_folder
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import limits, strict_json, tokenizers
+from hyperseg_jax.untrusted import limits, paths, strict_json, tokenizers
 from hyperseg_jax.untrusted.bad_file import BadFile, naming, without_panics
 from hyperseg_jax.untrusted.printing import one_line, shown
 
@@ -87,6 +87,9 @@ class Tokenizer:
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file() and not cls.is_in(path):
             raise UserError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
+        with naming(path):
+            for name in (*JSON_FILES, "merges.txt") if path.is_dir() else ():
+                paths.of_model(path, name)
         # A tokenizer.json alone says everything, and transformers takes seconds to import.
         alone = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
         if alone or not path.is_dir():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos
+from hyperseg_jax.datasets.files import part
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy.pictures import SPLITS
@@ -25,34 +25,31 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     reader's class in datasets. UserError where the world was written without that split.
     """
     world = read_world(folder)
-    root = pathlib.Path(folder)
     there = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.pictures(name))]
     if split not in there:
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(there) or 'none'}")
-    reader, paths = _reader_and_paths(root, task, split)
+    reader, names = _reader_and_files(task, split)
+    paths = {name: part(folder, file) for name, file in names.items()}
     check_fields(f"the toy reader of task {task!r}", reader, options, fixed=paths)
     if reader is CocoInteractive:
         options = {"point_radius": POINT_RADIUS, "scribble_radius": SCRIBBLE_RADIUS} | options
     return reader(**paths, **options)
 
 
-def _reader_and_paths(root: pathlib.Path, task: str, split: str) -> tuple[Callable[..., Any], dict[str, pathlib.Path]]:
-    images, notes = root / "coco" / split, root / "coco" / "annotations"
+def _reader_and_files(task: str, split: str) -> tuple[Callable[..., Any], dict[str, str]]:
+    images, notes = f"coco/{split}", "coco/annotations"
     if task == "referring":
-        return RefCoco, {"json_path": root / "refcoco" / f"refcoco_{split}.json", "image_root": images}
+        return RefCoco, {"json_path": f"refcoco/refcoco_{split}.json", "image_root": images}
     if task == "panoptic":
-        pngs = notes / f"panoptic_{split}"
-        return CocoPanoptic, {"json_path": notes / f"panoptic_{split}.json", "image_root": images, "png_root": pngs}
+        pngs = f"{notes}/panoptic_{split}"
+        return CocoPanoptic, {"json_path": f"{pngs}.json", "image_root": images, "png_root": pngs}
     if task == "reasoning":
-        explanations = root / "reasonseg" / "explanatory" / f"{split}.json"
-        return ReasonSeg, {"folder": root / "reasonseg" / split, "explanations": explanations}
+        return ReasonSeg, {"folder": f"reasonseg/{split}", "explanations": f"reasonseg/explanatory/{split}.json"}
     if task == "region":
-        marks = root / "interactive" / f"coco_interactive_{split}.json"
-        return CocoInteractive, {"json_path": marks, "image_root": images}
+        return CocoInteractive, {"json_path": f"interactive/coco_interactive_{split}.json", "image_root": images}
     if task == "chat":
-        return Llava, {"json_path": root / "llava" / f"llava_{split}.json", "image_root": root / "coco"}
+        return Llava, {"json_path": f"llava/llava_{split}.json", "image_root": "coco"}
     if task != "video":
         raise UserError(f"task={task!r} is unknown; choose referring, reasoning, panoptic, region, video or chat")
-    revos = root / "revos"
-    meta = revos / f"meta_expressions_{REVOS_NAMES[split]}_.json"
-    return ReVos, {"meta_path": meta, "mask_path": revos / "mask_dict.json", "frame_root": revos / "JPEGImages"}
+    meta = f"revos/meta_expressions_{REVOS_NAMES[split]}_.json"
+    return ReVos, {"meta_path": meta, "mask_path": "revos/mask_dict.json", "frame_root": "revos/JPEGImages"}

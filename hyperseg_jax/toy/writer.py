@@ -31,6 +31,8 @@ from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.toy import pictures
 from hyperseg_jax.toy.pictures import SPLITS, World
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
+from hyperseg_jax.untrusted import paths, strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
 JPEG_QUALITY = 92
@@ -272,10 +274,10 @@ def read_world(folder: str | os.PathLike) -> World:
     """The parameters of a written toy world. UserError where there is none, or one of another generator version."""
     path = pathlib.Path(folder) / "toy.json"
     try:
-        return World(**json.loads(path.read_text()))
+        return World(**strict_json.parse(paths.read_file(path, strict_json.LARGEST), "its content"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no toy world here; write one with `hyperseg data toy --out {folder}`") from error
-    except (json.JSONDecodeError, TypeError) as error:
+    except (BadFile, OSError, TypeError) as error:
         raise UserError(f"{path}: not a toy world's parameters ({error}); delete the folder, write it again") from error
 
 

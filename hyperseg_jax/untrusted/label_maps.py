@@ -17,10 +17,12 @@ from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 HEADER = 128
+HDF5 = b"\x89HDF\r\n\x1a\n"
 MATRIX, COMPRESSED = 14, 15
 TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 9: "f8"}
 CLASSES = (6, 8, 9, 10, 11, 12, 13)
 """Of MATLAB: double, int8 to uint32. Not characters, cells, structures, objects or functions."""
+LARGEST = 2**32 - 1
 NAMES = 4096
 """Bytes of a matrix besides its numbers."""
 
@@ -30,6 +32,8 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
     FileNotFoundError where there is no file."""
     most = limits.in_force().pixels
     data = paths.read_file(path, 8 * most + 2**20, "pixels")
+    if data.startswith((b"MATLAB 7.3 MAT-file", HDF5)) or data[512 : 512 + len(HDF5)] == HDF5:
+        raise BadFile("is a MATLAB file of version 7.3 (HDF5)", "save it in MATLAB with -v7")
     sign = {b"IM": "<", b"MI": ">"}.get(data[HEADER - 2 : HEADER])
     if sign is None:
         raise BadFile("is no MATLAB file of version 5")
@@ -85,9 +89,21 @@ def _size(data: bytes, sign: str, name: str, most: int) -> tuple[int, int, int]:
 def _matrix(data: bytes, sign: str, name: str, most: int) -> np.ndarray:
     height, width, at = _size(data, sign, name, most)
     numbers, _ = _element(data, at, sign)
-    if numbers.size != math.prod((height, width)) or (numbers.dtype.kind == "f" and (numbers % 1 != 0).any()):
+    if numbers.size != math.prod((height, width)):
         raise BadFile(f"its {name} is no matrix of whole numbers")
+    check_labels(numbers)
     return numbers.astype(np.int64 if numbers.dtype.kind == "f" else numbers.dtype).reshape(width, height).T
+
+
+def check_labels(numbers: np.ndarray) -> None:
+    """BadFile where a number of a label map or picture is no whole number from 0 to LARGEST."""
+    whole = (numbers >= 0) & (numbers <= LARGEST)  # NaN is neither
+    if numbers.dtype.kind == "f":
+        whole &= np.floor(numbers) == numbers
+    if not whole.all():
+        raise BadFile(
+            f"has the number {numbers[~whole][0]:g} where a label is a whole number from 0 to {LARGEST}", "correct it"
+        )
 
 
 def _element(data: bytes, at: int, sign: str) -> tuple[np.ndarray, int]:

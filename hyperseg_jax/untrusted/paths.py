@@ -17,7 +17,7 @@ from hyperseg_jax.untrusted.printing import shown, shown_value
 BLOCK = 2**16
 LONGEST = 4096
 """Bytes of a path."""
-INSIDE = "correct the name, or set limits.outside where it is meant"
+MEANT = "set limits.outside where it is meant"
 
 
 def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
@@ -38,25 +38,67 @@ def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     path = pathlib.Path(root) / text
     if limits.in_force().outside:
         return path
-    home = _real(os.fspath(root))
+    here = os.getcwd()
+    home = _real(os.path.join(here, root))
     try:
-        found = os.path.realpath(path)
+        found = _followed(os.path.join(here, path))
     except OSError as error:
         raise BadFile(f"{shown(text)} cannot be followed ({error.strerror})", "correct it") from error
-    if found != home and not found.startswith(os.path.join(home, "")):
-        raise BadFile(f"{shown(text)} leaves {root}", INSIDE)
-    return path
+    if _below(home, found):
+        return path
+    if _below(home, os.path.normpath(os.path.join(home, text))):
+        raise BadFile(f"{shown(text)} is a link that leaves {root}", f"put it there itself, or {MEANT}")
+    raise BadFile(f"{shown(text)} leaves {root}", f"correct the name, or {MEANT}")
 
 
-@functools.lru_cache(maxsize=256)
-def _real(root: str) -> str:
-    return os.path.realpath(root)
+def of_model(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A file of a model folder. BadFile where it is a link out of it, unless as in Hugging Face's cache, from snapshots/COMMIT
+    to blobs, or limits.outside."""
+    home, found = os.path.realpath(folder), os.path.realpath(folder / name)
+    snapshots = os.path.dirname(home)
+    homes = [home, os.path.join(os.path.dirname(snapshots), "blobs")] if os.path.basename(snapshots) == "snapshots" else [home]
+    if limits.in_force().outside or any(_below(one, found) for one in homes):
+        return folder / name
+    raise BadFile(f"{shown(name)} is a link out of this folder", f"give the folder that it leads to, or {MEANT}")
+
+
+def _below(home: str, path: str) -> bool:
+    return path == home or path.startswith(os.path.join(home, ""))
+
+
+def _followed(path: str) -> str:
+    """An absolute path without links. Of many files in one folder, the folder is followed once."""
+    folder, name = os.path.split(path)
+    if name in ("", ".", ".."):
+        return os.path.realpath(path)
+    try:
+        real = os.path.join(_existing(folder), name)
+        return os.path.realpath(real) if stat.S_ISLNK(os.lstat(real).st_mode) else real
+    except OSError:  # it is not there, and neither may its folder be, or links go in a circle
+        return os.path.realpath(path)
+
+
+def _real(folder: str) -> str:
+    try:
+        return _existing(folder)
+    except OSError:
+        return os.path.realpath(folder)
+
+
+@functools.lru_cache(maxsize=4096)
+def _existing(folder: str) -> str:
+    return os.path.realpath(folder, strict=True)
+
+
+def check_regular(path: pathlib.Path) -> None:
+    """BadFile where it is no regular file: of a pipe or a device, reading may never end. OSError, FileNotFoundError among them,
+    where it is not there."""
+    _check_regular(os.stat(path))
 
 
 def open_file(path: pathlib.Path) -> BinaryIO:
-    """A file opened for reading. BadFile where it is no regular file: of a pipe or a device, reading may never end. OSError,
-    FileNotFoundError among them, where it cannot be opened."""
-    _check_regular(os.stat(path))  # before it is opened, as opening a device may do something
+    """A file opened for reading. BadFile and OSError as of `check_regular`."""
+    check_regular(path)  # before it is opened, as opening a device may do something
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:
         _check_regular(os.fstat(file.fileno()))  # it may have been exchanged

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import IO, TypeVar
 
@@ -13,12 +15,17 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImage
 
 from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.label_maps import check_labels
 from hyperseg_jax.untrusted.printing import shown
+
+warnings.filterwarnings("ignore", module=r"PIL\b")  # files are told of in one line, or not at all
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is read, with JPEG also MPO; none of them starts a program or opens another file. Of several frames, the first."""
+WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 BYTES = 8
 """Of a pixel at most; a file larger than limits.pixels of these is no picture."""
 SCANS = 200
@@ -96,18 +103,26 @@ def colours(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) ->
 
 
 def rgb(picture: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3]; Pillow would copy a picture that has these colours already."""
+    """uint8 [H, W, 3]; of 16 bits, the upper 8. ValueError where numbers of no known range stand for colours."""
     picture.load()  # NumPy takes an AttributeError in it for a picture without pixels
+    if picture.mode in WIDE:  # Pillow takes the upper 8 bits of colours itself, and would clip grey values
+        return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"its mode {picture.mode} has 32 bits a pixel, which are no colours; save it with 8 or 16 bits")
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
-    """One number a pixel, [H, W]: those of a palette, grey values. modes: of Pillow, that are accepted. what: it is."""
+    """One number a pixel, [H, W]: those of a palette, grey values. modes: of Pillow, that are accepted. what: it is. BadFile
+    as of `read`, and for a number below 0."""
 
     def take(picture: Image.Image) -> np.ndarray:
         if picture.mode not in modes:
             raise ValueError(f"it has colours (mode {picture.mode}) where one number a pixel belongs")
         picture.load()
-        return np.array(picture)
+        found = np.array(picture)
+        if found.dtype.kind == "i":
+            check_labels(found)
+        return found
 
     return read(source, take, what=what)

@@ -48,15 +48,12 @@ def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
 
 
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of the folder. It may be a link only to within, or in Hugging Face's cache, where snapshots/<commit>/ has links to
-    blobs/, to within the folder of the download."""
+    """A file of the folder that an index or a listing names."""
     if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
         raise BadFile(f"its index names {shown(name)}, which is no file of this folder", DISTRUST)
-    home = folder.resolve()
-    root = home.parents[1] if home.parent.name == "snapshots" else home
-    if not paths.inside(root, home.relative_to(root) / name).exists():
+    if not (folder / name).exists():
         raise BadFile(f"lacks {shown(name)}", "copy the whole folder again")
-    return folder / name
+    return paths.of_model(folder, name)
 
 
 class JoinedTensors:

@@ -97,7 +97,7 @@ def export_weights(
     config = model_folder.read_config(folder)
     system = systems.get(config.system)
     expected = model_folder.expected_params(folder, config)
-    with open_tensors(folder / "model.safetensors") as file:
+    with open_tensors(model_folder.file_of(folder, "model.safetensors")) as file:
         model_folder.check_fit(folder, {path: info.shape for path, info in file.tensors.items()}, expected)
         if format == "peft":
             return _peft(file, config, folder, out)

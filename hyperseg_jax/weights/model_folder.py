@@ -21,7 +21,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.untrusted import limits, strict_json
+from hyperseg_jax.untrusted import limits, paths, strict_json
+from hyperseg_jax.untrusted.bad_file import naming
 from hyperseg_jax.untrusted.printing import first_line, one_line, shown
 from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter
 from hyperseg_jax.weights.tensor_file import open_tensors
@@ -111,7 +112,7 @@ def _pieces(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
 def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of a model folder: data, never code. Its fields are of their kinds and within bounds, and what it asks of
     memory is within the limits `side` and `tokens`; limits of its own do not count. UserError in one line."""
-    path = folder / "config.json"
+    path = file_of(folder, "config.json")
     config, where = strict_json.read(path), one_line(path)
     config.pop("limits", None)
     configs.check(config, f"{where}: ")
@@ -130,9 +131,15 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(config).lock()
 
 
+def file_of(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A file of a model folder. UserError where it is a link out of it (untrusted/paths.of_model)."""
+    with naming(folder):
+        return paths.of_model(folder, name)
+
+
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """{path: array} of model.safetensors, views of the file."""
-    with open_tensors(folder / "model.safetensors") as file:
+    with open_tensors(file_of(folder, "model.safetensors")) as file:
         return {path: file.read(path) for path in file.tensors}
 
 

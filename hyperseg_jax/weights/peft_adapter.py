@@ -22,8 +22,9 @@ from hyperseg_jax.llms import phi
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Table, flatten, unflatten
-from hyperseg_jax.untrusted import strict_json
+from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown, shown_value
 from hyperseg_jax.weights.safetensors_writer import FLOATS
 from hyperseg_jax.weights.tensor_file import open_tensors
 
@@ -101,6 +102,8 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
     path = folder / CONFIG
     try:
+        for name in (CONFIG, WEIGHTS):
+            paths.of_model(folder, name)
         fields = strict_json.parse(strict_json.contents(path), path.name)
     except (OSError, BadFile) as error:
         raise UserError(f"{path}: not a readable config ({error}); give a folder that peft's save_pretrained wrote") from error
@@ -159,22 +162,24 @@ def _targets(config: ml_collections.ConfigDict) -> str:
 def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
     """Raises UserError unless the fields are those of a plain LoRA of the config's rank and alpha."""
     if fields.get("peft_type") != "LORA":
-        raise UserError(f"{path}: peft_type = {fields.get('peft_type')!r}; only LORA adapters can be read")
+        raise UserError(f"{path}: peft_type = {shown_value(fields.get('peft_type'))}; only LORA adapters can be read")
     for field, ours in (("r", "rank"), ("lora_alpha", "alpha")):
         if fields.get(field) != config.model.lora[ours]:
             raise UserError(
-                f"{path}: {field} = {fields.get(field)!r}, but model.lora.{ours} = {config.model.lora[ours]!r}; "
+                f"{path}: {field} = {shown_value(fields.get(field))}, but model.lora.{ours} = {config.model.lora[ours]!r}; "
                 f"set model.lora.{ours} to the adapter's"
             )
     if fields.get("bias", "none") != "none":
-        raise UserError(f"{path}: bias = {fields['bias']!r}; only adapters without biases of their own ('none') can be read")
+        raise UserError(
+            f"{path}: bias = {shown_value(fields['bias'])}; only adapters without biases of their own ('none') can be read"
+        )
     if fields.get("init_lora_weights") not in STARTS:
         raise UserError(
-            f"{path}: init_lora_weights = {fields['init_lora_weights']!r} changes the base weights as well; "
+            f"{path}: init_lora_weights = {shown_value(fields['init_lora_weights'])} changes the base weights as well; "
             "convert it to a plain LoRA with peft first"
         )
     read = {"peft_type", "r", "lora_alpha", "bias"}
     further = sorted(name for name, value in fields.items() if value and name not in HARMLESS | read)
     if further:
-        shown = ", ".join(f"{name} = {fields[name]!r}" for name in further)
-        raise UserError(f"{path}: {shown}: only a plain LoRA can be read; merge it into its base with peft first")
+        found = shown(", ".join(f"{name} = {fields[name]!r}" for name in further))
+        raise UserError(f"{path}: {found}: only a plain LoRA can be read; merge it into its base with peft first")

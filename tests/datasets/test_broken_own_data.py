@@ -1,6 +1,7 @@
 """Broken files of own data: captions.jsonl, masks and LabelMe folders."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from hyperseg_jax.datasets import Folder, MmBench, layouts
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import limits
 
 OWN = {
     "no captions": (lambda home: (home / "captions.jsonl").unlink(), "missing file", "captions.jsonl: no such file"),
@@ -148,3 +150,27 @@ def test_labelme(own, case):
     assert [pair[0] for pair in problems] == [kind] and message in problems[0][1]
     inside(imageHeight=7)(home / "0001.json")
     assert any("0001.jpg: is 192x192 pixels, its annotations say 192x7" in text for _, text in found(report(home, "labelme")))
+
+
+def test_bad_rows_of_a_table(own, monkeypatch):
+    """They are told, each once, and the table is gone through once, whatever refers to whom."""
+    root = own("mmbench")
+    table = root / "mmbench" / "MMBench_TEST_EN.tsv"
+    header, first, _ = table.read_text().split("\n0\t")[0], *table.read_text().split("\n0\t")[1].split("\n1000000\t")
+    referring = "".join(f"{k}\tWhat?\tnan\ta\tb\t\t\tA\tx\t{k % 3}\n" for k in range(10, 200))
+    table.write_text(f"{header}\n0\t{first}\na bad row\n0\tWhat?\tnan\ta\tb\t\t\tA\tx\t0\n{referring}")
+    parsed, row = [], MmBench._row
+    monkeypatch.setattr(MmBench, "_row", lambda self, raw, n: parsed.append(n) or row(self, raw, n))
+    told = report(root, "mmbench")
+    messages = [message for _, message in found(told)]
+    assert told.examples == 1 + len(range(12, 200, 3)) + 1 and len(parsed) < 3 * 193
+    assert sum("has 1 cells, the header 10" in message for message in messages) == 1
+    assert sum("#2: its index '0' is that of #0 too" in message for message in messages) == 1
+    assert len(messages) == 2 + 190 - len(range(12, 200, 3))
+    reader = MmBench(table)
+    assert len(reader) == 193 and reader[0].frames.size
+    with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"limits\.seconds"):
+        reader[0]
+    os.mkfifo(root / "pipe.tsv")
+    with pytest.raises(UserError, match=r"pipe\.tsv: is no regular file"):
+        MmBench(root / "pipe.tsv")

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from damage import change, edited, found, inside, report
 
-from hyperseg_jax.datasets import layouts
+from hyperseg_jax.datasets import CocoInstances, layouts
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 
@@ -34,6 +34,37 @@ def test_links_that_leave_are_told(linked, name):
         layouts.find(name).open(root, layouts.find(name).splits[-1])[0]
     with limits.applied(outside=True):
         assert not report(root, name).faults
+
+
+@pytest.fixture(scope="module")
+def elsewhere(samples, tmp_path_factory):
+    """The samples, each folder of a fixed name in which is a link to one elsewhere."""
+    home = tmp_path_factory.mktemp("folders")
+    shutil.copytree(samples, home / "data")
+    for top in (home / "data").iterdir():
+        for number, path in enumerate(sorted(top.glob("*/*" if top.name in ("VOCdevkit", "yours") else "*"))):
+            if path.is_dir():
+                shutil.move(path, home / f"{top.name}{number}")
+                path.symlink_to(home / f"{top.name}{number}")
+    return home / "data"
+
+
+@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench", "labelme"}))  # these have no folders
+def test_folders_that_leave_are_told(elsewhere, name):
+    root, layout = elsewhere / ROOTS.get(name, "."), layouts.find(name)
+    with pytest.raises(UserError, match=r"is a link that leaves .*; put it there itself, or set limits\.outside"):
+        layout.open(root, layout.splits[-1])[0]
+    with limits.applied(outside=True):
+        layout.open(root, layout.splits[-1])[0]
+
+
+def test_folders_that_are_given_may_be_links(own, tmp_path):
+    root = own("coco", "VOCdevkit")
+    (tmp_path / "given").symlink_to(root)
+    (tmp_path / "pictures").symlink_to(root / "coco" / "val2017")
+    assert len(layouts.open_benchmark("pascal_voc20", "val", tmp_path / "given")[0].frames)
+    reader = CocoInstances(root / "coco/annotations/instances_val2017.json", tmp_path / "pictures")
+    assert len(reader[0].frames)
 
 
 NAMED = {  # benchmark: file, and how the name of a picture in it is set

@@ -2,19 +2,21 @@
 
 import json
 import multiprocessing
+import os
 import time
 
+import fuzz
 import numpy as np
 import pytest
 from damage import change, found, report
 
 from hyperseg_jax.data.pipeline import Unreadable, read_ahead
-from hyperseg_jax.datasets import CocoInstances, Folder
+from hyperseg_jax.datasets import CocoInstances, Folder, layouts
 from hyperseg_jax.datasets.builds import index as indices
 from hyperseg_jax.datasets.builds.build import Plan, build
-from hyperseg_jax.datasets.built import Built
+from hyperseg_jax.datasets.built import Built, open_checked
 from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.datasets.problems import Collected, Problem, collecting
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.untrusted import limits
@@ -45,6 +47,35 @@ def test_a_record_of_masks_without_end(own):
     assert time.monotonic() - began < 30
 
 
+def test_short_tracks_of_a_long_video_are_not_filled_up(own):
+    """Of ReVOS: a thousand empty tracks, each named by a sentence about a hundred thousand frames."""
+    root, numbers = own("revos"), [10**6 + k for k in range(1000)]
+    change(root / "revos/mask_dict.json", lambda c: c.update({str(number): [] for number in numbers}))
+
+    def lengthen(content):
+        video = next(iter(content["videos"].values()))
+        video["frames"] *= 100_000 // len(video["frames"])
+        video["expressions"] = {"0": {"exp": "it", "anno_id": numbers}}
+
+    change(root / "revos/meta_expressions_valid_.json", lengthen)
+    reader = layouts.find("revos").open(root, "valid", frames=2, sampling="jump")
+    told = Collected()
+    with collecting(told):
+        fuzz.kept_promise(lambda: reader[0], memory=2**28)
+    assert told.counts["bad mask"] >= 1000
+
+
+def test_objects_without_masks_count_as_masks(own):
+    """Of YouTube-VIS: an empty mask takes as much memory as any other."""
+    root = own("youtube_vis_2019")
+    change(
+        root / "youtube_vis_2019/train.json",
+        lambda c: [note.update(segmentations=[None] * len(note["segmentations"])) for note in c["annotations"]],
+    )
+    with limits.applied(masks=3), pytest.raises(UserError, match=r"limits\.masks"):
+        layouts.find("youtube_vis_2019").open(root, "train")[0]
+
+
 def test_time_is_limited(own):
     root = own("coco")
     with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"seconds of reading behind it.*limits\.seconds"):
@@ -52,8 +83,6 @@ def test_time_is_limited(own):
 
 
 def test_frames_of_a_record_are_limited(own):
-    from hyperseg_jax.datasets import layouts
-
     root = own("davis2017")
     with limits.applied(frame_pixels=192 * 192 * 2), pytest.raises(UserError, match=r"limits\.frame_pixels"):
         layouts.find("davis2017").open(root, "val")[0]
@@ -84,14 +113,28 @@ def test_an_index_that_promises_records_without_end(own, tmp_path):
         assert "limits.records" in found(report(root, "coco_instances"))[0][1]
 
 
-def test_a_link_in_the_place_of_a_shard(own, tmp_path):
-    root = own("coco")
-    index = build(opened(root), tmp_path / "out" / "val", Plan({"name": "a", "split": "val"}))
-    path = tmp_path / "out" / "val" / index.shards[0].file
+@pytest.mark.parametrize("place", ["", indices.INDEX, "shard"])
+def test_links_and_pipes_in_the_place_of_a_build(own, tmp_path, place):
+    folder = tmp_path / "out" / "val"
+    index = build(opened(own("coco")), folder, Plan({"name": "a", "split": "val"}))
+    path = folder / (index.shards[0].file if place == "shard" else place)
     path.rename(tmp_path / "away")
     path.symlink_to(tmp_path / "away")
-    with pytest.raises(UserError, match=r"limits\.outside"):
-        Built(tmp_path / "out", "val")[0]
+    with pytest.raises(UserError, match=r"is a link that leaves .*limits\.outside"):
+        open_checked(tmp_path / "out", "val")[0]
+    with limits.applied(outside=True):
+        assert open_checked(tmp_path / "out", "val")[0].frames.size
+    if not place:
+        return
+    path.unlink()
+    os.mkfifo(path)
+    if place == "shard":  # of a pipe, the size is 0
+        content = json.loads((folder / indices.INDEX).read_text())
+        content["shards"][0]["bytes"] = 0
+        (folder / indices.INDEX).write_text(json.dumps(content))
+    for read in (open_checked, lambda *where: Built(*where)[0]):
+        with pytest.raises(UserError, match="is no regular file"):
+            read(tmp_path / "out", "val")
 
 
 def test_limits_reach_worker_processes(own, monkeypatch):

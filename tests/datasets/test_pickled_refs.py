@@ -125,3 +125,17 @@ def test_values_that_hold_themselves_many_times_take_no_time(samples, tmp_path, 
     )
     with pytest.raises(UserError, match=f"field '{field}' is"):
         opened(samples, path)
+
+
+@pytest.mark.parametrize("field", ["sentences", "ann_id", "ref"])
+def test_lists_that_many_refs_share_are_refused(samples, tmp_path, field):
+    """3000 x 3000 members, in a few hundred kilobytes."""
+    ref = {"split": "val", "image_id": 0, "ann_id": 1, "sentences": [{"sent": "the cup"}]}
+    ref |= {"ann_id": [1] * 3000} if field == "ann_id" else {"sentences": ref["sentences"] * 3000}
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([ref if field == "ref" else dict(ref) for _ in range(3000)]))
+    with pytest.raises(
+        UserError, match=r"refs\.p#\d+: its lists and those before it would take \d+ bytes, and the file has"
+    ) as told:
+        opened(samples, path)
+    assert int(str(told.value).split("#")[1].split(":")[0]) < 100

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 
@@ -237,3 +238,21 @@ def test_bad_folders(prepared, tmp_path):
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     with pytest.raises(UserError, match="is in the format tfrecord, which needs TensorFlow"):
         Prepared(folder, "train")
+
+
+def test_shards_that_are_no_files(prepared, tmp_path):
+    home = shutil.copytree(prepared["instances"], tmp_path / "1.0.0")
+    (path,) = home.glob("*.array_record-*")
+    path.rename(tmp_path / "away")
+    makes = {
+        "no such shard": lambda: None,
+        "is no regular file": lambda: os.mkfifo(path),
+        r"is a link that leaves .*limits\.outside": lambda: path.symlink_to(tmp_path / "away"),
+    }
+    for told, make in makes.items():
+        path.unlink(missing_ok=True)
+        make()
+        with pytest.raises(UserError, match=told):
+            Prepared(home, "train")
+    with limits.applied(outside=True):
+        assert len(Prepared(home, "train")) == 3

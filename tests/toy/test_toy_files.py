@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 
 import numpy as np
@@ -195,3 +196,22 @@ def test_missing_split_is_named(folder):
         toy.open_reader(folder, "video", "compositional")
     with pytest.raises(UserError, match="hyperseg data toy"):
         toy.open_reader(folder / "coco", "chat", "val")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"seed": 1, "seed": 2}', '{"other": 1}', "[" * 10**5, '{"seed": NaN}'])
+def test_parameters_that_are_none(tmp_path, content):
+    (tmp_path / "toy.json").write_text(content)
+    with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters"):
+        toy.read_world(tmp_path)
+
+
+def test_parameters_are_a_small_file(tmp_path):
+    path = tmp_path / "toy.json"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters \(is no regular file"):
+        toy.read_world(tmp_path)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters \(has 1099511627776 bytes, and the limit is"):
+        toy.read_world(tmp_path)

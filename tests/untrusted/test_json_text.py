@@ -2,10 +2,10 @@
 
 import json
 
-import hypothesis
+import fuzz
+import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
@@ -25,15 +25,35 @@ def nesting(value):
     return 0 if inner is None else 1 + max(map(nesting, inner), default=0)
 
 
-@hypothesis.settings(derandomize=True, max_examples=60, deadline=None)
-@hypothesis.given(VALUES, st.integers(1, 40), st.booleans())
-def test_depth_is_that_of_the_value(value, block, ascii_only):
+def depth_is_right(value, block, ascii_only):
     data = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", errors="surrogatepass")
     before, json_text.BLOCK = json_text.BLOCK, block
     try:
         assert json_text.depth(data) == nesting(value)
     finally:
         json_text.BLOCK = before
+
+
+def parsed_or_refused(data):
+    """What json reads of the text, or one line."""
+    found = fuzz.kept_promise(lambda: json_text.parse(data))
+    if not isinstance(found, BadFile):
+        assert repr(found) == repr(json.loads(json_text.decoded(data)))
+
+
+DEPTHS = (VALUES, st.integers(1, 40), st.booleans())
+RECORDS = {"images": [{"id": 1, "file_name": 'a"\\b.jpg', "size": [3.5, 1e9, -0.0, True, None]}], "\u00e9": [[[]], {}]}
+
+
+def test_any_depth_and_damaged_text():
+    fuzz.tried(depth_is_right, *DEPTHS, examples=60)
+    fuzz.tried(parsed_or_refused, fuzz.damaged_json(RECORDS), examples=100)
+
+
+@pytest.mark.slow
+def test_any_depth_and_damaged_text_for_long(tried_long):
+    either = st.one_of(st.tuples(*DEPTHS), fuzz.damaged_json(RECORDS))
+    tried_long(lambda one: depth_is_right(*one) if isinstance(one, tuple) else parsed_or_refused(one), either)
 
 
 @pytest.mark.parametrize(

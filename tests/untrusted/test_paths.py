@@ -39,6 +39,30 @@ def test_names_that_leave(home, name):
         assert paths.inside(home, name) == home / name
 
 
+def test_a_folder_is_followed_once(home, monkeypatch):
+    """Data sets have millions of names in one folder; a name that is itself a link is followed all the same."""
+    followed, real = [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path, **options: followed.append(path) or real(path, **options))
+    for k in range(100):
+        (home / "deep" / f"{k}.jpg").write_bytes(b"x")
+        assert paths.inside(home, f"deep/{k}.jpg") == home / "deep" / f"{k}.jpg"
+    assert len(followed) <= 2
+    (home / "deep" / "out.jpg").symlink_to("../../secret.jpg")
+    with pytest.raises(BadFile, match=r"deep/out\.jpg is a link that leaves .*limits\.outside"):
+        paths.inside(home, "deep/out.jpg")
+
+
+def test_relative_folders_are_those_of_now(home, monkeypatch):
+    (home / "inner").mkdir()
+    for folder in (home.parent, home / "deep"):
+        (folder / "inner").mkdir()
+        (folder / "inner" / "out.jpg").symlink_to(home.parent / "secret.jpg")
+        monkeypatch.chdir(folder)
+        assert paths.inside("inner", "a.jpg") == pathlib.Path("inner/a.jpg")
+        with pytest.raises(BadFile, match="is a link that leaves"):
+            paths.inside("inner", "out.jpg")
+
+
 @pytest.mark.parametrize("name", ["", " ", "a\0.jpg", "a" * 300, "a/" * 3000, "\ud800.jpg", None, 5, ["a"], {}, True])
 @pytest.mark.parametrize("outside", [False, True])
 def test_what_is_no_name(home, name, outside):

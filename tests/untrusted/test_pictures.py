@@ -5,8 +5,12 @@ import os
 import pathlib
 import re
 import struct
+import subprocess
+import sys
 import zlib
 
+import fuzz
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -14,6 +18,7 @@ from PIL import Image, PngImagePlugin
 import hyperseg_jax
 from hyperseg_jax.datasets import files, labels
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.predictors.model import read_picture
 from hyperseg_jax.untrusted import limits, pictures
 from hyperseg_jax.untrusted.bad_file import BadFile
 
@@ -112,20 +117,92 @@ def test_a_jpeg_of_scans_without_end(tmp_path):
         pictures.colours(data[:at] + data[at:-2] * 300 + data[-2:])
 
 
-@pytest.mark.parametrize("form", [*pictures.FORMATS, "MPO"])
-def test_cut_and_changed_files(form):
+STEPS = (np.arange(108, dtype=np.uint16).reshape(9, 12) * 607) & 0xFFFF
+
+
+def saved(array, form="PNG"):
+    data = io.BytesIO()
+    Image.fromarray(array).save(data, form)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_in_pictures_and_kept_in_labels(form):
+    data = saved(STEPS, form)
+    assert np.array_equal(pictures.colours(data), np.repeat((STEPS // 256).astype(np.uint8)[..., None], 3, axis=2))
+    assert np.array_equal(pictures.numbers(data, labels.MODES, "label picture"), STEPS)
+    grey = np.arange(108, dtype=np.uint8).reshape(9, 12)
+    assert np.array_equal(pictures.colours(saved(grey.astype(np.uint16) * 257, form)), pictures.colours(saved(grey, form)))
+    assert np.array_equal(read_picture(Image.open(io.BytesIO(data))), pictures.colours(data))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_numbers_of_no_range_are_no_colours(tmp_path, dtype):
+    path = tmp_path / "a.tif"
+    path.write_bytes(saved(STEPS.astype(dtype), "TIFF"))
+    with pytest.raises(UserError, match=r"a\.tif: .*has 32 bits a pixel, which are no colours; save it with 8 or 16"):
+        files.read_picture(path)
+    with pytest.raises(UserError, match="has 32 bits a pixel, which are no colours"):
+        read_picture(Image.open(path))
+
+
+NOISY = """
+import sys, warnings
+from hyperseg_jax.untrusted import pictures
+for path in sys.argv[1:]:
+    try:
+        pictures.colours(open(path, "rb").read())
+    except Exception as error:
+        print(error)
+from PIL import Image, TiffImagePlugin
+TiffImagePlugin.logger.error("of a file")
+warnings.warn_explicit("of a file", UserWarning, "x.py", 1, module="PIL.Image")
+warnings.warn("of the user")
+"""
+
+
+def test_nothing_is_said_beside_the_line(tmp_path):
+    """Pillow warns of large sizes, damaged notes and transparency."""
+    exif = Image.Exif()
+    exif[0x010E] = "a text" * 50
+    contents = {
+        "large.png": announced(10_000, 10_000),
+        "exif.tif": written("TIFF", exif=exif)[:-40],
+        "palette.png": written("PNG", mode="P", transparency=b"\0\1\2"),
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    shown = subprocess.run(
+        [sys.executable, "-W", "default", "-c", NOISY, *(str(tmp_path / name) for name in contents)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+        timeout=60,
+    )
+    assert "limits.pixels" in shown.stdout and shown.stderr.count("Warning") == 1 and "of the user" in shown.stderr
+
+
+def holds(data):
     """Pixels or one line."""
-    data, rng = written(form, (24, 18)), np.random.default_rng(0)
-    for k in range(60):
-        changed = bytearray(data[: int(rng.integers(len(data)))] if k % 3 == 0 else data)
-        for at in rng.integers(len(changed) or 1, size=3):
-            if changed:
-                changed[at] = rng.integers(256)
-        with limits.applied(pixels=10_000):
-            try:
-                assert pictures.colours(bytes(changed)).ndim == 3
-            except BadFile as error:
-                assert "\n" not in str(error)
+    with limits.applied(pixels=10_000):
+        found = fuzz.kept_promise(lambda: pictures.colours(data))
+    assert isinstance(found, BadFile) or (found.ndim == 3 and found.dtype == np.uint8)
+
+
+def damaged():
+    """Bytes of damaged pictures of all formats."""
+    sound = [written(form, (24, 18)) for form in (*pictures.FORMATS, "MPO")]
+    return st.one_of([fuzz.damaged_bytes(data) for data in [*sound, written("JPEG", progressive=True), saved(STEPS)]])
+
+
+def test_damaged_pictures():
+    fuzz.tried(holds, damaged(), examples=300)
+
+
+@pytest.mark.slow
+def test_damaged_pictures_for_long(tried_long):
+    tried_long(holds, damaged())
 
 
 ONLY = {  # what opens files of others, and the one place of the project that calls it

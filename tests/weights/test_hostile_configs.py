@@ -112,6 +112,27 @@ def test_pipes_and_endless_files_are_not_read(folder):
             model_folder.read_config(folder)
 
 
+@pytest.mark.parametrize("name", model_folder.FILES)
+def test_files_that_are_links(tmp_path, name):
+    """Out of the folder they are refused; those of Hugging Face's cache are read."""
+    read = {"config.json": model_folder.read_config, "tokenizer.json": Tokenizer.load, "model.safetensors": model_folder.read}[
+        name
+    ]
+    snapshot, blobs = tmp_path / "models--x" / "snapshots" / "0abc", tmp_path / "models--x" / "blobs"
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(model_folder.find("tiny"), snapshot)
+    blobs.mkdir()
+    shutil.move(snapshot / name, blobs / "0")
+    (snapshot / name).symlink_to("../../blobs/0")
+    assert read(snapshot)
+    shutil.move(blobs / "0", tmp_path / "away")
+    (blobs / "0").symlink_to(tmp_path / "away")
+    with pytest.raises(UserError, match=rf"{name} is a link out of this folder; .*limits\.outside"):
+        read(snapshot)
+    with limits.applied(outside=True):
+        assert read(snapshot)
+
+
 def test_limits_come_from_the_user_alone(folder):
     (folder / "config.json").write_text(json.dumps({**SHIPPED, "limits": {"side": 10**9, "outside": True}}))
     config = model_folder.read_config(folder)

@@ -38,7 +38,8 @@ from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example
-from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted import limits, strict_json
+from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
 OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; pictures are compressed already
@@ -243,9 +244,9 @@ def _note(job: _Job) -> pathlib.Path:
 def _staged(job: _Job) -> Shard | None:
     """A shard that an earlier run built and could not put in place."""
     try:
-        shard = Shard(**json.loads(_note(job).read_text()))
+        shard = Shard(**strict_json.parse(strict_json.contents(_note(job)), "the note of a shard"))
         return shard if sha256(job.path) == shard.sha256 else None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, BadFile):
         return None
 
 

@@ -12,6 +12,8 @@ from hyperseg_jax.datasets.files import Read
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.structs import Example
+from hyperseg_jax.untrusted import limits, paths
+from hyperseg_jax.untrusted.pictures import BYTES
 
 QUALITY = 95
 KEPT = (b"\xff\xd8\xff", b"\x89PNG")
@@ -29,7 +31,7 @@ def as_files(frames: np.ndarray, read: Read) -> list[bytes]:
 def _as_file(frame: np.ndarray, read: Read) -> bytes:
     for path, pixels in read:
         if np.shares_memory(pixels, frame) or np.array_equal(pixels, frame):
-            data = path.read_bytes()
+            data = paths.read_file(path, limits.in_force().pixels * BYTES, "pixels")
             if data.startswith(KEPT):
                 return data
     return _file(frame, "PNG")

@@ -15,7 +15,8 @@ from typing import Any
 
 from hyperseg_jax.atomic import DAY, sweep, whole_file
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import json_text, limits, stores
+from hyperseg_jax.untrusted import json_text, limits, paths, stores
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 PART = ".part"
 
@@ -35,6 +36,9 @@ class Store:
         return self.folder
 
     def below(self, name: str) -> Store:
+        if self.path is not None:
+            with self._named(name, "read"):
+                paths.inside(self.path, name)
         return Store(f"{self.folder}/{name}")
 
     def folders(self) -> list[str]:
@@ -52,7 +56,7 @@ class Store:
         with self._named(name, "read"):
             try:
                 if self.path is not None:
-                    return (self.path / name).stat().st_size
+                    return paths.inside(self.path, name).stat().st_size
                 return int(self._fs.info(self._at(name))["size"])
             except FileNotFoundError:
                 return None
@@ -62,7 +66,10 @@ class Store:
         with self._named(name, "read"):
             try:
                 limits.check("json_bytes", self.size(name) or 0, f"{self.folder}/{name}", "bytes")
-                data = json_text.read_bytes(self.path / name) if self.path is not None else self._fs.cat_file(self._at(name))
+                if self.path is not None:
+                    data = json_text.read_bytes(paths.inside(self.path, name))
+                else:
+                    data = self._fs.cat_file(self._at(name))
             except FileNotFoundError:
                 return None
             return data.decode("utf-8", errors="replace")
@@ -123,6 +130,8 @@ class Store:
             yield
         except UserError:
             raise
+        except BadFile as error:
+            raise UserError(f"{self.folder}/{name}: {error}") from error
         except Exception as error:  # each store has its own
             where = f"{self.folder}/{name}" if name else self.folder
             right = "the space and your right to write there" if done == "written" else "the path and your right to read it"
@@ -131,5 +140,5 @@ class Store:
 
 def sha256(path: pathlib.Path) -> str:
     """Of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with paths.open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

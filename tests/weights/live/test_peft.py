@@ -197,6 +197,15 @@ def test_what_is_no_plain_adapter_of_ours_is_refused(theirs, fields, message):
         peft_adapter.read(folder, config)
 
 
+@pytest.mark.parametrize("field", ["x\x1b" * 10**5, "peft_type", "r", "bias", "init_lora_weights"])
+def test_long_fields_are_cut_in_messages(adapted, tmp_path, field):
+    plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 6.0, "bias": "none", "init_lora_weights": True}
+    (tmp_path / peft_adapter.CONFIG).write_text(json.dumps(plain | {field: "y\x1b" * 10**5}))
+    with pytest.raises(UserError) as told:
+        peft_adapter.read(tmp_path, adapted())
+    assert str(told.value).isprintable() and len(str(told.value)) < 1000
+
+
 def test_a_broken_folder_is_named(adapted, tmp_path, random_ours, phi_shapes):
     config = adapted(targets=TARGETS[0])
     with pytest.raises(UserError, match=r"adapter_config\.json: not a readable config"):
