@@ -131,6 +131,6 @@ class ReVos(ClipReader):
         )
 
 
-def _of(track: list, t: int) -> object:
+def _of(track: list, t: int) -> Any:
     """The run lengths of frame t; None behind the end of a track."""
     return track[t] if t < len(track) else None

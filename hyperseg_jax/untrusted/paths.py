@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import itertools
 import os
 import pathlib
 import stat
-from typing import BinaryIO
 
 from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile
@@ -96,7 +96,7 @@ def check_regular(path: pathlib.Path) -> None:
     _check_regular(os.stat(path))
 
 
-def open_file(path: pathlib.Path) -> BinaryIO:
+def open_file(path: pathlib.Path) -> io.BufferedReader:
     """A file opened for reading. BadFile and OSError as of `check_regular`."""
     check_regular(path)  # before it is opened, as opening a device may do something
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
@@ -108,7 +108,7 @@ def open_file(path: pathlib.Path) -> BinaryIO:
     return file
 
 
-def append_to(path: pathlib.Path) -> BinaryIO:
+def append_to(path: pathlib.Path) -> io.BufferedWriter:
     """A file opened for adding to it, made where there is none. BadFile where it is no regular file, or a link. OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
