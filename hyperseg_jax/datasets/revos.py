@@ -4,6 +4,7 @@ expressions: {id: {exp, anno_id, type_id}}}}}, mask_dict.json {anno_id: [run len
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
