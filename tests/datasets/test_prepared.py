@@ -213,7 +213,7 @@ def test_features_as_they_were_written_before(prepared, tmp_path):
         ({"splits": [{"shardLengths": ["x"]}]}, "a split of another make"),
         ({"splits": 5}, "a split of another make"),
         ({"splits": [], "moduleName": "antigravity"}, "no split 'train'; it has "),
-        ({"fileFormat": "\x1b[31m"}, r"is in the format '\\x1b\[31m'"),
+        ({"fileFormat": "\x1b[31m"}, r"is in the format \\x1b\[31m"),
     ],
 )
 def test_what_dataset_info_may_not_say(prepared, tmp_path, edit, told):
