@@ -88,6 +88,9 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     say = functools.partial(printing.say, console)
     model, folder = load(parsed.model), model_folder.find(parsed.model)
     config = model.config.copy_and_resolve_references()
+    wanted = [name.strip() for name in parsed.tasks.split(",")] if parsed.tasks else list(config.data.tasks)
+    if unknown := [name for name in wanted if name not in config.data.tasks]:
+        raise UserError(f"--tasks {', '.join(unknown)}: not in the model's config; it has {', '.join(config.data.tasks)}")
     where, named = printing.one_line(folder / "config.json"), config.data.get("root", "")
     if named and not parsed.data_root:
         raise UserError(
@@ -99,12 +102,9 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
         config.data.root = parsed.data_root
         config.data.tokenizer = str(folder)  # its own; a config may name any file
     tasks = sources.build(config, systems.get(config.system), console=console, for_training=False, split=parsed.split)
-    if parsed.tasks:
-        wanted = [name.strip() for name in parsed.tasks.split(",")]
-        unknown = [name for name in wanted if name not in tasks]
-        if unknown:
-            raise UserError(f"--tasks {', '.join(unknown)}: not in the model's config; it has {', '.join(tasks)}")
-        tasks = {name: tasks[name] for name in wanted}
+    tasks = {name: tasks[name] for name in wanted if name in tasks}
+    if not tasks:
+        raise UserError(f"--split {parsed.split}: {', '.join(wanted)} has none of that name; leave it out")
     with Progress(console=console) as progress:
         bars = {name: progress.add_task(printing.cell(name), total=None) for name in tasks}
         found = evaluate(

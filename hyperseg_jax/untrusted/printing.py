@@ -24,7 +24,7 @@ def one_line(text: str | os.PathLike[str], most: int = LINE) -> str:
     text = os.fspath(text)
     if len(text) > most:
         text = f"{text[: most * 3 // 4]} ... {text[-most // 4 :]}"
-    return printable(text).replace("\n", "\\n")
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def shown(text: str) -> str:

@@ -147,11 +147,11 @@ def test_numbers_of_no_range_are_no_colours(tmp_path, dtype):
 
 
 NOISY = """
-import sys, warnings
+import pathlib, sys, warnings
 from hyperseg_jax.untrusted import pictures
 for path in sys.argv[1:]:
     try:
-        pictures.colours(open(path, "rb").read())
+        pictures.colours(pathlib.Path(path).read_bytes())
     except Exception as error:
         print(error)
 from PIL import Image, TiffImagePlugin

@@ -237,7 +237,7 @@ INDICES = {
     "up": ({**GOOD, "w": "../outside.safetensors"}, "../outside.safetensors"),
     "absolute": ({"w": "/etc/passwd"}, "/etc/passwd"),
     "of Windows": ({"w": "..\\outside.safetensors"}, "outside.safetensors"),
-    "a link out": ({"w": "link.safetensors"}, "link.safetensors leaves"),
+    "a link out": ({"w": "link.safetensors"}, "link.safetensors is a link out"),
     "a circle": ({"w": "circle.safetensors"}, "circle.safetensors"),
     "the folder": ({"w": "."}, "no file of this folder"),
     "its parent": ({"w": ".."}, "no file of this folder"),
@@ -283,7 +283,7 @@ def test_a_name_in_two_files(folder):
 
 def test_an_index_that_is_a_link_out(folder):
     (folder / "model.safetensors.index.json").symlink_to("/etc/passwd")
-    refused(folder, "model.safetensors.index.json leaves", opens=open_checkpoint)
+    refused(folder, "model.safetensors.index.json is a link out", opens=open_checkpoint)
 
 
 def test_an_index_is_read_only_where_it_is_as_small_as_indices_are(folder):

@@ -315,5 +315,5 @@ def test_a_folder_of_the_hub_s_cache(folder, tmp_path):
     shutil.copy(shard, tmp_path / "outside")
     shard.unlink()
     shard.symlink_to(tmp_path / "outside")
-    with pytest.raises(UserError, match="leaves"):
+    with pytest.raises(UserError, match="is a link out"):
         open_checkpoint(snapshot)
