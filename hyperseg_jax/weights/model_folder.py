@@ -133,7 +133,7 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
 
 def file_of(folder: pathlib.Path, name: str) -> pathlib.Path:
     """A file of a model folder. UserError where it is a link out of it (untrusted/paths.of_model)."""
-    with naming(folder):
+    with naming(folder / name):
         return paths.of_model(folder, name)
 
 
