@@ -66,7 +66,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "rate": (0, 1e9),
     "decay": (0, 1e9),
     "average": (0, 1),
-    **dict.fromkeys(("train", "val", "clips"), (0, 10**7)),  # of the toy world
+    **dict.fromkeys(("train", "val", "clips"), (0, 10**5)),  # of the toy world
     # losses
     "num_points": (1, 2**20),
     "oversample": (1, 1000),
