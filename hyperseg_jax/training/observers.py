@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hyperseg_jax.atomic import whole_file
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.training import clock
 from hyperseg_jax.training.flops import utilization
 from hyperseg_jax.training.means import RunningMeans
@@ -199,7 +200,10 @@ class Observers:
         printing.say(self._progress.console, text)
 
     def _draw(self) -> None:
-        plot_losses(read_metrics(self._path), self._plot, self._headlines)
+        try:
+            plot_losses(read_metrics(self._path), self._plot, self._headlines)
+        except UserError as error:
+            self.say(str(error))
 
     def _write(self, line: dict[str, Any]) -> None:
         self._unless_refused(self._file.write, json.dumps(line) + "\n")
@@ -265,7 +269,7 @@ def _line(data: bytes) -> dict[str, Any] | None:
         line = strict_json.parse_any(data, "a line", finite=False)  # losses may be NaN
     except BadFile:
         return None
-    if not isinstance(line, dict) or any(type(line.get(name)) is not str for name in ("kind", "task")):
+    if not isinstance(line, dict) or not all(_is_name(line.get(name)) for name in ("kind", "task")):
         return None
     others = [value for name, value in line.items() if name not in ("kind", "task", "seconds")]
     seconds = line.get("seconds", {})
@@ -278,6 +282,10 @@ def _line(data: bytes) -> dict[str, Any] | None:
         and line.get("steps", 1) > 0
     )
     return line if sound and isinstance(seconds, dict) and all(map(_is_number, seconds.values())) else None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= printing.NAME
 
 
 def _is_number(value: Any) -> bool:

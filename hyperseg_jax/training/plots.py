@@ -10,33 +10,45 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.atomic import whole_file
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.printing import first_line, shown
+
+DRAWN = 50
 
 
 @contextlib.contextmanager
 def saved_panels(picture: pathlib.Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
-    """Axes [rows, columns] of matplotlib to draw in; at the end they are saved as a PNG. size: (width, height) in inches."""
+    """Axes [rows, columns] of matplotlib to draw in; at the end they are saved as a PNG. size: (width, height) in inches.
+
+    Names are drawn as they are, a "$" too. UserError where matplotlib cannot draw what it was given.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
-    try:
-        yield panels
-        for panel in panels.flat:
-            panel.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout()
-        with whole_file(picture) as part:
-            figure.savefig(part, dpi=110, format="png")
-    finally:
-        pyplot.close(figure)
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure, panels = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+        try:
+            yield panels
+            for panel in panels.flat:
+                panel.spines[["top", "right"]].set_visible(False)
+            figure.tight_layout()
+            with whole_file(picture) as part:
+                figure.savefig(part, dpi=110, format="png")
+        except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+            raise UserError(
+                f"{picture}: cannot be drawn ({shown(first_line(error))}); look for odd values in the log"
+            ) from error
+        finally:
+            pyplot.close(figure)
 
 
 def plot_losses(lines: Sequence[dict[str, Any]], picture: pathlib.Path, headlines: Sequence[str]) -> None:
     """Draws the training loss of each task and, beside it, its headline score of validation over steps.
 
     lines: those of metrics.jsonl. headlines: names of scores; of each task the first one that it has is drawn. Nothing is
-    written where there are no training lines.
+    written where there are no training lines. Of more than DRAWN tasks the first ones are drawn.
     """
     train, validation = (_by_task(lines, kind) for kind in ("train", "validation"))
     if not train:
@@ -60,5 +72,8 @@ def plot_losses(lines: Sequence[dict[str, Any]], picture: pathlib.Path, headline
 
 
 def _by_task(lines: Sequence[dict[str, Any]], kind: str) -> dict[str, list[dict[str, Any]]]:
-    mine = [line for line in lines if line["kind"] == kind]
-    return {task: [line for line in mine if line["task"] == task] for task in sorted({line["task"] for line in mine})}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line["kind"] == kind:
+            found.setdefault(line["task"], []).append(line)
+    return {task: found[task] for task in sorted(found)[:DRAWN]}

@@ -66,6 +66,20 @@ def test_what_is_no_log_is_put_aside(tmp_path, monkeypatch):
 FACTS = {"format": 1, "global_next_index": 8, "system": "hyperseg", "seconds": {"step": 1.0}, "bad": 0, "untold": None}
 
 
+@pytest.mark.parametrize("task", ["$\\frac{$", "$" + "{" * 90 + "$", "\ud800", "a\x1b[31m", "x" * 5000, "t"])
+def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
+    """matplotlib would take what stands between two dollars as a formula."""
+    for losses in ((1.0, 2.0), (1e308, -1e308), (float("inf"), float("nan"))):
+        lines = [
+            {"kind": "train", "step": step, "task": name, "loss": x} for step, x in enumerate(losses) for name in ("a", task)
+        ]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (tmp_path / "loss.png").unlink(missing_ok=True)
+        said, _ = went_on(tmp_path)
+        told = "loss.png: cannot be drawn" in said
+        assert (tmp_path / "loss.png").is_file() != told and not (told and losses == (1.0, 2.0))
+
+
 @pytest.mark.parametrize(
     "changed",
     [
