@@ -111,6 +111,7 @@ def recipe() -> ml_collections.ConfigDict:
 
     coco, notes = "{root}/coco", "{root}/coco/annotations"
     refcoco, revos = {"image_root": f"{coco}/train2014"}, "{root}/revos"
+    marks = {"max_regions": 32, "point_radius": 10, "scribble_radius": 5}  # pixels of any picture, as in HyperSeg's data code
     revos_files = {"mask_path": f"{revos}/mask_dict.json", "frame_root": f"{revos}/JPEGImages"}
     c.data = {
         "root": "datasets",
@@ -160,12 +161,12 @@ def recipe() -> ml_collections.ConfigDict:
                 "train": {
                     "json_path": "{root}/interactive/coco_interactive_train.json",
                     "image_root": f"{coco}/train2017",
-                    "max_regions": 32,
+                    **marks,
                 },
                 "val": {
                     "json_path": "{root}/interactive/coco_interactive_val.json",
                     "image_root": f"{coco}/val2017",
-                    "max_regions": 32,
+                    **marks,
                 },
             },
             "reasoning": {

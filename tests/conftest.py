@@ -124,6 +124,23 @@ def trained(shared, micro):
 
 
 @pytest.fixture(scope="session")
+def random_model(micro):
+    """A micro Model with random weights, whose masks are neither empty nor full; nothing in it may be changed."""
+    import numpy as np
+
+    from hyperseg_jax.predictors.model import Model
+    from hyperseg_jax.systems import system as systems
+    from hyperseg_jax.text.tokenizer import Tokenizer
+
+    config, system = micro(), systems.get("hyperseg")
+    module = system.build(config)
+    fresh = jax.jit(lambda key: system.init_plain(module, config, key))(jax.random.key(0))
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda x: np.asarray(x) + 0.3 * rng.standard_normal(x.shape).astype(np.float32), fresh)
+    return Model(config, Tokenizer.toy(), params)
+
+
+@pytest.fixture(scope="session")
 def hollow(shared, micro):
     """A whole micro model whose parameters are all zero: for what happens before it segments."""
     import numpy as np

@@ -89,8 +89,9 @@ def test_the_published_size_has_the_published_names():
 
 
 def test_files_are_short():
-    roots = (PACKAGE, pathlib.Path(__file__).parent, configs.folder())
+    roots = (PACKAGE, configs.folder(), *(PACKAGE.parent / name for name in ("tests", "launch", "benchmarks")))
     lengths = {path: len(path.read_text().splitlines()) for root in roots for path in root.rglob("*.py")}
+    assert {root.name for root in roots} <= {part for path in lengths for part in path.parts}
     assert not {str(path): count for path, count in lengths.items() if count > 500}
 
 
@@ -160,3 +161,13 @@ def test_documents_name_files_that_exist():
             if "/" in named and named.split("/")[0] in tops and not any((base / named).exists() for base in (root, PACKAGE)):
                 missing.append(f"{page.name}: {named}")
     assert not missing
+
+
+def test_the_document_of_the_rooms_names_what_exists():
+    """`room/file.name`: a function or class of that file."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    named = [found for found in re.findall(r"`(\w+)/(\w+)\.(\w+)`", page) if (PACKAGE / found[0]).is_dir() and found[2] != "py"]
+    missing = [
+        found for found in named if not hasattr(importlib.import_module(f"hyperseg_jax.{found[0]}.{found[1]}"), found[2])
+    ]
+    assert len(named) > 5 and not missing

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import hyperseg_jax
 
@@ -79,13 +80,28 @@ def test_only_the_loop_evaluates():
     assert asking == ["loop.py"]
 
 
+def test_the_document_has_the_same_order():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    block = page.split("## Rooms, from the ground up\n```\n")[1].split("```")[0]
+    rooms = re.findall(r"^(\w+(?:\.py|/)) +\S", block, re.MULTILINE)
+    assert [room.rstrip("/").removesuffix(".py") for room in rooms] == ORDER
+    assert [room for room in rooms if not (ROOT / room).exists()] == []
+
+
+def entries(contents: str) -> set[str]:
+    """What a table of contents has lines for: "name, other   what they are"; a folder's name ends with a slash."""
+    columns = re.findall(r"^ *(\w[\w./]*(?:, \w[\w./]*)*) {2,}\S", contents, re.MULTILINE)
+    return {name.removesuffix(".py") for column in columns for name in column.split(", ")}
+
+
 def test_every_room_has_a_table_of_contents():
-    """Its __init__.py names each file and folder beside it."""
-    missing = []
+    """Its __init__.py has a line for each file and folder beside it, and for nothing else."""
+    wrong = []
     for contents in sorted(ROOT.glob("*/**/__init__.py")):
-        text = ast.get_docstring(ast.parse(contents.read_text())) or ""
-        files = {path.stem for path in contents.parent.glob("*.py")} - {"__init__"}
-        folders = {path.parent.name + "/" for path in contents.parent.glob("*/__init__.py")}
-        named = {word.strip("`.,:;()").removesuffix(".py") for word in text.split()}
-        missing += [f"{contents.parent.name}: {name}" for name in sorted((files | folders) - named)]
-    assert not missing, "\n".join(missing)
+        named = entries(ast.get_docstring(ast.parse(contents.read_text())) or "")
+        there = {path.stem for path in contents.parent.glob("*.py")} - {"__init__"}
+        there |= {path.parent.name + "/" for path in contents.parent.glob("*/__init__.py")}
+        room = contents.parent.relative_to(ROOT)
+        wrong += [f"{room}: no line for {name}" for name in sorted(there - named)]
+        wrong += [f"{room}: {name} has a line and is not there" for name in sorted(named - there)]
+    assert not wrong, "\n".join(wrong)

@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageDraw
 from rich.console import Console
 
 from hyperseg_jax.atomic import whole_folder
-from hyperseg_jax.datasets.marks import point_disc
+from hyperseg_jax.datasets.marks import filled_box, point_disc
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction
@@ -143,7 +142,7 @@ def _names(text: str | None) -> list[str]:
 
 
 def _draw_regions(points: list[str], boxes: list[str], size: tuple[int, int]) -> tuple[list[np.ndarray], list[str]]:
-    """Points as discs, drawn as in training, and boxes as filled rectangles: bool [H, W] each, and what they are called."""
+    """Points and boxes, drawn as in training: bool [H, W] each, and what they are called."""
     drawn, labels = [], []
     for text in points:
         (x, y), inside = _numbers_of("--point", text, 2), f"--point {text}: not inside {_extent(size)}"
@@ -154,11 +153,9 @@ def _draw_regions(points: list[str], boxes: list[str], size: tuple[int, int]) ->
     for text in boxes:
         x0, y0, x1, y1 = _numbers_of("--box", text, 4)
         left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
-        canvas = Image.new("L", (size[1], size[0]))
         if right <= 0 or bottom <= 0 or left >= size[1] or top >= size[0] or left == right or top == bottom:
             raise UserError(f"--box {text}: has no area inside {_extent(size)}")
-        ImageDraw.Draw(canvas).rectangle([left, top, right, bottom], fill=1)
-        drawn.append(np.asarray(canvas) > 0)
+        drawn.append(filled_box(size, left, top, right, bottom))
         labels.append(f"box {text}")
     return drawn, labels
 

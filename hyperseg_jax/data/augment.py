@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, draw_marks, thicken
+from hyperseg_jax.datasets.marks import KINDS, draw_marks, thicken
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -45,15 +45,15 @@ class Augment:
         2.0) in Mask2Former and SEEM. What is larger than the square is cut at a place drawn at random, what is smaller padded.
     crop: (smallest, largest) part of each side that stays, drawn evenly, before the jitter.
     marks: kinds of marks, one of which is drawn anew for each region of a region prompt from its target; () keeps the reader's.
-    point_radius, scribble_radius: pixels by which those are thickened.
+    point_radius, scribble_radius: pixels by which those are thickened; None: in proportion to the picture that is left.
     """
 
     mirror: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     crop: tuple[float, float] = (1.0, 1.0)
     marks: tuple[str, ...] = ()
-    point_radius: int = POINT_RADIUS
-    scribble_radius: int = SCRIBBLE_RADIUS
+    point_radius: int | None = None
+    scribble_radius: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.mirror <= 1:

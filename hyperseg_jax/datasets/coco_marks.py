@@ -1,7 +1,6 @@
 """COCO-Interactive without its file: points, scribbles, boxes and rough masks drawn for the objects of COCO instances.
 
 The marks of an object follow from the seed and its annotation's number alone, so they are the same in every run and order.
-Points and scribbles are thickened as in the given files.
 """
 
 from __future__ import annotations

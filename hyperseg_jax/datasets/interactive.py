@@ -9,7 +9,7 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.marks import KINDS, POINT_RADIUS, SCRIBBLE_RADIUS, thicken
+from hyperseg_jax.datasets.marks import KINDS, thicken
 from hyperseg_jax.datasets.problems import complained
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -26,12 +26,13 @@ class CocoInteractive:
         kinds: tuple[str, ...] = KINDS,
         max_regions: int | None = None,
         prompts_per_example: int = 1,
-        point_radius: int = POINT_RADIUS,
-        scribble_radius: int = SCRIBBLE_RADIUS,
+        point_radius: int | None = None,
+        scribble_radius: int | None = None,
         seed: int = 0,
     ):
         """kinds: of mark; each region takes one that is not empty, drawn from seed, index and prompt (give one kind to
-        score it). max_regions: of a prompt, drawn as well; None: all, in file order. radii: pixels."""
+        score it). max_regions: of a prompt, drawn as well; None: all, in file order. radii: pixels; None: in
+        proportion to the picture (marks.mark_radius), as prediction draws them."""
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
             raise UserError(f"kinds={tuple(kinds)} is unknown; choose some of {', '.join(KINDS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,17 +14,25 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 MODES = ("1", "L", "P", "I", "I;16")
 
 
-def read_labels(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
+def read_labels(
+    path: pathlib.Path,
+    size: tuple[int, int],
+    *,
+    what: str = "label picture",
+    whose: str = "picture",
+    modes: Sequence[str] = MODES,
+) -> np.ndarray | None:
     """The numbers of a label picture, integers [H, W].
 
-    size: (height, width) of the picture that it belongs to. UserError for a file that is missing, truncated, of colours
-    or of another size; None where a check goes on without it.
+    size: (height, width) of the picture that it belongs to. what: it is, and whose size it must have, for messages. modes: of
+    Pillow, that are accepted. UserError for a file that is missing, truncated, of colours or of another size; None where a
+    check goes on without it.
     """
     try:
         budget.check_time(str(path))
-        labels = label_maps.read(path, "LabelMap") if path.suffix == ".mat" else pictures.numbers(path, MODES, "label picture")
+        labels = label_maps.read(path, "LabelMap") if path.suffix == ".mat" else pictures.numbers(path, modes, what)
     except FileNotFoundError:
-        complain("missing file", f"{path}: no such label picture; check the folder of the annotations")
+        complain("missing file", f"{path}: no such {what}; check the folder of the annotations")
         return None
     except BadFile as error:
         complain("unreadable picture", f"{path}: {error}")
@@ -31,8 +40,7 @@ def read_labels(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
     if labels.shape != tuple(size):
         complain(
             "wrong size",
-            f"{path}: is {labels.shape[1]}x{labels.shape[0]} pixels, its picture {size[1]}x{size[0]}; "
-            "labels and picture must be of one size",
+            f"{path}: is {labels.shape[1]}x{labels.shape[0]} pixels, its {whose} {size[1]}x{size[0]}; both must be of one size",
         )
         return None
     return labels

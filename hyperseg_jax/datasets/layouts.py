@@ -16,7 +16,7 @@ from hyperseg_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """One benchmark on disk.
 
     reader: its class. files: the reader's path arguments, below the root; "." is the root itself. splits: their names;
@@ -58,7 +58,7 @@ def open_benchmark(name: str, split: str, root: str | os.PathLike, **options: An
     return find(name).open(root, split, **options)
 
 
-def find(name: str) -> Layout:
+def find(name: str) -> FolderLayout:
     """The layout of that name, or a UserError that lists all."""
     if name not in LAYOUTS:
         raise UserError(f"benchmark {name!r} is unknown; use one of {', '.join(LAYOUTS)}")
@@ -79,17 +79,17 @@ _DAVIS = "davischallenge.org"
 _YOUTUBE_VIS = "youtube-vos.org/dataset/vis"
 
 
-def _refs(folder: str, file: str, splits: tuple[str, ...], source: str = _REFER) -> Layout:
+def _refs(folder: str, file: str, splits: tuple[str, ...], source: str = _REFER) -> FolderLayout:
     paths = {
         "refs_path": f"refer/{folder}/{file}",
         "instances_path": f"refer/{folder}/instances.json",
         "image_root": "coco/train2014",
     }
-    return Layout(datasets.RefCocoRefs, paths, splits, source, _SPLIT)
+    return FolderLayout(datasets.RefCocoRefs, paths, splits, source, _SPLIT)
 
 
-LAYOUTS: dict[str, Layout] = {
-    "coco_panoptic": Layout(
+LAYOUTS: dict[str, FolderLayout] = {
+    "coco_panoptic": FolderLayout(
         datasets.CocoPanoptic,
         {
             "json_path": "coco/annotations/panoptic_{split}.json",
@@ -99,25 +99,25 @@ LAYOUTS: dict[str, Layout] = {
         _OF_2017,
         _COCO_SITE,
     ),
-    "coco_instances": Layout(
+    "coco_instances": FolderLayout(
         datasets.CocoInstances,
         {"json_path": "coco/annotations/instances_{split}.json", "image_root": _COCO},
         _OF_2017,
         _COCO_SITE,
     ),
-    "coco_marks": Layout(
+    "coco_marks": FolderLayout(
         datasets.CocoMarks,
         {"json_path": "coco/annotations/instances_{split}.json", "image_root": _COCO},
         _OF_2017,
         f"{_COCO_SITE}; the marks are drawn by the reader",
     ),
-    "coco_stuff": Layout(
+    "coco_stuff": FolderLayout(
         datasets.CocoStuff,
         {"image_root": _COCO, "label_root": "coco/stuffthingmaps/{split}"},
         _OF_2017,
         "github.com/nightrome/cocostuff (stuffthingmaps_trainval2017.zip)",
     ),
-    "interactive": Layout(
+    "interactive": FolderLayout(
         datasets.CocoInteractive,
         {"json_path": "interactive/coco_interactive_{split}.json", "image_root": "coco/{split}2017"},
         ("train", "val"),
@@ -127,66 +127,66 @@ LAYOUTS: dict[str, Layout] = {
     "refcoco+": _refs("refcoco+", "refs(unc).p", _UNC),
     "refcocog": _refs("refcocog", "refs(umd).p", _UMD),
     "grefcoco": _refs("grefcoco", "grefs(unc).json", _UNC, "github.com/henghuiding/gRefCOCO"),
-    "refcoco_json": Layout(
+    "refcoco_json": FolderLayout(
         datasets.RefCoco,
         {"json_path": "refcoco/refcoco_{split}.json", "image_root": "coco/train2014"},
         _UNC,
         "github.com/zamling/PSALM",
     ),
-    "reasonseg": Layout(
+    "reasonseg": FolderLayout(
         datasets.ReasonSeg, {"folder": "reasonseg/{split}"}, _UMD, "github.com/dvlab-research/LISA", {"sentences": "each"}
     ),
-    "ade20k": Layout(
+    "ade20k": FolderLayout(
         datasets.Ade20k, {"folder": "ADEChallengeData2016"}, ("training", "validation"), "sceneparsing.csail.mit.edu", _SPLIT
     ),
-    "cityscapes": Layout(
+    "cityscapes": FolderLayout(
         datasets.Cityscapes,
         {"folder": "cityscapes"},
         ("train", "val"),
         "cityscapes-dataset.com (leftImg8bit, gtFine; with a login)",
         _SPLIT,
     ),
-    "pascal_context59": Layout(
+    "pascal_context59": FolderLayout(
         datasets.PascalContext59,
         {"folder": "VOCdevkit/VOC2010"},
         ("train", "val"),
         "host.robots.ox.ac.uk/pascal/VOC/voc2010, cs.stanford.edu/~roozbeh/pascal-context",
         _SPLIT,
     ),
-    "pascal_voc20": Layout(
+    "pascal_voc20": FolderLayout(
         datasets.PascalVoc20,
         {"folder": "VOCdevkit/VOC2012"},
         ("train", "val"),
         "host.robots.ox.ac.uk/pascal/VOC/voc2012",
         _SPLIT,
     ),
-    "pascal_voc_objects": Layout(
+    "pascal_voc_objects": FolderLayout(
         datasets.PascalVocObjects,
         {"folder": "VOCdevkit/VOC2012"},
         ("train", "val"),
         "host.robots.ox.ac.uk/pascal/VOC/voc2012",
         _SPLIT,
     ),
-    "visual_genome": Layout(
+    "visual_genome": FolderLayout(
         datasets.VisualGenome,
         {"folder": "visual_genome"},
         ("train", "val", "test"),
         "homes.cs.washington.edu/~ranjay/visualgenome, github.com/jcjohnson/densecap (densecap_splits.json)",
         _SPLIT,
     ),
-    "objects365": Layout(
+    "objects365": FolderLayout(
         datasets.Objects365,
         {"json_path": "objects365/zhiyuan_objv2_{split}.json", "image_root": "objects365/{split}"},
         ("train", "val"),
         "objects365.org",
     ),
-    "llava": Layout(
+    "llava": FolderLayout(
         datasets.Llava,
         {"json_path": "llava/llava_v1_5_mix665k.json", "image_root": "llava/images"},
         ("train",),
         "huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
     ),
-    "vqav2": Layout(
+    "vqav2": FolderLayout(
         datasets.VqaV2,
         {
             "questions_path": "vqav2/v2_OpenEnded_mscoco_{split}_questions.json",
@@ -196,44 +196,46 @@ LAYOUTS: dict[str, Layout] = {
         _OF_2014,
         "visualqa.org",
     ),
-    "gqa": Layout(
+    "gqa": FolderLayout(
         datasets.Gqa,
         {"json_path": "gqa/{split}_questions.json", "image_root": "gqa/images"},
         ("train_balanced", "val_balanced", "testdev_balanced"),
         "cs.stanford.edu/people/dorarad/gqa",
     ),
-    "pope": Layout(
+    "pope": FolderLayout(
         datasets.Pope,
         {"json_path": "pope/coco_pope_{split}.json", "image_root": "coco/val2014"},
         ("random", "popular", "adversarial"),
         "github.com/RUCAIBox/POPE",
     ),
-    "scienceqa": Layout(
+    "scienceqa": FolderLayout(
         datasets.ScienceQa, {"folder": "scienceqa"}, ("train", "val", "test"), "github.com/lupantech/ScienceQA", _SPLIT
     ),
-    "mmbench": Layout(
+    "mmbench": FolderLayout(
         datasets.MmBench,
         {"table_path": "mmbench/MMBench_{split}.tsv"},
         ("DEV_EN", "TEST_EN"),
         "github.com/open-compass/MMBench",
     ),
-    "davis2016": Layout(datasets.Davis2016, {"root": "davis2016"}, _TRAIN_VAL, f"{_DAVIS} (DAVIS 2016)", _SPLIT),
-    "davis2017": Layout(datasets.Davis2017, {"root": "davis2017"}, _TRAIN_VAL, f"{_DAVIS} (semi-supervised 480p)", _SPLIT),
-    "davis2017_unsupervised": Layout(
+    "davis2016": FolderLayout(datasets.Davis2016, {"root": "davis2016"}, _TRAIN_VAL, f"{_DAVIS} (DAVIS 2016)", _SPLIT),
+    "davis2017": FolderLayout(
+        datasets.Davis2017, {"root": "davis2017"}, _TRAIN_VAL, f"{_DAVIS} (semi-supervised 480p)", _SPLIT
+    ),
+    "davis2017_unsupervised": FolderLayout(
         datasets.Davis2017,
         {"root": "davis2017"},
         _TRAIN_VAL,
         f"{_DAVIS} (unsupervised 480p, unpacked over the other)",
         {**_SPLIT, "task": "unsupervised"},
     ),
-    "ref_davis": Layout(
+    "ref_davis": FolderLayout(
         datasets.RefDavis,
         {"root": "davis2017", "text_root": "davis2017/davis_text_annotations"},
         _TRAIN_VAL,
         f"{_DAVIS} (unsupervised 480p); mpi-inf.mpg.de, Khoreva et al. 2018 (davis_text_annotations)",
         _SPLIT,
     ),
-    "ref_youtube_vos": Layout(
+    "ref_youtube_vos": FolderLayout(
         datasets.RefYouTubeVos,
         {
             "meta_path": "ref_youtube_vos/meta_expressions/{split}/meta_expressions.json",
@@ -243,19 +245,19 @@ LAYOUTS: dict[str, Layout] = {
         "youtube-vos.org/dataset/rvos",
         files_of={"train": {"mask_root": "ref_youtube_vos/train/Annotations"}},
     ),
-    "youtube_vis_2019": Layout(
+    "youtube_vis_2019": FolderLayout(
         datasets.YouTubeVis,
         {"json_path": "youtube_vis_2019/{split}.json", "frame_root": "youtube_vis_2019/{split}/JPEGImages"},
         _TRAIN_VALID,
         _YOUTUBE_VIS,
     ),
-    "youtube_vis_2021": Layout(
+    "youtube_vis_2021": FolderLayout(
         datasets.YouTubeVis,
         {"json_path": "youtube_vis_2021/{split}/instances.json", "frame_root": "youtube_vis_2021/{split}/JPEGImages"},
         _TRAIN_VALID,
         _YOUTUBE_VIS,
     ),
-    "revos": Layout(
+    "revos": FolderLayout(
         datasets.ReVos,
         {
             "meta_path": "revos/meta_expressions_{split}_.json",
@@ -266,9 +268,9 @@ LAYOUTS: dict[str, Layout] = {
         "github.com/cilinyan/ReVOS-api",
         files_of={"valid": {"foreground_path": "revos/mask_dict_foreground.json"}},
     ),
-    "folder": Layout(datasets.Folder, {"folder": "."}, _ALL, "yours: captions.jsonl, pictures and masks"),
-    "labelme": Layout(datasets.LabelMe, {"folder": "."}, _ALL, "yours: the folder that LabelMe wrote"),
-    "coco_json": Layout(
+    "folder": FolderLayout(datasets.Folder, {"folder": "."}, _ALL, "yours: captions.jsonl, pictures and masks"),
+    "labelme": FolderLayout(datasets.LabelMe, {"folder": "."}, _ALL, "yours: the folder that LabelMe wrote"),
+    "coco_json": FolderLayout(
         datasets.CocoInstances,
         {"json_path": "annotations.json", "image_root": "images"},
         _ALL,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -9,43 +11,61 @@ from hyperseg_jax.ops.dilation import dilate
 
 KINDS = ("point", "scribble", "box", "mask")
 """Kinds of marks."""
-POINT_RADIUS = 10
-SCRIBBLE_RADIUS = 5
-"""Pixels by which the published mapper thickens points and scribbles in training images (HyperSeg 5cfcf52)."""
-SHORT_EDGE = 480
-"""Pixels of the short edge of the training images (COCO) that these radii are meant for."""
+RADII = {"point": 10, "scribble": 5}
+"""Pixels by which the published mapper thickens points and scribbles in training images, whatever their size (HyperSeg
+5cfcf52)."""
+SIDE = 540
+"""Pixels of a side of a square as large as those images commonly are: COCO's, of 640 x 480 and 640 x 427 pixels."""
 BOX_SCALE = (0.9, 1.1)
 """A drawn box has this size relative to the true one (the rule of the COCO-Interactive files)."""
 
 
-def point_radius(height: int, width: int) -> int:
-    """The radius in pixels with which a point is drawn in an image of this size: the one of training, in proportion to the
-    short edge. A model resizes images to one size, so it sees discs as large as those it was trained on."""
-    return max(1, round(POINT_RADIUS * min(height, width) / SHORT_EDGE))
+def mark_radius(kind: str, height: int, width: int) -> int:
+    """Pixels by which a point or a scribble is thickened in an image of this size, unless a reader is told otherwise.
+
+    A model stretches image and mark to one square, so it sees as large a part of any image covered as of COCO's: RADII in an
+    image of SIDE x SIDE pixels, in others in proportion to the root of their area.
+    """
+    return max(1, round(RADII[kind] * math.sqrt(height * width) / SIDE))
 
 
-def point_disc(shape: tuple[int, int], x: float, y: float, *, radius: int | None = None) -> np.ndarray:
-    """A point drawn as in training: one pixel, dilated.
+def thicken(mark: np.ndarray, kind: str, *, point_radius: int | None = None, scribble_radius: int | None = None) -> np.ndarray:
+    """A mark as a model is shown it: points and scribbles are dilated, boxes and masks stay.
+
+    mark: bool [H, W]. kind: one of KINDS. radii: pixels; None: `mark_radius` of the image. Returns bool [H, W].
+    """
+    if kind not in RADII:
+        return mark
+    given = point_radius if kind == "point" else scribble_radius
+    return dilate(mark, mark_radius(kind, *mark.shape) if given is None else given)
+
+
+def point_disc(shape: tuple[int, int], x: float, y: float) -> np.ndarray:
+    """A point as a model is shown it: one pixel, thickened.
 
     shape: (height, width) of the image. x, y: pixels from the top left, inside the image; the pixel that holds them is the
-    centre. radius: pixels; by default `point_radius` of the image. Returns bool [height, width].
+    centre. Returns bool [height, width].
     """
     height, width = shape
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f"point ({x}, {y}) is not inside an image of {width} x {height} pixels")
     point = np.zeros(shape, bool)
     point[int(y), int(x)] = True
-    return dilate(point, point_radius(height, width) if radius is None else radius)
+    return thicken(point, "point")
 
 
-def thicken(
-    mark: np.ndarray, kind: str, *, point_radius: int = POINT_RADIUS, scribble_radius: int = SCRIBBLE_RADIUS
-) -> np.ndarray:
-    """A mark as a model is shown it: points and scribbles are dilated, boxes and masks stay.
+def filled_box(shape: tuple[int, int], left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    """A box as a model is shown it: all pixels between its sides, which are moved to the nearest borders of pixels.
 
-    mark: bool [H, W]. kind: one of KINDS. radii: pixels. Returns bool [H, W].
+    shape: (height, width) of the image, which the box shares some area with. left, top, right, bottom: pixels from the top
+    left. At least one pixel is filled. Returns bool [height, width].
     """
-    return dilate(mark, {"point": point_radius, "scribble": scribble_radius}.get(kind, 0))
+    box, sides = np.zeros(shape, bool), []
+    for low, high, size in ((top, bottom, shape[0]), (left, right, shape[1])):
+        first = min(max(0, round(low)), size - 1)
+        sides.append(slice(first, max(first + 1, round(high))))
+    box[tuple(sides)] = True
+    return box
 
 
 def _blurred(mask: np.ndarray) -> np.ndarray:
@@ -71,15 +91,14 @@ def draw_marks(mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarr
     ImageDraw.Draw(canvas).line([(int(x), int(y)) for y, x in stops], fill=1)
     scribble = ((np.array(canvas) > 0) & mask) | point
 
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     low, high = BOX_SCALE
-    box = np.zeros_like(mask)
     sides = []
-    for line in (rows, columns):
+    for line in (np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))):
         half = 0.5 * (line[-1] + 1 - line[0]) * (low + (high - low) * rng.random())
         middle = 0.5 * (line[-1] + 1 + line[0])
-        sides.append(slice(max(0, round(middle - half)), max(1, round(middle + half))))
-    box[tuple(sides)] = True
+        sides.append((middle - half, middle + half))
+    (top, bottom), (left, right) = sides
+    box = filled_box(mask.shape, left, top, right, bottom)
 
     rough = blurred > 0.35 + 0.3 * rng.random()
     return {"point": point, "scribble": scribble, "box": box, "mask": rough if rough.any() else mask}

@@ -11,9 +11,8 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.labels import read_labels
 from hyperseg_jax.datasets.marks import draw_marks, thicken
-from hyperseg_jax.datasets.picture_labels import listed
+from hyperseg_jax.datasets.picture_labels import listed, masks_of, read_pair
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget
@@ -35,17 +34,13 @@ class PascalVocObjects:
 
     @one_record
     def __getitem__(self, index: int) -> Example:
-        picture, path = (files.inside(folder, name, f"{self._name}#{index}") for folder, name in self._pairs[index])
-        pixels = files.read_picture(picture)
-        labels = read_labels(path, (pixels.shape[0], pixels.shape[1]))
+        picture, pixels, path, labels = read_pair(self._pairs[index], f"{self._name}#{index}")
         owner = np.zeros(pixels.shape[:2], np.uint8) if labels is None else labels
-        shown = [number for number in np.unique(owner) if number not in (0, BORDER)]
-        budget.charge(2 * len(shown), owner.shape, str(path))
-        masks = np.array([owner == number for number in shown], bool)
-        if not len(masks):
-            if labels is not None:
-                complain("bad mask", f"{path}: shows no object; leave the picture out of the list of its split")
-            masks = masks.reshape(0, *owner.shape)
+        shown = [int(number) for number in np.unique(owner) if number not in (0, BORDER)]
+        masks = masks_of(owner, shown, path)
+        budget.charge(len(shown), owner.shape, str(path))  # a point for each
+        if not shown and labels is not None:
+            complain("bad mask", f"{path}: shows no object; leave the picture out of the list of its split")
         rng = np.random.default_rng([self._seed, index])
         points = [thicken(draw_marks(mask, rng)["point"], "point") for mask in masks]
         prompt = Prompt(

@@ -15,8 +15,9 @@ from hyperseg_jax.datasets.problems import Problem, collected, complain
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
 
-Pairs = list[tuple[tuple[pathlib.Path, str], tuple[pathlib.Path, str]]]
-"""Pictures and their label pictures, each a folder and a name in it."""
+Pair = tuple[tuple[pathlib.Path, str], tuple[pathlib.Path, str]]
+"""A picture and its label picture, each a folder and a name in it."""
+Pairs = list[Pair]
 VOID, UNKNOWN = -1, -2
 VALUES = 2**16
 
@@ -50,21 +51,15 @@ class PictureLabels(Listed):
 
     @one_record
     def __getitem__(self, index: int) -> Example:
-        picture, path = (files.inside(folder, name, f"{self._name}#{index}") for folder, name in self._pairs[index])
-        pixels = files.read_picture(picture)
-        height, width = pixels.shape[:2]
-        owner = self._owner(path, (height, width))
+        picture, pixels, path, numbers = read_pair(self._pairs[index], f"{self._name}#{index}")
+        owner = np.full(pixels.shape[:2], VOID, np.int16) if numbers is None else self._owner(numbers, path)
         labels = [int(label) for label in np.unique(owner) if label >= 0]
-        budget.charge(len(labels), (height, width), str(path))
-        masks = np.array([owner == label for label in labels], bool).reshape(-1, height, width)
+        masks = masks_of(owner, labels, path)
         prompts = self._lists.prompts(index, masks, labels, owner < 0, key=picture.stem)
         return Example(f"{self._name}#{index}", pixels[None], prompts)
 
-    def _owner(self, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    def _owner(self, numbers: np.ndarray, path: pathlib.Path) -> np.ndarray:
         """int16 [H, W]: the class of each pixel, VOID or UNKNOWN."""
-        numbers = read_labels(path, size)
-        if numbers is None:
-            return np.full(size, VOID, np.int16)
         clipped = np.clip(numbers.astype(np.int64), 0, VALUES - 1)
         owner = self._class_of[clipped]
         unknown = (owner == UNKNOWN) | (numbers != clipped)
@@ -72,6 +67,19 @@ class PictureLabels(Listed):
             few = ", ".join(map(str, np.unique(numbers[unknown])[:5]))
             complain("bad mask", f"{path}: has pixels of {few}, which is no class and not void; is it of this benchmark?")
         return owner
+
+
+def read_pair(pair: Pair, where: str) -> tuple[pathlib.Path, np.ndarray, pathlib.Path, np.ndarray | None]:
+    """A picture's path and pixels, its label picture's path and numbers (None where a check goes on without them)."""
+    picture, path = (files.inside(folder, name, where) for folder, name in pair)
+    pixels = files.read_picture(picture)
+    return picture, pixels, path, read_labels(path, (pixels.shape[0], pixels.shape[1]))
+
+
+def masks_of(owner: np.ndarray, numbers: Sequence[int], path: pathlib.Path) -> np.ndarray:
+    """bool [N, H, W]: the pixels of each number. path: of the label picture."""
+    budget.charge(len(numbers), owner.shape, str(path))
+    return np.array([owner == number for number in numbers], bool).reshape(-1, *owner.shape)
 
 
 def beside(pictures: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:

@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.labels import read_labels
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import budget, limits, pictures
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted import budget, limits
 
 VOID = 255
 """The number of pixels that no score counts."""
+MODES = ("P", "L", "1")
+"""Pillow's modes of masks: palette and grey values up to 255."""
 
 
 class VideoFolders:
@@ -101,9 +103,9 @@ class Video:
         if t not in self._read:
             path = files.inside(self._masks, f"{self._names[t]}.png", str(self._masks))
             budget.charge(1, self.size, str(path))
-            numbers = read_objects(path, self.size)
+            numbers = read_labels(path, self.size, what="mask", whose="frame", modes=MODES)
             self.lacks_masks |= numbers is None
-            self._read[t] = np.zeros(self.size, np.uint8) if numbers is None else numbers
+            self._read[t] = np.zeros(self.size, np.uint8) if numbers is None else numbers.astype(np.uint8)
         return self._read[t]
 
     def object(self, number: int, times: Iterable[int], where: str) -> np.ndarray:
@@ -114,25 +116,3 @@ class Video:
             message = f"{where}: no mask of {self._masks} has object {number}; correct its number, or take both of one release"
             complain("bad mask", message)
         return found
-
-
-def read_objects(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
-    """A png of palette or grey values as uint8 [H, W], the values themselves; None where a check goes on without it.
-
-    size: (height, width) of its frame.
-    """
-    budget.check_time(str(path))
-    try:
-        numbers = pictures.numbers(path, ("P", "L", "1"), "mask").astype(np.uint8)
-    except FileNotFoundError:
-        complain("missing file", f"{path}: no such mask; check the folder of the annotations")
-        return None
-    except BadFile as error:
-        complain("bad mask", f"{path}: {error}")
-        return None
-    if numbers.shape != size:
-        height, width = numbers.shape
-        message = f"{path}: is {width}x{height} pixels, its frame {size[1]}x{size[0]}; both must be of one size"
-        complain("wrong size", message)
-        return None
-    return numbers

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from hyperseg_jax.data.sources import READERS, Task, load_tokenizer, open_reader
+from hyperseg_jax.datasets.marks import RADII
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.postprocess import PUBLISHED, Thresholds
 
@@ -59,6 +60,7 @@ def _reasoning(split: str) -> Benchmark:
 
 def _marks(kind: str) -> Benchmark:
     fields = {"json_path": "{root}/interactive/coco_interactive_val.json", "image_root": _VAL2017, "kinds": (kind,)}
+    fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # in any picture, as HyperSeg has it
     return Benchmark("region", "regions", "interactive", fields, _MARKS)
 
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from hyperseg_jax.datasets.marks import point_radius
+from hyperseg_jax.datasets.marks import point_disc
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.replies import Find, Reply
 from hyperseg_jax.metrics.ciou_giou import iou, overlap
 from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
-from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
 
@@ -36,7 +35,6 @@ class Clicked(Reply):
         self.steps = LIMIT
         self._targets = prompt.masks[np.argsort(prompt.labels), 0]
         self._ignore = np.zeros(self._targets.shape[1:], bool) if prompt.ignore is None else prompt.ignore[0]
-        self._radius = point_radius(*self._ignore.shape)
         self._drawn = np.zeros_like(self._targets)
         self._ious: list[list[float]] = [[] for _ in self._targets]
         self._latest = np.zeros_like(self._targets)
@@ -63,9 +61,8 @@ class Clicked(Reply):
         """The next one at object k; none where nothing of it is lacking that was not clicked at."""
         lacking = self._targets[k] & ~self._latest[k] & ~self._drawn[k] & ~self._ignore
         if lacking.any():
-            point = np.zeros_like(lacking)
-            point[centre(lacking)] = True
-            self._drawn[k] |= dilate(point, self._radius)
+            row, column = centre(lacking)
+            self._drawn[k] |= point_disc(lacking.shape, column, row)
 
     def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         return [(self.example.prompts[0], [Prediction(self._latest, ious=tuple(map(tuple, self._ious)))])]

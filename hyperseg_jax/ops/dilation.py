@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
 def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Every pixel within `radius` of the mask. bool [H, W] -> bool [H, W]."""
-    if radius < 1:
+    """Every pixel within `radius` of the mask. bool [H, W] -> bool [H, W].
+
+    Only the surroundings of the mask are visited, row by row: about 4 * radius passes over them.
+    """
+    if radius < 1 or not mask.any():
         return mask
-    height, width = mask.shape
-    padded = np.pad(mask, radius)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    window = tuple(slice(max(0, int(line[0]) - radius), int(line[-1]) + radius + 1) for line in (rows, columns))
+    padded = np.pad(mask[window], radius)
     grown = np.zeros_like(mask)
-    for dy in range(-radius, radius + 1):
-        for dx in range(-int((radius**2 - dy**2) ** 0.5), int((radius**2 - dy**2) ** 0.5) + 1):
-            grown |= padded[radius + dy : radius + dy + height, radius + dx : radius + dx + width]
+    here = grown[window]
+    height, width = here.shape
+    wide, reach = np.zeros((len(padded), width), bool), -1  # the mask, grown by `reach` to the left and the right
+    for dy in range(radius, -1, -1):
+        while reach < math.isqrt(radius**2 - dy**2):
+            reach += 1
+            wide |= padded[:, radius - reach :][:, :width] | padded[:, radius + reach :][:, :width]
+        here |= wide[radius - dy :][:height] | wide[radius + dy :][:height]
     return grown

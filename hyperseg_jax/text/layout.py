@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import IGNORED, Layout, Prompt, Source
-from hyperseg_jax.text.prompts import Marker, PromptTokens, Tokenizer, tokenize
+from hyperseg_jax.structs import IGNORED, Layout, Source
+from hyperseg_jax.text.prompts import Marker, PromptTokens
 
-__all__ = ["Layout", "Source", "TokenCounts", "build_layout", "choose_bucket", "expand", "expanded_length", "pack"]
+__all__ = ["Layout", "Source", "TokenCounts", "choose_bucket", "expand", "expanded_length", "pack"]
 
 
 class TokenCounts(NamedTuple):
@@ -21,13 +21,6 @@ class TokenCounts(NamedTuple):
     image: int
     fine_grained: int
     queries: int
-
-
-def build_layout(
-    prompt: Prompt, tokenizer: Tokenizer, *, counts: TokenCounts, length: int, train: bool = False, template: str = "v0"
-) -> Layout:
-    """One prompt as arrays of `length`. Raises UserError where it does not fit or lacks its text, classes or regions."""
-    return expand(tokenize(prompt, tokenizer, template=template, train=train), counts, length)
 
 
 def expanded_length(tokens: PromptTokens, counts: TokenCounts) -> int:
@@ -74,7 +67,7 @@ def expand(tokens: PromptTokens, counts: TokenCounts, length: int) -> Layout:
 def pack(layouts: Sequence[Layout], length: int) -> Layout:
     """The prompts of one picture as one sequence of `length`: their common beginning once, then each one's own part.
 
-    layouts: of build_layout, each of any length. Raises UserError naming the needed and the given length.
+    layouts: of `expand`, each of any length. Raises UserError naming the needed and the given length.
     """
     sizes = [int((layout.source != Source.PADDING).sum()) for layout in layouts]
     common = _common_length(layouts, min(sizes)) if len(layouts) > 1 else 0

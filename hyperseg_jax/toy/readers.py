@@ -13,10 +13,6 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy.pictures import SPLITS
 from hyperseg_jax.toy.writer import REVOS_NAMES, read_world
 
-POINT_RADIUS = 4
-SCRIBBLE_RADIUS = 2
-"""Pixels; at 192 pixels a side what 10 and 5 are in a photograph."""
-
 
 def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any) -> Any:
     """The reader of one task of a toy world.
@@ -31,8 +27,6 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     reader, names = _reader_and_files(task, split)
     paths = {name: part(folder, file) for name, file in names.items()}
     check_fields(f"the toy reader of task {task!r}", reader, options, fixed=paths)
-    if reader is CocoInteractive:
-        options = {"point_radius": POINT_RADIUS, "scribble_radius": SCRIBBLE_RADIUS} | options
     return reader(**paths, **options)
 
 

@@ -1,14 +1,12 @@
 """The parts of a system that a class of transformers computes exactly: their names there, and the config that opens them.
 
 "phi" is PhiForCausalLM, "siglip" SiglipVisionModel, "swin" SwinBackbone. Sizes, names and settings are those of transformers
-5.23, whose classes open what is written. Its files fit the same tables once `Part.spelled` and `Part.ignore` are applied; the
-tests do so, no command does.
+5.23, whose classes open what is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +21,6 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Constant, Identity, PaddedRows, Row, Table, ZeroBias
 
 CONTEXT = 2048  # Phi-2's max_position_embeddings; nothing in the weights depends on it
-# what a whole SiglipModel holds besides its vision tower
-SIGLIP_TEXT = (r"text_model\..*", r"logit_(scale|bias)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +30,11 @@ class Part:
     prefixes: of the flax paths that it is made of ("llm/", "language_head/").
     table(config): the weight table; flax paths are those of the whole system. Adapters are not in it (see peft_adapter).
     config_json(config): what stands in config.json for from_pretrained to open the folder.
-    ignore(config): regexes of names that files of the class may hold and that change no output of ours.
-    spellings: (regex, replacement), applied in order: other releases' names to the table's.
     """
 
     prefixes: tuple[str, ...]
     table: Callable[[ConfigDict], Table]
     config_json: Callable[[ConfigDict], dict[str, Any]]
-    ignore: Callable[[ConfigDict], tuple[str, ...]] = lambda config: ()
-    spellings: tuple[tuple[str, str], ...] = ()
-
-    def spelled(self, name: str) -> str:
-        """The table's spelling of a name, whichever release of transformers wrote it."""
-        for pattern, replacement in self.spellings:
-            name = re.sub(pattern, replacement, name)
-        return name
 
 
 def refuse(name: str) -> None:
@@ -152,14 +138,6 @@ def _siglip_config(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _siglip_ignore(config: ConfigDict) -> tuple[str, ...]:
-    tower = _model(config).clip_encoder
-    if tower.keep_unused:
-        return SIGLIP_TEXT
-    unused = [rf"encoder\.layers\.{i}" for i in range(tower.num_used, tower.num_layers)]
-    return *SIGLIP_TEXT, *(rf"vision_model\.{name}\..*" for name in (*unused, "head"))
-
-
 def _swin_table(config: ConfigDict) -> Table:
     return swin.transformers_table(_model(config).mask_encoder).under("mask_encoder/")
 
@@ -188,27 +166,6 @@ def _swin_config(config: ConfigDict) -> dict[str, Any]:
 
 PARTS: dict[str, Part] = {
     "phi": Part(("llm/", "language_head/"), _phi_table, _phi_config),
-    "siglip": Part(
-        ("clip_encoder/",),
-        _siglip_table,
-        _siglip_config,
-        _siglip_ignore,
-        spellings=((r"^(?=(embeddings|encoder|post_layernorm|head)\.)", "vision_model."),),
-    ),
-    "swin": Part(
-        ("mask_encoder/",),
-        _swin_table,
-        _swin_config,
-        ignore=lambda config: (r"swin\.layernorm\..*",),  # a norm that SwinBackbone carries and never runs
-        spellings=(
-            (r"^swin\.(?=embeddings\.|encoder\.)", ""),
-            (r"\.attention\.q_proj\.", ".attention.self.query."),
-            (r"\.attention\.k_proj\.", ".attention.self.key."),
-            (r"\.attention\.v_proj\.", ".attention.self.value."),
-            (r"\.attention\.o_proj\.", ".attention.output.dense."),
-            (r"\.attention\.relative_position_bias\.", ".attention.self."),
-            (r"\.mlp\.fc1\.", ".intermediate.dense."),
-            (r"\.mlp\.fc2\.", ".output.dense."),
-        ),
-    ),
+    "siglip": Part(("clip_encoder/",), _siglip_table, _siglip_config),
+    "swin": Part(("mask_encoder/",), _swin_table, _swin_config),
 }

@@ -131,7 +131,7 @@ def test_marks_are_drawn_as_in_training(world):
     (point,), labels = _draw_regions([middle], [], drawn.shape)
     assert np.array_equal(point, drawn) and labels == [f"point {middle}"]
     (one, other, left), _ = _draw_regions([], ["20,30,50,60", "50,60,20,30", "-5,30,50,60"], (100, 120))
-    assert np.array_equal(one, other) and one.sum() == 31 * 31 and left.sum() == 31 * 51
+    assert np.array_equal(one, other) and one.sum() == 30 * 30 and left.sum() == 30 * 50
 
 
 def test_a_video_is_opened_once(trained, picture, tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
         "ref_davis",
         "davis2017/Annotations_unsupervised/480p/train-0/00001.png",
         cut,
-        "bad mask",
+        "unreadable picture",
         "00001.png: cannot be read as a mask",
     ),
     "a mask in another size": (

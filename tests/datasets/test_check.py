@@ -7,23 +7,14 @@ import re
 
 import numpy as np
 import pytest
+from command import run
 from rich.console import Console
 
-from hyperseg_jax.commands.main import main
 from hyperseg_jax.data import sources
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.errors import UserError
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
-
-
-def run(capsys, *arguments):
-    """(exit code, what was printed, errors)."""
-    with pytest.raises(SystemExit) as ended:
-        main([*map(str, arguments)])
-        raise SystemExit(0)
-    shown = capsys.readouterr()
-    return ended.value.code, shown.out, shown.err
 
 
 def test_a_sound_benchmark(samples, capsys):

@@ -9,7 +9,6 @@ from PIL import Image
 from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos, masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.ops.dilation import dilate
 
 SIZE = (20, 30)  # height, width
 SQUARE = np.zeros(SIZE, bool)
@@ -73,14 +72,6 @@ def test_outline_fills_back_exactly():
     ring = np.hypot(*(np.mgrid[:40, :40] - 20)) // 6 % 2 == 1
     for mask in (SQUARE, ring, rng.random((15, 18)) < 0.5, np.eye(5, dtype=bool), np.zeros((4, 4), bool)):
         assert np.array_equal(masks.fill_polygons(masks.outline(mask), *mask.shape), mask)
-
-
-def test_thicken_is_a_disc():
-    point = np.zeros((21, 21), bool)
-    point[10, 10] = True
-    grown = dilate(point, 4)
-    y, x = np.mgrid[:21, :21] - 10
-    assert np.array_equal(grown, x**2 + y**2 <= 16)
 
 
 # what readers take

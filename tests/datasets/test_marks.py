@@ -1,10 +1,15 @@
-"""Marks: how points and scribbles are drawn."""
+"""Marks: how points, scribbles and boxes are drawn, in training as in prediction."""
+
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from hyperseg_jax.datasets import marks
-from hyperseg_jax.toy.readers import POINT_RADIUS, SCRIBBLE_RADIUS
+from hyperseg_jax.commands.predict import _draw_regions
+from hyperseg_jax.data.augment import Augment
+from hyperseg_jax.datasets import CocoInteractive, CocoMarks, PascalVocObjects, marks
+from hyperseg_jax.ops import run_lengths
 
 SIZE = (480, 640)
 
@@ -15,11 +20,48 @@ def square():
     return mask
 
 
-def test_a_point_is_drawn_as_training_draws_it():
-    """At COCO's size a point given by its place is, to the pixel, the mark of a training example there."""
-    drawn = marks.draw_marks(square(), np.random.default_rng(0))["point"]
-    (y,), (x,) = np.nonzero(drawn)
-    assert np.array_equal(marks.point_disc(SIZE, x + 0.7, y + 0.2), marks.thicken(drawn, "point"))
+def object_in(folder, size):
+    """The files of COCO instances, of COCO-Interactive and of VOC, of one picture with one object."""
+    height, width = size
+    target, point = np.zeros(size, bool), np.zeros(size, bool)
+    target[height // 3 : height // 2, width // 3 : width // 2] = True
+    point[height // 2 - 9, width // 2 - 9] = True
+    picture = {"id": 1, "file_name": "1.jpg", "height": height, "width": width}
+    note = {"id": 7, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": run_lengths.encode(target)}
+    coco = {"images": [picture], "annotations": [note], "categories": [{"id": 1, "name": "thing"}]}
+    drawn = [note | {"point_visual_prompt_mask": run_lengths.encode(point)}]
+    (folder / "instances.json").write_text(json.dumps(coco))
+    (folder / "marks.json").write_text(json.dumps([{"new_img_id": 0, "image_info": picture, "anns": drawn}]))
+    for name in ("JPEGImages", "SegmentationObject", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True)
+    Image.new("RGB", (width, height)).save(folder / "JPEGImages" / "1.jpg")
+    Image.fromarray(target.astype(np.uint8)).save(folder / "SegmentationObject" / "1.png")
+    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("1\n")
+
+
+@pytest.mark.parametrize("size", [(427, 640), (333, 500), (1200, 1600)])
+def test_training_and_prediction_draw_the_same_pixels(tmp_path, size):
+    object_in(tmp_path, size)
+    drawing = CocoMarks(tmp_path / "instances.json", tmp_path / "JPEGImages", kinds=("point",))
+    given = CocoInteractive(tmp_path / "marks.json", tmp_path / "JPEGImages", kinds=("point",))
+    examples = [reader[0] for reader in (drawing, given, PascalVocObjects(tmp_path, "val"))]
+    examples.append(Augment(marks=("point",))(examples[0], np.random.default_rng(0))[0])
+    for example in examples:
+        (drawn,) = example.prompts[0].regions
+        rows, columns = np.nonzero(drawn)
+        ((asked,), _) = _draw_regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], size)
+        assert np.array_equal(asked, drawn), example.name
+        assert 0.0009 < drawn.mean() < 0.0012  # of any picture
+
+
+def test_a_box_is_drawn_as_training_draws_it():
+    drawn = marks.draw_marks(square(), np.random.default_rng(0))["box"]
+    rows, columns = np.nonzero(drawn)
+    corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    ((asked,), _) = _draw_regions([], [",".join(map(str, corners))], SIZE)
+    assert np.array_equal(asked, drawn)
+    dots = [marks.filled_box((4, 9), *corners) for corners in ((3.1, 1.1, 3.2, 1.2), (8.9, 3.9, 20, 20))]
+    assert [np.argwhere(dot).tolist() for dot in dots] == [[[1, 3]], [[3, 8]]]
 
 
 def test_a_point_at_the_edge_is_cut():
@@ -34,15 +76,16 @@ def test_a_point_outside_is_refused(x, y):
         marks.point_disc(SIZE, x, y)
 
 
-def test_radii_follow_the_short_edge():
-    assert [marks.point_radius(*size) for size in ((480, 640), (1920, 960), (4, 9))] == [10, 20, 1]
-    assert marks.point_disc(SIZE, 50, 50, radius=3).sum() == 29
+def test_radii_follow_the_area():
+    sizes = ((480, 640), (427, 640), (640, 427), (333, 500), (1920, 960), (3000, 4000), (4, 9))
+    assert [marks.mark_radius("point", *size) for size in sizes] == [10, 10, 10, 8, 25, 64, 1]
+    assert [marks.mark_radius("scribble", *size) for size in sizes] == [5, 5, 5, 4, 13, 32, 1]
+    assert marks.thicken(square(), "point", point_radius=0).sum() == square().sum()  # a given radius counts
 
 
-def test_the_toy_world_draws_in_proportion():
-    """Toy images are 192 pixels a side: a model of the toy world is asked with the points that it was taught with."""
-    assert marks.point_radius(192, 192) == POINT_RADIUS
-    assert round(marks.SCRIBBLE_RADIUS * 192 / marks.SHORT_EDGE) == SCRIBBLE_RADIUS
+def test_toy_images_have_the_marks_that_tiny_was_taught():
+    """They are 192 pixels a side."""
+    assert [marks.mark_radius(kind, 192, 192) for kind in ("point", "scribble")] == [4, 2]
 
 
 def test_boxes_and_masks_are_not_thickened():

@@ -6,7 +6,6 @@ import json
 import shutil
 import weakref
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +21,6 @@ from hyperseg_jax.evaluation import validation
 from hyperseg_jax.evaluation.engine import Engine, predictions
 from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
 from hyperseg_jax.parallel.feed import Rows
-from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Example, Prediction, Prompt, Source
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -83,20 +81,10 @@ def test_records_are_read_ahead_in_order(monkeypatch, own_data, tmp_path, worker
     assert isinstance(read[1], Unreadable) and "1.png" in read[1].reason
 
 
-@pytest.fixture(scope="module")
-def model(micro):
-    """A micro model with random weights, whose masks are neither empty nor full."""
-    config, system = micro(), systems.get("hyperseg")
-    module = system.build(config)
-    fresh = jax.jit(lambda key: system.init_plain(module, config, key))(jax.random.key(0))
-    rng = np.random.default_rng(3)
-    return Model(config, Tokenizer.toy(), jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape).astype("f"), fresh))
-
-
-def test_evaluate_and_segment_give_the_same_masks(model, own_data, monkeypatch):
+def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkeypatch):
     """What is scored is what a user gets, in whatever way the sentence was written down."""
-    sizes = systems.get("hyperseg").batch_spec(model.config, {"length": 96})
-    task = Task("yours", None, Folder(own_data), 0, sizes, model.tokenizer)
+    sizes = systems.get("hyperseg").batch_spec(random_model.config, {"length": 96})
+    task = Task("yours", None, Folder(own_data), 0, sizes, random_model.tokenizer)
     scored, add = {}, validation.Scorer.add
     monkeypatch.setattr(
         validation.Scorer,
@@ -104,29 +92,29 @@ def test_evaluate_and_segment_give_the_same_masks(model, own_data, monkeypatch):
         lambda self, name, prompt, predicted: scored.update({prompt.text: predicted[0]}) or add(self, name, prompt, predicted),
     )
     monkeypatch.setattr(validation, "OURS", dataclasses.replace(validation.OURS, absent_below=None))
-    found = validation.evaluate(model.engine, {"yours": task})
+    found = validation.evaluate(random_model.engine, {"yours": task})
     assert found.scores["yours"]["count"] == 3
     for example in task.val:
         (prompt,) = example.prompts
-        (segment,) = model.segment(example.frames[0], prompt.text, absent_below=None)
+        (segment,) = random_model.segment(example.frames[0], prompt.text, absent_below=None)
         assert np.array_equal(segment.mask, scored[prompt.text].masks[0]), prompt.text
         assert segment.score == pytest.approx(scored[prompt.text].scores[0], rel=1e-5) and 0 < segment.mask.mean() < 1
-        (other,) = model.segment(example.frames[0], prompt.text.strip(" .") + " there", absent_below=None)
+        (other,) = random_model.segment(example.frames[0], prompt.text.strip(" .") + " there", absent_below=None)
         assert other.score != segment.score  # the text counts
 
 
-def test_a_model_is_asked_in_the_words_that_it_was_taught(model, own_data):
+def test_a_model_is_asked_in_the_words_that_it_was_taught(random_model, own_data):
     """The expression's ids in a training example and in a request, with and without a period."""
-    sizes = systems.get("hyperseg").batch_spec(model.config, {"length": 96})
-    task = Task("yours", Folder(own_data), None, 1, sizes, model.tokenizer)
+    sizes = systems.get("hyperseg").batch_spec(random_model.config, {"length": 96})
+    task = Task("yours", Folder(own_data), None, 1, sizes, random_model.tokenizer)
     words = lambda layout: np.asarray(layout["text_ids"])[np.asarray(layout["source"]) == Source.EXPRESSION].tolist()
     for example in task.train:
         taught = words(task.prepare(example, np.random.default_rng(0))["layout"])
         (prompt,) = example.prompts
         for text in (prompt.text, prompt.text.strip(" ."), f" {prompt.text.strip(' .')}. "):
-            asked, _ = model._batch(Example("it", example.frames, (Prompt("referring", text),)))
+            asked, _ = random_model._batch(Example("it", example.frames, (Prompt("referring", text),)))
             assert words({name: value[0] for name, value in asked["layout"].items()}) == taught
-        assert model.tokenizer.decode(taught[:-1]).endswith(".")
+        assert random_model.tokenizer.decode(taught[:-1]).endswith(".")
 
 
 def video(name, length, prompts=1):

@@ -3,7 +3,7 @@ import pytest
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
-from hyperseg_jax.text.layout import Source, TokenCounts, build_layout, choose_bucket, expand, expanded_length, pack
+from hyperseg_jax.text.layout import Source, TokenCounts, choose_bucket, expand, expanded_length, pack
 from hyperseg_jax.text.prompts import Marker, PromptTokens, tokenize
 
 COUNTS = TokenCounts(image=4, fine_grained=3, queries=2)
@@ -16,8 +16,8 @@ class ByteTokenizer:
         return [byte + 10 for byte in text.encode()]
 
 
-def build(prompt, length=400, **kwargs):
-    return build_layout(prompt, ByteTokenizer(), counts=COUNTS, length=length, template="short", **kwargs)
+def build(prompt, length=400, *, train=False):
+    return expand(tokenize(prompt, ByteTokenizer(), template="short", train=train), COUNTS, length)
 
 
 def test_markers_expand_in_order():

@@ -10,7 +10,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.phi import Phi
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.text.layout import TokenCounts, build_layout, pack
+from hyperseg_jax.text.layout import TokenCounts, expand, pack
+from hyperseg_jax.text.prompts import tokenize
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 COUNTS = TokenCounts(9, 3, 4)
@@ -25,7 +26,7 @@ PROMPTS = (
 
 def layouts(length=120):
     tokenizer = Tokenizer.toy()
-    return [build_layout(prompt, tokenizer, counts=COUNTS, length=length, train=True) for prompt in PROMPTS]
+    return [expand(tokenize(prompt, tokenizer, template="v0", train=True), COUNTS, length) for prompt in PROMPTS]
 
 
 def test_packed_equals_one_by_one():

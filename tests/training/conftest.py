@@ -1,4 +1,4 @@
-"""A system of a few matrices, for what does not depend on the model: a run of it compiles in a moment."""
+"""A system of a few matrices, for what does not depend on the model: a run of it compiles in a moment; and a clock."""
 
 import dataclasses
 import importlib.util
@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from hyperseg_jax.training import loop
+from hyperseg_jax.training import clock, loop
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +23,15 @@ def small_system(_small, monkeypatch):
     """A few matrices in the place of the model."""
     monkeypatch.setattr(loop.systems, "get", lambda name: _small)
     return _small
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """seconds(count): moves the clock of a run and of its observers by hand."""
+    now = [100.0]
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+
+    def passes(count):
+        now[0] += count
+
+    return passes

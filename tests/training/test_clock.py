@@ -8,18 +8,6 @@ from hyperseg_jax.training import clock, flops
 from hyperseg_jax.training.clock import SHARES, Clock
 
 
-@pytest.fixture
-def seconds(monkeypatch):
-    """The time that a clock sees, moved by hand."""
-    now = [100.0]
-    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
-
-    def passes(count):
-        now[0] += count
-
-    return passes
-
-
 def test_every_second_counts_once(seconds):
     timed = Clock()
     seconds(5)

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from hyperseg_jax.evaluation import score_names
-from hyperseg_jax.training import clock, plots
+from hyperseg_jax.training import plots
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.observers import Observers, read_metrics
@@ -30,18 +30,6 @@ def observed(folder, console=None, **options):
 
 def recorded():
     return Console(record=True, file=io.StringIO(), width=300)
-
-
-@pytest.fixture
-def seconds(monkeypatch):
-    """Moves the clock of a run and of its observers by hand."""
-    now = [100.0]
-    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
-
-    def passes(count):
-        now[0] += count
-
-    return passes
 
 
 def test_every_task_of_an_interval_has_its_mean(tmp_path):

@@ -14,10 +14,10 @@ import time
 import fsspec
 import numpy as np
 import pytest
+from command import run
 from PIL import Image
 
 from hyperseg_jax import toy
-from hyperseg_jax.commands.main import main
 from hyperseg_jax.datasets import CocoPanoptic, Davis2017, RefDavis, RefYouTubeVos, YouTubeVis, layouts
 from hyperseg_jax.datasets.builds import build as building
 from hyperseg_jax.datasets.builds.build import Plan, build
@@ -55,15 +55,6 @@ def bucket(tmp_path, monkeypatch):
 
 def content(folder):
     return {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}
-
-
-def run(capsys, *arguments):
-    """(exit code, what was printed, errors)."""
-    with pytest.raises(SystemExit) as ended:
-        main([*map(str, arguments)])
-        raise SystemExit(0)
-    shown = capsys.readouterr()
-    return ended.value.code, shown.out, shown.err
 
 
 # what a build gives back

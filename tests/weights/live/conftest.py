@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from their_names import spelled, unused
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.structs import TokenStream
@@ -102,8 +103,8 @@ def read_part():
 
     def read(name, config, folder, expected=None):
         part = PARTS[name]
-        tensors = {part.spelled(key): tensor for key, tensor in load_file(folder / "model.safetensors").items()}
-        return part.table(config).to_flax(tensors, expected, ignore=part.ignore(config))
+        tensors = {spelled(name, key): tensor for key, tensor in load_file(folder / "model.safetensors").items()}
+        return part.table(config).to_flax(tensors, expected, ignore=unused(name, config))
 
     return read
 

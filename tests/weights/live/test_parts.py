@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from their_names import spelled, unused
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
@@ -38,10 +39,10 @@ def test_the_published_size_is_that_of_their_class(name, parameters):
     with torch.device("meta"):
         state = cls(cls.config_class.from_dict(fields)).state_dict()
     assert sum(tensor.numel() for tensor in state.values()) == parameters
-    names = {part.spelled(key) for key in state}
+    names = {spelled(name, key) for key in state}
     ours = {key for row in part.table(config) for key in row.names if row.paths}
-    assert {key for key in names if not any(re.fullmatch(pattern, key) for pattern in part.ignore(config))} == ours
-    assert {part.spelled(key) for key in ours} == ours
+    assert {key for key in names if not any(re.fullmatch(pattern, key) for pattern in unused(name, config))} == ours
+    assert {spelled(name, key) for key in ours} == ours
 
 
 def test_what_is_no_part_is_refused():
