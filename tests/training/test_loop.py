@@ -122,7 +122,7 @@ def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, 
         ({"data__batches": "mixed", "data__tasks__referring__ratio": 0}, r"data\.tasks: the ratios are referring 0; "),
         (
             {"optimizer__groups": ({"pattern": "first/.*"},)},
-            r"no pattern matches stack/kernel, second/kernel of 3 parameters; ",
+            r"no pattern matches second/kernel, stack/kernel of 3 parameters; ",
         ),
         ({"init_from": "tiny"}, r"tiny: does not fit the config"),
         ({"model__precision__compute": "int8"}, r"model: describes no hyperseg .*precision\.compute = 'int8': use float32"),
