@@ -164,6 +164,8 @@ def _build(parsed: argparse.Namespace) -> None:
     layout = layouts.find(parsed.name)
     splits = _splits(parsed.split, layout.splits, parsed.name)
     options = dict(_option(text) for text in parsed.option)
+    for split in splits:
+        layout.check_options(f"--option: the reader of {parsed.name}", split, options)
     if parsed.workers < 1:
         raise UserError(f"--workers {parsed.workers}: give at least 1")
     root = files.existing_folder(parsed.root)
@@ -171,7 +173,6 @@ def _build(parsed: argparse.Namespace) -> None:
         for split in splits:
             told = {"name": parsed.name, "split": split, "options": options, "files": layout.sizes(root, split)}
             plan = Plan(told, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
-            layout.check_options(f"--option: the reader of {parsed.name}", split, options)
             reader = layout.open(root, split, **options)
             advance = functools.partial(progress.update, progress.add_task(cell(f"{parsed.name} {split}"), total=len(reader)))
             out = f"{parsed.out.rstrip('/')}/{split}"
@@ -183,7 +184,7 @@ def _build(parsed: argparse.Namespace) -> None:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """ "sentences=joined", "prompts_per_example=4": the value as json, else as text."""
+    """ "sentences=joined", "prompts_per_example=4": the value as json, or in Python's spelling, else as text."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UserError(f"--option {text}: give NAME=VALUE")
@@ -192,4 +193,4 @@ def _option(text: str) -> tuple[str, Any]:
     try:
         return name, json.loads(value)
     except ValueError:
-        return name, value
+        return name, {"True": True, "False": False, "None": None}.get(value, value)

@@ -72,6 +72,12 @@ def run(parsed: argparse.Namespace) -> None:
         on_benchmarks(parsed)
     elif not parsed.model or parsed.config or parsed.checkpoint:
         raise UserError("give --model, or --benchmarks with --config and --checkpoint")
+    elif parsed.overrides:
+        given = printing.shown(parsed.overrides[0])
+        raise UserError(
+            f"--config.{given}: a model is scored with its own config; leave this out, and give the folder of the data "
+            "with --data-root"
+        )
     else:
         _on_own_tasks(parsed)
 

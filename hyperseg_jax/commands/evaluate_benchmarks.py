@@ -45,11 +45,15 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     console = Console(stderr=True, quiet=not hosts.leads())
     with hosts.ending():
         system = systems.get(config.system)
+        for name, line in chosen.items():
+            benchmarks.check_task(name, line, config)
+        folder = model_folder.find(parsed.checkpoint)
         root = parsed.data_root or config.data.root
         if not root:
+            if others := [name for name, line in chosen.items() if line.reader != "toy"]:
+                raise UserError(f"--benchmarks {', '.join(others)}: give --data-root, the folder that their files lie below")
             root = str(sources.toy_world(config.data.toy.to_dict() | {"train": 0}, console))
         tasks = {name: benchmarks.open_task(name, line, config, system, root) for name, line in chosen.items()}
-        folder = model_folder.find(parsed.checkpoint)
         mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
         engine = load_engine(config, system, folder, mesh)
         states = parsed.out / PARTIAL if parsed.out else None

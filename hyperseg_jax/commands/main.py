@@ -37,6 +37,11 @@ VERBS = {
 WEB_ADDRESS = re.compile(r"(--[\w.-]+=)?https?://\S+$")
 """An argument, or an option and its value, that is a web address as a whole."""
 
+BUCKET = re.compile(r"(?:--[\w-]+=)?(\w+://\S+)$")
+"""An argument, or an option that is no field of a config and its value, that is an address of a store as a whole."""
+IN_BUCKETS = ("workdir", "workdirs", "sources", "root", "data_root", "out")
+"""What may lie in a bucket, where a verb takes it as a text and not as a path of this machine."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; called with arguments, one command of a larger process."""
@@ -73,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         said = getattr(parsed, "text", None)  # a prompt may speak of anything
         if web := next((text for text in arguments if WEB_ADDRESS.match(text) and text != said), None):
             raise UserError(f"{web}: web addresses are not read; download it, and give its path")
+        taken = [value for name in IN_BUCKETS for value in _texts(getattr(parsed, name, None))]
+        for text in arguments:
+            if (url := BUCKET.match(text)) and text != said and url[1] not in taken:
+                stores.check_local(url[1])
         home = str(getattr(parsed, "workdir", None) or getattr(parsed, "workdirs", ""))
         if stores.is_url(home):
             stores.check_url(home)
@@ -101,6 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(2) from None
         _say(_fault(error))
         raise SystemExit(1) from None
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts among one or more values of an argument."""
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
 
 
 def _without_limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -96,8 +96,6 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UserError("--stuff goes with --classes; name the things to find there")
     if parsed.reasoning and parsed.text is None:
         raise UserError("--reasoning goes with a text; give the question")
-    if re.match(r"[a-z0-9]+:/", str(parsed.image)):
-        raise UserError(f"{parsed.image}: buckets are not read here; copy the file and give its path")
     if not parsed.image.exists():
         raise UserError(f"{parsed.image}: no such file or folder")
 

@@ -25,7 +25,8 @@ BATCHES = ("task", MIXED)
 def cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
     """The order of tasks in one cycle. {"a": 3, "b": 1} -> ("a", "a", "b", "a")."""
     if not ratios or any(int(r) != r or r < 0 for r in ratios.values()) or not sum(ratios.values()):
-        raise ValueError(f"mixture ratios {dict(ratios)}: give whole numbers, at least one above zero")
+        told = ", ".join(f"{name} {ratio}" for name, ratio in ratios.items())
+        raise UserError(f"data.tasks: the ratios are {told or 'none'}; give whole numbers, at least one above zero")
     slots = [((k + 0.5) / ratio, name) for name, ratio in ratios.items() for k in range(ratio)]
     return tuple(name for _, name in sorted(slots))
 
@@ -46,7 +47,7 @@ class Mixture:
         if batches not in BATCHES:
             raise UserError(f"data.batches = {batches!r}: use one of {', '.join(BATCHES)}")
         self._tasks = {name: task for name, task in tasks.items() if task.ratio}
-        self._cycle = cycle({name: task.ratio for name, task in self._tasks.items()})
+        self._cycle = cycle({name: task.ratio for name, task in tasks.items()})
         self._batch_size, self._seed, self._first, self._mixed = batch_size, seed, first, batches == MIXED
         self._streams = {
             name: grain.MapDataset.range(len(task.train)).seed(seed + k).shuffle().repeat()

@@ -19,14 +19,14 @@ from hyperseg_jax import datasets, toy
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.features import Sizes, blank, largest, to_arrays
-from hyperseg_jax.data.mixture import MIXED
+from hyperseg_jax.data.mixture import MIXED, cycle
 from hyperseg_jax.datasets import faults, layouts
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.untrusted import limits, printing
+from hyperseg_jax.untrusted import limits, printing, stores
 from hyperseg_jax.untrusted.printing import shown_value
 
 # reader name in a config -> what makes it. "toy" has the paths of a written toy world filled in, "benchmark" those of
@@ -168,7 +168,8 @@ def root_of(data: ml_collections.ConfigDict, console: Console, *, for_training: 
 def sizes(config: ml_collections.ConfigDict, system: Any, task: str) -> Sizes:
     """The static sizes of the batches of one of the config's tasks, or of "mixed" ones, which hold every task with a ratio."""
     if task == MIXED:
-        return largest(sizes(config, system, name) for name, block in config.data.tasks.items() if block.ratio)
+        taught = cycle({name: block.ratio for name, block in config.data.tasks.items()})
+        return largest(sizes(config, system, name) for name in dict.fromkeys(taught))
     fields = config.data.tasks[task].to_dict()
     return system.batch_spec(config, {name: size for name, size in fields.items() if name not in ROUTING})
 
@@ -233,6 +234,9 @@ def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root
         raise UserError(f"{where}.reader = {name!r}: use one of {', '.join(READERS)}")
     placed = {k: v.replace("{root}", root) if isinstance(v, str) else v for k, v in arguments.items()}
     check_fields(f"{where}: reader {name!r}", READERS[name], placed)
+    for value in placed.values() if name != "built" else ():
+        if isinstance(value, str):
+            stores.check_local(value)
     with faults.opening(f"{where}: reader {name!r}"):
         reader = READERS[name](**placed)
     limits.check("records", len(reader), where, "records")

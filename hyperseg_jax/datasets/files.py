@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.problems import Problem, collected, complain
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import budget, json_text, limits, paths, pictures
+from hyperseg_jax.untrusted import budget, json_text, limits, paths, pictures, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown_value
 
@@ -330,6 +330,7 @@ def picture_shape(path: pathlib.Path) -> tuple[int, int]:
 
 def existing_folder(path: str | os.PathLike) -> pathlib.Path:
     """The path, or a UserError where there is no such folder."""
+    stores.check_local(os.fspath(path))
     path = pathlib.Path(path)
     if not path.is_dir():
         raise Problem("missing file", f"{path}: no such folder; check the path of the pictures")

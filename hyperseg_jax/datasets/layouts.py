@@ -45,7 +45,7 @@ class FolderLayout:
     def check_options(self, what: str, split: str, options: Mapping[str, Any]) -> None:
         """UserError where the reader has no such options. what: takes them, for the message."""
         fixed = self.files | self.files_of.get(split, {})
-        check_fields(what, self.reader, [*self.options, *options], fixed=fixed)
+        check_fields(what, self.reader, {**self.options, **options}, fixed=fixed)
 
     def sizes(self, root: str | os.PathLike, split: str) -> dict[str, int]:
         """Bytes of those of its files that are no folders, by argument: what tells two releases apart."""

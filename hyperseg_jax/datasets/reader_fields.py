@@ -4,27 +4,63 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection
+import os
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.printing import shown_value
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    os.PathLike: "a path",
+    types.NoneType: "None",
+}
+"""The kinds of fields, and what to give for each; besides there are lists of one kind."""
 
 
-def check_fields(what: str, make: Callable[..., Any], given: Collection[str], *, fixed: Collection[str] = ()) -> None:
-    """UserError unless `make` takes all fields that are given, and needs no others.
+def check_fields(what: str, make: Callable[..., Any], given: Mapping[str, Any], *, fixed: Collection[str] = ()) -> None:
+    """UserError unless `make` takes all fields that are given, of the kinds that its annotations name, and needs no others.
 
     what: is made, for the message, as "reader 'folder'". fixed: arguments of `make` that are filled in already, so that nobody
     may give them. Where `make` takes any keyword (**options), whoever uses those has to check them.
     """
-    parameters = [p for name, p in inspect.signature(make).parameters.items() if name not in fixed]
-    named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    known = [p.name for p in named]
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                guess = f" (did you mean {near[0]!r}?)" if near else ""
-                raise UserError(f"{what} has no field {name!r}{guess}; its fields are {', '.join(known) or 'none'}")
-    for p in named:
+    parameters = [p for name, p in inspect.signature(make, eval_str=True).parameters.items() if name not in fixed]
+    named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    known = ", ".join(named) or "none"
+    for name, value in given.items():
+        if name in named:
+            kind = named[name].annotation
+            if not _fits(value, kind):
+                raise UserError(f"{what}: {name} = {shown_value(value)}; give {_words(kind)}")
+        elif not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            near = difflib.get_close_matches(name, named, 1)
+            guess = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"{what} has no field {name!r}{guess}; its fields are {known}")
+    for p in named.values():
         if p.default is p.empty and p.name not in given:
-            raise UserError(f"{what} needs the field {p.name!r}; its fields are {', '.join(known)}")
+            raise UserError(f"{what} needs the field {p.name!r}; its fields are {known}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    inner = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if inner:  # a sequence, or a tuple of so many
+        right = len(inner) if typing.get_origin(kind) is tuple and ... not in inner else None
+        return isinstance(value, list | tuple) and right in (None, len(value)) and all(_fits(one, inner[0]) for one in value)
+    if kind not in WORDS:
+        return True
+    return isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _words(kind: Any) -> str:
+    inner = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_words, inner))
+    return f"a list, each of it {_words(inner[0])}" if inner else WORDS[kind]

@@ -150,6 +150,15 @@ def find(names: str) -> dict[str, Benchmark]:
     return {name: BENCHMARKS[name] for name in wanted}
 
 
+def check_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict) -> None:
+    """UserError where the config has no task whose sizes the benchmark could take."""
+    if benchmark.task not in config.data.tasks:
+        raise UserError(
+            f"benchmark {name}: the config has no task {benchmark.task!r} whose sizes it could take; "
+            f"it has {', '.join(config.data.tasks)}"
+        )
+
+
 def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict, system: Any, root: str) -> Task:
     """The benchmark as a task to validate on, a prompt an example, in the sizes of the config's task of its kind.
 
@@ -157,11 +166,7 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     """
     if benchmark.reader not in READERS:
         raise UserError(f"benchmark {name}: no reader {benchmark.reader!r}")
-    if benchmark.task not in config.data.tasks:
-        raise UserError(
-            f"benchmark {name}: the config has no task {benchmark.task!r} whose sizes it could take; "
-            f"it has {', '.join(config.data.tasks)}"
-        )
+    check_task(name, benchmark, config)
     block = {
         key: value
         for key, value in config.data.tasks[benchmark.task].to_dict().items()

@@ -15,7 +15,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import checks, groups, loop
+from hyperseg_jax.training import checks, groups
+from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.training.state import make_step
 
 
@@ -69,13 +70,13 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     model = system.build(config)
     placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=config.model.lora.rank > 0)
     checks.check_split(config, placed)
-    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    rules = groups.of_config(config.optimizer.groups)
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
-    state, tx = loop.start(config, system, model, rules, rate, placed, resumes=True)
+    beginning = begin(config, system, model, rules, rate, placed)
     sizes = sources.sizes(config, system, task)
     batch = features.spec(sizes, config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)
-    step = make_step(system.loss(model, config), tx, config.train.average, config.data.cuts)
+    step = make_step(system.loss(model, config), beginning.tx, config.train.average, config.data.cuts)
     found: dict[str, Any] = {
         "task": task,
         "preset": placed.preset,
@@ -83,7 +84,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
         "examples": config.train.batch_size / placed.mesh.size,
     }
     with placement.use(placed):
-        lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+        lowered = jax.jit(step, donate_argnums=0).lower(beginning.abstract, batch)
         began = time.process_time()
         try:
             compiled = lowered.compile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import flax.linen as nn
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import Published, Rule
+from hyperseg_jax.untrusted.printing import first_line, shown
 
 SYSTEMS = ("hyperseg",)
 
@@ -50,7 +52,26 @@ class System:
 
 
 def get(name: str) -> System:
-    """The system of that name."""
+    """The system of that name. What its functions cannot make of a config is a UserError that names the block."""
     if name not in SYSTEMS:
         raise UserError(f"system = {name!r} is not known; use one of {', '.join(SYSTEMS)}")
-    return importlib.import_module(f"hyperseg_jax.systems.{name}").SYSTEM
+    system: System = importlib.import_module(f"hyperseg_jax.systems.{name}").SYSTEM
+    blocks = {"build": "model", "init": "model", "weight_table": "model", "loss": "loss"}
+    told = {field: _told(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()}
+    return dataclasses.replace(system, **told)
+
+
+def _told(make: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """`make`, whose errors are UserErrors: it depends on the config alone, and modules, Flax and JAX refuse sizes in many
+    ways."""
+
+    @functools.wraps(make)
+    def made(*given: Any) -> Any:
+        try:
+            return make(*given)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{what} of this version ({shown(first_line(error))}); correct this block of the config") from error
+
+    return made

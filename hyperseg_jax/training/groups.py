@@ -9,6 +9,7 @@ from typing import Any
 
 import optax
 
+from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten, unflatten
 
@@ -25,13 +26,25 @@ class Group:
     decay: float = 0.0
 
 
+def of_config(rules: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:
+    """The table of optimizer.groups. UserError where a rule has other fields."""
+    table = [dict(rule) for rule in rules]
+    for rule in table:
+        check_fields("optimizer.groups: a rule", Group, rule)
+    return tuple(Group(**rule) for rule in table)
+
+
 def assign(paths: Iterable[str], groups: Sequence[Group]) -> dict[str, int]:
-    """{path: index of its group}; raises UserError listing the paths that no group matches."""
+    """{path: index of its group}; raises UserError naming some of the paths that no group matches."""
     compiled = [re.compile(group.pattern) for group in groups]
     found = {path: next((k for k, c in enumerate(compiled) if c.fullmatch(path)), -1) for path in paths}
     lost = [path for path, k in found.items() if k < 0]
     if lost:
-        raise UserError("optimizer.groups: no pattern matches " + ", ".join(lost) + '; add a rule, or a last (".*", ...)')
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        raise UserError(
+            f"optimizer.groups: no pattern matches {', '.join(lost[:4])}{more} of {len(found)} parameters; "
+            'add a rule, or a last one with pattern ".*"'
+        )
     return found
 
 

@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 from rich.console import Console
@@ -27,12 +26,12 @@ from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import checks, groups
 from hyperseg_jax.training.bad_records import BadRecords
+from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.flops import Arithmetic
 from hyperseg_jax.training.observers import Observers, seconds_lost
-from hyperseg_jax.training.state import TrainState, create, make_step
-from hyperseg_jax.training.state import shardings as state_shardings
+from hyperseg_jax.training.state import TrainState, make_step
 from hyperseg_jax.training.stopping import interruptible
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
@@ -73,14 +72,13 @@ def train(
         tasks = sources.build(config, system, console=console)
         score_names.check_best(config.train.best, tasks)
         model = system.build(config)
-        rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+        rules = groups.of_config(config.optimizer.groups)
         rate = groups.schedule(
             config.optimizer.learning_rate,
             config.optimizer.warmup_steps,
             config.train.steps // config.optimizer.accumulate,
             config.optimizer.final_rate,
         )
-        workdir.open(config)  # now that the data is there; nothing was written before
         first = config.data.first
         mixture = Mixture(
             tasks,
@@ -92,6 +90,11 @@ def train(
         feed = Feed(mesh.batch)
         rows = feed.rows(config.train.batch_size)
         engine = Engine.of(system, config, None, mesh.batch)
+        loss = system.loss(model, config)
+        beginning = begin(config, system, model, rules, rate, mesh)
+        if not workdir.begun:
+            beginning.check_source()
+        workdir.open(config)  # now that all of the config is known to fit; nothing was written before
         timeouts = hosts.Timeouts(**config.hosts)
 
         # ---- State: from the newest checkpoint, else from a model or the seed --------------------
@@ -101,7 +104,7 @@ def train(
             )
         )
         stop = stack.enter_context(interruptible())
-        state, tx = start(config, system, model, rules, rate, mesh, resumes=checkpoints.latest is not None)
+        state = beginning.abstract if checkpoints.latest is not None else beginning.fresh()
         checks.report_placement(state, mesh, workdir.local, console)
         places = jax.tree.map(lambda leaf: leaf.sharding, state)
         position, bad_so_far, untold = 0, 0, None
@@ -115,7 +118,8 @@ def train(
 
         # ---- The step, its data and those who watch it -------------------------------------------
         start_step, steps = int(state.step), config.train.steps
-        step_fn = jit_step(make_step(system.loss(model, config), tx, config.train.average, config.data.cuts), places, mesh)
+        one_step = make_step(loss, beginning.tx, config.train.average, config.data.cuts)
+        step_fn = jit_step(one_step, places, mesh)
         arithmetic = Arithmetic(config, system)
         stack.enter_context(placement.use(mesh))
         stream = stack.enter_context(
@@ -231,47 +235,6 @@ def train(
             "command again, which goes on from the newest whole checkpoint"
         )
     return workdir.home / "model"
-
-
-def start(
-    config: ml_collections.ConfigDict,
-    system: systems.System,
-    model: Any,
-    rules: tuple[groups.Group, ...],
-    rate: Any,
-    mesh: Any,
-    *,
-    resumes: bool,
-) -> tuple[TrainState, Any]:
-    """A fresh state, placed on the mesh: from config.init_from where that names a model, else from the seed.
-
-    resumes: its shapes and places are enough, the values will come from a checkpoint.
-    """
-    init = lambda: system.init(model, config, jax.random.key(config.seed))
-    boxed = jax.eval_shape(init)
-    plain, where = nn.unbox(boxed), placement.shardings(boxed, mesh)
-    tx = groups.optimizer(
-        groups.split(plain, rules)[0],
-        rules,
-        rate,
-        betas=tuple(config.optimizer.betas),
-        clip_norm=config.optimizer.clip_norm,
-        accumulate=config.optimizer.accumulate,
-    )
-
-    def make(given: dict[str, Any]) -> TrainState:
-        params = model_folder.overlay(nn.unbox(init()), given)
-        return create(params, rules, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0)
-
-    abstract = jax.eval_shape(make, {})
-    state_where = state_shardings(abstract, where, rules, tx, mesh.whole)
-    if resumes:
-        return placement.abstract_arrays(abstract, state_where), tx
-    given = {}
-    if config.init_from:
-        wanted = groups.merge(abstract.trainable, abstract.frozen)  # the frozen half in the type that it is kept in
-        given = model_folder.load_params(config.init_from, placement.abstract_arrays(wanted, where), fresh=config.init_fresh)
-    return jax.jit(make, out_shardings=state_where, donate_argnums=0)(given), tx
 
 
 def attempt(say: Callable[[str], None], what: str, write: Callable[..., None], *given: Any) -> str:

@@ -20,6 +20,7 @@ from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.checkpoints import is_named_as_step
 
 BAD_RECORDS = "bad_records.txt"
 FETCHED = ("metrics.jsonl", "tensorboard", BAD_RECORDS)  # what a run goes on writing where it stopped
@@ -53,8 +54,8 @@ class Workdir:
         self._kept.close()
 
     def check(self, config: ml_collections.ConfigDict) -> None:
-        """UserError, on all processes, where they were given different configs, or the workdir holds a run of another model or
-        lies where no folder can be made. Writes nothing."""
+        """UserError, on all processes, where they were given different configs, or the workdir holds checkpoints of another
+        model or lies where no folder can be made. Writes nothing."""
         resolved = _resolved(config)
         given = hosts.exchange("the config", resolved)
         other = [k for k, text in enumerate(given) if text != given[0]]
@@ -75,6 +76,15 @@ class Workdir:
         if unseen := hosts.agree("the workdir's config", unseen):
             raise UserError(f"--workdir {self.home}: {unseen}; give a folder that all hosts share, or a bucket (gs://name/run)")
 
+    @property
+    def begun(self) -> bool:
+        """Whether checkpoints may lie there; without one there is nothing to go on from, and a config.json binds nobody."""
+        folder = self.home / "checkpoints"
+        try:
+            return folder.is_dir() and any(is_named_as_step(path.name) for path in folder.iterdir())
+        except Exception:  # as in push; whoever opens the checkpoints tells
+            return True
+
     def check_lock(self) -> None:
         """UserError, on all processes, where another run has taken the workdir over. Asked before a save."""
         self._lead(lambda _: self._lock.check(), None)
@@ -92,7 +102,7 @@ class Workdir:
 
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.home / "config.json"
-        if path.exists():
+        if path.exists() and self.begun:
             held, given = _held(self._config(path)), _held(resolved)
             other = [
                 f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"

@@ -21,6 +21,12 @@ def check_url(url: str) -> None:
         raise UserError(f"{url}: is no store that is read or written here; use a path of this machine, or one of {known}")
 
 
+def check_local(name: str) -> None:
+    """UserError for what lies in a store, where nothing but this machine is read or written."""
+    if is_url(name):
+        raise UserError(f"{name}: buckets are neither read nor written here; copy the files, and give a path of this machine")
+
+
 def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     """The store of fsspec and the path in it. UserError as for `check_url`, and for one whose package is not there."""
     check_url(url)

@@ -23,7 +23,7 @@ from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, paths, strict_json
 from hyperseg_jax.untrusted.bad_file import naming
-from hyperseg_jax.untrusted.printing import first_line, one_line, shown
+from hyperseg_jax.untrusted.printing import one_line
 from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter
 from hyperseg_jax.weights.tensor_file import open_tensors
 
@@ -145,14 +145,20 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh: Sequence[str] = ()) -> dict[str, Any]:
     """Parameters of the shapes and types in `expected` (nested), and on the devices where its leaves have a sharding; those are
-    read, changed in type and placed one after the other, each device its own part.
+    read, changed in type and placed one after the other, each device its own part. UserError as of `fitting`."""
+    wanted = flatten(expected)
+    return unflatten({path: _placed(array, wanted[path]) for path, array in fitting(name, wanted, fresh=fresh).items()})
+
+
+def fitting(name: str | pathlib.Path, wanted: Mapping[str, Any], *, fresh: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """{path: array} of a model's file, views of it, where they have the names and shapes of `wanted`.
 
     Paths that match a regex of `fresh` may be missing, and stay out. Raises UserError listing all that does not fit.
     """
     folder = find(name)
-    given, wanted = read(folder), flatten(expected)
+    given = read(folder)
     check_fit(folder, {path: array.shape for path, array in given.items()}, wanted, fresh=fresh)
-    return unflatten({path: _placed(array, wanted[path]) for path, array in given.items()})
+    return given
 
 
 def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -160,13 +166,9 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
     system = systems.get(config.system)
     try:
         return flatten(jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0))))
-    except UserError:
-        raise
-    except Exception as error:  # modules, Flax and JAX refuse sizes in many ways
-        raise UserError(
-            f"{one_line(folder / 'config.json')}: does not describe a {config.system} of this version "
-            f"({shown(first_line(error))}); take the folder whole, as `hyperseg train` wrote it"
-        ) from error
+    except UserError as error:
+        where = one_line(folder / "config.json")
+        raise UserError(f"{where}: {error}, or take the folder whole, as `hyperseg train` wrote it") from error
 
 
 def check_fit(

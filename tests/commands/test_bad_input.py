@@ -11,6 +11,8 @@ from PIL import Image
 
 from hyperseg_jax.commands.main import main
 
+MICRO = f"--config {pathlib.Path(__file__).parents[1] / 'micro_config.py'} --config.data.root=world"
+
 
 @pytest.fixture
 def here(tmp_path, hollow, world, monkeypatch):
@@ -63,7 +65,9 @@ PREDICT = {
     "frames by point": ("frames --point 3,3", "frames is a video", "give a text"),
     "point outside": ("good.jpg --point 9999,3", "--point 9999,3", "not inside the picture"),
     "box beside": ("good.jpg --box -9,-9,-3,-3", "--box -9,-9,-3,-3", "has no area inside the picture"),
-    "picture in a bucket": ("gs://bucket/a.jpg 'a ring'", "gs:/bucket/a.jpg", "copy the file"),
+    "picture in a bucket": ("gs://bucket/a.jpg 'a ring'", "gs://bucket/a.jpg", "copy the files"),
+    "model in a bucket": ("good.jpg 'a ring' --model gs://bucket/run", "gs://bucket/run", "copy the files"),
+    "out in a bucket": ("good.jpg 'a ring' --out=gs://bucket/out", "gs://bucket/out", "copy the files"),
     "reasoning without a text": ("good.jpg --point 3,3 --reasoning", "--reasoning", "goes with a text"),
     "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the picture"),
@@ -120,16 +124,58 @@ TRAIN = {
     "no toy world": ("--config tiny --config.data.root=empty", "empty", "hyperseg data toy"),
     "unknown tokenizer": ("--config tiny --config.data.tokenizer=t.json", "t.json", "no such file"),
     "unknown system": ("--config tiny --config.system=yolo", "'yolo'", "use one of"),
+    "a root in a bucket": (f"{MICRO} --config.data.root=gs://bucket/x", "error: gs://bucket/x", "copy the files"),
+    "no ratio": (
+        f"{MICRO} --config.data.tasks.referring.ratio=0",
+        "data.tasks: the ratios are referring 0",
+        "at least one above",
+    ),
+    "heads that do not divide": (
+        f"{MICRO} --config.model.llm.num_heads=3",
+        "error: model: describes no hyperseg",
+        "num_heads 3",
+    ),
+    "parts that do not meet": (f"{MICRO} --config.model.mask_decoder.mask_dim=8", "error: model: describes no", "correct"),
+    "no precision": (f"{MICRO} --config.model.precision.compute=int8", "error: model: ", "precision.compute = 'int8'"),
+    "groups that do not divide": (f"{MICRO} --config.model.pixel_decoder.group_norm_groups=3", "error: model: ", "GroupNorm"),
+    "no gate": (f"{MICRO} --config.model.perceiver.gate=x", "error: model: ", "gate = 'x'"),
+    "no such points": (f"{MICRO} --config.loss.points=here", "error: loss: describes no hyperseg", "points = 'here'"),
+    "a rule of other fields": (
+        f'{MICRO} \'--config.optimizer.groups=({{"patern":"x"}},)\'',
+        "optimizer.groups: a rule",
+        "did you mean",
+    ),
 }
 EVALUATE = {
     "no model": ("--model nowhere", "nowhere", "shipped models"),
     "unknown task": ("--tasks caption", "caption", "it has referring"),
     "no examples": ("--limit 0", "--limit 0", "one or more"),
     "out below a file": ("--limit 1 --out file/x", "--out file/x", "give another folder"),
+    "an override of a model": ("--config.data.root=world", "--config.data.root=world", "with --data-root"),
+    "benchmarks without a root": (
+        "--benchmarks toy_referring,refcoco --config tiny --checkpoint tiny",
+        "--benchmarks refcoco: ",
+        "give --data-root",
+    ),
+    "a benchmark of no task": ("--benchmarks toy_chat --config own_data --checkpoint tiny", "toy_chat", "has no task 'chat'"),
+    "sizes of no model": (
+        f"--benchmarks toy_referring {MICRO} --checkpoint tiny --data-root world --config.model.llm.num_heads=3",
+        "error: model: describes no hyperseg",
+        "num_heads 3",
+    ),
+}
+DATA = {
+    "check in a bucket": ("check gqa --root gs://bucket/x", "gs://bucket/x: ", "copy the files"),
+    "samples in a bucket": ("samples --out gs://bucket/x", "gs://bucket/x: ", "copy the files"),
+    "an option of another kind": (
+        "build refcoco --root world --out built --option prompts_per_example=six",
+        "--option: the reader of refcoco: prompts_per_example = 'six'",
+        "give a whole number",
+    ),
 }
 CASES = [
     pytest.param(verb, *case, id=f"{verb}: {name}")
-    for verb, cases in {"predict": PREDICT, "train": TRAIN, "evaluate": EVALUATE}.items()
+    for verb, cases in {"predict": PREDICT, "train": TRAIN, "evaluate": EVALUATE, "data": DATA}.items()
     for name, case in cases.items()
 ]
 
@@ -139,7 +185,7 @@ def test_one_line_exit_code_2_and_nothing_written(here, hollow, capsys, verb, li
     arguments = shlex.split(line)
     if verb == "train" and "--workdir" not in arguments:
         arguments += ["--workdir", "run"]
-    elif verb != "train" and "--model" not in arguments:
+    elif verb in ("predict", "evaluate") and not {"--model", "--benchmarks"} & {*arguments}:
         arguments += ["--model", str(hollow)]
     before = sorted(here.rglob("*"))
     with pytest.raises(SystemExit) as ended:

@@ -113,9 +113,25 @@ def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, 
     assert compiled == {"referring", "region"} and lines(tmp_path)[-1]["seconds"]["compile"] > 0
 
 
-def test_nothing_is_written_before_the_data_opens(small_system, micro, tmp_path):
-    with pytest.raises(UserError, match="nowhere"):
-        train(micro(data__root=str(tmp_path / "nowhere")), tmp_path / "run", console=Console(quiet=True))
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"data__root": "nowhere"}, "nowhere"),
+        ({"data__batches": "nonsense"}, r"data\.batches = 'nonsense': use one of task, mixed"),
+        ({"data__tasks__referring__ratio": 0}, r"data\.tasks: the ratios are referring 0; .*at least one above zero"),
+        ({"data__batches": "mixed", "data__tasks__referring__ratio": 0}, r"data\.tasks: the ratios are referring 0; "),
+        (
+            {"optimizer__groups": ({"pattern": "first/.*"},)},
+            r"no pattern matches second/kernel, stack/kernel of 3 parameters; ",
+        ),
+        ({"init_from": "tiny"}, r"tiny: does not fit the config"),
+        ({"model__precision__compute": "int8"}, r"model: describes no hyperseg .*precision\.compute = 'int8': use float32"),
+    ],
+)
+def test_nothing_is_written_before_all_of_the_config_fits(small_system, micro, tmp_path, monkeypatch, fields, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        train(micro(**fields), "run", console=Console(quiet=True))
     assert not list(tmp_path.iterdir())
 
 

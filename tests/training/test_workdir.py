@@ -42,6 +42,11 @@ def bucket(tmp_path, monkeypatch):
     return root
 
 
+def begun(home):
+    """A workdir with a checkpoint in it."""
+    (home / "checkpoints" / "5").mkdir(parents=True)
+
+
 def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
     with Workdir("gs://name/run") as workdir:
         workdir.open(micro())
@@ -70,6 +75,7 @@ def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
         assert (again.local / "metrics.jsonl").read_text() == "one\ntwo\n"
         assert (again.local / "tensorboard" / "events").read_text() == "x"
         assert not (again.local / "model").exists()
+    begun(bucket / "name" / "run")
     with Workdir("gs://name/run") as other, pytest.raises(UserError, match=r"gs://name/run: holds a run of another config"):
         other.check(micro(model__num_queries=5))
 
@@ -134,7 +140,7 @@ def test_a_run_that_lost_its_workdir_ends_without_a_save(small_system, micro, tm
 )
 def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
     path = tmp_path / "run" / "config.json"
-    path.parent.mkdir()
+    begun(path.parent)
     match content:
         case "pipe":
             os.mkfifo(path)
@@ -149,6 +155,16 @@ def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+def test_a_config_without_a_checkpoint_binds_nobody(tmp_path, micro):
+    """A run that failed before its first save leaves one; the corrected command replaces it."""
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
+    for config in (micro(), micro(model__num_queries=5)):
+        with Workdir(tmp_path) as workdir:
+            workdir.check(config)
+            workdir.open(config)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["num_queries"] == 5
+
+
 def test_a_run_that_began_after_the_check_is_seen_with_the_lock(tmp_path, micro):
     home = tmp_path / "run"
     with Workdir(home) as late:
@@ -156,6 +172,7 @@ def test_a_run_that_began_after_the_check_is_seen_with_the_lock(tmp_path, micro)
         with Workdir(home) as first:
             first.check(micro())
             first.open(micro())
+            begun(home)
         with pytest.raises(UserError, match=r"run: holds a run of another config .model\.num_queries"):
             late.open(micro(model__num_queries=5))
     with Workdir(home) as again:

@@ -1,0 +1,78 @@
+"""How a run begins: its state in shapes and places, which checks most of a config, and the state's first values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+import optax
+
+from hyperseg_jax.parallel import placement
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import flatten
+from hyperseg_jax.training import groups
+from hyperseg_jax.training.state import TrainState, create
+from hyperseg_jax.training.state import shardings as state_shardings
+from hyperseg_jax.weights import model_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """abstract: the state in shapes and places, what a checkpoint is read into. places: of its leaves. tx: its optimizer. make:
+    the state around given parameters, with fresh ones for those that are not given. source: the model that it begins from, ""
+    for none; lacking: regexes of what that may lack."""
+
+    abstract: TrainState
+    places: TrainState
+    tx: optax.GradientTransformation
+    make: Callable[[dict[str, Any]], TrainState]
+    source: str
+    lacking: tuple[str, ...]
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """All parameters in shapes and places, the frozen half in the type that it is kept in."""
+        return groups.merge(self.abstract.trainable, self.abstract.frozen)
+
+    def check_source(self) -> None:
+        """UserError where the run begins from a model whose parameters are others. Reads their names and shapes alone."""
+        if self.source:
+            model_folder.fitting(self.source, flatten(self.params), fresh=self.lacking)
+
+    def fresh(self) -> TrainState:
+        """The first state: from config.init_from where that names a model, else from the seed."""
+        given = model_folder.load_params(self.source, self.params, fresh=self.lacking) if self.source else {}
+        return jax.jit(self.make, out_shardings=self.places, donate_argnums=0)(given)
+
+
+def begin(
+    config: ml_collections.ConfigDict,
+    system: systems.System,
+    model: Any,
+    rules: tuple[groups.Group, ...],
+    rate: optax.Schedule,
+    mesh: placement.Placement,
+) -> Beginning:
+    """Traces the parameters and the state; nothing is computed, read or written. UserError where the config describes none."""
+    init = lambda: system.init(model, config, jax.random.key(config.seed))
+    boxed = jax.eval_shape(init)
+    tx = groups.optimizer(
+        groups.split(nn.unbox(boxed), rules)[0],
+        rules,
+        rate,
+        betas=tuple(config.optimizer.betas),
+        clip_norm=config.optimizer.clip_norm,
+        accumulate=config.optimizer.accumulate,
+    )
+
+    def make(given: dict[str, Any]) -> TrainState:
+        params = model_folder.overlay(nn.unbox(init()), given)
+        return create(params, rules, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0)
+
+    abstract = jax.eval_shape(make, {})
+    places = state_shardings(abstract, placement.shardings(boxed, mesh), rules, tx, mesh.whole)
+    return Beginning(placement.abstract_arrays(abstract, places), places, tx, make, config.init_from, tuple(config.init_fresh))
