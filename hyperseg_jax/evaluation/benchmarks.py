@@ -59,7 +59,11 @@ def _reasoning(split: str) -> Benchmark:
 
 
 def _marks(kind: str) -> Benchmark:
-    fields = {"json_path": "{root}/interactive/coco_interactive_val.json", "image_root": _VAL2017, "kinds": (kind,)}
+    fields: dict[str, Any] = {
+        "json_path": "{root}/interactive/coco_interactive_val.json",
+        "image_root": _VAL2017,
+        "kinds": (kind,),
+    }
     fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # in any picture, as HyperSeg has it
     return Benchmark("region", "regions", "interactive", fields, _MARKS)
 
