@@ -16,7 +16,7 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImage
 from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.label_maps import check_labels
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import shown, shown_value
 
 warnings.filterwarnings("ignore", module=r"PIL\b")  # files are told of in one line, or not at all
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -29,7 +29,7 @@ WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 BYTES = 8
 """Of a pixel at most; a file larger than limits.pixels of these is no picture."""
 SCANS = 200
-"""Of a progressive JPEG at most; a small file could ask for hours of work with more."""
+"""Of a JPEG at most, beside four for each part of a TIFF; a small file could ask for hours of work with more."""
 AGAIN = "download it again or remove it"
 TOO_LARGE = "if that is right, raise limits.pixels"
 
@@ -63,8 +63,10 @@ def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[s
     with Image.open(content, formats=formats) as picture:
         if picture.width * picture.height > most:
             raise BadFile(f"is {picture.width}x{picture.height} pixels, and the limit is {most}", TOO_LARGE)
-        if picture.format in ("JPEG", "MPO") and picture.info.get("progressive"):
-            _check_scans(content)
+        if isinstance(picture, TiffImagePlugin.TiffImageFile):
+            _check_tiles(picture, most)
+        if picture.format in ("JPEG", "MPO", "TIFF"):
+            _check_scans(content, SCANS + 4 * _parts(picture))
         return take(picture)
 
 
@@ -72,7 +74,22 @@ def _content(source: pathlib.Path | bytes) -> IO[bytes]:
     return io.BytesIO(source) if isinstance(source, bytes) else paths.open_file(source)
 
 
-def _check_scans(content: IO[bytes]) -> None:
+def _check_tiles(picture: TiffImagePlugin.TiffImageFile, most: int) -> None:
+    """A tile is decoded whole, however little of it the picture has."""
+    width, height = (picture.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+    if not isinstance(width, int) or not isinstance(height, int) or width * height > most:
+        raise BadFile(f"has tiles of {shown_value(width)}x{shown_value(height)} pixels, and the limit is {most}", TOO_LARGE)
+
+
+def _parts(picture: Image.Image) -> int:
+    """The tiles or strips of a TIFF, which may be JPEGs each; of other formats 0."""
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return 0
+    places = (picture.tag_v2.get(tag, ()) for tag in (TiffImagePlugin.TILEOFFSETS, TiffImagePlugin.STRIPOFFSETS))
+    return sum(len(found) if isinstance(found, tuple) else 1 for found in places)
+
+
+def _check_scans(content: IO[bytes], most: int) -> None:
     here = content.tell()
     content.seek(0)
     scans, last = 0, b""
@@ -80,8 +97,8 @@ def _check_scans(content: IO[bytes]) -> None:
         scans += (last + block).count(b"\xff\xda")
         last = block[-1:]
     content.seek(here)
-    if scans > SCANS:
-        raise BadFile(f"is a JPEG of {scans} scans, where {SCANS} are the most that is read", AGAIN)
+    if scans > most:
+        raise BadFile(f"is a JPEG of {scans} scans, where {most} are the most that is read", AGAIN)
 
 
 def _said(error: Exception, formats: tuple[str, ...]) -> str:

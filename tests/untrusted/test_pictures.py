@@ -109,12 +109,34 @@ def test_what_is_no_regular_file(tmp_path):
                 read(tmp_path / name)
 
 
-def test_a_jpeg_of_scans_without_end(tmp_path):
-    data = written("JPEG", progressive=True)
+@pytest.mark.parametrize("progressive", [True, False])
+def test_a_jpeg_of_scans_without_end(progressive):
+    data = written("JPEG", progressive=progressive)
     assert pictures.colours(data).shape == (9, 12, 3)
     at = data.rindex(b"\xff\xda")
     with pytest.raises(BadFile, match="scans, where 200 are the most"):
         pictures.colours(data[:at] + data[at:-2] * 300 + data[-2:])
+
+
+def tiled(side, compression, data):
+    """A TIFF of 1 x 1 pixel in a tile of side x side."""
+    fields = [(256, 1), (257, 1), (258, 8), (259, compression), (262, 1), (277, 1), (322, side), (323, side), (325, len(data))]
+    fields = sorted([*fields, (324, 8 + 2 + 12 * (len(fields) + 1) + 4)])
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
+    return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4) + data
+
+
+def test_a_tile_counts_like_a_picture():
+    assert pictures.colours(tiled(64, 8, zlib.compress(bytes(64 * 64)))).shape == (1, 1, 3)
+    with pytest.raises(BadFile, match=r"has tiles of 46336x46336 pixels, and the limit is .*raise limits\.pixels"):
+        pictures.colours(tiled(46336, 8, zlib.compress(bytes(100))))
+
+
+def test_a_jpeg_inside_a_tiff_has_scans_as_well():
+    data = written("TIFF", (64, 64), compression="jpeg")
+    assert pictures.colours(data).shape == (64, 64, 3)
+    with pytest.raises(BadFile, match="scans, where 204 are the most"):
+        pictures.colours(data + b"\xff\xda" * 300)
 
 
 STEPS = (np.arange(108, dtype=np.uint16).reshape(9, 12) * 607) & 0xFFFF
