@@ -110,7 +110,7 @@ def _submission(writer: Any, folder: pathlib.Path, found: benchmark_run.Partial,
     """What is sent to a server. UserError where answers of a run before, out of the file `kept`, are none."""
     try:
         return writer(folder, [row for *_, row in found.rows], examples)
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
         if isinstance(error, UserError) or not found.resumed:
             raise
         why = shown(first_line(error))

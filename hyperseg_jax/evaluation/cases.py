@@ -13,8 +13,10 @@ from hyperseg_jax.datasets.masks import decode
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.drawing import compare, describe, save_image, sheet
 from hyperseg_jax.structs import Example, Prediction
+from hyperseg_jax.untrusted import budget, limits
 
 KEPT = 6  # of each end
+LARGEST = 1e9  # a score
 TILE = 320  # pixels: the longer side of each of the two images of a case
 
 
@@ -55,8 +57,10 @@ def is_case(row: Any) -> bool:
     return (
         type(row) is dict
         and type(row.get("value")) in (int, float)
+        and abs(row["value"]) < LARGEST
         and all(type(row.get(name)) is int and 0 <= row[name] < 2**31 for name in ("index", "prompt"))
         and type(row.get("text")) is str
+        and len(row["text"]) <= limits.in_force().letters
         and type(row.get("masks")) is list
     )
 
@@ -68,7 +72,8 @@ def _ends(rows: list[Any]) -> list[Any]:
 
 def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
     prompt, frame = example.prompts[row["prompt"]], example.frames[0]
-    masks = [decode(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
+    with budget.of_a_record():
+        masks = [decode(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
     answer = f" -> {row['text']}" if row["text"] else ""
     text = f"{row['value']:.3f}  {example.name}  {describe(prompt)}{answer}"
     return compare(frame, prompt, masks, text, longest=TILE, height=44)

@@ -43,13 +43,18 @@ def is_row(row: Any) -> bool:
     kinds = {**dict.fromkeys(("key", "question", "text"), str), **dict.fromkeys(("labels", "scores", "frames", "masks"), list)}
     if type(row) is not dict or {name: type(value) for name, value in row.items()} != {**kinds, "height": int, "width": int}:
         return False
+    allowed, pixels = limits.in_force(), row["height"] * row["width"]
+    if not (
+        min(row["height"], row["width"]) > 0 and pixels <= allowed.pixels and all(type(one) is list for one in row["masks"])
+    ):
+        return False
+    masks = sum(map(len, row["masks"]))
     return (
         all(type(label) is int and label >= 0 for label in row["labels"])
         and all(type(score) in (int, float) for score in row["scores"])
         and all(type(name) is str for name in row["frames"])
-        and all(type(frame) is list for frame in row["masks"])
-        and min(row["height"], row["width"]) > 0
-        and row["height"] * row["width"] <= limits.in_force().pixels
+        and masks <= allowed.masks
+        and max(masks, len(row["frames"])) * pixels <= allowed.mask_pixels
     )
 
 

@@ -30,8 +30,8 @@ NAMES = (
 )
 
 
-MOST = 2**20
-"""Things to find in a picture."""
+MOST, CELLS = 2**24, 2**27
+"""Things to find, and pictures x classes x areas, in a state that is read."""
 
 
 class MaskAP:
@@ -138,6 +138,10 @@ class MaskAP:
         for name, kinds in state["pictures"].items():
             if not all(_are_matches(found, len(cls.areas)) for found in kinds.values()):
                 raise ValueError(f"{name!r} has matches of another make")
+        kinds = {kind for found in state["pictures"].values() for kind in found}
+        wanted = sum(sum(found["wanted"]) for kinds in state["pictures"].values() for found in kinds.values())
+        if wanted > MOST or len(kinds) * len(state["pictures"]) * len(cls.areas) > CELLS:
+            raise ValueError(f"has {wanted} things to find of {len(kinds)} classes, more than any benchmark")
         made._pictures = {name: dict(kinds) for name, kinds in state["pictures"].items()}
         return made
 

@@ -97,6 +97,8 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
         benchmark_run.run(Engine(predict, None, None), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))
 
 
+CASE = {"value": 1.0, "index": 0, "prompt": 0, "text": "", "masks": []}
+ROW = {"key": "a", "question": "", "text": "", "labels": [], "scores": [], "frames": ["0"], "height": 8192, "width": 8192}
 STATE = {"done": 1, "scores": {"clips": {"options": {}, "sums": {"": [1.0, 1.0, 1.0]}}}, "cases": [], "rows": []}
 ASKED = {"benchmark": "clips", "rules": "official", "examples": 2}
 
@@ -116,7 +118,12 @@ def resumed(kept, said):
         *({"scores": value} for value in ([], {"clips": []}, {"referring": {"options": {}, "sums": {}}}, {"odd": {}})),
         *({"scores": {"clips": {"options": {}, "sums": {"": row}}}} for row in ([1.0], [[1.0, 1.0, 1.0]], [1, 1, "x"], [])),
         {"scores": {"clips": {"options": {"rules": "x"}, "sums": {}}}},
-        *({"cases": [value]} for value in (5, {}, {"value": 1.0, "index": 2, "prompt": 0, "text": "", "masks": []})),
+        *(
+            {"cases": [value]}
+            for value in (5, {}, CASE | {"index": 2}, CASE | {"value": 10**400}, CASE | {"text": "x" * 10**5})
+        ),
+        *({"rows": [[0, 0, ROW | {"masks": masks}]]} for masks in ([[{}] * 120], [5], [[{}] * 60] * 9)),
+        {"rows": [[0, 0, ROW | {"masks": [[]], "frames": ["0"] * 100}]]},
         *({"rows": [value]} for value in (5, [0, 0], [0, 0, {}], [2, 0, {}], [0, -1, {}])),
         {"scores": {"clips": {"options": {}, "sums": {"": [float("nan")] * 3}}}},
         *("{", "[]", '{"asked": []}', "[" * 100_000, "pipe", "endless"),

@@ -158,6 +158,16 @@ def test_a_state_of_another_shape_is_refused(kind):
             new().merge(type(seen).from_state(state))
 
 
+def test_a_state_of_more_things_than_any_benchmark_has_is_refused():
+    """Each would be an array of as many numbers."""
+    found = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "wanted": [2**23] * 4}
+    with pytest.raises(ValueError, match="more than any benchmark"):
+        metrics.MaskAP.from_state({"options": {}, "pictures": {"a": {"0": found}}})
+    none = found | {"wanted": [0] * 4}
+    with pytest.raises(ValueError, match="of 9000 classes"):
+        metrics.MaskAP.from_state({"options": {}, "pictures": {str(k): {str(k): none} for k in range(9000)}})
+
+
 def _each(state, change):
     """Changes the numbers of a state: rows of sums, or the things to find in a picture."""
     for name, row in state.get("sums", {}).items():
