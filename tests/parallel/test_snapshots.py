@@ -12,7 +12,8 @@ import pytest
 from hyperseg_jax import config as configs
 from hyperseg_jax.parallel import placement, presets, report
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import groups, loop
+from hyperseg_jax.training import groups
+from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.training.state import shardings
 
 FOLDER = pathlib.Path(__file__).parent / "snapshots"
@@ -38,7 +39,8 @@ def shapes():
         rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
         boxed = jax.eval_shape(lambda: system.init(model, config, jax.random.key(config.seed)))
         anywhere = placement.abstract("single", {}, 1)
-        state, tx = loop.start(config, system, model, rules, lambda step: 1.0, anywhere, resumes=True)
+        begun = begin(config, system, model, rules, lambda step: 1.0, anywhere)
+        state, tx = begun.abstract, begun.tx
         return config, boxed, state, rules, tx
 
     return of

@@ -12,7 +12,8 @@ from hyperseg_jax.data.features import to_arrays
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
-from hyperseg_jax.training import groups, loop
+from hyperseg_jax.training import groups
+from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.weights import model_folder
 
 SYSTEM = systems.get("hyperseg")
@@ -125,7 +126,7 @@ def test_what_is_frozen_has_no_optimizer_state(config):
     config = adapted(config)
     rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
     mesh, model = placement.make("single"), SYSTEM.build(config)
-    state, _ = loop.start(config, SYSTEM, model, rules, lambda step: 1e-3, mesh, resumes=True)
+    state = begin(config, SYSTEM, model, rules, lambda step: 1e-3, mesh).abstract
     assert state.trainable and all("lora" in path for path in flatten(state.trainable))
     assert not any("lora" in path for path in flatten(state.frozen))
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]

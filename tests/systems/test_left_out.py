@@ -13,6 +13,7 @@ from hyperseg_jax.parallel import placement
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import groups, loop
+from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.training.state import make_step
 
 SYSTEM = systems.get("hyperseg")
@@ -53,7 +54,8 @@ def step(micro):
         config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps, config.optimizer.final_rate
     )
     mesh, model = placement.make(config.train.preset, config.train.mesh), SYSTEM.build(config)
-    state, tx = loop.start(config, SYSTEM, model, rules, rate, mesh, resumes=False)
+    begun = begin(config, SYSTEM, model, rules, rate, mesh)
+    state, tx = begun.fresh(), begun.tx
     whole = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = loop.jit_step(make_step(SYSTEM.loss(model, config), tx, config.train.average), whole, mesh)
     feed = Feed(mesh.batch)
