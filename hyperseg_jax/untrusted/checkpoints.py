@@ -16,6 +16,8 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown
 
 STEPS = 2**53
+DESCRIPTIONS = 2**25
+"""Bytes of what describes the arrays of a part."""
 FILES, DEEPEST = 100_000, 8
 """Of one checkpoint, and how deep its folders nest."""
 LARGEST = 2**26
@@ -112,15 +114,28 @@ def _check_tree(fields: Mapping[str, Any]) -> None:
 
 
 def _arrays(folder: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name and the description of every array of a part."""
+    """The name and the description of every array of a part that its metadata lists, which are those that Orbax reads. They are
+    read one after the other, as many names may share one value."""
     import tensorstore  # late: takes a moment to import
 
     base = {"driver": "file", "path": f"{folder}/"}
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-    wanted = [key for key in store.list().result() if key.endswith(b"zarr.json")]
-    for key, read in [(key, store.read(key)) for key in wanted]:
-        name = shown(key.decode(errors="replace"))
-        yield name, strict_json.parse(bytes(read.result().value), name)
+    store, taken = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result(), 0
+    for name in _names(_fields(folder / TREE)["tree_metadata"]):
+        found = store.read(f"{name}/zarr.json").result()
+        if found.state != "value":  # Orbax keeps texts and what is empty elsewhere
+            continue
+        taken += len(found.value)
+        if taken > DESCRIPTIONS:
+            raise BadFile(f"the descriptions of its arrays take more than {DESCRIPTIONS} bytes")
+        yield shown(name), strict_json.parse(bytes(found.value), shown(name))
+
+
+def _names(listed: Mapping[str, Any]) -> Iterator[str]:
+    for entry in listed.values():
+        try:
+            yield ".".join(part["key"] for part in entry["key_metadata"])
+        except (KeyError, TypeError) as error:
+            raise BadFile(f"{TREE} has an entry without names") from error
 
 
 def _bytes(name: str, array: Mapping[str, Any]) -> int:

@@ -226,9 +226,9 @@ def test_a_folder_of_checkpoints_that_leads_out_of_the_workdir_is_refused(copy, 
     ("part", "shape", "chunk", "why"),
     [
         ("run", [2**36], [1], "its run has arrays of 68719476"),
-        ("params", [4], [2**36], "boom/zarr.json has chunks larger than its array"),
-        ("train", [-4], [1], "boom/zarr.json has chunks larger"),
-        ("run", None, [1], "boom/zarr.json describes no array"),
+        ("params", [4], [2**36], "has chunks larger than its array"),
+        ("train", [-4], [1], "has chunks larger"),
+        ("run", None, [1], "describes no array"),
     ],
 )
 def test_arrays_are_measured_before_they_are_read(copy, part, shape, chunk, why):
@@ -237,10 +237,18 @@ def test_arrays_are_measured_before_they_are_read(copy, part, shape, chunk, why)
     base = {"driver": "file", "path": f"{copy / '2' / part}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     grid = {"name": "regular", "configuration": {"chunk_shape": chunk}}
-    store[b"boom/zarr.json"] = json.dumps({"shape": shape, "data_type": "int8", "chunk_grid": grid}).encode()
+    store[next(key for key in store.list().result() if key.endswith(b"zarr.json"))] = json.dumps(
+        {"shape": shape, "data_type": "int8", "chunk_grid": grid}
+    ).encode()
     with fuzz.bounded(seconds=60, memory=2**33):
         found, _, said = restore(copy)
     assert int(found.step) == 1 and len(said) == 1 and "/2: cannot be read whole" in said[0] and why in said[0]
+
+
+def test_names_that_share_one_large_value_are_not_read(copy, monkeypatch):
+    monkeypatch.setattr(untrusted, "DESCRIPTIONS", 500)  # of two arrays
+    with pytest.raises(UserError, match="the descriptions of its arrays take more than 500 bytes"):
+        restore(copy)
 
 
 def test_files_far_beyond_their_arrays_are_not_read(copy):
