@@ -227,7 +227,7 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[T
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
         try:
-            kept = strict_json.parse(strict_json.contents(path), "its content").get("config")
+            kept = strict_json.parse(strict_json.contents(paths.own(path)), "its content").get("config")
         except (BadFile, OSError) as error:
             why = error.why if isinstance(error, BadFile) else error.strerror
             raise UserError(f"{path}: {why}; give another --out") from error

@@ -134,7 +134,7 @@ def run(
 def _read(kept: pathlib.Path, asked: dict[str, Any], new: Partial, benchmark: Benchmark) -> str:
     """The state in a file, checked, as text. BadFile where no evaluation wrote it, UserError where another one did."""
     with without_panics("it has other fields"):
-        state = strict_json.parse_any(strict_json.contents(kept, LARGEST), "its content", parts=PARTS)
+        state = strict_json.parse_any(strict_json.contents(paths.own(kept), LARGEST), "its content", parts=PARTS)
         for key, value in asked.items():
             if (other := state["asked"].get(key)) != value:
                 raise UserError(

@@ -92,7 +92,7 @@ class Trial:
     def last_words(self) -> str:
         """The last line of its log, for messages."""
         words: list[str] = []
-        with contextlib.suppress(OSError, BadFile), paths.open_file(self.log) as file:
+        with contextlib.suppress(OSError, BadFile), paths.open_file(paths.own(self.log)) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LAST))
             words = file.read(LAST).decode(errors="replace").split("\n")
         return next((one_line(line.strip()) for line in reversed(words) if line.strip()), "no output")
@@ -107,7 +107,7 @@ class Trial:
         if not self.record.exists():
             return "waiting"
         try:
-            status = strict_json.parse(strict_json.contents(self.record), "its content").get("status")
+            status = strict_json.parse(strict_json.contents(paths.own(self.record)), "its content").get("status")
             if type(status) is not str or status not in STATUSES:
                 raise BadFile("it has no status")
         except (OSError, BadFile) as error:

@@ -53,7 +53,7 @@ class BadRecords:
         if not os.path.lexists(self._path):
             return {}
         try:
-            lines = paths.read_file(self._path, LARGEST).decode(errors="replace").splitlines()
+            lines = paths.read_file(paths.own(self._path), LARGEST).decode(errors="replace").splitlines()
         except (BadFile, OSError) as error:
             why = error.why if isinstance(error, BadFile) else error.strerror
             with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ from hyperseg_jax.training.state import TrainState
 from hyperseg_jax.untrusted import checkpoints as untrusted
 from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import first_line, one_line, shown
+from hyperseg_jax.untrusted.printing import first_line, is_name, one_line, shown
 
 FORMAT = 1
 PROBE, UNFINISHED = ".probe-", ".orbax-checkpoint-tmp"
@@ -275,16 +275,23 @@ def check_facts(run: Any) -> None:
     number = lambda value: type(value) in (int, float) and 0 <= value < 2**53
     if not isinstance(seconds, dict) or not all(k in SHARES and number(value) for k, value in seconds.items()):
         raise ValueError("its run facts have no times")
-    if not (untold is None or (isinstance(untold, dict) and all(map(_is_of_interval, untold.values())))):
+    if not (untold is None or (isinstance(untold, dict) and all(_is_of_interval(*item) for item in untold.items()))):
         raise ValueError("its run facts have no sums of the interval")
 
 
-def _is_of_interval(held: Any) -> bool:
+def _is_of_interval(task: Any, held: Any) -> bool:
     """Whether these may be the sums of a task (means.RunningMeans)."""
     if not isinstance(held, dict) or type(held.get("steps")) is not int or not isinstance(held.get("sums"), dict):
         return False
-    pair = lambda value: isinstance(value, list) and len(value) == 2 and all(type(one) in (int, float) for one in value)
-    return 0 <= held["steps"] < 2**53 and all(map(pair, held["sums"].values()))
+    number = lambda value: type(value) is float or (type(value) is int and abs(value) < 2**53)
+    pair = lambda value: isinstance(value, list) and len(value) == 2 and all(map(number, value))
+    return (
+        0 <= held["steps"] < 2**53
+        and all(map(is_name, (task, *held["sums"])))
+        and "loss" in held["sums"]
+        and not held["sums"].keys() & {"kind", "task", "step", "steps", "seconds"}  # which a line of the log has as well
+        and all(map(pair, held["sums"].values()))
+    )
 
 
 def _cause(error: BaseException) -> str:

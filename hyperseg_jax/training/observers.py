@@ -23,7 +23,7 @@ from hyperseg_jax.training.flops import utilization
 from hyperseg_jax.training.means import RunningMeans
 from hyperseg_jax.training.plots import plot_losses
 from hyperseg_jax.training.state import COUNTERS
-from hyperseg_jax.untrusted import paths, printing, strict_json
+from hyperseg_jax.untrusted import paths, printing, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 LARGEST, LINE = 2**28, 2**16  # bytes of a log, and of one of its lines
@@ -64,7 +64,7 @@ class Observers:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
@@ -179,6 +179,9 @@ class Observers:
         """Begins a profile before its first step and ends it after its last one."""
         first, last = self._profiled
         if step == first:
+            for folder in (self._folder / "plugins", self._folder / "plugins" / "profile"):  # where the profiler writes
+                if told := _own_folder(folder):
+                    self.say(told)
             jax.profiler.start_trace(self._folder)
             self._profiling = True
         if self._profiling and step == last + 1:
@@ -269,7 +272,7 @@ def _line(data: bytes) -> dict[str, Any] | None:
         line = strict_json.parse_any(data, "a line", finite=False)  # losses may be NaN
     except BadFile:
         return None
-    if not isinstance(line, dict) or not all(_is_name(line.get(name)) for name in ("kind", "task")):
+    if not isinstance(line, dict) or not all(printing.is_name(line.get(name)) for name in ("kind", "task")):
         return None
     others = [value for name, value in line.items() if name not in ("kind", "task", "seconds")]
     seconds = line.get("seconds", {})
@@ -282,10 +285,6 @@ def _line(data: bytes) -> dict[str, Any] | None:
         and line.get("steps", 1) > 0
     )
     return line if sound and isinstance(seconds, dict) and all(map(_is_number, seconds.values())) else None
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and len(value) <= printing.NAME
 
 
 def _is_number(value: Any) -> bool:
@@ -302,6 +301,12 @@ def seconds_lost(path: pathlib.Path, kept: Mapping[str, float]) -> float:
 
 
 def _is_log(path: pathlib.Path) -> bool:
+    """Whether a file, which may lie in a bucket, can be a log: a link out of the workdir is none."""
+    if not stores.is_url(os.fspath(path)):
+        try:
+            paths.own(path)
+        except BadFile:
+            return False
     return path.is_file() and epath.Path(path).stat().length <= LARGEST
 
 
@@ -324,7 +329,7 @@ def _truncate(path: pathlib.Path, step: int) -> str:
 def _own_folder(folder: pathlib.Path) -> str:
     """Puts aside what is no folder, or one out of the workdir; a line about it, "" for nothing."""
     with contextlib.suppress(BadFile):
-        paths.inside(folder.parent, folder.name)
+        paths.own(folder)
         if folder.is_dir() or not os.path.lexists(folder):
             return ""
     return f"{paths.put_aside(folder)}: was no folder of this run; a new one is begun"

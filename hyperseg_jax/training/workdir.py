@@ -18,7 +18,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.untrusted import stores, strict_json
+from hyperseg_jax.untrusted import paths, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.checkpoints import is_named_as_step
 
@@ -124,7 +124,7 @@ class Workdir:
     def _config(self, path: epath.Path) -> dict[str, Any]:
         """What the config.json of the run that is there holds. It is not trusted."""
         try:
-            data = path.read_bytes() if self.remote else strict_json.contents(pathlib.Path(path))
+            data = path.read_bytes() if self.remote else strict_json.contents(paths.own(pathlib.Path(path)))
             return strict_json.parse(data, "its content")
         except (BadFile, OSError) as error:
             why = error.why if isinstance(error, BadFile) else stores.reason(error)

@@ -96,6 +96,11 @@ def check_regular(path: pathlib.Path) -> None:
     _check_regular(os.stat(path))
 
 
+def own(path: pathlib.Path) -> pathlib.Path:
+    """A file or folder of the folder that it stands in. BadFile where it is a link out of that."""
+    return inside(path.parent, path.name)
+
+
 def open_file(path: pathlib.Path) -> io.BufferedReader:
     """A file opened for reading. BadFile and OSError as of `check_regular`."""
     check_regular(path)  # before it is opened, as opening a device may do something

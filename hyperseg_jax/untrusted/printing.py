@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return "".join(sign if sign in "\n\t" or sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+def is_name(value: object) -> bool:
+    """Whether a value out of a file may stand for a name that is printed as it is."""
+    return isinstance(value, str) and value.isprintable() and len(value) <= NAME
+
+
 def one_line(text: str | os.PathLike[str], most: int = LINE) -> str:
     """A message or path: on one line, printable, its middle left out where it is long."""
     text = os.fspath(text)

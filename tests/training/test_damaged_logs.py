@@ -85,11 +85,14 @@ def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
     [
         *({"format": None}, {"global_next_index": -1}, {"global_next_index": "8"}, {"seconds": None}, {"bad": 1.5}),
         *({"seconds": {"step": float("nan")}}, {"untold": []}, {"untold": {"a": 5}}),
-        {"untold": {"a": {"steps": 1, "sums": {"loss": [1.0]}}}},
+        *({"untold": {"a": {"steps": 1, "sums": sums}}} for sums in ({"loss": [1.0]}, {}, {"loss": [10**400, 1]})),
+        *({"untold": {"a": {"steps": 1, "sums": {"loss": [1.0, 1.0], name: [1.0, 1.0]}}}} for name in ("task", "\x1b[31m")),
+        {"untold": {"\ud800": {"steps": 1, "sums": {"loss": [1.0, 1.0]}}}},
     ],
 )
 def test_damaged_run_facts_are_a_checkpoint_that_cannot_be_read(changed):
     check_facts(FACTS)
+    check_facts({**FACTS, "untold": {"[/a]": {"steps": 1, "sums": {"loss": [1.0, 1.0], "dice": [0.5, 1.0]}}}})
     with pytest.raises(ValueError, match="its run facts have no"):
         check_facts({**FACTS, **changed})
 
@@ -132,6 +135,31 @@ def test_a_log_is_read_line_by_line(tmp_path):
         assert seconds_lost(file, {"step": 1.0}) == 2.0
         observers._truncate(file, 2)
     assert len(read_metrics(file)) == 4 and file.stat().st_size < 2000
+
+
+def test_a_log_that_is_a_link_out_is_put_aside(tmp_path):
+    home, other = tmp_path / "run", tmp_path / "other.jsonl"
+    home.mkdir()
+    other.write_bytes(TEXT)
+    (home / "metrics.jsonl").symlink_to(other)
+    assert read_metrics(home / "metrics.jsonl") == []
+    said, lines = went_on(home)
+    assert "was no log of metrics" in said and [line["task"] for line in lines] == ["b"] and other.read_bytes() == TEXT
+
+
+@pytest.mark.parametrize("name", ["plugins", "plugins/profile"])
+def test_a_profile_stays_in_the_workdir(tmp_path, monkeypatch, name):
+    home, other = tmp_path / "run", tmp_path / "other"
+    link = home / "tensorboard" / name
+    link.parent.mkdir(parents=True)
+    other.mkdir()
+    link.symlink_to(other)
+    monkeypatch.setattr(observers.jax.profiler, "start_trace", lambda folder: None)
+    monkeypatch.setattr(observers.jax.profiler, "stop_trace", lambda: None)
+    console = Console(record=True, file=io.StringIO(), width=300)
+    with Observers(home, start=0, steps=9, console=console, timer=Clock(), profiled=(1, 2)) as watch:
+        watch.profile(1)
+    assert "was no folder of this run" in console.export_text() and not link.exists() and not list(other.iterdir())
 
 
 @pytest.mark.parametrize("make", ["link", "pipe", "file"])
