@@ -38,6 +38,33 @@ def test_given_attention_masks(case):
     assert np.abs(other.prediction.mask_logits - made.prediction.mask_logits).max() > 0.1
 
 
+ONCE = ("padding_mask", "out_hw", "best_query")  # arrays that are of the first row, however many there are
+
+
+@pytest.mark.golden("hyperseg", r"e2e_(region|referring)_tiny.*")
+def test_two_rows(case):
+    """A case with every row twice: all rows are compared."""
+    for arrays in (case.inputs, case.outputs):
+        for name, array in [*arrays.items()]:
+            if name == "token_refer_id":
+                arrays |= {f"{name}_{row}": array for row in range(2)}
+            elif name in ("region_masks", "region_points_yx", "region_embedding", "pred_region_logits"):
+                arrays[name] = np.stack([array, array])
+            elif len(array) == 1 and name not in ONCE:
+                arrays[name] = np.concatenate([array, array])
+    case.inputs.pop("token_refer_id", None)
+    ((_, made, layout),) = run_frames(case, WholeModel(case))
+    compare(case, "", made, layout)
+    case.done(given=["region_points_yx"])
+    rows, notes = [*case.rows], [*case.notes]
+    for name in {"pred_masks", "pred_region_logits"} & case.outputs.keys():  # and a wrong second row is seen
+        case.rows.clear()
+        case.outputs[name][1] += 1.0
+        compare(case, "", made, layout)
+        assert [error > tolerance for what, error, tolerance in case.rows if what == name] == [True]
+    case.rows[:], case.notes[:] = rows, notes
+
+
 @pytest.mark.golden("hyperseg", r"e2e_.*_tiny.*")
 def test_bfloat16(case):
     """How far bfloat16 is from the published float32 outputs; told in the report. Outputs that have nothing to do with the
@@ -47,7 +74,7 @@ def test_bfloat16(case):
         name = next(n for n in case.outputs if n.startswith(f"{prefix}pred_") and n.endswith("_logits"))
         kind = {"SEG": "expression", "class": "class", "region": "region"}[name.removeprefix(f"{prefix}pred_").split("_")[0]]
         scores, expected = made.prediction.scores[kind], case.outputs[name]
-        expected = expected.T[None] if kind == "region" else expected.reshape(scores.shape)
+        expected = (np.swapaxes(expected, -1, -2) if kind == "region" else expected).reshape(scores.shape)
         both, either = ((masks > 0) & (wanted > 0)).sum((-2, -1)), ((masks > 0) | (wanted > 0)).sum((-2, -1))
         iou = np.where(either > 0, both / np.maximum(either, 1), 1.0)
         distance = lambda ours, theirs: float(np.sqrt(np.mean((ours - theirs) ** 2)) / theirs.std())
@@ -87,8 +114,8 @@ def run_frames(case, whole, attention="own"):
                 layout,
                 num_classes=classes,
                 fine_grained_query=query,
-                regions=None if regions is None else regions[None, None] > 0,
-                region_points=None if points is None else points[None, None, ..., ::-1],
+                regions=None if regions is None else by_row(regions, 3)[:, None] > 0,
+                region_points=None if points is None else by_row(points, 3)[:, None, ..., ::-1],
             )
 
     run, query = jax.jit(forward), None
@@ -105,8 +132,13 @@ def run_frames(case, whole, attention="own"):
         yield prefix, made, layout
 
 
+def by_row(array, dimensions):
+    """An array with the axis of rows in front, which a case of one row may leave out. dimensions: of one row."""
+    return array if array.ndim > dimensions else array[None]
+
+
 def given_attention(case, prefix):
-    """The case's attention masks, one bool [1, Q, h * w] a layer; the levels take turns, at strides 32, 16 and 8."""
+    """The case's attention masks, one bool [B, Q, h * w] a layer; the levels take turns, at strides 32, 16 and 8."""
     height, width = next(value.shape[-2:] for name, value in case.inputs.items() if name in ("image", "image0"))
     packed = [name for name in case.outputs if name.startswith(f"{prefix}attn_mask_")]
     sizes = [-(-height // stride) * -(-width // stride) for stride in (32, 16, 8)]
@@ -136,7 +168,8 @@ def packed_masks(case, prefix, geometry):
 
 
 def compare(case, prefix, made, layout):
-    """Every stored tensor of one frame."""
+    """Every stored tensor of one frame. Regions of a case of one row may be stored without the axis of rows; answers and their
+    masks are of the first row alone, as the published code gives them."""
     inside, prediction = made.inside, made.prediction
     final = {"expression": prediction.scores.get("expression"), "class": prediction.scores.get("class")}
     direct = {
@@ -148,10 +181,10 @@ def compare(case, prefix, made, layout):
         "seg_query_projected": inside["queries"][:, 0],
         "SEG_embedding": inside["expression"],
         "class_name_embedding": inside["class"][:, 0] if "class" in inside else None,
-        "region_embedding": inside["region"][0, 0] if "region" in inside else None,
+        "region_embedding": inside["region"][:, 0] if "region" in inside else None,
         "pred_SEG_logits": final["expression"][..., None],
         "pred_class_name_logits": final["class"],
-        "pred_region_logits": prediction.scores["region"][0].T if "region" in prediction.scores else None,
+        "pred_region_logits": np.swapaxes(prediction.scores["region"], 1, 2) if "region" in prediction.scores else None,
         "pred_boxes": prediction.boxes,
         "hs": prediction.embeddings["query"],
         "reid_embed_of_hs": prediction.embeddings["reid"],
@@ -164,6 +197,10 @@ def compare(case, prefix, made, layout):
         "layout_region_mask": layout.source == Source.REGION,
         "layout_class_name_indices": np.where(layout.source == Source.CLASS, layout.segment, 0),
     }
+    for name in ("region_embedding", "pred_region_logits"):
+        if direct[name] is not None and prefix + name in case.outputs:
+            assert direct[name].shape == by_row(case.outputs[prefix + name], 2).shape
+            direct[name] = direct[name].reshape(case.outputs[prefix + name].shape)
     names = [name for name in case.outputs if name.startswith(prefix)]
     legal = case.near_zero((name for name in names if "post_mask_logits" in name), floors=1)
     if any("post_mask" in name for name in names):
