@@ -47,7 +47,7 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
             if kind == MATRIX and _called(content, sign) == name:
                 return _matrix(content, sign, name, most)
             at += 8 + length
-    except (struct.error, zlib.error, ValueError, IndexError) as error:
+    except (struct.error, zlib.error, ValueError, IndexError, OverflowError) as error:
         raise BadFile(f"is damaged ({error})") from error
     raise BadFile(f"has no {name}")
 

@@ -38,11 +38,11 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
     """The folder of a model: a workdir (its model/), a model folder, or the name of a shipped model ("tiny")."""
     path = pathlib.Path(name)
     for candidate in (path / "model", path, SHIPPED / str(name)):
-        if (candidate / "model.safetensors").is_file():
+        if os.path.isfile(candidate / "model.safetensors"):  # False for what is no name of a file, where pathlib raises
             return candidate
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.safetensors"))
     raise UserError(
-        f"{name}: no model here (a workdir of `hyperseg train`, or a folder with model.safetensors); "
+        f"{one_line(name)}: no model here (a workdir of `hyperseg train`, or a folder with model.safetensors); "
         f"shipped models: {', '.join(shipped) or 'none'}"
     )
 

@@ -73,6 +73,7 @@ PREDICT = {
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the picture"),
     "endless text": ("good.jpg '" + "ring " * 400 + "'", "longest bucket", "shorten the text"),
     "no model": ("good.jpg 'a ring' --model nowhere", "nowhere", "shipped models"),
+    "a name beyond all files": (f"good.jpg 'a ring' --model {'x' * 5000}", "xxx ... xxx", "shipped models"),
     "truncated weights": ("good.jpg 'a ring' --model cut_model", "model.safetensors", "another copy"),
     "broken config.json": ("good.jpg 'a ring' --model bad_config", "config.json", "not readable JSON"),
     "config.json of something else": ("good.jpg 'a ring' --model list_config", "config.json", "not a JSON object"),

@@ -1,6 +1,7 @@
 """Matrices of MATLAB files, as SciPy writes them, and damaged ones."""
 
 import os
+import struct
 import tracemalloc
 
 import fuzz
@@ -46,6 +47,17 @@ def test_numbers_that_are_no_labels(tmp_path, value, compressed):
     labels[2, 3] = value
     savemat(tmp_path / "a.mat", {"LabelMap": labels}, do_compression=compressed)
     with pytest.raises(BadFile, match=r"has the number [^ ]+ where a label is a whole number from 0 to 4294967295"):
+        label_maps.read(tmp_path / "a.mat", "LabelMap")
+
+
+def test_sides_without_an_end(tmp_path):
+    """Each side of the matrix as a double."""
+    savemat(tmp_path / "a.mat", {"LabelMap": np.zeros((2, 2), np.uint8)})
+    data = (tmp_path / "a.mat").read_bytes()
+    sides = struct.pack("<IIii", 5, 8, 2, 2)
+    assert data.count(sides) == 1
+    (tmp_path / "a.mat").write_bytes(data.replace(sides, struct.pack("<IId", 9, 8, np.inf)))
+    with pytest.raises(BadFile, match="is damaged"):
         label_maps.read(tmp_path / "a.mat", "LabelMap")
 
 
