@@ -57,7 +57,9 @@ def get(name: str) -> System:
         raise UserError(f"system = {name!r} is not known; use one of {', '.join(SYSTEMS)}")
     system: System = importlib.import_module(f"hyperseg_jax.systems.{name}").SYSTEM
     blocks = {"build": "model", "init": "model", "weight_table": "model", "loss": "loss"}
-    told = {field: _told(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()}
+    told: dict[str, Any] = {
+        field: _told(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()
+    }
     return dataclasses.replace(system, **told)
 
 
