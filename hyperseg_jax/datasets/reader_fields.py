@@ -13,7 +13,7 @@ from typing import Any
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import shown_value
 
-WORDS = {
+WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "True or False",
