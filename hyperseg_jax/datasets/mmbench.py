@@ -8,6 +8,7 @@ import binascii
 import contextlib
 import csv
 import io
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ class MmBench:
         limits.check("json_bytes", self._path.stat().st_size, str(self._path), "bytes")
         rows = self._whole_rows()
         self._names = self._cells(next(rows)[1], " header")
+        if len(set(self._names)) < len(self._names):
+            raise UserError(f"{self._path}: two columns have one name; rename one of them")
         for name in ("index", "question", "A", "B", "image"):
             if name not in self._names:
                 raise UserError(f"{self._path}: no column {name!r}; is it a table of MMBench?")
@@ -69,9 +72,12 @@ class MmBench:
     def _cells(self, raw: bytes, what: str) -> list[str]:
         csv.field_size_limit(LONGEST_ROW)
         try:
-            return next(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter="\t"))
-        except (UnicodeDecodeError, csv.Error, StopIteration) as error:
+            rows = list(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter="\t"))
+        except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{self._path}{what}: cannot be read ({error}); download it again") from error
+        if len(rows) != 1:  # the csv reader ends rows elsewhere than `_whole_rows`
+            raise UserError(f"{self._path}{what}: has a quote inside a cell or a lone carriage return; correct the row")
+        return rows[0]
 
     def _row(self, raw: bytes, n: int) -> dict[str, str]:
         cells = self._cells(raw, f"#{n}")
@@ -95,10 +101,12 @@ class MmBench:
             complain(
                 "bad record", f"{where}: its index {shown_value(row['index'])} is that of #{first} too; correct one of them"
             )
-        choices = [row[letter] for letter in CHOICES if row.get(letter, "") not in ("", "nan")]
+        choices = list(itertools.takewhile(_is_given, (row.get(letter, "") for letter in CHOICES)))
+        if any(_is_given(row.get(letter, "")) for letter in CHOICES[len(choices) :]):
+            raise UserError(f"{where}: choice {CHOICES[len(choices)]} is empty and a later one is not; correct it")
         answer = row.get("answer", "").strip()
-        if answer and answer not in LETTERS[: len(choices)]:
-            raise UserError(f"{where}: answer {answer[:20]!r} is none of its choices; correct it")
+        if answer and answer not in tuple(LETTERS[: len(choices)]):
+            raise UserError(f"{where}: answer {shown_value(answer)} is none of its choices; correct it")
         hint = row.get("hint", "")
         prompt = Prompt(
             task="chat",
@@ -122,3 +130,7 @@ class MmBench:
             raise Problem("unreadable picture", f"{where}: its image cannot be read ({error}); download it again") from error
         except BadFile as error:
             raise Problem("unreadable picture", f"{where}: its image {error}") from error
+
+
+def _is_given(choice: str) -> bool:
+    return choice not in ("", "nan")

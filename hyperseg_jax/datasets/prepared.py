@@ -52,7 +52,7 @@ class Prepared:
                 "prepare it again with --file_format=array_record"
             )
         if split not in info.splits:
-            raise UserError(f"{self._folder}: no split {split!r}; it has {', '.join(info.splits)}")
+            raise UserError(f"{self._folder}: no split {split!r}; it has {shown(', '.join(info.splits))}")
         self._files = info.splits[split]
         inner = features["objects"].parts if "objects" in features else {}
         self._masks = next((name for name in MASKS if name in inner), None)

@@ -24,6 +24,7 @@ from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import BadFile, map_file
 from hyperseg_jax.untrusted.old_pickles import OLD_TABLE
 from hyperseg_jax.untrusted.pickle_machine import PickleMachine
+from hyperseg_jax.untrusted.printing import shown
 
 OPERATIONS = 50_000_000  # RefCOCOg has some 5 000 000
 NOTHING = -1
@@ -103,7 +104,7 @@ class RefCocoRefs(PerPicture):
                 }
             )
         if split not in there:
-            raise UserError(f"{self._path}: no split {split!r}; it has {', '.join(sorted(map(str, there))) or 'none'}")
+            raise UserError(f"{self._path}: no split {split!r}; it has {shown(', '.join(sorted(map(str, there))) or 'none')}")
         return kept
 
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:

@@ -13,6 +13,7 @@ from hyperseg_jax.datasets.per_picture import PerPicture
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
+from hyperseg_jax.untrusted.printing import shown
 
 
 class ScienceQa(PerPicture):
@@ -29,7 +30,7 @@ class ScienceQa(PerPicture):
         self._images, self._hints = files.part(root, "images"), hints
         splits = files.Json(files.inside(root, "pid_splits.json", str(root)), dict).content
         if split not in splits:
-            raise UserError(f"{root / 'pid_splits.json'}: no split {split!r}; it has {', '.join(splits) or 'none'}")
+            raise UserError(f"{root / 'pid_splits.json'}: no split {split!r}; it has {shown(', '.join(splits) or 'none')}")
         self.name = f"scienceqa:{split}"
         self._keys = [key for key in splits[split] if self._row(key).get("image")]
         self.text_only = len(splits[split]) - len(self._keys)

@@ -12,6 +12,7 @@ from hyperseg_jax.datasets.per_picture import PerPicture
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
+from hyperseg_jax.untrusted.printing import shown
 
 FOLDERS = ("VG_100K", "VG_100K_2")
 
@@ -25,7 +26,9 @@ class VisualGenome(PerPicture):
         self._file = self._open("region_descriptions.json", list)
         splits = self._open("densecap_splits.json", dict).content
         if split not in splits:
-            raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; it has {', '.join(splits) or 'none'}")
+            raise UserError(
+                f"{self._root / 'densecap_splits.json'}: no split {split!r}; it has {shown(', '.join(splits) or 'none')}"
+            )
         chosen, data = (
             {files.identity({"id": k}, "id", str(self._root / "densecap_splits.json")) for k in splits[split]},
             self._open("image_data.json", list),

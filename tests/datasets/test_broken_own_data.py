@@ -152,6 +152,29 @@ def test_labelme(own, case):
     assert any("0001.jpg: is 192x192 pixels, its annotations say 192x7" in text for _, text in found(report(home, "labelme")))
 
 
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("77\tWhat?\tnan\ta\tb\t\t\tA\tx\t0\r78\tWhat?\tnan\ta\tb\t\t\tA\tx\t0", "a lone carriage return"),
+        ('77\tA 5" tube?\tnan\ta\tb\t\t\tA\tx\t0\n78\tA 6" tube?\tnan\ta\tb\t\t\tA\tx\t0', "has a quote inside a cell"),
+        ("77\tWhat?\tnan\ta\tb\t\t\tAB\tx\t0", "answer 'AB' is none of its choices"),
+        ("77\tWhat?\tnan\ta\tb\t\t\tC\tx\t0", "answer 'C' is none of its choices"),
+        ("77\tWhat?\tnan\ta\t\tc\t\tB\tx\t0", "choice B is empty and a later one is not"),
+    ],
+)
+def test_rows_that_would_be_taken_for_others(own, row, why):
+    table = own("mmbench") / "mmbench" / "MMBench_TEST_EN.tsv"
+    text = table.read_text()
+    table.write_text(f"{text.rstrip()}\n{row}\n")
+    reader = MmBench(table)
+    assert reader[0].prompts
+    with pytest.raises(UserError, match=why):
+        reader[len(reader) - 1]
+    table.write_text(text.replace("hint", "question", 1))
+    with pytest.raises(UserError, match="two columns have one name"):
+        MmBench(table)
+
+
 def test_bad_rows_of_a_table(own, monkeypatch):
     """They are told, each once, and the table is gone through once, whatever refers to whom."""
     root = own("mmbench")
