@@ -39,6 +39,9 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
     path = pathlib.Path(name)
     for candidate in (path / "model", path, SHIPPED / str(name)):
         if os.path.isfile(candidate / "model.safetensors"):  # False for what is no name of a file, where pathlib raises
+            if candidate == path / "model":
+                with naming(candidate):
+                    paths.own(candidate)  # of a workdir
             return candidate
     shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.safetensors"))
     raise UserError(

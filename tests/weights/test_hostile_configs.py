@@ -133,6 +133,15 @@ def test_files_that_are_links(tmp_path, name):
         assert read(snapshot)
 
 
+def test_a_model_of_a_workdir_that_is_a_link_out(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(model_folder.find("tiny"))
+    with pytest.raises(UserError, match=r"run/model: .*limits\.outside"):
+        model_folder.find(tmp_path / "run")
+    (tmp_path / "mine").symlink_to(model_folder.find("tiny"))
+    assert model_folder.find(tmp_path / "mine") == tmp_path / "mine"
+
+
 def test_limits_come_from_the_user_alone(folder):
     (folder / "config.json").write_text(json.dumps({**SHIPPED, "limits": {"side": 10**9, "outside": True}}))
     config = model_folder.read_config(folder)
