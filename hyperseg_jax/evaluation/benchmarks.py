@@ -59,8 +59,13 @@ def _reasoning(split: str) -> Benchmark:
 
 
 def _marks(kind: str) -> Benchmark:
-    fields = {"json_path": "{root}/interactive/coco_interactive_val.json", "image_root": _VAL2017, "kinds": (kind,)}
-    fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # in any picture, as HyperSeg has it
+    fields = {
+        "json_path": "{root}/interactive/coco_interactive_val.json",
+        "image_root": _VAL2017,
+        "kinds": (kind,),
+        "point_radius": RADII["point"],  # in any picture, as HyperSeg has it
+        "scribble_radius": RADII["scribble"],
+    }
     return Benchmark("region", "regions", "interactive", fields, _MARKS)
 
 
