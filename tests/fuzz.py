@@ -11,6 +11,7 @@ def test_damaged_indices_for_long(tmp_path, tried_long):
 import contextlib
 import copy
 import json
+import os
 import pathlib
 import resource
 import signal
@@ -31,6 +32,21 @@ NUMBERS = st.sampled_from((0, 1, -1, 3, 255, 2**31, 2**63, 10**9, 10**40, 1.5, -
 ODD = st.one_of(st.none(), st.booleans(), NUMBERS, st.integers(), NAMES, st.text(max_size=20))
 VALUES = st.recursive(ODD, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4), max_leaves=8)
 """JSON values of all kinds, the inconvenient ones first."""
+
+
+def placed(path, content):
+    """What may stand in the place of a file: its content, or what it is instead. A link leads to "other", two folders up."""
+    match content:
+        case "link":
+            path.symlink_to(path.parents[1] / "other")
+        case "pipe":
+            os.mkfifo(path)
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_text(content)
 
 
 def _places(value, path=()):

@@ -1,7 +1,6 @@
 """Names, commands, statuses and scores of trials; their shares of the devices."""
 
 import math
-import os
 import pathlib
 
 import fuzz
@@ -112,13 +111,13 @@ ODD = ["[]", "{", "[" * 100_000, "pipe", "endless", "folder"]
 @pytest.mark.parametrize("content", [*ODD, '{"status": 5}', '{"status": "odd"}', '{"status": NaN}'])
 def test_a_damaged_record_is_one_line(tmp_path, content):
     broken = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
-    placed(broken.record, content)
+    fuzz.placed(broken.record, content)
     assert isinstance(fuzz.kept_promise(broken.status, says="not a readable record"), UserError)
 
 
 @pytest.mark.parametrize("content", [*ODD, "{}", '{"config": [1]}', '{"config": {"a": NaN}}'])
 def test_a_damaged_sweep_json_is_one_line(tmp_path, content):
-    placed(tmp_path / "sweep.json", content)
+    fuzz.placed(tmp_path / "sweep.json", content)
     base = ml_collections.ConfigDict({"a": 1.0})
     assert isinstance(fuzz.kept_promise(lambda: sweep._open(tmp_path, base, ()), says="give another --out"), UserError)
 
@@ -136,7 +135,7 @@ def test_a_log_is_only_written_where_it_is_a_file(tmp_path, content):
     (odd,) = (Trial({"a": "1"}, "tiny", (), 5, tmp_path / "trials"),)
     odd.folder.mkdir()
     (tmp_path / "other").write_text("other")
-    placed(odd.log, content)
+    fuzz.placed(odd.log, content)
     with fuzz.bounded(seconds=20):
         assert odd.last_words() == "no output"
         with pytest.raises(UserError, match=r"\.log: is no regular file; remove it"):
@@ -159,18 +158,3 @@ def test_a_lock_that_is_a_link_ends_the_trial(tmp_path):
     one.lock.symlink_to(tmp_path / "other")
     assert Training(one).wait() == 1 and f"{one.lock}: is no lock of a trial" in one.last_words()
     assert not (tmp_path / "other").exists()
-
-
-def placed(path, content):
-    """What may stand in the place of a file: its content, or what it is."""
-    match content:
-        case "link":
-            path.symlink_to(path.parents[1] / "other")
-        case "pipe":
-            os.mkfifo(path)
-        case "endless":
-            path.symlink_to("/dev/zero")
-        case "folder":
-            path.mkdir()
-        case _:
-            path.write_text(content)

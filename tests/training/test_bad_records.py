@@ -118,16 +118,9 @@ def test_every_shipped_config_says_how_much(micro):
 def test_what_is_no_list_of_bad_records_is_put_aside(account, tmp_path, content):
     make, said = account
     path = tmp_path / "bad_records.txt"
-    match content:
-        case "pipe":
-            os.mkfifo(path)
-        case "endless":
-            path.symlink_to("/dev/zero")
-        case "folder":
-            path.mkdir()
-        case "large":
-            path.touch()
-            os.truncate(path, bad_records.LARGEST + 1)
+    fuzz.placed(path, content)
+    if content == "large":
+        os.truncate(path, bad_records.LARGEST + 1)
     jax.devices()  # their first use takes memory
     with fuzz.bounded(seconds=20):
         make([(3, "x.jpg")], start=3, bad=1).write()

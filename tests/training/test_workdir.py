@@ -1,9 +1,9 @@
 """A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
 
 import json
-import os
 
 import fsspec
+import fuzz
 import pytest
 from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
@@ -141,15 +141,7 @@ def test_a_run_that_lost_its_workdir_ends_without_a_save(small_system, micro, tm
 def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
     path = tmp_path / "run" / "config.json"
     begun(path.parent)
-    match content:
-        case "pipe":
-            os.mkfifo(path)
-        case "endless":
-            path.symlink_to("/dev/zero")
-        case "folder":
-            path.mkdir()
-        case _:
-            path.write_text(content)
+    fuzz.placed(path, content)
     with pytest.raises(UserError, match=r"run/config\.json: not readable|run: holds a run of another config") as error:
         Workdir(tmp_path / "run").check(micro())
     assert "\n" not in str(error.value)
