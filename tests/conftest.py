@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import importlib.util
 import os
 import pathlib
@@ -20,6 +21,8 @@ import pytest
 
 MICRO = pathlib.Path(__file__).parent / "micro_config.py"
 
+# Tracing makes very many small objects that live on: looking for garbage among them took a tenth of the tests' time.
+gc.set_threshold(200_000, 20, 20)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -126,18 +129,14 @@ def trained(shared, micro):
 @pytest.fixture(scope="session")
 def random_model(micro):
     """A micro Model with random weights, whose masks are neither empty nor full; nothing in it may be changed."""
-    import numpy as np
+    from drawn import drawn_params
 
     from hyperseg_jax.predictors.model import Model
     from hyperseg_jax.systems import system as systems
     from hyperseg_jax.text.tokenizer import Tokenizer
 
-    config, system = micro(), systems.get("hyperseg")
-    module = system.build(config)
-    fresh = jax.jit(lambda key: system.init_plain(module, config, key))(jax.random.key(0))
-    rng = np.random.default_rng(3)
-    params = jax.tree.map(lambda x: np.asarray(x) + 0.3 * rng.standard_normal(x.shape).astype(np.float32), fresh)
-    return Model(config, Tokenizer.toy(), params)
+    config = micro()
+    return Model(config, Tokenizer.toy(), drawn_params(systems.get("hyperseg").shapes(config), seed=1))
 
 
 @pytest.fixture(scope="session")
@@ -151,8 +150,7 @@ def hollow(shared, micro):
 
     def make(folder):
         config, system = micro(), systems.get("hyperseg")
-        shapes = jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0)))
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), system.shapes(config))
         model_folder.save(folder / "model", config, Tokenizer.toy(), zeros)
 
     return shared("hollow", make)

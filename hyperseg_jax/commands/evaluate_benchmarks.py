@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import ml_collections
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -121,10 +120,8 @@ def load_engine(
     config: ml_collections.ConfigDict, system: systems.System, folder: pathlib.Path, mesh: placement.Placement
 ) -> Engine:
     """The model of a folder in the sizes of the config, on the mesh. UserError where they do not fit."""
-    module = system.build(config)
-    boxed = jax.eval_shape(lambda: system.init(module, config, jax.random.key(0)))
-    plain = jax.eval_shape(lambda: system.init_plain(module, config, jax.random.key(0)))
-    params = model_folder.load_params(folder, placement.abstract_arrays(plain, placement.shardings(boxed, mesh)))
+    places = placement.shardings(system.boxed_shapes(config), mesh)
+    params = model_folder.load_params(folder, placement.abstract_arrays(system.shapes(config), places))
     return Engine.of(system, config, params, mesh.batch)
 
 

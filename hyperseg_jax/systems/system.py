@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import Published, Rule
@@ -23,7 +24,7 @@ class System:
 
     build(config) -> nn.Module.
     batch_spec(config, task) -> the static sizes of that task's batches (data.features.Sizes).
-    init(model, config, key) -> parameters boxed with their axis names.
+    init(model, config, key) -> parameters boxed with their axis names. Their shapes depend on config.model alone.
     loss(model, config) -> f(params, batch, key) -> (total, metrics).
     predict(model, config) -> f(params, batch) -> arrays that results/ turns into answers.
     weight_table(config) -> Table of the published names.
@@ -50,7 +51,22 @@ class System:
         """init without the axis names: nested arrays."""
         return nn.unbox(self.init(model, config, key))
 
+    def boxed_shapes(self, config: Any) -> Any:
+        """The parameters that `init` makes as jax.ShapeDtypeStruct, boxed with their axis names; traced once for each model."""
+        key = self.init, config.model.to_json()
+        if key not in _traced:
+            _traced[key] = jax.eval_shape(lambda: self.init(self.build(config), config, jax.random.key(0)))
+        return _traced[key]
 
+    def shapes(self, config: Any) -> Any:
+        """The parameters that `init` makes as nested jax.ShapeDtypeStruct."""
+        return nn.unbox(self.boxed_shapes(config))
+
+
+_traced: dict[tuple[Callable[..., Any], str], Any] = {}
+
+
+@functools.cache
 def get(name: str) -> System:
     """The system of that name. What its functions cannot make of a config is a UserError that names the block."""
     if name not in SYSTEMS:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 import optax
@@ -58,10 +57,9 @@ def begin(
     mesh: placement.Placement,
 ) -> Beginning:
     """Traces the parameters and the state; nothing is computed, read or written. UserError where the config describes none."""
-    init = lambda: system.init(model, config, jax.random.key(config.seed))
-    boxed = jax.eval_shape(init)
+    boxed, shapes = system.boxed_shapes(config), system.shapes(config)
     tx = groups.optimizer(
-        groups.split(nn.unbox(boxed), rules)[0],
+        groups.split(shapes, rules)[0],
         rules,
         rate,
         betas=tuple(config.optimizer.betas),
@@ -69,10 +67,13 @@ def begin(
         accumulate=config.optimizer.accumulate,
     )
 
-    def make(given: dict[str, Any]) -> TrainState:
-        params = model_folder.overlay(nn.unbox(init()), given)
+    def around(params: Any) -> TrainState:
         return create(params, rules, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0)
 
-    abstract = jax.eval_shape(make, {})
+    def make(given: dict[str, Any]) -> TrainState:
+        fresh = system.init_plain(model, config, jax.random.key(config.seed))
+        return around(model_folder.overlay(fresh, given))
+
+    abstract = jax.eval_shape(around, shapes)
     places = state_shardings(abstract, placement.shardings(boxed, mesh), rules, tx, mesh.whole)
     return Beginning(placement.abstract_arrays(abstract, places), places, tx, make, config.init_from, tuple(config.init_fresh))

@@ -84,8 +84,6 @@ def train_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The names of all numbers of a training line. The losses of the system are traced, not computed: seconds for a small
     model."""
     system = systems.get(config.system)
-    model = system.build(config)
-    params = jax.eval_shape(lambda: system.init_plain(model, config, jax.random.key(0)))
     batch = features.spec(sources.sizes(config, system, sources.programs(config)[0]), 1)
-    _, losses = jax.eval_shape(system.loss(model, config), params, batch, jax.random.key(0))
+    _, losses = jax.eval_shape(system.loss(system.build(config), config), system.shapes(config), batch, jax.random.key(0))
     return (*STEP_METRICS, *losses)

@@ -86,7 +86,7 @@ def import_weights(
         tokenizer.check_fits(config.model.llm.vocab_size)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
-        expected = jax.eval_shape(init, jax.random.key(config.seed))
+        expected = flatten(system.shapes(config))
         given = {path: array for adapter in adapters.values() for path, array in adapter.items()}
         report.sources |= {f"PEFT adapter {path.name}": str(path) for path in adapters}
         rows, fresh = _fit(system.weight_table(config).rows, found, expected, given, [kind for kind, _ in files], report)

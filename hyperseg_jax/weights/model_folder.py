@@ -168,7 +168,7 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
     """Shapes and types of the parameters of a model folder's config, by path. UserError where it describes no model."""
     system = systems.get(config.system)
     try:
-        return flatten(jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0))))
+        return flatten(system.shapes(config))
     except UserError as error:
         where = one_line(folder / "config.json")
         raise UserError(f"{where}: {error}, or take the folder whole, as `hyperseg train` wrote it") from error

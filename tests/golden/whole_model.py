@@ -39,7 +39,7 @@ class WholeModel:
         head = weights["lm_head.weight"].shape[0] if "lm_head.weight" in weights else 8
         self.config = config_of(case, head, precision)
         self.model = hyperseg.build(self.config)
-        expected = jax.eval_shape(lambda: hyperseg.SYSTEM.init_plain(self.model, self.config, jax.random.key(0)))
+        expected = hyperseg.SYSTEM.shapes(self.config)
         table = hyperseg.weight_table(self.config)
         # a case holds the parts that it runs, each whole; what it does not run is zero here
         held = {row.paths for row in table if set(row.names) <= weights.keys()}

@@ -43,7 +43,6 @@ def case(micro, shared):
     arrays = [to_arrays(row, sizes, tasks["panoptic"].tokenizer, train=True) for row in rows]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
     model = SYSTEM.build(config)
-    init = lambda: SYSTEM.init(model, config, jax.random.key(SEED))
     loss = SYSTEM.loss(model, config)
     key = jax.random.key(1)
 
@@ -61,7 +60,7 @@ def case(micro, shared):
     return types.SimpleNamespace(
         config=config,
         model=model,
-        boxed=jax.eval_shape(init),
+        boxed=SYSTEM.boxed_shapes(config),
         params=found["params"],
         batch=batch,
         key=key,

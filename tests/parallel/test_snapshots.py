@@ -35,11 +35,10 @@ def shapes():
     def of(kind):
         config = configs.load(f"hyperseg_3b_{kind}")
         system = systems.get(config.system)
-        model = system.build(config)
         rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
-        boxed = jax.eval_shape(lambda: system.init(model, config, jax.random.key(config.seed)))
+        boxed = system.boxed_shapes(config)
         anywhere = placement.abstract("single", {}, 1)
-        begun = begin(config, system, model, rules, lambda step: 1.0, anywhere)
+        begun = begin(config, system, system.build(config), rules, lambda step: 1.0, anywhere)
         state, tx = begun.abstract, begun.tx
         return config, boxed, state, rules, tx
 

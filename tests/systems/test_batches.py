@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from drawn import drawn_params
 
 from hyperseg_jax.data.features import to_arrays
 from hyperseg_jax.ops.transforms import fit
@@ -51,11 +52,7 @@ EXAMPLES = (
 def ready(micro):
     """(config, jitted predict, parameters of which none is zero)."""
     config = micro(model__precision__matmul="highest")
-    module = SYSTEM.build(config)
-    fresh = jax.jit(lambda key: SYSTEM.init_plain(module, config, key))(jax.random.key(0))
-    rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: np.asarray(x) + 0.1 * rng.standard_normal(x.shape).astype(np.float32), fresh)
-    return config, jax.jit(SYSTEM.predict(module, config)), params
+    return config, jax.jit(SYSTEM.predict(SYSTEM.build(config), config)), drawn_params(SYSTEM.shapes(config), seed=1)
 
 
 def sizes_for(config, prompts):
@@ -73,10 +70,10 @@ def sizes_for(config, prompts):
     )
 
 
-def run(ready, examples):
-    """Outputs [B, T, ...] on the host."""
+def run(ready, examples, fitting):
+    """Outputs [B, T, ...] on the host, in the least sizes that hold the prompts of `fitting`."""
     config, predict, params = ready
-    sizes = sizes_for(config, [e.prompts[0] for e in examples])
+    sizes = sizes_for(config, [e.prompts[0] for e in fitting])
     rows = [to_arrays(e, sizes, Tokenizer.toy(), train=False) for e in examples]
     return jax.device_get(predict(params, jax.tree.map(lambda *arrays: np.stack(arrays), *rows)))
 
@@ -101,9 +98,9 @@ def close(one, other, message):
 
 def test_a_batch_is_its_samples_one_by_one(ready):
     size = ready[0].data.image_size
-    together = run(ready, EXAMPLES)
+    together = run(ready, EXAMPLES, EXAMPLES)
     for row, sample in enumerate(EXAMPLES):
-        alone = run(ready, [sample])
+        alone = run(ready, [sample], [other for other in EXAMPLES if other.name == sample.name])  # a program for each task
         close(together["next_query"][row], alone["next_query"][0], f"{sample.name}: next query")
         for frame in range(2):
             ours, wanted = answer(sample, together, row, frame, size), answer(sample, alone, 0, frame, size)

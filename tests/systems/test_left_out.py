@@ -6,6 +6,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from drawn import drawn_params
 from rich.console import Console
 
 from hyperseg_jax.data import features, sources
@@ -24,13 +25,10 @@ def ready(micro):
     """Elements by task with the sizes of a mixed batch of two frames; the loss of some of them."""
     config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
-    model = SYSTEM.build(config)
-    params = jax.jit(lambda key: SYSTEM.init_plain(model, config, key))(jax.random.key(0))
-    rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: np.asarray(x) + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
+    params = drawn_params(SYSTEM.shapes(config), seed=1, spread=0.3)
     rows = {name: task.prepare(task.train[0], np.random.default_rng(0)) for name, task in tasks.items()}
     rows["blank"] = tasks["region"].blank()
-    loss = jax.jit(SYSTEM.loss(model, config))
+    loss = jax.jit(SYSTEM.loss(SYSTEM.build(config), config))
     return rows, lambda *rows: loss(params, stacked(*rows), jax.random.key(0))
 
 

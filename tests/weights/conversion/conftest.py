@@ -1,6 +1,5 @@
 """A micro HyperSeg with every published name, as parameters of ours and as the tensors of a checkpoint."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -29,7 +28,7 @@ def whole(micro):
 def random_params(config, dtype=np.float32, seed=0):
     """Parameters of a config, drawn; nested."""
     system, rng = systems.get(config.system), np.random.default_rng(seed)
-    shapes = flatten(jax.eval_shape(lambda: system.init_plain(system.build(config), config, jax.random.key(0))))
+    shapes = flatten(system.shapes(config))
     return unflatten({path: rng.standard_normal(leaf.shape).astype(dtype) for path, leaf in shapes.items()})
 
 
