@@ -160,9 +160,10 @@ def _remove_left_over(part: pathlib.Path) -> None:
             return
         except OSError:
             known = False
-        if not known and time.time() - max(path.stat().st_mtime for path in (part, *part.rglob("*"))) < DAY:
+        if not known and time.time() - max(path.lstat().st_mtime for path in (part, *part.rglob("*"))) < DAY:
             return
-        for kept in (part / "before").glob("*"):  # killed between two renames
+        before = part / "before"  # holds something where a writer was killed between two renames
+        for kept in () if before.is_symlink() else before.glob("*"):
             if not os.path.lexists(part.parent / kept.name):
                 kept.replace(part.parent / kept.name)
         shutil.rmtree(part, ignore_errors=True)

@@ -8,7 +8,7 @@ import functools
 import inspect
 import pathlib
 import runpy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -16,9 +16,24 @@ import ml_collections
 import hyperseg_jax
 from hyperseg_jax import config_fields
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import shown, shown_value
 
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
+
+
+DIFFERENCES = 4
+"""Fields that a message about two configs names."""
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Which fields of two configs differ, values by path; "" for none. Both may come from files that are not trusted."""
+    found = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    told = [
+        f"{shown(key.replace('/', '.'))}: {shown_value(there.get(key))} there, {shown_value(here.get(key))} here"
+        for key in found[:DIFFERENCES]
+    ]
+    more = [f"{len(found) - DIFFERENCES} more"] if len(found) > DIFFERENCES else []
+    return "; ".join(told + more)
 
 
 def folder() -> pathlib.Path:
@@ -121,7 +136,7 @@ def _value(key: str, text: str) -> Any:
     """A Python literal, else the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError):
         return text
     except (MemoryError, RecursionError) as error:
         raise UserError(f"--config.{key}={shown(text)}: is nested too deep; give a plain value") from error

@@ -109,6 +109,20 @@ def test_a_folder_that_was_set_aside_comes_back(tmp_path, writer):
     assert (tmp_path / "model" / "weights").read_text() == "trained" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_nothing_behind_a_link_in_a_left_over_part_is_moved(tmp_path):
+    """A folder of somebody else may hold a part that no run of ours left."""
+    victim, part = tmp_path / "victim", tmp_path / "run" / f".m.hyperseg-{'0' * 8}-aaaaaaaa"
+    victim.mkdir()
+    (victim / "key").write_text("mine")
+    part.mkdir(parents=True)
+    (part / "before").symlink_to(victim)
+    (part / "dangling").symlink_to(tmp_path / "nowhere")
+    for path in (part / "before", part / "dangling", part):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    sweep(tmp_path / "run")
+    assert (victim / "key").read_text() == "mine" and not list((tmp_path / "run").iterdir())
+
+
 def test_parts_of_other_machines_stay_for_a_day(tmp_path):
     names = [f".model.hyperseg-{'0' * 8}-aaaaaaa{k}" for k in range(2)]
     for name in names:

@@ -160,6 +160,7 @@ def _check(parsed: argparse.Namespace) -> None:
 def _build(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.datasets import files, layouts
     from hyperseg_jax.datasets.builds.build import Plan, build
+    from hyperseg_jax.datasets.builds.store import Store
 
     layout = layouts.find(parsed.name)
     splits = _splits(parsed.split, layout.splits, parsed.name)
@@ -175,7 +176,7 @@ def _build(parsed: argparse.Namespace) -> None:
             plan = Plan(told, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
             reader = layout.open(root, split, **options)
             advance = functools.partial(progress.update, progress.add_task(cell(f"{parsed.name} {split}"), total=len(reader)))
-            out = f"{parsed.out.rstrip('/')}/{split}"
+            out = Store(parsed.out).below(split).folder
             index = build(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)
             line = f"{out}: {index.records} records in {len(index.shards)} shards, {index.bytes / 1e6:.1f} MB"
             if index.bad:
@@ -192,5 +193,5 @@ def _option(text: str) -> tuple[str, Any]:
         raise UserError(f"--option {text}: give {name} to whoever reads the build (docs/data.md)")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, {"True": True, "False": False, "None": None}.get(value, value)

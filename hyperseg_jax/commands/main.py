@@ -140,7 +140,7 @@ def _limits_of(parsed: argparse.Namespace, given: Sequence[str]) -> Mapping[str,
             raise UserError(f"--limits {shown(text)}: give NAME=VALUE, as in --limits pixels=100000000")
         try:
             values[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             values[name] = value
     made = limits.of(values, "--limits")
     parsed.limits = {name: getattr(made, name) for name in values}

@@ -13,13 +13,16 @@ from collections.abc import Iterator
 import numpy as np
 from rich.console import Console
 
-from hyperseg_jax.atomic import whole_folder
+from hyperseg_jax.atomic import check_free, whole_folder
 from hyperseg_jax.datasets.marks import filled_box, point_disc
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import say
+
+WRITTEN = ("result.json", "*_mask.png", "*_mask[0-9]*.png", "*_overlay.png")
+"""What a folder of results holds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,10 +127,9 @@ def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Prediction
 @contextlib.contextmanager
 def _results(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """A results folder that appears whole, or not at all; earlier results there are replaced, anything else is not touched."""
-    if out.exists() and not (out / "result.json").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: exists and does not hold earlier results; give another folder")
     if out.resolve() == pathlib.Path.cwd():
         raise UserError(f"--out {out}: is the working folder; give a folder of its own")
+    check_free(out, WRITTEN)
     try:
         with whole_folder(out) as part:
             yield part

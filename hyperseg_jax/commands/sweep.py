@@ -181,7 +181,10 @@ def _starter(sweep: _Sweep) -> Callable[[], None]:
     if parsed.launch and backend not in launchers.BACKENDS:
         raise UserError(f"--launch: is for gke and slurm; --backend {backend} uses no launch script")
     if backend in launchers.BACKENDS:
-        options = shlex.split(parsed.launch)
+        try:
+            options = shlex.split(parsed.launch)
+        except ValueError as error:
+            raise UserError(f"--launch {printing.shown(parsed.launch)}: {error}; close the quotation") from error
         _show(parsed, [launchers.command(trial, backend, options) for trial in trials])
         return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, say=say)
     _show(parsed, [trial.command() for trial in trials])
@@ -234,13 +237,8 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[T
         if not isinstance(kept, dict):
             raise UserError(f"{path}: is not of a sweep; give another --out")
         there, here = (flatten({**fields, "limits": {}}) for fields in (kept, config))  # limits may change when it goes on
-        other = [
-            f"{key.replace('/', '.')}: {there.get(key)} there, {here.get(key)} here"
-            for key in sorted(there.keys() | here.keys())
-            if there.get(key) != here.get(key)
-        ]
-        if other:
-            raise UserError(f"--out {out}: holds a sweep of another config ({'; '.join(other[:4])}); give another --out")
+        if other := configs.differences(there, here):
+            raise UserError(f"--out {out}: holds a sweep of another config ({other}); give another --out")
     try:
         (out / "trials").mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"format": 1, "config": config}, indent=2, sort_keys=True) + "\n")

@@ -65,13 +65,14 @@ class Checkpoints:
 
     def _clean(self) -> None:
         """Removes what killed saves left, and puts aside what Orbax must not open. BadFile where no checkpoint is left."""
+        if not self._remote:
+            paths.own(pathlib.Path(self._folder))
         with contextlib.suppress(Exception):  # a store's client raises what it likes
             for probe in self._folder.glob(f"{PROBE}*"):
                 probe.unlink()
         if self._remote:
             return
         home = pathlib.Path(self._folder)
-        paths.inside(home.parent, home.name)
         bad, sound = dict[pathlib.Path, str](), 0
         for path in sorted(home.iterdir()) if home.is_dir() else ():
             if UNFINISHED in path.name and (path.is_symlink() or not path.is_dir()):

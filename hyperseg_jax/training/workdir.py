@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import scratch_folder, write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
@@ -102,19 +103,11 @@ class Workdir:
 
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.home / "config.json"
-        if path.exists() and self.begun:
-            held, given = _held(self._config(path)), _held(resolved)
-            other = [
-                f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"
-                for key in sorted(held.keys() | given.keys())
-                if held.get(key) != given.get(key)
-            ]
-            if other:
-                more = f"; {len(other) - 4} more" if len(other) > 4 else ""
-                raise UserError(
-                    f"{self.home}: holds a run of another config ({'; '.join(other[:4])}{more}); "
-                    "give another --workdir, or the config it was trained with"
-                )
+        if path.exists() and self.begun and (other := configs.differences(_held(self._config(path)), _held(resolved))):
+            raise UserError(
+                f"{self.home}: holds a run of another config ({other}); "
+                "give another --workdir, or the config it was trained with"
+            )
         if not self.remote:
             home = pathlib.Path(self.home).absolute()
             above = next(folder for folder in (home, *home.parents) if folder.exists())

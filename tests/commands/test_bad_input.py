@@ -30,6 +30,7 @@ def here(tmp_path, hollow, world, monkeypatch):
     (tmp_path / "syntax.py").write_text("def get_config(:")
     (tmp_path / "nothing.py").write_text("x = 1")
     (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "result.json").write_text("{}")
     (tmp_path / "kept" / "thesis.txt").write_text("mine")
     (tmp_path / "world").symlink_to(world)
     for name in ("cut_model", "bad_config", "other_config", "list_config", "no_tokenizer", "bad_tokenizer", "odd_config"):
@@ -82,7 +83,7 @@ PREDICT = {
     "tokenizer missing": ("good.jpg 'a ring' --model no_tokenizer", "tokenizer.json", "no such file"),
     "tokenizer broken": ("good.jpg 'a ring' --model bad_tokenizer", "tokenizer.json", "has no model"),
     "out below a file": ("good.jpg 'a ring' --out file/x", "--out file/x", "give another folder"),
-    "out holds other things": ("good.jpg 'a ring' --out kept", "--out kept", "give another folder"),
+    "out holds other things": ("good.jpg 'a ring' --out kept", "kept: holds", "give a new folder"),
     "out is here": ("good.jpg 'a ring' --out .", "--out .", "give a"),
     "unknown argument": ("good.jpg 'a ring' --colour red", "--colour", "--help"),
     "config override": ("good.jpg 'a ring' --config.seed=1", "predict", "no --config overrides"),
@@ -168,6 +169,11 @@ EVALUATE = {
 DATA = {
     "check in a bucket": ("check gqa --root gs://bucket/x", "gs://bucket/x: ", "copy the files"),
     "samples in a bucket": ("samples --out gs://bucket/x", "gs://bucket/x: ", "copy the files"),
+    "an option nested too deep": (
+        "build refcoco --root world --out built --option prompts_per_example=" + "[" * 20000,
+        "--option: the reader of refcoco: prompts_per_example = '[[[",
+        "give a whole number",
+    ),
     "an option of another kind": (
         "build refcoco --root world --out built --option prompts_per_example=six",
         "--option: the reader of refcoco: prompts_per_example = 'six'",

@@ -162,6 +162,7 @@ def test_a_folder_of_another_config_is_refused(type_in):
                 "a trial is a job",
             ),
         ),
+        ('--grid rate=1 --backend slurm --launch="\'"', ("--launch '", "close the quotation")),
         ("--grid rate=1 --launch='--time 1:00'", ("--launch", "uses no launch script")),
         (
             "--grid rate=1 --resubmit",

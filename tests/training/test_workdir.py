@@ -157,6 +157,17 @@ def test_a_config_without_a_checkpoint_binds_nobody(tmp_path, micro):
     assert json.loads((tmp_path / "config.json").read_text())["model"]["num_queries"] == 5
 
 
+def test_texts_of_a_config_there_are_escaped_and_cut_in_the_message(tmp_path, micro):
+    with Workdir(tmp_path) as workdir:
+        workdir.open(micro())
+    begun(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"system": "x\nerror: run this\n" + "A" * 10**6, "a\nb": 1}))
+    with Workdir(tmp_path) as workdir, pytest.raises(UserError, match=r"system: 'x\\nerror: run this") as error:
+        workdir.check(micro())
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
 def test_a_run_that_began_after_the_check_is_seen_with_the_lock(tmp_path, micro):
     home = tmp_path / "run"
     with Workdir(home) as late:

@@ -23,12 +23,14 @@ from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import faults, files
 from hyperseg_jax.datasets.builds import pictures, records
 from hyperseg_jax.datasets.builds.index import (
+    ERRORS,
     FACTS,
     FORMAT,
     Index,
     Shard,
     agree,
     fingerprint,
+    parsed_shard,
     read_shard,
     shard_name,
     write_index,
@@ -38,7 +40,7 @@ from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example
-from hyperseg_jax.untrusted import limits, strict_json
+from hyperseg_jax.untrusted import limits, paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
@@ -111,9 +113,9 @@ def build(
             _Job(stage / mark / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
             for k, name in enumerate(names)
         ]
+        _make(stage / mark)
         try:
             agree(store, settings)
-            (stage / mark).mkdir(exist_ok=True)
             shards = _all_shards(reader, store, jobs, mark, workers, verify, advance)
             facts = {name: list(getattr(reader, name)) for name in FACTS if hasattr(reader, name)}
             index = Index(settings, shards, clips, facts)
@@ -133,8 +135,7 @@ def _tidy(stage: pathlib.Path, shards: pathlib.Path) -> None:
         if not note.with_suffix(".array_record").exists():  # killed between putting a shard in place and this
             note.unlink()
     with contextlib.suppress(OSError):
-        if shards.exists():
-            shards.rmdir()
+        shards.rmdir()
         (stage / "lock").unlink()
         stage.rmdir()
 
@@ -145,11 +146,18 @@ def _stage(store: Store) -> pathlib.Path:
         stage = store.path / ".staging"
     else:
         stage = cache_folder() / "staging" / hashlib.sha256(store.folder.encode()).hexdigest()[:16]
-    try:
-        stage.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{stage}: cannot be written ({error.strerror}); check --out and the cache folder") from error
+    _make(stage)
     return stage
+
+
+def _make(folder: pathlib.Path) -> None:
+    """A folder for staged shards."""
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a link; remove it, and the same command goes on")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); check --out and the cache folder") from error
 
 
 def _all_shards(
@@ -242,11 +250,13 @@ def _note(job: _Job) -> pathlib.Path:
 
 
 def _staged(job: _Job) -> Shard | None:
-    """A shard that an earlier run built and could not put in place."""
+    """A shard that an earlier run built and could not put in place; None where it is not as its note says."""
     try:
-        shard = Shard(**strict_json.parse(strict_json.contents(_note(job)), "the note of a shard"))
-        return shard if sha256(job.path) == shard.sha256 else None
-    except (OSError, ValueError, TypeError, BadFile):
+        shard = parsed_shard(strict_json.parse(strict_json.contents(_note(job)), "the note of a shard"))
+        size = paths.own(job.path).stat().st_size
+        fits = shard.file == job.path.name and shard.bytes == size and shard.records + len(shard.bad) == job.stop - job.start
+        return shard if fits and sha256(job.path) == shard.sha256 else None
+    except (OSError, BadFile, *ERRORS):
         return None
 
 

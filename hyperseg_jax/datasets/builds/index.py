@@ -20,6 +20,10 @@ FACTS = ("classes", "things", "category_ids")
 """What readers know of a whole benchmark, kept where they do."""
 
 
+ERRORS = (TypeError, ValueError, KeyError, OverflowError)
+"""What rows that are none raise."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """One finished shard. bad: [number of the source's record, what is wrong with it] of those left out."""
@@ -85,8 +89,8 @@ def read_shard(store: Store, file: str, mark: str) -> Shard | None:
     if not isinstance(content, dict) or content.pop("settings", None) != mark:
         return None
     try:
-        shard = _shard(content)
-    except (TypeError, ValueError, KeyError):
+        shard = parsed_shard(content)
+    except ERRORS:
         return None
     return shard if shard.file == file and store.size(file) == shard.bytes else None
 
@@ -114,18 +118,19 @@ def read_index(store: Store) -> Index:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{store}/{INDEX}: is not of format {FORMAT}; build again, or update hyperseg-jax")
     try:
-        shards = tuple(_shard(row) for row in content["shards"])
+        shards = tuple(parsed_shard(row) for row in content["shards"])
         facts = {str(name): value for name, value in dict(content["facts"]).items()}
         index = Index(dict(content["settings"]), shards, bool(content["clips"]), facts)
         if index.records != content["records"] or not shards:
             raise ValueError("its counts do not fit")
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
+    except ERRORS as error:
         raise UserError(f"{store}/{INDEX}: is damaged ({type(error).__name__}: {error}); remove it and build again") from error
     limits.check("records", index.records, f"{store}/{INDEX}", "records")
     return index
 
 
-def _shard(row: Any) -> Shard:
+def parsed_shard(row: Any) -> Shard:
+    """What a json says of a shard. One of ERRORS where it is none."""
     shard = Shard(
         str(row["file"]),
         int(row["records"]),

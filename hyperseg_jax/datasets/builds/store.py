@@ -94,7 +94,7 @@ class Store:
         """Copies a file of the folder to a local path."""
         with self._named(name, "read"):
             if self.path is not None:
-                shutil.copyfile(self.path / name, file)
+                shutil.copyfile(paths.inside(self.path, name), file)
             else:
                 self._fs.get_file(self._at(name), str(file))
 
@@ -117,7 +117,7 @@ class Store:
         """A temporary name to write under, then renamed."""
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.path / name) as part:
+            with whole_file(paths.inside(self.path, name)) as part:
                 yield str(part)
         else:
             part_name = self._at(f"{name}.{uuid.uuid4().hex[:12]}{PART}")

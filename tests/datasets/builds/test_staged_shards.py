@@ -1,0 +1,89 @@
+"""An unfinished build that a stranger left: what lies in it names no other file, and no link in it is followed."""
+
+import hashlib
+import json
+
+import pytest
+from command import run
+
+from hyperseg_jax.datasets import layouts
+from hyperseg_jax.datasets.builds.build import Plan, build
+from hyperseg_jax.datasets.builds.index import read_index
+from hyperseg_jax.datasets.builds.store import Store
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.toy.samples import write_samples
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples") / "all"
+    write_samples(folder, count=2)
+    return folder
+
+
+@pytest.fixture
+def begun(samples, tmp_path):
+    """reader, plan, folder of the build, and the folder where its shards are staged."""
+    reader, plan = layouts.find("refcoco").open(samples, "train"), Plan({"name": "refcoco", "split": "train"}, shard_size=4)
+    index = build(reader, tmp_path / "whole", plan)
+    mark = json.loads((tmp_path / "whole" / f"{index.shards[0].file}.json").read_text())["settings"]
+    return reader, plan, tmp_path / "out", tmp_path / "out" / ".staging" / mark
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A folder of files that are nobody's business, and their content."""
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    for name in ("package.json", "lock", "notes"):
+        (folder / name).write_text("mine")
+    yield folder
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
+        ("package.json", "lock", "notes"), "mine"
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"file": "../../victim/notes"},
+        {"file": "build.json"},
+        {"file": 5},
+        {"records": "abc"},
+        {"records": -4},
+        {"records": 10**30},
+        {"records": 3},
+        {"bytes": [1]},
+        {"bytes": 4},
+        {"bad": 5},
+        {"bad": [[0, "left out"]]},
+        None,
+    ],
+)
+def test_a_staged_shard_that_is_none_is_built_again(begun, victim, tmp_path, wrong):
+    reader, plan, out, staged = begun
+    staged.mkdir(parents=True)
+    (staged / "00000-of-00002.array_record").write_bytes(b"bytes of a stranger")
+    note = {"file": "00000-of-00002.array_record", "records": 4, "bytes": 19, "bad": []}
+    note["sha256"] = hashlib.sha256(b"bytes of a stranger").hexdigest()
+    (staged / "00000-of-00002.json").write_text(json.dumps([1] if wrong is None else note | wrong))
+    index = build(reader, out, plan)
+    assert index == read_index(Store(tmp_path / "whole")) and not staged.parent.exists()
+
+
+@pytest.mark.parametrize("name", [".staging", ".staging/MARK", ".staging/lock"])
+def test_links_among_staged_shards_are_refused(begun, victim, name):
+    reader, plan, out, staged = begun
+    link = out / name.replace("MARK", staged.name)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim if "lock" not in name else victim / "new")
+    with pytest.raises(UserError, match=rf"{link.name}: is (a link|no lock file); remove it"):
+        build(reader, out, plan)
+
+
+def test_a_split_that_is_a_link_is_refused(samples, victim, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train").symlink_to(victim)
+    command = ("data", "build", "refcoco", "--root", samples, "--out", tmp_path / "out", "--split", "train")
+    code, _, told = run(capsys, *command)
+    assert code == 2 and "train is a link that leaves" in told
