@@ -54,8 +54,8 @@ class Workdir:
         self._kept.close()
 
     def check(self, config: ml_collections.ConfigDict) -> None:
-        """UserError, on all processes, where they were given different configs, or the workdir holds checkpoints of another
-        model or lies where no folder can be made. Writes nothing."""
+        """UserError, on all processes, where they were given different configs, or the workdir holds checkpoints or a model of
+        another config or lies where no folder can be made. Writes nothing."""
         resolved = _resolved(config)
         given = hosts.exchange("the config", resolved)
         other = [k for k, text in enumerate(given) if text != given[0]]
@@ -78,7 +78,7 @@ class Workdir:
 
     @property
     def begun(self) -> bool:
-        """Whether checkpoints may lie there; without one there is nothing to go on from, and a config.json binds nobody."""
+        """Whether checkpoints may lie there; without one there is nothing to go on from."""
         folder = self.home / "checkpoints"
         try:
             return folder.is_dir() and any(is_named_as_step(path.name) for path in folder.iterdir())
@@ -102,7 +102,7 @@ class Workdir:
 
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.home / "config.json"
-        if path.exists() and self.begun:
+        if path.exists() and (self.begun or (self.home / "model").exists()):  # else the run has nothing to lose
             held, given = _held(self._config(path)), _held(resolved)
             other = [
                 f"{key.replace('/', '.')}: {held.get(key)} there, {given.get(key)} here"

@@ -1,5 +1,6 @@
 """A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
 
+import contextlib
 import json
 
 import fsspec
@@ -147,14 +148,23 @@ def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_a_config_without_a_checkpoint_binds_nobody(tmp_path, micro):
-    """A run that failed before its first save leaves one; the corrected command replaces it."""
+def test_a_config_without_checkpoints_is_replaced(tmp_path, micro):
+    """A run that failed before its first save leaves one; the corrected command may go on there."""
     (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     for config in (micro(), micro(model__num_queries=5)):
         with Workdir(tmp_path) as workdir:
             workdir.check(config)
             workdir.open(config)
     assert json.loads((tmp_path / "config.json").read_text())["model"]["num_queries"] == 5
+
+
+def test_a_finished_run_without_its_checkpoints_is_kept(tmp_path, micro):
+    for config in (micro(), micro(model__num_queries=5)):
+        with Workdir(tmp_path) as workdir, contextlib.ExitStack() as refused:
+            if (tmp_path / "model").exists():
+                refused.enter_context(pytest.raises(UserError, match=r"holds a run of another config .model\.num_queries"))
+            workdir.open(config)
+            (tmp_path / "model").mkdir()
 
 
 def test_a_run_that_began_after_the_check_is_seen_with_the_lock(tmp_path, micro):
