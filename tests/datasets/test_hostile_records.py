@@ -120,7 +120,7 @@ def test_links_and_pipes_in_the_place_of_a_build(own, tmp_path, place):
     path = folder / (index.shards[0].file if place == "shard" else place)
     path.rename(tmp_path / "away")
     path.symlink_to(tmp_path / "away")
-    with pytest.raises(UserError, match=r"is a link that leaves .*limits\.outside"):
+    with pytest.raises(UserError, match=r"is a link that leaves .*--limits outside=True"):
         open_checked(tmp_path / "out", "val")[0]
     with limits.applied(outside=True):
         assert open_checked(tmp_path / "out", "val")[0].frames.size
