@@ -22,7 +22,7 @@ from hyperseg_jax.sweeps.backends import launchers, local
 from hyperseg_jax.sweeps.trials import Metric, Trial
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, printing, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, naming
+from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
 from hyperseg_jax.untrusted.limits import apply_block
 
 TRIALS, RAY = "trials", "ray"  # folders below --out
@@ -230,8 +230,7 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[T
         try:
             kept = strict_json.parse(strict_json.contents(paths.own(path)), "its content").get("config")
         except (BadFile, OSError) as error:
-            why = error.why if isinstance(error, BadFile) else error.strerror
-            raise UserError(f"{path}: {why}; give another --out") from error
+            raise UserError(f"{path}: {reason(error)}; give another --out") from error
         if not isinstance(kept, dict):
             raise UserError(f"{path}: is not of a sweep; give another --out")
         there, here = (flatten({**fields, "limits": {}}) for fields in (kept, config))  # limits may change when it goes on

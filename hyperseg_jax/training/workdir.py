@@ -19,7 +19,7 @@ from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, stores, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.bad_file import BadFile, reason
 from hyperseg_jax.untrusted.checkpoints import is_named_as_step
 
 BAD_RECORDS = "bad_records.txt"
@@ -127,8 +127,7 @@ class Workdir:
             data = path.read_bytes() if self.remote else strict_json.contents(paths.own(pathlib.Path(path)))
             return strict_json.parse(data, "its content")
         except (BadFile, OSError) as error:
-            why = error.why if isinstance(error, BadFile) else stores.reason(error)
-            raise UserError(f"{path}: not readable ({why}); delete this workdir or give another --workdir") from error
+            raise UserError(f"{path}: not readable ({reason(error)}); delete this workdir or give another --workdir") from error
 
     def _open(self, resolved: str) -> None:
         self._lock.acquire()
@@ -139,9 +138,7 @@ class Workdir:
             self._fetch()
             self.push()
         except Exception as error:  # as in push
-            raise UserError(
-                f"--workdir {self.home}: cannot be written ({stores.reason(error)}); give another folder"
-            ) from error
+            raise UserError(f"--workdir {self.home}: cannot be written ({reason(error)}); give another folder") from error
 
     def _fetch(self) -> None:
         if self.remote:
@@ -166,7 +163,7 @@ class Workdir:
                     with path.open("rb") as here, target.open("wb") as there:
                         shutil.copyfileobj(here, there)
                 except Exception as error:  # a store's client raises what it likes
-                    raise OSError(getattr(error, "errno", None), stores.reason(error), str(target)) from error
+                    raise OSError(getattr(error, "errno", None), reason(error), str(target)) from error
                 self._pushed[path] = told
 
 
