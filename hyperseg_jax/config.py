@@ -16,6 +16,7 @@ import ml_collections
 import hyperseg_jax
 from hyperseg_jax import config_fields
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.printing import shown, shown_value
 
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
@@ -59,11 +60,15 @@ def find(name: str) -> pathlib.Path:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config with overrides ("train.steps=10") applied, its fields checked. The file is the user's own code and is run.
+    """The config with overrides ("train.steps=10") applied, its fields checked; one without a block of limits gets
+    it. The file is the user's own code and is run.
 
     name: "hyperseg_3b:v5e-16" calls get_config("v5e-16").
     """
     config = _run(name)
+    if "limits" not in config:
+        with config.unlocked():
+            config.limits = limits.block()
     for override in overrides:
         _override(config, override)
     check(config, f"--config {name}: " if not overrides else "")

@@ -23,7 +23,8 @@ from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.published import PUBLISHED, published
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.untrusted import strict_json
+from hyperseg_jax.untrusted import paths, strict_json
+from hyperseg_jax.untrusted.bad_file import naming
 from hyperseg_jax.untrusted.limits import apply_block
 from hyperseg_jax.untrusted.printing import cell, first_line, say, shown
 from hyperseg_jax.weights import model_folder
@@ -46,6 +47,9 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         system = systems.get(config.system)
         for name, line in chosen.items():
             benchmarks.check_task(name, line, config)
+        for name in (PARTIAL, *chosen) if parsed.out else ():  # folders that are written into
+            with naming(parsed.out):
+                paths.inside(parsed.out, name)
         folder = model_folder.find(parsed.checkpoint)
         root = parsed.data_root or config.data.root
         if not root:

@@ -22,9 +22,10 @@ from hyperseg_jax.sweeps.backends import launchers, local
 from hyperseg_jax.sweeps.trials import Metric, Trial
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, printing, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, naming
+from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
 from hyperseg_jax.untrusted.limits import apply_block
 
+TRIALS, RAY = "trials", "ray"  # folders below --out
 BACKENDS = ("local", "ray", *launchers.BACKENDS)
 
 
@@ -163,7 +164,7 @@ def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collection
         varied = [f"{field}={value}" for field, value in values.items()]
         made.append(configs.load(parsed.config, [*parsed.overrides, *varied]))
         trials.append(
-            Trial(values, named, tuple(parsed.overrides), made[-1].train.steps, parsed.out.absolute() / "trials", workdirs)
+            Trial(values, named, tuple(parsed.overrides), made[-1].train.steps, parsed.out.absolute() / TRIALS, workdirs)
         )
     return trials, made
 
@@ -218,29 +219,28 @@ def _run_on_ray(sweep: _Sweep) -> None:
         if parsed.asha_factor <= 1:
             raise UserError(f"--asha-factor {parsed.asha_factor}: give more than 1")
         asha = ray_tune.Asha(grace, parsed.asha_factor)
-    ray_tune.run(trials, sweep.metric, parsed.out / "ray", per_trial=parsed.per_trial, asha=asha, say=sweep.say)
+    ray_tune.run(trials, sweep.metric, parsed.out / RAY, per_trial=parsed.per_trial, asha=asha, say=sweep.say)
 
 
 def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[Trial]) -> None:
-    """Makes the folder and writes sweep.json, or checks that the one there is of the same config, and that no folder of a trial
-    is a link to elsewhere."""
+    """Makes the folder and writes sweep.json, or checks that the one there is of the same config, and that no folder in it that
+    is written into is a link to elsewhere."""
     with naming(out):
-        for name in (".", *(trial.name for trial in trials)):
-            paths.inside(out, pathlib.Path("trials", name))
+        for name in (RAY, TRIALS, *(f"{TRIALS}/{trial.name}" for trial in trials)):
+            paths.inside(out, name)
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
         try:
             kept = strict_json.parse(strict_json.contents(paths.own(path)), "its content").get("config")
         except (BadFile, OSError) as error:
-            why = error.why if isinstance(error, BadFile) else error.strerror
-            raise UserError(f"{path}: {why}; give another --out") from error
+            raise UserError(f"{path}: {reason(error)}; give another --out") from error
         if not isinstance(kept, dict):
             raise UserError(f"{path}: is not of a sweep; give another --out")
         there, here = (flatten({**fields, "limits": {}}) for fields in (kept, config))  # limits may change when it goes on
         if other := configs.differences(there, here):
             raise UserError(f"--out {out}: holds a sweep of another config ({other}); give another --out")
     try:
-        (out / "trials").mkdir(parents=True, exist_ok=True)
+        (out / TRIALS).mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"format": 1, "config": config}, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error

@@ -48,9 +48,9 @@ class Davis2017(ClipReader):
         reach: int | None = None,
         seed: int = 0,
     ):
-        """split: a list of ImageSets; None takes every video there is. annotations: the folder of the masks, by default that of
-        the task. frames, sampling, reach: see clip_sampling.Sampling; a clip of the semi-supervised task begins where an object
-        is seen. seed: what clips are drawn from, with the index.
+        """split: a list of ImageSets; None takes every video there is. annotations: the folder of the masks in root, by default
+        that of the task. frames, sampling, reach: see clip_sampling.Sampling; a clip of the semi-supervised task begins where
+        an object is seen. seed: what clips are drawn from, with the index.
         """
         if task not in TASKS:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")

@@ -52,8 +52,11 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(kind, types.UnionType):
         return any(_fits(value, one) for one in inner)
     if inner:  # a sequence, or a tuple of so many
-        right = len(inner) if typing.get_origin(kind) is tuple and ... not in inner else None
-        return isinstance(value, list | tuple) and right in (None, len(value)) and all(_fits(one, inner[0]) for one in value)
+        return (
+            isinstance(value, list | tuple)
+            and _length(kind) in (None, len(value))
+            and all(_fits(one, inner[0]) for one in value)
+        )
     if kind not in WORDS:
         return True
     return isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
@@ -63,4 +66,13 @@ def _words(kind: Any) -> str:
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
         return " or ".join(map(_words, inner))
-    return f"a list, each of it {_words(inner[0])}" if inner else WORDS[kind]
+    if not inner:
+        return WORDS[kind]
+    parts = f"{WORDS[inner[0]].removeprefix('a ')}s"
+    return f"a list of {parts}" if _length(kind) is None else f"a list of {_length(kind)} {parts}"
+
+
+def _length(kind: Any) -> int | None:
+    """How long a list must be: a tuple of so many."""
+    inner = typing.get_args(kind)
+    return len(inner) if typing.get_origin(kind) is tuple and ... not in inner else None

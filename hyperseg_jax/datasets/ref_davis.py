@@ -51,11 +51,11 @@ class RefDavis(SpokenVideos):
         seed: int = 0,
     ):
         """root: the folder of DAVIS 2017. text_root: the folder of the text files. split: a list of ImageSets/2017; None takes
-        every video that is here and spoken of. annotations: the folder of the masks. sentences: "each" is a prompt, or "joined"
-        all about one object are one. frames, sampling, reach: see clip_sampling.Sampling. group_by_clip: an example carries up
-        to prompts_per_example of one video. together: it carries what one annotator says in one view about each object, as the
-        benchmark scores them, and Prompt.others of its first prompt are the objects of the first frame that go unmentioned.
-        seed: what clips are drawn from, with the index.
+        every video that is here and spoken of. annotations: the folder of the masks in root. sentences: "each" is a prompt, or
+        "joined" all about one object are one. frames, sampling, reach: see clip_sampling.Sampling. group_by_clip: an example
+        carries up to prompts_per_example of one video. together: it carries what one annotator says in one view about each
+        object, as the benchmark scores them, and Prompt.others of its first prompt are the objects of the first frame that go
+        unmentioned. seed: what clips are drawn from, with the index.
         """
         if unknown := sorted(set(views) - set(VIEWS)):
             raise UserError(f"views: {unknown[0]!r} is unknown; choose from {', '.join(VIEWS)}")

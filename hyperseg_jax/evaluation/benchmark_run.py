@@ -22,7 +22,7 @@ from hyperseg_jax.evaluation.submissions import Row, is_row, row_of
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import paths, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, without_panics
+from hyperseg_jax.untrusted.bad_file import BadFile, reason, without_panics
 from hyperseg_jax.untrusted.printing import shown
 
 LARGEST, PARTS = 2**30, 50_000_000
@@ -49,9 +49,9 @@ class Partial:
         if not (whole(state["done"], count + 1) and state["done"]):
             raise BadFile(f"it has done {shown(str(state['done']))} of {count} examples")
         if not all(is_case(row) and row["index"] < count for row in state["cases"]):
-            raise BadFile("it has a best or worst case of another make")
+            raise BadFile("it has a best or worst case in an unexpected format")
         if not all(whole(i, count) and whole(k, 2**31) and is_row(row) for i, k, row in state["rows"]):
-            raise BadFile("it has an answer of another make")
+            raise BadFile("it has an answer in an unexpected format")
 
     def merge(self, state: dict[str, Any]) -> None:
         """Adds the state of another host, or of a run before."""
@@ -92,8 +92,8 @@ def run(
         try:
             before = _read(kept, asked, new(), benchmark)
         except (BadFile, OSError) as error:
-            why = error.why if isinstance(error, BadFile) else error.strerror
-            say(f"{kept}: is not a partial evaluation ({why}); it is now {paths.put_aside(kept).name}, and all is scored anew")
+            aside = paths.put_aside(kept).name
+            say(f"{kept}: is not a partial evaluation ({reason(error)}); it is now {aside}, and all is scored anew")
     if told := hosts.exchange_long(f"{task.name} so far", before)[0]:
         state = json.loads(told)
         total.merge(state)
@@ -134,7 +134,7 @@ def run(
 def _read(kept: pathlib.Path, asked: dict[str, Any], new: Partial, benchmark: Benchmark) -> str:
     """The state in a file, checked, as text. BadFile where no evaluation wrote it, UserError where another one did."""
     with without_panics("it has other fields"):
-        state = strict_json.parse_any(strict_json.contents(paths.own(kept), LARGEST), "its content", parts=PARTS)
+        state = strict_json.parse_any(strict_json.contents(paths.own(kept), LARGEST), "its content", finite=False, parts=PARTS)
         for key, value in asked.items():
             if (other := state["asked"].get(key)) != value:
                 raise UserError(

@@ -137,7 +137,7 @@ class MaskAP:
         made = cls()
         for name, kinds in state["pictures"].items():
             if not all(_are_matches(found, len(cls.areas)) for found in kinds.values()):
-                raise ValueError(f"{name!r} has matches of another make")
+                raise ValueError(f"{name!r} has matches in an unexpected format")
         kinds = {kind for found in state["pictures"].values() for kind in found}
         wanted = sum(sum(found["wanted"]) for kinds in state["pictures"].values() for found in kinds.values())
         if wanted > MOST or len(kinds) * len(state["pictures"]) * len(cls.areas) > CELLS:

@@ -63,6 +63,6 @@ class Sums:
         made = cls(**state["options"])
         made._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
         for name, row in made._sums.items():
-            if row.shape != (cls.columns,):
-                raise ValueError(f"the sums of {name!r} are not {cls.columns} numbers")
+            if row.shape != (cls.columns,) or not np.isfinite(row).all():
+                raise ValueError(f"the sums of {name!r} are not {cls.columns} finite numbers")
         return made

@@ -19,7 +19,7 @@ from hyperseg_jax.untrusted.printing import one_line, shown
 
 EOS = "<|endoftext|>"
 SEG = "[SEG]"
-TOY_FILE = pathlib.Path(__file__).parent.parent / "assets" / "toy_tokenizer.json"
+TOY_FILE = paths.ASSETS / "toy_tokenizer.json"
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 LARGEST = 2**26  # bytes of one tokenizer file; those of known models have at most 20 million
 # What transformers is given of tokenizer_config.json and special_tokens_map.json. Other fields may name paths, classes or code.

@@ -12,7 +12,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.training.workdir import BAD_RECORDS, Workdir
 from hyperseg_jax.untrusted import paths
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.bad_file import BadFile, reason
 from hyperseg_jax.untrusted.printing import one_line
 
 FEW = 10
@@ -55,9 +55,8 @@ class BadRecords:
         try:
             lines = paths.read_file(paths.own(self._path), LARGEST).decode(errors="replace").splitlines()
         except (BadFile, OSError) as error:
-            why = error.why if isinstance(error, BadFile) else error.strerror
             with contextlib.suppress(OSError):
-                self._say(f"{paths.put_aside(self._path)}: was no list of bad records ({why}); a new one is begun")
+                self._say(f"{paths.put_aside(self._path)}: was no list of bad records ({reason(error)}); a new one is begun")
             return {}
         named = [(at, why) for at, _, why in (line.partition("\t") for line in lines) if at.isascii() and at.isdigit()]
         return {int(at): one_line(why) for at, why in named[:NAMED] if len(at) <= DIGITS}

@@ -22,8 +22,8 @@ from hyperseg_jax.training.clock import SHARES
 from hyperseg_jax.training.state import TrainState
 from hyperseg_jax.untrusted import checkpoints as untrusted
 from hyperseg_jax.untrusted import paths, stores
-from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import first_line, is_name, one_line, shown
+from hyperseg_jax.untrusted.bad_file import BadFile, reason
+from hyperseg_jax.untrusted.printing import is_name, shown
 
 FORMAT = 1
 PROBE, UNFINISHED = ".probe-", ".orbax-checkpoint-tmp"
@@ -296,10 +296,10 @@ def _is_of_interval(task: Any, held: Any) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what an error began with."""
+    """Why, by what an error began with."""
     while error.__cause__ is not None and not isinstance(error, BadFile):
         error = error.__cause__
-    return error.why if isinstance(error, BadFile) else one_line(first_line(error), 400)
+    return reason(error)
 
 
 def best_of(scores: Mapping[str, Mapping[str, float]], name: str) -> float:

@@ -36,7 +36,7 @@ def saved_panels(picture: pathlib.Path, rows: int, columns: int, size: tuple[flo
             figure.tight_layout()
             with whole_file(picture) as part:
                 figure.savefig(part, dpi=110, format="png")
-        except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError) as error:
             raise UserError(
                 f"{picture}: cannot be drawn ({shown(first_line(error))}); look for odd values in the log"
             ) from error
@@ -65,7 +65,7 @@ def plot_losses(lines: Sequence[dict[str, Any]], picture: pathlib.Path, headline
         for task, mine in validation.items():
             name = next((name for name in headlines if name in mine[-1]), None)
             if name:
-                steps, scores = [line["step"] for line in mine], [line[name] for line in mine]
+                steps, scores = zip(*((line["step"], line[name]) for line in mine if name in line), strict=True)
                 right.plot(steps, scores, "o-", markersize=3, label=f"{task} {name}")
         right.set(xlabel="step", ylabel="validation score", ylim=(0, 1))
         right.legend(fontsize=8)

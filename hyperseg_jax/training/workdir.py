@@ -20,7 +20,7 @@ from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, stores, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.bad_file import BadFile, reason
 from hyperseg_jax.untrusted.checkpoints import is_named_as_step
 
 BAD_RECORDS = "bad_records.txt"
@@ -55,8 +55,8 @@ class Workdir:
         self._kept.close()
 
     def check(self, config: ml_collections.ConfigDict) -> None:
-        """UserError, on all processes, where they were given different configs, or the workdir holds checkpoints of another
-        model or lies where no folder can be made. Writes nothing."""
+        """UserError, on all processes, where they were given different configs, or the workdir holds checkpoints or a model of
+        another config or lies where no folder can be made. Writes nothing."""
         resolved = _resolved(config)
         given = hosts.exchange("the config", resolved)
         other = [k for k, text in enumerate(given) if text != given[0]]
@@ -79,7 +79,7 @@ class Workdir:
 
     @property
     def begun(self) -> bool:
-        """Whether checkpoints may lie there; without one there is nothing to go on from, and a config.json binds nobody."""
+        """Whether checkpoints may lie there; without one there is nothing to go on from."""
         folder = self.home / "checkpoints"
         try:
             return folder.is_dir() and any(is_named_as_step(path.name) for path in folder.iterdir())
@@ -103,7 +103,8 @@ class Workdir:
 
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.home / "config.json"
-        if path.exists() and self.begun and (other := configs.differences(_held(self._config(path)), _held(resolved))):
+        bound = path.exists() and (self.begun or (self.home / "model").exists())  # else the run has nothing to lose
+        if bound and (other := configs.differences(_held(self._config(path)), _held(resolved))):
             raise UserError(
                 f"{self.home}: holds a run of another config ({other}); "
                 "give another --workdir, or the config it was trained with"
@@ -120,8 +121,7 @@ class Workdir:
             data = path.read_bytes() if self.remote else strict_json.contents(paths.own(pathlib.Path(path)))
             return strict_json.parse(data, "its content")
         except (BadFile, OSError) as error:
-            why = error.why if isinstance(error, BadFile) else stores.reason(error)
-            raise UserError(f"{path}: not readable ({why}); delete this workdir or give another --workdir") from error
+            raise UserError(f"{path}: not readable ({reason(error)}); delete this workdir or give another --workdir") from error
 
     def _open(self, resolved: str) -> None:
         self._lock.acquire()
@@ -132,9 +132,7 @@ class Workdir:
             self._fetch()
             self.push()
         except Exception as error:  # as in push
-            raise UserError(
-                f"--workdir {self.home}: cannot be written ({stores.reason(error)}); give another folder"
-            ) from error
+            raise UserError(f"--workdir {self.home}: cannot be written ({reason(error)}); give another folder") from error
 
     def _fetch(self) -> None:
         if self.remote:
@@ -159,7 +157,7 @@ class Workdir:
                     with path.open("rb") as here, target.open("wb") as there:
                         shutil.copyfileobj(here, there)
                 except Exception as error:  # a store's client raises what it likes
-                    raise OSError(getattr(error, "errno", None), stores.reason(error), str(target)) from error
+                    raise OSError(getattr(error, "errno", None), reason(error), str(target)) from error
                 self._pushed[path] = told
 
 

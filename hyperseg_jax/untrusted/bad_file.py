@@ -27,6 +27,13 @@ class BadFile(Exception):
         return BadFile(f"{shown(name)}: {self.why}", self.fix)
 
 
+def reason(error: BaseException) -> str:
+    """Why a file or store cannot be read or written, without what to do."""
+    if isinstance(error, BadFile):
+        return error.why
+    return getattr(error, "strerror", None) or one_line(first_line(error), 400)
+
+
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
     """Turns BadFile and OSError into a UserError that names the path."""

@@ -120,7 +120,7 @@ def read_info(folder: pathlib.Path) -> Info:
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, BadFile):
                 raise
-            raise BadFile(f"has a split of another make ({type(error).__name__}: {shown(str(error))})") from error
+            raise BadFile(f"has a split in an unexpected format ({type(error).__name__}: {shown(str(error))})") from error
         return Info(str(content.get("fileFormat")), splits)
 
 

@@ -17,7 +17,9 @@ from hyperseg_jax.untrusted.printing import shown, shown_value
 BLOCK = 2**16
 LONGEST = 4096
 """Bytes of a path."""
-MEANT = "set limits.outside where it is meant"
+MEANT = "give --limits outside=True"
+ASSETS = pathlib.Path(__file__).parents[1] / "assets"
+"""The shipped models, of the installed package, which is trusted; some installers make links of its files."""
 
 
 def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
@@ -38,7 +40,7 @@ def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     path = pathlib.Path(root) / text
     if limits.in_force().outside:
         return path
-    here = os.getcwd()
+    here = "" if os.path.isabs(root) else os.getcwd()
     home = _real(os.path.join(here, root))
     try:
         found = _followed(os.path.join(here, path))
@@ -47,19 +49,21 @@ def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     if _below(home, found):
         return path
     if _below(home, os.path.normpath(os.path.join(home, text))):
-        raise BadFile(f"{shown(text)} is a link that leaves {root}", f"put it there itself, or {MEANT}")
-    raise BadFile(f"{shown(text)} leaves {root}", f"correct the name, or {MEANT}")
+        raise BadFile(f"{shown(text)} is a link that leaves {root}", f"copy the file there, or, if the link is yours, {MEANT}")
+    raise BadFile(f"{shown(text)} leaves {root}", f"correct the name, or, if it is right, {MEANT}")
 
 
 def of_model(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of a model folder. BadFile where it is a link out of it, unless as in Hugging Face's cache, from snapshots/COMMIT
-    to blobs, or limits.outside."""
-    home, found = os.path.realpath(folder), os.path.realpath(folder / name)
-    snapshots = os.path.dirname(home)
-    homes = [home, os.path.join(os.path.dirname(snapshots), "blobs")] if os.path.basename(snapshots) == "snapshots" else [home]
-    if limits.in_force().outside or any(_below(one, found) for one in homes):
+    """A file of a model folder. BadFile where it is a link out of it, unless as in Hugging Face's cache, from a folder in
+    snapshots to blobs, the folder is a shipped model, or limits.outside."""
+    home, found = pathlib.Path(os.path.realpath(folder)), os.path.realpath(folder / name)
+    blobs = [above.parent / "blobs" for above in home.parents if above.name == "snapshots"][:1]
+    trusted = limits.in_force().outside or folder.parent == ASSETS
+    if trusted or any(_below(str(one), found) for one in (home, *blobs)):
         return folder / name
-    raise BadFile(f"{shown(name)} is a link out of this folder", f"give the folder that it leads to, or {MEANT}")
+    raise BadFile(
+        f"{shown(name)} is a link out of this folder", f"give the folder that it leads to, or, if the link is yours, {MEANT}"
+    )
 
 
 def _below(home: str, path: str) -> bool:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import IO, TypeVar
@@ -30,6 +31,12 @@ BYTES = 8
 """Of a pixel at most; a file larger than limits.pixels of these is no picture."""
 SCANS = 200
 """Of a JPEG at most, beside four for each part of a TIFF; a small file could ask for hours of work with more."""
+BLOCK = 2**20
+SCAN, END = 0xDA, 0xD9
+SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+"""The end of a JPEG, or the mark of a segment that begins with its length. Others stand alone."""
+TIFF_OF_JPEGS = (6, 7)
+"""Kinds of compression."""
 AGAIN = "download it again or remove it"
 TOO_LARGE = "if that is right, raise limits.pixels"
 
@@ -65,8 +72,7 @@ def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[s
             raise BadFile(f"is {picture.width}x{picture.height} pixels, and the limit is {most}", TOO_LARGE)
         if isinstance(picture, TiffImagePlugin.TiffImageFile):
             _check_tiles(picture, most)
-        if picture.format in ("JPEG", "MPO", "TIFF"):
-            _check_scans(content, SCANS + 4 * _parts(picture))
+        _check_scans(picture, content)
         return take(picture)
 
 
@@ -81,24 +87,53 @@ def _check_tiles(picture: TiffImagePlugin.TiffImageFile, most: int) -> None:
         raise BadFile(f"has tiles of {shown_value(width)}x{shown_value(height)} pixels, and the limit is {most}", TOO_LARGE)
 
 
-def _parts(picture: Image.Image) -> int:
-    """The tiles or strips of a TIFF, which may be JPEGs each; of other formats 0."""
-    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return 0
+def _check_scans(picture: Image.Image, content: IO[bytes]) -> None:
+    """Of a JPEG, and of a TIFF that holds JPEGs."""
+    here, found, most = content.tell(), 0, SCANS
+    if picture.format in ("JPEG", "MPO"):
+        found = _scans(content, most)
+    elif (
+        isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(TiffImagePlugin.COMPRESSION) in TIFF_OF_JPEGS
+    ):
+        most += 4 * _parts(picture)
+        found = _marks_of_scans(content)
+    content.seek(here)
+    if found > most:
+        raise BadFile(f"is a JPEG of more than {most} scans, which are the most that is read", AGAIN)
+
+
+def _parts(picture: TiffImagePlugin.TiffImageFile) -> int:
+    """The tiles or strips, each a JPEG of its own."""
     places = (picture.tag_v2.get(tag, ()) for tag in (TiffImagePlugin.TILEOFFSETS, TiffImagePlugin.STRIPOFFSETS))
     return sum(len(found) if isinstance(found, tuple) else 1 for found in places)
 
 
-def _check_scans(content: IO[bytes], most: int) -> None:
-    here = content.tell()
+def _scans(content: IO[bytes], most: int) -> int:
+    """The scans of a JPEG, as its decoder finds them, or some number above `most`. What lies behind its end, such as a video,
+    and what its segments hold, such as a thumbnail, are none of it."""
+    place = scans = 0
+    while True:
+        content.seek(place)
+        block, at = content.read(BLOCK), 0
+        while found := SEGMENT.search(block, at, len(block) - 2):  # so that its length is in the block as well
+            at, kind = found.end(), block[found.end() - 1]
+            scans += kind == SCAN
+            if kind == END or scans > most:
+                return scans
+            at += int.from_bytes(block[at : at + 2])
+        if len(block) < BLOCK:
+            return scans
+        place += max(at, BLOCK - 3)
+
+
+def _marks_of_scans(content: IO[bytes]) -> int:
+    """How often the mark of a scan stands anywhere in a file."""
     content.seek(0)
-    scans, last = 0, b""
-    while block := content.read(2**20):
-        scans += (last + block).count(b"\xff\xda")
+    marks, last = 0, b""
+    while block := content.read(BLOCK):
+        marks += (last + block).count(bytes((0xFF, SCAN)))
         last = block[-1:]
-    content.seek(here)
-    if scans > most:
-        raise BadFile(f"is a JPEG of {scans} scans, where {most} are the most that is read", AGAIN)
+    return marks
 
 
 def _said(error: Exception, formats: tuple[str, ...]) -> str:
@@ -125,7 +160,9 @@ def rgb(picture: Image.Image) -> np.ndarray:
     if picture.mode in WIDE:  # Pillow takes the upper 8 bits of colours itself, and would clip grey values
         return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode in ("I", "F"):
-        raise ValueError(f"its mode {picture.mode} has 32 bits a pixel, which are no colours; save it with 8 or 16 bits")
+        raise ValueError(
+            f"its mode {picture.mode} has one 32-bit number a pixel, which is no colour; save it with 8 or 16 bits a colour"
+        )
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 

@@ -38,8 +38,3 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise UserError(f"{url}: needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'") from error
     return store, path
-
-
-def reason(error: Exception) -> str:
-    """What an error of a store or a file system says; each store has its own kinds."""
-    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

@@ -39,8 +39,8 @@ def parse(data: bytes, what: str) -> dict[str, Any]:
 
 
 def parse_any(data: bytes, what: str, *, finite: bool = True, parts: int = PARTS) -> Any:
-    """Any JSON value of at most so many parts. finite: refuses NaN, infinities and numbers beyond a float, which are told only
-    in logs. Raises BadFile."""
+    """Any JSON value of at most so many parts. finite: refuses NaN, infinities and numbers beyond a float, which only records
+    of losses and scores may hold. Raises BadFile."""
     if sum(data.count(sign) for sign in b",[{") > parts:
         raise BadFile(f"{what} has more than {parts} parts", CONVERT)
     json_text.check_depth(data, f"{what} ")

@@ -14,7 +14,6 @@ import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-import hyperseg_jax
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.errors import UserError
@@ -27,7 +26,6 @@ from hyperseg_jax.untrusted.printing import one_line
 from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter
 from hyperseg_jax.weights.tensor_file import open_tensors
 
-SHIPPED = pathlib.Path(hyperseg_jax.__file__).parent / "assets"
 FORMAT = "hyperseg_jax 1"
 LARGE, LAYERS = 2**28, 256  # bytes from which a stack of at most so many layers is gathered layer by layer
 REQUIRED, REQUIRED_DATA = ("system", "model", "data"), ("image_size", "template", "buckets", "tasks")
@@ -37,13 +35,13 @@ FILES = ("config.json", "tokenizer.json", "model.safetensors")
 def find(name: str | os.PathLike[str]) -> pathlib.Path:
     """The folder of a model: a workdir (its model/), a model folder, or the name of a shipped model ("tiny")."""
     path = pathlib.Path(name)
-    for candidate in (path / "model", path, SHIPPED / str(name)):
+    for candidate in (path / "model", path, paths.ASSETS / str(name)):
         if os.path.isfile(candidate / "model.safetensors"):  # False for what is no name of a file, where pathlib raises
             if candidate == path / "model":
                 with naming(candidate):
                     paths.own(candidate)  # of a workdir
             return candidate
-    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/model.safetensors"))
+    shipped = sorted(p.parent.name for p in paths.ASSETS.glob("*/model.safetensors"))
     raise UserError(
         f"{one_line(name)}: no model here (a workdir of `hyperseg train`, or a folder with model.safetensors); "
         f"shipped models: {', '.join(shipped) or 'none'}"

@@ -88,6 +88,28 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
     assert "is of an evaluation with examples = 11, this one has 10" in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.parametrize("name", ["partial", "toy_video"])
+def test_a_folder_that_is_a_link_out_is_not_written_into(name, tmp_path, capsys):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "away")
+    command = [
+        "evaluate",
+        "--config",
+        "tiny",
+        "--checkpoint",
+        "tiny",
+        "--benchmarks",
+        "toy_video",
+        "--data-root",
+        str(tmp_path),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert ended.value.code == 2 and f"out: {name} is a link that leaves" in told and not any((tmp_path / "away").iterdir())
+
+
 @pytest.mark.slow
 def test_every_kind_of_question(micro, evaluate, tmp_path):
     names = (

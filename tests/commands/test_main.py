@@ -8,6 +8,7 @@ import pytest
 
 from hyperseg_jax import __version__
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.untrusted import limits
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -31,6 +32,15 @@ def test_help_names_every_shipped_config(verb, capsys):
 def test_the_module_is_the_same_command():
     shown = subprocess.run([sys.executable, "-m", "hyperseg_jax.train", "--help"], capture_output=True, text=True, cwd=ROOT)
     assert shown.returncode == 0 and "--workdir" in shown.stdout
+
+
+def test_limits_of_a_config_that_names_none(tmp_path, monkeypatch):
+    file, seen = tmp_path / "mine.py", []
+    tiny = f'runpy.run_path({str(ROOT / "configs" / "tiny.py")!r})["get_config"]()'
+    file.write_text(f"import runpy\n\ndef get_config():\n    config = {tiny}\n    del config.limits\n    return config\n")
+    monkeypatch.setattr("hyperseg_jax.training.loop.train", lambda config, workdir, console: seen.append(config) or tmp_path)
+    main(["train", "--config", str(file), "--workdir", str(tmp_path / "run"), "--limits", "outside=True"])
+    assert seen[0].limits.to_dict() == {**limits.block(), "outside": True}
 
 
 @pytest.mark.parametrize("left", [(), ("loss.png",), ("loss.png", "predictions.png")])

@@ -104,7 +104,7 @@ def test_a_damaged_record_is_a_blank_with_a_name_on_any_number_of_hosts():
     assert {why.split(": ", 1)[1] for _, why in faults} == {
         "a.jpg: cannot be read; download it again",
         "[Errno 5] Input/output error: 'b.jpg'",
-        "is of another make (KeyError: 'anns'); check the files with `hyperseg data check`",
+        "is in an unexpected format (KeyError: 'anns'); check the files with `hyperseg data check`",
     }
     parts = [streamed(6, position=16, rows=rows) for rows in ((0, 3), (1, 2))]
     for (batches, _), rows in zip(parts, ((0, 3), (1, 2)), strict=True):
@@ -145,7 +145,10 @@ def test_whatever_a_record_raises_is_told(error):
     with Stream(Mixture({"a": Broken([1, 2], 1)}, 2, 0), 2) as stream:
         assert next(stream)["record"].tolist() == [-1, -1]
     for _, why in stream.faults:
-        assert f"is of another make ({type(error).__name__}: {error})" in why or "asks for more memory than there is" in why
+        assert (
+            f"is in an unexpected format ({type(error).__name__}: {error})" in why
+            or "asks for more memory than there is" in why
+        )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])

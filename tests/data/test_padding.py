@@ -45,7 +45,7 @@ SHORT, LONG = "the ring", "the large blue square left of the small red star"
 def test_padding_by_hand():
     found = padding.measure(task(SHORT, LONG, ""), seed=0)
     used = [length(SHORT), length(LONG)]
-    assert (sorted(found.used), found.length) == (used, 200) and found.fault.startswith("record 2: is of another make")
+    assert (sorted(found.used), found.length) == (used, 200) and found.fault.startswith("record 2: is in an unexpected format")
     assert found.prompts == 0.5 and found.targets == 0.75 and found.pixels == 0.5
     enough = -(-used[1] // 16) * 16
     part = lambda room: f"{100 * (1 - np.mean(used) / room):.0f} %"

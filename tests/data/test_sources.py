@@ -2,7 +2,9 @@
 
 import pytest
 
+from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.sources import open_reader
+from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 
 
@@ -41,6 +43,13 @@ def test_an_option_of_a_benchmark():
     )
 
 
+def test_a_list_of_another_length():
+    for crop in ([0.5], (0.1, 0.2, 0.3), 0.5, ["a", "b"]):
+        with pytest.raises(UserError, match=r"^augment: crop = .*; give a list of 2 numbers$"):
+            check_fields("augment", Augment, {"crop": crop})
+    check_fields("augment", Augment, {"crop": [0.5, 1]})
+
+
 def test_an_option_of_the_toy_world(world):
     message = refused("toy", {"folder": "{root}", "task": "panoptic", "split": "val", "max_class": 3}, str(world))
     assert message.startswith("the toy reader of task 'panoptic' has no field 'max_class' (did you mean 'max_classes'?)")
@@ -52,7 +61,7 @@ def test_a_value_of_the_wrong_kind(tmp_path):
         ("folder", {"prompts_per_example": "three"}, "prompts_per_example = 'three'; give a whole number"),
         ("folder", {"prompts_per_example": True}, "prompts_per_example = True; give a whole number"),
         ("folder", {"split": 3}, "split = 3; give a text"),
-        ("labelme", {"classes": "cat"}, "classes = 'cat'; give a list, each of it a text"),
+        ("labelme", {"classes": "cat"}, "classes = 'cat'; give a list of texts"),
         ("labelme", {"max_classes": 1.5}, "max_classes = 1.5; give a whole number or None"),
     ):
         message = refused(reader, {"folder": "{root}", **fields}, str(tmp_path))

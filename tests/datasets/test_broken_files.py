@@ -42,7 +42,11 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
     "unknown picture": (set_note(0, image_id=99), "bad record", "annotations#0: image_id 99 is not among the images"),
     "no category": (lambda c: c["annotations"][0].pop("category_id"), "bad record", "field 'category_id' is missing"),
     "no segmentation": (lambda c: c["annotations"][0].pop("segmentation"), "bad record", "field 'segmentation' is missing"),
-    "a record of another make": (lambda c: c["annotations"].__setitem__(0, 5), "bad record", "field 'image_id' is missing"),
+    "a record in an unexpected format": (
+        lambda c: c["annotations"].__setitem__(0, 5),
+        "bad record",
+        "field 'image_id' is missing",
+    ),
     "a size of words": (lambda c: c["images"][0].update(height="192"), "bad record", "field 'height' is '192' where a whole"),
     "a size of nothing": (lambda c: c["images"][0].update(width=0), "bad record", "correct its height and width"),
     "a size without end": (lambda c: c["images"][0].update(height=float("inf")), "bad record", "field 'height' is inf where"),
@@ -92,7 +96,9 @@ def test_a_check_survives_records_of_another_make(own):
     result = report(root, "coco_instances")
     ((kind, message),) = found(result)
     assert (
-        kind == "bad record" and message.startswith("CocoInstances[0]: is of another make (TypeError") and result.examples == 1
+        kind == "bad record"
+        and message.startswith("CocoInstances[0]: is in an unexpected format (TypeError")
+        and result.examples == 1
     )
     change(root / INSTANCES, lambda c: c.update(images=7))
     ((kind, message),) = found(report(root, "coco_instances"))

@@ -29,7 +29,7 @@ def linked(samples, tmp_path_factory):
 def test_links_that_leave_are_told(linked, name):
     root = linked / ROOTS.get(name, ".")
     told = report(root, name)
-    assert not told.collected.sizes and any("limits.outside" in message for message in told.collected.problems)
+    assert not told.collected.sizes and any("--limits outside=True" in message for message in told.collected.problems)
     with pytest.raises(UserError):
         layouts.find(name).open(root, layouts.find(name).splits[-1])[0]
     with limits.applied(outside=True):
@@ -52,7 +52,7 @@ def elsewhere(samples, tmp_path_factory):
 @pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench", "labelme"}))  # these have no folders
 def test_folders_that_leave_are_told(elsewhere, name):
     root, layout = elsewhere / ROOTS.get(name, "."), layouts.find(name)
-    with pytest.raises(UserError, match=r"is a link that leaves .*; put it there itself, or set limits\.outside"):
+    with pytest.raises(UserError, match=r"is a link that leaves .*; copy the file there, or, .* --limits outside=True"):
         layout.open(root, layout.splits[-1])[0]
     with limits.applied(outside=True):
         layout.open(root, layout.splits[-1])[0]
@@ -88,7 +88,7 @@ def test_names_that_leave_are_told(own, tmp_path, name, place):
     root = root / ROOTS.get(name, ".")
     (tmp_path / "secret.jpg").write_bytes(next(root.rglob("*.jpg")).read_bytes())
     edit(place.format("secret.jpg", absolute=tmp_path / "secret.jpg"))(root / file)
-    problems = [message for _, message in found(report(root, name)) if "limits.outside" in message]
+    problems = [message for _, message in found(report(root, name)) if "--limits outside=True" in message]
     assert len(problems) >= 1 and all("secret" in message and " leaves " in message for message in problems)
 
 

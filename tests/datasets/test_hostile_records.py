@@ -120,7 +120,7 @@ def test_links_and_pipes_in_the_place_of_a_build(own, tmp_path, place):
     path = folder / (index.shards[0].file if place == "shard" else place)
     path.rename(tmp_path / "away")
     path.symlink_to(tmp_path / "away")
-    with pytest.raises(UserError, match=r"is a link that leaves .*limits\.outside"):
+    with pytest.raises(UserError, match=r"is a link that leaves .*--limits outside=True"):
         open_checked(tmp_path / "out", "val")[0]
     with limits.applied(outside=True):
         assert open_checked(tmp_path / "out", "val")[0].frames.size
@@ -180,7 +180,7 @@ def test_the_boundary_of_a_record():
         with pytest.raises(Problem) as caught:
             reader[k]
         told.append(str(caught.value))
-    assert told[0] == "Raising[0]: is of another make (KeyError: 'a'); check the files with `hyperseg data check`"
+    assert told[0] == "Raising[0]: is in an unexpected format (KeyError: 'a'); check the files with `hyperseg data check`"
     assert told[1].startswith("Raising[1]: asks for more memory than there is")
     assert "(RecursionError: deep)" in told[2] and "PanicException: called `unwrap()`" in told[3] and told[4] == "x\\x1b[2J; y"
     with pytest.raises(KeyboardInterrupt):

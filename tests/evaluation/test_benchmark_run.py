@@ -93,7 +93,7 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
                 raise KeyError("anns")
             return super().__getitem__(index)
 
-    with pytest.raises(UserError, match=r"benchmark clips record 1: is of another make \(KeyError: 'anns'\)"):
+    with pytest.raises(UserError, match=r"benchmark clips record 1: is in an unexpected format \(KeyError: 'anns'\)"):
         benchmark_run.run(Engine(predict, None, None), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))
 
 
@@ -116,7 +116,10 @@ def resumed(kept, said):
     [
         *({"done": value} for value in (0, -1, 3, True, "1", None, 1e3)),
         *({"scores": value} for value in ([], {"clips": []}, {"referring": {"options": {}, "sums": {}}}, {"odd": {}})),
-        *({"scores": {"clips": {"options": {}, "sums": {"": row}}}} for row in ([1.0], [[1.0, 1.0, 1.0]], [1, 1, "x"], [])),
+        *(
+            {"scores": {"clips": {"options": {}, "sums": {"": row}}}}
+            for row in ([1e999] * 3, [1.0], [[1.0, 1.0, 1.0]], [1, 1, "x"], [])
+        ),
         {"scores": {"clips": {"options": {"rules": "x"}, "sums": {}}}},
         *(
             {"cases": [value]}
@@ -152,6 +155,13 @@ def test_a_state_is_gone_on_from(tmp_path):
     kept.write_text(json.dumps({"asked": {**ASKED, "rules": "a\x1bb"}, **STATE}))
     with pytest.raises(UserError, match=r"is of an evaluation with rules = 'a\\x1bb', this one has 'official'"):
         resumed(kept, said)
+
+
+def test_a_state_with_a_score_of_a_diverged_model_is_gone_on_from(tmp_path):
+    """A prediction's score may be NaN; what is added up may not."""
+    state = {**STATE, "rows": [[0, 0, ROW | {"scores": [float("nan")], "masks": [[]]}]]}
+    (tmp_path / "clips.json").write_text(json.dumps({"asked": ASKED, **state}))
+    assert resumed(tmp_path / "clips.json", said := []) == 1 and not said
 
 
 def test_a_state_that_has_seen_what_comes_is_one_line(tmp_path, monkeypatch):

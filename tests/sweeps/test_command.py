@@ -91,6 +91,15 @@ def test_a_folder_of_another_config_is_refused(type_in):
     assert code == 2 and "s/sweep.json: its content is not a JSON object; give another --out" in told
 
 
+@pytest.mark.parametrize("name", ["ray", "trials"])
+def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name):
+    for folder in ("s", "away"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "s" / name).symlink_to(tmp_path / "away")
+    code, _, told = type_in("--grid rate=1")
+    assert code == 2 and f"s: {name} is a link that leaves s; " in told and not any((tmp_path / "away").iterdir())
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

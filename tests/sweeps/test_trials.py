@@ -126,7 +126,7 @@ def test_a_folder_of_a_trial_that_leads_elsewhere_is_refused(tmp_path):
     one = Trial({"a": "1"}, "tiny", (), 5, tmp_path / "out" / "trials")
     one.folder.mkdir(parents=True)
     (one.folder / one.name).symlink_to(tmp_path)
-    with pytest.raises(UserError, match=r"out: trials/a=1_\w+ is a link that leaves .*limits\.outside"):
+    with pytest.raises(UserError, match=r"out: trials/a=1_\w+ is a link that leaves .*--limits outside=True"):
         sweep._open(tmp_path / "out", ml_collections.ConfigDict(), (one,))
 
 

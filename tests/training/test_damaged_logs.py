@@ -33,7 +33,7 @@ DAMAGE = [
 def went_on(folder):
     """What a run says that goes on at step 2 in a folder, and the lines that it leaves."""
     console = Console(record=True, file=io.StringIO(), width=300)
-    with Observers(folder, start=2, steps=9, console=console, timer=Clock()) as watch:
+    with Observers(folder, start=2, steps=9, console=console, timer=Clock(), headlines=("ciou",)) as watch:
         seconds_lost(folder / "metrics.jsonl", {"step": 1.0})
         watch.scores(2, {"b": {"ciou": 0.25}})
     return console.export_text(), read_metrics(folder / "metrics.jsonl")
@@ -73,6 +73,7 @@ def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
         lines = [
             {"kind": "train", "step": step, "task": name, "loss": x} for step, x in enumerate(losses) for name in ("a", task)
         ]
+        lines += [{"kind": "validation", "step": step, "task": task, **score} for step, score in enumerate(({}, {"ciou": 0.5}))]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (tmp_path / "loss.png").unlink(missing_ok=True)
         said, _ = went_on(tmp_path)

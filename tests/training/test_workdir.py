@@ -1,5 +1,6 @@
 """A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
 
+import contextlib
 import json
 
 import fsspec
@@ -147,8 +148,8 @@ def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_a_config_without_a_checkpoint_binds_nobody(tmp_path, micro):
-    """A run that failed before its first save leaves one; the corrected command replaces it."""
+def test_a_config_without_checkpoints_is_replaced(tmp_path, micro):
+    """A run that failed before its first save leaves one; the corrected command may go on there."""
     (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     for config in (micro(), micro(model__num_queries=5)):
         with Workdir(tmp_path) as workdir:
@@ -166,6 +167,15 @@ def test_texts_of_a_config_there_are_escaped_and_cut_in_the_message(tmp_path, mi
     with Workdir(tmp_path) as workdir, pytest.raises(UserError, match=r"system: 'x\\nerror: run this") as error:
         workdir.check(micro())
     assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
+def test_a_finished_run_without_its_checkpoints_is_kept(tmp_path, micro):
+    for config in (micro(), micro(model__num_queries=5)):
+        with Workdir(tmp_path) as workdir, contextlib.ExitStack() as refused:
+            if (tmp_path / "model").exists():
+                refused.enter_context(pytest.raises(UserError, match=r"holds a run of another config .model\.num_queries"))
+            workdir.open(config)
+            (tmp_path / "model").mkdir()
 
 
 def test_a_run_that_began_after_the_check_is_seen_with_the_lock(tmp_path, micro):

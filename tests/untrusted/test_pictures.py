@@ -114,8 +114,29 @@ def test_a_jpeg_of_scans_without_end(progressive):
     data = written("JPEG", progressive=progressive)
     assert pictures.colours(data).shape == (9, 12, 3)
     at = data.rindex(b"\xff\xda")
-    with pytest.raises(BadFile, match="scans, where 200 are the most"):
+    with pytest.raises(BadFile, match="a JPEG of more than 200 scans"):
         pictures.colours(data[:at] + data[at:-2] * 300 + data[-2:])
+
+
+@pytest.mark.parametrize("block", [7, 2**20])
+def test_what_only_looks_like_a_scan_is_none(monkeypatch, block):
+    """A video behind a JPEG, and what its segments hold."""
+    monkeypatch.setattr(pictures, "BLOCK", block)
+    data, marks = written("JPEG"), b"\xff\xda" * 300
+    note = b"\xff\xee" + struct.pack(">H", 2 + len(marks)) + marks
+    for sound in (data + marks, data[:2] + note + data[2:], written("MPO") + marks):
+        assert np.array_equal(pictures.colours(sound), pictures.colours(data))
+    at = data.rindex(b"\xff\xda")
+    with pytest.raises(BadFile, match="a JPEG of more than 200 scans"):
+        pictures.colours(data[:-2] + note + b"\xff\xd0\xff\x01" + data[at:-2] * 200 + data[-2:])
+
+
+@pytest.mark.parametrize("compression", ["raw", "packbits"])
+def test_pixels_of_a_tiff_are_no_scans(compression):
+    colour = np.full((40, 60, 3), (255, 218, 185), np.uint8)
+    assert np.array_equal(pictures.colours(saved(colour, "TIFF", compression=compression)), colour)
+    grey = np.full((40, 60), 0xDAFF, np.uint16)
+    assert np.array_equal(pictures.numbers(saved(grey, "TIFF", compression=compression), labels.MODES, "label picture"), grey)
 
 
 def tiled(side, compression, data):
@@ -135,16 +156,16 @@ def test_a_tile_counts_like_a_picture():
 def test_a_jpeg_inside_a_tiff_has_scans_as_well():
     data = written("TIFF", (64, 64), compression="jpeg")
     assert pictures.colours(data).shape == (64, 64, 3)
-    with pytest.raises(BadFile, match="scans, where 204 are the most"):
+    with pytest.raises(BadFile, match="a JPEG of more than 204 scans"):
         pictures.colours(data + b"\xff\xda" * 300)
 
 
 STEPS = (np.arange(108, dtype=np.uint16).reshape(9, 12) * 607) & 0xFFFF
 
 
-def saved(array, form="PNG"):
+def saved(array, form="PNG", **options):
     data = io.BytesIO()
-    Image.fromarray(array).save(data, form)
+    Image.fromarray(array).save(data, form, **options)
     return data.getvalue()
 
 
@@ -162,9 +183,9 @@ def test_16_bits_are_scaled_in_pictures_and_kept_in_labels(form):
 def test_numbers_of_no_range_are_no_colours(tmp_path, dtype):
     path = tmp_path / "a.tif"
     path.write_bytes(saved(STEPS.astype(dtype), "TIFF"))
-    with pytest.raises(UserError, match=r"a\.tif: .*has 32 bits a pixel, which are no colours; save it with 8 or 16"):
+    with pytest.raises(UserError, match=r"a\.tif: .*has one 32-bit number a pixel, which is no colour; save it with 8 or 16"):
         files.read_picture(path)
-    with pytest.raises(UserError, match="has 32 bits a pixel, which are no colours"):
+    with pytest.raises(UserError, match="has one 32-bit number a pixel, which is no colour"):
         read_picture(Image.open(path))
 
 

@@ -14,7 +14,7 @@ from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.training.loop import train
-from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.weights import model_folder
 
 SHIPPED = json.loads((model_folder.find("tiny") / "config.json").read_text())
@@ -112,31 +112,44 @@ def test_pipes_and_endless_files_are_not_read(folder):
             model_folder.read_config(folder)
 
 
-@pytest.mark.parametrize("name", model_folder.FILES)
-def test_files_that_are_links(tmp_path, name):
-    """Out of the folder they are refused; those of Hugging Face's cache are read."""
-    read = {"config.json": model_folder.read_config, "tokenizer.json": Tokenizer.load, "model.safetensors": model_folder.read}[
-        name
-    ]
-    snapshot, blobs = tmp_path / "models--x" / "snapshots" / "0abc", tmp_path / "models--x" / "blobs"
+READ = {"config.json": model_folder.read_config, "tokenizer.json": Tokenizer.load, "model.safetensors": model_folder.read}
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("inner", ["", "runs/model"])
+def test_files_that_are_links(tmp_path, name, inner):
+    """Out of the folder they are refused; those of Hugging Face's cache are read, in folders of a snapshot as well."""
+    read = READ[name]
+    snapshot, blobs = tmp_path / "models--x" / "snapshots" / "0abc" / inner, tmp_path / "models--x" / "blobs"
     snapshot.parent.mkdir(parents=True)
     shutil.copytree(model_folder.find("tiny"), snapshot)
     blobs.mkdir()
     shutil.move(snapshot / name, blobs / "0")
-    (snapshot / name).symlink_to("../../blobs/0")
+    (snapshot / name).symlink_to(os.path.relpath(blobs / "0", snapshot))
     assert read(snapshot)
     shutil.move(blobs / "0", tmp_path / "away")
     (blobs / "0").symlink_to(tmp_path / "away")
-    with pytest.raises(UserError, match=rf"{name} is a link out of this folder; .*limits\.outside"):
+    with pytest.raises(UserError, match=rf"{name} is a link out of this folder; .*--limits outside=True"):
         read(snapshot)
     with limits.applied(outside=True):
         assert read(snapshot)
 
 
+def test_shipped_models_of_an_installation_of_links(tmp_path, monkeypatch):
+    there, links = model_folder.find("tiny"), tmp_path / "assets"
+    (links / "tiny").mkdir(parents=True)
+    for name in READ:
+        (links / "tiny" / name).symlink_to(there / name)
+    with pytest.raises(UserError, match="is a link out of this folder"):
+        model_folder.read_config(links / "tiny")
+    monkeypatch.setattr(paths, "ASSETS", links)
+    assert model_folder.find("tiny") == links / "tiny" and all(read(links / "tiny") for read in READ.values())
+
+
 def test_a_model_of_a_workdir_that_is_a_link_out(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").symlink_to(model_folder.find("tiny"))
-    with pytest.raises(UserError, match=r"run/model: .*limits\.outside"):
+    with pytest.raises(UserError, match=r"run/model: .*--limits outside=True"):
         model_folder.find(tmp_path / "run")
     (tmp_path / "mine").symlink_to(model_folder.find("tiny"))
     assert model_folder.find(tmp_path / "mine") == tmp_path / "mine"

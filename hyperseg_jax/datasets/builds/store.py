@@ -16,7 +16,7 @@ from typing import Any
 from hyperseg_jax.atomic import DAY, sweep, whole_file
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits, paths, stores
-from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.bad_file import BadFile, reason
 
 PART = ".part"
 
@@ -135,7 +135,7 @@ class Store:
         except Exception as error:  # each store has its own
             where = f"{self.folder}/{name}" if name else self.folder
             right = "the space and your right to write there" if done == "written" else "the path and your right to read it"
-            raise UserError(f"{where}: cannot be {done} ({stores.reason(error)}); check {right}") from error
+            raise UserError(f"{where}: cannot be {done} ({reason(error)}); check {right}") from error
 
 
 def sha256(path: pathlib.Path) -> str:
