@@ -31,7 +31,7 @@ def reason(error: BaseException) -> str:
     """Why a file or store cannot be read or written, without what to do."""
     if isinstance(error, BadFile):
         return error.why
-    return getattr(error, "strerror", None) or one_line(first_line(error), 400)
+    return getattr(error, "strerror", None) or one_line(f"{type(error).__name__}: {first_line(error)}", 400)
 
 
 @contextlib.contextmanager
