@@ -77,6 +77,8 @@ class Lock:
         raise UserError(f"{self.folder}: another run works there ({who}); stop it first, or give another folder")
 
     def _claim(self, number: int) -> bool:
+        if number >= NUMBERS:
+            raise self._odd(number - 1)
         files = self._opened()
         if not files.create(number, self._me.text()):
             return False
@@ -137,8 +139,11 @@ class Lock:
         files = self._opened()
         number = max(files.numbers(), default=0)
         if number >= NUMBERS:
-            raise UserError(f"{self.folder}/{FOLDER}: has a file {number}, which no run makes; remove it if no run works there")
+            raise self._odd(number)
         return number, files.read(number) if number else ""
+
+    def _odd(self, number: int) -> UserError:
+        return UserError(f"{self.folder}/{FOLDER}: has a file {number}, which no run makes; remove it if no run works there")
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -183,7 +183,9 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
                 (copy / name).write_text(json.dumps(content), encoding="utf-8")
             if not whole:
                 with naming(folder / "merges.txt"):
-                    (copy / "merges.txt").write_bytes(strict_json.contents(folder / "merges.txt", LARGEST))
+                    merges = strict_json.contents(folder / "merges.txt", LARGEST)
+                    tokenizers.check_merges(tokenizers.merges_of(merges.decode(errors="replace")), parsed["vocab.json"])
+                    (copy / "merges.txt").write_bytes(merges)
             options = {"local_files_only": True, "trust_remote_code": False}
             made = AutoTokenizer.from_pretrained(copy, tokenizer_type=None if whole else "gpt2", **options)
             backend: _Backend = made.backend_tokenizer

@@ -7,7 +7,7 @@ more than some steps a letter: replacements do not grow, sequences are short, re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -178,6 +178,8 @@ def checked(content: Mapping[str, Any]) -> dict[str, Any]:
     model = {"type": _kind_of(model), **model}
     _check_fields(model, MODELS, "model", also=("type", "vocab"))
     ids(content)
+    if model["type"] == "BPE":
+        check_merges(model.get("merges") or (), model["vocab"], model.get("continuing_subword_prefix") or "")
     return {**content, "model": model, "padding": None, "truncation": None}
 
 
@@ -317,9 +319,25 @@ def _kind_of(model: Mapping[str, Any]) -> Any:
 
 def _merge(value: Any) -> bool:
     """Two tokens, in a list or a text with one space."""
-    if type(value) is str:
-        return len(value) <= 2 * LETTERS
-    return type(value) is list and len(value) == 2 and all(map(_text(LETTERS), value))
+    parts = value.split(" ") if type(value) is str else value
+    return type(parts) is list and len(parts) == 2 and all(map(_text(LETTERS), parts))
+
+
+def check_merges(merges: Iterable[Any], table: Mapping[str, int], prefix: str = "") -> None:
+    """BadFile where the two tokens of a merge, or what they make, are not in the vocabulary. prefix: what begins a second
+    token, and goes where two become one."""
+    for merge in merges:
+        first, second = merge.split(" ") if type(merge) is str else merge
+        if not second.startswith(prefix) or not {first, second, first + second[len(prefix) :]} <= table.keys():
+            raise BadFile(f"its merge of {shown(first)} and {shown(second)} does not fit its vocabulary", PUBLISHED)
+
+
+def merges_of(text: str) -> list[str]:
+    """The merges in a merges.txt. BadFile where a line is none."""
+    merges = [line for line in text.split("\n") if line.strip() and not line.startswith("#version")]
+    if odd := [line for line in merges if not _merge(line)]:
+        raise BadFile(f"the line {shown(odd[0])} is no merge of two tokens", PUBLISHED)
+    return merges
 
 
 def _unigrams(model: Mapping[str, Any]) -> dict[str, int]:

@@ -313,7 +313,7 @@ def test_the_lock_is_stale_long_after_a_few_signs_of_life_are_missed():
     assert lock.STALE > 5 * lock.BEAT
 
 
-@pytest.mark.parametrize("number", [10**15, 10**18 - 1])
+@pytest.mark.parametrize("number", [10**15 - 1, 10**15, 10**18 - 1])
 def test_a_number_that_no_lock_comes_to_ends_in_a_line(tmp_path, number):
     folder = tmp_path / FOLDER
     folder.mkdir()

@@ -137,6 +137,7 @@ def nested(part):
 SIZE = Tokenizer.toy().vocab_size
 SHIFTED = {token: number + 7 for token, number in TOY["model"]["vocab"].items()}
 SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
+BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"], "continuing_subword_prefix": "##"}
 HOSTILE = [
     (changed(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}), "normalizer is Precompiled"),
     (changed(normalizer=replacing("a", "a" * 100)), "replaces 'a' by the longer"),
@@ -161,7 +162,10 @@ HOSTILE = [
     (model(vocab={"a": 2**70}), "gives a the id"),
     (model(vocab={"a": -1}), "gives a the id"),
     (model(vocab=[["a", 1.0]]), "is no table"),
-    (model(merges=[["a", "not there"]]), "is no tokenizer"),
+    (model(merges=[["a", "not there"]]), "merge of a and not there does not fit"),
+    (model(merges=["a b c"]), "merges that is not allowed"),
+    ({"model": BPE}, "merge of a and b does not fit"),
+    ({"model": {**BPE, "continuing_subword_prefix": "", "vocab": {"a": 0, "b": 1}}}, "merge of a and b does not fit"),
     (changed(model={"type": "WordPiece", "unk_token": "[UNK]", "vocab": {}}), "unk_token that is not in its vocabulary"),
     (changed(model={"type": "WordPiece", "unk_token": "a", "vocab": {"a": 0}, "max_input_chars_per_word": 10**9}), "max_input"),
     (changed(model={"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]}), "unk_id"),
@@ -193,6 +197,18 @@ def test_what_would_panic_grow_or_hang_is_one_line(tmp_path, content, told):
         Tokenizer.load(tmp_path)
     assert str(raised.value).startswith(f"{file}: ")
     fuzz.one_line(str(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("merges", "told"),
+    [("a b\nb c", "merge of b and c does not fit"), ("a b c", "the line a b c is no merge"), ("\0", "is no merge")],
+)
+def test_merges_that_would_panic_are_one_line(tmp_path, merges, told):
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "c": 2, "ab": 3, "<|endoftext|>": 4}))
+    (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    with pytest.raises(UserError, match=told) as raised:
+        Tokenizer.load(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path / 'merges.txt'}: ")
 
 
 def test_texts_come_whole_whatever_a_file_says_of_padding(tmp_path):
