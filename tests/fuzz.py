@@ -13,6 +13,7 @@ import copy
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import time
@@ -121,6 +122,18 @@ def damaged_bytes(draw, data, most=4):
 def one_line(message):
     """That a message may be shown: one printable line that is not too long."""
     assert message and "\n" not in message and message.isprintable() and len(message) < 2000, ascii(message)
+
+
+PYTHON = re.compile(
+    r"\b[A-Z]\w*(Error|Exception|Interrupt)\b|NoneType|' object |unhashable|must be (real|str|int|integers|a string)|argument"
+)
+"""What errors of Python and NumPy are called, and how they speak."""
+
+
+def plain_words(message, names):
+    """That a message is in the words of files, and has one of the names of files in it."""
+    assert not PYTHON.search(message), message
+    assert any(name in message for name in names), message
 
 
 def kept_promise(call, *, seconds=SECONDS, memory=MEMORY, says=""):

@@ -74,7 +74,9 @@ class Built:
         self._store = home.below(split)
         try:
             self._index = read_index(self._store)
-        except UserError as error:
+        except Problem as error:
+            if error.kind != "missing file":
+                raise
             there = ", ".join(name for name in home.folders() if not name.startswith(".")) or "none"
             raise Problem("missing file", f"{error}; splits there: {there}") from error
         self._sampling = Sampling(frames, sampling, reach)

@@ -48,7 +48,7 @@ class CocoInstances(Numbered):
         found, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[number]:
             note, place = self._records.annotation(k), self._records.where(k)
-            category = files.field(note, "category_id", place)
+            category = files.identity(note, "category_id", place)
             mask = masks.decode(files.field(note, "segmentation", place), *size, f"{place} segmentation", polygons="coco")
             if category not in self._place:
                 complain("bad record", f"{place}: category_id {category} is not among the categories of the file; correct it")
@@ -58,7 +58,7 @@ class CocoInstances(Numbered):
             else:
                 found.append(mask)
                 labels.append(self._place[category])
-                areas.append(float(note.get("area", mask.sum())))
+                areas.append(files.amount(note, "area", place) if "area" in note else float(mask.sum()))
         stacked = np.array(found, bool).reshape(-1, *size)
         prompts = self._lists.prompts(index, stacked, labels, ignore, key=str(number), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)

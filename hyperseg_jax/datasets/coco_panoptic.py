@@ -54,7 +54,7 @@ class CocoPanoptic(Numbered):
     def __getitem__(self, index: int) -> Example:
         where = f"{self._file.path} annotations#{index}"
         note = self._file.content["annotations"][index]
-        number = files.field(note, "image_id", where)
+        number = files.identity(note, "image_id", where)
         if number not in self._picture_of:
             raise UserError(f"{where}: image_id {number} is not among the images of the file; correct or remove it")
         image = self._file.content["images"][self._picture_of[number]]
@@ -77,8 +77,8 @@ class CocoPanoptic(Numbered):
         segments, labels, crowds = [], [], {}
         for info in files.rows(note, "segments_info", where):
             budget.charge(1, size, where)
-            mask = owner == files.field(info, "id", f"{where} segments_info")
-            category = files.field(info, "category_id", f"{where} segments_info")
+            mask = owner == files.number(info, "id", f"{where} segments_info")
+            category = files.identity(info, "category_id", f"{where} segments_info")
             if category not in self._place:
                 complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
             elif not mask.any():

@@ -32,7 +32,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "asks for more memory than there is; lower the limits of what a file may ask for (docs/security.md)"
     why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return one_line(f"is in an unexpected format ({why}); check the files with `hyperseg data check`")
+    return one_line(f"is in an unexpected format ({why}); correct or remove it")
 
 
 @contextlib.contextmanager

@@ -163,6 +163,8 @@ def _parsed(data: bytes, where: str) -> Any:
 
 def field(record: Any, name: str, where: str) -> Any:
     """record[name], or a UserError that says which field is missing where. name: "image_info", "image_info.height"."""
+    if isinstance(record, dict) and name in record:  # names out of files may have a point in them
+        return record[name]
     value = record
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -171,25 +173,46 @@ def field(record: Any, name: str, where: str) -> Any:
     return value
 
 
-def text(record: Any, name: str, where: str) -> str:
-    """A text out of a record, or a UserError."""
-    value = field(record, name, where)
-    if not isinstance(value, str):
-        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)} where a text belongs; correct the record")
+def _of_kind(value: Any, kind: type[T], what: str, name: str, where: str) -> T:
+    if not isinstance(value, kind):
+        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)} where {what} belongs; correct the record")
     return value
+
+
+def text(record: Any, name: str, where: str, default: str | None = None) -> str:
+    """A text out of a record, or a UserError. default: given for a record without the field."""
+    if default is not None and isinstance(record, dict) and name not in record:
+        return default
+    return _of_kind(field(record, name, where), str, "a text", name, where)
 
 
 def rows(record: Any, name: str, where: str) -> list:
     """A list out of a record, or a UserError."""
-    value = field(record, name, where)
-    if not isinstance(value, list):
-        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)} where a list belongs; correct the record")
-    return value
+    return _of_kind(field(record, name, where), list, "a list", name, where)
+
+
+def texts(record: Any, name: str, where: str) -> list[str]:
+    """A list of texts out of a record, or a UserError."""
+    values = rows(record, name, where)
+    return [_of_kind(value, str, "a text", f"{name}[{k}]", where) for k, value in enumerate(values)]
+
+
+def table(record: Any, name: str, where: str) -> dict[str, Any]:
+    """A table of fields out of a record, or a UserError."""
+    return _of_kind(field(record, name, where), dict, "a table {...}", name, where)
 
 
 def identity(record: Any, name: str, where: str) -> int | str:
     """What tells one record from others: a whole number or a text, or a UserError."""
-    value = field(record, name, where)
+    return _identity(field(record, name, where), name, where)
+
+
+def identities(record: Any, name: str, where: str) -> list[int | str]:
+    """A list of what tells records apart, or a UserError."""
+    return [_identity(value, f"{name}[{k}]", where) for k, value in enumerate(rows(record, name, where))]
+
+
+def _identity(value: Any, name: str, where: str) -> int | str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
@@ -206,6 +229,16 @@ def number(record: Any, name: str, where: str) -> int:
             "bad record", f"{where}: field {name!r} is {shown_value(value)} where a whole number belongs; correct the record"
         )
     return int(value)
+
+
+def amount(record: Any, name: str, where: str) -> float:
+    """A number out of a record, or a UserError."""
+    value = field(record, name, where)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
+        raise Problem(
+            "bad record", f"{where}: field {name!r} is {shown_value(value)} where a number belongs; correct the record"
+        )
+    return float(value)
 
 
 def picture_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
@@ -230,11 +263,14 @@ def box_mask(box: Any, size: tuple[int, int], where: str) -> np.ndarray:
         x, y, width, height = (float(value) for value in box)
         rows = slice(max(0, math.floor(y)), max(0, math.ceil(y + height)))
         mask[rows, max(0, math.floor(x)) : max(0, math.ceil(x + width))] = True
-    except (TypeError, ValueError, OverflowError) as error:
-        complain("bad mask", f"{where}: a box is [x, y, width, height], found {str(box)[:60]}; correct it ({error})")
+    except (TypeError, ValueError, OverflowError):
+        complain("bad mask", f"{where}: a box is [x, y, width, height], found {shown_value(box)}; correct it")
         return mask
     if not mask.any():
-        complain("bad mask", f"{where}: box {list(box)} has no pixel of its picture, {size[1]}x{size[0]}; correct or remove it")
+        complain(
+            "bad mask",
+            f"{where}: box {shown_value(box)} has no pixel of its picture, {size[1]}x{size[0]}; correct or remove it",
+        )
     return mask
 
 

@@ -76,7 +76,7 @@ class Folder(PerPicture):
             complain("bad record", f"{where}: field 'text' is empty; say what the mask shows")
             text = "?"
         given = files.field(row, "mask", where)
-        names = [given] if isinstance(given, str) else given or []
+        names = [given] if isinstance(given, str) else [] if given is None else files.texts(row, "mask", where)
         target = np.zeros(size, bool)
         for name in names:
             path = files.inside(self._root, name, where)
@@ -90,8 +90,8 @@ class Folder(PerPicture):
         return Prompt(
             task=self._task,
             text=text.strip(),
-            answer=row.get("answer", ""),
+            answer=files.text(row, "answer", where, ""),
             masks=target[None, None] if names else np.zeros((0, 1, *size), bool),
-            group=row.get("group", ""),
+            group=files.text(row, "group", where, ""),
             key=str(line),
         )

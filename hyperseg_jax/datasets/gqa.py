@@ -32,14 +32,15 @@ class Gqa(Questions):
         return f"{self._file.path} {self._keys[n]}"
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.inside(self._images, f"{self._field(n, 'imageId')}.jpg", self._where(n)), None
+        return files.inside(self._images, f"{self._text(n, 'imageId')}.jpg", self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        question = self._question(n)
+        question, where = self._question(n), self._where(n)
+        kinds = files.table(question, "types", where) if "types" in question else {}
         return Prompt(
             task="chat",
-            text=self._field(n, "question") + self._suffix,
-            answer=question.get("answer", ""),  # the test split has none
-            group=question.get("types", {}).get("structural", ""),
+            text=self._text(n, "question") + self._suffix,
+            answer=files.text(question, "answer", where, ""),  # the test split has none
+            group=files.text(kinds, "structural", f"{where} types", ""),
             key=self._keys[n],
         )

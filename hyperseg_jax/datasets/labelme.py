@@ -71,8 +71,8 @@ class LabelMe(Listed):
             if mask is None:
                 complain("bad mask", f"{where}: is no polygon, rectangle, circle or mask with its points; draw it again")
                 continue
-            group = shape.get("group_id")
-            owner = (label, "shape", k) if group is None else (label, "group", group)
+            own = shape.get("group_id") is None
+            owner = (label, "shape", k) if own else (label, "group", files.identity(shape, "group_id", where))
             objects[owner] = objects.get(owner, False) | mask
         stacked = np.array(list(objects.values()), bool).reshape(-1, *size)
         labels = [self._place[owner[0]] for owner in objects]

@@ -6,6 +6,7 @@ import os
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -26,13 +27,18 @@ class Llava:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
         self._file = files.Json(json_path, list)
         self._images = files.existing_folder(image_root)
-        records = self._file.content
+        self.text_only = 0
         self._items: list[tuple[int, list[int]]] = []
-        for number, record in enumerate(records):
-            if "image" in record:
+        for number, record in enumerate(self._file.content):
+            if isinstance(record, dict) and "image" not in record:
+                self.text_only += 1
+                continue
+            try:
                 turns = range(len(files.rows(record, "conversations", self._where(number))) // 2)
-                self._items += [(number, chunk) for chunk in files.chunks(list(turns), prompts_per_example)]
-        self.text_only = sum("image" not in record for record in records)
+            except Problem as problem:
+                complain(problem.kind, str(problem))
+                continue
+            self._items += [(number, chunk) for chunk in files.chunks(list(turns), prompts_per_example)]
 
     def _where(self, number: int) -> str:
         return f"{self._file.path}#{number}"

@@ -9,7 +9,7 @@ from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import shown, shown_value
 
 POLYGON_RULES = ("fill_poly", "coco")
 FAR = 1e6  # pixels; no corner lies beyond
@@ -35,15 +35,18 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
         return run_lengths.decode(counts, height, width)
     except Problem:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        complain("bad mask", f"{where}: neither polygons nor run lengths ({shown(str(error))}); write the annotation again")
-        return np.zeros((height, width), bool)
+    except ValueError as error:
+        why = shown(str(error))
+    except (KeyError, TypeError, OverflowError):
+        why = f"found {shown_value(segmentation)}"
+    complain("bad mask", f"{where}: neither polygons nor run lengths ({why}); write the annotation again")
+    return np.zeros((height, width), bool)
 
 
 def _polygons(segmentation: list, height: int, width: int, where: str, rule: str) -> np.ndarray:
     try:
         flat = [np.asarray(polygon, np.float64) for polygon in segmentation]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         flat = [np.empty(0)]
     if any(one.ndim != 1 or one.size < 6 or one.size % 2 or not (np.abs(one) < FAR).all() for one in flat):
         complain("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
@@ -71,7 +74,7 @@ def corners(points: object) -> np.ndarray | None:
     """A list of at least two [x, y] as float64 [V, 2]; None where it is none."""
     try:
         found = np.asarray(points, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     fits = found.ndim == 2 and found.shape[1] == 2 and len(found) > 1 and (np.abs(found) < FAR).all()
     return found if fits else None

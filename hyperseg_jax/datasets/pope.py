@@ -35,11 +35,17 @@ class Pope(Questions):
         return self._file.where(n)
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.inside(self._images, self._field(n, "image"), self._where(n)), None
+        return files.inside(self._images, self._text(n, "image"), self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        label = self._field(n, "label")
+        label = self._text(n, "label")
         if label not in LABELS:
             complain("bad record", f"{self._where(n)}: field 'label' is {label!r} where yes or no belongs; correct it")
-        text = self._field(n, "text") + self._suffix
-        return Prompt(task="chat", text=text, answer=label, group=self._kind, key=str(self._field(n, "question_id")))
+        text = self._text(n, "text") + self._suffix
+        return Prompt(
+            task="chat",
+            text=text,
+            answer=label,
+            group=self._kind,
+            key=str(files.identity(self._question(n), "question_id", self._where(n))),
+        )

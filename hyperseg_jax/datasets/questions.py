@@ -28,7 +28,7 @@ class Questions(PerPicture):
         count = self._open(json_path)
         self._images = files.existing_folder(image_root)
         self._suffix = suffix
-        self._arrange(count, lambda n: self._field(n, self.picture_field), prompts_per_example)
+        self._arrange(count, lambda n: self._text(n, self.picture_field), prompts_per_example)
 
     @abc.abstractmethod
     def _open(self, json_path: str | os.PathLike) -> int:
@@ -42,5 +42,5 @@ class Questions(PerPicture):
     def _where(self, n: int) -> str:
         """What question n is called in messages."""
 
-    def _field(self, n: int, name: str) -> str:
-        return files.field(self._question(n), name, self._where(n))
+    def _text(self, n: int, name: str) -> str:
+        return files.text(self._question(n), name, self._where(n))

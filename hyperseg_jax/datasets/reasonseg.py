@@ -47,7 +47,7 @@ class ReasonSeg:
             raise UserError(f"{self._folder}: no json files; give the folder of one ReasonSeg split")
         count = {note: 1 for note in notes}
         if sentences == "each":
-            count = {note: len(files.rows(files.read_json(note), "text", str(note))) for note in notes}
+            count = {note: len(files.texts(files.read_json(note), "text", str(note))) for note in notes}
         self._items = [(note, k) for note in notes for k in range(count[note])]
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class ReasonSeg:
     def __getitem__(self, index: int) -> Example:
         path, sentence = self._items[index]
         note = files.read_json(path)
-        texts = files.rows(note, "text", str(path))
+        texts = files.texts(note, "text", str(path))
         if not texts:
             raise UserError(f"{path}: field 'text' is empty; give the picture a question or remove it")
         picture = files.inside(self._folder, path.with_suffix(".jpg").name, str(path))
@@ -72,7 +72,7 @@ class ReasonSeg:
             answer=self._answers.get(picture.name, ""),
             masks=target[None, None] if target.any() else np.zeros((0, 1, *target.shape), bool),
             ignore=ignored[None] if ignored.any() else None,
-            group=note.get("group", ""),
+            group=files.text(note, "group", str(path), ""),
         )
         return Example(f"{self._folder.name}/{path.name}#{sentence}", pixels[None], (prompt,))
 
@@ -100,6 +100,6 @@ def _answers(explanations: files.Json) -> dict[str, str]:
     found = {}
     for k, record in enumerate(explanations.content):
         where = f"{explanations.path}#{k}"
-        image, outputs = (files.field(record, name, where) for name in ("image", "outputs"))
+        image, outputs = (files.text(record, name, where) for name in ("image", "outputs"))
         found[image] = outputs.strip()
     return found

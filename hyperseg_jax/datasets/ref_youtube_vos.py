@@ -7,12 +7,14 @@ Of valid and test there are neither masks nor obj_id: their server scores what i
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.datasets.spoken import Expression, SpokenVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
+from hyperseg_jax.untrusted.printing import shown_value
 
 
 class RefYouTubeVos(SpokenVideos):
@@ -41,11 +43,13 @@ class RefYouTubeVos(SpokenVideos):
         meta = files.Json(meta_path, dict)
         spoken: dict[str, list[Expression]] = {}
         names: dict[str, list[str]] = {}
-        for video, record in files.field(meta.content, "videos", str(meta.path)).items():
+        for video, record in files.table(meta.content, "videos", str(meta.path)).items():
             where = f"{meta.path} {video}"
-            names[video] = files.field(record, "frames", where)
-            said = files.field(record, "expressions", where)
-            spoken[video] = [_expression(key, said[key], mask_root is not None, f"{where} {key}") for key in said]
+            try:
+                names[video], said = files.texts(record, "frames", where), files.table(record, "expressions", where)
+                spoken[video] = [_expression(key, said[key], mask_root is not None, f"{where} {key}") for key in said]
+            except Problem as problem:
+                complain(problem.kind, str(problem))
         super().__init__(
             VideoFolders(frame_root, mask_root),
             spoken,
@@ -58,13 +62,13 @@ class RefYouTubeVos(SpokenVideos):
         )
 
 
-def _expression(key: str, record: dict, scored: bool, where: str) -> Expression:
-    text = files.field(record, "exp", where)
+def _expression(key: str, record: Any, scored: bool, where: str) -> Expression:
+    text = files.text(record, "exp", where)
     if not scored:
         return Expression(key, (text,), None)
     number = files.field(record, "obj_id", where)
     try:
-        return Expression(key, (text,), int(number))
-    except (TypeError, ValueError) as error:
-        complain("bad record", f"{where}: obj_id {number!r} is no number of an object; correct it ({error})")
+        return Expression(key, (text,), int(str(number)))
+    except ValueError:
+        complain("bad record", f"{where}: obj_id {shown_value(number)} is no number of an object; correct it")
         return Expression(key, (text,), None)

@@ -93,5 +93,5 @@ class RefCoco:
             task="referring",
             text=join_sentences(spoken),
             masks=target[None, None] if anns else np.zeros((0, 1, *size), bool),
-            group=record.get("group", ""),
+            group=files.text(record, "group", where, ""),
         )

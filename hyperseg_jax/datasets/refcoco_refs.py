@@ -89,7 +89,7 @@ class RefCocoRefs(PerPicture):
             if listed > most:  # a pickle can give one list to many refs
                 why = f"its lists and those before it would take {listed} bytes, and the file has {most}"
                 raise UserError(f"{where}: {why}; download it again")
-            named = [files.identity({"ann_id": one}, "ann_id", where) for one in named]
+            named = files.identities({"ann_id": named}, "ann_id", where)
             sentences = [files.field(row, "sent", f"{where} sentences") for row in ref["sentences"]]
             if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
                 complain("bad record", f"{where}: field 'sentences' has none or an empty one; remove the record")

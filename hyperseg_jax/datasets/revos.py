@@ -12,7 +12,7 @@ from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.prompts import video_expression
@@ -54,8 +54,12 @@ class ReVos(ClipReader):
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
         self._items: list[tuple[str, list[str]]] = []
-        for video, record in files.field(self._meta.content, "videos", str(self._meta.path)).items():
-            spoken = list(files.field(record, "expressions", f"{self._meta.path} {video}"))
+        for video, record in files.table(self._meta.content, "videos", str(self._meta.path)).items():
+            try:
+                spoken = list(files.table(record, "expressions", f"{self._meta.path} {video}"))
+            except Problem as problem:
+                complain(problem.kind, str(problem))
+                continue
             if spoken:
                 groups = files.chunks(spoken, prompts_per_example) if group_by_clip else [[key] for key in spoken]
                 self._items += [(video, group) for group in groups]
@@ -67,24 +71,25 @@ class ReVos(ClipReader):
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
         size = files.picture_size(record, where)
-        names = files.rows(record, "frames", where)
+        names = files.texts(record, "frames", where)
         limits.check("frames", len(names), where, "frames")
-        times = self._times([record["expressions"][key] for key in keys], len(names), rng)
+        said = {key: files.table(record["expressions"], key, where) for key in keys}
+        named = {key: files.identities(said[key], "anno_id", f"{where}/{key}") for key in keys}
+        times = self._times([number for numbers in named.values() for number in numbers], len(names), rng)
         frames = np.stack([files.read_picture(files.inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times])
         foreground = self._objects(video, times, size)
         prompts = tuple(
-            self._prompt(files.field(record["expressions"], key, where), times, len(names), size, f"{video}/{key}", foreground)
-            for key in keys
+            self._prompt(said[key], named[key], times, len(names), size, f"{video}/{key}", foreground) for key in keys
         )
         return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
 
-    def _times(self, said: list[dict], length: int, rng: np.random.Generator) -> np.ndarray:
-        tracks = [self._track(number, length) for expression in said for number in expression.get("anno_id", ())]
+    def _times(self, named: list[int | str], length: int, rng: np.random.Generator) -> np.ndarray:
+        tracks = [self._track(number, length) for number in named]
         if self._sampling.rule != "jump" or not tracks:
             return self._sampling.times(length, rng)
         return self._sampling.times_that_show(length, rng, lambda t: any(_of(track, t) is not None for track in tracks))
 
-    def _track(self, number: int, length: int) -> list:
+    def _track(self, number: int | str, length: int) -> list:
         """The run lengths of an annotation, or None, for each of the video's frames; a shorter one is a problem."""
         budget.check_time(str(self._masks.path))
         track = files.rows(self._masks.content, str(number), str(self._masks.path))
@@ -110,23 +115,29 @@ class ReVos(ClipReader):
         return drawn
 
     def _prompt(
-        self, expression: dict, times: np.ndarray, length: int, size: tuple[int, int], key: str, foreground: np.ndarray | None
+        self,
+        expression: dict,
+        named: list[int | str],
+        times: np.ndarray,
+        length: int,
+        size: tuple[int, int],
+        key: str,
+        foreground: np.ndarray | None,
     ) -> Prompt:
         where = f"{self._meta.path} {key}"
         budget.charge(0, size, where)
         target = np.zeros((len(times), *size), bool)
-        named = files.rows(expression, "anno_id", where)
         for number in named:
             track = self._track(number, length)
             for k, t in enumerate(times):
                 if (written := _of(track, t)) is not None:
                     target[k] |= masks.decode(written, *size, f"{self._masks.path} {number}, frame {t}")
-        kind = TYPES.get(expression.get("type_id", 0), "")
+        kind = TYPES.get(files.number(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
         return Prompt(
             task="video",
-            text=video_expression(files.field(expression, "exp", where)),
+            text=video_expression(files.text(expression, "exp", where)),
             masks=target[None] if named else np.zeros((0, *target.shape), bool),
-            group=expression.get("group", kind),
+            group=files.text(expression, "group", where, kind),
             foreground=foreground,
             key=key,
         )

@@ -28,35 +28,36 @@ class ScienceQa(PerPicture):
         root = pathlib.Path(folder)
         self._file = files.Json(files.inside(root, "problems.json", str(root)), dict)
         self._images, self._hints = files.part(root, "images"), hints
-        splits = files.Json(files.inside(root, "pid_splits.json", str(root)), dict).content
-        if split not in splits:
-            raise UserError(f"{root / 'pid_splits.json'}: no split {split!r}; it has {shown(', '.join(splits) or 'none')}")
+        splits = files.Json(files.inside(root, "pid_splits.json", str(root)), dict)
+        if split not in splits.content:
+            raise UserError(f"{splits.path}: no split {split!r}; it has {shown(', '.join(splits.content) or 'none')}")
         self.name = f"scienceqa:{split}"
-        self._keys = [key for key in splits[split] if self._row(key).get("image")]
-        self.text_only = len(splits[split]) - len(self._keys)
+        asked = files.texts(splits.content, split, str(splits.path))
+        rows = {key: self._row(key) for key in asked}
+        self._keys = [key for key in asked if not isinstance(rows[key], dict) or rows[key].get("image")]
+        self.text_only = len(asked) - len(self._keys)
         self._arrange(len(self._keys), self._keys.__getitem__, 1)
 
-    def _row(self, key: str) -> dict[str, Any]:
+    def _row(self, key: str) -> Any:
         return files.field(self._file.content, key, str(self._file.path))
 
     def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        key = self._keys[n]
-        split = files.field(self._row(key), "split", f"{self._file.path} {key}")
-        where = f"{self._file.path} {key}"
-        return files.inside(self._images, f"{split}/{key}/{files.text(self._row(key), 'image', where)}", where), None
+        key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
+        split, image = (files.text(self._row(key), name, where) for name in ("split", "image"))
+        return files.inside(self._images, f"{split}/{key}/{image}", where), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
         row = self._row(key)
-        choices, answer = files.field(row, "choices", where), files.number(row, "answer", where)
+        choices, answer = files.texts(row, "choices", where), files.number(row, "answer", where)
         if not 0 <= answer < min(len(choices), len(LETTERS)):
             complain("bad record", f"{where}: answer {answer} is none of its {len(choices)} choices; correct it")
             answer = 0
-        hint = row.get("hint", "") if self._hints else ""
+        hint = files.text(row, "hint", where, "") if self._hints else ""
         return Prompt(
             task="chat",
-            text=in_words(files.field(row, "question", where), choices, hint),
+            text=in_words(files.text(row, "question", where), choices, hint),
             answer=LETTERS[answer],
-            group=row.get("subject", ""),
+            group=files.text(row, "subject", where, ""),
             key=key,
         )

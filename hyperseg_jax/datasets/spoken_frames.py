@@ -84,6 +84,6 @@ class SpokenFrames:
         return opened.pictures([0])[0], opened.objects(0) > 0
 
     def _prompts(self, video: str, mask: np.ndarray, how: str) -> tuple[Prompt, ...]:
-        sentences = files.rows(self._file.content[video], "expressions", f"{self._file.path} {video}")
+        sentences = files.texts(self._file.content[video], "expressions", f"{self._file.path} {video}")
         budget.charge(len(sentences), mask.shape, f"{self._file.path} {video}")
         return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=how, key=video) for text in sentences)

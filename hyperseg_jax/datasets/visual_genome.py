@@ -30,7 +30,7 @@ class VisualGenome(PerPicture):
                 f"{self._root / 'densecap_splits.json'}: no split {split!r}; it has {shown(', '.join(splits) or 'none')}"
             )
         chosen, data = (
-            {files.identity({"id": k}, "id", str(self._root / "densecap_splits.json")) for k in splits[split]},
+            set(files.identities(splits, split, str(self._root / "densecap_splits.json"))),
             self._open("image_data.json", list),
         )
         self._sizes = {}
@@ -40,7 +40,7 @@ class VisualGenome(PerPicture):
         self.name = f"visual_genome:{split}"
         self._items = []
         for k, record in enumerate(self._file.content):
-            number = files.field(record, "id", f"{self._file.path}#{k}")
+            number = files.identity(record, "id", f"{self._file.path}#{k}")
             if number not in chosen:
                 continue
             if number not in self._sizes:
@@ -49,15 +49,15 @@ class VisualGenome(PerPicture):
                     f"{self._file.path}#{k}: picture {number} is not in {data.path}; take both files from one release",
                 )
                 continue
-            self._items += [(k, r) for r in range(len(files.field(record, "regions", f"{self._file.path}#{k}")))]
+            self._items += [(k, r) for r in range(len(files.rows(record, "regions", f"{self._file.path}#{k}")))]
         self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _open(self, name: str, kind: type) -> files.Json:
         return files.Json(files.inside(self._root, name, str(self._root)), kind)
 
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
-        number = self._file.content[self._items[n][0]]["id"]
         where = f"{self._file.path}#{self._items[n][0]}"
+        number = files.identity(self._file.content[self._items[n][0]], "id", where)
         paths = [files.inside(self._root, f"{folder}/{number}.jpg", where) for folder in FOLDERS]
         return next((path for path in paths if path.exists()), paths[0]), self._sizes[number]
 
@@ -67,8 +67,8 @@ class VisualGenome(PerPicture):
         box = [files.field(region, name, where) for name in ("x", "y", "width", "height")]
         return Prompt(
             task="caption",
-            answer=files.field(region, "phrase", where).strip(),
+            answer=files.text(region, "phrase", where).strip(),
             regions=files.box_mask(box, size, where)[None],
             kinds=("box",),
-            key=str(files.field(region, "region_id", where)),
+            key=str(files.identity(region, "region_id", where)),
         )

@@ -29,11 +29,12 @@ class VqaV2(PerPicture):
         self._file = files.Json(questions_path, dict)
         self._images = files.existing_folder(image_root)
         self.name, self._suffix = self._file.path.name, suffix
-        self._questions = files.field(self._file.content, "questions", str(self._file.path))
+        self._questions = files.rows(self._file.content, "questions", str(self._file.path))
         self._answers: dict[int | str, dict] | None = None
         if annotations_path:
             path = str(annotations_path)
-            rows = files.field(files.Json(annotations_path, dict).content, "annotations", path)
+            rows = files.rows(files.Json(annotations_path, dict).content, "annotations", path)
+            self._answers_path = path
             self._answers = {files.identity(row, "question_id", f"{path} annotations#{k}"): row for k, row in enumerate(rows)}
         self._arrange(len(self._questions), self._image, prompts_per_example)
 
@@ -49,17 +50,18 @@ class VqaV2(PerPicture):
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         row, where = self._questions[n], self._where(n)
-        key = files.field(row, "question_id", where)
+        key = files.identity(row, "question_id", where)
         note = {} if self._answers is None else self._answers.get(key)
         if note is None:
             complain("bad record", f"{where}: question_id {key} has no answer; take both files from one split")
             note = {}
-        given = [files.field(answer, "answer", f"{where} answers") for answer in note.get("answers", ())]
+        told = where if self._answers is None else f"{self._answers_path} question_id {key}"
+        answers = files.rows(note, "answers", told) if "answers" in note else []
         return Prompt(
             task="chat",
-            text=files.field(row, "question", where) + self._suffix,
-            answer=note.get("multiple_choice_answer", ""),
-            answers=tuple(given),
-            group=note.get("answer_type", ""),
+            text=files.text(row, "question", where) + self._suffix,
+            answer=files.text(note, "multiple_choice_answer", told, ""),
+            answers=tuple(files.text(answer, "answer", f"{told} answers") for answer in answers),
+            group=files.text(note, "answer_type", told, ""),
             key=str(key),
         )

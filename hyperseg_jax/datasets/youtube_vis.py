@@ -43,16 +43,16 @@ class YouTubeVis(ClipReader):
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
         path, content = str(self._file.path), self._file.content
-        videos = files.field(content, "videos", path)
+        videos = files.rows(content, "videos", path)
         self._items = range(len(videos))
         self._classes = {
             files.number(row, "id", f"{path} categories"): files.text(row, "name", f"{path} categories")
-            for row in files.field(content, "categories", path)
+            for row in files.rows(content, "categories", path)
         }
-        notes = content.get("annotations")
-        self._scored = notes is not None
+        self._scored = content.get("annotations") is not None
+        notes = files.rows(content, "annotations", path) if self._scored else []
         self._tracks: dict[int | str, list[int]] = {files.identity(video, "id", f"{path} videos"): [] for video in videos}
-        for k, note in enumerate(notes or ()):
+        for k, note in enumerate(notes):
             number = files.identity(note, "video_id", f"{path} annotations#{k}")
             if number not in self._tracks:
                 message = f"{path} annotations#{k}: video_id {number} is not among the videos of the file; correct it"
@@ -74,22 +74,26 @@ class YouTubeVis(ClipReader):
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A video, or a clip of it drawn with rng."""
         record = self._file.content["videos"][index]
-        where = f"{self._file.path} video {record['id']}"
+        video = files.identity(record, "id", f"{self._file.path} videos#{index}")
+        where = f"{self._file.path} video {video}"
         size = files.picture_size(record, where)
-        names = files.rows(record, "file_names", where)
+        names = files.texts(record, "file_names", where)
         limits.check("frames", len(names), where, "frames")
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
-        times = self._times(record["id"], len(names), rng)
+        times = self._times(video, len(names), rng)
         frames = np.stack([files.read_picture(files.inside(self._root, names[t], where), size) for t in times])
-        return Example(f"{self._file.path.name}#{record['id']}", frames, (self._prompt(record["id"], times, len(names), size),))
+        return Example(f"{self._file.path.name}#{video}", frames, (self._prompt(video, times, len(names), size),))
 
     def _times(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
-        notes = [self._file.content["annotations"][k] for k in self._tracks[video]]
-        if not notes:
+        tracks = [self._written(k) for k in self._tracks[video]]
+        if not tracks:
             return self._sampling.times(length, rng)
-        shows = lambda t: any(any(note.get("segmentations", ())[t : t + 1]) for note in notes)
+        shows = lambda t: any(any(track[t : t + 1]) for track in tracks)
         return self._sampling.times_that_show(length, rng, shows)
+
+    def _written(self, k: int) -> list:
+        return files.rows(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
 
     def _prompt(self, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
         things = (True,) * len(self._classes)
@@ -100,11 +104,11 @@ class YouTubeVis(ClipReader):
         for k in self._tracks[video]:
             where = f"{self._file.path} annotations#{k}"
             note = self._file.content["annotations"][k]
-            category = files.field(note, "category_id", where)
+            category = files.identity(note, "category_id", where)
             if category not in place:
                 complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
                 continue
-            track = self._track(note, times, length, size, where)
+            track = self._track(self._written(k), times, length, size, where)
             if note.get("iscrowd"):
                 crowds.append(track)
                 crowd_labels.append(place[category])
@@ -124,9 +128,8 @@ class YouTubeVis(ClipReader):
         )
 
     @staticmethod
-    def _track(note: dict, times: np.ndarray, length: int, size: tuple[int, int], where: str) -> np.ndarray:
+    def _track(written: list, times: np.ndarray, length: int, size: tuple[int, int], where: str) -> np.ndarray:
         """bool [T, H, W] of one object; a gap is empty."""
-        written = files.field(note, "segmentations", where)
         if len(written) != length:
             message = f"{where}: has {len(written)} segmentations, its video {length} frames; write the annotation again"
             complain("bad mask", message)

@@ -20,7 +20,8 @@ def decode(counts: object, height: int, width: int) -> np.ndarray:
     counts: the lengths of alternating runs of False and True down the columns, as a list or in COCO's compressed text.
     Raises ValueError where they are damaged or are not height * width pixels.
     """
-    runs = np.asarray(counts) if isinstance(counts, list) else _unpacked(counts)
+    flat = isinstance(counts, list) and not any(isinstance(run, list) for run in counts)
+    runs = np.asarray(counts) if flat else _unpacked(counts)
     if runs.dtype.kind not in "ui" or runs.ndim != 1 or (runs < 0).any() or sum(runs.tolist()) != height * width:
         raise ValueError(f"the runs are not of {height * width} pixels in all")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T

@@ -104,7 +104,7 @@ def test_a_damaged_record_is_a_blank_with_a_name_on_any_number_of_hosts():
     assert {why.split(": ", 1)[1] for _, why in faults} == {
         "a.jpg: cannot be read; download it again",
         "[Errno 5] Input/output error: 'b.jpg'",
-        "is in an unexpected format (KeyError: 'anns'); check the files with `hyperseg data check`",
+        "is in an unexpected format (KeyError: 'anns'); correct or remove it",
     }
     parts = [streamed(6, position=16, rows=rows) for rows in ((0, 3), (1, 2))]
     for (batches, _), rows in zip(parts, ((0, 3), (1, 2)), strict=True):

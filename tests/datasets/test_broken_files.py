@@ -97,7 +97,7 @@ def test_a_check_survives_records_of_another_make(own):
     ((kind, message),) = found(result)
     assert (
         kind == "bad record"
-        and message.startswith("CocoInstances[0]: is in an unexpected format (TypeError")
+        and "annotations#0: field 'area' is [] where a number belongs; correct the record" in message
         and result.examples == 1
     )
     change(root / INSTANCES, lambda c: c.update(images=7))

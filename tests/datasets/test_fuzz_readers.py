@@ -55,29 +55,43 @@ def sound(example):
 
 
 def read_all(root, layout, split):
-    reader = layout.open(root, split)
+    """What is told while the first records are read."""
+    reader, told = layout.open(root, split), []
     for k in range(min(RECORDS, len(reader))):
         try:
             sound(reader[k])
         except UserError as error:
-            fuzz.one_line(str(error))
+            told.append(str(error))
+    return told
 
 
 def check_all(root, layout, split):
+    """What a check tells."""
     report = check(lambda: layout.open(root, split), lambda **_: None, threads=1)
-    for message in report.collected.problems:
-        fuzz.one_line(message)
+    return list(report.collected.problems)
 
 
 def holds(root, layout, split, path, content):
-    original = path.read_bytes()
+    """What is told of a benchmark with this content in the place of a file: the promise is kept."""
+    original, told = path.read_bytes(), []
     path.write_bytes(content)
     try:
         with limits.applied(**WITHIN):
-            fuzz.kept_promise(lambda: read_all(root, layout, split), seconds=20)
-            fuzz.kept_promise(lambda: check_all(root, layout, split), seconds=20)
+            for read in (read_all, check_all):
+                outcome = fuzz.kept_promise(lambda read=read: read(root, layout, split), seconds=20)
+                told += outcome if isinstance(outcome, list) else [str(outcome)]
     finally:
         path.write_bytes(original)
+    for message in told:
+        fuzz.one_line(message)
+    return told
+
+
+def told_plainly(root, layout, split, path, content):
+    """Every message is in plain words, and names an annotation file: the damaged one, or another that does not fit it."""
+    names = [note.name for note in files_of(root, layout, split)[0]]
+    for message in holds(root, layout, split, path, content):
+        fuzz.plain_words(message, names)
 
 
 def files_of(root, layout, split):
@@ -117,15 +131,54 @@ def other_fields(draw, value):
     return value
 
 
+KINDS = (None, True, 7, -1, 0.5, 10**30, "x", "", [], [3], ["x"], [[]], {}, {"x": 3})
+NUMBERS = (int, float)
+
+
+@st.composite
+def other_kinds(draw, value):
+    """The JSON value with one field replaced by a value of another kind, each field as likely as any other."""
+    value = copy.deepcopy(value)
+    places = {field: path for field, path in reversed(list(_fields(value)))}
+    *path, last = places[draw(st.sampled_from(list(places)))]
+    home = functools.reduce(lambda part, name: part[name], path, value)
+    home[last] = draw(st.sampled_from([one for one in KINDS if _kind(one) != _kind(home[last])]))
+    return value
+
+
+def _kind(value):
+    return NUMBERS if type(value) in NUMBERS else type(value)
+
+
+def is_lines(path):
+    return path.suffix == ".jsonl" or path.parent.name == "pope"
+
+
+def contents_of_other_kinds(path):
+    """Contents of a JSON file with a field of another kind."""
+    data = path.read_bytes()
+    if is_lines(path):
+        rows = [json.loads(line) for line in data.splitlines()[:20]]
+        return other_kinds(rows).map(lambda made: "\n".join(map(json.dumps, made)).encode())
+    return other_kinds(json.loads(data)).map(lambda made: json.dumps(made).encode())
+
+
+def cases_of_other_kinds(root, layout, split):
+    notes = [path for path in files_of(root, layout, split)[0] if path.suffix in (".json", ".jsonl")]
+    if not notes:
+        return st.nothing()
+    return st.sampled_from(notes).flatmap(lambda path: st.tuples(st.just(path), contents_of_other_kinds(path)))
+
+
 def contents(path):
     """Damaged contents of a file."""
     data = path.read_bytes()
     bytewise = st.one_of(fuzz.damaged_bytes(data), st.sampled_from(OTHER_KINDS))
-    if path.suffix == ".json" and path.parent.name != "pope":
+    if path.suffix == ".json" and not is_lines(path):
         value = json.loads(data)
         fields = other_fields(value).map(lambda made: json.dumps(made).encode())
         return st.integers(0, 9).flatmap(lambda k: bytewise if k == 0 else fuzz.damaged_json(value) if k < 3 else fields)
-    if path.suffix == ".jsonl" or path.parent.name == "pope":
+    if is_lines(path):
         rows = [json.loads(line) for line in data.splitlines()[:20]]
         fields = other_fields(rows).map(lambda made: "\n".join(map(json.dumps, made)).encode())
         return st.integers(0, 9).flatmap(lambda k: bytewise if k == 0 else fields)

@@ -180,7 +180,7 @@ def test_the_boundary_of_a_record():
         with pytest.raises(Problem) as caught:
             reader[k]
         told.append(str(caught.value))
-    assert told[0] == "Raising[0]: is in an unexpected format (KeyError: 'a'); check the files with `hyperseg data check`"
+    assert told[0] == "Raising[0]: is in an unexpected format (KeyError: 'a'); correct or remove it"
     assert told[1].startswith("Raising[1]: asks for more memory than there is")
     assert "(RecursionError: deep)" in told[2] and "PanicException: called `unwrap()`" in told[3] and told[4] == "x\\x1b[2J; y"
     with pytest.raises(KeyboardInterrupt):

@@ -23,7 +23,6 @@ from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import faults, files
 from hyperseg_jax.datasets.builds import pictures, records
 from hyperseg_jax.datasets.builds.index import (
-    ERRORS,
     FACTS,
     FORMAT,
     Index,
@@ -256,7 +255,7 @@ def _staged(job: _Job) -> Shard | None:
         size = paths.own(job.path).stat().st_size
         fits = shard.file == job.path.name and shard.bytes == size and shard.records + len(shard.bad) == job.stop - job.start
         return shard if fits and sha256(job.path) == shard.sha256 else None
-    except (OSError, BadFile, *ERRORS):
+    except (OSError, BadFile, ValueError):
         return None
 
 

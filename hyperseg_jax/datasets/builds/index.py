@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperseg_jax.datasets.builds.store import Store
+from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown_value
 
 FORMAT = 1
 INDEX, SETTINGS = "index.json", "build.json"
@@ -20,8 +22,9 @@ FACTS = ("classes", "things", "category_ids")
 """What readers know of a whole benchmark, kept where they do."""
 
 
-ERRORS = (TypeError, ValueError, KeyError, OverflowError)
-"""What rows that are none raise."""
+OF_SHARD: Mapping[str, type] = {"file": str, "records": int, "bytes": int, "sha256": str, "bad": list}
+OF_INDEX: Mapping[str, type] = {"records": int, "settings": dict, "clips": bool, "facts": dict, "shards": list}
+"""The fields of each json, and their kinds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,7 @@ def read_shard(store: Store, file: str, mark: str) -> Shard | None:
         return None
     try:
         shard = parsed_shard(content)
-    except ERRORS:
+    except ValueError:
         return None
     return shard if shard.file == file and store.size(file) == shard.bytes else None
 
@@ -114,34 +117,49 @@ def read_index(store: Store) -> Index:
     content = _parsed(store, INDEX)
     if content is None:
         begun = "its build is not finished; the same command goes on" if store.size(SETTINGS) else "holds no build"
-        raise UserError(f"{store}: {begun} (no {INDEX})")
+        raise Problem("missing file", f"{store}: {begun} (no {INDEX})")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{store}/{INDEX}: is not of format {FORMAT}; build again, or update hyperseg-jax")
+        raise Problem("bad record", f"{store}/{INDEX}: is not of format {FORMAT}; build again, or update hyperseg-jax")
     try:
-        shards = tuple(parsed_shard(row) for row in content["shards"])
-        facts = {str(name): value for name, value in dict(content["facts"]).items()}
-        index = Index(dict(content["settings"]), shards, bool(content["clips"]), facts)
+        _check_kinds(content, OF_INDEX, "it")
+        _check_kinds(content["facts"], dict.fromkeys(content["facts"], list), "facts")
+        shards = tuple(parsed_shard(row, f"shards#{k}") for k, row in enumerate(content["shards"]))
+        index = Index(content["settings"], shards, content["clips"], content["facts"])
         if index.records != content["records"] or not shards:
             raise ValueError("its counts do not fit")
-    except ERRORS as error:
-        raise UserError(f"{store}/{INDEX}: is damaged ({type(error).__name__}: {error}); remove it and build again") from error
+    except ValueError as error:
+        raise Problem("bad record", f"{store}/{INDEX}: is damaged ({error}); remove it and build again") from error
     limits.check("records", index.records, f"{store}/{INDEX}", "records")
     return index
 
 
-def parsed_shard(row: Any) -> Shard:
-    """What a json says of a shard. One of ERRORS where it is none."""
-    shard = Shard(
-        str(row["file"]),
-        int(row["records"]),
-        int(row["bytes"]),
-        str(row["sha256"]),
-        tuple((int(number), str(why)) for number, why in row["bad"]),
-    )
+def parsed_shard(row: Any, what: str = "the shard") -> Shard:
+    """What a json says of a shard. what: it is called. ValueError where it is none."""
+    _check_kinds(row, OF_SHARD, what)
+    bad = tuple(map(_left_out, row["bad"]))
+    shard = Shard(row["file"], row["records"], row["bytes"], row["sha256"], bad)
     named = re.fullmatch(r"\d{5,}-of-\d{5,}\.array_record", shard.file, re.ASCII)
     if not named or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or min(shard.records, shard.bytes) < 0:
-        raise ValueError("a shard has no name of a shard")
+        raise ValueError(f"{what} has no name, checksum or size of a shard")
     return shard
+
+
+def _left_out(row: Any) -> tuple[int, str]:
+    match row:
+        case [int(number), str(why)]:
+            return number, why
+    raise ValueError(f"a bad record is {shown_value(row)}, which is no number with what is wrong")
+
+
+def _check_kinds(row: Any, kinds: Mapping[str, type], what: str) -> None:
+    """ValueError where a field is missing or of another kind. what: the row is called."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{what} is {shown_value(row)} where a table {{...}} belongs")
+    for name, kind in kinds.items():
+        if name not in row:
+            raise ValueError(f"{what} has no field {name!r}")
+        if type(row[name]) is not kind:
+            raise ValueError(f"{what} has {shown_value(row[name])} in the field {name!r}")
 
 
 def _parsed(store: Store, name: str, damaged: Any = None) -> Any:
@@ -154,4 +172,4 @@ def _parsed(store: Store, name: str, damaged: Any = None) -> Any:
     except BadFile as error:
         if damaged is not None:
             return damaged
-        raise UserError(f"{store}/{name}: {error.why}; remove it and build again") from error
+        raise Problem("bad record", f"{store}/{name}: {error.why}; remove it and build again") from error
