@@ -32,7 +32,7 @@ def _unpacked(counts: object) -> np.ndarray:
     difference to the last but one. pycocotools would read and write beyond its memory where the text is damaged."""
     raw = counts.encode("ascii") if isinstance(counts, str) else counts
     if not isinstance(raw, bytes):
-        raise ValueError(f"the runs are a {type(counts).__name__}")
+        raise ValueError("the runs are neither a list of numbers nor a text")
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     more = (codes & 32) > 0
     if not len(codes) or (codes < 0).any() or (codes > 63).any() or more[-1]:

@@ -104,11 +104,11 @@ def files_of(root, layout, split):
 
 
 def _fields(value, path=()):
-    """(field, path) of all members of a JSON value; the members of a list are one field."""
+    """(field, path, member) of all members of a JSON value; the members of a list are one field."""
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, member in members:
         here = (*path, name)
-        yield tuple("*" if isinstance(part, int) else part for part in here), here
+        yield tuple("*" if isinstance(part, int) else part for part in here), here, member
         yield from _fields(member, here)
 
 
@@ -118,7 +118,7 @@ def other_fields(draw, value):
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, 2))):
         places = {}
-        for field, path in _fields(value):
+        for field, path, _ in _fields(value):
             places.setdefault(field, []).append(path)
         if not places:
             break
@@ -137,9 +137,9 @@ NUMBERS = (int, float)
 
 @st.composite
 def other_kinds(draw, value):
-    """The JSON value with one field replaced by a value of another kind, each field as likely as any other."""
+    """The JSON value with one field replaced by a value of another kind, each field as likely as any other. Null is of none."""
     value = copy.deepcopy(value)
-    places = {field: path for field, path in reversed(list(_fields(value)))}
+    places = {field: path for field, path, member in reversed(list(_fields(value))) if member is not None}
     *path, last = places[draw(st.sampled_from(list(places)))]
     home = functools.reduce(lambda part, name: part[name], path, value)
     home[last] = draw(st.sampled_from([one for one in KINDS if _kind(one) != _kind(home[last])]))
@@ -163,10 +163,12 @@ def contents_of_other_kinds(path):
     return other_kinds(json.loads(data)).map(lambda made: json.dumps(made).encode())
 
 
+def json_notes(root, layout, split):
+    return [path for path in files_of(root, layout, split)[0] if path.suffix in (".json", ".jsonl")]
+
+
 def cases_of_other_kinds(root, layout, split):
-    notes = [path for path in files_of(root, layout, split)[0] if path.suffix in (".json", ".jsonl")]
-    if not notes:
-        return st.nothing()
+    notes = json_notes(root, layout, split)
     return st.sampled_from(notes).flatmap(lambda path: st.tuples(st.just(path), contents_of_other_kinds(path)))
 
 
@@ -203,11 +205,27 @@ def test_damaged_files(own, samples, name):
     with limits.applied(**WITHIN):  # sound files are read within the bounds that damaged ones must keep
         assert len(fuzz.kept_promise(lambda: layout.open(root, split), seconds=20))
     fuzz.tried(lambda case: holds(*where, *case), cases(*where), examples=5)
+    if json_notes(*where):
+        fuzz.tried(lambda case: told_plainly(*where, *case), cases_of_other_kinds(*where), examples=5)
+
+
+@pytest.fixture
+def benchmarks(own, samples):
+    """(folder, layout, split) of each."""
+    root = own(*(path.name for path in samples.iterdir() if path.is_dir()))
+    return [(root / ROOTS.get(name, "."), layout, layout.splits[-1]) for name, layout in layouts.LAYOUTS.items()]
+
+
+def drawn_of(benchmarks, cases):
+    return st.sampled_from(benchmarks).flatmap(lambda where: st.tuples(st.just(where), cases(*where)))
 
 
 @pytest.mark.slow
-def test_damaged_files_for_long(own, samples, tried_long):
-    root = own(*(path.name for path in samples.iterdir() if path.is_dir()))
-    benchmarks = [(root / ROOTS.get(name, "."), layout, layout.splits[-1]) for name, layout in layouts.LAYOUTS.items()]
-    drawn = st.sampled_from(benchmarks).flatmap(lambda where: st.tuples(st.just(where), cases(*where)))
-    tried_long(lambda one: holds(*one[0], *one[1]), drawn)
+def test_damaged_files_for_long(benchmarks, tried_long):
+    tried_long(lambda one: holds(*one[0], *one[1]), drawn_of(benchmarks, cases))
+
+
+@pytest.mark.slow
+def test_fields_of_other_kinds_for_long(benchmarks, tried_long):
+    noted = [where for where in benchmarks if json_notes(*where)]
+    tried_long(lambda one: told_plainly(*one[0], *one[1]), drawn_of(noted, cases_of_other_kinds))

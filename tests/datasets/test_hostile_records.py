@@ -107,6 +107,16 @@ def test_an_index_that_promises_records_without_end(own, tmp_path):
         path.write_text(json.dumps(content | {"shards": [shard], "records": shard["records"]}))
         with pytest.raises(UserError, match=told):
             Built(tmp_path / "out", "val")
+    for edit, told in (
+        ({"shards": 5}, "it has 5 in the field 'shards'"),
+        ({"shards": [{}]}, "shards#0 has no field 'file'"),
+        ({"shards": [content["shards"][0] | {"bad": [5]}]}, "a bad record is 5"),
+        ({"facts": {"classes": 3}}, "facts has 3 in the field 'classes'"),
+    ):
+        path.write_text(json.dumps(content | edit))
+        with pytest.raises(Problem, match=rf"index.json: is damaged \({told}.*\); remove it and build again") as caught:
+            Built(tmp_path / "out", "val")
+        assert caught.value.kind == "bad record"
     with limits.applied(records=1), pytest.raises(UserError, match=r"has 2 records, and the limit is 1; .*limits\.records"):
         build(opened(root), tmp_path / "other", Plan({"name": "a", "split": "val"}))
     with limits.applied(records=1):
