@@ -88,8 +88,9 @@ def holds(root, layout, split, path, content):
 
 
 def told_plainly(root, layout, split, path, content):
-    """Every message is in plain words, and names an annotation file: the damaged one, or another that does not fit it."""
-    names = [note.name for note in files_of(root, layout, split)[0]]
+    """Every message is in plain words, and names an annotation file (the damaged one, or another that does not fit it), or a
+    file that is not there and that a field now names."""
+    names = [": no such ", *(note.name for note in files_of(root, layout, split)[0])]
     for message in holds(root, layout, split, path, content):
         fuzz.plain_words(message, names)
 
