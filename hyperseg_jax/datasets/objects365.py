@@ -38,7 +38,7 @@ class Objects365(PerPicture):
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         k = self._items[n][1]
         note, where = self._records.annotation(k), self._records.where(k)
-        category = files.identity(note, "category_id", where)
+        category = files.number(note, "category_id", where)
         if category not in self._records.categories:
             complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
         return Prompt(
