@@ -48,7 +48,7 @@ class CocoInstances(Numbered):
         found, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[number]:
             note, place = self._records.annotation(k), self._records.where(k)
-            category = files.identity(note, "category_id", place)
+            category = files.number(note, "category_id", place)
             mask = masks.decode(files.field(note, "segmentation", place), *size, f"{place} segmentation", polygons="coco")
             if category not in self._place:
                 complain("bad record", f"{place}: category_id {category} is not among the categories of the file; correct it")

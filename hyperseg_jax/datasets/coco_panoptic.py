@@ -78,7 +78,7 @@ class CocoPanoptic(Numbered):
         for info in files.rows(note, "segments_info", where):
             budget.charge(1, size, where)
             mask = owner == files.number(info, "id", f"{where} segments_info")
-            category = files.identity(info, "category_id", f"{where} segments_info")
+            category = files.number(info, "category_id", f"{where} segments_info")
             if category not in self._place:
                 complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
             elif not mask.any():

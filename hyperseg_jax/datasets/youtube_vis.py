@@ -104,7 +104,7 @@ class YouTubeVis(ClipReader):
         for k in self._tracks[video]:
             where = f"{self._file.path} annotations#{k}"
             note = self._file.content["annotations"][k]
-            category = files.identity(note, "category_id", where)
+            category = files.number(note, "category_id", where)
             if category not in place:
                 complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
                 continue
