@@ -129,7 +129,7 @@ def _results(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """A results folder that appears whole, or not at all; earlier results there are replaced, anything else is not touched."""
     if out.resolve() == pathlib.Path.cwd():
         raise UserError(f"--out {out}: is the working folder; give a folder of its own")
-    check_free(out, WRITTEN)
+    check_free(out, WRITTEN if (out / "result.json").exists() else ())
     try:
         with whole_folder(out) as part:
             yield part

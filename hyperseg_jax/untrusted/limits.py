@@ -87,7 +87,7 @@ def of(fields: Mapping[str, Any], where: str) -> Limits:
         if name not in defaults:
             raise UserError(f"{where}: no limit is called {name!r}; there are {', '.join(defaults)}")
         kind = type(defaults[name])
-        if type(value) is int and kind is float and value < 2**53:
+        if type(value) is int and kind is float and abs(value) < 2**53:
             value = float(value)
         if type(value) is not kind or (kind is not bool and not 0 < value < float("inf")):
             wanted = "True or False" if kind is bool else "a whole number above 0" if kind is int else "a number above 0"

@@ -32,6 +32,8 @@ def here(tmp_path, hollow, world, monkeypatch):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "result.json").write_text("{}")
     (tmp_path / "kept" / "thesis.txt").write_text("mine")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "cat_mask.png").write_text("mine")
     (tmp_path / "world").symlink_to(world)
     for name in ("cut_model", "bad_config", "other_config", "list_config", "no_tokenizer", "bad_tokenizer", "odd_config"):
         shutil.copytree(hollow / "model", name)
@@ -84,6 +86,7 @@ PREDICT = {
     "tokenizer broken": ("good.jpg 'a ring' --model bad_tokenizer", "tokenizer.json", "has no model"),
     "out below a file": ("good.jpg 'a ring' --out file/x", "--out file/x", "give another folder"),
     "out holds other things": ("good.jpg 'a ring' --out kept", "kept: holds", "give a new folder"),
+    "out holds masks of the user": ("good.jpg 'a ring' --out labels", "labels: holds", "give a new folder"),
     "out is here": ("good.jpg 'a ring' --out .", "--out .", "give a"),
     "unknown argument": ("good.jpg 'a ring' --colour red", "--colour", "--help"),
     "config override": ("good.jpg 'a ring' --config.seed=1", "predict", "no --config overrides"),

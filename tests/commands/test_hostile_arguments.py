@@ -81,6 +81,7 @@ def test_odd_overrides_end_before_any_work(tmp_path, text):
         (("predict", "x.jpg", "a ring", "--limit", "pixels=9"), "unknown argument --limit"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels={[]:1}"), "--limits: pixels"),
         (("predict", "x.jpg", "a ring", "--limits", "seconds=1" + "0" * 400), "--limits: seconds"),
+        (("predict", "x.jpg", "a ring", "--limits", "seconds=-1" + "0" * 400), "--limits: seconds"),
         (("train", "--config", "tiny", "--workdir", "w", "--config.seed={[]:1}"), "--config.seed={[]:1}: the field takes int"),
         (("evaluate", "--model", "tiny", "--limits", "5"), "--limits 5: give NAME=VALUE"),
         (("train", "--config", "tiny", "--workdir", "w", "--limits"), "--limits : give NAME=VALUE"),

@@ -39,7 +39,7 @@ from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example
-from hyperseg_jax.untrusted import limits, paths, strict_json
+from hyperseg_jax.untrusted import limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
@@ -252,9 +252,9 @@ def _staged(job: _Job) -> Shard | None:
     """A shard that an earlier run built and could not put in place; None where it is not as its note says."""
     try:
         shard = parsed_shard(strict_json.parse(strict_json.contents(_note(job)), "the note of a shard"))
-        size = paths.own(job.path).stat().st_size
-        fits = shard.file == job.path.name and shard.bytes == size and shard.records + len(shard.bad) == job.stop - job.start
-        return shard if fits and sha256(job.path) == shard.sha256 else None
+        size, count = job.path.lstat().st_size, shard.records + len(shard.bad)
+        fits = shard.file == job.path.name and shard.bytes == size and count == job.stop - job.start
+        return shard if fits and not job.path.is_symlink() and sha256(job.path) == shard.sha256 else None
     except (OSError, BadFile, ValueError):
         return None
 

@@ -71,6 +71,17 @@ def test_a_staged_shard_that_is_none_is_built_again(begun, victim, tmp_path, wro
     assert index == read_index(Store(tmp_path / "whole")) and not staged.parent.exists()
 
 
+def test_a_staged_shard_that_is_a_link_is_built_again(begun, tmp_path):
+    reader, plan, out, staged = begun
+    staged.mkdir(parents=True)
+    whole = tmp_path / "whole" / "00000-of-00002.array_record"
+    (staged / "other").write_bytes(whole.read_bytes())
+    (staged / whole.name).symlink_to(staged / "other")
+    (staged / "00000-of-00002.json").write_text(whole.with_name(f"{whole.name}.json").read_text())
+    build(reader, out, plan)
+    assert not (out / whole.name).is_symlink() and (out / whole.name).read_bytes() == whole.read_bytes()
+
+
 @pytest.mark.parametrize("name", [".staging", ".staging/MARK", ".staging/lock"])
 def test_links_among_staged_shards_are_refused(begun, victim, name):
     reader, plan, out, staged = begun
