@@ -74,14 +74,13 @@ def get(name: str) -> System:
     system: System = importlib.import_module(f"hyperseg_jax.systems.{name}").SYSTEM
     blocks = {"build": "model", "init": "model", "weight_table": "model", "loss": "loss"}
     told: dict[str, Any] = {
-        field: _told(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()
+        field: _with_user_errors(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()
     }
     return dataclasses.replace(system, **told)
 
 
-def _told(make: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """`make`, whose errors are UserErrors: it depends on the config alone, and modules, Flax and JAX refuse sizes in many
-    ways."""
+def _with_user_errors(make: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """`make`, which raises UserError alone. It depends on the config, whose sizes modules, Flax and JAX refuse in many ways."""
 
     @functools.wraps(make)
     def made(*given: Any) -> Any:

@@ -3,7 +3,7 @@
 The loop
     loop.py       train(): a run from its config to its model, top to bottom
     checks.py     checks of the config before a run; reports of padding and placement; names of training metrics
-    beginning.py  the state in shapes and places, and its first values
+    beginning.py  the shapes and shardings of the state, and its first values
 
 The step
     state.py   the train state and the jitted train step

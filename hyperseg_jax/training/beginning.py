@@ -1,4 +1,4 @@
-"""How a run begins: its state in shapes and places, which checks most of a config, and the state's first values."""
+"""How a run begins: the shapes and shardings of its state, which checks most of a config, and its first values."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from hyperseg_jax.weights import model_folder
 
 @dataclasses.dataclass(frozen=True)
 class Beginning:
-    """abstract: the state in shapes and places, what a checkpoint is read into. places: of its leaves. tx: its optimizer. make:
-    the state around given parameters, with fresh ones for those that are not given. source: the model that it begins from, ""
-    for none; lacking: regexes of what that may lack."""
+    """What a state is made of before anything is computed.
+
+    abstract: the state as shapes, types and shardings, what a checkpoint is read into. shardings: those of its leaves.
+    tx: its optimizer.
+    make(params): the state with these parameters, and fresh ones for those that are not given.
+    source: the model that it begins from, "" for none. lacking: regexes of parameters that may be missing there.
+    """
 
     abstract: TrainState
-    places: TrainState
+    shardings: TrainState
     tx: optax.GradientTransformation
     make: Callable[[dict[str, Any]], TrainState]
     source: str
@@ -34,7 +38,7 @@ class Beginning:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """All parameters in shapes and places, the frozen half in the type that it is kept in."""
+        """All parameters as shapes, types and shardings, the frozen half in the type that it is kept in."""
         return groups.merge(self.abstract.trainable, self.abstract.frozen)
 
     def check_source(self) -> None:
@@ -45,7 +49,7 @@ class Beginning:
     def fresh(self) -> TrainState:
         """The first state: from config.init_from where that names a model, else from the seed."""
         given = model_folder.load_params(self.source, self.params, fresh=self.lacking) if self.source else {}
-        return jax.jit(self.make, out_shardings=self.places, donate_argnums=0)(given)
+        return jax.jit(self.make, out_shardings=self.shardings, donate_argnums=0)(given)
 
 
 def begin(
@@ -67,13 +71,13 @@ def begin(
         accumulate=config.optimizer.accumulate,
     )
 
-    def around(params: Any) -> TrainState:
+    def with_params(params: Any) -> TrainState:
         return create(params, rules, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0)
 
     def make(given: dict[str, Any]) -> TrainState:
         fresh = system.init_plain(model, config, jax.random.key(config.seed))
-        return around(model_folder.overlay(fresh, given))
+        return with_params(model_folder.overlay(fresh, given))
 
-    abstract = jax.eval_shape(around, shapes)
-    places = state_shardings(abstract, placement.shardings(boxed, mesh), rules, tx, mesh.whole)
-    return Beginning(placement.abstract_arrays(abstract, places), places, tx, make, config.init_from, tuple(config.init_fresh))
+    abstract = jax.eval_shape(with_params, shapes)
+    where = state_shardings(abstract, placement.shardings(boxed, mesh), rules, tx, mesh.whole)
+    return Beginning(placement.abstract_arrays(abstract, where), where, tx, make, config.init_from, tuple(config.init_fresh))
