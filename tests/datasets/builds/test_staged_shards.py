@@ -48,6 +48,7 @@ def victim(tmp_path):
     [
         {"file": "../../victim/notes"},
         {"file": "build.json"},
+        {"file": "00001-of-00002.array_record"},
         {"file": 5},
         {"records": "abc"},
         {"records": -4},
