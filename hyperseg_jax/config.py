@@ -60,15 +60,16 @@ def find(name: str) -> pathlib.Path:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config with overrides ("train.steps=10") applied, its fields checked; one without a block of limits gets
-    it. The file is the user's own code and is run.
+    """The config with overrides ("train.steps=10") applied, its fields checked; limits that it leaves out have
+    their defaults. The file is the user's own code and is run.
 
     name: "hyperseg_3b:v5e-16" calls get_config("v5e-16").
     """
     config = _run(name)
-    if "limits" not in config:
+    given = config.get("limits", {})
+    if isinstance(given, Mapping | ml_collections.ConfigDict):
         with config.unlocked():
-            config.limits = limits.block()
+            config.limits = limits.block() | dict(given)
     for override in overrides:
         _override(config, override)
     check(config, f"--config {name}: " if not overrides else "")

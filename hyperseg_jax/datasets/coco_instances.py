@@ -52,7 +52,7 @@ class CocoInstances(Numbered):
             mask = masks.decode(files.field(note, "segmentation", place), *size, f"{place} segmentation", polygons="coco")
             if category not in self._place:
                 complain("bad record", f"{place}: category_id {category} is not among the categories of the file; correct it")
-            elif note.get("iscrowd"):
+            elif self._records.is_crowd(k):
                 ignore |= mask
                 crowds.append((self._place[category], mask))
             else:

@@ -27,7 +27,7 @@ class CocoMarks(CocoInteractive):
         self._name = self._records.path.name
         self._items = []
         for number, notes in self._records.annotations.items():
-            objects = [k for k in notes if not self._records.annotation(k).get("iscrowd")]
+            objects = [k for k in notes if not self._records.is_crowd(k)]
             if objects:
                 self._items.append((number, objects))
         return len(self._items)

@@ -40,7 +40,7 @@ class CocoPanoptic(Numbered):
         rows = files.rows(content, "categories", path)
         self._place = {files.number(row, "id", f"{path} categories"): k for k, row in enumerate(rows)}
         names = tuple(files.text(row, "name", f"{path} categories") for row in rows)
-        things = tuple(bool(files.field(row, "isthing", f"{path} categories")) for row in rows)
+        things = tuple(files.flag(row, "isthing", f"{path} categories") for row in rows)
         self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._picture_of = {
             files.identity(image, "id", f"{path} images"): k for k, image in enumerate(files.rows(content, "images", path))
@@ -83,7 +83,7 @@ class CocoPanoptic(Numbered):
                 complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
             elif not mask.any():
                 complain("bad mask", f"{png}: has no pixel of segment {info['id']} that {where} lists; write the pair again")
-            elif info.get("iscrowd"):
+            elif files.flag(info, "iscrowd", f"{where} segments_info", False):
                 ignore |= mask
                 crowds[self._place[category]] = mask  # the last of a class counts, as in COCO's tool
             else:

@@ -49,3 +49,6 @@ class CocoRecords:
 
     def annotation(self, k: int) -> dict[str, Any]:
         return self.file.content["annotations"][k]
+
+    def is_crowd(self, k: int) -> bool:
+        return files.flag(self.annotation(k), "iscrowd", self.where(k), False)

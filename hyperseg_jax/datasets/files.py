@@ -231,6 +231,17 @@ def number(record: Any, name: str, where: str) -> int:
     return int(value)
 
 
+def flag(record: Any, name: str, where: str, default: bool | None = None) -> bool:
+    """True or False out of a record, also written as 1 or 0, or a UserError. default: given for a record without the field."""
+    if default is not None and isinstance(record, dict) and name not in record:
+        return default
+    value = field(record, name, where)
+    if not isinstance(value, int | float) or value not in (0, 1):
+        told = f"field {name!r} is {shown_value(value)} where 0 or 1 belongs"
+        raise Problem("bad record", f"{where}: {told}; correct the record")
+    return bool(value)
+
+
 def amount(record: Any, name: str, where: str) -> float:
     """A number out of a record, or a UserError."""
     value = field(record, name, where)

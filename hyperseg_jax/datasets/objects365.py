@@ -25,7 +25,7 @@ class Objects365(PerPicture):
         self.name = self._records.path.name
         self._items = []
         for number, notes in self._records.annotations.items():
-            self._items += [(number, k) for k in notes if not self._records.annotation(k).get("iscrowd")]
+            self._items += [(number, k) for k in notes if not self._records.is_crowd(k)]
         self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:

@@ -85,7 +85,7 @@ class RefCoco:
         record = self._file.content[number]
         entries = files.rows(record, "instruction", where)
         spoken = [files.text(entry, "sent", where) for entry in (entries if sentence < 0 else entries[sentence : sentence + 1])]
-        anns = [] if record.get("no_target") else files.rows(record, "anns", where)
+        anns = [] if files.flag(record, "no_target", where, False) else files.rows(record, "anns", where)
         target = np.zeros(size, bool)
         for ann in anns:
             target |= masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")

@@ -109,7 +109,7 @@ class YouTubeVis(ClipReader):
                 complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
                 continue
             track = self._track(self._written(k), times, length, size, where)
-            if note.get("iscrowd"):
+            if files.flag(note, "iscrowd", where, False):
                 crowds.append(track)
                 crowd_labels.append(place[category])
             elif track.any() or self._sampling.frames is None:

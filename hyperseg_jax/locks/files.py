@@ -8,8 +8,10 @@ import os
 import pathlib
 import time
 import uuid
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, naming
 
@@ -49,7 +51,15 @@ class _Here:
         return self._folder / _name(number)
 
     def numbers(self) -> list[int]:
-        return _numbers(os.listdir(self._folder)) if self._folder.is_dir() else []
+        """UserError where a folder or a link has the place of a file."""
+        if not self._folder.is_dir():
+            return []
+        with os.scandir(self._folder) as entries:
+            is_odd = {entry.name: entry.is_symlink() or entry.is_dir() for entry in entries}
+        for name in _numbered(is_odd):
+            if is_odd[name]:
+                raise UserError(f"{self._folder / name}: is a folder or a link in a lock; remove it if no run works there")
+        return _numbers(is_odd)
 
     def read(self, number: int) -> str:
         """ "" where it is gone or is just being created."""
@@ -159,8 +169,12 @@ def _name(number: int) -> str:
     return f"{number:08d}"
 
 
-def _numbers(names: list[str]) -> list[int]:
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit() and 0 < len(name) <= 18)
+def _numbers(names: Iterable[str]) -> list[int]:
+    return sorted(map(int, _numbered(names)))
+
+
+def _numbered(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.isascii() and name.isdigit() and 0 < len(name) <= 18]
 
 
 def _padded(text: str) -> bytes:

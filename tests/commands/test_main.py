@@ -34,10 +34,11 @@ def test_the_module_is_the_same_command():
     assert shown.returncode == 0 and "--workdir" in shown.stdout
 
 
-def test_limits_of_a_config_that_names_none(tmp_path, monkeypatch):
+@pytest.mark.parametrize("left_out", ["limits", "limits.pixels"])
+def test_limits_that_a_config_leaves_out(left_out, tmp_path, monkeypatch):
     file, seen = tmp_path / "mine.py", []
     tiny = f'runpy.run_path({str(ROOT / "configs" / "tiny.py")!r})["get_config"]()'
-    file.write_text(f"import runpy\n\ndef get_config():\n    config = {tiny}\n    del config.limits\n    return config\n")
+    file.write_text(f"import runpy\n\ndef get_config():\n    config = {tiny}\n    del config.{left_out}\n    return config\n")
     monkeypatch.setattr("hyperseg_jax.training.loop.train", lambda config, workdir, console: seen.append(config) or tmp_path)
     main(["train", "--config", str(file), "--workdir", str(tmp_path / "run"), "--limits", "outside=True"])
     assert seen[0].limits.to_dict() == {**limits.block(), "outside": True}

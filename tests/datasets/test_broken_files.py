@@ -56,6 +56,7 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
         "wrong size",
         "000000000000.jpg: is 192x192 pixels, its annotations say 200x192",
     ),
+    "a crowd of a word": (set_note(0, iscrowd="false"), "bad record", "field 'iscrowd' is 'false' where 0 or 1 belongs"),
     "no pictures listed": (lambda c: c.pop("images"), "bad record", "field 'images' is missing"),
     "a missing picture": (lambda c: c["images"][1].update(file_name="none.jpg"), "missing file", "none.jpg: no such picture"),
 }

@@ -333,3 +333,13 @@ def test_a_lock_that_leads_elsewhere_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"run/\.lock: \.lock is a link that leaves .*--limits outside=True"):
         Lock(tmp_path / "run").acquire()
     assert not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_no_file_in_a_lock_is_named(tmp_path, link):
+    (tmp_path / FOLDER).mkdir()
+    odd = tmp_path / FOLDER / "00000001"
+    odd.symlink_to(tmp_path / "other") if link else odd.mkdir()
+    with pytest.raises(UserError, match=rf"{FOLDER}/00000001: is a folder or a link in a lock; remove it"):
+        Lock(tmp_path).acquire()
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["00000001"]
