@@ -74,7 +74,7 @@ def get_config() -> ml_collections.ConfigDict:
         "bad_share": 0.01,  # how much of the training records may be unreadable before the run ends; 0: none
         # What a run from scratch begins with, for this share of its steps: class lists teach names several times sooner.
         "first": {"task": "panoptic", "share": 0.4},
-        # ratio: how often a batch is of this task. The sizes are those of data.features.Sizes.
+        # ratio: how often a batch is of this task. The sizes are fields of the processor.
         "tasks": {
             "referring": task("referring", 8, length=208, prompts=6, read={"group_by_image": True, "prompts_per_example": 6}),
             "panoptic": task(

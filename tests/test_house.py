@@ -163,8 +163,9 @@ def test_documents_name_files_that_exist():
 def test_the_document_of_the_rooms_names_what_exists():
     """`room/file.name`: a function or class of that file."""
     page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
-    named = [found for found in re.findall(r"`(\w+)/(\w+)\.(\w+)`", page) if (PACKAGE / found[0]).is_dir() and found[2] != "py"]
+    every = [(file.split("/"), name) for file, name in re.findall(r"`(\w+(?:/\w+)+)\.(\w+)`", page) if name != "py"]
+    named = [(file, name) for file, name in every if (PACKAGE / file[0]).is_dir()]
     missing = [
-        found for found in named if not hasattr(importlib.import_module(f"hyperseg_jax.{found[0]}.{found[1]}"), found[2])
+        (file, name) for file, name in named if not hasattr(importlib.import_module(".".join(["hyperseg_jax", *file])), name)
     ]
     assert len(named) > 5 and not missing

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.limits import apply_block
 from hyperseg_jax.untrusted.printing import say
 
@@ -45,9 +44,8 @@ def run(parsed: argparse.Namespace) -> None:
     apply_block(config.get("limits", {}), parsed.limits)
     if parsed.system not in (None, config.system):
         raise UserError(f"--system {parsed.system}: {parsed.config} is a config of {config.system}")
-    tokenizer = Tokenizer.load(parsed.tokenizer) if parsed.tokenizer else None
     paths = [fetch(source) for source in parsed.sources]
-    report = import_weights(paths, config, parsed.out, dtype=parsed.dtype, tokenizer=tokenizer)
+    report = import_weights(paths, config, parsed.out, dtype=parsed.dtype, tokenizer=parsed.tokenizer)
     console = Console()
     console.print(report.table())
     say(console, f"{parsed.out}: for hyperseg predict --model, and for --config.init_from")

@@ -11,12 +11,13 @@ from rich.table import Table
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import faults
-from hyperseg_jax.structs import Source
 
 RECORDS = 32
 """So many are drawn of a task."""
 BATCHES = 200
 """So many batches are drawn of their lengths."""
+POSITIONS = "positions"
+"""What a processor calls the places of its token sequence."""
 STEP = 16
 """Positions that a proposed length is a multiple of."""
 
@@ -25,20 +26,21 @@ STEP = 16
 class Padding:
     """What was found of one task. fault: what was wrong with the first record that could not be read, "" where all could.
 
-    length: positions of a batch. used: how many of them each element took. prompts, targets, pixels: the part of the places of
-    prompts, of the places of targets (of the prompts that are there) and of the pixels that is padding.
+    read: how many could. length: positions of a batch, 0 where the system has no token sequence. used: how many of them each
+    element took. free: of the rest of what is padded, such as pixels, the part that is padding.
     """
 
     fault: str
-    length: int
+    read: int = 0
+    length: int = 0
     used: tuple[int, ...] = ()
-    prompts: float = 0.0
-    targets: float = 0.0
-    pixels: float = 0.0
+    free: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def cells(self, cuts: Sequence[int], batch_size: int) -> list[str]:
         """Of a table, what concerns the positions: length, longest, proposed, the part that is padding, and that once batches
         of such elements are cut."""
+        if not self.length:
+            return [""] * (4 + bool(cuts))
         longest, used = max(self.used, default=0), np.array(self.used or (0,))
         parts = [1 - used.mean() / self.length]
         if cuts:
@@ -50,31 +52,21 @@ class Padding:
 
 def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
     """Draws training records of a task, the same everywhere, and makes them into arrays as the stream does."""
-    train, sizes = task.train or (), task.train_sizes
+    train = task.train or ()
     made, fault = [], "" if len(train) else "there are none"
     for k in np.random.default_rng(seed).permutation(len(train))[:records]:
         try:
-            arrays = task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))
+            made.append(task.trained.padding(task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))))
         except BaseException as error:
             reason = faults.reason(error)
             fault = fault or f"record {k}: {reason}"
-            continue
-        layout, shown = arrays["layout"], int(np.prod(arrays["filled"])) * int(arrays["frame_valid"].sum())
-        made.append(
-            (int((layout["source"] != Source.PADDING).sum()), int(layout["prompt"].max()), int(arrays["valid"].sum()), shown)
-        )
     if not made:
-        return Padding(fault, sizes.length)
-    used, prompts, targets, pixels = np.asarray(made).T
-    free = lambda taken, room: float(1 - taken.sum() / max(room, 1))
-    return Padding(
-        fault,
-        sizes.length,
-        tuple(used.tolist()),
-        prompts=free(prompts, len(made) * sizes.prompts),
-        targets=free(targets, prompts.sum() * sizes.targets),
-        pixels=free(pixels, len(made) * sizes.frames * sizes.image_size**2),
-    )
+        return Padding(fault)
+    sums = {name: np.sum([element[name] for element in made], axis=0) for name in made[0]}
+    free = {name: float(1 - used / max(room, 1)) for name, (used, room) in sums.items() if name != POSITIONS}
+    positions = [element[POSITIONS] for element in made if POSITIONS in element]
+    length = max((room for _, room in positions), default=0)
+    return Padding(fault, len(made), length, tuple(used for used, _ in positions), free)
 
 
 def table(
@@ -82,14 +74,15 @@ def table(
 ) -> Table:
     """One line a task, and where batches are mixed, one of those."""
     title = f"padding of the training batches, by {RECORDS} records of each task"
-    cut = ["after cuts"] if cuts else []
-    made = Table("task", "length", "longest", "would do", "positions", *cut, "prompts", "targets", "pixels", title=title)
+    cut, rest = ["after cuts"] if cuts else [], list(dict.fromkeys(name for one in found.values() for name in one.free))
+    made = Table("task", "length", "longest", "would do", POSITIONS, *cut, *rest, title=title)
     for name, one in found.items():
         cells = one.cells(() if mixed else cuts, batch_size) + [""] * (mixed and len(cut))
-        made.add_row(name, *cells, *map(_percent, (one.prompts, one.targets, one.pixels)))
+        made.add_row(name, *cells, *(_percent(one.free.get(kind, 0.0)) for kind in rest))
     if mixed:
         pool = tuple(n for name, one in found.items() for n in one.used * ratios[name])
-        made.add_row(MIXED, *Padding("", max(one.length for one in found.values()), pool).cells(cuts, batch_size))
+        length = max(one.length for one in found.values())
+        made.add_row(MIXED, *Padding("", 0, length, pool).cells(cuts, batch_size))
     return made
 
 

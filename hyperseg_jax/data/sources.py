@@ -18,8 +18,8 @@ from rich.console import Console
 from hyperseg_jax import datasets, toy
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
-from hyperseg_jax.data.features import Sizes, blank, largest, to_arrays
 from hyperseg_jax.data.mixture import MIXED, cycle
+from hyperseg_jax.data.processor import Batch, Processor
 from hyperseg_jax.datasets import faults, layouts
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.datasets.reader_fields import check_fields
@@ -74,36 +74,33 @@ ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no si
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One kind of question. train and val: random-access readers of Examples. ratio: how often a batch is of this task; 0
-    leaves it to validation. shared: the sizes of its training batches where they are not its own. augment: what is
-    drawn for a training example. exam: (folder, split) of the toy world that
-    val reads referring expressions from, None for other tasks and data."""
+    leaves it to validation. processor: how an example becomes arrays. shared: that of its training batches where they are
+    mixed. augment: what is drawn for a training example. exam: (folder, split) of the toy world that val reads referring
+    expressions from, None for other tasks and data."""
 
     name: str
     train: Sequence[Example] | None
     val: Sequence[Example] | None
     ratio: int
-    sizes: Sizes
-    tokenizer: Tokenizer
+    processor: Processor
     augment: Augment = dataclasses.field(default_factory=Augment)
     exam: tuple[str, str] | None = None
-    shared: Sizes | None = None
+    shared: Processor | None = None
 
     @property
-    def train_sizes(self) -> Sizes:
-        """Of the batches that it is trained in."""
-        return self.shared or self.sizes
+    def trained(self) -> Processor:
+        """That of the batches that it is trained in."""
+        return self.shared or self.processor
 
-    def prepare(self, example: Example, rng: np.random.Generator) -> dict[str, Any]:
+    def prepare(self, example: Example, rng: np.random.Generator) -> Batch:
         """A training example as arrays, with the random changes that keep its meaning."""
-        own = dataclasses.replace(
-            example, frames=example.frames[: self.sizes.frames], prompts=example.prompts[: self.sizes.prompts]
-        )
-        changed, fill = self.augment(own, rng)
-        return to_arrays(changed, self.train_sizes, self.tokenizer, train=True, rng=rng, fill=fill)
+        frames, prompts = example.frames[: self.processor.frames], example.prompts[: self.processor.prompts]
+        changed, fill = self.augment(dataclasses.replace(example, frames=frames, prompts=prompts), rng)
+        return self.trained(changed, train=True, rng=rng, fill=fill)
 
-    def blank(self) -> dict[str, Any]:
+    def blank(self) -> Batch:
         """What stands for a training example that cannot be read."""
-        return blank(self.train_sizes)
+        return self.trained.blank()
 
 
 def build(
@@ -115,10 +112,10 @@ def build(
     for_training: else training records are neither drawn nor read. split: the toy split to validate on.
     """
     data = config.data
-    tokenizer = load_tokenizer(config)
+    tokenizer = system.tokenizer(config)
     root = root_of(data, console, for_training=for_training)
-    own = {name: sizes(config, system, name) for name in data.tasks}
-    shared = sizes(config, system, MIXED) if programs(config) == (MIXED,) else None
+    own = {name: processor(config, system, tokenizer, name) for name in data.tasks}
+    shared = processor(config, system, tokenizer, MIXED) if programs(config) == (MIXED,) else None
     if unknown := [name for name in data.get("augment", {}) if name not in data.tasks]:
         raise UserError(f"data.augment.{unknown[0]}: no such task; use one of {', '.join(data.tasks)}")
     tasks = {}
@@ -136,7 +133,7 @@ def build(
             val = {**val, "split": split}
             exam = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
         taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
-        tasks[name] = Task(name, taught, scored, ratio, own[name], tokenizer, augmentation(config, name), exam, shared)
+        tasks[name] = Task(name, taught, scored, ratio, own[name], augmentation(config, name), exam, shared)
     return tasks
 
 
@@ -165,13 +162,17 @@ def root_of(data: ml_collections.ConfigDict, console: Console, *, for_training: 
     return str(toy_world(parameters if for_training else parameters | {"train": 0}, console))
 
 
-def sizes(config: ml_collections.ConfigDict, system: Any, task: str) -> Sizes:
-    """The static sizes of the batches of one of the config's tasks, or of "mixed" ones, which hold every task with a ratio."""
+def processor(
+    config: ml_collections.ConfigDict, system: Any, tokenizer: Tokenizer | None, task: str, **sizes: int
+) -> Processor:
+    """How the examples of one of the config's tasks become arrays, or those of "mixed" batches, which hold every task with a
+    ratio. tokenizer: None where only shapes are asked for. sizes: those that differ from the config's."""
     if task == MIXED:
         taught = cycle({name: block.ratio for name, block in config.data.tasks.items()})
-        return largest(sizes(config, system, name) for name in dict.fromkeys(taught))
-    fields = config.data.tasks[task].to_dict()
-    return system.batch_spec(config, {name: size for name, size in fields.items() if name not in ROUTING})
+        first, *others = (processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(taught))
+        return first.widest(others)
+    fields = config.data.tasks[task].to_dict() | sizes
+    return system.processor(config, tokenizer, {name: size for name, size in fields.items() if name not in ROUTING})
 
 
 def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
@@ -188,15 +189,6 @@ def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
 def programs(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """What the batches of a training are called, and with them the programs of its step: the tasks, or MIXED."""
     return (MIXED,) if config.data.get("batches", "task") == MIXED else tuple(config.data.tasks)
-
-
-def load_tokenizer(config: ml_collections.ConfigDict) -> Tokenizer:
-    """That of data.tokenizer: the toy tokenizer by its name "toy", or any tokenizer.json. UserError where the config's model
-    has no embedding for some of its ids."""
-    name = config.data.tokenizer
-    tokenizer = Tokenizer.toy() if name == "toy" else Tokenizer.load(name)
-    tokenizer.check_fits(config.model.llm.vocab_size)
-    return tokenizer
 
 
 def check_names(config: ml_collections.ConfigDict, where: str) -> None:

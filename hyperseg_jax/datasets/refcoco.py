@@ -15,7 +15,7 @@ from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.text.prompts import join_sentences
+from hyperseg_jax.text.expressions import join_sentences
 
 SENTENCES = ("joined", "each")
 

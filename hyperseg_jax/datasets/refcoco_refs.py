@@ -19,7 +19,7 @@ from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.datasets.refcoco import SENTENCES
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.text.prompts import join_sentences
+from hyperseg_jax.text.expressions import join_sentences
 from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import BadFile, map_file
 from hyperseg_jax.untrusted.old_pickles import OLD_TABLE

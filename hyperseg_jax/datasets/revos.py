@@ -15,7 +15,7 @@ from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.text.prompts import video_expression
+from hyperseg_jax.text.expressions import video_expression
 from hyperseg_jax.untrusted import budget, limits
 
 TYPES = {0: "referring", 1: "reasoning", 2: "absent"}

@@ -14,7 +14,7 @@ from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.text.prompts import join_sentences
+from hyperseg_jax.text.expressions import join_sentences
 from hyperseg_jax.untrusted import budget
 
 SENTENCES = ("each", "joined")

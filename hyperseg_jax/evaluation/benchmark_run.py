@@ -15,7 +15,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.cases import Cases, is_case
-from hyperseg_jax.evaluation.engine import Engine, finder, geometry_of, predictions
+from hyperseg_jax.evaluation.engine import Engine, finder, predictions
 from hyperseg_jax.evaluation.replies import Reply
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
 from hyperseg_jax.evaluation.submissions import Row, is_row, row_of
@@ -108,7 +108,6 @@ def run(
         count=count,
         batch_size=batch_size,
         writes=SCORINGS[benchmark.scoring].find is None,
-        lengthens=True,
         unread=functools.partial(_refuse, task.name),
         workers=workers,
     )
@@ -166,4 +165,5 @@ def _reply(benchmark: Benchmark, task: Task, example: Example) -> Reply:
     other = {prompt.task for prompt in example.prompts} - {benchmark.task}
     if other:
         raise UserError(f"{example.name}: a {other.pop()} prompt in a benchmark of {benchmark.task}")
-    return scoring.reply(example, finder(scoring.find, geometry_of(example, task.sizes), benchmark.thresholds))
+    geometry = task.processor.geometry(*example.frames.shape[1:3])
+    return scoring.reply(example, finder(scoring.find, geometry, benchmark.thresholds))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import ml_collections
 
-from hyperseg_jax.data.sources import READERS, Task, load_tokenizer, open_reader
+from hyperseg_jax.data.sources import READERS, Task, open_reader, processor
 from hyperseg_jax.datasets.marks import RADII
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.postprocess import PUBLISHED, Thresholds
@@ -17,18 +16,17 @@ from hyperseg_jax.results.postprocess import PUBLISHED, Thresholds
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """task: of its prompts; the config's task of that name gives the sizes. scoring: a name of scoring.SCORINGS.
+    """task: of its prompts; the config's task of that name says how they are asked. scoring: a name of scoring.SCORINGS.
 
-    reader: a name of sources.READERS; fields: its arguments, {root} stands for the folder of all data. sizes: those that differ
-    from the config's. thresholds: what counts as an answer. submission: the server's format, a name of submissions.WRITERS,
-    where there is one. truth: whether the files have it; else answers are only written for the server.
+    reader: a name of sources.READERS; fields: its arguments, {root} stands for the folder of all data.
+    thresholds: what counts as an answer. submission: the server's format, a name of submissions.WRITERS, where there is one.
+    truth: whether the files have it; else answers are only written for the server.
     """
 
     task: str
     scoring: str
     reader: str
     fields: Mapping[str, Any]
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     thresholds: Thresholds = PUBLISHED
     submission: str = ""
     truth: bool = True
@@ -43,8 +41,6 @@ _REVOS = {
     "foreground_path": "{root}/revos/mask_dict_foreground.json",
     "frame_root": "{root}/revos/JPEGImages",
 }
-_MARKS = {"targets": 96, "regions": 96}  # a picture of COCO has up to 93 things
-_OBJECTS = {"targets": 20, "regions": 20}  # a clip of DAVIS has up to 20
 _TRUTHFUL = Thresholds(0.5, 0.5)  # an expression may name nothing
 
 
@@ -65,7 +61,7 @@ def _marks(kind: str) -> Benchmark:
         "kinds": (kind,),
     }
     fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # in any picture, as HyperSeg has it
-    return Benchmark("region", "regions", "interactive", fields, _MARKS)
+    return Benchmark("region", "regions", "interactive", fields)
 
 
 def _laid_out(
@@ -76,12 +72,11 @@ def _laid_out(
     submission: str = "",
     *,
     truth: bool = True,
-    sizes: Mapping[str, int] = MappingProxyType({}),
     **options: Any,
 ) -> Benchmark:
     """A benchmark whose files lie as datasets/layouts.py has it. options: of its reader."""
     fields = {"name": name, "split": split, "root": "{root}", **options}
-    return Benchmark(task, scoring, "benchmark", fields, sizes, submission=submission, truth=truth)
+    return Benchmark(task, scoring, "benchmark", fields, submission=submission, truth=truth)
 
 
 def _toy(task: str, scoring: str, **options: Any) -> Benchmark:
@@ -113,10 +108,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pascal_voc20": _laid_out("panoptic", "semantic", "pascal_voc20", "val"),
     "coco_stuff": _laid_out("panoptic", "semantic", "coco_stuff", "val2017"),
     "coco_instances": _laid_out("panoptic", "instances", "coco_instances", "val2017"),
-    "coco_clicks": _laid_out("region", "clicks", "coco_marks", "val2017", sizes=_MARKS),
-    "voc_clicks": _laid_out("region", "clicks", "pascal_voc_objects", "val", sizes=_MARKS),
-    "davis2016": _laid_out("region", "davis", "davis2016", "val", sizes=_OBJECTS),
-    "davis2017": _laid_out("region", "davis", "davis2017", "val", sizes=_OBJECTS),
+    "coco_clicks": _laid_out("region", "clicks", "coco_marks", "val2017"),
+    "voc_clicks": _laid_out("region", "clicks", "pascal_voc_objects", "val"),
+    "davis2016": _laid_out("region", "davis", "davis2016", "val"),
+    "davis2017": _laid_out("region", "davis", "davis2017", "val"),
     "davis2017_unsupervised": _laid_out("panoptic", "davis_unsupervised", "davis2017_unsupervised", "val"),
     "ref_davis": _laid_out("video", "ref_davis", "ref_davis", "val", together=True),
     "ref_youtube_vos": _laid_out("video", "clips", "ref_youtube_vos", "valid", "ref_youtube_vos", truth=False),
@@ -155,31 +150,24 @@ def find(names: str) -> dict[str, Benchmark]:
 
 
 def check_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict) -> None:
-    """UserError where the config has no task whose sizes the benchmark could take."""
+    """UserError where the config has no task of the kind of the benchmark."""
     if benchmark.task not in config.data.tasks:
         raise UserError(
-            f"benchmark {name}: the config has no task {benchmark.task!r} whose sizes it could take; "
+            f"benchmark {name}: the config has no task {benchmark.task!r}, whose prompts it has; "
             f"it has {', '.join(config.data.tasks)}"
         )
 
 
 def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict, system: Any, root: str) -> Task:
-    """The benchmark as a task to validate on, a prompt an example, in the sizes of the config's task of its kind.
+    """The benchmark as a task to validate on, a prompt an example, asked as the config's task of its kind.
 
     root: the folder of all data. UserError where files are missing or the config has no such task.
     """
     if benchmark.reader not in READERS:
         raise UserError(f"benchmark {name}: no reader {benchmark.reader!r}")
     check_task(name, benchmark, config)
-    block = {
-        key: value
-        for key, value in config.data.tasks[benchmark.task].to_dict().items()
-        if key not in ("ratio", "reader", "train", "val")
-    }
     examples = open_reader(f"benchmark {name}", benchmark.reader, benchmark.fields, root)
     if not len(examples):
         raise UserError(f"benchmark {name}: has no examples; check its files below {root}")
-    sizes = system.batch_spec(config, {**block, **benchmark.sizes, "prompts": 1, "frames": 1})
-    if benchmark.task == "panoptic":  # the class list of all is that of the first
-        sizes = dataclasses.replace(sizes, classes=len(examples[0].prompts[0].classes) + 1)
-    return Task(name, None, examples, 0, sizes, load_tokenizer(config))
+    made = processor(config, system, system.tokenizer(config), benchmark.task, prompts=1, frames=1)
+    return Task(name, None, examples, 0, made)

@@ -17,25 +17,21 @@ import jax
 import ml_collections
 import numpy as np
 
-from hyperseg_jax.data.features import Sizes, length_needed, to_arrays, tokenize_prompts
 from hyperseg_jax.data.pipeline import Unreadable, read_ahead
+from hyperseg_jax.data.processor import Batch, Processor, Shape, common_shape
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.replies import Find, Prepare, Reply
-from hyperseg_jax.ops.transforms import Geometry, fit
+from hyperseg_jax.evaluation.replies import Find, Reply
+from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
 from hyperseg_jax.results.postprocess import Outputs, Thresholds
 from hyperseg_jax.structs import Example, Prediction, Prompt
-from hyperseg_jax.text.prompts import PromptTokens
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 NEW_TOKENS = 64
 """Of a written answer (HyperSeg's evaluation)."""
-LENGTH_STEP = 64
-"""Positions: what longer prompts than the config has room for are rounded up to; a program is compiled for each length."""
-
 Postprocess = Callable[[Prompt, Outputs, Any, Thresholds], Prediction]
 """A function of results.postprocess."""
 
@@ -63,13 +59,11 @@ class Engine:
             write = jax.jit(system.generate(module, config), static_argnames=fixed, **placed)
         return cls(jax.jit(system.predict(module, config), **placed), write, params, Feed(batch_sharding))
 
-    def ask(self, batch: Any, rows: Rows | None = None, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
+    def ask(self, batch: Batch, rows: Rows | None = None, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
         """(outputs, memory) of a batch of NumPy arrays. outputs: this process's rows, [B, T, K, ...] on the host. memory: what
         the next frame needs of this one, on the device; give it back with the next batch of the same rows."""
-        given = self.params, self.feed.put(batch, rows)
-        out = dict(self.predict(*given) if memory is None else self.predict(*given, memory))
-        memory = out.pop("next_query", None)
-        return {name: self.feed.own(value) for name, value in out.items()}, memory
+        outputs, memory = self.predict(self.params, self.feed.put(batch, rows), memory)
+        return {name: self.feed.own(value) for name, value in outputs.items()}, memory
 
     def written(
         self, batch: Any, tokenizer: Tokenizer, rows: Rows | None = None, *, max_new_tokens: int = NEW_TOKENS
@@ -102,12 +96,6 @@ def finder(postprocess: Postprocess | None, geometry: Geometry, thresholds: Thre
     return find
 
 
-def geometry_of(example: Example, sizes: Sizes) -> Geometry:
-    """How the frames of an example lie in the square of its task."""
-    height, width = example.frames.shape[1:3]
-    return fit(height, width, sizes.image_size)
-
-
 def predictions(
     engine: Engine,
     task: Task,
@@ -118,23 +106,22 @@ def predictions(
     start: int = 0,
     batch_size: int = 12,
     writes: bool = False,
-    lengthens: bool = False,
     unread: Callable[[int, str], None],
     workers: int = 0,
 ) -> Iterator[tuple[int, Iterator[tuple[int, Reply]]]]:
     """Goes through examples start..count in global batches: (examples done on all hosts, (index, answered reply) of those that
     this host scores, to be taken before the next batch).
 
-    reply: how an example is asked. writes: the answers are text. lengthens: prompts longer than the task's `length` get a
-    longer layout; else such an example counts as unreadable. unread: called with the index and the reason of each example of
-    this host that cannot be read or asked; what it raises ends the run. workers: processes that decode images, 0 for threads.
+    reply: how an example is asked. writes: the answers are text. unread: called with the index and the reason of each example
+    of this host that cannot be read or asked; what it raises ends the run. workers: processes that decode images, 0 for
+    threads.
 
     A batch has `batch_size` rows, rounded up for the mesh, whatever is left. Examples wait for the one with the most steps and
     prompts, so that all hosts call the device alike; another example is asked in the place of one that is missing.
     """
     size = engine.feed.size(batch_size)
     rows = engine.feed.rows(size)
-    spare = functools.lru_cache(maxsize=1)(lambda sizes: _first_reply(task, sizes, examples, reply))
+    spare = functools.lru_cache(maxsize=1)(lambda processor: _first_reply(task.name, processor, examples, reply))
     wanted = [first + row for first in range(start, count, size) for row in rows.places if first + row < count]
     with contextlib.closing(read_ahead(examples, wanted, workers=workers)) as stream:
         for first in range(start, count, size):
@@ -142,7 +129,7 @@ def predictions(
             for n, row in enumerate(rows.places):
                 if first + row < count:
                     batch.add(n, next(stream), reply)
-            batch.agree(lengthens)
+            batch.agree()
             _answer(engine, batch, writes)
             yield min(first + size, count), batch.answered()
             batch.replies.clear()  # frames and masks of a batch are gone before the next one is decoded
@@ -150,18 +137,17 @@ def predictions(
 
 class _Batch:
     """This host's rows of one global batch. replies: by row, those of the examples that can be read and asked; the other rows
-    are filled with what another row asks. first: the number of its first example. spare: f(sizes) -> a reply that can be asked
-    in these sizes, for where there is no other."""
+    are filled with what another row asks. first: the number of its first example. spare: f(processor) -> a reply that can be
+    asked with it, for where there is no other."""
 
     def __init__(
-        self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None], spare: Callable[[Sizes], Reply]
+        self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None], spare: Callable[[Processor], Reply]
     ) -> None:
         self._task, self.rows, self.first, self._unread, self._spare = task, rows, first, unread, spare
         self.replies: dict[int, Reply] = {}
         self.steps = self.prompts = 1
         self.feeds_back = False
-        self.sizes, self.tokenizer = task.sizes, task.tokenizer
-        self._tokens: dict[Reply, list[PromptTokens]] = {}
+        self.processor = task.processor
 
     def add(self, n: int, read: Example | Unreadable, reply: Callable[[Example], Reply]) -> None:
         reason = read.reason if isinstance(read, Unreadable) else ""
@@ -173,25 +159,28 @@ class _Batch:
         if reason:
             self._lose(n, reason)
 
-    def agree(self, lengthens: bool) -> None:
-        """All hosts take the largest counts of any of them."""
+    def agree(self) -> None:
+        """All hosts take the bucket that holds what any of them asks, and the most steps and prompts."""
+        shapes = {n: self._shape(n) for n in list(self.replies)}
         replies = self.replies.values()
-        own = [max((getattr(reply, name) for reply in replies), default=1) for name in ("steps", "prompts", "frames")]
-        needed = max(map(self._tokenize, replies), default=0) if lengthens else 0
-        told = hosts.exchange(f"steps of {self._task.name} from {self.first}", json.dumps([*own, needed]))
-        self.steps, self.prompts, frames, length = (max(counts) for counts in zip(*map(json.loads, told), strict=True))
-        if length > self.sizes.length:
-            self.sizes = dataclasses.replace(self.sizes, length=-(-length // LENGTH_STEP) * LENGTH_STEP)
-        self.sizes = dataclasses.replace(self.sizes, frames=frames)
+        own = [max((getattr(reply, name) for reply in replies), default=1) for name in ("steps", "prompts")]
+        told = hosts.exchange(
+            f"steps of {self._task.name} from {self.first}", json.dumps([*own, common_shape(filter(None, shapes.values()))])
+        )
+        steps, prompts, agreed = zip(*map(json.loads, told), strict=True)
+        self.steps, self.prompts = max(steps), max(prompts)
+        self.processor = self.processor.for_bucket(common_shape(agreed))
         # A host without an example of its own has to run the same program as the others.
-        self.feeds_back = self.steps > 1 and (next(iter(replies), None) or self._spare(self.sizes)).feeds_back
+        self.feeds_back = self.steps > 1 and (next(iter(replies), None) or self._spare(self.processor)).feeds_back
 
-    def _tokenize(self, reply: Reply) -> int:
-        """Tokenizes what is asked, once for all steps; the positions that the longest prompt takes."""
-        if reply not in self._tokens:
-            asked = [reply.asked(k) for k in range(reply.prompts)]
-            self._tokens[reply] = tokenize_prompts(asked, reply.example.name, self.sizes, self.tokenizer)
-        return max(length_needed(one, self.sizes) for one in self._tokens[reply])
+    def _shape(self, n: int) -> Shape | None:
+        """The bucket that holds what a row asks at its first step; None where it cannot be asked, which loses it."""
+        reply = self.replies[n]
+        try:
+            return common_shape(reply.ask(0, k, self.processor.bucket) for k in range(reply.prompts))
+        except BaseException as error:
+            self._lose(n, faults.reason(error))
+            return None
 
     def arrays(self, step: int, prompt: int) -> Any:
         """The batch of one step about one prompt of each row."""
@@ -199,20 +188,18 @@ class _Batch:
         for n, reply in self.replies.items():
             try:
                 k = min(prompt, reply.prompts - 1)
-                asked[n] = reply.ask(min(step, reply.steps - 1), k, self._prepare(reply, k))
+                asked[n] = reply.ask(min(step, reply.steps - 1), k, self._prepare)
             except BaseException as error:
                 lost[n] = faults.reason(error)
         for n, reason in lost.items():
             self._lose(n, reason)
         filler = next(iter(asked.values()), None)
         if filler is None:
-            spare = self._spare(self.sizes)
-            filler = spare.ask(0, 0, self._prepare(spare, 0))
+            filler = self._spare(self.processor).ask(0, 0, self._prepare)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(asked.get(n, filler) for n in range(len(self.rows.places))))
 
-    def _prepare(self, reply: Reply, prompt: int) -> Prepare:
-        tokens = self._tokens[reply][prompt : prompt + 1] if reply in self._tokens else None
-        return lambda example: to_arrays(example, self.sizes, self.tokenizer, train=False, tokens=tokens)
+    def _prepare(self, example: Example) -> Batch:
+        return self.processor(example, train=False)
 
     def _lose(self, n: int, reason: str) -> None:
         self.replies.pop(n, None)
@@ -242,21 +229,21 @@ def _answer(engine: Engine, batch: _Batch, writes: bool) -> None:
             arrays = batch.arrays(step, prompt)
             outputs: dict[str, Any]
             if writes:
-                outputs = {"text": engine.written(arrays, batch.tokenizer, batch.rows)}
+                outputs = {"text": engine.written(arrays, batch.processor.tokenizer, batch.rows)}
             else:
                 outputs, memory[prompt] = engine.ask(arrays, batch.rows, memory.get(prompt) if batch.feeds_back else None)
             batch.hear(step, prompt, outputs)
 
 
-def _first_reply(task: Task, sizes: Sizes, examples: Sequence[Example], reply: Callable[[Example], Reply]) -> Reply:
-    """The reply of the first example that can be read and asked in these sizes. UserError where there is none."""
+def _first_reply(name: str, processor: Processor, examples: Sequence[Example], reply: Callable[[Example], Reply]) -> Reply:
+    """The reply of the first example that can be read and asked with this processor. UserError where there is none."""
     reason = "it is empty"
     for k in range(len(examples)):
         try:
             made = reply(examples[k])
-            made.ask(0, 0, functools.partial(to_arrays, sizes=sizes, tokenizer=task.tokenizer, train=False))
+            made.ask(0, 0, functools.partial(processor, train=False))
             return made
         except BaseException as error:
             told = faults.reason(error)
             reason = told if k == 0 else reason
-    raise UserError(f"{task.name}: none of its {len(examples)} validation records can be read; the first: {reason}")
+    raise UserError(f"{name}: none of its {len(examples)} validation records can be read; the first: {reason}")

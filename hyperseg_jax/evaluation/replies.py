@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from hyperseg_jax.structs import Example, Prediction, Prompt
 
 Find = Callable[[Prompt, Any], Prediction]
 """A prompt and the outputs about it on one frame -> the answer."""
-Prepare = Callable[[Example], dict[str, Any]]
-"""An example, as it is asked, -> arrays."""
+T = TypeVar("T")
 
 
 class Reply:
@@ -25,8 +24,6 @@ class Reply:
 
     feeds_back = True
     """Whether a step sees what the model made of the step before."""
-    frames = 1
-    """How many frames are asked about at once."""
     depends = False
     """Whether what is asked depends on what was heard: then every host that holds the example hears."""
 
@@ -40,8 +37,8 @@ class Reply:
         """How many are asked in a step."""
         return len(self.example.prompts)
 
-    def ask(self, step: int, prompt: int, prepare: Prepare) -> dict[str, Any]:
-        """Arrays of one frame and one prompt."""
+    def ask(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
+        """prepare(one frame and one prompt of the example, as they are asked)."""
         return prepare(self._only(self.asked(prompt), step))
 
     def hear(self, prompt: int, outputs: Any) -> None:
@@ -71,7 +68,7 @@ class AllAtOnce(Reply):
 
     def __init__(self, example: Example, find: Find, *, room: int) -> None:
         super().__init__(example, find)
-        self.steps, self.frames, self._room = 1, len(example.frames), room
+        self.steps, self._room = 1, room
         self._outputs: dict[int, Any] = {}
 
     @property
@@ -81,7 +78,7 @@ class AllAtOnce(Reply):
     def group(self, number: int) -> tuple[Prompt, ...]:
         return self.example.prompts[number * self._room : (number + 1) * self._room]
 
-    def ask(self, step: int, prompt: int, prepare: Prepare) -> dict[str, Any]:
+    def ask(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
         return prepare(dataclasses.replace(self.example, prompts=tuple(map(_without_targets, self.group(prompt)))))
 
     def hear(self, prompt: int, outputs: Any) -> None:
@@ -91,7 +88,10 @@ class AllAtOnce(Reply):
         """One prompt after the other, so that the masks of one are in memory."""
         for number, outputs in self._outputs.items():
             for k, one in enumerate(self.group(number)):
-                about = [{name: value[t : t + 1, k : k + 1] for name, value in outputs.items()} for t in range(self.frames)]
+                about = [
+                    {name: value[t : t + 1, k : k + 1] for name, value in outputs.items()}
+                    for t in range(len(self.example.frames))
+                ]
                 yield one, [self._find(one, frame) for frame in about]
 
 
@@ -129,15 +129,8 @@ class FromFirstFrame(Reply):
     about the first frame is what was drawn; on the others a pixel goes to the most probable object, or to none, since DAVIS
     takes one number a pixel. The answers of find are probabilities."""
 
-    def __init__(self, example: Example, find: Find) -> None:
-        super().__init__(example, find)
-        self._first: Any = None
-
-    def ask(self, step: int, prompt: int, prepare: Prepare) -> dict[str, Any]:
-        arrays = super().ask(step, prompt, prepare)
-        if self._first is None:
-            self._first = arrays["clip_images"]
-        return arrays | {"region_images": self._first}
+    def asked(self, prompt: int) -> Prompt:
+        return dataclasses.replace(self.example.prompts[prompt], drawn_on=self.example.frames[0])
 
     def hear(self, prompt: int, outputs: Any) -> None:
         super().hear(prompt, outputs)

@@ -14,7 +14,7 @@ import numpy as np
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import Engine, finder, geometry_of, predictions
+from hyperseg_jax.evaluation.engine import Engine, finder, predictions
 from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
 from hyperseg_jax.evaluation.scoring import BY_TASK, Scorer
 from hyperseg_jax.parallel import hosts
@@ -104,7 +104,7 @@ def evaluate(
 def _reply(scorer: Scorer, task: Task, example: Example) -> Reply:
     """All prompts and frames of an example at once. Prompts that no metric takes get no prediction."""
 
-    geometry = geometry_of(example, task.sizes)
+    geometry = task.processor.geometry(*example.frames.shape[1:3])
 
     def find(prompt: Prompt, outputs: Any) -> Prediction:
         scoring = scorer.scoring(prompt)
@@ -112,7 +112,7 @@ def _reply(scorer: Scorer, task: Task, example: Example) -> Reply:
             return Prediction(np.zeros((0, *geometry.original), bool))
         return finder(scoring.find, geometry, OURS)(prompt, outputs)
 
-    return AllAtOnce(example, find, room=task.sizes.prompts)
+    return AllAtOnce(example, find, room=task.processor.prompts)
 
 
 def _note(unread: list[str], index: int, reason: str) -> None:

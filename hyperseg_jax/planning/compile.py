@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from hyperseg_jax.data import features, sources
+from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
@@ -73,8 +73,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     rules = groups.of_config(config.optimizer.groups)
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
     beginning = begin(config, system, model, rules, rate, placed)
-    sizes = sources.sizes(config, system, task)
-    batch = features.spec(sizes, config.train.batch_size)
+    batch = sources.processor(config, system, None, task).spec(config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)
     step = make_step(system.loss(model, config), beginning.tx, config.train.average, config.data.cuts)
     found: dict[str, Any] = {

@@ -14,16 +14,14 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.data.features import length_needed, to_arrays, tokenize_prompts
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, Engine, Postprocess, finder, geometry_of
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, Engine, Postprocess, finder
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import postprocess
 from hyperseg_jax.results.postprocess import OURS, Thresholds
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.text.layout import choose_bucket
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import pictures
 from hyperseg_jax.weights import model_folder
@@ -41,6 +39,7 @@ class Model:
     def __init__(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._system = systems.get(config.system)
+        self._processor = self._system.processor(config, tokenizer, {"length": 0})  # a length of data.buckets instead
         self.params = jax.device_put(params)
         self.engine = Engine.of(self._system, config, self.params)
 
@@ -49,8 +48,7 @@ class Model:
         """A workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
         folder = model_folder.find(name)
         config = model_folder.read_config(folder)
-        tokenizer = Tokenizer.load(folder)
-        tokenizer.check_fits(config.model.llm.vocab_size)
+        tokenizer = systems.get(config.system).tokenizer(config, folder)
         expected = model_folder.expected_params(folder, config)
         return cls(config, tokenizer, model_folder.load_params(folder, expected))
 
@@ -137,20 +135,11 @@ class Model:
         return finder(answer, geometry, thresholds)(prompt, row), memory
 
     def _batch(self, example: Example) -> tuple[dict[str, Any], Geometry]:
-        """An example of one frame and one prompt as a batch of one, in the smallest of the config's lengths that holds it; and
-        how the frame lies in the model's square."""
-        (prompt,) = example.prompts
-        sizes = self._system.batch_spec(self.config, {"prompts": 1, "targets": 0})
-        tokens = tokenize_prompts(example.prompts, example.name, sizes, self.tokenizer)
-        sizes = dataclasses.replace(
-            sizes,
-            length=choose_bucket(length_needed(tokens[0], sizes), tuple(self.config.data.buckets)),
-            classes=len(prompt.classes) + 1 if prompt.classes else 0,
-            regions=0 if prompt.regions is None else len(prompt.regions),
-        )
-        geometry = geometry_of(example, sizes)
-        arrays = to_arrays(example, sizes, self.tokenizer, train=False, tokens=tokens, geometry=geometry)
-        return jax.tree.map(lambda x: x[None], arrays), geometry
+        """An example of one frame and one prompt as a batch of one, in the smallest bucket that holds it; and how the frame
+        lies in the model's input."""
+        processor = self._processor.for_bucket(self._processor.bucket(example))
+        arrays = processor(example, train=False)
+        return jax.tree.map(lambda x: x[None], arrays), processor.geometry(*example.frames.shape[1:3])
 
 
 def read_picture(image: Picture) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Whole systems.
 
-system                the protocol of a system, and the registry
-hyperseg              HyperSeg: its wiring, its losses and its answers
-hyperseg_checkpoints  the public checkpoints that HyperSeg's weights come from
+system     the protocol of a system, and the registry
+hyperseg/  HyperSeg: its wiring, its words and pixels, its losses and its answers
 """

@@ -11,11 +11,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from hyperseg_jax.data.processor import Processor
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import Published, Rule
+from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import first_line, shown
 
-SYSTEMS = ("hyperseg",)
+_known: dict[str, str | System] = {"hyperseg": "hyperseg_jax.systems.hyperseg"}
+"""By name: a system, or the module whose SYSTEM it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +26,13 @@ class System:
     """A published system as a value.
 
     build(config) -> nn.Module.
-    batch_spec(config, task) -> the static sizes of that task's batches (data.features.Sizes).
+    tokenizer(config, where=None) -> the Tokenizer in a file or folder, by default the config's, which fits the model.
+    processor(config, tokenizer, task) -> the data.processor.Processor of a task, whose sizes are given; tokenizer: None where
+    only shapes are asked for.
     init(model, config, key) -> parameters boxed with their axis names. Their shapes depend on config.model alone.
     loss(model, config) -> f(params, batch, key) -> (total, metrics).
-    predict(model, config) -> f(params, batch) -> arrays that results/ turns into answers.
+    predict(model, config) -> f(params, batch, memory) -> (arrays that results/ turns into answers, memory). memory: what the
+    next frame needs of this one; None before the first, and where a system has none.
     weight_table(config) -> Table of the published names.
     published: the kinds of public checkpoints that its weights come from.
     extras: names of the table that the authors' code does not know, and why they exist.
@@ -37,8 +43,9 @@ class System:
 
     name: str
     build: Callable[..., Any]
-    batch_spec: Callable[..., Any]
     init: Callable[..., Any]
+    tokenizer: Callable[..., Tokenizer]
+    processor: Callable[..., Processor]
     loss: Callable[..., Any]
     predict: Callable[..., Any]
     weight_table: Callable[..., Any]
@@ -66,12 +73,19 @@ class System:
 _traced: dict[tuple[Callable[..., Any], str], Any] = {}
 
 
+def register(system: System) -> None:
+    """Makes a system known under its name. ValueError where another one has it."""
+    if _known.setdefault(system.name, system) is not system:
+        raise ValueError(f"a system {system.name!r} is known already")
+
+
 @functools.cache
 def get(name: str) -> System:
     """The system of that name. What its functions cannot make of a config is a UserError that names the block."""
-    if name not in SYSTEMS:
-        raise UserError(f"system = {name!r} is not known; use one of {', '.join(SYSTEMS)}")
-    system: System = importlib.import_module(f"hyperseg_jax.systems.{name}").SYSTEM
+    if name not in _known:
+        raise UserError(f"system = {name!r} is not known; use one of {', '.join(_known)}")
+    held = _known[name]
+    system: System = importlib.import_module(held).SYSTEM if isinstance(held, str) else held
     blocks = {"build": "model", "init": "model", "weight_table": "model", "loss": "loss"}
     told: dict[str, Any] = {
         field: _with_user_errors(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()

@@ -1,6 +1,6 @@
 """Text on the host.
 
-tokenizer  text to token ids and back
-prompts    the exact words of each task, as token ids and labels
-layout     prompts as arrays of a fixed length, and packing of several
+tokenizer    text to token ids and back
+expressions  how published data code writes the sentences of its data sets
+layout       prompts as arrays of a fixed length, and packing of several
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -10,9 +11,33 @@ import numpy as np
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Layout, Source
-from hyperseg_jax.text.prompts import Marker, PromptTokens
 
-__all__ = ["Layout", "Source", "TokenCounts", "choose_bucket", "expand", "expanded_length", "pack"]
+
+class Marker(enum.IntEnum):
+    """What stands in an id sequence where something other than text comes; the values of PSALM and its descendants."""
+
+    IMAGE = -200
+    SEG = -201  # the mask queries
+    CLS = -202  # the next class name
+    REGION = -203  # the next region
+    REFER = -204  # the expression
+    TEMPORAL = -205  # the fine-grained tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as ids with markers.
+
+    ids: token ids and Markers. labels: ids where they are to be written, IGNORED elsewhere. mask: for each id, whether others
+    may look at it. expression: ids placed at REFER. classes: ids placed at each CLS, in order. num_regions: how many REGION.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    mask: tuple[bool, ...]
+    expression: tuple[int, ...] = ()
+    classes: tuple[tuple[int, ...], ...] = ()
+    num_regions: int = 0
 
 
 class TokenCounts(NamedTuple):
@@ -28,16 +53,14 @@ def expanded_length(tokens: PromptTokens, counts: TokenCounts) -> int:
     return sum(len(ids) for ids, *_ in _runs(tokens, counts))
 
 
+LENGTH_STEP = 64
+"""Positions: what prompts longer than every bucket are rounded up to; a program is compiled for each length."""
+
+
 def choose_bucket(needed: int, buckets: Iterable[int]) -> int:
-    """The smallest bucket that holds `needed` positions. Raises UserError naming the config field."""
-    buckets = sorted(buckets)
-    for bucket in buckets:
-        if needed <= bucket:
-            return bucket
-    raise UserError(
-        f"a prompt needs {needed} positions, the longest bucket has {buckets[-1] if buckets else 0}: "
-        "add a longer one to the config field `buckets`, or shorten the text"
-    )
+    """The smallest bucket that holds `needed` positions; beyond the longest, the next multiple of LENGTH_STEP."""
+    longer = -(-needed // LENGTH_STEP) * LENGTH_STEP
+    return min((bucket for bucket in buckets if needed <= bucket), default=longer)
 
 
 def expand(tokens: PromptTokens, counts: TokenCounts, length: int) -> Layout:
@@ -69,9 +92,8 @@ def pack(layouts: Sequence[Layout], length: int) -> Layout:
 
     layouts: of `expand`, each of any length. Raises UserError naming the needed and the given length.
     """
-    sizes = [int((layout.source != Source.PADDING).sum()) for layout in layouts]
-    common = _common_length(layouts, min(sizes)) if len(layouts) > 1 else 0
-    needed = common + sum(size - common for size in sizes)
+    common, sizes = _shared(layouts)
+    needed = packed_length(layouts)
     if needed > length:
         raise UserError(
             f"{len(layouts)} prompts of one picture need {needed} positions, the layout has {length}: "
@@ -90,6 +112,18 @@ def pack(layouts: Sequence[Layout], length: int) -> Layout:
         value[:needed] = np.concatenate(pieces)
         made[field.name] = value
     return Layout(**made)
+
+
+def packed_length(layouts: Sequence[Layout]) -> int:
+    """Positions that `pack` needs."""
+    common, sizes = _shared(layouts)
+    return common + sum(size - common for size in sizes)
+
+
+def _shared(layouts: Sequence[Layout]) -> tuple[int, list[int]]:
+    """The length of their common beginning, and of each whole."""
+    sizes = [int((layout.source != Source.PADDING).sum()) for layout in layouts]
+    return _common_length(layouts, min(sizes)) if len(layouts) > 1 else 0, sizes
 
 
 def _common_length(layouts: Sequence[Layout], limit: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ EOS = "<|endoftext|>"
 SEG = "[SEG]"
 TOY_FILE = paths.ASSETS / "toy_tokenizer.json"
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+REMEMBERED = 2048  # texts whose ids are kept: class names, and prompts that are asked about frame by frame
 LARGEST = 2**26  # bytes of one tokenizer file; those of known models have at most 20 million
 # What transformers is given of tokenizer_config.json and special_tokens_map.json. Other fields may name paths, classes or code.
 CONFIG_FIELDS = {"added_tokens_decoder", "add_prefix_space", "bos_token", "eos_token", "unk_token", "pad_token"}
@@ -36,6 +38,7 @@ class Tokenizer:
         if eos_id is None or seg_id is None:
             raise UserError(f"{where}: has no token {EOS!r}, which ends every answer; use the tokenizer of the model")
         self._backend, self._where = backend, where
+        self._ids = functools.lru_cache(maxsize=REMEMBERED)(self._encode)
         self.eos_id: int = eos_id
         self.seg_id: int = seg_id
 
@@ -56,9 +59,12 @@ class Tokenizer:
         """The ids of a text; nothing is put before or after it. UserError where it is longer than the limit `letters`, or no
         text that the tokenizer takes."""
         limits.check("letters", len(text), shown(text[:40]), "letters")
+        return list(self._ids(text))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
         try:
             with without_panics("its tokenizer cannot read it"):
-                return self._backend.encode(text, add_special_tokens=False).ids
+                return tuple(self._backend.encode(text, add_special_tokens=False).ids)
         except BadFile as error:
             raise UserError(f"the text {shown(text[:40])}: {error.why}; change the text, or take another tokenizer") from error
 

@@ -1,4 +1,4 @@
-"""What the toy tokenizer is trained on. `python -m hyperseg_jax.toy.corpus` writes it again."""
+"""What the toy tokenizer is trained on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 
 import numpy as np
 
-from hyperseg_jax.text.prompts import ANSWERS, QUESTIONS, TEMPLATES
-from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
+from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.toy import clips, expressions, questions, scenes
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, COLORS, SHAPES, plural
 
@@ -15,8 +14,6 @@ VOCAB_SIZE = 640
 """An upper bound: merging stops before it, when every word of the toy world is one token."""
 
 SAMPLES = 150
-
-_SLOTS = re.compile(r"<[a-z]+>|\{[a-z]+\}|\[SEG\]")
 
 
 def sentences() -> list[str]:
@@ -49,23 +46,6 @@ def words() -> set[str]:
     return inside | {f" {word}" for word in named} | starting | listed | {"small", "large", "background"}
 
 
-def phrases() -> set[str]:
-    """The fixed parts of every prompt, and what stands between the names of a class list."""
-    fixed = {", ", ".\n", " ASSISTANT:"}
-    openings = {template.split("{question}")[0] for template in TEMPLATES.values()}
-    for task, question in QUESTIONS.items():
-        parts = _SLOTS.split(question)
-        fixed |= {opening + parts[0] for opening in openings} | {*parts[1:], *_SLOTS.split(ANSWERS[task])}
-    return {phrase for phrase in fixed if len(phrase) > 1}
-
-
-def train() -> Tokenizer:
-    """The toy tokenizer; the same on every run."""
-    return Tokenizer.train(words(), phrases(), VOCAB_SIZE)
-
-
-if __name__ == "__main__":
-    TOY_FILE.parent.mkdir(exist_ok=True)
-    train().save(TOY_FILE.parent)
-    (TOY_FILE.parent / "tokenizer.json").replace(TOY_FILE)
-    print(f"wrote {TOY_FILE}")
+def train(phrases: set[str]) -> Tokenizer:
+    """The toy tokenizer; the same on every run. phrases: fixed parts of a system's prompts, which become one token each."""
+    return Tokenizer.train(words(), phrases, VOCAB_SIZE)

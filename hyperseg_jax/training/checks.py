@@ -10,7 +10,7 @@ import ml_collections
 from rich.console import Console
 
 from hyperseg_jax.atomic import write_text
-from hyperseg_jax.data import features, padding, sources
+from hyperseg_jax.data import padding, sources
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
@@ -65,7 +65,7 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
     unread = [
         f"data.tasks.{name}.train: none of its first records can be read: {one.fault}"
         for name, one in found.items()
-        if not one.used
+        if not one.read
     ]
     if failure := hosts.agree("a look at the training data", unread[0] if unread else ""):
         raise UserError(failure)
@@ -84,6 +84,6 @@ def train_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The names of all numbers of a training line. The losses of the system are traced, not computed: seconds for a small
     model."""
     system = systems.get(config.system)
-    batch = features.spec(sources.sizes(config, system, sources.programs(config)[0]), 1)
+    batch = sources.processor(config, system, None, sources.programs(config)[0]).spec(1)
     _, losses = jax.eval_shape(system.loss(system.build(config), config), system.shapes(config), batch, jax.random.key(0))
     return (*STEP_METRICS, *losses)

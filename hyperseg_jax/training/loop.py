@@ -68,7 +68,7 @@ def train(
         workdir = stack.enter_context(Workdir(home, say=say))
         workdir.check(config)
         system = systems.get(config.system)
-        tokenizer = sources.load_tokenizer(config)
+        tokenizer = system.tokenizer(config)
         tasks = sources.build(config, system, console=console)
         score_names.check_best(config.train.best, tasks)
         model = system.build(config)

@@ -14,7 +14,6 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.atomic import check_free, whole_folder
-from hyperseg_jax.data.sources import load_tokenizer
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Published, Row, Rule, first_rule, flatten
@@ -57,14 +56,15 @@ def import_weights(
     out: pathlib.Path,
     *,
     dtype: str = "source",
-    tokenizer: Tokenizer | None = None,
+    tokenizer: pathlib.Path | None = None,
 ) -> ImportReport:
     """Writes the model folder `out` (config.json, tokenizer.json, model.safetensors, import_report.json).
 
     paths: checkpoint files or folders, each of a kind that config.system knows, and PEFT adapters of the config's rank; where
     two hold a tensor, the kind that the system lists first gives it. dtype: of the written tensors, float32, float16 or
-    bfloat16; "source" keeps each as it is. tokenizer: else that of one of the folders. Raises UserError that lists everything
-    missing, left over without a rule, or of a wrong shape or type; nothing is written then.
+    bfloat16; "source" keeps each as it is. tokenizer: its file or folder; else that of one of the
+    folders. Raises UserError that lists everything missing, left over without a rule, or of a wrong shape or type; nothing is
+    written then.
     """
     system = systems.get(config.system)
     config = ml_collections.ConfigDict(config.to_dict())
@@ -82,8 +82,7 @@ def import_weights(
         report = ImportReport(out, {kind.name: str(file.path) for kind, file in files})
         found = _assign(system, files, report)
         _follow_sizes(config, files, found, report)
-        tokenizer = tokenizer or _tokenizer([file.path for _, file in files], config)
-        tokenizer.check_fits(config.model.llm.vocab_size)
+        text = _tokenizer(system, tokenizer, [file.path for _, file in files], config)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
         expected = flatten(system.shapes(config))
@@ -93,7 +92,7 @@ def import_weights(
         made = _start_anew(init, fresh, jax.random.key(config.seed)) if fresh else {}
         leaves = _leaf_types(rows, found, expected, fresh, given, dtype)
         with whole_folder(out) as part:
-            tokenizer.save(part)
+            text.save(part)
             (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with SafetensorsWriter(part / "model.safetensors", leaves, {"format": model_folder.FORMAT}) as writer:
                 for path, value in {**made, **given}.items():
@@ -159,12 +158,14 @@ def _follow_sizes(
                     node[leaf] = found[name].shape[axis]
 
 
-def _tokenizer(paths: Sequence[pathlib.Path], config: ml_collections.ConfigDict) -> Tokenizer:
-    for path in paths:
-        if path.is_dir() and Tokenizer.is_in(path):
-            return Tokenizer.load(path)
+def _tokenizer(
+    system: systems.System, given: pathlib.Path | None, paths: Sequence[pathlib.Path], config: ml_collections.ConfigDict
+) -> Tokenizer:
+    held = given or next((path for path in paths if path.is_dir() and Tokenizer.is_in(path)), None)
+    if held is not None:
+        return system.tokenizer(config, held)
     try:
-        return load_tokenizer(config)
+        return system.tokenizer(config)
     except UserError as error:
         raise UserError(
             f"none of the sources holds a tokenizer, and neither does the config ({error}); give one with --tokenizer"

@@ -8,15 +8,15 @@ from rich.console import Console
 
 from hyperseg_jax.data import sources
 from hyperseg_jax.data.augment import Augment, cut, may_lose, mirror
-from hyperseg_jax.data.features import Sizes, to_arrays
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.hyperseg.processor import HyperSegProcessor
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 HEIGHT, WIDTH = 40, 60
 COLOURS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
-SIZES = Sizes(64, 32, 9, 4, 4, frames=2, length=160, targets=3, classes=4, regions=3)
+PROCESSOR = HyperSegProcessor(Tokenizer.toy(), 64, 32, 9, 4, 4, frames=2, length=160, targets=3, classes=4, regions=3)
 
 
 def boxes():
@@ -106,7 +106,7 @@ def test_jitter_by_hand():
     large, fill = Augment(scale=(2.0, 2.0))(example(), np.random.default_rng(0))
     assert large.frames.shape == (2, 30, 30, 3) and fill == 1.0
     small, fill = Augment(scale=(0.5, 0.5))(example(), np.random.default_rng(0))
-    arrays = to_arrays(small, SIZES, Tokenizer.toy(), train=True, fill=fill)
+    arrays = PROCESSOR(small, train=True, fill=fill)
     assert fill == 0.5 and arrays["filled"].tolist() == [21, 32]
     assert (arrays["images"][:, 21:] == 128).all() and (arrays["images"][:, :, 32:] == 128).all()
     assert not arrays["masks"][..., 21:, :].any() and not arrays["masks"][..., 32:].any()
@@ -132,7 +132,7 @@ def test_any_draw_keeps_masks_on_their_pixels(make):
             np.testing.assert_array_equal(mask, shown(changed.frames, colour))
             if not colours:
                 assert (prompt.regions[label] & mask[0]).any()
-        arrays = to_arrays(changed, SIZES, Tokenizer.toy(), train=True, fill=fill)
+        arrays = PROCESSOR(changed, train=True, fill=fill)
         assert int(arrays["valid"].sum()) == len(prompt.masks)
         sizes.add(changed.frames.shape)
         lost += len(prompt.masks) < 3
@@ -156,7 +156,7 @@ def test_a_target_too_small_to_be_seen_is_not_asked_for():
     masks = boxes()
     masks[0] = False
     masks[0, :, 1, 1] = True
-    arrays = lambda example, train: to_arrays(example, SIZES, Tokenizer.toy(), train=train, fill=0.2)
+    arrays = lambda example, train: PROCESSOR(example, train=train, fill=0.2)
     listed = arrays(example(masks=masks), True)
     assert listed["valid"].tolist() == [[False, True, True]] and listed["uses_classes"].all()
     spoken = arrays(dataclasses.replace(example(), prompts=(Prompt("referring", text="a", masks=masks[:1]),)), True)

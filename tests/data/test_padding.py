@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from hyperseg_jax.data import padding
-from hyperseg_jax.data.features import Sizes
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems.hyperseg.processor import HyperSegProcessor
+from hyperseg_jax.systems.hyperseg.prompts import normalize, tokenize
 from hyperseg_jax.text.layout import TokenCounts, expanded_length
-from hyperseg_jax.text.prompts import normalize, tokenize
 from hyperseg_jax.text.tokenizer import Tokenizer
 
-SIZES = Sizes(32, 16, 9, 4, 4, prompts=2, length=200, targets=4, template="short")
+PROCESSOR = HyperSegProcessor(Tokenizer.toy(), 32, 16, 9, 4, 4, prompts=2, length=200, targets=4, template="short")
 COUNTS = TokenCounts(9, 4, 4)
 
 
@@ -32,7 +32,7 @@ class Records(list):
 
 
 def task(*texts):
-    return Task("a", Records(texts), None, 1, SIZES, Tokenizer.toy())
+    return Task("a", Records(texts), None, 1, PROCESSOR)
 
 
 def length(text):
@@ -46,13 +46,13 @@ def test_padding_by_hand():
     found = padding.measure(task(SHORT, LONG, ""), seed=0)
     used = [length(SHORT), length(LONG)]
     assert (sorted(found.used), found.length) == (used, 200) and found.fault.startswith("record 2: is in an unexpected format")
-    assert found.prompts == 0.5 and found.targets == 0.75 and found.pixels == 0.5
+    assert found.free == {"prompts": 0.5, "targets": 0.75, "pixels": 0.5}
     enough = -(-used[1] // 16) * 16
     part = lambda room: f"{100 * (1 - np.mean(used) / room):.0f} %"
     assert found.cells((), 1) == ["200", str(used[1]), str(enough), part(200)]
     one, many = (found.cells((used[0], 500), size)[-1] for size in (1, 64))
     assert many == part(200) and int(one[:-2]) == pytest.approx(100 * (1 - np.mean(used) / np.mean([used[0], 200])), abs=5)
-    sized = lambda n: dataclasses.replace(task(SHORT, LONG), sizes=dataclasses.replace(SIZES, length=n))
+    sized = lambda n: dataclasses.replace(task(SHORT, LONG), processor=dataclasses.replace(PROCESSOR, length=n))
     assert len(padding.measure(sized(enough), seed=0).used) == 2
     assert "need" in padding.measure(sized(used[1] - 1), seed=0).fault
 

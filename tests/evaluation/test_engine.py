@@ -1,6 +1,7 @@
 """The engine that validation, benchmarks and predictors share: reading ahead, batches of unlike examples, the same masks."""
 
 import dataclasses
+import functools
 import gc
 import json
 import shutil
@@ -83,8 +84,8 @@ def test_records_are_read_ahead_in_order(monkeypatch, own_data, tmp_path, worker
 
 def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkeypatch):
     """What is scored is what a user gets, in whatever way the sentence was written down."""
-    sizes = systems.get("hyperseg").batch_spec(random_model.config, {"length": 96})
-    task = Task("yours", None, Folder(own_data), 0, sizes, random_model.tokenizer)
+    processor = systems.get("hyperseg").processor(random_model.config, random_model.tokenizer, {"length": 96})
+    task = Task("yours", None, Folder(own_data), 0, processor)
     scored, add = {}, validation.Scorer.add
     monkeypatch.setattr(
         validation.Scorer,
@@ -105,8 +106,8 @@ def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkey
 
 def test_a_model_is_asked_in_the_words_that_it_was_taught(random_model, own_data):
     """The expression's ids in a training example and in a request, with and without a period."""
-    sizes = systems.get("hyperseg").batch_spec(random_model.config, {"length": 96})
-    task = Task("yours", Folder(own_data), None, 1, sizes, random_model.tokenizer)
+    processor = systems.get("hyperseg").processor(random_model.config, random_model.tokenizer, {"length": 96})
+    task = Task("yours", Folder(own_data), None, 1, processor)
     words = lambda layout: np.asarray(layout["text_ids"])[np.asarray(layout["source"]) == Source.EXPRESSION].tolist()
     for example in task.train:
         taught = words(task.prepare(example, np.random.default_rng(0))["layout"])
@@ -125,18 +126,18 @@ def video(name, length, prompts=1):
     return Example(name, np.zeros((length, SIDE, SIDE, 3), np.uint8), asked)
 
 
-def rows_by_frame(params, batch):
+def rows_by_frame(params, batch, memory):
     """Marks 8 rows more on each frame of a video."""
     rows, frames = batch["images"].shape[:2]
     prompts = batch["uses_expression"].shape[1]
     marked = np.where(np.arange(SIDE)[:, None] < 8 * (np.arange(frames)[:, None, None] + 1), 9.0, -9.0)
     logits = np.broadcast_to(marked[None, :, None, None], (rows, frames, prompts, 1, SIDE, SIDE))
-    return {"mask_logits": logits, "expression": np.full((rows, frames, prompts, 1), 9.0)}
+    return {"mask_logits": logits, "expression": np.full((rows, frames, prompts, 1), 9.0)}, 0.0
 
 
 def task_of(examples, **sizes):
-    spec = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 128, **sizes})
-    return Task("videos", None, examples, 0, dataclasses.replace(spec, image_size=SIDE), Tokenizer.toy())
+    processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 128, **sizes})
+    return Task("videos", None, examples, 0, dataclasses.replace(processor, image_size=SIDE))
 
 
 def test_videos_of_unlike_lengths_are_validated_in_one_batch():
@@ -147,8 +148,8 @@ def test_videos_of_unlike_lengths_are_validated_in_one_batch():
 
 def test_an_example_whose_last_prompt_cannot_be_asked_is_in_no_score():
     first, second = video("a", 1, prompts=2), video("b", 1)
-    long = dataclasses.replace(first.prompts[1], text="the rows " * 400)
-    task = task_of([dataclasses.replace(first, prompts=(first.prompts[0], long)), second], prompts=1)
+    empty = dataclasses.replace(first.prompts[1], text=" ")
+    task = task_of([dataclasses.replace(first, prompts=(first.prompts[0], empty)), second], prompts=1)
     told = []
     found = validation.evaluate(Engine(rows_by_frame, None, None), {"videos": task}, say=told.append).scores["videos"]
     assert found["count"] == 1 and found["unread"] == 1 and len(told) == 1 and "record 0" in told[0]
@@ -166,21 +167,18 @@ def test_what_stops_an_evaluation_is_told_once():
     assert str(stopped.value).startswith("record 1: ") and str(stopped.value).count("record 1") == 1
 
 
-def test_a_prompt_is_tokenized_once(monkeypatch):
-    """A longer prompt than the config has room for is measured and then asked about every frame, with one set of tokens."""
+def test_a_prompt_is_tokenized_once():
+    """It is measured, and then asked about every frame."""
     from hyperseg_jax.evaluation import benchmark_run, benchmarks
 
-    calls, real = [], engines.tokenize_prompts
-    monkeypatch.setattr(engines, "tokenize_prompts", lambda prompts, *a, **k: calls.append(1) or real(prompts, *a, **k))
-    monkeypatch.setattr("hyperseg_jax.data.features.tokenize_prompts", lambda *a, **k: pytest.fail("tokenized again"))
     one = dataclasses.replace(video("a", 3), frame_names=("0", "1", "2"))
-    one = dataclasses.replace(one, prompts=(dataclasses.replace(one.prompts[0], key="a/0"),))
-    benchmark_run.run(
-        Engine(lambda params, batch, memory=None: {**rows_by_frame(params, batch), "next_query": 0.0}, None, None),
-        benchmarks.BENCHMARKS["toy_video"],
-        task_of([one]),
-    )
-    assert len(calls) == 1
+    one = dataclasses.replace(one, prompts=(dataclasses.replace(one.prompts[0], text="rows never seen", key="a/0"),))
+    task, texts = task_of([one]), []
+    encode = task.processor.tokenizer._encode
+    counted = functools.lru_cache(lambda text: texts.append(text) or encode(text))
+    task.processor.tokenizer._ids = counted
+    benchmark_run.run(Engine(rows_by_frame, None, None), benchmarks.BENCHMARKS["toy_video"], task)
+    assert texts.count("rows never seen") == 1 and len(texts) == len(set(texts))
 
 
 def test_a_prediction_is_its_segments():
@@ -209,14 +207,14 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
     long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
     lengths = []
 
-    def watched(params, batch, memory=None):
+    def watched(params, batch, memory):
         lengths.append(batch["layout"]["text_ids"].shape)
-        return rows_by_frame(params, batch)
+        return rows_by_frame(params, batch, memory)
 
-    monkeypatch.setattr(engines.hosts, "exchange", lambda what, own: [json.dumps([1, 1, 1, 400]), own])
+    monkeypatch.setattr(engines.hosts, "exchange", lambda what, own: [json.dumps([1, 1, {"length": 448, "targets": 0}]), own])
     reply = lambda example: Reply(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
     answered = predictions(
-        Engine(watched, None, None, SecondRow()), task_of([long]), [long], reply, count=1, lengthens=True, unread=pytest.fail
+        Engine(watched, None, None, SecondRow()), task_of([long]), [long], reply, count=1, unread=pytest.fail
     )
     assert [(done, list(replies)) for done, replies in answered] == [(1, [])] and lengths == [(1, 448)]
 
@@ -229,10 +227,10 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
         alive.add(made)
         return made
 
-    def watched(params, batch):
+    def watched(params, batch, memory):
         gc.collect()
         counts.append(len(alive))
-        return rows_by_frame(params, batch)
+        return rows_by_frame(params, batch, memory)
 
     task = task_of([video(str(k), 1) for k in range(6)])
     answered = predictions(Engine(watched, None, None), task, task.val, reply, count=6, batch_size=2, unread=pytest.fail)

@@ -31,16 +31,16 @@ def examples():
 def test_every_prompt_is_scored(monkeypatch, room):
     calls = []
 
-    def predict(params, batch):
+    def predict(params, batch, memory):
         """The upper half to every prompt."""
         rows, prompts = batch["uses_expression"].shape
         calls.append(int(batch["uses_expression"].sum()))
         logits = np.broadcast_to(np.where(np.arange(24) < 12, 9.0, -9.0)[:, None], (rows, 1, prompts, 1, 24, 24))
-        return {"mask_logits": logits, "expression": np.full((rows, 1, prompts, 1), 9.0), "next_query": np.zeros(rows)}
+        return {"mask_logits": logits, "expression": np.full((rows, 1, prompts, 1), 9.0)}, np.zeros(rows)
 
     monkeypatch.setattr(validation, "BATCH", 2)
-    sizes = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 320, "prompts": room})
-    task = Task("referring", None, list(examples()), 0, sizes, Tokenizer.toy())
+    processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": room})
+    task = Task("referring", None, list(examples()), 0, processor)
     done = []
     made = validation.evaluate(
         Engine(predict, None, None), {"referring": task}, progress=lambda name, count, of: done.append((count, of))
@@ -52,14 +52,15 @@ def test_every_prompt_is_scored(monkeypatch, room):
 
 
 def test_a_first_record_that_cannot_be_prepared_is_counted(monkeypatch):
-    def predict(params, batch):
+    def predict(params, batch, memory):
         rows, prompts = batch["uses_expression"].shape
-        return {"mask_logits": np.full((rows, 1, prompts, 1, 24, 24), 9.0), "expression": np.full((rows, 1, prompts, 1), 9.0)}
+        logits = np.full((rows, 1, prompts, 1, 24, 24), 9.0)
+        return {"mask_logits": logits, "expression": np.full((rows, 1, prompts, 1), 9.0)}, None
 
-    sizes = systems.get("hyperseg").batch_spec(configs.load("tiny"), {"length": 320, "prompts": 6})
+    processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": 6})
     first, *others = examples()
-    long = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], text="the thing " * 400),))
-    task = Task("referring", None, [long, *others], 0, sizes, Tokenizer.toy())
+    empty = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], text=" "),))
+    task = Task("referring", None, [empty, *others], 0, processor)
     told = []
     scores = validation.evaluate(Engine(predict, None, None), {"referring": task}, say=told.append).scores["referring"]
     assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in told[0]

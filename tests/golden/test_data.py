@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.ops.transforms import fit, resize_and_pad, stretch, stretch_mask
-from hyperseg_jax.systems.hyperseg import normalise
+from hyperseg_jax.systems.hyperseg.frames import normalise
 
 
 @pytest.mark.golden("hyperseg", r"preprocess.*")

@@ -13,10 +13,9 @@ from hyperseg_jax.encoders import siglip
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.splice import splice
 from hyperseg_jax.structs import Source, TokenStream
-from hyperseg_jax.systems import hyperseg
+from hyperseg_jax.systems.hyperseg import inference
 from hyperseg_jax.tables import Identity, Row, Table
-from hyperseg_jax.text.layout import TokenCounts, expand
-from hyperseg_jax.text.prompts import PromptTokens
+from hyperseg_jax.text.layout import PromptTokens, TokenCounts, expand
 
 
 def build_phi(config):
@@ -131,7 +130,7 @@ def test_conversation(case):
     case.compare("logits_argmax_full", logits.argmax(-1))
     pixels = {"images": np.zeros((len(image), 1, 4, 4, 3), np.uint8), "clip_images": (image[:, None] + 1) * 127.5}
     answer = jax.jit(
-        lambda params: hyperseg.generate(whole.model, whole.config)(
+        lambda params: inference.generate(whole.model, whole.config)(
             params,
             {**pixels, "layout": vars(layout)},
             max_new_tokens=written.shape[1],

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.text.prompts import tokenize, video_expression
+from hyperseg_jax.systems.hyperseg.prompts import tokenize
+from hyperseg_jax.text.expressions import video_expression
 
 
 class ByteTokenizer:

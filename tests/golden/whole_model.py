@@ -8,10 +8,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from hyperseg_jax.systems import hyperseg
+from hyperseg_jax.systems.hyperseg import SYSTEM
 from hyperseg_jax.tables import flatten, unflatten
-from hyperseg_jax.text.layout import Layout, TokenCounts, expand
-from hyperseg_jax.text.prompts import Marker, PromptTokens
+from hyperseg_jax.text.layout import Layout, Marker, PromptTokens, TokenCounts, expand
 
 # "released sizes" where a case describes its vision modules in words
 RELEASED = {
@@ -38,9 +37,9 @@ class WholeModel:
         weights = case.weights
         head = weights["lm_head.weight"].shape[0] if "lm_head.weight" in weights else 8
         self.config = config_of(case, head, precision)
-        self.model = hyperseg.build(self.config)
-        expected = hyperseg.SYSTEM.shapes(self.config)
-        table = hyperseg.weight_table(self.config)
+        self.model = SYSTEM.build(self.config)
+        expected = SYSTEM.shapes(self.config)
+        table = SYSTEM.weight_table(self.config)
         # a case holds the parts that it runs, each whole; what it does not run is zero here
         held = {row.paths for row in table if set(row.names) <= weights.keys()}
         parts = {path.split("/")[0] for paths in held for path in paths}

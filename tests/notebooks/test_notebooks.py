@@ -12,6 +12,7 @@ SHORT = {
         ("steps = 240", "steps = 2"),
         ("pictures = 40", "pictures = 4"),
         ("train=360", "train=24"),
+        ("train(config, workdir, console=Console(quiet=True), stop_at=steps // 2)\n", ""),
         # sentences alone: one program to compile
         ('f"train.steps={steps}"', 'f"train.steps={steps}", "data.tasks.new_classes.ratio=0"'),
     ),

@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from hyperseg_jax.data import sources
-from hyperseg_jax.data.features import to_arrays
 from hyperseg_jax.decoders import mask2former
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
@@ -34,13 +33,13 @@ def case(micro, shared):
     with config.unlocked():
         config.loss.num_points = 32
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
-    sizes = dataclasses.replace(tasks["panoptic"].sizes, prompts=4, length=320, targets=8, classes=9, regions=3)
+    processor = dataclasses.replace(tasks["panoptic"].processor, prompts=4, length=320, targets=8, classes=9, regions=3)
     panoptic = tasks["panoptic"].train
     rows = [
         dataclasses.replace(panoptic[k], prompts=sum((task.train[k].prompts[:1] for task in tasks.values()), ()))
         for k in range(ROWS)
     ]
-    arrays = [to_arrays(row, sizes, tasks["panoptic"].tokenizer, train=True) for row in rows]
+    arrays = [processor(row, train=True) for row in rows]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
     model = SYSTEM.build(config)
     loss = SYSTEM.loss(model, config)

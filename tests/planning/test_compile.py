@@ -1,6 +1,5 @@
 """Plans: small ones for the virtual devices, the real ones for TPU slices (slow, with the `tpu` extra)."""
 
-import dataclasses
 import importlib.util
 import pathlib
 import sys
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax import config as configs
-from hyperseg_jax.data import features, sources
+from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.parallel.feed import Feed
@@ -49,11 +48,11 @@ def test_a_plan_of_the_micro_model(quickly):
 def test_the_shapes_of_a_batch_are_those_of_its_arrays():
     system, config = systems.get("hyperseg"), configs.load("tiny")
     for task in config.data.tasks:
-        sizes = dataclasses.replace(sources.sizes(config, system, task), prompts=2)
-        example = Example("one", np.zeros((sizes.frames, 20, 30, 3), np.uint8), (Prompt("referring", text="a ring"),))
-        made = features.to_arrays(example, sizes, Tokenizer.toy(), train=True)
+        processor = sources.processor(config, system, Tokenizer.toy(), task, prompts=2, drawn_on=1)
+        example = Example("one", np.zeros((processor.frames, 20, 30, 3), np.uint8), (Prompt("referring", text="a ring"),))
+        made = processor(example, train=True)
         shapes = jax.tree.map(lambda x: ((3, *np.shape(x)), np.asarray(x).dtype), made)
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), features.spec(sizes, 3)) == shapes
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), processor.spec(3)) == shapes
 
 
 def test_what_cannot_be_planned():

@@ -4,21 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-from hyperseg_jax.data.features import to_arrays
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Layout, Prompt, Source
-from hyperseg_jax.systems import hyperseg
+from hyperseg_jax.systems.hyperseg import frames, processor
+from hyperseg_jax.systems.hyperseg import model as wiring
 
 FRAME = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 
 
 def one_by_one(model, question, count):
     """The answer's ids by a whole forward pass for each token."""
-    module = hyperseg.build(model.config)
-    sizes = hyperseg.batch_spec(model.config, {"length": 160, "targets": 0})
-    arrays = to_arrays(Example("it", FRAME[None], (Prompt("chat", question),)), sizes, model.tokenizer, train=False)
+    module = wiring.build(model.config)
+    prepare = processor.make(model.config, model.tokenizer, {"length": 160, "targets": 0})
+    arrays = prepare(Example("it", FRAME[None], (Prompt("chat", question),)), train=False)
     layout = Layout(**{name: np.array(value)[None] for name, value in arrays["layout"].items()})
-    _, clip = hyperseg.normalise(arrays["images"], arrays["clip_images"])
+    _, clip = frames.normalise(arrays["images"], arrays["clip_images"])
 
     @jax.jit
     def logits(params, layout):

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from drawn import drawn_params
 
-from hyperseg_jax.data.features import to_arrays
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.results import answers
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.hyperseg.prompts import tokenize
 from hyperseg_jax.text.layout import TokenCounts, expanded_length
-from hyperseg_jax.text.prompts import tokenize
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 SYSTEM = systems.get("hyperseg")
@@ -55,13 +54,13 @@ def ready(micro):
     return config, jax.jit(SYSTEM.predict(SYSTEM.build(config), config)), drawn_params(SYSTEM.shapes(config), seed=1)
 
 
-def sizes_for(config, prompts):
+def processor_for(config, prompts):
     """The least sizes that hold each of the prompts."""
-    sizes = SYSTEM.batch_spec(config, {})
-    counts = TokenCounts(sizes.image_tokens, sizes.fine_grained_tokens, sizes.queries)
+    made = SYSTEM.processor(config, Tokenizer.toy(), {})
+    counts = TokenCounts(made.image_tokens, made.fine_grained_tokens, made.queries)
     length = max(expanded_length(tokenize(p, Tokenizer.toy()), counts) for p in prompts)
     return dataclasses.replace(
-        sizes,
+        made,
         frames=2,
         targets=0,
         length=length,
@@ -73,9 +72,10 @@ def sizes_for(config, prompts):
 def run(ready, examples, fitting):
     """Outputs [B, T, ...] on the host, in the least sizes that hold the prompts of `fitting`."""
     config, predict, params = ready
-    sizes = sizes_for(config, [e.prompts[0] for e in fitting])
-    rows = [to_arrays(e, sizes, Tokenizer.toy(), train=False) for e in examples]
-    return jax.device_get(predict(params, jax.tree.map(lambda *arrays: np.stack(arrays), *rows)))
+    processor = processor_for(config, [e.prompts[0] for e in fitting])
+    rows = [processor(example, train=False) for example in examples]
+    outputs, memory = predict(params, jax.tree.map(lambda *arrays: np.stack(arrays), *rows), None)
+    return jax.device_get({**outputs, "memory": memory})
 
 
 def answer(example, out, row, frame, size):
@@ -101,7 +101,7 @@ def test_a_batch_is_its_samples_one_by_one(ready):
     together = run(ready, EXAMPLES, EXAMPLES)
     for row, sample in enumerate(EXAMPLES):
         alone = run(ready, [sample], [other for other in EXAMPLES if other.name == sample.name])  # a program for each task
-        close(together["next_query"][row], alone["next_query"][0], f"{sample.name}: next query")
+        close(together["memory"][row], alone["memory"][0], f"{sample.name}: next query")
         for frame in range(2):
             ours, wanted = answer(sample, together, row, frame, size), answer(sample, alone, 0, frame, size)
             assert ours[0].shape[1:] == sample.frames.shape[1:3] and np.abs(wanted[0]).max() > 0.1

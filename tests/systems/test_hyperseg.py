@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from hyperseg_jax.data import sources
-from hyperseg_jax.data.features import to_arrays
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
@@ -46,8 +45,8 @@ LARGER = {"prompts": 6, "length": 400, "targets": 11, "classes": 12, "regions": 
 
 def batch_of(asked, examples, sizes=SIZES):
     task, _ = asked
-    sizes = dataclasses.replace(task.sizes, **sizes)
-    return jax.tree.map(lambda *rows: np.stack(rows), *[to_arrays(e, sizes, task.tokenizer, train=True) for e in examples])
+    processor = dataclasses.replace(task.processor, **sizes)
+    return jax.tree.map(lambda *rows: np.stack(rows), *[processor(example, train=True) for example in examples])
 
 
 def test_padding_never_changes_the_loss(config, params, asked):
@@ -65,8 +64,19 @@ def test_padding_never_changes_the_loss(config, params, asked):
 @pytest.fixture(scope="module")
 def predicted(config, params, asked):
     """predict, and its answers to a batch of two examples."""
-    predict = jax.jit(SYSTEM.predict(SYSTEM.build(config), config))
+    predict = predictor(config)
     return predict, jax.device_get(predict(params, batch_of(asked, asked[1])))
+
+
+def predictor(config):
+    """f(params, batch, memory) -> outputs and, as "memory", what the next frame needs."""
+    predict = jax.jit(SYSTEM.predict(SYSTEM.build(config), config))
+
+    def asked(params, batch, memory=None):
+        outputs, memory = predict(params, batch, memory)
+        return {**outputs, "memory": memory}
+
+    return asked
 
 
 def test_a_batch_is_its_samples_one_by_one(predicted, params, asked):
@@ -83,10 +93,10 @@ def test_a_clip_is_its_frames_one_by_one(predicted, params, asked):
     alone = batch_of(asked, asked[1])
     other = alone | {name: alone[name][:, :, ::-1] for name in ("images", "clip_images")}
     clip = alone | {name: np.concatenate([alone[name], other[name]], 1) for name in ("images", "clip_images")}
-    second = predict(params, other, first["next_query"])
+    second = predict(params, other, first["memory"])
     found = predict(params, clip)
     for name in first:
-        wanted = second[name] if name == "next_query" else np.concatenate([first[name], second[name]], 1)
+        wanted = second[name] if name == "memory" else np.concatenate([first[name], second[name]], 1)
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4, err_msg=name)
     assert not np.allclose(found["mask_logits"][:, 0], found["mask_logits"][:, 1], atol=1e-2)
 
@@ -117,7 +127,7 @@ def test_fresh_adapters_change_nothing(predicted, config, params, asked):
     lora = lambda: {k: v for k, v in flatten(SYSTEM.init_plain(model, config, jax.random.key(1))).items() if "lora" in k}
     fresh = jax.jit(lora)()
     assert fresh and any(np.abs(value).max() > 0 for value in fresh.values())
-    found = jax.jit(SYSTEM.predict(model, config))(model_folder.overlay(params, unflatten(fresh)), batch_of(asked, asked[1]))
+    found = predictor(config)(model_folder.overlay(params, unflatten(fresh)), batch_of(asked, asked[1]))
     for name, value in predicted[1].items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 

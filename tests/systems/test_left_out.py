@@ -9,7 +9,7 @@ import pytest
 from drawn import drawn_params
 from rich.console import Console
 
-from hyperseg_jax.data import features, sources
+from hyperseg_jax.data import sources
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.systems import system as systems
@@ -127,15 +127,17 @@ def test_a_mixed_batch_teaches_each_task_what_it_would_teach_alone(ready):
 
 def test_shared_sizes_hold_every_task_and_each_keeps_its_own_counts(micro):
     config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
-    own = {name: sources.sizes(config, SYSTEM, name) for name in config.data.tasks}
-    shared = features.largest(own.values())
+    own = {name: sources.processor(config, SYSTEM, None, name) for name in config.data.tasks}
+    first, *others = own.values()
+    shared = first.widest(others)
     assert (shared.frames, shared.targets, shared.classes, shared.regions, shared.prompts) == (2, 8, 9, 3, 2)
     assert shared.length == max(sizes.length for sizes in own.values())
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
+    untold = lambda processor: dataclasses.replace(processor, tokenizer=None)
     for name, task in tasks.items():
-        assert task.sizes == own[name] and task.train_sizes == shared
+        assert untold(task.processor) == own[name] and untold(task.trained) == shared
         made = task.prepare(task.train[0], np.random.default_rng(0))
-        assert jax.tree.map(np.shape, made) == jax.tree.map(lambda leaf: leaf.shape[1:], features.spec(shared, 1))
+        assert jax.tree.map(np.shape, made) == jax.tree.map(lambda leaf: leaf.shape[1:], shared.spec(1))
         assert made["frame_valid"].tolist() == [True, name == "video"]
     many = dataclasses.replace(tasks["region"].train[0], prompts=tasks["region"].train[0].prompts * 2)
     assert tasks["region"].prepare(many, np.random.default_rng(0))["uses_regions"].tolist() == [True, False]

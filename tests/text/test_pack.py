@@ -10,8 +10,8 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.phi import Phi
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import Prompt
+from hyperseg_jax.systems.hyperseg.prompts import tokenize
 from hyperseg_jax.text.layout import TokenCounts, expand, pack
-from hyperseg_jax.text.prompts import tokenize
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 COUNTS = TokenCounts(9, 3, 4)

@@ -10,9 +10,10 @@ import pytest
 from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.text.prompts import tokenize
+from hyperseg_jax.systems.hyperseg import toy_tokenizer
+from hyperseg_jax.systems.hyperseg.prompts import tokenize
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
-from hyperseg_jax.toy import corpus, pictures
+from hyperseg_jax.toy import pictures
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def tokenizer():
 
 
 def test_shipped_file_is_what_training_makes(tmp_path):
-    corpus.train().save(tmp_path)
+    toy_tokenizer.train().save(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text()) == json.loads(TOY_FILE.read_text())
 
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
 from hyperseg_jax.weights import model_folder
 from hyperseg_jax.weights.exporting import export_weights
 from hyperseg_jax.weights.importing import import_weights
@@ -244,5 +244,5 @@ def test_the_tokenizer_comes_along(whole, draw, checkpoint, tmp_path):
     config = whole(data__tokenizer=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="--tokenizer"):
         import_weights([folder], config, tmp_path / "ours")
-    import_weights([folder], config, tmp_path / "ours", tokenizer=Tokenizer.toy())
+    import_weights([folder], config, tmp_path / "ours", tokenizer=TOY_FILE)
     assert Tokenizer.load(tmp_path / "ours").encode("a red disc") == Tokenizer.toy().encode("a red disc")

@@ -8,13 +8,13 @@ for markers.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import re
-from collections.abc import Iterable
 from typing import Protocol
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, TASKS, Prompt
+from hyperseg_jax.text.expressions import video_expression
+from hyperseg_jax.text.layout import Marker, PromptTokens
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -49,17 +49,6 @@ ANSWERS = {
 BACKGROUND = "background"  # the last class of every class list
 
 
-class Marker(enum.IntEnum):
-    """What stands in an id sequence where something other than text comes; the values of the published system."""
-
-    IMAGE = -200
-    SEG = -201  # the mask queries
-    CLS = -202  # the next class name
-    REGION = -203  # the next region
-    REFER = -204  # the expression
-    TEMPORAL = -205  # the fine-grained tokens
-
-
 _MARKERS = {f"<{marker.name.lower()}>": marker for marker in Marker}
 _SPLIT = re.compile("(" + "|".join(map(re.escape, (*_MARKERS, "<gt>", "[SEG]"))) + ")")
 _SLOT = re.compile(r"\{text\}|\{answer\}")
@@ -74,37 +63,11 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
 
-@dataclasses.dataclass(frozen=True)
-class PromptTokens:
-    """A prompt as ids with markers.
-
-    ids: token ids and Markers. labels: ids where they are to be written, IGNORED elsewhere. mask: for each id, whether others
-    may look at it. expression: ids placed at REFER. classes: ids placed at each CLS, in order. num_regions: how many REGION.
-    """
-
-    ids: tuple[int, ...]
-    labels: tuple[int, ...]
-    mask: tuple[bool, ...]
-    expression: tuple[int, ...] = ()
-    classes: tuple[tuple[int, ...], ...] = ()
-    num_regions: int = 0
-
-
-def join_sentences(sentences: Iterable[str]) -> str:
-    """The sentences of one RefCOCO record as one expression: " {sentence}." each, stripped."""
-    return "".join(f" {sentence}." for sentence in sentences).strip()
-
-
-def video_expression(text: str) -> str:
-    """An expression of ReVOS as the published data code cleans it."""
-    return text.replace("(s)", "").strip()
-
-
 def normalize(prompt: Prompt) -> Prompt:
     """The prompt with its text as the model is trained on it. Referring expressions end in a period, as RefCOCO's do in the
     published data code; video expressions lose their "(s)"; space around texts and class names goes.
 
-    Training, validation, benchmarks and prediction all call it (data.features). Normalized texts stay as they are."""
+    Training, validation, benchmarks and prediction all call it, in the processor. Normalized texts stay as they are."""
     text = prompt.text.strip()
     if prompt.task == "referring" and text:
         text = text if text.endswith(".") else f"{text}."

@@ -1,0 +1,29 @@
+"""HyperSeg (arXiv 2411.17606).
+
+model        the wiring of its parts, its parameters and their published names
+prompts      the exact words of each task
+processor    an example -> the arrays of an element
+frames       the frames of a batch, one after the other
+objective    what it is trained for
+inference    what it answers
+checkpoints  the public checkpoints that its weights come from
+toy_tokenizer  writes the tokenizer of the toy world
+"""
+
+from hyperseg_jax.systems.hyperseg import checkpoints, inference, model, objective, processor
+from hyperseg_jax.systems.system import System
+
+SYSTEM = System(
+    name="hyperseg",
+    build=model.build,
+    init=model.init,
+    tokenizer=processor.tokenizer,
+    processor=processor.make,
+    loss=objective.loss,
+    predict=inference.predict,
+    generate=inference.generate,
+    weight_table=model.weight_table,
+    published=checkpoints.CHECKPOINTS,
+    extras=(checkpoints.GATES,),
+    hf_config=checkpoints.hf_config,
+)

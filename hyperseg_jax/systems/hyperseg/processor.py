@@ -1,0 +1,253 @@
+"""Example -> the fixed-shape arrays of one element of a HyperSeg batch (host side, NumPy)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from hyperseg_jax.data.processor import Batch, Shape
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
+from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Source
+from hyperseg_jax.systems.hyperseg.prompts import normalize, tokenize
+from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expand, expanded_length, pack, packed_length
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted import limits
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperSegProcessor:
+    """The static sizes of one task's batches; what an example has less of is padded and masked.
+
+    image_size: side of the padded square for the mask branch. clip_size: side of the stretched square for the language
+    branch. frames, prompts, length, targets, classes ("background" among them), regions: counts an element. drawn_on: 1 where
+    regions were drawn on another image than the one that is asked about, else 0.
+    image_tokens, fine_grained_tokens, queries: the counts that the model puts into the stream. template: prompt template.
+    buckets: lengths that prediction and evaluation may take.
+    """
+
+    tokenizer: Tokenizer | None
+    image_size: int
+    clip_size: int
+    image_tokens: int
+    fine_grained_tokens: int
+    queries: int
+    frames: int = 1
+    prompts: int = 1
+    length: int = 96
+    targets: int = 1
+    classes: int = 0
+    regions: int = 0
+    drawn_on: int = 0
+    template: str = "v0"
+    buckets: tuple[int, ...] = ()
+
+    def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
+        """The arrays of one element.
+
+        images uint8 [T, S, S, 3]; clip_images uint8 [T, s, s, 3]; filled int32 [2] (height, width of the unpadded part);
+        layout: int32 or bool [L] each, K prompts in one sequence; masks bool [K, N, T, S, S]; valid bool [K, N];
+        labels int32 [K, N]; class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R];
+        uses_{expression,classes,regions} bool [K]; frame_valid bool [T], False where a frame is padding; bad bool, True in a
+        blank; where drawn_on is 1, region_images uint8 [1, s, s, 3].
+        rng: shuffles class lists; None keeps them in order. fill: the part of the square that the long edge takes.
+        """
+        height, width = example.frames.shape[1:3]
+        geometry = fit(height, width, self.image_size, fill)
+        frames, prompts = example.frames[: self.frames], example.prompts[: self.prompts]
+        if rng is not None:
+            prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
+        with _naming(example):
+            layout = pack(self._layouts(prompts, train), self.length)
+            rows = [self._prompt_arrays(prompt, geometry, train) for prompt in prompts]
+        padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
+        rows += [padding] * (self.prompts - len(rows))
+        missing = [(0, self.frames - len(frames))] + [(0, 0)] * 3
+        return {
+            "images": np.pad(np.stack([resize_and_pad(frame, geometry) for frame in frames]), missing),
+            "clip_images": np.pad(np.stack([stretch(frame, self.clip_size) for frame in frames]), missing),
+            "filled": np.asarray(geometry.filled, np.int32),
+            "layout": vars(layout),
+            **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
+            "frame_valid": np.arange(self.frames) < len(frames),
+            "bad": np.asarray(False),
+            **self._drawn_on(prompts, frames[0]),
+        }
+
+    def _drawn_on(self, prompts: Sequence[Prompt], frame: np.ndarray) -> Batch:
+        if not self.drawn_on:
+            return {}
+        shown = next((prompt.drawn_on for prompt in prompts if prompt.drawn_on is not None), frame)
+        return {"region_images": stretch(shown, self.clip_size)[None]}
+
+    def bucket(self, example: Example) -> Shape:
+        """The counts that hold this example in prediction and evaluation, which have no targets. Where these are too small,
+        the length is one of `buckets`, and the regions are a power of two."""
+        prompts = example.prompts[: self.prompts]
+        with _naming(example):
+            needed = packed_length(self._layouts(prompts, train=False))
+            limits.check("tokens", needed, "its prompt", "positions")
+        lists = [len(prompt.classes) + 1 for prompt in prompts if prompt.classes]
+        drawn = [len(prompt.regions) for prompt in prompts if prompt.regions is not None]
+        return {
+            "frames": len(example.frames),
+            "length": self.length if needed <= self.length else choose_bucket(needed, self.buckets),
+            "targets": 0,
+            "classes": max(self.classes, *lists, 0),
+            "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in drawn), 0),
+            "drawn_on": int(any(prompt.drawn_on is not None for prompt in prompts)),
+        }
+
+    def for_bucket(self, shape: Shape) -> HyperSegProcessor:
+        return dataclasses.replace(self, **shape)
+
+    def widest(self, others: Iterable[HyperSegProcessor]) -> HyperSegProcessor:
+        counts = ("frames", "prompts", "length", "targets", "classes", "regions")
+        every = [self, *others]
+        return dataclasses.replace(self, **{name: max(getattr(one, name) for one in every) for name in counts})
+
+    def spec(self, batch_size: int) -> Batch:
+        frames, prompts, classes, regions = self.frames, self.prompts, self.classes, self.regions
+        picture, small, length = (self.image_size,) * 2, (self.clip_size,) * 2, (self.length,)
+        array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        kinds = {field.name: bool if field.name == "mask" else np.int32 for field in dataclasses.fields(Layout)}
+        return {
+            "images": array(np.uint8, frames, *picture, 3),
+            "clip_images": array(np.uint8, frames, *small, 3),
+            "filled": array(np.int32, 2),
+            "layout": {name: array(kind, *length) for name, kind in kinds.items()},
+            "masks": array(bool, prompts, self.targets, frames, *picture),
+            "valid": array(bool, prompts, self.targets),
+            "labels": array(np.int32, prompts, self.targets),
+            "class_valid": array(bool, prompts, classes),
+            "regions": array(bool, prompts, regions, *small),
+            "region_valid": array(bool, prompts, regions),
+            **{f"uses_{kind}": array(bool, prompts) for kind in ("expression", "classes", "regions")},
+            "frame_valid": array(bool, frames),
+            "bad": array(bool),
+            **({"region_images": array(np.uint8, 1, *small, 3)} if self.drawn_on else {}),
+        }
+
+    def blank(self) -> Batch:
+        made = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
+        made["layout"]["labels"][:] = IGNORED
+        return {**made, "bad": np.asarray(True)}
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        return fit(height, width, self.image_size)
+
+    def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
+        layout = element["layout"]
+        prompts = int(layout["prompt"].max())
+        shown = int(np.prod(element["filled"])) * int(element["frame_valid"].sum())
+        return {
+            "positions": (int((layout["source"] != Source.PADDING).sum()), self.length),
+            "prompts": (prompts, self.prompts),
+            "targets": (int(element["valid"].sum()), prompts * self.targets),
+            "pixels": (shown, self.frames * self.image_size**2),
+        }
+
+    @property
+    def _counts(self) -> TokenCounts:
+        return TokenCounts(self.image_tokens, self.fine_grained_tokens, self.queries)
+
+    def _layouts(self, prompts: Sequence[Prompt], train: bool) -> list[Layout]:
+        """Each prompt alone, in the length that it needs."""
+        made = []
+        for prompt in prompts:
+            tokens = tokenize(normalize(prompt), self.tokenizer, template=self.template, train=train)
+            made.append(expand(tokens, self._counts, expanded_length(tokens, self._counts)))
+        return made
+
+    def _prompt_arrays(self, prompt: Prompt, geometry: Geometry, train: bool) -> dict[str, np.ndarray]:
+        wanted, given = (() if part is None else part for part in (prompt.masks, prompt.regions))
+        found, regions = len(wanted), len(given)
+        classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
+        for what, have, room in (
+            ("targets", found, self.targets),
+            ("classes", classes, self.classes),
+            ("regions", regions, self.regions),
+        ):
+            if have > room:
+                raise UserError(f"{have} {what}, the task has room for {room}; raise {what} in its config")
+        size = self.image_size
+        masks = np.zeros((self.targets, self.frames, size, size), bool)
+        for n in range(found):
+            for t in range(min(self.frames, len(wanted[n]))):
+                masks[n, t] = resize_and_pad_mask(wanted[n][t], geometry)
+        drawn = np.zeros((self.regions, self.clip_size, self.clip_size), bool)
+        for r in range(regions):
+            drawn[r] = stretch_mask(given[r], self.clip_size)
+        labels = np.zeros(self.targets, np.int32)
+        labels[: len(prompt.labels)] = prompt.labels
+        valid, region_valid = np.arange(self.targets) < found, np.arange(self.regions) < regions
+        # Too small for any pixel at this size: neither there to be found nor absent, so it is not asked for.
+        lost = [n for n in range(found) if train and not masks[n].any() and wanted[n][: self.frames].any()]
+        valid[lost] = False
+        if prompt.task == "region":
+            region_valid[labels[lost]] = False
+        return {
+            "masks": masks,
+            "valid": valid,
+            "labels": labels,
+            "class_valid": np.arange(self.classes) < classes,
+            "regions": drawn,
+            "region_valid": region_valid,
+            "uses_expression": np.asarray(prompt.task in ("referring", "reasoning", "video") and not lost),
+            "uses_classes": np.asarray(prompt.task == "panoptic"),
+            "uses_regions": np.asarray(prompt.task == "region"),
+        }
+
+
+def tokenizer(config: ml_collections.ConfigDict, where: str | os.PathLike[str] | None = None) -> Tokenizer:
+    """That in a file or folder, by default data.tokenizer, where "toy" is the toy tokenizer. UserError where the language model
+    has no embedding for some of its ids."""
+    where = where or config.data.tokenizer
+    made = Tokenizer.toy() if where == "toy" else Tokenizer.load(where)
+    made.check_fits(config.model.llm.vocab_size)
+    return made
+
+
+def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: Mapping[str, int]) -> HyperSegProcessor:
+    """The processor of a task; `task` gives the sizes that differ from one image and one expression. tokenizer: None where only
+    shapes are asked for."""
+    m = config.model
+    return HyperSegProcessor(
+        tokenizer,
+        config.data.image_size,
+        m.clip_encoder.image_size,
+        (m.clip_encoder.image_size // m.clip_encoder.patch_size) ** 2,
+        m.perceiver.num_queries,
+        m.num_queries,
+        template=config.data.template,
+        buckets=tuple(config.data.buckets),
+        **task,
+    )
+
+
+@contextlib.contextmanager
+def _naming(example: Example) -> Iterator[None]:
+    """A UserError begins with the example's name."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{example.name}: {error}") from error
+
+
+def shuffle_classes(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    """The same prompt with its class list in another order; a prompt without one as it is."""
+    if not prompt.classes:
+        return prompt
+    order = rng.permutation(len(prompt.classes))
+    place = np.argsort(order)
+    things = tuple(prompt.things[k] for k in order) if prompt.things else ()
+    labels, crowds = (tuple(int(place[label]) for label in given) for given in (prompt.labels, prompt.crowd_labels))
+    return dataclasses.replace(
+        prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels, crowd_labels=crowds
+    )
