@@ -121,7 +121,6 @@ class Prompt:
     labels: N integers: class of each mask (panoptic) or region of each mask (region).
     regions: bool [R, H, W], the drawn prompts of a region task, on the first frame, or the one region that a caption is
         about; None otherwise.
-    drawn_on: uint8 [H, W, 3], the image that the regions were drawn on, where it is another than the first frame; else None.
     kinds: R strings of "point", "scribble", "box", "mask".
     ignore: bool [T, H, W], pixels that no metric counts; None where every pixel counts.
     crowds: bool [M, T, H, W], those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
@@ -150,7 +149,6 @@ class Prompt:
     areas: tuple[float, ...] = ()
     others: np.ndarray | None = None
     key: str = ""
-    drawn_on: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,12 +159,14 @@ class Example:
     frames: uint8 [T, H, W, 3]; T = 1 for a picture.
     prompts: at least one; those of one example share its pixels.
     frame_names: of the frames of a clip, as a server wants them back; () where none does.
+    drawn_on: uint8 [H, W, 3], the image that the regions of its prompts were drawn on; None where that is the first frame.
     """
 
     name: str
     frames: np.ndarray
     prompts: tuple[Prompt, ...]
     frame_names: tuple[str, ...] = ()
+    drawn_on: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

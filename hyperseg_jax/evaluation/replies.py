@@ -129,8 +129,8 @@ class FromFirstFrame(Reply):
     about the first frame is what was drawn; on the others a pixel goes to the most probable object, or to none, since DAVIS
     takes one number a pixel. The answers of find are probabilities."""
 
-    def asked(self, prompt: int) -> Prompt:
-        return dataclasses.replace(self.example.prompts[prompt], drawn_on=self.example.frames[0])
+    def _only(self, prompt: Prompt, frame: int) -> Example:
+        return dataclasses.replace(super()._only(prompt, frame), drawn_on=self.example.frames[0])
 
     def hear(self, prompt: int, outputs: Any) -> None:
         super().hear(prompt, outputs)

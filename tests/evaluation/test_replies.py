@@ -92,8 +92,7 @@ def test_every_frame_is_asked_for_what_the_first_one_shows():
     asked = run(reply, lambda step, k: masks[:, step] if step else wrong)
     assert [int(row["example"].frames.max()) for row in asked] == [0, 1, 2, 3]
     assert all(
-        row["example"].prompts[0].drawn_on.max() == 0 and np.array_equal(row["example"].prompts[0].regions, masks[:, 0])
-        for row in asked
+        row["example"].drawn_on.max() == 0 and np.array_equal(row["example"].prompts[0].regions, masks[:, 0]) for row in asked
     )
     ((_, found),) = reply.answers()
     assert np.array_equal(found[0].masks, masks[:, 0])  # what was drawn is the answer about the first frame

@@ -25,7 +25,7 @@ from hyperseg_jax.untrusted import budget, pictures
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 PICTURES = ("JPEG", "PNG")
-FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name not in ("task", "drawn_on")}
+FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
 TIMED = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "others": 2}
 """Mask arrays with an axis of frames, the last before height and width; and how many axes stand before those two."""
 AXES = {**TIMED, "regions": 1}

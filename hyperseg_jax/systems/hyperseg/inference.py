@@ -21,7 +21,7 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
     embedding (of queries, to be followed from frame to frame: of the "reid" head where the decoder has one). memory: the
     fine-grained query of the next frame; None before the first."""
 
-    def of_batch(params: Any, batch: Batch, memory: jax.Array | None) -> tuple[dict[str, jax.Array], jax.Array]:
+    def of_batch(params: Any, batch: Batch, memory: jax.Array | None = None) -> tuple[dict[str, jax.Array], jax.Array]:
         prompts = batch["uses_expression"].shape[1]
         split = lambda x: x.reshape(-1, prompts, *x.shape[1:])
 

@@ -77,14 +77,12 @@ class HyperSegProcessor:
             **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
             "frame_valid": np.arange(self.frames) < len(frames),
             "bad": np.asarray(False),
-            **self._drawn_on(prompts, frames[0]),
+            **({"region_images": self._drawn_on(example)} if self.drawn_on else {}),
         }
 
-    def _drawn_on(self, prompts: Sequence[Prompt], frame: np.ndarray) -> Batch:
-        if not self.drawn_on:
-            return {}
-        shown = next((prompt.drawn_on for prompt in prompts if prompt.drawn_on is not None), frame)
-        return {"region_images": stretch(shown, self.clip_size)[None]}
+    def _drawn_on(self, example: Example) -> np.ndarray:
+        """uint8 [1, s, s, 3]."""
+        return stretch(example.frames[0] if example.drawn_on is None else example.drawn_on, self.clip_size)[None]
 
     def bucket(self, example: Example) -> Shape:
         """The counts that hold this example in prediction and evaluation, which have no targets. Where these are too small,
@@ -101,7 +99,7 @@ class HyperSegProcessor:
             "targets": 0,
             "classes": max(self.classes, *lists, 0),
             "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in drawn), 0),
-            "drawn_on": int(any(prompt.drawn_on is not None for prompt in prompts)),
+            "drawn_on": int(example.drawn_on is not None),
         }
 
     def for_bucket(self, shape: Shape) -> HyperSegProcessor:
