@@ -15,7 +15,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.cases import Cases, is_case
-from hyperseg_jax.evaluation.engine import Engine, finder, predictions
+from hyperseg_jax.evaluation.engine import Engine, Way, finder, predictions
 from hyperseg_jax.evaluation.replies import Reply
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
 from hyperseg_jax.evaluation.submissions import Row, is_row, row_of
@@ -85,6 +85,7 @@ def run(
     count = min(len(examples), limit or len(examples))
     asked = {**(asked or {}), "benchmark": task.name, "rules": rules, "examples": count}
     scoring = benchmark.scoring if benchmark.truth else "unscored"
+    way = Way(SCORINGS[benchmark.scoring].kind, engine.answers.published if benchmark.published else engine.answers.usual)
     new = lambda: Partial(Scorer({benchmark.task: scoring}, rules), Cases(), [])
     total, fresh = new(), new()
     before = ""
@@ -103,11 +104,11 @@ def run(
         engine,
         task,
         examples,
-        functools.partial(_reply, benchmark, task),
+        functools.partial(_reply, engine, benchmark, task, way),
         start=total.done,
         count=count,
         batch_size=batch_size,
-        writes=SCORINGS[benchmark.scoring].find is None,
+        way=way,
         unread=functools.partial(_refuse, task.name),
         workers=workers,
     )
@@ -160,10 +161,9 @@ def _refuse(name: str, index: int, reason: str) -> None:
     raise UserError(f"benchmark {name} record {index}: {reason}")
 
 
-def _reply(benchmark: Benchmark, task: Task, example: Example) -> Reply:
-    scoring = SCORINGS[benchmark.scoring]
+def _reply(engine: Engine, benchmark: Benchmark, task: Task, way: Way, example: Example) -> Reply:
     other = {prompt.task for prompt in example.prompts} - {benchmark.task}
     if other:
         raise UserError(f"{example.name}: a {other.pop()} prompt in a benchmark of {benchmark.task}")
     geometry = task.processor.geometry(*example.frames.shape[1:3])
-    return scoring.reply(example, finder(scoring.find, geometry, benchmark.thresholds))
+    return SCORINGS[benchmark.scoring].reply(example, finder(engine, way, geometry))

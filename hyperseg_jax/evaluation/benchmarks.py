@@ -11,23 +11,22 @@ import ml_collections
 from hyperseg_jax.data.sources import READERS, Task, open_reader, processor
 from hyperseg_jax.datasets.marks import RADII
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.postprocess import PUBLISHED, Thresholds
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """task: of its prompts; the config's task of that name says how they are asked. scoring: a name of scoring.SCORINGS.
 
-    reader: a name of sources.READERS; fields: its arguments, {root} stands for the folder of all data.
-    thresholds: what counts as an answer. submission: the server's format, a name of submissions.WRITERS, where there is one.
-    truth: whether the files have it; else answers are only written for the server.
+    reader: a name of sources.READERS; fields: its arguments, {root} stands for the folder of all data. published: whether
+    the thresholds are those of the published scores, not the usual ones. submission: the server's format, a name of
+    submissions.WRITERS, where there is one. truth: whether the files have it; else answers are only written for the server.
     """
 
     task: str
     scoring: str
     reader: str
     fields: Mapping[str, Any]
-    thresholds: Thresholds = PUBLISHED
+    published: bool = True
     submission: str = ""
     truth: bool = True
 
@@ -41,7 +40,6 @@ _REVOS = {
     "foreground_path": "{root}/revos/mask_dict_foreground.json",
     "frame_root": "{root}/revos/JPEGImages",
 }
-_TRUTHFUL = Thresholds(0.5, 0.5)  # an expression may name nothing
 
 
 def _referring(name: str) -> Benchmark:
@@ -80,7 +78,7 @@ def _laid_out(
 
 
 def _toy(task: str, scoring: str, **options: Any) -> Benchmark:
-    return Benchmark(task, scoring, "toy", {"folder": "{root}", "task": task, "split": "val", **options}, thresholds=_TRUTHFUL)
+    return Benchmark(task, scoring, "toy", {"folder": "{root}", "task": task, "split": "val", **options}, published=False)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -92,7 +90,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "refcoco+_testB": _referring("refcoco+_testB"),
     "refcocog": _referring("refcocog_val"),
     "refcocog_test": _referring("refcocog_test"),
-    "grefcoco": dataclasses.replace(_laid_out("referring", "generalized", "grefcoco", "val"), thresholds=_TRUTHFUL),
+    "grefcoco": dataclasses.replace(_laid_out("referring", "generalized", "grefcoco", "val"), published=False),
     "reasonseg": _reasoning("val"),
     "reasonseg_test": _reasoning("test"),
     "coco_panoptic": Benchmark("panoptic", "panoptic", "coco_panoptic", _PANOPTIC, submission="coco_panoptic"),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -26,26 +27,28 @@ from hyperseg_jax.evaluation.replies import Find, Reply
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
-from hyperseg_jax.results.postprocess import Outputs, Thresholds
+from hyperseg_jax.results.answers import Answer, Answers, Thresholds
+from hyperseg_jax.results.own_size import canvas, place, view
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 NEW_TOKENS = 64
-"""Of a written answer (HyperSeg's evaluation)."""
-Postprocess = Callable[[Prompt, Outputs, Any, Thresholds], Prediction]
-"""A function of results.postprocess."""
+"""Of a written answer."""
+TEXT = "text"
+"""The kind of an answer that is written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """A model that answers.
 
-    predict, write: the system's jitted functions of (params, batch, ...); write None where the system writes no text. feed: how
-    batches lie on the mesh.
+    predict, write: the system's jitted functions of (params, batch, ...); write None where the system writes no text. answers:
+    how it answers. feed: how batches lie on the mesh.
     """
 
     predict: Callable[..., Any]
     write: Callable[..., Any] | None
+    answers: Answers
     params: Any
     feed: Feed = ALONE
 
@@ -57,13 +60,19 @@ class Engine:
         if system.generate is not None:
             fixed = ("max_new_tokens", "eos_id", "vocab_size")
             write = jax.jit(system.generate(module, config), static_argnames=fixed, **placed)
-        return cls(jax.jit(system.predict(module, config), **placed), write, params, Feed(batch_sharding))
+        return cls(jax.jit(system.predict(module, config), **placed), write, system.answers, params, Feed(batch_sharding))
 
-    def ask(self, batch: Batch, rows: Rows | None = None, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
-        """(outputs, memory) of a batch of NumPy arrays. outputs: this process's rows, [B, T, K, ...] on the host. memory: what
-        the next frame needs of this one, on the device; give it back with the next batch of the same rows."""
+    def ask(
+        self, batch: Batch, places: np.ndarray, way: Way, size: tuple[int, int], rows: Rows | None = None, memory: Any = None
+    ) -> tuple[dict[str, np.ndarray], Any]:
+        """(what is selected, memory) of a batch of NumPy arrays. places: int32 [B, 2, 3], how the images lie in the model's
+        input (own_size.place); size: of the canvas that holds them. What is selected: this process's rows, [B, T, K, ...] on
+        the host. memory: what the next frame needs of this one, on the device; give it back with the next batch of the same
+        rows."""
         outputs, memory = self.predict(self.params, self.feed.put(batch, rows), memory)
-        return {name: self.feed.own(value) for name, value in outputs.items()}, memory
+        select = _selector(self.answers.find(way.kind), self.feed, size)
+        found = select((outputs, self.feed.put(places, rows)), way.thresholds.of_segments())
+        return {name: self.feed.own(value) for name, value in found.items()}, memory
 
     def written(
         self, batch: Any, tokenizer: Tokenizer, rows: Rows | None = None, *, max_new_tokens: int = NEW_TOKENS
@@ -84,14 +93,42 @@ class Engine:
         return [tokenizer.decode(row[np.cumsum(row == tokenizer.eos_id) == 0].tolist()).strip() for row in ids]
 
 
-def finder(postprocess: Postprocess | None, geometry: Geometry, thresholds: Thresholds) -> Find:
-    """f(prompt, outputs about it on one frame, [1, 1, ...]) -> Prediction. postprocess None: the answer is the written text.
-    geometry: how the example's frames lie in the model's square."""
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to be answered. kind: of results.answers.Answers, or "text", which is written."""
 
-    def find(prompt: Prompt, outputs: Outputs) -> Prediction:
-        if postprocess is None:
-            return Prediction(np.zeros((0, *geometry.original), bool), text=str(outputs["text"]))
-        return postprocess(prompt, {name: value[0, 0] for name, value in outputs.items()}, geometry, thresholds)
+    kind: str
+    thresholds: Thresholds
+
+
+@functools.lru_cache(maxsize=64)
+def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[..., Any]:
+    """The jitted f((outputs [B, T, K, ...], places [B, 2, 3]), thresholds) -> what the answer selects, [B, T, K, ...]."""
+
+    def of_rows(given: tuple[Any, jax.Array], thresholds: jax.Array) -> Any:
+        outputs, places = given
+        batch, frames, prompts = jax.tree.leaves(outputs)[0].shape[:3]
+
+        def one(given: tuple[Any, jax.Array]) -> Any:
+            outputs, place = given
+            return answer.select(outputs, view(place, outputs["mask_logits"].shape[-2:], size), thresholds)
+
+        flat = jax.tree.map(lambda leaf: leaf.reshape(batch * frames * prompts, *leaf.shape[3:]), outputs)
+        found = jax.lax.map(one, (flat, jnp.repeat(places, frames * prompts, axis=0)))
+        return jax.tree.map(lambda leaf: leaf.reshape(batch, frames, prompts, *leaf.shape[1:]), found)
+
+    return jax.jit(feed.by_shard(of_rows))
+
+
+def finder(engine: Engine, way: Way, geometry: Geometry) -> Find:
+    """f(prompt, what is selected of it on one frame, [1, 1, ...]) -> Prediction. geometry: how the example's frames lie in the
+    model's input."""
+
+    def find(prompt: Prompt, found: Any) -> Prediction:
+        if way.kind == TEXT:
+            return Prediction(np.zeros((0, *geometry.original), bool), text=str(found["text"]))
+        arrays = {name: value[0, 0] for name, value in found.items()}
+        return engine.answers.find(way.kind).predict(arrays, prompt, geometry, way.thresholds)
 
     return find
 
@@ -105,14 +142,14 @@ def predictions(
     count: int,
     start: int = 0,
     batch_size: int = 12,
-    writes: bool = False,
+    way: Way,
     unread: Callable[[int, str], None],
     workers: int = 0,
 ) -> Iterator[tuple[int, Iterator[tuple[int, Reply]]]]:
     """Goes through examples start..count in global batches: (examples done on all hosts, (index, answered reply) of those that
     this host scores, to be taken before the next batch).
 
-    reply: how an example is asked. writes: the answers are text. unread: called with the index and the reason of each example
+    reply: how an example is asked. way: how it is answered. unread: called with the index and the reason of each example
     of this host that cannot be read or asked; what it raises ends the run. workers: processes that decode images, 0 for
     threads.
 
@@ -130,7 +167,7 @@ def predictions(
                 if first + row < count:
                     batch.add(n, next(stream), reply)
             batch.agree()
-            _answer(engine, batch, writes)
+            _answer(engine, batch, way)
             yield min(first + size, count), batch.answered()
             batch.replies.clear()  # frames and masks of a batch are gone before the next one is decoded
 
@@ -147,6 +184,7 @@ class _Batch:
         self.replies: dict[int, Reply] = {}
         self.steps = self.prompts = 1
         self.feeds_back = False
+        self.canvas = 0, 0
         self.processor = task.processor
 
     def add(self, n: int, read: Example | Unreadable, reply: Callable[[Example], Reply]) -> None:
@@ -164,11 +202,12 @@ class _Batch:
         shapes = {n: self._shape(n) for n in list(self.replies)}
         replies = self.replies.values()
         own = [max((getattr(reply, name) for reply in replies), default=1) for name in ("steps", "prompts")]
-        told = hosts.exchange(
-            f"steps of {self._task.name} from {self.first}", json.dumps([*own, common_shape(filter(None, shapes.values()))])
-        )
-        steps, prompts, agreed = zip(*map(json.loads, told), strict=True)
-        self.steps, self.prompts = max(steps), max(prompts)
+        held = [canvas(*reply.example.frames.shape[1:3]) for reply in replies] or [(0, 0)]
+        mine = [*own, *np.max(held, axis=0).tolist(), common_shape(filter(None, shapes.values()))]
+        told = hosts.exchange(f"steps of {self._task.name} from {self.first}", json.dumps(mine))
+        *counts, agreed = zip(*map(json.loads, told), strict=True)
+        self.steps, self.prompts, *sides = map(max, counts)
+        self.canvas = sides[0], sides[1]
         self.processor = self.processor.for_bucket(common_shape(agreed))
         # A host without an example of its own has to run the same program as the others.
         self.feeds_back = self.steps > 1 and (next(iter(replies), None) or self._spare(self.processor)).feeds_back
@@ -182,8 +221,8 @@ class _Batch:
             self._lose(n, faults.reason(error))
             return None
 
-    def arrays(self, step: int, prompt: int) -> Any:
-        """The batch of one step about one prompt of each row."""
+    def arrays(self, step: int, prompt: int) -> tuple[Batch, np.ndarray]:
+        """The batch of one step about one prompt of each row, and how its images lie in the model's input, int32 [B, 2, 3]."""
         asked, lost = {}, {}
         for n, reply in self.replies.items():
             try:
@@ -198,8 +237,8 @@ class _Batch:
             filler = self._spare(self.processor).ask(0, 0, self._prepare)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(asked.get(n, filler) for n in range(len(self.rows.places))))
 
-    def _prepare(self, example: Example) -> Batch:
-        return self.processor(example, train=False)
+    def _prepare(self, example: Example) -> tuple[Batch, np.ndarray]:
+        return self.processor(example, train=False), place(self.processor.geometry(*example.frames.shape[1:3]))
 
     def _lose(self, n: int, reason: str) -> None:
         self.replies.pop(n, None)
@@ -220,19 +259,20 @@ class _Batch:
                 yield self.first + self.rows.places[n], reply
 
 
-def _answer(engine: Engine, batch: _Batch, writes: bool) -> None:
+def _answer(engine: Engine, batch: _Batch, way: Way) -> None:
     """Asks every row about every step and prompt. What the model saw of a prompt at one step feeds its next step, so the device
     holds one frame of each row."""
     memory: dict[int, Any] = {}
     for step in range(batch.steps):
         for prompt in range(batch.prompts):
-            arrays = batch.arrays(step, prompt)
-            outputs: dict[str, Any]
-            if writes:
-                outputs = {"text": engine.written(arrays, batch.processor.tokenizer, batch.rows)}
+            arrays, places = batch.arrays(step, prompt)
+            found: dict[str, Any]
+            if way.kind == TEXT:
+                found = {"text": engine.written(arrays, batch.processor.tokenizer, batch.rows)}
             else:
-                outputs, memory[prompt] = engine.ask(arrays, batch.rows, memory.get(prompt) if batch.feeds_back else None)
-            batch.hear(step, prompt, outputs)
+                before = memory.get(prompt) if batch.feeds_back else None
+                found, memory[prompt] = engine.ask(arrays, places, way, batch.canvas, batch.rows, before)
+            batch.hear(step, prompt, found)
 
 
 def _first_reply(name: str, processor: Processor, examples: Sequence[Example], reply: Callable[[Example], Reply]) -> Reply:

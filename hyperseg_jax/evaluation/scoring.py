@@ -16,10 +16,7 @@ from hyperseg_jax.evaluation.clicks import Clicked
 from hyperseg_jax.evaluation.replies import FromFirstFrame, Reply, Together
 from hyperseg_jax.evaluation.tracks import Tracked
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
-from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results import postprocess
-from hyperseg_jax.results.postprocess import Outputs, Thresholds
 from hyperseg_jax.structs import Prediction, Prompt
 
 
@@ -27,13 +24,12 @@ from hyperseg_jax.structs import Prediction, Prompt
 class Scoring:
     """How a kind of prompt is asked and scored.
 
-    new(rules) -> an accumulator. find(prompt, outputs, geometry, thresholds) -> Prediction of one frame; None where the answer
-    is text. add(accumulator, name of the example, prompt, Prediction of each frame). headline: the score that tells good
-    answers from bad. reply: how an example is asked, and what its answers are put together to.
-    """
+    new(rules) -> an accumulator. kind: of the answers about a frame (results.answers.Answers, or "text"). add(accumulator,
+    name of the example, prompt, Prediction of each frame). headline: the score that tells good answers from bad. reply: how
+    an example is asked, and what its answers are put together to."""
 
     new: Callable[[str], Any]
-    find: Callable[[Prompt, Outputs, Geometry, Thresholds], Prediction] | None
+    kind: str
     add: Callable[[Any, str, Prompt, Sequence[Prediction]], None]
     headline: str
     reply: type[Reply] = Reply
@@ -194,28 +190,24 @@ def _add_choice(scores: Any, name: str, prompt: Prompt, found: Sequence[Predicti
 
 
 SCORINGS: dict[str, Scoring] = {
-    "referring": Scoring(metrics.ReferringScores, postprocess.expression, _add_expression, "giou"),
-    "generalized": Scoring(metrics.GeneralizedScores, postprocess.expression, _add_generalized, "giou"),
-    "clips": Scoring(lambda _: metrics.ClipScores(), postprocess.expression, _add_clip, "jf"),
-    "revos": Scoring(metrics.ReVosScores, postprocess.expression, _add_revos, "jf"),
-    "ref_davis": Scoring(
-        lambda _: metrics.DavisScores("unsupervised"), postprocess.soft_expression, _add_objects, "jf", Together
-    ),
-    "davis": Scoring(lambda _: metrics.DavisScores(), postprocess.soft_regions, _add_objects, "jf", FromFirstFrame),
-    "davis_unsupervised": Scoring(
-        lambda _: metrics.DavisScores("unsupervised"), postprocess.candidates, _add_proposals, "jf", Tracked
-    ),
-    "tracks": Scoring(lambda _: metrics.VideoAP(), postprocess.candidates, _add_tracks, "ap", Tracked),
-    "regions": Scoring(lambda _: metrics.InteractiveScores(), postprocess.regions, _add_regions, "miou"),
-    "clicks": Scoring(lambda _: metrics.ClickScores(), postprocess.regions, _add_clicks, "iou@1", Clicked),
-    "panoptic": Scoring(lambda _: metrics.PanopticQuality(), postprocess.panoptic, _add_panoptic, "pq"),
-    "instances": Scoring(lambda _: metrics.MaskAP(), postprocess.instances, _add_instances, "ap"),
-    "semantic": Scoring(lambda _: metrics.SemanticScores(), postprocess.semantic, _add_semantic, "miou"),
-    "exact": Scoring(lambda _: metrics.ExactScores(), None, _add_exact, "accuracy"),
-    "vqa": Scoring(metrics.VqaScores, None, _add_vqa, "accuracy"),
-    "pope": Scoring(lambda _: metrics.PopeScores(), None, _add_pope, "accuracy"),
-    "multiple_choice": Scoring(lambda _: metrics.MultipleChoiceScores(), None, _add_choice, "accuracy"),
-    "unscored": Scoring(lambda _: metrics.Unscored(), None, _add_nothing, ""),
+    "referring": Scoring(metrics.ReferringScores, "expression", _add_expression, "giou"),
+    "generalized": Scoring(metrics.GeneralizedScores, "expression", _add_generalized, "giou"),
+    "clips": Scoring(lambda _: metrics.ClipScores(), "expression", _add_clip, "jf"),
+    "revos": Scoring(metrics.ReVosScores, "expression", _add_revos, "jf"),
+    "ref_davis": Scoring(lambda _: metrics.DavisScores("unsupervised"), "soft_expression", _add_objects, "jf", Together),
+    "davis": Scoring(lambda _: metrics.DavisScores(), "soft_regions", _add_objects, "jf", FromFirstFrame),
+    "davis_unsupervised": Scoring(lambda _: metrics.DavisScores("unsupervised"), "candidates", _add_proposals, "jf", Tracked),
+    "tracks": Scoring(lambda _: metrics.VideoAP(), "candidates", _add_tracks, "ap", Tracked),
+    "regions": Scoring(lambda _: metrics.InteractiveScores(), "regions", _add_regions, "miou"),
+    "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", Clicked),
+    "panoptic": Scoring(lambda _: metrics.PanopticQuality(), "panoptic", _add_panoptic, "pq"),
+    "instances": Scoring(lambda _: metrics.MaskAP(), "instances", _add_instances, "ap"),
+    "semantic": Scoring(lambda _: metrics.SemanticScores(), "semantic", _add_semantic, "miou"),
+    "exact": Scoring(lambda _: metrics.ExactScores(), "text", _add_exact, "accuracy"),
+    "vqa": Scoring(metrics.VqaScores, "text", _add_vqa, "accuracy"),
+    "pope": Scoring(lambda _: metrics.PopeScores(), "text", _add_pope, "accuracy"),
+    "multiple_choice": Scoring(lambda _: metrics.MultipleChoiceScores(), "text", _add_choice, "accuracy"),
+    "unscored": Scoring(lambda _: metrics.Unscored(), "text", _add_nothing, ""),
 }
 BY_TASK = {"referring": "referring", "reasoning": "referring", "video": "clips", "region": "regions", "panoptic": "panoptic"}
 """How the prompts of a task are scored in validation; others are not."""

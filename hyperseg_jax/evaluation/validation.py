@@ -14,12 +14,11 @@ import numpy as np
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import Engine, finder, predictions
+from hyperseg_jax.evaluation.engine import Engine, Way, finder, predictions
 from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
-from hyperseg_jax.evaluation.scoring import BY_TASK, Scorer
+from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.results.drawing import compare, save_image, sheet
-from hyperseg_jax.results.postprocess import OURS
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
 BATCH = 12  # examples a call: one program for each task
@@ -61,21 +60,24 @@ def evaluate(
     """
     made = Evaluation({}, [])
     for name, task in tasks.items():
-        if task.val is None or _first_prompt(name, task).task not in BY_TASK:
+        if task.val is None or (kind := _first_prompt(name, task).task) not in BY_TASK:
             continue
+        way = Way(SCORINGS[BY_TASK[kind]].kind, engine.answers.usual)
         count = min(len(task.val), limit or len(task.val))
         examples: Sequence[Example] = task.val
         if change is not None:
             examples = change(name, [task.val[i] for i in range(count)])
-        scorer, unread = Scorer(BY_TASK), list[str]()
+        alike = {other: scoring for other, scoring in BY_TASK.items() if SCORINGS[scoring].kind == way.kind}
+        scorer, unread = Scorer(alike), list[str]()
         share = min(count, tiles // len(tasks))  # a sheet shows something of every task, and not only its beginning
         for done, answered in predictions(
             engine,
             task,
             examples,
-            functools.partial(_reply, scorer, task),
+            functools.partial(_reply, engine, way, scorer, task),
             count=count,
             batch_size=BATCH,
+            way=way,
             unread=functools.partial(_note, unread),
             workers=workers,
         ):
@@ -101,16 +103,14 @@ def evaluate(
     return made
 
 
-def _reply(scorer: Scorer, task: Task, example: Example) -> Reply:
+def _reply(engine: Engine, way: Way, scorer: Scorer, task: Task, example: Example) -> Reply:
     """All prompts and frames of an example at once. Prompts that no metric takes get no prediction."""
-
     geometry = task.processor.geometry(*example.frames.shape[1:3])
 
+    found = finder(engine, way, geometry)
+
     def find(prompt: Prompt, outputs: Any) -> Prediction:
-        scoring = scorer.scoring(prompt)
-        if scoring is None:
-            return Prediction(np.zeros((0, *geometry.original), bool))
-        return finder(scoring.find, geometry, OURS)(prompt, outputs)
+        return Prediction(np.zeros((0, *geometry.original), bool)) if scorer.scoring(prompt) is None else found(prompt, outputs)
 
     return AllAtOnce(example, find, room=task.processor.prompts)
 

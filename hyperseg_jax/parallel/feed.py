@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
@@ -76,6 +77,14 @@ class Feed:
             return jax.make_array_from_callback((rows.total, *leaf.shape[1:]), sharding, part)
 
         return jax.tree.map(of, batch)
+
+    def by_shard(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """function(rows, shared): each device on its own rows; what it makes of them lies as they do."""
+        if self.sharding is None:
+            return function
+        sharding = cast(NamedSharding, self.sharding)
+        rows, whole = sharding.spec, PartitionSpec()
+        return jax.shard_map(function, mesh=sharding.mesh, in_specs=(rows, whole), out_specs=rows, check_vma=False)
 
     def own(self, array: jax.Array) -> np.ndarray:
         """This process's rows of an array that lies as a batch does, in their order."""

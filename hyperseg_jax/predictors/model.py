@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import types
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,10 +17,9 @@ from PIL import Image
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, Engine, Postprocess, finder
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, Engine, Way, finder
 from hyperseg_jax.ops.transforms import Geometry
-from hyperseg_jax.results import postprocess
-from hyperseg_jax.results.postprocess import OURS, Thresholds
+from hyperseg_jax.results.own_size import canvas, place
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -57,20 +57,18 @@ class Model:
         image: Picture,
         text: str,
         *,
-        absent_below: float | None = OURS.absent_below,
+        absent_below: float | types.EllipsisType | None = ...,
         soft: bool = False,
         reasoning: bool = False,
     ) -> Prediction:
         """What the text names: one mask (several things named at once share it), or none.
 
-        absent_below: the expression probability under which the answer is "not there"; None always answers, as the
-        published model does. soft: the mask as probabilities, float32. reasoning: the text is a question whose answer is to be
-        segmented ("what could one sit on?"), asked with the prompt of reasoning segmentation.
-        """
+        absent_below: the expression probability under which the answer is "not there", by default the system's; None always
+        answers, as the published model does. soft: the mask as probabilities, float32. reasoning: the text is a question
+        whose answer is to be segmented ("what could one sit on?"), asked with the prompt of reasoning segmentation."""
         prompt = Prompt(task="reasoning" if reasoning else "referring", text=_text(text))
-        thresholds = dataclasses.replace(OURS, absent_below=absent_below)
-        answer = postprocess.soft_expression if soft else postprocess.expression
-        predicted, _ = self._ask(read_picture(image), prompt, answer, thresholds)
+        way = self._way("soft_expression" if soft else "expression", absent_below=absent_below)
+        predicted, _ = self._ask(read_picture(image), prompt, way)
         return _named(predicted, text)
 
     def segment_classes(
@@ -79,15 +77,17 @@ class Model:
         classes: Sequence[str],
         *,
         stuff: Sequence[str] = (),
-        threshold: float = OURS.segment,
-        overlap: float = OURS.overlap,
+        threshold: float | types.EllipsisType = ...,
+        overlap: float | types.EllipsisType = ...,
     ) -> Prediction:
-        """Every instance of the named things, and the named stuff, without overlap; .ids is the map of segments."""
+        """Every instance of the named things, and the named stuff, without overlap; .ids is the map of segments.
+
+        threshold: what the class probability of a segment must exceed; overlap: the part of it that must stay visible; by
+        default the system's."""
         names = (*map(_text, classes), *map(_text, stuff))
         things = (True,) * len(classes) + (False,) * len(stuff)
-        thresholds = Thresholds(None, threshold, overlap)
         prompt = Prompt(task="panoptic", classes=names, things=things)
-        return self._ask(read_picture(image), prompt, postprocess.panoptic, thresholds)[0]
+        return self._ask(read_picture(image), prompt, self._way("panoptic", segment=threshold, overlap=overlap))[0]
 
     def segment_regions(self, image: Picture, regions: Sequence[np.ndarray], *, labels: Sequence[str] = ()) -> Prediction:
         """The object behind each drawn region (bool [H, W]: a point's disc, a scribble, a box, a rough mask)."""
@@ -103,18 +103,18 @@ class Model:
             raise UserError(f"{len(labels)} labels for {len(regions)} regions; give one label for each region")
         named = tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
         prompt = Prompt(task="region", regions=np.stack(regions), kinds=("mask",) * len(regions))
-        predicted, _ = self._ask(frame, prompt, postprocess.regions, OURS)
+        predicted, _ = self._ask(frame, prompt, self._way("regions"))
         return dataclasses.replace(predicted, names=named)
 
     def segment_clip(
-        self, frames: Iterable[Picture], text: str, *, absent_below: float | None = OURS.absent_below
+        self, frames: Iterable[Picture], text: str, *, absent_below: float | types.EllipsisType | None = ...
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
         """Frame by frame: (image, prediction). What the model saw of a frame feeds the next; memory stays that of one frame."""
         prompt, memory = Prompt(task="video", text=_text(text)), None
-        thresholds = dataclasses.replace(OURS, absent_below=absent_below)
+        way = self._way("expression", absent_below=absent_below)
         for image in frames:
             frame = read_picture(image)
-            predicted, memory = self._ask(frame, prompt, postprocess.expression, thresholds, memory)
+            predicted, memory = self._ask(frame, prompt, way, memory)
             yield frame, _named(predicted, text)
 
     def chat(self, image: Picture, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
@@ -124,15 +124,18 @@ class Model:
         example = Example("the picture", read_picture(image)[None], (Prompt(task="chat", text=question),))
         return self.engine.written(self._batch(example)[0], self.tokenizer, max_new_tokens=max_new_tokens)[0]
 
-    def _ask(
-        self, frame: np.ndarray, prompt: Prompt, answer: Postprocess, thresholds: Thresholds, memory: Any = None
-    ) -> tuple[Prediction, Any]:
+    def _way(self, kind: str, **thresholds: float | types.EllipsisType | None) -> Way:
+        """The system's usual thresholds, but for those that are given."""
+        given = {name: value for name, value in thresholds.items() if value is not ...}
+        return Way(kind, dataclasses.replace(self.engine.answers.usual, **given))  # type: ignore[arg-type]
+
+    def _ask(self, frame: np.ndarray, prompt: Prompt, way: Way, memory: Any = None) -> tuple[Prediction, Any]:
         """The prediction of one prompt about one image, and what the next frame needs of this one."""
         example = Example("the picture", frame[None], (prompt,))
         batch, geometry = self._batch(example)
-        outputs, memory = self.engine.ask(batch, memory=memory)
-        row = {name: value[0] for name, value in outputs.items()}
-        return finder(answer, geometry, thresholds)(prompt, row), memory
+        found, memory = self.engine.ask(batch, place(geometry)[None], way, canvas(*geometry.original), memory=memory)
+        row = {name: value[0] for name, value in found.items()}
+        return finder(self.engine, way, geometry)(prompt, row), memory
 
     def _batch(self, example: Example) -> tuple[dict[str, Any], Geometry]:
         """An example of one frame and one prompt as a batch of one, in the smallest bucket that holds it; and how the frame

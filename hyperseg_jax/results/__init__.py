@@ -1,8 +1,9 @@
 """What becomes of a model's outputs.
 
 From outputs to predictions
-    answers         the rules on arrays: resize to the image, scores of queries, panoptic, semantic and instance masks
-    postprocess     one function for each way to ask: (prompt, outputs, geometry, thresholds) -> structs.Prediction
+    own_size        mask logits at the size of the image, on the device
+    selection       which queries answer a prompt, and their masks, on the device
+    answers         what was selected -> structs.Prediction, on the host; the kinds of answers and their thresholds
     objects         masks of several prompts about one frame -> a map of objects
     tracking        instances of single frames -> tracks over a video
 For people and servers

@@ -1,186 +1,144 @@
-"""Logits -> predictions, on the host. Rules: the release for expressions, its parent (PSALM) for classes and regions."""
+"""What was selected on the device -> Predictions, on the host; and what it takes to answer in one way."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry
-from hyperseg_jax.structs import Prediction
+from hyperseg_jax.results.own_size import View
+from hyperseg_jax.results.selection import Selected
+from hyperseg_jax.structs import Prediction, Prompt
+
+Arrays = Mapping[str, np.ndarray]
 
 
-@functools.lru_cache(maxsize=64)
-def _interpolation(source: int, target: int) -> np.ndarray:
-    """float32 [target, source]: torch's bilinear resize of one axis (align_corners False, no antialias)."""
-    scale = np.float32(source) / np.float32(target)  # float32 as in torch, which rounds the scale first
-    position = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
-    low = np.minimum(position.astype(int), source - 1)
-    high = np.minimum(low + 1, source - 1)
-    matrix = np.zeros((target, source), np.float32)
-    rows = np.arange(target)
-    np.add.at(matrix, (rows, low), 1 - (position - low))
-    np.add.at(matrix, (rows, high), position - low)
-    return matrix
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """absent_below: the probability of an expression under which the answer is "not there", None always answers. segment: what
+    the class probability of a panoptic segment must exceed. overlap: the part of it that must stay visible."""
+
+    absent_below: float | None
+    segment: float
+    overlap: float = 0.8
+
+    def of_segments(self) -> np.ndarray:
+        """What the device needs of them: float32 [2], segment and overlap."""
+        return np.float32([self.segment, self.overlap])
 
 
-def resize(maps: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear resize. [..., h, w] -> [..., height, width]."""
-    rows, columns = _interpolation(maps.shape[-2], height), _interpolation(maps.shape[-1], width)
-    return rows @ maps.astype(np.float32) @ columns.T
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One way to answer a prompt.
 
-
-def to_original(mask_logits: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Logits [..., h, w] of the padded square -> [..., H, W] of the picture: resize, crop the padding, resize."""
-    padded = resize(mask_logits, *geometry.padded)
-    return resize(padded[..., : geometry.filled[0], : geometry.filled[1]], *geometry.original)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Logistic function, without overflow."""
-    return 0.5 * (np.tanh(0.5 * np.asarray(x, np.float32)) + 1)
-
-
-def mask_scores(logits: np.ndarray) -> np.ndarray:
-    """How sure a mask is of its own pixels: mean probability over positive pixels. [Q, H, W] -> [Q]."""
-    positive = logits > 0
-    return (sigmoid(logits) * positive).sum((-2, -1)) / (positive.sum((-2, -1)) + 1e-6)
-
-
-def query_scores(text_logits: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """How well each query answers: sigmoid(text logit) * mask score. text_logits [Q] or [Q, R], logits [Q, H, W]."""
-    scores = mask_scores(logits)
-    return sigmoid(text_logits) * scores.reshape(-1, *[1] * (text_logits.ndim - 1))
-
-
-def expression(
-    mask_logits: np.ndarray,
-    expression_logits: np.ndarray,
-    geometry: Geometry,
-    *,
-    label: str,
-    absent_below: float | None = None,
-    soft: bool = False,
-) -> Prediction:
-    """The one query that fits the expression best; none where it more likely names nothing.
-
-    mask_logits [Q, h, w], expression_logits [Q]. score: query_scores (the release). absent_below is ours: the least
-    probability that some query matches, their sum, since at most one does. Training weighs the one match as much as the
-    Q - 1 misses, which makes the logits log(Q - 1) too large; that is taken off first. None keeps the release's rule, which
-    always answers, if need be with an empty mask. soft: probabilities in place of a binary mask.
+    select(outputs about one prompt on one frame, view, thresholds.of_segments()) -> arrays, on the device.
+    predict(those arrays, prompt, geometry, thresholds) -> Prediction, on the host.
     """
-    logits = to_original(mask_logits, geometry)
-    scores = query_scores(expression_logits, logits)
-    best = int(np.argmax(scores))
-    present = sigmoid(expression_logits - np.log(max(len(expression_logits) - 1, 1))).sum()
-    if absent_below is not None and (present < absent_below or not (logits[best] > 0).any()):
-        return Prediction(np.zeros((0, *geometry.original), np.float32 if soft else bool))
-    mask = sigmoid(logits[best]) if soft else logits[best] > 0
-    return Prediction(mask[None], scores=(float(scores[best]),), names=(label,))
+
+    select: Callable[[Mapping[str, jax.Array], View, jax.Array], Selected]
+    predict: Callable[[Arrays, Prompt, Geometry, Thresholds], Prediction]
 
 
-def regions(
-    mask_logits: np.ndarray, region_logits: np.ndarray, geometry: Geometry, *, labels: tuple[str, ...], soft: bool = False
-) -> Prediction:
-    """For each region the query that fits it best. mask_logits [Q, h, w], region_logits [Q, R], R at least the
-    number of labels. soft: probabilities in place of binary masks."""
-    logits = to_original(mask_logits, geometry)
-    scores = query_scores(region_logits[:, : len(labels)], logits)
-    best = scores.argmax(0)
-    masks = sigmoid(logits[best]) if soft else logits[best] > 0
-    return Prediction(masks, scores=tuple(scores.max(0).tolist()), names=labels)
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """How a system answers. kinds: by name ("expression", "soft_expression", "regions", "soft_regions", "panoptic",
+    "instances", "semantic", "candidates"), those that it gives. usual: the thresholds of predictions and validation;
+    published: those of its authors' scores."""
+
+    kinds: Mapping[str, Answer]
+    usual: Thresholds
+    published: Thresholds
+
+    def find(self, kind: str) -> Answer:
+        """UserError where the system does not answer in this way."""
+        if kind not in self.kinds:
+            raise UserError(f"this system gives no answer of the kind {kind!r}; it gives {', '.join(self.kinds) or 'none'}")
+        return self.kinds[kind]
 
 
-def class_probabilities(class_logits: np.ndarray) -> np.ndarray:
-    """Softmax over the classes. [Q, C] -> [Q, C]."""
-    powers = np.exp(class_logits - class_logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+def unpacked(packed: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Packed masks of a canvas [..., H, W / 8] -> bool [..., height, width] of the image."""
+    height, width = geometry.original
+    return np.unpackbits(packed[..., :height, :], axis=-1, count=width).astype(bool)
 
 
-def semantic(mask_logits: np.ndarray, class_logits: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """How much of each class is at each pixel: sum over queries of class probability * mask probability.
-
-    mask_logits [Q, h, w], class_logits [Q, C + 1], background last and left out. Returns float32 [C, H, W], not normalised;
-    the class of a pixel is its argmax. Rule of Mask2Former's semantic_inference.
-    """
-    masks = sigmoid(to_original(mask_logits, geometry))
-    return np.einsum("qc,qhw->chw", class_probabilities(class_logits)[:, :-1], masks)
+def _masks(shown: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Packed masks, or probabilities of a canvas, at the image's size."""
+    height, width = geometry.original
+    return unpacked(shown, geometry) if shown.dtype == np.uint8 else shown[..., :height, :width]
 
 
-def best_pairs(
-    class_logits: np.ndarray, *, things: Sequence[bool] | None = None, limit: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The most probable pairs of a query and a class, best first: int [n] queries, int [n] classes, float32 [n].
-
-    class_logits [Q, C + 1], background last and left out. limit: how many pairs count, by default Q. things: for each class
-    whether its instances are counted apart; pairs of the others are dropped, after the limit as in the reference.
-    """
-    probability = class_probabilities(class_logits)[:, :-1]
-    count = len(probability) if limit is None else limit
-    order = np.argsort(-probability, axis=None, kind="stable")[:count]
-    query, category = np.unravel_index(order, probability.shape)
-    kept = np.ones(len(order), bool) if things is None else np.asarray(things, bool)[category]
-    return query[kept], category[kept], probability.reshape(-1)[order][kept]
+def expression(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """The one mask of an expression, or none where the image does not show it."""
+    least = thresholds.absent_below
+    if least is not None and (found["present"] < least or not found["any"]):
+        kind = bool if found["mask"].dtype == np.uint8 else np.float32
+        return Prediction(np.zeros((0, *geometry.original), kind))
+    return Prediction(_masks(found["mask"], geometry)[None], scores=(float(found["score"]),), names=(prompt.text,))
 
 
-def instances(
-    mask_logits: np.ndarray,
-    class_logits: np.ndarray,
-    geometry: Geometry,
-    *,
-    classes: Sequence[str],
-    things: Sequence[bool] | None = None,
-    limit: int | None = None,
-) -> Prediction:
-    """best_pairs as masks, which may overlap; score = class probability * mask score.
-
-    mask_logits [Q, h, w], class_logits [Q, C + 1], background last. Rule of Mask2Former's instance_inference.
-    """
-    logits = to_original(mask_logits, geometry)
-    query, category, probability = best_pairs(class_logits, things=things, limit=limit)
-    scores = probability * mask_scores(logits)[query]
-    labels = tuple(category.tolist())
-    return Prediction(logits[query] > 0, labels, tuple(scores.tolist()), tuple(classes[label] for label in labels))
+def regions(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """A mask for each drawn region, in their order."""
+    count = len(prompt.kinds)
+    return Prediction(
+        _masks(found["mask"][:count], geometry), scores=tuple(found["score"][:count].tolist()), names=prompt.kinds
+    )
 
 
-def panoptic(
-    mask_logits: np.ndarray,
-    class_logits: np.ndarray,
-    geometry: Geometry,
-    *,
-    classes: Sequence[str],
-    things: Sequence[bool],
-    object_threshold: float = 0.8,
-    overlap_threshold: float = 0.8,
-) -> Prediction:
-    """Masks without overlap. mask_logits [Q, h, w], class_logits [Q, C + 1], background last.
-
-    Parts of one stuff class are merged. Rule of Mask2Former's panoptic_inference.
-    """
-    probability = class_probabilities(class_logits)
-    score, label = probability.max(-1), probability.argmax(-1)
-    kept = np.flatnonzero((label != len(classes)) & (score > object_threshold))
-    if not len(kept):
-        return Prediction(np.zeros((0, *geometry.original), bool))
-    probabilities = sigmoid(to_original(mask_logits[kept], geometry))
-    owner = (score[kept, None, None] * probabilities).argmax(0)
+def panoptic(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Segments without overlap. Parts of one stuff class are one segment."""
+    height, width = geometry.original
+    owner = found["owner"][:height, :width]
     masks: list[np.ndarray] = []
-    found: list[int] = []  # the query of each mask
+    kept: list[int] = []  # the query of each mask
     stuff: dict[int, int] = {}
-    for k, query in enumerate(kept):
-        category, whole = int(label[query]), probabilities[k] >= 0.5
-        mine = (owner == k) & whole
-        if not mine.any() or (owner == k).sum() / max(whole.sum(), 1) < overlap_threshold:
+    for query in np.flatnonzero(found["found"]).tolist():
+        mine, label = owner == query + 1, int(found["label"][query])
+        if label in stuff:
+            masks[stuff[label]] |= mine
             continue
-        if not things[category] and category in stuff:
-            masks[stuff[category]] |= mine
-            continue
-        if not things[category]:
-            stuff[category] = len(masks)
+        if not prompt.things[label]:
+            stuff[label] = len(masks)
         masks.append(mine)
-        found.append(int(query))
-    labels = tuple(label[found].tolist())
-    scores = tuple(score[found].tolist())
+        kept.append(query)
+    labels = tuple(found["label"][kept].tolist())
     stacked = np.stack(masks) if masks else np.zeros((0, *geometry.original), bool)
-    return Prediction(stacked, labels, scores, tuple(classes[one] for one in labels))
+    return Prediction(stacked, labels, tuple(found["score"][kept].tolist()), _names(prompt, labels))
+
+
+def instances(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Instances of things with scores, which may overlap."""
+    things = np.asarray(prompt.things, bool)
+    kept = found["there"] & things[np.minimum(found["label"], len(things) - 1)]
+    labels = tuple(found["label"][kept].tolist())
+    masks = unpacked(found["mask"][found["query"][kept]], geometry)
+    return Prediction(masks, labels, tuple(found["score"][kept].tolist()), _names(prompt, labels))
+
+
+def candidates(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """The best queries of a frame, best first, with class probabilities and embeddings for tracking."""
+    classes = found["classes"][:, : len(prompt.classes)]
+    order = np.argsort(-classes.max(-1), kind="stable")
+    order = order[found["any"][order]]
+    return Prediction(
+        unpacked(found["mask"][order], geometry),
+        scores=tuple(classes.max(-1)[order].tolist()),
+        classes=classes[order],
+        embeddings=found["embedding"][order],
+    )
+
+
+def semantic(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """One mask for each class that is the most probable one of a pixel."""
+    height, width = geometry.original
+    best = found["label"][:height, :width]
+    labels = tuple(int(label) for label in np.unique(best))
+    return Prediction(np.stack([best == label for label in labels]), labels, names=_names(prompt, labels))
+
+
+def _names(prompt: Prompt, labels: Sequence[int]) -> tuple[str, ...]:
+    return tuple(prompt.classes[label] for label in labels)

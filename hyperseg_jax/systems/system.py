@@ -13,6 +13,7 @@ import jax
 
 from hyperseg_jax.data.processor import Processor
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.results.answers import Answers
 from hyperseg_jax.tables import Published, Rule
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import first_line, shown
@@ -31,8 +32,9 @@ class System:
     only shapes are asked for.
     init(model, config, key) -> parameters boxed with their axis names. Their shapes depend on config.model alone.
     loss(model, config) -> f(params, batch, key) -> (total, metrics).
-    predict(model, config) -> f(params, batch, memory) -> (arrays that results/ turns into answers, memory). memory: what the
-    next frame needs of this one; None before the first, and where a system has none.
+    predict(model, config) -> f(params, batch, memory) -> (outputs [B, T, K, ...] of frames and prompts, memory). memory: what
+    the next frame needs of this one; None before the first, and where a system has none.
+    answers: how outputs about one prompt on one frame become Predictions.
     weight_table(config) -> Table of the published names.
     published: the kinds of public checkpoints that its weights come from.
     extras: names of the table that the authors' code does not know, and why they exist.
@@ -48,6 +50,7 @@ class System:
     processor: Callable[..., Processor]
     loss: Callable[..., Any]
     predict: Callable[..., Any]
+    answers: Answers
     weight_table: Callable[..., Any]
     published: tuple[Published, ...]
     extras: tuple[Rule, ...]

@@ -8,12 +8,12 @@ import fuzz
 import jax
 import numpy as np
 import pytest
+from faked import engine, outputs_of
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
-from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def predict(params, batch, query=None):
     seen = np.zeros(rows) if query is None else query
     marked = np.where(np.arange(SIDE)[:, None] < 8 * (seen[:, None, None] + 1), 9.0, -9.0)
     logits = np.broadcast_to(marked, (rows, SIDE, SIDE))[:, None, None, None]
-    return {"mask_logits": logits, "expression": np.full((rows, 1, 1, 1), 9.0)}, seen + 1
+    return outputs_of(batch, mask_logits=logits, expression=np.full((rows, 1, 1, 1), 9.0)), seen + 1
 
 
 def task_of(examples):
@@ -48,7 +48,7 @@ LINE = benchmarks.BENCHMARKS["toy_video"]
 
 def test_clips_of_many_lengths():
     task = task_of([clip(f"clip{k}", length) for k, length in enumerate((2, 5, 3, 1))])
-    found = benchmark_run.run(Engine(predict, None, None), LINE, task, batch_size=3)
+    found = benchmark_run.run(engine(predict), LINE, task, batch_size=3)
     assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 4
     assert [(row["key"], len(row["masks"])) for *_, row in found.rows] == [
         ("clip0/0", 2),
@@ -65,7 +65,7 @@ def test_every_prompt_of_an_example_is_scored():
         one = clip(f"clip{k}", k + 2)
         prompts = tuple(dataclasses.replace(one.prompts[0], key=f"clip{k}/{n}") for n in range(count))
         many.append(dataclasses.replace(one, prompts=prompts))
-    found = benchmark_run.run(Engine(predict, None, None), LINE, task_of(many), batch_size=2)
+    found = benchmark_run.run(engine(predict), LINE, task_of(many), batch_size=2)
     assert found.scorer.compute()["count"] == 6 and found.scorer.compute()["j"] == 1
     keys = [row["key"] for *_, row in found.rows]
     assert keys == ["clip0/0", "clip1/0", "clip1/1", "clip1/2", "clip2/0", "clip2/1"]
@@ -81,7 +81,7 @@ def test_a_prompt_longer_than_the_config_expects_is_answered():
 
     short, long = clip("short", 1), clip("long", 1)
     long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
-    found = benchmark_run.run(Engine(watched, None, None), LINE, task_of([short, long]), batch_size=1)
+    found = benchmark_run.run(engine(watched), LINE, task_of([short, long]), batch_size=1)
     assert found.scorer.compute()["count"] == 2 and lengths[0] == 128 < lengths[1] and lengths[1] % 64 == 0
 
 
@@ -93,7 +93,7 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
             return super().__getitem__(index)
 
     with pytest.raises(UserError, match=r"benchmark clips record 1: is in an unexpected format \(KeyError: 'anns'\)"):
-        benchmark_run.run(Engine(predict, None, None), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))
+        benchmark_run.run(engine(predict), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))
 
 
 CASE = {"value": 1.0, "index": 0, "prompt": 0, "text": "", "masks": []}
@@ -105,7 +105,7 @@ ASKED = {"benchmark": "clips", "rules": "official", "examples": 2}
 def resumed(kept, said):
     """The scores over two clips where `kept` holds a state."""
     task = task_of([clip("a", 2), clip("b", 1)])
-    found = benchmark_run.run(Engine(predict, None, None), LINE, task, kept=kept, batch_size=2, say=said.append)
+    found = benchmark_run.run(engine(predict), LINE, task, kept=kept, batch_size=2, say=said.append)
     assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 2
     return found.resumed
 

@@ -7,8 +7,11 @@ import json
 import shutil
 import zipfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from faked import ANSWERS, engine, outputs_of
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -16,13 +19,11 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.datasets import masks
 from hyperseg_jax.evaluation import benchmark_run, clicks
 from hyperseg_jax.evaluation.benchmarks import BENCHMARKS, open_task
-from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.average_precision import NAMES
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.transforms import fit
-from hyperseg_jax.results import postprocess
-from hyperseg_jax.results.postprocess import OURS
+from hyperseg_jax.results.own_size import canvas, place, view
 from hyperseg_jax.structs import Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
@@ -55,7 +56,7 @@ def predict(params, batch, query=None):
         "region": shaped(regions),
         "embedding": shaped(9 * np.eye(QUERIES)),
     }
-    return outputs, pixels.mean((1, 2, 3))
+    return outputs_of(batch, **outputs), pixels.mean((1, 2, 3))
 
 
 def write(params, batch, **options):
@@ -63,7 +64,7 @@ def write(params, batch, **options):
     return np.full((len(batch["images"]), 2), 40)
 
 
-ENGINE = Engine(predict, write, None)
+ENGINE = engine(predict, write)
 
 
 def opened(name, root):
@@ -121,13 +122,16 @@ def test_ref_davis_is_scored_by_annotator_and_view(samples):
 def test_classes_that_a_batch_has_room_for_are_no_answers(name):
     """Two classes and background in a batch with room for five: the surest of all are not asked for."""
     prompt = Prompt(task="panoptic", classes=("cat", "dog"), things=(True, True))
-    logits = np.array([[5.0, 0, 0, 9, 9], [0, 5.0, 0, 9, 9], [0, 0, 5.0, 9, 9]])
     outputs = {
         "mask_logits": 9.0 - 18 * (np.arange(8) // 3 != np.arange(3)[:, None])[:, None].repeat(8, 1),
-        "class": logits,
+        "class": np.array([[5.0, 0, 0, 9, 9], [0, 5.0, 0, 9, 9], [0, 0, 5.0, 9, 9]]),
+        "class_valid": np.arange(5) < 3,
         "embedding": np.eye(3),
     }
-    answer = getattr(postprocess, name)(prompt, outputs, fit(8, 8, 8), OURS)
+    geometry, way = fit(8, 8, 8), ANSWERS.find(name)
+    here = view(place(geometry), (8, 8), canvas(8, 8))
+    found = jax.device_get(way.select(jax.tree.map(jnp.asarray, outputs), here, ANSWERS.usual.of_segments()))
+    answer = way.predict(found, prompt, geometry, ANSWERS.usual)
     assert set(answer.labels) <= {0, 1} and (name == "candidates" or set(answer.labels) == {0, 1})
     assert answer.classes is None or answer.classes.shape[1] == 2
 
@@ -163,14 +167,14 @@ def test_coco_ap_is_that_of_pycocotools(crowded, monkeypatch):
     """The whole of an evaluation, from a COCO json to the table, against pycocotools on the same json and the same answers."""
     root, content = crowded
     task, heard = opened("coco_instances", root), []
-    find = benchmark_run.SCORINGS["instances"].find
+    real = ANSWERS.find("instances")
     truth = json.loads((root / "coco" / "annotations" / "instances_val2017.json").read_text())
 
-    def answers(prompt, outputs, geometry, thresholds):
+    def answers(found, prompt, geometry, thresholds):
         """Targets moved a little, some of another class, and what the colours give."""
         rng, number = np.random.default_rng(int(prompt.key)), int(prompt.key)
         notes = [note for note in truth["annotations"] if note["image_id"] == number]
-        first = find(prompt, outputs, geometry, thresholds)
+        first = real.predict(found, prompt, geometry, thresholds)
         ours, labels, scores = list(first.masks[:5]), list(first.labels[:5]), list(first.scores[:5])
         for note in notes:
             for _ in range(2):
@@ -189,10 +193,9 @@ def test_coco_ap_is_that_of_pycocotools(crowded, monkeypatch):
         )
         return Prediction(np.array(ours), tuple(labels), tuple(scores))
 
-    monkeypatch.setitem(
-        benchmark_run.SCORINGS, "instances", dataclasses.replace(benchmark_run.SCORINGS["instances"], find=answers)
-    )
-    made = benchmark_run.run(ENGINE, BENCHMARKS["coco_instances"], task, batch_size=3).scorer.compute()
+    kinds = {"instances": dataclasses.replace(real, predict=answers)}
+    moved = dataclasses.replace(ENGINE, answers=dataclasses.replace(ANSWERS, kinds=kinds))
+    made = benchmark_run.run(moved, BENCHMARKS["coco_instances"], task, batch_size=3).scorer.compute()
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = content | {"info": {}}

@@ -12,6 +12,7 @@ from hyperseg_jax.evaluation.scoring import SCORINGS
 from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.published import PUBLISHED
 from hyperseg_jax.structs import TASKS
+from hyperseg_jax.systems import system as systems
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -20,7 +21,7 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 def test_a_line_names_what_exists(name):
     line = BENCHMARKS[name]
     assert line.task in TASKS and line.scoring in SCORINGS and (line.submission in WRITERS or not line.submission)
-    assert (SCORINGS[line.scoring].find is None) == (line.task == "chat")
+    assert (SCORINGS[line.scoring].kind in systems.get("hyperseg").answers.kinds) == (line.task != "chat")
     inspect.signature(READERS[line.reader]).bind(**line.fields)
     if line.reader == "benchmark":
         assert line.fields["split"] in layouts.find(line.fields["name"]).splits

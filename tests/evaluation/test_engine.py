@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+from faked import ANSWERS, engine, outputs_of
 from PIL import Image
 
 from hyperseg_jax import config as configs
@@ -19,7 +20,7 @@ from hyperseg_jax.datasets import Folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import engine as engines
 from hyperseg_jax.evaluation import validation
-from hyperseg_jax.evaluation.engine import Engine, predictions
+from hyperseg_jax.evaluation.engine import Way, predictions
 from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
 from hyperseg_jax.parallel.feed import Rows
 from hyperseg_jax.structs import Example, Prediction, Prompt, Source
@@ -92,8 +93,9 @@ def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkey
         "add",
         lambda self, name, prompt, predicted: scored.update({prompt.text: predicted[0]}) or add(self, name, prompt, predicted),
     )
-    monkeypatch.setattr(validation, "OURS", dataclasses.replace(validation.OURS, absent_below=None))
-    found = validation.evaluate(random_model.engine, {"yours": task})
+    usual = dataclasses.replace(ANSWERS.usual, absent_below=None)
+    always = dataclasses.replace(random_model.engine, answers=dataclasses.replace(ANSWERS, usual=usual))
+    found = validation.evaluate(always, {"yours": task})
     assert found.scores["yours"]["count"] == 3
     for example in task.val:
         (prompt,) = example.prompts
@@ -118,6 +120,9 @@ def test_a_model_is_asked_in_the_words_that_it_was_taught(random_model, own_data
         assert random_model.tokenizer.decode(taught[:-1]).endswith(".")
 
 
+EXPRESSION = Way("expression", ANSWERS.usual)
+
+
 def video(name, length, prompts=1):
     """The target of every prompt are the upper rows, 8 more on each frame."""
     masks = np.arange(SIDE)[None, :, None] < 8 * (np.arange(length)[:, None, None] + 1)
@@ -132,7 +137,7 @@ def rows_by_frame(params, batch, memory):
     prompts = batch["uses_expression"].shape[1]
     marked = np.where(np.arange(SIDE)[:, None] < 8 * (np.arange(frames)[:, None, None] + 1), 9.0, -9.0)
     logits = np.broadcast_to(marked[None, :, None, None], (rows, frames, prompts, 1, SIDE, SIDE))
-    return {"mask_logits": logits, "expression": np.full((rows, frames, prompts, 1), 9.0)}, 0.0
+    return outputs_of(batch, mask_logits=logits, expression=np.full((rows, frames, prompts, 1), 9.0)), 0.0
 
 
 def task_of(examples, **sizes):
@@ -142,7 +147,7 @@ def task_of(examples, **sizes):
 
 def test_videos_of_unlike_lengths_are_validated_in_one_batch():
     task = task_of([video("a", 2), video("b", 5, prompts=3), video("c", 1)], prompts=2)
-    scores = validation.evaluate(Engine(rows_by_frame, None, None), {"videos": task}).scores["videos"]
+    scores = validation.evaluate(engine(rows_by_frame), {"videos": task}).scores["videos"]
     assert scores["count"] == 5 and scores["j"] == 1
 
 
@@ -151,7 +156,7 @@ def test_an_example_whose_last_prompt_cannot_be_asked_is_in_no_score():
     empty = dataclasses.replace(first.prompts[1], text=" ")
     task = task_of([dataclasses.replace(first, prompts=(first.prompts[0], empty)), second], prompts=1)
     told = []
-    found = validation.evaluate(Engine(rows_by_frame, None, None), {"videos": task}, say=told.append).scores["videos"]
+    found = validation.evaluate(engine(rows_by_frame), {"videos": task}, say=told.append).scores["videos"]
     assert found["count"] == 1 and found["unread"] == 1 and len(told) == 1 and "record 0" in told[0]
 
 
@@ -161,7 +166,7 @@ def test_what_stops_an_evaluation_is_told_once():
 
     task = task_of(Records([video("a", 1), None]))
     reply = lambda example: AllAtOnce(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
-    answered = predictions(Engine(rows_by_frame, None, None), task, task.val, reply, count=2, unread=refuse)
+    answered = predictions(engine(rows_by_frame), task, task.val, reply, count=2, way=EXPRESSION, unread=refuse)
     with pytest.raises(UserError) as stopped:
         list(answered)
     assert str(stopped.value).startswith("record 1: ") and str(stopped.value).count("record 1") == 1
@@ -177,7 +182,7 @@ def test_a_prompt_is_tokenized_once():
     encode = task.processor.tokenizer._encode
     counted = functools.lru_cache(lambda text: texts.append(text) or encode(text))
     task.processor.tokenizer._ids = counted
-    benchmark_run.run(Engine(rows_by_frame, None, None), benchmarks.BENCHMARKS["toy_video"], task)
+    benchmark_run.run(engine(rows_by_frame), benchmarks.BENCHMARKS["toy_video"], task)
     assert texts.count("rows never seen") == 1 and len(texts) == len(set(texts))
 
 
@@ -202,6 +207,7 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
         rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
         put = staticmethod(lambda batch, rows: batch)
         own = staticmethod(np.asarray)
+        by_shard = staticmethod(lambda function: function)
 
     long = video("a", 1)
     long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
@@ -211,10 +217,12 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
         lengths.append(batch["layout"]["text_ids"].shape)
         return rows_by_frame(params, batch, memory)
 
-    monkeypatch.setattr(engines.hosts, "exchange", lambda what, own: [json.dumps([1, 1, {"length": 448, "targets": 0}]), own])
+    monkeypatch.setattr(
+        engines.hosts, "exchange", lambda what, own: [json.dumps([1, 1, 128, 128, {"length": 448, "targets": 0}]), own]
+    )
     reply = lambda example: Reply(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
     answered = predictions(
-        Engine(watched, None, None, SecondRow()), task_of([long]), [long], reply, count=1, unread=pytest.fail
+        engine(watched, feed=SecondRow()), task_of([long]), [long], reply, count=1, way=EXPRESSION, unread=pytest.fail
     )
     assert [(done, list(replies)) for done, replies in answered] == [(1, [])] and lengths == [(1, 448)]
 
@@ -233,7 +241,7 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
         return rows_by_frame(params, batch, memory)
 
     task = task_of([video(str(k), 1) for k in range(6)])
-    answered = predictions(Engine(watched, None, None), task, task.val, reply, count=6, batch_size=2, unread=pytest.fail)
+    answered = predictions(engine(watched), task, task.val, reply, count=6, batch_size=2, way=EXPRESSION, unread=pytest.fail)
     for _, replies in answered:
         for _, one in replies:
             list(one.answers())

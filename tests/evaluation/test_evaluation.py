@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from faked import engine, outputs_of
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.evaluation import validation
-from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -36,15 +36,13 @@ def test_every_prompt_is_scored(monkeypatch, room):
         rows, prompts = batch["uses_expression"].shape
         calls.append(int(batch["uses_expression"].sum()))
         logits = np.broadcast_to(np.where(np.arange(24) < 12, 9.0, -9.0)[:, None], (rows, 1, prompts, 1, 24, 24))
-        return {"mask_logits": logits, "expression": np.full((rows, 1, prompts, 1), 9.0)}, np.zeros(rows)
+        return outputs_of(batch, mask_logits=logits, expression=np.full((rows, 1, prompts, 1), 9.0)), np.zeros(rows)
 
     monkeypatch.setattr(validation, "BATCH", 2)
     processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": room})
     task = Task("referring", None, list(examples()), 0, processor)
     done = []
-    made = validation.evaluate(
-        Engine(predict, None, None), {"referring": task}, progress=lambda name, count, of: done.append((count, of))
-    )
+    made = validation.evaluate(engine(predict), {"referring": task}, progress=lambda name, count, of: done.append((count, of)))
     scores = made.scores["referring"]
     assert scores["count"] == 9 and scores["giou"] == pytest.approx(3 / 9, abs=1e-3)
     assert scores["giou/g0"] == pytest.approx(1, abs=1e-3) and all(scores[f"giou/g{n}"] == 0 for n in range(1, 5))
@@ -55,12 +53,12 @@ def test_a_first_record_that_cannot_be_prepared_is_counted(monkeypatch):
     def predict(params, batch, memory):
         rows, prompts = batch["uses_expression"].shape
         logits = np.full((rows, 1, prompts, 1, 24, 24), 9.0)
-        return {"mask_logits": logits, "expression": np.full((rows, 1, prompts, 1), 9.0)}, None
+        return outputs_of(batch, mask_logits=logits, expression=np.full((rows, 1, prompts, 1), 9.0)), None
 
     processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": 6})
     first, *others = examples()
     empty = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], text=" "),))
     task = Task("referring", None, [empty, *others], 0, processor)
     told = []
-    scores = validation.evaluate(Engine(predict, None, None), {"referring": task}, say=told.append).scores["referring"]
+    scores = validation.evaluate(engine(predict), {"referring": task}, say=told.append).scores["referring"]
     assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in told[0]

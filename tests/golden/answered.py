@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hyperseg_jax.ops.transforms import Geometry
-from hyperseg_jax.results import answers
+from hyperseg_jax.results import answers, selection
+from hyperseg_jax.results.answers import Thresholds
+from hyperseg_jax.results.own_size import at_own_size, canvas, place, view
+from hyperseg_jax.structs import Prompt
 
 
 def geometry_of(inputs: dict[str, np.ndarray]) -> Geometry:
@@ -38,52 +43,58 @@ def answered(
     positive: bool [Q, H, W], the case's own masks. A score is a mean over the pixels of its mask, so that one pixel beside zero
     moves it by more than its floor. Where our sign differs within `legal` of zero, the pixel is taken as in the case.
     """
-    logits, flipped = answers.to_original(masks, geometry), 0
+    masks, scores = jnp.asarray(masks), jax.tree.map(jnp.asarray, scores)
+    here = view_of(masks, geometry)
+    logits, flipped = own(at_own_size(masks, here), geometry), 0
     made = {"post_mask_logits": logits}
     if positive is not None:
         logits, flipped = settled(logits, positive, legal)
     if flipped:  # the answers are asked again, from masks that need no resizing
-        masks, size = logits, logits.shape[-2:]
+        masks, size = jnp.asarray(logits), logits.shape[-2:]
         geometry = Geometry(size, size, size)
+        here = view_of(masks, geometry)
+    sure = np.asarray(selection.mask_scores(logits))
     if "expression" in scores:
-        made["scores_by_query"] = answers.query_scores(scores["expression"], logits)
-        made["best_query"] = made["scores_by_query"].argmax(keepdims=True)
-        (soft,) = answers.expression(masks, scores["expression"], geometry, label="", soft=True)
-        made["best_soft_mask"] = soft.mask
+        made["scores_by_query"] = sigmoid(scores["expression"]) * sure
+        best, *_ = selection.best_query(masks, scores["expression"], here, True)
+        made["best_query"] = np.asarray(best)[None]
+        found = selection.expression(masks, scores["expression"], here, asked=True, soft=True)
+        made["best_soft_mask"] = own(found["mask"], geometry)
     if "region" in scores:
-        made["completed_region_scores"] = answers.query_scores(scores["region"], logits)
+        made["completed_region_scores"] = sigmoid(scores["region"]) * sure[:, None]
     if "class" in scores and things is not None:
-        made["completed_sem_seg"] = answers.semantic(masks, scores["class"], geometry)
-        made |= instances(masks, scores["class"], geometry, things, "completed_instance", things)
-        made |= instances(masks, scores["class"], geometry, things, "completed_instance_all", None)
-        for kind, threshold in (("ref", 0.8), ("low", 0.3)):
-            made |= panoptic(masks, scores["class"], geometry, things, f"completed_panoptic_{kind}", threshold)
+        given = masks, scores["class"], here
+        valid = np.ones(scores["class"].shape[-1], bool)
+        made["completed_sem_seg"] = own(selection.by_rows(lambda sums: sums[:-1], *given, valid=valid), geometry)
+        prompt = Prompt("panoptic", classes=tuple(map(str, range(len(things)))), things=tuple(map(bool, things)))
+        found = jax.device_get(selection.instances(*given, valid=valid, limit=len(masks)))
+        for name, kept in (
+            ("completed_instance", found["there"] & np.array(things, bool)[found["label"]]),
+            ("completed_instance_all", found["there"]),
+        ):
+            made |= {
+                f"{name}_query": found["query"][kept],
+                f"{name}_labels": found["label"][kept],
+                f"{name}_scores": found["score"][kept],
+            }
+        for name, threshold in (("completed_panoptic_ref", 0.8), ("completed_panoptic_low", 0.3)):
+            limits = {"object_threshold": threshold, "overlap_threshold": threshold}
+            chosen = jax.device_get(selection.panoptic(*given, valid=valid, **limits))
+            segments = answers.panoptic(chosen, prompt, geometry, Thresholds(None, threshold, threshold))
+            listed = [(k, things[label], label) for k, label in enumerate(segments.labels, 1)]
+            made |= {name: segments.ids, f"{name}_segments": np.array(listed, np.int32).reshape(-1, 3)}
     return made, flipped
 
 
-def names_of(things: list[int]) -> tuple[str, ...]:
-    return tuple(map(str, range(len(things))))
+def view_of(masks: np.ndarray, geometry: Geometry):
+    return view(place(geometry), masks.shape[-2:], canvas(*geometry.original))
 
 
-def instances(masks, class_logits, geometry, things, name, kept) -> dict[str, np.ndarray]:
-    query, label, _ = answers.best_pairs(class_logits, things=kept)
-    found = answers.instances(masks, class_logits, geometry, classes=names_of(things), things=kept)
-    return {
-        f"{name}_query": query,
-        f"{name}_labels": label,
-        f"{name}_scores": np.array([segment.score for segment in found], np.float32),
-    }
+def own(maps, geometry: Geometry) -> np.ndarray:
+    """Maps [..., H, W] of a canvas at the size of the image."""
+    height, width = geometry.original
+    return np.asarray(maps)[..., :height, :width]
 
 
-def panoptic(masks, class_logits, geometry, things, name, threshold) -> dict[str, np.ndarray]:
-    found = answers.panoptic(
-        masks,
-        class_logits,
-        geometry,
-        classes=names_of(things),
-        things=tuple(map(bool, things)),
-        object_threshold=threshold,
-        overlap_threshold=threshold,
-    )
-    segments = [(k, things[label], label) for k, label in enumerate(found.labels, 1)]
-    return {name: found.ids, f"{name}_segments": np.array(segments, np.int32).reshape(-1, 3)}
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.nn.sigmoid(logits))

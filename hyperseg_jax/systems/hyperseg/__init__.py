@@ -5,12 +5,13 @@ prompts      the exact words of each task
 processor    an example -> the arrays of an element
 frames       the frames of a batch, one after the other
 objective    what it is trained for
-inference    what it answers
+inference    its outputs for a batch, and the text that it writes
+postprocess  outputs about a prompt -> answers
 checkpoints  the public checkpoints that its weights come from
 toy_tokenizer  writes the tokenizer of the toy world
 """
 
-from hyperseg_jax.systems.hyperseg import checkpoints, inference, model, objective, processor
+from hyperseg_jax.systems.hyperseg import checkpoints, inference, model, objective, postprocess, processor
 from hyperseg_jax.systems.system import System
 
 SYSTEM = System(
@@ -21,6 +22,7 @@ SYSTEM = System(
     processor=processor.make,
     loss=objective.loss,
     predict=inference.predict,
+    answers=postprocess.ANSWERS,
     generate=inference.generate,
     weight_table=model.weight_table,
     published=checkpoints.CHECKPOINTS,

@@ -18,8 +18,8 @@ from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 
 def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
     """f(params, batch, memory) -> (arrays [B, T, K, ...], memory). The arrays: mask_logits, expression, class, region,
-    embedding (of queries, to be followed from frame to frame: of the "reid" head where the decoder has one). memory: the
-    fine-grained query of the next frame; None before the first."""
+    embedding (of queries, to be followed from frame to frame: of the "reid" head where the decoder has one), and what is asked:
+    asked bool, class_valid, region_valid. memory: the fine-grained query of the next frame; None before the first."""
 
     def of_batch(params: Any, batch: Batch, memory: jax.Array | None = None) -> tuple[dict[str, jax.Array], jax.Array]:
         prompts = batch["uses_expression"].shape[1]
@@ -32,7 +32,10 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
             return {"mask_logits": split(output.prediction.mask_logits), **scores, "embedding": split(followed)}
 
         found, memory = over_frames(model, params, batch, memory, of_frame)
-        return jax.tree.map(lambda frames: jnp.moveaxis(frames, 0, 1), found), memory
+        found = jax.tree.map(lambda frames: jnp.moveaxis(frames, 0, 1), found)
+        asked = {"asked": batch["uses_expression"], **{name: batch[name] for name in ("class_valid", "region_valid")}}
+        frames = batch["images"].shape[1]
+        return found | {name: jnp.repeat(value[:, None], frames, axis=1) for name, value in asked.items()}, memory
 
     return of_batch
 

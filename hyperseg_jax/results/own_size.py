@@ -1,0 +1,70 @@
+"""Mask logits of a model at the size of the image, on the device. An image of a new size compiles nothing new: sizes are
+rounded up to a canvas, and how an image lies in the model's input is data."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperseg_jax.ops.transforms import Geometry
+
+STEP = 128
+"""Pixels that the sides of a canvas are multiples of."""
+
+
+def canvas(height: int, width: int) -> tuple[int, int]:
+    """The canvas that holds an image of this size at its top left."""
+    return -(-height // STEP) * STEP, -(-width // STEP) * STEP
+
+
+def place(geometry: Geometry) -> np.ndarray:
+    """A geometry as data: int32 [2, 3], for height and width the original size, the filled part and the padded whole."""
+    return np.stack([geometry.original, geometry.filled, geometry.padded], axis=1).astype(np.int32)
+
+
+@flax.struct.dataclass
+class View:
+    """From mask logits [h, w] to an image on a canvas [H, W]. rows: float32 [H, h]; columns: float32 [W, w]; both are zero
+    beyond the image. inside: bool [H, W], which pixels are the image's."""
+
+    rows: jax.Array
+    columns: jax.Array
+    inside: jax.Array
+
+
+def view(place: jax.Array, source: tuple[int, int], size: tuple[int, int]) -> View:
+    """source: (h, w). size: (H, W).
+
+    The published code resizes logits to the padded size, cuts the padding off, and resizes them to the image; here both are one
+    product a side. Bilinear as torch's (align_corners False, no antialias)."""
+    rows, columns = (_weights(place[axis], source[axis], size[axis]) for axis in (0, 1))
+    here = [jnp.arange(size[axis]) < place[axis, 0] for axis in (0, 1)]
+    return View(rows, columns, here[0][:, None] & here[1])
+
+
+def at_own_size(logits: jax.Array, view: View) -> jax.Array:
+    """Logits [..., h, w] -> [..., H, W], zero beyond the image."""
+    tall = jnp.einsum("Hh,...hw->...Hw", view.rows, logits.astype(jnp.float32), precision="highest")
+    return jnp.einsum("...Hw,Ww->...HW", tall, view.columns, precision="highest")
+
+
+def _weights(side: jax.Array, source: int, target: int) -> jax.Array:
+    """float32 [target, source]: how much each cell of one side counts at each pixel. side: (original, filled, padded)."""
+    original, filled, padded = side
+    pixel, cells = jnp.arange(target), jnp.arange(source)
+    weights = jnp.zeros((target, source), jnp.float32)
+    for position, share in _neighbours(pixel, filled, original):
+        for cell, part in _neighbours(position, source, padded):
+            weights += jnp.where(cells == cell[:, None], (share * part)[:, None], 0.0)
+    return jnp.where((pixel < original)[:, None], weights, 0.0)
+
+
+def _neighbours(position: jax.Array, source: jax.Array | int, target: jax.Array | int) -> list[tuple[jax.Array, jax.Array]]:
+    """The two places among `source` that a position among `target` lies between, each with its weight."""
+    scale = jnp.float32(source) / jnp.float32(target)  # torch rounds the scale first
+    at = jnp.maximum(scale * (position.astype(jnp.float32) + 0.5) - 0.5, 0.0)
+    low = jnp.minimum(at.astype(jnp.int32), source - 1)
+    part = at - low
+    return [(low, 1 - part), (jnp.minimum(low + 1, source - 1), part)]

@@ -1,0 +1,199 @@
+"""Which queries answer a prompt, and their masks at the image's own size, on the device: only what is chosen comes to the host.
+
+Every function takes outputs about one prompt on one frame and gives arrays by name; masks are packed, eight pixels a byte.
+Rules: HyperSeg's release for expressions, its parent (PSALM) for regions, Mask2Former's inference for class lists. Of class
+lists, the last valid class is "background"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from hyperseg_jax.results.own_size import View, at_own_size
+
+Selected = dict[str, jax.Array]
+
+
+def mask_scores(logits: jax.Array) -> jax.Array:
+    """How sure a mask is of its own pixels: mean probability over positive pixels. [..., H, W] -> [...]."""
+    positive = logits > 0
+    total = jnp.where(positive, jax.nn.sigmoid(logits), 0.0).sum((-2, -1))
+    return total / (positive.sum((-2, -1)) + 1e-6)
+
+
+def class_probabilities(logits: jax.Array, valid: jax.Array) -> jax.Array:
+    """Softmax over the valid classes. [Q, C], bool [C] -> [Q, C]."""
+    return jax.nn.softmax(jnp.where(valid, logits, -jnp.inf), axis=-1)
+
+
+def best_query(masks: jax.Array, scores: jax.Array, view: View, asked: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(number, score, logits [H, W]) of the query that answers best: sigmoid(score) * mask score.
+
+    masks [Q, h, w], scores [Q]. A mask score is at most 1. So queries are tried by falling score, each at the image's own size,
+    until none that is left can be better: mostly one or two. asked: False tries none.
+    """
+    chance = jax.nn.sigmoid(scores)
+    order = jnp.argsort(-chance, stable=True)
+    count = jnp.where(asked, len(order), 0)
+
+    def may_be_better(state: tuple[jax.Array, ...]) -> jax.Array:
+        tried, _, best, _ = state
+        return (tried < count) & (chance[order[jnp.minimum(tried, len(order) - 1)]] >= best)
+
+    def attempt(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        tried, number, best, logits = state
+        query = order[tried]
+        own = at_own_size(masks[query], view)
+        score = chance[query] * mask_scores(own)
+        better = (score > best) | ((score == best) & (query < number))
+        return tried + 1, jnp.where(better, query, number), jnp.maximum(score, best), jnp.where(better, own, logits)
+
+    start = (jnp.int32(0), jnp.int32(len(order)), jnp.float32(-1), jnp.zeros(view.inside.shape, jnp.float32))
+    _, number, best, logits = jax.lax.while_loop(may_be_better, attempt, start)
+    return number, best, logits
+
+
+def expression(masks: jax.Array, scores: jax.Array, view: View, *, asked: jax.Array, soft: bool) -> Selected:
+    """The best query of an expression. masks [Q, h, w], scores [Q] -> mask, score [], any [] whether the mask has a pixel, and
+    present []: the probability that some query matches, their sum, since at most one does. Training weighs the one match as
+    much as the Q - 1 misses, which makes the scores log(Q - 1) too large; that is taken off first. soft: the mask as
+    probabilities [H, W]."""
+    _, score, logits = best_query(masks, scores, view, asked)
+    present = jax.nn.sigmoid(scores - jnp.log(max(len(scores) - 1, 1))).sum()
+    return {"mask": _shown(logits, soft), "score": score, "any": (logits > 0).any(), "present": present}
+
+
+def regions(masks: jax.Array, scores: jax.Array, view: View, *, valid: jax.Array, soft: bool) -> Selected:
+    """The best query of each region. masks [Q, h, w], scores [Q, R], valid bool [R] -> mask [R, ...], score [R]."""
+
+    def one(given: tuple[jax.Array, jax.Array]) -> Selected:
+        _, score, logits = best_query(masks, given[0], view, given[1])
+        return {"mask": _shown(logits, soft), "score": score}
+
+    return jax.lax.map(one, (scores.T, valid))
+
+
+def panoptic(
+    masks: jax.Array,
+    logits: jax.Array,
+    view: View,
+    *,
+    valid: jax.Array,
+    object_threshold: jax.Array | float,
+    overlap_threshold: jax.Array | float,
+) -> Selected:
+    """Segments without overlap. masks [Q, h, w], logits [Q, C] -> owner [H, W]: the number of each pixel's query, from 1, or 0;
+    label [Q], score [Q], found [Q] whether the query has a segment. Parts of one stuff class are not joined yet."""
+    probability = class_probabilities(logits, valid)
+    score, label = probability.max(-1), probability.argmax(-1)
+    kept = (label != valid.sum() - 1) & (score > object_threshold)
+    nothing = jnp.full(view.inside.shape, -1.0, jnp.float32)
+
+    def chance(query: jax.Array) -> jax.Array:
+        """Probabilities of a query's mask, -1 where it is not kept and beyond the image."""
+        own = lambda: jnp.where(view.inside, jax.nn.sigmoid(at_own_size(masks[query], view)), nothing)
+        return jax.lax.cond(kept[query], own, lambda: nothing)
+
+    def compete(state: tuple[jax.Array, jax.Array], query: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        best, owner = state
+        likely = chance(query)
+        weighed = jnp.where(likely < 0, likely, score[query] * likely)
+        better = weighed > best
+        return (jnp.where(better, weighed, best), jnp.where(better, query, owner)), None
+
+    def claim(taken: jax.Array, query: jax.Array) -> tuple[jax.Array, jax.Array]:
+        whole, own = chance(query) >= 0.5, owner == query
+        enough = own.sum() / jnp.maximum(whole.sum(), 1) >= overlap_threshold
+        found = kept[query] & (own & whole).any() & enough
+        return jnp.where(own & whole & found, query + 1, taken), found
+
+    queries = jnp.arange(len(masks))
+    (_, owner), _ = jax.lax.scan(compete, (nothing, jnp.full(nothing.shape, -1)), queries)
+    taken, found = jax.lax.scan(claim, jnp.zeros(nothing.shape, jnp.int32), queries)
+    return {"owner": taken.astype(_smallest(len(masks))), "label": label, "score": score, "found": found}
+
+
+def best_pairs(logits: jax.Array, *, valid: jax.Array, limit: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The most probable pairs of a query and a class, best first: int [n] queries, int [n] classes, float32 [n], below 0 where
+    there are no more. logits [Q, C]; background is left out."""
+    probability = class_probabilities(logits, valid)
+    named = jnp.arange(logits.shape[-1]) < valid.sum() - 1
+    flat = jnp.where(named, probability, -1.0).reshape(-1)
+    best, pair = jax.lax.top_k(flat, min(limit, flat.size))
+    return pair // logits.shape[-1], pair % logits.shape[-1], best
+
+
+def instances(masks: jax.Array, logits: jax.Array, view: View, *, valid: jax.Array, limit: int) -> Selected:
+    """best_pairs with masks, which may overlap. masks [Q, h, w], logits [Q, C] -> query, label and score [n], score = class
+    probability * mask score; there [n], False where there are no more pairs; mask [Q, ...]."""
+    query, label, probability = best_pairs(logits, valid=valid, limit=limit)
+    made = _every(masks, view)
+    found = {"query": query, "label": label, "score": probability * made["sure"][query], "there": probability >= 0}
+    return {**found, "mask": made["mask"]}
+
+
+def candidates(
+    masks: jax.Array,
+    logits: jax.Array,
+    embeddings: jax.Array,
+    view: View,
+    *,
+    valid: jax.Array,
+    limit: int,
+) -> Selected:
+    """The best queries of a frame, each once, for tracking: masks [Q, h, w], logits [Q, C], embeddings [Q, D] -> mask [n, ...],
+    classes [n, C] class probability * mask score, any [n] whether it has a pixel, embedding [n, D]."""
+    probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
+    _, best = jax.lax.top_k(probability.max(-1), min(limit, len(masks)))
+    made = _every(masks[best], view)
+    classes = probability[best] * made["sure"][:, None]
+    return {"mask": made["mask"], "classes": classes, "any": made["any"], "embedding": embeddings[best]}
+
+
+def semantic(masks: jax.Array, logits: jax.Array, view: View, *, valid: jax.Array) -> Selected:
+    """The most probable class of each pixel: label [H, W]. Of each class, the sum over queries of class probability * mask
+    probability counts (Mask2Former's semantic_inference). A few rows at a time: all classes at full size are much memory."""
+    return {"label": by_rows(lambda sums: sums.argmax(0).astype(jnp.int16), masks, logits, view, valid=valid)}
+
+
+ROWS = 32
+"""Of a canvas, looked at together; own_size.STEP is a multiple."""
+
+
+def by_rows(
+    make: Callable[[jax.Array], jax.Array],
+    masks: jax.Array,
+    logits: jax.Array,
+    view: View,
+    *,
+    valid: jax.Array,
+) -> jax.Array:
+    """make(sums [C, ROWS, W] of some rows) over all rows: [H, W], or [..., H, W]. The class sums of `semantic`."""
+    probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
+
+    def some(rows: jax.Array) -> jax.Array:
+        own = at_own_size(masks, view.replace(rows=rows))
+        return make(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(own), precision="highest"))
+
+    made = jax.lax.map(some, view.rows.reshape(-1, ROWS, view.rows.shape[1]))  # [blocks, ..., ROWS, W]
+    return jnp.moveaxis(made, 0, -3).reshape(*made.shape[1:-2], *view.inside.shape)
+
+
+def _every(masks: jax.Array, view: View) -> Selected:
+    """Of each mask [Q, h, w] at the image's own size: the packed mask, how sure it is, and whether it has a pixel."""
+
+    def one(mask: jax.Array) -> Selected:
+        own = at_own_size(mask, view)
+        return {"mask": _shown(own, soft=False), "sure": mask_scores(own), "any": (own > 0).any()}
+
+    return jax.lax.map(one, masks)
+
+
+def _shown(logits: jax.Array, soft: bool) -> jax.Array:
+    return jax.nn.sigmoid(logits) if soft else jnp.packbits(logits > 0, axis=-1)
+
+
+def _smallest(count: int) -> type:
+    return jnp.uint8 if count < 256 else jnp.uint16

@@ -1,0 +1,68 @@
+"""HyperSeg's outputs about a prompt -> its answers: which query is meant, and from when on it counts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import jax
+
+from hyperseg_jax.results import answers, selection
+from hyperseg_jax.results.answers import Answer, Answers, Thresholds
+from hyperseg_jax.results.own_size import View
+from hyperseg_jax.results.selection import Selected
+
+# Of one prompt on one frame: mask_logits [Q, h, w], expression [Q], class [Q, C], region [Q, R], embedding [Q, D], and what was
+# asked: asked [], class_valid [C], region_valid [R].
+Outputs = Mapping[str, jax.Array]
+
+INSTANCES, CANDIDATES = 100, 20
+"""Of an image, as Mask2Former has it; and of a frame, to be tracked over a video."""
+
+
+def _expression(outputs: Outputs, view: View, _: jax.Array, *, soft: bool = False) -> Selected:
+    return selection.expression(outputs["mask_logits"], outputs["expression"], view, asked=outputs["asked"], soft=soft)
+
+
+def _regions(outputs: Outputs, view: View, _: jax.Array, *, soft: bool = False) -> Selected:
+    return selection.regions(outputs["mask_logits"], outputs["region"], view, valid=outputs["region_valid"], soft=soft)
+
+
+def _panoptic(outputs: Outputs, view: View, thresholds: jax.Array) -> Selected:
+    segment, overlap = thresholds
+    return selection.panoptic(
+        outputs["mask_logits"],
+        outputs["class"],
+        view,
+        valid=outputs["class_valid"],
+        object_threshold=segment,
+        overlap_threshold=overlap,
+    )
+
+
+def _instances(outputs: Outputs, view: View, _: jax.Array) -> Selected:
+    valid = outputs["class_valid"]
+    return selection.instances(outputs["mask_logits"], outputs["class"], view, valid=valid, limit=INSTANCES)
+
+
+def _candidates(outputs: Outputs, view: View, _: jax.Array) -> Selected:
+    masks, logits, embeddings = (outputs[name] for name in ("mask_logits", "class", "embedding"))
+    return selection.candidates(masks, logits, embeddings, view, valid=outputs["class_valid"], limit=CANDIDATES)
+
+
+def _semantic(outputs: Outputs, view: View, _: jax.Array) -> Selected:
+    return selection.semantic(outputs["mask_logits"], outputs["class"], view, valid=outputs["class_valid"])
+
+
+KINDS = {
+    "expression": Answer(_expression, answers.expression),
+    "soft_expression": Answer(functools.partial(_expression, soft=True), answers.expression),
+    "regions": Answer(_regions, answers.regions),
+    "soft_regions": Answer(functools.partial(_regions, soft=True), answers.regions),
+    "panoptic": Answer(_panoptic, answers.panoptic),
+    "instances": Answer(_instances, answers.instances),
+    "candidates": Answer(_candidates, answers.candidates),
+    "semantic": Answer(_semantic, answers.semantic),
+}
+# The release always answers an expression; the threshold of class lists is PSALM's.
+ANSWERS = Answers(KINDS, usual=Thresholds(0.5, 0.5), published=Thresholds(None, 0.8))
