@@ -4,7 +4,7 @@
 
 One expression about one image. Both take mask logits of a quarter of the model's input of 1024 px, and give the same mask
 outside of pixels beside zero. The device part, which runs on the CPU here, is timed apart from what the host does with its
-outcome. """
+outcome."""
 
 from __future__ import annotations
 

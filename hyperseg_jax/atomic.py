@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.printing import shown
 
 DAY = 24 * 3600
 """Seconds after which a part is left over where nothing else tells whether its writer lives."""
@@ -60,7 +61,7 @@ def check_free(folder: pathlib.Path, written: Iterable[str], sources: Iterable[p
     patterns = tuple(written)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not is_part(path) and not any(path.match(pattern) for pattern in patterns):
-            raise UserError(f"{folder}: holds {path.name}, which would be lost; give a new folder")
+            raise UserError(f"{folder}: holds {shown(path.name)}, which would be lost; give a new folder")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.atomic import is_part, scratch_folder, sweep, whole_file, whole_folder, write_text
+from hyperseg_jax.atomic import check_free, is_part, scratch_folder, sweep, whole_file, whole_folder, write_text
+from hyperseg_jax.errors import UserError
 
 
 @pytest.fixture
@@ -200,3 +201,10 @@ def test_scratch_is_removed_at_the_end_and_after_a_kill(tmp_path, monkeypatch):
         assert folder.is_dir() and len(list(tmp_path.iterdir())) == 1
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+def test_a_name_that_would_be_lost_is_told_on_one_line(tmp_path):
+    (tmp_path / "x\nerror: all is well").touch()
+    with pytest.raises(UserError) as error:
+        check_free(tmp_path, ("*.json",))
+    assert "\n" not in str(error.value) and "x\\nerror" in str(error.value)

@@ -12,6 +12,7 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
 from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.labels import MODES
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget, pictures
@@ -42,11 +43,11 @@ class LabelMe(Listed):
         self._lists = ClassLists(names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed)
 
     def _labels(self, path: pathlib.Path) -> list[str]:
+        """Those of one file; none where it is damaged, which is told when its record is read."""
         try:
             shapes = files.rows(files.read_json(path), "shapes", str(path))
             return [files.text(shape, "label", str(path)) for shape in shapes]
-        except Problem as problem:
-            complain(problem.kind, str(problem))
+        except Problem:
             return []
 
     def __len__(self) -> int:
@@ -99,14 +100,15 @@ def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | 
 
 
 def _pasted(shape: dict, corner: tuple[float, float], size: tuple[int, int]) -> np.ndarray | None:
-    """A small mask picture in base64, put at its corner."""
+    """A small mask picture in base64, put at its corner and cut at the border."""
     try:
         data = base64.b64decode(shape["mask"], validate=True)
-        part = pictures.read(data, lambda picture: np.array(picture.convert("L"))) > 0
+        part = pictures.numbers(data, MODES, "mask") > 0
     except (KeyError, TypeError, ValueError, BadFile):
         return None
     mask = np.zeros(size, bool)
-    x, y = (max(0, round(value)) for value in corner)
-    window = mask[y : y + part.shape[0], x : x + part.shape[1]]
+    x, y = map(round, corner)
+    part = part[max(0, -y) :, max(0, -x) :]
+    window = mask[max(0, y) :, max(0, x) :][: part.shape[0], : part.shape[1]]
     window |= part[: window.shape[0], : window.shape[1]]
     return mask

@@ -23,7 +23,7 @@ from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, pictures
 from hyperseg_jax.untrusted import features as prepared
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import shown, shown_value
 
 LABEL_PICTURES = ("annotation", "segmentation_label", "segmentation_mask")
 MASKS = ("mask", "segmentation")
@@ -109,7 +109,7 @@ class Prepared:
         key = next((str(record.one(name)) for name in ("image/id", "image/filename") if record.has(name)), str(index))
         if self._kind == "instances":
             found = [_mask(data, size, where) for data in record.many(f"objects/{self._masks}")]
-            labels = [int(label) for label in record.many("objects/label")]
+            labels = self._object_labels(record, len(found), where)
             stacked = np.array(found, bool).reshape(-1, *size)
             prompts = self._lists.prompts(index, stacked, labels, np.zeros(size, bool), key=key)
         elif self._kind == "labels":
@@ -129,12 +129,22 @@ class Prepared:
             raise Problem("bad record", f"{where}: has no objects; leave the record out")
         return Example(f"{self._folder.parent.name}:{self._split}#{index}", pixels[None], prompts)
 
+    def _object_labels(self, record: Values, count: int, where: str) -> list[int]:
+        """The class of each object."""
+        labels = list(record.many("objects/label"))
+        odd = [label for label in labels if not isinstance(label, int) or not 0 <= label < len(self.classes)]
+        if odd or len(labels) != count:
+            of_classes = f"has the label {shown_value(odd[0])}, and there are {len(self.classes)} classes" if odd else ""
+            why = of_classes or f"has {count} objects and {len(labels)} labels"
+            raise Problem("bad record", f"{where}: {why}; prepare it again")
+        return labels
+
     def _captions(self, record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
         boxes = np.asarray(record.many("objects/bbox"), float).reshape(-1, 4)
-        for (top, left, bottom, right), label in zip(boxes, record.many("objects/label"), strict=True):
+        for (top, left, bottom, right), label in zip(boxes, self._object_labels(record, len(boxes), where), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
             region = files.box_mask(np.round(box, 3), size, where)
-            yield Prompt(task="caption", answer=self.classes[int(label)], regions=region[None], kinds=("box",))
+            yield Prompt(task="caption", answer=self.classes[label], regions=region[None], kinds=("box",))
 
 
 def _referring(record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:

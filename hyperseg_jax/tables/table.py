@@ -11,6 +11,7 @@ import numpy as np
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables.operators import Operator, Stack
+from hyperseg_jax.untrusted.printing import listed
 
 
 def _tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -140,7 +141,7 @@ class Table:
                 if path in wanted and tuple(wanted[path].shape) != flat[path].shape
             ]
         if problems:
-            raise UserError("weights do not fit the model:\n  " + "\n  ".join(problems))
+            raise UserError("weights do not fit the model:" + listed(problems))
         return unflatten(flat)
 
     def to_torch(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -150,7 +151,7 @@ class Table:
         problems = [f"missing in the parameters: {path}" for path in paths if path not in flat]
         problems += [f"no PyTorch name for: {path}" for path in flat if path not in paths]
         if problems:
-            raise UserError("parameters do not fit the weight table:\n  " + "\n  ".join(sorted(problems)))
+            raise UserError("parameters do not fit the weight table:" + listed(sorted(problems)))
         made: dict[str, np.ndarray] = {}
         for row in self.rows:
             leaves = tuple(np.asarray(flat[path]) for path in row.paths)

@@ -23,6 +23,8 @@ TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 9: "f8"}
 CLASSES = (6, 8, 9, 10, 11, 12, 13)
 """Of MATLAB: double, int8 to uint32. Not characters, cells, structures, objects or functions."""
 LARGEST = 2**32 - 1
+ELEMENTS = 1000
+"""Of a file, that are looked at for the one of the wanted name."""
 NAMES = 4096
 """Bytes of a matrix besides its numbers."""
 
@@ -38,7 +40,7 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
     if sign is None:
         raise BadFile("is no MATLAB file of version 5")
     try:
-        at = HEADER
+        at, elements = HEADER, 0
         while at + 8 <= len(data):
             kind, length = struct.unpack_from(f"{sign}II", data, at)
             content = data[at + 8 : at + 8 + length]
@@ -47,6 +49,9 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
             if kind == MATRIX and _called(content, sign) == name:
                 return _matrix(content, sign, name, most)
             at += 8 + length
+            elements += 1
+            if elements > ELEMENTS:
+                raise BadFile(f"has more than {ELEMENTS} elements")
     except (struct.error, zlib.error, ValueError, IndexError, OverflowError) as error:
         raise BadFile(f"is damaged ({error})") from error
     raise BadFile(f"has no {name}")
@@ -62,7 +67,11 @@ def _unpacked(content: bytes, sign: str, name: str, most: int) -> tuple[int, byt
     if kind != MATRIX or _called(begin, sign) != name:
         return kind, begin
     _size(begin, sign, name, most)
-    return kind, begin + unpacking.decompress(unpacking.unconsumed_tail, max(1, min(length, 8 * most + NAMES) - len(begin)))
+    whole = begin + unpacking.decompress(unpacking.unconsumed_tail, max(1, min(length, 8 * most + NAMES) - len(begin)))
+    beyond = unpacking.decompress(unpacking.unconsumed_tail, 8)  # the checksum is looked at behind the last byte
+    if len(beyond) == 8 or not unpacking.eof:
+        raise BadFile("is damaged (a compressed element does not end where it says)")
+    return kind, whole
 
 
 def _called(data: bytes, sign: str) -> str:

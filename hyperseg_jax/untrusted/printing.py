@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import reprlib
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 
 NAME, LINE = 200, 1200
 """Characters of a name, and of a message."""
+LISTED = 100
+"""Lines of a list below a message."""
 _values = reprlib.Repr()
 _values.maxstring = _values.maxother = 60
 
@@ -40,6 +43,12 @@ def shown(text: str) -> str:
 def shown_value(value: object) -> str:
     """A value out of a file as it may stand in a message: texts in quotes, the first members of lists and tables."""
     return one_line(_values.repr(value), NAME)
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Lines below a message: the first of them, and how many more there are. They may name what is in files."""
+    more = [f"... {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return "".join(f"\n  {line}" for line in [*map(shown, lines[:LISTED]), *more])
 
 
 def first_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Published, Row, Rule, first_rule, flatten
 from hyperseg_jax.tables.operators import Constant
 from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.untrusted.printing import listed, shown
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.report import ImportReport
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, on_all_cores
@@ -111,7 +112,7 @@ def _kind(system: systems.System, file: TensorFile) -> Published:
         if kind.is_in(file.tensors):
             return kind
     known = "\n  ".join(f"{kind.name}: {kind.file}" for kind in system.published)
-    held = ", ".join(list(file.tensors)[:3])
+    held = shown(", ".join(list(file.tensors)[:3]))
     raise UserError(f"{file.path}: holds nothing that {system.name} knows (its names begin {held}); give one of\n  {known}")
 
 
@@ -208,11 +209,10 @@ def _fit(
         elif path not in filled:
             problems.append(f"not in the weight table: {path}")
     if problems:
-        shown = "\n  ".join(problems)
         names = ", ".join(kind.name for kind in kinds)
         raise UserError(
             f"the sources ({names}) do not fill the model of this config; give all parents that are needed, or the "
-            f"config of this checkpoint:\n  {shown}"
+            f"config of this checkpoint:{listed(problems)}"
         )
     return kept, fresh
 

@@ -22,7 +22,7 @@ from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, paths, strict_json
 from hyperseg_jax.untrusted.bad_file import naming
-from hyperseg_jax.untrusted.printing import one_line
+from hyperseg_jax.untrusted.printing import listed, one_line
 from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter
 from hyperseg_jax.weights.tensor_file import open_tensors
 
@@ -184,8 +184,7 @@ def check_fit(
         if path in given and tuple(given[path]) != tuple(wanted[path].shape)
     ]
     if problems:
-        listed = "\n  ".join(problems[:40]) + (f"\n  ... {len(problems) - 40} more" if len(problems) > 40 else "")
-        raise UserError(f"{folder}: does not fit the config (is it of another config?):\n  {listed}")
+        raise UserError(f"{folder}: does not fit the config (is it of another config?):{listed(problems)}")
 
 
 def _placed(array: np.ndarray, like: Any) -> Any:

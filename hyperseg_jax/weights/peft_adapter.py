@@ -68,7 +68,7 @@ def write(
     table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
     foreign = sorted({path.name for path in folder.iterdir()} - {CONFIG, WEIGHTS}) if folder.is_dir() else []
     if foreign:
-        raise UserError(f"{folder}: holds {foreign[0]}, which would be lost; give a new folder")
+        raise UserError(f"{folder}: holds {shown(foreign[0])}, which would be lost; give a new folder")
     leaves = params if any("/" in key for key in params) else flatten(params)
     adapters = {path: np.asarray(leaves[path]) for path in leaves if re.fullmatch(ADAPTER, path)}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in table.to_torch(adapters).items()}
@@ -112,7 +112,9 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     with open_tensors(path) as file:
         odd = [name for name, info in file.tensors.items() if info.dtype.name not in FLOATS]
         if odd:
-            raise UserError(f"{path}: {', '.join(odd)}: not of float32, float16 or bfloat16; save it in one of these with peft")
+            raise UserError(
+                f"{path}: {shown(', '.join(odd))}: not of float32, float16 or bfloat16; save it in one of these with peft"
+            )
         tensors = {name: file.read(name) for name in file.tensors}
     try:
         return flatten(table.to_flax(tensors, _shapes(config)))

@@ -1,5 +1,7 @@
 """Broken files of own data: captions.jsonl, masks and LabelMe folders."""
 
+import base64
+import io
 import json
 import os
 import pathlib
@@ -150,6 +152,41 @@ def test_labelme(own, case):
     assert [pair[0] for pair in problems] == [kind] and message in problems[0][1]
     inside(imageHeight=7)(home / "0001.json")
     assert any("0001.jpg: is 192x192 pixels, its annotations say 192x7" in text for _, text in found(report(home, "labelme")))
+
+
+def test_a_damaged_labelme_file_is_one_bad_record(own):
+    home = own("yours") / "yours" / "labelme"
+    classes = layouts.open_benchmark("labelme", "all", home).classes
+    (home / "0000.json").write_text("{")
+    reader = layouts.open_benchmark("labelme", "all", home)
+    assert len(reader) > 1 and set(reader.classes) <= set(classes) and reader[1].prompts
+    with pytest.raises(UserError, match=r"0000\.json: not json"):
+        reader[0]
+
+
+@pytest.mark.parametrize("corner", [(50, 60), (-3, -2), (190, 191)])
+def test_a_labelme_mask_with_a_palette_is_cut_at_the_border(own, corner):
+    home = own("yours") / "yours" / "labelme"
+    drawn = np.random.default_rng(0).random((6, 8)) < 0.5
+    picture = Image.fromarray(drawn.astype(np.uint8), mode="P")
+    picture.putpalette([0, 0, 0] * 256)  # told by its numbers, not by its colours
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    x, y = corner
+    mask = {"mask": base64.b64encode(file.getvalue()).decode(), "points": [[x, y], [x + 7, y + 5]], "shape_type": "mask"}
+    change(home / "0000.json", lambda content: content.update(shapes=[content["shapes"][0] | mask]))
+    found = layouts.open_benchmark("labelme", "all", home)[0].prompts[0].masks[0, 0]
+    wanted = np.zeros((212, 212), bool)
+    wanted[10 + y : 16 + y, 10 + x : 18 + x] = drawn
+    np.testing.assert_array_equal(found, wanted[10:202, 10:202])
+
+
+def test_a_mask_that_is_a_jpeg_is_refused(own):
+    """Its numbers are not those that were saved."""
+    home = own("yours") / "yours" / "folder"
+    path = next((home / "masks").glob("*.png"))
+    Image.open(path).convert("L").save(path, "JPEG")
+    assert any(path.name in text and "it is none of PNG" in text for _, text in found(report(home, "folder")))
 
 
 @pytest.mark.parametrize(

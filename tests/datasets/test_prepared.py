@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.datasets.prepared import Prepared
+from hyperseg_jax.datasets.prepared import Prepared, Values
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 
@@ -130,6 +130,15 @@ def test_what_each_kind_becomes(prepared, kind):
     assert seen == {0, 40, 80} and len({reader[k].name for k in range(3)}) == 3
     again = pickle.loads(pickle.dumps(reader))
     assert len(again) == 3 and np.array_equal(again[1].frames, reader[1].frames)
+
+
+@pytest.mark.parametrize("kind", ["instances", "captions"])
+@pytest.mark.parametrize("labels", [[-1], [2], [2**40], [0.7], [], [0, 1]])
+def test_labels_of_no_class(prepared, monkeypatch, kind, labels):
+    many = Values.many
+    monkeypatch.setattr(Values, "many", lambda self, name: labels if name == "objects/label" else many(self, name))
+    with pytest.raises(UserError, match=r"train#0.*(has the label .*there are 2 classes|has 1 objects and [02] labels)"):
+        Prepared(prepared[kind], "train")[0]
 
 
 def test_no_tensorflow(prepared):

@@ -107,6 +107,26 @@ def test_a_bomb_is_not_unpacked(tmp_path, name):
         tracemalloc.stop()
 
 
+def test_one_wrong_byte_of_a_compressed_map(tmp_path):
+    """Its checksum is looked at, whichever byte it is."""
+    savemat(tmp_path / "a.mat", {"LabelMap": LABELS}, do_compression=True)
+    data = (tmp_path / "a.mat").read_bytes()
+    for at in range(136, len(data)):
+        (tmp_path / "a.mat").write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        with pytest.raises(BadFile):
+            label_maps.read(tmp_path / "a.mat", "LabelMap")
+
+
+def test_many_small_elements_are_not_walked_through(tmp_path):
+    savemat(tmp_path / "a.mat", {"LabelMap": LABELS})
+    data = (tmp_path / "a.mat").read_bytes()
+    (tmp_path / "a.mat").write_bytes(data[:128] + bytes(8 * 1001) + data[128:])
+    with pytest.raises(BadFile, match="has more than 1000 elements"):
+        label_maps.read(tmp_path / "a.mat", "LabelMap")
+    (tmp_path / "a.mat").write_bytes(data[:128] + bytes(8 * 900) + data[128:])
+    assert np.array_equal(label_maps.read(tmp_path / "a.mat", "LabelMap"), LABELS)
+
+
 def promise(path):
     """A map of labels, or one line."""
 

@@ -181,6 +181,15 @@ def test_everything_wrong_is_listed_and_nothing_is_written(whole, draw, checkpoi
     assert not (tmp_path / "ours").exists()
 
 
+def test_a_long_list_of_what_is_wrong_has_an_end(whole, draw, checkpoint, tmp_path):
+    tensors = draw(whole()) | {f"stray.{k}": np.ones(1, np.float32) for k in range(5000)}
+    tensors["stray." + "x" * 100_000] = np.ones(1, np.float32)
+    with pytest.raises(UserError) as error:
+        import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
+    told = str(error.value).splitlines()
+    assert len(told) < 110 and told[-1].endswith("4901 more") and max(map(len, told)) < 1000
+
+
 def test_what_cannot_stand_together(whole, draw, params_of, checkpoint, tmp_path):
     config = whole(model__lora__rank=2)
     one = checkpoint(draw(whole()), "one")
