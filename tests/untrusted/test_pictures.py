@@ -65,7 +65,7 @@ def test_postscript_starts_nothing(tmp_path, monkeypatch):
     path = tmp_path / "eps_named.jpg"
     path.write_bytes(POSTSCRIPT)
     for read in (files.read_picture, files.picture_shape, lambda p: labels.read_labels(p, (30, 40))):
-        with pytest.raises(UserError, match="it is none of (JPEG, )?PNG"):
+        with pytest.raises(UserError, match=r"it is none of (JPEG, )?PNG"):
             read(path)
     assert not mark.exists()
 
