@@ -126,10 +126,13 @@ def _locked(parent: pathlib.Path, name: str) -> tuple[pathlib.Path, int]:
     """A new hidden folder and the open file that locks it."""
     while True:
         part = pathlib.Path(tempfile.mkdtemp(prefix=f".{name[:40]}.hyperseg-{_HOST}-", dir=parent))
-        handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # another process took it for left over, in the moment before it was locked
+            continue
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:  # another process takes it for left over, in the moment before it is locked
+        except BlockingIOError:  # or just does
             os.close(handle)
             continue
         except OSError:  # a file system without locks: only its age will tell

@@ -208,3 +208,18 @@ def test_a_name_that_would_be_lost_is_told_on_one_line(tmp_path):
     with pytest.raises(UserError) as error:
         check_free(tmp_path, ("*.json",))
     assert "\n" not in str(error.value) and "x\\nerror" in str(error.value)
+
+
+def test_a_part_that_another_process_swept_at_once_is_made_again(tmp_path, monkeypatch):
+    """Between its making and its locking it looks like what a killed process left."""
+    make, made = tempfile.mkdtemp, []
+
+    def swept(**given):
+        made.append(make(**given))
+        if len(made) == 1:
+            pathlib.Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", swept)
+    write_text(tmp_path / "a.txt", "whole")
+    assert len(made) == 2 and [path.name for path in tmp_path.iterdir()] == ["a.txt"]
