@@ -7,8 +7,6 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-PAD_VALUE = 128  # the released pipeline pads before it normalises, so padding is grey, not zero
-
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -27,10 +25,10 @@ def fit(height: int, width: int, size: int, fill: float = 1.0) -> Geometry:
     return Geometry((height, width), (max(1, filled[0]), max(1, filled[1])), (size, size))
 
 
-def resize_and_pad(frame: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """uint8 [H, W, 3] -> [size, size, 3]: bilinear, padded right and bottom with PAD_VALUE."""
+def resize_and_pad(frame: np.ndarray, geometry: Geometry, value: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> [size, size, 3]: bilinear, padded right and bottom with a value."""
     height, width = geometry.filled
-    padded = np.full((*geometry.padded, 3), PAD_VALUE, np.uint8)
+    padded = np.full((*geometry.padded, 3), value, np.uint8)
     if frame.shape[:2] != (height, width):
         frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
     padded[:height, :width] = frame

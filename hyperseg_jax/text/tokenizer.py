@@ -18,8 +18,7 @@ from hyperseg_jax.untrusted import limits, paths, strict_json, tokenizers
 from hyperseg_jax.untrusted.bad_file import BadFile, naming, without_panics
 from hyperseg_jax.untrusted.printing import one_line, shown
 
-EOS = "<|endoftext|>"
-SEG = "[SEG]"
+EOS = "<|endoftext|>"  # of GPT-2's tokenizer and those that follow it
 TOY_FILE = paths.ASSETS / "toy_tokenizer.json"
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 REMEMBERED = 2048  # texts whose ids are kept: class names, and prompts that are asked about frame by frame
@@ -29,18 +28,21 @@ CONFIG_FIELDS = {"added_tokens_decoder", "add_prefix_space", "bos_token", "eos_t
 
 
 class Tokenizer:
-    """eos_id ends an answer and pads; seg_id stands for a mask; ids are below vocab_size. Picklable."""
+    """eos_id ends an answer and pads; ids are below vocab_size. Picklable."""
 
-    def __init__(self, backend: _Backend, where: str = "tokenizer"):
-        """backend: holds "<|endoftext|>"; "[SEG]" is added where it is missing, as the published system does."""
-        backend.add_special_tokens([AddedToken(SEG, normalized=False)])
-        eos_id, seg_id = backend.token_to_id(EOS), backend.token_to_id(SEG)
-        if eos_id is None or seg_id is None:
-            raise UserError(f"{where}: has no token {EOS!r}, which ends every answer; use the tokenizer of the model")
-        self._backend, self._where = backend, where
+    def __init__(self, backend: _Backend, where: str = "tokenizer", *, eos: str = EOS, added: Sequence[str] = ()):
+        """eos: the token that ends a text. added: special tokens that get the next ids where they are missing."""
+        backend.add_special_tokens([AddedToken(token, normalized=False) for token in added])
+        self._backend, self._where, self._eos = backend, where, eos
         self._ids = functools.lru_cache(maxsize=REMEMBERED)(self._encode)
-        self.eos_id: int = eos_id
-        self.seg_id: int = seg_id
+        self.eos_id = self.id_of(eos)
+
+    def id_of(self, token: str) -> int:
+        """The id of a special token. UserError where there is none."""
+        found = self._backend.token_to_id(token)
+        if found is None:
+            raise UserError(f"{self._where}: has no token {token!r}; use the tokenizer of the model")
+        return found
 
     @property
     def vocab_size(self) -> int:
@@ -69,7 +71,7 @@ class Tokenizer:
             raise UserError(f"the text {shown(text[:40])}: {error.why}; change the text, or take another tokenizer") from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without "<|endoftext|>" and "[SEG]"."""
+        """The text of ids, without special tokens."""
         try:
             with without_panics("its decoder fails"):
                 return self._backend.decode([int(k) for k in ids], skip_special_tokens=True)
@@ -83,7 +85,7 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Tokenizer:
+    def load(cls, path: str | os.PathLike, *, eos: str = EOS, added: Sequence[str] = ()) -> Tokenizer:
         """From a tokenizer.json, or from a folder of the Hugging Face format: one that holds tokenizer.json, or GPT-2's older
         files (vocab.json, merges.txt). tokenizer_config.json and added_tokens.json are read where they are there.
 
@@ -99,8 +101,8 @@ class Tokenizer:
         # A tokenizer.json alone says everything, and transformers takes seconds to import.
         alone = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
         if alone or not path.is_dir():
-            return cls(_from_file(file), one_line(file))
-        return cls(_from_folder(path), one_line(path))
+            return cls(_from_file(file), one_line(file), eos=eos, added=added)
+        return cls(_from_folder(path), one_line(path), eos=eos, added=added)
 
     @staticmethod
     def is_in(folder: pathlib.Path) -> bool:
@@ -114,7 +116,7 @@ class Tokenizer:
         return cls.load(TOY_FILE)
 
     @classmethod
-    def train(cls, words: Iterable[str], phrases: Iterable[str], vocab_size: int) -> Tokenizer:
+    def train(cls, words: Iterable[str], phrases: Iterable[str], vocab_size: int, *, added: Sequence[str] = ()) -> Tokenizer:
         """A byte-level byte-pair tokenizer.
 
         words: what to merge; each counts once, however often it comes, so that rare words are whole as well.
@@ -127,7 +129,7 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=1,
-            special_tokens=[EOS, SEG],
+            special_tokens=[EOS, *added],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
@@ -135,12 +137,12 @@ class Tokenizer:
         backend.add_tokens([AddedToken(phrase, normalized=False) for phrase in sorted(set(phrases))])
         return cls(backend)
 
-    def __reduce__(self) -> tuple[Callable[[str, str], Tokenizer], tuple[str, str]]:
-        return _from_text, (self._backend.to_str(), self._where)
+    def __reduce__(self) -> tuple[Callable[[str, str, str], Tokenizer], tuple[str, str, str]]:
+        return _from_text, (self._backend.to_str(), self._where, self._eos)
 
 
-def _from_text(text: str, where: str) -> Tokenizer:
-    return Tokenizer(_Backend.from_str(text), where)
+def _from_text(text: str, where: str, eos: str) -> Tokenizer:
+    return Tokenizer(_Backend.from_str(text), where, eos=eos)
 
 
 def _from_file(file: pathlib.Path) -> _Backend:

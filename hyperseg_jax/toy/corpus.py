@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -46,6 +47,7 @@ def words() -> set[str]:
     return inside | {f" {word}" for word in named} | starting | listed | {"small", "large", "background"}
 
 
-def train(phrases: set[str]) -> Tokenizer:
-    """The toy tokenizer; the same on every run. phrases: fixed parts of a system's prompts, which become one token each."""
-    return Tokenizer.train(words(), phrases, VOCAB_SIZE)
+def train(phrases: set[str], added: Sequence[str]) -> Tokenizer:
+    """The toy tokenizer; the same on every run. phrases: fixed parts of a system's prompts, which become one token each. added:
+    its special tokens."""
+    return Tokenizer.train(words(), phrases, VOCAB_SIZE, added=added)

@@ -16,7 +16,7 @@ from hyperseg_jax.atomic import check_free, whole_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, first_rule, flatten
-from hyperseg_jax.text.tokenizer import EOS, Tokenizer
+from hyperseg_jax.text.tokenizer import EOS
 from hyperseg_jax.weights import model_folder, peft_adapter, transformers_parts
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, write_sharded
 from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
@@ -127,7 +127,7 @@ def export_weights(
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
                 (made / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 if part in (None, "phi"):
-                    Tokenizer.load(folder).save(made)
+                    system.tokenizer(config, folder).save(made)
                     (made / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n", encoding="utf-8")
             if extras:
                 (made / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")

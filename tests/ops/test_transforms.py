@@ -19,9 +19,9 @@ def test_padding_is_grey_and_masks_follow_their_picture():
     frame = np.zeros((40, 80, 3), np.uint8)
     frame[10:30, 20:60] = 255
     geometry = fit(40, 80, 32)
-    picture = transforms.resize_and_pad(frame, geometry)
+    picture = transforms.resize_and_pad(frame, geometry, 77)
     mask = transforms.resize_and_pad_mask(frame[..., 0] > 0, geometry)
-    assert (picture[16:] == transforms.PAD_VALUE).all() and not mask[16:].any()
+    assert (picture[16:] == 77).all() and not mask[16:].any()
     assert ((picture[:16, :, 0] > 127) == mask[:16]).mean() > 0.97
 
 

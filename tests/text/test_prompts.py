@@ -11,7 +11,8 @@ NAMES = {marker: f"<{marker.name.lower()}>" for marker in Marker}
 
 
 class ByteTokenizer:
-    eos_id, seg_id = 1, 3
+    eos_id = 1
+    id_of = staticmethod({"[SEG]": 3}.get)
 
     def encode(self, text):
         return [byte + 10 for byte in text.encode()]

@@ -27,7 +27,7 @@ def test_shipped_file_is_what_training_makes(tmp_path):
 
 
 def test_special_ids_and_size(tokenizer):
-    assert (tokenizer.eos_id, tokenizer.seg_id) == (0, 1)
+    assert (tokenizer.eos_id, tokenizer.id_of("[SEG]")) == (0, 1)
     assert 300 < tokenizer.vocab_size <= 640
     assert tokenizer.encode("[SEG]") == [1] and tokenizer.encode("a<|endoftext|>")[-1] == 0
 
@@ -71,10 +71,10 @@ def test_save_load_and_pickle(tokenizer, tmp_path):
     text = "the small cyan cross above the ring."
     for copy in (Tokenizer.load(tmp_path / "new"), Tokenizer.load(TOY_FILE), pickle.loads(pickle.dumps(tokenizer))):
         assert copy.encode(text) == tokenizer.encode(text)
-        assert (copy.vocab_size, copy.eos_id, copy.seg_id) == (tokenizer.vocab_size, 0, 1)
+        assert (copy.vocab_size, copy.eos_id, copy.id_of("[SEG]")) == (tokenizer.vocab_size, 0, 1)
 
 
-def test_seg_is_added_where_it_is_missing(tmp_path):
+def test_a_special_token_is_added_where_it_is_missing(tmp_path):
     """As with the tokenizer of the published language model."""
     content = json.loads(TOY_FILE.read_text())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[SEG]"]
@@ -84,9 +84,20 @@ def test_seg_is_added_where_it_is_missing(tmp_path):
     content["model"]["vocab"] = {token: move(number) for token, number in vocab.items()}
     content["added_tokens"] = [{**token, "id": move(token["id"])} for token in content["added_tokens"]]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer.seg_id == tokenizer.vocab_size - 1
-    assert tokenizer.encode("x[SEG]")[-1] == tokenizer.seg_id
+    tokenizer = Tokenizer.load(tmp_path, added=("[SEG]",))
+    assert tokenizer.id_of("[SEG]") == tokenizer.vocab_size - 1
+    assert tokenizer.encode("x[SEG]")[-1] == tokenizer.id_of("[SEG]")
+
+
+def test_another_token_may_end_a_text(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    assert (
+        Tokenizer.load(tmp_path, eos="[SEG]").eos_id
+        == pickle.loads(pickle.dumps(Tokenizer.load(tmp_path, eos="[SEG]"))).eos_id
+        == 1
+    )
+    with pytest.raises(UserError, match=r"has no token '</s>'; use the tokenizer of the model"):
+        Tokenizer.load(tmp_path, eos="</s>")
 
 
 def write_parts(folder, **added):
@@ -104,11 +115,11 @@ def test_older_files_of_three_parts(tmp_path):
     write_parts(tmp_path, **{"   ": size, "\t\t": size + 1})
     assert Tokenizer.is_in(tmp_path)
     text = "USER: the small cyan cross above the ring.[SEG]<|endoftext|>"
-    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path, added=("[SEG]",))
     assert tokenizer.encode(text) == Tokenizer.toy().encode(text)
     assert tokenizer.encode("a   b\t\t")[1:] == [size, *Tokenizer.toy().encode("b"), size + 1]
     assert tokenizer.decode(tokenizer.encode("a   b\t\t")) == "a   b\t\t"
-    assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.seg_id) == (size + 2, 0, 1)
+    assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.id_of("[SEG]")) == (size + 2, 0, 1)
     write_parts(tmp_path, strange=size + 7)
     with pytest.raises(UserError, match="strange the id"):
         Tokenizer.load(tmp_path)

@@ -15,10 +15,13 @@ from hyperseg_jax.data.processor import Batch, Shape
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Source
-from hyperseg_jax.systems.hyperseg.prompts import normalize, tokenize
+from hyperseg_jax.systems.hyperseg.prompts import SEG, normalize, tokenize
 from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expand, expanded_length, pack, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits
+
+GREY = 128
+"""Of the padding: the release pads before it normalizes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class HyperSegProcessor:
         rows += [padding] * (self.prompts - len(rows))
         missing = [(0, self.frames - len(frames))] + [(0, 0)] * 3
         return {
-            "images": np.pad(np.stack([resize_and_pad(frame, geometry) for frame in frames]), missing),
+            "images": np.pad(np.stack([resize_and_pad(frame, geometry, GREY) for frame in frames]), missing),
             "clip_images": np.pad(np.stack([stretch(frame, self.clip_size) for frame in frames]), missing),
             "filled": np.asarray(geometry.filled, np.int32),
             "layout": vars(layout),
@@ -207,7 +210,7 @@ def tokenizer(config: ml_collections.ConfigDict, where: str | os.PathLike[str] |
     """That in a file or folder, by default data.tokenizer, where "toy" is the toy tokenizer. UserError where the language model
     has no embedding for some of its ids."""
     where = where or config.data.tokenizer
-    made = Tokenizer.toy() if where == "toy" else Tokenizer.load(where)
+    made = Tokenizer.toy() if where == "toy" else Tokenizer.load(where, added=(SEG,))
     made.check_fits(config.model.llm.vocab_size)
     return made
 

@@ -46,11 +46,12 @@ ANSWERS = {
     "region": "\n[SEG]<seg>",
     "chat": "{answer}",
 }
+SEG = "[SEG]"  # the token that stands for a mask
 BACKGROUND = "background"  # the last class of every class list
 
 
 _MARKERS = {f"<{marker.name.lower()}>": marker for marker in Marker}
-_SPLIT = re.compile("(" + "|".join(map(re.escape, (*_MARKERS, "<gt>", "[SEG]"))) + ")")
+_SPLIT = re.compile("(" + "|".join(map(re.escape, (*_MARKERS, "<gt>", SEG))) + ")")
 _SLOT = re.compile(r"\{text\}|\{answer\}")
 
 
@@ -58,8 +59,8 @@ class Tokenizer(Protocol):
     """What this room needs of a tokenizer; encode adds no special tokens."""
 
     eos_id: int
-    seg_id: int
 
+    def id_of(self, token: str) -> int: ...
     def encode(self, text: str) -> list[int]: ...
 
 
@@ -98,7 +99,8 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
         ids = _encode(_pieces(instruction.rstrip(), words), tokenizer)
         return PromptTokens(ids, (IGNORED,) * len(ids), (True,) * len(ids))
 
-    written = (*tokenizer.encode(prompt.answer.strip()), tokenizer.seg_id) if explain else (tokenizer.seg_id,)
+    seg = tokenizer.id_of(SEG)
+    written = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
     words["{answer}"] = prompt.answer.strip()
     ids = (*_encode(_pieces(instruction + ANSWERS[task], words), tokenizer, written), tokenizer.eos_id)
     given = max(len(_encode(_pieces(instruction, words), tokenizer)) - 2, 0)
@@ -106,8 +108,8 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
         ids=ids,
         labels=(IGNORED,) * given + ids[given:],
         mask=(True,) * len(ids),
-        expression=(*tokenizer.encode(words["{text}"]), tokenizer.seg_id) if Marker.REFER in ids else (),
-        classes=tuple((*tokenizer.encode(name), tokenizer.seg_id) for name in names),
+        expression=(*tokenizer.encode(words["{text}"]), seg) if Marker.REFER in ids else (),
+        classes=tuple((*tokenizer.encode(name), seg) for name in names),
         num_regions=num_regions,
     )
 
@@ -143,5 +145,5 @@ def _encode(pieces: list[str], tokenizer: Tokenizer, written: tuple[int, ...] = 
         elif piece == "<gt>":
             ids += written
         else:
-            ids.append(tokenizer.seg_id if piece == "[SEG]" else int(_MARKERS[piece]))
+            ids.append(tokenizer.id_of(SEG) if piece == SEG else int(_MARKERS[piece]))
     return tuple(ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from hyperseg_jax.systems.hyperseg.prompts import ANSWERS, QUESTIONS, TEMPLATES
+from hyperseg_jax.systems.hyperseg.prompts import ANSWERS, QUESTIONS, SEG, TEMPLATES
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
 from hyperseg_jax.toy import corpus
 
@@ -24,7 +24,7 @@ def phrases() -> set[str]:
 
 def train() -> Tokenizer:
     """The toy tokenizer; the same on every run."""
-    return corpus.train(phrases())
+    return corpus.train(phrases(), (SEG,))
 
 
 if __name__ == "__main__":
