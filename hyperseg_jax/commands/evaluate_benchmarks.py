@@ -57,7 +57,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 raise UserError(f"--benchmarks {', '.join(others)}: give --data-root, the folder that their files lie below")
             root = str(sources.toy_world(config.data.toy.to_dict() | {"train": 0}, console))
         tasks = {name: benchmarks.open_task(name, line, config, system, root) for name, line in chosen.items()}
-        mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
+        mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora(config) is not None)
         engine = load_engine(config, system, folder, mesh)
         states = parsed.out / PARTIAL if parsed.out else None
         if states and hosts.leads():

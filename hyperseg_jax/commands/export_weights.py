@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="hf",
         help="hf: safetensors in the authors' names; peft: the adapter; state-dict: one file",
     )
-    parser.add_argument("--part", help="only the part that a transformers class can hold: phi, siglip or swin")
+    parser.add_argument("--part", help="only the part that a transformers class can hold, such as phi, siglip or swin")
     parser.add_argument("--out", type=pathlib.Path, help="the folder to write; default: WORKDIR/export-FORMAT")
     parser.add_argument("--dtype", choices=("source", "float32", "float16", "bfloat16"), default="source")
     parser.add_argument("--strict-authors", action="store_true", help="refuse what the authors' names cannot hold")

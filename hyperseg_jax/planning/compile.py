@@ -68,7 +68,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     if task not in (known := sources.programs(config)):
         raise UserError(f"--task {task}: the config has {', '.join(known)}")
     model = system.build(config)
-    placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=config.model.lora.rank > 0)
+    placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=systems.lora(config) is not None)
     checks.check_split(config, placed)
     rules = groups.of_config(config.optimizer.groups)
     rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ import jax
 from hyperseg_jax.data.processor import Processor
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.answers import Answers
-from hyperseg_jax.tables import Published, Rule
+from hyperseg_jax.tables import Adapters, Part, Published, Rule
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import first_line, shown
 
@@ -39,6 +39,8 @@ class System:
     published: the kinds of public checkpoints that its weights come from.
     extras: names of the table that the authors' code does not know, and why they exist.
     hf_config(config) -> the config.json that the authors' code wants beside an export.
+    parts: by name, those that a class of transformers can hold; no_parts: those that none can, and why.
+    adapters(config) -> the names of its low-rank adapters in PEFT; None where it has none.
     generate(model, config) -> f(params, batch, *, max_new_tokens, eos_id, vocab_size) -> int32 [B, max_new_tokens], where the
     system writes text.
     """
@@ -55,6 +57,9 @@ class System:
     published: tuple[Published, ...]
     extras: tuple[Rule, ...]
     hf_config: Callable[..., dict[str, Any]]
+    parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    no_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    adapters: Callable[[Any], Adapters] | None = None
     generate: Callable[..., Any] | None = None
 
     def init_plain(self, model: Any, config: Any, key: Any) -> Any:
@@ -68,9 +73,22 @@ class System:
             _traced[key] = jax.eval_shape(lambda: self.init(self.build(config), config, jax.random.key(0)))
         return _traced[key]
 
+    def part(self, name: str) -> Part:
+        """UserError where no class of transformers can hold the part."""
+        if name in self.parts:
+            return self.parts[name]
+        why = self.no_parts.get(name, f"no part of {self.name} that transformers has a class for")
+        raise UserError(f"{name}: {why}; export one of {', '.join(self.parts) or 'no part'}, or the whole system")
+
     def shapes(self, config: Any) -> Any:
         """The parameters that `init` makes as nested jax.ShapeDtypeStruct."""
         return nn.unbox(self.boxed_shapes(config))
+
+
+def lora(config: Any) -> Any:
+    """The block of a config's low-rank adapters, config.model.lora; None where it has none."""
+    block = config.model.get("lora")
+    return block if block is not None and block.rank else None
 
 
 _traced: dict[tuple[Callable[..., Any], str], Any] = {}

@@ -1,10 +1,13 @@
-"""What is known of a public checkpoint beyond the weight table, as data."""
+"""What is known of a public checkpoint beyond the weight table, and what other libraries can hold of a system, as data."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hyperseg_jax.tables.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,3 +53,28 @@ class Published:
             if re.fullmatch(pattern, name):
                 return re.sub(pattern, replacement, name)
         return name
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a system that one class of transformers computes exactly.
+
+    prefixes: of the flax paths that it is made of ("llm/", "language_head/").
+    table(config): the weight table; flax paths are those of the whole system. Adapters are not in it.
+    config_json(config): what stands in config.json for from_pretrained to open the folder.
+    reads_text: whether the tokenizer goes with it.
+    """
+
+    prefixes: tuple[str, ...]
+    table: Callable[[Any], Table]
+    config_json: Callable[[Any], dict[str, Any]]
+    reads_text: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """The low-rank adapters of a system as a PEFT folder. table: their names there. targets: a regex of the names of whole
+    modules that have one."""
+
+    table: Table
+    targets: str

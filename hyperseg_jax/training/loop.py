@@ -58,7 +58,7 @@ def train(
     timer = Clock()
     console = console or Console(stderr=True, quiet=not hosts.leads())
     checks.check_counts(config)
-    mesh = placement.make(config.train.preset, config.train.mesh, adapters=config.model.lora.rank > 0)
+    mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora(config) is not None)
     checks.check_split(config, mesh)
 
     with contextlib.ExitStack() as stack:

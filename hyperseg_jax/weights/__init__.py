@@ -9,7 +9,6 @@ In and out:
     report              what an import did
     exporting           a model folder to PyTorch
     peft_adapter        LoRA adapters as a PEFT folder
-    transformers_parts  parts that a class of transformers computes exactly
 
 Readers of files that are not trusted:
     tensor_file         the front door: any weight file as named arrays

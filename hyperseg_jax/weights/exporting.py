@@ -17,7 +17,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, first_rule, flatten
 from hyperseg_jax.text.tokenizer import EOS
-from hyperseg_jax.weights import model_folder, peft_adapter, transformers_parts
+from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, write_sharded
 from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
 from hyperseg_jax.weights.torch_writer import write_state_dict
@@ -51,8 +51,8 @@ class Leaves:
     """The arrays of a model folder, with adapters merged into their kernels as they are read."""
 
     def __init__(self, file: TensorFile, config: ml_collections.ConfigDict) -> None:
-        self._file, lora = file, config.model.lora
-        self._scale = lora.alpha / lora.rank if lora.rank else 0.0
+        self._file, lora = file, systems.lora(config)
+        self._scale = 0.0 if lora is None else lora.alpha / lora.rank
         self.merged = any(path.endswith("/lora_a") for path in file.tensors)
 
     def shape(self, path: str) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ def export_weights(
 
     format: "hf", sharded safetensors with index, config.json and tokenizer under the authors' names, LoRA merged;
     "state-dict", one state_dict.pth for torch.load; "peft", the LoRA adapter alone. part: of a "hf" export, only the part that
-    a transformers class can hold, in that class's names (phi, siglip, swin). dtype: float32, float16, bfloat16, or "source".
+    a transformers class can hold, in that class's names (System.parts). dtype: float32, float16, bfloat16, or "source".
     strict_authors: refuse instead of adding names that the authors' code does not know.
     """
     if part is not None and format != "hf":
@@ -103,10 +103,7 @@ def export_weights(
         leaves = Leaves(file, config)
         table = system.weight_table(config)
         if part is not None:
-            if part not in transformers_parts.PARTS:
-                transformers_parts.refuse(part)
-            chosen = transformers_parts.PARTS[part]
-            table = chosen.table(config)
+            table = system.part(part).table(config)
         extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extras, name))}
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {why}" for name, why in extras.items())
@@ -122,11 +119,11 @@ def export_weights(
                 write_state_dict(made / "state_dict.pth", described, itertools.chain.from_iterable(map(make, pieces)))
             else:
                 write_sharded(made, described, make, pieces, shard_bytes)
-                settings = transformers_parts.PARTS[part].config_json(config) if part else system.hf_config(config)
+                settings = system.part(part).config_json(config) if part else system.hf_config(config)
                 types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
                 (made / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-                if part in (None, "phi"):
+                if part is None or system.part(part).reads_text:
                     system.tokenizer(config, folder).save(made)
                     (made / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n", encoding="utf-8")
             if extras:

@@ -9,19 +9,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from safetensors.numpy import save_file
 
 from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.llms import phi
-from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Table, flatten, unflatten
+from hyperseg_jax.tables import Adapters, flatten, unflatten
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown, shown_value
@@ -65,14 +60,14 @@ def write(
     that they belong to. Raises UserError listing adapters that are missing, that the config does not have or that are of
     another rank, and where the folder holds anything but an adapter.
     """
-    table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
+    ours, folder, lora = _adapters(config), pathlib.Path(folder), config.model.lora
     foreign = sorted({path.name for path in folder.iterdir()} - {CONFIG, WEIGHTS}) if folder.is_dir() else []
     if foreign:
         raise UserError(f"{folder}: holds {shown(foreign[0])}, which would be lost; give a new folder")
     leaves = params if any("/" in key for key in params) else flatten(params)
     adapters = {path: np.asarray(leaves[path]) for path in leaves if re.fullmatch(ADAPTER, path)}
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in table.to_torch(adapters).items()}
-    table.to_flax(tensors, _shapes(config))  # says what is of another shape
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in ours.table.to_torch(adapters).items()}
+    ours.table.to_flax(tensors, _shapes(config))  # says what is of another shape
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -80,7 +75,7 @@ def write(
         "r": lora.rank,
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": _targets(config),
+        "target_modules": ours.targets,
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
@@ -99,7 +94,7 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     Raises UserError where the folder is not whole, where its rank or alpha is not the config's, where it adapts other linears
     than the config, or where it is more than a plain LoRA. The dropout of training is the config's own affair.
     """
-    table, folder, lora = _table(config), pathlib.Path(folder), config.model.lora
+    table, folder, lora = _adapters(config).table, pathlib.Path(folder), config.model.lora
     path = folder / CONFIG
     try:
         for name in (CONFIG, WEIGHTS):
@@ -134,31 +129,17 @@ def merge(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, scale: flo
     return (kernel.astype(np.float32) + np.float32(scale) * product).astype(kernel.dtype)
 
 
-def _llm(config: ml_collections.ConfigDict) -> phi.Phi:
-    if not config.model.lora.rank:
+def _adapters(config: ml_collections.ConfigDict) -> Adapters:
+    system = systems.get(config.system)
+    if systems.lora(config) is None or system.adapters is None:
         raise UserError("model.lora.rank = 0: this config has no adapters; set model.lora.rank, alpha and targets to theirs")
-    return systems.get(config.system).build(config).llm
-
-
-def _table(config: ml_collections.ConfigDict) -> Table:
-    """PEFT wraps PhiForCausalLM (its .model is the PhiModel) as base_model.model."""
-    return phi.lora_table(_llm(config)).under("llm/", "base_model.model.model.")
+    return system.adapters(config)
 
 
 def _shapes(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Nested abstract adapters of the system."""
-    llm, row = _llm(config), jnp.zeros((1, 1), jnp.int32)
-    stream = TokenStream(jnp.zeros((1, 1, llm.hidden_size)), row, row.astype(bool), row)
-    made = flatten({"llm": nn.unbox(jax.eval_shape(llm.init, jax.random.key(0), stream))["params"]})
-    return unflatten({path: leaf for path, leaf in made.items() if re.fullmatch(ADAPTER, path)})
-
-
-def _targets(config: ml_collections.ConfigDict) -> str:
-    """A regex of whole module names: linears of these layers only, never those of another tower beside the language model."""
-    llm = _llm(config)
-    layers = "|".join(str(i) for i in range(llm.num_layers))
-    names = "|".join(re.escape(name) for ours, (_, name) in phi.LINEARS.items() if ours in llm.lora_targets)
-    return rf"model\.layers\.({layers})\.({names})"
+    every = flatten(systems.get(config.system).shapes(config))
+    return unflatten({path: leaf for path, leaf in every.items() if re.fullmatch(ADAPTER, path)})
 
 
 def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:

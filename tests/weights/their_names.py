@@ -1,4 +1,4 @@
-"""Names in files of transformers' classes beside those of weights/transformers_parts.py: for reading such files in tests."""
+"""Names in files of transformers' classes beside those of systems/hyperseg/parts.py: for reading such files in tests."""
 
 import re
 

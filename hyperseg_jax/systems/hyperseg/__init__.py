@@ -8,10 +8,11 @@ objective    what it is trained for
 inference    its outputs for a batch, and the text that it writes
 postprocess  outputs about a prompt -> answers
 checkpoints  the public checkpoints that its weights come from
+parts        parts that transformers has a class for, and adapters for PEFT
 toy_tokenizer  writes the tokenizer of the toy world
 """
 
-from hyperseg_jax.systems.hyperseg import checkpoints, inference, model, objective, postprocess, processor
+from hyperseg_jax.systems.hyperseg import checkpoints, inference, model, objective, parts, postprocess, processor
 from hyperseg_jax.systems.system import System
 
 SYSTEM = System(
@@ -28,4 +29,7 @@ SYSTEM = System(
     published=checkpoints.CHECKPOINTS,
     extras=(checkpoints.GATES,),
     hf_config=checkpoints.hf_config,
+    parts=parts.PARTS,
+    no_parts=parts.WITHOUT,
+    adapters=parts.adapters,
 )

@@ -20,8 +20,8 @@ from their_names import spelled, unused
 from hyperseg_jax import config as configs
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.hyperseg.parts import PARTS
 from hyperseg_jax.tables import flatten, unflatten
-from hyperseg_jax.weights.transformers_parts import PARTS
 
 TOLERANCE = 1e-5  # of the standard deviation of what is expected, float32; measured are about 1e-6
 

@@ -8,7 +8,7 @@ from their_names import spelled, unused
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.weights.transformers_parts import PARTS, refuse
+from hyperseg_jax.systems.hyperseg.parts import PARTS
 
 
 @pytest.mark.parametrize("name", ["tiny", "hyperseg_3b_released"])
@@ -46,9 +46,9 @@ def test_the_published_size_is_that_of_their_class(name, parameters):
 
 
 def test_what_is_no_part_is_refused():
-    for name in PARTS:
-        refuse(name)
+    system = systems.get("hyperseg")
+    assert {name: system.part(name) for name in PARTS} == PARTS
     with pytest.raises(UserError, match=r"mask2former: HyperSeg's lateral convolutions have biases and a ReLU"):
-        refuse("mask2former")
-    with pytest.raises(UserError, match=r"llama: no part .* use one of phi, siglip, swin"):
-        refuse("llama")
+        system.part("mask2former")
+    with pytest.raises(UserError, match=r"llama: no part .* export one of phi, siglip, swin"):
+        system.part("llama")

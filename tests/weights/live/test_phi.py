@@ -8,7 +8,7 @@ import pytest
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.weights.transformers_parts import PARTS
+from hyperseg_jax.systems.hyperseg.parts import PARTS
 
 # heads of 12 of which int(0.4 * 12) = 4 dimensions turn
 LLM = {

@@ -1,4 +1,5 @@
-"""The parts of a system that a class of transformers computes exactly: their names there, and the config that opens them.
+"""The parts of HyperSeg that a class of transformers computes exactly: their names there, and the config that opens them; and
+the adapters of its language model, as PEFT names them.
 
 "phi" is PhiForCausalLM, "siglip" SiglipVisionModel, "swin" SwinBackbone. Sizes, names and settings are those of transformers
 5.23, whose classes open what is written.
@@ -6,8 +7,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,40 +17,19 @@ from ml_collections import ConfigDict
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms import phi
-from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Constant, Identity, PaddedRows, Row, Table, ZeroBias
+from hyperseg_jax.systems.hyperseg.model import build
+from hyperseg_jax.tables import Adapters, Constant, Identity, PaddedRows, Part, Row, Table, ZeroBias
 
 CONTEXT = 2048  # Phi-2's max_position_embeddings; nothing in the weights depends on it
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One part, against one class of transformers.
-
-    prefixes: of the flax paths that it is made of ("llm/", "language_head/").
-    table(config): the weight table; flax paths are those of the whole system. Adapters are not in it (see peft_adapter).
-    config_json(config): what stands in config.json for from_pretrained to open the folder.
-    """
-
-    prefixes: tuple[str, ...]
-    table: Callable[[ConfigDict], Table]
-    config_json: Callable[[ConfigDict], dict[str, Any]]
-
-
-def refuse(name: str) -> None:
-    """Raises UserError where `name` is not one of PARTS."""
-    if name == "mask2former":
-        raise UserError(
-            "mask2former: HyperSeg's lateral convolutions have biases and a ReLU behind them, which transformers' "
-            "Mask2FormerPixelDecoder lacks, so no class of transformers can hold its decoders; "
-            f"export one of {', '.join(PARTS)}, or the whole system in its published names"
-        )
-    if name not in PARTS:
-        raise UserError(f"{name}: no part that transformers has a class for; use one of {', '.join(PARTS)}")
-
-
-def _model(config: ConfigDict) -> Any:
-    return systems.get(config.system).build(config)
+def adapters(config: ConfigDict) -> Adapters:
+    """PEFT wraps PhiForCausalLM (its .model is the PhiModel) as base_model.model."""
+    llm = build(config).llm
+    layers = "|".join(str(i) for i in range(llm.num_layers))
+    names = "|".join(re.escape(name) for ours, (_, name) in phi.LINEARS.items() if ours in llm.lora_targets)
+    # never linears of another tower beside the language model
+    return Adapters(phi.lora_table(llm).under("llm/", "base_model.model.model."), rf"model\.layers\.({layers})\.({names})")
 
 
 def _vocabulary(config: ConfigDict) -> tuple[int, int]:
@@ -71,7 +50,7 @@ def _vocabulary(config: ConfigDict) -> tuple[int, int]:
 def _phi_table(config: ConfigDict) -> Table:
     tokens, head = _vocabulary(config)
     embedding = "model.embed_tokens.weight"
-    rows = [row for row in phi.table(_model(config).llm).under("llm/", "model.") if row.names != (embedding,)]
+    rows = [row for row in phi.table(build(config).llm).under("llm/", "model.") if row.names != (embedding,)]
     pad = PaddedRows(tokens, head, embedding) if tokens < head else Identity()
     bias = "lm_head.bias"
     return Table(
@@ -84,7 +63,7 @@ def _phi_table(config: ConfigDict) -> Table:
 
 
 def _phi_config(config: ConfigDict) -> dict[str, Any]:
-    llm = _model(config).llm
+    llm = build(config).llm
     return {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
@@ -108,7 +87,7 @@ def _phi_config(config: ConfigDict) -> dict[str, Any]:
 
 def _siglip_table(config: ConfigDict) -> Table:
     """A tower that is cut short after its feature layer gets the last norm as transformers starts it, ones and zeros."""
-    tower = _model(config).clip_encoder
+    tower = build(config).clip_encoder
     made = siglip.table(tower)
     if not tower.keep_unused:
         dtype = jnp.dtype(tower.precision.params)
@@ -121,7 +100,7 @@ def _siglip_table(config: ConfigDict) -> Table:
 
 def _siglip_config(config: ConfigDict) -> dict[str, Any]:
     """The feature is hidden_states[feature_layer] of a whole tower, and hidden_states[-1] of one that is cut short."""
-    tower = _model(config).clip_encoder
+    tower = build(config).clip_encoder
     return {
         "architectures": ["SiglipVisionModel"],
         "model_type": "siglip_vision_model",
@@ -139,11 +118,11 @@ def _siglip_config(config: ConfigDict) -> dict[str, Any]:
 
 
 def _swin_table(config: ConfigDict) -> Table:
-    return swin.transformers_table(_model(config).mask_encoder).under("mask_encoder/")
+    return swin.transformers_table(build(config).mask_encoder).under("mask_encoder/")
 
 
 def _swin_config(config: ConfigDict) -> dict[str, Any]:
-    model = _model(config).mask_encoder
+    model = build(config).mask_encoder
     return {
         "architectures": ["SwinBackbone"],
         "model_type": "swin",
@@ -165,7 +144,12 @@ def _swin_config(config: ConfigDict) -> dict[str, Any]:
 
 
 PARTS: dict[str, Part] = {
-    "phi": Part(("llm/", "language_head/"), _phi_table, _phi_config),
+    "phi": Part(("llm/", "language_head/"), _phi_table, _phi_config, reads_text=True),
     "siglip": Part(("clip_encoder/",), _siglip_table, _siglip_config),
     "swin": Part(("mask_encoder/",), _swin_table, _swin_config),
 }
+WITHOUT = {
+    "mask2former": "HyperSeg's lateral convolutions have biases and a ReLU behind them, which transformers' "
+    "Mask2FormerPixelDecoder lacks, so no class of transformers can hold its decoders",
+}
+"""Parts that no class can hold, and why."""
