@@ -96,7 +96,10 @@ def test_layout_and_splice(case):
         feature = tower.apply({"params": params["tower"]}, image)
         tokens = connector.apply({"params": params["connector"]}, feature)
         text = jnp.take(params["llm"]["tokens"], layout.text_ids, axis=0)
-        return tokens, splice(layout, text, image=tokens, queries=params["llm"]["queries"], fine_grained=fine_grained)
+        banks = {Source.IMAGE: tokens, Source.QUERY: params["llm"]["queries"]}
+        if fine_grained is not None:
+            banks[Source.FINE_GRAINED] = fine_grained
+        return tokens, splice(layout, text, banks)
 
     tokens, stream = run(params, image, layout, fine_grained)
     case.compare("labels", layout.labels)

@@ -28,7 +28,12 @@ ROW = [
     (S.PADDING, 0, 0, 0),
 ]
 WIDTH, BATCH, PROMPTS, LENGTH = 4, 2, 2, len(ROW)
-SIZES = {"num_prompts": PROMPTS, "num_queries": 2, "num_fine_grained": 1, "num_classes": 3, "num_regions": 2}
+OTHERS = (S.IMAGE, S.QUERY, S.FINE_GRAINED, S.REGION)
+COUNTS = {S.QUERY: 2, S.FINE_GRAINED: 1, S.EXPRESSION: 1, S.CLASS: 3, S.REGION: 2}
+
+
+def pooled_of(hidden, layout):
+    return pool(hidden, layout, COUNTS, num_prompts=PROMPTS, shared=(S.FINE_GRAINED,))
 
 
 @pytest.fixture
@@ -42,28 +47,30 @@ def layout():
 @pytest.fixture
 def banks():
     shapes = {
-        "text": (BATCH, LENGTH),
-        "image": (BATCH, 2),
-        "queries": (2,),
-        "fine_grained": (BATCH, 1),
-        "regions": (BATCH, PROMPTS, 2),
+        S.TEXT: (BATCH, LENGTH),
+        S.IMAGE: (BATCH, 2),
+        S.QUERY: (2,),
+        S.FINE_GRAINED: (BATCH, 1),
+        S.REGION: (BATCH, PROMPTS, 2),
     }
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return {name: jax.random.normal(key, (*shape, WIDTH)) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
 
 
 def test_each_position_comes_from_its_bank(layout, banks):
-    stream = jax.jit(lambda layout, text, **kw: splice(layout, text, **kw))(layout, **banks)
+    stream = jax.jit(lambda layout, text, *rest: splice(layout, text, dict(zip(OTHERS, rest, strict=True))))(
+        layout, banks[S.TEXT], *(banks[source] for source in OTHERS)
+    )
     for b in range(BATCH):
         picked = {
-            S.IMAGE: lambda at, index, prompt, b=b: banks["image"][b, index],
-            S.FINE_GRAINED: lambda at, index, prompt, b=b: banks["fine_grained"][b, index],
-            S.REGION: lambda at, index, prompt, b=b: banks["regions"][b, prompt - 1, index],
-            S.QUERY: lambda at, index, prompt: banks["queries"][index],
+            S.IMAGE: lambda at, index, prompt, b=b: banks[S.IMAGE][b, index],
+            S.FINE_GRAINED: lambda at, index, prompt, b=b: banks[S.FINE_GRAINED][b, index],
+            S.REGION: lambda at, index, prompt, b=b: banks[S.REGION][b, prompt - 1, index],
+            S.QUERY: lambda at, index, prompt: banks[S.QUERY][index],
             S.PADDING: lambda at, index, prompt: jnp.zeros(WIDTH),
         }
         for at, (source, index, _, prompt) in enumerate(ROW):
-            expected = picked[source](at, index, prompt) if source in picked else banks["text"][b, at]
+            expected = picked[source](at, index, prompt) if source in picked else banks[S.TEXT][b, at]
             np.testing.assert_array_equal(stream.embeddings[b, at], expected, err_msg=f"{b} {at} {source.name}")
     for name, part in (("mask", stream.mask), ("position", stream.positions), ("prompt", stream.prompt)):
         np.testing.assert_array_equal(part, getattr(layout, name))
@@ -71,16 +78,16 @@ def test_each_position_comes_from_its_bank(layout, banks):
 
 def test_pooling_takes_the_mean_of_each_segment(layout):
     hidden = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
-    pooled = jax.jit(lambda h: pool(h, layout, **SIZES))(hidden)
+    pooled = jax.jit(lambda h: pooled_of(h, layout))(hidden)
     close = lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=1e-6)
-    close(pooled["queries"], jnp.stack([hidden[:, 8:10], hidden[:, 14:16]], 1))
-    close(pooled["fine_grained"], hidden[:, 3:4])
-    close(pooled["expression"][:, 1], hidden[:, 10:12].mean(1))
-    close(pooled["classes"][:, 0, 0], hidden[:, 4:6].mean(1))
-    close(pooled["classes"][:, 0, 1], hidden[:, 6])
-    close(pooled["regions"][:, 0, 0], hidden[:, 7])
-    close(pooled["regions"][:, 1], hidden[:, 12:14])
-    empty = (pooled["expression"][:, 0], pooled["classes"][:, 0, 2], pooled["classes"][:, 1], pooled["regions"][:, 0, 1])
+    close(pooled[S.QUERY], jnp.stack([hidden[:, 8:10], hidden[:, 14:16]], 1))
+    close(pooled[S.FINE_GRAINED], hidden[:, 3:4])
+    close(pooled[S.EXPRESSION][:, 1, 0], hidden[:, 10:12].mean(1))
+    close(pooled[S.CLASS][:, 0, 0], hidden[:, 4:6].mean(1))
+    close(pooled[S.CLASS][:, 0, 1], hidden[:, 6])
+    close(pooled[S.REGION][:, 0, 0], hidden[:, 7])
+    close(pooled[S.REGION][:, 1], hidden[:, 12:14])
+    empty = (pooled[S.EXPRESSION][:, 0], pooled[S.CLASS][:, 0, 2], pooled[S.CLASS][:, 1], pooled[S.REGION][:, 0, 1])
     assert not any(np.asarray(slot).any() for slot in empty)
 
 
@@ -89,11 +96,11 @@ def test_fine_grained_tokens_that_are_not_shared_come_from_the_first_prompt(layo
     source[:, [7, 12]] = S.FINE_GRAINED  # one in each prompt, none in common
     source[:, 3] = S.TEXT
     hidden = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
-    np.testing.assert_allclose(pool(hidden, layout.replace(source=source), **SIZES)["fine_grained"], hidden[:, 7:8], atol=1e-6)
+    np.testing.assert_allclose(pooled_of(hidden, layout.replace(source=source))[S.FINE_GRAINED], hidden[:, 7:8], atol=1e-6)
 
 
 def test_nothing_to_pool_gives_zeros_and_finite_gradients(layout):
     empty = layout.replace(source=np.zeros_like(layout.source))
-    total = lambda h: sum(x.sum() for x in pool(h, empty, **SIZES).values())
+    total = lambda h: sum(x.sum() for x in pooled_of(h, empty).values())
     value, gradient = jax.value_and_grad(total)(jnp.ones((BATCH, LENGTH, WIDTH)))
     assert value == 0 and not np.asarray(gradient).any()

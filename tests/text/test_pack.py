@@ -10,6 +10,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.phi import Phi
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import Prompt
+from hyperseg_jax.structs import Source as S
 from hyperseg_jax.systems.hyperseg.prompts import tokenize
 from hyperseg_jax.text.layout import TokenCounts, expand, pack
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -40,21 +41,23 @@ def test_packed_equals_one_by_one():
 
     def run(params, layout, regions, count):
         text = model.apply({"params": params}, layout.text_ids, method="embed")
-        stream = splice(layout, text, image=image, queries=queries, fine_grained=fine_grained, regions=regions)
+        banks = {S.IMAGE: image, S.QUERY: queries, S.FINE_GRAINED: fine_grained, S.REGION: regions}
+        stream = splice(layout, text, banks)
         hidden = model.apply({"params": params}, stream)
-        return pool(hidden, layout, num_prompts=count, num_queries=4, num_fine_grained=3, num_classes=3, num_regions=2)
+        counts = {S.QUERY: 4, S.FINE_GRAINED: 3, S.EXPRESSION: 1, S.CLASS: 3, S.REGION: 2}
+        return pool(hidden, layout, counts, num_prompts=count, shared=(S.FINE_GRAINED,))
 
     batched = lambda layout: jax.tree.map(lambda x: jnp.asarray(x)[None], layout)
     first = batched(alone[0])
-    stream = splice(first, width(1, 120), image=image, queries=queries, fine_grained=fine_grained)
+    stream = splice(first, width(1, 120), {S.IMAGE: image, S.QUERY: queries, S.FINE_GRAINED: fine_grained})
     params = nn.unbox(jax.jit(model.init)(jax.random.key(0), stream))["params"]
     together = run(params, batched(packed), regions, len(PROMPTS))
     for k, layout in enumerate(alone):
         single = run(params, batched(layout), regions[:, k : k + 1], 1)
-        for name in ("queries", "expression", "classes", "regions"):
+        for name in (S.QUERY, S.EXPRESSION, S.CLASS, S.REGION):
             np.testing.assert_allclose(together[name][:, k], single[name][:, 0], atol=2e-5, err_msg=f"{name} of prompt {k}")
-        np.testing.assert_allclose(together["fine_grained"], single["fine_grained"], atol=2e-5)
-    assert float(jnp.abs(together["queries"][0, 0] - together["queries"][0, 1]).max()) > 0.01
+        np.testing.assert_allclose(together[S.FINE_GRAINED], single[S.FINE_GRAINED], atol=2e-5)
+    assert float(jnp.abs(together[S.QUERY][0, 0] - together[S.QUERY][0, 1]).max()) > 0.01
 
 
 def test_labels_are_those_of_the_parts():

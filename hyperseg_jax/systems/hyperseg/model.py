@@ -89,39 +89,31 @@ class HyperSeg(nn.Module):
         pyramid = dear(self.mask_encoder(images, deterministic=deterministic))
         fine_grained = self.perceiver(pyramid, fine_grained_query)
         picture = dear(self.projector(self.clip_encoder(clip_images)))
-        region_bank = None
-        if regions is not None and regions.shape[2]:
+        banks = {Source.IMAGE: picture, Source.QUERY: self.queries, Source.FINE_GRAINED: fine_grained}
+        num_regions = 0 if regions is None else regions.shape[2]
+        if regions is not None and num_regions:
             valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
             shown = picture if region_images is None else dear(self.projector(self.clip_encoder(region_images)))
-            region_bank = self.region_sampler(shown, regions, valid, region_points)
-        num_regions = 0 if region_bank is None else region_bank.shape[2]
-        stream = splice(
-            layout,
-            self.llm.embed(jnp.asarray(layout.text_ids)),
-            image=picture,
-            queries=self.queries,
-            fine_grained=fine_grained,
-            regions=region_bank,
-        )
+            banks[Source.REGION] = self.region_sampler(shown, regions, valid, region_points)
+        stream = splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), banks)
         hidden = self.llm(stream, deterministic=deterministic)
-        banks = pool(
-            hidden,
-            layout,
-            num_prompts=num_prompts,
-            num_queries=self.num_queries,
-            num_fine_grained=fine_grained.shape[-2],
-            num_classes=num_classes,
-            num_regions=num_regions,
-        )
-        embeddings = {"expression": self.expression_projector(banks["expression"])}
+        counts = {
+            Source.QUERY: self.num_queries,
+            Source.FINE_GRAINED: fine_grained.shape[-2],
+            Source.EXPRESSION: 1,
+            Source.CLASS: num_classes,
+            Source.REGION: num_regions,
+        }
+        pooled = pool(hidden, layout, counts, num_prompts=num_prompts, shared=(Source.FINE_GRAINED,))
+        embeddings = {"expression": self.expression_projector(pooled[Source.EXPRESSION][:, :, 0])}
         if num_classes or self.is_initializing():
-            embeddings["class"] = self.class_projector(banks["classes"])
+            embeddings["class"] = self.class_projector(pooled[Source.CLASS])
         if num_regions or self.is_initializing():
-            embeddings["region"] = self.region_projector(banks["regions"])
+            embeddings["region"] = self.region_projector(pooled[Source.REGION])
         mask_features, levels = self.pixel_decoder(pyramid)
-        queries = self.query_projector(banks["queries"])
+        queries = self.query_projector(pooled[Source.QUERY])
         prediction = self.mask_decoder(mask_features, levels, queries, embeddings)
-        next_query = self.perceiver.next_query(banks["fine_grained"])
+        next_query = self.perceiver.next_query(pooled[Source.FINE_GRAINED])
         if self.is_initializing():
             self.language_head(hidden)  # text only
         inside = {
@@ -138,7 +130,8 @@ class HyperSeg(nn.Module):
         """A question about a picture, one a row. clip_images [B, s, s, 3], normalised; layout of [B, L], without what masks
         need."""
         picture = self.projector(self.clip_encoder(clip_images))
-        return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), image=picture, queries=self.queries)
+        banks = {Source.IMAGE: picture, Source.QUERY: self.queries}
+        return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), banks)
 
     def read(self, clip_images: jax.Array, layout: Layout, room: int) -> tuple[jax.Array, jax.Array, KeyValues]:
         """A conversation -> logits [B, V] of the token that follows it, its place [B], and what the language model keeps, with
