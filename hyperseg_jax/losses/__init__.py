@@ -16,7 +16,7 @@ from hyperseg_jax.losses.criterion import MaskCriterion, MaskLosses, match_all
 from hyperseg_jax.losses.points import PointDraws, draw_points
 from hyperseg_jax.losses.reidentification import ReidTargets, choose_queries, reidentification_loss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts, count_targets
-from hyperseg_jax.losses.text import text_cross_entropy, text_cross_entropy_in_chunks
+from hyperseg_jax.losses.text import count_tokens, text_cross_entropy, text_cross_entropy_in_chunks
 
 __all__ = [
     "MaskCriterion",
@@ -27,6 +27,7 @@ __all__ = [
     "TargetCounts",
     "choose_queries",
     "count_targets",
+    "count_tokens",
     "draw_points",
     "match_all",
     "reidentification_loss",

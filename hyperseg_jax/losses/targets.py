@@ -33,8 +33,7 @@ class MaskTargets:
 class TargetCounts:
     """The divisors of the losses, float32 scalars, before they are clamped.
 
-    A step that computes the loss on a shard of the batch passes their mean over the shards, and takes the mean of its
-    losses: the result is then the loss of the whole batch.
+    Those of several batches add up. With the sum, the losses of the batches add up to the loss of one batch that holds all.
     """
 
     targets: jax.Array  # valid targets

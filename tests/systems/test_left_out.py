@@ -28,7 +28,7 @@ def ready(micro):
     params = drawn_params(SYSTEM.shapes(config), seed=1, spread=0.3)
     rows = {name: task.prepare(task.train[0], np.random.default_rng(0)) for name, task in tasks.items()}
     rows["blank"] = tasks["region"].blank()
-    loss = jax.jit(SYSTEM.loss(SYSTEM.build(config), config))
+    loss = jax.jit(SYSTEM.whole_loss(SYSTEM.build(config), config))
     return rows, lambda *rows: loss(params, stacked(*rows), jax.random.key(0))
 
 
@@ -55,7 +55,7 @@ def step(micro):
     begun = begin(config, SYSTEM, model, rules, rate, mesh)
     state, tx = begun.fresh(), begun.tx
     whole = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = loop.jit_step(make_step(SYSTEM.loss(model, config), tx, config.train.average), whole, mesh)
+    step = loop.jit_step(make_step(SYSTEM, model, config, tx), whole, mesh)
     feed = Feed(mesh.batch)
 
     def of(*rows):

@@ -5,12 +5,13 @@ prompts      the exact words of each task
 processor    an example -> the arrays of an element
 frames       the frames of a batch, one after the other
 objective    what it is trained for
+lengths      batches cut to shorter sequences
 inference    what it answers
 checkpoints  the public checkpoints that its weights come from
 toy_tokenizer  writes the tokenizer of the toy world
 """
 
-from hyperseg_jax.systems.hyperseg import checkpoints, inference, model, objective, processor
+from hyperseg_jax.systems.hyperseg import checkpoints, inference, lengths, model, objective, processor
 from hyperseg_jax.systems.system import System
 
 SYSTEM = System(
@@ -19,7 +20,10 @@ SYSTEM = System(
     init=model.init,
     tokenizer=processor.tokenizer,
     processor=processor.make,
+    counts=objective.counts,
     loss=objective.loss,
+    shorten=lengths.shorten,
+    needed=lengths.needed,
     predict=inference.predict,
     generate=inference.generate,
     weight_table=model.weight_table,
