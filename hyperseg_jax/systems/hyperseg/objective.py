@@ -12,7 +12,8 @@ import ml_collections
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.losses.criterion import MaskCriterion
-from hyperseg_jax.losses.targets import MaskTargets, TargetCounts, count_targets
+from hyperseg_jax.losses.scores import BalancedScores, ClassScores
+from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
 from hyperseg_jax.structs import IGNORED
 from hyperseg_jax.systems.hyperseg.frames import over_frames
@@ -31,13 +32,13 @@ class FrameCounts:
 
 def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], FrameCounts]:
     """f(batch) -> FrameCounts. A frame of padding counts nowhere."""
-    weight = criterion(config).background_weight
+    masks = criterion(config)
 
     def of_batch(batch: Batch) -> FrameCounts:
         def of_frame(t: jax.Array) -> FrameCounts:
             targets, labels = asked(batch, t)
             shown = batch["frame_valid"][:, t].sum().astype(jnp.float32)
-            return FrameCounts(count_targets(targets, model.num_queries, background_weight=weight), count_tokens(labels), shown)
+            return FrameCounts(masks.count(targets, model.num_queries), count_tokens(labels), shown)
 
         return jax.vmap(of_frame)(jnp.arange(batch["frame_valid"].shape[1]))
 
@@ -80,16 +81,29 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
 
 
 def criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
-    return MaskCriterion(**{name: value for name, value in config.loss.items() if name != "text_weight"})
+    """That of config.loss, whose other fields are those of MaskCriterion."""
+    given = {name: value for name, value in config.loss.items() if name != "text_weight"}
+    scores = {
+        "expression": BalancedScores(given.pop("expression_weight", 2.0)),
+        "class": ClassScores(
+            given.pop("class_weight", 2.0), given.pop("background_weight", 0.1), given.pop("match_class_weight", 2.0)
+        ),
+        "region": BalancedScores(given.pop("region_weight", 2.0)),
+    }
+    return MaskCriterion(scores, **given)
 
 
 def asked(batch: Batch, t: int | jax.Array) -> tuple[MaskTargets, jax.Array]:
     """What is taught at frame t: the targets of rows that are images x prompts, and the labels [B, L] of the text. Elements
     that lack the frame are taught nothing."""
     rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]
-    given = {name: rows(batch[name]) for name in ("labels", "class_valid", "region_valid")}
     there = batch["frame_valid"][:, t, None]  # [B, 1]
-    taught = ("valid", "uses_expression", "uses_classes", "uses_regions")
-    flags = {name: rows(batch[name] & there.reshape(-1, *[1] * (batch[name].ndim - 1))) for name in taught}
-    targets = MaskTargets(masks=rows(batch["masks"][:, :, :, t]), **given, **flags)
+    uses = {"expression": "uses_expression", "class": "uses_classes", "region": "uses_regions"}
+    targets = MaskTargets(
+        masks=rows(batch["masks"][:, :, :, t]),
+        valid=rows(batch["valid"] & there[..., None]),
+        labels=rows(batch["labels"]),
+        taught={kind: rows(batch[flag] & there) for kind, flag in uses.items()},
+        columns={"class": rows(batch["class_valid"]), "region": rows(batch["region_valid"])},
+    )
     return targets, jnp.where(there, batch["layout"]["labels"], IGNORED)
