@@ -203,7 +203,7 @@ def recipe() -> ml_collections.ConfigDict:
         "final_rate": 0.0,
         "betas": (0.9, 0.999),
         "clip_norm": 1.0,  # ours
-        "accumulate": 1,
+        "accumulate": 1,  # slices that a step goes through its batch in; more take less memory
         "groups": (
             {"pattern": r".*/lora_[ab]", "rate": 1.0, "decay": 0.0},
             {"pattern": r"(clip_encoder|mask_encoder|projector)/.*", "rate": 0.0, "decay": 0.0},

@@ -100,7 +100,7 @@ def get_config() -> ml_collections.ConfigDict:
         "final_rate": 0.02,
         "betas": (0.9, 0.98),
         "clip_norm": 5.0,
-        "accumulate": 1,
+        "accumulate": 1,  # slices that a step goes through its batch in; more take less memory
         "groups": (
             # embeddings are of size one and have far to go: at the common rate, names are learned half as fast
             {"pattern": r"llm/tokens/embedding", "rate": 10.0, "decay": 0.0},

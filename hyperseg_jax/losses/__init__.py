@@ -7,7 +7,7 @@ The objective:
 
 Its terms:
     masks             cross-entropy and dice of masks, as losses and as matching costs
-    scores            losses of expression, class and region scores
+    scores            what a loss of scores is; of expressions, classes and regions
     text              cross-entropy of the written answer
     reidentification  contrastive loss of an instance's embeddings over frames
 """
@@ -15,18 +15,23 @@ Its terms:
 from hyperseg_jax.losses.criterion import MaskCriterion, MaskLosses, match_all
 from hyperseg_jax.losses.points import PointDraws, draw_points
 from hyperseg_jax.losses.reidentification import ReidTargets, choose_queries, reidentification_loss
-from hyperseg_jax.losses.targets import MaskTargets, TargetCounts, count_targets
-from hyperseg_jax.losses.text import text_cross_entropy, text_cross_entropy_in_chunks
+from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
+from hyperseg_jax.losses.targets import MaskTargets, ScoreTargets, TargetCounts
+from hyperseg_jax.losses.text import count_tokens, text_cross_entropy, text_cross_entropy_in_chunks
 
 __all__ = [
+    "BalancedScores",
+    "ClassScores",
     "MaskCriterion",
     "MaskLosses",
     "MaskTargets",
     "PointDraws",
     "ReidTargets",
+    "ScoreLoss",
+    "ScoreTargets",
     "TargetCounts",
     "choose_queries",
-    "count_targets",
+    "count_tokens",
     "draw_points",
     "match_all",
     "reidentification_loss",

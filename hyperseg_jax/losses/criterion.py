@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from hyperseg_jax import axes
-from hyperseg_jax.losses import masks, scores
+from hyperseg_jax.losses import masks
 from hyperseg_jax.losses.points import PointDraws, draw_points, sample_cells, sample_masks, uncertain_points
-from hyperseg_jax.losses.targets import MaskTargets, TargetCounts, count_targets
+from hyperseg_jax.losses.scores import ScoreLoss
+from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.ops.matching import hungarian
 from hyperseg_jax.structs import MaskPrediction
-
-SCORES = ("expression", "class", "region")  # the kinds of scores that have a loss
 
 
 @flax.struct.dataclass
 class MaskLosses:
-    """total: the weighted sum, a scalar. terms: unweighted losses by kind ("mask", "dice", "expression", "class", "region"),
-    each [S], one for each stage and the final prediction last. query_of_target: int32 [S, B, N], -1 where unmatched."""
+    """total: the weighted sum, a scalar. terms: unweighted losses by kind ("mask", "dice", and those of the scores), each [S],
+    one for each stage and the final prediction last. query_of_target: int32 [S, B, N], -1 where unmatched."""
 
     total: jax.Array
     terms: dict[str, jax.Array]
@@ -41,27 +41,34 @@ def match_all(cost: jax.Array, valid: jax.Array) -> jax.Array:
 class MaskCriterion:
     """Weights and sampling of the objective; the defaults are those of InstructSeg and PSALM.
 
+    scores: by kind, how it is taught; of a prediction, those that it has.
     points: "per_mask" samples the losses at points of each matched mask's own (the references); "shared" lets the masks of a
     row share them, several times quicker; "grid" uses the cell centres of the mask logits and no random point, for small maps.
     """
 
+    scores: Mapping[str, ScoreLoss]
     num_points: int = 12544
     oversample: float = 3.0
     importance: float = 0.75
     points: str = "per_mask"
     mask_weight: float = 5.0
     dice_weight: float = 5.0
-    expression_weight: float = 2.0
-    class_weight: float = 2.0
-    region_weight: float = 2.0
-    background_weight: float = 0.1
     match_mask_weight: float = 5.0
     match_dice_weight: float = 5.0
-    match_class_weight: float = 2.0
 
     def __post_init__(self) -> None:
         if self.points not in ("per_mask", "shared", "grid"):
             raise ValueError(f"points = {self.points!r}: use per_mask, shared or grid")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each loss in the total."""
+        return {"mask": self.mask_weight, "dice": self.dice_weight, **{kind: one.weight for kind, one in self.scores.items()}}
+
+    def count(self, targets: MaskTargets, queries: int) -> TargetCounts:
+        """The divisors of the losses of a batch. queries: of a row, Q."""
+        scores = {kind: one.count(targets.of(kind), queries) for kind, one in self.scores.items()}
+        return TargetCounts(targets.valid.sum(-1).astype(jnp.float32).sum(), scores)
 
     def __call__(
         self,
@@ -75,9 +82,9 @@ class MaskCriterion:
         """Losses of one batch, in float32.
 
         key: for the random points; or draws: points given from outside. Neither is read where points is "grid".
-        counts: the divisors, where the batch is a shard; by default those of this batch.
+        counts: the divisors, where the batch is a part of another; by default those of this batch.
         """
-        kinds = [kind for kind in SCORES if kind in prediction.scores]
+        kinds = [kind for kind in self.scores if kind in prediction.scores]
         every = [
             *((stage["mask_logits"], stage["scores"]) for stage in prediction.stages),
             (prediction.mask_logits, prediction.scores),
@@ -93,35 +100,33 @@ class MaskCriterion:
             sets = 1 if self.points == "shared" else number
             draws = draw_points(key, len(every), rows, sets, self.num_points, self.oversample, self.importance)
         if counts is None:
-            regions = prediction.scores["region"].shape[-1] if "region" in kinds else 0
-            counts = count_targets(targets, prediction.mask_logits.shape[1], regions, self.background_weight)
+            counts = self.count(targets, prediction.mask_logits.shape[1])
 
         # One stage after the other: compiled once, and no more is held than one stage needs.
         costs = jax.lax.map(lambda x: self.cost(x[0], targets, x[1]), jax.lax.stop_gradient((stages, draws)))
         query_of_target = match_all(costs, targets.valid)
         terms = jax.lax.map(lambda x: self.stage_losses(x[0], targets, x[1], x[2], counts), (stages, query_of_target, draws))
-        total = sum(getattr(self, f"{kind}_weight") * values.sum() for kind, values in terms.items())
+        total = sum(self.weights[kind] * values.sum() for kind, values in terms.items())
         return MaskLosses(total, terms, query_of_target)
 
     def cost(self, stage: dict, targets: MaskTargets, draws: PointDraws | None) -> jax.Array:
-        """The matching cost of one prediction, [B, Q, N]. Only rows that use classes count the class."""
-        logits, class_logits = stage["mask_logits"], stage["scores"].get("class")
+        """The matching cost of one prediction, [B, Q, N]."""
+        logits = stage["mask_logits"]
         if draws is None:
             predicted, wanted = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
         else:
             predicted, wanted = (sample_masks(x, draws.matching[:, None]) for x in (logits, targets.masks))
         cost = self.match_mask_weight * masks.bce_cost(predicted, wanted)
         cost += self.match_dice_weight * masks.dice_cost(predicted, wanted)
-        if class_logits is not None:
-            by_class = masks.class_cost(class_logits, targets.labels, targets.class_valid)
-            cost += self.match_class_weight * jnp.where(targets.uses_classes[:, None, None], by_class, 0.0)
+        for kind, scores in stage["scores"].items():
+            cost += self.scores[kind].cost(scores, targets.of(kind))
         return cost
 
     def stage_losses(
         self, stage: dict, targets: MaskTargets, query_of_target: jax.Array, draws: PointDraws | None, counts: TargetCounts
     ) -> dict[str, jax.Array]:
         """Unweighted losses of one prediction, given its matching [B, N]."""
-        logits, kinds = stage["mask_logits"], stage["scores"]
+        logits = stage["mask_logits"]
         found = query_of_target >= 0
         chosen = jnp.take_along_axis(logits, jnp.maximum(query_of_target, 0)[..., None, None], axis=1)  # [B, N, h, w]
         if draws is None:
@@ -135,10 +140,6 @@ class MaskCriterion:
             "dice": jnp.sum(jnp.where(found, masks.mask_dice(predicted, wanted), 0.0)) / divisor,
         }
         matched = query_of_target[..., None] == jnp.arange(logits.shape[1])  # [B, N, Q]
-        if "expression" in kinds:
-            losses["expression"] = scores.expression_loss(kinds["expression"], matched, targets, counts)
-        if "class" in kinds:
-            losses["class"] = scores.class_loss(kinds["class"], matched, targets, counts, self.background_weight)
-        if "region" in kinds:
-            losses["region"] = scores.region_loss(kinds["region"], matched, targets, counts)
+        for kind, scores in stage["scores"].items():
+            losses[kind] = self.scores[kind].loss(scores, matched, targets.of(kind), counts.scores[kind])
         return losses

@@ -1,15 +1,33 @@
-"""Losses of the scores of queries: which query is meant (expression), what it is (class), which region it answers.
-
-`matched` is bool [B, N, Q]: target n is taught to query q. The divisors come from TargetCounts.
-"""
+"""Losses of the scores of queries: which query is meant (expression), what it is (class), which region it answers."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any, Protocol
+
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from hyperseg_jax.losses.masks import MASKED
-from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
+from hyperseg_jax.losses.masks import MASKED, class_cost
+from hyperseg_jax.losses.targets import ScoreTargets
+
+
+class ScoreLoss(Protocol):
+    """How the scores of one kind are taught. A value; a system may bring its own."""
+
+    @property
+    def weight(self) -> float:
+        """Of the loss in the objective."""
+
+    def count(self, targets: ScoreTargets, queries: int) -> Any:
+        """The divisors of the loss, float32 scalars; those of several batches add up. queries: of a row, Q."""
+
+    def cost(self, logits: jax.Array, targets: ScoreTargets) -> jax.Array | float:
+        """What the scores add to the matching cost [B, Q, N], weighted; 0 where they do not count."""
+
+    def loss(self, logits: jax.Array, matched: jax.Array, targets: ScoreTargets, counts: Any) -> jax.Array:
+        """Of logits [B, Q] or [B, Q, C], unweighted, a scalar. matched: bool [B, N, Q], target n is taught to query q."""
 
 
 def weighted_bce(logits: jax.Array, wanted: jax.Array, positive_weight: jax.Array) -> jax.Array:
@@ -18,52 +36,71 @@ def weighted_bce(logits: jax.Array, wanted: jax.Array, positive_weight: jax.Arra
     return jnp.where(wanted, positive_weight * jax.nn.softplus(-logits), jax.nn.softplus(logits))
 
 
-def expression_loss(logits: jax.Array, matched: jax.Array, targets: MaskTargets, counts: TargetCounts) -> jax.Array:
-    """logits [B, Q]: mean over all queries of the rows that use the expression.
+@flax.struct.dataclass
+class BalancedCounts:
+    """targets: valid targets of the rows that are taught. scores: the queries of these rows, times their valid columns."""
 
-    With N targets and n queries in all, the positive weight is (n - N) / N, N at least 1; as in the reference it turns
-    negative where there are more targets than queries.
+    targets: jax.Array
+    scores: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class BalancedScores:
+    """Binary cross-entropy, mean over all scores that are taught: of each query, or of each query with each valid column.
+
+    With N targets and n scores in all, the positive weight is (n - N) / N, N at least 1; as in the reference it turns
+    negative where there are more targets than scores.
     """
-    return _balanced_bce(
-        logits,
-        matched.any(1),
-        jnp.broadcast_to(targets.uses_expression[:, None], logits.shape),
-        counts.expression_scores,
-        counts.expression_targets,
-    )
+
+    weight: float = 2.0
+
+    def count(self, targets: ScoreTargets, queries: int) -> BalancedCounts:
+        valid, taught = targets.valid.sum(-1).astype(jnp.float32), targets.taught.astype(jnp.float32)
+        columns = 1.0 if targets.columns is None else targets.columns.sum(-1).astype(jnp.float32)
+        return BalancedCounts(targets=(valid * taught).sum(), scores=queries * (columns * taught).sum())
+
+    def cost(self, logits: jax.Array, targets: ScoreTargets) -> float:
+        return 0.0
+
+    def loss(self, logits: jax.Array, matched: jax.Array, targets: ScoreTargets, counts: BalancedCounts) -> jax.Array:
+        wanted, counted = matched, targets.taught[:, None]
+        if targets.columns is not None:
+            wanted = matched[..., None] & (targets.labels[..., None] == jnp.arange(logits.shape[-1]))[:, :, None]
+            counted = (counted & targets.columns)[:, None]  # [B, 1, C]
+        positives = jnp.maximum(counts.targets, 1.0)
+        each = weighted_bce(logits, wanted.any(1), (counts.scores - positives) / positives)
+        return jnp.sum(jnp.where(counted, each, 0.0)) / jnp.maximum(counts.scores, 1.0)
 
 
-def region_loss(logits: jax.Array, matched: jax.Array, targets: MaskTargets, counts: TargetCounts) -> jax.Array:
-    """logits [B, Q, R]: as expression_loss, over every pair of a query and a valid region."""
-    wanted = matched[..., None] & (targets.labels[..., None] == jnp.arange(logits.shape[-1]))[:, :, None]  # [B, N, Q, R]
-    counted = jnp.broadcast_to(targets.uses_regions[:, None, None], logits.shape)
-    if targets.region_valid is not None:
-        counted &= targets.region_valid[:, None]
-    return _balanced_bce(logits, wanted.any(1), counted, counts.region_scores, counts.region_targets)
+@dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """Cross-entropy over the valid classes; a query without a target belongs to the last valid class.
 
-
-def _balanced_bce(
-    logits: jax.Array, wanted: jax.Array, counted: jax.Array, scores: jax.Array, positives: jax.Array
-) -> jax.Array:
-    positives = jnp.maximum(positives, 1.0)
-    each = weighted_bce(logits, wanted, (scores - positives) / positives)
-    return jnp.sum(jnp.where(counted, each, 0.0)) / jnp.maximum(scores, 1.0)
-
-
-def class_loss(
-    logits: jax.Array, matched: jax.Array, targets: MaskTargets, counts: TargetCounts, background_weight: float
-) -> jax.Array:
-    """logits [B, Q, C]: cross-entropy over the valid classes; a query without a target belongs to the last valid class.
-
-    Mean weighted by `background_weight` for queries without a target and 1 for the others (torch's weighted mean).
+    Mean weighted by `background` for queries without a target and 1 for the others (torch's weighted mean); its divisor is the
+    sum of these weights. matching: weight of a target's class probability in the matching cost.
     """
-    classes = logits.shape[-1]
-    valid = jnp.ones((logits.shape[0], classes), bool) if targets.class_valid is None else targets.class_valid
-    background = classes - 1 - jnp.argmax(valid[:, ::-1], axis=-1)  # [B]
-    taken = matched.any(1)  # [B, Q]
-    label = jnp.sum(jnp.where(matched, targets.labels[..., None], 0), axis=1)
-    label = jnp.where(taken, label, background[:, None])
-    logits = jnp.where(valid[:, None], logits.astype(jnp.float32), MASKED)
-    picked = jnp.take_along_axis(logits, jnp.clip(label, 0, classes - 1)[..., None], axis=-1)[..., 0]
-    each = jnp.where(taken, 1.0, background_weight) * (jax.nn.logsumexp(logits, axis=-1) - picked)
-    return jnp.sum(jnp.where(targets.uses_classes[:, None], each, 0.0)) / jnp.maximum(counts.class_weight, 1e-6)
+
+    weight: float = 2.0
+    background: float = 0.1
+    matching: float = 2.0
+
+    def count(self, targets: ScoreTargets, queries: int) -> jax.Array:
+        taught = targets.taught.astype(jnp.float32)
+        matched = jnp.minimum(targets.valid.sum(-1).astype(jnp.float32), queries)
+        return (taught * (matched + self.background * (queries - matched))).sum()
+
+    def cost(self, logits: jax.Array, targets: ScoreTargets) -> jax.Array:
+        by_class = class_cost(logits, targets.labels, targets.columns)
+        return self.matching * jnp.where(targets.taught[:, None, None], by_class, 0.0)
+
+    def loss(self, logits: jax.Array, matched: jax.Array, targets: ScoreTargets, counts: jax.Array) -> jax.Array:
+        classes = logits.shape[-1]
+        valid = jnp.ones((logits.shape[0], classes), bool) if targets.columns is None else targets.columns
+        background = classes - 1 - jnp.argmax(valid[:, ::-1], axis=-1)  # [B]
+        taken = matched.any(1)  # [B, Q]
+        label = jnp.sum(jnp.where(matched, targets.labels[..., None], 0), axis=1)
+        label = jnp.where(taken, label, background[:, None])
+        logits = jnp.where(valid[:, None], logits.astype(jnp.float32), MASKED)
+        picked = jnp.take_along_axis(logits, jnp.clip(label, 0, classes - 1)[..., None], axis=-1)[..., 0]
+        each = jnp.where(taken, 1.0, self.background) * (jax.nn.logsumexp(logits, axis=-1) - picked)
+        return jnp.sum(jnp.where(targets.taught[:, None], each, 0.0)) / jnp.maximum(counts, 1e-6)

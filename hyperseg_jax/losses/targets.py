@@ -1,10 +1,27 @@
-"""What a batch asks of the masks: padded arrays, and the counts that normalise the losses."""
+"""What a batch asks of masks and scores: padded arrays, and the counts that normalise the losses."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.struct
 import jax
-import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class ScoreTargets:
+    """What is asked of the scores of one kind.
+
+    valid, labels: [B, N], as in MaskTargets. taught: bool [B], the rows whose scores are taught. columns: bool [B, C], where a
+    query has a score for each of C classes or regions, False where one is padding. None: a query has one score; of classes, all
+    are valid.
+    """
+
+    valid: jax.Array
+    labels: jax.Array
+    taught: jax.Array
+    columns: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -13,51 +30,29 @@ class MaskTargets:
 
     masks: [B, N, H, W] bool or number in 0..1, at any resolution. valid: [B, N] bool, False where a target is padding.
     labels: [B, N] int32, the class or the region of each target; read only in rows that use classes or regions.
-    uses_expression, uses_classes, uses_regions: [B] bool, which scores of a row are taught. A row of padding uses none
-        and has no valid target.
-    class_valid: [B, C] bool, False where a class is padding; the last valid class is the background. None: all valid.
-    region_valid: [B, R] bool, likewise.
+    taught: by kind of scores ("expression", "class", "region") bool [B], the rows whose scores are taught. A row of padding is
+        taught none and has no valid target.
+    columns: by kind bool [B, C], where a kind has them (ScoreTargets). The last valid class is the background.
     """
 
     masks: jax.Array
     valid: jax.Array
     labels: jax.Array
-    uses_expression: jax.Array
-    uses_classes: jax.Array
-    uses_regions: jax.Array
-    class_valid: jax.Array | None = None
-    region_valid: jax.Array | None = None
+    taught: Mapping[str, jax.Array]
+    columns: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+    def of(self, kind: str) -> ScoreTargets:
+        """What is asked of the scores of that kind."""
+        return ScoreTargets(self.valid, self.labels, self.taught[kind], self.columns.get(kind))
 
 
 @flax.struct.dataclass
 class TargetCounts:
-    """The divisors of the losses, float32 scalars, before they are clamped.
+    """The divisors of the losses, float32 scalars, before they are clamped. targets: valid targets. scores: by kind, what its
+    loss counts.
 
-    A step that computes the loss on a shard of the batch passes their mean over the shards, and takes the mean of its
-    losses: the result is then the loss of the whole batch.
+    Those of several batches add up. With the sum, the losses of the batches add up to the loss of one batch that holds all.
     """
 
-    targets: jax.Array  # valid targets
-    expression_targets: jax.Array  # valid targets of rows that use the expression
-    expression_scores: jax.Array  # queries of those rows
-    region_targets: jax.Array
-    region_scores: jax.Array  # queries times valid regions
-    class_weight: jax.Array  # summed weights of the class cross-entropy
-
-
-def count_targets(targets: MaskTargets, queries: int, regions: int = 0, background_weight: float = 0.1) -> TargetCounts:
-    """Counts over a batch. queries: Q. regions: R, used where region_valid is None."""
-    valid = targets.valid.sum(-1).astype(jnp.float32)  # [B]
-    expression, classes, region = (
-        flag.astype(jnp.float32) for flag in (targets.uses_expression, targets.uses_classes, targets.uses_regions)
-    )
-    columns = jnp.float32(regions) if targets.region_valid is None else targets.region_valid.sum(-1).astype(jnp.float32)
-    matched = jnp.minimum(valid, queries)
-    return TargetCounts(
-        targets=valid.sum(),
-        expression_targets=(valid * expression).sum(),
-        expression_scores=queries * expression.sum(),
-        region_targets=(valid * region).sum(),
-        region_scores=queries * (columns * region).sum(),
-        class_weight=(classes * (matched + background_weight * (queries - matched))).sum(),
-    )
+    targets: jax.Array
+    scores: Mapping[str, Any]

@@ -12,20 +12,29 @@ from hyperseg_jax import axes
 from hyperseg_jax.structs import IGNORED
 
 
+def count_tokens(labels: jax.Array) -> jax.Array:
+    """The supervised tokens of labels [B, L], a float32 scalar: the divisor of the losses below."""
+    return (labels[:, 1:] != IGNORED).sum().astype(jnp.float32)
+
+
 def text_cross_entropy(logits: jax.Array, labels: jax.Array, tokens: jax.Array | None = None) -> jax.Array:
     """Cross-entropy of the next token, mean over all supervised tokens of the batch; 0 where there is none.
 
     logits: [B, L, V]. labels: int [B, L], -100 where nothing is taught; position t is taught the label at t + 1.
-    tokens: the divisor, where the batch is a shard; by default the number of supervised tokens.
+    tokens: the divisor, where the batch is a part of another; by default its own count_tokens.
     """
-    wanted = labels[:, 1:]
-    return _sum(logits[:, :-1], wanted).sum() / jnp.maximum((wanted != IGNORED).sum() if tokens is None else tokens, 1)
+    return _sum(logits[:, :-1], labels[:, 1:]).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
 
 
 def text_cross_entropy_in_chunks(
-    head: Callable[[Any, jax.Array], jax.Array], params: Any, hidden: jax.Array, labels: jax.Array, chunk: int = 128
+    head: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    hidden: jax.Array,
+    labels: jax.Array,
+    chunk: int = 128,
+    tokens: jax.Array | None = None,
 ) -> jax.Array:
-    """text_cross_entropy(head(params, hidden), labels), of `chunk` positions at a time.
+    """text_cross_entropy(head(params, hidden), labels, tokens), of `chunk` positions at a time.
 
     hidden: [B, L, D]. head: to logits [..., V]. All logits of a step at once would be its largest array. Each device goes
     through its own rows, so that the gradient of the head is summed over devices once and not with every chunk.
@@ -42,7 +51,7 @@ def text_cross_entropy_in_chunks(
         return jax.lax.map(of_chunk, (chunks(hidden), chunks(wanted))).sum(0)
 
     rows = axes.by_shard(of_rows, (), ("batch", None, None), ("batch", None), out=("batch",))
-    return rows(params, hidden, wanted).sum() / jnp.maximum((wanted != IGNORED).sum(), 1)
+    return rows(params, hidden, wanted).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
 
 
 def _sum(logits: jax.Array, wanted: jax.Array) -> jax.Array:

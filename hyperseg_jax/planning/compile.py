@@ -75,7 +75,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     beginning = begin(config, system, model, rules, rate, placed)
     batch = sources.processor(config, system, None, task).spec(config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)
-    step = make_step(system.loss(model, config), beginning.tx, config.train.average, config.data.cuts)
+    step = make_step(system, model, config, beginning.tx)
     found: dict[str, Any] = {
         "task": task,
         "preset": placed.preset,

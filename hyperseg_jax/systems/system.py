@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from hyperseg_jax.data.processor import Processor
+from hyperseg_jax.data.processor import Batch, Processor
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.answers import Answers
 from hyperseg_jax.tables import Adapters, Part, Published, Rule
@@ -20,6 +20,13 @@ from hyperseg_jax.untrusted.printing import first_line, shown
 
 _known: dict[str, str | System] = {"hyperseg": "hyperseg_jax.systems.hyperseg"}
 """By name: a system, or the module whose SYSTEM it is."""
+
+
+Counts = Any
+"""A pytree of float32 arrays: the divisors of the losses of a batch."""
+
+Loss = Callable[[Any, Batch, jax.Array, Counts], tuple[jax.Array, dict[str, jax.Array]]]
+"""(parameters, batch, key, counts) -> (total, metrics), float32 scalars."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +38,9 @@ class System:
     processor(config, tokenizer, task) -> the data.processor.Processor of a task, whose sizes are given; tokenizer: None where
     only shapes are asked for.
     init(model, config, key) -> parameters boxed with their axis names. Their shapes depend on config.model alone.
-    loss(model, config) -> f(params, batch, key) -> (total, metrics).
+    counts(model, config) -> f(batch) -> Counts. Those of several batches add up to those of one batch that holds all of them.
+    loss(model, config) -> the Loss: sums over the batch, divided by the counts. With the counts of a larger batch, the totals
+    and metrics of its parts add up to its own.
     predict(model, config) -> f(params, batch, memory) -> (outputs [B, T, K, ...] of frames and prompts, memory). memory: what
     the next frame needs of this one; None before the first, and where a system has none.
     answers: how outputs about one prompt on one frame become Predictions.
@@ -41,6 +50,9 @@ class System:
     hf_config(config) -> the config.json that the authors' code wants beside an export.
     parts: by name, those that a class of transformers can hold; no_parts: those that none can, and why.
     adapters(config) -> the names of its low-rank adapters in PEFT; None where it has none.
+    shorten(batch, length) -> the batch with its sequences cut to that length, or None where they are no longer, as in a system
+    without sequences. Like `needed`, it is called while jit traces.
+    needed(batch) -> int32 scalar: the length that holds each sequence of the batch.
     generate(model, config) -> f(params, batch, *, max_new_tokens, eos_id, vocab_size) -> int32 [B, max_new_tokens], where the
     system writes text.
     """
@@ -50,7 +62,8 @@ class System:
     init: Callable[..., Any]
     tokenizer: Callable[..., Tokenizer]
     processor: Callable[..., Processor]
-    loss: Callable[..., Any]
+    counts: Callable[[Any, Any], Callable[[Batch], Counts]]
+    loss: Callable[[Any, Any], Loss]
     predict: Callable[..., Any]
     answers: Answers
     weight_table: Callable[..., Any]
@@ -60,7 +73,14 @@ class System:
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     no_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     adapters: Callable[[Any], Adapters] | None = None
+    shorten: Callable[[Batch, int], Batch | None] = lambda batch, length: None
+    needed: Callable[[Batch], jax.Array | int] = lambda batch: 0
     generate: Callable[..., Any] | None = None
+
+    def whole_loss(self, model: Any, config: Any) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]:
+        """f(params, batch, key) -> (total, metrics): the loss with the batch's own counts."""
+        counts, loss = self.counts(model, config), self.loss(model, config)
+        return lambda params, batch, key: loss(params, batch, key, counts(batch))
 
     def init_plain(self, model: Any, config: Any, key: Any) -> Any:
         """init without the axis names: nested arrays."""
@@ -107,7 +127,7 @@ def get(name: str) -> System:
         raise UserError(f"system = {name!r} is not known; use one of {', '.join(_known)}")
     held = _known[name]
     system: System = importlib.import_module(held).SYSTEM if isinstance(held, str) else held
-    blocks = {"build": "model", "init": "model", "weight_table": "model", "loss": "loss"}
+    blocks = {"build": "model", "init": "model", "weight_table": "model", "counts": "loss", "loss": "loss"}
     told: dict[str, Any] = {
         field: _with_user_errors(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()
     }

@@ -68,7 +68,6 @@ def begin(
         rate,
         betas=tuple(config.optimizer.betas),
         clip_norm=config.optimizer.clip_norm,
-        accumulate=config.optimizer.accumulate,
     )
 
     def with_params(params: Any) -> TrainState:

@@ -40,11 +40,12 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
 
 
 def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
-    """The batch can be split over the mesh."""
-    if config.train.batch_size % mesh.batch_parts:
+    """A step goes through its batch in optimizer.accumulate equal slices, and each can be split over the mesh."""
+    slices, parts = config.optimizer.accumulate, mesh.batch_parts
+    if config.train.batch_size % (slices * parts):
         raise UserError(
-            f"train.batch_size = {config.train.batch_size}: give a multiple of {mesh.batch_parts}, "
-            f"the parts that preset {mesh.preset} splits a batch into"
+            f"train.batch_size = {config.train.batch_size}: give a multiple of {slices * parts}; preset {mesh.preset} splits "
+            f"each of its slices (optimizer.accumulate = {slices}) into {parts} parts"
         )
 
 
@@ -85,5 +86,6 @@ def train_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     model."""
     system = systems.get(config.system)
     batch = sources.processor(config, system, None, sources.programs(config)[0]).spec(1)
-    _, losses = jax.eval_shape(system.loss(system.build(config), config), system.shapes(config), batch, jax.random.key(0))
+    loss = system.whole_loss(system.build(config), config)
+    _, losses = jax.eval_shape(loss, system.shapes(config), batch, jax.random.key(0))
     return (*STEP_METRICS, *losses)

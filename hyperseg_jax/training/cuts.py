@@ -7,30 +7,25 @@ another, and the stream stays as it is. One program holds them all, with a branc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from hyperseg_jax.structs import Source
+from hyperseg_jax.data.processor import Batch
+from hyperseg_jax.systems.system import System
 
 T = TypeVar("T")
 
 
-def at_its_length(function: Callable[[Any], T], batch: Any, lengths: Sequence[int]) -> T:
-    """function(batch), the layout of the batch cut to the shortest of `lengths` that holds all of it, where one does.
+def at_its_length(function: Callable[[Batch], T], batch: Batch, lengths: Sequence[int], system: System) -> T:
+    """function(batch), the sequences of the batch cut to the shortest of `lengths` that holds all of them, where one does.
 
     Differentiate inside: the gradient of a branch from outside would keep what every branch keeps.
     """
-    if not lengths:
+    shorter = [length for length in sorted(lengths) if system.shorten(batch, length) is not None]
+    if not shorter:
         return function(batch)
-    layout = batch["layout"]
-    whole = layout["source"].shape[1]
-    shorter = sorted(n for n in lengths if n < whole)
-    needed = (layout["source"] != Source.PADDING).sum(1).max()
-
-    def at(length: int) -> Callable[[Any], T]:
-        return lambda batch: function({**batch, "layout": {name: x[:, :length] for name, x in batch["layout"].items()}})
-
-    number = (needed > jnp.asarray(shorter, jnp.int32)).sum()
-    return jax.lax.switch(number, [at(length) for length in (*shorter, whole)], batch)
+    at = lambda length: lambda batch: function(system.shorten(batch, length))
+    number = (system.needed(batch) > jnp.asarray(shorter, jnp.int32)).sum()
+    return jax.lax.switch(number, [*map(at, shorter), function], batch)

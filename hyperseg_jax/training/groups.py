@@ -76,9 +76,8 @@ def optimizer(
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     clip_norm: float | None = 1.0,
-    accumulate: int = 1,
 ) -> optax.GradientTransformation:
-    """AdamW by group, clipped by the global norm of the trainable half, accumulated over `accumulate` batches."""
+    """AdamW by group, clipped by the global norm of the trainable half."""
 
     def of_group(group: Group) -> optax.GradientTransformation:
         return optax.adamw(lambda count: group.rate * rate(count), *betas, weight_decay=group.decay)
@@ -88,6 +87,4 @@ def optimizer(
     tx = optax.partition({str(k): of_group(groups[k]) for k in set(where.values())}, labels)
     if clip_norm is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
-    if accumulate > 1:
-        tx = optax.MultiSteps(tx, accumulate).gradient_transformation()
     return tx

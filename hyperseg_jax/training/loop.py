@@ -76,7 +76,7 @@ def train(
         rate = groups.schedule(
             config.optimizer.learning_rate,
             config.optimizer.warmup_steps,
-            config.train.steps // config.optimizer.accumulate,
+            config.train.steps,
             config.optimizer.final_rate,
         )
         first = config.data.first
@@ -90,8 +90,8 @@ def train(
         feed = Feed(mesh.batch)
         rows = feed.rows(config.train.batch_size)
         engine = Engine.of(system, config, None, mesh.batch)
-        loss = system.loss(model, config)
         beginning = begin(config, system, model, rules, rate, mesh)
+        one_step = make_step(system, model, config, beginning.tx)
         if not workdir.begun:
             beginning.check_source()
         workdir.open(config)  # now that all of the config is known to fit; nothing was written before
@@ -118,7 +118,6 @@ def train(
 
         # ---- The step, its data and those who watch it -------------------------------------------
         start_step, steps = int(state.step), config.train.steps
-        one_step = make_step(loss, beginning.tx, config.train.average, config.data.cuts)
         step_fn = jit_step(one_step, places, mesh)
         arithmetic = Arithmetic(config, system)
         stack.enter_context(placement.use(mesh))

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
+from hyperseg_jax.data.processor import Batch
+from hyperseg_jax.systems.system import System
 from hyperseg_jax.training import groups
 from hyperseg_jax.training.cuts import at_its_length
 
 COUNTERS = ("skipped", "bad")
 """Metrics of a step that count since the run began; the others are of that step alone."""
 
-Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-
 
 class TrainState(flax.struct.PyTreeNode):
-    """step: batches taken. skipped: batches whose loss or gradient was not finite. bad: elements of all batches that could not
-    be read. key: folded with the step for dropout and sampled points. trainable and frozen are the two halves of the
-    parameters; only the first has optimizer state. average: a moving average of the trainable half, empty where none is
-    kept."""
+    """step: optimizer steps, each of one batch. skipped: those whose loss or gradient was not finite. bad: elements of all
+    batches that could not be read. key: folded with the step for dropout and sampled points. trainable and frozen are the two
+    halves of the parameters; only the first has optimizer state. average: a moving average of the trainable half, empty where
+    none is kept."""
 
     step: jax.Array
     skipped: jax.Array
@@ -80,25 +81,42 @@ def shardings(
 
 
 def make_step(
-    loss: Loss, tx: optax.GradientTransformation, average: float = 0.0, cuts: Sequence[int] = ()
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
-    """step(state, batch) -> (state, metrics). A batch that is not finite changes nothing but the counters. batch["bad"]: bool
-    [B], which elements could not be read; the loss leaves them out by itself.
+    system: System, model: Any, config: ml_collections.ConfigDict, tx: optax.GradientTransformation
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """step(state, batch) -> (state, metrics): one optimizer step. A batch whose loss or gradient is not finite changes nothing
+    but the counters. batch["bad"]: bool [B], which elements could not be read; the loss leaves them out by itself.
 
-    average: how much of the moving average a step keeps (0.999), where the state has one. It starts quickly: after n steps
-    at most (1 + n) / (10 + n) is kept. cuts: lengths that a batch is cut to where all of it fits (training/cuts.py).
+    optimizer.accumulate: the step goes through so many slices of its batch, one after the other. All are divided by the counts
+    of the whole batch, so their sum is its loss and gradient, however unequal they are. Each slice has a key of its own, the
+    step's folded with its number, so its random points and dropout are not those of the batch in one piece.
+    train.average: how much of the moving average a step keeps (0.999), where the state has one. It starts quickly: after n
+    steps at most (1 + n) / (10 + n) is kept.
+    data.cuts: lengths that a slice is cut to where all of it fits (training/cuts.py).
     """
+    counts_of, loss = system.counts(model, config), system.loss(model, config)
+    slices, average, cuts = config.optimizer.accumulate, config.train.average, config.data.cuts
 
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(state.key, state.step)
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key, counts = jax.random.fold_in(state.key, state.step), counts_of(batch)
 
-        def gradient_of(batch: Any) -> Any:
-            def of_trainable(trainable: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-                return loss(groups.merge(trainable, state.frozen), batch, key)
+        def gradient_of(batch: Batch, key: jax.Array) -> Any:
+            def at_a_length(batch: Batch) -> Any:
+                def of_trainable(trainable: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+                    return loss(groups.merge(trainable, state.frozen), batch, key, counts)
 
-            return jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
+                return jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
 
-        (total, metrics), gradient = at_its_length(gradient_of, batch, cuts)
+            return at_its_length(at_a_length, batch, cuts, system)
+
+        def add(gradient: Any, number: jax.Array) -> Any:
+            found, more = gradient_of(slice_of(batch, number, slices), jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, gradient, more), found
+
+        if slices == 1:
+            (total, metrics), gradient = gradient_of(batch, key)
+        else:
+            gradient, found = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, state.trainable), jnp.arange(slices))
+            total, metrics = jax.tree.map(lambda values: values.sum(0), found)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         updates, optimizer = tx.update(gradient, state.optimizer, state.trainable)
@@ -119,3 +137,13 @@ def make_step(
         return state, {"loss": total, "gradient_norm": norm, "skipped": state.skipped, "bad": state.bad, **metrics}
 
     return train_step
+
+
+def slice_of(batch: Batch, number: jax.Array, slices: int) -> Batch:
+    """The elements `number`, `number` + slices, ... of a batch. Each device has as many of them and keeps its own, and they are
+    the same on any number of devices."""
+
+    def of(leaf: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(leaf.reshape(-1, slices, *leaf.shape[1:]), number, 1, keepdims=False)
+
+    return jax.tree.map(of, batch)

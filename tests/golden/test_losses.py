@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from golden_case import recipe_uniform
 
-from hyperseg_jax.losses import MaskCriterion, MaskTargets, PointDraws
+from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, PointDraws
 from hyperseg_jax.losses.reidentification import choose_queries
 from hyperseg_jax.structs import MaskPrediction
 
@@ -23,8 +23,8 @@ def rows_of(masks, kind, labels=None):
     number = max(1, *(len(m) for m in masks))
     valid = np.stack([np.arange(number) < len(m) for m in masks])
     labels = pad(labels, number) if labels else np.zeros(valid.shape, np.int32)
-    asks = {f"uses_{k}": np.full(len(masks), k == kind) for k in ("expression", "classes", "regions")}
-    return jax.tree.map(jnp.asarray, MaskTargets(pad(masks, number) > 0, valid, labels, **asks))
+    taught = {k: np.full(len(masks), k == kind) for k in ("expression", "class", "region")}
+    return jax.tree.map(jnp.asarray, MaskTargets(pad(masks, number) > 0, valid, labels, taught))
 
 
 def predict(stages):
@@ -69,10 +69,12 @@ def test_instructseg_criterion(case):
             np.testing.assert_array_equal(scores[x], case.inputs[f"pred_SEG_logits/{x}"])
     weights, costs_of = config["weights"], config["matcher_cost_weights"]
     criterion = MaskCriterion(
+        {"expression": BalancedScores(weights[NAMES["expression"]])},
         num_points=config["num_points"],
         oversample=config["oversample_ratio"],
         importance=config["importance_sample_ratio"],
-        **{f"{kind}_weight": weights[name] for kind, name in NAMES.items()},
+        mask_weight=weights[NAMES["mask"]],
+        dice_weight=weights[NAMES["dice"]],
         match_mask_weight=costs_of["mask"],
         match_dice_weight=costs_of["dice"],
     )
@@ -102,7 +104,7 @@ def test_instructseg_criterion(case):
             matched = [d_masks[x][b, case.outputs[f"match_src/{x}/{b}"]] for b in range(batch)]
             case.compare(f"grad_masks_matched/{x}", np.concatenate(matched), kind="gradient")
     for kind, name in NAMES.items():
-        weighted = getattr(criterion, f"{kind}_weight") * losses.terms[kind].sum()
+        weighted = criterion.weights[kind] * losses.terms[kind].sum()
         case.compare(f"weighted_sum/{name}", weighted.reshape(1))
     inner = ("cost_mask/", "cost_dice/", "loss_point_coords")  # compared in what they become: the total cost, the losses
     case.done(given=[name for name in case.outputs if name.startswith(inner)])
@@ -120,12 +122,16 @@ def compare_pairs(case, query_of_target, source, target):
 @pytest.mark.parametrize("kind", ["seg", "class", "region"])
 def test_psalm_losses(case, kind):
     read = case.inputs
-    asks = {"seg": "expression", "class": "classes", "region": "regions"}[kind]
+    score, name = {
+        "seg": ("expression", "loss_SEG_class"),
+        "class": ("class", "loss_class_name_class"),
+        "region": ("region", "loss_region_class"),
+    }[kind]
     count = 1 if kind == "seg" else None  # the expression names the first target
     batch, stages = range(read["pred_masks"].shape[1]), range(len(read["pred_masks"]))
     masks = [read[f"gt_masks_{b}"][:count] for b in batch]
     labels = [np.arange(len(masks[b]), dtype=np.int32) if kind == "region" else read[f"gt_labels_{b}"][:count] for b in batch]
-    targets = rows_of(masks, asks, labels)
+    targets = rows_of(masks, score, labels)
     number = targets.valid.shape[1]
     if kind == "seg":
         scores = {"expression": read["pred_SEG_logits"][..., 0]}
@@ -134,7 +140,7 @@ def test_psalm_losses(case, kind):
     else:
         regions = [read[f"pred_region_logits_{b}"] for b in batch]  # [S, R_b, Q]
         most = max(r.shape[1] for r in regions)
-        targets = targets.replace(region_valid=jnp.stack([jnp.arange(most) < r.shape[1] for r in regions]))
+        targets = targets.replace(columns={"region": jnp.stack([jnp.arange(most) < r.shape[1] for r in regions])})
         padded = [np.pad(r, ((0, 0), (0, most - r.shape[1]), (0, 0)), constant_values=7.0) for r in regions]
         scores = {"region": np.stack(padded, 1).transpose(0, 1, 3, 2)}
     predictions = [{"mask_logits": read["pred_masks"][s], "scores": {k: v[s] for k, v in scores.items()}} for s in stages]
@@ -147,21 +153,16 @@ def test_psalm_losses(case, kind):
         fresh=points,
     )
     config = case.config
+    classes = ClassScores(background=config["no_object_class_weight"], matching=config["cost_class"])
     criterion = MaskCriterion(
+        {"expression": BalancedScores(), "class": classes, "region": BalancedScores()},
         num_points=config["num_points"],
         oversample=config["oversample_ratio"],
         importance=config["importance_sample_ratio"],
-        background_weight=config["no_object_class_weight"],
         match_mask_weight=config["cost_mask"],
         match_dice_weight=config["cost_dice"],
-        match_class_weight=config["cost_class"],
     )
     losses = jax.jit(lambda stages: criterion(predict(stages), targets, draws=draws))(predictions)
-    score, name = {
-        "seg": ("expression", "loss_SEG_class"),
-        "class": ("class", "loss_class_name_class"),
-        "region": ("region", "loss_region_class"),
-    }[kind]
     for s, (x, suffix) in enumerate(suffixes.items()):
         for ours, theirs in (("mask", "loss_mask"), ("dice", "loss_dice"), (score, name)):
             case.compare(f"{kind}_{theirs}{suffix}", losses.terms[ours][s].reshape(1))

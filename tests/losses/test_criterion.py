@@ -1,18 +1,20 @@
 """The objective: padding and mixing of kinds never change it, shards add up, gradients are finite."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hyperseg_jax.losses import MaskCriterion, MaskTargets, count_targets, draw_points
+from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, draw_points
 from hyperseg_jax.losses.points import uncertain_points
 from hyperseg_jax.structs import MaskPrediction
 
 QUERIES, CLASSES, REGIONS, STAGES = 7, 5, 3, 2
-KINDS = {"expression": "uses_expression", "class": "uses_classes", "region": "uses_regions"}
 SHAPES = {"expression": (), "class": (CLASSES,), "region": (REGIONS,)}
+SCORES = {"expression": BalancedScores(), "class": ClassScores(), "region": BalancedScores()}
 
 
 @pytest.fixture
@@ -34,9 +36,8 @@ def draw(rng, rows, targets, kinds):
         masks=rng.random((rows, targets, 24, 32)) < 0.3,
         valid=valid,
         labels=np.tile(np.arange(targets, dtype=np.int32) % REGIONS, (rows, 1)),
-        class_valid=np.ones((rows, CLASSES), bool),
-        region_valid=np.ones((rows, REGIONS), bool),
-        **{flag: np.asarray([k == kind for k in kinds]) for kind, flag in KINDS.items()},
+        taught={kind: np.asarray([k == kind for k in kinds]) for kind in SCORES},
+        columns={kind: np.ones((rows, *SHAPES[kind]), bool) for kind in ("class", "region")},
     )
     return stages, asked, draw_points(jax.random.key(1), STAGES, rows, targets, 40)
 
@@ -63,7 +64,7 @@ def widen(x, axis, count, value):
     return np.pad(np.asarray(x), pads, constant_values=value)
 
 
-CRITERION = MaskCriterion(num_points=40)
+CRITERION = MaskCriterion(SCORES, num_points=40)
 MIXED = ["expression", "class", "region", "expression", "class"]
 
 
@@ -84,7 +85,7 @@ def test_padding_of_classes_and_regions_changes_nothing(rng):
     wide_stages = [
         {**s, "scores": s["scores"] | {k: widen(s["scores"][k], 2, 3, 9.0) for k in ("class", "region")}} for s in stages
     ]
-    wide = asked.replace(class_valid=widen(asked.class_valid, 1, 3, False), region_valid=widen(asked.region_valid, 1, 3, False))
+    wide = asked.replace(columns={kind: widen(valid, 1, 3, False) for kind, valid in asked.columns.items()})
     alone, _ = evaluate(CRITERION, stages, asked, draws)
     padded, gradients = evaluate(CRITERION, wide_stages, wide, draws)
     agree(padded, alone)
@@ -103,7 +104,7 @@ def test_padding_of_rows_changes_nothing_and_has_no_gradient(rng):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(SCORES))
 def test_a_mixed_batch_teaches_each_kind_as_a_batch_of_its_own(kind, rng):
     stages, asked, draws = draw(rng, 5, 3, MIXED)
     rows = np.asarray([i for i, k in enumerate(MIXED) if k == kind])
@@ -114,10 +115,10 @@ def test_a_mixed_batch_teaches_each_kind_as_a_batch_of_its_own(kind, rng):
     np.testing.assert_array_equal(mixed.query_of_target[:, rows], pure.query_of_target)
 
 
-def test_shards_with_the_counts_of_all_average_to_the_whole(rng):
+def test_parts_with_the_counts_of_all_add_up_to_the_whole(rng):
     stages, asked, draws = draw(rng, 6, 3, [*MIXED, "region"])
     whole, _ = evaluate(CRITERION, stages, asked, draws)
-    halves = [
+    parts = [
         (
             jax.tree.map(lambda x, r=rows: x[r], stages),
             jax.tree.map(lambda x, r=rows: x[r], asked),
@@ -125,10 +126,39 @@ def test_shards_with_the_counts_of_all_average_to_the_whole(rng):
         )
         for rows in (slice(0, 2), slice(2, 4), slice(4, 6))
     ]
-    counts = [count_targets(asked, QUERIES, REGIONS) for _, asked, _ in halves]
-    mean = jax.tree.map(lambda *parts: sum(parts) / len(parts), *counts)
-    totals = [evaluate(CRITERION, *half, counts=mean)[0].total for half in halves]
-    np.testing.assert_allclose(np.mean(totals), whole.total, rtol=2e-6)
+    counts = jax.tree.map(lambda *each: sum(each), *(CRITERION.count(asked, QUERIES) for _, asked, _ in parts))
+    totals = [evaluate(CRITERION, *part, counts=counts)[0].total for part in parts]
+    np.testing.assert_allclose(np.sum(totals), whole.total, rtol=2e-6)
+
+
+def test_a_loss_of_its_own_is_taught_matched_and_counted(rng):
+    """Of scores of another kind: the squared distance from one, of the rows that are taught it."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Near:
+        weight: float = 3.0
+
+        def count(self, targets, queries):
+            return targets.taught.sum() * jnp.float32(queries)
+
+        def cost(self, logits, targets):
+            return 100.0 * (logits - 1)[..., None] ** 2  # matches by this alone
+
+        def loss(self, logits, matched, targets, counts):
+            return jnp.where(targets.taught[:, None], (logits - 1) ** 2, 0).sum() / counts
+
+    stages, asked, draws = draw(rng, 5, 3, MIXED)
+    near = rng.normal(size=(5, QUERIES)).astype(np.float32) * 9
+    own = [{**stage, "scores": {"near": near, "expression": stage["scores"]["expression"]}} for stage in stages]
+    asked = asked.replace(taught={"near": np.arange(5) < 2, "expression": asked.taught["expression"]})
+    criterion = MaskCriterion({"near": Near(), "expression": SCORES["expression"]}, num_points=40)
+    found, _ = evaluate(criterion, own, asked, draws)
+    assert set(found.terms) == {"mask", "dice", "near", "expression"}
+    np.testing.assert_allclose(found.terms["near"], [np.mean((near[:2] - 1) ** 2)] * STAGES, rtol=1e-5)
+    np.testing.assert_allclose(found.total, sum(criterion.weights[k] * v.sum() for k, v in found.terms.items()), rtol=1e-6)
+    for row, number in enumerate(asked.valid.sum(1)):
+        nearest = set(np.argsort(np.abs(near[row] - 1))[:number])
+        assert {q for q in np.asarray(found.query_of_target[-1, row]) if q >= 0} == nearest
 
 
 @pytest.mark.parametrize("points", ["per_mask", "shared", "grid"])
@@ -141,9 +171,10 @@ def test_a_perfect_prediction_costs_little_and_a_wrong_one_much(points, rng):
     logits[:, 3][blobs[:, 0]], logits[:, 5][blobs[:, 1]] = 20, 20
     scores = np.full((2, QUERIES), -20.0, np.float32)
     scores[:, [3, 5]] = 20
-    criterion = jax.jit(MaskCriterion(num_points=200, points=points))
-    good = criterion(MaskPrediction(logits, {"expression": scores}), asked, key=jax.random.key(0))
-    bad = criterion(MaskPrediction(-logits, {"expression": -scores}), asked, key=jax.random.key(0))
+    criterion = MaskCriterion(SCORES, num_points=200, points=points)
+    found = jax.jit(lambda *given: criterion(*given, key=jax.random.key(0)))
+    good = found(MaskPrediction(logits, {"expression": scores}), asked)
+    bad = found(MaskPrediction(-logits, {"expression": -scores}), asked)
     np.testing.assert_array_equal(good.query_of_target, [[[3, 5], [3, 5]]])
     assert good.total < 3 < 50 < bad.total  # at the borders the sampled target is between 0 and 1
 
@@ -165,4 +196,4 @@ def test_no_key_and_an_unknown_way_are_errors(rng):
     with pytest.raises(ValueError, match="key"):
         CRITERION(MaskPrediction(**stages[0]), asked)
     with pytest.raises(ValueError, match="per_mask"):
-        MaskCriterion(points="per_pixel")
+        MaskCriterion(SCORES, points="per_pixel")

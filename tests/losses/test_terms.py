@@ -6,9 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hyperseg_jax.losses import MaskTargets, count_targets, text_cross_entropy, text_cross_entropy_in_chunks
+from hyperseg_jax.losses import ClassScores, ScoreTargets, text_cross_entropy, text_cross_entropy_in_chunks
 from hyperseg_jax.losses.masks import bce_cost, dice_cost, mask_bce, mask_dice
-from hyperseg_jax.losses.scores import class_loss, weighted_bce
+from hyperseg_jax.losses.scores import weighted_bce
 
 
 def test_text_cross_entropy_is_the_shifted_one_of_torch():
@@ -68,12 +68,11 @@ def test_class_loss_is_torchs_weighted_cross_entropy():
     rng = np.random.default_rng(0)
     queries, classes = 6, 4
     logits = rng.normal(size=(1, queries, classes)).astype(np.float32)
-    yes, no = np.ones(1, bool), np.zeros(1, bool)
-    asked = MaskTargets(np.zeros((1, 2, 4, 4)), np.ones((1, 2), bool), np.asarray([[2, 0]]), no, yes, no)
+    asked = ScoreTargets(np.ones((1, 2), bool), np.asarray([[2, 0]]), np.ones(1, bool))
     matched = np.asarray([4, 1])[None, :, None] == np.arange(queries)
     labels = torch.full((queries,), classes - 1)
     labels[4], labels[1] = 2, 0
     weights = torch.tensor([1.0, 1.0, 1.0, 0.1])
     expected = F.cross_entropy(torch.tensor(logits[0]), labels, weights)
-    counts = count_targets(asked, queries)
-    np.testing.assert_allclose(class_loss(jnp.asarray(logits), matched, asked, counts, 0.1), expected.item(), rtol=1e-6)
+    ours, counts = ClassScores(), ClassScores().count(asked, queries)
+    np.testing.assert_allclose(ours.loss(jnp.asarray(logits), matched, asked, counts), expected.item(), rtol=1e-6)

@@ -50,7 +50,7 @@ def batch_of(asked, examples, sizes=SIZES):
 
 
 def test_padding_never_changes_the_loss(config, params, asked):
-    loss = jax.jit(SYSTEM.loss(SYSTEM.build(config), config))
+    loss = jax.jit(SYSTEM.whole_loss(SYSTEM.build(config), config))
     key = jax.random.key(0)
     total, terms = loss(params, batch_of(asked, asked[1]), key)
     more_total, more_terms = loss(params, batch_of(asked, asked[1], LARGER), key)

@@ -1,5 +1,5 @@
 """What cannot be read, and the frames that a picture has less than a clip, change no loss, gradient or divisor; a batch of
-several tasks teaches each as a batch of its own."""
+several tasks teaches each as a batch of its own, and slices of a batch add up to it."""
 
 import dataclasses
 
@@ -22,14 +22,21 @@ SYSTEM = systems.get("hyperseg")
 
 @pytest.fixture(scope="module")
 def ready(micro):
-    """Elements by task with the sizes of a mixed batch of two frames; the loss of some of them."""
+    """Elements by task with the sizes of a mixed batch of two frames; the loss of some of them, by default with their own
+    counts; the counts of some of them."""
     config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
     params = drawn_params(SYSTEM.shapes(config), seed=1, spread=0.3)
     rows = {name: task.prepare(task.train[0], np.random.default_rng(0)) for name, task in tasks.items()}
     rows["blank"] = tasks["region"].blank()
-    loss = jax.jit(SYSTEM.loss(SYSTEM.build(config), config))
-    return rows, lambda *rows: loss(params, stacked(*rows), jax.random.key(0))
+    model = SYSTEM.build(config)
+    counts_of, loss_of = jax.jit(SYSTEM.counts(model, config)), jax.jit(SYSTEM.loss(model, config))
+    counts = lambda *rows: counts_of(stacked(*rows))
+
+    def loss(*rows, divisors=None):
+        return loss_of(params, stacked(*rows), jax.random.key(0), counts(*rows) if divisors is None else divisors)
+
+    return rows, loss, counts
 
 
 def stacked(*rows):
@@ -55,7 +62,7 @@ def step(micro):
     begun = begin(config, SYSTEM, model, rules, rate, mesh)
     state, tx = begun.fresh(), begun.tx
     whole = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = loop.jit_step(make_step(SYSTEM.loss(model, config), tx, config.train.average), whole, mesh)
+    step = loop.jit_step(make_step(SYSTEM, model, config, tx), whole, mesh)
     feed = Feed(mesh.batch)
 
     def of(*rows):
@@ -79,8 +86,22 @@ def test_a_record_that_cannot_be_read_is_as_if_it_were_not_there(step):
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(nothing["moments"]) if leaf.ndim)
 
 
+def test_slices_with_the_counts_of_the_batch_add_up_to_it(ready):
+    rows, loss, counts = ready
+    taught = {name: float(counts(rows[name]).targets.targets.sum()) for name in rows}
+    assert max(taught.values()) > 3 * taught["referring"] > 0
+    for names in (("panoptic", "referring"), ("video", "panoptic"), ("region", "video")):
+        one, other = (rows[name] for name in names)
+        divisors = counts(one, other)
+        parts = [loss(row, rows["blank"], divisors=divisors) for row in (one, other)]
+        total, terms = jax.tree.map(lambda *values: sum(values), *parts)
+        close((total, terms), loss(one, other), rtol=1e-5, atol=0)
+        means = [loss(row, rows["blank"])[0] for row in (one, other)]
+        assert abs(np.mean(means) - total) > 0.01 * total  # which slices with counts of their own would give
+
+
 def test_an_unreadable_clip_or_list_counts_for_nothing_either(ready):
-    rows, loss = ready
+    rows, loss, _ = ready
     for name in ("video", "panoptic", "region"):
         total, terms = loss(rows[name], rows[name])
         assert float(total) > 0
@@ -93,7 +114,7 @@ def first_frame(row):
 
 
 def test_frames_that_a_picture_lacks_count_for_nothing(ready):
-    rows, loss = ready
+    rows, loss, _ = ready
     picture, clip, blank = rows["panoptic"], rows["video"], rows["blank"]
     noisy = {
         **picture,
@@ -113,7 +134,7 @@ def test_frames_that_a_picture_lacks_count_for_nothing(ready):
 
 
 def test_a_mixed_batch_teaches_each_task_what_it_would_teach_alone(ready):
-    rows, loss = ready
+    rows, loss, _ = ready
     terms = lambda *names: loss(*(rows[name] for name in names))[1]
     both, spoken, listed = terms("referring", "panoptic"), terms("referring", "blank"), terms("blank", "panoptic")
     close(both["expression"], spoken["expression"])

@@ -15,7 +15,7 @@ def _small():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     whole = loop.systems.get("hyperseg")
-    return dataclasses.replace(whole, init=module.init, loss=module.loss, predict=module.predict)
+    return dataclasses.replace(whole, **{name: getattr(module, name) for name in ("init", "counts", "loss", "predict")})
 
 
 @pytest.fixture

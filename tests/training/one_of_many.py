@@ -40,11 +40,15 @@ def logits(params, batch):
     return hidden @ params["second"]["kernel"]
 
 
+def counts(model, config):
+    return lambda batch: jnp.float32(batch["images"].shape[0])
+
+
 def loss(model, config):
-    def of_batch(params, batch, key):
+    def of_batch(params, batch, key, counts):
         found = logits(params, batch) + 0.1 * jax.random.normal(key, (batch["images"].shape[0], SIDE * SIDE))
         wanted = batch["masks"][:, 0, 0, 0].reshape(found.shape)
-        total = jnp.mean(jnp.logaddexp(0.0, found) - wanted * found)
+        total = jnp.mean(jnp.logaddexp(0.0, found) - wanted * found, axis=1).sum() / counts
         return total, {"mask": total}
 
     return of_batch
@@ -86,7 +90,7 @@ class Noted(loop.Stream):
 
 if __name__ == "__main__":
     whole = systems.get("hyperseg")
-    systems.get = lambda name: dataclasses.replace(whole, init=init, loss=loss, predict=predict)
+    systems.get = lambda name: dataclasses.replace(whole, init=init, counts=counts, loss=loss, predict=predict)
     loop.Stream = Noted
     model_folder.LARGE, model_folder.LAYERS = 2**20, 8  # the stack is gathered layer by layer
     main.main(sys.argv[1:])

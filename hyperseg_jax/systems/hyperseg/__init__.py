@@ -5,6 +5,7 @@ prompts      the exact words of each task
 processor    an example -> the arrays of an element
 frames       the frames of a batch, one after the other
 objective    what it is trained for
+lengths      batches cut to shorter sequences
 inference    its outputs for a batch, and the text that it writes
 postprocess  outputs about a prompt -> answers
 checkpoints  the public checkpoints that its weights come from
@@ -12,7 +13,7 @@ parts        parts that transformers has a class for, and adapters for PEFT
 toy_tokenizer  writes the tokenizer of the toy world
 """
 
-from hyperseg_jax.systems.hyperseg import checkpoints, inference, model, objective, parts, postprocess, processor
+from hyperseg_jax.systems.hyperseg import checkpoints, inference, lengths, model, objective, parts, postprocess, processor
 from hyperseg_jax.systems.system import System
 
 SYSTEM = System(
@@ -21,7 +22,10 @@ SYSTEM = System(
     init=model.init,
     tokenizer=processor.tokenizer,
     processor=processor.make,
+    counts=objective.counts,
     loss=objective.loss,
+    shorten=lengths.shorten,
+    needed=lengths.needed,
     predict=inference.predict,
     answers=postprocess.ANSWERS,
     generate=inference.generate,

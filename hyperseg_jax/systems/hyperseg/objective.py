@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.losses.criterion import MaskCriterion
-from hyperseg_jax.losses.targets import MaskTargets
-from hyperseg_jax.losses.text import text_cross_entropy_in_chunks
+from hyperseg_jax.losses.scores import BalancedScores, ClassScores
+from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
+from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
 from hyperseg_jax.structs import IGNORED
 from hyperseg_jax.systems.hyperseg.frames import over_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 
 
+@flax.struct.dataclass
+class FrameCounts:
+    """The divisors of the losses, float32 [T] each: those of every frame, as each has its own means. tokens: supervised tokens
+    of text. shown: elements that have this frame; of a batch that mixes images and clips, fewer and fewer."""
+
+    targets: TargetCounts
+    tokens: jax.Array
+    shown: jax.Array
+
+
+def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], FrameCounts]:
+    """f(batch) -> FrameCounts. A frame of padding counts nowhere."""
+    masks = criterion(config)
+
+    def of_batch(batch: Batch) -> FrameCounts:
+        def of_frame(t: jax.Array) -> FrameCounts:
+            targets, labels = asked(batch, t)
+            shown = batch["frame_valid"][:, t].sum().astype(jnp.float32)
+            return FrameCounts(masks.count(targets, model.num_queries), count_tokens(labels), shown)
+
+        return jax.vmap(of_frame)(jnp.arange(batch["frame_valid"].shape[1]))
+
+    return of_batch
+
+
 def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
-    """f(params, batch, key) -> (total, metrics), means over the frames of the batch; a frame of padding counts nowhere."""
-    criterion = MaskCriterion(**{name: value for name, value in config.loss.items() if name != "text_weight"})
-    text_weight = config.loss.text_weight
+    """f(params, batch, key, FrameCounts) -> (total, metrics): of each frame a mean, and of those the mean weighted by the
+    elements that have the frame."""
+    masks, text_weight = criterion(config), config.loss.text_weight
     head: Any = lambda params, hidden: model.language_head.apply({"params": params}, hidden)
 
-    def of_batch(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]
-        given = {name: rows(batch[name]) for name in ("labels", "class_valid", "region_valid")}
-        taught = {name: batch[name] for name in ("valid", "uses_expression", "uses_classes", "uses_regions")}
-
+    def of_batch(params: Any, batch: Batch, key: jax.Array, counts: FrameCounts) -> tuple[jax.Array, dict[str, jax.Array]]:
         def of_frame(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            there = batch["frame_valid"][:, t, None]  # [B, 1]
-            asked = {name: rows(x & there.reshape(-1, *[1] * (x.ndim - 1))) for name, x in taught.items()}
-            labels = jnp.where(there, batch["layout"]["labels"], IGNORED)
-            targets = MaskTargets(masks=rows(batch["masks"][:, :, :, t]), **given, **asked)
-            found = criterion(output.prediction, targets, key=jax.random.fold_in(key, t))
+            targets, labels = asked(batch, t)
+            divisors = jax.tree.map(lambda each: each[t], counts)
+            found = masks(output.prediction, targets, key=jax.random.fold_in(key, t), counts=divisors.targets)
             metrics = {name: stages[-1] for name, stages in found.terms.items()}
             total = found.total
             if text_weight:
-                metrics["text"] = text_cross_entropy_in_chunks(head, params["language_head"], output.hidden, labels)
+                metrics["text"] = text_cross_entropy_in_chunks(
+                    head, params["language_head"], output.hidden, labels, tokens=divisors.tokens
+                )
                 total = total + text_weight * metrics["text"]
             return total, metrics
 
@@ -50,8 +74,36 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
             deterministic=False,
             rngs={"dropout": jax.random.fold_in(key, batch["images"].shape[1])},
         )
-        shown = batch["frame_valid"].sum(0).astype(jnp.float32)  # of a batch that mixes pictures and clips, fewer and fewer
-        share = shown / jnp.maximum(shown.sum(), 1.0)
+        share = counts.shown / jnp.maximum(counts.shown.sum(), 1.0)
         return jax.tree.map(lambda values: (values * share).sum(0), found)
 
     return of_batch
+
+
+def criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
+    """That of config.loss, whose other fields are those of MaskCriterion."""
+    given = {name: value for name, value in config.loss.items() if name != "text_weight"}
+    scores = {
+        "expression": BalancedScores(given.pop("expression_weight", 2.0)),
+        "class": ClassScores(
+            given.pop("class_weight", 2.0), given.pop("background_weight", 0.1), given.pop("match_class_weight", 2.0)
+        ),
+        "region": BalancedScores(given.pop("region_weight", 2.0)),
+    }
+    return MaskCriterion(scores, **given)
+
+
+def asked(batch: Batch, t: int | jax.Array) -> tuple[MaskTargets, jax.Array]:
+    """What is taught at frame t: the targets of rows that are images x prompts, and the labels [B, L] of the text. Elements
+    that lack the frame are taught nothing."""
+    rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]
+    there = batch["frame_valid"][:, t, None]  # [B, 1]
+    uses = {"expression": "uses_expression", "class": "uses_classes", "region": "uses_regions"}
+    targets = MaskTargets(
+        masks=rows(batch["masks"][:, :, :, t]),
+        valid=rows(batch["valid"] & there[..., None]),
+        labels=rows(batch["labels"]),
+        taught={kind: rows(batch[flag] & there) for kind, flag in uses.items()},
+        columns={"class": rows(batch["class_valid"]), "region": rows(batch["region_valid"])},
+    )
+    return targets, jnp.where(there, batch["layout"]["labels"], IGNORED)

@@ -1,0 +1,19 @@
+"""The step of a loss that is no system's."""
+
+import types
+
+import jax.numpy as jnp
+import ml_collections
+
+from hyperseg_jax.training.state import make_step
+
+
+def step_of(loss, tx, *, counts=lambda batch: jnp.float32(1), accumulate=1, average=0.0, cuts=(), **functions):
+    """make_step for loss(params, batch, key, counts). functions: further fields of the system."""
+    system = types.SimpleNamespace(
+        loss=lambda model, config: loss,
+        counts=lambda model, config: counts,
+        **{"shorten": lambda batch, length: None, **functions},
+    )
+    config = {"optimizer": {"accumulate": accumulate}, "train": {"average": average}, "data": {"cuts": cuts}}
+    return make_step(system, None, ml_collections.ConfigDict(config), tx)
