@@ -11,7 +11,8 @@ import jax.numpy as jnp
 class MaskTargets:
     """Padded targets of B rows (pictures, or pictures times prompts). One batch may mix kinds of rows.
 
-    masks: [B, N, H, W] bool or number in 0..1, at any resolution. valid: [B, N] bool, False where a target is padding.
+    segments: [B, P, H, W] uint8 or uint16, at any resolution: n + 1 where target n is, else 0. Targets that overlap lie in
+        different planes. planes: [B, N] int32, the plane of each target. valid: [B, N] bool, False where a target is padding.
     labels: [B, N] int32, the class or the region of each target; read only in rows that use classes or regions.
     uses_expression, uses_classes, uses_regions: [B] bool, which scores of a row are taught. A row of padding uses none
         and has no valid target.
@@ -19,7 +20,8 @@ class MaskTargets:
     region_valid: [B, R] bool, likewise.
     """
 
-    masks: jax.Array
+    segments: jax.Array
+    planes: jax.Array
     valid: jax.Array
     labels: jax.Array
     uses_expression: jax.Array
@@ -27,6 +29,12 @@ class MaskTargets:
     uses_regions: jax.Array
     class_valid: jax.Array | None = None
     region_valid: jax.Array | None = None
+
+    @property
+    def masks(self) -> jax.Array:
+        """bool [B, N, H, W]."""
+        own = jnp.take_along_axis(self.segments, self.planes[..., None, None], axis=1)
+        return own == jnp.arange(1, self.planes.shape[1] + 1)[:, None, None]
 
 
 @flax.struct.dataclass

@@ -9,6 +9,7 @@ On the device (JAX; float32 inside, under any precision policy):
 
 On the host (NumPy):
     transforms   images to the fixed sizes of the encoders, and back
+    segment_maps masks as maps of their numbers
     run_lengths  run-length coding of masks, as COCO writes it
     dilation     dilation of masks
     fill_poly    polygons painted as OpenCV's fillPoly paints them

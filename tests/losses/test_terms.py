@@ -69,7 +69,9 @@ def test_class_loss_is_torchs_weighted_cross_entropy():
     queries, classes = 6, 4
     logits = rng.normal(size=(1, queries, classes)).astype(np.float32)
     yes, no = np.ones(1, bool), np.zeros(1, bool)
-    asked = MaskTargets(np.zeros((1, 2, 4, 4)), np.ones((1, 2), bool), np.asarray([[2, 0]]), no, yes, no)
+    asked = MaskTargets(
+        np.zeros((1, 1, 4, 4)), np.zeros((1, 2), np.int32), np.ones((1, 2), bool), np.asarray([[2, 0]]), no, yes, no
+    )
     matched = np.asarray([4, 1])[None, :, None] == np.arange(queries)
     labels = torch.full((queries,), classes - 1)
     labels[4], labels[1] = 2, 0

@@ -25,14 +25,14 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
 
     def of_batch(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]
-        given = {name: rows(batch[name]) for name in ("labels", "class_valid", "region_valid")}
+        given = {name: rows(batch[name]) for name in ("planes", "labels", "class_valid", "region_valid")}
         taught = {name: batch[name] for name in ("valid", "uses_expression", "uses_classes", "uses_regions")}
 
         def of_frame(output: HyperSegOutput, t: int | jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             there = batch["frame_valid"][:, t, None]  # [B, 1]
             asked = {name: rows(x & there.reshape(-1, *[1] * (x.ndim - 1))) for name, x in taught.items()}
             labels = jnp.where(there, batch["layout"]["labels"], IGNORED)
-            targets = MaskTargets(masks=rows(batch["masks"][:, :, :, t]), **given, **asked)
+            targets = MaskTargets(segments=rows(batch["segments"][:, :, :, t]), **given, **asked)
             found = criterion(output.prediction, targets, key=jax.random.fold_in(key, t))
             metrics = {name: stages[-1] for name, stages in found.terms.items()}
             total = found.total
