@@ -127,7 +127,7 @@ class HyperSegProcessor:
             "clip_images": array(np.uint8, frames, *small, 3),
             "filled": array(np.int32, 2),
             "layout": {name: array(kind, *length) for name, kind in kinds.items()},
-            "segments": array(self._number, prompts, self._planes, frames, *picture),
+            "segments": array(self._map_type, prompts, self._planes, frames, *picture),
             "planes": array(np.int32, prompts, self.targets),
             "valid": array(bool, prompts, self.targets),
             "labels": array(np.int32, prompts, self.targets),
@@ -168,7 +168,7 @@ class HyperSegProcessor:
         return min(self.planes or self.targets, self.targets)
 
     @property
-    def _number(self) -> type[np.unsignedinteger]:
+    def _map_type(self) -> type[np.unsignedinteger]:
         return np.uint8 if self.targets <= np.iinfo(np.uint8).max else np.uint16
 
     def _layouts(self, prompts: Sequence[Prompt], train: bool) -> list[Layout]:
@@ -191,13 +191,13 @@ class HyperSegProcessor:
         ):
             if have > room:
                 raise UserError(f"{have} {what}, the task has room for {room}; raise {what} in its config")
-        maps, plane_of = number_masks(wanted, self._number)
+        maps, plane_of = number_masks(wanted, self._map_type)
         if len(maps) > self._planes:
             raise UserError(
                 f"its targets overlap and need {len(maps)} planes, the task has room for {self._planes}; "
                 "raise planes in its config, or leave it out for as many as targets"
             )
-        segments = np.zeros((self._planes, self.frames, *geometry.padded), self._number)
+        segments = np.zeros((self._planes, self.frames, *geometry.padded), self._map_type)
         for plane, numbers in enumerate(maps):
             segments[plane, : len(numbers)] = resize_and_pad_map(numbers, geometry)
         planes = np.zeros(self.targets, np.int32)
