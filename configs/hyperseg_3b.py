@@ -140,6 +140,7 @@ def recipe() -> ml_collections.ConfigDict:
                 "ratio": 4,
                 "length": 1664,
                 "targets": 100,
+                "planes": 1,  # its segments do not overlap
                 "classes": 134,
                 "train": {
                     "json_path": f"{notes}/panoptic_train2017.json",

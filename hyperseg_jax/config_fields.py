@@ -45,7 +45,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     # sizes of batches
     **dict.fromkeys(("buckets", "cuts", "length"), (1, 2**17)),
     **dict.fromkeys(("frames", "prompts"), (1, 2**12)),
-    **dict.fromkeys(("targets", "classes", "regions"), (0, 2**14)),
+    **dict.fromkeys(("targets", "planes", "classes", "regions"), (0, 2**14)),
     # training
     "seed": (0, 2**32 - 1),
     "ratio": (0, 10**6),
@@ -106,7 +106,7 @@ TASK = {
     "ratio": 0,
     "length": 96,
     "template": "",
-    **dict.fromkeys(("prompts", "targets", "classes", "regions", "frames"), 1),
+    **dict.fromkeys(("prompts", "targets", "planes", "classes", "regions", "frames"), 1),
 }
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 

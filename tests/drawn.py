@@ -1,4 +1,5 @@
-"""Parameters without meaning, for tests: drawn in moments, where a model's own initializers take long to compile."""
+"""What tests make up: parameters without meaning, drawn in moments, where a model's own initializers take long to compile; and
+segment maps of any masks."""
 
 import jax
 import numpy as np
@@ -14,3 +15,10 @@ def drawn_params(shapes, seed, spread=0.4):
         return values + 1 if name == "scale" else values
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def apart(masks):
+    """MaskTargets' segments and planes for bool masks [B, N, H, W], each in a plane of its own."""
+    rows, number = masks.shape[:2]
+    numbers = np.arange(1, number + 1, dtype=np.uint8)
+    return {"segments": masks * numbers[:, None, None], "planes": np.tile(np.arange(number, dtype=np.int32), (rows, 1))}

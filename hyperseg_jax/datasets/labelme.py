@@ -96,15 +96,18 @@ def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | 
     if kind == "circle":  # the centre, and a point of the border
         rows, columns = np.mgrid[: size[0], : size[1]]
         return np.hypot(columns - x, rows - y) <= np.hypot(u - x, v - y)
-    return _pasted(shape, (min(x, u), min(y, v)), size) if kind == "mask" else None
+    return _pasted(shape, (min(x, u), min(y, v)), (abs(v - y), abs(u - x)), size) if kind == "mask" else None
 
 
-def _pasted(shape: dict, corner: tuple[float, float], size: tuple[int, int]) -> np.ndarray | None:
-    """A small mask picture in base64, put at its corner and cut at the border."""
+def _pasted(shape: dict, corner: tuple[float, float], sides: tuple[float, float], size: tuple[int, int]) -> np.ndarray | None:
+    """A small mask picture in base64, put at its corner and cut at the border. sides: height and width between its points,
+    which are pixels of the mask, or one beyond."""
     try:
         data = base64.b64decode(shape["mask"], validate=True)
         part = pictures.numbers(data, MODES, "mask") > 0
     except (KeyError, TypeError, ValueError, BadFile):
+        return None
+    if any(abs(have - round(side)) > 1 for have, side in zip(part.shape, sides, strict=True)):
         return None
     mask = np.zeros(size, bool)
     x, y = map(round, corner)

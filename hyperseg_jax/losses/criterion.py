@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from hyperseg_jax import axes
 from hyperseg_jax.losses import masks
-from hyperseg_jax.losses.points import PointDraws, draw_points, sample_cells, sample_masks, uncertain_points
+from hyperseg_jax.losses.points import PointDraws, draw_points, sample_cells, sample_masks, sample_segments, uncertain_points
 from hyperseg_jax.losses.scores import ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.ops.matching import hungarian
@@ -115,7 +115,8 @@ class MaskCriterion:
         if draws is None:
             predicted, wanted = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
         else:
-            predicted, wanted = (sample_masks(x, draws.matching[:, None]) for x in (logits, targets.masks))
+            points = draws.matching[:, None]
+            predicted, wanted = sample_masks(logits, points), sample_segments(targets.segments, targets.planes, points)
         cost = self.match_mask_weight * masks.bce_cost(predicted, wanted)
         cost += self.match_dice_weight * masks.dice_cost(predicted, wanted)
         for kind, scores in stage["scores"].items():
@@ -133,7 +134,7 @@ class MaskCriterion:
             predicted, wanted = (sample_cells(x, logits.shape[2:]) for x in (chosen, targets.masks))
         else:
             points = uncertain_points(chosen, found, draws.candidates, draws.fresh, self.num_points)
-            predicted, wanted = (sample_masks(x, points) for x in (chosen, targets.masks))
+            predicted, wanted = sample_masks(chosen, points), sample_segments(targets.segments, targets.planes, points)
         divisor = jnp.maximum(counts.targets, 1.0)
         losses = {
             "mask": jnp.sum(jnp.where(found, masks.mask_bce(predicted, wanted), 0.0)) / divisor,

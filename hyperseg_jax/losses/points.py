@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hyperseg_jax import axes
-from hyperseg_jax.ops.sampling import grid_sample, resize_bilinear
+from hyperseg_jax.ops.sampling import bilinear_corners, grid_sample, resize_bilinear
 
 
 @flax.struct.dataclass
@@ -49,6 +49,25 @@ def sample_masks(masks: jax.Array, points: jax.Array) -> jax.Array:
     alone = masks.reshape(batch * number, height, width, 1)
     sampled = grid_sample(alone, points.reshape(batch * number, *points.shape[2:]))
     return sampled.reshape(batch, number, points.shape[2]).astype(jnp.float32)
+
+
+def sample_segments(segments: jax.Array, planes: jax.Array, points: jax.Array) -> jax.Array:
+    """Bilinear values of the masks of segment maps at points: what sample_masks gives for the masks, none of which is made.
+
+    segments: [B, planes, h, w] and planes: [B, N], as in MaskTargets. points: [B, M, P, 2]; M = 1: the masks of a row share
+    them; M = N: each has its own. Returns float32 [B, N, P].
+    """
+    batch, _, height, width = segments.shape
+    number = jnp.arange(1, planes.shape[1] + 1)
+    cells, weights = bilinear_corners(points, (height, width))  # [B, M, 4, P]
+    look_up = jax.vmap(lambda table, index: jnp.take(table, index, axis=0, mode="clip"))
+    if points.shape[1] == 1:
+        found = look_up(segments.reshape(batch, -1, height * width).transpose(0, 2, 1), cells)  # [B, 1, 4, P, planes]
+        inside = (found == number[:, None, None, None]).any(-1)
+    else:
+        found = look_up(segments.reshape(batch, -1), planes[..., None, None] * (height * width) + cells)
+        inside = found == number[:, None, None]
+    return jnp.where(inside, weights, 0.0).sum(-2)
 
 
 def sample_cells(masks: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 
 @flax.struct.dataclass
@@ -28,14 +29,16 @@ class ScoreTargets:
 class MaskTargets:
     """Padded targets of B rows (pictures, or pictures times prompts). One batch may mix kinds of rows.
 
-    masks: [B, N, H, W] bool or number in 0..1, at any resolution. valid: [B, N] bool, False where a target is padding.
+    segments: [B, P, H, W] uint8 or uint16, at any resolution: n + 1 where target n is, else 0. Targets that overlap lie in
+        different planes. planes: [B, N] int32, the plane of each target. valid: [B, N] bool, False where a target is padding.
     labels: [B, N] int32, the class or the region of each target; read only in rows that use classes or regions.
     taught: by kind of scores ("expression", "class", "region") bool [B], the rows whose scores are taught. A row of padding is
         taught none and has no valid target.
     columns: by kind bool [B, C], where a kind has them (ScoreTargets). The last valid class is the background.
     """
 
-    masks: jax.Array
+    segments: jax.Array
+    planes: jax.Array
     valid: jax.Array
     labels: jax.Array
     taught: Mapping[str, jax.Array]
@@ -44,6 +47,12 @@ class MaskTargets:
     def of(self, kind: str) -> ScoreTargets:
         """What is asked of the scores of that kind."""
         return ScoreTargets(self.valid, self.labels, self.taught[kind], self.columns.get(kind))
+
+    @property
+    def masks(self) -> jax.Array:
+        """bool [B, N, H, W]."""
+        own = jnp.take_along_axis(self.segments, self.planes[..., None, None], axis=1)
+        return own == jnp.arange(1, self.planes.shape[1] + 1)[:, None, None]
 
 
 @flax.struct.dataclass

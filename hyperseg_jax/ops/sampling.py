@@ -41,23 +41,32 @@ def grid_sample(features: jax.Array, points: jax.Array, align_corners: bool = Fa
     The points are shared by all C channels: masks that share their points belong in the channels, where one gathered
     row serves all of them. Corresponds to torch.nn.functional.grid_sample(2 * points - 1, padding_mode="zeros").
     """
-    height, width = features.shape[1:3]
+    cells, weights = bilinear_corners(points, features.shape[1:3], align_corners)
+    flat = rearrange(features, "b h w c -> b (h w) c")
+    corners = rearrange(cells, "b corners p -> b (corners p)")
+    values = jax.vmap(lambda table, index: jnp.take(table, index, axis=0, mode="clip"))(flat, corners)
+    dtype = features.dtype if jnp.issubdtype(features.dtype, jnp.floating) else jnp.float32
+    values = rearrange(values, "b (corners p) c -> b corners p c", corners=4).astype(jnp.float32)
+    return jnp.einsum("bkpc,bkp->bpc", values, weights, precision="highest").astype(dtype)
+
+
+def bilinear_corners(points: jax.Array, size: tuple[int, ...], align_corners: bool = False) -> tuple[jax.Array, jax.Array]:
+    """The four cells around each point, and their weights: 0 for a cell outside the map.
+
+    points: [..., P, 2], (x, y) in 0..1 over a map of size (H, W). Returns int32 [..., 4, P], numbers of cells in row-major
+    order, and float32 [..., 4, P].
+    """
+    height, width = size
     points = points.astype(jnp.float32)
     x, y = (_to_cells(points[..., i], n, align_corners) for i, n in ((0, width), (1, height)))
     x0, y0 = jnp.floor(x), jnp.floor(y)
     fx, fy = x - x0, y - y0
-    columns = jnp.stack([x0, x0 + 1, x0, x0 + 1])  # [4, B, P]
-    rows = jnp.stack([y0, y0, y0 + 1, y0 + 1])
-    weights = jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
+    columns = jnp.stack([x0, x0 + 1, x0, x0 + 1], axis=-2)
+    rows = jnp.stack([y0, y0, y0 + 1, y0 + 1], axis=-2)
+    weights = jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=-2)
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     cells = (jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)).astype(jnp.int32)
-    flat = rearrange(features, "b h w c -> b (h w) c")
-    corners = rearrange(cells, "corners b p -> b (corners p)")
-    values = jax.vmap(lambda table, index: jnp.take(table, index, axis=0, mode="clip"))(flat, corners)
-    dtype = features.dtype if jnp.issubdtype(features.dtype, jnp.floating) else jnp.float32
-    values = rearrange(values, "b (corners p) c -> b corners p c", corners=4).astype(jnp.float32)
-    weights = rearrange(jnp.where(inside, weights, 0.0), "corners b p -> b corners p")
-    return jnp.einsum("bkpc,bkp->bpc", values, weights, precision="highest").astype(dtype)
+    return cells, jnp.where(inside, weights, 0.0)
 
 
 def _to_cells(position: jax.Array, cells: int, align_corners: bool) -> jax.Array:

@@ -35,15 +35,19 @@ def resize_and_pad(frame: np.ndarray, geometry: Geometry, value: int) -> np.ndar
     return padded
 
 
-def resize_and_pad_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """bool [H, W] -> [size, size]: nearest, padded with False."""
+def resize_and_pad_map(numbers: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Numbers or bool [..., H, W] -> [..., size, size]: nearest, padded with 0. The pixels are those that Pillow takes."""
     height, width = geometry.filled
-    padded = np.zeros(geometry.padded, bool)
-    if mask.shape != (height, width):
-        image = Image.fromarray(mask.astype(np.uint8))  # Pillow's own bool pictures come back with bytes of 255, not 1
-        mask = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
-    padded[:height, :width] = mask
+    rows, columns = _nearest(numbers.shape[-2], height), _nearest(numbers.shape[-1], width)
+    padded = np.zeros((*numbers.shape[:-2], *geometry.padded), numbers.dtype)
+    padded[..., :height, :width] = numbers.take(columns, axis=-1).take(rows, axis=-2)
     return padded
+
+
+def _nearest(size: int, target: int) -> np.ndarray:
+    """The pixel of a line of `size` that each of `target` pixels shows."""
+    line = Image.fromarray(np.arange(size, dtype=np.int32)[None])
+    return np.asarray(line.resize((target, 1), Image.Resampling.NEAREST))[0]
 
 
 def stretch(frame: np.ndarray, size: int) -> np.ndarray:

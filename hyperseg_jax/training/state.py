@@ -144,6 +144,8 @@ def slice_of(batch: Batch, number: jax.Array, slices: int) -> Batch:
     the same on any number of devices."""
 
     def of(leaf: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_index_in_dim(leaf.reshape(-1, slices, *leaf.shape[1:]), number, 1, keepdims=False)
+        return jax.lax.dynamic_index_in_dim(
+            leaf.reshape(leaf.shape[0] // slices, slices, *leaf.shape[1:]), number, 1, keepdims=False
+        )
 
     return jax.tree.map(of, batch)

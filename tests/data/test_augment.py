@@ -109,8 +109,8 @@ def test_jitter_by_hand():
     arrays = PROCESSOR(small, train=True, fill=fill)
     assert fill == 0.5 and arrays["filled"].tolist() == [21, 32]
     assert (arrays["images"][:, 21:] == 128).all() and (arrays["images"][:, :, 32:] == 128).all()
-    assert not arrays["masks"][..., 21:, :].any() and not arrays["masks"][..., 32:].any()
-    assert arrays["masks"][0, 0, 0].sum() == pytest.approx(96 * (32 / 60) ** 2, rel=0.25)
+    assert not arrays["segments"][..., 21:, :].any() and not arrays["segments"][..., 32:].any()
+    assert (arrays["segments"][0, 0, 0] == 1).sum() == pytest.approx(96 * (32 / 60) ** 2, rel=0.25)
     wide, _ = Augment(crop=(0.5, 0.5))(example(), np.random.default_rng(0))
     assert wide.frames.shape == (2, 20, 30, 3)
 

@@ -136,9 +136,12 @@ def test_lines_end_at_line_feeds_only(own):
         layouts.open_benchmark("folder", "all", home)
 
 
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGP8z8DEwAAABQ0BA7hKXG8AAAAASUVORK5CYII="  # 2x2 pixels
+
 LABELME = {
     "five numbers": ({"points": [[1, 2], [3, 4], [5]]}, "bad mask", "0000.json shapes#0: is no polygon"),
     "a line": ({"shape_type": "linestrip"}, "bad mask", "is no polygon, rectangle, circle or mask"),
+    "a mask of another size": ({"shape_type": "mask", "points": [[1, 2], [9, 9]], "mask": DOT}, "bad mask", "is no polygon"),
     "a mask that is none": ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "!"}, "bad mask", "is no polygon"),
 }
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import apart
 from golden_case import recipe_uniform
 
 from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, PointDraws
@@ -24,7 +25,7 @@ def rows_of(masks, kind, labels=None):
     valid = np.stack([np.arange(number) < len(m) for m in masks])
     labels = pad(labels, number) if labels else np.zeros(valid.shape, np.int32)
     taught = {k: np.full(len(masks), k == kind) for k in ("expression", "class", "region")}
-    return jax.tree.map(jnp.asarray, MaskTargets(pad(masks, number) > 0, valid, labels, taught))
+    return jax.tree.map(jnp.asarray, MaskTargets(**apart(pad(masks, number) > 0), valid=valid, labels=labels, taught=taught))
 
 
 def predict(stages):

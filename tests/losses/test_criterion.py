@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import apart
 
 from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, draw_points
-from hyperseg_jax.losses.points import uncertain_points
+from hyperseg_jax.losses.points import sample_masks, sample_segments, uncertain_points
+from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.structs import MaskPrediction
 
 QUERIES, CLASSES, REGIONS, STAGES = 7, 5, 3, 2
@@ -33,7 +35,7 @@ def draw(rng, rows, targets, kinds):
     ]
     valid = np.arange(targets) < rng.integers(1, targets + 1, rows)[:, None]
     asked = MaskTargets(
-        masks=rng.random((rows, targets, 24, 32)) < 0.3,
+        **apart(rng.random((rows, targets, 24, 32)) < 0.3),
         valid=valid,
         labels=np.tile(np.arange(targets, dtype=np.int32) % REGIONS, (rows, 1)),
         taught={kind: np.asarray([k == kind for k in kinds]) for kind in SCORES},
@@ -71,7 +73,7 @@ MIXED = ["expression", "class", "region", "expression", "class"]
 def test_padding_of_targets_changes_nothing(rng):
     stages, asked, draws = draw(rng, 5, 3, MIXED)
     wide = asked.replace(
-        masks=widen(asked.masks, 1, 4, True), valid=widen(asked.valid, 1, 4, False), labels=widen(asked.labels, 1, 4, 77)
+        **apart(widen(asked.masks, 1, 4, True)), valid=widen(asked.valid, 1, 4, False), labels=widen(asked.labels, 1, 4, 77)
     )
     wide_draws = draws.replace(candidates=widen(draws.candidates, 2, 4, 0.5), fresh=widen(draws.fresh, 2, 4, 0.5))
     alone, d_alone = evaluate(CRITERION, stages, asked, draws)
@@ -166,7 +168,7 @@ def test_a_perfect_prediction_costs_little_and_a_wrong_one_much(points, rng):
     _, asked, _ = draw(rng, 2, 2, ["expression", "expression"])
     blobs = np.zeros((2, 2, 24, 32), bool)
     blobs[:, 0, 4:16, 4:16], blobs[:, 1, 8:20, 20:28] = True, True
-    asked = asked.replace(masks=blobs, valid=np.ones((2, 2), bool))
+    asked = asked.replace(**apart(blobs), valid=np.ones((2, 2), bool))
     logits = np.full((2, QUERIES, 24, 32), -20.0, np.float32)
     logits[:, 3][blobs[:, 0]], logits[:, 5][blobs[:, 1]] = 20, 20
     scores = np.full((2, QUERIES), -20.0, np.float32)
@@ -177,6 +179,19 @@ def test_a_perfect_prediction_costs_little_and_a_wrong_one_much(points, rng):
     bad = found(MaskPrediction(-logits, {"expression": -scores}), asked)
     np.testing.assert_array_equal(good.query_of_target, [[[3, 5], [3, 5]]])
     assert good.total < 3 < 50 < bad.total  # at the borders the sampled target is between 0 and 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_segment_maps_are_sampled_as_their_masks(own, rng):
+    masks = rng.random((2, 5, 13, 19)) < 0.3
+    maps, planes = zip(*(number_masks(row, np.uint16) for row in masks), strict=True)
+    segments = np.stack([np.pad(row, ((0, 5 - len(row)), (0, 0), (0, 0))) for row in map(np.stack, maps)])
+    targets = draw(rng, 2, 5, MIXED[:2])[1].replace(segments=segments, planes=np.asarray(planes, np.int32))
+    assert segments.any((0, 2, 3)).sum() > 2
+    np.testing.assert_array_equal(targets.masks, masks)
+    points = jax.random.uniform(jax.random.key(0), (2, 5 if own else 1, 200, 2), minval=-0.1, maxval=1.1)
+    found = jax.jit(sample_segments)(targets.segments, targets.planes, points)
+    np.testing.assert_allclose(found, sample_masks(jnp.asarray(masks), points), rtol=0, atol=2e-6)
 
 
 def test_chosen_points_are_the_uncertain_ones():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hyperseg_jax.ops import transforms
 from hyperseg_jax.ops.transforms import fit
@@ -20,19 +21,31 @@ def test_padding_is_grey_and_masks_follow_their_picture():
     frame[10:30, 20:60] = 255
     geometry = fit(40, 80, 32)
     picture = transforms.resize_and_pad(frame, geometry, 77)
-    mask = transforms.resize_and_pad_mask(frame[..., 0] > 0, geometry)
+    mask = transforms.resize_and_pad_map(frame[..., 0] > 0, geometry)
     assert (picture[16:] == 77).all() and not mask[16:].any()
     assert ((picture[:16, :, 0] > 127) == mask[:16]).mean() > 0.97
 
 
-@pytest.mark.parametrize(
-    "resize", [lambda m: transforms.resize_and_pad_mask(m, fit(40, 60, 24)), lambda m: transforms.stretch_mask(m, 24)]
-)
-def test_masks_hold_ones_and_zeros(resize):
+def test_drawn_masks_hold_ones_and_zeros():
     """A bool array whose bytes are 255 counts as 255 once it is a float on the device."""
     mask = np.zeros((40, 60), bool)
     mask[10:30, 10:50] = True
-    assert set(np.unique(resize(mask).view(np.uint8))) == {0, 1}
+    assert set(np.unique(transforms.stretch_mask(mask, 24).view(np.uint8))) == {0, 1}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_maps_are_resized_as_pillow_resizes_masks(dtype):
+    rng = np.random.default_rng(0)
+    for height, width, size in (*rng.integers(1, 90, (60, 3)), (480, 640, 1024), (640, 427, 96)):
+        numbers = rng.integers(0, np.iinfo(dtype).max + 1, (2, height, width)).astype(dtype)
+        geometry = fit(height, width, size)
+        rows, columns = geometry.filled
+        found = transforms.resize_and_pad_map(numbers, geometry)
+        assert found.dtype == dtype and found.shape == (2, size, size)
+        assert not found[:, rows:].any() and not found[:, :, columns:].any()
+        for ours, whole in zip(found, numbers, strict=True):
+            wanted = Image.fromarray(whole.astype(np.int32)).resize((columns, rows), Image.Resampling.NEAREST)
+            np.testing.assert_array_equal(ours[:rows, :columns], np.asarray(wanted))
 
 
 def test_a_drawn_point_survives_any_stretch():

@@ -110,7 +110,7 @@ def test_an_unreadable_clip_or_list_counts_for_nothing_either(ready):
 
 def first_frame(row):
     cut = {name: row[name][:1] for name in ("images", "clip_images", "frame_valid")}
-    return {**row, **cut, "masks": row["masks"][:, :, :1]}
+    return {**row, **cut, "segments": row["segments"][:, :, :1]}
 
 
 def test_frames_that_a_picture_lacks_count_for_nothing(ready):
@@ -119,7 +119,7 @@ def test_frames_that_a_picture_lacks_count_for_nothing(ready):
     noisy = {
         **picture,
         "images": np.concatenate([picture["images"][:1], clip["images"][1:]]),
-        "masks": np.repeat(picture["masks"][:, :, :1], 2, axis=2),
+        "segments": np.repeat(picture["segments"][:, :, :1], 2, axis=2),
     }
     wanted = loss(first_frame(rows["referring"]), first_frame(picture))
     close(loss(rows["referring"], picture), wanted)

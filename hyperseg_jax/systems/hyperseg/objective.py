@@ -100,7 +100,8 @@ def asked(batch: Batch, t: int | jax.Array) -> tuple[MaskTargets, jax.Array]:
     there = batch["frame_valid"][:, t, None]  # [B, 1]
     uses = {"expression": "uses_expression", "class": "uses_classes", "region": "uses_regions"}
     targets = MaskTargets(
-        masks=rows(batch["masks"][:, :, :, t]),
+        segments=rows(batch["segments"][:, :, :, t]),
+        planes=rows(batch["planes"]),
         valid=rows(batch["valid"] & there[..., None]),
         labels=rows(batch["labels"]),
         taught={kind: rows(batch[flag] & there) for kind, flag in uses.items()},

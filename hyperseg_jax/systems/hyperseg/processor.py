@@ -13,7 +13,8 @@ import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Shape
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_mask, stretch, stretch_mask
+from hyperseg_jax.ops.segment_maps import number_masks
+from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_map, stretch, stretch_mask
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Source
 from hyperseg_jax.systems.hyperseg.prompts import SEG, normalize, tokenize
 from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expand, expanded_length, pack, packed_length
@@ -29,8 +30,9 @@ class HyperSegProcessor:
     """The static sizes of one task's batches; what an example has less of is padded and masked.
 
     image_size: side of the padded square for the mask branch. clip_size: side of the stretched square for the language
-    branch. frames, prompts, length, targets, classes ("background" among them), regions: counts an element. drawn_on: 1 where
-    regions were drawn on another image than the one that is asked about, else 0.
+    branch. frames, prompts, length, targets, classes ("background" among them), regions: counts an element. planes: those of
+    the segment maps, 1 where the targets of a prompt never overlap; 0: as many as targets, so that any may overlap. drawn_on: 1
+    where regions were drawn on another image than the one that is asked about, else 0.
     image_tokens, fine_grained_tokens, queries: the counts that the model puts into the stream. template: prompt template.
     buckets: lengths that prediction and evaluation may take.
     """
@@ -45,6 +47,7 @@ class HyperSegProcessor:
     prompts: int = 1
     length: int = 96
     targets: int = 1
+    planes: int = 0
     classes: int = 0
     regions: int = 0
     drawn_on: int = 0
@@ -55,7 +58,8 @@ class HyperSegProcessor:
         """The arrays of one element.
 
         images uint8 [T, S, S, 3]; clip_images uint8 [T, s, s, 3]; filled int32 [2] (height, width of the unpadded part);
-        layout: int32 or bool [L] each, K prompts in one sequence; masks bool [K, N, T, S, S]; valid bool [K, N];
+        layout: int32 or bool [L] each, K prompts in one sequence; segments uint8, uint16 for more than 255 targets,
+        [K, P, T, S, S], n + 1 where target n is; planes int32 [K, N], the plane of each target; valid bool [K, N];
         labels int32 [K, N]; class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R];
         uses_{expression,classes,regions} bool [K]; frame_valid bool [T], False where a frame is padding; bad bool, True in a
         blank; where drawn_on is 1, region_images uint8 [1, s, s, 3].
@@ -111,7 +115,8 @@ class HyperSegProcessor:
     def widest(self, others: Iterable[HyperSegProcessor]) -> HyperSegProcessor:
         counts = ("frames", "prompts", "length", "targets", "classes", "regions")
         every = [self, *others]
-        return dataclasses.replace(self, **{name: max(getattr(one, name) for one in every) for name in counts})
+        most = {name: max(getattr(one, name) for one in every) for name in counts}
+        return dataclasses.replace(self, **most, planes=max(one._planes for one in every))
 
     def spec(self, batch_size: int) -> Batch:
         frames, prompts, classes, regions = self.frames, self.prompts, self.classes, self.regions
@@ -123,7 +128,8 @@ class HyperSegProcessor:
             "clip_images": array(np.uint8, frames, *small, 3),
             "filled": array(np.int32, 2),
             "layout": {name: array(kind, *length) for name, kind in kinds.items()},
-            "masks": array(bool, prompts, self.targets, frames, *picture),
+            "segments": array(self._map_type, prompts, self._planes, frames, *picture),
+            "planes": array(np.int32, prompts, self.targets),
             "valid": array(bool, prompts, self.targets),
             "labels": array(np.int32, prompts, self.targets),
             "class_valid": array(bool, prompts, classes),
@@ -158,6 +164,14 @@ class HyperSegProcessor:
     def _counts(self) -> TokenCounts:
         return TokenCounts(self.image_tokens, self.fine_grained_tokens, self.queries)
 
+    @property
+    def _planes(self) -> int:
+        return min(self.planes or self.targets, self.targets)
+
+    @property
+    def _map_type(self) -> type[np.unsignedinteger]:
+        return np.uint8 if self.targets <= np.iinfo(np.uint8).max else np.uint16
+
     def _layouts(self, prompts: Sequence[Prompt], train: bool) -> list[Layout]:
         """Each prompt alone, in the length that it needs."""
         made = []
@@ -167,7 +181,8 @@ class HyperSegProcessor:
         return made
 
     def _prompt_arrays(self, prompt: Prompt, geometry: Geometry, train: bool) -> dict[str, np.ndarray]:
-        wanted, given = (() if part is None else part for part in (prompt.masks, prompt.regions))
+        wanted = () if prompt.masks is None else prompt.masks[:, : self.frames]
+        given = () if prompt.regions is None else prompt.regions
         found, regions = len(wanted), len(given)
         classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
         for what, have, room in (
@@ -177,11 +192,17 @@ class HyperSegProcessor:
         ):
             if have > room:
                 raise UserError(f"{have} {what}, the task has room for {room}; raise {what} in its config")
-        size = self.image_size
-        masks = np.zeros((self.targets, self.frames, size, size), bool)
-        for n in range(found):
-            for t in range(min(self.frames, len(wanted[n]))):
-                masks[n, t] = resize_and_pad_mask(wanted[n][t], geometry)
+        maps, plane_of = number_masks(wanted, self._map_type)
+        if len(maps) > self._planes:
+            raise UserError(
+                f"its targets overlap and need {len(maps)} planes, the task has room for {self._planes}; "
+                "raise planes in its config, or leave it out for as many as targets"
+            )
+        segments = np.zeros((self._planes, self.frames, *geometry.padded), self._map_type)
+        for plane, numbers in enumerate(maps):
+            segments[plane, : len(numbers)] = resize_and_pad_map(numbers, geometry)
+        planes = np.zeros(self.targets, np.int32)
+        planes[:found] = plane_of
         drawn = np.zeros((self.regions, self.clip_size, self.clip_size), bool)
         for r in range(regions):
             drawn[r] = stretch_mask(given[r], self.clip_size)
@@ -189,12 +210,13 @@ class HyperSegProcessor:
         labels[: len(prompt.labels)] = prompt.labels
         valid, region_valid = np.arange(self.targets) < found, np.arange(self.regions) < regions
         # Too small for any pixel at this size: neither there to be found nor absent, so it is not asked for.
-        lost = [n for n in range(found) if train and not masks[n].any() and wanted[n][: self.frames].any()]
+        lost = [n for n in range(found) if train and n + 1 not in segments[planes[n]] and wanted[n].any()]
         valid[lost] = False
         if prompt.task == "region":
             region_valid[labels[lost]] = False
         return {
-            "masks": masks,
+            "segments": segments,
+            "planes": planes,
             "valid": valid,
             "labels": labels,
             "class_valid": np.arange(self.classes) < classes,

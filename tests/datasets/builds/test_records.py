@@ -9,7 +9,7 @@ import pytest
 from hyperseg_jax.datasets.builds import pictures, records
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.ops.transforms import fit, resize_and_pad_mask
+from hyperseg_jax.ops.transforms import fit, resize_and_pad_map
 from hyperseg_jax.structs import Example, Prompt
 
 
@@ -118,7 +118,7 @@ def test_shrinking_is_that_of_the_pipeline(full):
     geometry = fit(15, 24, 12)
     assert small.frames.shape == (2, *geometry.filled, 3) and small.prompts[0].text == full.prompts[0].text
     for mask, before in zip(small.prompts[0].masks[:, 0], full.prompts[0].masks[:, 0], strict=True):
-        np.testing.assert_array_equal(mask, resize_and_pad_mask(before, geometry)[: geometry.filled[0], : geometry.filled[1]])
+        np.testing.assert_array_equal(mask, resize_and_pad_map(before, geometry)[: geometry.filled[0], : geometry.filled[1]])
     assert pictures.shrunk(full, 24) is full  # never up
     dot = np.zeros((1, 2, 15, 24), bool)
     dot[..., 14, 23] = True
