@@ -8,10 +8,9 @@ On the device (JAX; float32 inside, under any precision policy):
     matching     optimal assignment of queries to targets
 
 On the host (NumPy):
-    transforms   images to the fixed sizes of the encoders, and back
-    segment_maps masks as maps of their numbers
-    run_lengths  run-length coding of masks, as COCO writes it
+    transforms    images to the fixed sizes of the encoders, and back
+    run_lengths   run-length coding of masks, as COCO writes it
     segment_maps  masks as maps of segment numbers, in planes where they overlap
-    dilation     dilation of masks
-    fill_poly    polygons painted as OpenCV's fillPoly paints them
+    dilation      dilation of masks
+    fill_poly     polygons painted as OpenCV's fillPoly paints them
 """
