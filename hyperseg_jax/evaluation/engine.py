@@ -158,7 +158,7 @@ def predictions(
     """
     size = engine.feed.size(batch_size)
     rows = engine.feed.rows(size)
-    spare = functools.lru_cache(maxsize=1)(lambda processor: _first_reply(task.name, processor, examples, reply))
+    spare: Any = functools.lru_cache(maxsize=1)(lambda processor: _first_reply(task.name, processor, examples, reply))
     wanted = [first + row for first in range(start, count, size) for row in rows.places if first + row < count]
     with contextlib.closing(read_ahead(examples, wanted, workers=workers)) as stream:
         for first in range(start, count, size):

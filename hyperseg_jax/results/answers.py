@@ -28,7 +28,7 @@ class Thresholds:
 
     def of_segments(self) -> np.ndarray:
         """What the device needs of them: float32 [2], segment and overlap."""
-        return np.float32([self.segment, self.overlap])
+        return np.array([self.segment, self.overlap], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

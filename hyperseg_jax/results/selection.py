@@ -6,6 +6,7 @@ lists, the last valid class is "background"."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from hyperseg_jax.results.own_size import View, at_own_size
 
 Selected = dict[str, jax.Array]
+_Tried = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # how many were, and the best of them: number, score, logits
 
 
 def mask_scores(logits: jax.Array) -> jax.Array:
@@ -38,11 +40,11 @@ def best_query(masks: jax.Array, scores: jax.Array, view: View, asked: jax.Array
     order = jnp.argsort(-chance, stable=True)
     count = jnp.where(asked, len(order), 0)
 
-    def may_be_better(state: tuple[jax.Array, ...]) -> jax.Array:
+    def may_be_better(state: _Tried) -> jax.Array:
         tried, _, best, _ = state
         return (tried < count) & (chance[order[jnp.minimum(tried, len(order) - 1)]] >= best)
 
-    def attempt(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def attempt(state: _Tried) -> _Tried:
         tried, number, best, logits = state
         query = order[tried]
         own = at_own_size(masks[query], view)
@@ -174,7 +176,7 @@ def by_rows(
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
 
     def some(rows: jax.Array) -> jax.Array:
-        own = at_own_size(masks, view.replace(rows=rows))
+        own = at_own_size(masks, dataclasses.replace(view, rows=rows))
         return make(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(own), precision="highest"))
 
     made = jax.lax.map(some, view.rows.reshape(-1, ROWS, view.rows.shape[1]))  # [blocks, ..., ROWS, W]

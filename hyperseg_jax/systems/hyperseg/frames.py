@@ -62,10 +62,10 @@ def over_frames(
 
     count = batch["images"].shape[1]
     if count == 1:
-        query, found = one(query, 0)
-        return jax.tree.map(lambda x: x[None], found), query
+        following, found = one(query, 0)
+        return jax.tree.map(lambda x: x[None], found), following
     if query is None:
         learned = params["perceiver"]["query"]
         query = jnp.broadcast_to(learned, (batch["images"].shape[0], *learned.shape))
-    query, found = jax.lax.scan(forgetful(one), model.precision.cast(query), jnp.arange(count))
-    return found, query
+    following, found = jax.lax.scan(forgetful(one), model.precision.cast(query), jnp.arange(count))
+    return found, following

@@ -12,7 +12,7 @@ import ml_collections
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.losses.criterion import MaskCriterion
-from hyperseg_jax.losses.scores import BalancedScores, ClassScores
+from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
 from hyperseg_jax.structs import IGNORED
@@ -83,7 +83,7 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
 def criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
     """That of config.loss, whose other fields are those of MaskCriterion."""
     given = {name: value for name, value in config.loss.items() if name != "text_weight"}
-    scores = {
+    scores: dict[str, ScoreLoss] = {
         "expression": BalancedScores(given.pop("expression_weight", 2.0)),
         "class": ClassScores(
             given.pop("class_weight", 2.0), given.pop("background_weight", 0.1), given.pop("match_class_weight", 2.0)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import jax
 import ml_collections
@@ -37,7 +38,7 @@ class HyperSegProcessor:
     buckets: lengths that prediction and evaluation may take.
     """
 
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer
     image_size: int
     clip_size: int
     image_tokens: int
@@ -110,9 +111,9 @@ class HyperSegProcessor:
         }
 
     def for_bucket(self, shape: Shape) -> HyperSegProcessor:
-        return dataclasses.replace(self, **shape)
+        return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
 
-    def widest(self, others: Iterable[HyperSegProcessor]) -> HyperSegProcessor:
+    def widest(self, others: Iterable[Any]) -> HyperSegProcessor:
         counts = ("frames", "prompts", "length", "targets", "classes", "regions")
         every = [self, *others]
         most = {name: max(getattr(one, name) for one in every) for name in counts}
@@ -181,7 +182,7 @@ class HyperSegProcessor:
         return made
 
     def _prompt_arrays(self, prompt: Prompt, geometry: Geometry, train: bool) -> dict[str, np.ndarray]:
-        wanted = () if prompt.masks is None else prompt.masks[:, : self.frames]
+        wanted: Sequence[np.ndarray] = () if prompt.masks is None else list(prompt.masks[:, : self.frames])
         given = () if prompt.regions is None else prompt.regions
         found, regions = len(wanted), len(given)
         classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
@@ -242,7 +243,7 @@ def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: M
     shapes are asked for."""
     m = config.model
     return HyperSegProcessor(
-        tokenizer,
+        cast(Tokenizer, tokenizer),
         config.data.image_size,
         m.clip_encoder.image_size,
         (m.clip_encoder.image_size // m.clip_encoder.patch_size) ** 2,
