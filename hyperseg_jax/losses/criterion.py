@@ -106,7 +106,7 @@ class MaskCriterion:
         costs = jax.lax.map(lambda x: self.cost(x[0], targets, x[1]), jax.lax.stop_gradient((stages, draws)))
         query_of_target = match_all(costs, targets.valid)
         terms = jax.lax.map(lambda x: self.stage_losses(x[0], targets, x[1], x[2], counts), (stages, query_of_target, draws))
-        total = sum(self.weights[kind] * values.sum() for kind, values in terms.items())
+        total = sum((self.weights[kind] * values.sum() for kind, values in terms.items()), jnp.zeros(()))
         return MaskLosses(total, terms, query_of_target)
 
     def cost(self, stage: dict, targets: MaskTargets, draws: PointDraws | None) -> jax.Array:

@@ -56,7 +56,7 @@ class BalancedScores:
 
     def count(self, targets: ScoreTargets, queries: int) -> BalancedCounts:
         valid, taught = targets.valid.sum(-1).astype(jnp.float32), targets.taught.astype(jnp.float32)
-        columns = 1.0 if targets.columns is None else targets.columns.sum(-1).astype(jnp.float32)
+        columns = jnp.float32(1) if targets.columns is None else targets.columns.sum(-1).astype(jnp.float32)
         return BalancedCounts(targets=(valid * taught).sum(), scores=queries * (columns * taught).sum())
 
     def cost(self, logits: jax.Array, targets: ScoreTargets) -> float:

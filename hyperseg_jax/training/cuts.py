@@ -7,7 +7,7 @@ another, and the stream stays as it is. One program holds them all, with a branc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ def at_its_length(function: Callable[[Batch], T], batch: Batch, lengths: Sequenc
     shorter = [length for length in sorted(lengths) if system.shorten(batch, length) is not None]
     if not shorter:
         return function(batch)
-    at = lambda length: lambda batch: function(cast(Batch, system.shorten(batch, length)))
+
+    def at(length: int) -> Callable[[Batch], T]:
+        return lambda batch: function(system.shorten(batch, length) or batch)
+
     number = (system.needed(batch) > jnp.asarray(shorter, jnp.int32)).sum()
     return jax.lax.switch(number, [*map(at, shorter), function], batch)

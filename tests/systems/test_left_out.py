@@ -89,13 +89,13 @@ def test_a_record_that_cannot_be_read_is_as_if_it_were_not_there(step):
 def test_slices_with_the_counts_of_the_batch_add_up_to_it(ready):
     rows, loss, counts = ready
     taught = {name: float(counts(rows[name]).targets.targets.sum()) for name in rows}
-    assert max(taught.values()) > 3 * taught["referring"] > 0
+    assert taught["panoptic"] > taught["referring"] > taught["blank"] == 0
     for names in (("panoptic", "referring"), ("video", "panoptic"), ("region", "video")):
         one, other = (rows[name] for name in names)
         divisors = counts(one, other)
         parts = [loss(row, rows["blank"], divisors=divisors) for row in (one, other)]
         total, terms = jax.tree.map(lambda *values: sum(values), *parts)
-        close((total, terms), loss(one, other), rtol=1e-5, atol=0)
+        close((total, terms), loss(one, other), rtol=1e-5)
         means = [loss(row, rows["blank"])[0] for row in (one, other)]
         assert abs(np.mean(means) - total) > 0.01 * total  # which slices with counts of their own would give
 

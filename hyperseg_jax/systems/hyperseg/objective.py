@@ -35,12 +35,14 @@ def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batc
     masks = criterion(config)
 
     def of_batch(batch: Batch) -> FrameCounts:
-        def of_frame(t: jax.Array) -> FrameCounts:
+        def of_frame(t: int) -> FrameCounts:
             targets, labels = asked(batch, t)
             shown = batch["frame_valid"][:, t].sum().astype(jnp.float32)
             return FrameCounts(masks.count(targets, model.num_queries), count_tokens(labels), shown)
 
-        return jax.vmap(of_frame)(jnp.arange(batch["frame_valid"].shape[1]))
+        every = map(of_frame, range(batch["frame_valid"].shape[1]))
+        found: FrameCounts = jax.tree.map(lambda *each: jnp.stack(each), *every)
+        return found
 
     return of_batch
 
