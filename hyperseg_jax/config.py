@@ -79,14 +79,18 @@ def load(name: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 def check(config: Any, where: str) -> None:
     """UserError for the first field that is not what it may be. where: what the message begins with."""
     fields = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
-    if problem := next(config_fields.problems(fields, known_fields()), ""):
+    system = fields.get("system")
+    if problem := next(config_fields.problems(fields, known_fields(system if isinstance(system, str) else "")), ""):
         raise UserError(f"{where}{problem}")
 
 
 @functools.cache
-def known_fields() -> dict[str, Any]:
-    """All fields of configs, with values of their kinds."""
-    return config_fields.joined(*(_run(name).to_dict() for name in ("tiny", "hyperseg_3b")))
+def known_fields(system: str) -> dict[str, Any]:
+    """All fields of a system's configs, with values of their kinds: those that its shipped configs have. Of a system without
+    shipped configs, the fields that all share."""
+    every = [_run(name).to_dict() for name in shipped()]
+    own = [fields for fields in every if fields["system"] == system]
+    return config_fields.joined(*own) if own else config_fields.shared(config_fields.joined(*every))
 
 
 def _run(name: str) -> ml_collections.ConfigDict:

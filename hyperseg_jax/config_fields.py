@@ -75,18 +75,6 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 """Least and most of the numbers in the field of that name, whichever block it is in."""
 WEIGHTS = (0, 1e9)
 """Of fields whose names end in _weight."""
-MORE = {
-    "model": {
-        "clip_encoder": {"epsilon": 1e-6},
-        "mask_encoder": {"patch_size": 4, "drop_path": 0.0},
-        "perceiver": {"num_levels": 3, "gate_feed_forward": False},
-        "llm": {"rotary_theta": 1e4, "epsilon": 1e-5},
-        "pixel_decoder": {"num_points": 4},
-        "mask_decoder": {"num_levels": 3, "score_kinds": ("expression", "class", "region")},
-    },
-    "loss": dict.fromkeys(("match_mask_weight", "match_dice_weight", "match_class_weight"), 2.0),
-}
-"""Fields that no shipped config names, with the values that they have then."""
 LENGTHS = {
     "betas": (2, 2),
     "profile": (2, 2),
@@ -101,20 +89,19 @@ ELEMENTS: Mapping[str, Any] = {"cuts": 0}
 REGEXES = ("init_fresh", "pattern")
 OPEN = ("data.tasks", "data.augment", "limits")
 """Blocks whose names are the user's own, or that are checked where they are used."""
-TASK = {
-    "reader": "",
-    "ratio": 0,
-    "length": 96,
-    "template": "",
-    **dict.fromkeys(("prompts", "targets", "planes", "classes", "regions", "frames"), 1),
-}
+TASK = {"reader": "", "ratio": 0}
+"""Fields of every task; the others are sizes of the system's own."""
+OWN = ("model", "loss")
+"""Blocks whose fields are the system's own."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
 def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each field that is not what it may be, with the fix. known: a config with all fields; see `joined`."""
+    """A line for each field that is not what it may be, with the fix. known: all fields of the configs of its system; see
+    `joined`. Without the system's own blocks, these are not checked."""
     yield from names("", config)
     yield from _in_block("", config, known)
+    sizes = known.get("sizes")
     data = config.get("data")
     tasks, augment = (data.get("tasks"), data.get("augment")) if isinstance(data, Mapping) else (None, None)
     for name, block in augment.items() if isinstance(augment, Mapping) else ():
@@ -124,12 +111,20 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
         if not tasks:
             yield "data.tasks: names no task; give one or more"
         for name, task in tasks.items():
-            yield from _of_task(f"data.tasks.{name}", name, task)
+            yield from _of_task(f"data.tasks.{name}", name, task, sizes)
 
 
 def joined(*configs: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields of several configs, and MORE; the first that has a field gives its kind."""
-    return functools.reduce(_joined, (*configs, MORE), {})
+    """All fields of several configs, and "sizes", those of their tasks; the first that has a field gives its kind."""
+    blocks = [task for config in configs for task in config["data"]["tasks"].values()]
+    kinds = functools.reduce(_joined, blocks, {})
+    sizes = {name: value for name, value in kinds.items() if name not in (*TASK, "train", "val")}
+    return functools.reduce(_joined, configs, {}) | {"sizes": sizes}
+
+
+def shared(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that configs of every system have."""
+    return {name: value for name, value in known.items() if name not in (*OWN, "sizes")}
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +207,7 @@ def _is_regex(text: str) -> bool:
     return False
 
 
-def _of_task(place: str, name: Any, task: Any) -> Iterator[str]:
+def _of_task(place: str, name: Any, task: Any, sizes: Mapping[str, Any] | None) -> Iterator[str]:
     if len(name) > 100:
         yield f"data.tasks: {shown_value(name)} is too long for the name of a task"
     elif not isinstance(task, Mapping):
@@ -224,7 +219,7 @@ def _of_task(place: str, name: Any, task: Any) -> Iterator[str]:
             if field in ("train", "val"):
                 if not (value is None or isinstance(value, Mapping)):
                     yield f"{place}.{field} = {shown_value(value)}: give a block with the fields of the reader"
-            elif field not in TASK:
-                yield f"{place}.{shown_value(field)}: no such field; known here: {', '.join(TASK)}, train, val"
-            elif problem := _of_value(field, value, TASK[field]):
+            elif field not in TASK and sizes is not None and field not in sizes:
+                yield f"{place}.{shown_value(field)}: no such field; known here: {', '.join({**TASK, **sizes})}, train, val"
+            elif problem := _of_value(field, value, {**(sizes or {}), **TASK}.get(field)):
                 yield f"{place}.{field} = {shown_value(value)}: {problem}"

@@ -1,4 +1,5 @@
-"""What is HyperSeg's own stands in systems/hyperseg, in the weight tables of modules, in shipped assets and published scores."""
+"""What is HyperSeg's own stands in systems/hyperseg, in the weight tables of modules, in shipped assets and published
+scores."""
 
 import ast
 import pathlib

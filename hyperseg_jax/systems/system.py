@@ -127,7 +127,7 @@ def get(name: str) -> System:
         raise UserError(f"system = {name!r} is not known; use one of {', '.join(_known)}")
     held = _known[name]
     system: System = importlib.import_module(held).SYSTEM if isinstance(held, str) else held
-    blocks = {"build": "model", "init": "model", "weight_table": "model", "counts": "loss", "loss": "loss"}
+    blocks = {"build": "model", "init": "model", "weight_table": "model", "counts": "loss", "loss": "loss", "processor": "data"}
     told: dict[str, Any] = {
         field: _with_user_errors(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()
     }

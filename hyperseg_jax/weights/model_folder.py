@@ -28,7 +28,7 @@ from hyperseg_jax.weights.tensor_file import open_tensors
 
 FORMAT = "hyperseg_jax 1"
 LARGE, LAYERS = 2**28, 256  # bytes from which a stack of at most so many layers is gathered layer by layer
-REQUIRED, REQUIRED_DATA = ("system", "model", "data"), ("image_size", "template", "buckets", "tasks")
+REQUIRED, REQUIRED_DATA = ("system", "model", "data"), ("tasks",)
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 
 
@@ -123,8 +123,8 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     if lacking:
         raise UserError(f"{where}: lacks {', '.join(lacking)}; give a folder that `hyperseg train` wrote")
     data = config["data"]
-    longest = max([*data["buckets"], *(task.get("length", 1) for task in data["tasks"].values())])
-    for name, field, found in (("side", "image_size", data["image_size"]), ("tokens", "buckets or tasks", longest)):
+    longest = max([*data.get("buckets", ()), *(task.get("length", 1) for task in data["tasks"].values())])
+    for name, field, found in (("side", "image_size", data.get("image_size", 1)), ("tokens", "buckets or tasks", longest)):
         if found > (allowed := getattr(limits.in_force(), name)):
             raise UserError(
                 f"{where}: data.{field} asks for {found}, the limit is {allowed}; if that is right, raise limits.{name}"

@@ -74,7 +74,7 @@ PREDICT = {
     "reasoning without a text": ("good.jpg --point 3,3 --reasoning", "--reasoning", "goes with a text"),
     "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the picture"),
-    "endless text": ("good.jpg '" + "ring " * 400 + "'", "longest bucket", "shorten the text"),
+    "endless text": ("good.jpg '" + "ring " * 10_000 + "'", "letters, and the limit is", "raise limits.letters"),
     "no model": ("good.jpg 'a ring' --model nowhere", "nowhere", "shipped models"),
     "a name beyond all files": (f"good.jpg 'a ring' --model {'x' * 5000}", "xxx ... xxx", "shipped models"),
     "truncated weights": ("good.jpg 'a ring' --model cut_model", "model.safetensors", "another copy"),

@@ -112,7 +112,7 @@ def test_a_config_names_a_benchmark_and_a_root(samples, micro):
     tasks = sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))
     task = tasks["referring"]
     arrays = task.prepare(task.train[0], np.random.default_rng(0))
-    assert arrays["masks"].any() and arrays["valid"].any() and len(task.val) == len(task.train)
+    assert arrays["segments"].any() and arrays["valid"].any() and len(task.val) == len(task.train)
     with config.unlocked():
         config.data.tasks.referring.train["name"] = "refcoco2"
     with pytest.raises(UserError, match="benchmark 'refcoco2' is unknown"):

@@ -12,7 +12,7 @@ import pytest
 from drawn import drawn_params
 
 from hyperseg_jax.ops.transforms import fit
-from hyperseg_jax.results import answers
+from hyperseg_jax.results.own_size import at_own_size, canvas, place, view
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.prompts import tokenize
@@ -84,7 +84,9 @@ def answer(example, out, row, frame, size):
     kind, count = {"panoptic": ("class", len(prompt.classes) + 1), "region": ("region", len(drawn_of(prompt)))}.get(
         prompt.task, ("expression", None)
     )
-    logits = answers.to_original(out["mask_logits"][row, frame, 0], fit(*example.frames.shape[1:3], size))
+    masks, (height, width) = out["mask_logits"][row, frame, 0], example.frames.shape[1:3]
+    here = view(place(fit(height, width, size)), masks.shape[-2:], canvas(height, width))
+    logits = np.asarray(at_own_size(masks, here))[:, :height, :width]
     return logits, out[kind][row, frame, 0][..., :count] if count else out[kind][row, frame, 0]
 
 

@@ -60,7 +60,8 @@ def predict(model, config):
         found = logits(params, batch)
         found -= found.mean(1, keepdims=True)  # about half of the pixels are marked: all scores are above zero
         masks = jnp.broadcast_to(found.reshape(rows, 1, 1, 1, SIDE, SIDE), (rows, 1, prompts, 1, SIDE, SIDE))
-        return {"mask_logits": masks, "expression": jnp.full((rows, 1, prompts, 1), 5.0)}, jnp.zeros((rows, 1))
+        asked = {"asked": jnp.ones((rows, 1, prompts), bool)}
+        return {"mask_logits": masks, "expression": jnp.full((rows, 1, prompts, 1), 5.0), **asked}, jnp.zeros((rows, 1))
 
     return of_batch
 

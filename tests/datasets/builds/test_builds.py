@@ -380,7 +380,7 @@ def test_a_config_reads_a_build(samples, tmp_path, micro):
             config.data.tasks.referring[part] = {"folder": "{root}/refs", "split": "train"}
     task = sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))["referring"]
     arrays = task.prepare(task.train.sample(0, np.random.default_rng(0)), np.random.default_rng(0))
-    assert arrays["masks"].any() and arrays["valid"].any()
+    assert arrays["segments"].any() and arrays["valid"].any()
 
 
 def test_the_reader_is_light_to_send(samples, tmp_path):
