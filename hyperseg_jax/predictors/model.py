@@ -39,7 +39,7 @@ class Model:
     def __init__(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Any) -> None:
         self.config, self.tokenizer = config, tokenizer
         self._system = systems.get(config.system)
-        self._processor = self._system.processor(config, tokenizer, {"length": 0})  # a length of data.buckets instead
+        self._processor = self._system.processor(config, tokenizer, {})
         self.params = jax.device_put(params)
         self.engine = Engine.of(self._system, config, self.params)
 

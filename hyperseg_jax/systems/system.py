@@ -35,8 +35,8 @@ class System:
 
     build(config) -> nn.Module.
     tokenizer(config, where=None) -> the Tokenizer in a file or folder, by default the config's, which fits the model.
-    processor(config, tokenizer, task) -> the data.processor.Processor of a task, whose sizes are given; tokenizer: None where
-    only shapes are asked for.
+    processor(config, tokenizer, task) -> the data.processor.Processor of a task, whose sizes are given; {} in prediction.
+    tokenizer: None where only shapes are asked for.
     init(model, config, key) -> parameters boxed with their axis names. Their shapes depend on config.model alone.
     counts(model, config) -> f(batch) -> Counts. Those of several batches add up to those of one batch that holds all of them.
     loss(model, config) -> the Loss: sums over the batch, divided by the counts. With the counts of a larger batch, the totals

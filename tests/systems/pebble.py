@@ -35,7 +35,9 @@ class Pebble(nn.Module):
         kernel = self.param("kernel", axes.named(init, None, None, None, "mlp"), (STRIDE, STRIDE, 3, self.width))
         table = self.param("words", axes.named(init, "vocab", "embed"), (self.vocabulary, self.width))
         momentum = self.param("momentum", axes.named(nn.initializers.zeros, "embed"), (self.width,))
-        seen = jax.lax.conv_general_dilated(images, kernel, (STRIDE, STRIDE), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        seen = jax.lax.conv_general_dilated(
+            images, kernel, (STRIDE, STRIDE), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         said = jnp.where((words > 0)[..., None], table[words], 0.0).sum(-2) + memory[..., None] * momentum
         return jnp.einsum("bhwd,bkd->bkhw", seen, said)[:, :, None]
 

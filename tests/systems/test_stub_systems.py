@@ -10,8 +10,8 @@ from pebble import PEBBLE
 from safetensors.numpy import load_file
 
 from hyperseg_jax import config as configs
-from hyperseg_jax import planning
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.planning import compile as planning
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training.loop import train
@@ -45,7 +45,13 @@ def config(world, tmp_path_factory):
                 "width": 96,
                 "prompts": 2,
             },
-            "video": {"reader": "toy", "ratio": 1, "train": {**clip, "split": "train"}, "val": {**clip, "split": "val"}, "frames": 2},
+            "video": {
+                "reader": "toy",
+                "ratio": 1,
+                "train": {**clip, "split": "train"},
+                "val": {**clip, "split": "val"},
+                "frames": 2,
+            },
         },
     }
     fields = {

@@ -239,8 +239,8 @@ def tokenizer(config: ml_collections.ConfigDict, where: str | os.PathLike[str] |
 
 
 def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: Mapping[str, int]) -> HyperSegProcessor:
-    """The processor of a task; `task` gives the sizes that differ from one image and one expression. tokenizer: None where only
-    shapes are asked for."""
+    """The processor of a task; `task` gives the sizes that differ from one image and one expression, and is empty in
+    prediction. tokenizer: None where only shapes are asked for."""
     m = config.model
     return HyperSegProcessor(
         cast(Tokenizer, tokenizer),
@@ -251,7 +251,7 @@ def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: M
         m.num_queries,
         template=config.data.template,
         buckets=tuple(config.data.buckets),
-        **task,
+        **(task or {"length": 0}),  # in prediction, the smallest bucket
     )
 
 
