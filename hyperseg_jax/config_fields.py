@@ -117,9 +117,10 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
 def joined(*configs: Mapping[str, Any]) -> dict[str, Any]:
     """All fields of several configs, and "sizes", those of their tasks; the first that has a field gives its kind."""
     blocks = [task for config in configs for task in config["data"]["tasks"].values()]
-    kinds = functools.reduce(_joined, blocks, {})
+    nothing: dict[str, Any] = {}
+    kinds = functools.reduce(_joined, blocks, nothing)
     sizes = {name: value for name, value in kinds.items() if name not in (*TASK, "train", "val")}
-    return functools.reduce(_joined, configs, {}) | {"sizes": sizes}
+    return functools.reduce(_joined, configs, nothing) | {"sizes": sizes}
 
 
 def shared(known: Mapping[str, Any]) -> dict[str, Any]:
