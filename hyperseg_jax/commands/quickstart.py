@@ -17,7 +17,8 @@ from rich.table import Table
 from hyperseg_jax import config as configs
 from hyperseg_jax.results.drawing import caption, draw_segments, overlay, sheet
 from hyperseg_jax.results.page import Page
-from hyperseg_jax.untrusted import printing
+from hyperseg_jax.untrusted import paths, printing
+from hyperseg_jax.untrusted.bad_file import naming
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,9 @@ def run(parsed: argparse.Namespace) -> None:
         "is then taught a colour and a shape that were held back. Everything here was computed on this machine, just "
         "now."
     )
-    root = draw_worlds(parsed.out / "data", parsed.pictures, say)
+    with naming(parsed.out):
+        data, tuned = (paths.inside(parsed.out, name) for name in ("data", "fine_tuned"))
+    root = draw_worlds(data, parsed.pictures, say)
     config = configs.load("tiny_lora", [f"data.root={root}", *([f"train.steps={parsed.steps}"] if parsed.steps else [])])
     tasks = open_tasks(config, console)
 
@@ -47,7 +50,7 @@ def run(parsed: argparse.Namespace) -> None:
     show_held_out(page, tiny, known, say)
     show_prompts(page, tiny, root / "known")
     show_clip(page, tiny, root / "known", say)
-    fine_tuned = fine_tune(page, config, tiny, known, new, parsed.out / "fine_tuned", console, say)
+    fine_tuned = fine_tune(page, config, tiny, known, new, tuned, console, say)
     page.heading("What to do next")
     page.code(
         f'hyperseg predict --model {fine_tuned} picture.jpg "the pink heart"\n'

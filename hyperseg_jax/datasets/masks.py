@@ -48,7 +48,7 @@ def _polygons(segmentation: list, height: int, width: int, where: str, rule: str
         flat = [np.asarray(polygon, np.float64) for polygon in segmentation]
     except (TypeError, ValueError, OverflowError):
         flat = [np.empty(0)]
-    if any(one.ndim != 1 or one.size < 6 or one.size % 2 or not (np.abs(one) < FAR).all() for one in flat):
+    if not flat or any(one.ndim != 1 or one.size < 6 or one.size % 2 or not (np.abs(one) < FAR).all() for one in flat):
         complain("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
         return np.zeros((height, width), bool)
     around = sum(float(np.abs(np.diff(one.reshape(-1, 2), axis=0, append=one[None, :2])).sum()) for one in flat)
@@ -58,7 +58,7 @@ def _polygons(segmentation: list, height: int, width: int, where: str, rule: str
     if rule == "fill_poly":
         return fill_polygons([one.reshape(-1, 2) for one in flat], height, width)
     parts = coco_mask.frPyObjects([one.tolist() for one in flat], height, width)
-    return coco_mask.decode(coco_mask.merge(parts)).astype(bool) if parts else np.zeros((height, width), bool)
+    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
 
 
 def _of_other_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:

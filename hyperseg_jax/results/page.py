@@ -12,6 +12,11 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.atomic import write_text
+from hyperseg_jax.untrusted import paths
+from hyperseg_jax.untrusted.bad_file import naming
+
+LARGEST = 2**26
+"""Bytes of an embedded picture."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -53,7 +58,8 @@ class Page:
     def picture(self, image: np.ndarray | pathlib.Path, caption: str) -> None:
         """uint8 [H, W, 3], or a PNG file; it is embedded."""
         if isinstance(image, pathlib.Path):
-            data = image.read_bytes()
+            with naming(image):
+                data = paths.read_file(paths.own(image), LARGEST)
         else:
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, format="PNG")

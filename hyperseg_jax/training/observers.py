@@ -27,6 +27,7 @@ from hyperseg_jax.untrusted import paths, printing, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 LARGEST, LINE = 2**28, 2**16  # bytes of a log, and of one of its lines
+LARGEST_LOSS = 1e39  # a loss is a float32
 
 
 class Observers:
@@ -288,7 +289,9 @@ def _line(data: bytes) -> dict[str, Any] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+    if isinstance(value, float):
+        return not math.isfinite(value) or abs(value) < LARGEST_LOSS
+    return isinstance(value, int) and abs(value) < 2**63
 
 
 def seconds_lost(path: pathlib.Path, kept: Mapping[str, float]) -> float:

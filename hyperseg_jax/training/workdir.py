@@ -20,7 +20,7 @@ from hyperseg_jax.locks.lock import Lock
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, stores, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, reason
+from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
 from hyperseg_jax.untrusted.checkpoints import is_named_as_step
 
 BAD_RECORDS = "bad_records.txt"
@@ -114,6 +114,8 @@ class Workdir:
             above = next(folder for folder in (home, *home.parents) if folder.exists())
             if not above.is_dir():
                 raise UserError(f"--workdir {self.home}: cannot be written ({above} is a file); give another folder")
+            with naming(home):
+                paths.inside(home, "model")
 
     def _config(self, path: epath.Path) -> dict[str, Any]:
         """What the config.json of the run that is there holds. It is not trusted."""

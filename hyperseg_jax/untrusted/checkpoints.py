@@ -30,6 +30,8 @@ TREE_FIELDS = {
     "store_array_data_equal_to_fill_value": lambda value: type(value) is bool,
     "custom_metadata": lambda value: value is None,
 }
+SCORES, SCORES_BYTES = "metrics", 2**12
+"""The part with the score that tells the best checkpoint, and the bytes of its file."""
 FACTS = "run"
 """The part of a checkpoint whose shapes nobody knows before it is read, and how many bytes its arrays may take."""
 FACTS_BYTES = 2**20
@@ -52,6 +54,8 @@ def check(folder: pathlib.Path) -> None:
             _check_root(_fields(path))
         elif path.name == TREE:
             _check_tree(_fields(path))
+        elif path == folder / SCORES / SCORES:
+            _check_scores(_fields(path, SCORES_BYTES))
 
 
 def check_arrays(folder: pathlib.Path, sizes: Mapping[str, int]) -> None:
@@ -86,8 +90,8 @@ def _files(folder: pathlib.Path) -> Iterator[tuple[pathlib.Path, int]]:
                     yield path, found.st_size
 
 
-def _fields(path: pathlib.Path) -> dict[str, Any]:
-    fields = strict_json.parse_any(strict_json.contents(path, LARGEST), path.name, finite=False)  # the best score may be NaN
+def _fields(path: pathlib.Path, largest: int = LARGEST) -> dict[str, Any]:
+    fields = strict_json.parse_any(strict_json.contents(path, largest), path.name, finite=False)  # the best score may be NaN
     if type(fields) is not dict:
         raise BadFile(f"{path.name} is not a JSON object")
     return fields
@@ -103,6 +107,12 @@ def _check_root(fields: Mapping[str, Any]) -> None:
         raise BadFile(f"{ROOT} has metrics that are no score")
     if type(handlers) is not dict or not all(type(handler) is str for handler in handlers.values()):
         raise BadFile(f"{ROOT} has no item_handlers")
+
+
+def _check_scores(fields: Mapping[str, Any]) -> None:
+    """The file that Orbax reads of every checkpoint to find the best one."""
+    if set(fields) != {"best"} or type(fields["best"]) not in (int, float):
+        raise BadFile(f"{SCORES} has no score")
 
 
 def _check_tree(fields: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ def _write(
         with SafetensorsWriter(part / "model.safetensors", described, {"format": FORMAT}) as writer:
             for path, place, piece in pieces:  # one at a time comes from the devices
                 writer.write(path, np.asarray(piece), place)
-        for other in folder.iterdir() if folder.is_dir() else ():
+        for other in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
             if other.name not in FILES:
                 _copy(other, part / other.name)
 

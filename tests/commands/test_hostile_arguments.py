@@ -183,3 +183,14 @@ def test_any_override_is_right_or_one_line():
 @pytest.mark.slow
 def test_any_override_for_long(tried_long):
     tried_long(promise, KEYS, VALUES)
+
+
+@pytest.mark.parametrize("name", ["data", "fine_tuned"])
+def test_quickstart_writes_nothing_behind_a_link(tmp_path, capsys, name):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "away")
+    with pytest.raises(SystemExit) as ended:
+        main(["quickstart", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2 and f"out: {name} is a link that leaves" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "away").iterdir())

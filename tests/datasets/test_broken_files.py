@@ -21,6 +21,7 @@ def set_note(number, **fields):
 
 EDITS = {  # what is done to instances_val2017.json -> the kind and the message of its one problem
     "five numbers": (set_note(0, segmentation=[[1, 2, 3, 4, 5]]), "bad mask", "annotations#0 segmentation: a polygon"),
+    "no polygon": (set_note(0, segmentation=[]), "bad mask", "annotations#0 segmentation: a polygon needs"),
     "two points": (set_note(0, segmentation=[[1, 2, 3, 4]]), "bad mask", "a polygon needs at least three x, y pairs"),
     "a polygon of words": (set_note(0, segmentation=[["a"] * 6]), "bad mask", "a polygon needs"),
     "a polygon of no list": (set_note(0, segmentation=[5]), "bad mask", "a polygon needs"),

@@ -1,8 +1,11 @@
 """Sheets of pictures."""
 
 import numpy as np
+import pytest
 
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import sheet
+from hyperseg_jax.results.page import Page
 
 
 def test_tiles_of_any_size_find_room():
@@ -12,3 +15,11 @@ def test_tiles_of_any_size_find_room():
     for k, (tile, (y, x)) in enumerate(zip(tiles, [(1, 1), (1, 12), (8, 1)], strict=True)):
         np.testing.assert_array_equal(canvas[y : y + tile.shape[0], x : x + tile.shape[1]], tile)
         assert (canvas == k).all(-1).sum() == tile.shape[0] * tile.shape[1]
+
+
+def test_a_page_embeds_no_file_behind_a_link(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "run" / "loss.png").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=r"loss\.png: loss\.png is a link that leaves"):
+        Page("a page").picture(tmp_path / "run" / "loss.png", "a loss")

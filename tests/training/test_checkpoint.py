@@ -193,6 +193,15 @@ def test_what_orbax_must_not_open_is_put_aside_before_it_does(copy, name, damage
     assert sorted(path.name for path in copy.iterdir()) == ["1", "2.damaged-0"]
 
 
+@pytest.mark.parametrize("scores", ["garbage", "[]", "{}", '{"best": "x"}', '{"best": 1, "a": 2}', "[" * 100_000, "[]," * 2000])
+def test_scores_that_orbax_would_read_of_every_checkpoint_are_looked_at_first(copy, scores):
+    (copy / "2" / "metrics").mkdir(exist_ok=True)
+    (copy / "2" / "metrics" / "metrics").write_text(scores)
+    with fuzz.bounded(seconds=60, memory=2**33):
+        found, _, said = restore(copy)
+    assert int(found.step) == 1 and len(said) == 1 and "it is now 2.damaged-0" in said[0]
+
+
 def test_where_no_checkpoint_is_left_the_run_ends_and_all_stays(copy):
     shutil.rmtree(copy / "1")
     pipe(copy / "2" / "_CHECKPOINT_METADATA")

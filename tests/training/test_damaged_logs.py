@@ -26,6 +26,7 @@ DAMAGE = [
     b'{"step": 1}\n{"kind": "train", "step": "1", "task": "a"}\n',
     b'{"kind": "train", "step": 1, "task": "a"}\n\n{"kind": "train", "step": 1, "task": "a", "loss": [1]}\n',
     b'{"kind": "train", "step": 1, "task": "a", "loss": 1, "seconds": 5}\n{"a": 1, "a": 2}\n',
+    b'{"kind": "train", "step": 1, "task": "a", "loss": 1e300}\n{"kind": "train", "step": 1, "task": "a", "loss": -1e300}\n',
     b'{"kind": "train", "step": 1, "task": "a", "loss": 1, "steps": 0}\n' + b"9" * 5000 + b"\n",
 ]
 
@@ -69,7 +70,7 @@ FACTS = {"format": 1, "global_next_index": 8, "system": "hyperseg", "seconds": {
 @pytest.mark.parametrize("task", ["$\\frac{$", "$" + "{" * 90 + "$", "\ud800", "a\x1b[31m", "x" * 5000, "t"])
 def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
     """matplotlib would take what stands between two dollars as a formula."""
-    for losses in ((1.0, 2.0), (1e308, -1e308), (float("inf"), float("nan"))):
+    for losses in ((1.0, 2.0), (1e38, -1e38), (float("inf"), float("nan"))):
         lines = [
             {"kind": "train", "step": step, "task": name, "loss": x} for step, x in enumerate(losses) for name in ("a", task)
         ]

@@ -169,6 +169,15 @@ def test_texts_of_a_config_there_are_escaped_and_cut_in_the_message(tmp_path, mi
     assert str(error.value).isprintable() and len(str(error.value)) < 1000
 
 
+def test_a_model_that_leads_out_of_the_workdir_is_refused(tmp_path, micro):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "id").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(tmp_path / "other")
+    with Workdir(tmp_path / "run") as workdir, pytest.raises(UserError, match=r"run: model is a link that leaves "):
+        workdir.check(micro())
+
+
 def test_a_finished_run_without_its_checkpoints_is_kept(tmp_path, micro):
     for config in (micro(), micro(model__num_queries=5)):
         with Workdir(tmp_path) as workdir, contextlib.ExitStack() as refused:

@@ -48,3 +48,11 @@ def test_all_that_does_not_fit_is_listed(saved):
         model_folder.load_params(folder, expected)
     for part in ("missing: stray", "unknown: queries", "perceiver/query: shape (2, 16), the config wants (3, 3)"):
         assert part in str(error.value)
+
+
+def test_what_lies_behind_a_link_is_not_copied(saved, whole, params_of, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "id").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    model_folder.save(tmp_path / "link", whole(), Tokenizer.toy(), params_of(whole()))
+    assert not (tmp_path / "link" / "id").exists() and [path.name for path in (tmp_path / "other").iterdir()] == ["id"]
