@@ -15,10 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import caption, draw_segments, overlay, sheet
 from hyperseg_jax.results.page import Page
 from hyperseg_jax.untrusted import paths, printing
 from hyperseg_jax.untrusted.bad_file import naming
+
+FEWEST = 4
+"""Pictures, so that every kind of prompt has something to show."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
+    if parsed.pictures < FEWEST or parsed.steps < 0:
+        raise UserError(
+            f"--pictures {parsed.pictures} --steps {parsed.steps}: give {FEWEST} pictures or more, and no steps below 0"
+        )
     began, console = time.monotonic(), Console(stderr=True)
     say = lambda text: printing.say(console, f"[{_clock(began)}] {text}")
     page = Page("hyperseg_jax: a first look")

@@ -98,7 +98,7 @@ def open_torch_zip(path: pathlib.Path) -> MappedTensors:
             raise BadFile("is an archive, but not of torch.save (it has no data.pkl)", "give the weight file itself")
         folder = pickles[0].removesuffix("data.pkl")
         checked = lambda name: entries[name].checked(name)
-        order = bytes(entries[f"{folder}byteorder"].data[:10]) if f"{folder}byteorder" in entries else b"little"
+        order = bytes(checked(f"{folder}byteorder")[:10]) if f"{folder}byteorder" in entries else b"little"
         if order not in (b"little", b"big"):
             raise BadFile("has an unknown byte order")
         root = PickleMachine(checked(pickles[0]), NAMES, lambda machine, ident: _storage(ident, 5)).run()

@@ -194,3 +194,10 @@ def test_quickstart_writes_nothing_behind_a_link(tmp_path, capsys, name):
         main(["quickstart", "--out", str(tmp_path / "out")])
     assert ended.value.code == 2 and f"out: {name} is a link that leaves" in " ".join(capsys.readouterr().err.split())
     assert not list((tmp_path / "away").iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["--pictures", "0"], ["--pictures", "1"], ["--steps", "-1"]])
+def test_quickstart_of_too_little(tmp_path, capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
+    assert ended.value.code == 2 and "give 4 pictures or more" in " ".join(capsys.readouterr().err.split())

@@ -62,7 +62,7 @@ ARCHIVES = {
     "twice": (with_entry("x/data.pkl", b"\x80\x02}."), "x/data.pkl twice"),
     "two pickles": (with_entry("y/data.pkl", b"\x80\x02}."), "no data.pkl"),
     "no pickle": (lambda data: data.replace(b"x/data.pkl", b"x/data.abc"), "no data.pkl"),
-    "byte order": (lambda data: data.replace(b"little", b"middle"), "byte order"),
+    "byte order": (lambda data: data.replace(b"little", b"middle"), "byteorder in its archive does not have the checksum"),
     "size": (patched(CENTRAL, 20, "<Q", 2**31 * (2**32 + 1), 3), "longer"),
     "size in part": (patched(CENTRAL, 24, "<L", 7), "compressed"),
     "sizes elsewhere": (patched(CENTRAL, 20, "<Q", 2**64 - 1), "64 bits"),

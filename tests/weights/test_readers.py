@@ -178,6 +178,18 @@ def test_a_big_endian_archive(tmp_path, samples, state, as_numpy):
         assert_same(file.read(name), as_numpy(tensor))
 
 
+def test_a_byte_order_with_another_checksum_is_refused(tmp_path, samples):
+    source = zipfile.ZipFile(io.BytesIO(samples["zip"]))
+    with zipfile.ZipFile(tmp_path / "x", "w") as target:
+        for name in source.namelist():
+            target.writestr(name, b"bog" if name.endswith("/byteorder") else source.read(name))
+    data = (tmp_path / "x").read_bytes()
+    assert data.count(b"bog") == 1
+    (tmp_path / "x").write_bytes(data.replace(b"bog", b"big"))
+    with pytest.raises(UserError, match=r"byteorder in its archive does not have the checksum"):
+        open_tensors(tmp_path / "x")
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("old", [False, True])
 def test_numpy_in_every_pickle_protocol(tmp_path, protocol, old):
