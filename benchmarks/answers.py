@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from hyperseg_jax.ops.transforms import Geometry, fit
-from hyperseg_jax.results.own_size import canvas, place, view
+from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.systems import system as systems
 
@@ -61,11 +61,11 @@ def main() -> None:
     outputs = {"mask_logits": masks, "expression": scores, "asked": np.asarray(True)}
     answer, size = answers.find("expression"), canvas(*geometry.original)
 
-    def select(outputs: dict[str, jax.Array], place: jax.Array) -> dict[str, jax.Array]:
-        return answer.select(outputs, view(place, masks.shape[1:], size), answers.usual.of_segments())
+    def select(outputs: dict[str, jax.Array], geometry: jax.Array) -> dict[str, jax.Array]:
+        return answer.select(outputs, mask_resize(geometry, masks.shape[1:], size), answers.usual.of_segments())
 
     jitted, held = jax.jit(select), jax.device_put(outputs)
-    selected = jax.block_until_ready(jitted(held, place(geometry)))
+    selected = jax.block_until_ready(jitted(held, geometry_array(geometry)))
     always = answers.published
 
     def finish(selected: dict[str, jax.Array]) -> np.ndarray:
@@ -80,7 +80,7 @@ def main() -> None:
         on_the_host(masks, scores, geometry)
         times["host, all queries"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        selected = jax.block_until_ready(jitted(held, place(geometry)))
+        selected = jax.block_until_ready(jitted(held, geometry_array(geometry)))
         times["device part"].append(time.perf_counter() - began)
         began = time.perf_counter()
         finish(selected)

@@ -15,7 +15,7 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.cases import Cases, is_case
-from hyperseg_jax.evaluation.engine import Engine, Way, finder, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predictions
 from hyperseg_jax.evaluation.replies import Reply
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
 from hyperseg_jax.evaluation.submissions import Row, is_row, row_of
@@ -85,7 +85,9 @@ def run(
     count = min(len(examples), limit or len(examples))
     asked = {**(asked or {}), "benchmark": task.name, "rules": rules, "examples": count}
     scoring = benchmark.scoring if benchmark.truth else "unscored"
-    way = Way(SCORINGS[benchmark.scoring].kind, engine.answers.published if benchmark.published else engine.answers.usual)
+    options = AnswerOptions(
+        SCORINGS[benchmark.scoring].kind, engine.answers.published if benchmark.published else engine.answers.usual
+    )
     new = lambda: Partial(Scorer({benchmark.task: scoring}, rules), Cases(), [])
     total, fresh = new(), new()
     before = ""
@@ -104,11 +106,11 @@ def run(
         engine,
         task,
         examples,
-        functools.partial(_reply, engine, benchmark, task, way),
+        functools.partial(_reply, engine, benchmark, task, options),
         start=total.done,
         count=count,
         batch_size=batch_size,
-        way=way,
+        options=options,
         unread=functools.partial(_refuse, task.name),
         workers=workers,
     )
@@ -161,9 +163,9 @@ def _refuse(name: str, index: int, reason: str) -> None:
     raise UserError(f"benchmark {name} record {index}: {reason}")
 
 
-def _reply(engine: Engine, benchmark: Benchmark, task: Task, way: Way, example: Example) -> Reply:
+def _reply(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerOptions, example: Example) -> Reply:
     other = {prompt.task for prompt in example.prompts} - {benchmark.task}
     if other:
         raise UserError(f"{example.name}: a {other.pop()} prompt in a benchmark of {benchmark.task}")
     geometry = task.processor.geometry(*example.frames.shape[1:3])
-    return SCORINGS[benchmark.scoring].reply(example, finder(engine, way, geometry))
+    return SCORINGS[benchmark.scoring].reply(example, finder(engine, options, geometry))

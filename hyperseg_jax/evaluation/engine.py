@@ -1,4 +1,4 @@
-"""The one way in which validation, benchmarks and predictors ask a model.
+"""The one options in which validation, benchmarks and predictors ask a model.
 
 `Engine.ask` and `Engine.written` call the device once; `predictions` goes through the examples of a task in global batches, on
 any number of hosts, with images decoded ahead by a Grain stream.
@@ -28,7 +28,7 @@ from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
-from hyperseg_jax.results.own_size import canvas, place, view
+from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.text.tokenizer import Tokenizer
 
@@ -63,15 +63,21 @@ class Engine:
         return cls(jax.jit(system.predict(module, config), **placed), write, system.answers, params, Feed(batch_sharding))
 
     def ask(
-        self, batch: Batch, places: np.ndarray, way: Way, size: tuple[int, int], rows: Rows | None = None, memory: Any = None
+        self,
+        batch: Batch,
+        geometries: np.ndarray,
+        options: AnswerOptions,
+        size: tuple[int, int],
+        rows: Rows | None = None,
+        memory: Any = None,
     ) -> tuple[dict[str, np.ndarray], Any]:
-        """(what is selected, memory) of a batch of NumPy arrays. places: int32 [B, 2, 3], how the images lie in the model's
-        input (own_size.place); size: of the canvas that holds them. What is selected: this process's rows, [B, T, K, ...] on
-        the host. memory: what the next frame needs of this one, on the device; give it back with the next batch of the same
-        rows."""
+        """(what is selected, memory) of a batch of NumPy arrays. geometries: int32 [B, 2, 3], how the images lie in the
+        model's input (mask_resize.geometry_array); size: of the canvas that holds them. What is selected: this process's
+        rows, [B, T, K, ...] on the host. memory: what the next frame needs of this one, on the device; give it back with the
+        next batch of the same rows."""
         outputs, memory = self.predict(self.params, self.feed.put(batch, rows), memory)
-        select = _selector(self.answers.find(way.kind), self.feed, size)
-        found = select((outputs, self.feed.put(places, rows)), way.thresholds.of_segments())
+        select = _selector(self.answers.find(options.kind), self.feed, size)
+        found = select((outputs, self.feed.put(geometries, rows)), options.thresholds.of_segments())
         return {name: self.feed.own(value) for name, value in found.items()}, memory
 
     def written(
@@ -94,8 +100,8 @@ class Engine:
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
-    """A way to be answered. kind: of results.answers.Answers, or "text", which is written."""
+class AnswerOptions:
+    """A options to be answered. kind: of results.answers.Answers, or "text", which is written."""
 
     kind: str
     thresholds: Thresholds
@@ -103,32 +109,32 @@ class Way:
 
 @functools.lru_cache(maxsize=64)
 def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[..., Any]:
-    """The jitted f((outputs [B, T, K, ...], places [B, 2, 3]), thresholds) -> what the answer selects, [B, T, K, ...]."""
+    """The jitted f((outputs [B, T, K, ...], geometries [B, 2, 3]), thresholds) -> what the answer selects, [B, T, K, ...]."""
 
     def of_rows(given: tuple[Any, jax.Array], thresholds: jax.Array) -> Any:
-        outputs, places = given
+        outputs, geometries = given
         batch, frames, prompts = jax.tree.leaves(outputs)[0].shape[:3]
 
         def one(given: tuple[Any, jax.Array]) -> Any:
-            outputs, place = given
-            return answer.select(outputs, view(place, outputs["mask_logits"].shape[-2:], size), thresholds)
+            outputs, geometry = given
+            return answer.select(outputs, mask_resize(geometry, outputs["mask_logits"].shape[-2:], size), thresholds)
 
         flat = jax.tree.map(lambda leaf: leaf.reshape(batch * frames * prompts, *leaf.shape[3:]), outputs)
-        found = jax.lax.map(one, (flat, jnp.repeat(places, frames * prompts, axis=0)))
+        found = jax.lax.map(one, (flat, jnp.repeat(geometries, frames * prompts, axis=0)))
         return jax.tree.map(lambda leaf: leaf.reshape(batch, frames, prompts, *leaf.shape[1:]), found)
 
     return jax.jit(feed.by_shard(of_rows))
 
 
-def finder(engine: Engine, way: Way, geometry: Geometry) -> Find:
+def finder(engine: Engine, options: AnswerOptions, geometry: Geometry) -> Find:
     """f(prompt, what is selected of it on one frame, [1, 1, ...]) -> Prediction. geometry: how the example's frames lie in the
     model's input."""
 
     def find(prompt: Prompt, found: Any) -> Prediction:
-        if way.kind == TEXT:
+        if options.kind == TEXT:
             return Prediction(np.zeros((0, *geometry.original), bool), text=str(found["text"]))
         arrays = {name: value[0, 0] for name, value in found.items()}
-        return engine.answers.find(way.kind).predict(arrays, prompt, geometry, way.thresholds)
+        return engine.answers.find(options.kind).predict(arrays, prompt, geometry, options.thresholds)
 
     return find
 
@@ -142,14 +148,14 @@ def predictions(
     count: int,
     start: int = 0,
     batch_size: int = 12,
-    way: Way,
+    options: AnswerOptions,
     unread: Callable[[int, str], None],
     workers: int = 0,
 ) -> Iterator[tuple[int, Iterator[tuple[int, Reply]]]]:
     """Goes through examples start..count in global batches: (examples done on all hosts, (index, answered reply) of those that
     this host scores, to be taken before the next batch).
 
-    reply: how an example is asked. way: how it is answered. unread: called with the index and the reason of each example
+    reply: how an example is asked. options: how it is answered. unread: called with the index and the reason of each example
     of this host that cannot be read or asked; what it raises ends the run. workers: processes that decode images, 0 for
     threads.
 
@@ -167,7 +173,7 @@ def predictions(
                 if first + row < count:
                     batch.add(n, next(stream), reply)
             batch.agree()
-            _answer(engine, batch, way)
+            _answer(engine, batch, options)
             yield min(first + size, count), batch.answered()
             batch.replies.clear()  # frames and masks of a batch are gone before the next one is decoded
 
@@ -238,7 +244,7 @@ class _Batch:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *(asked.get(n, filler) for n in range(len(self.rows.places))))
 
     def _prepare(self, example: Example) -> tuple[Batch, np.ndarray]:
-        return self.processor(example, train=False), place(self.processor.geometry(*example.frames.shape[1:3]))
+        return self.processor(example, train=False), geometry_array(self.processor.geometry(*example.frames.shape[1:3]))
 
     def _lose(self, n: int, reason: str) -> None:
         self.replies.pop(n, None)
@@ -259,19 +265,19 @@ class _Batch:
                 yield self.first + self.rows.places[n], reply
 
 
-def _answer(engine: Engine, batch: _Batch, way: Way) -> None:
+def _answer(engine: Engine, batch: _Batch, options: AnswerOptions) -> None:
     """Asks every row about every step and prompt. What the model saw of a prompt at one step feeds its next step, so the device
     holds one frame of each row."""
     memory: dict[int, Any] = {}
     for step in range(batch.steps):
         for prompt in range(batch.prompts):
-            arrays, places = batch.arrays(step, prompt)
+            arrays, geometries = batch.arrays(step, prompt)
             found: dict[str, Any]
-            if way.kind == TEXT:
+            if options.kind == TEXT:
                 found = {"text": engine.written(arrays, batch.processor.tokenizer, batch.rows)}
             else:
                 before = memory.get(prompt) if batch.feeds_back else None
-                found, memory[prompt] = engine.ask(arrays, places, way, batch.canvas, batch.rows, before)
+                found, memory[prompt] = engine.ask(arrays, geometries, options, batch.canvas, batch.rows, before)
             batch.hear(step, prompt, found)
 
 

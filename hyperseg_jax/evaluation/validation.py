@@ -14,7 +14,7 @@ import numpy as np
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import Engine, Way, finder, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predictions
 from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
@@ -62,22 +62,22 @@ def evaluate(
     for name, task in tasks.items():
         if task.val is None or (kind := _first_prompt(name, task).task) not in BY_TASK:
             continue
-        way = Way(SCORINGS[BY_TASK[kind]].kind, engine.answers.usual)
+        options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.usual)
         count = min(len(task.val), limit or len(task.val))
         examples: Sequence[Example] = task.val
         if change is not None:
             examples = change(name, [task.val[i] for i in range(count)])
-        alike = {other: scoring for other, scoring in BY_TASK.items() if SCORINGS[scoring].kind == way.kind}
+        alike = {other: scoring for other, scoring in BY_TASK.items() if SCORINGS[scoring].kind == options.kind}
         scorer, unread = Scorer(alike), list[str]()
         share = min(count, tiles // len(tasks))  # a sheet shows something of every task, and not only its beginning
         for done, answered in predictions(
             engine,
             task,
             examples,
-            functools.partial(_reply, engine, way, scorer, task),
+            functools.partial(_reply, engine, options, scorer, task),
             count=count,
             batch_size=BATCH,
-            way=way,
+            options=options,
             unread=functools.partial(_note, unread),
             workers=workers,
         ):
@@ -103,11 +103,11 @@ def evaluate(
     return made
 
 
-def _reply(engine: Engine, way: Way, scorer: Scorer, task: Task, example: Example) -> Reply:
+def _reply(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, example: Example) -> Reply:
     """All prompts and frames of an example at once. Prompts that no metric takes get no prediction."""
     geometry = task.processor.geometry(*example.frames.shape[1:3])
 
-    found = finder(engine, way, geometry)
+    found = finder(engine, options, geometry)
 
     def find(prompt: Prompt, outputs: Any) -> Prediction:
         return Prediction(np.zeros((0, *geometry.original), bool)) if scorer.scoring(prompt) is None else found(prompt, outputs)

@@ -17,9 +17,9 @@ from PIL import Image
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, Engine, Way, finder
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, AnswerOptions, Engine, finder
 from hyperseg_jax.ops.transforms import Geometry
-from hyperseg_jax.results.own_size import canvas, place
+from hyperseg_jax.results.mask_resize import canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -67,8 +67,8 @@ class Model:
         answers, as the published model does. soft: the mask as probabilities, float32. reasoning: the text is a question
         whose answer is to be segmented ("what could one sit on?"), asked with the prompt of reasoning segmentation."""
         prompt = Prompt(task="reasoning" if reasoning else "referring", text=_text(text))
-        way = self._way("soft_expression" if soft else "expression", absent_below=absent_below)
-        predicted, _ = self._ask(read_picture(image), prompt, way)
+        options = self._options("soft_expression" if soft else "expression", absent_below=absent_below)
+        predicted, _ = self._ask(read_picture(image), prompt, options)
         return _named(predicted, text)
 
     def segment_classes(
@@ -87,7 +87,7 @@ class Model:
         names = (*map(_text, classes), *map(_text, stuff))
         things = (True,) * len(classes) + (False,) * len(stuff)
         prompt = Prompt(task="panoptic", classes=names, things=things)
-        return self._ask(read_picture(image), prompt, self._way("panoptic", segment=threshold, overlap=overlap))[0]
+        return self._ask(read_picture(image), prompt, self._options("panoptic", segment=threshold, overlap=overlap))[0]
 
     def segment_regions(self, image: Picture, regions: Sequence[np.ndarray], *, labels: Sequence[str] = ()) -> Prediction:
         """The object behind each drawn region (bool [H, W]: a point's disc, a scribble, a box, a rough mask)."""
@@ -103,7 +103,7 @@ class Model:
             raise UserError(f"{len(labels)} labels for {len(regions)} regions; give one label for each region")
         named = tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
         prompt = Prompt(task="region", regions=np.stack(regions), kinds=("mask",) * len(regions))
-        predicted, _ = self._ask(frame, prompt, self._way("regions"))
+        predicted, _ = self._ask(frame, prompt, self._options("regions"))
         return dataclasses.replace(predicted, names=named)
 
     def segment_clip(
@@ -111,10 +111,10 @@ class Model:
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
         """Frame by frame: (image, prediction). What the model saw of a frame feeds the next; memory stays that of one frame."""
         prompt, memory = Prompt(task="video", text=_text(text)), None
-        way = self._way("expression", absent_below=absent_below)
+        options = self._options("expression", absent_below=absent_below)
         for image in frames:
             frame = read_picture(image)
-            predicted, memory = self._ask(frame, prompt, way, memory)
+            predicted, memory = self._ask(frame, prompt, options, memory)
             yield frame, _named(predicted, text)
 
     def chat(self, image: Picture, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
@@ -124,18 +124,20 @@ class Model:
         example = Example("the picture", read_picture(image)[None], (Prompt(task="chat", text=question),))
         return self.engine.written(self._batch(example)[0], self.tokenizer, max_new_tokens=max_new_tokens)[0]
 
-    def _way(self, kind: str, **thresholds: float | types.EllipsisType | None) -> Way:
+    def _options(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:
         """The system's usual thresholds, but for those that are given."""
         given = {name: value for name, value in thresholds.items() if value is not ...}
-        return Way(kind, dataclasses.replace(self.engine.answers.usual, **given))  # type: ignore[arg-type]
+        return AnswerOptions(kind, dataclasses.replace(self.engine.answers.usual, **given))  # type: ignore[arg-type]
 
-    def _ask(self, frame: np.ndarray, prompt: Prompt, way: Way, memory: Any = None) -> tuple[Prediction, Any]:
+    def _ask(self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None) -> tuple[Prediction, Any]:
         """The prediction of one prompt about one image, and what the next frame needs of this one."""
         example = Example("the picture", frame[None], (prompt,))
         batch, geometry = self._batch(example)
-        found, memory = self.engine.ask(batch, place(geometry)[None], way, canvas(*geometry.original), memory=memory)
+        found, memory = self.engine.ask(
+            batch, geometry_array(geometry)[None], options, canvas(*geometry.original), memory=memory
+        )
         row = {name: value[0] for name, value in found.items()}
-        return finder(self.engine, way, geometry)(prompt, row), memory
+        return finder(self.engine, options, geometry)(prompt, row), memory
 
     def _batch(self, example: Example) -> tuple[dict[str, Any], Geometry]:
         """An example of one frame and one prompt as a batch of one, in the smallest bucket that holds it; and how the frame

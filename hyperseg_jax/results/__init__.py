@@ -1,7 +1,7 @@
 """What becomes of a model's outputs.
 
 From outputs to predictions
-    own_size        mask logits at the size of the image, on the device
+    mask_resize     mask logits at the size of the image, on the device
     selection       which queries answer a prompt, and their masks, on the device
     answers         what was selected -> structs.Prediction, on the host; the kinds of answers and their thresholds
     objects         masks of several prompts about one frame -> a map of objects

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import Geometry
-from hyperseg_jax.results.own_size import View
+from hyperseg_jax.results.mask_resize import MaskResize
 from hyperseg_jax.results.selection import Selected
 from hyperseg_jax.structs import Prediction, Prompt
 
@@ -35,11 +35,11 @@ class Thresholds:
 class Answer:
     """One way to answer a prompt.
 
-    select(outputs about one prompt on one frame, view, thresholds.of_segments()) -> arrays, on the device.
+    select(outputs about one prompt on one frame, resize, thresholds.of_segments()) -> arrays, on the device.
     predict(those arrays, prompt, geometry, thresholds) -> Prediction, on the host.
     """
 
-    select: Callable[[Mapping[str, jax.Array], View, jax.Array], Selected]
+    select: Callable[[Mapping[str, jax.Array], MaskResize, jax.Array], Selected]
     predict: Callable[[Arrays, Prompt, Geometry, Thresholds], Prediction]
 
 

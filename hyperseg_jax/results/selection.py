@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from hyperseg_jax.results.own_size import View, at_own_size
+from hyperseg_jax.results.mask_resize import MaskResize, resize_masks
 
 Selected = dict[str, jax.Array]
 _Tried = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # how many were, and the best of them: number, score, logits
@@ -30,7 +30,9 @@ def class_probabilities(logits: jax.Array, valid: jax.Array) -> jax.Array:
     return jax.nn.softmax(jnp.where(valid, logits, -jnp.inf), axis=-1)
 
 
-def best_query(masks: jax.Array, scores: jax.Array, view: View, asked: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def best_query(
+    masks: jax.Array, scores: jax.Array, resize: MaskResize, asked: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(number, score, logits [H, W]) of the query that answers best: sigmoid(score) * mask score.
 
     masks [Q, h, w], scores [Q]. A mask score is at most 1. So queries are tried by falling score, each at the image's own size,
@@ -47,31 +49,31 @@ def best_query(masks: jax.Array, scores: jax.Array, view: View, asked: jax.Array
     def attempt(state: _Tried) -> _Tried:
         tried, number, best, logits = state
         query = order[tried]
-        own = at_own_size(masks[query], view)
+        own = resize_masks(masks[query], resize)
         score = chance[query] * mask_scores(own)
         better = (score > best) | ((score == best) & (query < number))
         return tried + 1, jnp.where(better, query, number), jnp.maximum(score, best), jnp.where(better, own, logits)
 
-    start = (jnp.int32(0), jnp.int32(len(order)), jnp.float32(-1), jnp.zeros(view.inside.shape, jnp.float32))
+    start = (jnp.int32(0), jnp.int32(len(order)), jnp.float32(-1), jnp.zeros(resize.inside.shape, jnp.float32))
     _, number, best, logits = jax.lax.while_loop(may_be_better, attempt, start)
     return number, best, logits
 
 
-def expression(masks: jax.Array, scores: jax.Array, view: View, *, asked: jax.Array, soft: bool) -> Selected:
+def expression(masks: jax.Array, scores: jax.Array, resize: MaskResize, *, asked: jax.Array, soft: bool) -> Selected:
     """The best query of an expression. masks [Q, h, w], scores [Q] -> mask, score [], any [] whether the mask has a pixel, and
     present []: the probability that some query matches, their sum, since at most one does. Training weighs the one match as
     much as the Q - 1 misses, which makes the scores log(Q - 1) too large; that is taken off first. soft: the mask as
     probabilities [H, W]."""
-    _, score, logits = best_query(masks, scores, view, asked)
+    _, score, logits = best_query(masks, scores, resize, asked)
     present = jax.nn.sigmoid(scores - jnp.log(max(len(scores) - 1, 1))).sum()
     return {"mask": _shown(logits, soft), "score": score, "any": (logits > 0).any(), "present": present}
 
 
-def regions(masks: jax.Array, scores: jax.Array, view: View, *, valid: jax.Array, soft: bool) -> Selected:
+def regions(masks: jax.Array, scores: jax.Array, resize: MaskResize, *, valid: jax.Array, soft: bool) -> Selected:
     """The best query of each region. masks [Q, h, w], scores [Q, R], valid bool [R] -> mask [R, ...], score [R]."""
 
     def one(given: tuple[jax.Array, jax.Array]) -> Selected:
-        _, score, logits = best_query(masks, given[0], view, given[1])
+        _, score, logits = best_query(masks, given[0], resize, given[1])
         return {"mask": _shown(logits, soft), "score": score}
 
     return jax.lax.map(one, (scores.T, valid))
@@ -80,7 +82,7 @@ def regions(masks: jax.Array, scores: jax.Array, view: View, *, valid: jax.Array
 def panoptic(
     masks: jax.Array,
     logits: jax.Array,
-    view: View,
+    resize: MaskResize,
     *,
     valid: jax.Array,
     object_threshold: jax.Array | float,
@@ -91,11 +93,11 @@ def panoptic(
     probability = class_probabilities(logits, valid)
     score, label = probability.max(-1), probability.argmax(-1)
     kept = (label != valid.sum() - 1) & (score > object_threshold)
-    nothing = jnp.full(view.inside.shape, -1.0, jnp.float32)
+    nothing = jnp.full(resize.inside.shape, -1.0, jnp.float32)
 
     def chance(query: jax.Array) -> jax.Array:
         """Probabilities of a query's mask, -1 where it is not kept and beyond the image."""
-        own = lambda: jnp.where(view.inside, jax.nn.sigmoid(at_own_size(masks[query], view)), nothing)
+        own = lambda: jnp.where(resize.inside, jax.nn.sigmoid(resize_masks(masks[query], resize)), nothing)
         return jax.lax.cond(kept[query], own, lambda: nothing)
 
     def compete(state: tuple[jax.Array, jax.Array], query: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
@@ -127,11 +129,11 @@ def best_pairs(logits: jax.Array, *, valid: jax.Array, limit: int) -> tuple[jax.
     return pair // logits.shape[-1], pair % logits.shape[-1], best
 
 
-def instances(masks: jax.Array, logits: jax.Array, view: View, *, valid: jax.Array, limit: int) -> Selected:
+def instances(masks: jax.Array, logits: jax.Array, resize: MaskResize, *, valid: jax.Array, limit: int) -> Selected:
     """best_pairs with masks, which may overlap. masks [Q, h, w], logits [Q, C] -> query, label and score [n], score = class
     probability * mask score; there [n], False where there are no more pairs; mask [Q, ...]."""
     query, label, probability = best_pairs(logits, valid=valid, limit=limit)
-    made = _every(masks, view)
+    made = _every(masks, resize)
     found = {"query": query, "label": label, "score": probability * made["sure"][query], "there": probability >= 0}
     return {**found, "mask": made["mask"]}
 
@@ -140,7 +142,7 @@ def candidates(
     masks: jax.Array,
     logits: jax.Array,
     embeddings: jax.Array,
-    view: View,
+    resize: MaskResize,
     *,
     valid: jax.Array,
     limit: int,
@@ -149,26 +151,26 @@ def candidates(
     classes [n, C] class probability * mask score, any [n] whether it has a pixel, embedding [n, D]."""
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
     _, best = jax.lax.top_k(probability.max(-1), min(limit, len(masks)))
-    made = _every(masks[best], view)
+    made = _every(masks[best], resize)
     classes = probability[best] * made["sure"][:, None]
     return {"mask": made["mask"], "classes": classes, "any": made["any"], "embedding": embeddings[best]}
 
 
-def semantic(masks: jax.Array, logits: jax.Array, view: View, *, valid: jax.Array) -> Selected:
+def semantic(masks: jax.Array, logits: jax.Array, resize: MaskResize, *, valid: jax.Array) -> Selected:
     """The most probable class of each pixel: label [H, W]. Of each class, the sum over queries of class probability * mask
     probability counts (Mask2Former's semantic_inference). A few rows at a time: all classes at full size are much memory."""
-    return {"label": by_rows(lambda sums: sums.argmax(0).astype(jnp.int16), masks, logits, view, valid=valid)}
+    return {"label": by_rows(lambda sums: sums.argmax(0).astype(jnp.int16), masks, logits, resize, valid=valid)}
 
 
 ROWS = 32
-"""Of a canvas, looked at together; own_size.STEP is a multiple."""
+"""Of a canvas, looked at together; mask_resize.STEP is a multiple."""
 
 
 def by_rows(
     make: Callable[[jax.Array], jax.Array],
     masks: jax.Array,
     logits: jax.Array,
-    view: View,
+    resize: MaskResize,
     *,
     valid: jax.Array,
 ) -> jax.Array:
@@ -176,18 +178,18 @@ def by_rows(
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
 
     def some(rows: jax.Array) -> jax.Array:
-        own = at_own_size(masks, dataclasses.replace(view, rows=rows))
+        own = resize_masks(masks, dataclasses.replace(resize, rows=rows))
         return make(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(own), precision="highest"))
 
-    made = jax.lax.map(some, view.rows.reshape(-1, ROWS, view.rows.shape[1]))  # [blocks, ..., ROWS, W]
-    return jnp.moveaxis(made, 0, -3).reshape(*made.shape[1:-2], *view.inside.shape)
+    made = jax.lax.map(some, resize.rows.reshape(-1, ROWS, resize.rows.shape[1]))  # [blocks, ..., ROWS, W]
+    return jnp.moveaxis(made, 0, -3).reshape(*made.shape[1:-2], *resize.inside.shape)
 
 
-def _every(masks: jax.Array, view: View) -> Selected:
+def _every(masks: jax.Array, resize: MaskResize) -> Selected:
     """Of each mask [Q, h, w] at the image's own size: the packed mask, how sure it is, and whether it has a pixel."""
 
     def one(mask: jax.Array) -> Selected:
-        own = at_own_size(mask, view)
+        own = resize_masks(mask, resize)
         return {"mask": _shown(own, soft=False), "sure": mask_scores(own), "any": (own > 0).any()}
 
     return jax.lax.map(one, masks)

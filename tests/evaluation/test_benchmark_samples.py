@@ -23,7 +23,7 @@ from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.average_precision import NAMES
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.transforms import fit
-from hyperseg_jax.results.own_size import canvas, place, view
+from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
 from hyperseg_jax.structs import Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
@@ -129,7 +129,7 @@ def test_classes_that_a_batch_has_room_for_are_no_answers(name):
         "embedding": np.eye(3),
     }
     geometry, way = fit(8, 8, 8), ANSWERS.find(name)
-    here = view(place(geometry), (8, 8), canvas(8, 8))
+    here = mask_resize(geometry_array(geometry), (8, 8), canvas(8, 8))
     found = jax.device_get(way.select(jax.tree.map(jnp.asarray, outputs), here, ANSWERS.usual.of_segments()))
     answer = way.predict(found, prompt, geometry, ANSWERS.usual)
     assert set(answer.labels) <= {0, 1} and (name == "candidates" or set(answer.labels) == {0, 1})

@@ -20,7 +20,7 @@ from hyperseg_jax.datasets import Folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import engine as engines
 from hyperseg_jax.evaluation import validation
-from hyperseg_jax.evaluation.engine import Way, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, predictions
 from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
 from hyperseg_jax.parallel.feed import Rows
 from hyperseg_jax.structs import Example, Prediction, Prompt, Source
@@ -120,7 +120,7 @@ def test_a_model_is_asked_in_the_words_that_it_was_taught(random_model, own_data
         assert random_model.tokenizer.decode(taught[:-1]).endswith(".")
 
 
-EXPRESSION = Way("expression", ANSWERS.usual)
+EXPRESSION = AnswerOptions("expression", ANSWERS.usual)
 
 
 def video(name, length, prompts=1):
@@ -166,7 +166,7 @@ def test_what_stops_an_evaluation_is_told_once():
 
     task = task_of(Records([video("a", 1), None]))
     reply = lambda example: AllAtOnce(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
-    answered = predictions(engine(rows_by_frame), task, task.val, reply, count=2, way=EXPRESSION, unread=refuse)
+    answered = predictions(engine(rows_by_frame), task, task.val, reply, count=2, options=EXPRESSION, unread=refuse)
     with pytest.raises(UserError) as stopped:
         list(answered)
     assert str(stopped.value).startswith("record 1: ") and str(stopped.value).count("record 1") == 1
@@ -222,7 +222,7 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
     )
     reply = lambda example: Reply(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
     answered = predictions(
-        engine(watched, feed=SecondRow()), task_of([long]), [long], reply, count=1, way=EXPRESSION, unread=pytest.fail
+        engine(watched, feed=SecondRow()), task_of([long]), [long], reply, count=1, options=EXPRESSION, unread=pytest.fail
     )
     assert [(done, list(replies)) for done, replies in answered] == [(1, [])] and lengths == [(1, 448)]
 
@@ -241,7 +241,9 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
         return rows_by_frame(params, batch, memory)
 
     task = task_of([video(str(k), 1) for k in range(6)])
-    answered = predictions(engine(watched), task, task.val, reply, count=6, batch_size=2, way=EXPRESSION, unread=pytest.fail)
+    answered = predictions(
+        engine(watched), task, task.val, reply, count=6, batch_size=2, options=EXPRESSION, unread=pytest.fail
+    )
     for _, replies in answered:
         for _, one in replies:
             list(one.answers())

@@ -9,7 +9,7 @@ import numpy as np
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
-from hyperseg_jax.results.own_size import at_own_size, canvas, place, view
+from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
 from hyperseg_jax.structs import Prompt
 
 
@@ -44,15 +44,15 @@ def answered(
     moves it by more than its floor. Where our sign differs within `legal` of zero, the pixel is taken as in the case.
     """
     masks, scores = jnp.asarray(masks), jax.tree.map(jnp.asarray, scores)
-    here = view_of(masks, geometry)
-    logits, flipped = own(at_own_size(masks, here), geometry), 0
+    here = resize_of(masks, geometry)
+    logits, flipped = own(resize_masks(masks, here), geometry), 0
     made = {"post_mask_logits": logits}
     if positive is not None:
         logits, flipped = settled(logits, positive, legal)
     if flipped:  # the answers are asked again, from masks that need no resizing
         masks, size = jnp.asarray(logits), logits.shape[-2:]
         geometry = Geometry(size, size, size)
-        here = view_of(masks, geometry)
+        here = resize_of(masks, geometry)
     sure = np.asarray(selection.mask_scores(logits))
     if "expression" in scores:
         made["scores_by_query"] = sigmoid(scores["expression"]) * sure
@@ -86,8 +86,8 @@ def answered(
     return made, flipped
 
 
-def view_of(masks: np.ndarray, geometry: Geometry):
-    return view(place(geometry), masks.shape[-2:], canvas(*geometry.original))
+def resize_of(masks: np.ndarray, geometry: Geometry):
+    return mask_resize(geometry_array(geometry), masks.shape[-2:], canvas(*geometry.original))
 
 
 def own(maps, geometry: Geometry) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
-from hyperseg_jax.results.own_size import at_own_size, canvas, place, view
+from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
 from hyperseg_jax.structs import Prompt
 
 OURS = Thresholds(0.5, 0.5)
@@ -22,8 +22,8 @@ def blob(h, w, rows, columns, high=6.0, low=-6.0):
     return logits
 
 
-def view_of(masks, geometry):
-    return view(place(geometry), masks.shape[-2:], canvas(*geometry.original))
+def resize_of(masks, geometry):
+    return mask_resize(geometry_array(geometry), masks.shape[-2:], canvas(*geometry.original))
 
 
 def own(masks, geometry):
@@ -45,14 +45,14 @@ def sure(full):
 def test_the_size_of_the_image_is_torchs(size):
     geometry = fit(*size, 64)
     masks = np.random.default_rng(0).standard_normal((3, 16, 16)).astype(np.float32)
-    found = np.asarray(at_own_size(jnp.asarray(masks), view_of(masks, geometry)))
+    found = np.asarray(resize_masks(jnp.asarray(masks), resize_of(masks, geometry)))
     assert found.shape[1:] == canvas(*size) and not found[:, size[0] :].any() and not found[:, :, size[1] :].any()
     np.testing.assert_allclose(found[:, : size[0], : size[1]], own(masks, geometry), atol=5e-6)
 
 
 def expression(masks, scores, geometry, absent_below=None, *, soft=False, text="it"):
     found = selection.expression(
-        jnp.asarray(masks), jnp.asarray(scores, jnp.float32), view_of(masks, geometry), asked=True, soft=soft
+        jnp.asarray(masks), jnp.asarray(scores, jnp.float32), resize_of(masks, geometry), asked=True, soft=soft
     )
     return answers.expression(jax.device_get(found), Prompt("referring", text), geometry, Thresholds(absent_below, 0.5))
 
@@ -70,7 +70,7 @@ def test_expression_takes_the_best_query_or_none():
 def test_the_best_query_is_that_of_all_queries(kind):
     """Tried one by one until no other can be better, in any order of scores and masks."""
     geometry = fit(40, 56, 64)
-    select = jax.jit(lambda masks, scores: selection.best_query(masks, scores, view_of(masks, geometry), True))
+    select = jax.jit(lambda masks, scores: selection.best_query(masks, scores, resize_of(masks, geometry), True))
     for seed in range(20):
         rng = np.random.default_rng(seed)
         masks, scores = rng.normal(0, 4, (7, 16, 16)).astype(np.float32), rng.normal(0, 3, 7).astype(np.float32)
@@ -91,13 +91,13 @@ def test_the_best_query_is_that_of_all_queries(kind):
 def test_few_queries_are_tried(monkeypatch):
     """Those that cannot be the best are ruled out before anything is resized."""
     geometry, calls = fit(40, 40, 32), []
-    real = selection.at_own_size
+    real = selection.resize_masks
 
     def counted(*given):
         jax.debug.callback(lambda: calls.append(1))
         return real(*given)
 
-    monkeypatch.setattr(selection, "at_own_size", counted)
+    monkeypatch.setattr(selection, "resize_masks", counted)
     masks = np.stack([blob(8, 8, slice(0, 4), slice(k, k + 2)) for k in range(6)])
     assert len(expression(masks, [-3.0, 4.0, -4.0, -1.0, -2.0, 0.0], geometry)) == 1
     jax.effects_barrier()
@@ -131,7 +131,7 @@ def test_each_region_has_its_own_best_query():
     masks = np.stack([blob(8, 8, slice(0, 3), slice(0, 3)), blob(8, 8, slice(3, 6), slice(3, 8))])
     scores = jnp.asarray([[3.0, -3.0, 0.0], [-3.0, 3.0, 0.0]])
     valid = jnp.asarray([True, True, False])  # the batch has room for a third
-    found = selection.regions(jnp.asarray(masks), scores, view_of(masks, geometry), valid=valid, soft=False)
+    found = selection.regions(jnp.asarray(masks), scores, resize_of(masks, geometry), valid=valid, soft=False)
     prompt = Prompt("region", kinds=("point", "box"))
     predicted = answers.regions(jax.device_get(found), prompt, geometry, OURS)
     assert predicted.names == ("point", "box") and predicted.masks.shape == (2, 32, 48)
@@ -141,7 +141,7 @@ def test_each_region_has_its_own_best_query():
 def panoptic(masks, scores, geometry, classes, things, threshold):
     limits = {"object_threshold": threshold, "overlap_threshold": threshold}
     valid = np.ones(scores.shape[1], bool)
-    found = selection.panoptic(jnp.asarray(masks), jnp.asarray(scores), view_of(masks, geometry), valid=valid, **limits)
+    found = selection.panoptic(jnp.asarray(masks), jnp.asarray(scores), resize_of(masks, geometry), valid=valid, **limits)
     return answers.panoptic(jax.device_get(found), Prompt("panoptic", classes=classes, things=things), geometry, OURS)
 
 
@@ -159,6 +159,19 @@ def test_panoptic_merges_stuff_and_drops_the_hidden():
     assert ids[16, 2] == ids[16, 30] == grass and ids[16, 8] not in (0, grass)
 
 
+def test_a_segment_that_is_mostly_hidden_is_dropped():
+    """Of the second query a quarter is seen: enough or not, as the threshold says."""
+    geometry = fit(32, 32, 32)
+    masks = np.stack([blob(8, 8, slice(None), slice(0, 6), 9.0), blob(8, 8, slice(None), slice(0, 8), 3.0)])
+    scores = np.float32([[9, -4, -4], [-4, 2, -4]])
+    for overlap, found in ((0.5, ["ring"]), (0.1, ["disc", "ring"])):
+        limits = {"object_threshold": 0.5, "overlap_threshold": overlap}
+        given = jnp.asarray(masks), jnp.asarray(scores), resize_of(masks, geometry)
+        chosen = jax.device_get(selection.panoptic(*given, valid=np.ones(3, bool), **limits))
+        prompt = Prompt("panoptic", classes=("ring", "disc"), things=(True, True))
+        assert sorted(answers.panoptic(chosen, prompt, geometry, OURS).names) == found
+
+
 def test_nothing_is_a_panoptic_answer():
     found = panoptic(np.zeros((2, 8, 8)), np.float32([[0, 9], [0, 9]]), fit(32, 32, 32), ("a",), (True,), 0.8)
     assert len(found) == 0 and not found.ids.any() and found.ids.shape == (32, 32)
@@ -172,7 +185,7 @@ def many(seed=0, queries=6, classes=3):
 
 def test_semantic_is_the_sum_over_queries():
     (masks, logits), geometry = many(), fit(32, 24, 32)
-    given = jnp.asarray(masks), jnp.asarray(logits), view_of(masks, geometry)
+    given = jnp.asarray(masks), jnp.asarray(logits), resize_of(masks, geometry)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     sums = np.einsum("qc,qhw->chw", p[:, :3], sigmoid(own(masks, geometry)))
     found = jax.device_get(selection.semantic(*given, valid=np.ones(4, bool)))
@@ -191,7 +204,7 @@ def test_instances_are_the_best_pairs_of_the_things():
     assert len(query) == 6 and (np.diff(probability) <= 0).all() and category.max() < 3
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     assert probability[0] == pytest.approx(p[:, :3].max(), rel=1e-6)
-    found = selection.instances(jnp.asarray(masks), jnp.asarray(logits), view_of(masks, geometry), valid=valid, limit=6)
+    found = selection.instances(jnp.asarray(masks), jnp.asarray(logits), resize_of(masks, geometry), valid=valid, limit=6)
     prompt = Prompt("panoptic", classes=("a", "b", "c"), things=(True, False, True))
     predicted = answers.instances(jax.device_get(found), prompt, geometry, OURS)
     kept = category != 1

@@ -157,8 +157,8 @@ def predict(model, config):
     return of_batch
 
 
-def select(outputs, view, thresholds):
-    return selection.expression(outputs["mask_logits"], outputs["score"], view, asked=outputs["asked"], soft=False)
+def select(outputs, resize, thresholds):
+    return selection.expression(outputs["mask_logits"], outputs["score"], resize, asked=outputs["asked"], soft=False)
 
 
 def weight_table(config):

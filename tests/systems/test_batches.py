@@ -12,7 +12,7 @@ import pytest
 from drawn import drawn_params
 
 from hyperseg_jax.ops.transforms import fit
-from hyperseg_jax.results.own_size import at_own_size, canvas, place, view
+from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.prompts import tokenize
@@ -85,8 +85,8 @@ def answer(example, out, row, frame, size):
         prompt.task, ("expression", None)
     )
     masks, (height, width) = out["mask_logits"][row, frame, 0], example.frames.shape[1:3]
-    here = view(place(fit(height, width, size)), masks.shape[-2:], canvas(height, width))
-    logits = np.asarray(at_own_size(masks, here))[:, :height, :width]
+    here = mask_resize(geometry_array(fit(height, width, size)), masks.shape[-2:], canvas(height, width))
+    logits = np.asarray(resize_masks(masks, here))[:, :height, :width]
     return logits, out[kind][row, frame, 0][..., :count] if count else out[kind][row, frame, 0]
 
 

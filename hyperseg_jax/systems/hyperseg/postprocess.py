@@ -9,7 +9,7 @@ import jax
 
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
-from hyperseg_jax.results.own_size import View
+from hyperseg_jax.results.mask_resize import MaskResize
 from hyperseg_jax.results.selection import Selected
 
 # Of one prompt on one frame: mask_logits [Q, h, w], expression [Q], class [Q, C], region [Q, R], embedding [Q, D], and what was
@@ -20,38 +20,38 @@ INSTANCES, CANDIDATES = 100, 20
 """Of an image, as Mask2Former has it; and of a frame, to be tracked over a video."""
 
 
-def _expression(outputs: Outputs, view: View, _: jax.Array, *, soft: bool = False) -> Selected:
-    return selection.expression(outputs["mask_logits"], outputs["expression"], view, asked=outputs["asked"], soft=soft)
+def _expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
+    return selection.expression(outputs["mask_logits"], outputs["expression"], resize, asked=outputs["asked"], soft=soft)
 
 
-def _regions(outputs: Outputs, view: View, _: jax.Array, *, soft: bool = False) -> Selected:
-    return selection.regions(outputs["mask_logits"], outputs["region"], view, valid=outputs["region_valid"], soft=soft)
+def _regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
+    return selection.regions(outputs["mask_logits"], outputs["region"], resize, valid=outputs["region_valid"], soft=soft)
 
 
-def _panoptic(outputs: Outputs, view: View, thresholds: jax.Array) -> Selected:
+def _panoptic(outputs: Outputs, resize: MaskResize, thresholds: jax.Array) -> Selected:
     segment, overlap = thresholds
     return selection.panoptic(
         outputs["mask_logits"],
         outputs["class"],
-        view,
+        resize,
         valid=outputs["class_valid"],
         object_threshold=segment,
         overlap_threshold=overlap,
     )
 
 
-def _instances(outputs: Outputs, view: View, _: jax.Array) -> Selected:
+def _instances(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
     valid = outputs["class_valid"]
-    return selection.instances(outputs["mask_logits"], outputs["class"], view, valid=valid, limit=INSTANCES)
+    return selection.instances(outputs["mask_logits"], outputs["class"], resize, valid=valid, limit=INSTANCES)
 
 
-def _candidates(outputs: Outputs, view: View, _: jax.Array) -> Selected:
+def _candidates(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
     masks, logits, embeddings = (outputs[name] for name in ("mask_logits", "class", "embedding"))
-    return selection.candidates(masks, logits, embeddings, view, valid=outputs["class_valid"], limit=CANDIDATES)
+    return selection.candidates(masks, logits, embeddings, resize, valid=outputs["class_valid"], limit=CANDIDATES)
 
 
-def _semantic(outputs: Outputs, view: View, _: jax.Array) -> Selected:
-    return selection.semantic(outputs["mask_logits"], outputs["class"], view, valid=outputs["class_valid"])
+def _semantic(outputs: Outputs, resize: MaskResize, _: jax.Array) -> Selected:
+    return selection.semantic(outputs["mask_logits"], outputs["class"], resize, valid=outputs["class_valid"])
 
 
 KINDS = {

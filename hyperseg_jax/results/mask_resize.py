@@ -19,13 +19,13 @@ def canvas(height: int, width: int) -> tuple[int, int]:
     return -(-height // STEP) * STEP, -(-width // STEP) * STEP
 
 
-def place(geometry: Geometry) -> np.ndarray:
+def geometry_array(geometry: Geometry) -> np.ndarray:
     """A geometry as data: int32 [2, 3], for height and width the original size, the filled part and the padded whole."""
     return np.stack([geometry.original, geometry.filled, geometry.padded], axis=1).astype(np.int32)
 
 
 @flax.struct.dataclass
-class View:
+class MaskResize:
     """From mask logits [h, w] to an image on a canvas [H, W]. rows: float32 [H, h]; columns: float32 [W, w]; both are zero
     beyond the image. inside: bool [H, W], which pixels are the image's."""
 
@@ -34,20 +34,20 @@ class View:
     inside: jax.Array
 
 
-def view(place: jax.Array, source: tuple[int, int], size: tuple[int, int]) -> View:
+def mask_resize(geometry: jax.Array, source: tuple[int, int], size: tuple[int, int]) -> MaskResize:
     """source: (h, w). size: (H, W).
 
     The published code resizes logits to the padded size, cuts the padding off, and resizes them to the image; here both are one
     product a side. Bilinear as torch's (align_corners False, no antialias)."""
-    rows, columns = (_weights(place[axis], source[axis], size[axis]) for axis in (0, 1))
-    here = [jnp.arange(size[axis]) < place[axis, 0] for axis in (0, 1)]
-    return View(rows, columns, here[0][:, None] & here[1])
+    rows, columns = (_weights(geometry[axis], source[axis], size[axis]) for axis in (0, 1))
+    here = [jnp.arange(size[axis]) < geometry[axis, 0] for axis in (0, 1)]
+    return MaskResize(rows, columns, here[0][:, None] & here[1])
 
 
-def at_own_size(logits: jax.Array, view: View) -> jax.Array:
+def resize_masks(logits: jax.Array, resize: MaskResize) -> jax.Array:
     """Logits [..., h, w] -> [..., H, W], zero beyond the image."""
-    tall = jnp.einsum("Hh,...hw->...Hw", view.rows, logits.astype(jnp.float32), precision="highest")
-    return jnp.einsum("...Hw,Ww->...HW", tall, view.columns, precision="highest")
+    tall = jnp.einsum("Hh,...hw->...Hw", resize.rows, logits.astype(jnp.float32), precision="highest")
+    return jnp.einsum("...Hw,Ww->...HW", tall, resize.columns, precision="highest")
 
 
 def _weights(side: jax.Array, source: int, target: int) -> jax.Array:
