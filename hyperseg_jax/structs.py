@@ -70,6 +70,11 @@ class Layout:
     prompt: Array
     position: Array
 
+    def part(self, start: int, stop: int | None = None) -> Layout:
+        """Positions start..stop of a batch of layouts."""
+        part: Layout = jax.tree.map(lambda field: field[:, start:stop], self)
+        return part
+
 
 @flax.struct.dataclass
 class TokenStream:
@@ -187,7 +192,7 @@ class Prediction:
     labels: N class indices into prompt.classes; () where no classes were asked for.
     scores: N numbers in 0..1; () where there are none.
     names: N strings, what each mask was found as; () where nobody named them.
-    text: the text that the model wrote.
+    texts: what the model wrote: one text, or one for each region that it was asked about.
     classes: float32 [N, C], the probability of each class, of candidates for tracking.
     embeddings: float32 [N, D], appearance embeddings, of candidates for tracking.
     ious: for each object its IoU after each click (interactive segmentation).
@@ -197,7 +202,7 @@ class Prediction:
     labels: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
     names: tuple[str, ...] = ()
-    text: str = ""
+    texts: tuple[str, ...] = ()
     classes: np.ndarray | None = None
     embeddings: np.ndarray | None = None
     ious: tuple[tuple[float, ...], ...] = ()
@@ -211,6 +216,11 @@ class Prediction:
 
     def __iter__(self) -> Iterator[Segment]:
         return (self[k] for k in range(len(self)))
+
+    @property
+    def text(self) -> str:
+        """The first text, "" where the model wrote none."""
+        return self.texts[0] if self.texts else ""
 
     @property
     def union(self) -> np.ndarray:

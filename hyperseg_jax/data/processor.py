@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,19 @@ system's own."""
 
 Shape = Mapping[str, int]
 """The padded sizes and counts of a bucket, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How one part of a batch is encoded, apart from the rest.
+
+    function: f(parameters, the part's arrays, features) -> its features, a pytree. needs: the parts whose features it may use,
+    of those that the batch has. first: whether the features serve only where there is no memory.
+    """
+
+    function: Callable[[Any, Batch, Mapping[str, Any]], Any]
+    needs: tuple[str, ...] = ()
+    first: bool = False
 
 
 class Processor(Protocol):
@@ -54,6 +68,10 @@ class Processor(Protocol):
 
     def geometry(self, height: int, width: int) -> Geometry:
         """How an image of this size lies in the model's input."""
+
+    def parts(self, batch: Batch) -> Mapping[str, Batch]:
+        """What of a batch of NumPy arrays can be encoded apart, and kept for the next batch that has the same: the arrays by
+        the names of `System.encode`. Arrays that a part has whole, under the same name, need not be read by `predict`."""
 
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
         """(used, room) of an element, by what is padded: "positions" of the token sequence, "prompts", "targets", "pixels"."""

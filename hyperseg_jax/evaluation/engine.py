@@ -1,4 +1,4 @@
-"""The one options in which validation, benchmarks and predictors ask a model.
+"""The one way in which validation, benchmarks and predictors ask a model.
 
 `Engine.ask` and `Engine.written` call the device once; `predictions` goes through the examples of a task in global batches, on
 any number of hosts, with images decoded ahead by a Grain stream.
@@ -23,6 +23,7 @@ from hyperseg_jax.data.processor import Batch, Processor, Shape, common_shape
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import faults
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.evaluation.features import FeatureCache
 from hyperseg_jax.evaluation.replies import Find, Reply
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
@@ -30,7 +31,6 @@ from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
 from hyperseg_jax.structs import Example, Prediction, Prompt
-from hyperseg_jax.text.tokenizer import Tokenizer
 
 NEW_TOKENS = 64
 """Of a written answer."""
@@ -39,11 +39,28 @@ TEXT = "text"
 
 
 @dataclasses.dataclass(frozen=True)
+class Request:
+    """A batch of NumPy arrays, to be answered.
+
+    processor: what made it. geometries: int32 [B, 2, 3], how the images lie in the model's input (mask_resize.geometry_array).
+    canvas: the size that holds the images. rows: of the global batch, None in a run of one process. apart: whether what can be
+    encoded apart is, and is kept for the next request about the same.
+    """
+
+    processor: Processor
+    batch: Batch
+    geometries: np.ndarray
+    canvas: tuple[int, int]
+    rows: Rows | None = None
+    apart: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Engine:
     """A model that answers.
 
-    predict, write: the system's jitted functions of (params, batch, ...); write None where the system writes no text. answers:
-    how it answers. feed: how batches lie on the mesh.
+    predict, write: the system's jitted functions of (params, batch, features, ...); write None where the system writes no
+    text. answers: how it answers. encoded: what was encoded apart. feed: how batches lie on the mesh.
     """
 
     predict: Callable[..., Any]
@@ -51,57 +68,56 @@ class Engine:
     answers: Answers
     params: Any
     feed: Feed = ALONE
+    encoded: FeatureCache = dataclasses.field(default_factory=lambda: FeatureCache({}))
 
     @classmethod
     def of(cls, system: Any, config: ml_collections.ConfigDict, params: Any, batch_sharding: Any = None) -> Engine:
         """The functions of a system's config, jitted. batch_sharding: of batches and outputs on a mesh."""
         module, placed = system.build(config), {} if batch_sharding is None else {"out_shardings": batch_sharding}
         write = None
-        if system.generate is not None:
+        if system.write is not None:
             fixed = ("max_new_tokens", "eos_id", "vocab_size")
-            write = jax.jit(system.generate(module, config), static_argnames=fixed, **placed)
-        return cls(jax.jit(system.predict(module, config), **placed), write, system.answers, params, Feed(batch_sharding))
+            write = jax.jit(system.write(module, config).greedy, static_argnames=fixed, **placed)
+        predict = jax.jit(system.predict(module, config), **placed)
+        encoded = FeatureCache(system.encode(module, config))
+        return cls(predict, write, system.answers, params, Feed(batch_sharding), encoded)
 
-    def ask(
-        self,
-        batch: Batch,
-        geometries: np.ndarray,
-        options: AnswerOptions,
-        size: tuple[int, int],
-        rows: Rows | None = None,
-        memory: Any = None,
-    ) -> tuple[dict[str, np.ndarray], Any]:
-        """(what is selected, memory) of a batch of NumPy arrays. geometries: int32 [B, 2, 3], how the images lie in the
-        model's input (mask_resize.geometry_array); size: of the canvas that holds them. What is selected: this process's
-        rows, [B, T, K, ...] on the host. memory: what the next frame needs of this one, on the device; give it back with the
-        next batch of the same rows."""
-        outputs, memory = self.predict(self.params, self.feed.put(batch, rows), memory)
-        select = _selector(self.answers.find(options.kind), self.feed, size)
-        found = select((outputs, self.feed.put(geometries, rows)), options.thresholds.of_segments())
+    def ask(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
+        """(what is selected, memory). What is selected: this process's rows, [B, T, K, ...] on the host. memory: what the next
+        frame needs of this one, on the device; give it back with the next batch of the same rows."""
+        batch, features = self._encoded(request, memory is not None)
+        outputs, memory = self.predict(self.params, batch, features, memory)
+        select = _selector(self.answers.find(options.kind), self.feed, request.canvas)
+        found = select((outputs, self.feed.put(request.geometries, request.rows)), options.thresholds.of_segments())
         return {name: self.feed.own(value) for name, value in found.items()}, memory
 
-    def written(
-        self, batch: Any, tokenizer: Tokenizer, rows: Rows | None = None, *, max_new_tokens: int = NEW_TOKENS
-    ) -> list[str]:
-        """The text that the model writes for each of this process's rows, up to the end token. UserError where the system
+    def written(self, request: Request, *, max_new_tokens: int = NEW_TOKENS) -> list[list[str]]:
+        """The texts that the model writes for each of this process's rows, each up to the end token. UserError where the system
         writes no text."""
         if self.write is None:
             raise UserError("this system writes no text; ask it to segment")
-        ids = self.feed.own(
-            self.write(
-                self.params,
-                self.feed.put(batch, rows),
-                max_new_tokens=max_new_tokens,
-                eos_id=tokenizer.eos_id,
-                vocab_size=tokenizer.vocab_size,
-            )
+        tokenizer = request.processor.tokenizer
+        eos, size = tokenizer.eos_id, tokenizer.vocab_size
+        batch, features = self._encoded(request)
+        rows = self.feed.own(
+            self.write(self.params, batch, features, max_new_tokens=max_new_tokens, eos_id=eos, vocab_size=size)
         )
-        return [tokenizer.decode(row[np.cumsum(row == tokenizer.eos_id) == 0].tolist()).strip() for row in ids]
+        return [[tokenizer.decode(ids[np.cumsum(ids == eos) == 0].tolist()).strip() for ids in texts] for texts in rows]
+
+    def _encoded(self, request: Request, memory: bool = False) -> tuple[Any, dict[str, Any]]:
+        """(what `predict` has to read of the batch, the features of its parts), on the devices."""
+        put = lambda arrays: self.feed.put(arrays, request.rows)
+        if not request.apart:
+            return put(request.batch), {}
+        parts = request.processor.parts(request.batch)
+        features = self.encoded.features(self.params, parts, put, memory=memory)
+        known = [array for name in features for array in parts[name].values()]
+        return put({name: value for name, value in request.batch.items() if not any(value is one for one in known)}), features
 
 
 @dataclasses.dataclass(frozen=True)
 class AnswerOptions:
-    """A options to be answered. kind: of results.answers.Answers, or "text", which is written."""
+    """How an answer is asked for. kind: of results.answers.Answers, or "text", which is written."""
 
     kind: str
     thresholds: Thresholds
@@ -132,7 +148,8 @@ def finder(engine: Engine, options: AnswerOptions, geometry: Geometry) -> Find:
 
     def find(prompt: Prompt, found: Any) -> Prediction:
         if options.kind == TEXT:
-            return Prediction(np.zeros((0, *geometry.original), bool), text=str(found["text"]))
+            asked = 1 if prompt.regions is None else len(prompt.regions)
+            return Prediction(np.zeros((0, *geometry.original), bool), texts=tuple(found["texts"][:asked]))
         arrays = {name: value[0, 0] for name, value in found.items()}
         return engine.answers.find(options.kind).predict(arrays, prompt, geometry, options.thresholds)
 
@@ -174,6 +191,7 @@ def predictions(
                     batch.add(n, next(stream), reply)
             batch.agree()
             _answer(engine, batch, options)
+            engine.encoded.clear()
             yield min(first + size, count), batch.answered()
             batch.replies.clear()  # frames and masks of a batch are gone before the next one is decoded
 
@@ -227,8 +245,8 @@ class _Batch:
             self._lose(n, faults.reason(error))
             return None
 
-    def arrays(self, step: int, prompt: int) -> tuple[Batch, np.ndarray]:
-        """The batch of one step about one prompt of each row, and how its images lie in the model's input, int32 [B, 2, 3]."""
+    def request(self, step: int, prompt: int) -> Request:
+        """What is asked at one step about one prompt of each row. Features are kept where prompts or steps share them."""
         asked, lost = {}, {}
         for n, reply in self.replies.items():
             try:
@@ -241,7 +259,10 @@ class _Batch:
         filler = next(iter(asked.values()), None)
         if filler is None:
             filler = self._spare(self.processor).ask(0, 0, self._prepare)
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *(asked.get(n, filler) for n in range(len(self.rows.places))))
+        rows = [asked.get(n, filler) for n in range(len(self.rows.places))]
+        arrays, geometries = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        apart = self.prompts > 1 or (self.steps > 1 and not self.feeds_back)
+        return Request(self.processor, arrays, geometries, self.canvas, self.rows, apart)
 
     def _prepare(self, example: Example) -> tuple[Batch, np.ndarray]:
         return self.processor(example, train=False), geometry_array(self.processor.geometry(*example.frames.shape[1:3]))
@@ -271,13 +292,12 @@ def _answer(engine: Engine, batch: _Batch, options: AnswerOptions) -> None:
     memory: dict[int, Any] = {}
     for step in range(batch.steps):
         for prompt in range(batch.prompts):
-            arrays, geometries = batch.arrays(step, prompt)
+            request = batch.request(step, prompt)
             found: dict[str, Any]
             if options.kind == TEXT:
-                found = {"text": engine.written(arrays, batch.processor.tokenizer, batch.rows)}
+                found = {"texts": engine.written(request)}
             else:
-                before = memory.get(prompt) if batch.feeds_back else None
-                found, memory[prompt] = engine.ask(arrays, geometries, options, batch.canvas, batch.rows, before)
+                found, memory[prompt] = engine.ask(request, options, memory.get(prompt) if batch.feeds_back else None)
             batch.hear(step, prompt, found)
 
 

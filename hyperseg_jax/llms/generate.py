@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,34 @@ import jax.numpy as jnp
 Step = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 
-def greedy(logits: jax.Array, step: Step, state: Any, *, max_new_tokens: int, eos_id: int, vocab_size: int) -> jax.Array:
-    """The tokens that follow a prompt, int32 [B, max_new_tokens]; behind a row's eos_id all are eos_id.
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """How a model writes N texts for each element of a batch, a token of each at a time.
 
-    logits: [B, V] of the first one. step(ids [B], number of the token from 0, state) -> (logits [B, V] of the next, state), as
-    a model with a cache gives it; it is not called for the last token, nor once every row has ended. vocab_size: ids from
-    there on are never written, since a head may be wider than its vocabulary.
+    begin(parameters, batch, features, room) -> (logits [B, N, V] of the first tokens, state with room for that many).
+    step(parameters, ids int32 [B, N], their number from 0, state) -> (logits [B, N, V] of the next tokens, state).
     """
-    best = lambda logits: jnp.argmax(logits[:, :vocab_size], axis=-1).astype(jnp.int32)
-    written = jnp.full((logits.shape[0], max_new_tokens), eos_id, jnp.int32)
+
+    begin: Callable[[Any, Any, Any, int], tuple[jax.Array, Any]]
+    step: Callable[[Any, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+
+    def greedy(self, params: Any, batch: Any, features: Any, *, max_new_tokens: int, eos_id: int, vocab_size: int) -> jax.Array:
+        """The most probable tokens, int32 [B, N, max_new_tokens]; behind a text's eos_id all are eos_id. Ids from vocab_size on
+        are never written."""
+        logits, state = self.begin(params, batch, features, max_new_tokens)
+        step: Step = lambda ids, number, state: self.step(params, ids, number, state)
+        return greedy(logits, step, state, max_new_tokens=max_new_tokens, eos_id=eos_id, vocab_size=vocab_size)
+
+
+def greedy(logits: jax.Array, step: Step, state: Any, *, max_new_tokens: int, eos_id: int, vocab_size: int) -> jax.Array:
+    """The tokens that follow prompts, int32 [..., max_new_tokens]; behind a text's eos_id all are eos_id.
+
+    logits: [..., V] of the first one. step(ids [...], number of the token from 0, state) -> (logits [..., V] of the next,
+    state), as a model with a cache gives it; it is not called for the last token, nor once every text has ended. vocab_size:
+    ids from there on are never written, since a head may be wider than its vocabulary.
+    """
+    best = lambda logits: jnp.argmax(logits[..., :vocab_size], axis=-1).astype(jnp.int32)
+    written = jnp.full((*logits.shape[:-1], max_new_tokens), eos_id, jnp.int32)
 
     def open_(carry: tuple[Any, ...]) -> jax.Array:
         at, ids, *_ = carry
@@ -29,8 +49,8 @@ def greedy(logits: jax.Array, step: Step, state: Any, *, max_new_tokens: int, eo
         at, ids, written, state = carry
         logits, state = step(ids, at, state)
         ids = jnp.where(ids == eos_id, eos_id, best(logits))
-        return at + 1, ids, written.at[:, at + 1].set(ids), state
+        return at + 1, ids, written.at[..., at + 1].set(ids), state
 
     first = best(logits)
-    *_, written, _ = jax.lax.while_loop(open_, write, (jnp.int32(0), first, written.at[:, 0].set(first), state))
+    *_, written, _ = jax.lax.while_loop(open_, write, (jnp.int32(0), first, written.at[..., 0].set(first), state))
     return written

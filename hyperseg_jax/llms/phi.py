@@ -180,10 +180,22 @@ class Phi(nn.Module):
             return hidden
         return hidden, (self.precision.cast(stream.embeddings), *inner[:-1], hidden)
 
-    def prefill(self, stream: TokenStream, room: int) -> tuple[jax.Array, KeyValues]:
-        """stream of [B, L], one prompt a row -> [B, L, D], and keys and values with room for that many tokens behind it."""
-        hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, _causal(stream), True, "keys_values")
-        return hidden, KeyValues.of_prompt(keys, values, stream.mask, room)
+    def prefill(self, stream: TokenStream, room: int = 0, prefix: KeyValues | None = None) -> tuple[jax.Array, KeyValues]:
+        """stream of [B, L] -> [B, L, D], and keys and values with room for that many tokens behind it.
+
+        prefix: of the P positions before those of the stream, which all of them may look at; the keys and values are then of
+        P + L positions."""
+        mask = _causal(stream)
+        if prefix is None:
+            hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values")
+            return hidden, KeyValues.of_prompt(keys, values, stream.mask, room)
+        length = stream.mask.shape[1]
+        seen = jnp.broadcast_to(prefix.visible[:, None, None], (*mask.shape[:3], prefix.visible.shape[1]))
+        mask = jnp.pad(jnp.concatenate([seen, mask], axis=-1), ((0, 0), (0, 0), (0, 0), (0, room)))
+        wider = prefix.widened(stream.mask, room)
+        past = wider.keys, wider.values, prefix.used
+        hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values", past)
+        return hidden, dataclasses.replace(wider, keys=keys, values=values, used=prefix.used + length)
 
     def step(self, embeddings: jax.Array, positions: jax.Array, past: KeyValues) -> tuple[jax.Array, KeyValues]:
         """One more token a row. embeddings [B, D] of it, positions [B] -> ([B, D], the keys and values with its own)."""

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, AnswerOptions, Engine, finder
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, AnswerOptions, Engine, Request, finder
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results.mask_resize import canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -122,7 +122,8 @@ class Model:
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens = {max_new_tokens}: ask for at least 1")
         example = Example("the picture", read_picture(image)[None], (Prompt(task="chat", text=question),))
-        return self.engine.written(self._batch(example)[0], self.tokenizer, max_new_tokens=max_new_tokens)[0]
+        ((text,),) = self.engine.written(self._request(example)[0], max_new_tokens=max_new_tokens)
+        return text
 
     def _options(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:
         """The system's usual thresholds, but for those that are given."""
@@ -131,20 +132,18 @@ class Model:
 
     def _ask(self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None) -> tuple[Prediction, Any]:
         """The prediction of one prompt about one image, and what the next frame needs of this one."""
-        example = Example("the picture", frame[None], (prompt,))
-        batch, geometry = self._batch(example)
-        found, memory = self.engine.ask(
-            batch, geometry_array(geometry)[None], options, canvas(*geometry.original), memory=memory
-        )
+        request, geometry = self._request(Example("the picture", frame[None], (prompt,)))
+        found, memory = self.engine.ask(request, options, memory)
         row = {name: value[0] for name, value in found.items()}
         return finder(self.engine, options, geometry)(prompt, row), memory
 
-    def _batch(self, example: Example) -> tuple[dict[str, Any], Geometry]:
-        """An example of one frame and one prompt as a batch of one, in the smallest bucket that holds it; and how the frame
-        lies in the model's input."""
+    def _request(self, example: Example) -> tuple[Request, Geometry]:
+        """A batch of one example of one frame and one prompt, in the smallest bucket that holds it; and how the frame lies in
+        the model's input."""
         processor = self._processor.for_bucket(self._processor.bucket(example))
-        arrays = processor(example, train=False)
-        return jax.tree.map(lambda x: x[None], arrays), processor.geometry(*example.frames.shape[1:3])
+        batch = jax.tree.map(lambda x: x[None], processor(example, train=False))
+        geometry = processor.geometry(*example.frames.shape[1:3])
+        return Request(processor, batch, geometry_array(geometry)[None], canvas(*geometry.original)), geometry
 
 
 def read_picture(image: Picture) -> np.ndarray:

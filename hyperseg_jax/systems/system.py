@@ -11,8 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from hyperseg_jax.data.processor import Batch, Processor
+from hyperseg_jax.data.processor import Batch, Encoding, Processor
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.results.answers import Answers
 from hyperseg_jax.tables import Adapters, Part, Published, Rule
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -41,8 +42,10 @@ class System:
     counts(model, config) -> f(batch) -> Counts. Those of several batches add up to those of one batch that holds all of them.
     loss(model, config) -> the Loss: sums over the batch, divided by the counts. With the counts of a larger batch, the totals
     and metrics of its parts add up to its own.
-    predict(model, config) -> f(params, batch, memory) -> (outputs [B, T, K, ...] of frames and prompts, memory). memory: what
-    the next frame needs of this one; None before the first, and where a system has none.
+    encode(model, config) -> by part of a batch (Processor.parts), in order, how it is encoded.
+    predict(model, config) -> f(params, batch, features, memory) -> (outputs [B, T, K, ...] of frames and prompts, memory).
+    features: of the parts that were encoded apart; {} for none, and then it encodes all itself. memory: what the next frame
+    needs of this one; None before the first, and where a system has none.
     answers: how outputs about one prompt on one frame become Predictions.
     weight_table(config) -> Table of the published names.
     published: the kinds of public checkpoints that its weights come from.
@@ -53,8 +56,7 @@ class System:
     shorten(batch, length) -> the batch with its sequences cut to that length, or None where they are no longer, as in a system
     without sequences. Like `needed`, it is called while jit traces.
     needed(batch) -> int32 scalar: the length that holds each sequence of the batch.
-    generate(model, config) -> f(params, batch, *, max_new_tokens, eos_id, vocab_size) -> int32 [B, max_new_tokens], where the
-    system writes text.
+    write(model, config) -> the llms.generate.Writer of texts, where the system writes them.
     """
 
     name: str
@@ -75,7 +77,8 @@ class System:
     adapters: Callable[[Any], Adapters] | None = None
     shorten: Callable[[Batch, int], Batch | None] = lambda batch, length: None
     needed: Callable[[Batch], jax.Array | int] = lambda batch: 0
-    generate: Callable[..., Any] | None = None
+    encode: Callable[[Any, Any], Mapping[str, Encoding]] = lambda model, config: {}
+    write: Callable[[Any, Any], Writer] | None = None
 
     def whole_loss(self, model: Any, config: Any) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]:
         """f(params, batch, key) -> (total, metrics): the loss with the batch's own counts."""

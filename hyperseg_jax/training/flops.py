@@ -74,14 +74,15 @@ def _of_jaxpr(jaxpr: Any) -> float:
 
 
 def _of_equation(equation: Any) -> float:
-    name, out = equation.primitive.name, equation.outvars[0].aval
+    name = equation.primitive.name
     if name == "dot_general":
         contracted, _ = equation.params["dimension_numbers"]
-        return 2.0 * math.prod(out.shape) * math.prod(equation.invars[0].aval.shape[k] for k in contracted[0])
+        length = math.prod(equation.invars[0].aval.shape[k] for k in contracted[0])
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * length
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * math.prod(out.shape) * math.prod(kernel) / features
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
     turns = equation.params["length"] if name == "scan" else 1
     inner = [part for value in equation.params.values() for part in _jaxprs(value)]
     if name == "cond":

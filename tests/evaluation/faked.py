@@ -9,8 +9,8 @@ ANSWERS = systems.get("hyperseg").answers
 
 
 def engine(predict, write=None, **given):
-    """An engine that asks `predict` in the place of a model, and answers as HyperSeg does."""
-    return Engine(predict, write, ANSWERS, None, **given)
+    """An engine that asks predict(params, batch, memory) in the place of a model, and answers as HyperSeg does."""
+    return Engine(lambda params, batch, features, memory: predict(params, batch, memory), write, ANSWERS, None, **given)
 
 
 def outputs_of(batch, **outputs):

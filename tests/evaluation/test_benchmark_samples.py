@@ -59,9 +59,9 @@ def predict(params, batch, query=None):
     return outputs_of(batch, **outputs), pixels.mean((1, 2, 3))
 
 
-def write(params, batch, **options):
+def write(params, batch, features, **options):
     """The same word to every question."""
-    return np.full((len(batch["images"]), 2), 40)
+    return np.full((len(batch["images"]), 1, 2), 40)
 
 
 ENGINE = engine(predict, write)

@@ -123,7 +123,7 @@ def test_conversation(case):
 
     @jax.jit
     def read(params):
-        logits = lambda model: model.language_head(model.llm(model.conversation(image, layout)))
+        logits = lambda model: model.language_head(model.llm(model.conversation(model.picture(image), layout)))
         return whole.model.apply({"params": params}, method=logits)
 
     logits, vocab_size = read(whole.params), case.config["llm"]["vocab_size"]
@@ -131,15 +131,9 @@ def test_conversation(case):
     last = case.outputs["logits_last_position_every_16th"]
     case.compare("logits_last_position_every_16th", thinned(logits[:, -1], last.shape))
     case.compare("logits_argmax_full", logits.argmax(-1))
-    pixels = {"images": np.zeros((len(image), 1, 4, 4, 3), np.uint8), "clip_images": (image[:, None] + 1) * 127.5}
-    answer = jax.jit(
-        lambda params: inference.generate(whole.model, whole.config)(
-            params,
-            {**pixels, "layout": vars(layout)},
-            max_new_tokens=written.shape[1],
-            eos_id=vocab_size - 1,
-            vocab_size=vocab_size,
-        )
-    )(whole.params)
-    case.compare("generated_ids", np.concatenate([ids, answer], 1))
+    batch = {"clip_images": (image[:, None] + 1) * 127.5, "layout": vars(layout)}
+    writer = inference.write(whole.model, whole.config)
+    size = {"max_new_tokens": written.shape[1], "eos_id": vocab_size - 1, "vocab_size": vocab_size}
+    answer = jax.jit(lambda params: writer.greedy(params, batch, {}, **size))(whole.params)
+    case.compare("generated_ids", np.concatenate([ids, answer[:, 0]], 1))
     case.done()

@@ -34,7 +34,8 @@ def log(words):
 
     def environment(self, **extra):
         path = f"{self.bin}:/usr/bin:/bin" if extra.pop("system", True) else str(self.bin)
-        return {**os.environ, "PATH": path, **extra}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHON"}  # read by launch/local.py
+        return {**kept, "PATH": path, **extra}
 
     def command(self, script, *arguments):
         """-S: without installed packages, which the scripts do not need."""

@@ -85,7 +85,7 @@ def smallest_margin(model, params, batch):
 
         def of(params, batch):
             decided.clear()
-            SYSTEM.predict(model, None)(params, batch)
+            SYSTEM.predict(model, None)(params, batch, {})
             return list(decided)
 
         found = [np.abs(logits) for logits in jax.jit(of)(params, batch)]

@@ -18,11 +18,12 @@ def one_by_one(model, question, count):
     prepare = processor.make(model.config, model.tokenizer, {"length": 160, "targets": 0})
     arrays = prepare(Example("it", FRAME[None], (Prompt("chat", question),)), train=False)
     layout = Layout(**{name: np.array(value)[None] for name, value in arrays["layout"].items()})
-    _, clip = frames.normalise(arrays["images"], arrays["clip_images"])
+    clip = frames.normalise_clip(arrays["clip_images"])
 
     @jax.jit
     def logits(params, layout):
-        return module.apply({"params": params}, method=lambda m: m.language_head(m.llm(m.conversation(clip, layout))))
+        whole = lambda m: m.language_head(m.llm(m.conversation(m.picture(clip), layout)))
+        return module.apply({"params": params}, method=whole)
 
     ids = []
     for _ in range(count):

@@ -98,6 +98,9 @@ class Processor:
         filled = max(1, int(height * scale)), max(1, int(width * scale))
         return Geometry((height, width), filled, (self.height, self.width))
 
+    def parts(self, batch):
+        return {}
+
     def padding(self, element):
         return {"prompts": (int(element["asked"].sum()), self.prompts)}
 
@@ -146,7 +149,7 @@ def loss(model, config):
 
 
 def predict(model, config):
-    def of_batch(params, batch, memory=None):
+    def of_batch(params, batch, features, memory=None):
         memory = forgotten(batch) if memory is None else memory
         made = []
         for t in range(batch["images"].shape[1]):

@@ -74,7 +74,7 @@ def run(ready, examples, fitting):
     config, predict, params = ready
     processor = processor_for(config, [e.prompts[0] for e in fitting])
     rows = [processor(example, train=False) for example in examples]
-    outputs, memory = predict(params, jax.tree.map(lambda *arrays: np.stack(arrays), *rows), None)
+    outputs, memory = predict(params, jax.tree.map(lambda *arrays: np.stack(arrays), *rows), {}, None)
     return jax.device_get({**outputs, "memory": memory})
 
 

@@ -73,7 +73,7 @@ def predictor(config):
     predict = jax.jit(SYSTEM.predict(SYSTEM.build(config), config))
 
     def asked(params, batch, memory=None):
-        outputs, memory = predict(params, batch, memory)
+        outputs, memory = predict(params, batch, {}, memory)
         return {**outputs, "memory": memory}
 
     return asked
@@ -92,7 +92,7 @@ def test_a_clip_is_its_frames_one_by_one(predicted, params, asked):
     predict, first = predicted
     alone = batch_of(asked, asked[1])
     other = alone | {name: alone[name][:, :, ::-1] for name in ("images", "clip_images")}
-    clip = alone | {name: np.concatenate([alone[name], other[name]], 1) for name in ("images", "clip_images")}
+    clip = alone | {name: np.concatenate([alone[name], other[name]], 1) for name in ("images", "clip_images", "frame_valid")}
     second = predict(params, other, first["memory"])
     found = predict(params, clip)
     for name in first:

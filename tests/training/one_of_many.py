@@ -55,7 +55,7 @@ def loss(model, config):
 
 
 def predict(model, config):
-    def of_batch(params, batch, memory):
+    def of_batch(params, batch, features, memory):
         rows, prompts = batch["uses_expression"].shape
         found = logits(params, batch)
         found -= found.mean(1, keepdims=True)  # about half of the pixels are marked: all scores are above zero

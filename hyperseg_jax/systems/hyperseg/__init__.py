@@ -6,6 +6,7 @@ processor    an example -> the arrays of an element
 frames       the frames of a batch, one after the other
 objective    what it is trained for
 lengths      batches cut to shorter sequences
+encoding     what can be encoded apart from a prompt, and kept
 inference    its outputs for a batch, and the text that it writes
 postprocess  outputs about a prompt -> answers
 checkpoints  the public checkpoints that its weights come from
@@ -13,7 +14,17 @@ parts        parts that transformers has a class for, and adapters for PEFT
 toy_tokenizer  writes the tokenizer of the toy world
 """
 
-from hyperseg_jax.systems.hyperseg import checkpoints, inference, lengths, model, objective, parts, postprocess, processor
+from hyperseg_jax.systems.hyperseg import (
+    checkpoints,
+    encoding,
+    inference,
+    lengths,
+    model,
+    objective,
+    parts,
+    postprocess,
+    processor,
+)
 from hyperseg_jax.systems.system import System
 
 SYSTEM = System(
@@ -28,7 +39,8 @@ SYSTEM = System(
     needed=lengths.needed,
     predict=inference.predict,
     answers=postprocess.ANSWERS,
-    generate=inference.generate,
+    encode=encoding.encode,
+    write=inference.write,
     weight_table=model.weight_table,
     published=checkpoints.CHECKPOINTS,
     extras=(checkpoints.GATES,),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,10 +19,9 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
-def normalise(images: jax.Array, clip_images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """uint8 pixels to what the two encoders take, on the device."""
-    images = (images.astype(jnp.float32) - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
-    return images, normalise_clip(clip_images)
+def normalise(images: jax.Array) -> jax.Array:
+    """What the mask branch takes of uint8 pixels, on the device."""
+    return (images.astype(jnp.float32) - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
 
 
 def normalise_clip(images: jax.Array) -> jax.Array:
@@ -35,32 +35,33 @@ def over_frames(
     batch: Batch,
     query: jax.Array | None,
     per_frame: Callable[[HyperSegOutput, Any], Any],
+    features: Mapping[str, Any] = {},
     **options: Any,
 ) -> tuple[Any, jax.Array]:
     """per_frame(output, t) over the frames of a batch, stacked, and the query that the last one feeds back; each frame sees
-    the fine-grained query of the one before."""
+    the fine-grained query of the one before. features: of `encoding`, for a batch of one frame; {} computes them here."""
     layout = Layout(**batch["layout"])
-    regions = (batch["regions"], batch["region_valid"]) if batch["regions"].shape[2] else (None, None)
-    drawn_on = normalise_clip(batch["region_images"][:, 0]) if "region_images" in batch else None
+    count = batch["frame_valid"].shape[1]
+    apply = functools.partial(model.apply, {"params": params})
+    asked = {"num_prompts": batch["uses_expression"].shape[1], "num_classes": batch["class_valid"].shape[2], **options}
+    if batch["regions"].shape[2]:
+        asked |= {"regions": batch["regions"], "region_valid": batch["region_valid"]}
+        if "example" in features:
+            asked["region_picture"] = features["example"]
+        elif "region_images" in batch:
+            asked["region_picture"] = apply(normalise_clip(batch["region_images"][:, 0]), method="picture")
 
     def one(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
-        images, clip_images = normalise(batch["images"][:, t], batch["clip_images"][:, t])
-        output: Any = model.apply(
-            {"params": params},
-            images,
-            clip_images,
-            layout,
-            regions=regions[0],
-            region_valid=regions[1],
-            region_images=drawn_on,
-            fine_grained_query=query,
-            num_prompts=batch["uses_expression"].shape[1],
-            num_classes=batch["class_valid"].shape[2],
-            **options,
-        )
+        if features:
+            prefix = features.get("prefix") if query is None else None
+            seen = features["image"] if "image" in features else apply(normalise(batch["images"][:, t]), method="see")
+            picture = features["picture"]
+            output: Any = apply(seen, picture, layout, fine_grained_query=query, prefix=prefix, method="answer", **asked)
+        else:
+            images, clip_images = normalise(batch["images"][:, t]), normalise_clip(batch["clip_images"][:, t])
+            output = apply(images, clip_images, layout, fine_grained_query=query, **asked)
         return output.next_query, per_frame(output, t)
 
-    count = batch["images"].shape[1]
     if count == 1:
         following, found = one(query, 0)
         return jax.tree.map(lambda x: x[None], found), following

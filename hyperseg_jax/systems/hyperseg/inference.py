@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,19 +11,25 @@ import ml_collections
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.llms.cache import KeyValues
-from hyperseg_jax.llms.generate import greedy
+from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.structs import Layout
-from hyperseg_jax.systems.hyperseg.frames import normalise, over_frames
+from hyperseg_jax.systems.hyperseg.frames import normalise_clip, over_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+
+Features = Mapping[str, Any]
 
 
 def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
-    """f(params, batch, memory) -> (arrays [B, T, K, ...], memory). The arrays: mask_logits, expression, class, region,
-    embedding (of queries, to be followed from frame to frame: of the "reid" head where the decoder has one), and what is asked:
-    asked bool, class_valid, region_valid. memory: the fine-grained query of the next frame; None before the first."""
+    """f(params, batch, features, memory) -> (arrays [B, T, K, ...], memory).
 
-    def of_batch(params: Any, batch: Batch, memory: jax.Array | None = None) -> tuple[dict[str, jax.Array], jax.Array]:
-        prompts = batch["uses_expression"].shape[1]
+    The arrays: mask_logits, expression, class, region, embedding (of queries, to be followed from frame to frame: of the "reid"
+    head where the decoder has one), and what is asked: asked bool, class_valid, region_valid. features: see `encoding`. memory:
+    the fine-grained query of the next frame; None before the first."""
+
+    def of_batch(
+        params: Any, batch: Batch, features: Features, memory: jax.Array | None = None
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        frames, prompts = batch["frame_valid"].shape[1], batch["uses_expression"].shape[1]
         split = lambda x: x.reshape(-1, prompts, *x.shape[1:])
 
         def of_frame(output: HyperSegOutput, _: int | jax.Array) -> dict[str, jax.Array]:
@@ -31,35 +38,32 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
             followed = embeddings["reid"] if "reid" in embeddings else embeddings["query"]
             return {"mask_logits": split(output.prediction.mask_logits), **scores, "embedding": split(followed)}
 
-        found, memory = over_frames(model, params, batch, memory, of_frame)
+        found, memory = over_frames(model, params, batch, memory, of_frame, features)
         found = jax.tree.map(lambda frames: jnp.moveaxis(frames, 0, 1), found)
         asked = {"asked": batch["uses_expression"], **{name: batch[name] for name in ("class_valid", "region_valid")}}
-        frames = batch["images"].shape[1]
         return found | {name: jnp.repeat(value[:, None], frames, axis=1) for name, value in asked.items()}, memory
 
     return of_batch
 
 
-def generate(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
-    """f(params, batch, *, max_new_tokens, eos_id, vocab_size) -> int32 [B, max_new_tokens]: the answer to one question a
-    picture, word by word; eos_id behind its end. Ids from vocab_size on are never written."""
+def write(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
+    """The answer to one question an image, so one text an element. The state: what the language model keeps, and the place of
+    the first token [B]."""
+    apply: Any = model.apply
 
-    def of_batch(params: Any, batch: Batch, *, max_new_tokens: int, eos_id: int, vocab_size: int) -> jax.Array:
-        layout = Layout(**batch["layout"])
-        _, clip_images = normalise(batch["images"][:, 0], batch["clip_images"][:, 0])
-        found: Any = model.apply({"params": params}, clip_images, layout, max_new_tokens, method="read")
-        logits, length, kept = found
+    def begin(params: Any, batch: Batch, features: Features, room: int) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
+        picture = features.get("picture")
+        if picture is None:
+            picture = apply({"params": params}, normalise_clip(batch["clip_images"][:, 0]), method="picture")
+        layout, prefix = Layout(**batch["layout"]), features.get("prefix")
+        logits, length, kept = apply({"params": params}, picture, layout, room, prefix, method="read")
+        return logits[:, None], (kept, length)
 
-        def step(ids: jax.Array, number: jax.Array, kept: KeyValues) -> Any:
-            return model.apply({"params": params}, ids, length + number, kept, method="write")
+    def step(
+        params: Any, ids: jax.Array, number: jax.Array, state: tuple[KeyValues, jax.Array]
+    ) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
+        kept, length = state
+        logits, kept = apply({"params": params}, ids[:, 0], length + number, kept, method="write")
+        return logits[:, None], (kept, length)
 
-        return greedy(
-            logits,
-            step,
-            kept,
-            max_new_tokens=max_new_tokens,
-            eos_id=eos_id,
-            vocab_size=min(vocab_size, config.model.llm.vocab_size),
-        )
-
-    return of_batch
+    return Writer(begin, step)

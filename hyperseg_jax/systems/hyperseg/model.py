@@ -21,16 +21,41 @@ from hyperseg_jax.layers.remat import dear
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.splice import pool, splice
-from hyperseg_jax.structs import Layout, MaskPrediction, Source, TokenStream
+from hyperseg_jax.structs import Layout, MaskPrediction, Pyramid, Source, TokenStream
 from hyperseg_jax.tables import Identity, Row, Table
 
 PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published names of the projections to the decoder
 
 
 @flax.struct.dataclass
+class Seen:
+    """What the mask branch makes of images: the pyramid of the encoder, and what the pixel decoder makes of it, mask_features
+    [B, h, w, C] and levels, each [B, h, w, C]."""
+
+    pyramid: Pyramid
+    mask_features: jax.Array
+    levels: tuple[jax.Array, ...]
+
+
+@flax.struct.dataclass
+class Prefix:
+    """What the language model keeps of the first positions of a prompt. fine_grained: [B, F, D], its hidden states at the
+    fine-grained tokens, or None where they are not among these positions."""
+
+    past: KeyValues
+    fine_grained: jax.Array | None
+
+    @property
+    def length(self) -> int:
+        """Its positions."""
+        return self.past.visible.shape[1]
+
+
+@flax.struct.dataclass
 class HyperSegOutput:
-    """prediction: rows are pictures x prompts, B * K. hidden: [B, L, D] of the language model. next_query: [B, F, P], the
-    fine-grained query of the next frame. inside: intermediates by name, for golden tests; jit drops what nobody reads."""
+    """prediction: rows are images x prompts, B * K. hidden: [B, L, D] of the language model; behind a prefix, of the rest.
+    next_query: [B, F, P], the fine-grained query of the next frame. inside: intermediates by name, for golden tests; jit drops
+    what nobody reads."""
 
     prediction: MaskPrediction
     hidden: jax.Array
@@ -72,73 +97,116 @@ class HyperSeg(nn.Module):
         clip_images: jax.Array,
         layout: Layout,
         *,
+        deterministic: bool = True,
+        **prompts: Any,
+    ) -> HyperSegOutput:
+        """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised. layout and prompts: see `answer`."""
+        seen = self.see(images, deterministic=deterministic)
+        return self.answer(seen, self.picture(clip_images), layout, deterministic=deterministic, **prompts)
+
+    def see(self, images: jax.Array, *, deterministic: bool = True) -> Seen:
+        """images [B, S, S, 3], normalised."""
+        pyramid = dear(self.mask_encoder(images, deterministic=deterministic))
+        return Seen(pyramid, *self.pixel_decoder(pyramid))
+
+    def picture(self, clip_images: jax.Array) -> jax.Array:
+        """clip_images [B, s, s, 3], normalised -> their tokens for the language model, [B, N, D]."""
+        return dear(self.projector(self.clip_encoder(clip_images)))
+
+    def read_prefix(self, picture: jax.Array, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
+        """The first positions of a prompt about the first frame. layout of [B, P]; pyramid: None where no fine-grained tokens
+        are among them."""
+        fine_grained = None if pyramid is None else self.perceiver(pyramid, None)
+        hidden, past = self.llm.prefill(self._stream(layout, picture, fine_grained))
+        if fine_grained is None:
+            return Prefix(past, None)
+        count = {Source.FINE_GRAINED: self.perceiver.num_queries}
+        pooled = pool(hidden, layout, count, num_prompts=1, shared=(Source.FINE_GRAINED,))
+        return Prefix(past, pooled[Source.FINE_GRAINED])
+
+    def answer(
+        self,
+        seen: Seen,
+        picture: jax.Array,
+        layout: Layout,
+        *,
         num_prompts: int = 1,
         regions: jax.Array | None = None,
         region_valid: jax.Array | None = None,
         region_points: jax.Array | None = None,
-        region_images: jax.Array | None = None,
+        region_picture: jax.Array | None = None,
         fine_grained_query: jax.Array | None = None,
         num_classes: int = 0,
+        prefix: Prefix | None = None,
         deterministic: bool = True,
     ) -> HyperSegOutput:
-        """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised; layout of [B, L] holding num_prompts (K) prompts a
-        picture; regions bool [B, K, R, s, s] with region_valid bool [B, K, R]; region_points [B, K, R, P, 2], (x, y) to sample
-        them at, else their covered cells; region_images [B, s, s, 3], normalised: what the regions were drawn on, else
-        clip_images; fine_grained_query [B, F, P], fed back from the frame before, else the learned
-        one. num_classes: class names a prompt, "background" among them."""
-        pyramid = dear(self.mask_encoder(images, deterministic=deterministic))
-        fine_grained = self.perceiver(pyramid, fine_grained_query)
-        picture = dear(self.projector(self.clip_encoder(clip_images)))
-        banks = {Source.IMAGE: picture, Source.QUERY: self.queries, Source.FINE_GRAINED: fine_grained}
+        """layout of [B, L] holding num_prompts (K) prompts an image; regions bool [B, K, R, s, s] with region_valid bool
+        [B, K, R]; region_points [B, K, R, P, 2], (x, y) to sample them at, else their covered cells; region_picture [B, N, D],
+        of the images that the regions were drawn on, else `picture`; fine_grained_query [B, F, P], fed back from the frame
+        before, else the learned one. num_classes: class names a prompt, "background" among them. prefix: of the first
+        positions of the layout, where they were read already; it goes with no fine_grained_query."""
         num_regions = 0 if regions is None else regions.shape[2]
+        drawn = None
         if regions is not None and num_regions:
             valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
-            shown = picture if region_images is None else dear(self.projector(self.clip_encoder(region_images)))
-            banks[Source.REGION] = self.region_sampler(shown, regions, valid, region_points)
-        stream = splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), banks)
-        hidden = self.llm(stream, deterministic=deterministic)
+            drawn = self.region_sampler(picture if region_picture is None else region_picture, regions, valid, region_points)
         counts = {
             Source.QUERY: self.num_queries,
-            Source.FINE_GRAINED: fine_grained.shape[-2],
+            Source.FINE_GRAINED: self.perceiver.num_queries,
             Source.EXPRESSION: 1,
             Source.CLASS: num_classes,
             Source.REGION: num_regions,
         }
+        inside = {"picture": picture, "mask_features": seen.mask_features}
+        if prefix is None:
+            inside["fine_grained"] = self.perceiver(seen.pyramid, fine_grained_query)
+            stream = self._stream(layout, picture, inside["fine_grained"], drawn)
+            hidden = self.llm(stream, deterministic=deterministic)
+        else:
+            layout = layout.part(prefix.length)
+            stream = self._stream(layout, regions=drawn)
+            hidden, _ = self.llm.prefill(stream, prefix=prefix.past)
         pooled = pool(hidden, layout, counts, num_prompts=num_prompts, shared=(Source.FINE_GRAINED,))
+        if prefix is not None and prefix.fine_grained is not None:
+            pooled[Source.FINE_GRAINED] = prefix.fine_grained
         embeddings = {"expression": self.expression_projector(pooled[Source.EXPRESSION][:, :, 0])}
         if num_classes or self.is_initializing():
             embeddings["class"] = self.class_projector(pooled[Source.CLASS])
         if num_regions or self.is_initializing():
             embeddings["region"] = self.region_projector(pooled[Source.REGION])
-        mask_features, levels = self.pixel_decoder(pyramid)
         queries = self.query_projector(pooled[Source.QUERY])
-        prediction = self.mask_decoder(mask_features, levels, queries, embeddings)
+        prediction = self.mask_decoder(seen.mask_features, seen.levels, queries, embeddings)
         next_query = self.perceiver.next_query(pooled[Source.FINE_GRAINED])
         if self.is_initializing():
             self.language_head(hidden)  # text only
-        inside = {
-            "picture": picture,
-            "fine_grained": fine_grained,
-            "stream": stream.embeddings,
-            "queries": queries,
-            "mask_features": mask_features,
-            **embeddings,
-        }
+        inside |= embeddings | {"stream": stream.embeddings, "queries": queries}
         return HyperSegOutput(prediction, hidden, next_query, inside)
 
-    def conversation(self, clip_images: jax.Array, layout: Layout) -> TokenStream:
-        """A question about a picture, one a row. clip_images [B, s, s, 3], normalised; layout of [B, L], without what masks
-        need."""
-        picture = self.projector(self.clip_encoder(clip_images))
-        banks = {Source.IMAGE: picture, Source.QUERY: self.queries}
-        return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), banks)
+    def _stream(
+        self,
+        layout: Layout,
+        picture: jax.Array | None = None,
+        fine_grained: jax.Array | None = None,
+        regions: jax.Array | None = None,
+    ) -> TokenStream:
+        """The token stream of a layout whose positions are of the given banks, of queries and of text."""
+        banks = {Source.IMAGE: picture, Source.QUERY: self.queries, Source.FINE_GRAINED: fine_grained, Source.REGION: regions}
+        there = {source: bank for source, bank in banks.items() if bank is not None}
+        return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), there)
 
-    def read(self, clip_images: jax.Array, layout: Layout, room: int) -> tuple[jax.Array, jax.Array, KeyValues]:
+    def conversation(self, picture: jax.Array, layout: Layout) -> TokenStream:
+        """A question about an image, one a row. picture [B, N, D]; layout of [B, L], without what masks need."""
+        return self._stream(layout, picture)
+
+    def read(
+        self, picture: jax.Array, layout: Layout, room: int, prefix: Prefix | None = None
+    ) -> tuple[jax.Array, jax.Array, KeyValues]:
         """A conversation -> logits [B, V] of the token that follows it, its place [B], and what the language model keeps, with
-        room for that many tokens."""
-        hidden, kept = self.llm.prefill(self.conversation(clip_images, layout), room)
+        room for that many tokens. prefix: of its first positions, where they were read already."""
+        past, begin = (None, 0) if prefix is None else (prefix.past, prefix.length)
         length = (layout.source != Source.PADDING).sum(-1)
-        last = jnp.take_along_axis(hidden, (length - 1)[:, None, None], axis=1)[:, 0]
+        hidden, kept = self.llm.prefill(self.conversation(picture, layout.part(begin)), room, past)
+        last = jnp.take_along_axis(hidden, (length - begin - 1)[:, None, None], axis=1)[:, 0]
         return self.language_head(last), length, kept
 
     def write(self, ids: jax.Array, positions: jax.Array, kept: KeyValues) -> tuple[jax.Array, KeyValues]:

@@ -17,6 +17,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_map, stretch, stretch_mask
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Source
+from hyperseg_jax.systems.hyperseg import encoding
 from hyperseg_jax.systems.hyperseg.prompts import SEG, normalize, tokenize
 from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expand, expanded_length, pack, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -149,6 +150,9 @@ class HyperSegProcessor:
 
     def geometry(self, height: int, width: int) -> Geometry:
         return fit(height, width, self.image_size)
+
+    def parts(self, batch: Batch) -> Mapping[str, Batch]:
+        return encoding.parts(batch)
 
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
         layout = element["layout"]

@@ -1,0 +1,128 @@
+"""What further prompts about one image cost: features encoded once, against a full pass for each prompt.
+
+    python benchmarks/prompts.py [--prompts 10] [--layers 2] [--rounds 3] [--flops-only]
+
+The first part runs hyperseg_3b_released with its vision parts at real size, random weights, float32 and a language model of
+--layers layers, and compares the masks of both. The second part counts the FLOP of the whole model, without running it. Both
+take an image of 1024 x 1024 px and referring prompts of some words. The tokenizer is the toy world's, whose tokens are shorter
+than a real one's, so prompts are a little longer here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import ml_collections
+import numpy as np
+
+from hyperseg_jax import config as configs
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.text.tokenizer import Tokenizer
+from hyperseg_jax.training.flops import of_function
+
+SYSTEM = systems.get("hyperseg")
+TEXTS = ["ring", "star", "square", "disc", "cross", "arrow", "heart", "moon", "cloud", "tree"]
+
+
+class Case:
+    """A model, and batches of one image and one prompt each. functions: the full pass; by part how it is encoded."""
+
+    def __init__(self, config: ml_collections.ConfigDict, prompts: int) -> None:
+        self.model = SYSTEM.build(config)
+        self.shapes = SYSTEM.shapes(config)
+        self.predict = SYSTEM.predict(self.model, config)
+        self.encode = SYSTEM.encode(self.model, config)
+        image = np.random.default_rng(0).integers(0, 255, (1, 1024, 1024, 3), np.uint8)
+        self.processor = SYSTEM.processor(config, Tokenizer.toy(), {})
+        examples = [Example("it", image, (Prompt("referring", f"the red {text} on the left"),)) for text in TEXTS[:prompts]]
+        processor = self.processor.for_bucket(self.processor.bucket(examples[0]))
+        self.batches = [jax.tree.map(lambda x: x[None], processor(one, train=False)) for one in examples]
+        self.parts = self.processor.parts(self.batches[0])
+        whole = {"images", "clip_images"}
+        self.rest = [{name: value for name, value in batch.items() if name not in whole} for batch in self.batches]
+
+    def features(self, encode: dict[str, Any], params: Any) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, function in encode.items():
+            if name in self.parts:
+                needed = {other: made[other] for other in self.encode[name].needs}
+                made[name] = function(params, self.parts[name], needed)
+        return made
+
+
+def real_size(layers: int, prompts: int, rounds: int) -> None:
+    config = configs.load("hyperseg_3b_released", [f"model.llm.num_layers={layers}"])
+    config = config.copy_and_resolve_references().unlock()
+    config.model.precision.update({"compute": "float32", "matmul": "default"})
+    case = Case(config, prompts)
+    params = jax.tree.map(random_leaf, case.shapes)
+    predict = jax.jit(case.predict)
+    encode = {name: jax.jit(encoding.function) for name, encoding in case.encode.items()}
+
+    def full() -> list[Any]:
+        return [predict(params, batch, {}, None)[0]["mask_logits"] for batch in case.batches]
+
+    def once() -> list[Any]:
+        features = case.features(encode, params)
+        return [predict(params, rest, features, None)[0]["mask_logits"] for rest in case.rest]
+
+    one, other = full(), once()  # compiles both
+    largest = max(float(np.abs(a).max()) for a in one)
+    apart = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(one, other, strict=True))
+    flipped = np.mean([((np.asarray(a) > 0) != (np.asarray(b) > 0)).mean() for a, b in zip(one, other, strict=True)])
+    print(f"mask logits up to {largest:.3g}, which differ by at most {apart:.2g}; {100 * flipped:.4f} % of the pixels flip")
+    ratios = []
+    for _ in range(rounds):
+        seconds = []
+        for run in (full, once):
+            began = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds.append(time.perf_counter() - began)
+        ratios.append(seconds[0] / seconds[1])
+        print(f"{prompts} full passes {seconds[0]:.2f} s, encoded once {seconds[1]:.2f} s")
+    print(f"ratio {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), language model of {layers} layers")
+
+
+def random_leaf(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Values about as large as trained ones, so that nothing overflows."""
+    scale = 0.02 if len(leaf.shape) > 1 else 0.1
+    return np.random.default_rng(len(leaf.shape)).normal(0, scale, leaf.shape).astype(leaf.dtype)
+
+
+def counted(prompts: int) -> None:
+    case = Case(configs.load("hyperseg_3b_released"), prompts)
+    full = of_function(case.predict, case.shapes, case.batches[0], {}, None)
+    shaped = {name: lambda *given, f=encoding.function: jax.eval_shape(f, *given) for name, encoding in case.encode.items()}
+    features = case.features(shaped, case.shapes)
+    print(f"one full pass: {full / 1e12:.2f} TFLOP")
+    total = 0.0
+    for name in features:
+        needed = {other: features[other] for other in case.encode[name].needs}
+        total += (flop := of_function(case.encode[name].function, case.shapes, case.parts[name], needed))
+        print(f"  {name:8s} {flop / 1e12:.3f} TFLOP, once")
+    each = of_function(case.predict, case.shapes, case.rest[0], features, None)
+    print(f"  {'prompt':8s} {each / 1e12:.3f} TFLOP, each")
+    share = (total + prompts * each) / (prompts * full)
+    print(f"{prompts} prompts on one image: {100 * share:.1f} % of the FLOP of {prompts} full passes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=10)
+    parser.add_argument("--layers", type=int, default=2, help="of the language model, in the timed part")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--flops-only", action="store_true", help="leave out the timed part")
+    parsed = parser.parse_args()
+    counted(parsed.prompts)
+    if not parsed.flops_only:
+        real_size(parsed.layers, parsed.prompts, parsed.rounds)
+
+
+if __name__ == "__main__":
+    main()

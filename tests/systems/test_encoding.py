@@ -1,0 +1,132 @@
+"""What HyperSeg encodes apart is what a whole pass computes, and is computed once."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from hyperseg_jax.evaluation.features import KEPT, FeatureCache
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.hyperseg.encoding import prefix_length
+
+SYSTEM = systems.get("hyperseg")
+RNG = np.random.default_rng(0)
+FRAMES = RNG.integers(0, 255, (2, 40, 60, 3), np.uint8)
+REGIONS = np.zeros((2, 40, 60), bool)
+REGIONS[0, 5:20, 5:20] = REGIONS[1, 20:35, 30:50] = True
+PROMPTS = {
+    "referring": Prompt("referring", "the red ring left of the square"),
+    "reasoning": Prompt("reasoning", "what is round?"),
+    "panoptic": Prompt("panoptic", classes=("ring", "star"), things=(True, True)),
+    "region": Prompt("region", regions=REGIONS, kinds=("mask", "mask")),
+    "video": Prompt("video", "the star that moves"),
+    "chat": Prompt("chat", "what is left of the ring?"),
+}
+
+
+@pytest.fixture(scope="module")
+def asked(random_model):
+    """f(*examples) -> (processor, batch) of examples of one image each."""
+
+    def make(*examples):
+        processor = random_model._processor
+        processor = processor.for_bucket({"prompts": max(len(example.prompts) for example in examples)})
+        for example in examples:
+            processor = processor.widest([processor.for_bucket(processor.bucket(example))])
+        drawn_on = int(any(example.drawn_on is not None for example in examples))
+        processor = dataclasses.replace(processor, drawn_on=drawn_on, targets=0)
+        rows = [processor(example, train=False) for example in examples]
+        return processor, jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def predict(random_model):
+    return jax.jit(SYSTEM.predict(SYSTEM.build(random_model.config), random_model.config))
+
+
+def cache_of(model):
+    return FeatureCache(SYSTEM.encode(SYSTEM.build(model.config), model.config))
+
+
+def example(*prompts, frame=0, **given):
+    return Example("it", FRAMES[frame][None], prompts, **given)
+
+
+@pytest.mark.parametrize(
+    "kinds, other",
+    [
+        (("referring",), False),
+        (("referring", "reasoning", "panoptic", "region"), False),
+        (("video",), False),
+        (("region",), True),
+    ],
+)
+def test_what_is_encoded_apart_is_what_a_whole_pass_computes(kinds, other, asked, predict, random_model):
+    drawn_on = FRAMES[1] if other else None
+    prompts = [PROMPTS[kind] for kind in kinds]
+    processor, batch = asked(example(*prompts, drawn_on=drawn_on), example(*prompts, frame=1, drawn_on=drawn_on))
+    parts = processor.parts(batch)
+    assert parts.keys() == {"picture", "image", "prefix"} | ({"example"} if other else set())
+    features = cache_of(random_model).features(random_model.params, parts, lambda part: part)
+    whole, memory = predict(random_model.params, batch, {}, None)
+    rest = {name: value for name, value in batch.items() if "images" not in name}
+    found, kept = predict(random_model.params, rest, features, None)
+    for name in whole:
+        np.testing.assert_allclose(found[name], whole[name], rtol=1e-4, atol=2e-4, err_msg=name)
+    np.testing.assert_allclose(kept, memory, rtol=1e-4, atol=1e-4)
+    assert np.abs(whole["mask_logits"][0] - whole["mask_logits"][1]).max() > 1e-2
+    later = cache_of(random_model).features(random_model.params, parts, lambda part: part, memory=True)
+    assert "prefix" not in later  # it was read with the query of a first frame
+    second, _ = predict(random_model.params, batch, {}, 2 * memory)
+    found, _ = predict(random_model.params, rest, later, 2 * memory)
+    np.testing.assert_allclose(found["mask_logits"], second["mask_logits"], rtol=1e-4, atol=2e-4)
+    assert np.abs(second["mask_logits"] - whole["mask_logits"]).max() > 1e-2
+
+
+def test_text_is_the_same_behind_a_kept_prefix(asked, random_model):
+    processor, batch = asked(example(PROMPTS["chat"]), example(PROMPTS["chat"], frame=1))
+    parts = processor.parts(batch)
+    assert parts.keys() == {"picture", "prefix"}
+    features = cache_of(random_model).features(random_model.params, parts, lambda part: part)
+    size = {"max_new_tokens": 6, "eos_id": processor.tokenizer.eos_id, "vocab_size": processor.tokenizer.vocab_size}
+    writer = SYSTEM.write(SYSTEM.build(random_model.config), random_model.config)
+    written = jax.jit(lambda batch, features: writer.greedy(random_model.params, batch, features, **size))
+    rest = {name: value for name, value in batch.items() if "images" not in name}
+    whole = written(batch, {})
+    assert whole.shape == (2, 1, 6) and len(np.unique(whole)) > 2
+    np.testing.assert_array_equal(written(rest, features), whole)
+
+
+def test_features_are_kept_by_content(asked, random_model):
+    put, cache = [], cache_of(random_model)
+
+    def features(examples, params=random_model.params):
+        put.clear()
+        processor, batch = asked(*examples)
+        cache.features(params, processor.parts(batch), lambda part: put.append(sorted(part)) or part)
+        return sorted(name for part in put for name in part)
+
+    everything = ["clip_images", "images", "layout"]
+    assert features([example(PROMPTS["referring"])]) == everything
+    assert features([example(PROMPTS["panoptic"])]) == []  # the same image and the same beginning
+    assert features([example(PROMPTS["video"])]) == ["layout"]  # "This is a frame"
+    assert features([example(PROMPTS["referring"], frame=1)]) == everything
+    assert features([example(PROMPTS["referring"])]) == ["layout"]  # two of each part are kept
+    assert KEPT == 2
+    assert features([example(PROMPTS["referring"])], dict(random_model.params)) == everything  # other weights
+    cache.clear()
+    assert features([example(PROMPTS["referring"])]) == everything
+
+
+def test_rows_without_a_common_prefix_share_none(asked):
+    _, alone = asked(example(PROMPTS["referring"]))
+    length = prefix_length(alone["layout"])
+    assert length > 0
+    _, mixed = asked(example(PROMPTS["referring"], PROMPTS["video"]))  # the image stands in both parts of the sequence
+    assert prefix_length(mixed["layout"]) == 0
+    _, unlike = asked(example(PROMPTS["referring"]), example(PROMPTS["chat"]))
+    assert prefix_length(unlike["layout"]) == 0
