@@ -2,6 +2,7 @@
 
 Asking
     engine          Engine: a model behind jitted functions; predictions(): all examples of a task in global batches
+    features        FeatureCache: what was encoded of a batch, kept for the next prompts about the same image
     replies         how an example is asked, step by step: frame by frame, all at once, jointly, from the first frame
     clicks          interactive segmentation: click, answer, click again
     tracks          instances of a video, tracked over its frames

@@ -115,8 +115,8 @@ def test_a_model_is_asked_in_the_words_that_it_was_taught(random_model, own_data
         taught = words(task.prepare(example, np.random.default_rng(0))["layout"])
         (prompt,) = example.prompts
         for text in (prompt.text, prompt.text.strip(" ."), f" {prompt.text.strip(' .')}. "):
-            asked, _ = random_model._batch(Example("it", example.frames, (Prompt("referring", text),)))
-            assert words({name: value[0] for name, value in asked["layout"].items()}) == taught
+            asked, _ = random_model._request(Example("it", example.frames, (Prompt("referring", text),)))
+            assert words({name: value[0] for name, value in asked.batch["layout"].items()}) == taught
         assert random_model.tokenizer.decode(taught[:-1]).endswith(".")
 
 

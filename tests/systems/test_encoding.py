@@ -1,12 +1,17 @@
 """What HyperSeg encodes apart is what a whole pass computes, and is computed once."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
+from hyperseg_jax.data.sources import Task
+from hyperseg_jax.evaluation.engine import AnswerOptions, predictions
 from hyperseg_jax.evaluation.features import KEPT, FeatureCache
+from hyperseg_jax.evaluation.replies import Reply
+from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.encoding import prefix_length
@@ -120,6 +125,43 @@ def test_features_are_kept_by_content(asked, random_model):
     assert features([example(PROMPTS["referring"])], dict(random_model.params)) == everything  # other weights
     cache.clear()
     assert features([example(PROMPTS["referring"])]) == everything
+
+
+def test_hosts_agree_on_what_is_encoded(asked, random_model, monkeypatch):
+    """What another host does not have, or has in another shape, no host uses; what another one has not kept, all encode."""
+    processor, batch = asked(example(PROMPTS["referring"]))
+    parts, encoded = processor.parts(batch), []
+    cache = cache_of(random_model)
+
+    def features():
+        encoded.clear()
+        return sorted(cache.features(random_model.params, parts, lambda part: encoded.append(*part) or part))
+
+    other: dict = {}
+    monkeypatch.setattr(hosts, "exchange", lambda what, own: [own, json.dumps(json.loads(own) | other)])
+    assert features() == ["image", "picture", "prefix"] == sorted(parts) and len(encoded) == 3
+    assert features() == ["image", "picture", "prefix"] and encoded == []
+    shape = [list(batch["images"].shape[1:])]
+    other["image"] = [shape, False]
+    assert features() == ["image", "picture", "prefix"] and encoded == ["images"]
+    other["prefix"] = [[[7]], True]
+    assert features() == ["image", "picture"] and encoded == ["images"]
+
+
+def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
+    encoded = []
+    cache = random_model.engine.encoded
+    jitted = {name: lambda *given, f=f, name=name: encoded.append(name) or f(*given) for name, f in cache._jitted.items()}
+    monkeypatch.setattr(cache, "_jitted", jitted)
+    examples = [example(*(Prompt("referring", text) for text in ("the ring", "the star", "the square")))]
+    task = Task("it", None, examples, 0, dataclasses.replace(random_model._processor, length=96))
+    options = AnswerOptions("expression", random_model.engine.answers.published)
+    reply = lambda one: Reply(one, lambda prompt, outputs: outputs["mask"][0, 0])
+    given = {"count": 1, "batch_size": 1, "options": options, "unread": pytest.fail}
+    for _, answered in predictions(random_model.engine, task, examples, reply, **given):
+        list(answered)
+    assert encoded == ["picture", "image", "prefix"]
+    assert not any(cache._kept.values())  # and their memory is free again
 
 
 def test_rows_without_a_common_prefix_share_none(asked):

@@ -100,6 +100,27 @@ def test_slices_with_the_counts_of_the_batch_add_up_to_it(ready):
         assert abs(np.mean(means) - total) > 0.01 * total  # which slices with counts of their own would give
 
 
+def test_gradients_of_unequal_slices_add_up_to_that_of_the_batch(micro, ready):
+    """One slice has many targets, one has few, one has none."""
+    rows, _, counts = ready
+    config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
+    params = drawn_params(SYSTEM.shapes(config), seed=1, spread=0.3)
+    of_total = lambda params, batch, divisors: loss_of(params, batch, jax.random.key(0), divisors)[0]
+    loss_of = SYSTEM.loss(SYSTEM.build(config), config)
+    gradient = jax.jit(jax.grad(of_total))
+    one, other, blank = (rows[name] for name in ("panoptic", "referring", "blank"))
+    divisors = counts(one, other)
+    slices = [gradient(params, stacked(row, blank), divisors) for row in (one, other, blank)]
+    added = jax.tree.map(lambda *leaves: sum(leaves), *slices)
+    whole = gradient(params, stacked(one, other), divisors)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(whole))
+    close(added, whole, rtol=1e-5, atol=1e-7 * largest)  # biases of keys have no gradient but for rounding
+    own = [gradient(params, stacked(row, blank), counts(row)) for row in (one, other)]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 2, *own)  # which slices with counts of their own would give
+    apart = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (mean, whole)), strict=True))
+    assert apart > 0.01 * largest
+
+
 def test_an_unreadable_clip_or_list_counts_for_nothing_either(ready):
     rows, loss, _ = ready
     for name in ("video", "panoptic", "region"):
