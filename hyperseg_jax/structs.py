@@ -161,7 +161,7 @@ class Example:
     """One record of a benchmark as its reader gives it: a picture or clip and what is asked about it.
 
     name: unique within its file, used in every message ("val.json#12").
-    frames: uint8 [T, H, W, 3]; T = 1 for a picture.
+    frames: uint8 [T, H, W, 3]; T = 1 for a picture, 0 for a record without pixels, from which a system may train.
     prompts: at least one; those of one example share its pixels.
     frame_names: of the frames of a clip, as a server wants them back; () where none does.
     drawn_on: uint8 [H, W, 3], the image that the regions of its prompts were drawn on; None where that is the first frame.

@@ -68,6 +68,14 @@ READERS: dict[str, Callable[..., Any]] = {
     "youtube_vis": datasets.YouTubeVis,
 }
 
+
+def register_reader(name: str, make: Callable[..., Any]) -> None:
+    """Makes a reader known to configs under a name: make(**fields) -> a sequence of Examples. ValueError where another one has
+    the name."""
+    if READERS.setdefault(name, make) is not make:
+        raise ValueError(f"a reader {name!r} is known already")
+
+
 ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no sizes
 
 

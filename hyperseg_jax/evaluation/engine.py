@@ -59,11 +59,11 @@ class Request:
 class Engine:
     """A model that answers.
 
-    predict, write: the system's jitted functions of (params, batch, features, ...); write None where the system writes no
-    text. answers: how it answers. encoded: what was encoded apart. feed: how batches lie on the mesh.
+    predict, write: the system's jitted functions of (params, batch, features, ...); None where the system gives no masks or
+    writes no text. answers: how it answers. encoded: what was encoded apart. feed: how batches lie on the mesh.
     """
 
-    predict: Callable[..., Any]
+    predict: Callable[..., Any] | None
     write: Callable[..., Any] | None
     answers: Answers
     params: Any
@@ -78,31 +78,37 @@ class Engine:
         if system.write is not None:
             fixed = ("max_new_tokens", "eos_id", "vocab_size")
             write = jax.jit(system.write(module, config).greedy, static_argnames=fixed, **placed)
-        predict = jax.jit(system.predict(module, config), **placed)
+        predict = None if system.predict is None else jax.jit(system.predict(module, config), **placed)
         encoded = FeatureCache(system.encode(module, config))
         return cls(predict, write, system.answers, params, Feed(batch_sharding), encoded)
 
     def ask(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
         """(what is selected, memory). What is selected: this process's rows, [B, T, K, ...] on the host. memory: what the next
         frame needs of this one, on the device; give it back with the next batch of the same rows."""
+        answer = self.answers.find(options.kind)
+        if self.predict is None:
+            raise UserError("this system gives no masks; ask it for text")
+        select = _selector(answer, self.feed, request.canvas)
         batch, features = self._encoded(request, memory is not None)
         outputs, memory = self.predict(self.params, batch, features, memory)
-        select = _selector(self.answers.find(options.kind), self.feed, request.canvas)
         found = select((outputs, self.feed.put(request.geometries, request.rows)), options.thresholds.of_segments())
         return {name: self.feed.own(value) for name, value in found.items()}, memory
 
-    def written(self, request: Request, *, max_new_tokens: int = NEW_TOKENS) -> list[list[str]]:
-        """The texts that the model writes for each of this process's rows, each up to the end token. UserError where the system
-        writes no text."""
+    def written(self, request: Request, *, max_new_tokens: int = NEW_TOKENS) -> np.ndarray:
+        """The texts that the model writes for this process's rows, str [B, 1, K, N], each up to the end token. UserError where
+        the system writes no text."""
         if self.write is None:
             raise UserError("this system writes no text; ask it to segment")
         tokenizer = request.processor.tokenizer
         eos, size = tokenizer.eos_id, tokenizer.vocab_size
         batch, features = self._encoded(request)
-        rows = self.feed.own(
+        ids = self.feed.own(
             self.write(self.params, batch, features, max_new_tokens=max_new_tokens, eos_id=eos, vocab_size=size)
         )
-        return [[tokenizer.decode(ids[np.cumsum(ids == eos) == 0].tolist()).strip() for ids in texts] for texts in rows]
+        texts = np.empty(ids.shape[:3], object)
+        for place in np.ndindex(texts.shape):
+            texts[place] = tokenizer.decode(ids[place][np.cumsum(ids[place] == eos) == 0].tolist()).strip()
+        return texts[:, None]
 
     def _encoded(self, request: Request, memory: bool = False) -> tuple[Any, dict[str, Any]]:
         """(what `predict` has to read of the batch, the features of its parts), on the devices."""
@@ -147,10 +153,10 @@ def finder(engine: Engine, options: AnswerOptions, geometry: Geometry) -> Find:
     model's input."""
 
     def find(prompt: Prompt, found: Any) -> Prediction:
+        arrays = {name: value[0, 0] for name, value in found.items()}
         if options.kind == TEXT:
             asked = 1 if prompt.regions is None else len(prompt.regions)
-            return Prediction(np.zeros((0, *geometry.original), bool), texts=tuple(found["texts"][:asked]))
-        arrays = {name: value[0, 0] for name, value in found.items()}
+            return Prediction(np.zeros((0, *geometry.original), bool), texts=tuple(arrays["texts"][:asked]))
         return engine.answers.find(options.kind).predict(arrays, prompt, geometry, options.thresholds)
 
     return find

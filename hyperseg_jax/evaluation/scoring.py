@@ -209,7 +209,14 @@ SCORINGS: dict[str, Scoring] = {
     "multiple_choice": Scoring(lambda _: metrics.MultipleChoiceScores(), "text", _add_choice, "accuracy"),
     "unscored": Scoring(lambda _: metrics.Unscored(), "text", _add_nothing, ""),
 }
-BY_TASK = {"referring": "referring", "reasoning": "referring", "video": "clips", "region": "regions", "panoptic": "panoptic"}
+BY_TASK = {
+    "referring": "referring",
+    "reasoning": "referring",
+    "video": "clips",
+    "region": "regions",
+    "panoptic": "panoptic",
+    "caption": "exact",
+}
 """How the prompts of a task are scored in validation; others are not."""
 
 

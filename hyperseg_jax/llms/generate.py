@@ -14,18 +14,19 @@ Step = Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """How a model writes N texts for each element of a batch, a token of each at a time.
+    """How a model writes N texts for each of the K prompts of an element, a token of each at a time. N is 1, or the number of
+    regions that it writes about.
 
-    begin(parameters, batch, features, room) -> (logits [B, N, V] of the first tokens, state with room for that many).
-    step(parameters, ids int32 [B, N], their number from 0, state) -> (logits [B, N, V] of the next tokens, state).
+    begin(parameters, batch, features, room) -> (logits [B, K, N, V] of the first tokens, state with room for that many).
+    step(parameters, ids int32 [B, K, N], their number from 0, state) -> (logits [B, K, N, V] of the next tokens, state).
     """
 
     begin: Callable[[Any, Any, Any, int], tuple[jax.Array, Any]]
     step: Callable[[Any, jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
 
     def greedy(self, params: Any, batch: Any, features: Any, *, max_new_tokens: int, eos_id: int, vocab_size: int) -> jax.Array:
-        """The most probable tokens, int32 [B, N, max_new_tokens]; behind a text's eos_id all are eos_id. Ids from vocab_size on
-        are never written."""
+        """The most probable tokens, int32 [B, K, N, max_new_tokens]; behind a text's eos_id all are eos_id. Ids from vocab_size
+        on are never written."""
         logits, state = self.begin(params, batch, features, max_new_tokens)
         step: Step = lambda ids, number, state: self.step(params, ids, number, state)
         return greedy(logits, step, state, max_new_tokens=max_new_tokens, eos_id=eos_id, vocab_size=vocab_size)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, AnswerOptions, Engine, Request, finder
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, finder
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results.mask_resize import canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -92,17 +92,10 @@ class Model:
     def segment_regions(self, image: Picture, regions: Sequence[np.ndarray], *, labels: Sequence[str] = ()) -> Prediction:
         """The object behind each drawn region (bool [H, W]: a point's disc, a scribble, a box, a rough mask)."""
         frame = read_picture(image)
-        for k, region in enumerate(regions):
-            if region.shape != frame.shape[:2]:
-                raise UserError(f"region {k + 1} has size {region.shape}, the picture {frame.shape[:2]}; give it the same size")
-            if not region.any():
-                raise UserError(f"region {k + 1} is empty; draw it inside the picture")
-        if not len(regions):
-            raise UserError("no regions are given; draw at least one")
+        prompt = _about_regions("region", frame, regions)
         if labels and len(labels) != len(regions):
             raise UserError(f"{len(labels)} labels for {len(regions)} regions; give one label for each region")
         named = tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
-        prompt = Prompt(task="region", regions=np.stack(regions), kinds=("mask",) * len(regions))
         predicted, _ = self._ask(frame, prompt, self._options("regions"))
         return dataclasses.replace(predicted, names=named)
 
@@ -119,11 +112,22 @@ class Model:
 
     def chat(self, image: Picture, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
         """The model's answer in words, at most that many tokens of it, always the most probable one."""
+        return self._written(read_picture(image), Prompt(task="chat", text=question), max_new_tokens)[0]
+
+    def caption_regions(
+        self, image: Picture, regions: Sequence[np.ndarray], *, max_new_tokens: int = NEW_TOKENS
+    ) -> tuple[str, ...]:
+        """A text for each drawn region (bool [H, W]), at most that many tokens of it. UserError where the system writes
+        none."""
+        frame = read_picture(image)
+        return self._written(frame, _about_regions("caption", frame, regions), max_new_tokens)
+
+    def _written(self, frame: np.ndarray, prompt: Prompt, max_new_tokens: int) -> tuple[str, ...]:
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens = {max_new_tokens}: ask for at least 1")
-        example = Example("the picture", read_picture(image)[None], (Prompt(task="chat", text=question),))
-        ((text,),) = self.engine.written(self._request(example)[0], max_new_tokens=max_new_tokens)
-        return text
+        request, geometry = self._request(Example("the picture", frame[None], (prompt,)))
+        row = {"texts": self.engine.written(request, max_new_tokens=max_new_tokens)[0]}
+        return finder(self.engine, AnswerOptions(TEXT, self.engine.answers.usual), geometry)(prompt, row).texts
 
     def _options(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:
         """The system's usual thresholds, but for those that are given."""
@@ -175,6 +179,18 @@ def _text(text: str) -> str:
     if not text.strip(" ."):
         raise UserError("the prompt is empty; say what to segment")
     return text.strip()
+
+
+def _about_regions(task: str, frame: np.ndarray, regions: Sequence[np.ndarray]) -> Prompt:
+    """A prompt about drawn regions. UserError where one does not fit the image."""
+    for k, region in enumerate(regions):
+        if region.shape != frame.shape[:2]:
+            raise UserError(f"region {k + 1} has size {region.shape}, the picture {frame.shape[:2]}; give it the same size")
+        if not region.any():
+            raise UserError(f"region {k + 1} is empty; draw it inside the picture")
+    if not len(regions):
+        raise UserError("no regions are given; draw at least one")
+    return Prompt(task=task, regions=np.stack(regions), kinds=("mask",) * len(regions))
 
 
 def _named(predicted: Prediction, name: str) -> Prediction:

@@ -30,6 +30,10 @@ Loss = Callable[[Any, Batch, jax.Array, Counts], tuple[jax.Array, dict[str, jax.
 """(parameters, batch, key, counts) -> (total, metrics), float32 scalars."""
 
 
+Predict = Callable[[Any, Batch, Mapping[str, Any], Any], tuple[dict[str, jax.Array], Any]]
+"""(parameters, batch, features, memory) -> (outputs [B, T, K, ...] of elements, frames and prompts, memory)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class System:
     """A published system as a value.
@@ -43,7 +47,7 @@ class System:
     loss(model, config) -> the Loss: sums over the batch, divided by the counts. With the counts of a larger batch, the totals
     and metrics of its parts add up to its own.
     encode(model, config) -> by part of a batch (Processor.parts), in order, how it is encoded.
-    predict(model, config) -> f(params, batch, features, memory) -> (outputs [B, T, K, ...] of frames and prompts, memory).
+    predict(model, config) -> the Predict; outputs are [B, T, K, ...] of frames and prompts. None where a system has no masks.
     features: of the parts that were encoded apart; {} for none, and then it encodes all itself. memory: what the next frame
     needs of this one; None before the first, and where a system has none.
     answers: how outputs about one prompt on one frame become Predictions.
@@ -66,7 +70,6 @@ class System:
     processor: Callable[..., Processor]
     counts: Callable[[Any, Any], Callable[[Batch], Counts]]
     loss: Callable[[Any, Any], Loss]
-    predict: Callable[..., Any]
     answers: Answers
     weight_table: Callable[..., Any]
     published: tuple[Published, ...]
@@ -75,6 +78,7 @@ class System:
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     no_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     adapters: Callable[[Any], Adapters] | None = None
+    predict: Callable[[Any, Any], Predict] | None = None
     shorten: Callable[[Batch, int], Batch | None] = lambda batch, length: None
     needed: Callable[[Batch], jax.Array | int] = lambda batch: 0
     encode: Callable[[Any, Any], Mapping[str, Encoding]] = lambda model, config: {}

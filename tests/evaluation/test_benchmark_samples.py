@@ -61,7 +61,7 @@ def predict(params, batch, query=None):
 
 def write(params, batch, features, **options):
     """The same word to every question."""
-    return np.full((len(batch["images"]), 1, 2), 40)
+    return np.full((len(batch["images"]), 1, 1, 2), 40)
 
 
 ENGINE = engine(predict, write)

@@ -135,5 +135,5 @@ def test_conversation(case):
     writer = inference.write(whole.model, whole.config)
     size = {"max_new_tokens": written.shape[1], "eos_id": vocab_size - 1, "vocab_size": vocab_size}
     answer = jax.jit(lambda params: writer.greedy(params, batch, {}, **size))(whole.params)
-    case.compare("generated_ids", np.concatenate([ids, answer[:, 0]], 1))
+    case.compare("generated_ids", np.concatenate([ids, answer[:, 0, 0]], 1))
     case.done()

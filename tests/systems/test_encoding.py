@@ -102,7 +102,7 @@ def test_text_is_the_same_behind_a_kept_prefix(asked, random_model):
     written = jax.jit(lambda batch, features: writer.greedy(random_model.params, batch, features, **size))
     rest = {name: value for name, value in batch.items() if "images" not in name}
     whole = written(batch, {})
-    assert whole.shape == (2, 1, 6) and len(np.unique(whole)) > 2
+    assert whole.shape == (2, 1, 1, 6) and len(np.unique(whole)) > 2
     np.testing.assert_array_equal(written(rest, features), whole)
 
 

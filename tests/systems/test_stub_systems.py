@@ -8,65 +8,48 @@ import numpy as np
 import pytest
 from pebble import PEBBLE
 from safetensors.numpy import load_file
+from scribe import SCRIBE, Names
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.data import sources
+from hyperseg_jax.datasets import VisualGenome
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.planning import compile as planning
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.toy.samples import write_samples
 from hyperseg_jax.training.loop import train
 from hyperseg_jax.weights.exporting import export_weights
 from hyperseg_jax.weights.importing import import_weights
 
 systems.register(PEBBLE)
+systems.register(SCRIBE)
+
+
+def config_of(folder, system, model, root, tasks, **train):
+    """A config file of its own, as a user would write it."""
+    tiny = configs.load("tiny").unlock()
+    fields = {name: tiny[name].to_dict() for name in ("hosts", "train", "optimizer")}
+    fields["train"] |= {"batch_size": 4, "log_every": 4, "eval_examples": 4, **train}
+    fields["optimizer"] |= {"groups": ({"pattern": ".*"},), "learning_rate": 1e-2, "warmup_steps": 2}
+    data = {name: tiny.data[name] for name in ("workers", "mirror", "augment", "cuts", "batches", "bad_share", "first", "toy")}
+    data = {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in data.items()}
+    data |= {"root": str(root), "first": {"task": "", "share": 0.0}, "tasks": tasks}
+    fields |= {"system": system, "seed": 0, "init_from": "", "init_fresh": (), "model": model, "loss": {}, "data": data}
+    file = folder / f"{system}.py"
+    file.write_text(f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({fields!r})\n")
+    return configs.load(str(file))
 
 
 @pytest.fixture(scope="module")
 def config(world, tmp_path_factory):
-    """A config file of its own, as a user would write it."""
-    tiny = configs.load("tiny").unlock()
-    shared = {name: tiny[name].to_dict() for name in ("hosts", "train", "optimizer")}
-    shared["train"] |= {"steps": 12, "batch_size": 4, "log_every": 4, "save_every": 6, "eval_every": 12, "eval_examples": 4}
-    shared["optimizer"] |= {"groups": ({"pattern": ".*"},), "learning_rate": 1e-2, "warmup_steps": 2}
     task = {"folder": "{root}", "task": "referring", "group_by_image": True, "prompts_per_example": 2}
     clip = {"folder": "{root}", "task": "video", "frames": 2}
-    data = {name: tiny.data[name] for name in ("workers", "mirror", "augment", "cuts", "batches", "bad_share", "first", "toy")}
-    data = {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in data.items()}
-    data |= {
-        "root": str(world),
-        "first": {"task": "", "share": 0.0},
-        "tasks": {
-            "referring": {
-                "reader": "toy",
-                "ratio": 1,
-                "train": {**task, "split": "train"},
-                "val": {**task, "split": "val"},
-                "height": 64,
-                "width": 96,
-                "prompts": 2,
-            },
-            "video": {
-                "reader": "toy",
-                "ratio": 1,
-                "train": {**clip, "split": "train"},
-                "val": {**clip, "split": "val"},
-                "frames": 2,
-            },
-        },
-    }
-    fields = {
-        "system": "pebble",
-        "seed": 0,
-        "init_from": "",
-        "init_fresh": (),
-        "model": {"width": 8, "vocabulary": 640},
-        "loss": {},
-        "data": data,
-        **shared,
-    }
-    file = tmp_path_factory.mktemp("own") / "pebbles.py"
-    file.write_text(f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({fields!r})\n")
-    return configs.load(str(file))
+    read = lambda fields: {"reader": "toy", "ratio": 1, **{part: {**fields, "split": part} for part in ("train", "val")}}
+    tasks = {"referring": {**read(task), "height": 64, "width": 96, "prompts": 2}, "video": {**read(clip), "frames": 2}}
+    model = {"width": 8, "vocabulary": 640}
+    return config_of(tmp_path_factory.mktemp("own"), "pebble", model, world, tasks, steps=12, save_every=6, eval_every=12)
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +100,64 @@ def test_it_is_planned_for(config):
     wide.train.update({"preset": "data", "batch_size": 8})
     found = planning.plan(wide, "referring", jax.devices()[:8])
     assert found.memory.needed > 0 and found.mesh == {"data": 8}
+
+
+NAMES = ("ring", "star", "square", "disc", "triangle", "cross")
+
+
+def words(names: str = "", regions: str = "") -> Names | VisualGenome:
+    """The reader of scribes: names alone to train on, regions of images to be described."""
+    return Names(names) if names else VisualGenome(regions, "val")
+
+
+sources.register_reader("words", words)
+
+
+@pytest.fixture(scope="module")
+def scribe(tmp_path_factory):
+    """The config and the workdir of a training on names alone."""
+    root = tmp_path_factory.mktemp("scribes")
+    write_samples(root / "data", count=3)
+    (root / "data" / "names.txt").write_text("".join(f"the {name}\n" for name in NAMES) * 8)
+    task = {"reader": "words", "ratio": 1, "train": {"names": "{root}/names.txt"}, "val": {"regions": "{root}/visual_genome"}}
+    often = {"steps": 200, "save_every": 100, "eval_every": 200, "log_every": 50}
+    model = {"width": 16, "vocabulary": 640}
+    config = config_of(root, "scribe", model, root / "data", {"caption": {**task, "prompts": 2}}, **often)
+    train(config, root / "run")
+    return config, root / "run"
+
+
+def test_it_learns_from_words_alone(scribe):
+    lines = [json.loads(line) for line in (scribe[1] / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["text"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < 0.5 * losses[0]
+    (scores,) = (line for line in lines if line["kind"] == "validation")
+    assert 0 <= scores["accuracy"] <= 1 and scores["count"] >= 3
+
+
+def test_it_writes_a_text_for_each_region(scribe):
+    config, home = scribe
+    model, rng = Model.load(home), np.random.default_rng(0)
+    image = rng.integers(0, 255, (60, 80, 3), np.uint8)
+    image[:, :40] //= 4
+    regions = np.zeros((3, 60, 80), bool)
+    regions[0, :, :40] = regions[1, :, 40:] = regions[2, :, :40] = True
+    texts = model.caption_regions(image, regions, max_new_tokens=4)
+    assert len(texts) == 3 and texts[0] == texts[2] and all(isinstance(text, str) and text for text in texts)
+    with pytest.raises(UserError, match="no answer of the kind 'expression'; it gives none"):
+        model.segment(image, "the ring")
+    line = benchmarks.Benchmark("caption", "exact", "words", {"regions": "{root}/visual_genome"})
+    task = benchmarks.open_task("captions", line, config, systems.get("scribe"), config.data.root)
+    found = benchmark_run.run(model.engine, line, task, batch_size=2)
+    assert found.scorer.compute()["count"] == len(task.val) >= 3
+
+
+def test_a_scribe_is_exported_comes_back_and_is_planned_for(scribe, tmp_path):
+    config, home = scribe
+    export_weights(home, tmp_path / "theirs")
+    assert load_file(next((tmp_path / "theirs").glob("*.safetensors")))["colour.weight"].shape == (16, 3)
+    import_weights([tmp_path / "theirs"], config, tmp_path / "ours")
+    jax.tree.map(np.testing.assert_array_equal, Model.load(tmp_path / "ours").params, Model.load(home).params)
+    wide = config.copy_and_resolve_references().unlock()
+    wide.train.update({"preset": "data", "batch_size": 8})
+    assert planning.plan(wide, "caption", jax.devices()[:8]).memory.needed > 0

@@ -47,7 +47,7 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
 
 
 def write(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
-    """The answer to one question an image, so one text an element. The state: what the language model keeps, and the place of
+    """The answer to one question an image, so one text. The state: what the language model keeps, and the place of
     the first token [B]."""
     apply: Any = model.apply
 
@@ -57,13 +57,13 @@ def write(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
             picture = apply({"params": params}, normalise_clip(batch["clip_images"][:, 0]), method="picture")
         layout, prefix = Layout(**batch["layout"]), features.get("prefix")
         logits, length, kept = apply({"params": params}, picture, layout, room, prefix, method="read")
-        return logits[:, None], (kept, length)
+        return logits[:, None, None], (kept, length)
 
     def step(
         params: Any, ids: jax.Array, number: jax.Array, state: tuple[KeyValues, jax.Array]
     ) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
         kept, length = state
-        logits, kept = apply({"params": params}, ids[:, 0], length + number, kept, method="write")
-        return logits[:, None], (kept, length)
+        logits, kept = apply({"params": params}, ids[:, 0, 0], length + number, kept, method="write")
+        return logits[:, None, None], (kept, length)
 
     return Writer(begin, step)

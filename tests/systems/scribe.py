@@ -1,0 +1,171 @@
+"""A stub system, for what shared rooms may know of one: it is trained without pixels, and writes a text for each region.
+
+As in IFSeg, words stand for what an image shows: in training a region is the mean of its words' embeddings, in prediction the
+mean colour of its pixels. From there it writes one token after the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hyperseg_jax import axes
+from hyperseg_jax.llms.generate import Writer
+from hyperseg_jax.ops.transforms import Geometry, stretch, stretch_mask
+from hyperseg_jax.results.answers import Answers, Thresholds
+from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems.system import System
+from hyperseg_jax.tables import Identity, Published, Row, Table, Transpose
+from hyperseg_jax.text.tokenizer import Tokenizer
+
+SIDE, LENGTH = 16, 8
+
+
+class Scribe(nn.Module):
+    width: int
+    vocabulary: int
+
+    def setup(self):
+        init = nn.initializers.normal(0.1)
+        self.words = self.param("words", axes.named(init, "vocab", "embed"), (self.vocabulary, self.width))
+        self.colour = self.param("colour", axes.named(init, None, "embed"), (3, self.width))
+        self.head = self.param("head", axes.named(init, "embed", "vocab"), (self.width, self.vocabulary))
+
+    def __call__(self, ids):
+        """Token ids int32 [..., L], of which 0 pads -> logits [..., L, V] of each token, the first from the region alone."""
+        there = (ids > 0)[..., None]
+        region = (self.words[ids] * there).sum(-2) / jnp.maximum(there.sum(-2), 1)
+        before = jnp.pad(self.words[ids[..., :-1]], ((0, 0),) * (ids.ndim - 1) + ((1, 0), (0, 0)))
+        return (jnp.tanh(region[..., None, :]) + before) @ self.head
+
+    def first(self, images, regions):
+        """images uint8 [B, S, S, 3], regions bool [B, K, R, S, S] -> (logits [B, K, R, V], what a region is [B, K, R, D])."""
+        seen = jnp.einsum("bkrhw,bhwc->bkrc", regions.astype(jnp.float32), images / 255.0)
+        region = jnp.tanh(seen / jnp.maximum(regions.sum((-2, -1)), 1)[..., None] @ self.colour)
+        return region @ self.head, region
+
+    def next(self, ids, region):
+        return (region + self.words[ids]) @ self.head
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    tokenizer: Tokenizer
+    frames: int = 1
+    prompts: int = 1
+    regions: int = 0
+
+    def __call__(self, example, *, train, rng=None, fill=1.0):
+        ids = np.zeros((self.prompts, LENGTH), np.int32)
+        regions = np.zeros((self.prompts, self.regions, SIDE, SIDE), bool)
+        for k, prompt in enumerate(example.prompts[: self.prompts]):
+            if train:
+                written = [*self.tokenizer.encode(prompt.answer), self.tokenizer.eos_id][:LENGTH]
+                ids[k, : len(written)] = written
+            else:
+                for r, region in enumerate(masks_of(prompt)):
+                    regions[k, r] = stretch_mask(region, SIDE)
+        image = np.zeros((SIDE, SIDE, 3), np.uint8) if train else stretch(example.frames[0], SIDE)
+        return {"ids": ids, "images": image, "regions": regions, "bad": np.asarray(False)}
+
+    def bucket(self, example):
+        return {"regions": max(1, *(len(masks_of(prompt)) for prompt in example.prompts))}
+
+    def for_bucket(self, shape):
+        return dataclasses.replace(self, **shape)
+
+    def widest(self, others):
+        sizes = ("prompts", "regions")
+        return dataclasses.replace(self, **{name: max(getattr(one, name) for one in (self, *others)) for name in sizes})
+
+    def spec(self, batch_size):
+        array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        return {
+            "ids": array(np.int32, self.prompts, LENGTH),
+            "images": array(np.uint8, SIDE, SIDE, 3),
+            "regions": array(bool, self.prompts, self.regions, SIDE, SIDE),
+            "bad": array(bool),
+        }
+
+    def blank(self):
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1)) | {"bad": np.asarray(True)}
+
+    def geometry(self, height, width):
+        return Geometry((height, width), (SIDE, SIDE), (SIDE, SIDE))
+
+    def parts(self, batch):
+        return {}
+
+    def padding(self, element):
+        return {"positions": (int((element["ids"] > 0).sum()), self.prompts * LENGTH)}
+
+
+def masks_of(prompt):
+    return () if prompt.regions is None else prompt.regions
+
+
+class Names:
+    """A reader without pixels: a name a line."""
+
+    def __init__(self, path: str):
+        with open(path) as opened:
+            self._path, self._names = path, opened.read().splitlines()
+
+    def __len__(self):
+        return len(self._names)
+
+    def __getitem__(self, index):
+        prompt = Prompt("caption", answer=self._names[index])
+        return Example(f"{self._path}#{index}", np.zeros((0, 0, 0, 3), np.uint8), (prompt,))
+
+
+def build(config):
+    return Scribe(config.model.width, config.model.vocabulary)
+
+
+def counts(model, config):
+    return lambda batch: (batch["ids"] > 0).sum().astype(jnp.float32)
+
+
+def loss(model, config):
+    def of_batch(params, batch, key, counts):
+        logits, ids = model.apply({"params": params}, batch["ids"]), batch["ids"]
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
+        total = jnp.where(ids > 0, each, 0.0).sum() / jnp.maximum(counts, 1.0)
+        return total, {"text": total}
+
+    return of_batch
+
+
+def write(model, config):
+    def begin(params, batch, features, room):
+        return model.apply({"params": params}, batch["images"], batch["regions"], method="first")
+
+    def step(params, ids, number, region):
+        return model.apply({"params": params}, ids, region, method="next"), region
+
+    return Writer(begin, step)
+
+
+SCRIBE = System(
+    name="scribe",
+    build=build,
+    init=lambda model, config, key: model.init(key, jnp.zeros((1, 1, LENGTH), jnp.int32))["params"],
+    tokenizer=lambda config, where=None: Tokenizer.load(where) if where else Tokenizer.toy(),
+    processor=lambda config, tokenizer, task: Processor(tokenizer, **task),
+    counts=counts,
+    loss=loss,
+    answers=Answers({}, Thresholds(None, 0.5), Thresholds(None, 0.5)),
+    write=write,
+    weight_table=lambda config: Table(
+        [Row("words", "words.weight", Identity()), Row("colour", "colour.weight", Transpose()), Row("head", "head", Identity())]
+    ),
+    published=(Published("Scribe", mark=r"colour\.weight", file="a folder"),),
+    extras=(),
+    hf_config=lambda config: {"model_type": "scribe", "width": config.model.width},
+)
