@@ -151,6 +151,7 @@ def test_hosts_agree_on_what_is_encoded(asked, random_model, monkeypatch):
 def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
     encoded = []
     cache = random_model.engine.encoded
+    cache.clear()
     jitted = {name: lambda *given, f=f, name=name: encoded.append(name) or f(*given) for name, f in cache._jitted.items()}
     monkeypatch.setattr(cache, "_jitted", jitted)
     examples = [example(*(Prompt("referring", text) for text in ("the ring", "the star", "the square")))]
