@@ -11,6 +11,7 @@ import ml_collections
 from hyperseg_jax.data.sources import READERS, Task, open_reader, processor
 from hyperseg_jax.datasets.marks import RADII
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.systems.system import System
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ def check_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDic
         )
 
 
-def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict, system: Any, root: str) -> Task:
+def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict, system: System[Any], root: str) -> Task:
     """The benchmark as a task to validate on, a prompt an example, asked as the config's task of its kind.
 
     root: the folder of all data. UserError where files are missing or the config has no such task.

@@ -31,6 +31,7 @@ from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
 from hyperseg_jax.structs import Example, Prediction, Prompt
+from hyperseg_jax.systems.system import System
 
 NEW_TOKENS = 64
 """Of a written answer."""
@@ -71,7 +72,7 @@ class Engine:
     encoded: FeatureCache = dataclasses.field(default_factory=lambda: FeatureCache({}))
 
     @classmethod
-    def of(cls, system: Any, config: ml_collections.ConfigDict, params: Any, batch_sharding: Any = None) -> Engine:
+    def of(cls, system: System[Any], config: ml_collections.ConfigDict, params: Any, batch_sharding: Any = None) -> Engine:
         """The functions of a system's config, jitted. batch_sharding: of batches and outputs on a mesh."""
         module, placed = system.build(config), {} if batch_sharding is None else {"out_shardings": batch_sharding}
         write = None

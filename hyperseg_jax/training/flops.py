@@ -10,6 +10,7 @@ import jax
 import ml_collections
 from jax.extend import core
 
+from hyperseg_jax.systems.system import System
 from hyperseg_jax.training import groups
 
 # bfloat16 FLOP/s of one device, as its maker states it: cloud.google.com/tpu/docs (a v4 or v5p device is a whole chip)
@@ -39,7 +40,7 @@ def of_function(function: Callable[..., Any], *arguments: Any) -> float:
 class Arithmetic:
     """FLOP of the steps of this process that a model asks for; none are counted where the devices' peak is not known."""
 
-    def __init__(self, config: ml_collections.ConfigDict, system: Any) -> None:
+    def __init__(self, config: ml_collections.ConfigDict, system: System[Any]) -> None:
         plain = config.copy_and_resolve_references().unlock()
         for block in plain.model.values():
             if isinstance(block, ml_collections.ConfigDict) and "remat" in block:

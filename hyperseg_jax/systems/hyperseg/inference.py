@@ -15,16 +15,15 @@ from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.structs import Layout
 from hyperseg_jax.systems.hyperseg.frames import normalise_clip, over_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.system import Predict
 
 Features = Mapping[str, Any]
 
 
-def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
-    """f(params, batch, features, memory) -> (arrays [B, T, K, ...], memory).
-
-    The arrays: mask_logits, expression, class, region, embedding (of queries, to be followed from frame to frame: of the "reid"
-    head where the decoder has one), and what is asked: asked bool, class_valid, region_valid. features: see `encoding`. memory:
-    the fine-grained query of the next frame; None before the first."""
+def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
+    """Its outputs: mask_logits, expression, class, region, embedding (of queries, to be followed from frame to frame: of the
+    "reid" head where the decoder has one), and what is asked: asked bool, class_valid, region_valid. features: see
+    `encoding`. memory: the fine-grained query of the next frame; None before the first."""
 
     def of_batch(
         params: Any, batch: Batch, features: Features, memory: jax.Array | None = None

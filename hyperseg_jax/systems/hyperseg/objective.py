@@ -18,6 +18,7 @@ from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
 from hyperseg_jax.structs import IGNORED
 from hyperseg_jax.systems.hyperseg.frames import over_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
+from hyperseg_jax.systems.system import Loss
 
 
 @flax.struct.dataclass
@@ -47,8 +48,8 @@ def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batc
     return of_batch
 
 
-def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Any:
-    """f(params, batch, key, FrameCounts) -> (total, metrics): of each frame a mean, and of those the mean weighted by the
+def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
+    """With FrameCounts: of each frame a mean, and of those the mean weighted by the
     elements that have the frame."""
     masks, text_weight = criterion(config), config.loss.text_weight
     head: Any = lambda params, hidden: model.language_head.apply({"params": params}, hidden)
