@@ -1,7 +1,8 @@
-"""A stub system, for what shared rooms may know of one: images of any size, one query, and a memory from frame to frame.
+"""A stub system, for what shared rooms may know of one: images of any size, a memory from frame to frame, a vocabulary of class
+names, and regions that are drawn on an example image.
 
-A colour is compared with the mean of the words' embeddings; what a frame answered moves the next.
-"""
+Each question is a vector: the mean embedding of an expression, the mean feature of a region, the mean embedding of a class
+name. The map of an image is its features times that vector, and what a frame answered moves the next. """
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 
 from hyperseg_jax import axes
+from hyperseg_jax.data.processor import Encoding
 from hyperseg_jax.ops.transforms import Geometry, resize_and_pad, resize_and_pad_map
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
@@ -28,18 +30,31 @@ class Pebble(nn.Module):
     width: int
     vocabulary: int
 
-    @nn.compact
-    def __call__(self, images, words, memory):
-        """images [B, H, W, 3], words int32 [B, K, L] (0 pads), memory [B, K] -> logits [B, K, 1, H / 4, W / 4]."""
+    def setup(self):
         init = nn.initializers.normal(0.1)
-        kernel = self.param("kernel", axes.named(init, None, None, None, "mlp"), (STRIDE, STRIDE, 3, self.width))
-        table = self.param("words", axes.named(init, "vocab", "embed"), (self.vocabulary, self.width))
-        momentum = self.param("momentum", axes.named(nn.initializers.zeros, "embed"), (self.width,))
-        seen = jax.lax.conv_general_dilated(
-            images, kernel, (STRIDE, STRIDE), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        self.kernel = self.param("kernel", axes.named(init, None, None, None, "mlp"), (STRIDE, STRIDE, 3, self.width))
+        self.words = self.param("words", axes.named(init, "vocab", "embed"), (self.vocabulary, self.width))
+        self.momentum = self.param("momentum", axes.named(nn.initializers.zeros, "embed"), (self.width,))
+
+    def see(self, images):
+        """uint8 [B, H, W, 3] -> [B, H / 4, W / 4, D]."""
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            images / 127.5 - 1, self.kernel, (STRIDE, STRIDE), "VALID", dimension_numbers=numbers
         )
-        said = jnp.where((words > 0)[..., None], table[words], 0.0).sum(-2) + memory[..., None] * momentum
-        return jnp.einsum("bhwd,bkd->bkhw", seen, said)[:, :, None]
+
+    def read(self, words):
+        """Token ids [..., L], of which 0 pads -> [..., D]."""
+        return jnp.where((words > 0)[..., None], self.words[words], 0.0).sum(-2)
+
+    def look(self, images, regions):
+        """The mean features of regions bool [B, K, R, H, W] of images [B, H, W, 3] -> [B, K, R, D]."""
+        cells = regions[..., STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].astype(jnp.float32)
+        return jnp.einsum("bkrhw,bhwd->bkrd", cells, self.see(images)) / jnp.maximum(cells.sum((-2, -1)), 1)[..., None]
+
+    def __call__(self, seen, asked, memory):
+        """Features [B, h, w, D], questions [B, K, Q, D], memory [B, K] -> logits [B, K, Q, h, w]."""
+        return jnp.einsum("bhwd,bkqd->bkqhw", seen, asked + memory[..., None, None] * self.momentum)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,43 +64,69 @@ class Processor:
     width: int = STEP
     frames: int = 1
     prompts: int = 1
+    regions: int = 0
+    classes: int = 0
+
+    @property
+    def questions(self):
+        return 1 + self.regions + self.classes
 
     def __call__(self, example, *, train, rng=None, fill=1.0):
         geometry = self.geometry(*example.frames.shape[1:3])
+        made = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
         frames, prompts = example.frames[: self.frames], example.prompts[: self.prompts]
-        images = np.zeros((self.frames, self.height, self.width, 3), np.uint8)
-        images[: len(frames)] = [resize_and_pad(frame, geometry, 0) for frame in frames]
-        words = np.zeros((self.prompts, WORDS), np.int32)
-        masks = np.zeros((self.prompts, self.frames, self.height, self.width), bool)
+        made["images"][: len(frames)] = [resize_and_pad(frame, geometry, 0) for frame in frames]
+        drawn_on = example.frames[0] if example.drawn_on is None else example.drawn_on
+        made["example_images"][:] = resize_and_pad(drawn_on, self.geometry(*drawn_on.shape[:2]), 0)
         for k, prompt in enumerate(prompts):
-            ids = self.tokenizer.encode(f" {prompt.text.strip(' .')}")[:WORDS]
-            words[k, : len(ids)] = ids
-            if prompt.masks is not None:
-                union = prompt.masks[:, : self.frames].any(0)
-                masks[k, : len(union)] = [resize_and_pad_map(mask, geometry) for mask in union]
-        asked = np.arange(self.prompts) < len(prompts)
-        there = np.arange(self.frames) < len(frames)
-        return {"images": images, "words": words, "wanted": masks, "asked": asked, "there": there, "bad": np.asarray(False)}
+            first = 0
+            if prompt.task == "region":
+                first = 1
+                for r, region in enumerate(prompt.regions):
+                    made["regions"][k, r] = resize_and_pad_map(region, self.geometry(*drawn_on.shape[:2]))
+                    made["asked"][k, 1 + r] = True
+            elif prompt.classes:
+                first = 1 + self.regions
+                for c, name in enumerate(prompt.classes):
+                    self._encode(name, made["vocabulary"][k, c])
+                    made["asked"][k, first + c] = True
+            else:
+                self._encode(prompt.text, made["words"][k])
+                made["asked"][k, 0] = True
+            for mask, label in zip(() if prompt.masks is None else prompt.masks, prompt.labels or (0,), strict=False):
+                for t in range(len(frames)):
+                    made["wanted"][k, first + label, t] |= resize_and_pad_map(mask[t], geometry)
+        made["there"][: len(frames)] = True
+        return made
+
+    def _encode(self, text, row):
+        ids = self.tokenizer.encode(f" {text.strip(' .')}")[:WORDS]
+        row[: len(ids)] = ids
 
     def bucket(self, example):
         up = lambda side: -(-side // (2 * STEP)) * STEP
         height, width = map(up, example.frames.shape[1:3])
-        return {"height": height, "width": width, "frames": len(example.frames)}
+        regions = max(len(regions_of(prompt)) for prompt in example.prompts)
+        classes = max(len(prompt.classes) for prompt in example.prompts)
+        return {"height": height, "width": width, "frames": len(example.frames), "regions": regions, "classes": classes}
 
     def for_bucket(self, shape):
         return dataclasses.replace(self, **shape)
 
     def widest(self, others):
-        sizes = ("height", "width", "frames", "prompts")
+        sizes = ("height", "width", "frames", "prompts", "regions", "classes")
         return dataclasses.replace(self, **{name: max(getattr(one, name) for one in (self, *others)) for name in sizes})
 
     def spec(self, batch_size):
         size, array = (self.height, self.width), lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         return {
             "images": array(np.uint8, self.frames, *size, 3),
+            "example_images": array(np.uint8, *size, 3),
+            "regions": array(bool, self.prompts, self.regions, *size),
             "words": array(np.int32, self.prompts, WORDS),
-            "wanted": array(bool, self.prompts, self.frames, *size),
-            "asked": array(bool, self.prompts),
+            "vocabulary": array(np.int32, self.prompts, self.classes, WORDS),
+            "wanted": array(bool, self.prompts, self.questions, self.frames, *size),
+            "asked": array(bool, self.prompts, self.questions),
             "there": array(bool, self.frames),
             "bad": array(bool),
         }
@@ -99,10 +140,17 @@ class Processor:
         return Geometry((height, width), filled, (self.height, self.width))
 
     def parts(self, batch):
-        return {}
+        part = lambda *names: {name: batch[name] for name in names}
+        images = part("images") if batch["images"].shape[1] == 1 else None
+        made = {"image": images, "example": part("example_images", "regions"), "vocabulary": part("vocabulary")}
+        return {name: arrays for name, arrays in made.items() if arrays is not None}
 
     def padding(self, element):
-        return {"prompts": (int(element["asked"].sum()), self.prompts)}
+        return {"prompts": (int(element["asked"].any(1).sum()), self.prompts)}
+
+
+def regions_of(prompt):
+    return () if prompt.regions is None else prompt.regions
 
 
 def build(config):
@@ -110,38 +158,48 @@ def build(config):
 
 
 def init(model, config, key):
-    return model.init(key, jnp.zeros((1, STEP, STEP, 3)), jnp.zeros((1, 1, WORDS), jnp.int32), jnp.zeros((1, 1)))["params"]
+    zeros = jnp.zeros((1, STEP, STEP, 3))
+    call = lambda m: (m.see(zeros), m.read(jnp.zeros((1, WORDS), jnp.int32)), m.momentum)
+    return model.init(key, method=call)["params"]
 
 
-def tokenizer(config, where=None):
-    return Tokenizer.load(where) if where else Tokenizer.toy()
+def encode(model, config):
+    """The features of an image of one frame, of the regions of the example image, and of the class names."""
+    of = lambda method: lambda params, arrays: model.apply({"params": params}, *arrays, method=method)
+    return {
+        "image": Encoding(lambda params, part, _: of("see")(params, [part["images"][:, 0]])),
+        "example": Encoding(lambda params, part, _: of("look")(params, [part["example_images"], part["regions"]])),
+        "vocabulary": Encoding(lambda params, part, _: of("read")(params, [part["vocabulary"]])),
+    }
 
 
-def processor(config, tokenizer, task):
-    return Processor(tokenizer, **task)
-
-
-def frame(model, params, batch, t, memory):
-    logits = model.apply({"params": params}, batch["images"][:, t] / 127.5 - 1, batch["words"], memory)
-    return logits, jnp.tanh(logits.mean((2, 3, 4)))
-
-
-def forgotten(batch):
-    return jnp.zeros(batch["asked"].shape)
+def over_frames(model, params, batch, features, memory):
+    """(logits [B, K, Q, h, w] of each frame, the number of regions, the memory behind the last frame)."""
+    apply = lambda *given, **method: model.apply({"params": params}, *given, **method)
+    expression = apply(batch["words"], method="read")[:, :, None]
+    example, names = features.get("example"), features.get("vocabulary")
+    example = apply(batch["example_images"], batch["regions"], method="look") if example is None else example
+    names = apply(batch["vocabulary"], method="read") if names is None else names
+    asked = jnp.concatenate([expression, example, names], 2)
+    memory, made = jnp.zeros(batch["asked"].shape[:2]) if memory is None else memory, []
+    for t in range(batch["there"].shape[1]):
+        seen = features["image"] if "image" in features else apply(batch["images"][:, t], method="see")
+        made.append(apply(seen, asked, memory))
+        memory = jnp.tanh(made[-1].mean((2, 3, 4)))
+    return made, example.shape[2], memory
 
 
 def counts(model, config):
-    return lambda batch: (batch["asked"].sum(1) * batch["there"].sum(1)).sum().astype(jnp.float32)
+    return lambda batch: (batch["asked"].sum((1, 2)) * batch["there"].sum(1)).sum().astype(jnp.float32)
 
 
 def loss(model, config):
     def of_batch(params, batch, key, counts):
-        total, memory = 0.0, forgotten(batch)
-        for t in range(batch["images"].shape[1]):
-            logits, memory = frame(model, params, batch, t, memory)
-            wanted = batch["wanted"][:, :, t, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
-            each = optax.sigmoid_binary_cross_entropy(logits[:, :, 0], wanted).mean((2, 3))
-            total += jnp.where(batch["asked"] & batch["there"][:, t, None], each, 0.0).sum()
+        total = 0.0
+        for t, logits in enumerate(over_frames(model, params, batch, {}, None)[0]):
+            wanted = batch["wanted"][:, :, :, t, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
+            each = optax.sigmoid_binary_cross_entropy(logits, wanted).mean((3, 4))
+            total += jnp.where(batch["asked"] & batch["there"][:, t, None, None], each, 0.0).sum()
         total /= jnp.maximum(counts, 1.0)
         return total, {"mask": total}
 
@@ -149,19 +207,48 @@ def loss(model, config):
 
 
 def predict(model, config):
+    """Outputs: mask_logits [B, T, K, Q, h, w], asked [..., Q], and which query stands for what: region [..., Q, R] and class
+    [..., Q, C + 1], whose column behind the last name is the background."""
+
     def of_batch(params, batch, features, memory=None):
-        memory = forgotten(batch) if memory is None else memory
-        made = []
-        for t in range(batch["images"].shape[1]):
-            logits, memory = frame(model, params, batch, t, memory)
-            made.append({"mask_logits": logits, "score": logits.max((3, 4)), "asked": batch["asked"]})
-        return jax.tree.map(lambda *frames: jnp.stack(frames, 1), *made), memory
+        made, regions, memory = over_frames(model, params, batch, features, memory)
+        asked = batch["asked"]
+        classes = asked.shape[2] - 1 - regions
+        names = asked[:, :, 1 + regions :].sum(2)[..., None, None]
+        query, column = jnp.arange(asked.shape[2])[:, None], jnp.arange(classes + 1)
+        named = jnp.where(query > regions, query - 1 - regions == column, column == names)
+        outputs = {
+            "asked": asked,
+            "region": jnp.broadcast_to(16.0 * (query == 1 + jnp.arange(regions)) - 8, (*asked.shape, regions)),
+            "class": 16.0 * named - 8,
+            "class_valid": column <= names[..., 0],
+        }
+        outputs = {name: jnp.repeat(value[:, None], len(made), 1) for name, value in outputs.items()}
+        return outputs | {"mask_logits": jnp.stack(made, 1)}, memory
 
     return of_batch
 
 
-def select(outputs, resize, thresholds):
-    return selection.expression(outputs["mask_logits"], outputs["score"], resize, asked=outputs["asked"], soft=False)
+def expression(outputs, resize, thresholds):
+    scores = jnp.where(jnp.arange(len(outputs["asked"])) == 0, 8.0, -8.0)
+    return selection.expression(outputs["mask_logits"], scores, resize, asked=outputs["asked"][0], soft=False)
+
+
+def regions(outputs, resize, thresholds):
+    valid = outputs["asked"][1 : 1 + outputs["region"].shape[1]]
+    return selection.regions(outputs["mask_logits"], outputs["region"], resize, valid=valid, soft=False)
+
+
+def panoptic(outputs, resize, thresholds):
+    kept = {"object_threshold": thresholds[0], "overlap_threshold": thresholds[1], "valid": outputs["class_valid"]}
+    return selection.panoptic(outputs["mask_logits"], outputs["class"], resize, **kept)
+
+
+ANSWERS = {
+    "expression": Answer(expression, answers.expression),
+    "regions": Answer(regions, answers.regions),
+    "panoptic": Answer(panoptic, answers.panoptic),
+}
 
 
 def weight_table(config):
@@ -173,12 +260,13 @@ PEBBLE = System(
     name="pebble",
     build=build,
     init=init,
-    tokenizer=tokenizer,
-    processor=processor,
+    tokenizer=lambda config, where=None: Tokenizer.load(where) if where else Tokenizer.toy(),
+    processor=lambda config, tokenizer, task: Processor(tokenizer, **task),
     counts=counts,
     loss=loss,
+    encode=encode,
     predict=predict,
-    answers=Answers({"expression": Answer(select, answers.expression)}, Thresholds(None, 0.5), Thresholds(None, 0.5)),
+    answers=Answers(ANSWERS, Thresholds(None, 0.5), Thresholds(None, 0.5)),
     weight_table=weight_table,
     published=(Published("Pebble", mark=r"stem\.weight", file="a folder"),),
     extras=(),

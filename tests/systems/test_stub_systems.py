@@ -1,6 +1,7 @@
 """Systems from files under tests alone train, validate, evaluate, predict, export, come back, and are planned for: shared rooms
 know no system."""
 
+import dataclasses
 import json
 
 import jax
@@ -15,8 +16,11 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.datasets import VisualGenome
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
+from hyperseg_jax.evaluation.engine import AnswerOptions
 from hyperseg_jax.planning import compile as planning
 from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.results.answers import Thresholds
+from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
 from hyperseg_jax.training.loop import train
@@ -42,14 +46,29 @@ def config_of(folder, system, model, root, tasks, **train):
     return configs.load(str(file))
 
 
+HEADLINES = {"referring": "giou", "video": "jf", "region": "miou", "panoptic": "pq"}
+
+
 @pytest.fixture(scope="module")
 def config(world, tmp_path_factory):
-    task = {"folder": "{root}", "task": "referring", "group_by_image": True, "prompts_per_example": 2}
-    clip = {"folder": "{root}", "task": "video", "frames": 2}
-    read = lambda fields: {"reader": "toy", "ratio": 1, **{part: {**fields, "split": part} for part in ("train", "val")}}
-    tasks = {"referring": {**read(task), "height": 64, "width": 96, "prompts": 2}, "video": {**read(clip), "frames": 2}}
-    model = {"width": 8, "vocabulary": 640}
-    return config_of(tmp_path_factory.mktemp("own"), "pebble", model, world, tasks, steps=12, save_every=6, eval_every=12)
+    read = lambda **fields: {
+        "reader": "toy",
+        "ratio": 1,
+        **{part: {"folder": "{root}", "split": part, **fields} for part in ("train", "val")},
+    }
+    tasks = {
+        "referring": {
+            **read(task="referring", group_by_image=True, prompts_per_example=2),
+            "height": 64,
+            "width": 96,
+            "prompts": 2,
+        },
+        "video": {**read(task="video", frames=2), "frames": 2},
+        "region": {**read(task="region", kinds=("mask",), max_regions=3), "regions": 3},
+        "panoptic": {**read(task="panoptic", max_classes=4), "classes": 4},
+    }
+    model, often = {"width": 8, "vocabulary": 640}, {"steps": 12, "save_every": 6, "eval_every": 12}
+    return config_of(tmp_path_factory.mktemp("own"), "pebble", model, world, tasks, **often)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +80,9 @@ def workdir(config, tmp_path_factory):
 
 def test_it_trains_and_validates(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert {line["task"] for line in lines if line["kind"] == "train"} == {"referring", "video"}
+    assert {line["task"] for line in lines if line["kind"] == "train"} == {"referring", "video", "region", "panoptic"}
     scores = {line["task"]: line for line in lines if line["kind"] == "validation"}
-    assert 0 <= scores["referring"]["giou"] <= 1 and 0 <= scores["video"]["jf"] <= 1
+    assert {name: 0 <= scores[task][name] <= 1 for task, name in HEADLINES.items()} == dict.fromkeys(HEADLINES.values(), True)
     assert (workdir / "predictions.png").exists() and (workdir / "loss.png").exists()
 
 
@@ -74,8 +93,34 @@ def test_it_predicts_at_any_size(workdir):
         assert segment.mask.shape == size and 0 <= segment.score <= 1
     frames = rng.integers(0, 255, (3, 60, 60, 3), np.uint8)
     assert len(list(model.segment_clip(frames, "the star that moves"))) == 3
-    with pytest.raises(Exception, match="no answer of the kind 'panoptic'"):
-        model.segment_classes(frames[0], ["ring"])
+    segments = model.segment_classes(frames[0], ["ring", "star"], threshold=0.0, overlap=0.0)
+    assert len(segments) and {segment.label for segment in segments} <= {"ring", "star"}
+    with pytest.raises(UserError, match="no answer of the kind 'soft_expression'"):
+        model.segment(frames[0], "the ring", soft=True)
+
+
+def test_what_it_encodes_is_kept_and_changes_nothing(workdir):
+    """Names of classes, and regions that are drawn on another image than the one that is asked about."""
+    model, rng = Model.load(workdir), np.random.default_rng(0)
+    one, other = rng.integers(0, 255, (2, 1, 64, 64, 3), np.uint8)
+    drawn = np.zeros((1, 64, 64), bool)
+    drawn[:, 10:30, 10:40] = True
+    region = Prompt("region", regions=drawn, kinds=("mask",))
+    asked = [Example("it", one, (region,)), Example("it", one, (region,), drawn_on=other[0])]
+    asked.append(Example("it", one, (Prompt("panoptic", classes=("ring", "star"), things=(True, True)),)))
+    kinds, masks = ("regions", "regions", "panoptic"), []
+    encoded, jitted = [], dict(model.engine.encoded._jitted)
+    for name, function in jitted.items():
+        model.engine.encoded._jitted[name] = lambda *given, n=name, f=function: encoded.append(n) or f(*given)
+    for example, kind in zip(asked, kinds, strict=True):
+        request, _ = model._request(example)
+        options = AnswerOptions(kind, Thresholds(None, 0.0, 0.0))
+        found, _ = model.engine.ask(request, options)
+        whole, _ = model.engine.ask(dataclasses.replace(request, apart=False), options)
+        jax.tree.map(np.testing.assert_array_equal, found, whole)
+        masks.append(found)
+    assert encoded == ["image", "example", "vocabulary", "example", "example", "vocabulary"]
+    assert not np.array_equal(masks[0]["mask"], masks[1]["mask"])
 
 
 def test_a_benchmark_is_evaluated(config, workdir):
