@@ -28,12 +28,12 @@ CONFIG_FIELDS = {"added_tokens_decoder", "add_prefix_space", "bos_token", "eos_t
 
 
 class Tokenizer:
-    """eos_id ends an answer and pads; ids are below vocab_size. Picklable."""
+    """eos, with the id eos_id, ends an answer and pads; ids are below vocab_size. Picklable."""
 
     def __init__(self, backend: _Backend, where: str = "tokenizer", *, eos: str = EOS, added: Sequence[str] = ()):
         """eos: the token that ends a text. added: special tokens that get the next ids where they are missing."""
         backend.add_special_tokens([AddedToken(token, normalized=False) for token in added])
-        self._backend, self._where, self._eos = backend, where, eos
+        self._backend, self._where, self.eos = backend, where, eos
         self._ids = functools.lru_cache(maxsize=REMEMBERED)(self._encode)
         self.eos_id = self.id_of(eos)
 
@@ -49,12 +49,13 @@ class Tokenizer:
         """One more than the largest id."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
-    def check_fits(self, rows: int) -> None:
-        """UserError where a model with a token table of so many rows has none for some id; JAX would take the last one."""
+    def check_fits(self, rows: int, field: str) -> None:
+        """UserError where a model with a token table of so many rows has none for some id; JAX would take the last one.
+        field: of the config, which says how many there are."""
         if self.vocab_size > rows:
             raise UserError(
                 f"{self._where}: has ids up to {self.vocab_size - 1}, and the model has embeddings of {rows} tokens "
-                "(model.llm.vocab_size); give the tokenizer that the model was trained with"
+                f"({field}); give the tokenizer that the model was trained with"
             )
 
     def encode(self, text: str) -> list[int]:
@@ -138,7 +139,7 @@ class Tokenizer:
         return cls(backend)
 
     def __reduce__(self) -> tuple[Callable[[str, str, str], Tokenizer], tuple[str, str, str]]:
-        return _from_text, (self._backend.to_str(), self._where, self._eos)
+        return _from_text, (self._backend.to_str(), self._where, self.eos)
 
 
 def _from_text(text: str, where: str, eos: str) -> Tokenizer:

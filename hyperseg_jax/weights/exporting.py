@@ -7,7 +7,8 @@ import functools
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -16,7 +17,7 @@ from hyperseg_jax.atomic import check_free, whole_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, first_rule, flatten
-from hyperseg_jax.text.tokenizer import EOS
+from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, write_sharded
 from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
@@ -32,8 +33,6 @@ WRITTEN = (
     "state_dict.pth",
     "adapter_config.json",
 )
-# what AutoTokenizer wants beside tokenizer.json
-TOKENIZER_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": EOS, "model_max_length": 2048}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +123,19 @@ def export_weights(
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
                 (made / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 if part is None or system.part(part).reads_text:
-                    system.tokenizer(config, folder).save(made)
-                    (made / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n", encoding="utf-8")
+                    _save_tokenizer(system.tokenizer(config, folder), settings, made)
             if extras:
                 (made / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
     return ExportReport(out, len(described), extras, leaves.merged)
+
+
+def _save_tokenizer(tokenizer: Tokenizer, settings: Mapping[str, Any], out: pathlib.Path) -> None:
+    """tokenizer.json, and what AutoTokenizer wants beside it. settings: of the model's config.json."""
+    tokenizer.save(out)
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer.eos, "pad_token": tokenizer.eos}
+    if (longest := settings.get("max_position_embeddings")) is not None:
+        told["model_max_length"] = longest
+    (out / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _peft(file: TensorFile, config: ml_collections.ConfigDict, folder: pathlib.Path, out: pathlib.Path) -> ExportReport:

@@ -2,7 +2,7 @@
 names, and regions that are drawn on an example image.
 
 Each question is a vector: the mean embedding of an expression, the mean feature of a region, the mean embedding of a class
-name. The map of an image is its features times that vector, and what a frame answered moves the next. """
+name. The map of an image is its features times that vector, and what a frame answered moves the next."""
 
 from __future__ import annotations
 

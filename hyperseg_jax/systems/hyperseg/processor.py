@@ -238,7 +238,7 @@ def tokenizer(config: ml_collections.ConfigDict, where: str | os.PathLike[str] |
     has no embedding for some of its ids."""
     where = where or config.data.tokenizer
     made = Tokenizer.toy() if where == "toy" else Tokenizer.load(where, added=(SEG,))
-    made.check_fits(config.model.llm.vocab_size)
+    made.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
     return made
 
 
