@@ -31,7 +31,7 @@ Picture = np.ndarray | Image.Image | str | os.PathLike
 
 class Model:
     """A loaded model. Methods take an image as a path, a PIL image, or uint8 [H, W, 3]. Predictions iterate as segments, each
-    with .mask, .score and .label.
+    with .mask, .score and .label. Further prompts about one of the last two images reuse what was encoded of it.
 
     config, tokenizer, params: what it was loaded with. engine: what validation and benchmarks ask as well.
     """
@@ -107,7 +107,7 @@ class Model:
         options = self._options("expression", absent_below=absent_below)
         for image in frames:
             frame = read_picture(image)
-            predicted, memory = self._ask(frame, prompt, options, memory)
+            predicted, memory = self._ask(frame, prompt, options, memory, apart=False)
             yield frame, _named(predicted, text)
 
     def chat(self, image: Picture, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
@@ -134,20 +134,23 @@ class Model:
         given = {name: value for name, value in thresholds.items() if value is not ...}
         return AnswerOptions(kind, dataclasses.replace(self.engine.answers.usual, **given))  # type: ignore[arg-type]
 
-    def _ask(self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None) -> tuple[Prediction, Any]:
-        """The prediction of one prompt about one image, and what the next frame needs of this one."""
-        request, geometry = self._request(Example("the picture", frame[None], (prompt,)))
+    def _ask(
+        self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None, *, apart: bool = True
+    ) -> tuple[Prediction, Any]:
+        """The prediction of one prompt about one image, and what the next frame needs of this one. apart: see Request."""
+        request, geometry = self._request(Example("the picture", frame[None], (prompt,)), apart)
         found, memory = self.engine.ask(request, options, memory)
         row = {name: value[0] for name, value in found.items()}
         return finder(self.engine, options, geometry)(prompt, row), memory
 
-    def _request(self, example: Example) -> tuple[Request, Geometry]:
+    def _request(self, example: Example, apart: bool = True) -> tuple[Request, Geometry]:
         """A batch of one example of one frame and one prompt, in the smallest bucket that holds it; and how the frame lies in
         the model's input."""
         processor = self._processor.for_bucket(self._processor.bucket(example))
         batch = jax.tree.map(lambda x: x[None], processor(example, train=False))
         geometry = processor.geometry(*example.frames.shape[1:3])
-        return Request(processor, batch, geometry_array(geometry)[None], canvas(*geometry.original)), geometry
+        request = Request(processor, batch, geometry_array(geometry)[None], canvas(*geometry.original), apart=apart)
+        return request, geometry
 
 
 def read_picture(image: Picture) -> np.ndarray:
