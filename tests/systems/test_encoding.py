@@ -1,5 +1,6 @@
 """What HyperSeg encodes apart is what a whole pass computes, and is computed once."""
 
+import collections
 import dataclasses
 import json
 
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.data.sources import Task
-from hyperseg_jax.evaluation.engine import AnswerOptions, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, predictions
 from hyperseg_jax.evaluation.features import KEPT, FeatureCache
 from hyperseg_jax.evaluation.replies import Reply
-from hyperseg_jax.parallel import hosts
+from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.encoding import prefix_length
@@ -163,6 +164,31 @@ def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
         list(answered)
     assert encoded == ["picture", "image", "prefix"]
     assert not any(cache._kept.values())  # and their memory is free again
+
+
+def test_features_lie_on_a_mesh(random_model):
+    """Eight rows on eight devices that share the weights: the answers are those of one device."""
+    mesh = placement.make("fsdp")
+    places = placement.shardings(SYSTEM.boxed_shapes(random_model.config), mesh)
+    engine = Engine.of(SYSTEM, random_model.config, jax.device_put(random_model.params, places), mesh.batch)
+    frames = RNG.integers(0, 255, (8, 1, 40, 60, 3), np.uint8)
+    prompts = tuple(Prompt("referring", text) for text in ("the red ring", "the star on the left"))
+    examples = [Example(str(k), frame, prompts) for k, frame in enumerate(frames)]
+    task = Task("it", None, examples, 0, dataclasses.replace(random_model._processor, length=96))
+    options = AnswerOptions("expression", engine.answers.published)
+    heard = collections.defaultdict(list)
+    reply = lambda one: Reply(one, lambda prompt, outputs: heard[one.name].append(outputs))
+    with placement.use(mesh):
+        for _, answered in predictions(
+            engine, task, examples, reply, count=8, batch_size=8, options=options, unread=pytest.fail
+        ):
+            list(answered)
+    for one in examples:
+        for prompt, outputs in zip(prompts, heard[one.name], strict=True):
+            (segment,) = random_model.segment(one.frames[0], prompt.text, absent_below=None)
+            assert segment.score == pytest.approx(float(outputs["score"].item()), rel=1e-4)
+            mask = np.unpackbits(outputs["mask"][0, 0], axis=-1)[:40, :60].astype(bool)
+            assert (mask != segment.mask).mean() < 0.01 and 0 < mask.mean() < 1
 
 
 def test_rows_without_a_common_prefix_share_none(asked):
