@@ -49,7 +49,10 @@ class Beginning:
     def fresh(self) -> TrainState:
         """The first state: from config.init_from where that names a model, else from the seed."""
         given = model_folder.load_params(self.source, self.params, fresh=self.lacking) if self.source else {}
-        return jax.jit(self.make, out_shardings=self.shardings, donate_argnums=0)(given)
+        make: Any = jax.jit(self.make, out_shardings=self.shardings, donate_argnums=0)
+        state = make(given)
+        make.clear_cache()  # a program that runs once; JAX would keep it as long as `make`
+        return state
 
 
 def begin(
