@@ -4,14 +4,20 @@ hosts."""
 from __future__ import annotations
 
 import contextlib
+import gc
+import inspect
+import logging
 import os
 import pathlib
+import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
@@ -23,6 +29,7 @@ from hyperseg_jax.training.state import TrainState
 from hyperseg_jax.untrusted import checkpoints as untrusted
 from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, reason
+from hyperseg_jax.untrusted.checkpoint_arrays import Arrays, check_arrays
 from hyperseg_jax.untrusted.printing import is_name, shown
 
 FORMAT = 1
@@ -71,6 +78,7 @@ class Checkpoints:
             for probe in self._folder.glob(f"{PROBE}*"):
                 probe.unlink()
         if self._remote:
+            self._check_remote()
             return
         home = pathlib.Path(self._folder)
         bad, sound = dict[pathlib.Path, str](), 0
@@ -93,6 +101,19 @@ class Checkpoints:
             self._say(
                 f"{self._folder}: {shown(path.name)} is no checkpoint that can be opened ({why}); it is now {shown(aside.name)}"
             )
+
+    def _check_remote(self) -> None:
+        """BadFile where Orbax must not open a checkpoint of a bucket, in which nothing is renamed."""
+        try:
+            steps = [path for path in self._folder.iterdir() if untrusted.is_named_as_step(path.name)]
+        except Exception:  # as above; Orbax tells, or makes the folder
+            return
+        for path in sorted(steps):
+            try:
+                untrusted.check(path)
+            except Exception as error:  # as above
+                why = f"{shown(path.name)} is no checkpoint that can be opened ({_cause(error)})"
+                raise BadFile(why, "remove it, or give another --workdir") from error
 
     def _open(self) -> ocp.training.Checkpointer:
         policies = ocp.training.preservation_policies
@@ -219,7 +240,7 @@ class Checkpoints:
         abstract = jax.tree.map(_abstract, parts)
         reason = ""
         for kept in reversed(self._checkpointer.checkpoints):
-            found, failure = self._read(kept.step, pathlib.Path(kept.path), abstract)
+            found, failure = self._read(kept.step, epath.Path(kept.path), abstract)
             if failure:
                 reason = reason or f"step {kept.step}: {failure}"
                 self._say(f"{kept.path}: cannot be read whole, trying the one before ({failure})")
@@ -244,23 +265,31 @@ class Checkpoints:
             "use the config it was trained with, or another --workdir"
         )
 
-    def _read(self, step: int, path: pathlib.Path, abstract: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    def _read(self, step: int, path: epath.Path, abstract: dict[str, Any]) -> tuple[dict[str, Any], str]:
         """What a checkpoint holds, and what keeps any host from reading it, "" for nothing; the same on all."""
-        sizes = {name: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part)) for name, part in abstract.items()}
         found, failure = dict[str, Any](), ""
         try:
-            if hosts.leads() and not self._remote:
-                untrusted.check_arrays(path, sizes)
+            if hosts.leads():
+                check_arrays(path, {name: _arrays(part) for name, part in abstract.items()})
         except Exception as error:  # a torn file shows itself in many ways
             failure = _cause(error)
         if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
             return found, failure
         try:
-            found = self._checkpointer.load_checkpointables(step, {**abstract, "run": None})
+            with _unheard():
+                found = self._load(step, {**abstract, "run": None})
             check_facts(found["run"])
         except Exception as error:  # as above
             failure = _cause(error)
         return found, hosts.agree(f"reading step {step}", failure)
+
+    def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(self._checkpointer.load_checkpointables(step, abstract))
+        except Exception as error:  # as above
+            cause = _cause(error)
+        gc.collect()  # the tasks that it leaves behind, now that no error refers to them
+        raise BadFile(cause)
 
 
 def check_facts(run: Any) -> None:
@@ -328,3 +357,28 @@ def _everywhere(count: int, like: jax.Array) -> jax.Array:
 
 def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def _arrays(tree: Any) -> Arrays:
+    """The shapes and types that Orbax keeps a part's arrays in, by their paths; a typed key is its numbers."""
+    key = lambda x: jax.eval_shape(jax.random.key_data, x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    path = lambda keys: tuple(jax.tree_util.keystr((one,), simple=True) for one in keys)
+    leaves = ((path(keys), key(x)) for keys, x in jax.tree_util.tree_leaves_with_path(tree))
+    return {name: (tuple(x.shape), x.dtype.name) for name, x in leaves}
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """While Orbax reads: where one array of a checkpoint is damaged, the tasks for the others are dropped, and each would
+    complain on stderr for itself."""
+    of_tasks = logging.getLogger("asyncio")
+    hook, level = sys.unraisablehook, of_tasks.level
+    sys.unraisablehook = lambda told: None if inspect.iscoroutine(told.object) else hook(told)
+    of_tasks.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            yield
+    finally:
+        sys.unraisablehook = hook
+        of_tasks.setLevel(level)

@@ -11,6 +11,7 @@ json_text       annotation files
 features        datasets that tensorflow-datasets prepared
 stores          buckets by name
 checkpoints     folders that Orbax wrote, before it opens them
+checkpoint_arrays   the arrays in them: their shapes, types and codecs
 printing        how names and texts are printed: no markup, no control characters
 pickle_machine  pickles read as data; names are only looked up in a table
 strict_json     JSON of bounded size, parts and nesting, no name twice

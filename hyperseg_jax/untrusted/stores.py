@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from etils import epath
+
 from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 PROTOCOLS = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "memory")
 
@@ -38,3 +41,10 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise UserError(f"{url}: needs support for {scheme}:// ({error}); pip install 'hyperseg-jax[cloud]'") from error
     return store, path
+
+
+def contents(path: epath.Path, most: int) -> bytes:
+    """The bytes of a file in a store. BadFile where there are more than `most`; a store's client raises what it likes."""
+    if (size := path.stat().length) > most:
+        raise BadFile(f"has {size} bytes, and the limit is {most}")
+    return bytes(path.read_bytes())

@@ -5,9 +5,12 @@ import json
 
 import fsspec
 import fuzz
+import numpy as np
 import pytest
+from etils import epath
 from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
+from orbax.checkpoint import v1 as ocp
 from rich.console import Console
 
 from hyperseg_jax.errors import UserError
@@ -16,6 +19,9 @@ from hyperseg_jax.training import loop
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.observers import read_metrics
 from hyperseg_jax.training.workdir import Workdir
+from hyperseg_jax.untrusted import checkpoints as untrusted
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.checkpoint_arrays import check_arrays
 from hyperseg_jax.weights import model_folder
 
 
@@ -97,6 +103,32 @@ def test_a_run_in_a_bucket_goes_on_where_it_stopped(bucket, small_system, micro,
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6] and lines[-1]["kind"] == "validation"
     assert len(list((home / "tensorboard").iterdir())) == 2 and (home / "predictions.png").stat().st_size > 1000
     assert model_folder.read(home / "model")["second/kernel"].shape == (256, 1024)
+
+
+def test_checkpoints_in_a_bucket_are_looked_at_as_those_of_this_machine(bucket, monkeypatch):
+    """All but what speaks to gs:// itself: TensorStore is given the folder behind the bucket."""
+    base = lambda path: {"driver": "file", "path": str(bucket / str(path).removeprefix("gs://"))}
+    monkeypatch.setattr("orbax.checkpoint._src.path.gcs_utils.get_kvstore_for_gcs", base)
+    part = {"one": np.ones((2, 3), np.float32)}
+    with ocp.training.Checkpointer(bucket / "name" / "checkpoints") as made:
+        made.save_checkpointables(3, {"params": part, "run": {"format": 1, "text": "x"}})
+    there, home = bucket / "name" / "checkpoints" / "3", epath.Path("gs://name/checkpoints")
+    wanted = lambda *shape: {"params": {("one",): (shape, "float32")}}
+    untrusted.check(home / "3")
+    check_arrays(home / "3", wanted(2, 3))
+    with pytest.raises(BadFile, match=r"one has the shape \[2, 3\], and \[3, 3\] belongs there"):
+        check_arrays(home / "3", wanted(3, 3))
+    (there / "run" / "_strings.json").write_text("{}")
+    with pytest.raises(BadFile, match=r"_strings\.json has no text text"):
+        check_arrays(home / "3", wanted(2, 3))
+    with (there / "params" / "more").open("w") as file:
+        file.truncate(untrusted.LARGEST + 1)
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"gs://name/checkpoints: 3 is no checkpoint.*params/more has \d+ bytes.*; remove it, or"
+        ):
+            Checkpoints(home)
+    assert there.is_dir()
 
 
 def test_a_bucket_that_refuses_is_one_clear_line(bucket, micro, monkeypatch):
