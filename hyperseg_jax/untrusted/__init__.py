@@ -5,6 +5,7 @@ bad_file        the map of a file, and how a refusal is worded
 paths           names in data: below their folder, and of regular files
 budget          what one record has asked for so far
 pictures        every picture of the project: formats by name
+libtiff         what Pillow's decoder of TIFF complains of
 label_maps      matrices of MATLAB files
 videos          containers and codecs by name
 json_text       annotation files

@@ -14,7 +14,7 @@ from typing import IO, TypeVar
 import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-from hyperseg_jax.untrusted import limits, paths
+from hyperseg_jax.untrusted import libtiff, limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.label_maps import check_labels
 from hyperseg_jax.untrusted.printing import shown, shown_value
@@ -73,7 +73,11 @@ def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[s
         if isinstance(picture, TiffImagePlugin.TiffImageFile):
             _check_tiles(picture, most)
         _check_scans(picture, content)
-        return take(picture)
+        with libtiff.listening() as complaints:
+            taken = take(picture)
+        if complaints:  # Pillow goes on with what it has
+            raise BadFile(f"is a damaged TIFF ({shown(complaints[0])})", AGAIN)
+        return taken
 
 
 def _content(source: pathlib.Path | bytes) -> IO[bytes]:

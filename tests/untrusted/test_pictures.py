@@ -139,6 +139,30 @@ def test_pixels_of_a_tiff_are_no_scans(compression):
     assert np.array_equal(pictures.numbers(saved(grey, "TIFF", compression=compression), labels.MODES, "label picture"), grey)
 
 
+@pytest.mark.parametrize(
+    "compression", ["packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "lzma", "zstd", "group3", "group4", "tiff_ccitt"]
+)
+def test_libtiff_prints_nothing_of_a_damaged_tiff(capfd, compression):
+    """And what Pillow would take in spite of a complaint, such as the rest of a fax, is refused."""
+    mode, random = ("1" if compression.startswith(("g", "tiff_c")) else "RGB"), np.random.default_rng(5)
+    colours = random.integers(0, 2 if mode == "1" else 256, (40, 50, len(mode))).astype(np.uint8).squeeze() * (
+        255 if mode == "1" else 1
+    )
+    data, said = io.BytesIO(), []
+    Image.fromarray(colours).convert(mode).save(data, "TIFF", compression=compression)
+    assert pictures.colours(data.getvalue()).shape == (40, 50, 3)
+    for _ in range(60):
+        bad = bytearray(data.getvalue())
+        bad[random.integers(8, len(bad))] = random.integers(256)
+        bad = bad[: random.integers(8, len(bad))] if random.random() < 0.3 else bad
+        try:
+            pictures.colours(bytes(bad))
+        except BadFile as error:
+            said.append(str(error))
+    assert said and capfd.readouterr() == ("", "")
+    assert compression not in ("group4", "tiff_ccitt") or any("is a damaged TIFF (" in line for line in said)
+
+
 def tiled(side, compression, data):
     """A TIFF of 1 x 1 pixel in a tile of side x side."""
     fields = [(256, 1), (257, 1), (258, 8), (259, compression), (262, 1), (277, 1), (322, side), (323, side), (325, len(data))]
