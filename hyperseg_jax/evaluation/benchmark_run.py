@@ -18,7 +18,7 @@ from hyperseg_jax.evaluation.cases import Cases, is_case
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predictions
 from hyperseg_jax.evaluation.replies import Reply
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
-from hyperseg_jax.evaluation.submissions import Row, is_row, row_of
+from hyperseg_jax.evaluation.submissions import Row, check_question, is_row, row_of
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import paths, strict_json
@@ -38,6 +38,7 @@ class Partial:
     rows: list[tuple[int, int, Row]]  # (example, prompt, row)
     done: int = 0
     resumed: int = 0
+    _asked: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -54,10 +55,14 @@ class Partial:
             raise BadFile("it has an answer in an unexpected format")
 
     def merge(self, state: dict[str, Any]) -> None:
-        """Adds the state of another host, or of a run before."""
+        """Adds the state of another host, or of a run before. ValueError where it has what is there already, or is none."""
         self.scorer.merge(state["scores"])
         self.cases.merge(state["cases"])
-        self.rows = sorted([*self.rows, *((i, k, row) for i, k, row in state["rows"])], key=lambda row: row[:2])
+        for i, k, row in state["rows"]:
+            if (first := self._asked.setdefault(row["key"], (i, k))) != (i, k):
+                raise ValueError(f"record {i} asks the question {row['key']!r} of record {first[0]} again")
+            self.rows.append((i, k, row))
+        self.rows.sort(key=lambda row: row[:2])
 
 
 def run(
@@ -125,7 +130,7 @@ def run(
                     total.merge(json.loads(text))
             except ValueError as error:
                 if not told:
-                    raise
+                    raise UserError(f"benchmark {task.name}: {shown(str(error))}; correct its files") from error
                 raise UserError(f"{kept}: does not fit the examples ({shown(str(error))}); remove it to start anew") from error
             total.done, fresh = done, new()
             if kept is not None and hosts.leads():
@@ -167,5 +172,7 @@ def _reply(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerOpti
     other = {prompt.task for prompt in example.prompts} - {benchmark.task}
     if other:
         raise UserError(f"{example.name}: a {other.pop()} prompt in a benchmark of {benchmark.task}")
+    for prompt in example.prompts:
+        check_question(benchmark.submission, example, prompt)
     geometry = task.processor.geometry(*example.frames.shape[1:3])
     return SCORINGS[benchmark.scoring].reply(example, finder(engine, options, geometry))

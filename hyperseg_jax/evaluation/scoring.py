@@ -18,6 +18,7 @@ from hyperseg_jax.evaluation.tracks import Tracked
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Prediction, Prompt
+from hyperseg_jax.untrusted.printing import shown_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,8 +186,16 @@ def options_of(question: str) -> dict[str, str]:
     return dict(_OPTION.findall(question))
 
 
+def number_of(key: str, field: str, where: str) -> int:
+    """The number that tells a question from others. UserError where it is none. field, where: it stands in, for the message."""
+    if not re.fullmatch("0|-?[1-9][0-9]{0,17}", key):
+        raise UserError(f"{where}: its {field} is {shown_value(key)}, and the benchmark wants a whole number; correct it")
+    return int(key)
+
+
 def _add_choice(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    scores.update(found[0].text, prompt.answer, options_of(prompt.text), int(prompt.key) % ROTATIONS, prompt.group)
+    question = number_of(prompt.key, "index", name) % ROTATIONS
+    scores.update(found[0].text, prompt.answer, options_of(prompt.text), question, prompt.group)
 
 
 SCORINGS: dict[str, Scoring] = {

@@ -10,14 +10,32 @@ import numpy as np
 
 from hyperseg_jax.datasets.masks import decode
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.scoring import options_of
+from hyperseg_jax.evaluation.scoring import number_of, options_of
 from hyperseg_jax.metrics.multiple_choice import choose
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted.printing import shown_value
 
 Row = dict[str, Any]
+
+
+NUMBERED = {"coco_panoptic": "image_id", "youtube_vis": "video id", "vqa": "question_id", "mmbench": "index"}
+"""Formats whose questions have numbers, and the fields of their files that these stand in."""
+
+
+def check_question(submission: str, example: Example, prompt: Prompt) -> None:
+    """UserError where an answer could not be written in this format, a name of WRITERS. Asked before the model is."""
+    if submission in NUMBERED:
+        number_of(prompt.key, NUMBERED[submission], example.name)
+    elif submission == "ref_youtube_vos":  # names of files in its zip
+        for name in (prompt.key, *example.frame_names):
+            parts = name.split("/")
+            if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+                raise UserError(f"{example.name}: {shown_value(name)} is no name of a file in a zip; correct it")
+        if "/" not in prompt.key:
+            raise UserError(f"{example.name}: {shown_value(prompt.key)} is no video/expression; correct it")
 
 
 def row_of(example: Example, prompt: Prompt, found: Sequence[Prediction]) -> Row:
@@ -79,7 +97,7 @@ def _expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pa
     """Keys are video/expression."""
     path = folder / "submission.zip"
     clip = lambda row: np.stack([_masks(row, t).any(0) for t in range(len(row["frames"]))])
-    ref_youtube_vos.write(path, ((*row["key"].split("/"), row["frames"], clip(row)) for row in rows))
+    ref_youtube_vos.write(path, ((*row["key"].rsplit("/", 1), row["frames"], clip(row)) for row in rows))
     return path
 
 

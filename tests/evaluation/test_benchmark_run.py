@@ -14,7 +14,8 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.evaluation.scoring import Scorer
+from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
 
@@ -94,6 +95,37 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
 
     with pytest.raises(UserError, match=r"benchmark clips record 1: is in an unexpected format \(KeyError: 'anns'\)"):
         benchmark_run.run(engine(predict), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "why"),
+    [
+        ("toy_video", "b", "b: 'b' is no video/expression; correct it"),
+        ("toy_video", "../b/0", "b: '../b/0' is no name of a file in a zip"),
+        ("toy_video", "a/0", "benchmark clips: record 1 asks the question 'a/0' of record 0 again; correct its files"),
+        ("coco_panoptic", "12a", "b: its image_id is '12a', and the benchmark wants a whole number; correct it"),
+        ("youtube_vis_2019", "0012", "b: its video id is '0012', and"),
+        ("vqav2", "\u0661", "b: its question_id is '\u0661', and"),
+        ("mmbench", "", "b: its index is '', and"),
+    ],
+)
+def test_what_the_server_needs_is_looked_at_before_the_model_is_asked(line, key, why):
+    line = dataclasses.replace(LINE, submission=benchmarks.BENCHMARKS[line].submission)
+    first, second = clip("a", 1), clip("b", 1)
+    first = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], key="a/0" if line == LINE else "1"),))
+    second = dataclasses.replace(second, prompts=(dataclasses.replace(second.prompts[0], key=key),))
+    with pytest.raises(UserError) as told:
+        benchmark_run.run(engine(predict), line, task_of([first, second]), batch_size=1)
+    assert why in str(told.value)
+
+
+def test_a_choice_without_a_number_is_one_line():
+    with pytest.raises(UserError, match=r"name#3: its index is 'x1', and the benchmark wants a whole number"):
+        Scorer({"chat": "multiple_choice"}).add(
+            "name#3",
+            Prompt(task="chat", text="q\nA. a", answer="A", key="x1"),
+            [Prediction(np.zeros((0, 2, 2), bool), text="A")],
+        )
 
 
 CASE = {"value": 1.0, "index": 0, "prompt": 0, "text": "", "masks": []}
