@@ -123,7 +123,8 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     for name, task in tasks.items():
         if task.exam is not None:
             say(f"controls of {name}: expressions shuffled, and answers that ignore the text")
-            taken = referring_exam(model.engine, task, limit=parsed.limit, found=Evaluation({"exam": found.scores[name]}, []))
+            known = Evaluation({"exam": found.scores[name]}, [])
+            taken = referring_exam(model.engine, task, limit=parsed.limit, found=known, say=say)
             found.scores[name] |= taken.controls()
     table = Table("task", "metric", "value")
     for name, values in found.scores.items():

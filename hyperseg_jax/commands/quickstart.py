@@ -105,16 +105,16 @@ class Examined:
     task: Any
     pictures: int
 
-    def exam(self, model: Any) -> Any:
+    def exam(self, model: Any, say: Callable[[str], None]) -> Any:
         """The score with its controls."""
         from hyperseg_jax.evaluation.exam import referring_exam
 
-        return referring_exam(model.engine, self.task, limit=self.pictures)
+        return referring_exam(model.engine, self.task, limit=self.pictures, say=say)
 
 
 def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], None]) -> None:
     say("segmenting held-out pictures by text (the first call compiles, which takes a while)")
-    exam = known.exam(model)
+    exam = known.exam(model, say)
     say(
         f"referring cIoU: {exam.ciou:.2f}   (expressions shuffled: {exam.shuffled_ciou:.2f}, "
         f"best answer that ignores the text: {exam.blind_ciou:.2f})"
@@ -195,7 +195,7 @@ def fine_tune(
     from hyperseg_jax.training.loop import train
 
     say("the exam on what was held back: the colour pink and the shape heart")
-    old_before, new_before = known.exam(tiny), new.exam(tiny)
+    old_before, new_before = known.exam(tiny, say), new.exam(tiny, say)
     steps = config.train.steps
     say(f"fine-tuning for {steps} steps with LoRA; it stops once on the way, to show that it can go on")
     began = time.monotonic()
@@ -204,7 +204,7 @@ def fine_tune(
     train(config, workdir, console=console)
     minutes = (time.monotonic() - began) / 60
     tuned = Model.load(workdir)
-    old_after, new_after = known.exam(tuned), new.exam(tuned)
+    old_after, new_after = known.exam(tuned, say), new.exam(tuned, say)
     rows = [("what was held back", new_before.ciou, new_after.ciou), ("what it knew", old_before.ciou, old_after.ciou)]
     table = Table("referring cIoU", "before", "after", "change")
     for what, before, after in rows:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+from collections.abc import Callable
 
 from hyperseg_jax.data.sources import Task
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.validation import Evaluation, evaluate
 from hyperseg_jax.metrics.baselines import shuffled_order, text_blind_scores
@@ -44,17 +45,30 @@ class Exam:
         ]
 
 
-def referring_exam(engine: Engine, task: Task, *, limit: int | None = None, found: Evaluation | None = None) -> Exam:
+def referring_exam(
+    engine: Engine,
+    task: Task,
+    *,
+    limit: int | None = None,
+    found: Evaluation | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Exam:
     """Takes the exam that task.exam names; task.val must read all prompts of a picture as one example.
 
-    found: an evaluation of {"exam": task} that has been made already.
+    found: an evaluation of {"exam": task} that has been made already. say: takes a line about pictures that cannot be read;
+    they are in no score. UserError where there are no others.
     """
     if task.exam is None:
         raise ValueError(f"task {task.name} has no exam: it does not validate on referring expressions of a toy world")
-    asked = {"exam": task}
-    found = found or evaluate(engine, asked, limit=limit)
+    asked, unread = {"exam": task}, list[str]()
+    found = found or evaluate(engine, asked, limit=limit, say=say)
+    if "ciou" not in found.scores["exam"]:
+        raise UserError(f"task {task.name}: none of the records that are asked can be read, so there is no score; mend them")
     shuffled = evaluate(engine, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
-    blind = text_blind_scores(itertools.islice(objects_and_targets(*task.exam), limit))["best"]
+    pictures = objects_and_targets(*task.exam, limit=limit, unread=lambda k, why: unread.append(f"picture {k}: {why}"))
+    blind = text_blind_scores(pictures)["best"]
+    if unread:
+        say(f"{len(unread)} pictures could not be read and are in no answer that ignores the text; the first: {unread[0]}")
     own, other = found.scores["exam"], shuffled.scores["exam"]
     return Exam(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,21 +64,23 @@ def evaluate(
             continue
         options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.usual)
         count = min(len(task.val), limit or len(task.val))
-        examples: Sequence[Example] = task.val
-        if change is not None:
-            examples = change(name, [task.val[i] for i in range(count)])
         alike = {other: scoring for other, scoring in BY_TASK.items() if SCORINGS[scoring].kind == options.kind}
         scorer, unread = Scorer(alike), list[str]()
+        note = functools.partial(_note, unread)
+        examples: Sequence[Example] = task.val
+        if change is not None:
+            examples = change(name, list(_readable(task.val, count, note)))
+        asked = min(count, len(examples))
         share = min(count, tiles // len(tasks))  # a sheet shows something of every task, and not only its beginning
         for done, answered in predictions(
             engine,
             task,
             examples,
             functools.partial(_reply, engine, options, scorer, task),
-            count=count,
+            count=asked,
             batch_size=BATCH,
             options=options,
-            unread=functools.partial(_note, unread),
+            unread=note,
             workers=workers,
         ):
             for index, reply in answered:
@@ -89,7 +91,7 @@ def evaluate(
                     if index * share % count < share and k == 0:
                         made.tiles.append(compare(reply.example.frames[0], prompt, list(predicted[0].masks)))
             if progress is not None:
-                progress(name, done, count)
+                progress(name, done, asked)
         scores = scorer.of_all_hosts(name).compute()
         told = hosts.exchange_long(f"what {name} lacks", json.dumps(unread))
         if missed := [line for lines in told for line in json.loads(lines)]:
@@ -113,6 +115,19 @@ def _reply(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, e
         return Prediction(np.zeros((0, *geometry.original), bool)) if scorer.scoring(prompt) is None else found(prompt, outputs)
 
     return AllAtOnce(example, find, room=task.processor.prompts)
+
+
+def _readable(examples: Sequence[Example], count: int, note: Callable[[int, str], None]) -> Iterator[Example]:
+    """The first `count` examples without those that cannot be read. On each host all are read, and the first one notes."""
+    for k in range(count):
+        try:
+            yield examples[k]
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            why = faults.reason(error)
+            if hosts.leads():
+                note(k, why)
 
 
 def _note(unread: list[str], index: int, reason: str) -> None:

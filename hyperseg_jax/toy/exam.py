@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from hyperseg_jax.datasets import faults
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example
 from hyperseg_jax.toy.readers import open_reader
 
 
-def objects_and_targets(folder: str | os.PathLike, split: str) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """For each picture the masks of its things [N, H, W] and the target [H, W] of each expression (empty: absent)."""
+def objects_and_targets(
+    folder: str | os.PathLike,
+    split: str,
+    *,
+    limit: int | None = None,
+    unread: Callable[[int, str], None] = lambda index, reason: None,
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """For each picture, or the first `limit`, the masks of its things [N, H, W], N > 0, and the target [H, W] of each
+    expression (empty: absent). unread: told of a picture that cannot be read, and why; it is left out."""
     pictures = open_reader(folder, "panoptic", split)
     spoken = open_reader(folder, "referring", split, group_by_image=True, prompts_per_example=1000)
-    for shown, asked in zip((pictures[k] for k in range(len(pictures))), spoken, strict=True):
-        (segments,) = shown.prompts
-        things = [segments.things[label] for label in segments.labels]
-        yield segments.masks[things, 0], [prompt.masks.any((0, 1)) for prompt in asked.prompts]
+    if len(pictures) != len(spoken):
+        raise UserError(
+            f"{folder}: {split} has {len(pictures)} pictures with segments, and expressions about {len(spoken)}; draw it again"
+        )
+    for k in range(min(len(pictures), limit or len(pictures))):
+        try:
+            yield _of_picture(pictures[k], spoken[k])
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            unread(k, faults.reason(error))
+
+
+def _of_picture(shown: Example, asked: Example) -> tuple[np.ndarray, list[np.ndarray]]:
+    (segments,) = shown.prompts
+    things = [segments.things[label] for label in segments.labels]
+    if segments.masks is None or not any(things):
+        raise UserError(f"{shown.name}: has no things; correct or remove it")
+    if not np.array_equal(shown.frames, asked.frames):
+        raise UserError(f"{shown.name}: is another picture than {asked.name}; write both files in one order")
+    targets = [np.asarray(prompt.masks.any((0, 1))) for prompt in asked.prompts if prompt.masks is not None]
+    return segments.masks[things, 0], targets
