@@ -14,7 +14,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.trials import Metric, Trial, metrics_seen
 from hyperseg_jax.training.plots import saved_panels
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.printing import cell
+from hyperseg_jax.untrusted.printing import cell, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +40,12 @@ class Row:
 
 def collect(trials: Sequence[Trial], metric: Metric) -> list[Row]:
     """The best last score first, trials without any at the end. UserError where runs have ended, and none wrote the metric."""
-    lines = {trial.name: trial.lines() for trial in trials}
-    rows = [Row(trial, trial.status(), tuple(metric.scores(lines[trial.name]))) for trial in trials]
+    rows = [Row(trial, trial.status(), tuple(metric.scores(trial.lines()))) for trial in trials]
     finished = [row for row in rows if row.status == "finished"]
     if finished and not any(row.scores for row in rows):
-        seen = sorted(set().union(*(metrics_seen(lines[row.trial.name]) for row in finished)))
+        seen = metrics_seen(line for row in finished for line in row.trial.lines())
         raise UserError(
-            f"--metric {metric}: never appears in metrics.jsonl; there are {', '.join(seen) or 'none'}. Nothing "
+            f"--metric {metric}: never appears in metrics.jsonl; there are {', '.join(map(shown, seen)) or 'none'}. Nothing "
             "is lost: the same command with another --metric trains nothing again"
         )
     sign = -1.0 if metric.mode == "max" else 1.0

@@ -11,14 +11,14 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from etils import epath
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.observers import sound_lines
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, naming
 from hyperseg_jax.untrusted.printing import one_line
@@ -26,6 +26,8 @@ from hyperseg_jax.untrusted.printing import one_line
 DONE = ("finished", "stopped")  # these are not run again
 LAST = 2**16
 """Bytes at the end of a log that are looked at."""
+SEEN = 50
+"""Metrics that are listed where the wanted one is not there."""
 STATUSES = ("waiting", "running", "submitted", "interrupted", "failed", *DONE)
 
 
@@ -81,9 +83,9 @@ class Trial:
         """What trains it; the same line goes on after a stop or a kill."""
         return [sys.executable, "-m", self.training, "--config", self.config, "--workdir", self.workdir, *self.flags()]
 
-    def lines(self) -> list[dict[str, Any]]:
-        """What its run has written to metrics.jsonl so far."""
-        return read_metrics(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """What its run has written to metrics.jsonl so far, line by line."""
+        return sound_lines(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
 
     def reached_its_end(self) -> bool:
         """Whether the last step has been logged."""
@@ -149,7 +151,7 @@ class Metric:
     def __str__(self) -> str:
         return f"{self.task}/{self.name}"
 
-    def scores(self, lines: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    def scores(self, lines: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
         """(step, value) in the order of steps; what is no finite number is left out. Of the training lines of several tasks at
         one step, the mean over their steps."""
         found: dict[int, list[tuple[float, int]]] = {}
@@ -164,14 +166,15 @@ class Metric:
         return one > other if self.mode == "max" else one < other
 
 
-def metrics_seen(lines: list[dict[str, Any]]) -> set[str]:
-    """The metrics that these lines could be compared by."""
-    return {
-        f"{_key(line)}/{name}"
-        for line in lines
-        for name, value in line.items()
-        if isinstance(value, int | float) and name != "step"
-    }
+def metrics_seen(lines: Iterable[dict[str, Any]], most: int = SEEN) -> list[str]:
+    """The metrics that these lines could be compared by, or the first so many of them."""
+    found: set[str] = set()
+    for line in lines:
+        numbers = (name for name, value in line.items() if isinstance(value, int | float) and name != "step")
+        found.update(f"{_key(line)}/{name}" for name in numbers)
+        if len(found) > most:
+            found = set(sorted(found)[:most])
+    return sorted(found)
 
 
 def _key(line: dict[str, Any]) -> str:

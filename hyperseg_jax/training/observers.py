@@ -205,7 +205,7 @@ class Observers:
 
     def _draw(self) -> None:
         try:
-            plot_losses(read_metrics(self._path), self._plot, self._headlines)
+            plot_losses(sound_lines(self._path), self._plot, self._headlines)
         except UserError as error:
             self.say(str(error))
 
@@ -250,9 +250,15 @@ class _Board:
         self._flushed = time.monotonic()
 
 
+def sound_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The sound lines of a metrics file, one after the other; one cut off by a kill is left out, as is all else that no run
+    wrote."""
+    return (line for line in _lines(path) if line is not None)
+
+
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The sound lines of a metrics file; one cut off by a kill is left out, as is all else that no run wrote."""
-    return [line for line in _lines(path) if line is not None]
+    """All of `sound_lines`, which take up to ten times as much memory as the file."""
+    return list(sound_lines(path))
 
 
 def _lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:

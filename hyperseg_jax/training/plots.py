@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,36 +45,58 @@ def saved_panels(picture: pathlib.Path, rows: int, columns: int, size: tuple[flo
             pyplot.close(figure)
 
 
-def plot_losses(lines: Sequence[dict[str, Any]], picture: pathlib.Path, headlines: Sequence[str]) -> None:
+Curve = tuple["array[float]", "array[float]"]
+"""Steps and values, eight bytes each: a log may be long."""
+
+
+def plot_losses(lines: Iterable[dict[str, Any]], picture: pathlib.Path, headlines: Sequence[str]) -> None:
     """Draws the training loss of each task and, beside it, its headline score of validation over steps.
 
-    lines: those of metrics.jsonl. headlines: names of scores; of each task the first one that it has is drawn. Nothing is
-    written where there are no training lines. Of more than DRAWN tasks the first ones are drawn.
+    lines: those of metrics.jsonl, of which one at a time is looked at. headlines: names of scores; of each task the first one
+    that its last line has is drawn. Nothing is written where there are no training lines. Of more than DRAWN tasks the first
+    ones are drawn.
     """
-    train, validation = (_by_task(lines, kind) for kind in ("train", "validation"))
+    train, validation = _curves(lines, headlines)
     if not train:
         return
     with saved_panels(picture, 1, 2 if validation else 1, (11 if validation else 6, 3.6)) as panels:
         left = panels[0][0]
-        for task, mine in train.items():
-            left.plot([line["step"] for line in mine], [line["loss"] for line in mine], label=task, linewidth=1)
+        for task in sorted(train):
+            left.plot(*train[task]["loss"], label=task, linewidth=1)
         left.set(xlabel="step", ylabel="training loss")
         left.legend(fontsize=8)
         if not validation:
             return
         right = panels[0][1]
-        for task, mine in validation.items():
-            name = next((name for name in headlines if name in mine[-1]), None)
-            if name:
-                steps, scores = zip(*((line["step"], line[name]) for line in mine if name in line), strict=True)
-                right.plot(steps, scores, "o-", markersize=3, label=f"{task} {name}")
+        for task in sorted(validation):
+            if drawn := validation[task]:
+                name = next(iter(drawn))
+                right.plot(*drawn[name], "o-", markersize=3, label=f"{task} {name}")
         right.set(xlabel="step", ylabel="validation score", ylim=(0, 1))
         right.legend(fontsize=8)
 
 
-def _by_task(lines: Sequence[dict[str, Any]], kind: str) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _curves(
+    lines: Iterable[dict[str, Any]], headlines: Sequence[str]
+) -> tuple[dict[str, dict[str, Curve]], dict[str, dict[str, Curve]]]:
+    """The training losses of each task, and those headline scores that the last line of each has, in their order."""
+    train, validation = dict[str, dict[str, Curve]](), dict[str, dict[str, Curve]]()
+    last: dict[str, set[str]] = {}
     for line in lines:
-        if line["kind"] == kind:
-            found.setdefault(line["task"], []).append(line)
-    return {task: found[task] for task in sorted(found)[:DRAWN]}
+        task, wanted = line["task"], ("loss",) if line["kind"] == "train" else headlines
+        kept = train if line["kind"] == "train" else validation
+        curves = kept.setdefault(task, {})
+        for name in wanted:
+            if name in line:
+                steps, values = curves.setdefault(name, (array("d"), array("d")))
+                steps.append(line["step"])
+                values.append(line[name])
+        if kept is validation:
+            last[task] = {name for name in headlines if name in line}
+        if len(kept) > DRAWN:
+            gone = max(kept)
+            del kept[gone]
+            last.pop(gone, None)
+    return train, {
+        task: {name: curves[name] for name in headlines if name in last[task]} for task, curves in validation.items()
+    }

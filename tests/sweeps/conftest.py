@@ -43,7 +43,7 @@ class Seen:
     @staticmethod
     def end(trial):
         """The checkpoint, and every line of the metrics."""
-        return json.loads(pathlib.Path(trial.workdir, "checkpoint.json").read_text()), trial.lines()
+        return json.loads(pathlib.Path(trial.workdir, "checkpoint.json").read_text()), list(trial.lines())
 
     @staticmethod
     def wait(condition, seconds=60):

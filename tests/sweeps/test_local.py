@@ -79,7 +79,7 @@ local.run(trials, [Share(), Share()], say=lambda line: print(line, flush=True))
 def test_a_sweep_that_was_ended_goes_on_and_loses_nothing(fakes, seen, number, tmp_path):
     trials = fakes((1, 2, 3), steps=60, pause=0.05)
     sweep = subprocess.Popen([sys.executable, "-c", SWEEP, str(trials[0].folder)], stdout=subprocess.PIPE, text=True)
-    seen.wait(lambda: sweep.poll() is not None or all(trial.lines() and trial.lines()[-1]["step"] >= 3 for trial in trials[:2]))
+    seen.wait(lambda: sweep.poll() is not None or all(any(line["step"] >= 3 for line in trial.lines()) for trial in trials[:2]))
     sweep.send_signal(number)
     sweep.communicate()
     assert sweep.returncode != 0

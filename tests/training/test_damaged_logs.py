@@ -8,7 +8,8 @@ import fuzz
 import pytest
 from rich.console import Console
 
-from hyperseg_jax.training import observers
+from hyperseg_jax.sweeps.trials import Metric, metrics_seen
+from hyperseg_jax.training import observers, plots
 from hyperseg_jax.training.checkpoint import check_facts
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.observers import Observers, read_metrics, seconds_lost
@@ -137,6 +138,26 @@ def test_a_log_is_read_line_by_line(tmp_path):
         assert seconds_lost(file, {"step": 1.0}) == 2.0
         observers._truncate(file, 2)
     assert len(read_metrics(file)) == 4 and file.stat().st_size < 2000
+
+
+def test_of_a_long_log_only_what_is_drawn_or_compared_is_kept(tmp_path):
+    """20 MB; as lists of lines they would take 200 MB."""
+    file = tmp_path / "metrics.jsonl"
+    many = {f"m{k}": 0.5 for k in range(100)}
+    with file.open("w") as log:
+        for step in range(15_000):
+            log.write(json.dumps({"kind": "train", "step": step, "task": f"t{step % 70:02}", "loss": 1.0, **many}) + "\n")
+            if step % 100 == 0:
+                line = {"kind": "validation", "step": step, "task": "a", "giou": 0.1, **({} if step else {"ciou": 0.2})}
+                log.write(json.dumps(line) + "\n")
+    with fuzz.bounded(seconds=120, memory=2**25):
+        train, validation = plots._curves(observers.sound_lines(file), ("ciou", "giou"))
+        assert sorted(train) == [f"t{k:02}" for k in range(50)] and train["t00"]["loss"][0].tolist() == list(
+            range(0, 15_000, 70)
+        )
+        assert list(validation["a"]) == ["giou"] and len(validation["a"]["giou"][1]) == 150
+        assert len(Metric("train", "m5", "min").scores(observers.sound_lines(file))) == 15_000
+        assert metrics_seen(observers.sound_lines(file), 3) == ["a/ciou", "a/giou", "train/loss"]
 
 
 def test_a_log_that_is_a_link_out_is_put_aside(tmp_path):
