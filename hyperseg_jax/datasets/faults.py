@@ -16,7 +16,7 @@ from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.errors import ENDING, UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.printing import one_line, shown_value
+from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
 
 ROOM = 400
 """Bytes of a message on its way from a worker."""
@@ -44,8 +44,23 @@ def opening(what: str) -> Iterator[None]:
         _raise_printable(error)
     except BaseException as error:
         reason(error)
-        why = f"{type(error).__name__}: {error}"
+        why = in_words(error)
         raise Problem("bad record", f"{what} cannot be opened with these files and options ({why}); correct them") from error
+
+
+def in_words(error: BaseException) -> str:
+    """What an error of Python's says of a file's content, which it tells in words of a program."""
+    if isinstance(error, KeyError):
+        return f"{shown_value(error.args[0] if error.args else '')} is missing"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if isinstance(error, UnicodeError):
+        return "a text has signs that are none"
+    if isinstance(error, OSError):
+        return f"a file cannot be read: {shown(error.strerror or str(error))}"
+    return "a value is of another kind or size than belongs there"
 
 
 def _raise_printable(error: UserError) -> NoReturn:

@@ -11,7 +11,7 @@ import pytest
 from damage import change, found, report
 
 from hyperseg_jax.data.pipeline import Unreadable, read_ahead
-from hyperseg_jax.datasets import CocoInstances, Folder, layouts
+from hyperseg_jax.datasets import CocoInstances, Folder, faults, layouts
 from hyperseg_jax.datasets.builds import index as indices
 from hyperseg_jax.datasets.builds.build import Plan, build
 from hyperseg_jax.datasets.built import Built, open_checked
@@ -218,3 +218,23 @@ def test_numbers_that_collide_in_a_dict_are_refused(own):
     with pytest.raises(UserError, match=r"images#0: field 'id' is 2305843009213693951, which is no number of a record"):
         opened(root)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyError("anns"), "'anns' is missing"),
+        (TypeError("'<' not supported between instances of 'str' and 'int'"), "a value is of another kind or size"),
+        (AttributeError("'list' object has no attribute 'get'"), "a value is of another kind or size"),
+        (IndexError("list index out of range"), "a value is of another kind or size"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "a text has signs that are none"),
+        (PermissionError(13, "Permission denied", "x"), "a file cannot be read: Permission denied"),
+        (RecursionError("maximum recursion depth exceeded"), "it is nested too deep"),
+        (MemoryError(), "it asks for more memory than there is"),
+    ],
+)
+def test_what_keeps_a_reader_from_opening_is_told_in_our_words(error, words):
+    with pytest.raises(Problem) as told, faults.opening("the reader"):
+        raise error
+    start = f"the reader cannot be opened with these files and options ({words}"
+    assert str(told.value).startswith(start) and type(error).__name__ not in str(told.value)

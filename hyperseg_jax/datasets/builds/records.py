@@ -17,12 +17,14 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.faults import in_words
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, pictures
 from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import shown_value
 
 PICTURES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
@@ -34,7 +36,7 @@ COUNTS = {
     "region": {"labels": "masks", "kinds": "regions"},
 }
 """Fields of a task that have a value for each of another's."""
-DAMAGED = (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError)
+DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError)
 _FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of characters
 
 
@@ -73,6 +75,10 @@ def _given(value: Any, name: str) -> bool:
     return isinstance(value, np.ndarray) or value != FIELDS[name]
 
 
+class Damage(ValueError):
+    """What is wrong with the bytes of a record, in words."""
+
+
 class Record:
     """A record before its pictures and masks are decoded.
 
@@ -84,7 +90,7 @@ class Record:
         """where: shard and number, for messages."""
         self._where = where
         try:
-            content = msgpack.unpackb(data, strict_map_key=True, **_FORM)
+            content = _unpacked(data)
             self.name, self.frame_names = _text(content["name"]), tuple(map(_text, content["frame_names"]))
             self.size = files.picture_size(dict(zip(("height", "width"), content["size"], strict=True)), where)
             self._pictures = [_bytes(picture) for picture in content["frames"]]
@@ -129,13 +135,13 @@ class Record:
                 or numbers.ndim != axes
                 or (name in TIMED and numbers.shape[-1] != len(self))
             ):
-                raise ValueError(f"{name} are no masks of its {len(self)} frames")
+                raise Damage(f"{name} are no masks of its {len(self)} frames")
         for name, of in COUNTS.get(prompt.task, {}).items():
             there, wanted = getattr(prompt, name), getattr(prompt, of)
             if wanted is not None and len(there) != len(wanted):
-                raise ValueError(f"{len(there)} {name} for {len(wanted)} {of}")
+                raise Damage(f"it has {len(there)} {name} for {len(wanted)} {of}")
         if not all(type(area) in (int, float) for area in prompt.areas):
-            raise TypeError("areas are no numbers")
+            raise Damage("areas are no numbers")
         return prompt
 
     def _value(self, value: Any) -> Any:
@@ -145,7 +151,7 @@ class Record:
             return value
         numbers = np.array(value["planes"], np.int64).reshape(value["shape"])
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self._planes)):
-            raise ValueError("a plane of a mask is missing")
+            raise Damage("a plane of a mask is missing")
         return numbers
 
     def _drawn(self, prompt: Prompt) -> Prompt:
@@ -174,17 +180,24 @@ class Record:
         return frame
 
     def _damaged(self, error: Exception) -> Problem:
-        why = f"{type(error).__name__}: {error}"
-        return Problem("bad record", f"{self._where}: is damaged ({why[:120]}); build this shard again")
+        why = str(error) if isinstance(error, Damage) else in_words(error)
+        return Problem("bad record", f"{self._where}: is damaged ({why}); build this shard again")
+
+
+def _unpacked(data: bytes) -> Any:
+    try:
+        return msgpack.unpackb(data, strict_map_key=True, **_FORM)
+    except (ValueError, TypeError, RecursionError) as error:  # all of msgpack's own are of these
+        raise Damage("its bytes are no whole record") from error
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"a {type(value).__name__} where a text belongs")
+        raise Damage(f"{shown_value(value)} stands where a text belongs")
     return value
 
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
-        raise TypeError(f"a {type(value).__name__} where bytes belong")
+        raise Damage(f"{shown_value(value)} stands where bytes belong")
     return value
