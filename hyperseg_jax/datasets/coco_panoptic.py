@@ -13,6 +13,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
 from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.places import Places, categories
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
@@ -38,14 +39,13 @@ class CocoPanoptic(Numbered):
         self._pngs = files.existing_folder(png_root)
         path, content = str(self._file.path), self._file.content
         rows = files.rows(content, "categories", path)
-        self._place = {files.number(row, "id", f"{path} categories"): k for k, row in enumerate(rows)}
+        self._place = categories(rows, f"{path} categories")
         names = tuple(files.text(row, "name", f"{path} categories") for row in rows)
         things = tuple(files.flag(row, "isthing", f"{path} categories") for row in rows)
         self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
-        self._picture_of = {
-            files.identity(image, "id", f"{path} images"): k for k, image in enumerate(files.rows(content, "images", path))
-        }
-        self._length = len(files.rows(content, "annotations", path))
+        self._picture_of = Places(files.rows(content, "images", path), "id", f"{path} images")
+        notes = files.rows(content, "annotations", path)
+        self._length, self._notes = len(notes), Places(notes, "image_id", f"{path} annotations", strict=False)
 
     def __len__(self) -> int:
         return self._length
@@ -57,6 +57,7 @@ class CocoPanoptic(Numbered):
         number = files.identity(note, "image_id", where)
         if number not in self._picture_of:
             raise UserError(f"{where}: image_id {number} is not among the images of the file; correct or remove it")
+        self._notes[number]
         image = self._file.content["images"][self._picture_of[number]]
         size = files.picture_size(image, where)
         pixels = files.read_picture(files.inside(self._images, files.field(image, "file_name", where), where), size)
@@ -75,7 +76,9 @@ class CocoPanoptic(Numbered):
         owner = coded.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         ignore = owner == 0
         segments, labels, crowds = [], [], {}
-        for info in files.rows(note, "segments_info", where):
+        infos = files.rows(note, "segments_info", where)
+        Places(infos, "id", f"{where} segments_info").check()
+        for info in infos:
             budget.charge(1, size, where)
             mask = owner == files.number(info, "id", f"{where} segments_info")
             category = files.number(info, "category_id", f"{where} segments_info")

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.places import Places, categories
 from hyperseg_jax.datasets.problems import complain
 
 
@@ -21,10 +22,10 @@ class CocoRecords:
     def _index(self) -> None:
         path, content = str(self.path), self.file.content
         images, notes, rows = (files.rows(content, name, path) for name in ("images", "annotations", "categories"))
-        self._images = {files.identity(row, "id", f"{path} images#{k}"): k for k, row in enumerate(images)}
+        self._images = Places(images, "id", f"{path} images")
         self.categories: dict[int, str] = {
-            files.number(row, "id", f"{path} categories#{k}"): files.text(row, "name", f"{path} categories#{k}")
-            for k, row in enumerate(rows)
+            number: files.text(rows[k], "name", f"{path} categories#{k}")
+            for number, k in categories(rows, f"{path} categories").items()
         }
         self.annotations: dict[int | str, list[int]] = {number: [] for number in self._images}
         for k, note in enumerate(notes):

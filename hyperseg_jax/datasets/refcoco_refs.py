@@ -15,6 +15,7 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.places import Places
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.datasets.refcoco import SENTENCES
 from hyperseg_jax.errors import UserError
@@ -59,10 +60,8 @@ class RefCocoRefs(PerPicture):
         self._polygons = polygons
         self._images = files.existing_folder(image_root)
         self._records = CocoRecords(instances_path)
-        self._annotation_of = {
-            files.identity(note, "id", self._records.where(k)): k
-            for k, note in enumerate(self._records.file.content["annotations"])
-        }
+        notes = self._records.file.content["annotations"]
+        self._annotation_of = Places(notes, "id", f"{self._records.path} annotations")
         self._refs = self._of_split(_read(self._path), split)
         spoken = [range(len(ref["sentences"])) if sentences == "each" else (-1,) for ref in self._refs]
         self._items = [(n, sentence) for n, which in enumerate(spoken) for sentence in which]
@@ -119,13 +118,13 @@ class RefCocoRefs(PerPicture):
         named = [annotation for annotation in ref["ann_ids"] if annotation != NOTHING]
         target = np.zeros(size, bool)
         for annotation in named:
-            k = self._annotation_of.get(annotation)
-            if k is None:
+            if annotation not in self._annotation_of:
                 complain(
                     "bad record",
                     f"{ref['where']}: ann_id {annotation} is not in {self._records.path}; take both files from one release",
                 )
                 continue
+            k = self._annotation_of[annotation]
             segmentation = files.field(self._records.annotation(k), "segmentation", self._records.where(k))
             target |= masks.decode(segmentation, *size, f"{self._records.where(k)} segmentation", polygons=self._polygons)
         return Prompt(

@@ -8,6 +8,7 @@ import pathlib
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.places import Places
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.structs import Prompt
 
@@ -30,12 +31,12 @@ class VqaV2(PerPicture):
         self._images = files.existing_folder(image_root)
         self.name, self._suffix = self._file.path.name, suffix
         self._questions = files.rows(self._file.content, "questions", str(self._file.path))
-        self._answers: dict[int | str, dict] | None = None
+        self._numbers = Places(self._questions, "question_id", f"{self._file.path} questions", strict=False)
+        self._answers: Places | None = None
         if annotations_path:
-            path = str(annotations_path)
-            rows = files.rows(files.Json(annotations_path, dict).content, "annotations", path)
-            self._answers_path = path
-            self._answers = {files.identity(row, "question_id", f"{path} annotations#{k}"): row for k, row in enumerate(rows)}
+            self._answers_path = str(annotations_path)
+            self._notes = files.rows(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
+            self._answers = Places(self._notes, "question_id", f"{self._answers_path} annotations")
         self._arrange(len(self._questions), self._image, prompts_per_example)
 
     def _where(self, n: int) -> str:
@@ -51,10 +52,12 @@ class VqaV2(PerPicture):
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         row, where = self._questions[n], self._where(n)
         key = files.identity(row, "question_id", where)
-        note = {} if self._answers is None else self._answers.get(key)
-        if note is None:
+        self._numbers[key]
+        note: dict = {}
+        if self._answers is not None and key in self._answers:
+            note = self._notes[self._answers[key]]
+        elif self._answers is not None:
             complain("bad record", f"{where}: question_id {key} has no answer; take both files from one split")
-            note = {}
         told = where if self._answers is None else f"{self._answers_path} question_id {key}"
         answers = files.rows(note, "answers", told) if "answers" in note else []
         return Prompt(

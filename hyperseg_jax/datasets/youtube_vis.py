@@ -13,6 +13,7 @@ from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.places import Places, categories
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -45,13 +46,15 @@ class YouTubeVis(ClipReader):
         path, content = str(self._file.path), self._file.content
         videos = files.rows(content, "videos", path)
         self._items = range(len(videos))
+        rows = files.rows(content, "categories", path)
         self._classes = {
-            files.number(row, "id", f"{path} categories"): files.text(row, "name", f"{path} categories")
-            for row in files.rows(content, "categories", path)
+            number: files.text(rows[k], "name", f"{path} categories#{k}")
+            for number, k in categories(rows, f"{path} categories").items()
         }
         self._scored = content.get("annotations") is not None
         notes = files.rows(content, "annotations", path) if self._scored else []
-        self._tracks: dict[int | str, list[int]] = {files.identity(video, "id", f"{path} videos"): [] for video in videos}
+        self._videos = Places(videos, "id", f"{path} videos")
+        self._tracks: dict[int | str, list[int]] = {video: [] for video in self._videos}
         for k, note in enumerate(notes):
             number = files.identity(note, "video_id", f"{path} annotations#{k}")
             if number not in self._tracks:
@@ -75,6 +78,7 @@ class YouTubeVis(ClipReader):
         """A video, or a clip of it drawn with rng."""
         record = self._file.content["videos"][index]
         video = files.identity(record, "id", f"{self._file.path} videos#{index}")
+        self._videos[video]
         where = f"{self._file.path} video {video}"
         size = files.picture_size(record, where)
         names = files.texts(record, "file_names", where)

@@ -34,6 +34,8 @@ def check_question(submission: str, example: Example, prompt: Prompt) -> None:
             parts = name.split("/")
             if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
                 raise UserError(f"{example.name}: {shown_value(name)} is no name of a file in a zip; correct it")
+        if len(set(example.frame_names)) < len(example.frame_names):
+            raise UserError(f"{example.name}: its video has two frames of one name; correct the list of frames")
         if "/" not in prompt.key:
             raise UserError(f"{example.name}: {shown_value(prompt.key)} is no video/expression; correct it")
 

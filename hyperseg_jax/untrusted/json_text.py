@@ -38,12 +38,21 @@ def parse(data: bytes) -> Any:
     check_depth(data)
     text = decoded(data)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text else ""  # of a file of lines, the line is named by whoever asks
         raise BadFile(f"not json ({error.msg} at {line}column {error.colno})", AGAIN) from error
     except (ValueError, RecursionError) as error:  # numbers of too many digits, among others
         raise BadFile(f"not json ({shown(str(error))})", AGAIN) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise BadFile(f"names {shown(twice)} twice", AGAIN)
+    return found
 
 
 def check_depth(data: bytes, what: str = "") -> None:

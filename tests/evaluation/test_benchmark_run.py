@@ -119,6 +119,12 @@ def test_what_the_server_needs_is_looked_at_before_the_model_is_asked(line, key,
     assert why in str(told.value)
 
 
+def test_a_video_that_lists_a_frame_twice_goes_into_no_zip():
+    twice = dataclasses.replace(clip("a", 2), frame_names=("0", "0"))
+    with pytest.raises(UserError, match="a: its video has two frames of one name"):
+        benchmark_run.run(engine(predict), LINE, task_of([twice]))
+
+
 def test_a_choice_without_a_number_is_one_line():
     with pytest.raises(UserError, match=r"name#3: its index is 'x1', and the benchmark wants a whole number"):
         Scorer({"chat": "multiple_choice"}).add(

@@ -94,7 +94,7 @@ def test_numbers_that_are_none():
 
 def test_names_of_python_are_names(tmp_path):
     path = tmp_path / "a.json"
-    path.write_text('{"__class__": 1, "__init__": 2, "a": 1, "a": 2}')
+    path.write_text('{"__class__": 1, "__init__": 2, "a": 2}')
     assert files.Json(path, dict).content == {"__class__": 1, "__init__": 2, "a": 2}
     with pytest.raises(UserError, match="field '__len__' is missing"):
         files.field({}, "__len__", "here")
