@@ -54,9 +54,10 @@ def check_free(folder: pathlib.Path, written: Iterable[str], sources: Iterable[p
     names), and no source may lie in it, nor it in a source."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a new folder")
-    own = folder.resolve()
+    own = pathlib.Path(os.path.realpath(folder))  # unlike resolve(), it takes links in a circle
     for source in sources:
-        if own == source.resolve() or own in source.resolve().parents:
+        there = pathlib.Path(os.path.realpath(source))
+        if own == there or own in there.parents:
             raise UserError(f"{folder}: is or holds {source}, which would be lost; give a new folder")
     patterns = tuple(written)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import itertools
 import math
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from hyperseg_jax.untrusted.printing import say
 
 WRITTEN = ("result.json", "*_mask.png", "*_mask[0-9]*.png", "*_overlay.png")
 """What a folder of results holds."""
+LONGEST_STEM = 230
+"""Bytes of a name that others are made of."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +64,7 @@ def run(parsed: argparse.Namespace) -> None:
     # The first frame is read before the model, which takes a while to load.
     frames = read_frames(parsed.image) if is_clip else iter([read_picture(parsed.image)])
     frame = next(frames)
+    names = _stems(parsed.image, picture_files(parsed.image) if parsed.image.is_dir() else [])
     drawn, labels = _draw_regions(parsed.point, parsed.box, frame.shape[:2])
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
@@ -68,7 +72,6 @@ def run(parsed: argparse.Namespace) -> None:
         if is_clip:
             rows = []
             predictions = model.segment_clip(itertools.chain([frame], frames), parsed.text, absent_below=absent)
-            names = _names_of(picture_files(parsed.image)) if parsed.image.is_dir() else _numbers()
             for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
                 rows.append({"frame": name, "segments": _write(out, stem, frame, predicted)})
             report |= {"text": parsed.text, "frames": rows}
@@ -82,7 +85,7 @@ def run(parsed: argparse.Namespace) -> None:
                 report["classes"] = _names(parsed.classes) + _names(parsed.stuff)
             else:
                 predicted = model.segment_regions(frame, drawn, labels=labels)
-            report["segments"] = _write(out, parsed.image.stem, frame, predicted)
+            report["segments"] = _write(out, next(names)[1], frame, predicted)
             said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the picture, score {s.score:.2f})" for s in predicted)
         (out / "result.json").write_text(strict_json.text(report))
     say(console, f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/")
@@ -103,15 +106,20 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UserError(f"{parsed.image}: no such file or folder")
 
 
-def _names_of(files: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
-    """(name, stem of the results) of each frame of a folder."""
-    same = len({path.stem for path in files}) < len(files)  # 1.jpg beside 1.png
-    return ((path.name, path.name if same else path.stem) for path in files)
+def _stems(image: pathlib.Path, frames: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
+    """(name, stem of the results) of the picture, of each of the frames of a folder, or of a video's frames: numbers from 0,
+    without end. UserError where a name is too long."""
+    from hyperseg_jax.data.video_files import is_video
 
-
-def _numbers() -> Iterator[tuple[str, str]]:
-    """The same for a video file, without end: numbers from 0."""
-    return ((f"{k:06d}", f"{k:06d}") for k in itertools.count())
+    if is_video(image) and not frames:
+        return ((f"{k:06d}", f"{k:06d}") for k in itertools.count())
+    read = frames or [image]
+    same = len({path.stem for path in read}) < len(read)  # 1.jpg beside 1.png
+    names = [(path.name, path.name if same else path.stem) for path in read]
+    for path, (_, stem) in zip(read, names, strict=True):
+        if len(os.fsencode(stem)) > LONGEST_STEM:
+            raise UserError(f"{path}: its name is too long for those of the results; shorten it to {LONGEST_STEM} bytes")
+    return iter(names)
 
 
 def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Prediction) -> list[dict]:
@@ -127,11 +135,12 @@ def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Prediction
 @contextlib.contextmanager
 def _results(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """A results folder that appears whole, or not at all; earlier results there are replaced, anything else is not touched."""
-    if out.resolve() == pathlib.Path.cwd():
+    home = pathlib.Path(os.path.realpath(out))  # a link that was given is followed
+    if home == pathlib.Path.cwd():
         raise UserError(f"--out {out}: is the working folder; give a folder of its own")
     check_free(out, WRITTEN if (out / "result.json").exists() else ())
     try:
-        with whole_folder(out) as part:
+        with whole_folder(home) as part:
             yield part
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); give another folder") from error

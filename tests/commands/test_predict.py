@@ -163,3 +163,26 @@ def test_a_model_that_was_trained_on_is_loaded_anew(trained, tmp_path):
     assert hyperseg_jax.load(folder) is first
     (folder / "model.safetensors").touch()
     assert hyperseg_jax.load(folder) is not first
+
+
+def test_results_go_where_a_given_link_leads(trained, picture, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "results")
+    for _ in range(2):
+        main(["predict", str(picture), "red ring", "--model", str(trained), "--out", str(tmp_path / "out")])
+        assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "results" / "result.json").is_file()
+
+
+def test_what_cannot_be_named_or_followed_is_one_line(trained, picture, tmp_path, capsys):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "frames").mkdir()
+    long = shutil.copy(picture, tmp_path / "frames" / f"{'a' * 240}.jpg")
+    for given, out, words in (
+        (picture, "circle", "circle: cannot be written"),
+        (long, "out", "its name is too long for those of the results"),
+        (tmp_path / "frames", "out", "its name is too long for those of the results"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", str(given), "red ring", "--model", str(trained), "--out", str(tmp_path / out)])
+        told = capsys.readouterr().err
+        assert ended.value.code == 2 and told.count("\n") == 1 and words in told
