@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import pathlib
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import Progress
@@ -13,7 +15,8 @@ from rich.table import Table
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import printing, strict_json
+from hyperseg_jax.untrusted import paths, printing, strict_json
+from hyperseg_jax.untrusted.bad_file import naming
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +67,7 @@ def run(parsed: argparse.Namespace) -> None:
             parsed.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {parsed.out}: cannot be written ({error.strerror}); give another folder") from error
+        check_out(parsed.out, (), ("scores.json", "predictions.png"))
     if parsed.benchmarks is not None:
         if parsed.model or parsed.tasks or not (parsed.config and parsed.checkpoint):
             raise UserError("--benchmarks goes with --config and --checkpoint, not with --model and --tasks")
@@ -80,6 +84,18 @@ def run(parsed: argparse.Namespace) -> None:
         )
     else:
         _on_own_tasks(parsed)
+
+
+def check_out(out: pathlib.Path, folders: Iterable[str], files: Iterable[str]) -> None:
+    """UserError where one of these cannot be written below --out: told now, and not when all is scored."""
+    for name in folders:
+        with naming(out):
+            paths.inside(out, name)
+        if os.path.lexists(out / name) and not (out / name).is_dir():
+            raise UserError(f"--out {out}: {name} is no folder; remove it, or give another folder")
+    for name in files:
+        if (out / name).is_dir() and not (out / name).is_symlink():
+            raise UserError(f"--out {out}: {name} is a folder where a file is written; remove it, or give another folder")
 
 
 def _on_own_tasks(parsed: argparse.Namespace) -> None:

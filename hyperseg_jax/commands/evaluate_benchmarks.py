@@ -15,6 +15,7 @@ from rich.table import Table
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.atomic import write_text
+from hyperseg_jax.commands.evaluate import check_out
 from hyperseg_jax.data import sources
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
@@ -22,9 +23,9 @@ from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
 from hyperseg_jax.metrics.published import PUBLISHED, published
 from hyperseg_jax.parallel import hosts, placement
+from hyperseg_jax.results.server import coco_panoptic
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.untrusted import paths, strict_json
-from hyperseg_jax.untrusted.bad_file import naming
+from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.limits import apply_block
 from hyperseg_jax.untrusted.printing import cell, first_line, say, shown
 from hyperseg_jax.weights import model_folder
@@ -47,9 +48,10 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         system = systems.get(config.system)
         for name, line in chosen.items():
             benchmarks.check_task(name, line, config)
-        for name in (PARTIAL, *chosen) if parsed.out else ():  # folders that are written into
-            with naming(parsed.out):
-                paths.inside(parsed.out, name)
+        if parsed.out:
+            check_out(parsed.out, (PARTIAL, *chosen), (f"{name}.png" for name in chosen))
+            for name in chosen:
+                _check_submission(parsed.out / name)
         folder = model_folder.find(parsed.checkpoint)
         root = parsed.data_root or config.data.root
         if not root:
@@ -107,6 +109,12 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
             write_text(parsed.out / "scores.json", strict_json.text(told))
             say(console, f"wrote {parsed.out}/")
     hosts.leave()
+
+
+def _check_submission(folder: pathlib.Path) -> None:
+    """UserError where the files for a server cannot take the place of what is there."""
+    check_out(folder, (), (f"submission{end}" for end in (".zip", ".json", ".xlsx")))
+    coco_panoptic.check(folder / "submission")
 
 
 def _submission(writer: Any, folder: pathlib.Path, found: benchmark_run.Partial, examples: Any, kept: Any) -> pathlib.Path:

@@ -32,6 +32,9 @@ from hyperseg_jax.untrusted.bad_file import BadFile, reason
 from hyperseg_jax.untrusted.checkpoint_arrays import Arrays, check_arrays
 from hyperseg_jax.untrusted.printing import is_name, shown
 
+# Of saves that wait or fail it is told here in one line, if at all; Orbax has lines of its own.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+
 FORMAT = 1
 PROBE, UNFINISHED = ".probe-", ".orbax-checkpoint-tmp"
 Say = Callable[[str], None]

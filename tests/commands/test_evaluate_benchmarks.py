@@ -88,22 +88,33 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
     assert "is of an evaluation with examples = 11, this one has 10" in capsys.readouterr().err.replace("\n", " ")
 
 
+ON_NOTHING = ["evaluate", "--config", "tiny", "--checkpoint", "tiny", "--benchmarks", "toy_video", "--data-root"]
+
+
+IN_THE_WAY = {
+    **dict.fromkeys(("partial", "toy_video", "toy_video/submission"), pathlib.Path.touch),
+    **dict.fromkeys(("scores.json", "toy_video.png", "toy_video/submission.zip", "toy_video/submission/x"), pathlib.Path.mkdir),
+}
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_what_stands_in_the_way_of_the_results_is_told_before_all_is_scored(name, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    IN_THE_WAY[name](out / name)
+    with pytest.raises(SystemExit) as ended:
+        main([*ON_NOTHING, str(tmp_path), "--out", str(out)])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1 and str(out) in told
+    assert any(words in told for words in ("is no folder", "is a folder where a file", "would be lost", "is a file"))
+
+
 @pytest.mark.parametrize("name", ["partial", "toy_video"])
 def test_a_folder_that_is_a_link_out_is_not_written_into(name, tmp_path, capsys):
     (tmp_path / "away").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(tmp_path / "away")
-    command = [
-        "evaluate",
-        "--config",
-        "tiny",
-        "--checkpoint",
-        "tiny",
-        "--benchmarks",
-        "toy_video",
-        "--data-root",
-        str(tmp_path),
-    ]
+    command = [*ON_NOTHING, str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main([*command, "--out", str(tmp_path / "out")])
     told = capsys.readouterr().err.replace("\n", " ")

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import fuzz
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 from hyperseg_jax.errors import UserError
@@ -86,6 +88,13 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(copy, torn):
     with Checkpoints(copy) as checkpoints:  # the run comes to that step again
         checkpoints.save(advance(found), {"global_next_index": 21}, wait=True)
     assert restore(copy)[1]["global_next_index"] == 21
+
+
+@pytest.mark.parametrize(("writer", "heard"), [(orbax.checkpoint.__file__, False), (fuzz.__file__, True)])
+def test_orbax_has_no_lines_of_its_own(writer, heard):
+    """Of saves that wait, and of what a kill leaves."""
+    record = logging.makeLogRecord({"pathname": writer, "msg": "Waiting for previous save", "levelno": logging.WARNING})
+    assert bool(logging.getLogger("absl").filter(record)) == heard
 
 
 def test_an_unfinished_save_is_no_checkpoint(copy):

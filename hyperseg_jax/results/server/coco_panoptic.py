@@ -15,12 +15,17 @@ from hyperseg_jax.results.server.whole_zip import png
 NAME = "predictions"
 
 
+def check(folder: pathlib.Path) -> None:
+    """UserError where the folder holds anything else than what `write` has written there."""
+    check_free(folder, (f"{NAME}*",))
+
+
 def write(folder: pathlib.Path, rows: Iterable[tuple[int, str, np.ndarray, Sequence[Mapping[str, Any]]]]) -> None:
     """rows: (image id, name of its png, segment number of each pixel int [H, W] with 0 for none, segments) of every picture.
 
     segments: {"id", "category_id"} in the dataset's own numbers. UserError where the folder holds anything else.
     """
-    check_free(folder, (f"{NAME}*",))
+    check(folder)
     annotations = []
     with whole_folder(folder) as part:
         (part / NAME).mkdir()
