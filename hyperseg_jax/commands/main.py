@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import itertools
 import os
 import re
 import sys
@@ -42,6 +43,9 @@ BUCKET = re.compile(r"(?:--[\w-]+=)?(\w+://\S+)$")
 IN_BUCKETS = ("workdir", "workdirs", "sources", "root", "data_root", "out")
 """What may lie in a bucket, where a verb takes it as a text and not as a path of this machine."""
 
+WRITTEN = ("--workdir", "--out")
+"""Options that name a folder to write into."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; called with arguments, one command of a larger process."""
@@ -69,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if odd := next((text for text in arguments if "\0" in text), None):
             raise UserError(f"{shown(odd)}: holds a NUL, which no path or text can; leave it out")
+        for name in WRITTEN:  # of a shell's variable that is not set; it would mean the working folder
+            if f"{name}=" in arguments or (name, "") in itertools.pairwise(arguments):
+                raise UserError(f"{name}: is empty; give a folder")
         overrides = [text.removeprefix("--config.") for text in extra if text.startswith("--config.")]
         unknown = [text for text in extra if not text.startswith("--config.")]
         if unknown:

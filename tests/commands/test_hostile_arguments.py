@@ -75,6 +75,8 @@ def test_odd_overrides_end_before_any_work(tmp_path, text):
         (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is no store that is read or written here"),
         (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is no store that is read or written here"),
         (("predict", "x.jpg", "a ring", "--out", "a\0b"), "holds a NUL"),
+        (("predict", "x.jpg", "a ring", "--out", ""), "--out: is empty; give a folder"),
+        (("train", "--config", "none.py", "--workdir="), "--workdir: is empty; give a folder"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels=0"), "--limits: pixels"),
         (("predict", "x.jpg", "a ring", "--limits=pixel=9"), "no limit is called 'pixel'"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels=" + "[" * 3000), "--limits: pixels"),
