@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
+
+from hyperseg_jax.errors import UserError
 
 Array = jax.Array | np.ndarray
 
@@ -17,6 +19,11 @@ IGNORED = -100
 """A label that is not trained on (PyTorch's ignore_index, used in every published data set)."""
 
 TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat", "caption")
+KINDS = ("point", "scribble", "box", "mask")
+"""Kinds of regions."""
+_MOST, _FAR, _LONGEST = 4096, 1e6, 1e6
+"""Limits of a region: its points, boxes, or corners of scribbles; pixels from the corner of the image to each; pixels of its
+scribbles together. Drawing takes time for each."""
 
 
 @flax.struct.dataclass
@@ -112,6 +119,79 @@ class MaskPrediction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Region:
+    """What somebody drew to point at one object, in pixels from the image's top left corner; all its marks mean that object.
+
+    kind: one of KINDS, what scores are grouped by.
+    points: float64 [N, 3], x and y, and 1 on the object or 0 beside it. Pixel (column, row) has its centre at (column + 0.5,
+        row + 0.5) and holds whatever is rounded down to it.
+    boxes: float64 [M, 4], left, top, right, bottom. scribbles: float64 [L, 2] each, the corners of a line as x, y.
+    mask: bool [H, W] of the image's size, or None.
+    UserError for numbers of another shape, too many of them, or ones that are not finite.
+    """
+
+    kind: str
+    points: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
+    boxes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4)))
+    scribbles: tuple[np.ndarray, ...] = ()
+    mask: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"a region is of the kind {str(self.kind)[:40]!r}; use one of {', '.join(KINDS)}")
+        points, boxes = _places("points", self.points, 3), _places("boxes", self.boxes, 4)
+        if len(self.scribbles) > _MOST:
+            raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MOST} at most")
+        scribbles = tuple(_places("scribbles", line, 2) for line in self.scribbles)
+        if not np.isin(points[:, 2], (0, 1)).all():
+            raise UserError(
+                "a point of a region has 1 where it is on the object, 0 where it is beside it; found another number"
+            )
+        if (boxes[:, :2] > boxes[:, 2:]).any():
+            raise UserError("a box of a region is left, top, right, bottom; found one whose sides are swapped")
+        if not all(map(len, scribbles)) or sum(map(len, scribbles)) > _MOST:
+            raise UserError(f"the scribbles of a region need a corner each, and {_MOST} corners at most in all")
+        if sum(float(np.abs(np.diff(line, axis=0)).sum()) for line in scribbles) > _LONGEST:
+            raise UserError(f"the scribbles of a region are longer than {_LONGEST:.0f} pixels; give fewer corners")
+        for name, value in (("points", points), ("boxes", boxes), ("scribbles", scribbles)):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of_point(cls, x: float, y: float) -> Region:
+        """A point on the object."""
+        return cls("point", points=np.array([[x, y, 1]]))
+
+    @classmethod
+    def of_box(cls, left: float, top: float, right: float, bottom: float) -> Region:
+        return cls("box", boxes=np.array([[left, top, right, bottom]]))
+
+    @classmethod
+    def of_scribble(cls, corners: np.ndarray | Sequence[Sequence[float]]) -> Region:
+        """corners: [L, 2], x and y."""
+        return cls("scribble", scribbles=(np.asarray(corners),))
+
+    @classmethod
+    def of_mask(cls, mask: np.ndarray, kind: str = "mask") -> Region:
+        """mask: bool [H, W]. kind: what it was drawn as."""
+        return cls(kind, mask=np.asarray(mask, bool))
+
+
+def _places(what: str, numbers: Any, columns: int) -> np.ndarray:
+    """Numbers of pixels as float64 [N, columns]. UserError where they are something else."""
+    try:
+        found = np.asarray(numbers, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"the {what} of a region are no numbers of pixels ({str(error)[:80]}); correct them") from error
+    if not found.size:
+        return np.zeros((0, columns))
+    if found.ndim != 2 or found.shape[1] != columns or len(found) > _MOST:
+        raise UserError(f"the {what} of a region are of shape {found.shape}; give up to {_MOST} rows of {columns} numbers")
+    if not (np.abs(found) < _FAR).all():
+        raise UserError(f"the {what} of a region have a number of {_FAR:.0f} pixels or more, or none at all; correct it")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
 class Prompt:
     """One question about an example, on the host.
 
@@ -124,9 +204,8 @@ class Prompt:
     masks: bool [N, T, H, W], what is to be found. referring, reasoning, video: one mask (the union of what the text names) or
         none where nothing fits; panoptic: one a segment; region: one a region, in order.
     labels: N integers: class of each mask (panoptic) or region of each mask (region).
-    regions: bool [R, H, W], the drawn prompts of a region task, on the first frame, or the one region that a caption is
-        about; None otherwise.
-    kinds: R strings of "point", "scribble", "box", "mask".
+    regions: what is drawn for a region task, or the one region that a caption is about; () otherwise. They lie on the first
+        frame, or on Example.drawn_on where there is one.
     ignore: bool [T, H, W], pixels that no metric counts; None where every pixel counts.
     crowds: bool [M, T, H, W], those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
     areas: pixels of each mask as the annotations count them (COCO, of polygons); () where they do not.
@@ -144,8 +223,7 @@ class Prompt:
     things: tuple[bool, ...] = ()
     masks: np.ndarray | None = None
     labels: tuple[int, ...] = ()
-    regions: np.ndarray | None = None
-    kinds: tuple[str, ...] = ()
+    regions: tuple[Region, ...] = ()
     ignore: np.ndarray | None = None
     group: str = ""
     crowds: np.ndarray | None = None

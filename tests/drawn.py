@@ -1,8 +1,11 @@
-"""What tests make up: parameters without meaning, drawn in moments, where a model's own initializers take long to compile; and
-segment maps of any masks."""
+"""What tests make up: parameters without meaning, drawn in moments, where a model's own initializers take long to compile;
+segment maps of any masks; and regions of masks, and their pixels."""
 
 import jax
 import numpy as np
+
+from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.structs import Region
 
 
 def drawn_params(shapes, seed, spread=0.4):
@@ -22,3 +25,17 @@ def apart(masks):
     rows, number = masks.shape[:2]
     numbers = np.arange(1, number + 1, dtype=np.uint8)
     return {"segments": masks * numbers[:, None, None], "planes": np.tile(np.arange(number, dtype=np.int32), (rows, 1))}
+
+
+def regions_of(masks, *kinds):
+    """A region of each mask of bool [R, H, W], by default of the kind "mask"."""
+    return tuple(map(Region.of_mask, masks, kinds or ("mask",) * len(masks)))
+
+
+def pixels_of(prompt, size=None):
+    """bool [R, H, W]: the regions of a prompt as HyperSeg is shown them. size: (height, width); None: of its masks."""
+    return np.array([draw_region(region, size or region.mask.shape) for region in prompt.regions])
+
+
+def kinds_of(prompt):
+    return tuple(region.kind for region in prompt.regions)

@@ -15,10 +15,10 @@ import numpy as np
 from rich.console import Console
 
 from hyperseg_jax.atomic import check_free, whole_folder
-from hyperseg_jax.datasets.marks import filled_box, point_disc
+from hyperseg_jax.datasets.marks import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
-from hyperseg_jax.structs import Prediction
+from hyperseg_jax.structs import Prediction, Region
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import say
 
@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X0,Y0,X1,Y1",
         help="the object in a box, given by two opposite corners; repeatable",
     )
+    parser.add_argument(
+        "--scribble",
+        action="append",
+        default=[],
+        metavar="X,Y,X,Y,...",
+        help="the object under a line, given by its corners; repeatable",
+    )
     parser.add_argument("--always", action="store_true", help="answer even where the text seems to name nothing")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation"), help="folder for the results")
 
@@ -65,7 +72,7 @@ def run(parsed: argparse.Namespace) -> None:
     frames = read_frames(parsed.image) if is_clip else iter([read_picture(parsed.image)])
     frame = next(frames)
     names = _stems(parsed.image, picture_files(parsed.image) if parsed.image.is_dir() else [])
-    drawn, labels = _draw_regions(parsed.point, parsed.box, frame.shape[:2])
+    drawn, labels = _regions(parsed.point, parsed.box, parsed.scribble, frame.shape[:2])
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
     with _results(parsed.out) as out:
@@ -93,9 +100,9 @@ def run(parsed: argparse.Namespace) -> None:
 
 def _check(parsed: argparse.Namespace) -> None:
     """The options that can be judged before anything is read."""
-    regions = bool(parsed.point or parsed.box)
+    regions = bool(parsed.point or parsed.box or parsed.scribble)
     if sum((parsed.text is not None, parsed.classes is not None, regions)) != 1:
-        raise UserError("say what to segment in one way: a text, or --classes, or --point / --box")
+        raise UserError("say what to segment in one way: a text, or --classes, or --point / --box / --scribble")
     if parsed.text is not None and not parsed.text.strip():
         raise UserError("the prompt is empty; say what to segment")
     if parsed.stuff is not None and parsed.classes is None:
@@ -150,23 +157,35 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def _draw_regions(points: list[str], boxes: list[str], size: tuple[int, int]) -> tuple[list[np.ndarray], list[str]]:
-    """Points and boxes, drawn as in training: bool [H, W] each, and what they are called."""
-    drawn, labels = [], []
+def _regions(
+    points: list[str], boxes: list[str], scribbles: list[str], size: tuple[int, int]
+) -> tuple[list[Region], list[str]]:
+    """Points, boxes and scribbles in the picture of this (height, width), and what they are called."""
+    regions, labels = [], []
     for text in points:
-        (x, y), inside = _numbers_of("--point", text, 2), f"--point {text}: not inside {_extent(size)}"
-        if not (0 <= x < size[1] and 0 <= y < size[0]):
-            raise UserError(inside)
-        drawn.append(point_disc(size, x, y))
+        (point,) = _places("--point", text, 2, size)
+        regions.append(Region.of_point(*point))
         labels.append(f"point {text}")
     for text in boxes:
         x0, y0, x1, y1 = _numbers_of("--box", text, 4)
         left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
-        if right <= 0 or bottom <= 0 or left >= size[1] or top >= size[0] or left == right or top == bottom:
+        if not shares_area((left, top, right, bottom), size) or left == right or top == bottom:
             raise UserError(f"--box {text}: has no area inside {_extent(size)}")
-        drawn.append(filled_box(size, left, top, right, bottom))
+        regions.append(Region.of_box(max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])))
         labels.append(f"box {text}")
-    return drawn, labels
+    for text in scribbles:
+        regions.append(Region.of_scribble(_places("--scribble", text, max(4, 2 * (text.count(",") // 2 + 1)), size)))
+        labels.append(f"scribble {text}")
+    return regions, labels
+
+
+def _places(flag: str, text: str, count: int, size: tuple[int, int]) -> list[list[float]]:
+    """[x, y] of each place inside the picture."""
+    numbers = _numbers_of(flag, text, count)
+    places = [numbers[k : k + 2] for k in range(0, count, 2)]
+    if not all(0 <= x < size[1] and 0 <= y < size[0] for x, y in places):
+        raise UserError(f"{flag} {text}: not inside {_extent(size)}")
+    return places
 
 
 def _numbers_of(flag: str, text: str, count: int) -> list[float]:

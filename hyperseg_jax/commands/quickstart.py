@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperseg_jax import config as configs
+from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import caption, draw_segments, overlay, sheet
 from hyperseg_jax.results.page import Page
@@ -151,12 +152,12 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
         example = region[index]
         prompt = example.prompts[0]
         mark = example.frames[0].copy()
-        mark[prompt.regions[0]] = (255, 0, 255)
+        mark[draw_region(prompt.regions[0], mark.shape[:2])] = (255, 0, 255)
         (segment,) = model.segment_regions(example.frames[0], prompt.regions)
         tiles.append(
             caption(
                 np.concatenate([mark, draw_segments(example.frames[0], [segment])], 1)[:, :384],
-                f"{prompt.kinds[0]}, and what it marks",
+                f"{prompt.regions[0].kind}, and what it marks",
                 height=44,
             )
         )

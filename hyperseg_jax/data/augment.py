@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets.marks import KINDS, draw_marks, thicken
+from hyperseg_jax.datasets.marks import draw_marks, thicken
 from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.datasets.regions import Window, cropped, mirrored, points_at_something
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 
 TRIES = 10
 """Draws of a window that keeps what is asked for; then the picture stays whole."""
@@ -66,10 +67,13 @@ class Augment:
             raise UserError(f"marks = {unknown}: choose some of {', '.join(KINDS)}")
 
     def __call__(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
-        """The changed example, and the part of the padded square that its long edge is to fill."""
+        """The changed example, and the part of the padded square that its long edge is to fill. Where its regions are drawn on
+        another image, it is mirrored alone: windows and new marks would be of this one."""
         if self.mirror and rng.random() < self.mirror:
             example = mirror(example)
         fill = 1.0
+        if example.drawn_on is not None:
+            return example, fill
         if (*self.scale, *self.crop) != (1.0,) * 4:
             example, fill = self._windowed(example, rng)
         if self.marks:
@@ -90,20 +94,16 @@ class Augment:
         return example, fill
 
     def _marked(self, prompt: Prompt, rng: np.random.Generator) -> Prompt:
-        if prompt.task != "region" or prompt.masks is None or prompt.regions is None:
+        if prompt.task != "region" or prompt.masks is None:
             return prompt
-        regions, kinds = prompt.regions.copy(), list(prompt.kinds)
+        regions = list(prompt.regions)
         radii = {"point_radius": self.point_radius, "scribble_radius": self.scribble_radius}
         for region in range(len(regions)):
             target = prompt.masks[np.array(prompt.labels) == region, 0].any(0)
             if target.any():
-                kinds[region] = self.marks[int(rng.integers(len(self.marks)))]
-                regions[region] = thicken(draw_marks(target, rng)[kinds[region]], kinds[region], **radii)
-        return dataclasses.replace(prompt, regions=regions, kinds=tuple(kinds))
-
-
-Window = tuple[slice, slice]
-"""Rows and columns of a picture."""
+                kind = self.marks[int(rng.integers(len(self.marks)))]
+                regions[region] = Region.of_mask(thicken(draw_marks(target, rng)[kind], kind, **radii), kind)
+        return dataclasses.replace(prompt, regions=tuple(regions))
 
 
 def may_lose(prompt: Prompt, window: Window, size: tuple[int, int]) -> bool:
@@ -118,7 +118,7 @@ def may_lose(prompt: Prompt, window: Window, size: tuple[int, int]) -> bool:
     inside = given[..., window[0], window[1]]
     if prompt.task in NAMED:
         return not _PLACES.search(prompt.text) and int(inside.sum()) == int(given.sum())
-    if prompt.task == "region" and prompt.regions is not None:
+    if prompt.task == "region" and prompt.regions:
         return bool(_seen_regions(prompt, window).any())
     return prompt.task in LISTED and bool(inside.any() or not given.any())
 
@@ -130,7 +130,8 @@ def cut(example: Example, window: Window) -> Example:
     def of_prompt(prompt: Prompt) -> Prompt:
         if prompt.task in LISTED:
             prompt = _without_unseen(prompt, window)
-        return change_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], areas=())
+        regions = tuple(cropped(region, window) for region in prompt.regions)
+        return change_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], regions=regions, areas=())
 
     frames = np.ascontiguousarray(example.frames[:, window[0], window[1]])
     return _of_prompts(dataclasses.replace(example, frames=frames), of_prompt)
@@ -138,8 +139,7 @@ def cut(example: Example, window: Window) -> Example:
 
 def _seen_regions(prompt: Prompt, window: Window) -> np.ndarray:
     """bool [R]: whose mark is in a window, and some of whose target, where it has one."""
-    regions = np.zeros((0, 1, 1), bool) if prompt.regions is None else prompt.regions
-    seen = np.asarray(regions[:, window[0], window[1]].any((1, 2)))
+    seen = np.array([points_at_something(cropped(region, window)) for region in prompt.regions], bool)
     if prompt.masks is not None:
         inside = np.asarray(prompt.masks[..., window[0], window[1]].any((1, 2, 3)) | ~prompt.masks.any((1, 2, 3)))
         for label, there in zip(prompt.labels, inside, strict=True):
@@ -153,9 +153,9 @@ def _without_unseen(prompt: Prompt, window: Window) -> Prompt:
         place = np.cumsum(seen) - 1
         kept = [n for n, label in enumerate(prompt.labels) if seen[label]]
         labels = tuple(int(place[prompt.labels[n]]) for n in kept)
-        kinds = tuple(kind for kind, there in zip(prompt.kinds, seen, strict=True) if there)
-        regions, targets = (None if a is None else a[rows] for a, rows in ((prompt.regions, seen), (prompt.masks, kept)))
-        return dataclasses.replace(prompt, labels=labels, kinds=kinds, regions=regions, masks=targets)
+        regions = tuple(region for region, there in zip(prompt.regions, seen, strict=True) if there)
+        targets = None if prompt.masks is None else prompt.masks[kept]
+        return dataclasses.replace(prompt, labels=labels, regions=regions, masks=targets)
     changed: dict[str, Any] = {}
     for name, numbers in (("masks", "labels"), ("crowds", "crowd_labels")):
         if (given := getattr(prompt, name)) is not None:
@@ -179,16 +179,21 @@ def _other_side(match: re.Match[str]) -> str:
 
 
 def mirror(example: Example) -> Example:
-    """The picture, its masks and its drawn prompts flipped left to right, with the words for the sides swapped."""
+    """The picture, its masks and its regions, with the image that they are drawn on, flipped left to right, with the words for
+    the sides swapped."""
+    width = example.frames.shape[2] if example.drawn_on is None else example.drawn_on.shape[1]
 
     def of_prompt(prompt: Prompt) -> Prompt:
         return change_masks(
             prompt,
             lambda _, mask: mask[..., ::-1],
+            regions=tuple(mirrored(region, width) for region in prompt.regions),
             text=mirror_words(prompt.text),
             answer=mirror_words(prompt.answer),
             answers=tuple(map(mirror_words, prompt.answers)),
             classes=tuple(map(mirror_words, prompt.classes)),
         )
 
-    return _of_prompts(dataclasses.replace(example, frames=np.ascontiguousarray(example.frames[:, :, ::-1])), of_prompt)
+    frames = np.ascontiguousarray(example.frames[:, :, ::-1])
+    other = None if example.drawn_on is None else np.ascontiguousarray(example.drawn_on[:, ::-1])
+    return _of_prompts(dataclasses.replace(example, frames=frames, drawn_on=other), of_prompt)

@@ -59,6 +59,7 @@ Shared by readers: prompts
     picture_labels      semantic benchmarks
     marks               drawn prompts: kinds, radii, drawing
     prompt_masks        one change for all masks of a prompt
+    regions             drawn regions under changes of their image
 
 Shared by readers: videos
     clip_reader         random access to clips

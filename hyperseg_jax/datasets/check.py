@@ -38,7 +38,7 @@ class Report:
         self.examples += 1
         self.prompts += len(example.prompts)
         self.masks += sum(len(prompt.masks) for prompt in example.prompts if prompt.masks is not None)
-        self.regions += sum(len(prompt.regions) for prompt in example.prompts if prompt.regions is not None)
+        self.regions += sum(len(prompt.regions) for prompt in example.prompts)
 
     def attempt(self, read: Callable[[], T], what: str) -> T | None:
         """What `read` gives, or None where it raises over bad data, which is noted. what: is read, for messages."""

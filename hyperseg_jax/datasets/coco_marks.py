@@ -14,6 +14,7 @@ from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.interactive import CocoInteractive
 from hyperseg_jax.datasets.marks import draw_marks, thicken
 from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.structs import Region
 
 
 class CocoMarks(CocoInteractive):
@@ -41,7 +42,7 @@ class CocoMarks(CocoInteractive):
         segmentation = files.field(ann, "segmentation", ann["where"])
         return masks.decode(segmentation, *size, f"{ann['where']} segmentation", polygons="coco")
 
-    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> tuple[str, np.ndarray] | None:
+    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
         target = self._target(ann, size, where)
         if not target.any():
             return None
@@ -50,4 +51,4 @@ class CocoMarks(CocoInteractive):
             raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
         drawn = draw_marks(target, np.random.default_rng([self._seed, number]))
         kind = self._kinds[int(rng.integers(len(self._kinds)))]
-        return kind, thicken(drawn[kind], kind, **self._radii)
+        return Region.of_mask(thicken(drawn[kind], kind, **self._radii), kind)

@@ -18,7 +18,7 @@ from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget
 
 TASKS = {"semi-supervised": "Annotations", "unsupervised": "Annotations_unsupervised"}
@@ -95,10 +95,8 @@ class Davis2017(ClipReader):
                 task="panoptic", classes=(CLASS,), things=(True,), masks=masks, labels=(0,) * count, ignore=ignore, key=name
             )
             return Example(name, frames, (prompt,), shown)
-        drawn, kinds = masks[:, 0], ("mask",) * count
-        prompt = Prompt(
-            task="region", masks=masks, labels=tuple(range(count)), regions=drawn, kinds=kinds, ignore=ignore, key=name
-        )
+        drawn = tuple(map(Region.of_mask, masks[:, 0]))
+        prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=drawn, ignore=ignore, key=name)
         return Example(name, frames, (prompt,), shown)
 
     def _times(self, video: Video, rng: np.random.Generator) -> np.ndarray:
@@ -113,7 +111,7 @@ class Davis2017(ClipReader):
         first = self._owner(video, 0)
         budget.charge(len(_numbers(first)), video.size, name)
         regions = first == np.array(_numbers(first), np.uint8)[:, None, None]
-        prompt = Prompt(task="region", regions=regions, kinds=("mask",) * len(regions), key=name)
+        prompt = Prompt(task="region", regions=tuple(map(Region.of_mask, regions)), key=name)
         every = range(len(video))
         return Example(name, video.pictures(every), (prompt,), video.names(every))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.errors import ENDING, UserError
-from hyperseg_jax.structs import Example
+from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
 
@@ -72,7 +72,7 @@ def _raise_printable(error: UserError) -> NoReturn:
 
 
 TEXTS = ("text", "answer", "group", "key")
-LISTS = ("classes", "answers", "kinds")
+LISTS = ("classes", "answers")
 
 
 def _check_prompts(example: Example) -> None:
@@ -84,7 +84,10 @@ def _check_prompts(example: Example) -> None:
             if not isinstance(value, str):
                 why = f"a prompt has {shown_value(value)} as its {name}, where a text belongs"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
-        room = len(prompt.classes) if prompt.task == "panoptic" else 0 if prompt.regions is None else len(prompt.regions)
+        if not isinstance(prompt.regions, tuple) or not all(isinstance(region, Region) for region in prompt.regions):
+            why = f"a prompt has a {type(prompt.regions).__name__} as its regions, where a tuple of Region belongs"
+            raise Problem("bad record", f"{example.name}: {why}; correct the reader")
+        room = len(prompt.classes if prompt.task == "panoptic" else prompt.regions)
         for label in (*prompt.labels, *prompt.crowd_labels) if prompt.task in ("panoptic", "region") else ():
             if not isinstance(label, int) or not 0 <= label < room:
                 why = f"a mask has the label {shown_value(label)}, and there are {room} classes or regions"

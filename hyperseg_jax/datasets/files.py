@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -264,25 +263,6 @@ def picture_size(record: Any, where: str, height: str = "height", width: str = "
             "limits.pixels",
         )
     return size
-
-
-def box_mask(box: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """[x, y, width, height] as bool [H, W], cut at the picture's border; UserError where nothing of it is left."""
-    budget.charge(1, size, where)
-    mask = np.zeros(size, bool)
-    try:
-        x, y, width, height = (float(value) for value in box)
-        rows = slice(max(0, math.floor(y)), max(0, math.ceil(y + height)))
-        mask[rows, max(0, math.floor(x)) : max(0, math.ceil(x + width))] = True
-    except (TypeError, ValueError, OverflowError):
-        complain("bad mask", f"{where}: a box is [x, y, width, height], found {shown_value(box)}; correct it")
-        return mask
-    if not mask.any():
-        complain(
-            "bad mask",
-            f"{where}: box {shown_value(box)} has no pixel of its picture, {size[1]}x{size[0]}; correct or remove it",
-        )
-    return mask
 
 
 Read = list[tuple[pathlib.Path, np.ndarray]]

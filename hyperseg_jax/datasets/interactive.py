@@ -9,10 +9,10 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.marks import KINDS, thicken
+from hyperseg_jax.datasets.marks import thicken
 from hyperseg_jax.datasets.problems import complained
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 
 
 class CocoInteractive:
@@ -77,29 +77,28 @@ class CocoInteractive:
         for k in order[: self._max_regions]:
             mark = self._mark(anns[k], rng, size, f"{where} anns#{k}")
             if mark is not None:
-                drawn.append((*mark, self._target(anns[k], size, f"{where} anns#{k}")))
+                drawn.append((mark, self._target(anns[k], size, f"{where} anns#{k}")))
         if not drawn:
             if complained():
                 return Prompt(task="region")
             raise UserError(f"{where}: no region has a mark of kind {', '.join(self._kinds)}; leave the record out")
-        kinds, regions, targets = zip(*drawn, strict=True)
+        regions, targets = zip(*drawn, strict=True)
         return Prompt(
             task="region",
             masks=np.stack(targets)[:, None],
             labels=tuple(range(len(targets))),
-            regions=np.stack(regions),
-            kinds=kinds,
+            regions=regions,
         )
 
     def _target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
         return masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
 
-    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> tuple[str, np.ndarray] | None:
-        """One of the marks that are not empty: its kind and its pixels."""
+    def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
+        """One of the marks that are not empty, as its pixels."""
         for k in rng.permutation(len(self._kinds)):
             kind = self._kinds[k]
             name = f"{kind}_visual_prompt_mask"
             mask = masks.decode(files.field(ann, name, where), *size, f"{where} {name}")
             if mask.any():
-                return kind, thicken(mask, kind, **self._radii)
+                return Region.of_mask(thicken(mask, kind, **self._radii), kind)
         return None

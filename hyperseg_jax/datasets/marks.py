@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.regions import points_at_something
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate
+from hyperseg_jax.structs import Region
+from hyperseg_jax.untrusted import budget
+from hyperseg_jax.untrusted.printing import shown_value
 
-KINDS = ("point", "scribble", "box", "mask")
-"""Kinds of marks."""
 RADII = {"point": 10, "scribble": 5}
 """Pixels by which the published mapper thickens points and scribbles in training images, whatever their size (HyperSeg
 5cfcf52)."""
@@ -40,21 +45,89 @@ def thicken(mark: np.ndarray, kind: str, *, point_radius: int | None = None, scr
     return dilate(mark, mark_radius(kind, *mark.shape) if given is None else given)
 
 
-def point_disc(shape: tuple[int, int], x: float, y: float) -> np.ndarray:
-    """A point as a model is shown it: one pixel, thickened.
+def draw_region(region: Region, shape: Sequence[int]) -> np.ndarray:
+    """A region as a model is shown it that takes masks: all of its marks together.
 
-    shape: (height, width) of the image. x, y: pixels from the top left, inside the image; the pixel that holds them is the
-    centre. Returns bool [height, width].
+    Points on the object are discs, scribbles thick lines, boxes filled, a mask stays, even an empty one. Points beside the
+    object are not drawn.
+    shape: (height, width) of the image. Returns bool [height, width]. UserError where nothing points at the object, or a mark
+    is not in the image.
     """
+    image = f"an image of {shape[1]} x {shape[0]} pixels"
+    if region.mask is not None and region.mask.shape != tuple(shape):
+        raise UserError(f"a mask of {region.mask.shape} (height, width) was drawn on {image}; give it the same size")
+    meant = region.points[region.points[:, 2] == 1, :2]
+    if not points_at_something(region) and (region.mask is None or len(region.points)):
+        lacks = "has only points beside the object, and this system" if len(region.points) else "is empty, and a system"
+        raise UserError(f"it {lacks} can only be shown what is meant; add a point on the object, a box, a scribble or a mask")
+    drawn = np.zeros(shape, bool) if region.mask is None else np.array(region.mask, bool)
+    if len(meant):
+        drawn |= thicken(_pixels(meant, shape), "point")
+    for box in region.boxes.tolist():
+        if not shares_area(box, shape):
+            raise UserError(f"the box {_numbers(box)} is not in {image}; draw it inside")
+        drawn |= filled_box(shape, *box)
+    if region.scribbles:
+        drawn |= thicken(_lines(region.scribbles, shape), "scribble")
+    return drawn
+
+
+def _pixels(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """bool [height, width]: the pixels that hold points [N, 2]. UserError for one that is not in the image."""
     height, width = shape
-    if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f"point ({x}, {y}) is not inside an image of {width} x {height} pixels")
-    point = np.zeros(shape, bool)
-    point[int(y), int(x)] = True
-    return thicken(point, "point")
+    drawn = np.zeros(shape, bool)
+    for x, y in points.tolist():
+        if not (0 <= x < width and 0 <= y < height):
+            raise UserError(f"the point {_numbers((x, y))} is not inside an image of {width} x {height} pixels; move it inside")
+        drawn[int(y), int(x)] = True
+    return drawn
 
 
-def filled_box(shape: tuple[int, int], left: float, top: float, right: float, bottom: float) -> np.ndarray:
+def _lines(scribbles: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """bool [height, width]: thin lines. UserError where none of their corners is in the image."""
+    height, width = shape
+    canvas = Image.new("L", (width, height))
+    for scribble in scribbles:
+        if not ((scribble >= 0) & (scribble < (width, height))).all(1).any():
+            raise UserError(f"no corner of a scribble is inside an image of {width} x {height} pixels; draw it inside")
+        corners = [tuple(corner) for corner in np.floor(scribble).astype(int).tolist()]
+        pen = ImageDraw.Draw(canvas)
+        pen.line(corners, fill=1)
+        pen.point(corners, fill=1)  # a line of one corner has no length
+    return np.array(canvas) > 0
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:g}' for value in values)})"
+
+
+def shares_area(box: Sequence[float], shape: Sequence[int]) -> bool:
+    """Whether a box (left, top, right, bottom) lies in an image of this (height, width), in part at least."""
+    left, top, right, bottom = box
+    return left < shape[1] and top < shape[0] and right > 0 and bottom > 0
+
+
+def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region, ...]:
+    """A file's box [x, y, width, height] as the one region of a prompt, cut at the border of its picture.
+
+    size: (height, width) of the picture. where: file and field, for the message. UserError where no pixel of it is left; ()
+    while a check collects.
+    """
+    budget.charge(1, size, where)
+    try:
+        x, y, width, height = (float(value) for value in box)  # type: ignore[attr-defined]
+        whole = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
+    except (TypeError, ValueError, OverflowError):
+        complain("bad mask", f"{where}: a box is [x, y, width, height], found {shown_value(box)}; correct it")
+        return ()
+    if width < 0 or height < 0 or whole[0] >= whole[2] or whole[1] >= whole[3] or not shares_area(whole, size):
+        no_pixel = f"has no pixel of its picture, {size[1]}x{size[0]}; correct or remove it"
+        complain("bad mask", f"{where}: box {shown_value(box)} {no_pixel}")
+        return ()
+    return (Region.of_box(max(0, x), max(0, y), min(x + width, size[1]), min(y + height, size[0])),)
+
+
+def filled_box(shape: Sequence[int], left: float, top: float, right: float, bottom: float) -> np.ndarray:
     """A box as a model is shown it: all pixels between its sides, which are moved to the nearest borders of pixels.
 
     shape: (height, width) of the image, which the box shares some area with. left, top, right, bottom: pixels from the top

@@ -10,6 +10,7 @@ import pathlib
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.coco_records import CocoRecords
+from hyperseg_jax.datasets.marks import box_regions
 from hyperseg_jax.datasets.per_picture import PerPicture
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.structs import Prompt
@@ -44,7 +45,6 @@ class Objects365(PerPicture):
         return Prompt(
             task="caption",
             answer=self._records.categories.get(category, ""),
-            regions=files.box_mask(files.field(note, "bbox", where), size, where)[None],
-            kinds=("box",),
+            regions=box_regions(files.field(note, "bbox", where), size, where),
             key=str(files.identity(note, "id", where)),
         )

@@ -11,10 +11,10 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.marks import draw_marks, thicken
+from hyperseg_jax.datasets.marks import draw_marks
 from hyperseg_jax.datasets.picture_labels import listed, masks_of, read_pair
 from hyperseg_jax.datasets.problems import complain
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget
 
 BORDER = 255
@@ -42,13 +42,12 @@ class PascalVocObjects:
         if not shown and labels is not None:
             complain("bad mask", f"{path}: shows no object; leave the picture out of the list of its split")
         rng = np.random.default_rng([self._seed, index])
-        points = [thicken(draw_marks(mask, rng)["point"], "point") for mask in masks]
+        points = [np.argwhere(draw_marks(mask, rng)["point"])[0] + 0.5 for mask in masks]  # the centre of a pixel
         prompt = Prompt(
             task="region",
             masks=masks[:, None],
             labels=tuple(range(len(masks))),
-            regions=np.array(points, bool).reshape(masks.shape),
-            kinds=("point",) * len(masks),
+            regions=tuple(Region.of_point(x, y) for y, x in points),
             ignore=(owner == BORDER)[None],
             key=picture.stem,
         )

@@ -17,6 +17,7 @@ from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.labels import MODES
+from hyperseg_jax.datasets.marks import box_regions
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -143,8 +144,7 @@ class Prepared:
         boxes = np.asarray(record.many("objects/bbox"), float).reshape(-1, 4)
         for (top, left, bottom, right), label in zip(boxes, self._object_labels(record, len(boxes), where), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
-            region = files.box_mask(np.round(box, 3), size, where)
-            yield Prompt(task="caption", answer=self.classes[label], regions=region[None], kinds=("box",))
+            yield Prompt(task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3), size, where))
 
 
 def _referring(record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:

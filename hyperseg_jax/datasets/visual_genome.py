@@ -8,6 +8,7 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.marks import box_regions
 from hyperseg_jax.datasets.per_picture import PerPicture
 from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.errors import UserError
@@ -68,7 +69,6 @@ class VisualGenome(PerPicture):
         return Prompt(
             task="caption",
             answer=files.text(region, "phrase", where).strip(),
-            regions=files.box_mask(box, size, where)[None],
-            kinds=("box",),
+            regions=box_regions(box, size, where),
             key=str(files.identity(region, "region_id", where)),
         )

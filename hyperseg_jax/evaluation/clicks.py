@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from hyperseg_jax.datasets.marks import point_disc
+from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.replies import Find, Reply
 from hyperseg_jax.metrics.ciou_giou import iou, overlap
 from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
-from hyperseg_jax.structs import Example, Prediction, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 
 
 class Clicked(Reply):
@@ -35,6 +35,7 @@ class Clicked(Reply):
         self.steps = LIMIT
         self._targets = prompt.masks[np.argsort(prompt.labels), 0]
         self._ignore = np.zeros(self._targets.shape[1:], bool) if prompt.ignore is None else prompt.ignore[0]
+        self._clicks: list[list[tuple[float, float, float]]] = [[] for _ in self._targets]
         self._drawn = np.zeros_like(self._targets)
         self._ious: list[list[float]] = [[] for _ in self._targets]
         self._latest = np.zeros_like(self._targets)
@@ -42,8 +43,14 @@ class Clicked(Reply):
             self._click(k)
 
     def asked(self, prompt: int) -> Prompt:
-        kinds = ("point",) * len(self._drawn)
-        return dataclasses.replace(self.example.prompts[0], regions=self._drawn, kinds=kinds)
+        regions = tuple(map(self._region, range(len(self._targets))))
+        return dataclasses.replace(self.example.prompts[0], regions=regions)
+
+    def _region(self, k: int) -> Region:
+        """The clicks at object k; an empty mask where it has none, all of it being ignored."""
+        if not self._clicks[k]:
+            return Region.of_mask(self._drawn[k], "point")
+        return Region("point", points=np.array(self._clicks[k]))
 
     def _only(self, prompt: Prompt, frame: int) -> Example:
         return super()._only(prompt, 0)
@@ -62,7 +69,8 @@ class Clicked(Reply):
         lacking = self._targets[k] & ~self._latest[k] & ~self._drawn[k] & ~self._ignore
         if lacking.any():
             row, column = centre(lacking)
-            self._drawn[k] |= point_disc(lacking.shape, column, row)
+            self._clicks[k].append((column + 0.5, row + 0.5, 1))
+            self._drawn[k] = draw_region(self._region(k), lacking.shape)
 
     def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         return [(self.example.prompts[0], [Prediction(self._latest, ious=tuple(map(tuple, self._ious)))])]

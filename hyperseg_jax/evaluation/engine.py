@@ -156,7 +156,7 @@ def finder(engine: Engine, options: AnswerOptions, geometry: Geometry) -> Find:
     def find(prompt: Prompt, found: Any) -> Prediction:
         arrays = {name: value[0, 0] for name, value in found.items()}
         if options.kind == TEXT:
-            asked = 1 if prompt.regions is None else len(prompt.regions)
+            asked = max(1, len(prompt.regions))
             return Prediction(np.zeros((0, *geometry.original), bool), texts=tuple(arrays["texts"][:asked]))
         return engine.answers.find(options.kind).predict(arrays, prompt, geometry, options.thresholds)
 

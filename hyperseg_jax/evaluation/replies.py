@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.results.objects import merge_soft
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
@@ -137,8 +138,9 @@ class FromFirstFrame(Reply):
         self._found[prompt].append(_apart(self._found[prompt].pop().masks))
 
     def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
+        size = self.example.frames.shape[1:3]
         return [
-            (prompt, [Prediction(prompt.regions), *found[1:]])
+            (prompt, [Prediction(np.stack([draw_region(region, size) for region in prompt.regions])), *found[1:]])
             for prompt, found in super().answers()
-            if prompt.regions is not None
+            if prompt.regions
         ]

@@ -74,7 +74,8 @@ def _add_revos(scores: Any, name: str, prompt: Prompt, found: Sequence[Predictio
 
 def _add_regions(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     order = np.argsort(prompt.labels)
-    scores.update(found[0].masks, _wanted(prompt)[order, 0], prompt.kinds, _first(prompt.ignore))
+    kinds = tuple(region.kind for region in prompt.regions)
+    scores.update(found[0].masks, _wanted(prompt)[order, 0], kinds, _first(prompt.ignore))
 
 
 def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:

@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.regions import points_at_something
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, finder
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results.mask_resize import canvas, geometry_array
-from hyperseg_jax.structs import Example, Prediction, Prompt
+from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import pictures
@@ -89,8 +90,10 @@ class Model:
         prompt = Prompt(task="panoptic", classes=names, things=things)
         return self._ask(read_picture(image), prompt, self._options("panoptic", segment=threshold, overlap=overlap))[0]
 
-    def segment_regions(self, image: Picture, regions: Sequence[np.ndarray], *, labels: Sequence[str] = ()) -> Prediction:
-        """The object behind each drawn region (bool [H, W]: a point's disc, a scribble, a box, a rough mask)."""
+    def segment_regions(
+        self, image: Picture, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = ()
+    ) -> Prediction:
+        """The object behind each drawn region: a Region of points, boxes, scribbles or a mask, or a rough mask, bool [H, W]."""
         frame = read_picture(image)
         prompt = _about_regions("region", frame, regions)
         if labels and len(labels) != len(regions):
@@ -115,10 +118,10 @@ class Model:
         return self._written(read_picture(image), Prompt(task="chat", text=question), max_new_tokens)[0]
 
     def caption_regions(
-        self, image: Picture, regions: Sequence[np.ndarray], *, max_new_tokens: int = NEW_TOKENS
+        self, image: Picture, regions: Sequence[np.ndarray | Region], *, max_new_tokens: int = NEW_TOKENS
     ) -> tuple[str, ...]:
-        """A text for each drawn region (bool [H, W]), at most that many tokens of it. UserError where the system writes
-        none."""
+        """A text for each drawn region (a Region, or bool [H, W]), at most that many tokens of it. UserError where the system
+        writes none."""
         frame = read_picture(image)
         return self._written(frame, _about_regions("caption", frame, regions), max_new_tokens)
 
@@ -184,16 +187,20 @@ def _text(text: str) -> str:
     return text.strip()
 
 
-def _about_regions(task: str, frame: np.ndarray, regions: Sequence[np.ndarray]) -> Prompt:
-    """A prompt about drawn regions. UserError where one does not fit the image."""
-    for k, region in enumerate(regions):
-        if region.shape != frame.shape[:2]:
-            raise UserError(f"region {k + 1} has size {region.shape}, the picture {frame.shape[:2]}; give it the same size")
-        if not region.any():
+def _about_regions(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:
+    """A prompt about drawn regions. UserError where the mask of one does not fit the image; a processor judges other marks."""
+    drawn = tuple(region if isinstance(region, Region) else Region.of_mask(region) for region in regions)
+    for k, region in enumerate(drawn):
+        if region.mask is None:
+            continue
+        size = region.mask.shape
+        if size != frame.shape[:2]:
+            raise UserError(f"region {k + 1} has size {size}, the picture {frame.shape[:2]}; give it the same size")
+        if not points_at_something(region):
             raise UserError(f"region {k + 1} is empty; draw it inside the picture")
-    if not len(regions):
+    if not drawn:
         raise UserError("no regions are given; draw at least one")
-    return Prompt(task=task, regions=np.stack(regions), kinds=("mask",) * len(regions))
+    return Prompt(task=task, regions=drawn)
 
 
 def _named(predicted: Prediction, name: str) -> Prediction:

@@ -83,10 +83,9 @@ def expression(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Th
 
 def regions(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """A mask for each drawn region, in their order."""
-    count = len(prompt.kinds)
-    return Prediction(
-        _masks(found["mask"][:count], geometry), scores=tuple(found["score"][:count].tolist()), names=prompt.kinds
-    )
+    names = tuple(region.kind for region in prompt.regions)
+    count = len(names)
+    return Prediction(_masks(found["mask"][:count], geometry), scores=tuple(found["score"][:count].tolist()), names=names)
 
 
 def panoptic(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:

@@ -113,4 +113,4 @@ def compare(
 def describe(prompt: Prompt) -> str:
     """What a prompt asks for, in a few words: its text, the kinds of its marks, or the classes of its targets."""
     classes = dict.fromkeys(prompt.classes[label] for label in prompt.labels) if prompt.classes else ()
-    return prompt.text or ", ".join(prompt.kinds) or ", ".join(classes or prompt.classes)
+    return prompt.text or ", ".join(region.kind for region in prompt.regions) or ", ".join(classes or prompt.classes)

@@ -6,11 +6,15 @@ import shutil
 import av
 import numpy as np
 import pytest
+from drawn import pixels_of
 from PIL import Image
 
 import hyperseg_jax
 from hyperseg_jax.commands.main import main
+from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.predictors.model import Model
+from hyperseg_jax.structs import Region
 
 
 @pytest.fixture
@@ -61,6 +65,32 @@ def test_points_and_boxes(trained, picture, tmp_path):
     assert [s["label"] for s in found["segments"]] == ["point 20,30", "box 50,20,120,90"]
     assert [s["mask"] for s in found["segments"]] == ["picture_mask1.png", "picture_mask2.png"]
     check_masks(tmp_path / "out", found["segments"], (150, 100))
+
+
+def test_scribbles(trained, picture, tmp_path):
+    found = predict(trained, tmp_path / "out", picture, "--scribble", "20,30,60,35,70,80", "--point", "20,30")
+    assert [s["label"] for s in found["segments"]] == ["point 20,30", "scribble 20,30,60,35,70,80"]
+    check_masks(tmp_path / "out", found["segments"], (150, 100))
+
+
+def test_regions_of_marks_and_masks_are_asked_together(trained, picture):
+    """A mark is asked for as the mask that it is drawn as."""
+    model = hyperseg_jax.load(trained)
+    marks = [Region.of_point(20, 30), Region("box", boxes=[[50, 20, 120, 90]], points=[[60, 60, 1]])]
+    masks = [draw_region(mark, (100, 150)) for mark in marks]
+    wanted = model.segment_regions(picture, masks)
+    for given in (marks, [marks[0], masks[1]], [masks[0], Region.of_mask(masks[1])]):
+        found = model.segment_regions(picture, given)
+        assert np.array_equal(found.masks, wanted.masks) and found.scores == wanted.scores
+        assert found.names == ("region 1", "region 2")
+    with pytest.raises(UserError, match="the picture: region 2: it has only points beside the object"):
+        model.segment_regions(picture, [marks[0], Region("point", points=[[3, 3, 0]])])
+    for empty in (np.zeros((100, 150), bool), Region.of_mask(np.zeros((100, 150), bool))):
+        with pytest.raises(UserError, match="region 2 is empty; draw it inside the picture"):
+            model.segment_regions(picture, [masks[0], empty])
+    for other in (masks[0].T, Region.of_mask(masks[0].T)):
+        with pytest.raises(UserError, match=r"region 1 has size \(150, 100\), the picture \(100, 150\)"):
+            model.segment_regions(picture, [other])
 
 
 def test_a_folder_of_frames_of_different_sizes(trained, picture, tmp_path):
@@ -122,15 +152,16 @@ def test_marks_are_drawn_as_in_training(world):
     """A point is the disc that the toy world's training examples hold; a box may be given by any two corners and is cut at the
     border."""
     from hyperseg_jax import toy
-    from hyperseg_jax.commands.predict import _draw_regions
+    from hyperseg_jax.commands.predict import _regions
 
     example = toy.open_reader(world, "region", "train", kinds=("point",), max_regions=1)[0]
-    drawn = example.prompts[0].regions[0]
+    (drawn,) = pixels_of(example.prompts[0])
     rows, columns = np.nonzero(drawn)
     middle = f"{(columns.min() + columns.max()) / 2},{(rows.min() + rows.max()) / 2}"
-    (point,), labels = _draw_regions([middle], [], drawn.shape)
-    assert np.array_equal(point, drawn) and labels == [f"point {middle}"]
-    (one, other, left), _ = _draw_regions([], ["20,30,50,60", "50,60,20,30", "-5,30,50,60"], (100, 120))
+    (point,), labels = _regions([middle], [], [], drawn.shape)
+    assert np.array_equal(draw_region(point, drawn.shape), drawn) and labels == [f"point {middle}"]
+    boxes, _ = _regions([], ["20,30,50,60", "50,60,20,30", "-5,30,50,60"], [], (100, 120))
+    one, other, left = (draw_region(box, (100, 120)) for box in boxes)
     assert np.array_equal(one, other) and one.sum() == 30 * 30 and left.sum() == 30 * 50
 
 

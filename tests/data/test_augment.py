@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from drawn import kinds_of, pixels_of, regions_of
 from rich.console import Console
 
 from hyperseg_jax.data import sources
@@ -47,7 +48,12 @@ def regional():
     marks = masks[:, 0].copy()
     marks[:, :, 30:] &= np.arange(30) % 3 == 0
     return example(
-        task="region", classes=(), things=(), masks=masks[[2, 0, 1]], labels=(2, 0, 1), regions=marks, kinds=("box",) * 3
+        task="region",
+        classes=(),
+        things=(),
+        masks=masks[[2, 0, 1]],
+        labels=(2, 0, 1),
+        regions=regions_of(marks, *("box",) * 3),
     )
 
 
@@ -73,9 +79,10 @@ def test_a_window_of_a_class_list():
 
 def test_a_window_of_regions_renumbers_them():
     (prompt,) = cut(regional(), WINDOW).prompts
-    assert prompt.labels == (1, 0) and len(prompt.regions) == len(prompt.kinds) == 2
+    assert prompt.labels == (1, 0) and len(prompt.regions) == 2
     for mask, label in zip(prompt.masks, prompt.labels, strict=True):
-        assert (prompt.regions[label] & mask[0]).any() and not (prompt.regions[label] & ~mask[0]).any()
+        mark = pixels_of(prompt)[label]
+        assert (mark & mask[0]).any() and not (mark & ~mask[0]).any()
 
 
 def named(text, **changes):
@@ -93,7 +100,7 @@ def named(text, **changes):
         (Prompt("chat", text="how many?"), False),
         (Prompt("referring", text="a cat", masks=np.zeros((0, 2, HEIGHT, WIDTH), bool)), True),
         (Prompt("panoptic", classes=("a",), masks=boxes()[:1], labels=(0,)), False),
-        (Prompt("caption", regions=boxes()[:, 0]), False),
+        (Prompt("caption", regions=regions_of(boxes()[:, 0])), False),
     ],
 )
 def test_what_a_window_may_not_change(prompt, may):
@@ -131,7 +138,7 @@ def test_any_draw_keeps_masks_on_their_pixels(make):
             colour = COLOURS[colours[label]] if colours else changed.frames[mask][0]
             np.testing.assert_array_equal(mask, shown(changed.frames, colour))
             if not colours:
-                assert (prompt.regions[label] & mask[0]).any()
+                assert (pixels_of(prompt)[label] & mask[0]).any()
         arrays = PROCESSOR(changed, train=True, fill=fill)
         assert int(arrays["valid"].sum()) == len(prompt.masks)
         sizes.add(changed.frames.shape)
@@ -162,7 +169,7 @@ def test_a_target_too_small_to_be_seen_is_not_asked_for():
     spoken = arrays(dataclasses.replace(example(), prompts=(Prompt("referring", text="a", masks=masks[:1]),)), True)
     assert not spoken["valid"].any() and not spoken["uses_expression"].any()
     marks = masks[:, 0] | boxes()[:, 0]
-    marked = example(task="region", classes=(), things=(), masks=masks, regions=marks, kinds=("mask",) * 3)
+    marked = example(task="region", classes=(), things=(), masks=masks, regions=regions_of(marks))
     assert arrays(marked, True)["region_valid"].tolist() == [[False, True, True]]
     assert arrays(marked, False)["region_valid"].all() and arrays(marked, False)["valid"].all()
 
@@ -172,9 +179,9 @@ def test_marks_are_drawn_anew_in_their_targets():
     seen = {}
     for seed in range(60):
         (prompt,) = augment(regional(), np.random.default_rng(seed))[0].prompts
-        for region, kind in enumerate(prompt.kinds):
+        for region, kind in enumerate(kinds_of(prompt)):
             target = prompt.masks[prompt.labels.index(region), 0]
-            mark = prompt.regions[region]
+            mark = pixels_of(prompt)[region]
             seen.setdefault(kind, set()).add(mark.tobytes())
             inside = (mark & target).sum() / mark.sum()
             assert mark.any() and inside > {"point": 0.5, "scribble": 0.999, "box": 0.7, "mask": 0.6}[kind]
@@ -182,7 +189,7 @@ def test_marks_are_drawn_anew_in_their_targets():
                 assert mark.sum() <= 5
     assert len(seen) == 4 and all(len(marks) > 3 for marks in seen.values())
     (kept,) = Augment()(regional(), np.random.default_rng(0))[0].prompts
-    np.testing.assert_array_equal(kept.regions, regional().prompts[0].regions)
+    np.testing.assert_array_equal(pixels_of(kept), pixels_of(regional().prompts[0]))
 
 
 def test_a_config_names_its_mistakes(micro):

@@ -8,9 +8,9 @@ from damage import change, colours, cut, edited, first_line, found, inside, repo
 
 from hyperseg_jax.datasets import CocoInstances, files, layouts
 from hyperseg_jax.datasets.check import check
-from hyperseg_jax.datasets.marks import KINDS
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.structs import KINDS
 
 INSTANCES = "coco/annotations/instances_val2017.json"
 

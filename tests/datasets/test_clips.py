@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from drawn import kinds_of, pixels_of
 from PIL import Image
 
 from hyperseg_jax import toy
@@ -61,8 +62,8 @@ def test_davis_2017_follows_what_the_first_frame_shows(written):
     (prompt,) = example.prompts
     assert example.name == "train-1" and near(example.frames, pixels)
     assert prompt.task == "region" and np.array_equal(prompt.masks, found.masks) and prompt.ignore is None
-    assert np.array_equal(prompt.regions, found.masks[:, 0])
-    assert prompt.kinds == ("mask",) * len(found.things) and prompt.labels == tuple(range(len(found.things)))
+    assert np.array_equal(pixels_of(prompt), found.masks[:, 0])
+    assert kinds_of(prompt) == ("mask",) * len(found.things) and prompt.labels == tuple(range(len(found.things)))
 
 
 def test_davis_2017_unsupervised_and_void(copy):
@@ -74,7 +75,7 @@ def test_davis_2017_unsupervised_and_void(copy):
     Image.fromarray(owner).save(path)
     (prompt,) = Davis2017(home, "train", task="unsupervised")[0].prompts
     found, _, _ = drawn("train", 0)
-    assert (prompt.task, prompt.classes, prompt.things, prompt.regions) == ("panoptic", ("object",), (True,), None)
+    assert (prompt.task, prompt.classes, prompt.things, prompt.regions) == ("panoptic", ("object",), (True,), ())
     assert len(prompt.masks) == len(prompt.labels) == len(found.things) and set(prompt.labels) == {0}
     assert prompt.ignore[0, :5].all() and prompt.ignore.sum() == prompt.ignore[0, :5].sum()
     assert not prompt.masks[:, 0, :5].any() and np.array_equal(prompt.masks[:, 1], found.masks[:, 1])
@@ -96,7 +97,7 @@ def test_davis_2017_test_sets_have_the_first_mask(copy):
             path.unlink()
     example, (found, pixels, _) = Davis2017(home, "val", frames=2)[0], drawn("val", 0)
     assert len(example.frames) == len(pixels) and example.prompts[0].masks is None
-    assert np.array_equal(example.prompts[0].regions, found.masks[:, 0])
+    assert np.array_equal(pixels_of(example.prompts[0]), found.masks[:, 0])
 
 
 def test_a_sampled_clip_begins_where_an_object_is_seen(copy):
@@ -107,7 +108,7 @@ def test_a_sampled_clip_begins_where_an_object_is_seen(copy):
         Image.fromarray(np.zeros((192, 192), np.uint8)).save(path)
     for seed in range(4):
         (prompt,) = Davis2017(home, "train", frames=2, seed=seed, sampling="jump")[0].prompts
-        assert prompt.regions.any((1, 2)).all() and len(prompt.regions)
+        assert pixels_of(prompt).any((1, 2)).all() and len(prompt.regions)
     Image.fromarray(np.zeros((192, 192), np.uint8)).save(paths[-1])
     with pytest.raises(UserError, match=r"train-0: its masks show no object in frame 0; leave the video out"):
         Davis2017(home, "train", frames=2)[0]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from drawn import kinds_of, pixels_of
 from PIL import Image
 
 from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos, masks
@@ -175,10 +176,10 @@ def marks_of(point=True):
 
 def test_interactive_points_become_discs_and_empty_marks_are_passed_over(root):
     (prompt,) = interactive(root, marks_of(), kinds=("point",), point_radius=2)[0].prompts
-    assert prompt.kinds == ("point",) and prompt.regions.sum() == 13 and prompt.labels == (0,)
+    assert kinds_of(prompt) == ("point",) and pixels_of(prompt).sum() == 13 and prompt.labels == (0,)
     for seed in range(6):
         (prompt,) = interactive(root, marks_of(point=False), kinds=("point", "box"), seed=seed)[0].prompts
-        assert prompt.kinds == ("box",)
+        assert kinds_of(prompt) == ("box",)
     with pytest.raises(UserError, match="no region has a mark"):
         interactive(root, marks_of(point=False), kinds=("point",))[0]
 

@@ -13,7 +13,7 @@ import pytest
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.datasets.check import check
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example
+from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import limits
 
 ROOTS = {"folder": "yours/folder", "labelme": "yours/labelme", "coco_json": "yours/coco_json"}
@@ -43,11 +43,14 @@ def sound(example):
     assert example.frames.ndim == 4 and example.frames.dtype == np.uint8 and example.frames.shape[3] == 3
     size = example.frames.shape[1:3]
     for prompt in example.prompts:
-        texts = (prompt.text, prompt.answer, prompt.group, prompt.key, *prompt.classes, *prompt.answers, *prompt.kinds)
+        texts = (prompt.text, prompt.answer, prompt.group, prompt.key, *prompt.classes, *prompt.answers)
         assert all(isinstance(text, str) for text in texts)
-        for masks, axes in ((prompt.masks, 4), (prompt.regions, 3), (prompt.ignore, 3), (prompt.crowds, 4), (prompt.others, 4)):
+        for masks, axes in ((prompt.masks, 4), (prompt.ignore, 3), (prompt.crowds, 4), (prompt.others, 4)):
             assert masks is None or (masks.dtype == bool and masks.ndim == axes)
             assert masks is None or not len(masks) or masks.shape[-2:] in (size, (1, 1))
+        for region in prompt.regions:
+            assert isinstance(region, Region)
+            assert region.mask is None or (region.mask.dtype == bool and region.mask.shape in (size, (1, 1)))
         if prompt.task == "panoptic":
             assert len(prompt.things) == len(prompt.classes) and all(0 <= k < len(prompt.classes) for k in prompt.labels)
         if prompt.task in ("panoptic", "region") and prompt.masks is not None:

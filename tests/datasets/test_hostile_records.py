@@ -19,6 +19,7 @@ from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.problems import Collected, Problem, collecting
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import limits
 
 INSTANCES = "coco/annotations/instances_val2017.json"
@@ -195,6 +196,24 @@ def test_the_boundary_of_a_record():
     assert "(RecursionError: deep)" in told[2] and "PanicException: called `unwrap()`" in told[3] and told[4] == "x\\x1b[2J; y"
     with pytest.raises(KeyboardInterrupt):
         reader[5]
+
+
+class Giving(Raising):
+    """A reader that gives what it is given."""
+
+    @one_record
+    def __getitem__(self, index):
+        return self._errors[index]
+
+
+@pytest.mark.parametrize("regions", [np.ones((1, 4, 4), bool), [Region.of_point(1, 1)], (np.ones((4, 4), bool),), None])
+def test_regions_of_another_kind_are_named(regions):
+    """As readers gave them once: whoever draws them would fail far from the reader."""
+    example = Example("it", np.zeros((1, 4, 4, 3), np.uint8), (Prompt("region", regions=regions),))
+    with pytest.raises(
+        Problem, match=r"it: a prompt has .* as its regions, where a tuple of Region belongs; correct the reader"
+    ):
+        Giving(example)[0]
 
 
 def test_every_reader_has_the_boundary():

@@ -4,12 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from drawn import pixels_of
 from PIL import Image
 
-from hyperseg_jax.commands.predict import _draw_regions
+from hyperseg_jax.commands.predict import _regions
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.datasets import CocoInteractive, CocoMarks, PascalVocObjects, marks
+from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.structs import Region
 
 SIZE = (480, 640)
 
@@ -47,33 +51,40 @@ def test_training_and_prediction_draw_the_same_pixels(tmp_path, size):
     examples = [reader[0] for reader in (drawing, given, PascalVocObjects(tmp_path, "val"))]
     examples.append(Augment(marks=("point",))(examples[0], np.random.default_rng(0))[0])
     for example in examples:
-        (drawn,) = example.prompts[0].regions
+        (drawn,) = pixels_of(example.prompts[0], size)
         rows, columns = np.nonzero(drawn)
-        ((asked,), _) = _draw_regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], size)
-        assert np.array_equal(asked, drawn), example.name
+        ((asked,), _) = _regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], [], size)
+        assert np.array_equal(draw_region(asked, size), drawn), example.name
         assert 0.0009 < drawn.mean() < 0.0012  # of any picture
+
+
+def test_points_of_voc_are_the_centres_of_drawn_pixels(tmp_path):
+    object_in(tmp_path, (333, 500))
+    (prompt,) = PascalVocObjects(tmp_path, "val", seed=5)[0].prompts
+    ((row, column),) = np.argwhere(marks.draw_marks(prompt.masks[0, 0], np.random.default_rng([5, 0]))["point"])
+    assert prompt.regions[0].points.tolist() == [[column + 0.5, row + 0.5, 1]] and prompt.regions[0].mask is None
 
 
 def test_a_box_is_drawn_as_training_draws_it():
     drawn = marks.draw_marks(square(), np.random.default_rng(0))["box"]
     rows, columns = np.nonzero(drawn)
     corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    ((asked,), _) = _draw_regions([], [",".join(map(str, corners))], SIZE)
-    assert np.array_equal(asked, drawn)
+    ((asked,), _) = _regions([], [",".join(map(str, corners))], [], SIZE)
+    assert np.array_equal(draw_region(asked, SIZE), drawn)
     dots = [marks.filled_box((4, 9), *corners) for corners in ((3.1, 1.1, 3.2, 1.2), (8.9, 3.9, 20, 20))]
     assert [np.argwhere(dot).tolist() for dot in dots] == [[[1, 3]], [[3, 8]]]
 
 
 def test_a_point_at_the_edge_is_cut():
-    disc = marks.point_disc(SIZE, 639.9, 0)
+    disc = draw_region(Region.of_point(639.9, 0), SIZE)
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     assert np.array_equal(disc, rows**2 + (columns - 639) ** 2 <= 100)
 
 
 @pytest.mark.parametrize(("x", "y"), [(-1, 5), (640, 5), (5, -0.1), (5, 480)])
 def test_a_point_outside_is_refused(x, y):
-    with pytest.raises(ValueError, match="is not inside an image of 640 x 480 pixels"):
-        marks.point_disc(SIZE, x, y)
+    with pytest.raises(UserError, match="is not inside an image of 640 x 480 pixels"):
+        draw_region(Region.of_point(x, y), SIZE)
 
 
 def test_radii_follow_the_area():

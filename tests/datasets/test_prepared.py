@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from drawn import pixels_of
 from PIL import Image
 
 from hyperseg_jax.datasets.prepared import Prepared, Values
@@ -124,7 +125,7 @@ def test_what_each_kind_becomes(prepared, kind):
             assert first.things == (kind == "instances",) * 2
             assert first.ignore is None if kind == "instances" else np.array_equal(first.ignore[0], ~EXPECTED)
         if kind == "captions":
-            assert first.answer == "dog" and np.array_equal(first.regions, EXPECTED[None])
+            assert first.answer == "dog" and np.array_equal(pixels_of(first, EXPECTED.shape), EXPECTED[None])
         else:
             assert np.array_equal(first.masks, EXPECTED[None, None])
     assert seen == {0, 40, 80} and len({reader[k].name for k in range(3)}) == 3

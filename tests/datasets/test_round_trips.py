@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from drawn import kinds_of, pixels_of
 from PIL import Image
 from scipy.io import savemat
 
@@ -57,9 +58,10 @@ def test_every_split_opens_and_is_the_same_after_a_trip_to_a_worker(samples, dra
             for prompt, twin in zip(example.prompts, other.prompts, strict=True):
                 for field in ("text", "answer", "labels", "key"):
                     assert getattr(prompt, field) == getattr(twin, field)
-                for mine, theirs in ((prompt.masks, twin.masks), (prompt.regions, twin.regions)):
-                    assert (mine is None) == (theirs is None)
-                    assert mine is None or (mine.dtype == bool and np.array_equal(mine, theirs))
+                assert (prompt.masks is None) == (twin.masks is None)
+                assert prompt.masks is None or (prompt.masks.dtype == bool and np.array_equal(prompt.masks, twin.masks))
+                assert kinds_of(prompt) == kinds_of(twin)
+                assert np.array_equal(pixels_of(prompt, (SIZE, SIZE)), pixels_of(twin, (SIZE, SIZE)))
         assert len(names) == len(reader) > 0
 
 
@@ -188,14 +190,14 @@ def test_marks_follow_from_the_object(samples, drawn):
         (prompt,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0)[0].prompts
         (again,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0, max_regions=2)[0].prompts
         (other,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0, seed=1)[0].prompts
-        assert prompt.kinds == (kind,) * len(drawn[0].scene.masks) and prompt.labels == tuple(range(len(prompt.masks)))
-        for mark, seen in zip(prompt.regions, drawn[0].scene.masks, strict=True):
+        assert kinds_of(prompt) == (kind,) * len(drawn[0].scene.masks) and prompt.labels == tuple(range(len(prompt.masks)))
+        for mark, seen in zip(pixels_of(prompt), drawn[0].scene.masks, strict=True):
             if kind in ("point", "scribble"):
                 assert not (mark & ~seen).any() and (mark.sum() == 1) == (kind == "point")
             else:
                 assert overlap(mark, seen) > 0.3
-        assert all(any(np.array_equal(one, mark) for mark in prompt.regions) for one in again.regions)
-        assert not np.array_equal(prompt.regions, other.regions)
+        assert all(any(np.array_equal(one, mark) for mark in pixels_of(prompt)) for one in pixels_of(again))
+        assert not np.array_equal(pixels_of(prompt), pixels_of(other))
 
 
 SEMANTIC = {
@@ -305,9 +307,9 @@ def test_regions_with_captions(samples, drawn, name):
         box = np.zeros_like(seen)
         rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-        assert prompt.task == "caption" and prompt.kinds == ("box",) and prompt.masks is None
+        assert prompt.task == "caption" and kinds_of(prompt) == ("box",) and prompt.masks is None
         assert prompt.answer == (f"the {caption}" if name == "visual_genome" else caption)
-        assert np.array_equal(prompt.regions, box[None])
+        assert np.array_equal(pixels_of(prompt, seen.shape), box[None])
     assert len(opened(samples, name, prompts_per_example=100)) == len(drawn)
 
 

@@ -24,7 +24,7 @@ def test_an_index_gives_the_same_clip_each_time_and_indices_draw_apart():
 
 
 def test_every_mask_of_a_prompt_is_changed_and_nothing_else():
-    arrays = ("masks", "regions", "ignore", "crowds", "foreground", "others")
+    arrays = ("masks", "ignore", "crowds", "foreground", "others")
     prompt = Prompt(task="region", text="x", labels=(0,), **{name: np.arange(6).reshape(1, 2, 3) for name in arrays})
     seen = []
 

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from drawn import pixels_of, regions_of
 
+from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.clicks import Clicked, centre
 from hyperseg_jax.evaluation.replies import FromFirstFrame, Together
@@ -83,7 +85,7 @@ def test_groups_weigh_the_same_however_many_objects_they_have():
 
 def test_every_frame_is_asked_for_what_the_first_one_shows():
     masks = np.stack([np.stack([block(0, 6 * t) for t in range(4)]), np.stack([block(30, 20)] * 4)])
-    prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=masks[:, 0], kinds=("mask", "mask"), key="clip")
+    prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=regions_of(masks[:, 0]), key="clip")
     example = Example(
         "clip", np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8), (prompt,)
     )
@@ -91,9 +93,8 @@ def test_every_frame_is_asked_for_what_the_first_one_shows():
     reply = FromFirstFrame(example, lambda prompt, out: Prediction(out))
     asked = run(reply, lambda step, k: masks[:, step] if step else wrong)
     assert [int(row["example"].frames.max()) for row in asked] == [0, 1, 2, 3]
-    assert all(
-        row["example"].drawn_on.max() == 0 and np.array_equal(row["example"].prompts[0].regions, masks[:, 0]) for row in asked
-    )
+    for row in asked:
+        assert row["example"].drawn_on.max() == 0 and np.array_equal(pixels_of(row["example"].prompts[0]), masks[:, 0])
     ((_, found),) = reply.answers()
     assert np.array_equal(found[0].masks, masks[:, 0])  # what was drawn is the answer about the first frame
     assert score("davis", reply).compute()["jf"] == 1
@@ -102,7 +103,7 @@ def test_every_frame_is_asked_for_what_the_first_one_shows():
 def test_objects_of_the_first_frame_share_no_pixel():
     """DAVIS takes one number a pixel: where two objects are claimed, the more probable one has it."""
     masks = np.stack([block(0, 0), block(20, 20)])[:, None].repeat(3, 1)
-    prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=masks[:, 0], kinds=("mask",) * 2)
+    prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=regions_of(masks[:, 0]))
     reply = FromFirstFrame(clip(prompt), lambda prompt, out: Prediction(out))
     run(reply, lambda step, k: np.stack([np.where(masks[0, 0], 0.9, 0.1), np.full((SIDE, SIDE), 0.6)]))
     ((_, found),) = reply.answers()
@@ -198,18 +199,18 @@ def grown(prompt, reach):
     """An answer of all pixels within reach of the clicks, region by region."""
     from hyperseg_jax.ops.dilation import dilate
 
-    return np.stack([dilate(region, reach) for region in prompt.regions])
+    return np.stack([dilate(region, reach) for region in pixels_of(prompt, (SIDE, SIDE))])
 
 
 def test_clicks_go_on_until_an_object_is_found():
     """Two bars. The answer is all within 6 pixels of a drawn click, cut to the bar. The first bar, 8 x 40, is clicked at its
     left end first, which finds 10 columns; each further click finds about 11 more. The second, 8 x 8, is found at once."""
     bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
-    prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=bars, kinds=("mask", "mask"))
+    prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars))
     asked = []
 
     def find(one, out):
-        asked.append(one.regions.copy())
+        asked.append(pixels_of(one, (SIDE, SIDE)))
         return Prediction(grown(one, 6) & bars)
 
     reply = Clicked(clip(prompt, frames=1), find)
@@ -225,10 +226,25 @@ def test_clicks_go_on_until_an_object_is_found():
     assert scores["iou@1"] == pytest.approx((long[0] + short[0]) / 2)
 
 
+def test_clicks_are_asked_as_points():
+    """One more each step; an object that is ignored as a whole has none, and is asked for with an empty mask."""
+    bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
+    prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars), ignore=bars[1:])
+    reply = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
+    first, second = reply.asked(0).regions
+    assert first.kind == second.kind == "point" and second.mask is not None and not second.mask.any()
+    assert first.mask is None and first.points.tolist() == [[3.5, 3.5, 1]]
+    for clicks in range(1, 4):
+        points = reply.asked(0).regions[0].points
+        assert len(points) == clicks and (points[:, 2] == 1).all() and (points[:, :2] % 1 == 0.5).all()
+        assert np.array_equal(draw_region(reply.asked(0).regions[0], (SIDE, SIDE)), reply._drawn[0])
+        reply.hear(0, None)
+
+
 def test_an_object_that_is_never_found_counts_twenty_clicks():
     whole = block(0, 0, 30, 30)[None]
     prompt = Prompt(
-        task="region", masks=whole[None], labels=(0,), regions=whole, kinds=("box",), ignore=block(0, 0, 2, SIDE)[None]
+        task="region", masks=whole[None], labels=(0,), regions=regions_of(whole, "box"), ignore=block(0, 0, 2, SIDE)[None]
     )
     reply = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros((1, SIDE, SIDE), bool)))
     run(reply, lambda step, k: None)
@@ -240,9 +256,7 @@ def test_an_object_that_is_never_found_counts_twenty_clicks():
 def test_border_pixels_do_not_count():
     """IoU is 1 where the answer differs in ignored pixels alone."""
     target, ignore = block(0, 0), block(12, 0, 2, 12)
-    prompt = Prompt(
-        task="region", masks=target[None, None], labels=(0,), regions=target[None], kinds=("mask",), ignore=ignore[None]
-    )
+    prompt = Prompt(task="region", masks=target[None, None], labels=(0,), regions=regions_of(target[None]), ignore=ignore[None])
     reply = Clicked(clip(prompt, frames=1), lambda one, out: Prediction((target | ignore)[None]))
     run(reply, lambda step, k: None)
     assert reply.answers()[0][1][0].ious[0][0] == pytest.approx(1, abs=1e-4)
@@ -250,4 +264,4 @@ def test_border_pixels_do_not_count():
 
 def test_nothing_to_click_at_is_named():
     with pytest.raises(UserError, match="clip: has no object to click at"):
-        Clicked(clip(Prompt(task="region", regions=block(0, 0)[None], kinds=("mask",))), lambda one, out: None)
+        Clicked(clip(Prompt(task="region", regions=regions_of(block(0, 0)[None]))), lambda one, out: None)

@@ -11,7 +11,7 @@ from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
-from hyperseg_jax.structs import Prompt
+from hyperseg_jax.structs import Prompt, Region
 
 OURS = Thresholds(0.5, 0.5)
 
@@ -132,7 +132,7 @@ def test_each_region_has_its_own_best_query():
     scores = jnp.asarray([[3.0, -3.0, 0.0], [-3.0, 3.0, 0.0]])
     valid = jnp.asarray([True, True, False])  # the batch has room for a third
     found = selection.regions(jnp.asarray(masks), scores, resize_of(masks, geometry), valid=valid, soft=False)
-    prompt = Prompt("region", kinds=("point", "box"))
+    prompt = Prompt("region", regions=(Region.of_point(1, 1), Region.of_box(0, 0, 2, 2)))
     predicted = answers.regions(jax.device_get(found), prompt, geometry, OURS)
     assert predicted.names == ("point", "box") and predicted.masks.shape == (2, 32, 48)
     np.testing.assert_array_equal(predicted.masks, own(masks, geometry) > 0)

@@ -16,6 +16,7 @@ import optax
 
 from hyperseg_jax import axes
 from hyperseg_jax.data.processor import Encoding
+from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.ops.transforms import Geometry, resize_and_pad, resize_and_pad_map
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
@@ -83,7 +84,8 @@ class Processor:
             if prompt.task == "region":
                 first = 1
                 for r, region in enumerate(prompt.regions):
-                    made["regions"][k, r] = resize_and_pad_map(region, self.geometry(*drawn_on.shape[:2]))
+                    mask = draw_region(region, drawn_on.shape[:2])
+                    made["regions"][k, r] = resize_and_pad_map(mask, self.geometry(*drawn_on.shape[:2]))
                     made["asked"][k, 1 + r] = True
             elif prompt.classes:
                 first = 1 + self.regions
@@ -106,7 +108,7 @@ class Processor:
     def bucket(self, example):
         up = lambda side: -(-side // (2 * STEP)) * STEP
         height, width = map(up, example.frames.shape[1:3])
-        regions = max(len(regions_of(prompt)) for prompt in example.prompts)
+        regions = max(len(prompt.regions) for prompt in example.prompts)
         classes = max(len(prompt.classes) for prompt in example.prompts)
         return {"height": height, "width": width, "frames": len(example.frames), "regions": regions, "classes": classes}
 
@@ -147,10 +149,6 @@ class Processor:
 
     def padding(self, element):
         return {"prompts": (int(element["asked"].any(1).sum()), self.prompts)}
-
-
-def regions_of(prompt):
-    return () if prompt.regions is None else prompt.regions
 
 
 def build(config):

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from hyperseg_jax import axes
+from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.ops.transforms import Geometry, stretch, stretch_mask
 from hyperseg_jax.results.answers import Answers, Thresholds
@@ -68,13 +69,13 @@ class Processor:
                 written = [*self.tokenizer.encode(prompt.answer), self.tokenizer.eos_id][:LENGTH]
                 ids[k, : len(written)] = written
             else:
-                for r, region in enumerate(masks_of(prompt)):
-                    regions[k, r] = stretch_mask(region, SIDE)
+                for r, region in enumerate(prompt.regions):
+                    regions[k, r] = stretch_mask(draw_region(region, example.frames.shape[1:3]), SIDE)
         image = np.zeros((SIDE, SIDE, 3), np.uint8) if train else stretch(example.frames[0], SIDE)
         return {"ids": ids, "images": image, "regions": regions, "bad": np.asarray(False)}
 
     def bucket(self, example):
-        return {"regions": max(1, *(len(masks_of(prompt)) for prompt in example.prompts))}
+        return {"regions": max(1, *(len(prompt.regions) for prompt in example.prompts))}
 
     def for_bucket(self, shape):
         return dataclasses.replace(self, **shape)
@@ -103,10 +104,6 @@ class Processor:
 
     def padding(self, element):
         return {"positions": (int((element["ids"] > 0).sum()), self.prompts * LENGTH)}
-
-
-def masks_of(prompt):
-    return () if prompt.regions is None else prompt.regions
 
 
 class Names:

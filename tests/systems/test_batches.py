@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from drawn import drawn_params
+from drawn import drawn_params, regions_of
 
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
@@ -33,17 +33,17 @@ def drawn(height, width, count):
     regions = np.zeros((count, height, width), bool)
     for k, region in enumerate(regions):
         region[5 * k : 5 * k + 9, 3 : 20 + 4 * k] = True
-    return regions
+    return regions_of(regions)
 
 
 EXAMPLES = (
     example(40, 60, task="referring", text="the ring."),
     example(90, 50, task="referring", text="the large blue star that is left of the small red square."),
     example(64, 64, task="panoptic", classes=("star", "ring", "grass"), things=(True, True, False)),
-    example(30, 71, task="region", regions=drawn(30, 71, 3), kinds=("mask",) * 3),
+    example(30, 71, task="region", regions=drawn(30, 71, 3)),
     example(55, 33, task="video", text="the ring that moves to the right"),
     example(48, 80, task="panoptic", classes=("sky",), things=(False,)),
-    example(80, 48, task="region", regions=drawn(80, 48, 1), kinds=("mask",)),
+    example(80, 48, task="region", regions=drawn(80, 48, 1)),
 )
 
 
@@ -65,7 +65,7 @@ def processor_for(config, prompts):
         targets=0,
         length=length,
         classes=max(len(p.classes) + 1 for p in prompts),
-        regions=max(0 if p.regions is None else len(p.regions) for p in prompts),
+        regions=max(len(p.regions) for p in prompts),
     )
 
 
@@ -81,17 +81,13 @@ def run(ready, examples, fitting):
 def answer(example, out, row, frame, size):
     """Mask logits at the picture's own size, and the scores that the prompt asks for."""
     prompt = example.prompts[0]
-    kind, count = {"panoptic": ("class", len(prompt.classes) + 1), "region": ("region", len(drawn_of(prompt)))}.get(
+    kind, count = {"panoptic": ("class", len(prompt.classes) + 1), "region": ("region", len(prompt.regions))}.get(
         prompt.task, ("expression", None)
     )
     masks, (height, width) = out["mask_logits"][row, frame, 0], example.frames.shape[1:3]
     here = mask_resize(geometry_array(fit(height, width, size)), masks.shape[-2:], canvas(height, width))
     logits = np.asarray(resize_masks(masks, here))[:, :height, :width]
     return logits, out[kind][row, frame, 0][..., :count] if count else out[kind][row, frame, 0]
-
-
-def drawn_of(prompt):
-    return () if prompt.regions is None else prompt.regions
 
 
 def close(one, other, message):

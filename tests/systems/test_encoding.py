@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from drawn import regions_of
 
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, predictions
@@ -26,7 +27,7 @@ PROMPTS = {
     "referring": Prompt("referring", "the red ring left of the square"),
     "reasoning": Prompt("reasoning", "what is round?"),
     "panoptic": Prompt("panoptic", classes=("ring", "star"), things=(True, True)),
-    "region": Prompt("region", regions=REGIONS, kinds=("mask", "mask")),
+    "region": Prompt("region", regions=regions_of(REGIONS)),
     "video": Prompt("video", "the star that moves"),
     "chat": Prompt("chat", "what is left of the ring?"),
 }

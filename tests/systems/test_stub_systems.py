@@ -20,7 +20,7 @@ from hyperseg_jax.evaluation.engine import AnswerOptions
 from hyperseg_jax.planning import compile as planning
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.results.answers import Thresholds
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.toy.samples import write_samples
 from hyperseg_jax.training.loop import train
@@ -103,9 +103,7 @@ def test_what_it_encodes_is_kept_and_changes_nothing(workdir):
     """Names of classes, and regions that are drawn on another image than the one that is asked about."""
     model, rng = Model.load(workdir), np.random.default_rng(0)
     one, other = rng.integers(0, 255, (2, 1, 64, 64, 3), np.uint8)
-    drawn = np.zeros((1, 64, 64), bool)
-    drawn[:, 10:30, 10:40] = True
-    region = Prompt("region", regions=drawn, kinds=("mask",))
+    region = Prompt("region", regions=(Region.of_box(10, 10, 40, 30),))
     asked = [Example("it", one, (region,)), Example("it", one, (region,), drawn_on=other[0])]
     asked.append(Example("it", one, (Prompt("panoptic", classes=("ring", "star"), things=(True, True)),)))
     kinds, masks = ("regions", "regions", "panoptic"), []

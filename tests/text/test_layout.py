@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from drawn import regions_of
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
@@ -55,7 +56,7 @@ def test_markers_expand_in_order():
         Prompt("referring", "the dog"),
         Prompt("video", "the dog"),
         Prompt("panoptic", classes=("cat", "dog")),
-        Prompt("region", regions=np.ones((2, 4, 4), bool)),
+        Prompt("region", regions=regions_of(np.ones((2, 4, 4), bool))),
         Prompt("chat", "what?", answer="a dog"),
     ],
     ids=lambda prompt: prompt.task,

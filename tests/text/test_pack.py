@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import regions_of
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.phi import Phi
@@ -21,7 +22,7 @@ PROMPTS = (
     Prompt("referring", text="the red ring"),
     Prompt("referring", text="the large blue square left of the star"),
     Prompt("panoptic", classes=("red ring", "grass")),
-    Prompt("region", regions=REGIONS),
+    Prompt("region", regions=regions_of(REGIONS)),
 )
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from drawn import regions_of
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
@@ -27,7 +28,7 @@ def read(prompt, **kwargs):
     return tokenize(prompt, ByteTokenizer(), template="short", **kwargs)
 
 
-REGIONS = np.ones((3, 4, 4), bool)
+REGIONS = regions_of(np.ones((3, 4, 4), bool))
 
 
 PICTURE = "This is an image <image>\n<temporal>\n, Please "

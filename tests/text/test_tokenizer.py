@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from drawn import regions_of
 
 from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
@@ -55,7 +56,7 @@ def test_toy_sentences_are_a_token_a_word(tokenizer):
 
 def test_templates_cost_few_tokens(tokenizer):
     """Markers (image, fine-grained, queries, ...) count one each here."""
-    regions = np.ones((2, 4, 4), bool)
+    regions = regions_of(np.ones((2, 4, 4), bool))
     for prompt, most in [
         (Prompt("referring", "the ring."), 12),
         (Prompt("reasoning", "which ring?"), 12),

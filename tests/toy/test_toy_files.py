@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from drawn import kinds_of, pixels_of
 
 from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
@@ -125,8 +126,8 @@ def test_reasoning_region_chat_and_video_round_trip(folder):
     for kind in ("point", "scribble", "box", "mask"):
         (prompt,) = toy.open_reader(folder, "region", "val", kinds=(kind,))[2].prompts
         assert np.array_equal(prompt.masks[:, 0], drawn.scene.masks)
-        assert set(prompt.kinds) == {kind} and prompt.labels == tuple(range(len(prompt.kinds)))
-        for region, mask in zip(prompt.regions, drawn.scene.masks, strict=True):
+        assert set(kinds_of(prompt)) == {kind} and prompt.labels == tuple(range(len(prompt.regions)))
+        for region, mask in zip(pixels_of(prompt), drawn.scene.masks, strict=True):
             assert (region & mask).any()
     chat = toy.open_reader(folder, "chat", "val")[2]
     assert [(prompt.text, prompt.answer) for prompt in chat.prompts] == drawn.conversation
@@ -152,7 +153,8 @@ def test_readers_repeat_themselves_and_pickle(folder, task):
         assert one.name == two.name and np.array_equal(one.frames, two.frames)
         assert one.frames.dtype == np.uint8 and one.frames.ndim == 4
         for a, b in zip(one.prompts, two.prompts, strict=True):
-            assert a.task == task and (a.text, a.classes, a.labels, a.kinds) == (b.text, b.classes, b.labels, b.kinds)
+            assert a.task == task and (a.text, a.classes, a.labels) == (b.text, b.classes, b.labels)
+            assert kinds_of(a) == kinds_of(b) and np.array_equal(pixels_of(a), pixels_of(b))
             if task != "chat":
                 assert a.masks.dtype == bool and np.array_equal(a.masks, b.masks)
                 assert a.masks.shape[1:] == one.frames.shape[:3]

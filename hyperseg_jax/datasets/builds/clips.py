@@ -11,7 +11,7 @@ from hyperseg_jax.datasets.builds.records import TIMED, Record
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prompt, Region
 
 
 def clip(record: Record, sampling: Sampling, rng: np.random.Generator, where: str) -> Example:
@@ -52,9 +52,15 @@ def _part(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prom
     masks = part.masks[kept]
     if prompt.task == "panoptic":
         return dataclasses.replace(part, masks=masks, labels=tuple(prompt.labels[n] for n in kept))
-    if prompt.regions is None or not np.array_equal(prompt.regions, prompt.masks[:, 0]):
+    if not _drawn_as(prompt.regions, prompt.masks[:, 0]):
         raise UserError(
             f"{where}: its regions are not the objects of its first frame, so only the whole video has them; leave `frames` out"
         )
-    kinds = tuple(prompt.kinds[n] for n in kept)
-    return dataclasses.replace(part, masks=masks, labels=tuple(range(len(kept))), regions=masks[:, 0], kinds=kinds)
+    regions = tuple(Region(prompt.regions[n].kind, mask=numbers[0, ...]) for n, numbers in zip(kept, masks, strict=True))
+    return dataclasses.replace(part, masks=masks, labels=tuple(range(len(kept))), regions=regions)
+
+
+def _drawn_as(regions: Sequence[Region], planes: np.ndarray) -> bool:
+    """Whether regions are these masks and nothing else. planes: their numbers, int [R]."""
+    marked = any(len(region.points) or len(region.boxes) or region.scribbles for region in regions)
+    return not marked and [region.mask for region in regions] == planes.tolist()

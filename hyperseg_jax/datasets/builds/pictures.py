@@ -10,8 +10,9 @@ from PIL import Image
 
 from hyperseg_jax.datasets.files import Read
 from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.datasets.regions import scaled
 from hyperseg_jax.ops.transforms import fit
-from hyperseg_jax.structs import Example
+from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.untrusted.pictures import BYTES
 
@@ -55,10 +56,14 @@ def shrunk(example: Example, long_edge: int) -> Example:
         planes = [_shrunk_mask(plane, size) for plane in masks.reshape(-1, height, width)]
         return np.array(planes, bool).reshape(*masks.shape[:-2], *size)
 
-    share = size[0] * size[1] / (height * width)
-    prompts = (dataclasses.replace(prompt, areas=tuple(area * share for area in prompt.areas)) for prompt in example.prompts)
+    ratio, share = (size[0] / height, size[1] / width), size[0] * size[1] / (height * width)
+
+    def of_prompt(prompt: Prompt) -> Prompt:
+        regions = tuple(scaled(region, ratio, lambda mask: _shrunk_mask(mask, size)) for region in prompt.regions)
+        return change_masks(prompt, smaller, regions=regions, areas=tuple(area * share for area in prompt.areas))
+
     frames = np.stack([_resized(frame, size, Image.Resampling.BILINEAR) for frame in example.frames])
-    return dataclasses.replace(example, frames=frames, prompts=tuple(change_masks(prompt, smaller) for prompt in prompts))
+    return dataclasses.replace(example, frames=frames, prompts=tuple(map(of_prompt, example.prompts)))
 
 
 def _shrunk_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

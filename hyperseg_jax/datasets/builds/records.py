@@ -3,7 +3,9 @@
     {name, frame_names, size: [H, W], frames: [picture file a frame], planes: [COCO run lengths], prompts: [{field: value}]}
 
 A mask array [..., H, W] is {shape: [...], planes: [numbers]}: equal planes are kept once, and a reader of clips decodes those
-of its frames only. Fields that have their default are left out.
+of its frames only. A region is {kind, points, boxes, scribbles, mask}, its numbers as bytes of little-endian float64. Fields
+that have their default are left out. Older records have the regions of a prompt as one mask array [R, H, W], and their kinds as
+a field of its own; they are read as well.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from hyperseg_jax.datasets.faults import in_words
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import budget, pictures
+from hyperseg_jax.structs import Example, Prompt, Region
+from hyperseg_jax.untrusted import budget, limits, pictures
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown_value
 
@@ -30,10 +32,9 @@ PICTURES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
 TIMED = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "others": 2}
 """Mask arrays with an axis of frames, the last before height and width; and how many axes stand before those two."""
-AXES = {**TIMED, "regions": 1}
 COUNTS = {
     "panoptic": {"things": "classes", "labels": "masks", "crowd_labels": "crowds"},
-    "region": {"labels": "masks", "kinds": "regions"},
+    "region": {"labels": "masks"},
 }
 """Fields of a task that have a value for each of another's."""
 DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError)
@@ -41,7 +42,11 @@ _FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of cha
 
 
 def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
-    """pictures: the frames as JPEG or PNG files. UserError for masks of another size than the frames."""
+    """pictures: the frames as JPEG or PNG files. UserError for masks of another size than the frames, and for regions that are
+    drawn on another image."""
+    if example.drawn_on is not None:
+        why = "its regions are drawn on another image, and records have no place for that; read it from its own files"
+        raise Problem("bad record", f"{example.name}: {why}")
     size = example.frames.shape[1:3]
     planes: dict[bytes, int] = {}
 
@@ -52,6 +57,12 @@ def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
             stack = value.reshape(-1, *size)
             runs = [coco_mask.encode(np.asfortranarray(plane, dtype=np.uint8))["counts"] for plane in stack]
             return {"shape": list(value.shape[:-2]), "planes": [planes.setdefault(run, len(planes)) for run in runs]}
+        if isinstance(value, Region):
+            return {"kind": value.kind, "mask": plain(value.mask)} | {
+                "points": _packed(value.points),
+                "boxes": _packed(value.boxes),
+                "scribbles": [_packed(line) for line in value.scribbles],
+            }
         if isinstance(value, tuple | list):
             return [plain(item) for item in value]
         return value.item() if isinstance(value, np.generic) else value
@@ -83,7 +94,7 @@ class Record:
     """A record before its pictures and masks are decoded.
 
     name, frame_names: of the Example. size: (height, width). prompts: those of the Example, with the numbers of planes, int
-    [...], in the place of masks [..., H, W]. UserError (Problem) for bytes that are no record.
+    [...], in the place of masks [..., H, W], those of regions among them. UserError (Problem) for bytes that are no record.
     """
 
     def __init__(self, data: bytes, where: str):
@@ -122,19 +133,16 @@ class Record:
         return Example(self.name, frames, drawn, tuple(self.frame_names[t] for t in times) if self.frame_names else ())
 
     def _prompt(self, fields: dict[str, Any]) -> Prompt:
+        regions = self._regions(fields.pop("regions", []), fields.pop("kinds", []))
         for name in fields:
             if name != "task" and name not in FIELDS:
                 raise Problem("bad record", f"{self._where}: has the field {name!r} of a newer version; update hyperseg-jax")
-        prompt = Prompt(**{name: self._value(value) for name, value in fields.items()})
-        for name, axes in AXES.items():
+        prompt = Prompt(**{name: self._value(value) for name, value in fields.items()}, regions=regions)
+        for name, axes in TIMED.items():
             numbers = getattr(prompt, name)
             if numbers is None:
                 continue
-            if (
-                not isinstance(numbers, np.ndarray)
-                or numbers.ndim != axes
-                or (name in TIMED and numbers.shape[-1] != len(self))
-            ):
+            if not isinstance(numbers, np.ndarray) or numbers.ndim != axes or numbers.shape[-1] != len(self):
                 raise Damage(f"{name} are no masks of its {len(self)} frames")
         for name, of in COUNTS.get(prompt.task, {}).items():
             there, wanted = getattr(prompt, name), getattr(prompt, of)
@@ -143,6 +151,25 @@ class Record:
         if not all(type(area) in (int, float) for area in prompt.areas):
             raise Damage("areas are no numbers")
         return prompt
+
+    def _regions(self, value: Any, kinds: Any) -> tuple[Region, ...]:
+        """kinds: of an older record, whose regions are one mask array."""
+        if isinstance(value, list):
+            if kinds:
+                raise Damage("it has kinds without the masks of regions")
+            limits.check("masks", len(value), self._where, "regions")
+            return tuple(self._region(**fields) for fields in value)
+        numbers = self._value(value)
+        if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
+            raise Damage("regions are no masks of one frame")
+        limits.check("masks", len(numbers), self._where, "regions")
+        return tuple(Region(kind, mask=numbers[n, ...]) for n, kind in zip(range(len(numbers)), kinds, strict=True))
+
+    def _region(self, kind: Any, points: Any, boxes: Any, scribbles: Any, mask: Any) -> Region:
+        plane = None if mask is None else self._value(mask)
+        if plane is not None and (not isinstance(plane, np.ndarray) or plane.ndim):
+            raise Damage("the mask of a region is no single mask")
+        return Region(kind, _rows(points, 3), _rows(boxes, 4), tuple(_rows(line, 2) for line in scribbles), plane)
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -155,7 +182,13 @@ class Record:
         return numbers
 
     def _drawn(self, prompt: Prompt) -> Prompt:
-        return change_masks(prompt, lambda _, numbers: self._masks(numbers))
+        without = sum(region.mask is None for region in prompt.regions)
+        budget.charge(without, self.size, self._where)  # a model may be shown a mask of each
+        shown = (
+            region if region.mask is None else dataclasses.replace(region, mask=self._masks(region.mask))
+            for region in prompt.regions
+        )
+        return change_masks(prompt, lambda _, numbers: self._masks(numbers), regions=tuple(shown))
 
     def _masks(self, numbers: np.ndarray) -> np.ndarray:
         budget.charge(numbers.size, self.size, self._where)
@@ -189,6 +222,14 @@ def _unpacked(data: bytes) -> Any:
         return msgpack.unpackb(data, strict_map_key=True, **_FORM)
     except (ValueError, TypeError, RecursionError) as error:  # all of msgpack's own are of these
         raise Damage("its bytes are no whole record") from error
+
+
+def _packed(numbers: np.ndarray) -> bytes:
+    return np.asarray(numbers, "<f8").tobytes()
+
+
+def _rows(data: Any, columns: int) -> np.ndarray:
+    return np.frombuffer(_bytes(data), "<f8").reshape(-1, columns)
 
 
 def _text(value: Any) -> str:

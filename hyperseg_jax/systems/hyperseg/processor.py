@@ -13,10 +13,11 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Shape
+from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_map, stretch, stretch_mask
-from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Source
+from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
 from hyperseg_jax.systems.hyperseg.prompts import SEG, normalize, tokenize
 from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expand, expanded_length, pack, packed_length
@@ -74,7 +75,7 @@ class HyperSegProcessor:
             prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
         with _naming(example):
             layout = pack(self._layouts(prompts, train), self.length)
-            rows = [self._prompt_arrays(prompt, geometry, train) for prompt in prompts]
+            rows = [self._prompt_arrays(prompt, geometry, _drawn_on(example).shape[:2], train) for prompt in prompts]
         padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
         rows += [padding] * (self.prompts - len(rows))
         missing = [(0, self.frames - len(frames))] + [(0, 0)] * 3
@@ -86,12 +87,8 @@ class HyperSegProcessor:
             **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
             "frame_valid": np.arange(self.frames) < len(frames),
             "bad": np.asarray(False),
-            **({"region_images": self._drawn_on(example)} if self.drawn_on else {}),
+            **({"region_images": stretch(_drawn_on(example), self.clip_size)[None]} if self.drawn_on else {}),
         }
-
-    def _drawn_on(self, example: Example) -> np.ndarray:
-        """uint8 [1, s, s, 3]."""
-        return stretch(example.frames[0] if example.drawn_on is None else example.drawn_on, self.clip_size)[None]
 
     def bucket(self, example: Example) -> Shape:
         """The counts that hold this example in prediction and evaluation, which have no targets. Where these are too small,
@@ -101,7 +98,7 @@ class HyperSegProcessor:
             needed = packed_length(self._layouts(prompts, train=False))
             limits.check("tokens", needed, "its prompt", "positions")
         lists = [len(prompt.classes) + 1 for prompt in prompts if prompt.classes]
-        drawn = [len(prompt.regions) for prompt in prompts if prompt.regions is not None]
+        drawn = [len(prompt.regions) for prompt in prompts if prompt.regions]
         return {
             "frames": len(example.frames),
             "length": self.length if needed <= self.length else choose_bucket(needed, self.buckets),
@@ -185,10 +182,12 @@ class HyperSegProcessor:
             made.append(expand(tokens, self._counts, expanded_length(tokens, self._counts)))
         return made
 
-    def _prompt_arrays(self, prompt: Prompt, geometry: Geometry, train: bool) -> dict[str, np.ndarray]:
+    def _prompt_arrays(
+        self, prompt: Prompt, geometry: Geometry, drawn_on: tuple[int, ...], train: bool
+    ) -> dict[str, np.ndarray]:
+        """drawn_on: (height, width) of the image that its regions were drawn on."""
         wanted: Sequence[np.ndarray] = () if prompt.masks is None else list(prompt.masks[:, : self.frames])
-        given = () if prompt.regions is None else prompt.regions
-        found, regions = len(wanted), len(given)
+        found, regions = len(wanted), len(prompt.regions)
         classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
         for what, have, room in (
             ("targets", found, self.targets),
@@ -209,8 +208,8 @@ class HyperSegProcessor:
         planes = np.zeros(self.targets, np.int32)
         planes[:found] = plane_of
         drawn = np.zeros((self.regions, self.clip_size, self.clip_size), bool)
-        for r in range(regions):
-            drawn[r] = stretch_mask(given[r], self.clip_size)
+        for r, region in enumerate(prompt.regions):
+            drawn[r] = stretch_mask(_drawn(region, r, drawn_on), self.clip_size)
         labels = np.zeros(self.targets, np.int32)
         labels[: len(prompt.labels)] = prompt.labels
         valid, region_valid = np.arange(self.targets) < found, np.arange(self.regions) < regions
@@ -266,6 +265,19 @@ def _naming(example: Example) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{example.name}: {error}") from error
+
+
+def _drawn_on(example: Example) -> np.ndarray:
+    """uint8 [H, W, 3]: the image that the regions of an example were drawn on."""
+    return example.frames[0] if example.drawn_on is None else example.drawn_on
+
+
+def _drawn(region: Region, number: int, size: tuple[int, ...]) -> np.ndarray:
+    """bool [H, W]: a region as HyperSeg is shown it. A UserError says which one it is about. number: of the region, from 0."""
+    try:
+        return draw_region(region, size)
+    except UserError as error:
+        raise UserError(f"region {number + 1}: {error}") from error
 
 
 def shuffle_classes(prompt: Prompt, rng: np.random.Generator) -> Prompt:

@@ -88,7 +88,7 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
     _check(prompt, template)
     explain = train and prompt.task == "reasoning" and bool(prompt.answer.strip())
     task = "explain" if explain else prompt.task
-    num_regions = 0 if prompt.regions is None or prompt.task != "region" else len(prompt.regions)
+    num_regions = len(prompt.regions) if prompt.task == "region" else 0
     names = (*prompt.classes, BACKGROUND) if prompt.task == "panoptic" else ()
     question = QUESTIONS[task].format(
         text="{text}", classes=", ".join(["<cls>"] * len(names)), regions=" <region>," * (num_regions - 1) + " <region>."
@@ -125,8 +125,8 @@ def _check(prompt: Prompt, template: str) -> None:
         if not prompt.classes or not all(name.strip() for name in prompt.classes):
             raise UserError(f"a panoptic prompt needs class names, each with text; got {list(prompt.classes)}")
     elif prompt.task == "region":
-        if prompt.regions is None or not len(prompt.regions):
-            raise UserError("a region prompt needs at least one region mask; got none")
+        if not prompt.regions:
+            raise UserError("a region prompt needs at least one region; got none")
     elif not prompt.text.strip():
         raise UserError(f"a {prompt.task} prompt needs a text; got {prompt.text!r}")
 

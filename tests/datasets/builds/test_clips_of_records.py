@@ -4,13 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from drawn import kinds_of, pixels_of, regions_of
 
 from hyperseg_jax.datasets.builds import pictures, records
 from hyperseg_jax.datasets.builds.clips import clip
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.clip_sampling import REACH, Sampling
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prompt, Region
 
 SEEN = np.array([[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 1, 1, 1]], bool)
 """In which of ten frames each of two objects is seen."""
@@ -35,14 +36,14 @@ def drawn(record, rule, count=40):
 @pytest.mark.parametrize("rule", REACH)
 def test_drawn_objects_are_those_of_the_first_frame(rule):
     masks, _ = video("region")
-    whole, record = video("region", regions=masks[:, 0], kinds=("mask", "box"))
+    whole, record = video("region", regions=regions_of(masks[:, 0], "mask", "box"))
     counts = set()
     for times, prompt in drawn(record, rule):
         kept = np.flatnonzero(SEEN[:, times[0]])
         assert len(kept) and prompt.labels == tuple(range(len(kept)))
         np.testing.assert_array_equal(prompt.masks, whole[kept][:, times])
-        np.testing.assert_array_equal(prompt.regions, prompt.masks[:, 0])
-        assert prompt.kinds == tuple(("mask", "box")[n] for n in kept)
+        np.testing.assert_array_equal(pixels_of(prompt), prompt.masks[:, 0])
+        assert kinds_of(prompt) == tuple(("mask", "box")[n] for n in kept)
         counts.add(tuple(kept))
     assert len(counts) > 1
     begun = sum(times.tolist() == [0, 1, 2] for times, _ in drawn(record, rule, 200))
@@ -75,20 +76,34 @@ def test_spoken_objects_stay_and_jumps_show_one():
 
 
 def test_points_of_the_first_frame_are_for_whole_videos():
-    dots = np.zeros((2, 6, 8), bool)
-    dots[:, 3, 3] = True
-    _, record = video("region", regions=dots, kinds=("point", "point"))
+    dots = (Region.of_point(3, 3),) * 2
+    _, record = video("region", regions=dots)
     assert clip(record, Sampling(), np.random.default_rng(0), "shard#0").frames.shape[0] == LENGTH
     with pytest.raises(UserError, match="shard#0: its regions are not the objects of its first frame"):
         next(drawn(record, "stride"))
     with_server = Record(
         records.encode(
-            dataclasses.replace(record.example(), prompts=(Prompt(task="region", regions=dots, kinds=("point",) * 2),)),
+            dataclasses.replace(record.example(), prompts=(Prompt(task="region", regions=dots),)),
             pictures.as_files(record.example().frames, []),
         ),
         "shard#0",
     )
     assert len(clip(with_server, Sampling(3), np.random.default_rng(0), "shard#0").frames) == LENGTH
+
+
+@pytest.mark.parametrize("change", ["another mask", "a point as well", "one fewer"])
+def test_other_regions_than_the_objects_are_for_whole_videos(change):
+    masks, _ = video("region")
+    regions = regions_of(masks[:, 0])
+    if change == "another mask":
+        regions = regions[::-1]
+    elif change == "a point as well":
+        regions = (dataclasses.replace(regions[0], points=[[1, 1, 0]]), regions[1])
+    _, record = video("region", regions=regions)
+    if change == "one fewer":
+        record.prompts = (dataclasses.replace(record.prompts[0], regions=regions[:1]),)
+    with pytest.raises(UserError, match="shard#0: its regions are not the objects of its first frame"):
+        next(drawn(record, "stride"))
 
 
 def test_a_crowd_counts_as_seen():

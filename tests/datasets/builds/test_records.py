@@ -6,12 +6,14 @@ import re
 import msgpack
 import numpy as np
 import pytest
+from drawn import regions_of
 
 from hyperseg_jax.datasets.builds import pictures, records
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import fit, resize_and_pad_map
-from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.structs import Example, Prompt, Region
+from hyperseg_jax.untrusted import budget, limits
 
 
 @pytest.fixture
@@ -28,8 +30,11 @@ def full():
         things=(True, False),
         masks=blobs(3, 2),
         labels=(0, 0, 1),
-        regions=blobs(2),
-        kinds=("box", "point"),
+        regions=(
+            Region.of_mask(blobs(), "box"),
+            Region("point", points=[[0.1, 3, 1], [23.999999999, 7 / 3, 0]], boxes=[[1, 2, 3.7, 15]], mask=blobs()),
+            Region("scribble", scribbles=(np.array([[0.3, 0.7], [5, 9]]), np.array([[1.0, 1.0]]))),
+        ),
         ignore=blobs(2),
         group="g",
         crowds=blobs(1, 2),
@@ -57,7 +62,7 @@ def test_every_field_comes_back(full, assert_equal):
 
 def test_arrays_of_frames_are_known():
     arrays = {field.name for field in dataclasses.fields(Prompt) if "ndarray" in str(field.type)}
-    assert arrays == {*records.TIMED, "regions"}, "a new array of Prompt: does it have an axis of frames (records.TIMED)?"
+    assert arrays == set(records.TIMED), "a new array of Prompt: does it have an axis of frames (records.TIMED)?"
 
 
 def test_equal_planes_are_kept_once(full):
@@ -99,6 +104,9 @@ def test_damage_is_named_or_harmless(full):
         ("masks", {"shape": [3, 1], "planes": [0, 0, 0]}),
         ("ignore", {"shape": [], "planes": [0]}),
         ("regions", [0]),
+        ("regions", 5),
+        ("regions", {"shape": [2], "planes": [0, 1]}),
+        ("kinds", ["point", "point", "point"]),
         ("others", 5),
     ],
 )
@@ -109,6 +117,79 @@ def test_prompts_whose_fields_do_not_fit_are_damaged(full, field, value):
     with pytest.raises(UserError, match=r"^s#0: is damaged") as told:
         Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
     assert not PYTHON.search(str(told.value)), told.value
+
+
+def numbers(*values):
+    return np.array(values, "<f8").tobytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"points": numbers(1, float("nan"), 1)},
+        {"points": numbers(float("inf"), 1, 1)},
+        {"points": numbers(1, 2, 0.5)},
+        {"points": numbers(1, 2)},
+        {"points": numbers(1, 2, 1)[:-1]},
+        {"points": numbers(1, 2, 1) * 5000},
+        {"points": [1, 2, 1]},
+        {"boxes": numbers(5, 5, 1, 9)},
+        {"boxes": numbers(0, 0, 1e7, 9)},
+        {"scribbles": [numbers(*range(2 * 4096)), numbers(1, 1)]},
+        {"scribbles": [b""]},
+        {"scribbles": [b""] * 10**6},
+        {"scribbles": [numbers(0, 0, 9e5, 0) * 3]},
+        {"scribbles": 7},
+        {"mask": {"shape": [1], "planes": [0]}},
+        {"mask": {"shape": [], "planes": [10**6]}},
+        {"mask": [0]},
+        {"kind": "blob"},
+        {"kind": ["mask"]},
+        {"depth": 1},
+    ],
+    ids=lambda changes: f"{next(iter(changes))} {str(changes)[-12:]}",
+)
+def test_regions_that_are_none_are_damaged(full, changes):
+    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+    content["prompts"][0]["regions"][1] |= changes
+    with pytest.raises(UserError, match=r"^s#0: is damaged"):
+        Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
+
+
+def test_more_regions_than_a_record_may_have_are_refused(full):
+    line = full.prompts[0].regions[2]
+    many = lambda count: packed(dataclasses.replace(full, prompts=(Prompt("region", regions=(line,) * count),) * 2))
+    with limits.applied(masks=20), pytest.raises(UserError, match="has 21 regions, and the limit is 20"):
+        Record(many(21), "s#0")
+    with limits.applied(masks=20), budget.of_a_record(), pytest.raises(UserError, match=r"raise limits\.masks"):
+        Record(many(15), "s#0").example()
+
+
+def test_regions_of_older_records_are_read(full, assert_equal):
+    """They were written as one mask array, with their kinds in a field beside it."""
+    masks = np.array([region.mask for region in full.prompts[0].regions[:2]])
+    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+    planes = [region["mask"]["planes"][0] for region in content["prompts"][0]["regions"][:2]]
+    content["prompts"][0] |= {"regions": {"shape": [2], "planes": planes}, "kinds": ["box", "point"]}
+    found = Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0").example()
+    wanted = dataclasses.replace(full.prompts[0], regions=regions_of(masks, "box", "point"))
+    assert_equal(found, dataclasses.replace(full, prompts=(wanted, *full.prompts[1:])))
+
+
+def test_an_image_that_was_drawn_on_is_not_lost(full):
+    with pytest.raises(UserError, match="clip/1: its regions are drawn on another image"):
+        packed(dataclasses.replace(full, drawn_on=full.frames[0]))
+
+
+def test_shrinking_moves_what_is_drawn(full):
+    """15 x 24 pixels become 8 x 12: each mark stays at its share of the picture."""
+    mask, mixed, lines = pictures.shrunk(full, 12).prompts[0].regions
+    down, across = 8 / 15, 12 / 24
+    before = full.prompts[0].regions
+    np.testing.assert_allclose(mixed.points, before[1].points * [across, down, 1])
+    np.testing.assert_allclose(mixed.boxes, before[1].boxes * [across, down, across, down])
+    np.testing.assert_allclose(lines.scribbles[0], before[2].scribbles[0] * [across, down])
+    assert mask.mask.shape == mixed.mask.shape == (8, 12) and (mask.kind, mixed.kind) == ("box", "point")
 
 
 def test_a_newer_field_is_named(full):

@@ -1,0 +1,232 @@
+"""Regions: what may be given, how they are drawn, and where they go when their image is mirrored or cut."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from drawn import pixels_of
+
+from hyperseg_jax.data.augment import cut, mirror
+from hyperseg_jax.datasets import marks
+from hyperseg_jax.datasets.marks import box_regions, draw_region
+from hyperseg_jax.datasets.regions import cropped, mirrored, points_at_something
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.structs import Example, Prompt, Region
+
+SIZE = HEIGHT, WIDTH = 90, 120  # a point is a disc of 2 pixels around its own, a scribble of 1
+
+
+def pixel(x, y):
+    found = np.zeros(SIZE, bool)
+    found[y, x] = True
+    return found
+
+
+MASK = np.zeros(SIZE, bool)
+MASK[60:80, 10:30] = True
+ALL = Region(
+    "point",
+    points=[[20.5, 30.2, 1], [90, 12, 1], [60, 60, 0]],
+    boxes=[[70.2, 40.8, 100, 55]],
+    scribbles=[[[5, 5], [5.9, 25.9], [40, 25]], [[110.5, 80.5]]],
+    mask=MASK,
+)
+
+
+# what may be given
+
+
+def test_constructors_give_what_they_say():
+    assert Region.of_point(3, 4).points.tolist() == [[3, 4, 1]] and Region.of_point(3, 4).kind == "point"
+    assert Region.of_box(1, 2, 3, 4).boxes.tolist() == [[1, 2, 3, 4]] and Region.of_box(1, 2, 3, 4).kind == "box"
+    (line,) = Region.of_scribble([(1, 2), (3, 4)]).scribbles
+    assert line.tolist() == [[1, 2], [3, 4]] and line.dtype == np.float64
+    assert Region.of_mask(MASK).kind == "mask" and Region.of_mask(MASK, "box").kind == "box"
+    nothing = Region("mask")
+    assert nothing.points.shape == (0, 3) and nothing.boxes.shape == (0, 4) and nothing.scribbles == () and nothing.mask is None
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"kind": "blob"}, "of the kind 'blob'; use one of point, scribble, box, mask"),
+        ({"points": [[1, 2]]}, r"the points of a region are of shape \(1, 2\)"),
+        ({"points": ["here"]}, "the points of a region are no numbers"),
+        ({"points": [[1, 2, 2]]}, "1 where it is on the object, 0 where it is beside it"),
+        ({"points": [[np.nan, 2, 1]]}, "the points of a region have a number of 1000000 pixels or more, or none at all"),
+        ({"points": np.ones((4097, 3))}, "give up to 4096 rows of 3 numbers"),
+        ({"boxes": [[0, 0, np.inf, 5]]}, "the boxes of a region have a number"),
+        ({"boxes": [[5, 0, 4, 5]]}, "left, top, right, bottom; found one whose sides are swapped"),
+        ({"scribbles": [[]]}, "need a corner each"),
+        ({"scribbles": [[[1, 1]]] * 4097}, "has 4097 scribbles; give 4096 at most"),
+        ({"scribbles": [[[0, 0], [9e5, 0], [0, 0]]]}, "are longer than 1000000 pixels"),
+    ],
+)
+def test_what_is_no_region_is_named(given, told):
+    with pytest.raises(UserError, match=told):
+        Region(**({"kind": "point"} | given))
+
+
+# drawing
+
+
+def test_a_point_is_its_pixel_thickened():
+    for x, y in ((20, 30), (20.99, 30.0), (20.5, 30.5)):
+        found = draw_region(Region.of_point(x, y), SIZE)
+        assert np.array_equal(found, marks.thicken(pixel(20, 30), "point")) and found.sum() == 13
+
+
+def test_a_box_is_filled_and_a_mask_stays():
+    box = draw_region(Region.of_box(9.6, 20, 30.4, 40.5), SIZE)
+    assert np.array_equal(box, marks.filled_box(SIZE, 9.6, 20, 30.4, 40.5)) and box.sum() == 20 * 20
+    assert np.array_equal(draw_region(Region.of_mask(MASK), SIZE), MASK)
+    assert not draw_region(Region.of_mask(np.zeros(SIZE, bool)), SIZE).any()  # what a reader drew is not judged
+
+
+def test_a_scribble_is_a_thick_line_through_its_corners():
+    thin = np.zeros(SIZE, bool)
+    thin[5:26, 5] = thin[25, 5:41] = True
+    found = draw_region(Region.of_scribble([(5, 5), (5.9, 25.9), (40, 25)]), SIZE)
+    assert np.array_equal(found, marks.thicken(thin, "scribble")) and found.sum() > 2 * thin.sum()
+    assert np.array_equal(draw_region(Region.of_scribble([(7.5, 8.5)]), SIZE), marks.thicken(pixel(7, 8), "scribble"))
+    beyond = draw_region(Region.of_scribble([(5, 5), (5, -400)]), SIZE)  # as after a cut
+    assert beyond[:6, 5].all() and beyond.sum() == draw_region(Region.of_scribble([(5, 5), (5, 0)]), SIZE).sum()
+
+
+def test_all_marks_of_a_region_are_drawn_together():
+    parts = [
+        Region.of_point(20.5, 30.2),
+        Region.of_point(90, 12),
+        Region.of_box(70.2, 40.8, 100, 55),
+        *map(Region.of_scribble, ALL.scribbles),
+        Region.of_mask(MASK),
+    ]
+    assert np.array_equal(draw_region(ALL, SIZE), np.any([draw_region(part, SIZE) for part in parts], 0))
+    assert not draw_region(ALL, SIZE)[60, 60]  # the point beside the object
+    assert np.array_equal(ALL.mask, MASK) and MASK.sum() == 400  # the mask that was given is not drawn on
+
+
+@pytest.mark.parametrize(
+    ("region", "told"),
+    [
+        (Region("point", points=[[3, 3, 0]]), "has only points beside the object.*add a point on the object"),
+        (Region("point", points=[[3, 3, 0]], mask=np.zeros(SIZE, bool)), "has only points beside the object"),
+        (Region("point"), "is empty.*add a point on the object"),
+        (Region("point", points=[[3, 3, 1], [120, 3, 1]]), r"the point \(120, 3\) is not inside an image of 120 x 90 pixels"),
+        (Region.of_box(120, 3, 130, 9), r"the box \(120, 3, 130, 9\) is not in an image of 120 x 90 pixels"),
+        (Region.of_box(-9, 3, 0, 9), r"the box \(-9, 3, 0, 9\) is not in an image"),
+        (Region.of_scribble([(-1, 3), (5, 90)]), "no corner of a scribble is inside an image of 120 x 90 pixels"),
+        (Region.of_mask(MASK.T), r"a mask of \(120, 90\) \(height, width\) was drawn on an image of 120 x 90 pixels"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(region, told):
+    with pytest.raises(UserError, match=told):
+        draw_region(region, SIZE)
+
+
+# boxes of files
+
+
+def test_boxes_of_files_are_kept_and_cut_at_the_border():
+    ((box,),) = ([region.boxes.tolist() for region in box_regions([3.25, 4, 10, 20.5], SIZE, "f#1")],)
+    assert box == [[3.25, 4, 13.25, 24.5]]
+    (over,) = box_regions([-5, 80, 20, 40], SIZE, "f#1")
+    assert over.boxes.tolist() == [[0, 80, 15, 90]] and over.kind == "box"
+
+
+@pytest.mark.parametrize(
+    "box", [[130, 0, 5, 5], [-9, 0, 9, 5], [3, 3, 0, 5], [3.5, 3, -0.1, 5], [3, float("nan"), 5, 5], [3, 3], None]
+)
+def test_boxes_without_a_pixel_are_named(box):
+    with pytest.raises(UserError, match=r"f#1: (box|a box)"):
+        box_regions(box, SIZE, "f#1")
+
+
+# mirrored and cut
+
+
+@pytest.mark.parametrize("x", [0, 3, 3.5, 3.25, 119, 119.5, 1e-30, 119.99999999999999, 60])
+def test_a_mirrored_point_is_the_mirrored_disc(x):
+    point = Region.of_point(x, 30)
+    there = mirrored(point, WIDTH)
+    assert np.array_equal(draw_region(there, SIZE), draw_region(point, SIZE)[:, ::-1])
+    between = x % 1 and x > 1e-9
+    assert there.points[0, 0] == (WIDTH - x if between else WIDTH - 0.5 - np.floor(x))  # at a border, the pixel's centre
+
+
+def test_a_mirrored_region_keeps_all_its_marks():
+    there = mirrored(ALL, WIDTH)
+    assert there.points.tolist() == [[99.5, 30.2, 1], [29.5, 12, 1], [59.5, 60, 0]] and there.kind == "point"
+    np.testing.assert_allclose(there.boxes, [[20, 40.8, 49.8, 55]])
+    assert np.array_equal(there.mask, MASK[:, ::-1]) and len(there.scribbles) == 2
+    for one in ("points", "boxes", "mask"):
+        alone = Region("mask", **{one: getattr(ALL, one)})
+        assert np.array_equal(draw_region(mirrored(alone, WIDTH), SIZE), draw_region(alone, SIZE)[:, ::-1]), one
+    lines = Region("scribble", scribbles=ALL.scribbles)
+    assert np.array_equal(draw_region(mirrored(lines, WIDTH), SIZE), draw_region(lines, SIZE)[:, ::-1])
+    twice = mirrored(there, WIDTH)
+    assert np.array_equal(draw_region(twice, SIZE), draw_region(ALL, SIZE))
+
+
+WINDOW = (slice(20, 60), slice(10, 80))
+
+
+def test_a_window_takes_what_lies_in_it():
+    there = cropped(ALL, WINDOW)
+    np.testing.assert_allclose(there.points, [[10.5, 10.2, 1]])
+    np.testing.assert_allclose(there.boxes, [[60.2, 20.8, 70, 35]])
+    (line,) = there.scribbles
+    np.testing.assert_allclose(line, [[-5, -15], [-4.1, 5.9], [30, 5]])
+    assert there.mask.shape == (40, 70) and not there.mask.any()
+    drawn = draw_region(there, (40, 70))
+    assert drawn[10, 10] and drawn[21:35, 60:].all() and drawn[5, :30].all() and not drawn[36:].any()
+
+
+@pytest.mark.parametrize(
+    ("region", "seen"),
+    [
+        (Region.of_point(10, 20), True),
+        (Region.of_point(79.9, 59.9), True),
+        (Region.of_point(80, 30), False),
+        (Region.of_point(9.9, 30), False),
+        (Region("point", points=[[30, 30, 0], [5, 5, 1]]), False),
+        (Region.of_box(0, 0, 10.5, 20.5), True),
+        (Region.of_box(0, 0, 10, 90), False),
+        (Region.of_box(30.5, 30, 30.5, 31), True),
+        (Region.of_scribble([(5, 5), (10, 20)]), True),
+        (Region.of_scribble([(5, 30), (100, 30)]), False),
+        (Region.of_mask(MASK), False),
+        (Region.of_mask(MASK[::-1]), True),
+    ],
+)
+def test_a_window_shows_a_region_or_not(region, seen):
+    """What is shown can be drawn."""
+    there = cropped(region, WINDOW)
+    assert points_at_something(there) is seen
+    if seen:
+        assert draw_region(there, (40, 70)).any()
+
+
+def regional(*regions):
+    masks = np.zeros((len(regions), 1, *SIZE), bool)
+    masks[:, 0, 25:35, 15:60] = True
+    prompt = Prompt("region", masks=masks, labels=tuple(range(len(regions)))[::-1], regions=regions)
+    return Example("it", np.zeros((1, *SIZE, 3), np.uint8), (prompt,))
+
+
+def test_a_cut_example_loses_the_regions_that_it_does_not_show():
+    example = regional(ALL, Region.of_point(5, 5), Region.of_box(40, 30, 90, 70))
+    (prompt,) = cut(example, WINDOW).prompts
+    assert len(prompt.regions) == len(prompt.masks) == 2 and prompt.labels == (1, 0)
+    np.testing.assert_allclose(prompt.regions[1].boxes, [[30, 10, 70, 40]])
+    assert prompt.masks.shape == (2, 1, 40, 70) and pixels_of(prompt, (40, 70)).any((1, 2)).all()
+
+
+def test_a_mirrored_example_mirrors_the_image_that_was_drawn_on():
+    """Whose width may be another one than that of its frames."""
+    drawn_on = np.arange(50 * 70 * 3, dtype=np.uint8).reshape(50, 70, 3)
+    example = dataclasses.replace(regional(Region.of_point(20.5, 30.5)), drawn_on=drawn_on)
+    there = mirror(example)
+    assert np.array_equal(there.drawn_on, drawn_on[:, ::-1])
+    assert there.prompts[0].regions[0].points.tolist() == [[49.5, 30.5, 1]]
+    assert mirror(regional(Region.of_point(20.5, 30.5))).prompts[0].regions[0].points.tolist() == [[99.5, 30.5, 1]]
