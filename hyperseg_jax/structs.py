@@ -145,7 +145,7 @@ class Region:
         scribbles = tuple(_places("scribbles", line, 2) for line in self.scribbles)
         if not np.isin(points[:, 2], (0, 1)).all():
             raise UserError(
-                "a point of a region has 1 where it is on the object, 0 where it is beside it; found another number"
+                "the third number of a point is 1 where it is on what is meant, 0 where it is beside it; found another"
             )
         if (boxes[:, :2] > boxes[:, 2:]).any():
             raise UserError("a box of a region is left, top, right, bottom; found one whose sides are swapped")
@@ -181,7 +181,7 @@ def _places(what: str, numbers: Any, columns: int) -> np.ndarray:
     try:
         found = np.asarray(numbers, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"the {what} of a region are no numbers of pixels ({str(error)[:80]}); correct them") from error
+        raise UserError(f"the {what} of a region are no numbers of pixels; correct them") from error
     if not found.size:
         return np.zeros((0, columns))
     if found.ndim != 2 or found.shape[1] != columns or len(found) > _MOST:

@@ -52,7 +52,7 @@ def test_constructors_give_what_they_say():
         ({"kind": "blob"}, "of the kind 'blob'; use one of point, scribble, box, mask"),
         ({"points": [[1, 2]]}, r"the points of a region are of shape \(1, 2\)"),
         ({"points": ["here"]}, "the points of a region are no numbers"),
-        ({"points": [[1, 2, 2]]}, "1 where it is on the object, 0 where it is beside it"),
+        ({"points": [[1, 2, 2]]}, "the third number of a point is 1 where it is on what is meant, 0"),
         ({"points": [[np.nan, 2, 1]]}, "the points of a region have a number of 1000000 pixels or more, or none at all"),
         ({"points": np.ones((4097, 3))}, "give up to 4096 rows of 3 numbers"),
         ({"boxes": [[0, 0, np.inf, 5]]}, "the boxes of a region have a number"),

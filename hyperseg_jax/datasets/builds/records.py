@@ -22,6 +22,7 @@ from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.faults import in_words
 from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget, limits, pictures
@@ -157,13 +158,19 @@ class Record:
         if isinstance(value, list):
             if kinds:
                 raise Damage("it has kinds without the masks of regions")
-            limits.check("masks", len(value), self._where, "regions")
+            self._check_room(len(value))
             return tuple(self._region(**fields) for fields in value)
         numbers = self._value(value)
         if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
             raise Damage("regions are no masks of one frame")
-        limits.check("masks", len(numbers), self._where, "regions")
+        self._check_room(len(numbers))
         return tuple(Region(kind, mask=numbers[n, ...]) for n, kind in zip(range(len(numbers)), kinds, strict=True))
+
+    def _check_room(self, regions: int) -> None:
+        try:
+            limits.check("masks", regions, self._where, "regions")
+        except UserError as error:
+            raise Problem("bad record", str(error)) from error
 
     def _region(self, kind: Any, points: Any, boxes: Any, scribbles: Any, mask: Any) -> Region:
         plane = None if mask is None else self._value(mask)
@@ -213,7 +220,7 @@ class Record:
         return frame
 
     def _damaged(self, error: Exception) -> Problem:
-        why = str(error) if isinstance(error, Damage) else in_words(error)
+        why = str(error) if isinstance(error, Damage | UserError) else in_words(error)
         return Problem("bad record", f"{self._where}: is damaged ({why}); build this shard again")
 
 

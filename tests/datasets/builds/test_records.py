@@ -159,7 +159,7 @@ def test_regions_that_are_none_are_damaged(full, changes):
 def test_more_regions_than_a_record_may_have_are_refused(full):
     line = full.prompts[0].regions[2]
     many = lambda count: packed(dataclasses.replace(full, prompts=(Prompt("region", regions=(line,) * count),) * 2))
-    with limits.applied(masks=20), pytest.raises(UserError, match="has 21 regions, and the limit is 20"):
+    with limits.applied(masks=20), pytest.raises(UserError, match=r"^s#0: has 21 regions, and the limit is 20"):
         Record(many(21), "s#0")
     with limits.applied(masks=20), budget.of_a_record(), pytest.raises(UserError, match=r"raise limits\.masks"):
         Record(many(15), "s#0").example()
