@@ -41,6 +41,12 @@ def predict(params, batch, query=None):
     return faked.outputs_of(batch, **outputs), pixels.mean((1, 2, 3))
 
 
+def renamed(example, number):
+    """The example under a name and with questions of its own."""
+    prompts = tuple(dataclasses.replace(prompt, key=f"{prompt.key}{number}") for prompt in example.prompts)
+    return dataclasses.replace(example, name=f"{number} {example.name}", prompts=prompts)
+
+
 if __name__ == "__main__":
     world, kept, *names = sys.argv[1:]
     hosts.join(hosts.Timeouts(start=60, barrier=60))
@@ -56,7 +62,7 @@ if __name__ == "__main__":
             line = LINES.get(name) or benchmarks.BENCHMARKS[name]
             task = benchmarks.open_task(name, line, config, system, world)
             many = [task.val[k % len(task.val)] for k in range(LIMIT)]
-            named = [dataclasses.replace(one, name=f"{k} {one.name}") for k, one in enumerate(many)]
+            named = [renamed(one, k) for k, one in enumerate(many)]
             task = dataclasses.replace(task, val=named)
             found = benchmark_run.run(engine, line, task, batch_size=4, save_every=2, kept=pathlib.Path(kept) / f"{name}.json")
             scores[name] = {"scores": found.scorer.compute(), "cases": found.cases.rows, "rows": len(found.rows)}

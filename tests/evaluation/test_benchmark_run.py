@@ -130,7 +130,7 @@ def test_a_choice_without_a_number_is_one_line():
         Scorer({"chat": "multiple_choice"}).add(
             "name#3",
             Prompt(task="chat", text="q\nA. a", answer="A", key="x1"),
-            [Prediction(np.zeros((0, 2, 2), bool), text="A")],
+            [Prediction(np.zeros((0, 2, 2), bool), texts=("A",))],
         )
 
 
