@@ -17,6 +17,7 @@ RUN_TIME = [
     "fsspec>=2026.1,<2027",  # the stores that they lie in
     "ml-collections>=1.1,<2",
     "einops>=0.8,<0.9",
+    "jaxtyping>=0.3.11,<0.4",  # shapes and types of arrays in signatures
     "chex>=0.1.91,<0.2",
     "transformers>=5.0,<6",  # tokenizers
     "huggingface-hub>=1.31,<3",  # hub files
@@ -48,6 +49,7 @@ EXTRAS = {  # optional; each says what it is for
         "hypothesis>=6.150,<7",  # damaged files of every kind, thought up by the test
         "torch==2.13.0",  # sampling and losses are checked against it
         "peft>=0.21.2,<0.22",  # opens the adapters that we write, and writes adapters that we open
+        "beartype>=0.23.1,<0.24",  # checks the shapes in signatures while tests run
         "ruff==0.17.5",
         "mypy==2.4.1",
         "setuptools>=77,<85",  # builds a wheel in a test

@@ -5,15 +5,22 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8
 
 from hyperseg_jax.errors import UserError
 
 Array = jax.Array | np.ndarray
+
+if TYPE_CHECKING:
+    DeviceArray = jax.Array
+else:
+    DeviceArray = Array
+"""What a model computes with. JAX takes NumPy's arrays where it takes its own; mypy is told of its own alone."""
 
 IGNORED = -100
 """A label that is not trained on (PyTorch's ignore_index, used in every published data set)."""
@@ -30,11 +37,11 @@ scribbles together. Drawing takes time for each."""
 class Pyramid:
     """Feature maps of one picture at several strides, fine to coarse.
 
-    levels: tuple of [B, H/stride, W/stride, C].
+    levels: each of H/stride x W/stride cells.
     strides: pixels a cell, one for each level.
     """
 
-    levels: tuple[jax.Array, ...]
+    levels: tuple[Float[DeviceArray, "B _ _ _"], ...]
     strides: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
 
@@ -59,23 +66,23 @@ class Layout:
     then goes on by itself, seeing the common part and its own. A causal model computes the same for it as for the prompts one
     by one.
 
-    text_ids: int32 token ids at TEXT, EXPRESSION and CLASS positions, 0 elsewhere.
-    source: int32, a Source. index: int32, the position's number inside its source, from 0.
-    segment: int32, what it is pooled into: 1 for the expression, the number of its class or region from 1, else 0.
-    labels: int32, the token to be written at this position (not shifted), -100 where none is asked for.
-    mask: bool, True where other positions may look.
-    prompt: int32, the number of its prompt from 1; 0 where all prompts share the position.
-    position: int32, its place in its own prompt.
+    text_ids: token ids at TEXT, EXPRESSION and CLASS positions, 0 elsewhere.
+    source: a Source. index: the position's number inside its source, from 0.
+    segment: what it is pooled into: 1 for the expression, the number of its class or region from 1, else 0.
+    labels: the token to be written at this position (not shifted), -100 where none is asked for.
+    mask: True where other positions may look.
+    prompt: the number of its prompt from 1; 0 where all prompts share the position.
+    position: its place in its own prompt.
     """
 
-    text_ids: Array
-    source: Array
-    index: Array
-    segment: Array
-    labels: Array
-    mask: Array
-    prompt: Array
-    position: Array
+    text_ids: Int[Array, "*B L"]
+    source: Int[Array, "*B L"]
+    index: Int[Array, "*B L"]
+    segment: Int[Array, "*B L"]
+    labels: Int[Array, "*B L"]
+    mask: Bool[Array, "*B L"]
+    prompt: Int[Array, "*B L"]
+    position: Int[Array, "*B L"]
 
     def part(self, start: int, stop: int | None = None) -> Layout:
         """Positions start..stop of a batch of layouts."""
@@ -87,34 +94,34 @@ class Layout:
 class TokenStream:
     """The mixed sequence that enters the language model.
 
-    embeddings: [B, L, D]. positions: [B, L] int32. mask: [B, L] bool, True where a token stands.
-    source: [B, L] int32, the bank each position came from (Source).
-    prompt: [B, L] int32, the prompt each position belongs to; it sees its own and those of 0. None: one prompt a row.
+    mask: True where a token stands.
+    source: the bank each position came from (Source).
+    prompt: the prompt each position belongs to; it sees its own and those of 0. None: one prompt a row.
     """
 
-    embeddings: jax.Array
-    positions: jax.Array
-    mask: jax.Array
-    source: jax.Array
-    prompt: jax.Array | None = None
+    embeddings: Float[DeviceArray, "B L D"]
+    positions: Int[DeviceArray, "B L"]
+    mask: Bool[DeviceArray, "B L"]
+    source: Int[DeviceArray, "B L"]
+    prompt: Int[DeviceArray, "B L"] | None = None
 
 
 @flax.struct.dataclass
 class MaskPrediction:
     """What a mask decoder says about its queries.
 
-    mask_logits: [B, Q, h, w], at the stride of the mask features.
+    mask_logits: at the stride of the mask features.
     scores: raw logits by kind: "expression" [B, Q], "class" [B, Q, C], "region" [B, Q, R], "box_iou" [B, Q].
-    boxes: [B, Q, 4] cxcywh in 0..1, or None.
+    boxes: cxcywh in 0..1, or None.
     embeddings: by kind: "query" [B, Q, D] (last layer, before the final norm), "reid" [B, Q, D].
     stages: one dict for each earlier prediction (deep supervision and golden tests): "mask_logits", "scores", and
         "attention_mask" [B, Q, hw] (True = blocked, before a fully blocked row is opened) of the layer that followed it.
     """
 
-    mask_logits: jax.Array
-    scores: dict[str, jax.Array]
-    boxes: jax.Array | None = None
-    embeddings: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    mask_logits: Float[DeviceArray, "B Q h w"]
+    scores: dict[str, Float[DeviceArray, "B Q *C"]]
+    boxes: Float[DeviceArray, "B Q 4"] | None = None
+    embeddings: dict[str, Float[DeviceArray, "B Q _"]] = flax.struct.field(default_factory=dict)
     stages: tuple[dict[str, Any], ...] = ()
 
 
@@ -123,18 +130,17 @@ class Region:
     """What somebody drew to point at one object, in pixels from the image's top left corner; all its marks mean that object.
 
     kind: one of KINDS, what scores are grouped by.
-    points: float64 [N, 3], x and y, and 1 on the object or 0 beside it. Pixel (column, row) has its centre at (column + 0.5,
+    points: x and y, and 1 on the object or 0 beside it. Pixel (column, row) has its centre at (column + 0.5,
         row + 0.5) and holds whatever is rounded down to it.
-    boxes: float64 [M, 4], left, top, right, bottom. scribbles: float64 [L, 2] each, the corners of a line as x, y.
-    mask: bool [H, W] of the image's size, or None.
+    boxes: left, top, right, bottom. scribbles: each the corners of a line as x, y. mask: of the image's size, or None.
     UserError for numbers of another shape, too many of them, or ones that are not finite.
     """
 
     kind: str
-    points: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
-    boxes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 4)))
-    scribbles: tuple[np.ndarray, ...] = ()
-    mask: np.ndarray | None = None
+    points: Float64[np.ndarray, "N 3"] = dataclasses.field(default_factory=lambda: np.zeros((0, 3)))
+    boxes: Float64[np.ndarray, "M 4"] = dataclasses.field(default_factory=lambda: np.zeros((0, 4)))
+    scribbles: tuple[Float64[np.ndarray, "_ 2"], ...] = ()
+    mask: Bool[np.ndarray, "H W"] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -201,16 +207,16 @@ class Prompt:
     answers: every answer that the benchmark accepts, as often as it was given (VQAv2: ten people's); () where there is one.
     classes: the class list of a panoptic prompt, without "background".
     things: for each class, whether its instances are counted apart.
-    masks: bool [N, T, H, W], what is to be found. referring, reasoning, video: one mask (the union of what the text names) or
+    masks: what is to be found. referring, reasoning, video: one mask (the union of what the text names) or
         none where nothing fits; panoptic: one a segment; region: one a region, in order.
     labels: N integers: class of each mask (panoptic) or region of each mask (region).
     regions: what is drawn for a region task, or the one region that a caption is about; () otherwise. They lie on the first
         frame, or on Example.drawn_on where there is one.
-    ignore: bool [T, H, W], pixels that no metric counts; None where every pixel counts.
-    crowds: bool [M, T, H, W], those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
+    ignore: pixels that no metric counts; None where every pixel counts.
+    crowds: those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
     areas: pixels of each mask as the annotations count them (COCO, of polygons); () where they do not.
-    others: bool [M, T, H, W], further objects of the clip, which nobody speaks of but scores count (video).
-    foreground: bool [T, H, W], every object of the clip, named or not (video), which ReVOS's robustness wants.
+    others: further objects of the clip, which nobody speaks of but scores count (video).
+    foreground: every object of the clip, named or not (video), which ReVOS's robustness wants.
     group: a tag for grouped scores: "attribute", "relation", "plural", "absent", "counting", ...
     key: the benchmark's own number of the question (question_id, image_id, index), as its server wants it back.
     """
@@ -221,16 +227,16 @@ class Prompt:
     answers: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     things: tuple[bool, ...] = ()
-    masks: np.ndarray | None = None
+    masks: Bool[np.ndarray, "N T H W"] | None = None
     labels: tuple[int, ...] = ()
     regions: tuple[Region, ...] = ()
-    ignore: np.ndarray | None = None
+    ignore: Bool[np.ndarray, "T H W"] | None = None
     group: str = ""
-    crowds: np.ndarray | None = None
+    crowds: Bool[np.ndarray, "_ T H W"] | None = None
     crowd_labels: tuple[int, ...] = ()
-    foreground: np.ndarray | None = None
+    foreground: Bool[np.ndarray, "T H W"] | None = None
     areas: tuple[float, ...] = ()
-    others: np.ndarray | None = None
+    others: Bool[np.ndarray, "_ T H W"] | None = None
     key: str = ""
 
 
@@ -239,25 +245,25 @@ class Example:
     """One record of a benchmark as its reader gives it: a picture or clip and what is asked about it.
 
     name: unique within its file, used in every message ("val.json#12").
-    frames: uint8 [T, H, W, 3]; T = 1 for a picture, 0 for a record without pixels, from which a system may train.
+    frames: T = 1 for a picture, 0 for a record without pixels, from which a system may train.
     prompts: at least one; those of one example share its pixels.
     frame_names: of the frames of a clip, as a server wants them back; () where none does.
-    drawn_on: uint8 [H, W, 3], the image that the regions of its prompts were drawn on; None where that is the first frame.
+    drawn_on: the image that the regions of its prompts were drawn on; None where that is the first frame.
     """
 
     name: str
-    frames: np.ndarray
+    frames: UInt8[np.ndarray, "T H W 3"]
     prompts: tuple[Prompt, ...]
     frame_names: tuple[str, ...] = ()
-    drawn_on: np.ndarray | None = None
+    drawn_on: UInt8[np.ndarray, "_ _ 3"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """One mask of a prediction. mask: bool [H, W] at the image's own size, or float32 probabilities. score: 0..1, NaN where the
+    """One mask of a prediction. mask: at the image's own size, or probabilities. score: 0..1, NaN where the
     prediction has no scores. label: what it was found as."""
 
-    mask: np.ndarray
+    mask: Bool[np.ndarray, "H W"] | Float32[np.ndarray, "H W"]
     score: float
     label: str
 
@@ -266,23 +272,23 @@ class Segment:
 class Prediction:
     """The answer to one prompt about one frame. Iterating gives its masks as Segments.
 
-    masks: bool [N, H, W] at the image's own size, or float32 probabilities.
+    masks: at the image's own size, or probabilities.
     labels: N class indices into prompt.classes; () where no classes were asked for.
     scores: N numbers in 0..1; () where there are none.
     names: N strings, what each mask was found as; () where nobody named them.
     texts: what the model wrote: one text, or one for each region that it was asked about.
-    classes: float32 [N, C], the probability of each class, of candidates for tracking.
-    embeddings: float32 [N, D], appearance embeddings, of candidates for tracking.
+    classes: the probability of each class, of candidates for tracking.
+    embeddings: appearance embeddings, of candidates for tracking.
     ious: for each object its IoU after each click (interactive segmentation).
     """
 
-    masks: np.ndarray
+    masks: Bool[np.ndarray, "N H W"] | Float32[np.ndarray, "N H W"]
     labels: tuple[int, ...] = ()
     scores: tuple[float, ...] = ()
     names: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
-    classes: np.ndarray | None = None
-    embeddings: np.ndarray | None = None
+    classes: Float32[np.ndarray, "N C"] | None = None
+    embeddings: Float32[np.ndarray, "N D"] | None = None
     ious: tuple[tuple[float, ...], ...] = ()
 
     def __len__(self) -> int:
@@ -301,13 +307,13 @@ class Prediction:
         return self.texts[0] if self.texts else ""
 
     @property
-    def union(self) -> np.ndarray:
-        """[H, W]: the maximum over all masks; zeros where there are none."""
+    def union(self) -> Bool[np.ndarray, "H W"] | Float32[np.ndarray, "H W"]:
+        """The maximum over all masks; zeros where there are none."""
         return self.masks.max(0, initial=0).astype(self.masks.dtype)
 
     @property
-    def ids(self) -> np.ndarray:
-        """int32 [H, W]: the number of each pixel's mask, from 1, or 0. Of masks that overlap, the last one has the pixel."""
+    def ids(self) -> Int32[np.ndarray, "H W"]:
+        """The number of each pixel's mask, from 1, or 0. Of masks that overlap, the last one has the pixel."""
         ids = np.zeros(self.masks.shape[1:], np.int32)
         for k, mask in enumerate(self.masks, 1):
             ids[mask > 0] = k

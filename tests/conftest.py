@@ -16,9 +16,13 @@ os.environ.setdefault(
     "--xla_cpu_parallel_codegen_split_count=1",
 )
 
-import fuzz
 import jax
 import pytest
+import shapes
+
+shapes.install()  # before anything of the package is imported
+
+import fuzz  # noqa: E402
 
 MICRO = pathlib.Path(__file__).parent / "micro_config.py"
 

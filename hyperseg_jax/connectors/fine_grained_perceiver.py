@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.attention import MultiHeadAttention
@@ -17,14 +18,14 @@ from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.mlp import ACTIVATIONS, FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.structs import Pyramid
+from hyperseg_jax.structs import DeviceArray, Pyramid
 from hyperseg_jax.tables import FusedQKV, Identity, Row, Table
 
 GATES = ("tanh", "none")
 
 
 class Gate(nn.Module):
-    """tanh(MLP(x)) * x, a weight for each channel. x [..., C] -> [..., C]. Parts: up, down.
+    """tanh(MLP(x)) * x, a weight for each channel. Parts: up, down.
 
     Only `down` starts at zero, so the gate is closed at the start and yet every parameter moves within two optimiser steps:
     down in the first, up (through GELU, which has no dead units) in the second.
@@ -33,7 +34,7 @@ class Gate(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
         width = x.shape[-1]
         hidden = ACTIVATIONS["gelu"](Linear(width, ("embed", "mlp"), precision=self.precision, name="up")(x))
         zeros = nn.initializers.zeros
@@ -44,8 +45,7 @@ class Gate(nn.Module):
 class PerceiverLayer(nn.Module):
     """Latents attend to one level and to themselves, then a feed-forward block; each adds to the latents.
 
-    latents [B, Q, C], features [B, N, C] -> [B, Q, C]. Parts: norm_features, norm_latents, attention, norm_mlp, mlp, and with
-    gates: gate, gate_mlp.
+    Parts: norm_features, norm_latents, attention, norm_mlp, mlp, and with gates: gate, gate_mlp.
     """
 
     num_heads: int
@@ -56,7 +56,9 @@ class PerceiverLayer(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, latents: jax.Array, features: jax.Array) -> jax.Array:
+    def __call__(
+        self, latents: Float[DeviceArray, "B Q C"], features: Float[DeviceArray, "B N C"]
+    ) -> Float[jax.Array, "B Q C"]:
         p, width = self.precision, latents.shape[-1]
         query = LayerNorm(precision=p, name="norm_latents")(latents)
         keys = jnp.concatenate([LayerNorm(precision=p, name="norm_features")(features), query], axis=1)
@@ -109,19 +111,25 @@ class FineGrainedPerceiver(nn.Module):
         self.expand = Linear(self.llm_size, precision=p)
         self.next_query_project = Linear(self.hidden_size, ("mlp", "embed"), precision=p)
 
-    def __call__(self, pyramid: Pyramid, query: jax.Array | None = None) -> jax.Array:
-        """query: [B, Q, hidden_size] from next_query, else the learned one. Returns tokens [B, Q, llm_size]."""
+    def __call__(
+        self, pyramid: Pyramid, query: Float[DeviceArray, "B Q {self.hidden_size}"] | None = None
+    ) -> Float[jax.Array, "B {self.num_queries} {self.llm_size}"]:
+        """query: from next_query, else the learned one."""
         tokens = self.expand(self.resample(pyramid, query))
         if self.is_initializing():
             self.next_query(tokens)  # video only
         return axes.constrain(tokens, "batch", "tokens", "act_embed")
 
-    def resample(self, pyramid: Pyramid, query: jax.Array | None = None) -> jax.Array:
-        """The latents under the final norm, before they take the language model's width: [B, Q, hidden_size]."""
+    def resample(
+        self, pyramid: Pyramid, query: Float[DeviceArray, "B Q {self.hidden_size}"] | None = None
+    ) -> Float[jax.Array, "B {self.num_queries} {self.hidden_size}"]:
+        """The latents under the final norm, before they take the language model's width."""
         return self.norm(self.residual_stack(pyramid, query))
 
-    def residual_stack(self, pyramid: Pyramid, query: jax.Array | None = None) -> jax.Array:
-        """The query after every layer, before the final norm: [B, Q, hidden_size]."""
+    def residual_stack(
+        self, pyramid: Pyramid, query: Float[DeviceArray, "B Q {self.hidden_size}"] | None = None
+    ) -> Float[jax.Array, "B {self.num_queries} {self.hidden_size}"]:
+        """The query after every layer, before the final norm."""
         levels = pyramid.levels[-self.num_levels :]
         if len(levels) != self.num_levels:
             raise ValueError(f"the perceiver needs {self.num_levels} levels, the pyramid has {len(levels)}")
@@ -133,8 +141,8 @@ class FineGrainedPerceiver(nn.Module):
             latents = self.layers[i](latents, axes.constrain(features, "batch", "tokens", "act_embed"))
         return latents
 
-    def next_query(self, hidden: jax.Array) -> jax.Array:
-        """The language model's hidden states at the fine-grained tokens [B, Q, llm_size] -> the next frame's query."""
+    def next_query(self, hidden: Float[DeviceArray, "B Q {self.llm_size}"]) -> Float[jax.Array, "B Q {self.hidden_size}"]:
+        """The language model's hidden states at the fine-grained tokens -> the next frame's query."""
         return self.next_query_project(hidden)
 
 

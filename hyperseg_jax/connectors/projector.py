@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.mlp import ACTIVATIONS
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Table
 
 
 class Projector(nn.Module):
-    """Linear, exact GELU, Linear. features [B, N, C] -> [B, N, llm_size]. Parts: up, down."""
+    """Linear, exact GELU, Linear. Parts: up, down."""
 
     llm_size: int
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
+    def __call__(self, features: Float[DeviceArray, "B N C"]) -> Float[jax.Array, "B N {self.llm_size}"]:
         hidden = Linear(self.llm_size, ("embed", "mlp"), precision=self.precision, name="up")(features)
         tokens = Linear(self.llm_size, ("mlp", "embed"), precision=self.precision, name="down")(ACTIVATIONS["gelu"](hidden))
         return axes.constrain(tokens, "batch", "tokens", "act_embed")

@@ -11,17 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Bool, Float
+
+from hyperseg_jax.structs import DeviceArray
 
 
 class RegionSampler(nn.Module):
     """Picture features -> one feature for each region. It has no parameters."""
 
-    def __call__(self, features: jax.Array, masks: jax.Array, valid: jax.Array, points: jax.Array | None = None) -> jax.Array:
-        """features [B, g * g, D], masks bool [B, ..., H, W], valid bool [B, ...] -> [B, ..., D]; ... is [R] or [K, R].
+    def __call__(
+        self,
+        features: Float[DeviceArray, "B N D"],
+        masks: Bool[DeviceArray, "B *R H W"],
+        valid: Bool[DeviceArray, " B *R"],
+        points: Float[DeviceArray, "B *R S 2"] | None = None,
+    ) -> Float[jax.Array, "B *R D"]:
+        """features: of a grid of N = g * g cells. *R is R regions or K prompts of R regions.
 
-        A mask covers a cell of the g x g grid where any of its pixels falls into it. points: [B, ..., S, 2], (x, y) in 0..1
-        with the outermost cells' centres at 0 and 1 (align_corners=True); taken in place of the covered cells' points. An
-        invalid region, and one that covers nothing, gives zeros.
+        A mask covers a cell of the grid where any of its pixels falls into it. points: (x, y) in 0..1 with the outermost cells'
+        centres at 0 and 1 (align_corners=True); taken in place of the covered cells' points. An invalid region, and one that
+        covers nothing, gives zeros.
         """
         _, tokens, width = features.shape
         grid = round(tokens**0.5)
@@ -37,8 +46,8 @@ class RegionSampler(nn.Module):
         return pooled.astype(features.dtype).reshape(*valid.shape, width)
 
 
-def covered_cells(masks: jax.Array, grid: int) -> jax.Array:
-    """Masks [..., H, W] -> bool [..., grid, grid]: the cells floor(grid * y / H), floor(grid * x / W) of the masks' pixels."""
+def covered_cells(masks: Bool[DeviceArray, "*R H W"], grid: int) -> Bool[jax.Array, "*R {grid} {grid}"]:
+    """The cells floor(grid * y / H), floor(grid * x / W) of the masks' pixels."""
     height, width = masks.shape[-2:]
     rows, columns = (np.eye(grid, dtype=np.float32)[np.arange(n) * grid // n] for n in (height, width))  # [n, grid]
     counts = jnp.einsum("...hw,hy,wx->...yx", masks.astype(jnp.float32), rows, columns, precision="highest")

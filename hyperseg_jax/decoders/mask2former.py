@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jaxtyping import Bool, Float, Shaped
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.attention import MultiHeadAttention, fused_attention_table
@@ -18,7 +19,7 @@ from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import rematerialised
 from hyperseg_jax.ops.positions import sine_positions
 from hyperseg_jax.ops.sampling import resize_bilinear
-from hyperseg_jax.structs import MaskPrediction
+from hyperseg_jax.structs import DeviceArray, MaskPrediction
 from hyperseg_jax.tables import Identity, Row, Table
 
 SCORES = {"expression": "SEG_proj", "class": "CLASS_proj", "region": "REGION_proj"}  # ours: the published name
@@ -32,7 +33,6 @@ class MaskedAttentionLayer(nn.Module):
     """Queries attend to one map where their own mask allows it, then to each other, then a feed-forward block; each with its
     norm behind it.
 
-    queries [B, K, Q, C], query_positions [Q, C], keys and values [B, 1, S, C], allowed bool [B, K, Q, S] -> [B, K, Q, C].
     Parts: cross_attention, cross_norm, self_attention, self_norm, mlp, mlp_norm.
     """
 
@@ -42,8 +42,13 @@ class MaskedAttentionLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: jax.Array, query_positions: jax.Array, keys: jax.Array, values: jax.Array, allowed: jax.Array
-    ) -> jax.Array:
+        self,
+        queries: Float[DeviceArray, "B K Q C"],
+        query_positions: Float[DeviceArray, "Q C"],
+        keys: Float[DeviceArray, "B 1 hw C"],
+        values: Float[DeviceArray, "B 1 hw C"],
+        allowed: Bool[DeviceArray, "B K Q hw"],
+    ) -> Float[jax.Array, "B K Q C"]:
         p = self.precision
         cross = MultiHeadAttention(self.num_heads, precision=p, name="cross_attention")
         attended = cross(queries + query_positions, keys, values, mask=allowed[:, :, None])
@@ -102,13 +107,13 @@ class MaskedAttentionDecoder(nn.Module):
 
     def __call__(
         self,
-        mask_features: jax.Array,
-        levels: tuple[jax.Array, ...],
-        queries: jax.Array,
-        embeddings: dict[str, jax.Array],
-        attention_masks: tuple[jax.Array, ...] | None = None,
+        mask_features: Float[DeviceArray, "B h w {self.mask_dim}"],
+        levels: tuple[Float[DeviceArray, "B _ _ C"], ...],
+        queries: Float[DeviceArray, "B *K Q C"],
+        embeddings: dict[str, Float[DeviceArray, "B ... C"]],
+        attention_masks: tuple[Bool[DeviceArray, "_ Q _"], ...] | None = None,
     ) -> MaskPrediction:
-        """mask_features [B, H, W, mask_dim]; levels [B, h, w, C], coarse to fine; queries [B, K, Q, C], K prompts a picture.
+        """levels: coarse to fine. queries: [B, K, Q, C], of K prompts a picture.
 
         embeddings: any of "expression" [B, K, C], "class" [B, K, N, C], "region" [B, K, R, C]. Without the axis of prompts in
         queries [B, Q, C] the embeddings have none either. The rows of the prediction are B * K; what belongs to the picture
@@ -186,13 +191,15 @@ class MaskedAttentionDecoder(nn.Module):
         return MaskPrediction(final["mask_logits"], scores, boxes, embeddings, stages)
 
 
-def _rows(x: jax.Array) -> jax.Array:
-    """[B, K, ...] -> [B * K, ...]."""
+def _rows(x: Shaped[DeviceArray, "B K ..."]) -> Shaped[DeviceArray, "B*K ..."]:
+    """Images x prompts."""
     return rearrange(x, "b prompts ... -> (b prompts) ...")
 
 
-def _negative(mask_embedding: jax.Array, features: jax.Array) -> jax.Array:
-    """Where the mask logits at a level's size are below zero, bool [B, K, Q, h * w]; in float32 whatever the policy.
+def _negative(
+    mask_embedding: Float[DeviceArray, "B K Q D"], features: Float[DeviceArray, "B h w D"]
+) -> Bool[jax.Array, "B K Q h*w"]:
+    """Where the mask logits at a level's size are below zero; in float32 whatever the policy.
 
     A logit of exactly zero is not blocked (sigmoid < 0.5 in the published system).
     """

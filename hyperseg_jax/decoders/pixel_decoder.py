@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.conv import Conv, conv_table
@@ -17,12 +18,12 @@ from hyperseg_jax.layers.remat import in_turn, rematerialised
 from hyperseg_jax.ops.deformable import Shapes
 from hyperseg_jax.ops.positions import sine_positions
 from hyperseg_jax.ops.sampling import resize_bilinear
-from hyperseg_jax.structs import Pyramid
+from hyperseg_jax.structs import DeviceArray, Pyramid
 from hyperseg_jax.tables import Identity, Row, Table
 
 
 class ConvNorm(nn.Module):
-    """Convolution and GroupNorm. x [B, H, W, C] -> [B, H, W, features]. Parts: conv, norm."""
+    """Convolution and GroupNorm. Parts: conv, norm."""
 
     features: int
     kernel_size: int
@@ -30,7 +31,7 @@ class ConvNorm(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "B H W C"]) -> Float[jax.Array, "B H W {self.features}"]:
         init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
         x = Conv(
             self.features,
@@ -46,7 +47,7 @@ class ConvNorm(nn.Module):
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention over all maps and a feed-forward block, each followed by its norm.
 
-    x [B, S, C], positions [S, C] -> [B, S, C]. Parts: attention, norm1, mlp, norm2.
+    Parts: attention, norm1, mlp, norm2.
     """
 
     num_heads: int
@@ -56,7 +57,7 @@ class DeformableEncoderLayer(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "B hw C"], positions: Float[DeviceArray, "hw C"]) -> Float[jax.Array, "B hw C"]:
         attention = DeformableAttention(self.num_heads, self.num_points, self.shapes, self.precision, name="attention")
         attended = attention(x + positions, x, jnp.asarray(cell_centres(self.shapes)))
         x = LayerNorm(precision=self.precision, name="norm1")(x + attended)
@@ -66,9 +67,9 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformablePixelDecoder(nn.Module):
-    """A pyramid of four levels -> (mask features [B, H, W, mask_dim] at the finest stride, the three refined maps).
+    """A pyramid of four levels -> (mask features at the finest stride, the three refined maps).
 
-    The maps come coarse to fine, [B, h, w, conv_dim] each. Padding is not masked: it is part of the picture, as in the
+    The maps come coarse to fine. Padding is not masked: it is part of the picture, as in the
     published system. Corresponds to MSDeformAttnPixelDecoder.forward_features.
     Parts: projections_i (coarse to fine), level_embed, layers_i, lateral, output, mask_features.
     """
@@ -84,7 +85,9 @@ class DeformablePixelDecoder(nn.Module):
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, pyramid: Pyramid) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def __call__(
+        self, pyramid: Pyramid
+    ) -> tuple[Float[jax.Array, "B h w {self.mask_dim}"], tuple[Float[jax.Array, "B _ _ {self.conv_dim}"], ...]]:
         p, groups = self.precision, self.group_norm_groups
         finest, *rest = pyramid.levels
         coarse_to_fine = rest[::-1]

@@ -7,6 +7,7 @@ from typing import Literal, overload
 import flax.linen as nn
 import jax
 from einops import rearrange
+from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.attention import MultiHeadAttention, fused_attention_table
@@ -16,11 +17,12 @@ from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import stack
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Identity, Row, Table
 
 
 class SiglipLayer(nn.Module):
-    """Pre-norm block. x [B, N, C] -> ([B, N, C], the same again where the stack collects)."""
+    """Pre-norm block. Its output comes a second time where the stack collects."""
 
     num_heads: int
     mlp_size: int
@@ -29,7 +31,7 @@ class SiglipLayer(nn.Module):
     collect: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, x: Float[DeviceArray, "B N D"]) -> tuple[Float[jax.Array, "B N D"], Float[jax.Array, "B N D"] | None]:
         y = LayerNorm(self.epsilon, self.precision, name="norm1")(x)
         x = x + MultiHeadAttention(self.num_heads, precision=self.precision, name="attention")(y, y, y)
         y = LayerNorm(self.epsilon, self.precision, name="norm2")(x)
@@ -39,7 +41,7 @@ class SiglipLayer(nn.Module):
 
 
 class SiglipHead(nn.Module):
-    """The pooling head: one learned probe attends to all patches. x [B, N, C] -> [B, C]."""
+    """The pooling head: one learned probe attends to all patches."""
 
     num_heads: int
     mlp_size: int
@@ -47,13 +49,17 @@ class SiglipHead(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "B N D"]) -> Float[jax.Array, "B D"]:
         init = axes.named(nn.initializers.normal(0.02), None, None, "embed")
         probe = self.param("probe", init, (1, 1, x.shape[-1]), self.precision.params)
         attention = MultiHeadAttention(self.num_heads, precision=self.precision, name="attention")
         pooled = attention(self.precision.cast(probe), x, x)
         normed = LayerNorm(self.epsilon, self.precision, name="norm")(pooled)
         return (pooled + FeedForward(self.mlp_size, "gelu_tanh", precision=self.precision, name="mlp")(normed))[:, 0]
+
+
+Tokens = Float[jax.Array, "B {self.num_tokens} {self.hidden_size}"]
+"""Of SigLIP: one a patch, row by row."""
 
 
 class Siglip(nn.Module):
@@ -90,17 +96,18 @@ class Siglip(nn.Module):
         return self.feature_layer % (self.num_layers + 1)
 
     @overload
-    def __call__(self, image: jax.Array, all_hidden: Literal[False] = False) -> jax.Array: ...
+    def __call__(self, image: Float[DeviceArray, "B H W 3"], all_hidden: Literal[False] = False) -> Tokens: ...
 
     @overload
-    def __call__(self, image: jax.Array, all_hidden: Literal[True]) -> tuple[jax.Array, tuple[jax.Array, ...]]: ...
+    def __call__(
+        self, image: Float[DeviceArray, "B H W 3"], all_hidden: Literal[True]
+    ) -> tuple[Tokens, tuple[Tokens, ...]]: ...
 
     @nn.compact
-    def __call__(self, image: jax.Array, all_hidden: bool = False) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
-        """image [B, image_size, image_size, 3], normalised to -1..1 -> [B, num_tokens, hidden_size], patches row by row.
-
-        all_hidden: also every hidden state that there are weights for.
-        """
+    def __call__(
+        self, image: Float[DeviceArray, "B H W 3"], all_hidden: bool = False
+    ) -> Tokens | tuple[Tokens, tuple[Tokens, ...]]:
+        """image: of image_size, normalised to -1..1. all_hidden: also every hidden state that there are weights for."""
         if image.shape[1:3] != (self.image_size, self.image_size):
             raise ValueError(f"SigLIP takes pictures of {self.image_size} x {self.image_size}, got {image.shape}")
         x = Conv(self.hidden_size, self.patch_size, self.patch_size, precision=self.precision, name="patches")(image)

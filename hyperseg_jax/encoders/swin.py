@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.conv import Conv, conv_table
@@ -25,20 +26,20 @@ from hyperseg_jax.layers.window_attention import (
     shift_mask,
     window_attention_table,
 )
-from hyperseg_jax.structs import Pyramid
+from hyperseg_jax.structs import DeviceArray, Pyramid
 from hyperseg_jax.tables import Table
 
 SCANNED_DEPTH = 4  # from this depth on, an even stage is one scanned stack of pairs
 
 
-def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-    """Zeros to the right and below, so that H and W of [B, H, W, C] are multiples."""
+def pad_to_multiple(x: Float[DeviceArray, "B H W C"], multiple: int) -> Float[jax.Array, "B _ _ C"]:
+    """Zeros to the right and below, so that H and W are multiples."""
     h, w = x.shape[1:3]
     return jnp.pad(x, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)))
 
 
 class SwinBlock(nn.Module):
-    """One windowed block. x [B, H, W, C] -> the same. shifted: the windows lie half a window further on.
+    """One windowed block. shifted: the windows lie half a window further on.
 
     drop: chance that a picture skips a branch in training (stochastic depth); a scalar, traced in a scanned stage.
     """
@@ -51,7 +52,7 @@ class SwinBlock(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, drop: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "B H W C"], drop: Float[DeviceArray, ""]) -> Float[jax.Array, "B H W C"]:
         attended = self._attend(LayerNorm(precision=self.precision, name="norm1")(x))
         x = x + self._drop_path(attended, drop)
         mlp = FeedForward(int(self.mlp_ratio * x.shape[-1]), "gelu", precision=self.precision, name="mlp")
@@ -85,7 +86,9 @@ class SwinPair(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, drops: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: Float[DeviceArray, "B H W C"], drops: Float[DeviceArray, " 2"]
+    ) -> tuple[Float[jax.Array, "B H W C"], None]:
         for i, name in enumerate(("plain", "shifted")):
             x = SwinBlock(
                 self.num_heads, self.window, self.mlp_ratio, name == "shifted", self.precision, self.deterministic, name=name
@@ -94,7 +97,7 @@ class SwinPair(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """All blocks of one stage. x [B, H, W, C] -> the same. Parts: pairs (stacked), or blocks_0, blocks_1, ..."""
+    """All blocks of one stage. Parts: pairs (stacked), or blocks_0, blocks_1, ..."""
 
     depth: int
     num_heads: int
@@ -104,7 +107,9 @@ class SwinStage(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, x: jax.Array, drops: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(
+        self, x: Float[DeviceArray, "B H W C"], drops: Float[DeviceArray, " {self.depth}"], deterministic: bool
+    ) -> Float[jax.Array, "B H W C"]:
         fields = (self.num_heads, self.window, self.mlp_ratio)
         if is_scanned(self.depth):
             pairs = stack(SwinPair, self.depth // 2, self.remat, (0,))
@@ -118,12 +123,12 @@ class SwinStage(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2 x 2 neighbours into one cell. x [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), 2C]. Parts: norm, reduction."""
+    """2 x 2 neighbours into one cell. Parts: norm, reduction."""
 
     precision: Precision
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "B H W C"]) -> Float[jax.Array, "B (H+1)//2 (W+1)//2 2*C"]:
         width = x.shape[-1]
         x = pad_to_multiple(x, 2)
         cells = [x[:, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
@@ -149,8 +154,8 @@ class Swin(nn.Module):
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, image: jax.Array, deterministic: bool = True) -> Pyramid:
-        """image [B, H, W, 3], normalised -> levels [B, ceil(H/stride), ceil(W/stride), hidden_size * 2 ** i].
+    def __call__(self, image: Float[DeviceArray, "B H W 3"], deterministic: bool = True) -> Pyramid:
+        """image: normalised. The levels are [B, ceil(H/stride), ceil(W/stride), hidden_size * 2 ** i].
 
         deterministic=False needs the "dropout" key where drop_path is above 0.
         """

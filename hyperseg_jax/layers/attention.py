@@ -7,18 +7,19 @@ import functools
 import flax.linen as nn
 import jax
 from einops import rearrange
+from jaxtyping import Bool, Float
 
 from hyperseg_jax.layers.linear import Linear, fused_qkv_table, linear_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.ops.attention import attend
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Table
 
 
 class MultiHeadAttention(nn.Module):
     """torch.nn.MultiheadAttention, batch first. Parts: query, key, value, out.
 
-    query [..., Lq, C], key and value [..., Lk, C'] -> [..., Lq, C]. mask: bool, True = may attend, broadcast to
-    [..., heads, Lq, Lk]. head_dim None takes C / heads. Leading axes broadcast, so keys of one picture can serve the queries
+    mask: True = may attend. head_dim None takes C / heads. Leading axes broadcast, so keys of one picture can serve the queries
     of several prompts.
     """
 
@@ -29,8 +30,13 @@ class MultiHeadAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None, bias: jax.Array | None = None
-    ) -> jax.Array:
+        self,
+        query: Float[DeviceArray, "*#B Lq C"],
+        key: Float[DeviceArray, "*#B Lk _"],
+        value: Float[DeviceArray, "*#B Lk _"],
+        mask: Bool[DeviceArray, "*#B #heads #Lq #Lk"] | None = None,
+        bias: Float[DeviceArray, "*#B #heads #Lq #Lk"] | None = None,
+    ) -> Float[jax.Array, "*#B Lq C"]:
         width = query.shape[-1]
         inner = self.num_heads * (self.head_dim or width // self.num_heads)
         project = functools.partial(Linear, inner, ("embed", "heads"), self.use_bias, self.precision)

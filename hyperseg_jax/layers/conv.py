@@ -5,14 +5,16 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 from einops import rearrange
+from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import ConvKernel, Identity, Row, Table
 
 
 class Conv(nn.Module):
-    """torch.nn.Conv2d with symmetric padding. x [B, H, W, C] -> [B, H', W', features]."""
+    """torch.nn.Conv2d with symmetric padding."""
 
     features: int
     kernel_size: int
@@ -23,7 +25,7 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "B H W C"]) -> Float[jax.Array, "B h w {self.features}"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         names = ("conv_height", "conv_width", "conv_in", "conv_out")
         kernel = self.param("kernel", axes.named(self.kernel_init, *names), shape, self.precision.params)

@@ -9,21 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Float, Float32
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import dear
 from hyperseg_jax.ops.deformable import Shapes, deformable_sampling
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Table
 
 
 class DeformableAttention(nn.Module):
     """Each query looks at num_points points around its own place on each map.
 
-    shapes: ((H, W), ...) of the maps. query [B, Q, C]; value [B, S, C], the flattened maps; reference [Q, 2], the place (x, y)
-    of each query in 0..1. Returns [B, Q, C]. Corresponds to MSDeformAttn. Parts: sampling_offsets (heads, levels, points, xy),
-    attention_weights (heads, levels * points), value, out. Offsets and weights are float32 in any policy.
+    shapes: ((H, W), ...) of the maps. value: the flattened maps. reference: the place (x, y) of each query in 0..1. Corresponds
+    to MSDeformAttn. Parts: sampling_offsets (heads, levels, points, xy), attention_weights (heads, levels * points), value,
+    out. Offsets and weights are float32 in any policy.
     """
 
     num_heads: int
@@ -32,7 +34,9 @@ class DeformableAttention(nn.Module):
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, query: jax.Array, value: jax.Array, reference: jax.Array) -> jax.Array:
+    def __call__(
+        self, query: Float[DeviceArray, "B Q C"], value: Float[DeviceArray, "B S C"], reference: Float[DeviceArray, "Q 2"]
+    ) -> Float[jax.Array, "B Q C"]:
         width = query.shape[-1]
         heads, levels, points = self.num_heads, len(self.shapes), self.num_points
         exact = dataclasses.replace(self.precision, compute="float32")
@@ -71,8 +75,8 @@ class DeformableAttention(nn.Module):
         return jnp.asarray(rays.reshape(shape), dtype)
 
 
-def cell_centres(shapes: Shapes) -> np.ndarray:
-    """(x, y) in 0..1 of every cell of the maps, in the order of the flattened tokens: float32 [S, 2]."""
+def cell_centres(shapes: Shapes) -> Float32[np.ndarray, "S 2"]:
+    """(x, y) in 0..1 of every cell of the maps, in the order of the flattened tokens."""
     grids = []
     for height, width in shapes:
         y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")

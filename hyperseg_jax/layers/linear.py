@@ -7,9 +7,11 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import FusedQKV, Identity, Row, Table, Transpose
 
 
@@ -29,8 +31,8 @@ class LoRA:
 class Linear(nn.Module):
     """x @ kernel + bias (torch.nn.Linear, kernel transposed), with an optional LoRA branch.
 
-    x [..., C] -> [..., features]. names: logical axes of the kernel. The adapter's parameters are lora_a [C, rank] and
-    lora_b [rank, features]; lora_b starts at zero, so a fresh adapter changes nothing.
+    names: logical axes of the kernel. The adapter's parameters are lora_a [C, rank] and lora_b [rank, features]; lora_b starts
+    at zero, so a fresh adapter changes nothing.
     """
 
     features: int
@@ -42,7 +44,7 @@ class Linear(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "*B C"], deterministic: bool = True) -> Float[jax.Array, "*B {self.features}"]:
         width, dtype = x.shape[-1], self.precision.params
         kernel = self.param("kernel", axes.named(self.kernel_init, *self.names), (width, self.features), dtype)
         y = self.precision.product(x, kernel)
@@ -78,7 +80,7 @@ def fused_qkv_table(path: str, weight: str, bias: str | None) -> Table:
 
 
 class Embedding(nn.Module):
-    """A token table. ids [...] int32 -> [..., features]."""
+    """A token table."""
 
     rows: int
     features: int
@@ -86,7 +88,7 @@ class Embedding(nn.Module):
     std: float = 0.02
 
     @nn.compact
-    def __call__(self, ids: jax.Array) -> jax.Array:
+    def __call__(self, ids: Int[DeviceArray, "*B"]) -> Float[jax.Array, "*B {self.features}"]:
         init = axes.named(nn.initializers.normal(self.std), "vocab", "embed")
         table = self.param("embedding", init, (self.rows, self.features), self.precision.params)
         return self.precision.cast(jnp.take(table, ids, axis=0, mode="clip"))

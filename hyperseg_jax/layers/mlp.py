@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+from jaxtyping import Float
 
 from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Table
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -20,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class FeedForward(nn.Module):
-    """Linear, activation, Linear back to the input width. x [..., C] -> [..., C]. Parts: up, down."""
+    """Linear, activation, Linear back to the input width. Parts: up, down."""
 
     hidden: int
     activation: str
@@ -28,7 +30,7 @@ class FeedForward(nn.Module):
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
         make = functools.partial(Linear, use_bias=self.use_bias, precision=self.precision)
         hidden = ACTIVATIONS[self.activation](make(self.hidden, ("embed", "mlp"), name="up")(x))
         return make(x.shape[-1], ("mlp", "embed"), name="down")(hidden)
@@ -40,14 +42,14 @@ def feed_forward_table(path: str, up: str, down: str, use_bias: bool = True) -> 
 
 
 class MLP(nn.Module):
-    """Linears with ReLU between them (Mask2Former's MLP). x [..., C] -> [..., features[-1]]. Parts: layers_i."""
+    """Linears with ReLU between them (Mask2Former's MLP). Parts: layers_i."""
 
     features: tuple[int, ...]
     precision: Precision = Precision()
     last_kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B {self.features[-1]}"]:
         last = len(self.features) - 1
         for i, width in enumerate(self.features):
             init = self.last_kernel_init if i == last else nn.initializers.xavier_uniform()

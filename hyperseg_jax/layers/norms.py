@@ -5,9 +5,11 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.precision import Precision
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Identity, Row, Table
 
 
@@ -18,13 +20,13 @@ def _affine(module: nn.Module, channels: int, dtype: str) -> tuple[jax.Array, ja
 
 
 class LayerNorm(nn.Module):
-    """torch.nn.LayerNorm over the last axis. x [..., C] -> [..., C] in the compute type."""
+    """torch.nn.LayerNorm over the last axis; its output is in the compute type."""
 
     epsilon: float = 1e-5
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
         scale, bias = _affine(self, x.shape[-1], self.precision.params)
         x = jnp.asarray(x, jnp.float32)
         centred = x - x.mean(-1, keepdims=True)
@@ -33,14 +35,14 @@ class LayerNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """torch.nn.GroupNorm, channels last. x [B, H, W, C] -> [B, H, W, C] in the compute type."""
+    """torch.nn.GroupNorm, channels last; its output is in the compute type."""
 
     groups: int = 32
     epsilon: float = 1e-5
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "B H W C"]) -> Float[jax.Array, "B H W C"]:
         b, h, w, c = x.shape
         if c % self.groups:
             raise ValueError(f"GroupNorm: {c} channels are not divisible by {self.groups} groups")

@@ -7,6 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
+
+from hyperseg_jax.structs import DeviceArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +38,11 @@ class Precision:
         cast = tuple(None if a is None else jnp.asarray(a, self.compute) for a in arrays)
         return cast[0] if len(cast) == 1 else cast
 
-    def product(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """x @ kernel in the compute type. x [..., C], kernel [C, D] -> [..., D]."""
+    def product(self, x: Float[DeviceArray, "*B C"], kernel: Float[DeviceArray, "C D"]) -> Float[jax.Array, "*B D"]:
+        """x @ kernel in the compute type."""
         x, kernel = self.cast(x, kernel)
         return jnp.matmul(x, kernel, precision=self.matmul)
 
-    def einsum(self, expression: str, *operands: jax.Array) -> jax.Array:
+    def einsum(self, expression: str, *operands: Float[DeviceArray, " ..."]) -> Float[jax.Array, " ..."]:
         """jnp.einsum in the compute type."""
         return jnp.einsum(expression, *(self.cast(o) for o in operands), precision=self.matmul)

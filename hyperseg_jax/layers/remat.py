@@ -9,6 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float
+
+from hyperseg_jax.structs import DeviceArray
 
 POLICIES = {
     "none": "keep every intermediate",
@@ -56,7 +59,7 @@ def stack(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, .
     )
 
 
-def in_turn(layers: Sequence[nn.Module], x: jax.Array, *inputs: Any) -> jax.Array:
+def in_turn(layers: Sequence[nn.Module], x: Float[DeviceArray, "*B"], *inputs: Any) -> Float[jax.Array, "*B"]:
     """Equal layers one after the other as one compiled body, where each holds its parameters under its own name.
 
     layers: bound, of the same fields, without random numbers; __call__(x, *inputs) -> x of the same shape and type.

@@ -7,37 +7,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Float, Float32, Int, Shaped
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Linear, fused_qkv_table, linear_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.ops.attention import attend
+from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Constant, Identity, Row, Table
 
 HIDDEN = -100.0  # the published bias between positions that meet only through the shift
 
 
-def partition(x: jax.Array, window: int) -> jax.Array:
-    """Feature map [B, H, W, C] -> windows as tokens [B, H/window * W/window, window ** 2, C]; H and W are multiples."""
+def partition(x: Shaped[DeviceArray, "B H W C"], window: int) -> Shaped[jax.Array, "B H*W//{window**2} {window**2} C"]:
+    """Feature map -> windows as tokens; H and W are multiples."""
     return rearrange(x, "b (rows y) (columns x) c -> b (rows columns) (y x) c", y=window, x=window)
 
 
-def merge(windows: jax.Array, height: int, width: int) -> jax.Array:
-    """The inverse of partition: [B, nW, window ** 2, C] -> [B, height, width, C]."""
+def merge(windows: Float[DeviceArray, "B nW L C"], height: int, width: int) -> Float[jax.Array, "B {height} {width} C"]:
+    """The inverse of partition."""
     window = round(windows.shape[2] ** 0.5)
     sizes = {"rows": height // window, "columns": width // window, "y": window, "x": window}
     return rearrange(windows, "b (rows columns) (y x) c -> b (rows y) (columns x) c", **sizes)
 
 
-def relative_position_index(window: int) -> np.ndarray:
-    """int64 [window ** 2, window ** 2]: the row of the bias table for each pair of positions in a window."""
+def relative_position_index(window: int) -> Int[np.ndarray, "{window**2} {window**2}"]:
+    """The row of the bias table for each pair of positions in a window; int64."""
     place = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij")).reshape(2, -1)
     offset = place[:, :, None] - place[:, None, :] + window - 1
     return (offset[0] * (2 * window - 1) + offset[1]).astype(np.int64)
 
 
-def shift_mask(height: int, width: int, window: int) -> np.ndarray:
-    """float32 [nW, 1, window ** 2, window ** 2]: HIDDEN between positions of a rolled map that are no neighbours, else 0."""
+def shift_mask(height: int, width: int, window: int) -> Float32[np.ndarray, "nW 1 {window**2} {window**2}"]:
+    """HIDDEN between positions of a rolled map that are no neighbours, else 0."""
     shift = window // 2
 
     def bands(size: int) -> np.ndarray:
@@ -49,7 +51,7 @@ def shift_mask(height: int, width: int, window: int) -> np.ndarray:
 
 
 class WindowAttention(nn.Module):
-    """x [B, nW, window ** 2, C] -> the same; mask [nW, 1, window ** 2, window ** 2] is added to the scores.
+    """nW windows of L = window ** 2 positions. mask: is added to the scores.
 
     Tokens come already cut into windows: splitting the heads first would cost a six-dimensional transpose.
     """
@@ -59,7 +61,9 @@ class WindowAttention(nn.Module):
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: np.ndarray | None = None) -> jax.Array:
+    def __call__(
+        self, x: Float[DeviceArray, "B nW L C"], mask: Float[np.ndarray, "nW 1 L L"] | None = None
+    ) -> Float[jax.Array, "B nW L C"]:
         width = x.shape[-1]
         init = axes.named(nn.initializers.truncated_normal(0.02), "window", None)
         table = self.param("relative_bias", init, ((2 * self.window - 1) ** 2, self.num_heads), self.precision.params)

@@ -7,27 +7,31 @@ import dataclasses
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from hyperseg_jax.structs import DeviceArray
+
+Slots = Float[DeviceArray, "layers B S heads D"]
 
 
 @flax.struct.dataclass
 class KeyValues:
-    """keys, values: [layers, B, S, heads, D], a slot for each position of the prompt and then for each token to be written.
-    visible: bool [B, S], slots that may be looked at. used: int32 scalar, the slot of the next token, the same in all rows.
-    """
+    """keys, values: a slot for each position of the prompt and then for each token to be written. visible: slots that may be
+    looked at. used: the slot of the next token, the same in all rows."""
 
-    keys: jax.Array
-    values: jax.Array
-    visible: jax.Array
-    used: jax.Array
+    keys: Slots
+    values: Slots
+    visible: Bool[jax.Array, "B S"]
+    used: Int[jax.Array, ""]
 
     @classmethod
-    def of_prompt(cls, keys: jax.Array, values: jax.Array, mask: jax.Array, room: int) -> KeyValues:
-        """Of a prompt's [layers, B, L, heads, D] and its mask [B, L], with `room` empty slots behind it."""
+    def of_prompt(cls, keys: Slots, values: Slots, mask: Bool[DeviceArray, "B S"], room: int) -> KeyValues:
+        """Of a prompt's positions and its mask, with `room` empty slots behind it."""
         visible = jnp.pad(jnp.asarray(mask), ((0, 0), (0, room)))
         return cls(_wider(keys, room), _wider(values, room), visible, jnp.int32(mask.shape[1]))
 
-    def widened(self, mask: jax.Array, room: int) -> KeyValues:
-        """With empty slots for further positions, of which others may look at those in mask [B, L], and for `room` tokens."""
+    def widened(self, mask: Bool[DeviceArray, "B L"], room: int) -> KeyValues:
+        """With empty slots for further positions, of which others may look at those in mask, and for `room` tokens."""
         count = mask.shape[1] + room
         visible = jnp.concatenate([self.visible, jnp.pad(mask, ((0, 0), (0, room)))], axis=1)
         return dataclasses.replace(self, keys=_wider(self.keys, count), values=_wider(self.values, count), visible=visible)
@@ -37,11 +41,13 @@ class KeyValues:
         return dataclasses.replace(self, visible=self.visible | (jnp.arange(self.visible.shape[1]) == self.used))
 
 
-def _wider(slots: jax.Array, count: int) -> jax.Array:
-    """[layers, B, S, heads, D] with that many empty slots behind."""
+def _wider(slots: Slots, count: int) -> Float[jax.Array, "layers B S+{count} heads D"]:
+    """With that many empty slots behind."""
     return jnp.pad(slots, ((0, 0), (0, 0), (0, count), (0, 0), (0, 0)))
 
 
-def place(slots: jax.Array, one: jax.Array, slot: jax.Array) -> jax.Array:
-    """slots [B, S, heads, D] with one [B, n, heads, D] from that slot on."""
+def place(
+    slots: Float[DeviceArray, "B S heads D"], one: Float[DeviceArray, "B L heads D"], slot: Int[DeviceArray, ""]
+) -> Float[jax.Array, "B S heads D"]:
+    """slots with those of `one` from that slot on."""
     return jax.lax.dynamic_update_slice_in_dim(slots, one.astype(slots.dtype), slot, axis=1)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Embedding, Linear, LoRA, linear_table
@@ -16,10 +17,10 @@ from hyperseg_jax.layers.mlp import ACTIVATIONS
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import stack
-from hyperseg_jax.layers.rotary import rotary_angles, rotate
+from hyperseg_jax.layers.rotary import Angles, rotary_angles, rotate
 from hyperseg_jax.llms.cache import KeyValues, place
 from hyperseg_jax.ops.attention import attend
-from hyperseg_jax.structs import TokenStream
+from hyperseg_jax.structs import DeviceArray, TokenStream
 from hyperseg_jax.tables import Identity, Row, Table, Transpose
 
 # our linear -> (its place in a layer, PyTorch name)
@@ -32,11 +33,14 @@ LINEARS = {
     "down": ("mlp", "mlp.fc2"),
 }
 
+LayerSlots = Float[jax.Array, "B S heads head_dim"]
+"""Keys or values of one layer."""
+
 
 class PhiAttention(nn.Module):
-    """Causal self-attention with partial rotary positions. x [B, L, C] -> ([B, L, C], its keys and values).
+    """Causal self-attention with partial rotary positions. Its keys and values come with what it gives.
 
-    past: the keys and values [B, S, heads, D] of one layer, and the slot where those of x go; mask is then over the slots.
+    past: the keys and values of one layer, and the slot where those of x go; mask is then over the slots.
     """
 
     num_heads: int
@@ -47,8 +51,12 @@ class PhiAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, angles: tuple[jax.Array, jax.Array], mask: jax.Array, past: tuple[Any, ...] | None = None
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        self,
+        x: Float[DeviceArray, "B L D"],
+        angles: Angles,
+        mask: Bool[DeviceArray, "B 1 L S"],
+        past: tuple[LayerSlots, LayerSlots, Int[DeviceArray, ""]] | None = None,
+    ) -> tuple[Float[jax.Array, "B L D"], tuple[LayerSlots, LayerSlots]]:
         width = x.shape[-1]
         projected = (self._linear(name, width, ("embed", "heads"))(x, self.deterministic) for name in ("query", "key", "value"))
         q, k, v = (rearrange(y, "b l (heads d) -> b l heads d", heads=self.num_heads) for y in projected)
@@ -66,7 +74,7 @@ class PhiAttention(nn.Module):
 
 
 class PhiMLP(nn.Module):
-    """Linear, tanh GELU, Linear. x [B, L, C] -> [B, L, C]."""
+    """Linear, tanh GELU, Linear."""
 
     mlp_size: int
     lora: LoRA | None
@@ -75,7 +83,7 @@ class PhiMLP(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[DeviceArray, "B L D"]) -> Float[jax.Array, "B L D"]:
         width = x.shape[-1]
         for name, features, names in (("up", self.mlp_size, ("embed", "mlp")), ("down", width, ("mlp", "embed"))):
             lora = self.lora if name in self.lora_targets else None
@@ -102,21 +110,25 @@ class PhiLayer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        angles: tuple[jax.Array, jax.Array],
-        mask: jax.Array,
-        keys: jax.Array | None = None,
-        values: jax.Array | None = None,
-        slot: jax.Array | None = None,
-    ) -> tuple[jax.Array, Any]:
+        x: Float[DeviceArray, "B L D"],
+        angles: Angles,
+        mask: Bool[DeviceArray, "B 1 L S"],
+        keys: LayerSlots | None = None,
+        values: LayerSlots | None = None,
+        slot: Int[DeviceArray, ""] | None = None,
+    ) -> tuple[Float[jax.Array, "B L D"], Any]:
         shared = (self.lora, self.lora_targets, self.precision, self.deterministic)
         normed = LayerNorm(self.epsilon, self.precision, name="norm")(x)
+        past: Any = None if slot is None else (keys, values, slot)
         attention = PhiAttention(self.num_heads, *shared, name="attention")
-        mixed, keys_values = attention(normed, angles, mask, None if slot is None else (keys, values, slot))
+        mixed, keys_values = attention(normed, angles, mask, past)
         x = x + mixed
         x = x + PhiMLP(self.mlp_size, *shared, name="mlp")(normed)
         x = axes.constrain(x, "batch", "length", "act_embed")
         return x, {"nothing": None, "hidden": x, "keys_values": keys_values}[self.collect]
+
+
+Hidden = Float[jax.Array, "B L {self.hidden_size}"]
 
 
 class Phi(nn.Module):
@@ -151,22 +163,22 @@ class Phi(nn.Module):
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
         self.tokens = Embedding(self.vocab_size, self.hidden_size, self.precision, self.embedding_std)
 
-    def embed(self, ids: jax.Array) -> jax.Array:
-        """Token embeddings. ids [...] int32 -> [..., D]."""
+    def embed(self, ids: Int[DeviceArray, "*B"]) -> Float[jax.Array, "*B {self.hidden_size}"]:
+        """Token embeddings."""
         return self.tokens(ids)
 
     @overload
-    def __call__(self, stream: TokenStream, deterministic: bool = True, all_hidden: Literal[False] = False) -> jax.Array: ...
+    def __call__(self, stream: TokenStream, deterministic: bool = True, all_hidden: Literal[False] = False) -> Hidden: ...
 
     @overload
     def __call__(
         self, stream: TokenStream, deterministic: bool = True, *, all_hidden: Literal[True]
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]: ...
+    ) -> tuple[Hidden, tuple[Hidden, ...]]: ...
 
     def __call__(
         self, stream: TokenStream, deterministic: bool = True, all_hidden: bool = False
-    ) -> jax.Array | tuple[jax.Array, tuple[jax.Array, ...]]:
-        """stream of [B, L] -> [B, L, D].
+    ) -> Hidden | tuple[Hidden, tuple[Hidden, ...]]:
+        """Of every position of the stream.
 
         all_hidden: also the input and the output of every layer, the last of them after the final norm (transformers'
         hidden_states). A position sees itself and what stands before it, less what the stream's mask hides and what belongs
@@ -180,8 +192,8 @@ class Phi(nn.Module):
             return hidden
         return hidden, (self.precision.cast(stream.embeddings), *inner[:-1], hidden)
 
-    def prefill(self, stream: TokenStream, room: int = 0, prefix: KeyValues | None = None) -> tuple[jax.Array, KeyValues]:
-        """stream of [B, L] -> [B, L, D], and keys and values with room for that many tokens behind it.
+    def prefill(self, stream: TokenStream, room: int = 0, prefix: KeyValues | None = None) -> tuple[Hidden, KeyValues]:
+        """Of every position of the stream, and keys and values with room for that many tokens behind it.
 
         prefix: of the P positions before those of the stream, which all of them may look at; the keys and values are then of
         P + L positions."""
@@ -197,8 +209,10 @@ class Phi(nn.Module):
         hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values", past)
         return hidden, dataclasses.replace(wider, keys=keys, values=values, used=prefix.used + length)
 
-    def step(self, embeddings: jax.Array, positions: jax.Array, past: KeyValues) -> tuple[jax.Array, KeyValues]:
-        """One more token a row. embeddings [B, D] of it, positions [B] -> ([B, D], the keys and values with its own)."""
+    def step(
+        self, embeddings: Float[DeviceArray, "B D"], positions: Int[DeviceArray, " B"], past: KeyValues
+    ) -> tuple[Float[jax.Array, "B D"], KeyValues]:
+        """One more token a row: its embedding and its place -> (its hidden state, the keys and values with its own)."""
         past = past.with_next_visible()
         mask, inputs = past.visible[:, None, None, :], (past.keys, past.values, past.used)
         hidden, (keys, values) = self._layers(embeddings[:, None], positions[:, None], mask, True, "keys_values", inputs)
@@ -207,13 +221,13 @@ class Phi(nn.Module):
     @nn.compact
     def _layers(
         self,
-        embeddings: jax.Array,
-        positions: jax.Array,
-        mask: jax.Array,
+        embeddings: Float[DeviceArray, "B L D"],
+        positions: Int[DeviceArray, "B L"],
+        mask: Bool[DeviceArray, "B 1 L S"],
         deterministic: bool,
         collect: str,
-        past: tuple[jax.Array, ...] = (),
-    ) -> tuple[jax.Array, Any]:
+        past: tuple[DeviceArray, ...] = (),
+    ) -> tuple[Float[jax.Array, "B L D"], Any]:
         """(hidden states after the final norm, what the layers collect, stacked)."""
         dims = int(self.rotary_fraction * (self.hidden_size // self.num_heads))
         angles = rotary_angles(positions, dims, self.rotary_theta)
@@ -234,8 +248,8 @@ class Phi(nn.Module):
         return LayerNorm(self.epsilon, self.precision, name="norm")(last), collected
 
 
-def _causal(stream: TokenStream) -> jax.Array:
-    """bool [B, 1, L, L], True where the row's position may look at the column's."""
+def _causal(stream: TokenStream) -> Bool[jax.Array, "B 1 L L"]:
+    """True where the row's position may look at the column's."""
     length = stream.embeddings.shape[1]
     mask = jnp.tril(jnp.ones((length, length), bool)) & stream.mask[:, None, None, :]
     if stream.prompt is not None:
@@ -245,13 +259,13 @@ def _causal(stream: TokenStream) -> jax.Array:
 
 
 class LanguageHead(nn.Module):
-    """Hidden states -> logits over the vocabulary, without bias. [..., D] -> [..., vocab_size] in the output type."""
+    """Hidden states -> logits over the vocabulary, without bias, in the output type."""
 
     vocab_size: int = 51200
     precision: Precision = Precision()
 
     @nn.compact
-    def __call__(self, hidden: jax.Array) -> jax.Array:
+    def __call__(self, hidden: Float[DeviceArray, "*B D"]) -> Float[jax.Array, "*B {self.vocab_size}"]:
         init = axes.named(nn.initializers.normal(0.02), "embed", "vocab")
         kernel = self.param("kernel", init, (hidden.shape[-1], self.vocab_size), self.precision.params)
         return self.precision.product(hidden, kernel).astype(self.precision.output)

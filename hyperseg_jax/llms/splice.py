@@ -9,19 +9,19 @@ from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
+from jaxtyping import Float, Int
 
 from hyperseg_jax import axes
-from hyperseg_jax.structs import Layout, Source, TokenStream
-
-Array = jax.Array | np.ndarray
+from hyperseg_jax.structs import DeviceArray, Layout, Source, TokenStream
 
 
-def splice(layout: Layout, text: jax.Array, banks: Mapping[Source, jax.Array]) -> TokenStream:
+def splice(
+    layout: Layout, text: Float[DeviceArray, "B L D"], banks: Mapping[Source, Float[DeviceArray, "... D"]]
+) -> TokenStream:
     """Fills a layout of [B, L] with embeddings. Padding gives zero vectors.
 
-    text: embeddings of layout.text_ids [B, L, D]. banks: the embeddings of each other source, [N, D] or [B, N, D], or
+    text: embeddings of layout.text_ids. banks: the embeddings of each other source, [N, D] or [B, N, D], or
     [B, K, N, D], those of each prompt. A source without a bank must not stand in the layout.
     """
     batch = text.shape[0]
@@ -48,9 +48,14 @@ def splice(layout: Layout, text: jax.Array, banks: Mapping[Source, jax.Array]) -
 
 
 def pool(
-    hidden: jax.Array, layout: Layout, counts: Mapping[Source, int], *, num_prompts: int, shared: Collection[Source] = ()
-) -> dict[Source, jax.Array]:
-    """Hidden states [B, L, D] back to banks [B, K, count, D] of K prompts, by mean over each segment, or over each number
+    hidden: Float[DeviceArray, "B L D"],
+    layout: Layout,
+    counts: Mapping[Source, int],
+    *,
+    num_prompts: int,
+    shared: Collection[Source] = (),
+) -> dict[Source, Float[jax.Array, "B ... D"]]:
+    """Hidden states back to banks [B, K, count, D] of K prompts, by mean over each segment, or over each number
     inside the source where it has none; an empty one gives zeros.
 
     counts: how many each source has. shared: sources that all prompts share, [B, count, D]; of the first prompt, where they
@@ -58,14 +63,14 @@ def pool(
     """
     place = jnp.where(layout.segment > 0, layout.segment - 1, layout.index)
 
-    def means(source: Source, number: Array, count: int) -> jax.Array:
+    def means(source: Source, number: Int[DeviceArray, "B L"], count: int) -> Float[jax.Array, "B {count} D"]:
         member = (layout.source == source)[:, None, :] & (number[:, None, :] == jnp.arange(count)[:, None])  # [B, count, L]
         total = jnp.einsum(
             "bsl,bld->bsd", member.astype(hidden.dtype), hidden, precision="highest", preferred_element_type=jnp.float32
         )
         return (total / jnp.maximum(member.sum(-1, keepdims=True), 1)).astype(hidden.dtype)
 
-    def of_prompts(source: Source, count: int) -> jax.Array:
+    def of_prompts(source: Source, count: int) -> Float[jax.Array, "B K {count} D"]:
         apart = jnp.where((place >= 0) & (place < count), (layout.prompt - 1) * count + place, -1)
         found = means(source, apart, num_prompts * count)
         return rearrange(found, "b (prompts count) d -> b prompts count d", prompts=num_prompts, count=count)

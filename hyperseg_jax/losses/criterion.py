@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Int32, PRNGKeyArray
 
 from hyperseg_jax import axes
 from hyperseg_jax.losses import masks
@@ -15,21 +16,21 @@ from hyperseg_jax.losses.points import PointDraws, draw_points, sample_cells, sa
 from hyperseg_jax.losses.scores import ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.ops.matching import hungarian
-from hyperseg_jax.structs import MaskPrediction
+from hyperseg_jax.structs import DeviceArray, MaskPrediction
 
 
 @flax.struct.dataclass
 class MaskLosses:
-    """total: the weighted sum, a scalar. terms: unweighted losses by kind ("mask", "dice", and those of the scores), each [S],
-    one for each stage and the final prediction last. query_of_target: int32 [S, B, N], -1 where unmatched."""
+    """total: the weighted sum. terms: unweighted losses by kind ("mask", "dice", and those of the scores), one for each stage
+    and the final prediction last. query_of_target: -1 where unmatched."""
 
-    total: jax.Array
-    terms: dict[str, jax.Array]
-    query_of_target: jax.Array
+    total: Float[jax.Array, ""]
+    terms: dict[str, Float[jax.Array, " stages"]]
+    query_of_target: Int32[jax.Array, "stages B N"]
 
 
-def match_all(cost: jax.Array, valid: jax.Array) -> jax.Array:
-    """cost [S, B, Q, N], valid [B, N] -> int32 [S, B, N]. All problems of a device run in one loop, apart from other devices:
+def match_all(cost: Float[DeviceArray, "stages B Q N"], valid: Bool[DeviceArray, "B N"]) -> Int32[jax.Array, "stages B N"]:
+    """The query of each target. All problems of a device run in one loop, apart from other devices:
     split by the compiler, every turn of the loop would wait for all of them."""
     solve = jax.vmap(jax.vmap(hungarian), in_axes=(0, None))
     problems, rows = (None, "batch", None, None), ("batch", None)
@@ -75,7 +76,7 @@ class MaskCriterion:
         prediction: MaskPrediction,
         targets: MaskTargets,
         *,
-        key: jax.Array | None = None,
+        key: PRNGKeyArray | None = None,
         draws: PointDraws | None = None,
         counts: TargetCounts | None = None,
     ) -> MaskLosses:
@@ -109,8 +110,8 @@ class MaskCriterion:
         total = sum((self.weights[kind] * values.sum() for kind, values in terms.items()), jnp.zeros(()))
         return MaskLosses(total, terms, query_of_target)
 
-    def cost(self, stage: dict, targets: MaskTargets, draws: PointDraws | None) -> jax.Array:
-        """The matching cost of one prediction, [B, Q, N]."""
+    def cost(self, stage: dict, targets: MaskTargets, draws: PointDraws | None) -> Float[jax.Array, "B Q N"]:
+        """The matching cost of one prediction."""
         logits = stage["mask_logits"]
         if draws is None:
             predicted, wanted = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
@@ -124,9 +125,14 @@ class MaskCriterion:
         return cost
 
     def stage_losses(
-        self, stage: dict, targets: MaskTargets, query_of_target: jax.Array, draws: PointDraws | None, counts: TargetCounts
-    ) -> dict[str, jax.Array]:
-        """Unweighted losses of one prediction, given its matching [B, N]."""
+        self,
+        stage: dict,
+        targets: MaskTargets,
+        query_of_target: Int[DeviceArray, "B N"],
+        draws: PointDraws | None,
+        counts: TargetCounts,
+    ) -> dict[str, Float[jax.Array, ""]]:
+        """Unweighted losses of one prediction, given its matching."""
         logits = stage["mask_logits"]
         found = query_of_target >= 0
         chosen = jnp.take_along_axis(logits, jnp.maximum(query_of_target, 0)[..., None, None], axis=1)  # [B, N, h, w]

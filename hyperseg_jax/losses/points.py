@@ -5,27 +5,29 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray, Shaped, UInt
 
 from hyperseg_jax import axes
 from hyperseg_jax.ops.sampling import bilinear_corners, grid_sample, resize_bilinear
+from hyperseg_jax.structs import DeviceArray
 
 
 @flax.struct.dataclass
 class PointDraws:
-    """Uniform draws in 0..1 as (x, y), with a leading axis over the predictions (decoder stages).
+    """Uniform draws in 0..1 as (x, y), with a leading axis over the predictions (decoder stages), or of one of these.
 
-    matching: [S, B, P, 2], shared by all queries and targets of a row.
-    candidates: [S, B, M, P', 2], among which the most uncertain are kept; M = N gives each target its own, M = 1 shares them.
-    fresh: [S, B, M, P - kept, 2], used as they are.
+    matching: shared by all queries and targets of a row.
+    candidates: among which the most uncertain are kept; M = N gives each target its own, M = 1 shares them.
+    fresh: P less those that are kept, used as they are.
     """
 
-    matching: jax.Array
-    candidates: jax.Array
-    fresh: jax.Array
+    matching: Float[DeviceArray, "*stages B P 2"]
+    candidates: Float[DeviceArray, "*stages B M tried 2"]
+    fresh: Float[DeviceArray, "*stages B M fresh 2"]
 
 
 def draw_points(
-    key: jax.Array, stages: int, rows: int, sets: int, num_points: int, oversample: float = 3.0, importance: float = 0.75
+    key: PRNGKeyArray, stages: int, rows: int, sets: int, num_points: int, oversample: float = 3.0, importance: float = 0.75
 ) -> PointDraws:
     """Draws for a batch. sets: M. Of num_points, the share `importance` is chosen from oversample * num_points candidates."""
     kept, tried = int(importance * num_points), int(oversample * num_points)
@@ -37,11 +39,10 @@ def draw_points(
     return PointDraws(matching, candidates.reshape(own), fresh.reshape(own))
 
 
-def sample_masks(masks: jax.Array, points: jax.Array) -> jax.Array:
+def sample_masks(masks: Shaped[DeviceArray, "B N h w"], points: Float[DeviceArray, "B M P 2"]) -> Float32[jax.Array, "B N P"]:
     """Bilinear values of masks at points.
 
-    masks: [B, N, h, w]. points: [B, M, P, 2]; M = 1: one gathered row serves all masks of the picture; M = N: each mask has
-    its own points. Returns float32 [B, N, P].
+    points: M = 1: one gathered row serves all masks of the picture; M = N: each mask has its own points.
     """
     batch, number, height, width = masks.shape
     if points.shape[1] == 1:
@@ -51,11 +52,12 @@ def sample_masks(masks: jax.Array, points: jax.Array) -> jax.Array:
     return sampled.reshape(batch, number, points.shape[2]).astype(jnp.float32)
 
 
-def sample_segments(segments: jax.Array, planes: jax.Array, points: jax.Array) -> jax.Array:
+def sample_segments(
+    segments: UInt[DeviceArray, "B planes h w"], planes: Int[DeviceArray, "B N"], points: Float[DeviceArray, "B M P 2"]
+) -> Float32[jax.Array, "B N P"]:
     """Bilinear values of the masks of segment maps at points: what sample_masks gives for the masks, none of which is made.
 
-    segments: [B, planes, h, w] and planes: [B, N], as in MaskTargets. points: [B, M, P, 2]; M = 1: the masks of a row share
-    them; M = N: each has its own. Returns float32 [B, N, P].
+    segments, planes: as in MaskTargets. points: M = 1: the masks of a row share them; M = N: each has its own.
     """
     batch, _, height, width = segments.shape
     number = jnp.arange(1, planes.shape[1] + 1)
@@ -70,8 +72,8 @@ def sample_segments(segments: jax.Array, planes: jax.Array, points: jax.Array) -
     return jnp.where(inside, weights, 0.0).sum(-2)
 
 
-def sample_cells(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear values of masks [B, N, h, w] at the cell centres of a grid (rows, columns): float32 [B, N, rows * columns]."""
+def sample_cells(masks: Shaped[DeviceArray, "B N h w"], size: tuple[int, int]) -> Float32[jax.Array, "B N {size[0]}*{size[1]}"]:
+    """Bilinear values of masks at the cell centres of a grid (rows, columns)."""
     resized = masks.astype(jnp.float32)
     if masks.shape[2:] != size:
         resized = resize_bilinear(resized.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
@@ -79,11 +81,15 @@ def sample_cells(masks: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def uncertain_points(
-    logits: jax.Array, valid: jax.Array, candidates: jax.Array, fresh: jax.Array, num_points: int
-) -> jax.Array:
-    """The candidates whose logits are nearest to zero, then the fresh points: [B, M, num_points, 2].
+    logits: Float[DeviceArray, "B N h w"],
+    valid: Bool[DeviceArray, "B N"],
+    candidates: Float[DeviceArray, "B M tried 2"],
+    fresh: Float[DeviceArray, "B M fresh 2"],
+    num_points: int,
+) -> Float[jax.Array, "B M {num_points} 2"]:
+    """The candidates whose logits are nearest to zero, then the fresh points.
 
-    logits: [B, N, h, w]. valid: [B, N]; shared points (M = 1) go where any valid mask is uncertain. As in Mask2Former no
+    valid: shared points (M = 1) go where any valid mask is uncertain. As in Mask2Former no
     gradient flows through the choice.
     """
     kept = num_points - fresh.shape[-2]

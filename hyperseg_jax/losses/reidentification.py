@@ -9,8 +9,10 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 
 from hyperseg_jax.losses.masks import MASKED
+from hyperseg_jax.structs import DeviceArray
 
 OUTSIDE_PRICE, FAR_PRICE, TAKEN_PRICE = 100.0, 1e4, 1e5  # added to costs, so that they come last in this order
 CENTRE_RADIUS = 2.5 / 32  # half the side of the square around a target's centre, in widths of the picture
@@ -18,19 +20,23 @@ CENTRE_RADIUS = 2.5 / 32  # half the side of the square around a target's centre
 
 @flax.struct.dataclass
 class ReidTargets:
-    """positive, negative: bool [N, Q], the queries that show each target and those that surely do not. Neither holds for
+    """positive, negative: the queries that show each target and those that surely do not. Neither holds for
     queries that may overlap it, and for rows of padding."""
 
-    positive: jax.Array
-    negative: jax.Array
+    positive: Bool[DeviceArray, "N Q"]
+    negative: Bool[DeviceArray, "N Q"]
 
 
 def choose_queries(
-    boxes: jax.Array, class_probability: jax.Array, target_boxes: jax.Array, labels: jax.Array, valid: jax.Array
+    boxes: Float[DeviceArray, "Q 4"],
+    class_probability: Float[DeviceArray, "Q C"],
+    target_boxes: Float[DeviceArray, "N 4"],
+    labels: Int[DeviceArray, " N"],
+    valid: Bool[DeviceArray, " N"],
 ) -> ReidTargets:
     """The queries of a frame that show each target, by an assignment like SimOTA's (get_pos_idx of the published code).
 
-    boxes [Q, 4] and target_boxes [N, 4] in cxcywh of 0..1; class_probability [Q, C] in 0..1; labels int [N]; valid bool [N].
+    boxes, target_boxes: in cxcywh of 0..1. class_probability: in 0..1.
     A query costs 3 * -GIoU, and more where its centre is not near the target's. The k cheapest are positive, with k the
     summed IoU of the 10 that overlap it most; the k for 30 may not be negative. The focal cost of a target's class is a mean
     over all queries, as in the published code with whole-number labels: it only tells which of several targets gets a query.
@@ -42,9 +48,13 @@ def choose_queries(
 
 
 def assignment_cost(
-    boxes: jax.Array, class_probability: jax.Array, target_boxes: jax.Array, labels: jax.Array, valid: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(cost, IoU) of every query with every target, [Q, N] each; arguments as in choose_queries."""
+    boxes: Float[DeviceArray, "Q 4"],
+    class_probability: Float[DeviceArray, "Q C"],
+    target_boxes: Float[DeviceArray, "N 4"],
+    labels: Int[DeviceArray, " N"],
+    valid: Bool[DeviceArray, " N"],
+) -> tuple[Float[jax.Array, "Q N"], Float[jax.Array, "Q N"]]:
+    """(cost, IoU) of every query with every target; arguments as in choose_queries."""
     p = class_probability.astype(jnp.float32)
     focal = 0.25 * (1 - p) ** 2 * -jnp.log(p + 1e-8) - 0.75 * p**2 * -jnp.log(1 - p + 1e-8)
     iou, giou = box_overlaps(boxes, target_boxes)
@@ -56,8 +66,10 @@ def assignment_cost(
     return cost, iou
 
 
-def box_overlaps(boxes: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(IoU, generalised IoU) of every pair of boxes in cxcywh. [Q, 4], [N, 4] -> [Q, N] each."""
+def box_overlaps(
+    boxes: Float[DeviceArray, "Q 4"], others: Float[DeviceArray, "N 4"]
+) -> tuple[Float32[jax.Array, "Q N"], Float32[jax.Array, "Q N"]]:
+    """(IoU, generalised IoU) of every pair of boxes in cxcywh."""
     corners = lambda b: (b[..., :2] - b[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
     (low, high), (other_low, other_high) = corners(boxes[:, None].astype(jnp.float32)), corners(others.astype(jnp.float32))
     area = lambda size: jnp.prod(jnp.maximum(size, 0), axis=-1)
@@ -68,11 +80,13 @@ def box_overlaps(boxes: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Ar
     return iou, iou - (hull - union) / jnp.maximum(hull, 1e-12)
 
 
-def cheapest(cost: jax.Array, iou: jax.Array, valid: jax.Array, candidates: int) -> tuple[jax.Array, jax.Array]:
+def cheapest(
+    cost: Float[DeviceArray, "Q N"], iou: Float[DeviceArray, "Q N"], valid: Bool[DeviceArray, " N"], candidates: int
+) -> tuple[Bool[jax.Array, "N Q"], Float[jax.Array, "Q N"]]:
     """The k cheapest queries of each target, k its summed IoU with the `candidates` queries that overlap it most, at least 1.
 
     A query that several targets want goes to the one for which it is cheapest; a target left without any takes the cheapest
-    that is free. cost, iou [Q, N] -> (bool [N, Q], the costs with what that search added to queries already taken).
+    that is free. The costs come back with what that search added to queries already taken.
     """
     queries, targets = cost.shape
     most = jax.lax.top_k(iou.T, min(candidates, queries))[0].sum(-1)
@@ -102,12 +116,17 @@ def cheapest(cost: jax.Array, iou: jax.Array, valid: jax.Array, candidates: int)
 
 
 def reidentification_loss(
-    key_embeddings: jax.Array, embeddings: jax.Array, targets: ReidTargets, valid: jax.Array, *, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(contrast, cosine), float32 scalars, each a mean over the valid targets; 0 where there is none.
+    key_embeddings: Float[DeviceArray, "N D"],
+    embeddings: Float[DeviceArray, "Q D"],
+    targets: ReidTargets,
+    valid: Bool[DeviceArray, " N"],
+    *,
+    key: PRNGKeyArray,
+) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
+    """(contrast, cosine), each a mean over the valid targets; 0 where there is none.
 
-    key_embeddings [N, D]: of the query that was matched to each target in the key frame. embeddings [Q, D]: of the other
-    frame's queries. contrast of a target: log(1 + sum over pairs of exp(negative - positive)) of dot products with its key
+    key_embeddings: of the query that was matched to each target in the key frame. embeddings: of the other frame's queries.
+    contrast of a target: log(1 + sum over pairs of exp(negative - positive)) of dot products with its key
     embedding. cosine: the squared distance of cosines from 1 for positives and from 0 for negatives, of which 10 are drawn
     (by `key`) for each positive.
     """

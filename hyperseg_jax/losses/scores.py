@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32
 
 from hyperseg_jax.losses.masks import MASKED, class_cost
 from hyperseg_jax.losses.targets import ScoreTargets
+from hyperseg_jax.structs import DeviceArray
+
+Scores = Float[DeviceArray, "B Q *C"]
+"""One for each query, or one with each of C classes or regions."""
+
+Matched = Bool[DeviceArray, "B N Q"]
 
 
+@runtime_checkable
 class ScoreLoss(Protocol):
     """How the scores of one kind are taught. A value; a system may bring its own."""
 
@@ -23,14 +31,16 @@ class ScoreLoss(Protocol):
     def count(self, targets: ScoreTargets, queries: int) -> Any:
         """The divisors of the loss, float32 scalars; those of several batches add up. queries: of a row, Q."""
 
-    def cost(self, logits: jax.Array, targets: ScoreTargets) -> jax.Array | float:
-        """What the scores add to the matching cost [B, Q, N], weighted; 0 where they do not count."""
+    def cost(self, logits: Scores, targets: ScoreTargets) -> Float[jax.Array, "B Q N"] | float:
+        """What the scores add to the matching cost, weighted; 0 where they do not count."""
 
-    def loss(self, logits: jax.Array, matched: jax.Array, targets: ScoreTargets, counts: Any) -> jax.Array:
-        """Of logits [B, Q] or [B, Q, C], unweighted, a scalar. matched: bool [B, N, Q], target n is taught to query q."""
+    def loss(self, logits: Scores, matched: Matched, targets: ScoreTargets, counts: Any) -> Float[jax.Array, ""]:
+        """Unweighted. matched: target n is taught to query q."""
 
 
-def weighted_bce(logits: jax.Array, wanted: jax.Array, positive_weight: jax.Array) -> jax.Array:
+def weighted_bce(
+    logits: Float[DeviceArray, "*B"], wanted: Bool[DeviceArray, "*B"], positive_weight: Float[DeviceArray, ""] | float
+) -> Float32[jax.Array, "*B"]:
     """torch.nn.functional.binary_cross_entropy_with_logits(pos_weight=...) without reduction."""
     logits = logits.astype(jnp.float32)
     return jnp.where(wanted, positive_weight * jax.nn.softplus(-logits), jax.nn.softplus(logits))
@@ -38,10 +48,11 @@ def weighted_bce(logits: jax.Array, wanted: jax.Array, positive_weight: jax.Arra
 
 @flax.struct.dataclass
 class BalancedCounts:
-    """targets: valid targets of the rows that are taught. scores: the queries of these rows, times their valid columns."""
+    """targets: valid targets of the rows that are taught. scores: the queries of these rows, times their valid columns.
+    Scalars, or one of each part of a batch."""
 
-    targets: jax.Array
-    scores: jax.Array
+    targets: Float32[jax.Array, "*parts"]
+    scores: Float32[jax.Array, "*parts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +70,10 @@ class BalancedScores:
         columns = jnp.float32(1) if targets.columns is None else targets.columns.sum(-1).astype(jnp.float32)
         return BalancedCounts(targets=(valid * taught).sum(), scores=queries * (columns * taught).sum())
 
-    def cost(self, logits: jax.Array, targets: ScoreTargets) -> float:
+    def cost(self, logits: Scores, targets: ScoreTargets) -> float:
         return 0.0
 
-    def loss(self, logits: jax.Array, matched: jax.Array, targets: ScoreTargets, counts: BalancedCounts) -> jax.Array:
+    def loss(self, logits: Scores, matched: Matched, targets: ScoreTargets, counts: BalancedCounts) -> Float[jax.Array, ""]:
         wanted, counted = matched, targets.taught[:, None]
         if targets.columns is not None:
             wanted = matched[..., None] & (targets.labels[..., None] == jnp.arange(logits.shape[-1]))[:, :, None]
@@ -84,16 +95,22 @@ class ClassScores:
     background: float = 0.1
     matching: float = 2.0
 
-    def count(self, targets: ScoreTargets, queries: int) -> jax.Array:
+    def count(self, targets: ScoreTargets, queries: int) -> Float32[jax.Array, ""]:
         taught = targets.taught.astype(jnp.float32)
         matched = jnp.minimum(targets.valid.sum(-1).astype(jnp.float32), queries)
         return (taught * (matched + self.background * (queries - matched))).sum()
 
-    def cost(self, logits: jax.Array, targets: ScoreTargets) -> jax.Array:
+    def cost(self, logits: Float[DeviceArray, "B Q C"], targets: ScoreTargets) -> Float[jax.Array, "B Q N"]:
         by_class = class_cost(logits, targets.labels, targets.columns)
         return self.matching * jnp.where(targets.taught[:, None, None], by_class, 0.0)
 
-    def loss(self, logits: jax.Array, matched: jax.Array, targets: ScoreTargets, counts: jax.Array) -> jax.Array:
+    def loss(
+        self,
+        logits: Float[DeviceArray, "B Q C"],
+        matched: Matched,
+        targets: ScoreTargets,
+        counts: Float32[DeviceArray, ""],
+    ) -> Float[jax.Array, ""]:
         classes = logits.shape[-1]
         valid = jnp.ones((logits.shape[0], classes), bool) if targets.columns is None else targets.columns
         background = classes - 1 - jnp.argmax(valid[:, ::-1], axis=-1)  # [B]

@@ -7,20 +7,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Int
 
 from hyperseg_jax import axes
-from hyperseg_jax.structs import IGNORED
+from hyperseg_jax.structs import IGNORED, DeviceArray
 
 
-def count_tokens(labels: jax.Array) -> jax.Array:
-    """The supervised tokens of labels [B, L], a float32 scalar: the divisor of the losses below."""
+def count_tokens(labels: Int[DeviceArray, "B L"]) -> Float32[jax.Array, ""]:
+    """The supervised tokens: the divisor of the losses below."""
     return (labels[:, 1:] != IGNORED).sum().astype(jnp.float32)
 
 
-def text_cross_entropy(logits: jax.Array, labels: jax.Array, tokens: jax.Array | None = None) -> jax.Array:
+def text_cross_entropy(
+    logits: Float[DeviceArray, "B L V"], labels: Int[DeviceArray, "B L"], tokens: Float[DeviceArray, ""] | None = None
+) -> Float32[jax.Array, ""]:
     """Cross-entropy of the next token, mean over all supervised tokens of the batch; 0 where there is none.
 
-    logits: [B, L, V]. labels: int [B, L], -100 where nothing is taught; position t is taught the label at t + 1.
+    labels: -100 where nothing is taught; position t is taught the label at t + 1.
     tokens: the divisor, where the batch is a part of another; by default its own count_tokens.
     """
     return _sum(logits[:, :-1], labels[:, 1:]).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
@@ -29,14 +32,14 @@ def text_cross_entropy(logits: jax.Array, labels: jax.Array, tokens: jax.Array |
 def text_cross_entropy_in_chunks(
     head: Callable[[Any, jax.Array], jax.Array],
     params: Any,
-    hidden: jax.Array,
-    labels: jax.Array,
+    hidden: Float[DeviceArray, "B L D"],
+    labels: Int[DeviceArray, "B L"],
     chunk: int = 128,
-    tokens: jax.Array | None = None,
-) -> jax.Array:
+    tokens: Float[DeviceArray, ""] | None = None,
+) -> Float32[jax.Array, ""]:
     """text_cross_entropy(head(params, hidden), labels, tokens), of `chunk` positions at a time.
 
-    hidden: [B, L, D]. head: to logits [..., V]. All logits of a step at once would be its largest array. Each device goes
+    head: to logits [..., V]. All logits of a step at once would be its largest array. Each device goes
     through its own rows, so that the gradient of the head is summed over devices once and not with every chunk.
     """
     length = hidden.shape[1]
@@ -54,8 +57,8 @@ def text_cross_entropy_in_chunks(
     return rows(params, hidden, wanted).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
 
 
-def _sum(logits: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Cross-entropy of logits [B, L, V], summed over the positions of each row where something is wanted: [B]."""
+def _sum(logits: Float[DeviceArray, "B L V"], wanted: Int[DeviceArray, "B L"]) -> Float32[jax.Array, " B"]:
+    """Cross-entropy, summed over the positions of each row where something is wanted."""
     logits, taught = logits.astype(jnp.float32), wanted != IGNORED
     picked = jnp.take_along_axis(logits, jnp.where(taught, wanted, 0)[..., None], axis=-1)[..., 0]
     return jnp.where(taught, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0).sum(-1)

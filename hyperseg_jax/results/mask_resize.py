@@ -7,8 +7,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Int32
 
 from hyperseg_jax.ops.transforms import Geometry
+from hyperseg_jax.structs import DeviceArray
 
 STEP = 128
 """Pixels that the sides of a canvas are multiples of."""
@@ -19,22 +21,22 @@ def canvas(height: int, width: int) -> tuple[int, int]:
     return -(-height // STEP) * STEP, -(-width // STEP) * STEP
 
 
-def geometry_array(geometry: Geometry) -> np.ndarray:
-    """A geometry as data: int32 [2, 3], for height and width the original size, the filled part and the padded whole."""
+def geometry_array(geometry: Geometry) -> Int32[np.ndarray, "2 3"]:
+    """A geometry as data: for height and width the original size, the filled part and the padded whole."""
     return np.stack([geometry.original, geometry.filled, geometry.padded], axis=1).astype(np.int32)
 
 
 @flax.struct.dataclass
 class MaskResize:
-    """From mask logits [h, w] to an image on a canvas [H, W]. rows: float32 [H, h]; columns: float32 [W, w]; both are zero
-    beyond the image. inside: bool [H, W], which pixels are the image's."""
+    """From mask logits [h, w] to an image on a canvas [H, W]. rows and columns are zero beyond the image. inside: which pixels
+    are the image's."""
 
-    rows: jax.Array
-    columns: jax.Array
-    inside: jax.Array
+    rows: Float32[jax.Array, "H h"]
+    columns: Float32[jax.Array, "W w"]
+    inside: Bool[jax.Array, "H W"]
 
 
-def mask_resize(geometry: jax.Array, source: tuple[int, int], size: tuple[int, int]) -> MaskResize:
+def mask_resize(geometry: Int[DeviceArray, "2 3"], source: tuple[int, int], size: tuple[int, int]) -> MaskResize:
     """source: (h, w). size: (H, W).
 
     The published code resizes logits to the padded size, cuts the padding off, and resizes them to the image; here both are one
@@ -50,7 +52,10 @@ def resize_masks(logits: jax.Array, resize: MaskResize) -> jax.Array:
     return jnp.einsum("...Hw,Ww->...HW", tall, resize.columns, precision="highest")
 
 
-def _weights(side: jax.Array, source: int, target: int) -> jax.Array:
+Side = Int[DeviceArray, ""] | np.integer | int
+
+
+def _weights(side: Int[DeviceArray, " 3"], source: int, target: int) -> jax.Array:
     """float32 [target, source]: how much each cell of one side counts at each pixel. side: (original, filled, padded)."""
     original, filled, padded = side
     pixel, cells = jnp.arange(target), jnp.arange(source)
@@ -61,7 +66,7 @@ def _weights(side: jax.Array, source: int, target: int) -> jax.Array:
     return jnp.where((pixel < original)[:, None], weights, 0.0)
 
 
-def _neighbours(position: jax.Array, source: jax.Array | int, target: jax.Array | int) -> list[tuple[jax.Array, jax.Array]]:
+def _neighbours(position: jax.Array, source: Side, target: Side) -> list[tuple[jax.Array, jax.Array]]:
     """The two places among `source` that a position among `target` lies between, each with its weight."""
     scale = jnp.float32(source) / jnp.float32(target)  # torch rounds the scale first
     at = jnp.maximum(scale * (position.astype(jnp.float32) + 0.5) - 0.5, 0.0)

@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jaxtyping import Bool, Float, Int
 
 from hyperseg_jax import axes
 from hyperseg_jax.connectors import fine_grained_perceiver, projector
@@ -21,29 +22,31 @@ from hyperseg_jax.layers.remat import dear
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.splice import pool, splice
-from hyperseg_jax.structs import Layout, MaskPrediction, Pyramid, Source, TokenStream
+from hyperseg_jax.structs import DeviceArray, Layout, MaskPrediction, Pyramid, Source, TokenStream
 from hyperseg_jax.tables import Identity, Row, Table
 
 PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published names of the projections to the decoder
 
+Picture = Float[jax.Array, "B N D"]
+"""The tokens of images for the language model."""
+
 
 @flax.struct.dataclass
 class Seen:
-    """What the mask branch makes of images: the pyramid of the encoder, and what the pixel decoder makes of it, mask_features
-    [B, h, w, C] and levels, each [B, h, w, C]."""
+    """What the mask branch makes of images: the pyramid of the encoder, and what the pixel decoder makes of it."""
 
     pyramid: Pyramid
-    mask_features: jax.Array
-    levels: tuple[jax.Array, ...]
+    mask_features: Float[jax.Array, "B h w D"]
+    levels: tuple[Float[jax.Array, "B _ _ C"], ...]
 
 
 @flax.struct.dataclass
 class Prefix:
-    """What the language model keeps of the first positions of a prompt. fine_grained: [B, F, D], its hidden states at the
-    fine-grained tokens, or None where they are not among these positions."""
+    """What the language model keeps of the first positions of a prompt. fine_grained: its hidden states at the F fine-grained
+    tokens, or None where they are not among these positions."""
 
     past: KeyValues
-    fine_grained: jax.Array | None
+    fine_grained: Float[jax.Array, "B F D"] | None
 
     @property
     def length(self) -> int:
@@ -53,14 +56,14 @@ class Prefix:
 
 @flax.struct.dataclass
 class HyperSegOutput:
-    """prediction: rows are images x prompts, B * K. hidden: [B, L, D] of the language model; behind a prefix, of the rest.
-    next_query: [B, F, P], the fine-grained query of the next frame. inside: intermediates by name, for golden tests; jit drops
-    what nobody reads."""
+    """prediction: rows are images x prompts, B * K. hidden: of the language model; behind a prefix, of the rest.
+    next_query: the fine-grained query of the next frame. inside: intermediates by name, for golden tests; jit drops what nobody
+    reads."""
 
     prediction: MaskPrediction
-    hidden: jax.Array
-    next_query: jax.Array
-    inside: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    hidden: Float[jax.Array, "B L D"]
+    next_query: Float[jax.Array, "B F P"]
+    inside: dict[str, Float[jax.Array, "B ..."]] = flax.struct.field(default_factory=dict)
 
 
 class HyperSeg(nn.Module):
@@ -93,27 +96,27 @@ class HyperSeg(nn.Module):
 
     def __call__(
         self,
-        images: jax.Array,
-        clip_images: jax.Array,
+        images: Float[DeviceArray, "B H W 3"],
+        clip_images: Float[DeviceArray, "B s s 3"],
         layout: Layout,
         *,
         deterministic: bool = True,
         **prompts: Any,
     ) -> HyperSegOutput:
-        """images [B, S, S, 3] and clip_images [B, s, s, 3], normalised. layout and prompts: see `answer`."""
+        """images, clip_images: normalised. layout and prompts: see `answer`."""
         seen = self.see(images, deterministic=deterministic)
         return self.answer(seen, self.picture(clip_images), layout, deterministic=deterministic, **prompts)
 
-    def see(self, images: jax.Array, *, deterministic: bool = True) -> Seen:
-        """images [B, S, S, 3], normalised."""
+    def see(self, images: Float[DeviceArray, "B H W 3"], *, deterministic: bool = True) -> Seen:
+        """images: normalised."""
         pyramid = dear(self.mask_encoder(images, deterministic=deterministic))
         return Seen(pyramid, *self.pixel_decoder(pyramid))
 
-    def picture(self, clip_images: jax.Array) -> jax.Array:
-        """clip_images [B, s, s, 3], normalised -> their tokens for the language model, [B, N, D]."""
+    def picture(self, clip_images: Float[DeviceArray, "B s s 3"]) -> Picture:
+        """clip_images, normalised -> their tokens for the language model."""
         return dear(self.projector(self.clip_encoder(clip_images)))
 
-    def read_prefix(self, picture: jax.Array, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
+    def read_prefix(self, picture: Picture, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
         """The first positions of a prompt about the first frame. layout of [B, P]; pyramid: None where no fine-grained tokens
         are among them."""
         fine_grained = None if pyramid is None else self.perceiver(pyramid, None)
@@ -127,24 +130,23 @@ class HyperSeg(nn.Module):
     def answer(
         self,
         seen: Seen,
-        picture: jax.Array,
+        picture: Picture,
         layout: Layout,
         *,
         num_prompts: int = 1,
-        regions: jax.Array | None = None,
-        region_valid: jax.Array | None = None,
-        region_points: jax.Array | None = None,
-        region_picture: jax.Array | None = None,
-        fine_grained_query: jax.Array | None = None,
+        regions: Bool[DeviceArray, "B K R s s"] | None = None,
+        region_valid: Bool[DeviceArray, "B K R"] | None = None,
+        region_points: Float[DeviceArray, "B K R S 2"] | None = None,
+        region_picture: Picture | None = None,
+        fine_grained_query: Float[DeviceArray, "B F P"] | None = None,
         num_classes: int = 0,
         prefix: Prefix | None = None,
         deterministic: bool = True,
     ) -> HyperSegOutput:
-        """layout of [B, L] holding num_prompts (K) prompts an image; regions bool [B, K, R, s, s] with region_valid bool
-        [B, K, R]; region_points [B, K, R, P, 2], (x, y) to sample them at, else their covered cells; region_picture [B, N, D],
-        of the images that the regions were drawn on, else `picture`; fine_grained_query [B, F, P], fed back from the frame
-        before, else the learned one. num_classes: class names a prompt, "background" among them. prefix: of the first
-        positions of the layout, where they were read already; it goes with no fine_grained_query."""
+        """layout: of [B, L], holding num_prompts (K) prompts an image. region_points: (x, y) to sample regions at, else their
+        covered cells. region_picture: of the images that the regions were drawn on, else `picture`. fine_grained_query: fed
+        back from the frame before, else the learned one. num_classes: class names a prompt, "background" among them. prefix: of
+        the first positions of the layout, where they were read already; it goes with no fine_grained_query."""
         num_regions = 0 if regions is None else regions.shape[2]
         drawn = None
         if regions is not None and num_regions:
@@ -185,32 +187,34 @@ class HyperSeg(nn.Module):
     def _stream(
         self,
         layout: Layout,
-        picture: jax.Array | None = None,
-        fine_grained: jax.Array | None = None,
-        regions: jax.Array | None = None,
+        picture: Picture | None = None,
+        fine_grained: Float[DeviceArray, "B F D"] | None = None,
+        regions: Float[DeviceArray, "B K R D"] | None = None,
     ) -> TokenStream:
         """The token stream of a layout whose positions are of the given banks, of queries and of text."""
         banks = {Source.IMAGE: picture, Source.QUERY: self.queries, Source.FINE_GRAINED: fine_grained, Source.REGION: regions}
         there = {source: bank for source, bank in banks.items() if bank is not None}
         return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), there)
 
-    def conversation(self, picture: jax.Array, layout: Layout) -> TokenStream:
-        """A question about an image, one a row. picture [B, N, D]; layout of [B, L], without what masks need."""
+    def conversation(self, picture: Picture, layout: Layout) -> TokenStream:
+        """A question about an image, one a row. layout: of [B, L], without what masks need."""
         return self._stream(layout, picture)
 
     def read(
-        self, picture: jax.Array, layout: Layout, room: int, prefix: Prefix | None = None
-    ) -> tuple[jax.Array, jax.Array, KeyValues]:
-        """A conversation -> logits [B, V] of the token that follows it, its place [B], and what the language model keeps, with
-        room for that many tokens. prefix: of its first positions, where they were read already."""
+        self, picture: Picture, layout: Layout, room: int, prefix: Prefix | None = None
+    ) -> tuple[Float[jax.Array, "B V"], Int[DeviceArray, " B"], KeyValues]:
+        """A conversation -> logits of the token that follows it, its place, and what the language model keeps, with room for
+        that many tokens. prefix: of its first positions, where they were read already."""
         past, begin = (None, 0) if prefix is None else (prefix.past, prefix.length)
         length = (layout.source != Source.PADDING).sum(-1)
         hidden, kept = self.llm.prefill(self.conversation(picture, layout.part(begin)), room, past)
         last = jnp.take_along_axis(hidden, (length - begin - 1)[:, None, None], axis=1)[:, 0]
         return self.language_head(last), length, kept
 
-    def write(self, ids: jax.Array, positions: jax.Array, kept: KeyValues) -> tuple[jax.Array, KeyValues]:
-        """One more token a row: ids and positions [B] -> (logits [B, V] of the next, what is kept now)."""
+    def write(
+        self, ids: Int[DeviceArray, " B"], positions: Int[DeviceArray, " B"], kept: KeyValues
+    ) -> tuple[Float[jax.Array, "B V"], KeyValues]:
+        """One more token a row: its id and its place -> (logits of the next, what is kept now)."""
         hidden, kept = self.llm.step(self.llm.embed(ids), positions, kept)
         return self.language_head(hidden), kept
 
