@@ -19,24 +19,30 @@ def install() -> None:
 
 
 def checked(function):
-    """The function with arguments checked; the hook calls this for every function and for the __init__ of every dataclass.
-
-    JAX builds structs of anything: of shapes, of shardings, of None. A struct is checked once its leaves are all arrays.
-    """
+    """The function with arguments checked; the hook calls this for every function and for the __init__ of every dataclass."""
     check = beartype.beartype(function)
     if function.__name__ != "__init__":
         return check
 
-    def init(self, *fields, **named):
-        if not hasattr(type(self), "_flax_dataclass") or holds_arrays(type(self), fields, named):
-            check(self, *fields, **named)
+    def init(self, *given, **named):
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        values = {**dict(zip(fields, given, strict=False)), **named}
+        if not stands_in(type(self), [(fields[name], value) for name, value in values.items() if name in fields]):
+            check(self, *given, **named)
 
     return init
 
 
-def holds_arrays(struct, fields, named):
-    """Whether all that JAX sees of a struct are arrays, or tracers of arrays."""
-    every = dataclasses.fields(struct)
-    given = {**dict(zip((field.name for field in every), fields, strict=False)), **named}
-    leaves = jax.tree.leaves([given.get(field.name) for field in every if field.metadata.get("pytree_node", True)])
-    return all(isinstance(leaf, jax.Array | np.ndarray) and leaf.dtype != jax.dtypes.float0 for leaf in leaves)
+def stands_in(struct, values):
+    """Whether a struct is built of something else than its arrays, as JAX does: of shapes, of shardings, of None. And a prompt
+    of a build's record has numbers of planes where its masks will be."""
+    if struct.__name__ == "Prompt":
+        return any(isinstance(value, np.ndarray) and value.dtype.kind == "i" for _, value in values)
+    if not hasattr(struct, "_flax_dataclass"):
+        return False
+    leaves = []
+    for field, value in values:
+        if field.metadata.get("pytree_node", True):
+            unwanted = lambda leaf, kind=str(field.type): leaf is None and "None" not in kind
+            leaves += jax.tree.leaves(value, is_leaf=unwanted)
+    return not all(isinstance(leaf, jax.Array | np.ndarray) and leaf.dtype != jax.dtypes.float0 for leaf in leaves)

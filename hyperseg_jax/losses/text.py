@@ -30,7 +30,7 @@ def text_cross_entropy(
 
 
 def text_cross_entropy_in_chunks(
-    head: Callable[[Any, jax.Array], jax.Array],
+    head: Callable[[Any, Float[jax.Array, "*B D"]], Float[jax.Array, "*B V"]],
     params: Any,
     hidden: Float[DeviceArray, "B L D"],
     labels: Int[DeviceArray, "B L"],
@@ -39,7 +39,7 @@ def text_cross_entropy_in_chunks(
 ) -> Float32[jax.Array, ""]:
     """text_cross_entropy(head(params, hidden), labels, tokens), of `chunk` positions at a time.
 
-    head: to logits [..., V]. All logits of a step at once would be its largest array. Each device goes
+    All logits of a step at once would be its largest array. Each device goes
     through its own rows, so that the gradient of the head is summed over devices once and not with every chunk.
     """
     length = hidden.shape[1]

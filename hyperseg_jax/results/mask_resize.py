@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32
+from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.structs import DeviceArray
@@ -46,8 +46,8 @@ def mask_resize(geometry: Int[DeviceArray, "2 3"], source: tuple[int, int], size
     return MaskResize(rows, columns, here[0][:, None] & here[1])
 
 
-def resize_masks(logits: jax.Array, resize: MaskResize) -> jax.Array:
-    """Logits [..., h, w] -> [..., H, W], zero beyond the image."""
+def resize_masks(logits: Float[DeviceArray, "*B h w"], resize: MaskResize) -> Float32[jax.Array, "*B H W"]:
+    """The logits on the canvas, zero beyond the image."""
     tall = jnp.einsum("Hh,...hw->...Hw", resize.rows, logits.astype(jnp.float32), precision="highest")
     return jnp.einsum("...Hw,Ww->...HW", tall, resize.columns, precision="highest")
 

@@ -177,11 +177,13 @@ def by_rows(
     """make(sums [C, ROWS, W] of some rows) over all rows: [H, W], or [..., H, W]. The class sums of `semantic`."""
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
 
-    def some(rows: jax.Array) -> jax.Array:
-        own = resize_masks(masks, dataclasses.replace(resize, rows=rows))
+    def some(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+        rows, inside = block
+        own = resize_masks(masks, dataclasses.replace(resize, rows=rows, inside=inside))
         return make(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(own), precision="highest"))
 
-    made = jax.lax.map(some, resize.rows.reshape(-1, ROWS, resize.rows.shape[1]))  # [blocks, ..., ROWS, W]
+    blocks = tuple(side.reshape(-1, ROWS, side.shape[1]) for side in (resize.rows, resize.inside))
+    made = jax.lax.map(some, blocks)  # [blocks, ..., ROWS, W]
     return jnp.moveaxis(made, 0, -3).reshape(*made.shape[1:-2], *resize.inside.shape)
 
 

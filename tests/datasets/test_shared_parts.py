@@ -24,8 +24,15 @@ def test_an_index_gives_the_same_clip_each_time_and_indices_draw_apart():
 
 
 def test_every_mask_of_a_prompt_is_changed_and_nothing_else():
-    arrays = ("masks", "ignore", "crowds", "foreground", "others")
-    prompt = Prompt(task="region", text="x", labels=(0,), **{name: np.arange(6).reshape(1, 2, 3) for name in arrays})
+    drawn = np.asarray([[[1, 0, 0], [0, 1, 1]]], bool)
+    arrays = {
+        "ignore": drawn,
+        "foreground": drawn,
+        "masks": drawn[None],
+        "crowds": drawn[None],
+        "others": drawn[None],
+    }
+    prompt = Prompt(task="region", text="x", labels=(0,), **arrays)
     seen = []
 
     def flip(name, array):

@@ -105,7 +105,7 @@ def test_objects_of_the_first_frame_share_no_pixel():
     masks = np.stack([block(0, 0), block(20, 20)])[:, None].repeat(3, 1)
     prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=regions_of(masks[:, 0]))
     reply = FromFirstFrame(clip(prompt), lambda prompt, out: Prediction(out))
-    run(reply, lambda step, k: np.stack([np.where(masks[0, 0], 0.9, 0.1), np.full((SIDE, SIDE), 0.6)]))
+    run(reply, lambda step, k: np.stack([np.where(masks[0, 0], 0.9, 0.1), np.full((SIDE, SIDE), 0.6)]).astype(np.float32))
     ((_, found),) = reply.answers()
     np.testing.assert_array_equal(found[1].masks, [masks[0, 0], ~masks[0, 0]])
 
@@ -115,11 +115,11 @@ def test_objects_of_the_first_frame_share_no_pixel():
 
 def candidates(order, masks, sure=(0.9, 0.8)):
     """What find would give: two things with embeddings of their own, in some order."""
-    looks = 9 * np.eye(2)
-    classes = np.array([[0.1, sure[0]], [sure[1], 0.1]])
+    looks = 9 * np.eye(2, dtype=np.float32)
+    classes = np.array([[0.1, sure[0]], [sure[1], 0.1]], np.float32)
     return Prediction(
         masks[list(order)],
-        scores=tuple(classes.max(1)[list(order)]),
+        scores=tuple(classes.max(1)[list(order)].tolist()),
         classes=classes[list(order)],
         embeddings=looks[list(order)],
     )
@@ -162,7 +162,8 @@ def test_tracks_for_the_server(tracked, tmp_path):
 
 def test_a_clip_in_which_nothing_is_found():
     prompt = Prompt(task="panoptic", classes=("cat",), things=(True,), masks=np.stack([block(0, 0)] * 3)[None], labels=(0,))
-    empty = Prediction(np.zeros((0, SIDE, SIDE), bool), classes=np.zeros((0, 1)), embeddings=np.zeros((0, 2)))
+    numbers = np.zeros((0, 2), np.float32)
+    empty = Prediction(np.zeros((0, SIDE, SIDE), bool), classes=numbers[:, :1], embeddings=numbers)
     for name in ("tracks", "davis_unsupervised"):
         reply = Tracked(clip(prompt), lambda prompt, out: out)
         run(reply, lambda step, k: empty)

@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from hyperseg_jax import axes
 from hyperseg_jax.connectors import fine_grained_perceiver, projector
@@ -245,7 +245,7 @@ def _tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
 
 
-def init(model: HyperSeg, config: ml_collections.ConfigDict, key: jax.Array) -> Any:
+def init(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) -> Any:
     """Fresh parameters with their axis names."""
     zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)
     row = zeros(8)
