@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import flax.struct
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, Shaped, UInt8
 
 from hyperseg_jax.errors import UserError
 
@@ -172,13 +172,13 @@ class Region:
         return cls("box", boxes=np.array([[left, top, right, bottom]]))
 
     @classmethod
-    def of_scribble(cls, corners: np.ndarray | Sequence[Sequence[float]]) -> Region:
-        """corners: [L, 2], x and y."""
+    def of_scribble(cls, corners: Shaped[np.ndarray, "L 2"] | Sequence[Sequence[float]]) -> Region:
+        """corners: x and y."""
         return cls("scribble", scribbles=(np.asarray(corners),))
 
     @classmethod
-    def of_mask(cls, mask: np.ndarray, kind: str = "mask") -> Region:
-        """mask: bool [H, W]. kind: what it was drawn as."""
+    def of_mask(cls, mask: Shaped[np.ndarray, "H W"], kind: str = "mask") -> Region:
+        """kind: what it was drawn as."""
         return cls(kind, mask=np.asarray(mask, bool))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 ROOMS = ("connectors", "decoders", "encoders", "layers", "llms", "losses")
 MODULES = tuple(f"hyperseg_jax.{name}" for name in (*ROOMS, "structs", "results.mask_resize", "systems.hyperseg.model"))
+CONF = beartype.BeartypeConf(is_pep484_tower=True)  # a whole number stands for a float
 
 
 def install() -> None:
@@ -20,7 +21,7 @@ def install() -> None:
 
 def checked(function):
     """The function with arguments checked; the hook calls this for every function and for the __init__ of every dataclass."""
-    check = beartype.beartype(function)
+    check = beartype.beartype(conf=CONF)(function)
     if function.__name__ != "__init__":
         return check
 
@@ -35,9 +36,15 @@ def checked(function):
 
 def stands_in(struct, values):
     """Whether a struct is built of something else than its arrays, as JAX does: of shapes, of shardings, of None. And a prompt
-    of a build's record has numbers of planes where its masks will be."""
+    of a build's record has numbers of planes where its masks will be. What a careless reader gives for regions is looked
+    at by datasets/faults, and numbers of a region by the region."""
+    if struct.__name__ == "Region":
+        return True
     if struct.__name__ == "Prompt":
-        return any(isinstance(value, np.ndarray) and value.dtype.kind == "i" for _, value in values)
+        given = {field.name: value for field, value in values}
+        planes = any(isinstance(value, np.ndarray) and value.dtype.kind == "i" for value in given.values())
+        regions = given.get("regions", ())
+        return planes or type(regions) is not tuple or any(type(region).__name__ != "Region" for region in regions)
     if not hasattr(struct, "_flax_dataclass"):
         return False
     leaves = []
