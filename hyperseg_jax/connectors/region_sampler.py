@@ -54,8 +54,8 @@ def covered_cells(masks: Bool[DeviceArray, "*R H W"], grid: int) -> Bool[jax.Arr
     return counts > 0.5
 
 
-def _cell_weights(covered: jax.Array) -> jax.Array:
-    """Weights [..., g, g] of the features for the mean over covered cells.
+def _cell_weights(covered: Bool[DeviceArray, "*R g g"]) -> Float[jax.Array, "*R g g"]:
+    """Weights of the features for the mean over covered cells.
 
     A cell c stands for its corner c / g, which align_corners=True reads at c * (g - 1) / g: between two cells.
     """
@@ -65,6 +65,6 @@ def _cell_weights(covered: jax.Array) -> jax.Array:
     return weights / jnp.maximum(covered.sum((-2, -1), keepdims=True), 1)
 
 
-def _hat(position: jax.Array, grid: int) -> jax.Array:
-    """Linear interpolation weights [..., grid] of positions in cells; float32."""
+def _hat(position: Float[DeviceArray, "*R"], grid: int) -> Float[jax.Array, "*R {grid}"]:
+    """Linear interpolation weights of positions in cells; float32."""
     return jnp.maximum(1 - jnp.abs(position.astype(jnp.float32)[..., None] - jnp.arange(grid)), 0)

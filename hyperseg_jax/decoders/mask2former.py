@@ -147,13 +147,18 @@ class MaskedAttentionDecoder(nn.Module):
         final, _, normed = self._predict(x, mask_features, embeddings)
         return self._prediction(x, normed, final, tuple(stages))
 
-    def _keys_and_values(self, level: jax.Array, index: int) -> tuple[jax.Array, jax.Array]:
+    def _keys_and_values(
+        self, level: Float[DeviceArray, "B h w C"], index: int
+    ) -> tuple[Float[jax.Array, "B 1 h*w C"], Float[jax.Array, "B 1 h*w C"]]:
         values = rearrange(level, "b h w c -> b 1 (h w) c") + self.precision.cast(self.level_embed[index])
         positions = rearrange(sine_positions(*level.shape[1:]), "h w c -> (h w) c")
         return values + self.precision.cast(positions), values
 
     def _predict(
-        self, x: jax.Array, mask_features: jax.Array, embeddings: dict[str, jax.Array]
+        self,
+        x: Float[DeviceArray, "B K Q C"],
+        mask_features: Float[DeviceArray, "B h w D"],
+        embeddings: dict[str, Float[DeviceArray, "B K ... C"]],
     ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
         """(mask logits and scores of all rows, the mask embedding, the normed queries)."""
         normed = self.norm(x)
@@ -171,7 +176,7 @@ class MaskedAttentionDecoder(nn.Module):
         stage = {"mask_logits": _rows(mask_logits), "scores": {kind: _rows(score) for kind, score in scores.items()}}
         return stage, mask_embedding, normed
 
-    def _product(self, expression: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    def _product(self, expression: str, x: Float[DeviceArray, " ..."], y: Float[DeviceArray, " ..."]) -> jax.Array:
         """Logits, summed in the output type."""
         p = self.precision
         return jnp.einsum(expression, *p.cast(x, y), precision=p.matmul, preferred_element_type=p.output)

@@ -59,7 +59,7 @@ class SwinBlock(nn.Module):
         x = x + self._drop_path(mlp(LayerNorm(precision=self.precision, name="norm2")(x)), drop)
         return axes.constrain(x, "batch", "height", "width", "act_embed")
 
-    def _attend(self, x: jax.Array) -> jax.Array:
+    def _attend(self, x: Float[DeviceArray, "B H W C"]) -> Float[jax.Array, "B H W C"]:
         h, w = x.shape[1:3]
         shift = self.window // 2 if self.shifted else 0
         x = pad_to_multiple(x, self.window)  # padding is attended to, as in the published system
@@ -69,7 +69,7 @@ class SwinBlock(nn.Module):
         windows = WindowAttention(self.num_heads, self.window, self.precision, name="attention")(windows, mask)
         return jnp.roll(merge(windows, height, width), (shift, shift), (1, 2))[:, :h, :w]
 
-    def _drop_path(self, branch: jax.Array, drop: jax.Array) -> jax.Array:
+    def _drop_path(self, branch: Float[DeviceArray, "B H W C"], drop: Float[DeviceArray, ""]) -> Float[jax.Array, "B H W C"]:
         if self.deterministic:
             return branch
         kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop, (branch.shape[0], 1, 1, 1))

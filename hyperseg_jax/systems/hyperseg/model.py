@@ -234,7 +234,7 @@ def build(config: ml_collections.ConfigDict) -> HyperSeg:
         llm=phi.Phi(**m.llm, lora=lora, lora_targets=tuple(m.lora.targets), precision=precision),
         language_head=phi.LanguageHead(m.head_vocab_size, precision=precision),
         pixel_decoder=pixel_decoder.DeformablePixelDecoder(**m.pixel_decoder, precision=precision),
-        mask_decoder=mask2former.MaskedAttentionDecoder(**m.mask_decoder, precision=precision),
+        mask_decoder=mask2former.MaskedAttentionDecoder(**_tuples(m.mask_decoder), precision=precision),
         num_queries=m.num_queries,
         query_std=m.query_std,
         precision=precision,
