@@ -1,4 +1,6 @@
-"""Slow: a thousand steps of configs/tiny.py from scratch beat every answer that ignores the text, whatever the seed."""
+"""Slow: a thousand steps of configs/tiny.py from scratch beat every answer that ignores the text.
+
+One seed, as a run takes about fifty minutes of a processor's time."""
 
 import os
 import subprocess
@@ -22,9 +24,9 @@ def small_world(tmp_path_factory):
     return toy.write(folder, train=2000, val=100, compositional=0, clips=40, say=lambda _: None)
 
 
-def exam_after(steps, seed, world, workdir):
-    """The referring exam of a run of configs/tiny.py; only steps, seed, the data and how often it is scored are changed."""
-    changed = {"train.steps": steps, "seed": seed, "data.root": world, "train.eval_examples": 8, "train.eval_every": steps}
+def exam_after(steps, world, workdir):
+    """The referring exam of a run of configs/tiny.py; only steps, the data and how often it is scored are changed."""
+    changed = {"train.steps": steps, "data.root": world, "train.eval_examples": 8, "train.eval_every": steps}
     overrides = [f"{name}={value}" for name, value in changed.items()]
     command = "from hyperseg_jax.commands.main import main; main()"
     subprocess.run(
@@ -54,7 +56,6 @@ def beats_the_blind(exam):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_thousand_steps_beat_every_text_blind_baseline(seed, small_world, tmp_path):
-    exam = exam_after(1000, seed, small_world, tmp_path)
+def test_a_thousand_steps_beat_every_text_blind_baseline(small_world, tmp_path):
+    exam = exam_after(1000, small_world, tmp_path)
     assert beats_the_blind(exam), exam.lines()
