@@ -175,4 +175,6 @@ def _reply(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerOpti
     for prompt in example.prompts:
         check_question(benchmark.submission, example, prompt)
     geometry = task.processor.geometry(*example.frames.shape[1:3])
-    return SCORINGS[benchmark.scoring].reply(example, finder(engine, options, geometry))
+    scoring = SCORINGS[benchmark.scoring]
+    reply = scoring.interactive or scoring.reply if engine.interactive else scoring.reply
+    return reply(example, finder(engine, options, geometry))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.replies import Find, Reply
+from hyperseg_jax.evaluation.replies import Find, Reply, T
 from hyperseg_jax.metrics.ciou_giou import iou, overlap
 from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
@@ -20,11 +21,11 @@ class Clicked(Reply):
     """The objects of one picture, each clicked until it is found well enough or LIMIT clicks are made.
 
     The first click is at the centre of the object, each further one at the centre of what the answer lacks of it. The clicks
-    of an object are one drawn region: a prompt of this model can only point at what is meant, so a click never says "not
-    this". What the prompt itself has drawn is left aside.
+    of an object are one drawn region, and all of them are on the object. What the prompt itself has drawn is left aside.
     """
 
     feeds_back = False
+    one_image = True
     depends = True
 
     def __init__(self, example: Example, find: Find) -> None:
@@ -55,6 +56,12 @@ class Clicked(Reply):
     def _only(self, prompt: Prompt, frame: int) -> Example:
         return super()._only(prompt, 0)
 
+    def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
+        """With as many points a region as there will be at the last step."""
+        asked = self.asked(prompt)
+        every = (Region("point", points=np.resize(region.points, (LIMIT, 3))) for region in asked.regions if len(region.points))
+        return bucket(self._only(dataclasses.replace(asked, regions=tuple(every) or asked.regions), 0))
+
     def hear(self, prompt: int, outputs: Any) -> None:
         found = self._find(self.asked(prompt), outputs)
         for k, mask in enumerate(found.masks):
@@ -76,11 +83,37 @@ class Clicked(Reply):
         return [(self.example.prompts[0], [Prediction(self._latest, ious=tuple(map(tuple, self._ious)))])]
 
 
+class Corrected(Clicked):
+    """Objects that are clicked for a system that takes points beside the object as well, and sees its mask of the round before.
+
+    Each further click is where the answer is wrong farthest from its sides: on the object where it is lacking there, beside it
+    where it is too much.
+    """
+
+    feeds_back = True
+
+    def _click(self, k: int) -> None:
+        here, latest = ~self._drawn[k] & ~self._ignore, self._latest[k]
+        lacking, surplus = self._targets[k] & ~latest & here, latest & ~self._targets[k] & here
+        depths = [deepest(wrong) if wrong.any() else (0.0, 0, 0) for wrong in (lacking, surplus)]
+        on_the_object = depths[0][0] >= depths[1][0]
+        depth, row, column = depths[0 if on_the_object else 1]
+        if depth:
+            self._clicks[k].append((column + 0.5, row + 0.5, float(on_the_object)))
+            self._drawn[k] |= draw_region(Region.of_point(column + 0.5, row + 0.5), lacking.shape)
+
+
 def centre(region: np.ndarray) -> tuple[int, int]:
-    """(row, column) of the pixel that lies deepest inside, the first of equals. region: bool [H, W], not empty; beyond the
-    picture is outside."""
+    """(row, column) of the pixel that lies deepest inside, see `deepest`."""
+    _, row, column = deepest(region)
+    return row, column
+
+
+def deepest(region: np.ndarray) -> tuple[float, int, int]:
+    """The pixel that lies deepest inside, the first of equals: its distance to what is outside in pixels, its row, its column.
+    region: bool [H, W], not empty; beyond the picture is outside."""
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     top, left = int(rows[0]), int(columns[0])
     depth = distance_transform_edt(np.pad(region[top : rows[-1] + 1, left : columns[-1] + 1], 1))[1:-1, 1:-1]
     row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
-    return top + int(row), left + int(column)
+    return float(depth[row, column]), top + int(row), left + int(column)

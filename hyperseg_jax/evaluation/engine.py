@@ -61,14 +61,15 @@ class Engine:
     """A model that answers.
 
     predict, write: the system's jitted functions of (params, batch, features, ...); None where the system gives no masks or
-    writes no text. answers: how it answers. encoded: what was encoded apart. feed: how batches lie on the mesh.
-    """
+    writes no text. answers: how it answers. interactive: see System. encoded: what was encoded apart. feed: how batches lie
+    on the mesh."""
 
     predict: Callable[..., Any] | None
     write: Callable[..., Any] | None
     answers: Answers
     params: Any
     feed: Feed = ALONE
+    interactive: bool = False
     encoded: FeatureCache = dataclasses.field(default_factory=lambda: FeatureCache({}))
 
     @classmethod
@@ -81,7 +82,7 @@ class Engine:
             write = jax.jit(system.write(module, config).greedy, static_argnames=fixed, **placed)
         predict = None if system.predict is None else jax.jit(system.predict(module, config), **placed)
         encoded = FeatureCache(system.encode(module, config))
-        return cls(predict, write, system.answers, params, Feed(batch_sharding), encoded)
+        return cls(predict, write, system.answers, params, Feed(batch_sharding), system.interactive, encoded)
 
     def ask(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
         """(what is selected, memory). What is selected: this process's rows, [B, T, K, ...] on the host. memory: what the next
@@ -214,7 +215,7 @@ class _Batch:
         self._task, self.rows, self.first, self._unread, self._spare = task, rows, first, unread, spare
         self.replies: dict[int, Reply] = {}
         self.steps = self.prompts = 1
-        self.feeds_back = False
+        self.feeds_back = self.one_image = False
         self.canvas = 0, 0
         self.processor = task.processor
 
@@ -241,13 +242,15 @@ class _Batch:
         self.canvas = sides[0], sides[1]
         self.processor = self.processor.for_bucket(common_shape(agreed))
         # A host without an example of its own has to run the same program as the others.
-        self.feeds_back = self.steps > 1 and (next(iter(replies), None) or self._spare(self.processor)).feeds_back
+        if self.steps > 1:
+            any_reply = next(iter(replies), None) or self._spare(self.processor)
+            self.feeds_back, self.one_image = any_reply.feeds_back, any_reply.one_image
 
     def _shape(self, n: int) -> Shape | None:
-        """The bucket that holds what a row asks at its first step; None where it cannot be asked, which loses it."""
+        """The bucket that holds all that a row asks; None where it cannot be asked, which loses it."""
         reply = self.replies[n]
         try:
-            return common_shape(reply.ask(0, k, self.processor.bucket) for k in range(reply.prompts))
+            return common_shape(reply.measure(k, self.processor.bucket) for k in range(reply.prompts))
         except BaseException as error:
             self._lose(n, faults.reason(error))
             return None
@@ -268,7 +271,7 @@ class _Batch:
             filler = self._spare(self.processor).ask(0, 0, self._prepare)
         rows = [asked.get(n, filler) for n in range(len(self.rows.places))]
         arrays, geometries = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-        apart = self.prompts > 1 or (self.steps > 1 and not self.feeds_back)
+        apart = self.prompts > 1 or (self.steps > 1 and (self.one_image or not self.feeds_back))
         return Request(self.processor, arrays, geometries, self.canvas, self.rows, apart)
 
     def _prepare(self, example: Example) -> tuple[Batch, np.ndarray]:

@@ -42,6 +42,8 @@ class FeatureCache:
         if params is not self._params:
             self.clear()
             self._params = params
+        if self._encodings and (unknown := parts.keys() - self._encodings.keys()):
+            raise ValueError(f"the processor gives the part {min(unknown)!r}, which the system does not encode")
         names = [name for name in self._encodings if name in parts and not (memory and self._encodings[name].first)]
         keys: dict[str, str] = {}
         for name in names:

@@ -25,6 +25,8 @@ class Reply:
 
     feeds_back = True
     """Whether a step sees what the model made of the step before."""
+    one_image = False
+    """Whether all steps are about the same image, so that it is encoded once."""
     depends = False
     """Whether what is asked depends on what was heard: then every host that holds the example hears."""
 
@@ -41,6 +43,10 @@ class Reply:
     def ask(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
         """prepare(one frame and one prompt of the example, as they are asked)."""
         return prepare(self._only(self.asked(prompt), step))
+
+    def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
+        """bucket(the example as it is asked at the step that needs the most room)."""
+        return self.ask(0, prompt, bucket)
 
     def hear(self, prompt: int, outputs: Any) -> None:
         """Takes the outputs of the step."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from hyperseg_jax import metrics
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.clicks import Clicked
+from hyperseg_jax.evaluation.clicks import Clicked, Corrected
 from hyperseg_jax.evaluation.replies import FromFirstFrame, Reply, Together
 from hyperseg_jax.evaluation.tracks import Tracked
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
@@ -27,13 +27,15 @@ class Scoring:
 
     new(rules) -> an accumulator. kind: of the answers about a frame (results.answers.Answers, or "text"). add(accumulator,
     name of the example, prompt, Prediction of each frame). headline: the score that tells good answers from bad. reply: how
-    an example is asked, and what its answers are put together to."""
+    an example is asked, and what its answers are put together to. interactive: that of interactive systems, where it
+    differs."""
 
     new: Callable[[str], Any]
     kind: str
     add: Callable[[Any, str, Prompt, Sequence[Prediction]], None]
     headline: str
     reply: type[Reply] = Reply
+    interactive: type[Reply] | None = None
 
 
 def _wanted(prompt: Prompt) -> np.ndarray:
@@ -209,7 +211,7 @@ SCORINGS: dict[str, Scoring] = {
     "davis_unsupervised": Scoring(lambda _: metrics.DavisScores("unsupervised"), "candidates", _add_proposals, "jf", Tracked),
     "tracks": Scoring(lambda _: metrics.VideoAP(), "candidates", _add_tracks, "ap", Tracked),
     "regions": Scoring(lambda _: metrics.InteractiveScores(), "regions", _add_regions, "miou"),
-    "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", Clicked),
+    "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", Clicked, Corrected),
     "panoptic": Scoring(lambda _: metrics.PanopticQuality(), "panoptic", _add_panoptic, "pq"),
     "instances": Scoring(lambda _: metrics.MaskAP(), "instances", _add_instances, "ap"),
     "semantic": Scoring(lambda _: metrics.SemanticScores(), "semantic", _add_semantic, "miou"),

@@ -96,11 +96,20 @@ class Model:
         """The object behind each drawn region: a Region of points, boxes, scribbles or a mask, or a rough mask, bool [H, W]."""
         frame = read_picture(image)
         prompt = _about_regions("region", frame, regions)
-        if labels and len(labels) != len(regions):
-            raise UserError(f"{len(labels)} labels for {len(regions)} regions; give one label for each region")
-        named = tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
+        named = _labelled(regions, labels)
         predicted, _ = self._ask(frame, prompt, self._options("regions"))
         return dataclasses.replace(predicted, names=named)
+
+    def segment_rounds(
+        self, image: Picture, rounds: Iterable[Sequence[np.ndarray | Region]], *, labels: Sequence[str] = ()
+    ) -> Iterator[Prediction]:
+        """Round by round, the objects behind all that is drawn so far; regions of before keep their places. What the model made
+        of a round feeds the next, where it has a memory."""
+        frame, memory = read_picture(image), None
+        for regions in rounds:
+            prompt, named = _about_regions("region", frame, regions), _labelled(regions, labels)
+            predicted, memory = self._ask(frame, prompt, self._options("regions"), memory)
+            yield dataclasses.replace(predicted, names=named)
 
     def segment_clip(
         self, frames: Iterable[Picture], text: str, *, absent_below: float | types.EllipsisType | None = ...
@@ -201,6 +210,13 @@ def _about_regions(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | 
     if not drawn:
         raise UserError("no regions are given; draw at least one")
     return Prompt(task=task, regions=drawn)
+
+
+def _labelled(regions: Sequence[Any], labels: Sequence[str]) -> tuple[str, ...]:
+    """A name for each region."""
+    if labels and len(labels) != len(regions):
+        raise UserError(f"{len(labels)} labels for {len(regions)} regions; give one label for each region")
+    return tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
 
 
 def _named(predicted: Prediction, name: str) -> Prediction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
@@ -32,7 +33,8 @@ Params = Any
 Counts = Any
 """A pytree of float32 arrays: the divisors of the losses of a batch."""
 Memory = Any
-"""A pytree of arrays [B, ...]: what the next frame needs of this one; None before the first, and where a system has none."""
+"""A pytree of arrays [B, ...]: what the next frame needs of this one, or the next round about the same image; None before the
+first, and where a system has none. The next call may have room for more regions; those of before keep their places."""
 Metrics = dict[str, jax.Array]
 """float32 scalars by name."""
 Loss = Callable[[Params, Batch, jax.Array, Counts], tuple[jax.Array, Metrics]]
@@ -73,6 +75,7 @@ class System(Generic[Model]):
     encode(model, config) -> by part of a batch (Processor.parts), in order, how it is encoded.
     predict(model, config) -> the Predict; None where a system has no masks.
     write(model, config) -> the Writer of its texts; None where a system writes none.
+    interactive: whether it takes points beside the object as well as on it, and a memory from round to round about one image.
     shorten(batch, length) -> the batch with its sequences cut to that length, or None where they are no longer, as in a system
     without sequences. Like `needed`, it is called while jit traces.
     needed(batch) -> int32 scalar: the length that holds each sequence of the batch.
@@ -96,6 +99,7 @@ class System(Generic[Model]):
     encode: Callable[[Model, ConfigDict], Mapping[str, Encoding]] = lambda model, config: {}
     predict: Callable[[Model, ConfigDict], Predict] | None = None
     write: Callable[[Model, ConfigDict], Writer] | None = None
+    interactive: bool = False
     shorten: Callable[[Batch, int], Batch | None] = lambda batch, length: None
     needed: Callable[[Batch], jax.Array | int] = lambda batch: 0
 
@@ -136,6 +140,10 @@ def lora(config: ConfigDict) -> Any:
 _traced: dict[tuple[Callable[..., Any], str], Any] = {}
 
 
+GROUP = "hyperseg_jax.systems"
+"""The entry points by which installed packages make their systems known, under their names."""
+
+
 def register(system: System[Any]) -> None:
     """Makes a system known under its name. ValueError where another one has it."""
     if _known.setdefault(system.name, system) is not system:
@@ -145,8 +153,12 @@ def register(system: System[Any]) -> None:
 @functools.cache
 def get(name: str) -> System[Any]:
     """The system of that name. What its functions cannot make of a config is a UserError that names the block."""
+    for point in importlib.metadata.entry_points(group=GROUP, name=name) if name not in _known else ():
+        register(point.load())
     if name not in _known:
-        raise UserError(f"system = {name!r} is not known; use one of {', '.join(_known)}")
+        raise UserError(
+            f"system = {shown(str(name))!r} is not known; use one of {', '.join(_known)}, or install the package that has it"
+        )
     held = _known[name]
     system: System[Any] = importlib.import_module(held).SYSTEM if isinstance(held, str) else held
     blocks = {"build": "model", "init": "model", "weight_table": "model", "counts": "loss", "loss": "loss", "processor": "data"}

@@ -71,7 +71,7 @@ class Leaves:
 
 def export_weights(
     source: str | pathlib.Path,
-    out: pathlib.Path,
+    out: str | pathlib.Path,
     *,
     format: str = "hf",
     part: str | None = None,
@@ -90,7 +90,7 @@ def export_weights(
         raise UserError(f"--part {part} goes with --format hf, not {format}")
     if format == "peft" and (dtype != "source" or strict_authors):
         raise UserError("--format peft writes the adapter as it is; leave --dtype and --strict-authors out")
-    folder = model_folder.find(source)
+    out, folder = pathlib.Path(out), model_folder.find(source)
     check_free(out, WRITTEN, [folder])
     config = model_folder.read_config(folder)
     system = systems.get(config.system)
@@ -103,6 +103,10 @@ def export_weights(
         table = system.weight_table(config)
         if part is not None:
             table = system.part(part).table(config)
+        elif left := _without_adapters(file) - {path for row in table for path in row.paths}:
+            raise UserError(
+                f"{folder}: {system.name} has no names for {', '.join(sorted(left)[:5])}; add them to its weight table"
+            )
         extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extras, name))}
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {why}" for name, why in extras.items())
@@ -127,6 +131,10 @@ def export_weights(
             if extras:
                 (made / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
     return ExportReport(out, len(described), extras, leaves.merged)
+
+
+def _without_adapters(file: TensorFile) -> set[str]:
+    return {path for path in file.tensors if not path.endswith(("/lora_a", "/lora_b"))}
 
 
 def _save_tokenizer(tokenizer: Tokenizer, settings: Mapping[str, Any], out: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ from drawn import pixels_of, regions_of
 
 from hyperseg_jax.datasets.marks import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.clicks import Clicked, centre
+from hyperseg_jax.evaluation.clicks import Clicked, Corrected, centre
 from hyperseg_jax.evaluation.replies import FromFirstFrame, Together
 from hyperseg_jax.evaluation.scoring import SCORINGS
 from hyperseg_jax.evaluation.submissions import WRITERS, row_of
@@ -240,6 +240,22 @@ def test_clicks_are_asked_as_points():
         assert len(points) == clicks and (points[:, 2] == 1).all() and (points[:, :2] % 1 == 0.5).all()
         assert np.array_equal(draw_region(reply.asked(0).regions[0], (SIDE, SIDE)), reply._drawn[0])
         reply.hear(0, None)
+
+
+def test_interactive_systems_are_told_what_is_too_much():
+    """The first answer lacks a little of the object and has much beside it, so the second click is in the middle of that; the
+    third is where the object is lacking. What is asked at the last step is measured before the first."""
+    target, beside = block(0, 0, 10, 20), block(20, 20, 20, 20)
+    prompt = Prompt(task="region", masks=target[None, None], labels=(0,), regions=regions_of(target[None]))
+    answers = iter([block(0, 0, 10, 15) | beside, block(0, 0, 10, 15)])
+    reply = Corrected(clip(prompt, frames=1), lambda one, out: Prediction(next(answers)[None]))
+    assert reply.feeds_back and reply.one_image
+    assert reply.measure(0, lambda example: len(example.prompts[0].regions[0].points)) == reply.steps == 20
+    reply.hear(0, None)
+    reply.hear(0, None)
+    first, second, third = reply.asked(0).regions[0].points
+    assert first[2] == third[2] == 1 and second[2] == 0
+    assert beside[int(second[1]), int(second[0])] and third[0] > 15
 
 
 def test_an_object_that_is_never_found_counts_twenty_clicks():

@@ -10,8 +10,8 @@ import pytest
 from pebble import PEBBLE
 from safetensors.numpy import load_file
 from scribe import SCRIBE, Names
+from stub_config import config_of
 
-from hyperseg_jax import config as configs
 from hyperseg_jax.data import sources
 from hyperseg_jax.datasets import VisualGenome
 from hyperseg_jax.errors import UserError
@@ -22,6 +22,7 @@ from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.results.answers import Thresholds
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.tables import Table
 from hyperseg_jax.toy.samples import write_samples
 from hyperseg_jax.training.loop import train
 from hyperseg_jax.weights.exporting import export_weights
@@ -29,21 +30,6 @@ from hyperseg_jax.weights.importing import import_weights
 
 systems.register(PEBBLE)
 systems.register(SCRIBE)
-
-
-def config_of(folder, system, model, root, tasks, **train):
-    """A config file of its own, as a user would write it."""
-    tiny = configs.load("tiny").unlock()
-    fields = {name: tiny[name].to_dict() for name in ("hosts", "train", "optimizer")}
-    fields["train"] |= {"batch_size": 4, "log_every": 4, "eval_examples": 4, **train}
-    fields["optimizer"] |= {"groups": ({"pattern": ".*"},), "learning_rate": 1e-2, "warmup_steps": 2}
-    data = {name: tiny.data[name] for name in ("workers", "mirror", "augment", "cuts", "batches", "bad_share", "first", "toy")}
-    data = {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in data.items()}
-    data |= {"root": str(root), "first": {"task": "", "share": 0.0}, "tasks": tasks}
-    fields |= {"system": system, "seed": 0, "init_from": "", "init_fresh": (), "model": model, "loss": {}, "data": data}
-    file = folder / f"{system}.py"
-    file.write_text(f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({fields!r})\n")
-    return configs.load(str(file))
 
 
 HEADLINES = {"referring": "giou", "video": "jf", "region": "miou", "panoptic": "pq"}
@@ -121,12 +107,45 @@ def test_what_it_encodes_is_kept_and_changes_nothing(workdir):
     assert not np.array_equal(masks[0]["mask"], masks[1]["mask"])
 
 
+def test_rounds_feed_each_other_and_encode_the_image_once(workdir):
+    model, image = Model.load(workdir), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    first, second = Region.of_box(10, 10, 40, 30), Region.of_box(30, 30, 60, 60)
+    one, both = model.segment_rounds(image, [[first], [first, second]], labels=())
+    assert (one[0].label, [segment.label for segment in both]) == ("region 1", ["region 1", "region 2"])
+    alone = model.segment_regions(image, [first, second])
+    assert len(alone) == len(both) == 2
+    assert sum(map(len, model.engine.encoded._kept.values())) <= 2 * 3
+
+
 def test_a_benchmark_is_evaluated(config, workdir):
     model, system = Model.load(workdir), systems.get("pebble")
     line = benchmarks.BENCHMARKS["toy_referring"]
     task = benchmarks.open_task("toy_referring", line, config, system, config.data.root)
     found = benchmark_run.run(model.engine, line, task, limit=3, batch_size=2)
     assert found.scorer.compute()["count"] >= 3
+
+
+def test_a_parameter_without_a_row_is_not_left_out_of_an_export(workdir, tmp_path, monkeypatch):
+    table = Table(row for row in PEBBLE.weight_table(None) if row.names != ("momentum",))
+    partial = dataclasses.replace(systems.get("pebble"), weight_table=lambda config: table)
+    monkeypatch.setattr(systems, "get", lambda name: partial)
+    with pytest.raises(UserError, match="pebble has no names for momentum; add them to its weight table"):
+        export_weights(str(workdir), str(tmp_path / "theirs"))
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_an_installed_package_brings_a_system(monkeypatch):
+    class Point:
+        """An entry point of another package."""
+
+        load = staticmethod(lambda: dataclasses.replace(PEBBLE, name="cobble"))
+
+    found = lambda group, name: [Point()] if (group, name) == ("hyperseg_jax.systems", "cobble") else []
+    monkeypatch.setattr(systems.importlib.metadata, "entry_points", found)
+    monkeypatch.setattr(systems, "_known", dict(systems._known))
+    assert systems.get("cobble").name == "cobble"
+    with pytest.raises(UserError, match=r"'gravel' is not known; .* or install the package that has it"):
+        systems.get("gravel")
 
 
 def test_it_is_exported_and_comes_back(config, workdir, tmp_path):
