@@ -42,7 +42,7 @@ def stands_in(struct, values):
         return True
     if struct.__name__ == "Prompt":
         given = {field.name: value for field, value in values}
-        planes = any(isinstance(value, np.ndarray) and value.dtype.kind == "i" for value in given.values())
+        planes = isinstance(given.get("masks"), np.ndarray) and given["masks"].dtype.kind == "i" and given["masks"].ndim == 2
         regions = given.get("regions", ())
         return planes or type(regions) is not tuple or any(type(region).__name__ != "Region" for region in regions)
     if not hasattr(struct, "_flax_dataclass"):

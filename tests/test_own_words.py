@@ -5,36 +5,64 @@ import ast
 import pathlib
 import re
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1] / "hyperseg_jax"
 OWN = {"systems", "encoders", "connectors", "decoders", "llms"}
 """Rooms of systems, and of modules with weight tables."""
 WORDS = (
     # prompts and markers
     r"ASSISTANT",
+    r"USER:",
     r"curious user",
     r"segmentation result",
+    r"do(ing)? (Panoptic|Referring|Reasoning) Segmentation",
+    r"by given regions",
     r"\[SEG\]",
-    r"<(temporal|refer|seg|gt|cls)>",
+    r"<region>",
+    r"<temporal>",
+    r"<refer>",
+    r"<seg>",
+    r"<gt>",
+    r"<cls>",
     # sizes, fields and arrays of a batch
     r"clip_(encoder|images?|size)",
     r"mask_encoder",
     r"(pixel|mask)_decoder",
-    r"perceiver",
+    r"perceiver|Perceiver",
     r"region_(sampler|images|valid)",
     r"uses_(expression|classes|regions)",
-    r"fine_grained_query|next_query",
+    r"fine_grained_query",
+    r"next_query",
     # names of the released state dict
-    r"seg_query|SEG_token|temporal_query|mgvp|local_project|vision_tower|mm_projector",
+    r"seg_query",
+    r"SEG_token",
+    r"temporal_query",
+    r"mgvp",
+    r"local_project",
+    r"vision_tower",
+    r"mm_projector",
+    r"sem_seg_head",
+    r"predictor\.",
 )
-PATTERN = re.compile("|".join(WORDS))
+NUMBERS = (123.675, 116.28, 103.53, 58.395, 57.12, 57.375)
+"""The colours that its pixels are normalized by. Its grey, sizes and thresholds are numbers that others use as well."""
+OF_PIXELS = "a colour of its pixels:"
+PATTERN = re.compile("|".join((*WORDS, OF_PIXELS)))
 
 
 def told(tree):
-    """Names, and texts that are no docstrings."""
+    """Names, texts that are no docstrings, and the numbers of NUMBERS."""
     docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
             yield node.value
+        elif isinstance(node, ast.Constant) and node.value in NUMBERS and not isinstance(node.value, bool):
+            yield f"{OF_PIXELS} {node.value}"
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.alias):
+            yield node.asname or node.name.rsplit(".", 1)[-1]
         elif isinstance(node, ast.Name):
             yield node.id
         elif isinstance(node, ast.Attribute):
@@ -50,6 +78,22 @@ def test_shared_rooms_have_no_words_of_a_system():
         if place.parts[0] not in OWN:
             found += [f"{place}: {text[:60]!r}" for text in told(ast.parse(path.read_text())) if PATTERN.search(text)]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'QUESTION = "Please doing Referring Segmentation according to"',
+        'MARKERS = ("<region>",)',
+        "MEAN = (123.675, 0, 0)",
+        "class FineGrainedPerceiver: ...",
+        "def next_query(hidden): ...",
+        "from somewhere import mask_decoder",
+        'NAME = "sem_seg_head.predictor.SEG_proj"',
+    ],
+)
+def test_a_word_of_a_system_is_seen(line):
+    assert any(PATTERN.search(text) for text in told(ast.parse(line)))
 
 
 def test_the_words_are_those_of_hyperseg():

@@ -64,7 +64,7 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.data.video_files import is_video, picture_files, read_frames
     from hyperseg_jax.predictors.model import load, read_picture
 
-    console, absent = Console(stderr=True), (None if parsed.always else 0.5)
+    console, absent = Console(stderr=True), (None if parsed.always else ...)
     is_clip = is_video(parsed.image)
     if is_clip and (parsed.text is None or parsed.reasoning):
         raise UserError(f"{parsed.image} is a video; give a text to segment it by, without --reasoning")

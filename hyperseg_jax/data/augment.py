@@ -68,11 +68,11 @@ class Augment:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
         """The changed example, and the part of the padded square that its long edge is to fill. Where its regions are drawn on
-        another image, it is mirrored alone: windows and new marks would be of this one."""
+        another image, it is mirrored alone: windows and new marks would be of this one. So is one without pixels."""
         if self.mirror and rng.random() < self.mirror:
             example = mirror(example)
         fill = 1.0
-        if example.drawn_on is not None:
+        if example.drawn_on is not None or not example.frames.size:
             return example, fill
         if (*self.scale, *self.crop) != (1.0,) * 4:
             example, fill = self._windowed(example, rng)

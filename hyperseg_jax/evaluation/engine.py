@@ -31,7 +31,7 @@ from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
 from hyperseg_jax.structs import Example, Prediction, Prompt
-from hyperseg_jax.systems.system import System
+from hyperseg_jax.systems.system import Predict, System
 
 NEW_TOKENS = 64
 """Of a written answer."""
@@ -64,7 +64,7 @@ class Engine:
     writes no text. answers: how it answers. interactive: see System. encoded: what was encoded apart. feed: how batches lie
     on the mesh."""
 
-    predict: Callable[..., Any] | None
+    predict: Predict | None
     write: Callable[..., Any] | None
     answers: Answers
     params: Any

@@ -54,20 +54,25 @@ class FeatureCache:
         for name in names:
             kept = self._kept[name]
             if name not in known:
+                while keys[name] not in kept and len(kept) >= KEPT:
+                    kept.popitem(last=False)  # before the new one takes memory
                 needed = {other: made[other] for other in self._encodings[name].needs if other in made}
                 kept[keys[name]] = self._jitted[name](params, put(parts[name]), needed)
             kept.move_to_end(keys[name])
             made[name] = kept[keys[name]]
-            while len(kept) > KEPT:
-                kept.popitem(last=False)
         return made
 
     def _agreed(self, names: list[str], parts: Mapping[str, Batch], keys: Mapping[str, str]) -> tuple[list[str], set[str]]:
-        """The parts that all hosts have in the same shapes, and those of them that all hosts have kept."""
+        """The parts that all hosts have in the same shapes, with all that they need, and those of them that all hosts have
+        kept."""
         shapes = {name: [leaf.shape[1:] for leaf in jax.tree.leaves(parts[name])] for name in names}
         mine = {name: [shapes[name], keys[name] in self._kept[name]] for name in names}
         told = [json.loads(text) for text in hosts.exchange("parts of a batch", json.dumps(mine))]
-        shared = [name for name in names if all(name in one and one[name][0] == told[0][name][0] for one in told)]
+        shared: list[str] = []
+        for name in names:
+            needed = [other for other in self._encodings[name].needs if other in names]
+            alike = all(name in one and one[name][0] == told[0][name][0] for one in told)
+            shared += [name] * (alike and set(needed) <= set(shared))
         return shared, {name for name in shared if all(one[name][1] for one in told)}
 
 
@@ -76,5 +81,5 @@ def _digest(part: Batch, before: list[str]) -> str:
     found = hashlib.blake2b(" ".join(before).encode(), digest_size=16)
     for path, leaf in jax.tree.leaves_with_path(part):
         found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        found.update(np.ascontiguousarray(leaf).data)
+        found.update(np.ascontiguousarray(leaf).tobytes())
     return found.hexdigest()

@@ -24,7 +24,7 @@ class Thresholds:
 
     absent_below: float | None
     segment: float
-    overlap: float = 0.8
+    overlap: float
 
     def of_segments(self) -> np.ndarray:
         """What the device needs of them: float32 [2], segment and overlap."""

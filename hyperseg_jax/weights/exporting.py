@@ -111,8 +111,7 @@ def export_weights(
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {why}" for name, why in extras.items())
             raise UserError(
-                f"{folder}: the authors' code has no name for\n  {listed}\nleave --strict-authors out, or train "
-                "without them (configs/hyperseg_3b_released.py)"
+                f"{folder}: the authors' code has no name for\n  {listed}\nleave --strict-authors out, or train without them"
             )
         described = {name: info for row in table for name, info in _describe(row, leaves, dtype)}
         pieces = [piece for row in table for piece in row.pieces()]

@@ -13,7 +13,7 @@ from hyperseg_jax.results.answers import Thresholds
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
 from hyperseg_jax.structs import Prompt, Region
 
-OURS = Thresholds(0.5, 0.5)
+OURS = Thresholds(0.5, 0.5, 0.8)
 
 
 def blob(h, w, rows, columns, high=6.0, low=-6.0):
@@ -54,7 +54,7 @@ def expression(masks, scores, geometry, absent_below=None, *, soft=False, text="
     found = selection.expression(
         jnp.asarray(masks), jnp.asarray(scores, jnp.float32), resize_of(masks, geometry), asked=True, soft=soft
     )
-    return answers.expression(jax.device_get(found), Prompt("referring", text), geometry, Thresholds(absent_below, 0.5))
+    return answers.expression(jax.device_get(found), Prompt("referring", text), geometry, Thresholds(absent_below, 0.5, 0.8))
 
 
 def test_expression_takes_the_best_query_or_none():

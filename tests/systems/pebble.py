@@ -35,7 +35,7 @@ class Pebble(nn.Module):
         init = nn.initializers.normal(0.1)
         self.kernel = self.param("kernel", axes.named(init, None, None, None, "mlp"), (STRIDE, STRIDE, 3, self.width))
         self.words = self.param("words", axes.named(init, "vocab", "embed"), (self.vocabulary, self.width))
-        self.momentum = self.param("momentum", axes.named(nn.initializers.zeros, "embed"), (self.width,))
+        self.momentum = self.param("momentum", axes.named(nn.initializers.ones, "embed"), (self.width,))
 
     def see(self, images):
         """uint8 [B, H, W, 3] -> [B, H / 4, W / 4, D]."""
@@ -264,7 +264,7 @@ PEBBLE = System(
     loss=loss,
     encode=encode,
     predict=predict,
-    answers=Answers(ANSWERS, Thresholds(None, 0.5), Thresholds(None, 0.5)),
+    answers=Answers(ANSWERS, Thresholds(None, 0.5, 0.8), Thresholds(None, 0.5, 0.8)),
     weight_table=weight_table,
     published=(Published("Pebble", mark=r"stem\.weight", file="a folder"),),
     extras=(),

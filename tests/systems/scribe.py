@@ -157,7 +157,7 @@ SCRIBE = System(
     processor=lambda config, tokenizer, task: Processor(tokenizer, **task),
     counts=counts,
     loss=loss,
-    answers=Answers({}, Thresholds(None, 0.5), Thresholds(None, 0.5)),
+    answers=Answers({}, Thresholds(None, 0.5, 0.8), Thresholds(None, 0.5, 0.8)),
     write=write,
     weight_table=lambda config: Table(
         [Row("words", "words.weight", Identity()), Row("colour", "colour.weight", Transpose()), Row("head", "head", Identity())]

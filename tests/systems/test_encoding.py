@@ -148,6 +148,9 @@ def test_hosts_agree_on_what_is_encoded(asked, random_model, monkeypatch):
     assert features() == ["image", "picture", "prefix"] and encoded == ["images"]
     other["prefix"] = [[[7]], True]
     assert features() == ["image", "picture"] and encoded == ["images"]
+    del other["prefix"]
+    other["image"] = [[[7]], True]
+    assert features() == ["picture"]  # the prefix needs the image
 
 
 def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):

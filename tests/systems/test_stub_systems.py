@@ -2,6 +2,7 @@
 know no system."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -105,6 +106,30 @@ def test_what_it_encodes_is_kept_and_changes_nothing(workdir):
         masks.append(found)
     assert encoded == ["image", "example", "vocabulary", "example", "example", "vocabulary"]
     assert not np.array_equal(masks[0]["mask"], masks[1]["mask"])
+
+
+def test_a_frame_sees_what_the_one_before_answered(workdir):
+    """The second frame of a video is not what it is alone; the first is."""
+    model, frames = Model.load(workdir), np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
+    prompt, options = Prompt("video", "the star that moves"), AnswerOptions("expression", Thresholds(None, 0.5, 0.8))
+
+    def asked(frame, memory):
+        request, _ = model._request(Example("it", frame[None], (prompt,)))
+        return model.engine.ask(request, options, memory)
+
+    first, memory = asked(frames[0], None)
+    alone, _ = asked(frames[1], None)
+    behind, _ = asked(frames[1], memory)
+    apply = functools.partial(model.engine.predict, model.params)
+    batch = model._request(Example("it", frames, (prompt,)))[0].batch
+    whole, _ = apply(batch, {}, None)
+    one, kept = apply(model._request(Example("it", frames[:1], (prompt,)))[0].batch, {}, None)
+    other, _ = apply(model._request(Example("it", frames[1:], (prompt,)))[0].batch, {}, kept)
+    for t, made in enumerate((one, other)):
+        np.testing.assert_allclose(whole["mask_logits"][:, t], made["mask_logits"][:, 0], rtol=1e-5, atol=1e-6)
+    assert float(alone["score"].item()) != float(behind["score"].item()) and not np.array_equal(alone["mask"], behind["mask"])
+    told = [prediction for _, prediction in model.segment_clip(frames, "the star that moves")]
+    assert [found[0].score for found in told] == pytest.approx([first["score"].item(), behind["score"].item()], rel=1e-6)
 
 
 def test_rounds_feed_each_other_and_encode_the_image_once(workdir):

@@ -51,6 +51,8 @@ def write(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
     apply: Any = model.apply
 
     def begin(params: Any, batch: Batch, features: Features, room: int) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
+        if (prompts := batch["class_valid"].shape[1]) > 1:
+            raise ValueError(f"{prompts} prompts an image: HyperSeg writes the answer to one")
         picture = features.get("picture")
         if picture is None:
             picture = apply({"params": params}, normalise_clip(batch["clip_images"][:, 0]), method="picture")

@@ -64,5 +64,5 @@ KINDS = {
     "candidates": Answer(_candidates, answers.candidates),
     "semantic": Answer(_semantic, answers.semantic),
 }
-# The release always answers an expression; the threshold of class lists is PSALM's.
-ANSWERS = Answers(KINDS, usual=Thresholds(0.5, 0.5), published=Thresholds(None, 0.8))
+# The release always answers an expression; the thresholds of class lists are PSALM's.
+ANSWERS = Answers(KINDS, usual=Thresholds(0.5, 0.5, 0.8), published=Thresholds(None, 0.8, 0.8))

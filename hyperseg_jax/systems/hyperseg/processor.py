@@ -19,7 +19,7 @@ from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_map, stretch, stretch_mask
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
-from hyperseg_jax.systems.hyperseg.prompts import SEG, normalize, tokenize
+from hyperseg_jax.systems.hyperseg.prompts import END, SEG, normalize, tokenize
 from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expand, expanded_length, pack, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits
@@ -68,6 +68,10 @@ class HyperSegProcessor:
         blank; where drawn_on is 1, region_images uint8 [1, s, s, 3].
         rng: shuffles class lists; None keeps them in order. fill: the part of the square that the long edge takes.
         """
+        if example.drawn_on is not None and not self.drawn_on:
+            raise UserError(
+                f"{example.name}: its regions are drawn on another image, and the task has no room for one; set drawn_on"
+            )
         height, width = example.frames.shape[1:3]
         geometry = fit(height, width, self.image_size, fill)
         frames, prompts = example.frames[: self.frames], example.prompts[: self.prompts]
@@ -112,7 +116,7 @@ class HyperSegProcessor:
         return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
 
     def widest(self, others: Iterable[Any]) -> HyperSegProcessor:
-        counts = ("frames", "prompts", "length", "targets", "classes", "regions")
+        counts = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on")
         every = [self, *others]
         most = {name: max(getattr(one, name) for one in every) for name in counts}
         return dataclasses.replace(self, **most, planes=max(one._planes for one in every))
@@ -236,7 +240,7 @@ def tokenizer(config: ml_collections.ConfigDict, where: str | os.PathLike[str] |
     """That in a file or folder, by default data.tokenizer, where "toy" is the toy tokenizer. UserError where the language model
     has no embedding for some of its ids."""
     where = where or config.data.tokenizer
-    made = Tokenizer.toy() if where == "toy" else Tokenizer.load(where, added=(SEG,))
+    made = Tokenizer.toy() if where == "toy" else Tokenizer.load(where, eos=END, added=(SEG,))
     made.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
     return made
 

@@ -46,6 +46,7 @@ ANSWERS = {
     "region": "\n[SEG]<seg>",
     "chat": "{answer}",
 }
+END = "<|endoftext|>"  # of a text
 SEG = "[SEG]"  # the token that stands for a mask
 BACKGROUND = "background"  # the last class of every class list
 
