@@ -20,7 +20,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     # sizes of models
     "image_size": (1, 2**14),
     "patch_size": (1, 1024),
-    "window": (1, 128),
+    "window": (1, 64),
     "depths": (1, 256),
     "num_layers": (1, 256),
     "num_levels": (1, 16),

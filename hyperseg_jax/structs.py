@@ -28,9 +28,9 @@ IGNORED = -100
 TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat", "caption")
 KINDS = ("point", "scribble", "box", "mask")
 """Kinds of regions."""
-_MOST, _FAR, _LONGEST = 4096, 1e6, 1e6
+_MOST, _FAR, _LONGEST, _THICKEST = 4096, 1e6, 1e6, 256
 """Limits of a region: its points, boxes, or corners of scribbles; pixels from the corner of the image to each; pixels of its
-scribbles together. Drawing takes time for each."""
+scribbles together; its radius. Drawing takes time for each."""
 
 
 @flax.struct.dataclass
@@ -133,6 +133,7 @@ class Region:
     points: x and y, and 1 on the object or 0 beside it. Pixel (column, row) has its centre at (column + 0.5,
         row + 0.5) and holds whatever is rounded down to it.
     boxes: left, top, right, bottom. scribbles: each the corners of a line as x, y. mask: of the image's size, or None.
+    radius: pixels by which the mask of a point or a scribble is still to be thickened; None: as the system does it.
     UserError for numbers of another shape, too many of them, or ones that are not finite.
     """
 
@@ -141,8 +142,11 @@ class Region:
     boxes: Float64[np.ndarray, "M 4"] = dataclasses.field(default_factory=lambda: np.zeros((0, 4)))
     scribbles: tuple[Float64[np.ndarray, "_ 2"], ...] = ()
     mask: Bool[np.ndarray, "H W"] | None = None
+    radius: int | None = 0
 
     def __post_init__(self) -> None:
+        if self.radius is not None and not (type(self.radius) is int and 0 <= self.radius <= _THICKEST):
+            raise UserError(f"a region has the radius {str(self.radius)[:40]}; give 0 up to {_THICKEST} whole pixels, or none")
         if self.kind not in KINDS:
             raise UserError(f"a region is of the kind {str(self.kind)[:40]!r}; use one of {', '.join(KINDS)}")
         points, boxes = _places("points", self.points, 3), _places("boxes", self.boxes, 4)
@@ -177,9 +181,9 @@ class Region:
         return cls("scribble", scribbles=(np.asarray(corners),))
 
     @classmethod
-    def of_mask(cls, mask: Shaped[np.ndarray, "H W"], kind: str = "mask") -> Region:
+    def of_mask(cls, mask: Shaped[np.ndarray, "H W"], kind: str = "mask", radius: int | None = 0) -> Region:
         """kind: what it was drawn as."""
-        return cls(kind, mask=np.asarray(mask, bool))
+        return cls(kind, mask=np.asarray(mask, bool), radius=radius)
 
 
 def _places(what: str, numbers: Any, columns: int) -> np.ndarray:

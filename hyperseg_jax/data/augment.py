@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets.marks import draw_marks, thicken
+from hyperseg_jax.datasets.marks import draw_marks, thickened
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.datasets.regions import Window, cropped, mirrored, points_at_something
 from hyperseg_jax.errors import UserError
@@ -97,12 +97,12 @@ class Augment:
         if prompt.task != "region" or prompt.masks is None:
             return prompt
         regions = list(prompt.regions)
-        radii = {"point_radius": self.point_radius, "scribble_radius": self.scribble_radius}
+        radii = {"point": self.point_radius, "scribble": self.scribble_radius}
         for region in range(len(regions)):
             target = prompt.masks[np.array(prompt.labels) == region, 0].any(0)
             if target.any():
                 kind = self.marks[int(rng.integers(len(self.marks)))]
-                regions[region] = Region.of_mask(thicken(draw_marks(target, rng)[kind], kind, **radii), kind)
+                regions[region] = Region.of_mask(draw_marks(target, rng)[kind], kind, radii.get(kind, 0))
         return dataclasses.replace(prompt, regions=tuple(regions))
 
 
@@ -130,7 +130,7 @@ def cut(example: Example, window: Window) -> Example:
     def of_prompt(prompt: Prompt) -> Prompt:
         if prompt.task in LISTED:
             prompt = _without_unseen(prompt, window)
-        regions = tuple(cropped(region, window) for region in prompt.regions)
+        regions = tuple(cropped(thickened(region), window) for region in prompt.regions)
         return change_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], regions=regions, areas=())
 
     frames = np.ascontiguousarray(example.frames[:, window[0], window[1]])
@@ -139,7 +139,7 @@ def cut(example: Example, window: Window) -> Example:
 
 def _seen_regions(prompt: Prompt, window: Window) -> np.ndarray:
     """bool [R]: whose mark is in a window, and some of whose target, where it has one."""
-    seen = np.array([points_at_something(cropped(region, window)) for region in prompt.regions], bool)
+    seen = np.array([points_at_something(cropped(thickened(region), window)) for region in prompt.regions], bool)
     if prompt.masks is not None:
         inside = np.asarray(prompt.masks[..., window[0], window[1]].any((1, 2, 3)) | ~prompt.masks.any((1, 2, 3)))
         for label, there in zip(prompt.labels, inside, strict=True):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import os
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from rich.console import Console
@@ -180,7 +182,10 @@ def processor(
         first, *others = (processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(taught))
         return first.widest(others)
     fields = config.data.tasks[task].to_dict() | sizes
-    return system.processor(config, tokenizer, {name: size for name, size in fields.items() if name not in ROUTING})
+    made: Processor = system.processor(config, tokenizer, {name: size for name, size in fields.items() if name not in ROUTING})
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(made.spec(1)))
+    limits.check("mask_pixels", numbers, f"data.tasks.{task}: an element", "numbers")
+    return made
 
 
 def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
@@ -189,7 +194,7 @@ def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
     check_fields(f"data.augment.{task}: the augmentation", Augment, fields)
     try:
-        return Augment(**{"mirror": config.data.mirror, **fields})
+        return Augment(**{"mirror": config.data.get("mirror", 0.0), **fields})
     except (TypeError, UserError) as error:
         raise UserError(f"data.augment.{task}: {error}") from error
 

@@ -12,7 +12,7 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.interactive import CocoInteractive
-from hyperseg_jax.datasets.marks import draw_marks, thicken
+from hyperseg_jax.datasets.marks import draw_marks
 from hyperseg_jax.datasets.problems import Problem
 from hyperseg_jax.structs import Region
 
@@ -51,4 +51,4 @@ class CocoMarks(CocoInteractive):
             raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
         drawn = draw_marks(target, np.random.default_rng([self._seed, number]))
         kind = self._kinds[int(rng.integers(len(self._kinds)))]
-        return Region.of_mask(thicken(drawn[kind], kind, **self._radii), kind)
+        return Region.of_mask(drawn[kind], kind, self._radii.get(kind, 0))

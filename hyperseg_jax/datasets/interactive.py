@@ -9,7 +9,6 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.marks import thicken
 from hyperseg_jax.datasets.problems import complained
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
@@ -31,8 +30,8 @@ class CocoInteractive:
         seed: int = 0,
     ):
         """kinds: of mark; each region takes one that is not empty, drawn from seed, index and prompt (give one kind to
-        score it). max_regions: of a prompt, drawn as well; None: all, in file order. radii: pixels; None: in
-        proportion to the picture (marks.mark_radius), as prediction draws them."""
+        score it). max_regions: of a prompt, drawn as well; None: all, in file order. radii: pixels by which a
+        system thickens marks; None: as it draws those of predictions."""
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
             raise UserError(f"kinds={tuple(kinds)} is unknown; choose some of {', '.join(KINDS)}")
@@ -44,7 +43,7 @@ class CocoInteractive:
         self._kinds = tuple(kinds)
         self._max_regions = max_regions
         self._prompts = prompts_per_example
-        self._radii = {"point_radius": point_radius, "scribble_radius": scribble_radius}
+        self._radii = {"point": point_radius, "scribble": scribble_radius}
         self._seed = seed
 
     def _open(self, json_path: str | os.PathLike) -> int:
@@ -100,5 +99,5 @@ class CocoInteractive:
             name = f"{kind}_visual_prompt_mask"
             mask = masks.decode(files.field(ann, name, where), *size, f"{where} {name}")
             if mask.any():
-                return Region.of_mask(thicken(mask, kind, **self._radii), kind)
+                return Region.of_mask(mask, kind, self._radii.get(kind, 0))
         return None

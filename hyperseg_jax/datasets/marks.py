@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -34,22 +35,29 @@ def mark_radius(kind: str, height: int, width: int) -> int:
     return max(1, round(RADII[kind] * math.sqrt(height * width) / SIDE))
 
 
-def thicken(mark: np.ndarray, kind: str, *, point_radius: int | None = None, scribble_radius: int | None = None) -> np.ndarray:
+def thicken(mark: np.ndarray, kind: str, radius: int | None = None) -> np.ndarray:
     """A mark as a model is shown it: points and scribbles are dilated, boxes and masks stay.
 
-    mark: bool [H, W]. kind: one of KINDS. radii: pixels; None: `mark_radius` of the image. Returns bool [H, W].
+    mark: bool [H, W]. kind: one of KINDS. radius: pixels; None: `mark_radius` of the image. Returns bool [H, W].
     """
     if kind not in RADII:
         return mark
-    given = point_radius if kind == "point" else scribble_radius
-    return dilate(mark, mark_radius(kind, *mark.shape) if given is None else given)
+    return dilate(mark, mark_radius(kind, *mark.shape) if radius is None else radius)
+
+
+def thickened(region: Region) -> Region:
+    """The region with its mask as thick as a model is shown it: before its image is cut or shrunk, which would lose thin
+    lines."""
+    if region.mask is None or region.radius == 0:
+        return region
+    return dataclasses.replace(region, mask=thicken(region.mask, region.kind, region.radius), radius=0)
 
 
 def draw_region(region: Region, shape: Sequence[int]) -> np.ndarray:
     """A region as a model is shown it that takes masks: all of its marks together.
 
-    Points on the object are discs, scribbles thick lines, boxes filled, a mask stays, even an empty one. Points beside the
-    object are not drawn.
+    Points on the object are discs, scribbles thick lines, boxes filled, a mask is thickened by its radius, and may be empty.
+    Points beside the object are not drawn.
     shape: (height, width) of the image. Returns bool [height, width]. UserError where nothing points at the object, or a mark
     is not in the image.
     """
@@ -60,13 +68,14 @@ def draw_region(region: Region, shape: Sequence[int]) -> np.ndarray:
     if not points_at_something(region) and (region.mask is None or len(region.points)):
         lacks = "has only points beside the object, and this system" if len(region.points) else "is empty, and a system"
         raise UserError(f"it {lacks} can only be shown what is meant; add a point on the object, a box, a scribble or a mask")
-    drawn = np.zeros(shape, bool) if region.mask is None else np.array(region.mask, bool)
+    mask = thickened(region).mask
+    drawn = np.zeros(shape, bool) if mask is None else np.array(mask, bool)
     if len(meant):
         drawn |= thicken(_pixels(meant, shape), "point")
     for box in region.boxes.tolist():
         if not shares_area(box, shape):
             raise UserError(f"the box {_numbers(box)} is not in {image}; draw it inside")
-        drawn |= filled_box(shape, *box)
+        drawn[_inside(shape, *box)] = True
     if region.scribbles:
         drawn |= thicken(_lines(region.scribbles, shape), "scribble")
     return drawn
@@ -133,12 +142,18 @@ def filled_box(shape: Sequence[int], left: float, top: float, right: float, bott
     shape: (height, width) of the image, which the box shares some area with. left, top, right, bottom: pixels from the top
     left. At least one pixel is filled. Returns bool [height, width].
     """
-    box, sides = np.zeros(shape, bool), []
+    box = np.zeros(shape, bool)
+    box[_inside(shape, left, top, right, bottom)] = True
+    return box
+
+
+def _inside(shape: Sequence[int], left: float, top: float, right: float, bottom: float) -> tuple[slice, ...]:
+    """The rows and columns of `filled_box`."""
+    sides = []
     for low, high, size in ((top, bottom, shape[0]), (left, right, shape[1])):
         first = min(max(0, round(low)), size - 1)
         sides.append(slice(first, max(first + 1, round(high))))
-    box[tuple(sides)] = True
-    return box
+    return tuple(sides)
 
 
 def _blurred(mask: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ class DavisScores(Sums):
 
     # sums of each group: J mean, recall, decay, F mean, recall, decay, objects
     columns = 7
+    signed = True  # a decay may be negative
 
     def __init__(self, task: str = "semi-supervised") -> None:
         if task not in TASKS:

@@ -22,11 +22,12 @@ class Sums:
     """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact.
 
     options: what __init__ was told; it travels with the state. columns: the numbers of a row. sometimes: scores that compute()
-    gives only where prompts of their kind were seen.
+    gives only where prompts of their kind were seen. signed: whether numbers may be negative.
     """
 
     columns: ClassVar[int]
     sometimes: ClassVar[tuple[str, ...]] = ()
+    signed: ClassVar[bool] = False
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -63,6 +64,6 @@ class Sums:
         made = cls(**state["options"])
         made._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
         for name, row in made._sums.items():
-            if row.shape != (cls.columns,) or not np.isfinite(row).all():
-                raise ValueError(f"the sums of {name!r} are not {cls.columns} finite numbers")
+            if row.shape != (cls.columns,) or not (np.isfinite(row) & ((row >= 0) | cls.signed)).all():
+                raise ValueError(f"the sums of {name!r} are not {cls.columns} numbers that a run can have counted")
         return made

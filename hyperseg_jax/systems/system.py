@@ -161,7 +161,15 @@ def get(name: str) -> System[Any]:
         )
     held = _known[name]
     system: System[Any] = importlib.import_module(held).SYSTEM if isinstance(held, str) else held
-    blocks = {"build": "model", "init": "model", "weight_table": "model", "counts": "loss", "loss": "loss", "processor": "data"}
+    blocks = {
+        "build": "model",
+        "init": "model",
+        "weight_table": "model",
+        "tokenizer": "model",
+        "counts": "loss",
+        "loss": "loss",
+        "processor": "data",
+    }
     told: dict[str, Any] = {
         field: _with_user_errors(getattr(system, field), f"{block}: describes no {name}") for field, block in blocks.items()
     }

@@ -91,7 +91,7 @@ def test_radii_follow_the_area():
     sizes = ((480, 640), (427, 640), (640, 427), (333, 500), (1920, 960), (3000, 4000), (4, 9))
     assert [marks.mark_radius("point", *size) for size in sizes] == [10, 10, 10, 8, 25, 64, 1]
     assert [marks.mark_radius("scribble", *size) for size in sizes] == [5, 5, 5, 4, 13, 32, 1]
-    assert marks.thicken(square(), "point", point_radius=0).sum() == square().sum()  # a given radius counts
+    assert marks.thicken(square(), "point", 0).sum() == square().sum()  # a given radius counts
 
 
 def test_toy_images_have_the_marks_that_tiny_was_taught():
@@ -102,4 +102,4 @@ def test_toy_images_have_the_marks_that_tiny_was_taught():
 def test_boxes_and_masks_are_not_thickened():
     mask = square()
     assert all(np.array_equal(marks.thicken(mask, kind), mask) for kind in ("box", "mask"))
-    assert marks.thicken(mask, "scribble", scribble_radius=1).sum() == mask.sum() + 2 * 200 + 2 * 220
+    assert marks.thicken(mask, "scribble", 1).sum() == mask.sum() + 2 * 200 + 2 * 220

@@ -76,6 +76,19 @@ def test_a_point_is_its_pixel_thickened():
         assert np.array_equal(found, marks.thicken(pixel(20, 30), "point")) and found.sum() == 13
 
 
+def test_a_thin_mark_is_thickened_where_it_is_drawn():
+    thin = lambda radius: Region.of_mask(pixel(20, 30), "point", radius)
+    assert np.array_equal(draw_region(thin(None), SIZE), marks.thicken(pixel(20, 30), "point"))
+    assert np.array_equal(draw_region(thin(7), SIZE), marks.thicken(pixel(20, 30), "point", 7))
+    assert np.array_equal(draw_region(thin(0), SIZE), pixel(20, 30))
+    for radius in (None, 7, 0):
+        thick = marks.thickened(thin(radius))
+        assert thick.radius == 0 and np.array_equal(thick.mask, draw_region(thin(radius), SIZE))
+        assert np.array_equal(draw_region(mirrored(thin(radius), SIZE[1]), SIZE), draw_region(thin(radius), SIZE)[:, ::-1])
+    with pytest.raises(UserError, match="has the radius -1; give 0 up to"):
+        thin(-1)
+
+
 def test_a_box_is_filled_and_a_mask_stays():
     box = draw_region(Region.of_box(9.6, 20, 30.4, 40.5), SIZE)
     assert np.array_equal(box, marks.filled_box(SIZE, 9.6, 20, 30.4, 40.5)) and box.sum() == 20 * 20

@@ -131,7 +131,7 @@ def test_conversation(case):
     last = case.outputs["logits_last_position_every_16th"]
     case.compare("logits_last_position_every_16th", thinned(logits[:, -1], last.shape))
     case.compare("logits_argmax_full", logits.argmax(-1))
-    batch = {"clip_images": (image[:, None] + 1) * 127.5, "layout": vars(layout)}
+    batch = {"clip_images": (image[:, None] + 1) * 127.5, "layout": vars(layout), "class_valid": np.zeros((len(image), 1, 0))}
     writer = inference.write(whole.model, whole.config)
     size = {"max_new_tokens": written.shape[1], "eos_id": vocab_size - 1, "vocab_size": vocab_size}
     answer = jax.jit(lambda params: writer.greedy(params, batch, {}, **size))(whole.params)

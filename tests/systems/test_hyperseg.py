@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from hyperseg_jax.data import sources
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
@@ -130,6 +131,13 @@ def test_fresh_adapters_change_nothing(predicted, config, params, asked):
     found = predictor(config)(model_folder.overlay(params, unflatten(fresh)), batch_of(asked, asked[1]))
     for name, value in predicted[1].items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_a_config_without_a_block_is_one_line(config):
+    lacking = config.copy_and_resolve_references().unlock()
+    del lacking.model["llm"]
+    with pytest.raises(UserError, match="model: describes no hyperseg of this version"):
+        SYSTEM.tokenizer(lacking)
 
 
 def test_what_is_frozen_has_no_optimizer_state(config):

@@ -56,7 +56,8 @@ def _part(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prom
         raise UserError(
             f"{where}: its regions are not the objects of its first frame, so only the whole video has them; leave `frames` out"
         )
-    regions = tuple(Region(prompt.regions[n].kind, mask=numbers[0, ...]) for n, numbers in zip(kept, masks, strict=True))
+    pairs = zip(kept, masks, strict=True)
+    regions = tuple(dataclasses.replace(prompt.regions[n], mask=numbers[0, ...]) for n, numbers in pairs)
     return dataclasses.replace(part, masks=masks, labels=tuple(range(len(kept))), regions=regions)
 
 

@@ -139,7 +139,8 @@ def parsed_shard(row: Any, what: str = "the shard") -> Shard:
     bad = tuple(map(_left_out, row["bad"]))
     shard = Shard(row["file"], row["records"], row["bytes"], row["sha256"], bad)
     named = re.fullmatch(r"\d{5,}-of-\d{5,}\.array_record", shard.file, re.ASCII)
-    if not named or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or min(shard.records, shard.bytes) < 0:
+    counted = 0 <= shard.records <= max(shard.bytes, 0)  # a record takes some bytes
+    if not named or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or not counted:
         raise ValueError(f"{what} has no name, checksum or size of a shard")
     return shard
 

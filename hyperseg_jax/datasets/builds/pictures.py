@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.datasets.files import Read
+from hyperseg_jax.datasets.marks import thickened
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.datasets.regions import scaled
 from hyperseg_jax.ops.transforms import fit
@@ -59,7 +60,7 @@ def shrunk(example: Example, long_edge: int) -> Example:
     ratio, share = (size[0] / height, size[1] / width), size[0] * size[1] / (height * width)
 
     def of_prompt(prompt: Prompt) -> Prompt:
-        regions = tuple(scaled(region, ratio, lambda mask: _shrunk_mask(mask, size)) for region in prompt.regions)
+        regions = tuple(scaled(thickened(region), ratio, lambda mask: _shrunk_mask(mask, size)) for region in prompt.regions)
         return change_masks(prompt, smaller, regions=regions, areas=tuple(area * share for area in prompt.areas))
 
     frames = np.stack([_resized(frame, size, Image.Resampling.BILINEAR) for frame in example.frames])

@@ -59,7 +59,7 @@ def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
             runs = [coco_mask.encode(np.asfortranarray(plane, dtype=np.uint8))["counts"] for plane in stack]
             return {"shape": list(value.shape[:-2]), "planes": [planes.setdefault(run, len(planes)) for run in runs]}
         if isinstance(value, Region):
-            return {"kind": value.kind, "mask": plain(value.mask)} | {
+            return {"kind": value.kind, "mask": plain(value.mask), "radius": value.radius} | {
                 "points": _packed(value.points),
                 "boxes": _packed(value.boxes),
                 "scribbles": [_packed(line) for line in value.scribbles],
@@ -139,6 +139,8 @@ class Record:
             if name != "task" and name not in FIELDS:
                 raise Problem("bad record", f"{self._where}: has the field {name!r} of a newer version; update hyperseg-jax")
         prompt = Prompt(**{name: self._value(value) for name, value in fields.items()}, regions=regions)
+        if odd := [name for name in fields if name not in TIMED and isinstance(getattr(prompt, name), np.ndarray)]:
+            raise Damage(f"{odd[0]} are masks")
         for name, axes in TIMED.items():
             numbers = getattr(prompt, name)
             if numbers is None:
@@ -172,11 +174,12 @@ class Record:
         except UserError as error:
             raise Problem("bad record", str(error)) from error
 
-    def _region(self, kind: Any, points: Any, boxes: Any, scribbles: Any, mask: Any) -> Region:
+    def _region(self, kind: Any, points: Any, boxes: Any, scribbles: Any, mask: Any, radius: Any = 0) -> Region:
         plane = None if mask is None else self._value(mask)
         if plane is not None and (not isinstance(plane, np.ndarray) or plane.ndim):
             raise Damage("the mask of a region is no single mask")
-        return Region(kind, _rows(points, 3), _rows(boxes, 4), tuple(_rows(line, 2) for line in scribbles), plane)
+        lines = tuple(_rows(line, 2) for line in scribbles)
+        return Region(kind, _rows(points, 3), _rows(boxes, 4), lines, plane, radius)
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, list):
@@ -184,6 +187,7 @@ class Record:
         if not isinstance(value, dict):
             return value
         numbers = np.array(value["planes"], np.int64).reshape(value["shape"])
+        limits.check("masks", max(numbers.shape, default=0), self._where, "masks")  # an empty one may have any number of rows
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self._planes)):
             raise Damage("a plane of a mask is missing")
         return numbers

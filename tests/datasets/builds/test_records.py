@@ -145,6 +145,9 @@ def numbers(*values):
         {"mask": [0]},
         {"kind": "blob"},
         {"kind": ["mask"]},
+        {"radius": -1},
+        {"radius": 1.5},
+        {"radius": 10**9},
         {"depth": 1},
     ],
     ids=lambda changes: f"{next(iter(changes))} {str(changes)[-12:]}",
@@ -154,6 +157,16 @@ def test_regions_that_are_none_are_damaged(full, changes):
     content["prompts"][0]["regions"][1] |= changes
     with pytest.raises(UserError, match=r"^s#0: is damaged"):
         Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
+
+
+@pytest.mark.parametrize("field", ["answers", "classes", "labels", "things"])
+def test_empty_masks_of_any_number_take_no_memory(full, field):
+    """Of 2**40 rows and no column: they have no bytes, and would be gone through row by row."""
+    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+    for shape in ([2**40, 0], [0, 3]):
+        content["prompts"][0][field] = {"shape": shape, "planes": []}
+        with pytest.raises(UserError, match=r"^s#0: "):
+            Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
 
 
 def test_more_regions_than_a_record_may_have_are_refused(full):
