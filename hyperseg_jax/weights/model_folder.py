@@ -146,9 +146,16 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh: Sequence[str] = ()) -> dict[str, Any]:
     """Parameters of the shapes and types in `expected` (nested), and on the devices where its leaves have a sharding; those are
-    read, changed in type and placed one after the other, each device its own part. UserError as of `fitting`."""
-    wanted = flatten(expected)
-    return unflatten({path: _placed(array, wanted[path]) for path, array in fitting(name, wanted, fresh=fresh).items()})
+    read, changed in type and placed one after the other, each device its own part. UserError as of `fitting`, and where a
+    number is not finite."""
+    wanted, placed = flatten(expected), {}
+    for path, array in fitting(name, wanted, fresh=fresh).items():
+        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            raise UserError(
+                f"{find(name)}: {path} has numbers that are not finite, so its training diverged; take an earlier save"
+            )
+        placed[path] = _placed(array, wanted[path])
+    return unflatten(placed)
 
 
 def fitting(name: str | pathlib.Path, wanted: Mapping[str, Any], *, fresh: Sequence[str] = ()) -> dict[str, np.ndarray]:

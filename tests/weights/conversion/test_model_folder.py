@@ -50,6 +50,18 @@ def test_all_that_does_not_fit_is_listed(saved):
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_weights_of_a_training_that_diverged_are_named(whole, params_of, tmp_path, number):
+    params = params_of(whole(), ml_dtypes.bfloat16)
+    broken = params["expression_projector"]["kernel"].copy()
+    broken[0, 0] = number
+    params["expression_projector"]["kernel"] = broken
+    model_folder.save(tmp_path / "model", whole(), Tokenizer.toy(), params)
+    expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32) for path, x in flatten(params).items()}
+    with pytest.raises(UserError, match="expression_projector/kernel has numbers that are not finite"):
+        model_folder.load_params(tmp_path / "model", expected)
+
+
 def test_what_lies_behind_a_link_is_not_copied(saved, whole, params_of, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "id").write_text("mine")
