@@ -59,13 +59,17 @@ def best_query(
     return number, best, logits
 
 
-def expression(masks: jax.Array, scores: jax.Array, resize: MaskResize, *, asked: jax.Array, soft: bool) -> Selected:
+def expression(
+    masks: jax.Array, scores: jax.Array, resize: MaskResize, *, asked: jax.Array, soft: bool, balanced: bool = False
+) -> Selected:
     """The best query of an expression. masks [Q, h, w], scores [Q] -> mask, score [], any [] whether the mask has a pixel, and
-    present []: the probability that some query matches, their sum, since at most one does. Training weighs the one match as
-    much as the Q - 1 misses, which makes the scores log(Q - 1) too large; that is taken off first. soft: the mask as
-    probabilities [H, W]."""
+    present []: the probability that some query matches, their sum, since at most one does.
+
+    soft: the mask as probabilities [H, W]. balanced: training weighed the one match as much as the Q - 1 misses
+    (losses.scores.BalancedScores), which makes the scores log(Q - 1) too large; that is taken off before they are added."""
     _, score, logits = best_query(masks, scores, resize, asked)
-    present = jax.nn.sigmoid(scores - jnp.log(max(len(scores) - 1, 1))).sum()
+    too_large = jnp.log(max(len(scores) - 1, 1)) if balanced else 0.0
+    present = jax.nn.sigmoid(scores - too_large).sum()
     return {"mask": _shown(logits, soft), "score": score, "any": (logits > 0).any(), "present": present}
 
 

@@ -52,7 +52,7 @@ def test_the_size_of_the_image_is_torchs(size):
 
 def expression(masks, scores, geometry, absent_below=None, *, soft=False, text="it"):
     found = selection.expression(
-        jnp.asarray(masks), jnp.asarray(scores, jnp.float32), resize_of(masks, geometry), asked=True, soft=soft
+        jnp.asarray(masks), jnp.asarray(scores, jnp.float32), resize_of(masks, geometry), asked=True, soft=soft, balanced=True
     )
     return answers.expression(jax.device_get(found), Prompt("referring", text), geometry, Thresholds(absent_below, 0.5, 0.8))
 

@@ -21,7 +21,8 @@ INSTANCES, CANDIDATES = 100, 20
 
 
 def _expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
-    return selection.expression(outputs["mask_logits"], outputs["expression"], resize, asked=outputs["asked"], soft=soft)
+    asked = outputs["asked"]
+    return selection.expression(outputs["mask_logits"], outputs["expression"], resize, asked=asked, soft=soft, balanced=True)
 
 
 def _regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
