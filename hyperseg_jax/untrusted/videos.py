@@ -37,9 +37,22 @@ def open_container(file: BinaryIO) -> Any:
     }
     most = {"max_pixels": str(limits.in_force().pixels), "codec_whitelist": ",".join(CODECS)}
     try:
-        return av.open(file, "r", options=most, container_options=allowed, io_open=_refuse)
+        return av.open(_Readable(file), "r", options=most, container_options=allowed, io_open=_refuse)
     except av.ArgumentError as error:  # what FFmpeg says of a container that is not among the allowed
         raise BadFile(f"is none of the video containers that are read here ({', '.join(CONTAINERS)})", "convert it") from error
+
+
+class _Readable:
+    """A file for PyAV. A place that no file has is told to FFmpeg by a negative number; PyAV would print an exception."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
 
 
 def _refuse(url: str, flags: int, options: object) -> NoReturn:

@@ -181,6 +181,16 @@ def damaged(folder):
     return st.one_of([fuzz.damaged_bytes(data) for data in [*sound, *(text.encode() for text in LISTS.values())]])
 
 
+def test_places_that_no_file_has_print_nothing(tmp_path, capfd):
+    """A size of the header is so large that FFmpeg seeks beyond every file; PyAV would print an exception each time."""
+    data = write(tmp_path / "sound.wmv", plain(), codec="wmv2").read_bytes()
+    damaged = tmp_path / "damaged.wmv"
+    damaged.write_bytes(data[:146] + b"\xff" * 7 + data[146:])
+    assert len(list(read_frames(tmp_path / "sound.wmv"))) == 5
+    refused(damaged)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_damaged_videos(tmp_path):
     fuzz.tried(promise(tmp_path / "a.mp4"), damaged(tmp_path), examples=100)
 
