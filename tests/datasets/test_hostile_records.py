@@ -103,6 +103,7 @@ def test_an_index_that_promises_records_without_end(own, tmp_path):
         ({"file": "/etc/passwd"}, "is damaged"),
         ({"sha256": "../" * 21 + "a"}, "is damaged"),
         ({"bytes": -1}, "is damaged"),
+        ({"records": 2**20, "bytes": 9000}, "cannot have 1048576 records in 9000 bytes"),
     ):
         shard = content["shards"][0] | edit
         path.write_text(json.dumps(content | {"shards": [shard], "records": shard["records"]}))

@@ -22,6 +22,8 @@ FACTS = ("classes", "things", "category_ids")
 """What readers know of a whole benchmark, kept where they do."""
 
 
+FEW = 1000
+"""Records of a shard, each of which may be found missing; more must have bytes of their own."""
 OF_SHARD: Mapping[str, type] = {"file": str, "records": int, "bytes": int, "sha256": str, "bad": list}
 OF_INDEX: Mapping[str, type] = {"records": int, "settings": dict, "clips": bool, "facts": dict, "shards": list}
 """The fields of each json, and their kinds."""
@@ -130,6 +132,10 @@ def read_index(store: Store) -> Index:
     except ValueError as error:
         raise Problem("bad record", f"{store}/{INDEX}: is damaged ({error}); remove it and build again") from error
     limits.check("records", index.records, f"{store}/{INDEX}", "records")
+    for shard in shards:
+        if shard.records > max(shard.bytes, FEW):
+            why = f"{shard.file} cannot have {shard.records} records in {shard.bytes} bytes"
+            raise Problem("bad record", f"{store}/{INDEX}: is damaged ({why}); remove it and build again")
     return index
 
 
@@ -139,8 +145,7 @@ def parsed_shard(row: Any, what: str = "the shard") -> Shard:
     bad = tuple(map(_left_out, row["bad"]))
     shard = Shard(row["file"], row["records"], row["bytes"], row["sha256"], bad)
     named = re.fullmatch(r"\d{5,}-of-\d{5,}\.array_record", shard.file, re.ASCII)
-    counted = 0 <= shard.records <= max(shard.bytes, 0)  # a record takes some bytes
-    if not named or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or not counted:
+    if not named or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or min(shard.records, shard.bytes) < 0:
         raise ValueError(f"{what} has no name, checksum or size of a shard")
     return shard
 
