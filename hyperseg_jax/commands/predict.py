@@ -29,9 +29,8 @@ LONGEST_STEM = 230
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser._negative_number_matcher = re.compile(
-        r"-[\d.][\d.,eE+-]*$"
-    )  # so that `--box -5,60,80,120` is a value, not an option
+    # so that `--box -5,60,80,120` is a value, not an option
+    parser._negative_number_matcher = re.compile(r"-[\d.][\d.,eE+-]*$")
     parser.add_argument("image", type=pathlib.Path, help="an image, a video file, or a folder of frames")
     parser.add_argument("text", nargs="?", help='what to segment: "the red ring left of the square"')
     parser.add_argument("--model", default="tiny", help="a workdir, a model folder, or a shipped model (tiny)")

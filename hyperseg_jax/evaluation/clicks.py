@@ -57,10 +57,11 @@ class Clicked(Reply):
         return super()._only(prompt, 0)
 
     def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
-        """With as many points a region as there will be at the last step."""
+        """With as many points a region as there will be at the last step; a region without any never gets one."""
         asked = self.asked(prompt)
-        every = (Region("point", points=np.resize(region.points, (LIMIT, 3))) for region in asked.regions if len(region.points))
-        return bucket(self._only(dataclasses.replace(asked, regions=tuple(every) or asked.regions), 0))
+        full = lambda region: Region("point", points=np.resize(region.points, (LIMIT, 3)))
+        regions = tuple(full(region) if len(region.points) else region for region in asked.regions)
+        return bucket(self._only(dataclasses.replace(asked, regions=regions), 0))
 
     def hear(self, prompt: int, outputs: Any) -> None:
         found = self._find(self.asked(prompt), outputs)

@@ -258,6 +258,16 @@ def test_interactive_systems_are_told_what_is_too_much():
     assert beside[int(second[1]), int(second[0])] and third[0] > 15
 
 
+@pytest.mark.parametrize("kind", [Clicked, Corrected])
+def test_an_object_that_nobody_clicks_at_has_room_as_well(kind):
+    """It is ignored as a whole, and asked for with an empty mask at each step."""
+    bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
+    prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars), ignore=bars[1:])
+    reply = kind(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
+    regions = reply.measure(0, lambda example: example.prompts[0].regions)
+    assert [len(region.points) for region in regions] == [20, 0] and len(reply.asked(0).regions) == 2
+
+
 def test_an_object_that_is_never_found_counts_twenty_clicks():
     whole = block(0, 0, 30, 30)[None]
     prompt = Prompt(

@@ -86,6 +86,9 @@ def test_what_is_encoded_apart_is_what_a_whole_pass_computes(kinds, other, asked
         np.testing.assert_allclose(found[name], whole[name], rtol=1e-4, atol=2e-4, err_msg=name)
     np.testing.assert_allclose(kept, memory, rtol=1e-4, atol=1e-4)
     assert np.abs(whole["mask_logits"][0] - whole["mask_logits"][1]).max() > 1e-2
+    without = {name: features[name] for name in features if name != "picture"}  # any part may be missing
+    found, _ = predict(random_model.params, rest | {"clip_images": batch["clip_images"]}, without, None)
+    np.testing.assert_allclose(found["mask_logits"], whole["mask_logits"], rtol=1e-4, atol=2e-4)
     later = cache_of(random_model).features(random_model.params, parts, lambda part: part, memory=True)
     assert "prefix" not in later  # it was read with the query of a first frame
     second, _ = predict(random_model.params, batch, {}, 2 * memory)

@@ -55,7 +55,8 @@ def over_frames(
         if features:
             prefix = features.get("prefix") if query is None else None
             seen = features["image"] if "image" in features else apply(normalise(batch["images"][:, t]), method="see")
-            picture = features["picture"]
+            given = features.get("picture")
+            picture = apply(normalise_clip(batch["clip_images"][:, t]), method="picture") if given is None else given
             output: Any = apply(seen, picture, layout, fine_grained_query=query, prefix=prefix, method="answer", **asked)
         else:
             images, clip_images = normalise(batch["images"][:, t]), normalise_clip(batch["clip_images"][:, t])
