@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     DeviceArray = jax.Array
 else:
     DeviceArray = Array
-"""What a model computes with. JAX takes NumPy's arrays where it takes its own; mypy is told of its own alone."""
+"""An array that a model computes with. JAX accepts NumPy arrays as well; mypy sees jax.Array only."""
 
 IGNORED = -100
 """A label that is not trained on (PyTorch's ignore_index, used in every published data set)."""

@@ -47,7 +47,7 @@ Shared by readers: files
     labels              label images: one number for each pixel
     masks               run lengths and polygons of json files
     coco_records        the lists of a COCO json, by id
-    places              where the numbers of records stand, and those that stand twice
+    places              records by their ids, and ids that two records share
     video_folders       videos as folders of frames and masks
 
 Shared by readers: prompts

@@ -49,7 +49,7 @@ def opening(what: str) -> Iterator[None]:
 
 
 def in_words(error: BaseException) -> str:
-    """What an error of Python's says of a file's content, which it tells in words of a program."""
+    """What a Python error means for the content of a file, in plain words."""
     if isinstance(error, KeyError):
         return f"{shown_value(error.args[0] if error.args else '')} is missing"
     if isinstance(error, MemoryError):
@@ -57,7 +57,7 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     if isinstance(error, UnicodeError):
-        return "a text has signs that are none"
+        return "a text is not valid Unicode"
     if isinstance(error, OSError):
         return f"a file cannot be read: {shown(error.strerror or str(error))}"
     return "a value is of another kind or size than belongs there"

@@ -66,8 +66,8 @@ def draw_region(region: Region, shape: Sequence[int]) -> np.ndarray:
         raise UserError(f"a mask of {region.mask.shape} (height, width) was drawn on {image}; give it the same size")
     meant = region.points[region.points[:, 2] == 1, :2]
     if not points_at_something(region) and (region.mask is None or len(region.points)):
-        lacks = "has only points beside the object, and this system" if len(region.points) else "is empty, and a system"
-        raise UserError(f"it {lacks} can only be shown what is meant; add a point on the object, a box, a scribble or a mask")
+        lacks = "has only points beside the object" if len(region.points) else "is empty"
+        raise UserError(f"it {lacks}; add a point on the object, a box, a scribble or a mask")
     mask = thickened(region).mask
     drawn = np.zeros(shape, bool) if mask is None else np.array(mask, bool)
     if len(meant):

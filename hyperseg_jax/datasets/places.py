@@ -1,4 +1,4 @@
-"""Where the numbers of a list of records stand; one that stands twice tells no records apart."""
+"""Records by their ids. An id that two records share is a problem."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hyperseg_jax.untrusted.printing import shown_value
 
 
 class Places:
-    """The place of the first record of each number, in the order of the file.
+    """The index of the first record with each id, in the order of the file.
 
-    name: the field of the numbers. where: what the list is called in messages. strict: a record without a number is a
-    UserError; else it is left out, and told by whoever reads it.
+    name: the field of the ids. where: what the list is called in messages. strict: a record without an id is a UserError; else
+    it is left out, and whoever reads it complains.
     """
 
     def __init__(self, rows: Sequence[Any], name: str, where: str, *, strict: bool = True) -> None:
@@ -36,7 +36,7 @@ class Places:
         return iter(self._first)
 
     def __getitem__(self, number: int | str) -> int:
-        """The place of the first record of that number. A problem where another one has it too."""
+        """The index of the first record with that id. A problem where another record has the same id."""
         first = self._first[number]
         if number in self._again:
             what = f"{self._where}#{first}: its {self._name} {shown_value(number)}"
@@ -44,13 +44,13 @@ class Places:
         return first
 
     def check(self) -> None:
-        """A problem for each number that stands twice, for lists that all records depend on."""
+        """A problem for each id that two records share, for lists that all records depend on."""
         for number in self._again:
             self[number]
 
 
 def categories(rows: Sequence[Any], where: str) -> dict[int, int]:
-    """The place of each number of a list of categories. A problem where one stands twice."""
+    """The index of each category by its id. A problem where two share one."""
     numbers = [files.number(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
     Places(rows, "id", where).check()
     return {number: k for k, number in enumerate(numbers)}

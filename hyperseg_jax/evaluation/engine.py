@@ -43,10 +43,9 @@ TEXT = "text"
 class Request:
     """A batch of NumPy arrays, to be answered.
 
-    processor: what made it. geometries: int32 [B, 2, 3], how the images lie in the model's input (mask_resize.geometry_array).
-    canvas: the size that holds the images. rows: of the global batch, None in a run of one process. apart: whether what can be
-    encoded apart is, and is kept for the next request about the same.
-    """
+    processor: what made it. geometries: int32 [B, 2, 3], how the images lie in the model's input
+    (mask_resize.geometry_array). canvas: the size that holds the images. rows: of the global batch, None in a run of one
+    process. apart: whether the parts of the batch are encoded on their own and cached for the next request."""
 
     processor: Processor
     batch: Batch

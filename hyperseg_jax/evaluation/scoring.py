@@ -190,7 +190,7 @@ def options_of(question: str) -> dict[str, str]:
 
 
 def number_of(key: str, field: str, where: str) -> int:
-    """The number that tells a question from others. UserError where it is none. field, where: it stands in, for the message."""
+    """The id of a question as a number. UserError where it is not one. field, where: of the id, for the message."""
     if not re.fullmatch("0|-?[1-9][0-9]{0,17}", key):
         raise UserError(f"{where}: its {field} is {shown_value(key)}, and the benchmark wants a whole number; correct it")
     return int(key)

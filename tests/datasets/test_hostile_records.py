@@ -247,7 +247,7 @@ def test_numbers_that_collide_in_a_dict_are_refused(own):
         (TypeError("'<' not supported between instances of 'str' and 'int'"), "a value is of another kind or size"),
         (AttributeError("'list' object has no attribute 'get'"), "a value is of another kind or size"),
         (IndexError("list index out of range"), "a value is of another kind or size"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "a text has signs that are none"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "a text is not valid Unicode"),
         (PermissionError(13, "Permission denied", "x"), "a file cannot be read: Permission denied"),
         (RecursionError("maximum recursion depth exceeded"), "it is nested too deep"),
         (MemoryError(), "it asks for more memory than there is"),

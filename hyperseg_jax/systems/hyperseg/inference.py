@@ -46,8 +46,8 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
 
 
 def write(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
-    """The answer to one question an image, so one text. The state: what the language model keeps, and the place of
-    the first token [B]."""
+    """The answer to one question about an image. The state: the keys and values of the language model, and the position of the
+    first token [B]."""
     apply: Any = model.apply
 
     def begin(params: Any, batch: Batch, features: Features, room: int) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
