@@ -43,6 +43,8 @@ class ReferringScores(Sums):
     # sums of each group: intersection, union, IoU, prompts, prompts without target, of those answered empty, then prompts of
     # at least each IoU of PRECISIONS
     columns = 6 + len(PRECISIONS)
+    within = ((0, 1), (2, 3), (4, 3), (5, 4), *((k, 3) for k in range(6, 6 + len(PRECISIONS))))
+    counted = 3
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

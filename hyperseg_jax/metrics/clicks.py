@@ -16,6 +16,8 @@ class ClickScores(Sums):
 
     # sums of one row: clicks to each of THRESHOLDS, objects that never reached each, IoU at click `at`, objects
     columns = 2 * len(THRESHOLDS) + 2
+    within = tuple((k, 2 * len(THRESHOLDS) + 1) for k in range(len(THRESHOLDS), 2 * len(THRESHOLDS) + 1))
+    counted = columns - 1
 
     def __init__(self, limit: int = LIMIT, at: int = 1) -> None:
         super().__init__(limit=limit, at=at)

@@ -41,6 +41,8 @@ class DavisScores(Sums):
 
     # sums of each group: J mean, recall, decay, F mean, recall, decay, objects
     columns = 7
+    within = tuple((k, 6) for k in range(6))
+    counted = 6
     signed = True  # a decay may be negative
 
     def __init__(self, task: str = "semi-supervised") -> None:

@@ -15,6 +15,8 @@ class ExactScores(Sums):
 
     # sums of each group: right ones, questions
     columns = 2
+    within = ((0, 1),)
+    counted = 1
 
     def update(self, answer: str, truth: str, group: str = "") -> None:
         """One question."""

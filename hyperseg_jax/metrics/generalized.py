@@ -22,6 +22,8 @@ class GeneralizedScores(Sums):
 
     # sums of one row: intersection, union, IoU, prompts, then TP, FN, TN, FP of "names nothing", then precise ones with target
     columns = 8 + len(PRECISIONS)
+    within = ((0, 1), (2, 3), *((k, 3) for k in range(4, 8 + len(PRECISIONS))))
+    counted = 3
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

@@ -15,6 +15,8 @@ class InteractiveScores(Sums):
 
     # sums of each kind: intersection, union, IoU, regions
     columns = 4
+    within = ((0, 1), (2, 3))
+    counted = 3
 
     def update(
         self, prediction: np.ndarray, target: np.ndarray, kinds: Sequence[str], ignore: np.ndarray | None = None

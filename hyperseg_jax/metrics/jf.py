@@ -75,6 +75,8 @@ class ClipScores(Sums):
 
     # sums of each group: J, F, clips
     columns = 3
+    within = ((0, 2), (1, 2))
+    counted = 2
 
     def update(self, prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None, group: str = "") -> None:
         """prediction, target, ignore: bool [T, H, W]."""

@@ -15,6 +15,7 @@ class SemanticScores(Sums):
 
     # sums of each class: intersection, labelled pixels, predicted pixels
     columns = 3
+    within = ((0, 1), (0, 2))
 
     def update(
         self, prediction: np.ndarray, target: np.ndarray, classes: Sequence[str], ignore: np.ndarray | None = None

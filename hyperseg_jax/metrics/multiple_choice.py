@@ -31,6 +31,8 @@ class MultipleChoiceScores(Sums):
 
     # sums of each question, named by category and number: right answers, answers
     columns = 2
+    within = ((0, 1),)
+    counted = 1
 
     def update(self, answer: str, truth: str, options: Mapping[str, str], question: Any, group: str = "") -> None:
         """One rotation. truth: its letter. question: what its rotations have in common (in MMBench, index modulo 1e6)."""

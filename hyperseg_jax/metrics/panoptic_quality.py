@@ -19,6 +19,7 @@ class PanopticQuality(Sums):
     """
 
     columns = 4  # of each class: IoU, true positives, false positives, false negatives
+    within = ((0, 1),)
 
     def __init__(self) -> None:
         super().__init__()

@@ -45,6 +45,8 @@ class ReVosScores(Sums):
 
     # sums of each group: J, F, A, expressions, R, expressions with a foreground
     columns = 6
+    within = ((0, 3), (1, 3), (2, 3), (5, 3), (4, 5))
+    counted = 3
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

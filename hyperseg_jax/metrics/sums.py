@@ -22,12 +22,16 @@ class Sums:
     """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact.
 
     options: what __init__ was told; it travels with the state. columns: the numbers of a row. sometimes: scores that compute()
-    gives only where prompts of their kind were seen. signed: whether numbers may be negative.
+    gives only where prompts of their kind were seen. signed: whether numbers may be negative. within: pairs of columns
+    whose first is never the larger one, as a sum of IoUs is at most the number of prompts. counted: the column of a number that is
+    at least 1 in a row that was seen.
     """
 
     columns: ClassVar[int]
     sometimes: ClassVar[tuple[str, ...]] = ()
     signed: ClassVar[bool] = False
+    within: ClassVar[tuple[tuple[int, int], ...]] = ()
+    counted: ClassVar[int | None] = None
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -64,6 +68,17 @@ class Sums:
         made = cls(**state["options"])
         made._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
         for name, row in made._sums.items():
-            if row.shape != (cls.columns,) or not (np.isfinite(row) & ((row >= 0) | cls.signed)).all():
+            if row.shape != (cls.columns,) or not cls._countable(row):
                 raise ValueError(f"the sums of {name!r} are not {cls.columns} numbers that a run can have counted")
         return made
+
+    @classmethod
+    def _countable(cls, row: np.ndarray) -> bool:
+        """Whether a run can have counted a row."""
+        return bool(
+            np.isfinite(row).all()
+            and (cls.signed or (row >= 0).all())
+            and row.any()
+            and all(abs(row[share]) <= row[whole] for share, whole in cls.within)
+            and (cls.counted is None or row[cls.counted] >= 1)
+        )

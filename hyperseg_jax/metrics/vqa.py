@@ -174,6 +174,8 @@ class VqaScores(Sums):
 
     # sums of each group: accuracy, questions
     columns = 2
+    within = ((0, 1),)
+    counted = 1
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))

@@ -33,7 +33,7 @@ class Limits:
     seconds: float = 300.0
     letters: int = 2**15
     side: int = 2048
-    tokens: int = 16_384
+    tokens: int = 4096
     outside: bool = False
 
 

@@ -1,5 +1,6 @@
 """Every accumulator gives the same scores however its samples are spread over hosts, and its state is JSON."""
 
+import copy
 import json
 
 import numpy as np
@@ -156,6 +157,23 @@ def test_a_state_of_another_shape_is_refused(kind):
         change(state)
         with pytest.raises((ValueError, TypeError, KeyError, AttributeError, OverflowError)):
             new().merge(type(seen).from_state(state))
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (new, _) in KINDS.items() if type(new()).__dict__.get("within")])
+def test_sums_larger_than_their_number_are_refused(kind):
+    """Else a damaged file of an evaluation's other half would give an accuracy of 1.7e9."""
+    new, feed = KINDS[kind]
+    seen = new()
+    feed(seen, 0)
+    kept = json.loads(json.dumps(seen.state()))
+    for share, _ in seen.within:
+        state = copy.deepcopy(kept)
+        _each(state, lambda row, share=share: [1e12 if k == share else value for k, value in enumerate(row)])
+        with pytest.raises(ValueError, match="can have counted"):
+            type(seen).from_state(state)
+    _each(kept, lambda row: [0.0] * len(row))  # 0 / 0
+    with pytest.raises(ValueError, match="can have counted"):
+        type(seen).from_state(kept)
 
 
 def test_a_state_of_more_things_than_any_benchmark_has_is_refused():

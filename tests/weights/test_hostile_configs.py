@@ -53,7 +53,7 @@ HOSTILE = [
     ("data/image_size", 10**9, "data.image_size = 1000000000"),
     ("data/image_size", 8192, r"asks for 8192, the limit is 2048; .* limits\.side"),
     ("data/buckets", [10**9], "data.buckets = 1000000000"),
-    ("data/buckets", [64, 100_000], r"asks for 100000, the limit is 16384; .* limits\.tokens"),
+    ("data/buckets", [64, 100_000], r"asks for 100000, the limit is 4096; .* limits\.tokens"),
     ("data/buckets", [], "give a list of 1 or more"),
     ("data/buckets", None, "data.buckets = None"),
     ("model/llm/num_layers", 10**9, "model.llm.num_layers = 1000000000"),
