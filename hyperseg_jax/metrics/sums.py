@@ -22,9 +22,9 @@ class Sums:
     """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact.
 
     options: what __init__ was told; it travels with the state. columns: the numbers of a row. sometimes: scores that compute()
-    gives only where prompts of their kind were seen. signed: whether numbers may be negative. within: pairs of columns
-    whose first is never the larger one, as a sum of IoUs is at most the number of prompts. counted: the column of a number that is
-    at least 1 in a row that was seen.
+    gives only where prompts of their kind were seen. signed: whether numbers may be negative. within: pairs of columns whose
+    first is never the larger one, as a sum of IoUs is at most the number of prompts. counted: the column of a number that is at
+    least 1 in every row.
     """
 
     columns: ClassVar[int]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -13,44 +12,23 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Layout, Source
 
 
-class Marker(enum.IntEnum):
-    """What stands in an id sequence where something other than text comes; the values of PSALM and its descendants."""
+class Run(NamedTuple):
+    """Positions of a token stream that come from one source.
 
-    IMAGE = -200
-    SEG = -201  # the mask queries
-    CLS = -202  # the next class name
-    REGION = -203  # the next region
-    REFER = -204  # the expression
-    TEMPORAL = -205  # the fine-grained tokens
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptTokens:
-    """A prompt as ids with markers.
-
-    ids: token ids and Markers. labels: ids where they are to be written, IGNORED elsewhere. mask: for each id, whether others
-    may look at it. expression: ids placed at REFER. classes: ids placed at each CLS, in order. num_regions: how many REGION.
+    ids: text ids, one for each position; zeros where no text stands. segment: which class or region they belong to, from 1; 0
+    for none. label: the id to be written, IGNORED for none. visible: whether others may look at it.
     """
 
-    ids: tuple[int, ...]
-    labels: tuple[int, ...]
-    mask: tuple[bool, ...]
-    expression: tuple[int, ...] = ()
-    classes: tuple[tuple[int, ...], ...] = ()
-    num_regions: int = 0
+    ids: Sequence[int]
+    source: Source
+    segment: int = 0
+    label: int = IGNORED
+    visible: bool = True
 
 
-class TokenCounts(NamedTuple):
-    """How many positions the picture, its fine-grained tokens and the mask queries take."""
-
-    image: int
-    fine_grained: int
-    queries: int
-
-
-def expanded_length(tokens: PromptTokens, counts: TokenCounts) -> int:
-    """Positions that the prompt takes once its markers are expanded."""
-    return sum(len(ids) for ids, *_ in _runs(tokens, counts))
+def expanded_length(runs: Iterable[Run]) -> int:
+    """Positions that a prompt takes."""
+    return sum(len(run.ids) for run in runs)
 
 
 LENGTH_STEP = 64
@@ -63,10 +41,9 @@ def choose_bucket(needed: int, buckets: Iterable[int]) -> int:
     return min((bucket for bucket in buckets if needed <= bucket), default=longer)
 
 
-def expand(tokens: PromptTokens, counts: TokenCounts, length: int) -> Layout:
-    """Ids with markers -> arrays of `length`. Raises UserError naming the needed and the given length."""
-    runs = list(_runs(tokens, counts))
-    needed = sum(len(ids) for ids, *_ in runs)
+def expand(runs: Sequence[Run], length: int) -> Layout:
+    """The runs of a prompt -> arrays of `length`. Raises UserError naming the needed and the given length."""
+    needed = expanded_length(runs)
     if needed > length:
         raise UserError(
             f"a prompt needs {needed} positions, the layout has {length}: "
@@ -139,34 +116,3 @@ def _common_length(layouts: Sequence[Layout], limit: int) -> int:
         for name in ("text_ids", "source", "index", "mask"):
             differs |= getattr(first, name)[:limit] != getattr(other, name)[:limit]
     return int(differs.argmax()) if differs.any() else limit
-
-
-Run = tuple[Sequence[int], Source, int, int, bool]  # text ids, source, segment, label, visible
-
-
-def _runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
-    """What each id becomes."""
-    named = {marker: tokens.ids.count(marker) for marker in Marker}
-    if named[Marker.CLS] != len(tokens.classes) or named[Marker.REGION] != tokens.num_regions:
-        raise ValueError(
-            f"the ids mark {named[Marker.CLS]} classes and {named[Marker.REGION]} regions, "
-            f"given are {len(tokens.classes)} and {tokens.num_regions}"
-        )
-    classes, regions = 0, 0
-    for token, label, visible in zip(tokens.ids, tokens.labels, tokens.mask, strict=True):
-        if token == Marker.IMAGE:
-            yield [0] * counts.image, Source.IMAGE, 0, IGNORED, True
-        elif token == Marker.TEMPORAL:
-            yield [0] * counts.fine_grained, Source.FINE_GRAINED, 0, IGNORED, True
-        elif token == Marker.SEG:
-            yield [0] * counts.queries, Source.QUERY, 0, IGNORED, True
-        elif token == Marker.REFER:
-            yield tokens.expression, Source.EXPRESSION, 1, IGNORED, True
-        elif token == Marker.CLS:
-            classes += 1
-            yield tokens.classes[classes - 1], Source.CLASS, classes, IGNORED, True
-        elif token == Marker.REGION:
-            regions += 1
-            yield [0], Source.REGION, regions, IGNORED, True
-        else:
-            yield [token], Source.TEXT, 0, label, visible

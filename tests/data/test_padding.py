@@ -10,9 +10,10 @@ from rich.console import Console
 from hyperseg_jax.data import padding
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.structs import Example, Prompt
+from hyperseg_jax.systems.hyperseg.markers import TokenCounts, runs
 from hyperseg_jax.systems.hyperseg.processor import HyperSegProcessor
 from hyperseg_jax.systems.hyperseg.prompts import normalize, tokenize
-from hyperseg_jax.text.layout import TokenCounts, expanded_length
+from hyperseg_jax.text.layout import expanded_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 PROCESSOR = HyperSegProcessor(Tokenizer.toy(), 32, 16, 9, 4, 4, prompts=2, length=200, targets=4, template="short")
@@ -36,7 +37,9 @@ def task(*texts):
 
 
 def length(text):
-    return expanded_length(tokenize(normalize(example(text).prompts[0]), Tokenizer.toy(), template="short", train=True), COUNTS)
+    return expanded_length(
+        runs(tokenize(normalize(example(text).prompts[0]), Tokenizer.toy(), template="short", train=True), COUNTS)
+    )
 
 
 SHORT, LONG = "the ring", "the large blue square left of the small red star"

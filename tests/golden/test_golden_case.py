@@ -66,7 +66,7 @@ def test_how_far_from_zero_a_bit_may_flip(tmp_path):
 def test_rows_of_a_layout_are_read_one_by_one():
     from whole_model import layout_of
 
-    from hyperseg_jax.text.layout import TokenCounts
+    from hyperseg_jax.systems.hyperseg.markers import TokenCounts
 
     ids = np.array([[5, 6, 7, 8]], np.int32)
     of = lambda rows: layout_of(types.SimpleNamespace(inputs={"input_ids": rows}), TokenCounts(4, 2, 3), 6)[0]

@@ -14,8 +14,9 @@ from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.splice import splice
 from hyperseg_jax.structs import Source, TokenStream
 from hyperseg_jax.systems.hyperseg import inference
+from hyperseg_jax.systems.hyperseg.markers import PromptTokens, TokenCounts, runs
 from hyperseg_jax.tables import Identity, Row, Table
-from hyperseg_jax.text.layout import PromptTokens, TokenCounts, expand
+from hyperseg_jax.text.layout import expand
 
 
 def build_phi(config):
@@ -88,7 +89,7 @@ def test_layout_and_splice(case):
             tuple((ids != padding).tolist()),
             expression=tuple(case.inputs[f"token_refer_id_{b}"].tolist()) if f"token_refer_id_{b}" in case.inputs else (),
         )
-        layouts.append(expand(tokens, counts, length))
+        layouts.append(expand(runs(tokens, counts), length))
     layout = jax.tree.map(lambda *rows: np.stack(rows), *layouts)
 
     @jax.jit

@@ -9,8 +9,9 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.systems.hyperseg import SYSTEM
+from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCounts, runs
 from hyperseg_jax.tables import flatten, unflatten
-from hyperseg_jax.text.layout import Layout, Marker, PromptTokens, TokenCounts, expand
+from hyperseg_jax.text.layout import Layout, expand
 
 # "released sizes" where a case describes its vision modules in words
 RELEASED = {
@@ -137,6 +138,6 @@ def layout_of(case: Any, counts: TokenCounts, length: int) -> tuple[Layout, int]
             expression=() if expression is None else tuple(expression.tolist()),
             num_regions=int((ids == Marker.REGION).sum()),
         )
-        layouts.append(expand(tokens, counts, length))
+        layouts.append(expand(runs(tokens, counts), length))
         most = max(most, len(classes))
     return jax.tree.map(lambda *rows: np.stack(rows), *layouts), most

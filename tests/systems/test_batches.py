@@ -15,8 +15,9 @@ from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
+from hyperseg_jax.systems.hyperseg.markers import TokenCounts, runs
 from hyperseg_jax.systems.hyperseg.prompts import tokenize
-from hyperseg_jax.text.layout import TokenCounts, expanded_length
+from hyperseg_jax.text.layout import expanded_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 SYSTEM = systems.get("hyperseg")
@@ -58,7 +59,7 @@ def processor_for(config, prompts):
     """The least sizes that hold each of the prompts."""
     made = SYSTEM.processor(config, Tokenizer.toy(), {})
     counts = TokenCounts(made.image_tokens, made.fine_grained_tokens, made.queries)
-    length = max(expanded_length(tokenize(p, Tokenizer.toy()), counts) for p in prompts)
+    length = max(expanded_length(runs(tokenize(p, Tokenizer.toy()), counts)) for p in prompts)
     return dataclasses.replace(
         made,
         frames=2,

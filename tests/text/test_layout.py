@@ -4,8 +4,9 @@ from drawn import regions_of
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
+from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCounts, runs
 from hyperseg_jax.systems.hyperseg.prompts import tokenize
-from hyperseg_jax.text.layout import Marker, PromptTokens, Source, TokenCounts, choose_bucket, expand, expanded_length, pack
+from hyperseg_jax.text.layout import Source, choose_bucket, expand, expanded_length, pack
 
 COUNTS = TokenCounts(image=4, fine_grained=3, queries=2)
 
@@ -19,14 +20,14 @@ class ByteTokenizer:
 
 
 def build(prompt, length=400, *, train=False):
-    return expand(tokenize(prompt, ByteTokenizer(), template="short", train=train), COUNTS, length)
+    return expand(runs(tokenize(prompt, ByteTokenizer(), template="short", train=train), COUNTS), length)
 
 
 def test_markers_expand_in_order():
     ids = (5, Marker.IMAGE, 6, Marker.CLS, Marker.CLS, Marker.REGION, Marker.REGION, Marker.REFER, Marker.SEG, 1)
     labels = (*[IGNORED] * 7, Marker.REFER, Marker.SEG, 1)
     tokens = PromptTokens(ids, labels, (True,) * 10, expression=(8, 3), classes=((11, 12, 3), (13, 3)), num_regions=2)
-    layout = expand(tokens, COUNTS, 20)
+    layout = expand(runs(tokens, COUNTS), 20)
     s = Source
     assert layout.source.tolist() == [
         s.TEXT,
@@ -77,7 +78,7 @@ def test_every_task_builds(prompt):
 
 def test_too_long_a_prompt_names_both_lengths():
     tokens = tokenize(Prompt("chat", "what?"), ByteTokenizer(), template="short")
-    needed = expanded_length(tokens, COUNTS)
+    needed = expanded_length(runs(tokens, COUNTS))
     assert int(build(Prompt("chat", "what?"), length=needed).mask.sum()) == needed
     with pytest.raises(UserError, match=rf"needs {needed} positions, the layout has {needed - 1}: .*`buckets`"):
         build(Prompt("chat", "what?"), length=needed - 1)
@@ -90,7 +91,7 @@ def test_smallest_bucket_that_fits():
 
 def test_markers_and_what_they_stand_for_must_agree():
     with pytest.raises(ValueError, match="mark 1 classes and 0 regions, given are 0 and 0"):
-        expand(PromptTokens((Marker.CLS,), (IGNORED,), (True,)), COUNTS, 8)
+        runs(PromptTokens((Marker.CLS,), (IGNORED,), (True,)), COUNTS)
 
 
 def unpacked(packed, number):

@@ -12,8 +12,9 @@ from hyperseg_jax.llms.phi import Phi
 from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.structs import Source as S
+from hyperseg_jax.systems.hyperseg.markers import TokenCounts, runs
 from hyperseg_jax.systems.hyperseg.prompts import tokenize
-from hyperseg_jax.text.layout import TokenCounts, expand, pack
+from hyperseg_jax.text.layout import expand, pack
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 COUNTS = TokenCounts(9, 3, 4)
@@ -28,7 +29,7 @@ PROMPTS = (
 
 def layouts(length=120):
     tokenizer = Tokenizer.toy()
-    return [expand(tokenize(prompt, tokenizer, template="v0", train=True), COUNTS, length) for prompt in PROMPTS]
+    return [expand(runs(tokenize(prompt, tokenizer, template="v0", train=True), COUNTS), length) for prompt in PROMPTS]
 
 
 def test_packed_equals_one_by_one():

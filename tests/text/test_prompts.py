@@ -4,9 +4,9 @@ from drawn import regions_of
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
+from hyperseg_jax.systems.hyperseg.markers import Marker
 from hyperseg_jax.systems.hyperseg.prompts import normalize, tokenize
 from hyperseg_jax.text.expressions import join_sentences, video_expression
-from hyperseg_jax.text.layout import Marker
 
 NAMES = {marker: f"<{marker.name.lower()}>" for marker in Marker}
 

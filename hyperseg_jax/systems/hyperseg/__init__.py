@@ -2,6 +2,7 @@
 
 model        the wiring of its parts, its parameters and their published names
 prompts      the exact words of each task
+markers      what stands in prompts where no text is, and becomes a part of the token stream
 processor    an example -> the arrays of an element
 frames       the frames of a batch, one after the other
 objective    what it is trained for

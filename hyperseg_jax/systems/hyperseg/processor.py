@@ -19,8 +19,9 @@ from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_map, stretch, stretch_mask
 from hyperseg_jax.structs import IGNORED, Example, Layout, Prompt, Region, Source
 from hyperseg_jax.systems.hyperseg import encoding
+from hyperseg_jax.systems.hyperseg.markers import TokenCounts, runs
 from hyperseg_jax.systems.hyperseg.prompts import END, SEG, normalize, tokenize
-from hyperseg_jax.text.layout import TokenCounts, choose_bucket, expand, expanded_length, pack, packed_length
+from hyperseg_jax.text.layout import choose_bucket, expand, expanded_length, pack, packed_length
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits
 
@@ -183,7 +184,8 @@ class HyperSegProcessor:
         made = []
         for prompt in prompts:
             tokens = tokenize(normalize(prompt), self.tokenizer, template=self.template, train=train)
-            made.append(expand(tokens, self._counts, expanded_length(tokens, self._counts)))
+            stream = runs(tokens, self._counts)
+            made.append(expand(stream, expanded_length(stream)))
         return made
 
     def _prompt_arrays(

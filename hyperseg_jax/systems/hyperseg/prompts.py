@@ -13,8 +13,8 @@ from typing import Protocol
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, TASKS, Prompt
+from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens
 from hyperseg_jax.text.expressions import video_expression
-from hyperseg_jax.text.layout import Marker, PromptTokens
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

@@ -1,0 +1,78 @@
+"""Prompts as ids with markers, and what each marker becomes in the token stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from hyperseg_jax.structs import Source
+from hyperseg_jax.text.layout import Run
+
+
+class Marker(enum.IntEnum):
+    """What stands in an id sequence where something other than text comes; the values of PSALM and its descendants."""
+
+    IMAGE = -200
+    SEG = -201  # the mask queries
+    CLS = -202  # the next class name
+    REGION = -203  # the next region
+    REFER = -204  # the expression
+    TEMPORAL = -205  # the fine-grained tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as ids with markers.
+
+    ids: token ids and Markers. labels: ids where they are to be written, IGNORED elsewhere. mask: for each id, whether others
+    may look at it. expression: ids placed at REFER. classes: ids placed at each CLS, in order. num_regions: how many REGION.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    mask: tuple[bool, ...]
+    expression: tuple[int, ...] = ()
+    classes: tuple[tuple[int, ...], ...] = ()
+    num_regions: int = 0
+
+
+class TokenCounts(NamedTuple):
+    """How many positions the picture, its fine-grained tokens and the mask queries take."""
+
+    image: int
+    fine_grained: int
+    queries: int
+
+
+def runs(tokens: PromptTokens, counts: TokenCounts) -> list[Run]:
+    """What each id becomes in the token stream."""
+    return list(_runs(tokens, counts))
+
+
+def _runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
+    named = {marker: tokens.ids.count(marker) for marker in Marker}
+    if named[Marker.CLS] != len(tokens.classes) or named[Marker.REGION] != tokens.num_regions:
+        raise ValueError(
+            f"the ids mark {named[Marker.CLS]} classes and {named[Marker.REGION]} regions, "
+            f"given are {len(tokens.classes)} and {tokens.num_regions}"
+        )
+    classes, regions = 0, 0
+    for token, label, visible in zip(tokens.ids, tokens.labels, tokens.mask, strict=True):
+        if token == Marker.IMAGE:
+            yield Run([0] * counts.image, Source.IMAGE)
+        elif token == Marker.TEMPORAL:
+            yield Run([0] * counts.fine_grained, Source.FINE_GRAINED)
+        elif token == Marker.SEG:
+            yield Run([0] * counts.queries, Source.QUERY)
+        elif token == Marker.REFER:
+            yield Run(tokens.expression, Source.EXPRESSION, 1)
+        elif token == Marker.CLS:
+            classes += 1
+            yield Run(tokens.classes[classes - 1], Source.CLASS, classes)
+        elif token == Marker.REGION:
+            regions += 1
+            yield Run([0], Source.REGION, regions)
+        else:
+            yield Run([token], Source.TEXT, 0, label, visible)
