@@ -93,6 +93,8 @@ TASK = {"reader": "", "ratio": 0}
 """Fields of every task; the others are sizes of the system's own."""
 OWN = ("model", "loss")
 """Blocks whose fields are the system's own."""
+OWN_DATA = ("template", "image_size", "buckets")
+"""Fields of `data` that are the system's own."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
@@ -125,7 +127,8 @@ def joined(*configs: Mapping[str, Any]) -> dict[str, Any]:
 
 def shared(known: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that configs of every system have."""
-    return {name: value for name, value in known.items() if name not in (*OWN, "sizes")}
+    data = {name: value for name, value in known["data"].items() if name not in OWN_DATA}
+    return {name: value for name, value in known.items() if name not in (*OWN, "sizes")} | {"data": data}
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

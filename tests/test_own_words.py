@@ -25,6 +25,7 @@ WORDS = (
     r"<seg>",
     r"<gt>",
     r"<cls>",
+    r"\bMarker\b",
     # sizes, fields and arrays of a batch
     r"clip_(encoder|images?|size)",
     r"mask_encoder",

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jaxtyping import Int32
 
 from hyperseg_jax.data.pipeline import Unreadable, read_ahead
 from hyperseg_jax.data.processor import Batch, Processor, Shape, common_shape
@@ -43,13 +44,13 @@ TEXT = "text"
 class Request:
     """A batch of NumPy arrays, to be answered.
 
-    processor: what made it. geometries: int32 [B, 2, 3], how the images lie in the model's input
+    processor: what made it. geometries: how the images lie in the model's input
     (mask_resize.geometry_array). canvas: the size that holds the images. rows: of the global batch, None in a run of one
     process. apart: whether the parts of the batch are encoded on their own and cached for the next request."""
 
     processor: Processor
     batch: Batch
-    geometries: np.ndarray
+    geometries: Int32[np.ndarray, "B 2 3"]
     canvas: tuple[int, int]
     rows: Rows | None = None
     apart: bool = True

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from hyperseg_jax.structs import DeviceArray
 
 
 def attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[DeviceArray, "*batch Lq heads D"],
+    key: Float[DeviceArray, "*batch Lk heads D"],
+    value: Float[DeviceArray, "*batch Lk heads D2"],
     *,
-    mask: jax.Array | None = None,
-    bias: jax.Array | None = None,
+    mask: Bool[DeviceArray, ...] | None = None,
+    bias: Float[DeviceArray, ...] | None = None,
     precision: str = "highest",
-) -> jax.Array:
+) -> Float[jax.Array, "*batch Lq heads D2"]:
     """softmax(query key^T / sqrt(D) + bias) value.
 
-    query [..., Lq, heads, D], key and value [..., Lk, heads, D] -> [..., Lq, heads, D] in value's type.
+    The result is of value's type.
     mask: bool, True = may attend, broadcast to [..., heads, Lq, Lk]; a row with nothing to attend to gives equal weights.
     bias: float, broadcast to [..., heads, Lq, Lk].
     """

@@ -13,17 +13,24 @@ import functools
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jaxtyping import Float
+
+from hyperseg_jax.structs import DeviceArray
 
 Shapes = tuple[tuple[int, int], ...]
 
 
-def deformable_sampling(value: jax.Array, shapes: Shapes, locations: jax.Array, weights: jax.Array) -> jax.Array:
+def deformable_sampling(
+    value: Float[DeviceArray, "B S heads D"],
+    shapes: Shapes,
+    locations: Float[DeviceArray, "B Q heads levels points 2"],
+    weights: Float[DeviceArray, "B Q heads levels points"],
+) -> Float[jax.Array, "B Q C"]:
     """Sums bilinear samples of all levels with attention weights.
 
-    value: [B, S, heads, D], the maps of all levels flattened row by row and concatenated.
+    value: the maps of all levels flattened row by row and concatenated.
     shapes: ((H, W), ...) of each level, static; S must be their total area.
-    locations: [B, Q, heads, levels, points, 2], (x, y) in 0..1 over the level; what lies outside is zero.
-    weights: [B, Q, heads, levels, points].
+    locations: (x, y) in 0..1 over the level; what lies outside is zero.
     Returns [B, Q, heads * D] of value's dtype; coordinates and sums are float32.
     Corresponds to ms_deform_attn_core_pytorch (grid_sample, zeros, align_corners=False).
     """
@@ -40,7 +47,7 @@ def deformable_sampling(value: jax.Array, shapes: Shapes, locations: jax.Array, 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sample(shapes: Shapes, value: jax.Array, locations: jax.Array, weights: jax.Array) -> jax.Array:
+def _sample(shapes: Shapes, value: DeviceArray, locations: DeviceArray, weights: DeviceArray) -> jax.Array:
     """value [heads, B, S, D], locations [heads, levels, 2, B, points, Q], weights [heads, levels, B, points, Q]."""
     channels = value.shape[-1]
 
@@ -98,7 +105,7 @@ def _sample_backward(shapes, saved, gradient):
 _sample.defvjp(_sample_forward, _sample_backward)
 
 
-def _split(value: jax.Array, shapes: Shapes) -> list[jax.Array]:
+def _split(value: DeviceArray, shapes: Shapes) -> list[jax.Array]:
     """[B, S, D] -> one [B, H * W, D] a level."""
     maps, start = [], 0
     for height, width in shapes:
@@ -107,7 +114,7 @@ def _split(value: jax.Array, shapes: Shapes) -> list[jax.Array]:
     return maps
 
 
-def _pack(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def _pack(maps: DeviceArray, shape: tuple[int, int]) -> jax.Array:
     """[B, H * W, D] -> [B, (H + 1) * (W + 1), 4 * D]: the 2x2 patch at every corner, with a border of zeros."""
     height, width = shape
     maps = jnp.pad(rearrange(maps, "b (h w) d -> b h w d", h=height), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -115,7 +122,7 @@ def _pack(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
     return rearrange(jnp.concatenate(patches, axis=-1), "b h w lanes -> b (h w) lanes")
 
 
-def _unpack(packed: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def _unpack(packed: DeviceArray, shape: tuple[int, int]) -> jax.Array:
     """The transpose of _pack: every cell sums its part in the four patches that hold it."""
     height, width = shape
     patches = rearrange(packed, "b (h w) (dy dx d) -> b h w dy dx d", h=height + 1, dy=2, dx=2)
@@ -123,7 +130,7 @@ def _unpack(packed: jax.Array, shape: tuple[int, int]) -> jax.Array:
     return rearrange(sum(corners[1:], corners[0]), "b h w d -> b (h w) d")
 
 
-def _patches(locations: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
+def _patches(locations: DeviceArray, shape: tuple[int, int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
     """Row of the packed table, fractions inside the patch, and whether the point touches the map at all.
 
     locations: [2, B, points, Q]. A point beyond the border is moved onto it, where all that it sees is zero.
@@ -143,12 +150,12 @@ def _shares(fractions: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=-1)
 
 
-def _gather(table: jax.Array, index: jax.Array) -> jax.Array:
+def _gather(table: DeviceArray, index: DeviceArray) -> jax.Array:
     """[B, R, lanes] at [B, ...] -> [B, ..., lanes]."""
     return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(table, index)
 
 
-def _scatter(rows: jax.Array, index: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def _scatter(rows: DeviceArray, index: DeviceArray, shape: tuple[int, int]) -> jax.Array:
     """The transpose of _gather, in float32."""
     table = jnp.zeros(((shape[0] + 1) * (shape[1] + 1), rows.shape[-1]), jnp.float32)
     return jax.vmap(lambda added, at: table.at[at].add(added, mode="promise_in_bounds"))(rows, index)

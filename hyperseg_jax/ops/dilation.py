@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Bool
 
 
-def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Every pixel within `radius` of the mask. bool [H, W] -> bool [H, W].
+def dilate(mask: Bool[np.ndarray, "H W"], radius: int) -> Bool[np.ndarray, "H W"]:
+    """Every pixel within `radius` of the mask.
 
     Only the surroundings of the mask are visited, row by row: about 4 * radius passes over them.
     """

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool, Real
 
 _ONE = 1 << 16  # OpenCV follows edges in steps of this part of a pixel
 
 
-def fill_poly(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+def fill_poly(polygon: Real[np.ndarray, "V 2"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """What lies inside (even-odd) and the outline, corners truncated to whole pixels.
 
-    polygon: [V, 2] as x, y. Returns bool [height, width], equal to OpenCV 5.0.
+    polygon: x and y of its corners. Equal to OpenCV 5.0.
     """
     canvas = np.zeros((height, width), bool)
     corners = np.trunc(polygon).astype(np.int64)

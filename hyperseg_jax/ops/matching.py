@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int32
+
+from hyperseg_jax.structs import DeviceArray
 
 
-def hungarian(cost: jax.Array, valid: jax.Array) -> jax.Array:
+def hungarian(cost: Float[DeviceArray, "Q N"], valid: Bool[DeviceArray, " N"]) -> Int32[jax.Array, " N"]:
     """Gives each valid target a query of its own, so that the total cost is the least.
 
-    cost: [Q, N]. valid: [N] bool, False where the target is padding.
-    Returns int32 [N]: the query of each target; -1 where the target is padding, or where there are more targets than
+    valid: False where the target is padding.
+    Returns the query of each target; -1 where the target is padding, or where there are more targets than
     queries and this one goes without. As few costs as possible that are not finite are used.
 
     Shortest augmenting paths with dual variables (Crouse 2016, as scipy.optimize.linear_sum_assignment), in float32.
@@ -47,7 +50,7 @@ def hungarian(cost: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.where(column_of < queries, column_of, -1)
 
 
-def _finite(cost: jax.Array) -> jax.Array:
+def _finite(cost: DeviceArray) -> jax.Array:
     """Replaces what is not finite by a price at which one such pair is dearer than any assignment without it."""
     known = jnp.isfinite(cost)
     cost = jnp.clip(jnp.where(known, cost, 0.0), -1e30, 1e30)

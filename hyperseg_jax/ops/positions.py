@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Float32
 
 
-def sine_positions(height: int, width: int, channels: int) -> jax.Array:
+def sine_positions(height: int, width: int, channels: int) -> Float32[jax.Array, "H W C"]:
     """Normalised two-dimensional sine embedding: the first half of the channels tells y, the second x.
 
-    Returns float32 [height, width, channels]; channels must be a multiple of 4.
+    channels must be a multiple of 4.
     Corresponds to PositionEmbeddingSine(normalize=True) of DETR and Mask2Former (temperature 10000, scale 2 pi) for a
     picture without padding mask.
     """

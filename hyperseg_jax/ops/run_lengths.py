@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool
 from pycocotools import mask as coco_mask
 
 LONGEST_NUMBER = 6  # characters after the first; more than any image's pixels
 
 
-def encode(mask: np.ndarray) -> dict:
-    """A bool mask [H, W] as compressed COCO run lengths, ready for json: {"size": [H, W], "counts": str}."""
+def encode(mask: Bool[np.ndarray, "H W"]) -> dict:
+    """A mask as compressed COCO run lengths, ready for json: {"size": [H, W], "counts": str}."""
     runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
 
 
-def decode(counts: object, height: int, width: int) -> np.ndarray:
+def decode(counts: object, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """Run lengths as a bool mask [height, width].
 
     counts: the lengths of alternating runs of False and True down the columns, as a list or in COCO's compressed text.

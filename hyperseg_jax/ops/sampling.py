@@ -6,18 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jaxtyping import Float, Float32, Int32, Shaped
+
+from hyperseg_jax.structs import DeviceArray
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_bilinear(x: Float[DeviceArray, "B H W C"], size: tuple[int, int]) -> Float[jax.Array, "B H2 W2 C"]:
     """Resizes a picture or feature map.
 
-    x: [B, H, W, C]. size: (H2, W2). Returns [B, H2, W2, C] of x's dtype.
+    size: (H2, W2). The result has x's dtype.
     Corresponds to torch.nn.functional.interpolate(mode="bilinear", align_corners=False), which has no antialiasing.
     """
     return _resize_axis(_resize_axis(x, 1, size[0]), 2, size[1])
 
 
-def _resize_axis(x: jax.Array, axis: int, target: int) -> jax.Array:
+def _resize_axis(x: DeviceArray, axis: int, target: int) -> jax.Array:
     source = x.shape[axis]
     if source == target:
         return x
@@ -32,12 +35,14 @@ def _resize_axis(x: jax.Array, axis: int, target: int) -> jax.Array:
     return (below * (1 - fraction) + above * fraction).astype(x.dtype)
 
 
-def grid_sample(features: jax.Array, points: jax.Array, align_corners: bool = False) -> jax.Array:
+def grid_sample(
+    features: Shaped[DeviceArray, "B H W C"], points: Float[DeviceArray, "B P 2"], align_corners: bool = False
+) -> Float[jax.Array, "B P C"]:
     """Samples feature maps bilinearly at points; what lies outside the map counts as zero.
 
-    features: [B, H, W, C], of any dtype (bool and integers are read as float32).
-    points: [B, P, 2], (x, y) in 0..1 over the map.
-    Returns [B, P, C]; float32 unless the features are of another float type.
+    features: of any dtype (bool and integers are read as float32).
+    points: (x, y) in 0..1 over the map.
+    The result is float32 unless the features are of another float type.
     The points are shared by all C channels: masks that share their points belong in the channels, where one gathered
     row serves all of them. Corresponds to torch.nn.functional.grid_sample(2 * points - 1, padding_mode="zeros").
     """
@@ -50,14 +55,15 @@ def grid_sample(features: jax.Array, points: jax.Array, align_corners: bool = Fa
     return jnp.einsum("bkpc,bkp->bpc", values, weights, precision="highest").astype(dtype)
 
 
-def bilinear_corners(points: jax.Array, size: tuple[int, ...], align_corners: bool = False) -> tuple[jax.Array, jax.Array]:
+def bilinear_corners(
+    points: Float[DeviceArray, "*batch P 2"], size: tuple[int, ...], align_corners: bool = False
+) -> tuple[Int32[jax.Array, "*batch 4 P"], Float32[jax.Array, "*batch 4 P"]]:
     """The four cells around each point, and their weights: 0 for a cell outside the map.
 
-    points: [..., P, 2], (x, y) in 0..1 over a map of size (H, W). Returns int32 [..., 4, P], numbers of cells in row-major
-    order, and float32 [..., 4, P].
+    points: (x, y) in 0..1 over a map of size (H, W). Cells are numbered in row-major order.
     """
     height, width = size
-    points = points.astype(jnp.float32)
+    points = jnp.asarray(points, jnp.float32)
     x, y = (_to_cells(points[..., i], n, align_corners) for i, n in ((0, width), (1, height)))
     x0, y0 = jnp.floor(x), jnp.floor(y)
     fx, fy = x - x0, y - y0
@@ -69,6 +75,6 @@ def bilinear_corners(points: jax.Array, size: tuple[int, ...], align_corners: bo
     return cells, jnp.where(inside, weights, 0.0)
 
 
-def _to_cells(position: jax.Array, cells: int, align_corners: bool) -> jax.Array:
+def _to_cells(position: DeviceArray, cells: int, align_corners: bool) -> jax.Array:
     """A position in 0..1 in units of cells, where the centre of the first cell is 0."""
     return position * (cells - 1) if align_corners else position * cells - 0.5

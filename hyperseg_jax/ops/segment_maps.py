@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool, UInt
 
 
-def number_masks(masks: Sequence[np.ndarray], dtype: type) -> tuple[list[np.ndarray], list[int]]:
-    """(maps, planes) of masks, each bool of one shape, such as [T, H, W].
+def number_masks(masks: Sequence[Bool[np.ndarray, ...]], dtype: type) -> tuple[list[UInt[np.ndarray, ...]], list[int]]:
+    """(maps, planes) of masks, all of one shape, such as [T, H, W].
 
     maps: one array of that shape for each plane, n + 1 where mask n is, else 0; as few planes as putting each mask, in order,
     into the first one with room takes. planes: the plane of each mask.

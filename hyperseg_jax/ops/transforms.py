@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 
 
@@ -25,8 +26,8 @@ def fit(height: int, width: int, size: int, fill: float = 1.0) -> Geometry:
     return Geometry((height, width), (max(1, filled[0]), max(1, filled[1])), (size, size))
 
 
-def resize_and_pad(frame: np.ndarray, geometry: Geometry, value: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [size, size, 3]: bilinear, padded right and bottom with a value."""
+def resize_and_pad(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, value: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The frame in the geometry's padded size: bilinear, padded right and bottom with a value."""
     height, width = geometry.filled
     padded = np.full((*geometry.padded, 3), value, np.uint8)
     if frame.shape[:2] != (height, width):
@@ -35,8 +36,8 @@ def resize_and_pad(frame: np.ndarray, geometry: Geometry, value: int) -> np.ndar
     return padded
 
 
-def resize_and_pad_map(numbers: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Numbers or bool [..., H, W] -> [..., size, size]: nearest, padded with 0. The pixels are those that Pillow takes."""
+def resize_and_pad_map(numbers: Shaped[np.ndarray, "*planes H W"], geometry: Geometry) -> Shaped[np.ndarray, "*planes h w"]:
+    """Numbers of pixels in the geometry's padded size: nearest, padded with 0. The pixels are those that Pillow takes."""
     height, width = geometry.filled
     rows, columns = _nearest(numbers.shape[-2], height), _nearest(numbers.shape[-1], width)
     padded = np.zeros((*numbers.shape[:-2], *geometry.padded), numbers.dtype)
@@ -50,13 +51,13 @@ def _nearest(size: int, target: int) -> np.ndarray:
     return np.asarray(line.resize((target, 1), Image.Resampling.NEAREST))[0]
 
 
-def stretch(frame: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [size, size, 3]: bicubic, aspect not kept (the SigLIP processor)."""
+def stretch(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The frame as a square: bicubic, aspect not kept (the SigLIP processor)."""
     return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def stretch_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """bool [H, W] -> [size, size] under the same stretch; a drawn prompt that is not empty stays so."""
+def stretch_mask(mask: Bool[np.ndarray, "H W"], size: int) -> Bool[np.ndarray, "size size"]:
+    """The mask under the same stretch; a drawn prompt that is not empty stays so."""
     resized = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)) > 0
     if mask.any() and not resized.any():
         y, x = (round(float(c.mean()) * size / n) for c, n in zip(np.nonzero(mask), mask.shape, strict=True))

@@ -36,7 +36,7 @@ def test_drawn_masks_hold_ones_and_zeros():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_maps_are_resized_as_pillow_resizes_masks(dtype):
     rng = np.random.default_rng(0)
-    for height, width, size in (*rng.integers(1, 90, (60, 3)), (480, 640, 1024), (640, 427, 96)):
+    for height, width, size in (*rng.integers(1, 90, (60, 3)).tolist(), (480, 640, 1024), (640, 427, 96)):
         numbers = rng.integers(0, np.iinfo(dtype).max + 1, (2, height, width)).astype(dtype)
         geometry = fit(height, width, size)
         rows, columns = geometry.filled

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from scribe import SCRIBE, Names
 from stub_config import config_of
 
+from hyperseg_jax import config as configs
 from hyperseg_jax.data import sources
 from hyperseg_jax.datasets import VisualGenome
 from hyperseg_jax.errors import UserError
@@ -31,6 +32,13 @@ from hyperseg_jax.weights.importing import import_weights
 
 systems.register(PEBBLE)
 systems.register(SCRIBE)
+
+
+def test_fields_of_data_may_be_of_other_kinds_than_in_another_system():
+    tasks = {"referring": {"reader": "toy", "ratio": 1}}
+    configs.check({"system": "pebble", "data": {"image_size": (64, 96), "buckets": "none", "tasks": tasks}}, "")
+    with pytest.raises(UserError, match=r"data\.workers = 'many'"):
+        configs.check({"system": "pebble", "data": {"workers": "many", "tasks": tasks}}, "")
 
 
 HEADLINES = {"referring": "giou", "video": "jf", "region": "miou", "panoptic": "pq"}

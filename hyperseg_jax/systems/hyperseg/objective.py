@@ -9,13 +9,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jaxtyping import Float32
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.losses.criterion import MaskCriterion
 from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
-from hyperseg_jax.structs import IGNORED
+from hyperseg_jax.structs import IGNORED, DeviceArray
 from hyperseg_jax.systems.hyperseg.frames import over_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.system import Loss
@@ -23,12 +24,12 @@ from hyperseg_jax.systems.system import Loss
 
 @flax.struct.dataclass
 class FrameCounts:
-    """The divisors of the losses, float32 [T] each: those of every frame, as each has its own means. tokens: supervised tokens
+    """The divisors of the losses: those of every frame, as each has its own means. tokens: supervised tokens
     of text. shown: elements that have this frame; of a batch that mixes images and clips, fewer and fewer."""
 
     targets: TargetCounts
-    tokens: jax.Array
-    shown: jax.Array
+    tokens: Float32[DeviceArray, " T"]
+    shown: Float32[DeviceArray, " T"]
 
 
 def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], FrameCounts]:
