@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 
 ROOMS = ("connectors", "decoders", "encoders", "layers", "llms", "losses", "ops")
-FILES = ("structs", "results.mask_resize", "results.selection", "evaluation.engine")
+FILES = ("structs", "results.mask_resize", "results.selection")
 SYSTEMS = ("systems.hyperseg.model", "systems.hyperseg.objective")
 MODULES = tuple(f"hyperseg_jax.{name}" for name in (*ROOMS, *FILES, *SYSTEMS))
 CONF = beartype.BeartypeConf(is_pep484_tower=True)  # a whole number stands for a float
