@@ -10,14 +10,14 @@ from hyperseg_jax.structs import DeviceArray
 
 
 def attend(
-    query: Float[DeviceArray, "*batch Lq heads D"],
-    key: Float[DeviceArray, "*batch Lk heads D"],
-    value: Float[DeviceArray, "*batch Lk heads D2"],
+    query: Float[DeviceArray, "*#batch Lq heads D"],
+    key: Float[DeviceArray, "*#batch Lk heads D"],
+    value: Float[DeviceArray, "*#batch Lk heads D2"],
     *,
-    mask: Bool[DeviceArray, ...] | None = None,
-    bias: Float[DeviceArray, ...] | None = None,
+    mask: Bool[DeviceArray, "*_mask"] | None = None,
+    bias: Float[DeviceArray, "*_bias"] | None = None,
     precision: str = "highest",
-) -> Float[jax.Array, "*batch Lq heads D2"]:
+) -> Float[jax.Array, "*_ Lq heads D2"]:
     """softmax(query key^T / sqrt(D) + bias) value.
 
     The result is of value's type.

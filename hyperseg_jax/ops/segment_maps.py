@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Bool, UInt
+from jaxtyping import Bool, Integer
 
 
-def number_masks(masks: Sequence[Bool[np.ndarray, ...]], dtype: type) -> tuple[list[UInt[np.ndarray, ...]], list[int]]:
+def number_masks(
+    masks: Iterable[Bool[np.ndarray, "*shape"]], dtype: type
+) -> tuple[list[Integer[np.ndarray, "*shape"]], list[int]]:
     """(maps, planes) of masks, all of one shape, such as [T, H, W].
 
     maps: one array of that shape for each plane, n + 1 where mask n is, else 0; as few planes as putting each mask, in order,

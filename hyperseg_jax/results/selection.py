@@ -11,17 +11,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Float32, Int, Int32
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped
 
 from hyperseg_jax.results.mask_resize import MaskResize, resize_masks
 from hyperseg_jax.structs import DeviceArray
 
-Selected = dict[str, jax.Array]
+Selected = dict[str, Shaped[jax.Array, "*_"]]
 # How many were tried, and the best of them: number, score, logits.
 _Tried = tuple[Int32[jax.Array, ""], Int32[jax.Array, ""], Float32[jax.Array, ""], Float32[jax.Array, "H W"]]
 
 
-def mask_scores(logits: Float[DeviceArray, "... H W"]) -> Float[jax.Array, ...]:
+def mask_scores(logits: Float[DeviceArray, "*n H W"]) -> Float[jax.Array, "*n"]:
     """How sure a mask is of its own pixels: mean probability over positive pixels."""
     positive = logits > 0
     total = jnp.where(positive, jax.nn.sigmoid(logits), 0.0).sum((-2, -1))
@@ -108,8 +109,8 @@ def panoptic(
     resize: MaskResize,
     *,
     valid: Bool[DeviceArray, " C"],
-    object_threshold: Float[DeviceArray, ""] | float,
-    overlap_threshold: Float[DeviceArray, ""] | float,
+    object_threshold: Float[DeviceArray, ""] | np.floating | float,
+    overlap_threshold: Float[DeviceArray, ""] | np.floating | float,
 ) -> Selected:
     """Segments without overlap: owner [H, W]: the number of each pixel's query, from 1, or 0;
     label [Q], score [Q], found [Q] whether the query has a segment. Parts of one stuff class are not joined yet."""
@@ -203,13 +204,13 @@ ROWS = 32
 
 
 def by_rows(
-    make: Callable[[Float[DeviceArray, "C ROWS W"]], DeviceArray],
+    make: Callable[[Float[jax.Array, "C ROWS W"]], Shaped[jax.Array, "*_ ROWS W"]],
     masks: Float[DeviceArray, "Q h w"],
     logits: Float[DeviceArray, "Q C"],
     resize: MaskResize,
     *,
     valid: Bool[DeviceArray, " C"],
-) -> jax.Array:
+) -> Shaped[jax.Array, "*_ H W"]:
     """make(sums [C, ROWS, W] of some rows) over all rows: [H, W], or [..., H, W]. The class sums of `semantic`."""
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
 

@@ -45,7 +45,7 @@ def test_an_element_has_each_mask_as_if_resized_alone(share):
     for height, width, frames in ((37, 91, 2), (130, 77, 1), (48, 48, 3), (9, 5, 2), (1, 60, 1)):
         masks = rng.random((2, 6, frames, height, width)) < share
         arrays = PROCESSOR(example(masks[0], masks[1, :4]), train=True, fill=0.9)
-        geometry = dataclasses.replace(PROCESSOR.geometry(height, width), filled=tuple(arrays["filled"]))
+        geometry = dataclasses.replace(PROCESSOR.geometry(height, width), filled=tuple(arrays["filled"].tolist()))
         wanted = np.zeros((2, 6, 2, SIDE, SIDE), bool)
         masks[1, 4:] = False
         for k, n, t in np.ndindex(2, 6, min(frames, 2)):

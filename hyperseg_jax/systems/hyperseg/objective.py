@@ -28,8 +28,8 @@ class FrameCounts:
     of text. shown: elements that have this frame; of a batch that mixes images and clips, fewer and fewer."""
 
     targets: TargetCounts
-    tokens: Float32[DeviceArray, " T"]
-    shown: Float32[DeviceArray, " T"]
+    tokens: Float32[DeviceArray, "*T"]
+    shown: Float32[DeviceArray, "*T"]
 
 
 def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], FrameCounts]:
