@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
+from jaxtyping import Float32, PRNGKeyArray, Shaped
 from ml_collections import ConfigDict
 
 from hyperseg_jax.data.processor import Batch, Encoding, Processor
@@ -35,11 +36,11 @@ Counts = Any
 Memory = Any
 """A pytree of arrays [B, ...]: what the next frame needs of this one, or the next round about the same image; None before the
 first, and where a system has none. The next call may have room for more regions; those of before keep their places."""
-Metrics = dict[str, jax.Array]
-"""float32 scalars by name."""
-Loss = Callable[[Params, Batch, jax.Array, Counts], tuple[jax.Array, Metrics]]
+Metrics = dict[str, Float32[jax.Array, ""]]
+"""By name."""
+Loss = Callable[[Params, Batch, PRNGKeyArray, Counts], tuple[Float32[jax.Array, ""], Metrics]]
 """(parameters, batch, key, counts) -> (total, metrics)."""
-Predict = Callable[[Params, Batch, Mapping[str, Any], Memory], tuple[dict[str, jax.Array], Memory]]
+Predict = Callable[[Params, Batch, Mapping[str, Any], Memory], tuple[dict[str, Shaped[jax.Array, "*_"]], Memory]]
 """(parameters, batch, features, memory) -> (outputs, memory).
 
 outputs: [B, T, K, ...] of elements, frames and prompts. features: of the parts that were encoded apart; {} for none, and then

@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.losses.criterion import MaskCriterion
@@ -97,9 +97,9 @@ def criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
     return MaskCriterion(scores, **given)
 
 
-def asked(batch: Batch, t: int | jax.Array) -> tuple[MaskTargets, jax.Array]:
-    """What is taught at frame t: the targets of rows that are images x prompts, and the labels [B, L] of the text. Elements
-    that lack the frame are taught nothing."""
+def asked(batch: Batch, t: int | Int[DeviceArray, ""]) -> tuple[MaskTargets, Int[jax.Array, "B L"]]:
+    """What is taught at frame t: the targets of rows that are images x prompts, and the labels of the text. Elements that
+    lack the frame are taught nothing."""
     rows = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])  # [B, K, ...] -> [B * K, ...]
     there = batch["frame_valid"][:, t, None]  # [B, 1]
     uses = {"expression": "uses_expression", "class": "uses_classes", "region": "uses_regions"}
