@@ -133,7 +133,8 @@ class AnswerOptions:
 
 @functools.lru_cache(maxsize=64)
 def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[..., Any]:
-    """The jitted f((outputs [B, T, K, ...], geometries [B, 2, 3]), thresholds) -> what the answer selects, [B, T, K, ...]."""
+    """The jitted f((outputs [B, T, K, ...], geometries [B, 2, 3]), thresholds) -> what the answer selects, [B, T, K, ...], and
+    "finite", whether the mask logits are numbers."""
 
     def of_rows(given: tuple[Any, jax.Array], thresholds: jax.Array) -> Any:
         outputs, geometries = given
@@ -141,7 +142,9 @@ def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[...
 
         def one(given: tuple[Any, jax.Array]) -> Any:
             outputs, geometry = given
-            return answer.select(outputs, mask_resize(geometry, outputs["mask_logits"].shape[-2:], size), thresholds)
+            masks = outputs["mask_logits"]
+            found = answer.select(outputs, mask_resize(geometry, masks.shape[-2:], size), thresholds)
+            return {**found, "finite": jnp.isfinite(masks).all()}
 
         flat = jax.tree.map(lambda leaf: leaf.reshape(batch * frames * prompts, *leaf.shape[3:]), outputs)
         found = jax.lax.map(one, (flat, jnp.repeat(geometries, frames * prompts, axis=0)))

@@ -152,6 +152,8 @@ class Model:
         """The prediction of one prompt about one image, and what the next frame needs of this one. apart: see Request."""
         request, geometry = self._request(Example("the picture", frame[None], (prompt,)), apart)
         found, memory = self.engine.ask(request, options, memory)
+        if not found.pop("finite").all():
+            raise UserError("the outputs of the model are not finite, so its weights are damaged; take another save")
         row = {name: value[0] for name, value in found.items()}
         return finder(self.engine, options, geometry)(prompt, row), memory
 
