@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from hyperseg_jax.atomic import write_text
-from hyperseg_jax.datasets import SpokenFrames
+from hyperseg_jax.datasets import ReferringFrames
 from hyperseg_jax.metrics.jf import boundary_accuracy, region_similarity
 from hyperseg_jax.predictors.model import load
 from hyperseg_jax.results.drawing import compare, save_image, sheet
@@ -25,7 +25,7 @@ from hyperseg_jax.structs import Example
 Values = dict[str, list[float]]
 
 
-def mean_masks(frames: SpokenFrames) -> dict[str, np.ndarray]:
+def mean_masks(frames: ReferringFrames) -> dict[str, np.ndarray]:
     """Where the object of each video is in most frames, bool [H, W]."""
     sums: dict[str, list[np.ndarray]] = defaultdict(list)
     for example in frames:
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="the folder of the clips")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for scores.json and clips.png")
     parsed = parser.parse_args()
-    model, odd = load(parsed.model), SpokenFrames(parsed.root, "odd")
-    means = mean_masks(SpokenFrames(parsed.root, "even", beside=False))
+    model, odd = load(parsed.model), ReferringFrames(parsed.root, "odd")
+    means = mean_masks(ReferringFrames(parsed.root, "even", beside=False))
 
     values: dict[str, Values] = defaultdict(lambda: defaultdict(list))  # video (or "all") -> score -> a value a prompt
     tiles: dict[str, dict[str, np.ndarray]] = {}  # video -> alone and beside another
@@ -62,7 +62,7 @@ def main() -> None:
         for prompt in example.prompts:
             assert prompt.masks is not None
             target = prompt.masks[0, 0]
-            segments = model.segment(example.frames[0], prompt.text, absent_below=None)
+            segments = model.segment(example.frames[0], prompt.text, no_target_threshold=None)
             ours = segments[0].mask if segments else np.zeros_like(target)
             how = prompt.group
             scores = {f"J {how}": region_similarity(ours, target), f"F {how}": boundary_accuracy(ours, target)}

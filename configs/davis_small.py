@@ -1,4 +1,4 @@
-"""Fine-tunes the shipped `tiny` on a few real clips with sentences (readers' layout: datasets/spoken_frames.py): the even
+"""Fine-tunes the shipped `tiny` on a few real clips with sentences (readers' layout: datasets/referring_frames.py): the even
 frames train, the odd ones are scored. It proves that real pixels, masks and sentences go through every room; train and test
 frames are neighbours of one another, so its scores say nothing about other pictures.
 
@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     frames = {"folder": "{root}"}
     c.data.tasks = {
         "referring": {
-            "reader": "spoken_frames",
+            "reader": "referring_frames",
             "ratio": 1,
             "length": 320,
             "prompts": 4,

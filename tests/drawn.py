@@ -4,7 +4,7 @@ segment maps of any masks; and regions of masks, and their pixels."""
 import jax
 import numpy as np
 
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.structs import Region
 
 

@@ -39,7 +39,7 @@ def checked(function):
 def stands_in(struct, values):
     """Whether a struct is built of something else than its arrays, as JAX does: of shapes, of shardings, of None. And a prompt
     of a build's record has numbers of planes where its masks will be. What a careless reader gives for regions is looked
-    at by datasets/faults, and numbers of a region by the region."""
+    at by datasets/record_errors, and numbers of a region by the region."""
     if struct.__name__ == "Region":
         return True
     if struct.__name__ == "Prompt":

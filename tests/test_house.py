@@ -63,11 +63,11 @@ def test_every_config_builds_and_its_table_covers_every_parameter(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_parameter_has_an_optimizer_group(name):
-    from hyperseg_jax.training import groups
+    from hyperseg_jax.training import param_groups
 
     config = configs.load(name)
-    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
-    where = groups.assign(built(name)[1], rules)
+    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    where = param_groups.assign(built(name)[1], rules)
     assert any(rules[k].rate for k in where.values())
     if name == "hyperseg_3b":  # what the authors train: 64 adapters, the decoders and the connectors around a frozen trunk
         trained = {path for path, k in where.items() if rules[k].rate}

@@ -100,7 +100,7 @@ def check_out(out: pathlib.Path, folders: Iterable[str], files: Iterable[str]) -
 
 def _on_own_tasks(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.data import sources
-    from hyperseg_jax.evaluation.exam import referring_exam
+    from hyperseg_jax.evaluation.text_controls import referring_with_controls
     from hyperseg_jax.evaluation.validation import Evaluation, evaluate
     from hyperseg_jax.predictors.model import load
     from hyperseg_jax.systems import system as systems
@@ -137,10 +137,10 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
             progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of),
         )
     for name, task in tasks.items():
-        if task.exam is not None:
+        if task.controls is not None:
             say(f"controls of {name}: expressions shuffled, and answers that ignore the text")
-            known = Evaluation({"exam": found.scores[name]}, [])
-            taken = referring_exam(model.engine, task, limit=parsed.limit, found=known, say=say)
+            known = Evaluation({"controls": found.scores[name]}, [])
+            taken = referring_with_controls(model.engine, task, limit=parsed.limit, found=known, say=say)
             found.scores[name] |= taken.controls()
     table = Table("task", "metric", "value")
     for name, values in found.scores.items():

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from hyperseg_jax.atomic import check_free, whole_folder
-from hyperseg_jax.datasets.marks import shares_area
+from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction, Region
@@ -79,14 +79,14 @@ def run(parsed: argparse.Namespace) -> None:
     with _results(parsed.out) as out:
         if is_clip:
             rows = []
-            predictions = model.segment_clip(itertools.chain([frame], frames), parsed.text, absent_below=absent)
+            predictions = model.segment_clip(itertools.chain([frame], frames), parsed.text, no_target_threshold=absent)
             for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
                 rows.append({"frame": name, "segments": _write(out, stem, frame, predicted)})
             report |= {"text": parsed.text, "frames": rows}
             said = f"{len(rows)} frames, {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
         else:
             if parsed.text is not None:
-                predicted = model.segment(frame, parsed.text, absent_below=absent, reasoning=parsed.reasoning)
+                predicted = model.segment(frame, parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning)
                 report["text"] = parsed.text
             elif parsed.classes is not None:
                 predicted = model.segment_classes(frame, _names(parsed.classes), stuff=_names(parsed.stuff))

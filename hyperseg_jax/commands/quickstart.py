@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hyperseg_jax import config as configs
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import caption, draw_segments, overlay, sheet
 from hyperseg_jax.results.page import Page
@@ -29,7 +29,7 @@ FEWEST = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"), help="folder for the page and the run")
     parser.add_argument("--steps", type=int, default=0, help="fine-tuning steps; 0 takes those of configs/tiny_lora.py")
-    parser.add_argument("--pictures", type=int, default=40, help="held-out pictures in each exam")
+    parser.add_argument("--pictures", type=int, default=40, help="held-out pictures in each controls")
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -100,35 +100,35 @@ def open_tasks(config: Any, console: Console) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """A toy world whose validation pictures are an exam."""
+    """A toy world whose validation pictures are an controls."""
 
     name: str
     task: Any
     pictures: int
 
-    def exam(self, model: Any, say: Callable[[str], None]) -> Any:
+    def controls(self, model: Any, say: Callable[[str], None]) -> Any:
         """The score with its controls."""
-        from hyperseg_jax.evaluation.exam import referring_exam
+        from hyperseg_jax.evaluation.text_controls import referring_with_controls
 
-        return referring_exam(model.engine, self.task, limit=self.pictures, say=say)
+        return referring_with_controls(model.engine, self.task, limit=self.pictures, say=say)
 
 
 def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], None]) -> None:
     say("segmenting held-out pictures by text (the first call compiles, which takes a while)")
-    exam = known.exam(model, say)
+    controls = known.controls(model, say)
     say(
-        f"referring cIoU: {exam.ciou:.2f}   (expressions shuffled: {exam.shuffled_ciou:.2f}, "
-        f"best answer that ignores the text: {exam.blind_ciou:.2f})"
+        f"referring cIoU: {controls.ciou:.2f}   (expressions shuffled: {controls.shuffled_ciou:.2f}, "
+        f"best answer that ignores the text: {controls.blind_ciou:.2f})"
     )
     page.heading("1. Pictures it has never seen, segmented by text")
-    page.figure(f"referring cIoU: {exam.ciou:.2f}")
+    page.figure(f"referring cIoU: {controls.ciou:.2f}")
     page.text(
-        "cIoU is the area found rightly, divided by all area found or asked for, over every expression of the exam. The "
+        "cIoU is the area found rightly, divided by all area found or asked for, over every expression of the controls. The "
         "last line is the best of several answers that never see the text; with texts swapped between pictures a model "
         "that reads them must fail."
     )
-    page.table(("answer by", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in exam.lines()])
-    page.picture(sheet(exam.evaluation.tiles, 3), "Left what the text names, right what the model found.")
+    page.table(("answer by", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in controls.lines()])
+    page.picture(sheet(controls.evaluation.tiles, 3), "Left what the text names, right what the model found.")
 
 
 def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
@@ -195,8 +195,8 @@ def fine_tune(
     from hyperseg_jax.predictors.model import Model
     from hyperseg_jax.training.loop import train
 
-    say("the exam on what was held back: the colour pink and the shape heart")
-    old_before, new_before = known.exam(tiny, say), new.exam(tiny, say)
+    say("the controls on what was held back: the colour pink and the shape heart")
+    old_before, new_before = known.controls(tiny, say), new.controls(tiny, say)
     steps = config.train.steps
     say(f"fine-tuning for {steps} steps with LoRA; it stops once on the way, to show that it can go on")
     began = time.monotonic()
@@ -205,7 +205,7 @@ def fine_tune(
     train(config, workdir, console=console)
     minutes = (time.monotonic() - began) / 60
     tuned = Model.load(workdir)
-    old_after, new_after = known.exam(tuned, say), new.exam(tuned, say)
+    old_after, new_after = known.controls(tuned, say), new.controls(tuned, say)
     rows = [("what was held back", new_before.ciou, new_after.ciou), ("what it knew", old_before.ciou, old_after.ciou)]
     table = Table("referring cIoU", "before", "after", "change")
     for what, before, after in rows:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets.marks import draw_marks, thickened
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.datasets.regions import Window, cropped, mirrored, points_at_something
+from hyperseg_jax.datasets.visual_prompts import draw_marks, thickened
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 

@@ -14,7 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 
 MIXED = "mixed"
@@ -35,7 +35,7 @@ class Mixture:
     """Random access to the endless stream of ready elements.
 
     tasks: {name: task} with `train` (a random-access reader), `ratio`, `prepare(example, rng)`, and `blank()`, which stands
-    for a record that cannot be read; "fault" then says why (datasets/faults.py). Randomness of an element (class order,
+    for a record that cannot be read; "fault" then says why (datasets/record_errors.py). Randomness of an element (class order,
     augmentation; the frames of a clip, where the reader has `sample(record, rng)`) is keyed by the seed and its global index,
     so it differs from epoch to epoch and not from host to host. first: (task, steps), what the stream begins with. batches:
     one of BATCHES.
@@ -82,8 +82,8 @@ class Mixture:
             example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
             made, fault = task.prepare(example, rng), ""
         except BaseException as error:
-            made, fault = task.blank(), f"{name} record {record}: {faults.reason(error)}"
-        return {**made, "fault": faults.written(fault)}
+            made, fault = task.blank(), f"{name} record {record}: {record_errors.reason(error)}"
+        return {**made, "fault": record_errors.written(fault)}
 
 
 class Draws:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hyperseg_jax.data.mixture import MIXED
 from hyperseg_jax.data.sources import Task
-from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets import record_errors
 
 RECORDS = 32
 """So many are drawn of a task."""
@@ -58,7 +58,7 @@ def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
         try:
             made.append(task.trained.padding(task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))))
         except BaseException as error:
-            reason = faults.reason(error)
+            reason = record_errors.reason(error)
             fault = fault or f"record {k}: {reason}"
     if not made:
         return Padding(fault)

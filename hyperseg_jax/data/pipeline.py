@@ -16,7 +16,7 @@ from absl import flags
 from grain.experimental import ElasticIterator
 
 from hyperseg_jax.data.mixture import Mixture
-from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.untrusted import limits
 
 
@@ -60,7 +60,7 @@ class Stream:
         batch = self._next()
         for row, codes in zip(self._rows, batch.pop("fault"), strict=True):
             if codes[0]:
-                self.faults.append((start + row, faults.read(codes)))
+                self.faults.append((start + row, record_errors.read(codes)))
         return batch
 
     def _next(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class _Readable(_Limited):
         try:
             return self._examples[self._indices[place]]
         except BaseException as error:
-            return Unreadable(faults.reason(error))
+            return Unreadable(record_errors.reason(error))
 
 
 def _parse_flags(workers: int) -> None:

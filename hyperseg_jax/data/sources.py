@@ -22,7 +22,7 @@ from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.data.augment import Augment
 from hyperseg_jax.data.mixture import MIXED, cycle
 from hyperseg_jax.data.processor import Batch, Processor
-from hyperseg_jax.datasets import faults, layouts
+from hyperseg_jax.datasets import layouts, record_errors
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
@@ -40,7 +40,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "ade20k": datasets.Ade20k,
     "cityscapes": datasets.Cityscapes,
     "coco_instances": datasets.CocoInstances,
-    "coco_marks": datasets.CocoMarks,
+    "coco_visual_prompts": datasets.CocoVisualPrompts,
     "coco_panoptic": datasets.CocoPanoptic,
     "coco_stuff": datasets.CocoStuff,
     "folder": datasets.Folder,
@@ -64,7 +64,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "ref_youtube_vos": datasets.RefYouTubeVos,
     "revos": datasets.ReVos,
     "scienceqa": datasets.ScienceQa,
-    "spoken_frames": datasets.SpokenFrames,
+    "referring_frames": datasets.ReferringFrames,
     "visual_genome": datasets.VisualGenome,
     "vqav2": datasets.VqaV2,
     "youtube_vis": datasets.YouTubeVis,
@@ -85,7 +85,7 @@ ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no si
 class Task:
     """One kind of question. train and val: random-access readers of Examples. ratio: how often a batch is of this task; 0
     leaves it to validation. processor: how an example becomes arrays. shared: that of its training batches where they are
-    mixed. augment: what is drawn for a training example. exam: (folder, split) of the toy world that val reads referring
+    mixed. augment: what is drawn for a training example. controls: (folder, split) of the toy world that val reads referring
     expressions from, None for other tasks and data."""
 
     name: str
@@ -94,7 +94,7 @@ class Task:
     ratio: int
     processor: Processor
     augment: Augment = dataclasses.field(default_factory=Augment)
-    exam: tuple[str, str] | None = None
+    controls: tuple[str, str] | None = None
     shared: Processor | None = None
 
     @property
@@ -136,14 +136,14 @@ def build(
         ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
         if ratio and train is None:
             raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
-        exam = None
+        controls = None
         if reader == "toy" and val is not None:
             if split != "val" and val.get("task") == "video":  # clips have no other split
                 continue
             val = {**val, "split": split}
-            exam = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
+            controls = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
         taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
-        tasks[name] = Task(name, taught, scored, ratio, own[name], augmentation(config, name), exam, shared)
+        tasks[name] = Task(name, taught, scored, ratio, own[name], augmentation(config, name), controls, shared)
     return tasks
 
 
@@ -242,7 +242,7 @@ def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root
     for value in placed.values() if name != "built" else ():
         if isinstance(value, str):
             stores.check_local(value)
-    with faults.opening(f"{where}: reader {name!r}"):
+    with record_errors.opening(f"{where}: reader {name!r}"):
         reader = READERS[name](**placed)
     limits.check("records", len(reader), where, "records")
     return reader

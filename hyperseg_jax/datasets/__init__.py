@@ -14,11 +14,11 @@ Images with expressions
     refcoco_refs        the same in the original files
     reasonseg           ReasonSeg
     folder              your own images and texts: captions.jsonl
-    spoken_frames       frames of a few videos, with sentences
+    referring_frames    frames of a few videos, with sentences
 
 Images with drawn prompts
     interactive         COCO-Interactive
-    coco_marks          COCO instances, with points, scribbles, boxes and masks drawn for them
+    coco_visual_prompts  COCO instances, with points, scribbles, boxes and masks drawn for them
     pascal_voc_objects  a point in each object of Pascal VOC
 
 Images with questions, answers and captions
@@ -39,8 +39,8 @@ Where files are, and what is wrong with them
     layouts             the folder layout of each benchmark, by name
     reader_fields       checks the fields that a config gives to a reader
     check               reads every record for `data check`
-    problems            a fault of a file: raised, or collected by a check
-    faults              what a record may raise, and how the stream carries the message
+    check_errors        an error in a file: raised, or collected by a check
+    record_errors       what a record may raise, and how the stream carries the message
 
 Shared by readers: files
     files               images, json, fields of records
@@ -51,28 +51,28 @@ Shared by readers: files
     video_folders       videos as folders of frames and masks
 
 Shared by readers: prompts
-    per_picture         one or several prompts for each image
+    per_image           one or several prompts for each image
     questions           question files (GQA, POPE)
     choices             multiple-choice questions in words
     class_prompts       class lists, whole or drawn
     class_names         the classes of semantic benchmarks
-    picture_labels      semantic benchmarks
-    marks               drawn prompts: kinds, radii, drawing
+    label_images        semantic benchmarks
+    visual_prompts      drawn prompts: kinds, radii, drawing
     prompt_masks        one change for all masks of a prompt
     regions             drawn regions under changes of their image
 
 Shared by readers: videos
     clip_reader         random access to clips
     clip_sampling       which frames a clip takes
-    spoken              expressions about numbered objects (Ref-DAVIS, Ref-YouTube-VOS)
+    referring_video     expressions about numbered objects (Ref-DAVIS, Ref-YouTube-VOS)
 """
 
 from hyperseg_jax.datasets.ade20k import Ade20k
 from hyperseg_jax.datasets.cityscapes import Cityscapes
 from hyperseg_jax.datasets.coco_instances import CocoInstances
-from hyperseg_jax.datasets.coco_marks import CocoMarks
 from hyperseg_jax.datasets.coco_panoptic import CocoPanoptic
 from hyperseg_jax.datasets.coco_stuff import CocoStuff
+from hyperseg_jax.datasets.coco_visual_prompts import CocoVisualPrompts
 from hyperseg_jax.datasets.davis import Davis2016, Davis2017
 from hyperseg_jax.datasets.folder import Folder
 from hyperseg_jax.datasets.gqa import Gqa
@@ -91,9 +91,9 @@ from hyperseg_jax.datasets.ref_davis import RefDavis
 from hyperseg_jax.datasets.ref_youtube_vos import RefYouTubeVos
 from hyperseg_jax.datasets.refcoco import RefCoco
 from hyperseg_jax.datasets.refcoco_refs import RefCocoRefs
+from hyperseg_jax.datasets.referring_frames import ReferringFrames
 from hyperseg_jax.datasets.revos import ReVos
 from hyperseg_jax.datasets.scienceqa import ScienceQa
-from hyperseg_jax.datasets.spoken_frames import SpokenFrames
 from hyperseg_jax.datasets.visual_genome import VisualGenome
 from hyperseg_jax.datasets.vqav2 import VqaV2
 from hyperseg_jax.datasets.youtube_vis import YouTubeVis
@@ -103,9 +103,9 @@ __all__ = [
     "Cityscapes",
     "CocoInstances",
     "CocoInteractive",
-    "CocoMarks",
     "CocoPanoptic",
     "CocoStuff",
+    "CocoVisualPrompts",
     "Davis2016",
     "Davis2017",
     "Folder",
@@ -125,8 +125,8 @@ __all__ = [
     "RefCocoRefs",
     "RefDavis",
     "RefYouTubeVos",
+    "ReferringFrames",
     "ScienceQa",
-    "SpokenFrames",
     "VisualGenome",
     "VqaV2",
     "YouTubeVis",

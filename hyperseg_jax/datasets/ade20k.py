@@ -7,7 +7,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import ADE20K
-from hyperseg_jax.datasets.picture_labels import PictureLabels, beside
+from hyperseg_jax.datasets.label_images import PictureLabels, beside
 
 
 class Ade20k(PictureLabels):

@@ -23,10 +23,10 @@ from hyperseg_jax.datasets.builds.clips import clip
 from hyperseg_jax.datasets.builds.index import SETTINGS, Shard, read_index
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.builds.store import Store, sha256
+from hyperseg_jax.datasets.check_errors import Problem, collected, complain
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import Problem, collected, complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example, Prompt

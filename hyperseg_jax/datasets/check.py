@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from hyperseg_jax.datasets import faults
-from hyperseg_jax.datasets.problems import Collected, collecting
+from hyperseg_jax.datasets import record_errors
+from hyperseg_jax.datasets.check_errors import Collected, collecting
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import limits
@@ -46,9 +46,9 @@ class Report:
             try:
                 return read()
             except UserError as error:
-                self.collected.note(getattr(error, "kind", "bad record"), faults.reason(error))
+                self.collected.note(getattr(error, "kind", "bad record"), record_errors.reason(error))
             except BaseException as error:
-                self.collected.note("bad record", f"{what}: {faults.reason(error)}")
+                self.collected.note("bad record", f"{what}: {record_errors.reason(error)}")
         return None
 
 

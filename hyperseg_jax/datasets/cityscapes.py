@@ -7,7 +7,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import CITYSCAPES, CITYSCAPES_IDS
-from hyperseg_jax.datasets.picture_labels import PictureLabels, beside
+from hyperseg_jax.datasets.label_images import PictureLabels, beside
 
 LAST_ID = 33  # labelIds run from 0; -1, the licence plate, is 255 in 8 bits
 

@@ -8,10 +8,10 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.structs import Example
 
 

@@ -11,10 +11,10 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
-from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.places import Places, categories
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget

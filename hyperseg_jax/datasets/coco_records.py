@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.places import Places, categories
-from hyperseg_jax.datasets.problems import complain
 
 
 class CocoRecords:

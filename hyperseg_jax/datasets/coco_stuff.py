@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from hyperseg_jax.datasets.class_names import COCO_STUFF, COCO_STUFF_GAPS, COCO_STUFF_IDS
-from hyperseg_jax.datasets.picture_labels import PictureLabels, beside
+from hyperseg_jax.datasets.label_images import PictureLabels, beside
 
 
 class CocoStuff(PictureLabels):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hyperseg_jax.datasets.problems import Problem, collected, complain
+from hyperseg_jax.datasets.check_errors import Problem, collected, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, json_text, limits, paths, pictures, stores
 from hyperseg_jax.untrusted.bad_file import BadFile

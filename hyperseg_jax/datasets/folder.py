@@ -14,9 +14,9 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.labels import read_labels
-from hyperseg_jax.datasets.per_picture import PerPicture
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.per_image import PerPicture
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.untrusted import budget

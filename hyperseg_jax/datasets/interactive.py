@@ -8,8 +8,8 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import complained
+from hyperseg_jax.datasets.check_errors import complained
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 

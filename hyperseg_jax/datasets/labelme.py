@@ -10,10 +10,10 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.check_errors import Problem, complain
 from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
-from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.labels import MODES
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget, pictures
 from hyperseg_jax.untrusted.bad_file import BadFile

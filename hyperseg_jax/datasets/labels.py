@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.untrusted import budget, label_maps, pictures
 from hyperseg_jax.untrusted.bad_file import BadFile
 

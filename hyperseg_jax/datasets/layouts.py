@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hyperseg_jax import datasets
-from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.datasets.files import part
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
@@ -38,7 +38,7 @@ class FolderLayout:
         files = self.files | self.files_of.get(split, {})
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
         self.check_options(f"the reader {self.reader.__name__}", split, options)
-        with faults.opening(f"{self.reader.__name__} in {root}"):
+        with record_errors.opening(f"{self.reader.__name__} in {root}"):
             paths = {name: part(root, path.format(split=split)) for name, path in files.items()}
             return self.reader(**paths, **{**fixed, **options})
 
@@ -105,8 +105,8 @@ LAYOUTS: dict[str, FolderLayout] = {
         _OF_2017,
         _COCO_SITE,
     ),
-    "coco_marks": FolderLayout(
-        datasets.CocoMarks,
+    "coco_visual_prompts": FolderLayout(
+        datasets.CocoVisualPrompts,
         {"json_path": "coco/annotations/instances_{split}.json", "image_root": _COCO},
         _OF_2017,
         f"{_COCO_SITE}; the marks are drawn by the reader",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 

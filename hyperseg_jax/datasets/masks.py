@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, complain
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
 from hyperseg_jax.untrusted import budget

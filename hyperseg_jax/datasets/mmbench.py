@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import Problem, complain
 from hyperseg_jax.datasets.choices import LETTERS, in_words
-from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, limits, paths, pictures

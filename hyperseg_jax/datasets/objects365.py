@@ -9,10 +9,10 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.marks import box_regions
-from hyperseg_jax.datasets.per_picture import PerPicture
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.per_image import PerPicture
+from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.structs import Prompt
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import PASCAL_CONTEXT59, PASCAL_CONTEXT59_IDS
-from hyperseg_jax.datasets.picture_labels import PictureLabels, listed
+from hyperseg_jax.datasets.label_images import PictureLabels, listed
 
 LAST_ID = 459
 

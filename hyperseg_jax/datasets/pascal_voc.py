@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import PASCAL_VOC20
-from hyperseg_jax.datasets.picture_labels import PictureLabels, listed
+from hyperseg_jax.datasets.label_images import PictureLabels, listed
 
 
 class PascalVoc20(PictureLabels):

@@ -10,10 +10,10 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.marks import draw_marks
-from hyperseg_jax.datasets.picture_labels import listed, masks_of, read_pair
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.label_images import listed, masks_of, read_pair
+from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.visual_prompts import draw_marks
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import shown_value
 

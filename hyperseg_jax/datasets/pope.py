@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.questions import Questions
 from hyperseg_jax.structs import Prompt
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import Problem, complain
 from hyperseg_jax.datasets.class_prompts import ClassLists
-from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.labels import MODES
-from hyperseg_jax.datasets.marks import box_regions
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, pictures

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.per_image import PerPicture
 
 
 class Questions(PerPicture):

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.davis import read_split
-from hyperseg_jax.datasets.problems import complain
-from hyperseg_jax.datasets.spoken import Expression, SpokenVideos
+from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 
@@ -25,7 +25,7 @@ _MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike
 _LINE = re.compile(r'(\S+)\s+(\d+)\s+"?(.*?)"?')
 
 
-class RefDavis(SpokenVideos):
+class RefDavis(ReferringVideos):
     """Random access to the sentences about the videos of one split: videos in its order, in each by object, annotator and view.
 
     A prompt's group is "annotator 1, first_frame": published scores are means over the four, each scored apart.

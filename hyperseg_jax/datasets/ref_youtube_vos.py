@@ -10,14 +10,14 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import Problem, complain
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.problems import Problem, complain
-from hyperseg_jax.datasets.spoken import Expression, SpokenVideos
+from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.untrusted.printing import shown_value
 
 
-class RefYouTubeVos(SpokenVideos):
+class RefYouTubeVos(ReferringVideos):
     """Random access to the expressions of one meta file, in its order. An example's name is "<video>/<expression id>"."""
 
     def __init__(

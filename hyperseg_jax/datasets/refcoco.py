@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import join_sentences

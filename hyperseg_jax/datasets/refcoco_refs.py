@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.per_image import PerPicture
 from hyperseg_jax.datasets.places import Places
-from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.datasets.refcoco import SENTENCES
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt

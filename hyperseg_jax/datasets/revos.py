@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.check_errors import Problem, complain
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import video_expression

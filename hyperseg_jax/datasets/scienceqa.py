@@ -8,9 +8,9 @@ import pathlib
 from typing import Any
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.choices import LETTERS, in_words
-from hyperseg_jax.datasets.per_picture import PerPicture
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.per_image import PerPicture
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.untrusted.printing import shown

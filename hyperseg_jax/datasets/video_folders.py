@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import Problem, complain
 from hyperseg_jax.datasets.labels import read_labels
-from hyperseg_jax.datasets.problems import Problem, complain
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, limits
 

@@ -7,9 +7,9 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.per_picture import PerPicture
+from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.per_image import PerPicture
 from hyperseg_jax.datasets.places import Places
-from hyperseg_jax.datasets.problems import complain
 from hyperseg_jax.structs import Prompt
 
 

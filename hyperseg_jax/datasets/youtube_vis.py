@@ -10,11 +10,11 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.places import Places, categories
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, limits

@@ -14,7 +14,7 @@ from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_c
 from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import GroupNorm, LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import in_turn, rematerialised
+from hyperseg_jax.layers.remat import rematerialised, scan_layers
 from hyperseg_jax.ops.deformable import Shapes
 from hyperseg_jax.ops.positions import sine_positions
 from hyperseg_jax.ops.sampling import resize_bilinear
@@ -103,7 +103,7 @@ class DeformablePixelDecoder(nn.Module):
         x, positions = jnp.concatenate(tokens, axis=1), p.cast(jnp.concatenate(positions))
         layer = rematerialised(DeformableEncoderLayer, self.remat)
         fields = (self.num_heads, self.num_points, self.feedforward_dim, shapes, p)
-        x = in_turn([layer(*fields, name=f"layers_{i}") for i in range(self.num_layers)], x, positions)
+        x = scan_layers([layer(*fields, name=f"layers_{i}") for i in range(self.num_layers)], x, positions)
 
         maps, start = [], 0
         for height, width in shapes:

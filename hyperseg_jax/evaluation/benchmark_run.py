@@ -14,9 +14,9 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
-from hyperseg_jax.evaluation.cases import Cases, is_case
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predictions
-from hyperseg_jax.evaluation.replies import Reply
+from hyperseg_jax.evaluation.protocols import EvalProtocol
+from hyperseg_jax.evaluation.qualitative import QualitativeExamples, is_example_row
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
 from hyperseg_jax.evaluation.submissions import Row, check_question, is_row, row_of
 from hyperseg_jax.parallel import hosts
@@ -34,7 +34,7 @@ class Partial:
     """What is known after `done` examples, the same on all hosts. resumed: how many of them an earlier run had done."""
 
     scorer: Scorer
-    cases: Cases
+    cases: QualitativeExamples
     rows: list[tuple[int, int, Row]]  # (example, prompt, row)
     done: int = 0
     resumed: int = 0
@@ -49,7 +49,7 @@ class Partial:
         whole = lambda value, below: type(value) is int and 0 <= value < below
         if not (whole(state["done"], count + 1) and state["done"]):
             raise BadFile(f"it has done {shown(str(state['done']))} of {count} examples")
-        if not all(is_case(row) and row["index"] < count for row in state["cases"]):
+        if not all(is_example_row(row) and row["index"] < count for row in state["cases"]):
             raise BadFile("it has a best or worst case in an unexpected format")
         if not all(whole(i, count) and whole(k, 2**31) and is_row(row) for i, k, row in state["rows"]):
             raise BadFile("it has an answer in an unexpected format")
@@ -89,11 +89,11 @@ def run(
     examples: Any = task.val
     count = min(len(examples), limit or len(examples))
     asked = {**(asked or {}), "benchmark": task.name, "rules": rules, "examples": count}
-    scoring = benchmark.scoring if benchmark.truth else "unscored"
+    scoring = benchmark.scoring if benchmark.truth else "no_ground_truth"
     options = AnswerOptions(
         SCORINGS[benchmark.scoring].kind, engine.answers.published if benchmark.published else engine.answers.usual
     )
-    new = lambda: Partial(Scorer({benchmark.task: scoring}, rules), Cases(), [])
+    new = lambda: Partial(Scorer({benchmark.task: scoring}, rules), QualitativeExamples(), [])
     total, fresh = new(), new()
     before = ""
     if kept is not None and os.path.lexists(kept) and hosts.leads():
@@ -111,7 +111,7 @@ def run(
         engine,
         task,
         examples,
-        functools.partial(_reply, engine, benchmark, task, options),
+        functools.partial(_protocol, engine, benchmark, task, options),
         start=total.done,
         count=count,
         batch_size=batch_size,
@@ -119,9 +119,9 @@ def run(
         unread=functools.partial(_refuse, task.name),
         workers=workers,
     )
-    for number, (done, replies) in enumerate(answered, 1):
-        for index, reply in replies:
-            _count(fresh, benchmark, index, reply)
+    for number, (done, protocols) in enumerate(answered, 1):
+        for index, protocol in protocols:
+            _count(fresh, benchmark, index, protocol)
         progress(done, count)
         if number % save_every == 0 or done == count:
             states = hosts.exchange_long(f"{task.name} to {done}", json.dumps(fresh.state()))
@@ -155,12 +155,12 @@ def _read(kept: pathlib.Path, asked: dict[str, Any], new: Partial, benchmark: Be
     return json.dumps(state)
 
 
-def _count(fresh: Partial, benchmark: Benchmark, index: int, reply: Reply) -> None:
-    for k, (prompt, found) in enumerate(reply.answers()):
-        value = fresh.scorer.add(reply.example.name, prompt, found)
+def _count(fresh: Partial, benchmark: Benchmark, index: int, protocol: EvalProtocol) -> None:
+    for k, (prompt, found) in enumerate(protocol.answers()):
+        value = fresh.scorer.add(protocol.example.name, prompt, found)
         fresh.cases.add(value, index, k, found[0])
         if benchmark.submission:
-            fresh.rows.append((index, k, row_of(reply.example, prompt, found)))
+            fresh.rows.append((index, k, row_of(protocol.example, prompt, found)))
 
 
 def _refuse(name: str, index: int, reason: str) -> None:
@@ -168,7 +168,7 @@ def _refuse(name: str, index: int, reason: str) -> None:
     raise UserError(f"benchmark {name} record {index}: {reason}")
 
 
-def _reply(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerOptions, example: Example) -> Reply:
+def _protocol(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerOptions, example: Example) -> EvalProtocol:
     other = {prompt.task for prompt in example.prompts} - {benchmark.task}
     if other:
         raise UserError(f"{example.name}: a {other.pop()} prompt in a benchmark of {benchmark.task}")
@@ -176,5 +176,5 @@ def _reply(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerOpti
         check_question(benchmark.submission, example, prompt)
     geometry = task.processor.geometry(*example.frames.shape[1:3])
     scoring = SCORINGS[benchmark.scoring]
-    reply = scoring.interactive or scoring.reply if engine.interactive else scoring.reply
-    return reply(example, finder(engine, options, geometry))
+    protocol = scoring.interactive or scoring.protocol if engine.interactive else scoring.protocol
+    return protocol(example, finder(engine, options, geometry))

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from hyperseg_jax.data.sources import READERS, Task, open_reader, processor
-from hyperseg_jax.datasets.marks import RADII
+from hyperseg_jax.datasets.visual_prompts import RADII
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems.system import System
 
@@ -107,7 +107,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pascal_voc20": _laid_out("panoptic", "semantic", "pascal_voc20", "val"),
     "coco_stuff": _laid_out("panoptic", "semantic", "coco_stuff", "val2017"),
     "coco_instances": _laid_out("panoptic", "instances", "coco_instances", "val2017"),
-    "coco_clicks": _laid_out("region", "clicks", "coco_marks", "val2017"),
+    "coco_clicks": _laid_out("region", "clicks", "coco_visual_prompts", "val2017"),
     "voc_clicks": _laid_out("region", "clicks", "pascal_voc_objects", "val"),
     "davis2016": _laid_out("region", "davis", "davis2016", "val"),
     "davis2017": _laid_out("region", "davis", "davis2017", "val"),

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.replies import Find, Reply, T
+from hyperseg_jax.evaluation.protocols import EvalProtocol, Find, T
 from hyperseg_jax.metrics.ciou_giou import iou, overlap
 from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 
 
-class Clicked(Reply):
+class Clicked(EvalProtocol):
     """The objects of one picture, each clicked until it is found well enough or LIMIT clicks are made.
 
     The first click is at the centre of the object, each further one at the centre of what the answer lacks of it. The clicks

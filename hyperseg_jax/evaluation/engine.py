@@ -22,10 +22,10 @@ from jaxtyping import Int32
 from hyperseg_jax.data.pipeline import Unreadable, read_ahead
 from hyperseg_jax.data.processor import Batch, Processor, Shape, common_shape
 from hyperseg_jax.data.sources import Task
-from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.features import FeatureCache
-from hyperseg_jax.evaluation.replies import Find, Reply
+from hyperseg_jax.evaluation.protocols import EvalProtocol, Find
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
@@ -171,7 +171,7 @@ def predictions(
     engine: Engine,
     task: Task,
     examples: Sequence[Example],
-    reply: Callable[[Example], Reply],
+    protocol: Callable[[Example], EvalProtocol],
     *,
     count: int,
     start: int = 0,
@@ -179,11 +179,11 @@ def predictions(
     options: AnswerOptions,
     unread: Callable[[int, str], None],
     workers: int = 0,
-) -> Iterator[tuple[int, Iterator[tuple[int, Reply]]]]:
-    """Goes through examples start..count in global batches: (examples done on all hosts, (index, answered reply) of those that
-    this host scores, to be taken before the next batch).
+) -> Iterator[tuple[int, Iterator[tuple[int, EvalProtocol]]]]:
+    """Goes through examples start..count in global batches. Yields (number of examples done on all hosts, (index, finished
+    protocol) of those that this host scores); consume them before the next batch.
 
-    reply: how an example is asked. options: how it is answered. unread: called with the index and the reason of each example
+    protocol: how an example is asked. options: how it is answered. unread: called with the index and the reason of each example
     of this host that cannot be read or asked; what it raises ends the run. workers: processes that decode images, 0 for
     threads.
 
@@ -192,52 +192,52 @@ def predictions(
     """
     size = engine.feed.size(batch_size)
     rows = engine.feed.rows(size)
-    spare: Any = functools.lru_cache(maxsize=1)(lambda processor: _first_reply(task.name, processor, examples, reply))
+    spare: Any = functools.lru_cache(maxsize=1)(lambda processor: _first_protocol(task.name, processor, examples, protocol))
     wanted = [first + row for first in range(start, count, size) for row in rows.places if first + row < count]
     with contextlib.closing(read_ahead(examples, wanted, workers=workers)) as stream:
         for first in range(start, count, size):
             batch = _Batch(task, rows, first, unread, spare)
             for n, row in enumerate(rows.places):
                 if first + row < count:
-                    batch.add(n, next(stream), reply)
+                    batch.add(n, next(stream), protocol)
             batch.agree()
             _answer(engine, batch, options)
             engine.encoded.clear()
             yield min(first + size, count), batch.answered()
-            batch.replies.clear()  # frames and masks of a batch are gone before the next one is decoded
+            batch.protocols.clear()  # frames and masks of a batch are gone before the next one is decoded
 
 
 class _Batch:
-    """This host's rows of one global batch. replies: by row, those of the examples that can be read and asked; the other rows
-    are filled with what another row asks. first: the number of its first example. spare: f(processor) -> a reply that can be
+    """This host's rows of one global batch. protocols: by row, those of the examples that can be read and asked; the other rows
+    are filled with what another row asks. first: the number of its first example. spare: f(processor) -> a protocol that can be
     asked with it, for where there is no other."""
 
     def __init__(
-        self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None], spare: Callable[[Processor], Reply]
+        self, task: Task, rows: Rows, first: int, unread: Callable[[int, str], None], spare: Callable[[Processor], EvalProtocol]
     ) -> None:
         self._task, self.rows, self.first, self._unread, self._spare = task, rows, first, unread, spare
-        self.replies: dict[int, Reply] = {}
+        self.protocols: dict[int, EvalProtocol] = {}
         self.steps = self.prompts = 1
         self.feeds_back = self.one_image = False
         self.canvas = 0, 0
         self.processor = task.processor
 
-    def add(self, n: int, read: Example | Unreadable, reply: Callable[[Example], Reply]) -> None:
+    def add(self, n: int, read: Example | Unreadable, protocol: Callable[[Example], EvalProtocol]) -> None:
         reason = read.reason if isinstance(read, Unreadable) else ""
         if not isinstance(read, Unreadable):
             try:
-                self.replies[n] = reply(read)
+                self.protocols[n] = protocol(read)
             except BaseException as error:
-                reason = faults.reason(error)
+                reason = record_errors.reason(error)
         if reason:
             self._lose(n, reason)
 
     def agree(self) -> None:
         """All hosts take the bucket that holds what any of them asks, and the most steps and prompts."""
-        shapes = {n: self._shape(n) for n in list(self.replies)}
-        replies = self.replies.values()
-        own = [max((getattr(reply, name) for reply in replies), default=1) for name in ("steps", "prompts")]
-        held = [canvas(*reply.example.frames.shape[1:3]) for reply in replies] or [(0, 0)]
+        shapes = {n: self._shape(n) for n in list(self.protocols)}
+        protocols = self.protocols.values()
+        own = [max((getattr(protocol, name) for protocol in protocols), default=1) for name in ("steps", "prompts")]
+        held = [canvas(*protocol.example.frames.shape[1:3]) for protocol in protocols] or [(0, 0)]
         mine = [*own, *np.max(held, axis=0).tolist(), common_shape(filter(None, shapes.values()))]
         told = hosts.exchange(f"steps of {self._task.name} from {self.first}", json.dumps(mine))
         *counts, agreed = zip(*map(json.loads, told), strict=True)
@@ -246,27 +246,27 @@ class _Batch:
         self.processor = self.processor.for_bucket(common_shape(agreed))
         # A host without an example of its own has to run the same program as the others.
         if self.steps > 1:
-            any_reply = next(iter(replies), None) or self._spare(self.processor)
-            self.feeds_back, self.one_image = any_reply.feeds_back, any_reply.one_image
+            any_protocol = next(iter(protocols), None) or self._spare(self.processor)
+            self.feeds_back, self.one_image = any_protocol.feeds_back, any_protocol.one_image
 
     def _shape(self, n: int) -> Shape | None:
         """The bucket that holds all that a row asks; None where it cannot be asked, which loses it."""
-        reply = self.replies[n]
+        protocol = self.protocols[n]
         try:
-            return common_shape(reply.measure(k, self.processor.bucket) for k in range(reply.prompts))
+            return common_shape(protocol.measure(k, self.processor.bucket) for k in range(protocol.prompts))
         except BaseException as error:
-            self._lose(n, faults.reason(error))
+            self._lose(n, record_errors.reason(error))
             return None
 
     def request(self, step: int, prompt: int) -> Request:
         """What is asked at one step about one prompt of each row. Features are kept where prompts or steps share them."""
         asked, lost = {}, {}
-        for n, reply in self.replies.items():
+        for n, protocol in self.protocols.items():
             try:
-                k = min(prompt, reply.prompts - 1)
-                asked[n] = reply.ask(min(step, reply.steps - 1), k, self._prepare)
+                k = min(prompt, protocol.prompts - 1)
+                asked[n] = protocol.ask(min(step, protocol.steps - 1), k, self._prepare)
             except BaseException as error:
-                lost[n] = faults.reason(error)
+                lost[n] = record_errors.reason(error)
         for n, reason in lost.items():
             self._lose(n, reason)
         filler = next(iter(asked.values()), None)
@@ -281,22 +281,23 @@ class _Batch:
         return self.processor(example, train=False), geometry_array(self.processor.geometry(*example.frames.shape[1:3]))
 
     def _lose(self, n: int, reason: str) -> None:
-        self.replies.pop(n, None)
+        self.protocols.pop(n, None)
         if self.rows.scored[n]:
             self._unread(self.first + self.rows.places[n], reason)
 
     def hear(self, step: int, prompt: int, outputs: dict[str, Any]) -> None:
-        """Hands each row's outputs to its reply. A row that another host scores is heard where what is asked depends on it."""
-        for n, reply in self.replies.items():
-            if (self.rows.scored[n] or reply.depends) and step < reply.steps and prompt < reply.prompts:
-                reply.hear(prompt, {name: value[n] for name, value in outputs.items()})
+        """Gives each row's outputs to its protocol; also those of rows that another host scores where the next step depends on
+        them."""
+        for n, protocol in self.protocols.items():
+            if (self.rows.scored[n] or protocol.depends) and step < protocol.steps and prompt < protocol.prompts:
+                protocol.hear(prompt, {name: value[n] for name, value in outputs.items()})
 
-    def answered(self) -> Iterator[tuple[int, Reply]]:
-        """(index, reply) of the rows that this host scores. Each is let go once the next one is asked for."""
-        for n in list(self.replies):
-            reply = self.replies.pop(n)
+    def answered(self) -> Iterator[tuple[int, EvalProtocol]]:
+        """(index, protocol) of the rows that this host scores. Each is let go once the next one is asked for."""
+        for n in list(self.protocols):
+            protocol = self.protocols.pop(n)
             if self.rows.scored[n]:
-                yield self.first + self.rows.places[n], reply
+                yield self.first + self.rows.places[n], protocol
 
 
 def _answer(engine: Engine, batch: _Batch, options: AnswerOptions) -> None:
@@ -314,15 +315,17 @@ def _answer(engine: Engine, batch: _Batch, options: AnswerOptions) -> None:
             batch.hear(step, prompt, found)
 
 
-def _first_reply(name: str, processor: Processor, examples: Sequence[Example], reply: Callable[[Example], Reply]) -> Reply:
-    """The reply of the first example that can be read and asked with this processor. UserError where there is none."""
+def _first_protocol(
+    name: str, processor: Processor, examples: Sequence[Example], protocol: Callable[[Example], EvalProtocol]
+) -> EvalProtocol:
+    """The protocol of the first example that can be read and asked with this processor. UserError where there is none."""
     reason = "it is empty"
     for k in range(len(examples)):
         try:
-            made = reply(examples[k])
+            made = protocol(examples[k])
             made.ask(0, 0, functools.partial(processor, train=False))
             return made
         except BaseException as error:
-            told = faults.reason(error)
+            told = record_errors.reason(error)
             reason = told if k == 0 else reason
     raise UserError(f"{name}: none of its {len(examples)} validation records can be read; the first: {reason}")

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS
 
@@ -29,7 +29,7 @@ def kind_of(records: Sequence[Any]) -> str:
         try:
             return str(records[k].prompts[0].task)
         except BaseException as error:
-            faults.reason(error)  # raises again what is no fault of a record
+            record_errors.reason(error)  # raises again what is no fault of a record
     return ""
 
 

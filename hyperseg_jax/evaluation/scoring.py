@@ -13,7 +13,7 @@ import numpy as np
 from hyperseg_jax import metrics
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.clicks import Clicked, Corrected
-from hyperseg_jax.evaluation.replies import FromFirstFrame, Reply, Together
+from hyperseg_jax.evaluation.protocols import EvalProtocol, JointExpressions, SemiSupervisedVOS
 from hyperseg_jax.evaluation.tracks import Tracked
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
@@ -26,7 +26,7 @@ class Scoring:
     """How a kind of prompt is asked and scored.
 
     new(rules) -> an accumulator. kind: of the answers about a frame (results.answers.Answers, or "text"). add(accumulator,
-    name of the example, prompt, Prediction of each frame). headline: the score that tells good answers from bad. reply: how
+    name of the example, prompt, Prediction of each frame). headline: the score that tells good answers from bad. protocol: how
     an example is asked, and what its answers are put together to. interactive: that of interactive systems, where it
     differs."""
 
@@ -34,8 +34,8 @@ class Scoring:
     kind: str
     add: Callable[[Any, str, Prompt, Sequence[Prediction]], None]
     headline: str
-    reply: type[Reply] = Reply
-    interactive: type[Reply] | None = None
+    protocol: type[EvalProtocol] = EvalProtocol
+    interactive: type[EvalProtocol] | None = None
 
 
 def _wanted(prompt: Prompt) -> np.ndarray:
@@ -206,8 +206,10 @@ SCORINGS: dict[str, Scoring] = {
     "generalized": Scoring(metrics.GeneralizedScores, "expression", _add_generalized, "giou"),
     "clips": Scoring(lambda _: metrics.ClipScores(), "expression", _add_clip, "jf"),
     "revos": Scoring(metrics.ReVosScores, "expression", _add_revos, "jf"),
-    "ref_davis": Scoring(lambda _: metrics.DavisScores("unsupervised"), "soft_expression", _add_objects, "jf", Together),
-    "davis": Scoring(lambda _: metrics.DavisScores(), "soft_regions", _add_objects, "jf", FromFirstFrame),
+    "ref_davis": Scoring(
+        lambda _: metrics.DavisScores("unsupervised"), "soft_expression", _add_objects, "jf", JointExpressions
+    ),
+    "davis": Scoring(lambda _: metrics.DavisScores(), "soft_regions", _add_objects, "jf", SemiSupervisedVOS),
     "davis_unsupervised": Scoring(lambda _: metrics.DavisScores("unsupervised"), "candidates", _add_proposals, "jf", Tracked),
     "tracks": Scoring(lambda _: metrics.VideoAP(), "candidates", _add_tracks, "ap", Tracked),
     "regions": Scoring(lambda _: metrics.InteractiveScores(), "regions", _add_regions, "miou"),
@@ -219,7 +221,7 @@ SCORINGS: dict[str, Scoring] = {
     "vqa": Scoring(metrics.VqaScores, "text", _add_vqa, "accuracy"),
     "pope": Scoring(lambda _: metrics.PopeScores(), "text", _add_pope, "accuracy"),
     "multiple_choice": Scoring(lambda _: metrics.MultipleChoiceScores(), "text", _add_choice, "accuracy"),
-    "unscored": Scoring(lambda _: metrics.Unscored(), "text", _add_nothing, ""),
+    "no_ground_truth": Scoring(lambda _: metrics.NoGroundTruth(), "text", _add_nothing, ""),
 }
 BY_TASK = {
     "referring": "referring",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.evaluation.replies import Find, Reply
+from hyperseg_jax.evaluation.protocols import EvalProtocol, Find
 from hyperseg_jax.results.tracking import Tracker
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
@@ -23,7 +23,7 @@ class _Track:
         return self.classes / len(self.masks)
 
 
-class Tracked(Reply):
+class Tracked(EvalProtocol):
     """A class list about a clip. Its answer has the same instances on every frame, empty where one is not seen; an instance has
     the class, and the score, that its frames are surest of on average (IDOL)."""
 

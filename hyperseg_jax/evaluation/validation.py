@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.data.sources import Task
-from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predictions
-from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
+from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.results.drawing import compare, save_image, sheet
@@ -76,20 +76,20 @@ def evaluate(
             engine,
             task,
             examples,
-            functools.partial(_reply, engine, options, scorer, task),
+            functools.partial(_protocol, engine, options, scorer, task),
             count=asked,
             batch_size=BATCH,
             options=options,
             unread=note,
             workers=workers,
         ):
-            for index, reply in answered:
-                for k, (prompt, predicted) in enumerate(reply.answers()):
+            for index, protocol in answered:
+                for k, (prompt, predicted) in enumerate(protocol.answers()):
                     if scorer.scoring(prompt) is None:
                         continue
-                    scorer.add(f"{reply.example.name} {k}", prompt, predicted)
+                    scorer.add(f"{protocol.example.name} {k}", prompt, predicted)
                     if index * share % count < share and k == 0:
-                        made.tiles.append(compare(reply.example.frames[0], prompt, list(predicted[0].masks)))
+                        made.tiles.append(compare(protocol.example.frames[0], prompt, list(predicted[0].masks)))
             if progress is not None:
                 progress(name, done, asked)
         scores = scorer.of_all_hosts(name).compute()
@@ -105,7 +105,7 @@ def evaluate(
     return made
 
 
-def _reply(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, example: Example) -> Reply:
+def _protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, example: Example) -> EvalProtocol:
     """All prompts and frames of an example at once. Prompts that no metric takes get no prediction."""
     geometry = task.processor.geometry(*example.frames.shape[1:3])
 
@@ -114,7 +114,7 @@ def _reply(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task, e
     def find(prompt: Prompt, outputs: Any) -> Prediction:
         return Prediction(np.zeros((0, *geometry.original), bool)) if scorer.scoring(prompt) is None else found(prompt, outputs)
 
-    return AllAtOnce(example, find, room=task.processor.prompts)
+    return AllFrames(example, find, room=task.processor.prompts)
 
 
 def _readable(examples: Sequence[Example], count: int, note: Callable[[int, str], None]) -> Iterator[Example]:
@@ -125,7 +125,7 @@ def _readable(examples: Sequence[Example], count: int, note: Callable[[int, str]
         except GeneratorExit:
             raise
         except BaseException as error:
-            why = faults.reason(error)
+            why = record_errors.reason(error)
             if hosts.leads():
                 note(k, why)
 
@@ -141,6 +141,6 @@ def _first_prompt(name: str, task: Task) -> Prompt:
         try:
             return examples[k].prompts[0]
         except BaseException as error:
-            told = faults.reason(error)
+            told = record_errors.reason(error)
             reason = told if k == 0 else reason
     raise UserError(f"data.tasks.{name}.val: none of its {len(examples)} records can be read; the first: {reason}")

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from hyperseg_jax import axes
 from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import dear
+from hyperseg_jax.layers.remat import save_activation
 from hyperseg_jax.ops.deformable import Shapes, deformable_sampling
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Table
@@ -62,7 +62,7 @@ class DeformableAttention(nn.Module):
         locations = reference.astype(jnp.float32)[:, None, None, None] + offsets
         value = rearrange(value, "b s (heads d) -> b s heads d", heads=heads)
         sampled = deformable_sampling(value, self.shapes, locations, weights)
-        sampled = dear(axes.constrain(sampled, "batch", "tokens", "act_heads"))
+        sampled = save_activation(axes.constrain(sampled, "batch", "tokens", "act_heads"))
         return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(sampled)
 
     def _rays(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:

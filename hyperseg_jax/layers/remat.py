@@ -15,21 +15,21 @@ from hyperseg_jax.structs import DeviceArray
 
 POLICIES = {
     "none": "keep every intermediate",
-    "full": "keep only what enters a block and compute the rest again",
-    "marked": "keep what enters a block and what it marks as dear, compute the rest again",
-    "dots": "keep the results of matrix products with weights, compute the rest again",
+    "full": "keep only the inputs of a block, recompute the rest",
+    "marked": "keep the inputs of a block and what save_activation names, recompute the rest",
+    "dots": "keep the results of matrix products with weights, recompute the rest",
 }
-DEAR = "dear"
+SAVED = "saved"
 
 
-def dear(x: Any) -> Any:
-    """Marks arrays that cost much to compute and little to keep."""
-    return jax.tree.map(lambda leaf: checkpoint_name(leaf, DEAR), x)
+def save_activation(x: Any) -> Any:
+    """Names arrays for the remat policy: they are saved, because they cost much to compute and little memory."""
+    return jax.tree.map(lambda leaf: checkpoint_name(leaf, SAVED), x)
 
 
-def forgetful(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as the body of a scan, of which the backward pass keeps what enters it and what it marks as dear."""
-    return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(DEAR), prevent_cse=False)
+def remat_scan_body(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as the body of a scan; the backward pass keeps its inputs and what save_activation names."""
+    return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(SAVED), prevent_cse=False)
 
 
 def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
@@ -39,7 +39,7 @@ def rematerialised(block: type[nn.Module], policy: str) -> type[nn.Module]:
     if policy == "none":
         return block
     policies = jax.checkpoint_policies
-    save = {"full": None, "marked": policies.save_only_these_names(DEAR), "dots": policies.dots_with_no_batch_dims_saveable}
+    save = {"full": None, "marked": policies.save_only_these_names(SAVED), "dots": policies.dots_with_no_batch_dims_saveable}
     return nn.remat(block, policy=save[policy], prevent_cse=False)  # a scan body needs no guard against common subexpressions
 
 
@@ -59,7 +59,7 @@ def stack(block: type[nn.Module], count: int, policy: str, in_axes: tuple[Any, .
     )
 
 
-def in_turn(layers: Sequence[nn.Module], x: Float[DeviceArray, "*B"], *inputs: Any) -> Float[jax.Array, "*B"]:
+def scan_layers(layers: Sequence[nn.Module], x: Float[DeviceArray, "*B"], *inputs: Any) -> Float[jax.Array, "*B"]:
     """Equal layers one after the other as one compiled body, where each holds its parameters under its own name.
 
     layers: bound, of the same fields, without random numbers; __call__(x, *inputs) -> x of the same shape and type.

@@ -4,7 +4,7 @@ Shared:
     sums               rows of sums by name, which add up over prompts and hosts
     published          scores that authors publish, to stand beside ours
     baselines          what can be scored without reading the text
-    unscored           answers whose truth is on the benchmark's server
+    no_ground_truth    answers whose truth is on the benchmark's server
 
 Masks of images:
     ciou_giou          referring and reasoning segmentation
@@ -38,10 +38,10 @@ from hyperseg_jax.metrics.interactive import InteractiveScores
 from hyperseg_jax.metrics.jf import ClipScores
 from hyperseg_jax.metrics.mean_iou import SemanticScores
 from hyperseg_jax.metrics.multiple_choice import MultipleChoiceScores
+from hyperseg_jax.metrics.no_ground_truth import NoGroundTruth
 from hyperseg_jax.metrics.panoptic_quality import PanopticQuality
 from hyperseg_jax.metrics.pope import PopeScores
 from hyperseg_jax.metrics.revos import ReVosScores
-from hyperseg_jax.metrics.unscored import Unscored
 from hyperseg_jax.metrics.video_ap import VideoAP
 from hyperseg_jax.metrics.vqa import VqaScores
 
@@ -54,12 +54,12 @@ __all__ = [
     "InteractiveScores",
     "MaskAP",
     "MultipleChoiceScores",
+    "NoGroundTruth",
     "PanopticQuality",
     "PopeScores",
     "ReVosScores",
     "ReferringScores",
     "SemanticScores",
-    "Unscored",
     "VideoAP",
     "VqaScores",
 ]

@@ -7,7 +7,7 @@ Devices
     feed.py       rows of batches from this host to the devices and back
 
 Hosts
-    hosts.py      joining, exchanging texts, ending in bounded time
-    roll_call.py  who is missing when a run starts
-    watchdog.py   writes the stacks of a run that hangs
+    hosts.py            joining, exchanging texts, ending in bounded time
+    startup_barrier.py  waits for all hosts when a run starts, and names the missing
+    watchdog.py         writes the stacks of a run that hangs
 """

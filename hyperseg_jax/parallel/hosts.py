@@ -21,7 +21,7 @@ from jax._src import clusters, distributed  # the coordination service has no pu
 from jax.experimental import multihost_utils
 
 from hyperseg_jax.errors import HostLost, UserError
-from hyperseg_jax.parallel.roll_call import roll_call
+from hyperseg_jax.parallel.startup_barrier import startup_barrier
 from hyperseg_jax.untrusted.printing import printable
 
 PIECE = 2**20
@@ -82,7 +82,9 @@ def join(
         raise UserError(f"--process-id {process_id} of --processes {processes}: give 0 up to one less than their number")
     flags.FLAGS.mark_as_parsed()
     flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True  # its other barriers have no time limit
-    _joined.names = tuple(roll_call(coordinator, process_id, processes, name=socket.gethostname(), seconds=timeouts.start))
+    _joined.names = tuple(
+        startup_barrier(coordinator, process_id, processes, name=socket.gethostname(), seconds=timeouts.start)
+    )
     jax.distributed.initialize(
         coordinator,
         processes,

@@ -15,7 +15,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import checks, groups
+from hyperseg_jax.training import checks, param_groups
 from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.training.state import make_step
 
@@ -70,8 +70,8 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     model = system.build(config)
     placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=systems.lora(config) is not None)
     checks.check_split(config, placed)
-    rules = groups.of_config(config.optimizer.groups)
-    rate = groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
+    rules = param_groups.of_config(config.optimizer.groups)
+    rate = param_groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
     beginning = begin(config, system, model, rules, rate, placed)
     batch = sources.processor(config, system, None, task).spec(config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)

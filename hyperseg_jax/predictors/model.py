@@ -58,17 +58,18 @@ class Model:
         image: Picture,
         text: str,
         *,
-        absent_below: float | types.EllipsisType | None = ...,
+        no_target_threshold: float | types.EllipsisType | None = ...,
         soft: bool = False,
         reasoning: bool = False,
     ) -> Prediction:
         """What the text names: one mask (several things named at once share it), or none.
 
-        absent_below: the expression probability under which the answer is "not there", by default the system's; None always
-        answers, as the published model does. soft: the mask as probabilities, float32. reasoning: the text is a question
-        whose answer is to be segmented ("what could one sit on?"), asked with the prompt of reasoning segmentation."""
+        no_target_threshold: below this probability of the expression, the prediction is empty; by default the system's. None
+        always predicts a mask, as the published model does. soft: the mask as probabilities, float32. reasoning: the text
+        is a question whose answer is to be segmented ("what could one sit on?"), asked with the prompt of reasoning
+        segmentation."""
         prompt = Prompt(task="reasoning" if reasoning else "referring", text=_text(text))
-        options = self._options("soft_expression" if soft else "expression", absent_below=absent_below)
+        options = self._options("soft_expression" if soft else "expression", no_target_threshold=no_target_threshold)
         predicted, _ = self._ask(read_picture(image), prompt, options)
         return _named(predicted, text)
 
@@ -112,11 +113,11 @@ class Model:
             yield dataclasses.replace(predicted, names=named)
 
     def segment_clip(
-        self, frames: Iterable[Picture], text: str, *, absent_below: float | types.EllipsisType | None = ...
+        self, frames: Iterable[Picture], text: str, *, no_target_threshold: float | types.EllipsisType | None = ...
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
         """Frame by frame: (image, prediction). What the model saw of a frame feeds the next; memory stays that of one frame."""
         prompt, memory = Prompt(task="video", text=_text(text)), None
-        options = self._options("expression", absent_below=absent_below)
+        options = self._options("expression", no_target_threshold=no_target_threshold)
         for image in frames:
             frame = read_picture(image)
             predicted, memory = self._ask(frame, prompt, options, memory, apart=False)

@@ -19,10 +19,10 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """absent_below: the probability of an expression under which the answer is "not there", None always answers. segment: what
-    the class probability of a panoptic segment must exceed. overlap: the part of it that must stay visible."""
+    """no_target_threshold: below this probability of the expression, the prediction is empty; None always predicts a mask.
+    segment: the class probability that a panoptic segment must exceed. overlap: the share of it that must stay visible."""
 
-    absent_below: float | None
+    no_target_threshold: float | None
     segment: float
     overlap: float
 
@@ -74,7 +74,7 @@ def _masks(shown: np.ndarray, geometry: Geometry) -> np.ndarray:
 
 def expression(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """The one mask of an expression, or none where the image does not show it."""
-    least = thresholds.absent_below
+    least = thresholds.no_target_threshold
     if least is not None and (found["present"] < least or not found["any"]):
         kind = bool if found["mask"].dtype == np.uint8 else np.float32
         return Prediction(np.zeros((0, *geometry.original), kind))

@@ -6,9 +6,9 @@ What is run
     devices.py  equal shares of the accelerators or cores of this machine
 
 How it is run
-    process.py  the training of a trial as a process
-    tether.py   ends that process when the sweep dies; one process a workdir
-    backends/   this machine, Ray, GKE and Slurm
+    process.py      the training of a trial as a process
+    child_guard.py  ends that process when the sweep dies; one process a workdir
+    backends/       this machine, Ray, GKE and Slurm
 
 What it found
     results.py  the table, results.json and results.png

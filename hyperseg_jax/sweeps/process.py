@@ -20,17 +20,17 @@ class Training:
 
     def __init__(self, trial: Trial, *, environment: Mapping[str, str] = {}, cores: tuple[int, ...] = ()) -> None:
         trial.folder.mkdir(parents=True, exist_ok=True)
-        tether = (
+        child_guard = (
             sys.executable,
             "-m",
-            "hyperseg_jax.sweeps.tether",
+            "hyperseg_jax.sweeps.child_guard",
             str(trial.lock),
             ",".join(map(str, cores)),
             str(os.getpid()),
         )
         with trial.open_log() as log:  # a session of its own: Ctrl-C reaches it through stop() alone
             self._process = subprocess.Popen(
-                [*tether, *trial.command()],
+                [*child_guard, *trial.command()],
                 env={**os.environ, **ALONE, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

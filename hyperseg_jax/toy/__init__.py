@@ -17,7 +17,7 @@ Records, files and readers
     readers         reads a world
     clip_layouts    toy videos in the layouts of the video benchmarks
     samples         a few toy examples in the layout of every benchmark
-    exam            the objects and targets of the referring exam
+    text_controls   the objects and targets of the referring test
 """
 
 from hyperseg_jax.toy.clip_layouts import write_clip_layouts

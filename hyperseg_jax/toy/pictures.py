@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from hyperseg_jax.datasets import marks
+from hyperseg_jax.datasets import visual_prompts
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy import clips, expressions, questions, scenes
 from hyperseg_jax.toy.vocabulary import VERSION
@@ -99,7 +99,7 @@ def picture(world: World, split: str, index: int) -> Picture:
         written = expressions.write_expressions(scene, groups, kinds, rng) if scene else None
         if scene and written:
             pixels = scenes.render(scene, world.level, rng)
-            drawn = [marks.draw_marks(mask, rng) for mask in scene.masks]
+            drawn = [visual_prompts.draw_marks(mask, rng) for mask in scene.masks]
             return Picture(scene, pixels, written, drawn, questions.conversation(scene, rng))
     raise RuntimeError(f"no scene carries the expressions {groups} ({split} picture {index})")
 

@@ -6,16 +6,16 @@ The loop
     beginning.py  the shapes and shardings of the state, and its first values
 
 The step
-    state.py   the train state and the jitted train step
-    groups.py  param groups by regex: freezing, learning rates, weight decay
-    cuts.py    batches cut to shorter sequence lengths
-    flops.py   FLOPs of a step and model FLOP utilization
+    state.py           the train state and the jitted train step
+    param_groups.py    param groups by regex: freezing, learning rates, weight decay
+    length_buckets.py  batches cut to the shortest sequence length that holds them
+    flops.py           FLOPs of a step and model FLOP utilization
 
 Files and signals
-    workdir.py      the workdir, a folder or a bucket
-    checkpoint.py   saving and restoring with Orbax
-    stopping.py     Ctrl-C and SIGTERM
-    bad_records.py  training records that cannot be read
+    workdir.py             the workdir, a folder or a bucket
+    checkpoint.py          saving and restoring with Orbax
+    stopping.py            Ctrl-C and SIGTERM
+    unreadable_records.py  training records that cannot be read
 
 Metrics
     observers.py  progress bar, console lines, metrics.jsonl, TensorBoard

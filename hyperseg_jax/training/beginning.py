@@ -13,7 +13,7 @@ import optax
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.training import groups
+from hyperseg_jax.training import param_groups
 from hyperseg_jax.training.state import TrainState, create
 from hyperseg_jax.training.state import shardings as state_shardings
 from hyperseg_jax.weights import model_folder
@@ -39,7 +39,7 @@ class Beginning:
     @property
     def params(self) -> Mapping[str, Any]:
         """All parameters as shapes, types and shardings, the frozen half in the type that it is kept in."""
-        return groups.merge(self.abstract.trainable, self.abstract.frozen)
+        return param_groups.merge(self.abstract.trainable, self.abstract.frozen)
 
     def check_source(self) -> None:
         """UserError where the run begins from a model whose parameters are others. Reads their names and shapes alone."""
@@ -59,14 +59,14 @@ def begin(
     config: ml_collections.ConfigDict,
     system: systems.System,
     model: Any,
-    rules: tuple[groups.Group, ...],
+    rules: tuple[param_groups.Group, ...],
     rate: optax.Schedule,
     mesh: placement.Placement,
 ) -> Beginning:
     """Traces the parameters and the state; nothing is computed, read or written. UserError where the config describes none."""
     boxed, shapes = system.boxed_shapes(config), system.shapes(config)
-    tx = groups.optimizer(
-        groups.split(shapes, rules)[0],
+    tx = param_groups.optimizer(
+        param_groups.split(shapes, rules)[0],
         rules,
         rate,
         betas=tuple(config.optimizer.betas),

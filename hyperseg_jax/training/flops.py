@@ -11,7 +11,7 @@ import ml_collections
 from jax.extend import core
 
 from hyperseg_jax.systems.system import System
-from hyperseg_jax.training import groups
+from hyperseg_jax.training import param_groups
 
 # bfloat16 FLOP/s of one device, as its maker states it: cloud.google.com/tpu/docs (a v4 or v5p device is a whole chip)
 PEAKS = {
@@ -55,7 +55,7 @@ class Arithmetic:
         if self._known:
 
             def of_trainable(trainable: Any) -> Any:
-                return self._loss(groups.merge(trainable, state.frozen), batch, state.key)
+                return self._loss(param_groups.merge(trainable, state.frozen), batch, state.key)
 
             self._of_task[task] = of_function(jax.value_and_grad(of_trainable, has_aux=True), state.trainable)
 

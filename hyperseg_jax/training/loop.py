@@ -24,8 +24,7 @@ from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.parallel.watchdog import Watchdog
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import checks, groups
-from hyperseg_jax.training.bad_records import BadRecords
+from hyperseg_jax.training import checks, param_groups
 from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.training.checkpoint import Checkpoints
 from hyperseg_jax.training.clock import Clock
@@ -33,6 +32,7 @@ from hyperseg_jax.training.flops import Arithmetic
 from hyperseg_jax.training.observers import Observers, seconds_lost
 from hyperseg_jax.training.state import TrainState, make_step
 from hyperseg_jax.training.stopping import interruptible
+from hyperseg_jax.training.unreadable_records import UnreadableRecords
 from hyperseg_jax.training.workdir import Workdir
 from hyperseg_jax.untrusted import printing
 from hyperseg_jax.untrusted.limits import applied_block
@@ -72,8 +72,8 @@ def train(
         tasks = sources.build(config, system, console=console)
         score_names.check_best(config.train.best, tasks)
         model = system.build(config)
-        rules = groups.of_config(config.optimizer.groups)
-        rate = groups.schedule(
+        rules = param_groups.of_config(config.optimizer.groups)
+        rate = param_groups.schedule(
             config.optimizer.learning_rate,
             config.optimizer.warmup_steps,
             config.train.steps,
@@ -124,7 +124,7 @@ def train(
         stream = stack.enter_context(
             Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers, rows=rows.places)
         )
-        bad = BadRecords(
+        bad = UnreadableRecords(
             stream.faults,
             share=config.data.bad_share,
             batch_size=config.train.batch_size,

@@ -13,8 +13,8 @@ import optax
 
 from hyperseg_jax.data.processor import Batch
 from hyperseg_jax.systems.system import System
-from hyperseg_jax.training import groups
-from hyperseg_jax.training.cuts import at_its_length
+from hyperseg_jax.training import param_groups
+from hyperseg_jax.training.length_buckets import at_its_length
 
 COUNTERS = ("skipped", "bad")
 """Metrics of a step that count since the run began; the others are of that step alone."""
@@ -38,12 +38,12 @@ class TrainState(flax.struct.PyTreeNode):
     @property
     def params(self) -> dict[str, Any]:
         """What is evaluated and kept as the model."""
-        return groups.merge(self.average or self.trainable, self.frozen)
+        return param_groups.merge(self.average or self.trainable, self.frozen)
 
 
 def create(
     params: Any,
-    table: tuple[groups.Group, ...],
+    table: tuple[param_groups.Group, ...],
     tx: optax.GradientTransformation,
     seed: int,
     *,
@@ -52,7 +52,7 @@ def create(
 ) -> TrainState:
     """A fresh state around parameters. frozen_type: type to keep frozen floats in, theirs where empty. averaged: keeps a
     moving average."""
-    trainable, frozen = groups.split(params, table)
+    trainable, frozen = param_groups.split(params, table)
     if frozen_type:
         frozen = jax.tree.map(lambda x: x.astype(frozen_type), frozen)
     zero = jnp.zeros((), jnp.int32)
@@ -61,13 +61,13 @@ def create(
 
 
 def shardings(
-    state: TrainState, params: Any, table: tuple[groups.Group, ...], tx: optax.GradientTransformation, whole: Any
+    state: TrainState, params: Any, table: tuple[param_groups.Group, ...], tx: optax.GradientTransformation, whole: Any
 ) -> TrainState:
     """Where each leaf of a state lies: moments and averages beside their parameter, counters on every device.
 
     state: shapes (of `create`). params: shardings of all parameters. whole: the sharding of a copy on each device.
     """
-    trainable, frozen = groups.split(params, table)
+    trainable, frozen = param_groups.split(params, table)
     masked = lambda x: isinstance(x, optax.MaskedNode)  # of another group
     optimizer = optax.tree.map_params(
         tx,
@@ -91,7 +91,7 @@ def make_step(
     step's folded with its number, so its random points and dropout are not those of the batch in one piece.
     train.average: how much of the moving average a step keeps (0.999), where the state has one. It starts quickly: after n
     steps at most (1 + n) / (10 + n) is kept.
-    data.cuts: lengths that a slice is cut to where all of it fits (training/cuts.py).
+    data.cuts: lengths that a slice is cut to where all of it fits (training/length_buckets.py).
     """
     counts_of, loss = system.counts(model, config), system.loss(model, config)
     slices, average, cuts = config.optimizer.accumulate, config.train.average, config.data.cuts
@@ -102,7 +102,7 @@ def make_step(
         def gradient_of(batch: Batch, key: jax.Array) -> Any:
             def at_a_length(batch: Batch) -> Any:
                 def of_trainable(trainable: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-                    return loss(groups.merge(trainable, state.frozen), batch, key, counts)
+                    return loss(param_groups.merge(trainable, state.frozen), batch, key, counts)
 
                 return jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
 

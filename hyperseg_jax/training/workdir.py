@@ -23,8 +23,8 @@ from hyperseg_jax.untrusted import paths, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
 from hyperseg_jax.untrusted.checkpoints import is_named_as_step
 
-BAD_RECORDS = "bad_records.txt"
-FETCHED = ("metrics.jsonl", "tensorboard", BAD_RECORDS)  # what a run goes on writing where it stopped
+UNREADABLE_RECORDS = "unreadable_records.txt"
+FETCHED = ("metrics.jsonl", "tensorboard", UNREADABLE_RECORDS)  # what a run goes on writing where it stopped
 
 
 class Workdir:

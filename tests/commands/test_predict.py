@@ -11,7 +11,7 @@ from PIL import Image
 
 import hyperseg_jax
 from hyperseg_jax.commands.main import main
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.structs import Region
@@ -47,7 +47,7 @@ def test_text(trained, picture, tmp_path, capsys):
         assert overlay.size == (150, 100)
     assert sorted(p.name for p in out.iterdir()) == ["picture_mask.png", "picture_overlay.png", "result.json"]
     assert "wrote" in capsys.readouterr().err
-    (segment,) = hyperseg_jax.load(trained).segment(picture, "the red ring", absent_below=None)
+    (segment,) = hyperseg_jax.load(trained).segment(picture, "the red ring", no_target_threshold=None)
     assert segment.mask.shape == (100, 150) and int(segment.mask.sum()) == found["segments"][0]["pixels"]
     predict(trained, out, picture, "the red ring", "--always")  # earlier results are replaced
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -182,8 +182,8 @@ def test_the_bucket_does_not_change_the_answer(trained, picture):
     model = hyperseg_jax.load(trained)
     longer = model.config.copy_and_resolve_references().unlock()
     longer.data.buckets = [288]
-    (one,) = model.segment(picture, "the red ring", absent_below=None)
-    (other,) = Model(longer, model.tokenizer, model.params).segment(picture, "the red ring", absent_below=None)
+    (one,) = model.segment(picture, "the red ring", no_target_threshold=None)
+    (other,) = Model(longer, model.tokenizer, model.params).segment(picture, "the red ring", no_target_threshold=None)
     assert one.score == pytest.approx(other.score, rel=1e-4)
     assert (one.mask != other.mask).mean() < 1e-3
 

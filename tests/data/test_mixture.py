@@ -14,7 +14,7 @@ from PIL import Image
 
 from hyperseg_jax.data.mixture import Draws, Mixture, cycle
 from hyperseg_jax.data.pipeline import Stream
-from hyperseg_jax.datasets import Folder, faults
+from hyperseg_jax.datasets import Folder, record_errors
 from hyperseg_jax.errors import UserError
 
 
@@ -127,7 +127,9 @@ def test_a_malformed_line_of_captions_is_one_bad_record(tmp_path):
 
 
 def test_a_fault_may_name_half_a_character():
-    assert faults.read(faults.written("caf\u00e9 \ud83d.jpg: no such picture")) == "caf\u00e9 ?.jpg: no such picture"
+    assert (
+        record_errors.read(record_errors.written("caf\u00e9 \ud83d.jpg: no such picture")) == "caf\u00e9 ?.jpg: no such picture"
+    )
 
 
 class PanicException(BaseException):

@@ -108,9 +108,9 @@ def test_a_check_survives_records_of_another_make(own):
 
 
 def test_messages_are_bounded_and_all_counted(own, monkeypatch):
-    from hyperseg_jax.datasets import problems
+    from hyperseg_jax.datasets import check_errors
 
-    monkeypatch.setattr(problems, "MESSAGES", 3)
+    monkeypatch.setattr(check_errors, "MESSAGES", 3)
     root = own("coco")
     change(root / INSTANCES, lambda c: [note.update(category_id=4711) for note in c["annotations"]])
     result = report(root, "coco_instances")

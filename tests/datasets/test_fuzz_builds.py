@@ -10,13 +10,13 @@ import pytest
 from test_fuzz_readers import WITHIN, sound
 from test_prepared import write
 
-from hyperseg_jax.datasets import faults, layouts
+from hyperseg_jax.datasets import layouts, record_errors
 from hyperseg_jax.datasets.builds import index as indices
 from hyperseg_jax.datasets.builds import pictures, records
 from hyperseg_jax.datasets.builds.build import Plan, build
 from hyperseg_jax.datasets.built import Built
-from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.prepared import Prepared
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 
@@ -65,7 +65,7 @@ def _packed(made, content):
 
 
 def open_and_read(kind, folder, split):
-    with faults.opening("the reader"):  # as all who open readers do
+    with record_errors.opening("the reader"):  # as all who open readers do
         reader = kind(folder, split)
     read_all(reader)
 

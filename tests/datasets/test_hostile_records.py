@@ -11,12 +11,12 @@ import pytest
 from damage import change, found, report
 
 from hyperseg_jax.data.pipeline import Unreadable, read_ahead
-from hyperseg_jax.datasets import CocoInstances, Folder, faults, layouts
+from hyperseg_jax.datasets import CocoInstances, Folder, layouts, record_errors
 from hyperseg_jax.datasets.builds import index as indices
 from hyperseg_jax.datasets.builds.build import Plan, build
 from hyperseg_jax.datasets.built import Built, open_checked
-from hyperseg_jax.datasets.faults import one_record
-from hyperseg_jax.datasets.problems import Collected, Problem, collecting
+from hyperseg_jax.datasets.check_errors import Collected, Problem, collecting
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -254,7 +254,7 @@ def test_numbers_that_collide_in_a_dict_are_refused(own):
     ],
 )
 def test_what_keeps_a_reader_from_opening_is_told_in_our_words(error, words):
-    with pytest.raises(Problem) as told, faults.opening("the reader"):
+    with pytest.raises(Problem) as told, record_errors.opening("the reader"):
         raise error
     start = f"the reader cannot be opened with these files and options ({words}"
     assert str(told.value).startswith(start) and type(error).__name__ not in str(told.value)

@@ -7,9 +7,9 @@ import pytest
 from drawn import pixels_of
 
 from hyperseg_jax.data.augment import cut, mirror
-from hyperseg_jax.datasets import marks
-from hyperseg_jax.datasets.marks import box_regions, draw_region
+from hyperseg_jax.datasets import visual_prompts
 from hyperseg_jax.datasets.regions import cropped, mirrored, points_at_something
+from hyperseg_jax.datasets.visual_prompts import box_regions, draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 
@@ -73,16 +73,16 @@ def test_what_is_no_region_is_named(given, told):
 def test_a_point_is_its_pixel_thickened():
     for x, y in ((20, 30), (20.99, 30.0), (20.5, 30.5)):
         found = draw_region(Region.of_point(x, y), SIZE)
-        assert np.array_equal(found, marks.thicken(pixel(20, 30), "point")) and found.sum() == 13
+        assert np.array_equal(found, visual_prompts.thicken(pixel(20, 30), "point")) and found.sum() == 13
 
 
 def test_a_thin_mark_is_thickened_where_it_is_drawn():
     thin = lambda radius: Region.of_mask(pixel(20, 30), "point", radius)
-    assert np.array_equal(draw_region(thin(None), SIZE), marks.thicken(pixel(20, 30), "point"))
-    assert np.array_equal(draw_region(thin(7), SIZE), marks.thicken(pixel(20, 30), "point", 7))
+    assert np.array_equal(draw_region(thin(None), SIZE), visual_prompts.thicken(pixel(20, 30), "point"))
+    assert np.array_equal(draw_region(thin(7), SIZE), visual_prompts.thicken(pixel(20, 30), "point", 7))
     assert np.array_equal(draw_region(thin(0), SIZE), pixel(20, 30))
     for radius in (None, 7, 0):
-        thick = marks.thickened(thin(radius))
+        thick = visual_prompts.thickened(thin(radius))
         assert thick.radius == 0 and np.array_equal(thick.mask, draw_region(thin(radius), SIZE))
         assert np.array_equal(draw_region(mirrored(thin(radius), SIZE[1]), SIZE), draw_region(thin(radius), SIZE)[:, ::-1])
     with pytest.raises(UserError, match="has the radius -1; give 0 up to"):
@@ -91,7 +91,7 @@ def test_a_thin_mark_is_thickened_where_it_is_drawn():
 
 def test_a_box_is_filled_and_a_mask_stays():
     box = draw_region(Region.of_box(9.6, 20, 30.4, 40.5), SIZE)
-    assert np.array_equal(box, marks.filled_box(SIZE, 9.6, 20, 30.4, 40.5)) and box.sum() == 20 * 20
+    assert np.array_equal(box, visual_prompts.filled_box(SIZE, 9.6, 20, 30.4, 40.5)) and box.sum() == 20 * 20
     assert np.array_equal(draw_region(Region.of_mask(MASK), SIZE), MASK)
     assert not draw_region(Region.of_mask(np.zeros(SIZE, bool)), SIZE).any()  # what a reader drew is not judged
 
@@ -100,8 +100,8 @@ def test_a_scribble_is_a_thick_line_through_its_corners():
     thin = np.zeros(SIZE, bool)
     thin[5:26, 5] = thin[25, 5:41] = True
     found = draw_region(Region.of_scribble([(5, 5), (5.9, 25.9), (40, 25)]), SIZE)
-    assert np.array_equal(found, marks.thicken(thin, "scribble")) and found.sum() > 2 * thin.sum()
-    assert np.array_equal(draw_region(Region.of_scribble([(7.5, 8.5)]), SIZE), marks.thicken(pixel(7, 8), "scribble"))
+    assert np.array_equal(found, visual_prompts.thicken(thin, "scribble")) and found.sum() > 2 * thin.sum()
+    assert np.array_equal(draw_region(Region.of_scribble([(7.5, 8.5)]), SIZE), visual_prompts.thicken(pixel(7, 8), "scribble"))
     beyond = draw_region(Region.of_scribble([(5, 5), (5, -400)]), SIZE)  # as after a cut
     assert beyond[:6, 5].all() and beyond.sum() == draw_region(Region.of_scribble([(5, 5), (5, 0)]), SIZE).sum()
 

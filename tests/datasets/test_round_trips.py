@@ -99,7 +99,7 @@ def test_crowds_are_not_counted(samples, tmp_path, own):
     before = opened(samples, "coco_instances")[0].prompts[0]
     assert len(prompt.masks) == len(before.masks) - 1
     assert np.array_equal(prompt.ignore[0], before.masks[1, 0])
-    assert len(opened(root, "coco_marks")[0].prompts[0].masks) == len(before.masks) - 1
+    assert len(opened(root, "coco_visual_prompts")[0].prompts[0].masks) == len(before.masks) - 1
 
 
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog", "grefcoco"])
@@ -185,7 +185,7 @@ def test_reasonseg_sentences_and_ignored_pixels(samples):
 
 
 def test_marks_follow_from_the_object(samples, drawn):
-    layout = layouts.find("coco_marks")
+    layout = layouts.find("coco_visual_prompts")
     for kind in ("point", "scribble", "box", "mask"):
         (prompt,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0)[0].prompts
         (again,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0, max_regions=2)[0].prompts

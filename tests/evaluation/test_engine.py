@@ -21,7 +21,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import engine as engines
 from hyperseg_jax.evaluation import validation
 from hyperseg_jax.evaluation.engine import AnswerOptions, predictions
-from hyperseg_jax.evaluation.replies import AllAtOnce, Reply
+from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.parallel.feed import Rows
 from hyperseg_jax.structs import Example, Prediction, Prompt, Source
 from hyperseg_jax.systems import system as systems
@@ -93,16 +93,16 @@ def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkey
         "add",
         lambda self, name, prompt, predicted: scored.update({prompt.text: predicted[0]}) or add(self, name, prompt, predicted),
     )
-    usual = dataclasses.replace(ANSWERS.usual, absent_below=None)
+    usual = dataclasses.replace(ANSWERS.usual, no_target_threshold=None)
     always = dataclasses.replace(random_model.engine, answers=dataclasses.replace(ANSWERS, usual=usual))
     found = validation.evaluate(always, {"yours": task})
     assert found.scores["yours"]["count"] == 3
     for example in task.val:
         (prompt,) = example.prompts
-        (segment,) = random_model.segment(example.frames[0], prompt.text, absent_below=None)
+        (segment,) = random_model.segment(example.frames[0], prompt.text, no_target_threshold=None)
         assert np.array_equal(segment.mask, scored[prompt.text].masks[0]), prompt.text
         assert segment.score == pytest.approx(scored[prompt.text].scores[0], rel=1e-5) and 0 < segment.mask.mean() < 1
-        (other,) = random_model.segment(example.frames[0], prompt.text.strip(" .") + " there", absent_below=None)
+        (other,) = random_model.segment(example.frames[0], prompt.text.strip(" .") + " there", no_target_threshold=None)
         assert other.score != segment.score  # the text counts
 
 
@@ -165,8 +165,8 @@ def test_what_stops_an_evaluation_is_told_once():
         raise UserError(f"record {index}: {reason}")
 
     task = task_of(Records([video("a", 1), None]))
-    reply = lambda example: AllAtOnce(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
-    answered = predictions(engine(rows_by_frame), task, task.val, reply, count=2, options=EXPRESSION, unread=refuse)
+    protocol = lambda example: AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
+    answered = predictions(engine(rows_by_frame), task, task.val, protocol, count=2, options=EXPRESSION, unread=refuse)
     with pytest.raises(UserError) as stopped:
         list(answered)
     assert str(stopped.value).startswith("record 1: ") and str(stopped.value).count("record 1") == 1
@@ -220,18 +220,18 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
     monkeypatch.setattr(
         engines.hosts, "exchange", lambda what, own: [json.dumps([1, 1, 128, 128, {"length": 448, "targets": 0}]), own]
     )
-    reply = lambda example: Reply(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
+    protocol = lambda example: EvalProtocol(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
     answered = predictions(
-        engine(watched, feed=SecondRow()), task_of([long]), [long], reply, count=1, options=EXPRESSION, unread=pytest.fail
+        engine(watched, feed=SecondRow()), task_of([long]), [long], protocol, count=1, options=EXPRESSION, unread=pytest.fail
     )
-    assert [(done, list(replies)) for done, replies in answered] == [(1, [])] and lengths == [(1, 448)]
+    assert [(done, list(protocols)) for done, protocols in answered] == [(1, [])] and lengths == [(1, 448)]
 
 
 def test_examples_are_let_go_before_the_next_batch_is_asked():
     alive, counts = weakref.WeakSet(), []
 
-    def reply(example):
-        made = AllAtOnce(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
+    def protocol(example):
+        made = AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
         alive.add(made)
         return made
 
@@ -242,9 +242,9 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
 
     task = task_of([video(str(k), 1) for k in range(6)])
     answered = predictions(
-        engine(watched), task, task.val, reply, count=6, batch_size=2, options=EXPRESSION, unread=pytest.fail
+        engine(watched), task, task.val, protocol, count=6, batch_size=2, options=EXPRESSION, unread=pytest.fail
     )
-    for _, replies in answered:
-        for _, one in replies:
+    for _, protocols in answered:
+        for _, one in protocols:
             list(one.answers())
     assert counts == [2, 2 + 1, 2 + 1]  # one is the caller's loop variable

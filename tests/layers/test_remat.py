@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from hyperseg_jax.layers.linear import Linear
-from hyperseg_jax.layers.remat import in_turn, rematerialised
+from hyperseg_jax.layers.remat import rematerialised, scan_layers
 
 
 class Layer(nn.Module):
@@ -24,7 +24,7 @@ class Three(nn.Module):
     def __call__(self, x, added):
         layers = [rematerialised(Layer, self.remat)(name=f"layers_{i}") for i in range(3)]
         if self.looped:
-            return in_turn(layers, x, added)
+            return scan_layers(layers, x, added)
         for layer in layers:
             x = layer(x, added)
         return x

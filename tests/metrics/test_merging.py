@@ -86,7 +86,7 @@ def exact(scores, k):
     scores.update(f"{k % 2}.", "1", f"g{k % 3}")
 
 
-def unscored(scores, k):
+def no_ground_truth(scores, k):
     scores.update()
 
 
@@ -106,7 +106,7 @@ KINDS = {
     "pope": (metrics.PopeScores, pope),
     "multiple_choice": (metrics.MultipleChoiceScores, multiple_choice),
     "exact": (metrics.ExactScores, exact),
-    "unscored": (metrics.Unscored, unscored),
+    "no_ground_truth": (metrics.NoGroundTruth, no_ground_truth),
 }
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
-from hyperseg_jax.parallel.roll_call import roll_call
+from hyperseg_jax.parallel.startup_barrier import startup_barrier
 from hyperseg_jax.parallel.watchdog import Watchdog
 
 
@@ -26,7 +26,7 @@ def call(processes, present, seconds=5.0):
 
     def one(k):
         try:
-            return roll_call(f"127.0.0.1:{port}", k, processes, name=f"host{k}", seconds=seconds)
+            return startup_barrier(f"127.0.0.1:{port}", k, processes, name=f"host{k}", seconds=seconds)
         except UserError as error:
             return str(error)
 
@@ -75,7 +75,7 @@ def test_a_cluster_tells_who_is_who(monkeypatch):
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     told, begun = [], []
-    monkeypatch.setattr(hosts, "roll_call", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
+    monkeypatch.setattr(hosts, "startup_barrier", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **timeouts: begun.append((given, timeouts)))
     monkeypatch.setattr(hosts, "_joined", hosts._Joined())
     hosts.join(hosts.Timeouts(start=7, heartbeat=8, barrier=9))

@@ -12,7 +12,7 @@ import pytest
 from hyperseg_jax import config as configs
 from hyperseg_jax.parallel import placement, presets, report
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import groups
+from hyperseg_jax.training import param_groups
 from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.training.state import shardings
 
@@ -35,7 +35,7 @@ def shapes():
     def of(kind):
         config = configs.load(f"hyperseg_3b_{kind}")
         system = systems.get(config.system)
-        rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+        rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.groups)
         boxed = system.boxed_shapes(config)
         anywhere = placement.abstract("single", {}, 1)
         begun = begin(config, system, system.build(config), rules, lambda step: 1.0, anywhere)

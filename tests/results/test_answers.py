@@ -50,11 +50,13 @@ def test_the_size_of_the_image_is_torchs(size):
     np.testing.assert_allclose(found[:, : size[0], : size[1]], own(masks, geometry), atol=5e-6)
 
 
-def expression(masks, scores, geometry, absent_below=None, *, soft=False, text="it"):
+def expression(masks, scores, geometry, no_target_threshold=None, *, soft=False, text="it"):
     found = selection.expression(
         jnp.asarray(masks), jnp.asarray(scores, jnp.float32), resize_of(masks, geometry), asked=True, soft=soft, balanced=True
     )
-    return answers.expression(jax.device_get(found), Prompt("referring", text), geometry, Thresholds(absent_below, 0.5, 0.8))
+    return answers.expression(
+        jax.device_get(found), Prompt("referring", text), geometry, Thresholds(no_target_threshold, 0.5, 0.8)
+    )
 
 
 def test_expression_takes_the_best_query_or_none():

@@ -16,7 +16,7 @@ import optax
 
 from hyperseg_jax import axes
 from hyperseg_jax.data.processor import Encoding
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.ops.transforms import Geometry, resize_and_pad, resize_and_pad_map
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds

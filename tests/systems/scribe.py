@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from hyperseg_jax import axes
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.ops.transforms import Geometry, stretch, stretch_mask
 from hyperseg_jax.results.answers import Answers, Thresholds

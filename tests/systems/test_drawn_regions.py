@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import stretch_mask
 from hyperseg_jax.structs import Example, Prompt, Region

@@ -12,7 +12,7 @@ from drawn import regions_of
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, predictions
 from hyperseg_jax.evaluation.features import KEPT, FeatureCache
-from hyperseg_jax.evaluation.replies import Reply
+from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
@@ -165,9 +165,9 @@ def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
     examples = [example(*(Prompt("referring", text) for text in ("the ring", "the star", "the square")))]
     task = Task("it", None, examples, 0, dataclasses.replace(random_model._processor, length=96))
     options = AnswerOptions("expression", random_model.engine.answers.published)
-    reply = lambda one: Reply(one, lambda prompt, outputs: outputs["mask"][0, 0])
+    protocol = lambda one: EvalProtocol(one, lambda prompt, outputs: outputs["mask"][0, 0])
     given = {"count": 1, "batch_size": 1, "options": options, "unread": pytest.fail}
-    for _, answered in predictions(random_model.engine, task, examples, reply, **given):
+    for _, answered in predictions(random_model.engine, task, examples, protocol, **given):
         list(answered)
     assert encoded == ["picture", "image", "prefix"]
     assert not any(cache._kept.values())  # and their memory is free again
@@ -184,15 +184,15 @@ def test_features_lie_on_a_mesh(random_model):
     task = Task("it", None, examples, 0, dataclasses.replace(random_model._processor, length=96))
     options = AnswerOptions("expression", engine.answers.published)
     heard = collections.defaultdict(list)
-    reply = lambda one: Reply(one, lambda prompt, outputs: heard[one.name].append(outputs))
+    protocol = lambda one: EvalProtocol(one, lambda prompt, outputs: heard[one.name].append(outputs))
     with placement.use(mesh):
         for _, answered in predictions(
-            engine, task, examples, reply, count=8, batch_size=8, options=options, unread=pytest.fail
+            engine, task, examples, protocol, count=8, batch_size=8, options=options, unread=pytest.fail
         ):
             list(answered)
     for one in examples:
         for prompt, outputs in zip(prompts, heard[one.name], strict=True):
-            (segment,) = random_model.segment(one.frames[0], prompt.text, absent_below=None)
+            (segment,) = random_model.segment(one.frames[0], prompt.text, no_target_threshold=None)
             assert segment.score == pytest.approx(float(outputs["score"].item()), rel=1e-4)
             mask = np.unpackbits(outputs["mask"][0, 0], axis=-1)[:40, :60].astype(bool)
             assert (mask != segment.mask).mean() < 0.01 and 0 < mask.mean() < 1

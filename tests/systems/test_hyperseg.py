@@ -12,7 +12,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
-from hyperseg_jax.training import groups
+from hyperseg_jax.training import param_groups
 from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.weights import model_folder
 
@@ -142,7 +142,7 @@ def test_a_config_without_a_block_is_one_line(config):
 
 def test_what_is_frozen_has_no_optimizer_state(config):
     config = adapted(config)
-    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.groups)
     mesh, model = placement.make("single"), SYSTEM.build(config)
     state = begin(config, SYSTEM, model, rules, lambda step: 1e-3, mesh).abstract
     assert state.trainable and all("lora" in path for path in flatten(state.trainable))

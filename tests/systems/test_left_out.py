@@ -13,7 +13,7 @@ from hyperseg_jax.data import sources
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.training import groups, loop
+from hyperseg_jax.training import loop, param_groups
 from hyperseg_jax.training.beginning import begin
 from hyperseg_jax.training.state import make_step
 
@@ -54,8 +54,8 @@ def step(micro):
     """An element, a blank, and the first step of a training on some: its metrics, and the moments of its gradient."""
     config = micro()
     task = sources.build(config, SYSTEM, console=Console(quiet=True))["referring"]
-    rules = tuple(groups.Group(**dict(rule)) for rule in config.optimizer.groups)
-    rate = groups.schedule(
+    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    rate = param_groups.schedule(
         config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps, config.optimizer.final_rate
     )
     mesh, model = placement.make(config.train.preset, config.train.mesh), SYSTEM.build(config)

@@ -1,4 +1,4 @@
-"""The toy exam is frozen, fair and true."""
+"""The toy controls is frozen, fair and true."""
 
 import collections
 import hashlib

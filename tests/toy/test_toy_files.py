@@ -11,7 +11,7 @@ from drawn import kinds_of, pixels_of
 
 from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.toy import exam, pictures, writer
+from hyperseg_jax.toy import pictures, text_controls, writer
 
 SMALL = {"train": 3, "val": 8, "compositional": 1, "clips": 2, "seed": 3}
 OPTIONS = {
@@ -106,7 +106,7 @@ def test_referring_and_panoptic_round_trip(folder):
 
 def test_exam_of_a_written_world_is_that_of_the_generator(folder):
     world = toy.read_world(folder)
-    found = list(exam.objects_and_targets(folder, "val"))
+    found = list(text_controls.objects_and_targets(folder, "val"))
     assert len(found) == 8
     for index, (objects, targets) in enumerate(found):
         drawn = pictures.picture(world, "val", index)

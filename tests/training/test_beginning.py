@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from hyperseg_jax.training.beginning import Beginning
-from hyperseg_jax.training.groups import Group
+from hyperseg_jax.training.param_groups import Group
 from hyperseg_jax.training.state import create
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.checkpoint import Checkpoints
-from hyperseg_jax.training.groups import Group, optimizer
+from hyperseg_jax.training.param_groups import Group, optimizer
 from hyperseg_jax.training.state import create
 from hyperseg_jax.untrusted import checkpoint_arrays
 from hyperseg_jax.untrusted import checkpoints as untrusted

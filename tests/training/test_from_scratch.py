@@ -12,7 +12,7 @@ from rich.console import Console
 from hyperseg_jax import config as configs
 from hyperseg_jax import toy
 from hyperseg_jax.data import sources
-from hyperseg_jax.evaluation.exam import referring_exam
+from hyperseg_jax.evaluation.text_controls import referring_with_controls
 from hyperseg_jax.predictors.model import Model
 from hyperseg_jax.systems import system as systems
 
@@ -25,7 +25,7 @@ def small_world(tmp_path_factory):
 
 
 def exam_after(steps, world, workdir):
-    """The referring exam of a run of configs/tiny.py; only steps, the data and how often it is scored are changed."""
+    """The referring controls of a run of configs/tiny.py; only steps, the data and how often it is scored are changed."""
     changed = {"train.steps": steps, "data.root": world, "train.eval_examples": 8, "train.eval_every": steps}
     overrides = [f"{name}={value}" for name, value in changed.items()]
     command = "from hyperseg_jax.commands.main import main; main()"
@@ -47,15 +47,15 @@ def exam_after(steps, world, workdir):
     config = configs.load("tiny", overrides)
     tasks = sources.build(config, systems.get(config.system), console=Console(quiet=True))
     model = Model.load(workdir)
-    return referring_exam(model.engine, tasks["referring"])
+    return referring_with_controls(model.engine, tasks["referring"])
 
 
-def beats_the_blind(exam):
+def beats_the_blind(controls):
     """Better than the best answer without the text, and worse once the texts are shuffled."""
-    return exam.ciou > exam.blind_ciou and exam.ciou > exam.shuffled_ciou
+    return controls.ciou > controls.blind_ciou and controls.ciou > controls.shuffled_ciou
 
 
 @pytest.mark.slow
 def test_training_from_scratch_beats_every_text_blind_baseline(small_world, tmp_path):
-    exam = exam_after(1600, small_world, tmp_path)
-    assert beats_the_blind(exam), exam.lines()
+    controls = exam_after(1600, small_world, tmp_path)
+    assert beats_the_blind(controls), controls.lines()

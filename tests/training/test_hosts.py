@@ -199,14 +199,14 @@ def test_too_much_that_one_host_cannot_read_ends_all_at_one_step(world, tmp_path
     assert run.codes() == [2, 2], run.said()
     told = [re.search(r"\d+ of \d+ training records could not be read.*", log.read_text())[0] for log in run.logs]
     assert told[0] == told[1] and str(tmp_path / "world" / "coco" / "train") in told[0]
-    assert (run.workdir / "bad_records.txt").exists()
+    assert (run.workdir / "unreadable_records.txt").exists()
 
 
 @pytest.mark.slow
 def test_what_one_host_cannot_read_is_counted_and_named_on_all(world, tmp_path):
     run = Run(tmp_path, damaged(world, tmp_path / "world"), 2, train__steps=10, data__bad_share=0.9, data__cuts=(64, 88)).done()
     counts = [int(line["bad"]) for line in read_metrics(run.workdir / "metrics.jsonl") if line["kind"] == "train"]
-    named = [int(line.split("\t")[0]) for line in (run.workdir / "bad_records.txt").read_text().splitlines()]
+    named = [int(line.split("\t")[0]) for line in (run.workdir / "unreadable_records.txt").read_text().splitlines()]
     assert [sum(at < 8 * step for at in named) for step in range(1, 11)] == counts
     assert {at % 8 // 4 for at in named} == {0, 1}, "only one of the hosts had bad records"
     assert run.said().count("training records could not be read and count for nothing") == 1

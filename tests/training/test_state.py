@@ -13,9 +13,9 @@ from hyperseg_jax import axes
 from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
 from hyperseg_jax.systems.hyperseg import lengths
-from hyperseg_jax.training import groups, state
+from hyperseg_jax.training import param_groups, state
 
-TABLE = (groups.Group("frozen/.*", rate=0), groups.Group(".*"))
+TABLE = (param_groups.Group("frozen/.*", rate=0), param_groups.Group(".*"))
 RATE = 0.1
 
 
@@ -35,7 +35,7 @@ def loss(params, batch, key, counts):
 
 
 def optimizer(clip_norm=None):
-    return groups.optimizer(groups.split(params(), TABLE)[0], TABLE, lambda _: RATE, clip_norm=clip_norm)
+    return param_groups.optimizer(param_groups.split(params(), TABLE)[0], TABLE, lambda _: RATE, clip_norm=clip_norm)
 
 
 def batch_of(rows, taught=True):
@@ -162,7 +162,7 @@ def test_moments_and_averages_lie_beside_their_parameter():
     placed = placement.make("fsdp")
     placed = placement.Placement(placed.preset, placed.mesh, placed.rules, smallest=0)
     plain = nn.unbox(boxed)
-    tx = groups.optimizer(groups.split(plain, TABLE)[0], TABLE, lambda _: RATE)
+    tx = param_groups.optimizer(param_groups.split(plain, TABLE)[0], TABLE, lambda _: RATE)
     made = jax.eval_shape(lambda: state.create(plain, TABLE, tx, 0, averaged=True))
     where = state.shardings(made, placement.shardings(boxed, placed), TABLE, tx, placed.whole)
     assert jax.tree.structure(where) == jax.tree.structure(made)

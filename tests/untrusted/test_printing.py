@@ -2,7 +2,7 @@
 
 import time
 
-from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from hyperseg_jax.atomic import sweep, whole_file, write_text
 from hyperseg_jax.cache import cache_folder
-from hyperseg_jax.datasets import faults, files
+from hyperseg_jax.datasets import files, record_errors
 from hyperseg_jax.datasets.builds import pictures, records
 from hyperseg_jax.datasets.builds.index import (
     FACTS,
@@ -308,7 +308,7 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
                     try:
                         record = _record(reader, number, job.long_edge)
                     except BaseException as error:
-                        bad.append((number, faults.reason(error)))
+                        bad.append((number, record_errors.reason(error)))
                     else:
                         writer.write(record)
                         written += 1

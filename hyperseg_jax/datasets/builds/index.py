@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hyperseg_jax.datasets.builds.store import Store
-from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits
 from hyperseg_jax.untrusted.bad_file import BadFile

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.datasets.files import Read
-from hyperseg_jax.datasets.marks import thickened
 from hyperseg_jax.datasets.prompt_masks import change_masks
 from hyperseg_jax.datasets.regions import scaled
+from hyperseg_jax.datasets.visual_prompts import thickened
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import limits, paths

@@ -19,9 +19,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.faults import in_words
-from hyperseg_jax.datasets.problems import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, complain
 from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.datasets.record_errors import in_words
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region

@@ -119,8 +119,8 @@ def resources(per_trial: int | None) -> dict[str, float]:
 class Watched(tune.Trainable):
     """A trial's training, seen through its metrics.jsonl: an iteration is a score or a heartbeat, the last tells how it ended.
 
-    Restarted elsewhere after a kill, it waits for the old process to end (sweeps.tether), goes on from the checkpoints, and
-    tells all scores again, which the scheduler ignores.
+    After a kill it is restarted elsewhere: it waits for the old process to end (sweeps.child_guard), resumes from the
+    checkpoints and reports all scores again; the scheduler ignores those that it knows.
     """
 
     def setup(self, config: dict[str, Any], trials: Mapping[str, Trial], metric: Metric) -> None:

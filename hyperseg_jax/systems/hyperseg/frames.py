@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hyperseg_jax.data.processor import Batch
-from hyperseg_jax.layers.remat import forgetful
+from hyperseg_jax.layers.remat import remat_scan_body
 from hyperseg_jax.structs import Layout
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 
@@ -69,5 +69,5 @@ def over_frames(
     if query is None:
         learned = params["perceiver"]["query"]
         query = jnp.broadcast_to(learned, (batch["images"].shape[0], *learned.shape))
-    following, found = jax.lax.scan(forgetful(one), model.precision.cast(query), jnp.arange(count))
+    following, found = jax.lax.scan(remat_scan_body(one), model.precision.cast(query), jnp.arange(count))
     return found, following

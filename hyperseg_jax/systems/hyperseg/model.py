@@ -18,7 +18,7 @@ from hyperseg_jax.decoders import mask2former, pixel_decoder
 from hyperseg_jax.encoders import siglip, swin
 from hyperseg_jax.layers.linear import Linear, LoRA, linear_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import dear
+from hyperseg_jax.layers.remat import save_activation
 from hyperseg_jax.llms import phi
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.splice import pool, splice
@@ -109,12 +109,12 @@ class HyperSeg(nn.Module):
 
     def see(self, images: Float[DeviceArray, "B H W 3"], *, deterministic: bool = True) -> Seen:
         """images: normalised."""
-        pyramid = dear(self.mask_encoder(images, deterministic=deterministic))
+        pyramid = save_activation(self.mask_encoder(images, deterministic=deterministic))
         return Seen(pyramid, *self.pixel_decoder(pyramid))
 
     def picture(self, clip_images: Float[DeviceArray, "B s s 3"]) -> Picture:
         """clip_images, normalised -> their tokens for the language model."""
-        return dear(self.projector(self.clip_encoder(clip_images)))
+        return save_activation(self.projector(self.clip_encoder(clip_images)))
 
     def read_prefix(self, picture: Picture, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
         """The first positions of a prompt about the first frame. layout of [B, P]; pyramid: None where no fine-grained tokens

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Shape
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.segment_maps import number_masks
 from hyperseg_jax.ops.transforms import Geometry, fit, resize_and_pad, resize_and_pad_map, stretch, stretch_mask

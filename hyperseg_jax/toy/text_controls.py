@@ -1,4 +1,4 @@
-"""The referring exam of a toy world: things and targets of each picture."""
+"""The referring controls of a toy world: things and targets of each picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from hyperseg_jax.datasets import faults
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.toy.readers import open_reader
@@ -34,7 +34,7 @@ def objects_and_targets(
         except GeneratorExit:
             raise
         except BaseException as error:
-            unread(k, faults.reason(error))
+            unread(k, record_errors.reason(error))
 
 
 def _of_picture(shown: Example, asked: Example) -> tuple[np.ndarray, list[np.ndarray]]:

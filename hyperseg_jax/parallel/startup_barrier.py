@@ -13,7 +13,7 @@ from hyperseg_jax.errors import HostLost, UserError
 LINE = 65536  # bytes: of all names in one answer
 
 
-def roll_call(address: str, process_id: int, processes: int, *, name: str, seconds: float) -> list[str]:
+def startup_barrier(address: str, process_id: int, processes: int, *, name: str, seconds: float) -> list[str]:
     """The names of all processes, in the order of their ids. Held on the coordinator's own port, before its service opens it.
 
     address: HOST:PORT of process 0. seconds: how long to wait for the last one. HostLost names the missing ones.

@@ -1,4 +1,4 @@
-"""python -m hyperseg_jax.sweeps.tether LOCK CORES PARENT COMMAND...: becomes COMMAND, tied to whoever started it.
+"""python -m hyperseg_jax.sweeps.child_guard LOCK CORES PARENT COMMAND...: becomes COMMAND, tied to whoever started it.
 
 LOCK is held as long as COMMAND lives, so that two never work in one workdir: whoever comes second waits. CORES ("0,1", or empty
 for all) are those it may use. When the process PARENT dies, COMMAND gets SIGTERM (on Linux; elsewhere it runs to its end).

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.training import bad_records
-from hyperseg_jax.training.bad_records import BadRecords
+from hyperseg_jax.training import unreadable_records
 from hyperseg_jax.training.loop import train
 from hyperseg_jax.training.observers import read_metrics
+from hyperseg_jax.training.unreadable_records import UnreadableRecords
 from hyperseg_jax.training.workdir import Workdir
 
 
@@ -24,7 +24,7 @@ def account(tmp_path):
 
     def make(faults, **fields):
         given = {"share": 0.01, "batch_size": 10, "start": 0, "bad": 0, **fields}
-        return BadRecords(faults, workdir=Workdir(tmp_path), say=said.append, **given)
+        return UnreadableRecords(faults, workdir=Workdir(tmp_path), say=said.append, **given)
 
     return make, said
 
@@ -34,22 +34,22 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
     faults = [(7, "a record 3: x.jpg: cannot be read")]
     bad = make(faults)
     bad.look(1, {"bad": 0})
-    assert not said and not (tmp_path / "bad_records.txt").exists()
+    assert not said and not (tmp_path / "unreadable_records.txt").exists()
     bad.look(2, {"bad": 1})
     faults.append((3, "b record 9: y.jpg: no such picture"))
     bad.look(3, {"bad": 2})
     assert said == [
         "1 of 20 training records could not be read and count for nothing; the first: a record 3: x.jpg: cannot be "
-        f"read. Training goes on; all are named in {tmp_path}/bad_records.txt"
+        f"read. Training goes on; all are named in {tmp_path}/unreadable_records.txt"
     ]
     bad.write()
-    assert (tmp_path / "bad_records.txt").read_text() == (
+    assert (tmp_path / "unreadable_records.txt").read_text() == (
         "3\tb record 9: y.jpg: no such picture\n7\ta record 3: x.jpg: cannot be read\n"
     )
     again = make([(31, "a record 3: x.jpg: cannot be read")], start=3, bad=2)  # a resumed run keeps the names
     again.look(4, {"bad": 3})
     again.write()
-    assert len((tmp_path / "bad_records.txt").read_text().splitlines()) == 3 and len(said) == 1
+    assert len((tmp_path / "unreadable_records.txt").read_text().splitlines()) == 3 and len(said) == 1
 
 
 def test_too_many_end_the_run(account):
@@ -87,7 +87,7 @@ def test_a_run_on_damaged_pictures_goes_on_and_counts_them(small_system, micro, 
     steps = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
     counts = [int(line["bad"]) for line in steps]
     assert len(counts) == 12 and counts == sorted(counts) and 0 < counts[-1] <= 3
-    named = (tmp_path / "run" / "bad_records.txt").read_text().splitlines()
+    named = (tmp_path / "run" / "unreadable_records.txt").read_text().splitlines()
     assert len(named) == counts[-1] and all("cannot be read as a picture" in line for line in named)
     at = int(named[0].split("\t")[0])
     assert counts[at // 2] == 1 and (at < 2 or counts[at // 2 - 1] == 0)  # two elements a step
@@ -117,20 +117,20 @@ def test_every_shipped_config_says_how_much(micro):
 @pytest.mark.parametrize("content", ["pipe", "endless", "folder", "large"])
 def test_what_is_no_list_of_bad_records_is_put_aside(account, tmp_path, content):
     make, said = account
-    path = tmp_path / "bad_records.txt"
+    path = tmp_path / "unreadable_records.txt"
     fuzz.placed(path, content)
     if content == "large":
-        os.truncate(path, bad_records.LARGEST + 1)
+        os.truncate(path, unreadable_records.LARGEST + 1)
     jax.devices()  # their first use takes memory
     with fuzz.bounded(seconds=20):
         make([(3, "x.jpg")], start=3, bad=1).write()
-    assert len(said) == 1 and "bad_records.txt.damaged-0: was no list of bad records (" in said[0]
+    assert len(said) == 1 and "unreadable_records.txt.damaged-0: was no list of bad records (" in said[0]
     assert path.read_text() == "3\tx.jpg\n"
 
 
 def test_odd_lines_of_bad_records_are_left_out(account, tmp_path):
     make, said = account
-    path = tmp_path / "bad_records.txt"
+    path = tmp_path / "unreadable_records.txt"
     odd = f"\u00b2\ta\n{'9' * 19}\tb\n{'9' * 5000}\tc\n-1\td\n5\te\x1b[2J\n7\t{'x' * 10**5}\n".encode()
     path.write_bytes(b"\xff\xfe\tz\n" + odd + b"8\t\xff\n")
     named = make([], start=3, bad=1)._names

@@ -20,7 +20,7 @@ LARGEST = 1e9  # a score
 TILE = 320  # pixels: the longer side of each of the two images of a case
 
 
-class Cases:
+class QualitativeExamples:
     """The KEPT best and worst prompts by their headline score. A case is {"value", "index" of the example, "prompt", "masks":
     run lengths on the first frame, "text"}; equal values stand in the order of the examples, so hosts do not matter."""
 
@@ -52,7 +52,7 @@ class Cases:
             save_image(path, sheet(tiles, 3))
 
 
-def is_case(row: Any) -> bool:
+def is_example_row(row: Any) -> bool:
     """Whether this may be a case that was kept in a file."""
     return (
         type(row) is dict

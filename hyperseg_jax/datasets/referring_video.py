@@ -10,7 +10,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -30,7 +30,7 @@ class Expression:
     group: str = ""
 
 
-class SpokenVideos(ClipReader):
+class ReferringVideos(ClipReader):
     """Random access to the expressions of videos, in the order given."""
 
     def __init__(

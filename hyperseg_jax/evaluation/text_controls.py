@@ -11,11 +11,11 @@ from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.validation import Evaluation, evaluate
 from hyperseg_jax.metrics.baselines import shuffled_order, text_blind_scores
 from hyperseg_jax.structs import Example
-from hyperseg_jax.toy.exam import objects_and_targets
+from hyperseg_jax.toy.text_controls import objects_and_targets
 
 
 @dataclasses.dataclass(frozen=True)
-class Exam:
+class TextControls:
     """ciou, giou: of the model. shuffled_*: the same with every prompt given another prompt's text. blind_*: the best of the
     baselines that never see the text. evaluation: the model's own, with its pictures."""
 
@@ -45,32 +45,32 @@ class Exam:
         ]
 
 
-def referring_exam(
+def referring_with_controls(
     engine: Engine,
     task: Task,
     *,
     limit: int | None = None,
     found: Evaluation | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Exam:
-    """Takes the exam that task.exam names; task.val must read all prompts of a picture as one example.
+) -> TextControls:
+    """Takes the controls that task.controls names; task.val must read all prompts of a picture as one example.
 
-    found: an evaluation of {"exam": task} that has been made already. say: takes a line about pictures that cannot be read;
+    found: an evaluation of {"controls": task} that has been made already. say: takes a line about pictures that cannot be read;
     they are in no score. UserError where there are no others.
     """
-    if task.exam is None:
-        raise ValueError(f"task {task.name} has no exam: it does not validate on referring expressions of a toy world")
-    asked, unread = {"exam": task}, list[str]()
+    if task.controls is None:
+        raise ValueError(f"task {task.name} has no controls: it does not validate on referring expressions of a toy world")
+    asked, unread = {"controls": task}, list[str]()
     found = found or evaluate(engine, asked, limit=limit, say=say)
-    if "ciou" not in found.scores["exam"]:
+    if "ciou" not in found.scores["controls"]:
         raise UserError(f"task {task.name}: none of the records that are asked can be read, so there is no score; mend them")
     shuffled = evaluate(engine, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
-    pictures = objects_and_targets(*task.exam, limit=limit, unread=lambda k, why: unread.append(f"picture {k}: {why}"))
+    pictures = objects_and_targets(*task.controls, limit=limit, unread=lambda k, why: unread.append(f"picture {k}: {why}"))
     blind = text_blind_scores(pictures)["best"]
     if unread:
         say(f"{len(unread)} pictures could not be read and are in no answer that ignores the text; the first: {unread[0]}")
-    own, other = found.scores["exam"], shuffled.scores["exam"]
-    return Exam(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)
+    own, other = found.scores["controls"], shuffled.scores["controls"]
+    return TextControls(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)
 
 
 def shuffle(examples: list[Example]) -> list[Example]:

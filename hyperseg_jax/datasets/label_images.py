@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import Problem, collected, complain
 from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
-from hyperseg_jax.datasets.faults import one_record
 from hyperseg_jax.datasets.labels import read_labels
-from hyperseg_jax.datasets.problems import Problem, collected, complain
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
 

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.faults import one_record
+from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -22,7 +22,7 @@ from hyperseg_jax.untrusted import budget
 PARTS = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)}
 
 
-class SpokenFrames:
+class ReferringFrames:
     """Random access to the frames of all videos, video by video; a prompt for each sentence about what is seen.
 
     Frames stand alone and beside one of another video in turn; `sample` draws which. A prompt's key is its video, its group

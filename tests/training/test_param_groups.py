@@ -9,8 +9,8 @@ from plain_step import step_of
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
-from hyperseg_jax.training import groups
-from hyperseg_jax.training.groups import Group
+from hyperseg_jax.training import param_groups
+from hyperseg_jax.training.param_groups import Group
 from hyperseg_jax.training.state import create
 
 RULES = (Group(r".*/lora_[ab]"), Group("llm/.*", rate=0), Group("head/.*", rate=0.5, decay=0.1), Group(".*"))
@@ -22,18 +22,18 @@ def params():
 
 
 def test_split_and_merge_are_inverse():
-    trainable, frozen = groups.split(params(), RULES)
+    trainable, frozen = param_groups.split(params(), RULES)
     assert set(flatten(frozen)) == {"llm/q/kernel"}
-    assert flatten(groups.merge(trainable, frozen)).keys() == flatten(params()).keys()
+    assert flatten(param_groups.merge(trainable, frozen)).keys() == flatten(params()).keys()
 
 
 def test_every_parameter_needs_a_rule():
     with pytest.raises(UserError, match="other/kernel"):
-        groups.assign(flatten(params()), RULES[:3])
+        param_groups.assign(flatten(params()), RULES[:3])
 
 
 def run(loss, steps=1, rules=RULES):
-    tx = groups.optimizer(groups.split(params(), rules)[0], rules, optax.constant_schedule(0.1), clip_norm=None)
+    tx = param_groups.optimizer(param_groups.split(params(), rules)[0], rules, optax.constant_schedule(0.1), clip_norm=None)
     state = create(params(), rules, tx, seed=0)
     step = jax.jit(step_of(loss, tx))
     for k in range(steps):
@@ -64,5 +64,5 @@ def test_a_batch_that_is_not_finite_changes_nothing():
 
 
 def test_schedule_warms_up_and_falls():
-    rate = groups.schedule(1e-3, 10, 100, final=0.1)
+    rate = param_groups.schedule(1e-3, 10, 100, final=0.1)
     assert float(rate(0)) == 0 and float(rate(10)) == pytest.approx(1e-3) and float(rate(100)) == pytest.approx(1e-4)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hyperseg_jax.datasets.problems import complain
+from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.regions import points_at_something
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate

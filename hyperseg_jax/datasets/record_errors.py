@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.errors import ENDING, UserError
 from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import budget

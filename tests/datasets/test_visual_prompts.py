@@ -9,8 +9,8 @@ from PIL import Image
 
 from hyperseg_jax.commands.predict import _regions
 from hyperseg_jax.data.augment import Augment
-from hyperseg_jax.datasets import CocoInteractive, CocoMarks, PascalVocObjects, marks
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets import CocoInteractive, CocoVisualPrompts, PascalVocObjects, visual_prompts
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Region
@@ -46,7 +46,7 @@ def object_in(folder, size):
 @pytest.mark.parametrize("size", [(427, 640), (333, 500), (1200, 1600)])
 def test_training_and_prediction_draw_the_same_pixels(tmp_path, size):
     object_in(tmp_path, size)
-    drawing = CocoMarks(tmp_path / "instances.json", tmp_path / "JPEGImages", kinds=("point",))
+    drawing = CocoVisualPrompts(tmp_path / "instances.json", tmp_path / "JPEGImages", kinds=("point",))
     given = CocoInteractive(tmp_path / "marks.json", tmp_path / "JPEGImages", kinds=("point",))
     examples = [reader[0] for reader in (drawing, given, PascalVocObjects(tmp_path, "val"))]
     examples.append(Augment(marks=("point",))(examples[0], np.random.default_rng(0))[0])
@@ -61,17 +61,17 @@ def test_training_and_prediction_draw_the_same_pixels(tmp_path, size):
 def test_points_of_voc_are_the_centres_of_drawn_pixels(tmp_path):
     object_in(tmp_path, (333, 500))
     (prompt,) = PascalVocObjects(tmp_path, "val", seed=5)[0].prompts
-    ((row, column),) = np.argwhere(marks.draw_marks(prompt.masks[0, 0], np.random.default_rng([5, 0]))["point"])
+    ((row, column),) = np.argwhere(visual_prompts.draw_marks(prompt.masks[0, 0], np.random.default_rng([5, 0]))["point"])
     assert prompt.regions[0].points.tolist() == [[column + 0.5, row + 0.5, 1]] and prompt.regions[0].mask is None
 
 
 def test_a_box_is_drawn_as_training_draws_it():
-    drawn = marks.draw_marks(square(), np.random.default_rng(0))["box"]
+    drawn = visual_prompts.draw_marks(square(), np.random.default_rng(0))["box"]
     rows, columns = np.nonzero(drawn)
     corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     ((asked,), _) = _regions([], [",".join(map(str, corners))], [], SIZE)
     assert np.array_equal(draw_region(asked, SIZE), drawn)
-    dots = [marks.filled_box((4, 9), *corners) for corners in ((3.1, 1.1, 3.2, 1.2), (8.9, 3.9, 20, 20))]
+    dots = [visual_prompts.filled_box((4, 9), *corners) for corners in ((3.1, 1.1, 3.2, 1.2), (8.9, 3.9, 20, 20))]
     assert [np.argwhere(dot).tolist() for dot in dots] == [[[1, 3]], [[3, 8]]]
 
 
@@ -89,17 +89,17 @@ def test_a_point_outside_is_refused(x, y):
 
 def test_radii_follow_the_area():
     sizes = ((480, 640), (427, 640), (640, 427), (333, 500), (1920, 960), (3000, 4000), (4, 9))
-    assert [marks.mark_radius("point", *size) for size in sizes] == [10, 10, 10, 8, 25, 64, 1]
-    assert [marks.mark_radius("scribble", *size) for size in sizes] == [5, 5, 5, 4, 13, 32, 1]
-    assert marks.thicken(square(), "point", 0).sum() == square().sum()  # a given radius counts
+    assert [visual_prompts.mark_radius("point", *size) for size in sizes] == [10, 10, 10, 8, 25, 64, 1]
+    assert [visual_prompts.mark_radius("scribble", *size) for size in sizes] == [5, 5, 5, 4, 13, 32, 1]
+    assert visual_prompts.thicken(square(), "point", 0).sum() == square().sum()  # a given radius counts
 
 
 def test_toy_images_have_the_marks_that_tiny_was_taught():
     """They are 192 pixels a side."""
-    assert [marks.mark_radius(kind, 192, 192) for kind in ("point", "scribble")] == [4, 2]
+    assert [visual_prompts.mark_radius(kind, 192, 192) for kind in ("point", "scribble")] == [4, 2]
 
 
 def test_boxes_and_masks_are_not_thickened():
     mask = square()
-    assert all(np.array_equal(marks.thicken(mask, kind), mask) for kind in ("box", "mask"))
-    assert marks.thicken(mask, "scribble", 1).sum() == mask.sum() + 2 * 200 + 2 * 220
+    assert all(np.array_equal(visual_prompts.thicken(mask, kind), mask) for kind in ("box", "mask"))
+    assert visual_prompts.thicken(mask, "scribble", 1).sum() == mask.sum() + 2 * 200 + 2 * 220

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.datasets import SpokenFrames
+from hyperseg_jax.datasets import ReferringFrames
 from hyperseg_jax.errors import UserError
 
 VIDEOS = {"ant": 40, "bee": 120, "cow": 200}  # the grey of the object
@@ -35,7 +35,7 @@ def root(tmp_path_factory):
 
 
 def test_every_frame_of_a_part_comes_once(root):
-    parts = {part: SpokenFrames(root, part) for part in ("even", "odd", "all")}
+    parts = {part: ReferringFrames(root, part) for part in ("even", "odd", "all")}
     names = {part: [example.name.split()[0] for example in reader] for part, reader in parts.items()}
     assert names["even"] == [f"{video}/{t:05d}" for video in VIDEOS for t in (0, 2, 4)]
     assert names["odd"] == [f"{video}/{t:05d}" for video in VIDEOS for t in (1, 3)]
@@ -46,7 +46,7 @@ def test_every_frame_of_a_part_comes_once(root):
 
 
 def test_a_sentence_means_the_object_of_its_video_only(root):
-    reader = SpokenFrames(root)
+    reader = ReferringFrames(root)
     pairs = 0
     for k in range(len(reader)):
         example = reader[k]
@@ -64,25 +64,25 @@ def test_a_sentence_means_the_object_of_its_video_only(root):
 
 
 def test_pairs_are_drawn_for_training_and_fixed_for_testing(root):
-    reader = SpokenFrames(root)
-    assert [reader[k].name for k in range(4)] == [SpokenFrames(root)[k].name for k in range(4)]
+    reader = ReferringFrames(root)
+    assert [reader[k].name for k in range(4)] == [ReferringFrames(root)[k].name for k in range(4)]
     drawn = [reader.sample(0, np.random.default_rng(k)) for k in range(40)]
     assert 10 <= sum(" beside " in example.name for example in drawn) <= 30
     firsts = {example.prompts[0].key for example in drawn}
     assert firsts == set(VIDEOS), "either side, and every other video"
-    alone = SpokenFrames(root, beside=False)
+    alone = ReferringFrames(root, beside=False)
     assert all(len(alone[k].prompts) == 2 for k in range(len(alone)))
     assert len(alone.sample(0, np.random.default_rng(1)).prompts) == 2
 
 
 def test_what_cannot_be_is_said(root, tmp_path):
     with pytest.raises(UserError, match="part='third' is unknown; choose one of even, odd, all"):
-        SpokenFrames(root, "third")
+        ReferringFrames(root, "third")
     with pytest.raises(UserError, match=r"expressions\.json: no such file"):
-        SpokenFrames(tmp_path)
+        ReferringFrames(tmp_path)
     uneven = write(tmp_path, (24, 20, 28))
     with pytest.raises(UserError, match="differ in height; give frames of one height, or beside=False"):
-        SpokenFrames(uneven)[1]
+        ReferringFrames(uneven)[1]
     (uneven / "expressions.json").write_text('{"ant": {"sentences": []}}')
     with pytest.raises(UserError, match=r"expressions\.json ant: field 'expressions' is missing"):
-        SpokenFrames(uneven)[0]
+        ReferringFrames(uneven)[0]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.training.workdir import BAD_RECORDS, Workdir
+from hyperseg_jax.training.workdir import UNREADABLE_RECORDS, Workdir
 from hyperseg_jax.untrusted import paths
 from hyperseg_jax.untrusted.bad_file import BadFile, reason
 from hyperseg_jax.untrusted.printing import one_line
@@ -24,7 +24,7 @@ LARGEST, DIGITS = 2**24, 18
 """Bytes of the file, and of the number of an element."""
 
 
-class BadRecords:
+class UnreadableRecords:
     """The account of one run. All hosts make the same calls in the same order.
 
     faults: (global element, why) of this host, to which its stream adds. share: how much of the data may be bad. batch_size:
@@ -44,7 +44,7 @@ class BadRecords:
         bad: int,
     ) -> None:
         self._faults, self._share, self._batch_size, self._say = faults, share, batch_size, say
-        self._workdir, self._path = workdir, workdir.local / BAD_RECORDS
+        self._workdir, self._path = workdir, workdir.local / UNREADABLE_RECORDS
         self._seen, self._told = (start, bad), bad > 0
         self._names = self._read()
 
@@ -73,7 +73,7 @@ class BadRecords:
         if self._told and not ends:
             return
         told = f"{bad} of {taken} training records could not be read and count for nothing; the first: {self.write()}"
-        where = self._workdir.home / BAD_RECORDS
+        where = self._workdir.home / UNREADABLE_RECORDS
         if ends:
             raise UserError(
                 f"{told}. All are named in {where}: mend or remove them, or raise data.bad_share, which is {self._share:g}"

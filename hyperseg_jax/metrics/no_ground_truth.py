@@ -5,7 +5,7 @@ from __future__ import annotations
 from hyperseg_jax.metrics.sums import Sums
 
 
-class Unscored(Sums):
+class NoGroundTruth(Sums):
     """How many were given."""
 
     columns = 1

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from drawn import pixels_of, regions_of
 
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.clicks import Clicked, Corrected, centre
-from hyperseg_jax.evaluation.replies import FromFirstFrame, Together
+from hyperseg_jax.evaluation.protocols import JointExpressions, SemiSupervisedVOS
 from hyperseg_jax.evaluation.scoring import SCORINGS
 from hyperseg_jax.evaluation.submissions import WRITERS, row_of
 from hyperseg_jax.evaluation.tracks import Tracked
@@ -28,22 +28,22 @@ def clip(*prompts, frames=3):
     return Example("clip", np.zeros((frames, SIDE, SIDE, 3), np.uint8), prompts, tuple(str(t) for t in range(frames)))
 
 
-def run(reply, outputs):
+def run(protocol, outputs):
     """Answers an example with outputs(step, prompt) alone; what was asked, step by step."""
     asked = []
-    for step in range(reply.steps):
-        for k in range(reply.prompts):
+    for step in range(protocol.steps):
+        for k in range(protocol.prompts):
             given = {}
             prepare = lambda one, given=given: given.setdefault("made", {"example": one})
-            asked.append(reply.ask(step, k, prepare))
-            reply.hear(k, outputs(step, k))
+            asked.append(protocol.ask(step, k, prepare))
+            protocol.hear(k, outputs(step, k))
     return asked
 
 
-def score(name, reply):
+def score(name, protocol):
     scores, scoring = SCORINGS[name].new("official"), SCORINGS[name]
-    for prompt, found in reply.answers():
-        scoring.add(scores, reply.example.name, prompt, found)
+    for prompt, found in protocol.answers():
+        scoring.add(scores, protocol.example.name, prompt, found)
     return scores
 
 
@@ -62,13 +62,13 @@ def test_sentences_about_one_clip_share_its_pixels():
     one, two, three = block(0, 0), block(0, 12), block(30, 30)
     prompts = spoken(1, one, others=np.stack([three] * 3)[None]), spoken(2, two)
     soft = [0.9 * one, 0.8 * (one | two)]
-    reply = Together(clip(*prompts), lambda prompt, out: Prediction(out[None].astype(np.float32)))
-    asked = run(reply, lambda step, k: soft[k])
+    protocol = JointExpressions(clip(*prompts), lambda prompt, out: Prediction(out[None].astype(np.float32)))
+    asked = run(protocol, lambda step, k: soft[k])
     assert [row["example"].prompts[0].text for row in asked] == ["thing 1", "thing 2"] * 3
     assert all(len(row["example"].prompts) == 1 and row["example"].prompts[0].masks is None for row in asked)
-    ((prompt, found),) = reply.answers()
+    ((prompt, found),) = protocol.answers()
     assert len(found) == 3 and np.array_equal(found[1].masks, [one, two]) and prompt.masks.shape == (2, 3, SIDE, SIDE)
-    scores = score("ref_davis", reply).compute()
+    scores = score("ref_davis", protocol).compute()
     assert scores["count"] == 3 and scores["j"] == pytest.approx(2 / 3) and scores["jf/annotator 1"] == pytest.approx(2 / 3)
 
 
@@ -90,23 +90,23 @@ def test_every_frame_is_asked_for_what_the_first_one_shows():
         "clip", np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8), (prompt,)
     )
     wrong = np.zeros((2, SIDE, SIDE), bool)
-    reply = FromFirstFrame(example, lambda prompt, out: Prediction(out))
-    asked = run(reply, lambda step, k: masks[:, step] if step else wrong)
+    protocol = SemiSupervisedVOS(example, lambda prompt, out: Prediction(out))
+    asked = run(protocol, lambda step, k: masks[:, step] if step else wrong)
     assert [int(row["example"].frames.max()) for row in asked] == [0, 1, 2, 3]
     for row in asked:
         assert row["example"].drawn_on.max() == 0 and np.array_equal(pixels_of(row["example"].prompts[0]), masks[:, 0])
-    ((_, found),) = reply.answers()
+    ((_, found),) = protocol.answers()
     assert np.array_equal(found[0].masks, masks[:, 0])  # what was drawn is the answer about the first frame
-    assert score("davis", reply).compute()["jf"] == 1
+    assert score("davis", protocol).compute()["jf"] == 1
 
 
 def test_objects_of_the_first_frame_share_no_pixel():
     """DAVIS takes one number a pixel: where two objects are claimed, the more probable one has it."""
     masks = np.stack([block(0, 0), block(20, 20)])[:, None].repeat(3, 1)
     prompt = Prompt(task="region", masks=masks, labels=(0, 1), regions=regions_of(masks[:, 0]))
-    reply = FromFirstFrame(clip(prompt), lambda prompt, out: Prediction(out))
-    run(reply, lambda step, k: np.stack([np.where(masks[0, 0], 0.9, 0.1), np.full((SIDE, SIDE), 0.6)]).astype(np.float32))
-    ((_, found),) = reply.answers()
+    protocol = SemiSupervisedVOS(clip(prompt), lambda prompt, out: Prediction(out))
+    run(protocol, lambda step, k: np.stack([np.where(masks[0, 0], 0.9, 0.1), np.full((SIDE, SIDE), 0.6)]).astype(np.float32))
+    ((_, found),) = protocol.answers()
     np.testing.assert_array_equal(found[1].masks, [masks[0, 0], ~masks[0, 0]])
 
 
@@ -132,28 +132,28 @@ def tracked():
     truth = masks.swapaxes(0, 1).copy()
     truth[1, 3] = False
     prompt = Prompt(task="panoptic", classes=("cat", "dog"), things=(True, True), masks=truth, labels=(1, 0), key="7")
-    reply = Tracked(clip(prompt, frames=4), lambda prompt, out: out)
+    protocol = Tracked(clip(prompt, frames=4), lambda prompt, out: out)
     orders = [(0, 1), (1, 0), (0, 1), (0,)]
-    run(reply, lambda step, k: candidates(orders[step], masks[step]))
-    return reply, truth
+    run(protocol, lambda step, k: candidates(orders[step], masks[step]))
+    return protocol, truth
 
 
 def test_things_are_followed(tracked):
-    reply, truth = tracked
-    ((_, found),) = reply.answers()
+    protocol, truth = tracked
+    ((_, found),) = protocol.answers()
     assert found[0].labels == (1, 0) and found[0].scores == pytest.approx((0.9, 0.8))
     assert np.array_equal(np.stack([frame.masks for frame in found], 1), truth)
-    assert score("tracks", reply).compute()["ap"] == pytest.approx(1)
-    assert score("davis_unsupervised", reply).compute()["jf"] == pytest.approx(1)
+    assert score("tracks", protocol).compute()["ap"] == pytest.approx(1)
+    assert score("davis_unsupervised", protocol).compute()["jf"] == pytest.approx(1)
 
 
 def test_tracks_for_the_server(tracked, tmp_path):
     import zipfile
 
-    reply, _ = tracked
-    ((prompt, found),) = reply.answers()
+    protocol, _ = tracked
+    ((prompt, found),) = protocol.answers()
     reader = type("reader", (), {"category_ids": (11, 22)})
-    path = WRITERS["youtube_vis"](tmp_path, [json.loads(json.dumps(row_of(reply.example, prompt, found)))], reader)
+    path = WRITERS["youtube_vis"](tmp_path, [json.loads(json.dumps(row_of(protocol.example, prompt, found)))], reader)
     with zipfile.ZipFile(path) as file:
         rows = json.loads(file.read("results.json"))
     assert [(row["video_id"], row["category_id"]) for row in rows] == [(7, 22), (7, 11)]
@@ -165,9 +165,9 @@ def test_a_clip_in_which_nothing_is_found():
     numbers = np.zeros((0, 2), np.float32)
     empty = Prediction(np.zeros((0, SIDE, SIDE), bool), classes=numbers[:, :1], embeddings=numbers)
     for name in ("tracks", "davis_unsupervised"):
-        reply = Tracked(clip(prompt), lambda prompt, out: out)
-        run(reply, lambda step, k: empty)
-        found = score(name, reply).compute()
+        protocol = Tracked(clip(prompt), lambda prompt, out: out)
+        run(protocol, lambda step, k: empty)
+        found = score(name, protocol).compute()
         assert found["count"] == 1 and found.get("ap", found.get("j")) == 0
 
 
@@ -214,15 +214,15 @@ def test_clicks_go_on_until_an_object_is_found():
         asked.append(pixels_of(one, (SIDE, SIDE)))
         return Prediction(grown(one, 6) & bars)
 
-    reply = Clicked(clip(prompt, frames=1), find)
-    run(reply, lambda step, k: None)
-    assert reply.steps == 20 and asked[0].sum((1, 2)).tolist() == [5, 5] and (asked[0] <= bars).all()
-    ((_, (found,)),) = reply.answers()
+    protocol = Clicked(clip(prompt, frames=1), find)
+    run(protocol, lambda step, k: None)
+    assert protocol.steps == 20 and asked[0].sum((1, 2)).tolist() == [5, 5] and (asked[0] <= bars).all()
+    ((_, (found,)),) = protocol.answers()
     long, short = found.ious
     assert len(short) == 1 and short[0] == pytest.approx(1, abs=1e-4) and long[0] == pytest.approx(80 / 320)
     assert len(long) == 4 and list(long) == sorted(long)
     assert np.array_equal(asked[-1][1], asked[0][1])  # nobody clicks at what is found
-    scores = score("clicks", reply).compute()
+    scores = score("clicks", protocol).compute()
     assert scores["count"] == 2 and scores["noc@90"] == (1 + len(long)) / 2 and scores["failed@90"] == 0
     assert scores["iou@1"] == pytest.approx((long[0] + short[0]) / 2)
 
@@ -231,15 +231,15 @@ def test_clicks_are_asked_as_points():
     """One more each step; an object that is ignored as a whole has none, and is asked for with an empty mask."""
     bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
     prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars), ignore=bars[1:])
-    reply = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
-    first, second = reply.asked(0).regions
+    protocol = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
+    first, second = protocol.asked(0).regions
     assert first.kind == second.kind == "point" and second.mask is not None and not second.mask.any()
     assert first.mask is None and first.points.tolist() == [[3.5, 3.5, 1]]
     for clicks in range(1, 4):
-        points = reply.asked(0).regions[0].points
+        points = protocol.asked(0).regions[0].points
         assert len(points) == clicks and (points[:, 2] == 1).all() and (points[:, :2] % 1 == 0.5).all()
-        assert np.array_equal(draw_region(reply.asked(0).regions[0], (SIDE, SIDE)), reply._drawn[0])
-        reply.hear(0, None)
+        assert np.array_equal(draw_region(protocol.asked(0).regions[0], (SIDE, SIDE)), protocol._drawn[0])
+        protocol.hear(0, None)
 
 
 def test_interactive_systems_are_told_what_is_too_much():
@@ -248,12 +248,12 @@ def test_interactive_systems_are_told_what_is_too_much():
     target, beside = block(0, 0, 10, 20), block(20, 20, 20, 20)
     prompt = Prompt(task="region", masks=target[None, None], labels=(0,), regions=regions_of(target[None]))
     answers = iter([block(0, 0, 10, 15) | beside, block(0, 0, 10, 15)])
-    reply = Corrected(clip(prompt, frames=1), lambda one, out: Prediction(next(answers)[None]))
-    assert reply.feeds_back and reply.one_image
-    assert reply.measure(0, lambda example: len(example.prompts[0].regions[0].points)) == reply.steps == 20
-    reply.hear(0, None)
-    reply.hear(0, None)
-    first, second, third = reply.asked(0).regions[0].points
+    protocol = Corrected(clip(prompt, frames=1), lambda one, out: Prediction(next(answers)[None]))
+    assert protocol.feeds_back and protocol.one_image
+    assert protocol.measure(0, lambda example: len(example.prompts[0].regions[0].points)) == protocol.steps == 20
+    protocol.hear(0, None)
+    protocol.hear(0, None)
+    first, second, third = protocol.asked(0).regions[0].points
     assert first[2] == third[2] == 1 and second[2] == 0
     assert beside[int(second[1]), int(second[0])] and third[0] > 15
 
@@ -263,9 +263,9 @@ def test_an_object_that_nobody_clicks_at_has_room_as_well(kind):
     """It is ignored as a whole, and asked for with an empty mask at each step."""
     bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
     prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars), ignore=bars[1:])
-    reply = kind(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
-    regions = reply.measure(0, lambda example: example.prompts[0].regions)
-    assert [len(region.points) for region in regions] == [20, 0] and len(reply.asked(0).regions) == 2
+    protocol = kind(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
+    regions = protocol.measure(0, lambda example: example.prompts[0].regions)
+    assert [len(region.points) for region in regions] == [20, 0] and len(protocol.asked(0).regions) == 2
 
 
 def test_an_object_that_is_never_found_counts_twenty_clicks():
@@ -273,20 +273,22 @@ def test_an_object_that_is_never_found_counts_twenty_clicks():
     prompt = Prompt(
         task="region", masks=whole[None], labels=(0,), regions=regions_of(whole, "box"), ignore=block(0, 0, 2, SIDE)[None]
     )
-    reply = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros((1, SIDE, SIDE), bool)))
-    run(reply, lambda step, k: None)
-    scores = score("clicks", reply).compute()
+    protocol = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros((1, SIDE, SIDE), bool)))
+    run(protocol, lambda step, k: None)
+    scores = score("clicks", protocol).compute()
     assert (scores["noc@50"], scores["failed@50"], scores["iou@1"]) == (20, 1, 0)
-    assert len(reply.answers()[0][1][0].ious[0]) == 20 and not (reply._drawn[0, 0]).any()  # ignored pixels are not clicked at
+    assert (
+        len(protocol.answers()[0][1][0].ious[0]) == 20 and not (protocol._drawn[0, 0]).any()
+    )  # ignored pixels are not clicked at
 
 
 def test_border_pixels_do_not_count():
     """IoU is 1 where the answer differs in ignored pixels alone."""
     target, ignore = block(0, 0), block(12, 0, 2, 12)
     prompt = Prompt(task="region", masks=target[None, None], labels=(0,), regions=regions_of(target[None]), ignore=ignore[None])
-    reply = Clicked(clip(prompt, frames=1), lambda one, out: Prediction((target | ignore)[None]))
-    run(reply, lambda step, k: None)
-    assert reply.answers()[0][1][0].ious[0][0] == pytest.approx(1, abs=1e-4)
+    protocol = Clicked(clip(prompt, frames=1), lambda one, out: Prediction((target | ignore)[None]))
+    run(protocol, lambda step, k: None)
+    assert protocol.answers()[0][1][0].ious[0][0] == pytest.approx(1, abs=1e-4)
 
 
 def test_nothing_to_click_at_is_named():

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hyperseg_jax.datasets.marks import draw_region
+from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.results.objects import merge_soft
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
@@ -17,7 +17,7 @@ Find = Callable[[Prompt, Any], Prediction]
 T = TypeVar("T")
 
 
-class Reply:
+class EvalProtocol:
     """An example under way: each prompt is asked about each frame in turn, and answered for itself.
 
     All examples of a batch take a step together; one that has ended is asked its last step again, which nobody hears.
@@ -65,7 +65,7 @@ class Reply:
         return dataclasses.replace(self.example, frames=frames, prompts=(_without_targets(prompt),))
 
 
-class AllAtOnce(Reply):
+class AllFrames(EvalProtocol):
     """All frames in one call, and as many prompts as a batch has room for (validation: as the model is trained).
 
     room: prompts of a batch. Steps are one; `prompts` counts the groups that the prompts fall into.
@@ -107,7 +107,7 @@ def _without_targets(prompt: Prompt) -> Prompt:
     return dataclasses.replace(prompt, masks=None, labels=())
 
 
-class Together(Reply):
+class JointExpressions(EvalProtocol):
     """Expressions about one clip that share its pixels: on each frame a pixel goes to the most probable of their objects, or to
     none (rule of InstructSeg's Ref-DAVIS script). The answers of find are probabilities, those of an example one."""
 
@@ -131,7 +131,7 @@ def _apart(masks: np.ndarray) -> Prediction:
     return Prediction(merge_soft(masks) == np.arange(1, len(masks) + 1)[:, None, None])
 
 
-class FromFirstFrame(Reply):
+class SemiSupervisedVOS(EvalProtocol):
     """Objects drawn on the first frame: each frame is asked for what the first one shows in the drawn regions. The answer
     about the first frame is what was drawn; on the others a pixel goes to the most probable object, or to none, since DAVIS
     takes one number a pixel. The answers of find are probabilities."""

@@ -10,14 +10,14 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
+from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.interactive import CocoInteractive
-from hyperseg_jax.datasets.marks import draw_marks
-from hyperseg_jax.datasets.problems import Problem
+from hyperseg_jax.datasets.visual_prompts import draw_marks
 from hyperseg_jax.structs import Region
 
 
-class CocoMarks(CocoInteractive):
+class CocoVisualPrompts(CocoInteractive):
     """Random access to the pictures that have objects (crowds aside), in the order of the file.
 
     json_path: instances_*.json. The other arguments are those of CocoInteractive; seed also draws the marks.
