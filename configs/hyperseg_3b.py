@@ -138,13 +138,13 @@ def recipe() -> ml_collections.ConfigDict:
         "tokenizer": "datasets/phi-2",  # a folder with Phi-2's tokenizer.json
         "template": "v0",
         "image_size": 1024,
-        "buckets": (1152, 1280, 1664, 2048),
-        "mirror": 0.0,
+        "prediction_lengths": (1152, 1280, 1664, 2048),
+        "horizontal_flip": 0.0,
         "workers": 8,
-        "augment": {},  # by task, the fields of data.augment.Augment: {"panoptic": {"scale": (0.1, 2.0), "mirror": 0.5}}
-        "cuts": (),  # lengths that a batch is cut to where all of it fits (1152, 1408); each is one more branch to compile
+        "augment": {},  # by task, fields of data.augment.Augment, as in {"panoptic": {"scale": (0.1, 2.0)}}
+        "length_buckets": (),  # shorter sequence lengths, as in (1152, 1408); each one is a further branch to compile
         "batches": "task",  # what a batch is of: one task, or "mixed", all of them with shapes that hold each
-        "bad_share": 0.01,  # how much of the training records may be unreadable before the run ends; 0: none
+        "max_unreadable_share": 0.01,  # of the training records; the run ends when more are unreadable; 0: none may be
         "first": {"task": "", "share": 0.0},
         # ratios of the shared tasks: InstructSeg's 4 : 2 : 1 : 3 for referring, chat, reasoning, video; the others are ours
         "tasks": {
@@ -225,7 +225,7 @@ def recipe() -> ml_collections.ConfigDict:
         "betas": (0.9, 0.999),
         "clip_norm": 1.0,  # ours
         "accumulate": 1,  # slices that a step goes through its batch in; more take less memory
-        "groups": (
+        "param_groups": (
             {"pattern": r".*/lora_[ab]", "rate": 1.0, "decay": 0.0},
             {"pattern": r"(clip_encoder|mask_encoder|projector)/.*", "rate": 0.0, "decay": 0.0},
             {"pattern": r"llm/tokens/embedding|language_head/kernel", "rate": 1.0, "decay": 0.0},

@@ -15,7 +15,7 @@ BASE = runpy.run_path(str(pathlib.Path(__file__).with_name("hyperseg_3b.py")))
 def get_config(slice_name: str = "") -> ml_collections.ConfigDict:
     c = BASE["get_config"](slice_name)
     c.model.lora.rank = 0
-    c.optimizer.groups = (
+    c.optimizer.param_groups = (
         {"pattern": r"(clip_encoder|mask_encoder|projector)/.*", "rate": 0.0, "decay": 0.0},
         {"pattern": r".*", "rate": 1.0, "decay": 0.0},
     )

@@ -65,13 +65,13 @@ def get_config() -> ml_collections.ConfigDict:
         "tokenizer": "toy",
         "template": "v0",
         "image_size": 96,
-        "buckets": (100, 128, 192, 320),
-        "mirror": 0.5,  # chance that a training picture is mirrored, left and right in its texts swapped
+        "prediction_lengths": (100, 128, 192, 320),
+        "horizontal_flip": 0.5,  # probability; left and right in the texts are swapped as well
         "workers": 0,
-        "augment": {},  # by task, the fields of data.augment.Augment: {"panoptic": {"scale": (0.1, 2.0), "mirror": 0.5}}
-        "cuts": (),  # lengths that a batch is cut to where all of it fits (1152, 1408); each is one more branch to compile
+        "augment": {},  # by task, fields of data.augment.Augment, as in {"panoptic": {"scale": (0.1, 2.0)}}
+        "length_buckets": (),  # shorter sequence lengths, as in (1152, 1408); each one is a further branch to compile
         "batches": "task",  # what a batch is of: one task, or "mixed", all of them with shapes that hold each
-        "bad_share": 0.01,  # how much of the training records may be unreadable before the run ends; 0: none
+        "max_unreadable_share": 0.01,  # of the training records; the run ends when more are unreadable; 0: none may be
         # What a run from scratch begins with, for this share of its steps: class lists teach names several times sooner.
         "first": {"task": "panoptic", "share": 0.4},
         # ratio: how often a batch is of this task. The sizes are fields of the processor.
@@ -101,7 +101,7 @@ def get_config() -> ml_collections.ConfigDict:
         "betas": (0.9, 0.98),
         "clip_norm": 5.0,
         "accumulate": 1,  # slices that a step goes through its batch in; more take less memory
-        "groups": (
+        "param_groups": (
             # embeddings are of size one and have far to go: at the common rate, names are learned half as fast
             {"pattern": r"llm/tokens/embedding", "rate": 10.0, "decay": 0.0},
             {"pattern": r".*/(bias|scale|positions|level_embed|query|queries|embedding)", "rate": 1.0, "decay": 0.0},

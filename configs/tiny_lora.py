@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     c.optimizer.learning_rate = 5e-4
     c.optimizer.warmup_steps = 20
-    c.optimizer.groups = (
+    c.optimizer.param_groups = (
         {"pattern": r".*/lora_[ab]", "rate": 1.0, "decay": 0.0},
         # The new words have never been trained. Embeddings are of size one, and have far to go in these few steps.
         {"pattern": r"llm/tokens/embedding", "rate": 20.0, "decay": 0.0},

@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 
 import hyperseg_jax
-from hyperseg_jax import config_fields
+from hyperseg_jax import config_fields, renamed_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.printing import shown, shown_value
@@ -80,6 +80,8 @@ def check(config: Any, where: str) -> None:
     """UserError for the first field that is not what it may be. where: what the message begins with."""
     fields = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     system = fields.get("system")
+    if problem := next(renamed_fields.problems(fields), ""):
+        raise UserError(f"{where}{problem}")
     if problem := next(config_fields.problems(fields, known_fields(system if isinstance(system, str) else "")), ""):
         raise UserError(f"{where}{problem}")
 
@@ -122,6 +124,8 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
         if not isinstance(node, ml_collections.ConfigDict) or part not in node:
             there = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
             close = difflib.get_close_matches(part, there, 1, 0.5)
+            if new := renamed_fields.new_name(key):
+                raise UserError(f"--config.{key}: is named {new} now; give --config.{new}")
             hint = f"did you mean {'.'.join([*parents[:depth], close[0]])}?" if close else f"known here: {', '.join(there)}"
             raise UserError(f"--config.{key}: unknown config key {part!r}; {hint}")
         if depth < len(parents):

@@ -43,15 +43,15 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("hidden_size", "conv_dim", "mask_dim"), (1, 2**16)),
     **dict.fromkeys(("mlp_size", "feedforward_dim"), (1, 2**18)),
     # sizes of batches
-    **dict.fromkeys(("buckets", "cuts", "length"), (1, 2**17)),
+    **dict.fromkeys(("prediction_lengths", "length_buckets", "length"), (1, 2**17)),
     **dict.fromkeys(("frames", "prompts"), (1, 2**12)),
     **dict.fromkeys(("targets", "planes", "classes", "regions"), (0, 2**14)),
     # training
     "seed": (0, 2**32 - 1),
     "ratio": (0, 10**6),
     "workers": (0, 1024),
-    **dict.fromkeys(("share", "bad_share"), (0, 1)),
-    "mirror": (0, 1),
+    **dict.fromkeys(("share", "max_unreadable_share"), (0, 1)),
+    "horizontal_flip": (0, 1),
     "batch_size": (1, 2**20),
     **dict.fromkeys(("steps", "log_every", "save_every", "eval_every", "eval_examples", "keep"), (1, MOST)),
     **dict.fromkeys(("start", "barrier", "heartbeat", "watchdog"), (1, 10**8)),
@@ -80,11 +80,11 @@ LENGTHS = {
     "profile": (2, 2),
     "depths": (4, 4),
     "num_heads": (4, 4),
-    "buckets": (1, 100),
-    "groups": (1, 1000),
+    "prediction_lengths": (1, 100),
+    "param_groups": (1, 1000),
 }
 """Least and most values of lists."""
-ELEMENTS: Mapping[str, Any] = {"cuts": 0}
+ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """An element of lists that are empty in the shipped configs, where it is no text."""
 REGEXES = ("init_fresh", "pattern")
 OPEN = ("data.tasks", "data.augment", "limits")
@@ -93,7 +93,7 @@ TASK = {"reader": "", "ratio": 0}
 """Fields of every task; the others are sizes of the system's own."""
 OWN = ("model", "loss")
 """Blocks whose fields are the system's own."""
-OWN_DATA = ("template", "image_size", "buckets")
+OWN_DATA = ("template", "image_size", "prediction_lengths")
 """Fields of `data` that are the system's own."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 

@@ -26,14 +26,14 @@ def get_config(tasks: tuple[str, ...] = ("referring",)) -> ml_collections.Config
     c.loss = {"points": "grid", "text_weight": 0.5}
     c.data.image_size = 32
     c.data.first.share = 0.0
-    c.data.buckets = (64, 96, 160, 288)
+    c.data.prediction_lengths = (64, 96, 160, 288)
     c.data.tasks.referring.update({"prompts": 2, "length": 96})
     c.data.tasks.referring.train.prompts_per_example = 2
     c.data.tasks.referring.val.prompts_per_example = 2
     for name in set(c.data.tasks) - set(tasks):
         del c.data.tasks[name]
     frozen = {"pattern": r"(clip_encoder|mask_encoder|perceiver|projector)/.*", "rate": 0.0, "decay": 0.0}
-    c.optimizer.groups = (frozen, *c.optimizer.groups)  # the step compiles in half the time
+    c.optimizer.param_groups = (frozen, *c.optimizer.param_groups)  # the step compiles in half the time
     c.optimizer.update({"warmup_steps": 2, "learning_rate": 1e-2})
     c.train.update({"steps": 30, "batch_size": 2, "log_every": 1, "save_every": 5, "eval_every": 30, "eval_examples": 4})
     return c

@@ -8,12 +8,16 @@ import ml_collections
 from hyperseg_jax.training.state import make_step
 
 
-def step_of(loss, tx, *, counts=lambda batch: jnp.float32(1), accumulate=1, average=0.0, cuts=(), **functions):
+def step_of(loss, tx, *, counts=lambda batch: jnp.float32(1), accumulate=1, average=0.0, length_buckets=(), **functions):
     """make_step for loss(params, batch, key, counts). functions: further fields of the system."""
     system = types.SimpleNamespace(
         loss=lambda model, config: loss,
         counts=lambda model, config: counts,
         **{"shorten": lambda batch, length: None, **functions},
     )
-    config = {"optimizer": {"accumulate": accumulate}, "train": {"average": average}, "data": {"cuts": cuts}}
+    config = {
+        "optimizer": {"accumulate": accumulate},
+        "train": {"average": average},
+        "data": {"length_buckets": length_buckets},
+    }
     return make_step(system, None, ml_collections.ConfigDict(config), tx)

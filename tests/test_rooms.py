@@ -13,6 +13,7 @@ ORDER = [
     "atomic",
     "workers",
     "config_fields",
+    "renamed_fields",
     "config",
     "structs",
     "locks",

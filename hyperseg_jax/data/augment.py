@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets.prompt_masks import change_masks
-from hyperseg_jax.datasets.regions import Window, cropped, mirrored, points_at_something
+from hyperseg_jax.datasets.regions import Window, cropped, flipped, points_at_something
 from hyperseg_jax.datasets.visual_prompts import draw_marks, thickened
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
@@ -41,7 +41,7 @@ _PLACES = re.compile(
 class Augment:
     """What is drawn for a training example.
 
-    mirror: chance that it is flipped, left and right in its texts swapped.
+    horizontal_flip: chance that it is flipped, left and right in its texts swapped.
     scale: (smallest, largest) long edge of the picture as a part of the padded square, drawn evenly: large-scale jitter, (0.1,
         2.0) in Mask2Former and SEEM. What is larger than the square is cut at a place drawn at random, what is smaller padded.
     crop: (smallest, largest) part of each side that stays, drawn evenly, before the jitter.
@@ -49,7 +49,7 @@ class Augment:
     point_radius, scribble_radius: pixels by which those are thickened; None: in proportion to the picture that is left.
     """
 
-    mirror: float = 0.0
+    horizontal_flip: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     crop: tuple[float, float] = (1.0, 1.0)
     marks: tuple[str, ...] = ()
@@ -57,8 +57,8 @@ class Augment:
     scribble_radius: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mirror <= 1:
-            raise UserError(f"mirror = {self.mirror}: give a chance, from 0 to 1")
+        if not 0 <= self.horizontal_flip <= 1:
+            raise UserError(f"horizontal_flip = {self.horizontal_flip}: give a chance, from 0 to 1")
         for name, most in (("scale", 10.0), ("crop", 1.0)):
             span = getattr(self, name)
             if len(span) != 2 or not 0 < span[0] <= span[1] <= most:
@@ -68,9 +68,9 @@ class Augment:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
         """The changed example, and the part of the padded square that its long edge is to fill. Where its regions are drawn on
-        another image, it is mirrored alone: windows and new marks would be of this one. So is one without pixels."""
-        if self.mirror and rng.random() < self.mirror:
-            example = mirror(example)
+        another image, it is only flipped: windows and new marks would be of this one. So is one without pixels."""
+        if self.horizontal_flip and rng.random() < self.horizontal_flip:
+            example = flip_horizontally(example)
         fill = 1.0
         if example.drawn_on is not None or not example.frames.size:
             return example, fill
@@ -168,7 +168,7 @@ def _of_prompts(example: Example, change: Callable[[Prompt], Prompt]) -> Example
     return dataclasses.replace(example, prompts=tuple(change(prompt) for prompt in example.prompts))
 
 
-def mirror_words(text: str) -> str:
+def swap_left_and_right(text: str) -> str:
     """ "Left of the star" -> "Right of the star"."""
     return _PATTERN.sub(_other_side, text)
 
@@ -178,7 +178,7 @@ def _other_side(match: re.Match[str]) -> str:
     return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
 
-def mirror(example: Example) -> Example:
+def flip_horizontally(example: Example) -> Example:
     """The picture, its masks and its regions, with the image that they are drawn on, flipped left to right, with the words for
     the sides swapped."""
     width = example.frames.shape[2] if example.drawn_on is None else example.drawn_on.shape[1]
@@ -187,11 +187,11 @@ def mirror(example: Example) -> Example:
         return change_masks(
             prompt,
             lambda _, mask: mask[..., ::-1],
-            regions=tuple(mirrored(region, width) for region in prompt.regions),
-            text=mirror_words(prompt.text),
-            answer=mirror_words(prompt.answer),
-            answers=tuple(map(mirror_words, prompt.answers)),
-            classes=tuple(map(mirror_words, prompt.classes)),
+            regions=tuple(flipped(region, width) for region in prompt.regions),
+            text=swap_left_and_right(prompt.text),
+            answer=swap_left_and_right(prompt.answer),
+            answers=tuple(map(swap_left_and_right, prompt.answers)),
+            classes=tuple(map(swap_left_and_right, prompt.classes)),
         )
 
     frames = np.ascontiguousarray(example.frames[:, :, ::-1])

@@ -36,17 +36,17 @@ class Padding:
     used: tuple[int, ...] = ()
     free: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def cells(self, cuts: Sequence[int], batch_size: int) -> list[str]:
+    def cells(self, length_buckets: Sequence[int], batch_size: int) -> list[str]:
         """Of a table, what concerns the positions: length, longest, proposed, the part that is padding, and that once batches
         of such elements are cut."""
         if not self.length:
-            return [""] * (4 + bool(cuts))
+            return [""] * (4 + bool(length_buckets))
         longest, used = max(self.used, default=0), np.array(self.used or (0,))
         parts = [1 - used.mean() / self.length]
-        if cuts:
-            buckets = np.array(sorted({*(n for n in cuts if n < self.length), self.length}))
+        if length_buckets:
+            lengths = np.array(sorted({*(n for n in length_buckets if n < self.length), self.length}))
             batches = np.random.default_rng(0).choice(used, (BATCHES, batch_size)).max(1)
-            parts.append(1 - used.mean() / buckets[np.searchsorted(buckets, batches)].mean())
+            parts.append(1 - used.mean() / lengths[np.searchsorted(lengths, batches)].mean())
         return [str(self.length), str(longest), str(-(-longest // STEP) * STEP), *map(_percent, parts)]
 
 
@@ -70,19 +70,22 @@ def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
 
 
 def table(
-    found: Mapping[str, Padding], ratios: Mapping[str, int], *, batch_size: int, cuts: Sequence[int], mixed: bool
+    found: Mapping[str, Padding], ratios: Mapping[str, int], *, batch_size: int, length_buckets: Sequence[int], mixed: bool
 ) -> Table:
     """One line a task, and where batches are mixed, one of those."""
     title = f"padding of the training batches, by {RECORDS} records of each task"
-    cut, rest = ["after cuts"] if cuts else [], list(dict.fromkeys(name for one in found.values() for name in one.free))
+    cut, rest = (
+        ["in buckets"] if length_buckets else [],
+        list(dict.fromkeys(name for one in found.values() for name in one.free)),
+    )
     made = Table("task", "length", "longest", "would do", POSITIONS, *cut, *rest, title=title)
     for name, one in found.items():
-        cells = one.cells(() if mixed else cuts, batch_size) + [""] * (mixed and len(cut))
+        cells = one.cells(() if mixed else length_buckets, batch_size) + [""] * (mixed and len(cut))
         made.add_row(name, *cells, *(_percent(one.free.get(kind, 0.0)) for kind in rest))
     if mixed:
         pool = tuple(n for name, one in found.items() for n in one.used * ratios[name])
         length = max(one.length for one in found.values())
-        made.add_row(MIXED, *Padding("", 0, length, pool).cells(cuts, batch_size))
+        made.add_row(MIXED, *Padding("", 0, length, pool).cells(length_buckets, batch_size))
     return made
 
 

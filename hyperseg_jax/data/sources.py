@@ -189,12 +189,12 @@ def processor(
 
 
 def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
-    """What is drawn for a task's training examples: data.mirror for all, and the fields of data.augment.TASK."""
+    """What is drawn for a task's training examples: data.horizontal_flip for all, and the fields of data.augment.TASK."""
     block = config.data.get("augment", {}).get(task, {})
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
     check_fields(f"data.augment.{task}: the augmentation", Augment, fields)
     try:
-        return Augment(**{"mirror": config.data.get("mirror", 0.0), **fields})
+        return Augment(**{"horizontal_flip": config.data.get("horizontal_flip", 0.0), **fields})
     except (TypeError, UserError) as error:
         raise UserError(f"data.augment.{task}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Drawn regions under changes of their image: mirrored, cut out, made smaller."""
+"""Drawn regions under changes of their image: flipped, cropped, downscaled."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Window = tuple[slice, slice]
 """Rows and columns of an image."""
 
 
-def mirrored(region: Region, width: int) -> Region:
-    """The region flipped left to right with its image of this width. Each point goes to the mirrored pixel."""
+def flipped(region: Region, width: int) -> Region:
+    """The region flipped left to right with its image of this width. Each point goes to the flipped pixel."""
 
     def flipped(places: np.ndarray) -> np.ndarray:
         """x' is width - x, but where that lies in the next pixel, the centre of the right one: x = 3 lies in pixel 3."""

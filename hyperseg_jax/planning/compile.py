@@ -70,7 +70,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     model = system.build(config)
     placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=systems.lora(config) is not None)
     checks.check_split(config, placed)
-    rules = param_groups.of_config(config.optimizer.groups)
+    rules = param_groups.of_config(config.optimizer.param_groups)
     rate = param_groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
     beginning = begin(config, system, model, rules, rate, placed)
     batch = sources.processor(config, system, None, task).spec(config.train.batch_size)

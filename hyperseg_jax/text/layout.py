@@ -47,7 +47,7 @@ def expand(runs: Sequence[Run], length: int) -> Layout:
     if needed > length:
         raise UserError(
             f"a prompt needs {needed} positions, the layout has {length}: "
-            "add a longer bucket to the config field `buckets`, or shorten the text"
+            "add a longer bucket to the config field `prediction_lengths`, or shorten the text"
         )
     made = {name: np.zeros(length, np.int32) for name in ("text_ids", "source", "index", "segment")}
     labels, mask = np.full(length, IGNORED, np.int32), np.zeros(length, bool)

@@ -27,8 +27,10 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"data.first.share = {first.share}: give a share of train.steps, from 0 to less than 1")
     if first.share and not tasks.get(first.task, {"ratio": 0})["ratio"]:
         raise UserError(f"data.first.task = {first.task!r}: give a task with a ratio ({', '.join(tasks)}), or share 0")
-    if not 0 <= config.data.bad_share < 1:
-        raise UserError(f"data.bad_share = {config.data.bad_share}: give a share of the records, from 0 to less than 1")
+    if not 0 <= config.data.max_unreadable_share < 1:
+        raise UserError(
+            f"data.max_unreadable_share = {config.data.max_unreadable_share}: give a share of the records (0 or more, below 1)"
+        )
     for name in ("steps", "batch_size", "log_every", "save_every", "eval_every", "eval_examples", "keep"):
         if config.train[name] < 1:
             raise UserError(f"train.{name} = {config.train[name]}: give one or more")
@@ -72,7 +74,11 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
         raise UserError(failure)
     console.print(
         padding.table(
-            found, ratios, batch_size=config.train.batch_size, cuts=config.data.cuts, mixed=sources.programs(config) == (MIXED,)
+            found,
+            ratios,
+            batch_size=config.train.batch_size,
+            length_buckets=config.data.length_buckets,
+            mixed=sources.programs(config) == (MIXED,),
         )
     )
 

@@ -72,7 +72,7 @@ def train(
         tasks = sources.build(config, system, console=console)
         score_names.check_best(config.train.best, tasks)
         model = system.build(config)
-        rules = param_groups.of_config(config.optimizer.groups)
+        rules = param_groups.of_config(config.optimizer.param_groups)
         rate = param_groups.schedule(
             config.optimizer.learning_rate,
             config.optimizer.warmup_steps,
@@ -126,7 +126,7 @@ def train(
         )
         bad = UnreadableRecords(
             stream.faults,
-            share=config.data.bad_share,
+            share=config.data.max_unreadable_share,
             batch_size=config.train.batch_size,
             workdir=workdir,
             say=say,

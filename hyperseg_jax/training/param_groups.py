@@ -27,10 +27,10 @@ class Group:
 
 
 def of_config(rules: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:
-    """The table of optimizer.groups. UserError where a rule has other fields."""
+    """The table of optimizer.param_groups. UserError where a rule has other fields."""
     table = [dict(rule) for rule in rules]
     for rule in table:
-        check_fields("optimizer.groups: a rule", Group, rule)
+        check_fields("optimizer.param_groups: a rule", Group, rule)
     return tuple(Group(**rule) for rule in table)
 
 
@@ -42,7 +42,7 @@ def assign(paths: Iterable[str], groups: Sequence[Group]) -> dict[str, int]:
     if lost:
         more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
         raise UserError(
-            f"optimizer.groups: no pattern matches {', '.join(lost[:4])}{more} of {len(found)} parameters; "
+            f"optimizer.param_groups: no pattern matches {', '.join(lost[:4])}{more} of {len(found)} parameters; "
             'add a rule, or a last one with pattern ".*"'
         )
     return found

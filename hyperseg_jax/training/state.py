@@ -91,10 +91,10 @@ def make_step(
     step's folded with its number, so its random points and dropout are not those of the batch in one piece.
     train.average: how much of the moving average a step keeps (0.999), where the state has one. It starts quickly: after n
     steps at most (1 + n) / (10 + n) is kept.
-    data.cuts: lengths that a slice is cut to where all of it fits (training/length_buckets.py).
+    data.length_buckets: lengths that a slice is cut to where all of it fits (training/length_buckets.py).
     """
     counts_of, loss = system.counts(model, config), system.loss(model, config)
-    slices, average, cuts = config.optimizer.accumulate, config.train.average, config.data.cuts
+    slices, average, length_buckets = config.optimizer.accumulate, config.train.average, config.data.length_buckets
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key, counts = jax.random.fold_in(state.key, state.step), counts_of(batch)
@@ -106,7 +106,7 @@ def make_step(
 
                 return jax.value_and_grad(of_trainable, has_aux=True)(state.trainable)
 
-            return at_its_length(at_a_length, batch, cuts, system)
+            return at_its_length(at_a_length, batch, length_buckets, system)
 
         def add(gradient: Any, number: jax.Array) -> Any:
             found, more = gradient_of(slice_of(batch, number, slices), jax.random.fold_in(key, number))

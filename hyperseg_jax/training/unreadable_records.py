@@ -76,7 +76,8 @@ class UnreadableRecords:
         where = self._workdir.home / UNREADABLE_RECORDS
         if ends:
             raise UserError(
-                f"{told}. All are named in {where}: mend or remove them, or raise data.bad_share, which is {self._share:g}"
+                f"{told}. All are named in {where}: mend or remove them, or raise "
+                f"data.max_unreadable_share, which is {self._share:g}"
             )
         self._say(f"{told}. Training goes on; all are named in {where}")
         self._told = True

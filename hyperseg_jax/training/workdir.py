@@ -14,6 +14,7 @@ import ml_collections
 from etils import epath
 
 from hyperseg_jax import config as configs
+from hyperseg_jax import renamed_fields
 from hyperseg_jax.atomic import scratch_folder, write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
@@ -121,7 +122,7 @@ class Workdir:
         """What the config.json of the run that is there holds. It is not trusted."""
         try:
             data = path.read_bytes() if self.remote else strict_json.contents(paths.own(pathlib.Path(path)))
-            return strict_json.parse(data, "its content")
+            return renamed_fields.migrate(strict_json.parse(data, "its content"))
         except (BadFile, OSError) as error:
             raise UserError(f"{path}: not readable ({reason(error)}); delete this workdir or give another --workdir") from error
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hyperseg_jax import config as configs
+from hyperseg_jax import renamed_fields
 from hyperseg_jax.atomic import whole_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
@@ -116,6 +117,7 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     path = file_of(folder, "config.json")
     config, where = strict_json.read(path), one_line(path)
     config.pop("limits", None)
+    renamed_fields.migrate(config)
     configs.check(config, f"{where}: ")
     lacking = [key for key in REQUIRED if key not in config] or [
         f"data.{key}" for key in REQUIRED_DATA if key not in config["data"]
@@ -123,8 +125,11 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     if lacking:
         raise UserError(f"{where}: lacks {', '.join(lacking)}; give a folder that `hyperseg train` wrote")
     data = config["data"]
-    longest = max([*data.get("buckets", ()), *(task.get("length", 1) for task in data["tasks"].values())])
-    for name, field, found in (("side", "image_size", data.get("image_size", 1)), ("tokens", "buckets or tasks", longest)):
+    longest = max([*data.get("prediction_lengths", ()), *(task.get("length", 1) for task in data["tasks"].values())])
+    for name, field, found in (
+        ("side", "image_size", data.get("image_size", 1)),
+        ("tokens", "prediction_lengths or tasks", longest),
+    ):
         if found > (allowed := getattr(limits.in_force(), name)):
             raise UserError(
                 f"{where}: data.{field} asks for {found}, the limit is {allowed}; if that is right, raise limits.{name}"

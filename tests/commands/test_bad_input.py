@@ -151,8 +151,8 @@ TRAIN = {
     "no gate": (f"{MICRO} --config.model.perceiver.gate=x", "error: model: ", "gate = 'x'"),
     "no such points": (f"{MICRO} --config.loss.points=here", "error: loss: describes no hyperseg", "points = 'here'"),
     "a rule of other fields": (
-        f'{MICRO} \'--config.optimizer.groups=({{"patern":"x"}},)\'',
-        "optimizer.groups: a rule",
+        f'{MICRO} \'--config.optimizer.param_groups=({{"patern":"x"}},)\'',
+        "optimizer.param_groups: a rule",
         "did you mean",
     ),
 }

@@ -8,7 +8,7 @@ from drawn import kinds_of, pixels_of, regions_of
 from rich.console import Console
 
 from hyperseg_jax.data import sources
-from hyperseg_jax.data.augment import Augment, cut, may_lose, mirror
+from hyperseg_jax.data.augment import Augment, cut, flip_horizontally, may_lose
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
@@ -124,7 +124,7 @@ def test_jitter_by_hand():
 
 @pytest.mark.parametrize("make", [example, regional])
 def test_any_draw_keeps_masks_on_their_pixels(make):
-    augment = Augment(mirror=0.5, scale=(0.4, 2.0), crop=(0.6, 1.0))
+    augment = Augment(horizontal_flip=0.5, scale=(0.4, 2.0), crop=(0.6, 1.0))
     sizes, lost = set(), 0
     for seed in range(60):
         changed, fill = augment(make(), np.random.default_rng(seed))
@@ -198,7 +198,7 @@ def test_a_config_names_its_mistakes(micro):
         config.data.augment = blocks
         return sources.build(config, systems.get("hyperseg"), console=Console(quiet=True))
 
-    tasks = build(region={"scale": (0.1, 2.0), "marks": ["point"], "mirror": 0.0})
+    tasks = build(region={"scale": (0.1, 2.0), "marks": ["point"], "horizontal_flip": 0.0})
     assert tasks["region"].augment == Augment(0.0, (0.1, 2.0), marks=("point",)) and tasks["referring"].augment == Augment(0.5)
     made = [tasks["region"].prepare(tasks["region"].train[0], np.random.default_rng(seed)) for seed in range(6)]
     assert len({tuple(arrays["filled"]) for arrays in made}) > 2
@@ -208,7 +208,7 @@ def test_a_config_names_its_mistakes(micro):
         ({"region": {"scale": (2.0, 1.0)}}, "scale = .*the smaller first"),
         ({"region": {"crop": (0.5, 1.5)}}, "crop = .*up to 1"),
         ({"region": {"marks": ("dot",)}}, "point"),
-        ({"region": {"mirror": 2}}, "a chance"),
+        ({"region": {"horizontal_flip": 2}}, "a chance"),
     ):
         with pytest.raises(UserError, match=told):
             build(**blocks)
@@ -216,7 +216,7 @@ def test_a_config_names_its_mistakes(micro):
 
 def test_a_mirrored_picture_has_its_sides_swapped_in_every_text():
     given = example(text="Left of the RIGHT one, leftover", classes=("left shoe", "right shoe", "copyright"))
-    (prompt,) = mirror(given).prompts
+    (prompt,) = flip_horizontally(given).prompts
     assert prompt.text == "Right of the LEFT one, leftover"
     assert prompt.classes == ("right shoe", "left shoe", "copyright")
     np.testing.assert_array_equal(prompt.masks[..., ::-1], given.prompts[0].masks)

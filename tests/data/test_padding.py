@@ -70,8 +70,8 @@ def test_the_table_has_a_line_a_task_and_one_of_mixed_batches():
         console.print(padding.table(found, {"a": 3, "b": 1}, batch_size=8, **options))
         return console.file.getvalue()
 
-    apart = told(cuts=(), mixed=False)
-    assert "would do" in apart and "after cuts" not in apart and f"{100 * (1 - length(LONG) / 200):.0f} %" in apart
-    together = told(cuts=(length(SHORT),), mixed=True)
+    apart = told(length_buckets=(), mixed=False)
+    assert "would do" in apart and "in buckets" not in apart and f"{100 * (1 - length(LONG) / 200):.0f} %" in apart
+    together = told(length_buckets=(length(SHORT),), mixed=True)
     (line,) = [line for line in together.splitlines() if "mixed" in line]
-    assert f"{100 * (1 - (3 * length(SHORT) + length(LONG)) / 800):.0f} %" in line and "after cuts" in together
+    assert f"{100 * (1 - (3 * length(SHORT) + length(LONG)) / 800):.0f} %" in line and "in buckets" in together

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from drawn import pixels_of
 
-from hyperseg_jax.data.augment import cut, mirror
+from hyperseg_jax.data.augment import cut, flip_horizontally
 from hyperseg_jax.datasets import visual_prompts
-from hyperseg_jax.datasets.regions import cropped, mirrored, points_at_something
+from hyperseg_jax.datasets.regions import cropped, flipped, points_at_something
 from hyperseg_jax.datasets.visual_prompts import box_regions, draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -84,7 +84,7 @@ def test_a_thin_mark_is_thickened_where_it_is_drawn():
     for radius in (None, 7, 0):
         thick = visual_prompts.thickened(thin(radius))
         assert thick.radius == 0 and np.array_equal(thick.mask, draw_region(thin(radius), SIZE))
-        assert np.array_equal(draw_region(mirrored(thin(radius), SIZE[1]), SIZE), draw_region(thin(radius), SIZE)[:, ::-1])
+        assert np.array_equal(draw_region(flipped(thin(radius), SIZE[1]), SIZE), draw_region(thin(radius), SIZE)[:, ::-1])
     with pytest.raises(UserError, match="has the radius -1; give 0 up to"):
         thin(-1)
 
@@ -161,23 +161,23 @@ def test_boxes_without_a_pixel_are_named(box):
 @pytest.mark.parametrize("x", [0, 3, 3.5, 3.25, 119, 119.5, 1e-30, 119.99999999999999, 60])
 def test_a_mirrored_point_is_the_mirrored_disc(x):
     point = Region.of_point(x, 30)
-    there = mirrored(point, WIDTH)
+    there = flipped(point, WIDTH)
     assert np.array_equal(draw_region(there, SIZE), draw_region(point, SIZE)[:, ::-1])
     between = x % 1 and x > 1e-9
     assert there.points[0, 0] == (WIDTH - x if between else WIDTH - 0.5 - np.floor(x))  # at a border, the pixel's centre
 
 
 def test_a_mirrored_region_keeps_all_its_marks():
-    there = mirrored(ALL, WIDTH)
+    there = flipped(ALL, WIDTH)
     assert there.points.tolist() == [[99.5, 30.2, 1], [29.5, 12, 1], [59.5, 60, 0]] and there.kind == "point"
     np.testing.assert_allclose(there.boxes, [[20, 40.8, 49.8, 55]])
     assert np.array_equal(there.mask, MASK[:, ::-1]) and len(there.scribbles) == 2
     for one in ("points", "boxes", "mask"):
         alone = Region("mask", **{one: getattr(ALL, one)})
-        assert np.array_equal(draw_region(mirrored(alone, WIDTH), SIZE), draw_region(alone, SIZE)[:, ::-1]), one
+        assert np.array_equal(draw_region(flipped(alone, WIDTH), SIZE), draw_region(alone, SIZE)[:, ::-1]), one
     lines = Region("scribble", scribbles=ALL.scribbles)
-    assert np.array_equal(draw_region(mirrored(lines, WIDTH), SIZE), draw_region(lines, SIZE)[:, ::-1])
-    twice = mirrored(there, WIDTH)
+    assert np.array_equal(draw_region(flipped(lines, WIDTH), SIZE), draw_region(lines, SIZE)[:, ::-1])
+    twice = flipped(there, WIDTH)
     assert np.array_equal(draw_region(twice, SIZE), draw_region(ALL, SIZE))
 
 
@@ -239,7 +239,7 @@ def test_a_mirrored_example_mirrors_the_image_that_was_drawn_on():
     """Whose width may be another one than that of its frames."""
     drawn_on = np.arange(50 * 70 * 3, dtype=np.uint8).reshape(50, 70, 3)
     example = dataclasses.replace(regional(Region.of_point(20.5, 30.5)), drawn_on=drawn_on)
-    there = mirror(example)
+    there = flip_horizontally(example)
     assert np.array_equal(there.drawn_on, drawn_on[:, ::-1])
     assert there.prompts[0].regions[0].points.tolist() == [[49.5, 30.5, 1]]
-    assert mirror(regional(Region.of_point(20.5, 30.5))).prompts[0].regions[0].points.tolist() == [[99.5, 30.5, 1]]
+    assert flip_horizontally(regional(Region.of_point(20.5, 30.5))).prompts[0].regions[0].points.tolist() == [[99.5, 30.5, 1]]

@@ -334,11 +334,11 @@ def test_questions(samples, drawn, name):
 
 
 def test_mirrored_questions_have_mirrored_answers():
-    from hyperseg_jax.data.augment import mirror
+    from hyperseg_jax.data.augment import flip_horizontally
     from hyperseg_jax.structs import Example, Prompt
 
     asked = Prompt("chat", text="what is left?", answer="the right one", answers=("right", "the left one", "cat"))
-    (prompt,) = mirror(Example("x", np.zeros((1, 2, 2, 3), np.uint8), (asked,))).prompts
+    (prompt,) = flip_horizontally(Example("x", np.zeros((1, 2, 2, 3), np.uint8), (asked,))).prompts
     assert (prompt.text, prompt.answer) == ("what is right?", "the left one")
     assert prompt.answers == ("left", "the right one", "cat")
 

@@ -35,7 +35,7 @@ def shapes():
     def of(kind):
         config = configs.load(f"hyperseg_3b_{kind}")
         system = systems.get(config.system)
-        rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+        rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.param_groups)
         boxed = system.boxed_shapes(config)
         anywhere = placement.abstract("single", {}, 1)
         begun = begin(config, system, system.build(config), rules, lambda step: 1.0, anywhere)

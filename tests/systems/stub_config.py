@@ -8,8 +8,20 @@ def config_of(folder, system, model, root, tasks, **train):
     tiny = configs.load("tiny").unlock()
     fields = {name: tiny[name].to_dict() for name in ("hosts", "train", "optimizer")}
     fields["train"] |= {"batch_size": 4, "log_every": 4, "eval_examples": 4, **train}
-    fields["optimizer"] |= {"groups": ({"pattern": ".*"},), "learning_rate": 1e-2, "warmup_steps": 2}
-    data = {name: tiny.data[name] for name in ("workers", "mirror", "augment", "cuts", "batches", "bad_share", "first", "toy")}
+    fields["optimizer"] |= {"param_groups": ({"pattern": ".*"},), "learning_rate": 1e-2, "warmup_steps": 2}
+    data = {
+        name: tiny.data[name]
+        for name in (
+            "workers",
+            "horizontal_flip",
+            "augment",
+            "length_buckets",
+            "batches",
+            "max_unreadable_share",
+            "first",
+            "toy",
+        )
+    }
     data = {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in data.items()}
     data |= {"root": str(root), "first": {"task": "", "share": 0.0}, "tasks": tasks}
     fields |= {"system": system, "seed": 0, "init_from": "", "init_fresh": (), "model": model, "loss": {}, "data": data}

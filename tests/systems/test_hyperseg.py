@@ -118,7 +118,7 @@ def test_regions_may_be_drawn_on_another_picture(predicted, params, asked):
 def adapted(config):
     config = config.copy_and_resolve_references().unlock()
     config.model.lora.rank = 4
-    config.optimizer.groups = ({"pattern": ".*/lora_.*"}, {"pattern": ".*", "rate": 0.0})
+    config.optimizer.param_groups = ({"pattern": ".*/lora_.*"}, {"pattern": ".*", "rate": 0.0})
     return config.lock()
 
 
@@ -142,7 +142,7 @@ def test_a_config_without_a_block_is_one_line(config):
 
 def test_what_is_frozen_has_no_optimizer_state(config):
     config = adapted(config)
-    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.param_groups)
     mesh, model = placement.make("single"), SYSTEM.build(config)
     state = begin(config, SYSTEM, model, rules, lambda step: 1e-3, mesh).abstract
     assert state.trainable and all("lora" in path for path in flatten(state.trainable))

@@ -54,7 +54,7 @@ def step(micro):
     """An element, a blank, and the first step of a training on some: its metrics, and the moments of its gradient."""
     config = micro()
     task = sources.build(config, SYSTEM, console=Console(quiet=True))["referring"]
-    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.groups)
+    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.param_groups)
     rate = param_groups.schedule(
         config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps, config.optimizer.final_rate
     )

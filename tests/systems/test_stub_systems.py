@@ -36,7 +36,7 @@ systems.register(SCRIBE)
 
 def test_fields_of_data_may_be_of_other_kinds_than_in_another_system():
     tasks = {"referring": {"reader": "toy", "ratio": 1}}
-    configs.check({"system": "pebble", "data": {"image_size": (64, 96), "buckets": "none", "tasks": tasks}}, "")
+    configs.check({"system": "pebble", "data": {"image_size": (64, 96), "prediction_lengths": "none", "tasks": tasks}}, "")
     with pytest.raises(UserError, match=r"data\.workers = 'many'"):
         configs.check({"system": "pebble", "data": {"workers": "many", "tasks": tasks}}, "")
 

@@ -195,7 +195,7 @@ def damaged(world, folder):
 
 @pytest.mark.slow
 def test_too_much_that_one_host_cannot_read_ends_all_at_one_step(world, tmp_path):
-    run = Run(tmp_path, damaged(world, tmp_path / "world"), 2, data__bad_share=0.0, data__cuts=(64, 88))
+    run = Run(tmp_path, damaged(world, tmp_path / "world"), 2, data__max_unreadable_share=0.0, data__length_buckets=(64, 88))
     assert run.codes() == [2, 2], run.said()
     told = [re.search(r"\d+ of \d+ training records could not be read.*", log.read_text())[0] for log in run.logs]
     assert told[0] == told[1] and str(tmp_path / "world" / "coco" / "train") in told[0]
@@ -204,7 +204,14 @@ def test_too_much_that_one_host_cannot_read_ends_all_at_one_step(world, tmp_path
 
 @pytest.mark.slow
 def test_what_one_host_cannot_read_is_counted_and_named_on_all(world, tmp_path):
-    run = Run(tmp_path, damaged(world, tmp_path / "world"), 2, train__steps=10, data__bad_share=0.9, data__cuts=(64, 88)).done()
+    run = Run(
+        tmp_path,
+        damaged(world, tmp_path / "world"),
+        2,
+        train__steps=10,
+        data__max_unreadable_share=0.9,
+        data__length_buckets=(64, 88),
+    ).done()
     counts = [int(line["bad"]) for line in read_metrics(run.workdir / "metrics.jsonl") if line["kind"] == "train"]
     named = [int(line.split("\t")[0]) for line in (run.workdir / "unreadable_records.txt").read_text().splitlines()]
     assert [sum(at < 8 * step for at in named) for step in range(1, 11)] == counts

@@ -121,7 +121,7 @@ def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, 
         ({"data__tasks__referring__ratio": 0}, r"data\.tasks: the ratios are referring 0; .*at least one above zero"),
         ({"data__batches": "mixed", "data__tasks__referring__ratio": 0}, r"data\.tasks: the ratios are referring 0; "),
         (
-            {"optimizer__groups": ({"pattern": "first/.*"},)},
+            {"optimizer__param_groups": ({"pattern": "first/.*"},)},
             r"no pattern matches second/kernel, stack/kernel of 3 parameters; ",
         ),
         ({"init_from": "tiny"}, r"tiny: does not fit the config"),
@@ -272,7 +272,7 @@ def test_mixed_batches_cut_to_their_length_train_in_one_program(micro, tmp_path)
     config = micro(
         ("referring", "panoptic", "region", "video", "chat"),
         data__batches="mixed",
-        data__cuts=(150,),
+        data__length_buckets=(150,),
         train__batch_size=8,
         train__steps=12,
         train__eval_every=12,
@@ -286,4 +286,4 @@ def test_mixed_batches_cut_to_their_length_train_in_one_program(micro, tmp_path)
         assert np.isfinite(values := [line[kind] for line in steps]).all() and max(values) > 0, kind
     assert np.mean([line["text"] for line in steps[-3:]]) < steps[0]["text"]
     assert {line["task"] for line in lines(tmp_path, "validation")} == {"referring", "panoptic", "region", "video"}
-    assert "after cuts" in console.export_text()
+    assert "in buckets" in console.export_text()

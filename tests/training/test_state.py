@@ -1,4 +1,4 @@
-"""The step: what it keeps, skips, accumulates, cuts and averages."""
+"""The step: what it keeps, skips, accumulates, length_buckets and averages."""
 
 import chex
 import flax.linen as nn
@@ -60,7 +60,7 @@ def test_a_batch_is_cut_to_the_shortest_length_that_holds_it():
         return params["head"]["kernel"].sum() * length, {"length": jnp.float32(length), "kept": batch["layout"]["ids"].sum()}
 
     tx, cut = optimizer(), {"shorten": lengths.shorten, "needed": lengths.needed}
-    made = [step_of(loss, tx, cuts=cuts, **cut) for cuts in ((), (6, 4, 99), (32,))]
+    made = [step_of(loss, tx, length_buckets=length_buckets, **cut) for length_buckets in ((), (6, 4, 99), (32,))]
     # The lengths are branches of one program. chex counts by the code of the function, which the three steps share.
     chex.clear_trace_counter()
     steps = [jax.jit(chex.assert_max_traces(step, n=len(made))) for step in made]

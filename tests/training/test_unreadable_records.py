@@ -56,7 +56,9 @@ def test_too_many_end_the_run(account):
     make, _ = account
     faults = [(0, "a record 3: x.jpg: cannot be read")]
     make(faults).look(1, {"bad": 10})  # ten of the first ten
-    with pytest.raises(UserError, match=r"11 of 20 .*the first: a record 3: x\.jpg.*or raise data\.bad_share, which is 0\.01"):
+    with pytest.raises(
+        UserError, match=r"11 of 20 .*the first: a record 3: x\.jpg.*or raise data\.max_unreadable_share, which is 0\.01"
+    ):
         make(faults).look(2, {"bad": 11})
     make(faults).look(200, {"bad": 20})  # one in a hundred
     with pytest.raises(UserError, match="21 of 2000"):
@@ -106,12 +108,12 @@ def test_a_world_of_damaged_pictures_ends_the_run_before_its_first_step(small_sy
 
 
 def test_the_share_is_checked(micro, tmp_path):
-    with pytest.raises(UserError, match=r"data\.bad_share = 1\.5: give a share"):
-        train(micro(data__bad_share=1.5), tmp_path)
+    with pytest.raises(UserError, match=r"data\.max_unreadable_share = 1\.5: give a share"):
+        train(micro(data__max_unreadable_share=1.5), tmp_path)
 
 
 def test_every_shipped_config_says_how_much(micro):
-    assert all(configs.load(name).data.bad_share == 0.01 for name in ("tiny", "hyperseg_3b", "hyperseg_3b_full"))
+    assert all(configs.load(name).data.max_unreadable_share == 0.01 for name in ("tiny", "hyperseg_3b", "hyperseg_3b_full"))
 
 
 @pytest.mark.parametrize("content", ["pipe", "endless", "folder", "large"])

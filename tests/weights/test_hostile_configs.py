@@ -52,10 +52,10 @@ HOSTILE = [
     ("data/image_size", 0, "data.image_size = 0: give a whole number from 1"),
     ("data/image_size", 10**9, "data.image_size = 1000000000"),
     ("data/image_size", 8192, r"asks for 8192, the limit is 2048; .* limits\.side"),
-    ("data/buckets", [10**9], "data.buckets = 1000000000"),
-    ("data/buckets", [64, 100_000], r"asks for 100000, the limit is 4096; .* limits\.tokens"),
-    ("data/buckets", [], "give a list of 1 or more"),
-    ("data/buckets", None, "data.buckets = None"),
+    ("data/prediction_lengths", [10**9], "data.prediction_lengths = 1000000000"),
+    ("data/prediction_lengths", [64, 100_000], r"asks for 100000, the limit is 4096; .* limits\.tokens"),
+    ("data/prediction_lengths", [], "give a list of 1 or more"),
+    ("data/prediction_lengths", None, "data.prediction_lengths = None"),
     ("model/llm/num_layers", 10**9, "model.llm.num_layers = 1000000000"),
     ("model/llm/num_layers", True, "model.llm.num_layers = True"),
     ("model/llm/num_layers", 2.5, "model.llm.num_layers = 2.5"),
@@ -67,7 +67,7 @@ HOSTILE = [
     ("__dict__", {}, "'__dict__' is no name of a field"),
     ("seed", nested(120), "nests deeper than 100"),
     ("seed", 2**70, "seed = 1180591620717411303424"),
-    ("optimizer", {"groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
+    ("optimizer", {"param_groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
 ]
 
 

@@ -1,0 +1,74 @@
+"""Names of earlier versions: told in configs, read in what those versions wrote."""
+
+import copy
+import json
+import shutil
+
+import pytest
+
+from hyperseg_jax import config as configs
+from hyperseg_jax import renamed_fields
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.weights import model_folder
+
+OLD = {
+    "data": {
+        "mirror": 0.5,
+        "cuts": [64],
+        "buckets": [96],
+        "bad_share": 0.1,
+        "augment": {"referring": {"mirror": 1.0}},
+        "tasks": {"region": {"reader": "coco_marks"}, "video": {"reader": "spoken_frames"}},
+    },
+    "optimizer": {"groups": [{"pattern": ".*"}]},
+}
+NEW = {
+    "data": {
+        "horizontal_flip": 0.5,
+        "length_buckets": [64],
+        "prediction_lengths": [96],
+        "max_unreadable_share": 0.1,
+        "augment": {"referring": {"horizontal_flip": 1.0}},
+        "tasks": {"region": {"reader": "coco_visual_prompts"}, "video": {"reader": "referring_frames"}},
+    },
+    "optimizer": {"param_groups": [{"pattern": ".*"}]},
+}
+
+
+def test_every_old_name_is_told_and_migrated():
+    lines = list(renamed_fields.problems(OLD))
+    assert len(lines) == len(renamed_fields.FIELDS) + len(renamed_fields.READERS)
+    assert "data.augment.referring.mirror: is named data.augment.referring.horizontal_flip now; rename it" in lines
+    assert renamed_fields.migrate(copy.deepcopy(OLD)) == NEW
+    assert renamed_fields.migrate(copy.deepcopy(NEW)) == NEW and not list(renamed_fields.problems(NEW))
+
+
+def test_what_no_config_is_stays():
+    for value in ([], {"data": None}, {"data": {"tasks": [1], "augment": {"a": 3}}}, {"optimizer": "groups"}):
+        assert renamed_fields.migrate(copy.deepcopy(value)) == value
+
+
+def test_an_override_is_told_the_new_name():
+    with pytest.raises(UserError, match=r"data\.cuts: is named data\.length_buckets now; give --config\.data\.length_buckets"):
+        configs.load("tiny", ["data.cuts=(64,)"])
+    with pytest.raises(UserError, match=r"known here|did you mean"):
+        configs.load("tiny", ["data.cutting=1"])
+
+
+def test_a_config_file_is_told_the_new_name():
+    fields = configs.load("tiny").to_dict()
+    fields["optimizer"]["groups"] = fields["optimizer"].pop("param_groups")
+    with pytest.raises(UserError, match=r"mine: optimizer\.groups: is named optimizer\.param_groups now; rename it"):
+        configs.check(fields, "mine: ")
+
+
+def test_a_model_folder_of_an_earlier_version_opens(tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(model_folder.find("tiny"), folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    expected = model_folder.read_config(folder)
+    for old, new in (("mirror", "horizontal_flip"), ("buckets", "prediction_lengths")):
+        config["data"][old] = config["data"].pop(new)
+    path.write_text(json.dumps(config))
+    assert model_folder.read_config(folder) == expected
