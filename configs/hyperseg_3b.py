@@ -138,7 +138,7 @@ def recipe() -> ml_collections.ConfigDict:
         "tokenizer": "datasets/phi-2",  # a folder with Phi-2's tokenizer.json
         "template": "v0",
         "image_size": 1024,
-        "prediction_lengths": (1152, 1280, 1664, 2048),
+        "buckets": (1152, 1280, 1664, 2048),
         "horizontal_flip": 0.0,
         "workers": 8,
         "augment": {},  # by task, fields of data.augment.Augment, as in {"panoptic": {"scale": (0.1, 2.0)}}

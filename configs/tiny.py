@@ -65,7 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
         "tokenizer": "toy",
         "template": "v0",
         "image_size": 96,
-        "prediction_lengths": (100, 128, 192, 320),
+        "buckets": (100, 128, 192, 320),
         "horizontal_flip": 0.5,  # probability; left and right in the texts are swapped as well
         "workers": 0,
         "augment": {},  # by task, fields of data.augment.Augment, as in {"panoptic": {"scale": (0.1, 2.0)}}

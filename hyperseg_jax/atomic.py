@@ -9,7 +9,6 @@ import hashlib
 import os
 import pathlib
 import re
-import shutil
 import socket
 import tempfile
 import time
@@ -86,7 +85,7 @@ def whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                     before.replace(folder)
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
                     raise
-                shutil.rmtree(before.parent, ignore_errors=True)  # another process was quicker; the last one stays
+                remove(before.parent)  # another process was quicker; the last one stays
 
 
 @contextlib.contextmanager
@@ -119,7 +118,7 @@ def _beside(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
             raise
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), name) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove(part)
         os.close(handle)
 
 
@@ -144,6 +143,25 @@ def _locked(parent: pathlib.Path, name: str) -> tuple[pathlib.Path, int]:
         os.close(handle)
 
 
+def remove(folder: pathlib.Path) -> None:
+    """Removes a folder and what can be removed of what lies in it, to any depth. Links are not followed."""
+    for path in reversed(list(_below(folder))):
+        with contextlib.suppress(OSError):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder and all that lies in it, each folder before its content. Links are not followed; nothing recurses, as folders
+    may be nested deeper than Python allows calls."""
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        yield path
+        with contextlib.suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                waiting += path.iterdir()
+
+
 def sweep(folder: pathlib.Path) -> None:
     """Removes what killed processes left in a folder: parts of this machine that nobody locks, others after a day."""
     with contextlib.suppress(OSError):
@@ -165,12 +183,12 @@ def _remove_left_over(part: pathlib.Path) -> None:
             return
         except OSError:
             known = False
-        if not known and time.time() - max(path.lstat().st_mtime for path in (part, *part.rglob("*"))) < DAY:
+        if not known and time.time() - max(os.lstat(path).st_mtime for path in _below(part)) < DAY:
             return
         before = part / "before"  # holds something where a writer was killed between two renames
         for kept in () if before.is_symlink() else before.glob("*"):
             if not os.path.lexists(part.parent / kept.name):
                 kept.replace(part.parent / kept.name)
-        shutil.rmtree(part, ignore_errors=True)
+        remove(part)
     finally:
         os.close(handle)

@@ -43,7 +43,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("hidden_size", "conv_dim", "mask_dim"), (1, 2**16)),
     **dict.fromkeys(("mlp_size", "feedforward_dim"), (1, 2**18)),
     # sizes of batches
-    **dict.fromkeys(("prediction_lengths", "length_buckets", "length"), (1, 2**17)),
+    **dict.fromkeys(("buckets", "length_buckets", "length"), (1, 2**17)),
     **dict.fromkeys(("frames", "prompts"), (1, 2**12)),
     **dict.fromkeys(("targets", "planes", "classes", "regions"), (0, 2**14)),
     # training
@@ -80,7 +80,7 @@ LENGTHS = {
     "profile": (2, 2),
     "depths": (4, 4),
     "num_heads": (4, 4),
-    "prediction_lengths": (1, 100),
+    "buckets": (1, 100),
     "param_groups": (1, 1000),
 }
 """Least and most values of lists."""
@@ -93,7 +93,7 @@ TASK = {"reader": "", "ratio": 0}
 """Fields of every task; the others are sizes of the system's own."""
 OWN = ("model", "loss")
 """Blocks whose fields are the system's own."""
-OWN_DATA = ("template", "image_size", "prediction_lengths")
+OWN_DATA = ("template", "image_size", "buckets")
 """Fields of `data` that are the system's own."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 

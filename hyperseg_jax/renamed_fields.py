@@ -10,7 +10,6 @@ FIELDS: Mapping[str, str] = {
     "data.mirror": "horizontal_flip",
     "data.augment.*.mirror": "horizontal_flip",
     "data.cuts": "length_buckets",
-    "data.buckets": "prediction_lengths",
     "data.bad_share": "max_unreadable_share",
     "optimizer.groups": "param_groups",
 }

@@ -18,6 +18,8 @@ WORDS = (
     r"segmentation result",
     r"do(ing)? (Panoptic|Referring|Reasoning) Segmentation",
     r"by given regions",
+    r"following instruction",
+    r"candidate categories",
     r"\[SEG\]",
     r"<region>",
     r"<temporal>",
@@ -45,10 +47,18 @@ WORDS = (
     r"mm_projector",
     r"sem_seg_head",
     r"predictor\.",
+    r"SEG_proj",
+    r"lm_head",
+    r"adapter_1",
+    r"level_embed",
+    # the system itself
+    r"^hyperseg$",
 )
 NUMBERS = (123.675, 116.28, 103.53, 58.395, 57.12, 57.375)
 """The colours that its pixels are normalized by. Its grey, sizes and thresholds are numbers that others use as well."""
 OF_PIXELS = "a colour of its pixels:"
+ALLOWED = ("commands/main.py: 'hyperseg'",)
+"""The name of the program."""
 PATTERN = re.compile("|".join((*WORDS, OF_PIXELS)))
 
 
@@ -60,8 +70,12 @@ def told(tree):
             yield node.value
         elif isinstance(node, ast.Constant) and node.value in NUMBERS and not isinstance(node.value, bool):
             yield f"{OF_PIXELS} {node.value}"
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.ExceptHandler):
+            yield node.name or ""
         elif isinstance(node, ast.alias):
             yield node.asname or node.name.rsplit(".", 1)[-1]
         elif isinstance(node, ast.Name):
@@ -78,7 +92,7 @@ def test_shared_rooms_have_no_words_of_a_system():
         place = path.relative_to(ROOT)
         if place.parts[0] not in OWN:
             found += [f"{place}: {text[:60]!r}" for text in told(ast.parse(path.read_text())) if PATTERN.search(text)]
-    assert not found, "\n".join(found)
+    assert not set(found) - set(ALLOWED), "\n".join(found)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ OLD = {
     "data": {
         "mirror": 0.5,
         "cuts": [64],
-        "buckets": [96],
         "bad_share": 0.1,
         "augment": {"referring": {"mirror": 1.0}},
         "tasks": {"region": {"reader": "coco_marks"}, "video": {"reader": "spoken_frames"}},
@@ -26,7 +25,6 @@ NEW = {
     "data": {
         "horizontal_flip": 0.5,
         "length_buckets": [64],
-        "prediction_lengths": [96],
         "max_unreadable_share": 0.1,
         "augment": {"referring": {"horizontal_flip": 1.0}},
         "tasks": {"region": {"reader": "coco_visual_prompts"}, "video": {"reader": "referring_frames"}},
@@ -68,7 +66,6 @@ def test_a_model_folder_of_an_earlier_version_opens(tmp_path):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     expected = model_folder.read_config(folder)
-    for old, new in (("mirror", "horizontal_flip"), ("buckets", "prediction_lengths")):
-        config["data"][old] = config["data"].pop(new)
+    config["data"]["mirror"] = config["data"].pop("horizontal_flip")
     path.write_text(json.dumps(config))
     assert model_folder.read_config(folder) == expected

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.atomic import check_free, is_part, scratch_folder, sweep, whole_file, whole_folder, write_text
+from hyperseg_jax.atomic import check_free, is_part, remove, scratch_folder, sweep, whole_file, whole_folder, write_text
 from hyperseg_jax.errors import UserError
 
 
@@ -223,3 +223,38 @@ def test_a_part_that_another_process_swept_at_once_is_made_again(tmp_path, monke
     monkeypatch.setattr(tempfile, "mkdtemp", swept)
     write_text(tmp_path / "a.txt", "whole")
     assert len(made) == 2 and [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def nested(folder, depth=1500):
+    """Folders nested deeper than Python allows calls."""
+    before = pathlib.Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
+    try:
+        for _ in range(depth):
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def test_what_a_killed_writer_left_is_removed_to_any_depth(tmp_path):
+    part = nested(tmp_path / ".x.hyperseg-00000000-aaaaaaaa")
+    os.utime(part, (0, 0))
+    sweep(tmp_path)  # not of this machine, and not a day old: it stays, and nothing is raised
+    with whole_folder(nested(tmp_path / "model")) as new:
+        (new / "a").write_text("whole")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["a"]
+    remove(part)
+    assert not part.exists() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_removing_follows_no_link(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "a").write_text("stays")
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "link").symlink_to(kept)
+    remove(tmp_path / "gone")
+    assert (kept / "a").read_text() == "stays" and not (tmp_path / "gone").exists()

@@ -1,4 +1,4 @@
-"""A question with choices in words, as HyperSeg asks MMBench and ScienceQA (commit 5cfcf52)."""
+"""A question with choices in words, as LLaVA-1.5 asks MMBench and ScienceQA; systems of its family ask alike."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget
 
-IGNORE_RULES = ("official", "hyperseg")
+IGNORE_RULES = ("official", "released")
 SENTENCES = ("first", "each")
 
 
@@ -34,7 +34,8 @@ class ReasonSeg:
         ignore: str = "official",
     ):
         """explanations: an explanatory json whose outputs become Prompt.answer. sentences: "first" of each picture, as the
-        published evaluations take, or "each". ignore: "official": Prompt.ignore; "hyperseg": background."""
+        published evaluations take, or "each". ignore: "official": Prompt.ignore; "released": background, as
+        HyperSeg and InstructSeg score it."""
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
         if ignore not in IGNORE_RULES:

@@ -87,6 +87,9 @@ def _check_prompts(example: Example) -> None:
         if not isinstance(prompt.regions, tuple) or not all(isinstance(region, Region) for region in prompt.regions):
             why = f"a prompt has a {type(prompt.regions).__name__} as its regions, where a tuple of Region belongs"
             raise Problem("bad record", f"{example.name}: {why}; correct the reader")
+        if odd := [thing for thing in prompt.things if not isinstance(thing, bool | int | np.bool_)]:
+            why = f"a class has {shown_value(odd[0])} where it is told whether it is a thing"
+            raise Problem("bad record", f"{example.name}: {why}; give true or false")
         room = len(prompt.classes if prompt.task == "panoptic" else prompt.regions)
         for label in (*prompt.labels, *prompt.crowd_labels) if prompt.task in ("panoptic", "region") else ():
             if not isinstance(label, int) or not 0 <= label < room:

@@ -26,22 +26,23 @@ class FeatureCache:
         self._encodings = encodings
         self._jitted = {name: jax.jit(encoding.function) for name, encoding in encodings.items()}
         self._kept: dict[str, collections.OrderedDict[str, Any]] = {name: collections.OrderedDict() for name in encodings}
-        self._params: Any = None
+        self._params: list[Any] = []
 
     def clear(self) -> None:
         """Lets all features go, and their memory on the devices."""
         for kept in self._kept.values():
             kept.clear()
-        self._params = None
+        self._params = []
 
     def features(
         self, params: Any, parts: Mapping[str, Batch], put: Callable[[Batch], Any], *, memory: bool = False
     ) -> dict[str, Any]:
         """The features of a batch's parts, by name. put: brings a part's arrays to the devices. memory: whether the model has a
         memory of the frame before. All hosts encode the same parts: what one of them lacks, all encode anew."""
-        if params is not self._params:
+        leaves = jax.tree.leaves(params)  # the same arrays: the dictionary may have been changed in place
+        if len(leaves) != len(self._params) or any(one is not other for one, other in zip(leaves, self._params, strict=True)):
             self.clear()
-            self._params = params
+            self._params = leaves
         if self._encodings and (unknown := parts.keys() - self._encodings.keys()):
             raise ValueError(f"the processor gives the part {min(unknown)!r}, which the system does not encode")
         names = [name for name in self._encodings if name in parts and not (memory and self._encodings[name].first)]
@@ -63,14 +64,14 @@ class FeatureCache:
         return made
 
     def _agreed(self, names: list[str], parts: Mapping[str, Batch], keys: Mapping[str, str]) -> tuple[list[str], set[str]]:
-        """The parts that all hosts have in the same shapes, with all that they need, and those of them that all hosts have
-        kept."""
+        """The parts that all hosts have in the same shapes, with all that they need on any host, and those of them that all
+        hosts have kept."""
         shapes = {name: [leaf.shape[1:] for leaf in jax.tree.leaves(parts[name])] for name in names}
         mine = {name: [shapes[name], keys[name] in self._kept[name]] for name in names}
         told = [json.loads(text) for text in hosts.exchange("parts of a batch", json.dumps(mine))]
         shared: list[str] = []
         for name in names:
-            needed = [other for other in self._encodings[name].needs if other in names]
+            needed = [other for other in self._encodings[name].needs if any(other in one for one in told)]
             alike = all(name in one and one[name][0] == told[0][name][0] for one in told)
             shared += [name] * (alike and set(needed) <= set(shared))
         return shared, {name for name in shared if all(one[name][1] for one in told)}

@@ -31,8 +31,7 @@ def check_question(submission: str, example: Example, prompt: Prompt) -> None:
         number_of(prompt.key, NUMBERED[submission], example.name)
     elif submission == "ref_youtube_vos":  # names of files in its zip
         for name in (prompt.key, *example.frame_names):
-            parts = name.split("/")
-            if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+            if not ref_youtube_vos.is_file_name(name):
                 raise UserError(f"{example.name}: {shown_value(name)} is no name of a file in a zip; correct it")
         if len(set(example.frame_names)) < len(example.frame_names):
             raise UserError(f"{example.name}: its video has two frames of one name; correct the list of frames")

@@ -135,11 +135,13 @@ def _note(unread: list[str], index: int, reason: str) -> None:
 
 
 def _first_prompt(name: str, task: Task) -> Prompt:
-    """Of the first record that can be read. UserError where there is none."""
+    """Of the first record that can be read and asked about. UserError where there is none."""
     examples, reason = task.val or (), "it is empty"
     for k in range(len(examples)):
         try:
-            return examples[k].prompts[0]
+            example = examples[k]
+            task.processor.bucket(example)
+            return example.prompts[0]
         except BaseException as error:
             told = record_errors.reason(error)
             reason = told if k == 0 else reason

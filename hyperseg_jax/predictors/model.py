@@ -104,12 +104,14 @@ class Model:
     def segment_rounds(
         self, image: Picture, rounds: Iterable[Sequence[np.ndarray | Region]], *, labels: Sequence[str] = ()
     ) -> Iterator[Prediction]:
-        """Round by round, the objects behind all that is drawn so far; regions of before keep their places. What the model made
-        of a round feeds the next, where it has a memory."""
+        """Round by round, the objects behind all that is drawn so far; regions of before keep their places. An interactive
+        system (System.interactive) sees what it made of the round before, as in benchmarks of clicks; others answer each round
+        alone."""
         frame, memory = read_picture(image), None
         for regions in rounds:
             prompt, named = _about_regions("region", frame, regions), _labelled(regions, labels)
-            predicted, memory = self._ask(frame, prompt, self._options("regions"), memory)
+            predicted, seen = self._ask(frame, prompt, self._options("regions"), memory)
+            memory = seen if self.engine.interactive else None
             yield dataclasses.replace(predicted, names=named)
 
     def segment_clip(

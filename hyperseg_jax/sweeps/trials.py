@@ -160,7 +160,8 @@ class Metric:
             if _key(line) == self.task and isinstance(value, int | float) and math.isfinite(value):
                 found.setdefault(line["step"], []).append((float(value), line.get("steps", 1)))
         total = lambda pairs: sum(value * steps for value, steps in pairs) / sum(steps for _, steps in pairs)
-        return sorted((step, pairs[0][0] if len(pairs) == 1 else total(pairs)) for step, pairs in found.items())
+        scores = ((step, pairs[0][0] if len(pairs) == 1 else total(pairs)) for step, pairs in found.items())
+        return sorted((step, value) for step, value in scores if math.isfinite(value))
 
     def better(self, one: float, other: float) -> bool:
         return one > other if self.mode == "max" else one < other

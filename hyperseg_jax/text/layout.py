@@ -46,8 +46,7 @@ def expand(runs: Sequence[Run], length: int) -> Layout:
     needed = expanded_length(runs)
     if needed > length:
         raise UserError(
-            f"a prompt needs {needed} positions, the layout has {length}: "
-            "add a longer bucket to the config field `prediction_lengths`, or shorten the text"
+            f"a prompt needs {needed} positions, the layout has {length}: raise the task's `length`, or shorten the text"
         )
     made = {name: np.zeros(length, np.int32) for name in ("text_ids", "source", "index", "segment")}
     labels, mask = np.full(length, IGNORED, np.int32), np.zeros(length, bool)

@@ -36,6 +36,7 @@ from hyperseg_jax.untrusted.printing import is_name, shown
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 FORMAT = 1
+FLOAT32 = float(np.finfo(np.float32).max)
 PROBE, UNFINISHED = ".probe-", ".orbax-checkpoint-tmp"
 Say = Callable[[str], None]
 
@@ -284,7 +285,14 @@ class Checkpoints:
             check_facts(found["run"])
         except Exception as error:  # as above
             failure = _cause(error)
-        return found, hosts.agree(f"reading step {step}", failure)
+        if failure := hosts.agree(f"reading step {step}", failure):
+            return found, failure
+        held, finite = jax.device_get((found["train"]["step"], _are_finite(found["params"], found["train"])))
+        if int(held) != step:
+            failure = f"it holds step {int(held)}"
+        elif not finite:
+            failure = "it has numbers that are not finite, so the training diverged"
+        return found, failure
 
     def _load(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -298,12 +306,13 @@ class Checkpoints:
 def check_facts(run: Any) -> None:
     """ValueError for run facts that no run of any version saved."""
     whole = lambda value: type(value) is int and 0 <= value < 2**62
+    counted = lambda value: whole(value) and value < 2**31 - 1
     if not isinstance(run, dict) or not whole(run.get("format")):
         raise ValueError("its run facts have no format")
     if run["format"] != FORMAT:
         return  # told by whoever asks
     seconds, untold = run.get("seconds", {}), run.get("untold")
-    if not whole(run.get("global_next_index")) or not whole(run.get("bad", 0)):
+    if not counted(run.get("global_next_index")) or not counted(run.get("bad", 0)):
         raise ValueError("its run facts have no position in the data")
     number = lambda value: type(value) in (int, float) and 0 <= value < 2**53
     if not isinstance(seconds, dict) or not all(k in SHARES and number(value) for k, value in seconds.items()):
@@ -316,10 +325,12 @@ def _is_of_interval(task: Any, held: Any) -> bool:
     """Whether these may be the sums of a task (means.RunningMeans)."""
     if not isinstance(held, dict) or type(held.get("steps")) is not int or not isinstance(held.get("sums"), dict):
         return False
-    number = lambda value: type(value) is float or (type(value) is int and abs(value) < 2**53)
-    pair = lambda value: isinstance(value, list) and len(value) == 2 and all(map(number, value))
+    number = lambda value: type(value) in (int, float) and not FLOAT32 < abs(value) < np.inf  # a sum may overflow
+    pair = lambda value: (
+        isinstance(value, list) and len(value) == 2 and all(map(number, value)) and 0 <= value[1] <= held["steps"]
+    )
     return (
-        0 <= held["steps"] < 2**53
+        0 <= held["steps"] < 2**31
         and all(map(is_name, (task, *held["sums"])))
         and "loss" in held["sums"]
         and not held["sums"].keys() & {"kind", "task", "step", "steps", "seconds"}  # which a line of the log has as well
@@ -351,6 +362,13 @@ def _train_part(state: TrainState) -> dict[str, Any]:
         "skipped": state.skipped,
         "key": state.key,
     }
+
+
+@jax.jit
+def _are_finite(*parts: Any) -> jax.Array:
+    """Whether all floating-point numbers are finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(parts) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def _everywhere(count: int, like: jax.Array) -> jax.Array:

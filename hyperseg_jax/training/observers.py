@@ -310,8 +310,9 @@ def seconds_lost(path: pathlib.Path, kept: Mapping[str, float]) -> float:
 
 
 def _is_log(path: pathlib.Path) -> bool:
-    """Whether a file, which may lie in a bucket, can be a log: a link out of the workdir is none."""
+    """Whether a file, which may lie in a bucket, can be a log: a link out of the workdir is none, nor is a pipe."""
     if not stores.is_url(os.fspath(path)):
+        path = pathlib.Path(path)  # epath takes a pipe for a file
         try:
             paths.own(path)
         except BadFile:

@@ -40,21 +40,25 @@ def read(path: pathlib.Path, name: str) -> np.ndarray:
     if sign is None:
         raise BadFile("is no MATLAB file of version 5")
     try:
-        at, elements = HEADER, 0
+        at, elements, found = HEADER, 0, None
         while at + 8 <= len(data):
             kind, length = struct.unpack_from(f"{sign}II", data, at)
             content = data[at + 8 : at + 8 + length]
             if kind == COMPRESSED:
                 kind, content = _unpacked(content, sign, name, most)
             if kind == MATRIX and _called(content, sign) == name:
-                return _matrix(content, sign, name, most)
+                if found is not None:
+                    raise BadFile(f"has two matrices named {name}")
+                found = _matrix(content, sign, name, most)
             at += 8 + length
             elements += 1
             if elements > ELEMENTS:
                 raise BadFile(f"has more than {ELEMENTS} elements")
     except (struct.error, zlib.error, ValueError, IndexError, OverflowError) as error:
         raise BadFile(f"is damaged ({error})") from error
-    raise BadFile(f"has no {name}")
+    if found is None:
+        raise BadFile(f"has no {name}")
+    return found
 
 
 def _unpacked(content: bytes, sign: str, name: str, most: int) -> tuple[int, bytes]:

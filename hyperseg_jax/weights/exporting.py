@@ -19,7 +19,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, first_rule, flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.weights import model_folder, peft_adapter
-from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, write_sharded
+from hyperseg_jax.weights.safetensors_writer import FLOATS, SHARD, cast, is_finite, write_sharded
 from hyperseg_jax.weights.tensor_file import TensorFile, open_tensors
 from hyperseg_jax.weights.torch_writer import write_state_dict
 
@@ -63,10 +63,17 @@ class Leaves:
     def read(self, path: str, place: tuple[int, ...]) -> np.ndarray:
         """The part of a leaf at `place` in its leading axes."""
         part, adapter = self._file.read(path)[place], path.removesuffix("kernel")
+        if not is_finite(part):
+            raise UserError(f"{path}: has numbers that are not finite, so its training diverged; take an earlier save")
         if not path.endswith("/kernel") or f"{adapter}lora_a" not in self._file.tensors:
             return part
         a, b = (self._file.read(f"{adapter}lora_{side}")[place] for side in "ab")
-        return peft_adapter.merge(part, a, b, self._scale)
+        merged = peft_adapter.merge(part, a, b, self._scale)
+        if not is_finite(merged):
+            raise UserError(
+                f"{path}: is not finite with its adapter merged into it; take another adapter, or import the model in float32"
+            )
+        return merged
 
 
 def export_weights(

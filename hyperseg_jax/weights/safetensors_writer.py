@@ -152,11 +152,16 @@ def write_sharded(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
+def is_finite(array: np.ndarray) -> bool:
+    """Whether all numbers are. Two passes, without a copy: arrays are large."""
+    return array.dtype.kind in "iub" or not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
 def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """The array in another float type. Raises OverflowError where a finite value has no place in it."""
     if array.dtype == dtype or array.dtype.kind in "iub":
         return array
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         made = array.astype(dtype)
     if (np.isfinite(array) & ~np.isfinite(made)).any():
         raise OverflowError(name)

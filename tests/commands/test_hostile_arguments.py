@@ -38,7 +38,7 @@ OVERRIDES = {
     "train={}": "leaves out average",
     "model=None": "is a block",
     "data.image_size=0": "from 1 to",
-    "data.prediction_lengths=[]": "a list of 1 or more",
+    "data.buckets=[]": "a list of 1 or more",
     "seed=-1": "from 0 to",
     "seed=2**70": "takes int, not str",
     f"seed={2**70}": "from 0 to",
@@ -55,7 +55,7 @@ OVERRIDES = {
     "init_fresh=('(',)": "give a regular expression",
     "limits.pixels=-1": "limits: pixels",
     "limits.pixel=1": "did you mean limits.pixels",
-    "data.prediction_lengths=" + "[" * 5000: "takes tuple",
+    "data.buckets=" + "[" * 5000: "takes tuple",
     "data.horizontal_flip=" + "-" * 5000 + "1": "",
     "data.root=\x1b[31m\ud800[/]": "",
 }

@@ -181,7 +181,7 @@ def test_a_video_is_opened_once(trained, picture, tmp_path, monkeypatch):
 def test_the_bucket_does_not_change_the_answer(trained, picture):
     model = hyperseg_jax.load(trained)
     longer = model.config.copy_and_resolve_references().unlock()
-    longer.data.prediction_lengths = [288]
+    longer.data.buckets = [288]
     (one,) = model.segment(picture, "the red ring", no_target_threshold=None)
     (other,) = Model(longer, model.tokenizer, model.params).segment(picture, "the red ring", no_target_threshold=None)
     assert one.score == pytest.approx(other.score, rel=1e-4)

@@ -120,7 +120,7 @@ def test_reasonseg_ignore_rules_and_order(root):
     assert (prompt.task, prompt.text, prompt.answer) == ("reasoning", "why?", "because")
     assert np.array_equal(prompt.masks[0, 0], SQUARE)
     assert np.array_equal(prompt.ignore[0], painted & ~SQUARE)
-    released = ReasonSeg(root / "val", ignore="hyperseg")[0].prompts[0]
+    released = ReasonSeg(root / "val", ignore="released")[0].prompts[0]
     assert np.array_equal(released.masks[0, 0], SQUARE) and released.ignore is None
     each = ReasonSeg(root / "val", sentences="each")
     assert [each[k].prompts[0].text for k in range(len(each))] == ["why?", "how?"]

@@ -7,6 +7,7 @@ import json
 import shutil
 import weakref
 
+import jax
 import numpy as np
 import pytest
 from faked import ANSWERS, engine, outputs_of
@@ -248,3 +249,38 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
         for _, one in protocols:
             list(one.answers())
     assert counts == [2, 2 + 1, 2 + 1]  # one is the caller's loop variable
+
+
+@pytest.mark.parametrize("feeds_back", [False, True])
+def test_a_step_sees_the_one_before_only_where_its_protocol_says_so(feeds_back):
+    class Steps(EvalProtocol):
+        pass
+
+    Steps.feeds_back = feeds_back
+    seen = []
+
+    def watched(params, batch, memory):
+        seen.append(memory)
+        outputs, _ = rows_by_frame(params, batch, memory)
+        return outputs, len(seen)
+
+    protocol = lambda example: Steps(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
+    task = task_of([video("a", 3)])
+    given = {"count": 1, "batch_size": 1, "options": EXPRESSION, "unread": pytest.fail}
+    for _, answered in predictions(engine(watched), task, task.val, protocol, **given):
+        list(answered)
+    assert seen == ([None, 1, 2] if feeds_back else [None, None, None])
+
+
+def test_an_image_of_another_size_on_a_known_canvas_compiles_nothing(random_model):
+    kept = engines._selector.cache_info
+    rng = np.random.default_rng(0)
+    random_model.segment(rng.integers(0, 255, (90, 100, 3), np.uint8), "the red ring")
+    compiled, known = [], kept().misses
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    try:
+        for size in ((128, 70), (65, 128), (33, 110)):
+            random_model.segment(rng.integers(0, 255, (*size, 3), np.uint8), "the red ring")
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert kept().misses == known and not [name for name in compiled if "backend_compile" in name]

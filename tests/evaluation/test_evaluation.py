@@ -8,6 +8,8 @@ from faked import engine, outputs_of
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.data.sources import Task
+from hyperseg_jax.datasets import record_errors
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import validation
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
@@ -62,3 +64,31 @@ def test_a_first_record_that_cannot_be_prepared_is_counted(monkeypatch):
     told = []
     scores = validation.evaluate(engine(predict), {"referring": task}, say=told.append).scores["referring"]
     assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in told[0]
+
+
+def test_a_first_record_of_a_kind_that_is_not_asked_does_not_decide_how_all_are_asked():
+    """HyperSeg has no words for captions: such a record is unread, and the others are asked for masks."""
+
+    def predict(params, batch, memory):
+        rows, prompts = batch["uses_expression"].shape
+        logits = np.full((rows, 1, prompts, 1, 24, 24), 9.0)
+        return outputs_of(batch, mask_logits=logits, expression=np.full((rows, 1, prompts, 1), 9.0)), None
+
+    processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": 6})
+    first, *others = examples()
+    odd = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], task="caption"),))
+    scores = validation.evaluate(engine(predict), {"referring": Task("referring", None, [odd, *others], 0, processor)})
+    assert scores.scores["referring"]["count"] == 8 and scores.scores["referring"]["unread"] == 1
+
+
+@pytest.mark.parametrize("thing", [None, "yes", np.zeros(0, int), 0.5])
+def test_a_class_that_is_neither_thing_nor_stuff_is_a_bad_record(thing):
+    class Reader:
+        __len__ = lambda self: 1
+        __getitem__ = record_errors.one_record(lambda self, index: example)
+
+    prompt = Prompt("panoptic", classes=("a", "b"), things=(True, True), masks=np.zeros((0, 1, 8, 8), bool))
+    object.__setattr__(prompt, "things", (True, thing))  # as a careless reader would make it
+    example = Example("it", np.zeros((1, 8, 8, 3), np.uint8), (prompt,))
+    with pytest.raises(UserError, match="where it is told whether it is a thing; give true or false"):
+        Reader()[0]

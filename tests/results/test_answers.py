@@ -12,6 +12,7 @@ from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Thresholds
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
 from hyperseg_jax.structs import Prompt, Region
+from hyperseg_jax.systems import system as systems
 
 OURS = Thresholds(0.5, 0.5, 0.8)
 
@@ -215,3 +216,14 @@ def test_instances_are_the_best_pairs_of_the_things():
     for segment, q, chance in zip(predicted, query[kept], probability[kept], strict=True):
         np.testing.assert_array_equal(segment.mask, full[q] > 0)
         assert segment.score == pytest.approx(chance * sure(full)[q], rel=1e-5)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_hyperseg_takes_off_what_its_balanced_training_added_to_the_scores(soft):
+    """Ten queries: log 9 too large. Without that, nothing would ever be told to be absent."""
+    rng = np.random.default_rng(0)
+    masks, scores = jnp.asarray(rng.standard_normal((10, 16, 16)), jnp.float32), jnp.full(10, np.log(9.0), jnp.float32)
+    answer = systems.get("hyperseg").answers.find("soft_expression" if soft else "expression")
+    outputs = {"mask_logits": masks, "expression": scores, "asked": jnp.asarray(True)}
+    found = answer.select(outputs, resize_of(masks, fit(40, 60, 64)), jnp.asarray([0.5, 0.8]))
+    assert float(found["present"]) == pytest.approx(5.0)  # sigmoid(0) of each

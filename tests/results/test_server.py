@@ -69,3 +69,20 @@ def test_mmbench(tmp_path):
     assert cells[1] == ["241", 'Is <a> & "b"\nthere?', "yes", "no", "", "", "A"] and cells[2][0] == "1000241"
     with pytest.raises(ValueError, match="twice"):
         mmbench.write(tmp_path / "answers.xlsx", [row, row])
+
+
+@pytest.mark.parametrize("name", ["", "a/../b", "a//b", "a\\b", "a\0", "\ud800", "\u00e9" * 200, "a/" * 20 + "b"])
+def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+    assert not ref_youtube_vos.is_file_name(name) and ref_youtube_vos.is_file_name("video/\u00e9 1")
+    with pytest.raises(ValueError, match="a name that no file can have"):
+        ref_youtube_vos.write(tmp_path / "a.zip", [("video", name, ["0"], np.zeros((1, 2, 2), bool))])
+    with pytest.raises(ValueError, match="two frames of one name"):
+        ref_youtube_vos.write(tmp_path / "a.zip", [("video", "0", ["0", "0"], np.zeros((2, 2, 2), bool))])
+    assert not list(tmp_path.iterdir())
+
+
+def test_mmbench_leaves_out_what_xml_has_not(tmp_path):
+    row = dict.fromkeys(mmbench.COLUMNS, "") | {"index": 1, "question": "a\ud800b\x1bc\uffff<\u00e9\U0001f600"}
+    mmbench.write(tmp_path / "a.xlsx", [row])
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as file:
+        assert "abc&lt;\u00e9\U0001f600<" in file.read("xl/worksheets/sheet1.xml").decode()

@@ -158,3 +158,17 @@ def test_a_lock_that_is_a_link_ends_the_trial(tmp_path):
     one.lock.symlink_to(tmp_path / "other")
     assert Training(one).wait() == 1 and f"{one.lock}: is no lock of a trial" in one.last_words()
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("content", ["pipe", "endless", "folder"])
+def test_a_metrics_log_that_is_no_file_has_no_lines(tmp_path, content):
+    one = Trial({"a": "1"}, "tiny", (), 5, tmp_path / "trials")
+    pathlib.Path(one.workdir).mkdir(parents=True)
+    fuzz.placed(pathlib.Path(one.workdir) / "metrics.jsonl", content)
+    with fuzz.bounded(seconds=10):
+        assert list(one.lines()) == [] and not one.reached_its_end()
+
+
+def test_steps_without_an_end_give_no_score():
+    row = lambda task, steps: {"kind": "train", "step": 10, "task": task, "loss": 0.1, "steps": steps}
+    assert Metric.parse("train/loss", None).scores([row("a", float("inf")), row("b", 1)]) == []

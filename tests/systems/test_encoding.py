@@ -127,7 +127,8 @@ def test_features_are_kept_by_content(asked, random_model):
     assert features([example(PROMPTS["referring"], frame=1)]) == everything
     assert features([example(PROMPTS["referring"])]) == ["layout"]  # two of each part are kept
     assert KEPT == 2
-    assert features([example(PROMPTS["referring"])], dict(random_model.params)) == everything  # other weights
+    assert features([example(PROMPTS["referring"])], dict(random_model.params)) == []  # the same arrays
+    assert features([example(PROMPTS["referring"])], jax.tree.map(lambda leaf: leaf + 0, random_model.params)) == everything
     cache.clear()
     assert features([example(PROMPTS["referring"])]) == everything
 
@@ -206,3 +207,37 @@ def test_rows_without_a_common_prefix_share_none(asked):
     assert prefix_length(mixed["layout"]) == 0
     _, unlike = asked(example(PROMPTS["referring"]), example(PROMPTS["chat"]))
     assert prefix_length(unlike["layout"]) == 0
+
+
+def test_parameters_that_were_changed_in_place_have_other_features(asked, random_model):
+    cache, params = cache_of(random_model), dict(random_model.params)
+    processor, batch = asked(example(PROMPTS["referring"]))
+    parts = processor.parts(batch)
+    before = cache.features(params, parts, lambda arrays: arrays)
+    assert cache.features(params, parts, lambda arrays: arrays)["picture"] is before["picture"]
+    params["projector"] = jax.tree.map(lambda leaf: 2 * leaf, params["projector"])
+    assert not np.array_equal(cache.features(params, parts, lambda arrays: arrays)["picture"], before["picture"])
+
+
+def test_a_part_that_is_needed_on_one_host_only_is_shared_by_none(asked, random_model, monkeypatch):
+    """The other host's prefix needs the image, ours does not: a part that is encoded with it there and without it here would
+    be two programs."""
+    cache = cache_of(random_model)
+    processor, batch = asked(example(PROMPTS["referring"]))
+    parts = dict(processor.parts(batch))
+    del parts["image"]
+
+    def other(what, own):
+        mine = json.loads(own)
+        return [own, json.dumps({**mine, "image": [[[7]], False]})]
+
+    monkeypatch.setattr(hosts, "exchange", other)
+    assert [*cache.features(random_model.params, parts, lambda arrays: arrays)] == ["picture"]
+
+
+def test_a_batch_of_several_frames_has_no_parts(random_model):
+    """Their features would take the memory of all frames, and `predict` goes through the frames one by one."""
+    both = Example("it", FRAMES, (PROMPTS["video"],))
+    processor = random_model._processor.for_bucket(random_model._processor.bucket(both))
+    batch = jax.tree.map(lambda leaf: leaf[None], processor(both, train=False))
+    assert processor.parts(batch) == {}

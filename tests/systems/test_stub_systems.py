@@ -36,7 +36,7 @@ systems.register(SCRIBE)
 
 def test_fields_of_data_may_be_of_other_kinds_than_in_another_system():
     tasks = {"referring": {"reader": "toy", "ratio": 1}}
-    configs.check({"system": "pebble", "data": {"image_size": (64, 96), "prediction_lengths": "none", "tasks": tasks}}, "")
+    configs.check({"system": "pebble", "data": {"image_size": (64, 96), "buckets": "none", "tasks": tasks}}, "")
     with pytest.raises(UserError, match=r"data\.workers = 'many'"):
         configs.check({"system": "pebble", "data": {"workers": "many", "tasks": tasks}}, "")
 
@@ -140,13 +140,16 @@ def test_a_frame_sees_what_the_one_before_answered(workdir):
     assert [found[0].score for found in told] == pytest.approx([first["score"].item(), behind["score"].item()], rel=1e-6)
 
 
-def test_rounds_feed_each_other_and_encode_the_image_once(workdir):
+@pytest.mark.parametrize("interactive", [False, True])
+def test_rounds_encode_the_image_once_and_feed_each_other_in_an_interactive_system(workdir, interactive):
     model, image = Model.load(workdir), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     first, second = Region.of_box(10, 10, 40, 30), Region.of_box(30, 30, 60, 60)
+    model.engine = dataclasses.replace(model.engine, interactive=interactive)
     one, both = model.segment_rounds(image, [[first], [first, second]], labels=())
     assert (one[0].label, [segment.label for segment in both]) == ("region 1", ["region 1", "region 2"])
     alone = model.segment_regions(image, [first, second])
     assert len(alone) == len(both) == 2
+    assert ([segment.score for segment in alone] == [segment.score for segment in both]) != interactive
     assert sum(map(len, model.engine.encoded._kept.values())) <= 2 * 3
 
 

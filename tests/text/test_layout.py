@@ -80,7 +80,7 @@ def test_too_long_a_prompt_names_both_lengths():
     tokens = tokenize(Prompt("chat", "what?"), ByteTokenizer(), template="short")
     needed = expanded_length(runs(tokens, COUNTS))
     assert int(build(Prompt("chat", "what?"), length=needed).mask.sum()) == needed
-    with pytest.raises(UserError, match=rf"needs {needed} positions, the layout has {needed - 1}: .*`prediction_lengths`"):
+    with pytest.raises(UserError, match=rf"needs {needed} positions, the layout has {needed - 1}: .*raise the task's `length`"):
         build(Prompt("chat", "what?"), length=needed - 1)
 
 

@@ -332,3 +332,21 @@ def test_names_that_share_one_large_value_are_not_read(copy, monkeypatch):
 def test_files_far_beyond_their_arrays_are_not_read(copy):
     os.truncate(next((copy / "2" / "run" / "ocdbt.process_0" / "d").iterdir()), 2**30)
     assert "its run has far more bytes than its arrays" in restore(copy)[2][0]
+
+
+def test_a_checkpoint_of_another_step_than_its_folder_says_is_passed_over(copy):
+    """Else every restart would go back to it, or on from a step that the run never reached."""
+    (copy / "2").rename(copy / "7")
+    found, _, said = restore(copy)
+    assert int(found.step) == 1 and len(said) == 1 and "/7: cannot be read whole" in said[0] and "holds step 2" in said[0]
+
+
+@pytest.mark.parametrize("part", ["trainable", "frozen", "optimizer"])
+def test_a_checkpoint_that_is_not_finite_gives_way_to_the_one_before(tmp_path, part):
+    state = advance(fresh())
+    spoilt = jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.nan) if x.dtype == jnp.float32 else x, getattr(state, part))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, {"global_next_index": 10}, wait=True)
+        checkpoints.save(advance(state).replace(**{part: spoilt}), {"global_next_index": 20}, wait=True)
+    found, _, said = restore(tmp_path / "checkpoints")
+    assert int(found.step) == 1 and len(said) == 1 and "/2: " in said[0] and "not finite, so the training diverged" in said[0]

@@ -90,6 +90,9 @@ def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
         *({"seconds": {"step": float("nan")}}, {"untold": []}, {"untold": {"a": 5}}),
         *({"untold": {"a": {"steps": 1, "sums": sums}}} for sums in ({"loss": [1.0]}, {}, {"loss": [10**400, 1]})),
         *({"untold": {"a": {"steps": 1, "sums": {"loss": [1.0, 1.0], name: [1.0, 1.0]}}}} for name in ("task", "\x1b[31m")),
+        {"global_next_index": 2**31},
+        {"bad": 2**40},
+        *({"untold": {"a": {"steps": 1, "sums": {"loss": pair}}}} for pair in ([1e308, 1], [1.0, 2])),
         {"untold": {"\ud800": {"steps": 1, "sums": {"loss": [1.0, 1.0]}}}},
     ],
 )

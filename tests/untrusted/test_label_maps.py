@@ -156,3 +156,12 @@ def test_damaged_maps(tmp_path):
 @pytest.mark.slow
 def test_damaged_maps_for_long(tmp_path, tried_long):
     tried_long(promise(tmp_path / "a.mat"), damaged(tmp_path))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_two_matrices_of_one_name_are_refused(tmp_path, compressed):
+    savemat(tmp_path / "a.mat", {"LabelMap": LABELS}, do_compression=compressed)
+    data = (tmp_path / "a.mat").read_bytes()
+    (tmp_path / "a.mat").write_bytes(data + data[128:])
+    with pytest.raises(BadFile, match="has two matrices named LabelMap"):
+        label_maps.read(tmp_path / "a.mat", "LabelMap")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from xml.sax.saxutils import escape
@@ -28,6 +29,10 @@ _PARTS = {
     "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{_PACKAGE}/relationships"><Relationship Id="rId1" '
     f'Type="{_OFFICE}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
 }
+
+
+_IN_XML = re.compile("[\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""The characters that XML 1.0 has."""
 
 
 def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -56,5 +61,5 @@ def _row(values: Iterable[Any]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"<c><v>{value}</v></c>"
-    kept = "".join(sign for sign in str(value) if sign >= " " or sign in "\t\n")  # XML has no other control characters
+    kept = "".join(sign for sign in str(value) if _IN_XML.match(sign))
     return f'<c t="inlineStr"><is><t xml:space="preserve">{escape(kept)}</t></is></c>'

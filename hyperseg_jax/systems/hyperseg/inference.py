@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from hyperseg_jax.data.processor import Batch
+from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.structs import Layout
@@ -52,7 +53,7 @@ def write(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
 
     def begin(params: Any, batch: Batch, features: Features, room: int) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
         if (prompts := batch["class_valid"].shape[1]) > 1:
-            raise ValueError(f"{prompts} prompts an image: HyperSeg writes the answer to one")
+            raise UserError(f"{prompts} prompts an image: HyperSeg writes the answer to one; set `prompts` of the task to 1")
         picture = features.get("picture")
         if picture is None:
             picture = apply({"params": params}, normalise_clip(batch["clip_images"][:, 0]), method="picture")

@@ -38,7 +38,7 @@ class HyperSegProcessor:
     the segment maps, 1 where the targets of a prompt never overlap; 0: as many as targets, so that any may overlap. drawn_on: 1
     where regions were drawn on another image than the one that is asked about, else 0.
     image_tokens, fine_grained_tokens, queries: the counts that the model puts into the stream. template: prompt template.
-    prediction_lengths: lengths that prediction and evaluation may take.
+    buckets: lengths that prediction and evaluation may take.
     """
 
     tokenizer: Tokenizer
@@ -56,7 +56,7 @@ class HyperSegProcessor:
     regions: int = 0
     drawn_on: int = 0
     template: str = "v0"
-    prediction_lengths: tuple[int, ...] = ()
+    buckets: tuple[int, ...] = ()
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
         """The arrays of one element.
@@ -97,7 +97,7 @@ class HyperSegProcessor:
 
     def bucket(self, example: Example) -> Shape:
         """The counts that hold this example in prediction and evaluation, which have no targets. Where these are too small,
-        the length is one of `prediction_lengths`, and the regions are a power of two."""
+        the length is one of `buckets`, and the regions are a power of two."""
         prompts = example.prompts[: self.prompts]
         with _naming(example):
             needed = packed_length(self._layouts(prompts, train=False))
@@ -106,7 +106,7 @@ class HyperSegProcessor:
         drawn = [len(prompt.regions) for prompt in prompts if prompt.regions]
         return {
             "frames": len(example.frames),
-            "length": self.length if needed <= self.length else choose_bucket(needed, self.prediction_lengths),
+            "length": self.length if needed <= self.length else choose_bucket(needed, self.buckets),
             "targets": 0,
             "classes": max(self.classes, *lists, 0),
             "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in drawn), 0),
@@ -259,7 +259,7 @@ def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: M
         m.perceiver.num_queries,
         m.num_queries,
         template=config.data.template,
-        prediction_lengths=tuple(config.data.prediction_lengths),
+        buckets=tuple(config.data.buckets),
         **(task or {"length": 0}),  # in prediction, the smallest bucket
     )
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -152,3 +153,22 @@ def test_from_the_command_line_and_back(whole, saved, tmp_path, capsys):
     )
     assert "mask_decoder" in capsys.readouterr().out
     np.testing.assert_array_equal(model_folder.read(tmp_path / "again")["queries"], params["queries"])
+
+
+@pytest.mark.parametrize("dtype, size", [(np.float16, 300.0), (np.float32, 1e25)])
+def test_an_adapter_that_makes_its_kernel_infinite_is_refused(whole, params_of, tmp_path, dtype, size):
+    config = whole(model__lora__rank=2, model__lora__alpha=4.0)
+    large = lambda path, leaf: np.full_like(leaf, size) if "lora_" in jax.tree_util.keystr(path) else leaf
+    params = jax.tree.map_with_path(large, params_of(config, dtype))
+    model_folder.save(tmp_path / "model", config, Tokenizer.toy(), params)
+    with pytest.raises(UserError, match=r"attention/\w+/kernel: is not finite with its adapter merged into it"):
+        export_weights(tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_finite_do_not_go_out(whole, params_of, tmp_path):
+    params = params_of(whole())
+    params["expression_projector"]["kernel"] = np.full_like(params["expression_projector"]["kernel"], np.nan)
+    model_folder.save(tmp_path / "model", whole(), Tokenizer.toy(), params)
+    with pytest.raises(UserError, match="expression_projector/kernel: has numbers that are not finite"):
+        export_weights(tmp_path / "model", tmp_path / "out")

@@ -255,3 +255,13 @@ def test_the_tokenizer_comes_along(whole, draw, checkpoint, tmp_path):
         import_weights([folder], config, tmp_path / "ours")
     import_weights([folder], config, tmp_path / "ours", tokenizer=TOY_FILE)
     assert Tokenizer.load(tmp_path / "ours").encode("a red disc") == Tokenizer.toy().encode("a red disc")
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_not_finite_do_not_come_in(whole, draw, checkpoint, tmp_path, number):
+    tensors = draw(whole())
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)
+    tensors[name] = np.full_like(tensors[name], number)
+    with pytest.raises(UserError, match=f"{name}: has numbers that are not finite"):
+        import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()

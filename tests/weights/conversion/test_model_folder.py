@@ -1,5 +1,8 @@
 """Model folders: parameters come out of the file one by one, each on its devices."""
 
+import os
+import pathlib
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hyperseg_jax.atomic import remove
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -68,3 +72,26 @@ def test_what_lies_behind_a_link_is_not_copied(saved, whole, params_of, tmp_path
     (tmp_path / "link").symlink_to(tmp_path / "other")
     model_folder.save(tmp_path / "link", whole(), Tokenizer.toy(), params_of(whole()))
     assert not (tmp_path / "link" / "id").exists() and [path.name for path in (tmp_path / "other").iterdir()] == ["id"]
+
+
+def test_what_else_lies_in_a_model_folder_stays_and_is_not_copied(saved, whole, params_of, tmp_path):
+    """It may be large, and nested deeper than Python allows calls."""
+    folder, _ = saved
+    (folder / "notes" / "of").mkdir(parents=True)
+    (folder / "notes" / "of" / "mine").write_text("kept")
+    (folder / "link").symlink_to("notes/of/mine")
+    os.mkfifo(folder / "pipe")
+    deep = folder / "deep"
+    before = pathlib.Path.cwd()
+    deep.mkdir()
+    os.chdir(deep)
+    for _ in range(1500):
+        os.mkdir("d")
+        os.chdir("d")
+    os.chdir(before)
+    file = (folder / "notes" / "of" / "mine").stat().st_ino
+    model_folder.save(folder, whole(), Tokenizer.toy(), params_of(whole()))
+    assert (folder / "notes" / "of" / "mine").read_text() == "kept" and (folder / "link").read_text() == "kept"
+    assert (folder / "notes" / "of" / "mine").stat().st_ino == file and (deep / "d" / "d").is_dir()
+    assert not (folder / "pipe").exists() and not list(folder.parent.glob(".*hyperseg*"))
+    remove(folder)  # as pytest cannot
