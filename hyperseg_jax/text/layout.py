@@ -48,19 +48,30 @@ def expand(runs: Sequence[Run], length: int) -> Layout:
         raise UserError(
             f"a prompt needs {needed} positions, the layout has {length}: raise the task's `length`, or shorten the text"
         )
-    made = {name: np.zeros(length, np.int32) for name in ("text_ids", "source", "index", "segment")}
-    labels, mask = np.full(length, IGNORED, np.int32), np.zeros(length, bool)
-    at, seen = 0, dict.fromkeys(Source, 0)
-    for ids, source, segment, label, visible in runs:
-        here = slice(at, at + len(ids))
-        made["text_ids"][here] = ids
-        made["source"][here] = source
-        made["index"][here] = seen[source] + np.arange(len(ids))
-        made["segment"][here] = segment
-        labels[here], mask[here] = label, visible
-        at, seen[source] = at + len(ids), seen[source] + len(ids)
-    place = np.arange(length, dtype=np.int32)
-    return Layout(**made, labels=labels, mask=mask, prompt=(place < needed).astype(np.int32), position=place)
+    place, lengths = np.arange(length, dtype=np.int32), [len(run.ids) for run in runs]
+    at, seen, before = 0, dict.fromkeys(Source, 0), []
+    for run, size in zip(runs, lengths, strict=True):
+        before.append(at - seen[run.source])  # positions before it of other sources
+        at, seen[run.source] = at + size, seen[run.source] + size
+
+    def filled(values: Sequence[int], empty: int = 0, dtype: type = np.int32) -> np.ndarray:
+        """One value for each run, over its positions."""
+        made: np.ndarray = np.full(length, empty, dtype)
+        made[:needed] = np.repeat(np.array(values, dtype), lengths)
+        return made
+
+    text_ids = np.zeros(length, np.int32)
+    text_ids[:needed] = [token for run in runs for token in run.ids]
+    return Layout(
+        text_ids=text_ids,
+        source=filled([run.source for run in runs]),
+        index=np.where(place < needed, place - filled(before), 0),
+        segment=filled([run.segment for run in runs]),
+        labels=filled([run.label for run in runs], IGNORED),
+        mask=filled([run.visible for run in runs], False, bool),
+        prompt=(place < needed).astype(np.int32),
+        position=place,
+    )
 
 
 def pack(layouts: Sequence[Layout], length: int) -> Layout:

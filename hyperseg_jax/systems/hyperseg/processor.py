@@ -83,10 +83,9 @@ class HyperSegProcessor:
             rows = [self._prompt_arrays(prompt, geometry, _drawn_on(example).shape[:2], train) for prompt in prompts]
         padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
         rows += [padding] * (self.prompts - len(rows))
-        missing = [(0, self.frames - len(frames))] + [(0, 0)] * 3
         return {
-            "images": np.pad(np.stack([resize_and_pad(frame, geometry, GREY) for frame in frames]), missing),
-            "clip_images": np.pad(np.stack([stretch(frame, self.clip_size) for frame in frames]), missing),
+            "images": _stacked((resize_and_pad(frame, geometry, GREY) for frame in frames), self.frames),
+            "clip_images": _stacked((stretch(frame, self.clip_size) for frame in frames), self.frames),
             "filled": np.asarray(geometry.filled, np.int32),
             "layout": vars(layout),
             **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
@@ -236,6 +235,15 @@ class HyperSegProcessor:
             "uses_classes": np.asarray(prompt.task == "panoptic"),
             "uses_regions": np.asarray(prompt.task == "region"),
         }
+
+
+def _stacked(images: Iterable[np.ndarray], room: int) -> np.ndarray:
+    """[room, ...]: one or more images, and zeros where there are no more."""
+    first, *others = images
+    made = np.zeros((room, *first.shape), first.dtype)
+    for k, image in enumerate((first, *others)):
+        made[k] = image
+    return made
 
 
 def tokenizer(config: ml_collections.ConfigDict, where: str | os.PathLike[str] | None = None) -> Tokenizer:
