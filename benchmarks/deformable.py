@@ -81,7 +81,7 @@ def seconds(function: Callable[[], Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=512, help="side of the picture; levels at strides 32, 16 and 8")
+    parser.add_argument("--side", type=int, default=512, help="side of the image; levels at strides 32, 16 and 8")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parsed = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Our stream of batches against torch's DataLoader: pictures a second, with the same decoder, resize, workers and files.
+"""Our stream of batches against torch's DataLoader: images a second, with the same decoder, resize, workers and files.
 
-The files are made for this: 640 x 480 (the size of COCO's) of smooth and fine noise, as JPEG of about COCO's bytes a picture.
+The files are made for this: 640 x 480 (the size of COCO's) of smooth and fine noise, as JPEG of about COCO's bytes an image.
 Both sides turn each into uint8 [size, size, 3] with the same decoder and resize of Pillow, in batches, in random order (torch's
 opens and converts as torchvision's loader does). Ours reads the files themselves, and then a build of them
 (`hyperseg data build --long-edge size`).
@@ -33,7 +33,7 @@ from hyperseg_jax.datasets import Gqa
 from hyperseg_jax.datasets.builds.build import Plan, build
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.ops.transforms import fit, resize_and_pad
-from hyperseg_jax.untrusted import pictures
+from hyperseg_jax.untrusted import images
 
 HEIGHT, WIDTH = 480, 640
 DRAWN = 400
@@ -41,7 +41,7 @@ Batches = Callable[[], contextlib.AbstractContextManager[Iterator[Any]]]
 
 
 def write_files(folder: pathlib.Path, count: int) -> tuple[pathlib.Path, pathlib.Path]:
-    """(json with a question about each, as of GQA; folder of the pictures, DRAWN different ones under many names)."""
+    """(json with a question about each, as of GQA; folder of the images, DRAWN different ones under many names)."""
     images = folder / "images"
     images.mkdir()
     rng, rows = np.random.default_rng(0), {}
@@ -60,7 +60,7 @@ def write_files(folder: pathlib.Path, count: int) -> tuple[pathlib.Path, pathlib
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class Images:
     """What our stream knows of a task."""
 
     train: Any
@@ -77,7 +77,7 @@ def fixed(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 class Files(torch.utils.data.Dataset):
-    """The same pictures for torch."""
+    """The same images for torch."""
 
     def __init__(self, images: pathlib.Path, size: int):
         self._paths, self._size = sorted(map(str, images.iterdir())), size
@@ -86,11 +86,11 @@ class Files(torch.utils.data.Dataset):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"images": torch.from_numpy(fixed(pictures.colours(pathlib.Path(self._paths[index])), self._size))}
+        return {"images": torch.from_numpy(fixed(images.colours(pathlib.Path(self._paths[index])), self._size))}
 
 
 def ours(reader: Any, size: int, batch: int, workers: int) -> Batches:
-    return lambda: Stream(Mixture({"pictures": Pictures(reader, size)}, batch, seed=0), batch, workers=workers)
+    return lambda: Stream(Mixture({"images": Images(reader, size)}, batch, seed=0), batch, workers=workers)
 
 
 def of_torch(images: pathlib.Path, size: int, batch: int, workers: int) -> Batches:
@@ -126,7 +126,7 @@ def memory(process: psutil.Process, field: str = "RssAnon", file: str = "status"
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """rate: pictures a second. a_core: pictures a second of processor time, workers and consumer together. pss: MiB of all
+    """rate: images a second. a_core: images a second of processor time, workers and consumer together. pss: MiB of all
     workers at their peak, shared pages split among those who share them."""
 
     rate: float
@@ -134,29 +134,29 @@ class Measured:
     pss: float
 
 
-def measure(batches: Batches, pictures: int, batch: int) -> Measured:
+def measure(batches: Batches, count: int, batch: int) -> Measured:
     """Starting the workers and the first batches are left out."""
     with batches() as stream:
         for _ in range(4):
             next(stream)
         workers, peak = helpers(), 0.0
         cpu, began = worked(workers), time.perf_counter()
-        for k in range(pictures // batch):
+        for k in range(count // batch):
             taken = next(stream)["images"]
             assert len(taken) == batch
             if k % 8 == 0:
                 peak = max(peak, sum(memory(one, "Pss", "smaps_rollup") for one in workers))
         seconds = time.perf_counter() - began
         cpu = worked(workers) - cpu
-    return Measured(pictures / seconds, pictures / cpu, peak)
+    return Measured(count / seconds, count / cpu, peak)
 
 
-def compare(ways: dict[str, Batches], pictures: int, batch: int, rounds: int) -> None:
+def compare(ways: dict[str, Batches], count: int, batch: int, rounds: int) -> None:
     """Every way in turn, `rounds` times; ratios are within a round, to the first way."""
     found: dict[str, list[Measured]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            found[name].append(measure(way, pictures, batch))
+            found[name].append(measure(way, count, batch))
     first = found[next(iter(ways))]
     for name, runs in found.items():
         line = f"{name:28}"
@@ -180,9 +180,9 @@ def flatness(batches: Batches, samples: int, batch: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=512, help="side of the padded square that pictures become")
-    parser.add_argument("--files", type=int, default=4000, help="names of pictures to write")
-    parser.add_argument("--pictures", type=int, default=1600, help="pictures to read a measurement")
+    parser.add_argument("--size", type=int, default=512, help="side of the padded square that images become")
+    parser.add_argument("--files", type=int, default=4000, help="names of images to write")
+    parser.add_argument("--images", type=int, default=1600, help="images to read a measurement")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -196,7 +196,7 @@ def main() -> None:
         built = Built(f"{scratch}/build", "train")
         each = sum(one.stat().st_size for one in images.iterdir()) / parsed.files / 1024
         print(
-            f"{parsed.files} pictures of {WIDTH} x {HEIGHT}, {each:.0f} KiB each, to {parsed.size} x {parsed.size}; "
+            f"{parsed.files} images of {WIDTH} x {HEIGHT}, {each:.0f} KiB each, to {parsed.size} x {parsed.size}; "
             f"batches of {parsed.batch}, {parsed.workers} workers, {len(os.sched_getaffinity(0))} cores, "
             f"torch {torch.__version__}"
         )
@@ -209,7 +209,7 @@ def main() -> None:
                 flatness(stream, parsed.flat, parsed.batch)
         else:
             theirs = of_torch(images, *loaded)
-            compare({"torch, files": theirs, **streams}, parsed.pictures, parsed.batch, parsed.rounds)
+            compare({"torch, files": theirs, **streams}, parsed.images, parsed.batch, parsed.rounds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Segment maps against a mask for each target: bytes and processor time of one panoptic training element of HyperSeg-3B.
 
-The picture is 640 x 480 (the size of COCO's), cut into segments that do not overlap, with COCO's list of 133 classes. The other
+The image is 640 x 480 (the size of COCO's), cut into segments that do not overlap, with COCO's list of 133 classes. The other
 way resizes and pads each mask alone. Both make the same images, tokens and labels, which is part of their time. The toy
 tokenizer stands in for Phi's; its tokens of the class list are more, so the sequence gets more room.
 """
@@ -39,7 +39,7 @@ COCO_PANOPTIC_STUFF = """banner, blanket, bridge, cardboard, counter, curtain, d
 
 
 def example(segments: int) -> Example:
-    """A picture of noise; its segments are the pixels nearest to each of some points."""
+    """An image of noise; its segments are the pixels nearest to each of some points."""
     rng = np.random.default_rng(segments)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     centres = rng.random((segments, 2)) * (HEIGHT, WIDTH)
@@ -52,7 +52,7 @@ def example(segments: int) -> Example:
         masks=np.stack([owner == n for n in range(segments)])[:, None],
         labels=tuple(rng.integers(0, len(COCO_THINGS + stuff), segments).tolist()),
     )
-    return Example("a picture", rng.integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8), (prompt,))
+    return Example("an image", rng.integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8), (prompt,))
 
 
 def with_maps(processor: Processor, given: Example) -> Batch:
@@ -92,7 +92,7 @@ def seconds(function: Callable[[], Batch]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--segments", type=int, nargs="+", default=[11, 30, 60, 100], help="COCO has 11 a picture on average")
+    parser.add_argument("--segments", type=int, nargs="+", default=[11, 30, 60, 100], help="COCO has 11 an image on average")
     parser.add_argument("--rounds", type=int, default=7)
     parsed = parser.parse_args()
     config = configs.load("hyperseg_3b")

@@ -1,6 +1,6 @@
 """Fine-tunes the shipped `tiny` on a few real clips with sentences (readers' layout: datasets/referring_frames.py): the even
 frames train, the odd ones are scored. It proves that real pixels, masks and sentences go through every room; train and test
-frames are neighbours of one another, so its scores say nothing about other pictures.
+frames are neighbours of one another, so its scores say nothing about other images.
 
 data.root holds JPEGImages/240p, Annotations/240p and expressions.json.
 """
@@ -16,7 +16,7 @@ TINY = runpy.run_path(str(pathlib.Path(__file__).with_name("tiny.py")))
 def get_config() -> ml_collections.ConfigDict:
     c = TINY["get_config"]()
     c.init_from = "tiny"
-    c.data.image_size = 384  # pictures of 428x240 and, side by side, 856x240
+    c.data.image_size = 384  # images of 428x240 and, side by side, 856x240
     c.data.first.share = 0.0
     frames = {"folder": "{root}"}
     c.data.tasks = {

@@ -131,7 +131,7 @@ def recipe() -> ml_collections.ConfigDict:
 
     coco, notes = "{root}/coco", "{root}/coco/annotations"
     refcoco, revos = {"image_root": f"{coco}/train2014"}, "{root}/revos"
-    marks = {"max_regions": 32, "point_radius": 10, "scribble_radius": 5}  # pixels of any picture, as in HyperSeg's data code
+    marks = {"max_regions": 32, "point_radius": 10, "scribble_radius": 5}  # pixels of any image, as in HyperSeg's data code
     revos_files = {"mask_path": f"{revos}/mask_dict.json", "frame_root": f"{revos}/JPEGImages"}
     c.data = {
         "root": "datasets",

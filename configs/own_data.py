@@ -1,4 +1,4 @@
-"""Fine-tunes the shipped `tiny` on your own pictures and sentences: LoRA in the language model, the decoders in full, the
+"""Fine-tunes the shipped `tiny` on your own images and sentences: LoRA in the language model, the decoders in full, the
 encoders frozen.
 
 data.root is a folder with captions.jsonl (docs/data.md), whose lines have split "train" or "val".

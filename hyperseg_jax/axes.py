@@ -36,7 +36,7 @@ AXES = {
     "classes": "outputs of a small head",
     # activations
     "batch": "examples, or examples times prompts",
-    "prompts": "prompts of one picture",
+    "prompts": "prompts of one image",
     "frames": "frames of a clip",
     "length": "positions of the token stream",
     "act_embed": "width of an activation",

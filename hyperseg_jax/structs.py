@@ -35,7 +35,7 @@ scribbles together; its radius. Drawing takes time for each."""
 
 @flax.struct.dataclass
 class Pyramid:
-    """Feature maps of one picture at several strides, fine to coarse.
+    """Feature maps of one image at several strides, fine to coarse.
 
     levels: each of H/stride x W/stride cells.
     strides: pixels a cell, one for each level.
@@ -60,9 +60,9 @@ class Source(enum.IntEnum):
 
 @flax.struct.dataclass
 class Layout:
-    """The prompts of a picture as fixed-length arrays, [L] on the host and [B, L] on the device.
+    """The prompts of an image as fixed-length arrays, [L] on the host and [B, L] on the device.
 
-    Several prompts share one sequence: what they have in common (the picture above all) stands once at the start, and each
+    Several prompts share one sequence: what they have in common (the image above all) stands once at the start, and each
     then goes on by itself, seeing the common part and its own. A causal model computes the same for it as for the prompts one
     by one.
 
@@ -246,10 +246,10 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One record of a benchmark as its reader gives it: a picture or clip and what is asked about it.
+    """One record of a benchmark as its reader gives it: an image or clip and what is asked about it.
 
     name: unique within its file, used in every message ("val.json#12").
-    frames: T = 1 for a picture, 0 for a record without pixels, from which a system may train.
+    frames: T = 1 for an image, 0 for a record without pixels, from which a system may train.
     prompts: at least one; those of one example share its pixels.
     frame_names: of the frames of a clip, as a server wants them back; () where none does.
     drawn_on: the image that the regions of its prompts were drawn on; None where that is the first frame.

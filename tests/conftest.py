@@ -100,7 +100,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def world(shared):
-    """A toy world of a few pictures."""
+    """A toy world of a few images."""
     from hyperseg_jax import toy
 
     return shared("world", lambda folder: toy.write(folder, train=24, val=6, compositional=0, clips=10, say=lambda _: None))

@@ -27,7 +27,7 @@ DRAWN = ("max_classes", "frames", "sampling", "reach")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", required=True, metavar="what")
-    toy = kinds.add_parser("toy", help="write pictures and clips of shapes in the true benchmark formats")
+    toy = kinds.add_parser("toy", help="write images and clips of shapes in the true benchmark formats")
     toy.add_argument("--out", required=True, type=pathlib.Path, help="a new folder")
     toy.add_argument("--seed", type=int, default=0)
     toy.add_argument("--train", type=int, default=2000, help="pictures to train on")
@@ -38,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kinds",
         choices=("known", "held_back"),
         default="known",
-        help="held_back: every picture shows the colour or shape kept out of the usual splits",
+        help="held_back: every image shows the colour or shape kept out of the usual splits",
     )
-    samples = kinds.add_parser("samples", help="write a few toy pictures and clips in the layout of every benchmark")
+    samples = kinds.add_parser("samples", help="write a few toy images and clips in the layout of every benchmark")
     samples.add_argument("--out", required=True, type=pathlib.Path, help="a new folder, to be used as --root")
     check = kinds.add_parser("check", help="read all files of a benchmark and list what is wrong with them")
     check.add_argument("name", help=f"a benchmark of docs/data.md, or {BUILT!r} for what `data build` wrote")
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--long-edge",
         type=int,
-        help="larger pictures are stored with this long edge, as JPEG of quality 95; default: every picture as it is",
+        help="larger images are stored with this long edge, as JPEG of quality 95; default: every image as it is",
     )
     build.add_argument(
         "--option",
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="of the reader, such as sentences=joined or prompts_per_example=4",
     )
-    build.add_argument("--shard-size", type=int, help="records of a shard; default: 512 pictures, 32 clips")
+    build.add_argument("--shard-size", type=int, help="records of a shard; default: 512 images, 32 clips")
     build.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; each holds the annotations")
     build.add_argument("--skip-bad", action="store_true", help="leave out bad records, listed in index.json; default: stop")
     build.add_argument("--verify", action="store_true", help="check the sums of shards that are there, not their sizes only")

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=pathlib.Path,
-        help="folder for scores.json and sheets of pictures; an evaluation on benchmarks that was killed goes on from there",
+        help="folder for scores.json and sheets of images; an evaluation on benchmarks that was killed goes on from there",
     )
     many = parser.add_argument_group("benchmarks", "instead of --model and --tasks")
     many.add_argument("--benchmarks", help="comma-separated, such as refcoco,reasonseg,coco_panoptic (docs/metrics.md)")

@@ -27,7 +27,7 @@ VERBS = {
     "quickstart": "segment, fine-tune and see it all on one page, in minutes on a CPU",
     "train": "train from a config into a workdir; the same command goes on after a stop",
     "evaluate": "score a model on benchmarks, or on the validation sets of its config",
-    "predict": "segment a picture, or a folder of frames, by text, classes, points or boxes",
+    "predict": "segment an image, or a folder of frames, by text, classes, points or boxes",
     "plan": "what a config needs of a TPU slice: memory of each chip and traffic, told by the compiler; no TPU needed",
     "sweep": "many trainings that differ in a few fields, packed on what devices there are",
     "data": "check the files of a benchmark; build shards of it for pods; write the toy world or samples",

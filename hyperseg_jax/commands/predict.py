@@ -62,17 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     _check(parsed)
-    from hyperseg_jax.data.video_files import is_video, picture_files, read_frames
-    from hyperseg_jax.predictors.model import load, read_picture
+    from hyperseg_jax.data.video_files import image_files, is_video, read_frames
+    from hyperseg_jax.predictors.model import load, read_image
 
     console, absent = Console(stderr=True), (None if parsed.always else ...)
     is_clip = is_video(parsed.image)
     if is_clip and (parsed.text is None or parsed.reasoning):
         raise UserError(f"{parsed.image} is a video; give a text to segment it by, without --reasoning")
     # The first frame is read before the model, which takes a while to load.
-    frames = read_frames(parsed.image) if is_clip else iter([read_picture(parsed.image)])
+    frames = read_frames(parsed.image) if is_clip else iter([read_image(parsed.image)])
     frame = next(frames)
-    names = _stems(parsed.image, picture_files(parsed.image) if parsed.image.is_dir() else [])
+    names = _stems(parsed.image, image_files(parsed.image) if parsed.image.is_dir() else [])
     drawn, labels = _regions(parsed.point, parsed.box, parsed.scribble, frame.shape[:2])
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
@@ -94,7 +94,7 @@ def run(parsed: argparse.Namespace) -> None:
             else:
                 predicted = model.segment_regions(frame, drawn, labels=labels)
             report["segments"] = _write(out, next(names)[1], frame, predicted)
-            said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the picture, score {s.score:.2f})" for s in predicted)
+            said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the image, score {s.score:.2f})" for s in predicted)
         (out / "result.json").write_text(strict_json.text(report))
     say(console, f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/")
 
@@ -115,7 +115,7 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def _stems(image: pathlib.Path, frames: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
-    """(name, stem of the results) of the picture, of each of the frames of a folder, or of a video's frames: numbers from 0,
+    """(name, stem of the results) of the image, of each of the frames of a folder, or of a video's frames: numbers from 0,
     without end. UserError where a name is too long."""
     from hyperseg_jax.data.video_files import is_video
 
@@ -161,7 +161,7 @@ def _names(text: str | None) -> list[str]:
 def _regions(
     points: list[str], boxes: list[str], scribbles: list[str], size: tuple[int, int]
 ) -> tuple[list[Region], list[str]]:
-    """Points, boxes and scribbles in the picture of this (height, width), and what they are called."""
+    """Points, boxes and scribbles in the image of this (height, width), and what they are called."""
     regions, labels = [], []
     for text in points:
         (point,) = _places("--point", text, 2, size)
@@ -181,7 +181,7 @@ def _regions(
 
 
 def _places(flag: str, text: str, count: int, size: tuple[int, int]) -> list[list[float]]:
-    """[x, y] of each place inside the picture."""
+    """[x, y] of each place inside the image."""
     numbers = _numbers_of(flag, text, count)
     places = [numbers[k : k + 2] for k in range(0, count, 2)]
     if not all(0 <= x < size[1] and 0 <= y < size[0] for x, y in places):
@@ -200,4 +200,4 @@ def _numbers_of(flag: str, text: str, count: int) -> list[float]:
 
 
 def _extent(size: tuple[int, int]) -> str:
-    return f"the picture of {size[1]} x {size[0]} pixels (x, y from the top left)"
+    return f"the image of {size[1]} x {size[0]} pixels (x, y from the top left)"

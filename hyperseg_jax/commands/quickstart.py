@@ -29,25 +29,23 @@ FEWEST = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"), help="folder for the page and the run")
     parser.add_argument("--steps", type=int, default=0, help="fine-tuning steps; 0 takes those of configs/tiny_lora.py")
-    parser.add_argument("--pictures", type=int, default=40, help="held-out pictures in each controls")
+    parser.add_argument("--pictures", type=int, default=40, help="held-out images in each controls")
 
 
 def run(parsed: argparse.Namespace) -> None:
-    if parsed.pictures < FEWEST or parsed.steps < 0:
-        raise UserError(
-            f"--pictures {parsed.pictures} --steps {parsed.steps}: give {FEWEST} pictures or more, and no steps below 0"
-        )
+    if parsed.images < FEWEST or parsed.steps < 0:
+        raise UserError(f"--images {parsed.images} --steps {parsed.steps}: give {FEWEST} images or more, and no steps below 0")
     began, console = time.monotonic(), Console(stderr=True)
     say = lambda text: printing.say(console, f"[{_clock(began)}] {text}")
     page = Page("hyperseg_jax: a first look")
     page.text(
-        "A small but complete HyperSeg, trained on drawings of shapes, segments pictures it has never seen by text, and "
+        "A small but complete HyperSeg, trained on drawings of shapes, segments images it has never seen by text, and "
         "is then taught a colour and a shape that were held back. Everything here was computed on this machine, just "
         "now."
     )
     with naming(parsed.out):
         data, tuned = (paths.inside(parsed.out, name) for name in ("data", "fine_tuned"))
-    root = draw_worlds(data, parsed.pictures, say)
+    root = draw_worlds(data, parsed.images, say)
     config = configs.load("tiny_lora", [f"data.root={root}", *([f"train.steps={parsed.steps}"] if parsed.steps else [])])
     tasks = open_tasks(config, console)
 
@@ -55,7 +53,7 @@ def run(parsed: argparse.Namespace) -> None:
 
     say("opening the shipped model `tiny`")
     tiny = Model.load("tiny")
-    known, new = (Examined(name, tasks[name], parsed.pictures) for name in ("known", "new"))
+    known, new = (Examined(name, tasks[name], parsed.images) for name in ("known", "new"))
     show_held_out(page, tiny, known, say)
     show_prompts(page, tiny, root / "known")
     show_clip(page, tiny, root / "known", say)
@@ -70,17 +68,17 @@ def run(parsed: argparse.Namespace) -> None:
     say(f"done; open {parsed.out / 'index.html'}")
 
 
-def draw_worlds(folder: pathlib.Path, pictures: int, say: Callable[[str], None]) -> pathlib.Path:
+def draw_worlds(folder: pathlib.Path, images: int, say: Callable[[str], None]) -> pathlib.Path:
     """Two toy worlds of seeds that no training used: the known kinds, and those that were held back."""
     from hyperseg_jax import toy
 
-    say("drawing pictures that the model has never seen")
+    say("drawing images that the model has never seen")
     for name, kinds, clips in (("known", "known", 5), ("new", "held_back", 0)):
         toy.write(
             folder / name,
             seed=7,
             train=360,
-            val=pictures,
+            val=images,
             compositional=0,
             clips=clips,
             kinds=kinds,
@@ -100,39 +98,39 @@ def open_tasks(config: Any, console: Console) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """A toy world whose validation pictures are an controls."""
+    """A toy world whose validation images are an controls."""
 
     name: str
     task: Any
-    pictures: int
+    images: int
 
     def controls(self, model: Any, say: Callable[[str], None]) -> Any:
         """The score with its controls."""
         from hyperseg_jax.evaluation.text_controls import referring_with_controls
 
-        return referring_with_controls(model.engine, self.task, limit=self.pictures, say=say)
+        return referring_with_controls(model.engine, self.task, limit=self.images, say=say)
 
 
 def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], None]) -> None:
-    say("segmenting held-out pictures by text (the first call compiles, which takes a while)")
+    say("segmenting held-out images by text (the first call compiles, which takes a while)")
     controls = known.controls(model, say)
     say(
         f"referring cIoU: {controls.ciou:.2f}   (expressions shuffled: {controls.shuffled_ciou:.2f}, "
         f"best answer that ignores the text: {controls.blind_ciou:.2f})"
     )
-    page.heading("1. Pictures it has never seen, segmented by text")
+    page.heading("1. Images it has never seen, segmented by text")
     page.figure(f"referring cIoU: {controls.ciou:.2f}")
     page.text(
         "cIoU is the area found rightly, divided by all area found or asked for, over every expression of the controls. The "
-        "last line is the best of several answers that never see the text; with texts swapped between pictures a model "
+        "last line is the best of several answers that never see the text; with texts swapped between images a model "
         "that reads them must fail."
     )
     page.table(("answer by", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in controls.lines()])
-    page.picture(sheet(controls.evaluation.tiles, 3), "Left what the text names, right what the model found.")
+    page.image(sheet(controls.evaluation.tiles, 3), "Left what the text names, right what the model found.")
 
 
 def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
-    """One picture asked by a list of classes, by a point and by a box."""
+    """One image asked by a list of classes, by a point and by a box."""
     from hyperseg_jax import toy
 
     example = toy.open_reader(world, "panoptic", "val", max_classes=8)[0]
@@ -163,7 +161,7 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
         )
     page.heading("2. The same model, asked in other ways")
     page.text("By a list of classes (every instance apart, without overlap), and by a mark drawn on the object.")
-    page.picture(sheet(tiles, 2), "A class list, then drawn marks (magenta) and the object behind each.")
+    page.image(sheet(tiles, 2), "A class list, then drawn marks (magenta) and the object behind each.")
 
 
 def show_clip(page: Page, model: Any, world: pathlib.Path, say: Callable[[str], None]) -> None:
@@ -178,7 +176,7 @@ def show_clip(page: Page, model: Any, world: pathlib.Path, say: Callable[[str], 
     ]
     page.heading("3. A clip")
     page.text(f"“{text}”: what the model saw of one frame feeds the next.")
-    page.picture(sheet(tiles, 4), text)
+    page.image(sheet(tiles, 4), text)
 
 
 def fine_tune(
@@ -213,7 +211,7 @@ def fine_tune(
     console.print(table)
     page.heading("4. Teaching it something new")
     page.text(
-        f"Pink things and hearts never stood in its training pictures. {steps} steps on {len(new.task.train)} pictures "
+        f"Pink things and hearts never stood in its training images. {steps} steps on {len(new.task.train)} images "
         f"({minutes:.1f} minutes) with low-rank adapters in the language model and the decoders trained; both encoders "
         "stay frozen. The run was stopped halfway and resumed from its checkpoint."
     )
@@ -221,13 +219,13 @@ def fine_tune(
         ("referring cIoU", "before", "after", "change"),
         [(what, f"{b:.2f}", f"{a:.2f}", f"{a - b:+.2f}") for what, b, a in rows],
     )
-    page.picture(before_and_after(tiny, tuned, new), "Asked for, found before, found after.")
-    page.picture(workdir / "loss.png", "Training loss of the fine-tuning.")
+    page.image(before_and_after(tiny, tuned, new), "Asked for, found before, found after.")
+    page.image(workdir / "loss.png", "Training loss of the fine-tuning.")
     return workdir
 
 
 def before_and_after(tiny: Any, tuned: Any, new: Examined, count: int = 8) -> np.ndarray:
-    """Rows of (asked for, before, after) for expressions that name something, one a picture."""
+    """Rows of (asked for, before, after) for expressions that name something, one an image."""
     tiles: list[np.ndarray] = []
     for index in range(len(new.task.val)):
         example = new.task.val[index]

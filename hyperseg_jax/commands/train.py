@@ -39,6 +39,6 @@ def run(parsed: argparse.Namespace) -> None:
     with hosts.ending():
         model = train(config, parsed.workdir, console=console)
     left = {what: model.parent / name for what, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
-    pictures = "  ".join(f"{what}: {path}" for what, path in left.items() if path.exists())
-    say(console, f"model: {model}" + (f"\n{pictures}" if pictures else ""))
+    images = "  ".join(f"{what}: {path}" for what, path in left.items() if path.exists())
+    say(console, f"model: {model}" + (f"\n{images}" if images else ""))
     hosts.leave()

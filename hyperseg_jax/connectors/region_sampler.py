@@ -1,4 +1,4 @@
-"""Drawn regions -> one token each: the mean of picture features over what the region covers (HyperSeg's region_pooling).
+"""Drawn regions -> one token each: the mean of image features over what the region covers (HyperSeg's region_pooling).
 
 The published sampler draws random repeats of the covered cells; here it is their plain mean, which is what those draws
 fluctuate around, unless the points are given.

@@ -1,7 +1,7 @@
 """Random changes of a training example that keep its meaning.
 
 Pixels are cut and flipped here; they are resized once, by transforms. Masks, drawn prompts, ignored pixels, crowds and the
-foreground follow their picture, and the frames of a clip share each draw.
+foreground follow their image, and the frames of a clip share each draw.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 
 TRIES = 10
-"""Draws of a window that keeps what is asked for; then the picture stays whole."""
+"""Draws of a window that keeps what is asked for; then the image stays whole."""
 NAMED = ("referring", "reasoning", "video")
 """Tasks whose text means one mask, which a window keeps to the last pixel."""
 LISTED = ("panoptic", "region")
-"""Tasks with a mask for each entry, of which a window may lose some. Pictures of other tasks stay whole."""
+"""Tasks with a mask for each entry, of which a window may lose some. Images of other tasks stay whole."""
 
 _SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 _PATTERN = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
@@ -42,11 +42,11 @@ class Augment:
     """What is drawn for a training example.
 
     horizontal_flip: chance that it is flipped, left and right in its texts swapped.
-    scale: (smallest, largest) long edge of the picture as a part of the padded square, drawn evenly: large-scale jitter, (0.1,
+    scale: (smallest, largest) long edge of the image as a part of the padded square, drawn evenly: large-scale jitter, (0.1,
         2.0) in Mask2Former and SEEM. What is larger than the square is cut at a place drawn at random, what is smaller padded.
     crop: (smallest, largest) part of each side that stays, drawn evenly, before the jitter.
     marks: kinds of marks, one of which is drawn anew for each region of a region prompt from its target; () keeps the reader's.
-    point_radius, scribble_radius: pixels by which those are thickened; None: in proportion to the picture that is left.
+    point_radius, scribble_radius: pixels by which those are thickened; None: in proportion to the image that is left.
     """
 
     horizontal_flip: float = 0.0
@@ -107,9 +107,9 @@ class Augment:
 
 
 def may_lose(prompt: Prompt, window: Window, size: tuple[int, int]) -> bool:
-    """Whether a prompt means the same on the part of its picture that a window shows.
+    """Whether a prompt means the same on the part of its image that a window shows.
 
-    A text that places things ("left of", "the second") means the whole picture, and so does a question to be answered. What
+    A text that places things ("left of", "the second") means the whole image, and so does a question to be answered. What
     another text means must be there to the last pixel. Of a list of classes or regions something must be left.
     """
     if (window[0].stop - window[0].start, window[1].stop - window[1].start) == tuple(size):
@@ -179,7 +179,7 @@ def _other_side(match: re.Match[str]) -> str:
 
 
 def flip_horizontally(example: Example) -> Example:
-    """The picture, its masks and its regions, with the image that they are drawn on, flipped left to right, with the words for
+    """The image, its masks and its regions, with the image that they are drawn on, flipped left to right, with the words for
     the sides swapped."""
     width = example.frames.shape[2] if example.drawn_on is None else example.drawn_on.shape[1]
 

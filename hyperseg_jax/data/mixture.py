@@ -88,7 +88,7 @@ class Mixture:
 
 class Draws:
     """The np.random.Generator of a key, made when it is first asked for something: that takes a twentieth of the time of
-    decoding a picture, and many elements draw nothing."""
+    decoding an image, and many elements draw nothing."""
 
     def __init__(self, *key: int) -> None:
         self._key = key

@@ -17,7 +17,7 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def is_video(path: pathlib.Path) -> bool:
@@ -25,18 +25,18 @@ def is_video(path: pathlib.Path) -> bool:
     return path.is_dir() or path.suffix.lower() in VIDEOS
 
 
-def picture_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures of a folder in name order: the frames of a clip."""
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The images of a folder in name order: the frames of a clip."""
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
     if not found:
-        raise UserError(f"{folder}: no pictures here; give a folder of JPEG or PNG frames")
+        raise UserError(f"{folder}: no images here; give a folder of JPEG or PNG frames")
     return found
 
 
 def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarray]:
     """The frames of a video in order, uint8 [H, W, 3], turned upright; one in memory at a time, besides the decoder's few.
 
-    source: a video file, a folder of pictures, or a binary stream (an open file, a pipe, a socket's file).
+    source: a video file, a folder of images, or a binary stream (an open file, a pipe, a socket's file).
     UserError for what is missing, no video, or damaged: it names the frame, and comes when that one is asked for.
     """
     if not isinstance(source, str | os.PathLike):
@@ -44,8 +44,8 @@ def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarra
         return
     path = pathlib.Path(source)
     if path.is_dir():
-        for picture in picture_files(path):
-            yield files.read_picture(files.inside(path, picture.name, str(path)))
+        for image in image_files(path):
+            yield files.read_image(files.inside(path, image.name, str(path)))
         return
     try:
         file = paths.open_file(path)

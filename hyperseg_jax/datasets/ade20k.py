@@ -7,11 +7,11 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import ADE20K
-from hyperseg_jax.datasets.label_images import PictureLabels, beside
+from hyperseg_jax.datasets.label_images import ImageLabels, beside
 
 
-class Ade20k(PictureLabels):
-    """Random access to the pictures of a split, in order of their names."""
+class Ade20k(ImageLabels):
+    """Random access to the images of a split, in order of their names."""
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: ADEChallengeData2016. split: "training" or "validation". options: see picture_labels.PictureLabels."""

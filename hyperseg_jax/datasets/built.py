@@ -66,7 +66,7 @@ class Built:
         reach: int | None = None,
         seed: int = 0,
     ):
-        """folder: --out of the build, a path or a URL of fsspec. max_classes, prompts_per_example: of class lists of pictures,
+        """folder: --out of the build, a path or a URL of fsspec. max_classes, prompts_per_example: of class lists of images,
         see class_prompts.ClassLists. frames, sampling, reach: of clips, see clip_sampling.Sampling. seed: what both are drawn
         from, with the index. UserError where there is no finished build of the split.
         """
@@ -83,9 +83,9 @@ class Built:
         self._lists = ClassLists((), (), max_classes, prompts_per_example, seed)
         self._relists = max_classes is not None or prompts_per_example > 1
         if self._index.clips and self._relists:
-            raise UserError(f"{self._store}: max_classes and prompts_per_example are for pictures; this is a build of clips")
+            raise UserError(f"{self._store}: max_classes and prompts_per_example are for images; this is a build of clips")
         if not self._index.clips and frames is not None:
-            raise UserError(f"{self._store}: frames={frames} is for clips; this is a build of pictures")
+            raise UserError(f"{self._store}: frames={frames} is for clips; this is a build of images")
         self._seed = seed
         self._ends = list(itertools.accumulate(shard.records for shard in self._index.shards))
         self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
@@ -111,7 +111,7 @@ class Built:
 
     @one_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """A record: a picture, a video, or a clip of it drawn with rng."""
+        """A record: an image, a video, or a clip of it drawn with rng."""
         index = range(len(self))[index]
         record, where = self._record(index)
         if (seen := collected()) is not None:
@@ -124,7 +124,7 @@ class Built:
         return example
 
     def _drawn(self, index: int, prompt: Prompt, size: tuple[int, int]) -> tuple[Prompt, ...]:
-        """Other class lists of the picture, out of the one that names all."""
+        """Other class lists of the image, out of the one that names all."""
         given = self._lists
         lists = ClassLists(prompt.classes, prompt.things, given.max_classes, given.prompts_per_example, given.seed)
         masks = np.zeros((0, *size), bool) if prompt.masks is None else prompt.masks[:, 0]

@@ -57,7 +57,7 @@ def check(
 ) -> Report:
     """Opens a reader and reads all its records, whatever is wrong with some.
 
-    advance: takes `completed`, how many records are read, and `total`. threads: that decode pictures, one a core by default.
+    advance: takes `completed`, how many records are read, and `total`. threads: that decode images, one a core by default.
     """
     report = Report()
     reader = report.attempt(lambda: _opened(open_reader), "the files")

@@ -11,7 +11,7 @@ from typing import Any
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import one_line
 
-KINDS = ("missing file", "unreadable picture", "wrong size", "bad mask", "bad record")
+KINDS = ("missing file", "unreadable image", "wrong size", "bad mask", "bad record")
 MESSAGES = 10_000
 
 
@@ -30,7 +30,7 @@ class Collected:
     """What readers met while `collecting`.
 
     problems: message -> kind, each once, the first MESSAGES of them. counts: of all, by kind.
-    sizes: (height, width) of the pictures that were read.
+    sizes: (height, width) of the images that were read.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def complained() -> bool:
 
 @contextlib.contextmanager
 def collecting(into: Collected) -> Iterator[None]:
-    """Readers note a problem and go on, with an empty mask or picture in its place. A picture is decoded once."""
+    """Readers note a problem and go on, with an empty mask or image in its place. An image is decoded once."""
     token, before = _collected.set(into), _complained.set(False)
     try:
         yield

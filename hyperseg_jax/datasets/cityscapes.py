@@ -7,13 +7,13 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import CITYSCAPES, CITYSCAPES_IDS
-from hyperseg_jax.datasets.label_images import PictureLabels, beside
+from hyperseg_jax.datasets.label_images import ImageLabels, beside
 
 LAST_ID = 33  # labelIds run from 0; -1, the licence plate, is 255 in 8 bits
 
 
-class Cityscapes(PictureLabels):
-    """Random access to the pictures of a split, in order of cities and names."""
+class Cityscapes(ImageLabels):
+    """Random access to the images of a split, in order of cities and names."""
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: with leftImg8bit and gtFine. split: "train" or "val". options: see picture_labels.PictureLabels."""

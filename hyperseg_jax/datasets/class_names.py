@@ -111,5 +111,5 @@ COCO_STUFF = COCO_THINGS + _names("""banner, blanket, branch, bridge, building-o
     textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
     water-other, waterdrops, window-blind, window-other, wood""")
 COCO_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Numbers of the label pictures (0 to 181) that no class has."""
+"""Numbers of the label images (0 to 181) that no class has."""
 COCO_STUFF_IDS = tuple(number for number in range(182) if number not in COCO_STUFF_GAPS)

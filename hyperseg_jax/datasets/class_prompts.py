@@ -1,4 +1,4 @@
-"""Class-list prompts: all classes of a benchmark, or those of a picture among some that it does not show."""
+"""Class-list prompts: all classes of a benchmark, or those of an image among some that it does not show."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ClassLists:
     """What a reader's class-list prompts name.
 
     names, things: every class in the benchmark's order, and whether its instances are counted apart.
-    max_classes: the class list of a prompt is what the picture shows and classes it does not show, up to this number (shown
+    max_classes: the class list of a prompt is what the image shows and classes it does not show, up to this number (shown
     classes beyond it are left out and their pixels ignored), in random order, drawn from seed, index and prompt. None: every
     class in order, as an evaluation wants it.
-    prompts_per_example: class lists of one picture.
+    prompts_per_example: class lists of one image.
     """
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class ClassLists:
         crowds: Sequence[tuple[int, np.ndarray]] = (),
         areas: Sequence[float] = (),
     ) -> tuple[Prompt, ...]:
-        """The prompts of one picture. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]; crowds: its parts
+        """The prompts of one image. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]; crowds: its parts
         that are a crowd of a class, with the class; areas: see Prompt."""
         return tuple(self._prompt(index, k, masks, labels, ignore, key, crowds, areas) for k in range(self.prompts_per_example))
 

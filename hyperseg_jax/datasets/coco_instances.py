@@ -16,7 +16,7 @@ from hyperseg_jax.structs import Example
 
 
 class CocoInstances(Numbered):
-    """Random access to the pictures of one json file, in its order, those without objects among them."""
+    """Random access to the images of one json file, in its order, those without objects among them."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class CocoInstances(Numbered):
         number = self._numbers[index]
         where = f"{self._records.path} images#{index}"
         image = self._records.image(number)
-        size = files.picture_size(image, where)
-        pixels = files.read_picture(files.inside(self._images, files.field(image, "file_name", where), where), size)
+        size = files.image_size(image, where)
+        pixels = files.read_image(files.inside(self._images, files.field(image, "file_name", where), where), size)
         found, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[number]:
             note, place = self._records.annotation(k), self._records.where(k)

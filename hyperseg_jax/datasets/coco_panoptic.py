@@ -21,7 +21,7 @@ from hyperseg_jax.untrusted import budget
 
 
 class CocoPanoptic(Numbered):
-    """Random access to the pictures of one json file, in its order, each with class-list prompts."""
+    """Random access to the images of one json file, in its order, each with class-list prompts."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class CocoPanoptic(Numbered):
         names = tuple(files.text(row, "name", f"{path} categories") for row in rows)
         things = tuple(files.flag(row, "isthing", f"{path} categories") for row in rows)
         self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
-        self._picture_of = Places(files.rows(content, "images", path), "id", f"{path} images")
+        self._image_of = Places(files.rows(content, "images", path), "id", f"{path} images")
         notes = files.rows(content, "annotations", path)
         self._length, self._notes = len(notes), Places(notes, "image_id", f"{path} annotations", strict=False)
 
@@ -55,12 +55,12 @@ class CocoPanoptic(Numbered):
         where = f"{self._file.path} annotations#{index}"
         note = self._file.content["annotations"][index]
         number = files.identity(note, "image_id", where)
-        if number not in self._picture_of:
+        if number not in self._image_of:
             raise UserError(f"{where}: image_id {number} is not among the images of the file; correct or remove it")
         self._notes[number]
-        image = self._file.content["images"][self._picture_of[number]]
-        size = files.picture_size(image, where)
-        pixels = files.read_picture(files.inside(self._images, files.field(image, "file_name", where), where), size)
+        image = self._file.content["images"][self._image_of[number]]
+        size = files.image_size(image, where)
+        pixels = files.read_image(files.inside(self._images, files.field(image, "file_name", where), where), size)
         masks, labels, ignore, crowds = self._segments(note, size, where)
         prompts = self._lists.prompts(index, masks, labels, ignore, key=str(number), crowds=list(crowds.items()))
         return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)

@@ -1,4 +1,4 @@
-"""COCO-Stuff, 171 classes (80 things, then 91 stuff): COCO pictures and stuffthingmaps/{split}/*.png of 0 to 181, 255 void."""
+"""COCO-Stuff, 171 classes (80 things, then 91 stuff): COCO images and stuffthingmaps/{split}/*.png of 0 to 181, 255 void."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pathlib
 from typing import Any
 
 from hyperseg_jax.datasets.class_names import COCO_STUFF, COCO_STUFF_GAPS, COCO_STUFF_IDS
-from hyperseg_jax.datasets.label_images import PictureLabels, beside
+from hyperseg_jax.datasets.label_images import ImageLabels, beside
 
 
-class CocoStuff(PictureLabels):
-    """Random access to the pictures of a folder, in order of their names."""
+class CocoStuff(ImageLabels):
+    """Random access to the images of a folder, in order of their names."""
 
     def __init__(self, image_root: str | os.PathLike, label_root: str | os.PathLike, **options: Any):
         """label_root: stuffthingmaps of the same split. options: see picture_labels.PictureLabels."""

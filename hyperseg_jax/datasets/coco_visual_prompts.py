@@ -18,7 +18,7 @@ from hyperseg_jax.structs import Region
 
 
 class CocoVisualPrompts(CocoInteractive):
-    """Random access to the pictures that have objects (crowds aside), in the order of the file.
+    """Random access to the images that have objects (crowds aside), in the order of the file.
 
     json_path: instances_*.json. The other arguments are those of CocoInteractive; seed also draws the marks.
     """

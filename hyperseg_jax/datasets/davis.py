@@ -80,7 +80,7 @@ class Davis2017(ClipReader):
         if self._given and video.first_mask_only:
             return self._of_test_set(name, video)
         times = self._times(video, rng)
-        frames, shown = video.pictures(times), video.names(times)
+        frames, shown = video.images(times), video.names(times)
         owner = np.stack([self._owner(video, int(t)) for t in times])
         numbers = _numbers(owner[0] if self._given or self._sampling.frames is None else owner)
         if self._given and not numbers and not video.lacks_masks:
@@ -113,13 +113,13 @@ class Davis2017(ClipReader):
         regions = first == np.array(_numbers(first), np.uint8)[:, None, None]
         prompt = Prompt(task="region", regions=tuple(map(Region.of_mask, regions)), key=name)
         every = range(len(video))
-        return Example(name, video.pictures(every), (prompt,), video.names(every))
+        return Example(name, video.images(every), (prompt,), video.names(every))
 
 
 class Davis2016(Davis2017):
     """The same for 2016: one object a video, masks in Annotations for both tasks, nothing void.
 
-    Lists of either release: names (ImageSets/2016, in the archives of 2017), or a picture and its mask a line (ImageSets/480p).
+    Lists of either release: names (ImageSets/2016, in the archives of 2017), or an image and its mask a line (ImageSets/480p).
     """
 
     def _masks(self, annotations: str | None, task: str) -> str:
@@ -134,7 +134,7 @@ class Davis2016(Davis2017):
 
 
 def read_split(path: pathlib.Path) -> list[str]:
-    """The videos of a list, one a line, or one of its pictures and masks a line: /JPEGImages/480p/<video>/00000.jpg ..."""
+    """The videos of a list, one a line, or one of its images and masks a line: /JPEGImages/480p/<video>/00000.jpg ..."""
     lines = files.read_lines(path, "list of videos")
     first = (line.split()[0] for line in lines if line.strip())
     videos = list(dict.fromkeys(pathlib.PurePosixPath(word).parent.name if "/" in word else word for word in first))

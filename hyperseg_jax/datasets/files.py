@@ -1,4 +1,4 @@
-"""Reading pictures and json with messages that name the file, the field and the fix."""
+"""Reading images and json with messages that name the file, the field and the fix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.check_errors import Problem, collected, complain
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted import budget, json_text, limits, paths, pictures, stores
+from hyperseg_jax.untrusted import budget, images, json_text, limits, paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown_value
 
@@ -251,7 +251,7 @@ def amount(record: Any, name: str, where: str) -> float:
     return float(value)
 
 
-def picture_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
+def image_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
     """(height, width) that a record promises; height, width: what its fields are called."""
     size = number(record, height, where), number(record, width, where)
     most = limits.in_force().pixels
@@ -259,7 +259,7 @@ def picture_size(record: Any, where: str, height: str = "height", width: str = "
         would = shown_value(size[1]) + "x" + shown_value(size[0])
         raise Problem(
             "bad record",
-            f"{where}: the picture would be {would} pixels, and the limit is {most}; correct its height and width, or raise "
+            f"{where}: the image would be {would} pixels, and the limit is {most}; correct its height and width, or raise "
             "limits.pixels",
         )
     return size
@@ -272,7 +272,7 @@ _recorded: contextvars.ContextVar[Read | None] = contextvars.ContextVar("recorde
 
 @contextlib.contextmanager
 def recording() -> Iterator[Read]:
-    """A list that every picture file read meanwhile, and its pixels, is added to, so that a build can keep the file itself."""
+    """A list that every image file read meanwhile, and its pixels, is added to, so that a build can keep the file itself."""
     read: Read = []
     token = _recorded.set(read)
     try:
@@ -281,11 +281,11 @@ def recording() -> Iterator[Read]:
         _recorded.reset(token)
 
 
-def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """A picture file as uint8 [H, W, 3].
+def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """An image file as uint8 [H, W, 3].
 
-    size: the (height, width) that the annotations promise. A check reads each picture once, and then takes an empty one.
-    UserError for a file that is missing, truncated, no picture, or of another size.
+    size: the (height, width) that the annotations promise. A check reads each image once, and then takes an empty one.
+    UserError for a file that is missing, truncated, no image, or of another size.
     """
     seen = collected()
     try:
@@ -309,7 +309,7 @@ def read_picture(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.
 
 
 def read_coded(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
-    """A picture file whose colours are numbers of segments, as uint8 [H, W, 3].
+    """An image file whose colours are numbers of segments, as uint8 [H, W, 3].
 
     size: the (height, width) that it must have. UserError as for `read_picture`; None where a check goes on without it.
     """
@@ -324,19 +324,19 @@ def read_coded(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
 
 def _pixels(path: pathlib.Path) -> np.ndarray:
     with _naming(path):
-        return pictures.colours(path)
+        return images.colours(path)
 
 
 @contextlib.contextmanager
 def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Turns what is wrong with a picture file into a Problem."""
+    """Turns what is wrong with an image file into a Problem."""
     budget.check_time(str(path))
     try:
         yield
     except FileNotFoundError as error:
-        raise Problem("missing file", f"{path}: no such picture; check the picture folder") from error
+        raise Problem("missing file", f"{path}: no such image; check the image folder") from error
     except BadFile as error:
-        raise Problem("unreadable picture", f"{path}: {error}") from error
+        raise Problem("unreadable image", f"{path}: {error}") from error
 
 
 def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -> None:
@@ -345,14 +345,14 @@ def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -
         raise Problem(
             "wrong size",
             f"{path}: is {width}x{height} pixels, its annotations say {size[1]}x{size[0]}; "
-            "annotation and picture must be of one size",
+            "annotation and image must be of one size",
         )
 
 
-def picture_shape(path: pathlib.Path) -> tuple[int, int]:
-    """(height, width) of a picture file out of its first bytes. UserError where it is missing or no picture."""
+def image_shape(path: pathlib.Path) -> tuple[int, int]:
+    """(height, width) of an image file out of its first bytes. UserError where it is missing or no image."""
     with _naming(path):
-        return pictures.size(path)
+        return images.size(path)
 
 
 def existing_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -360,7 +360,7 @@ def existing_folder(path: str | os.PathLike) -> pathlib.Path:
     stores.check_local(os.fspath(path))
     path = pathlib.Path(path)
     if not path.is_dir():
-        raise Problem("missing file", f"{path}: no such folder; check the path of the pictures")
+        raise Problem("missing file", f"{path}: no such folder; check the path of the images")
     return path
 
 

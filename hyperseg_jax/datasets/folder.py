@@ -1,8 +1,8 @@
-"""Your own pictures and sentences: a folder with captions.jsonl, a line a sentence:
+"""Your own images and sentences: a folder with captions.jsonl, a line a sentence:
 
     {"picture": "pictures/0001.jpg", "text": "the red mug", "mask": "masks/0001_mug.png"}
 
-mask: a picture whose pixels above 0 are meant, a list of them (their union), or null where the sentence fits nothing.
+mask: an image whose pixels above 0 are meant, a list of them (their union), or null where the sentence fits nothing.
 answer: an explanation, optional. group: a tag for grouped scores, optional. split: optional.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.labels import read_labels
-from hyperseg_jax.datasets.per_image import PerPicture
+from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.untrusted import budget
@@ -24,7 +24,7 @@ from hyperseg_jax.untrusted import budget
 TASKS = ("referring", "reasoning")
 
 
-class Folder(PerPicture):
+class Folder(PerImage):
     """Random access to the lines of captions.jsonl, in its order."""
 
     measures = True
@@ -48,7 +48,7 @@ class Folder(PerPicture):
         if (split or None) not in (None, *self._splits) or not self._splits:
             raise UserError(f"{self._file.path}: no line {f'with split {split!r}' if split else 'in it'}; write some")
         self._records = [n for n, own in enumerate(self._splits) if not split or own in (split, None)]
-        self._arrange(len(self._records), self._picture_name, prompts_per_example)
+        self._arrange(len(self._records), self._image_name, prompts_per_example)
 
     def _split(self, line: int) -> str | None:
         """Of a line, "" where it names none, None where it is malformed."""
@@ -61,12 +61,12 @@ class Folder(PerPicture):
         """The split that the first line of an example names; "" where it names none."""
         return self._splits[self._records[self._groups[index][0]]] or ""
 
-    def _picture_name(self, n: int) -> str:
+    def _image_name(self, n: int) -> str:
         line = self._records[n]
         return files.text(self._file[line], "picture", self._file.where(line))
 
-    def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.inside(self._root, self._picture_name(n), self._file.where(self._records[n])), None
+    def _image(self, n: int) -> tuple[pathlib.Path, None]:
+        return files.inside(self._root, self._image_name(n), self._file.where(self._records[n])), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         line = self._records[n]

@@ -17,7 +17,7 @@ class Gqa(Questions):
     json_path: such as testdev_balanced_questions.json.
     """
 
-    picture_field = "imageId"
+    image_field = "imageId"
 
     def _open(self, json_path: str | os.PathLike) -> int:
         self._file = files.Json(json_path, dict)
@@ -31,7 +31,7 @@ class Gqa(Questions):
     def _where(self, n: int) -> str:
         return f"{self._file.path} {self._keys[n]}"
 
-    def _picture(self, n: int) -> tuple[pathlib.Path, None]:
+    def _image(self, n: int) -> tuple[pathlib.Path, None]:
         return files.inside(self._images, f"{self._text(n, 'imageId')}.jpg", self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:

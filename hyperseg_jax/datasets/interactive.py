@@ -15,7 +15,7 @@ from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 
 
 class CocoInteractive:
-    """Random access to the pictures of one json file, in its order, each with drawn marks to be segmented."""
+    """Random access to the images of one json file, in its order, each with drawn marks to be segmented."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class CocoInteractive:
         self._seed = seed
 
     def _open(self, json_path: str | os.PathLike) -> int:
-        """Opens the json file and gives the number of its pictures."""
+        """Opens the json file and gives the number of its images."""
         self._file = files.Json(json_path, list)
         self._name = self._file.path.name
         return len(self._file.content)
@@ -58,15 +58,15 @@ class CocoInteractive:
     @one_record
     def __getitem__(self, index: int) -> Example:
         where, info, anns = self._record(index)
-        size = files.picture_size(info, where)
-        pixels = files.read_picture(files.inside(self._images, files.field(info, "file_name", where), where), size)
+        size = files.image_size(info, where)
+        pixels = files.read_image(files.inside(self._images, files.field(info, "file_name", where), where), size)
         prompts = tuple(
             self._prompt(anns, np.random.default_rng([self._seed, index, k]), size, where) for k in range(self._prompts)
         )
         return Example(f"{self._name}#{index}", pixels[None], prompts)
 
     def _record(self, index: int) -> tuple[str, dict, list[dict]]:
-        """How a record is called in messages, what it says of its picture, and its regions."""
+        """How a record is called in messages, what it says of its image, and its regions."""
         where, record = f"{self._file.path}#{index}", self._file.content[index]
         return where, files.field(record, "image_info", where), files.rows(record, "anns", where)
 

@@ -1,4 +1,4 @@
-"""What semantic benchmarks share: a picture, a label picture beside it, and a table from its numbers to classes."""
+"""What semantic benchmarks share: an image, a label image beside it, and a table from its numbers to classes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget
 
 Pair = tuple[tuple[pathlib.Path, str], tuple[pathlib.Path, str]]
-"""A picture and its label picture, each a folder and a name in it."""
+"""An image and its label image, each a folder and a name in it."""
 Pairs = list[Pair]
 VOID, UNKNOWN = -1, -2
 VALUES = 2**16
 
 
-class PictureLabels(Listed):
-    """Random access to pairs of files. A prompt has one mask a class that the picture shows; no class counts instances."""
+class ImageLabels(Listed):
+    """Random access to pairs of files. A prompt has one mask a class that the image shows; no class counts instances."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class PictureLabels(Listed):
         prompts_per_example: int = 1,
         seed: int = 0,
     ):
-        """pairs: picture and label picture. values: number of a pixel -> place in classes. void: numbers of pixels that no
+        """pairs: image and label image. values: number of a pixel -> place in classes. void: numbers of pixels that no
         score counts; any other number is a fault of the file. The rest: see class_prompts.ClassLists."""
         self._name, self._pairs = name, list(pairs)
         self._lists = ClassLists(tuple(classes), (False,) * len(classes), max_classes, prompts_per_example, seed)
@@ -51,11 +51,11 @@ class PictureLabels(Listed):
 
     @one_record
     def __getitem__(self, index: int) -> Example:
-        picture, pixels, path, numbers = read_pair(self._pairs[index], f"{self._name}#{index}")
+        image, pixels, path, numbers = read_pair(self._pairs[index], f"{self._name}#{index}")
         owner = np.full(pixels.shape[:2], VOID, np.int16) if numbers is None else self._owner(numbers, path)
         labels = [int(label) for label in np.unique(owner) if label >= 0]
         masks = masks_of(owner, labels, path)
-        prompts = self._lists.prompts(index, masks, labels, owner < 0, key=picture.stem)
+        prompts = self._lists.prompts(index, masks, labels, owner < 0, key=image.stem)
         return Example(f"{self._name}#{index}", pixels[None], prompts)
 
     def _owner(self, numbers: np.ndarray, path: pathlib.Path) -> np.ndarray:
@@ -70,36 +70,36 @@ class PictureLabels(Listed):
 
 
 def read_pair(pair: Pair, where: str) -> tuple[pathlib.Path, np.ndarray, pathlib.Path, np.ndarray | None]:
-    """A picture's path and pixels, its label picture's path and numbers (None where a check goes on without them)."""
-    picture, path = (files.inside(folder, name, where) for folder, name in pair)
-    pixels = files.read_picture(picture)
-    return picture, pixels, path, read_labels(path, (pixels.shape[0], pixels.shape[1]))
+    """An image's path and pixels, its label picture's path and numbers (None where a check goes on without them)."""
+    image, path = (files.inside(folder, name, where) for folder, name in pair)
+    pixels = files.read_image(image)
+    return image, pixels, path, read_labels(path, (pixels.shape[0], pixels.shape[1]))
 
 
 def masks_of(owner: np.ndarray, numbers: Sequence[int], path: pathlib.Path) -> np.ndarray:
-    """bool [N, H, W]: the pixels of each number. path: of the label picture."""
+    """bool [N, H, W]: the pixels of each number. path: of the label image."""
     budget.charge(len(numbers), owner.shape, str(path))
     return np.array([owner == number for number in numbers], bool).reshape(-1, *owner.shape)
 
 
-def beside(pictures: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:
-    """Pairs of the pictures below a folder that match, in order of their names, and their labels: the same place below
-    another folder, with the end of the name replaced. A check also misses the pictures of labels that stand alone."""
-    found = set(files.listed(files.existing_folder(pictures), pattern))
+def beside(images: pathlib.Path, pattern: str, labels: pathlib.Path, old: str, new: str) -> Pairs:
+    """Pairs of the images below a folder that match, in order of their names, and their labels: the same place below
+    another folder, with the end of the name replaced. A check also misses the images of labels that stand alone."""
+    found = set(files.listed(files.existing_folder(images), pattern))
     if not found:
-        raise Problem("missing file", f"{pictures}: no {pattern} here; check the folder of the pictures")
+        raise Problem("missing file", f"{images}: no {pattern} here; check the folder of the images")
     if collected() is not None:
         alone = (str(path.relative_to(labels)).removesuffix(new) for path in labels.glob(f"{pattern.removesuffix(old)}{new}"))
-        found |= {pictures / f"{name}{old}" for name in alone}
+        found |= {images / f"{name}{old}" for name in alone}
     return [
-        ((pictures, str(path.relative_to(pictures))), (labels, f"{str(path.relative_to(pictures)).removesuffix(old)}{new}"))
+        ((images, str(path.relative_to(images))), (labels, f"{str(path.relative_to(images)).removesuffix(old)}{new}"))
         for path in sorted(found)
     ]
 
 
-def listed(list_path: pathlib.Path, pictures: pathlib.Path, labels: pathlib.Path, end: str) -> Pairs:
+def listed(list_path: pathlib.Path, images: pathlib.Path, labels: pathlib.Path, end: str) -> Pairs:
     """Pairs of the names in a text file, one a line."""
     if not list_path.is_file():
-        raise Problem("missing file", f"{list_path}: no such file; it lists the pictures of the split")
+        raise Problem("missing file", f"{list_path}: no such file; it lists the images of the split")
     names = " ".join(files.read_lines(list_path, "list")).split()
-    return [((pictures, f"{name}.jpg"), (labels, f"{name}{end}")) for name in names]
+    return [((images, f"{name}.jpg"), (labels, f"{name}{end}")) for name in names]

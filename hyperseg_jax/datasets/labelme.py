@@ -1,5 +1,5 @@
 """LabelMe: a folder of X.json {imagePath, imageHeight, imageWidth, shapes: [{label, points, shape_type, group_id}]} beside the
-pictures. Shapes of one label and group_id are one object; shape_type is polygon, rectangle, circle or mask."""
+images. Shapes of one label and group_id are one object; shape_type is polygon, rectangle, circle or mask."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
 from hyperseg_jax.datasets.labels import MODES
 from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.structs import Example
-from hyperseg_jax.untrusted import budget, pictures
+from hyperseg_jax.untrusted import budget, images
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 
 class LabelMe(Listed):
-    """Random access to the pictures of one folder, in order of the json files' names, with every label as a class."""
+    """Random access to the images of one folder, in order of the json files' names, with every label as a class."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class LabelMe(Listed):
     def __getitem__(self, index: int) -> Example:
         path = self._paths[index]
         note = files.read_json(path)
-        size = files.picture_size(note, str(path), "imageHeight", "imageWidth")
+        size = files.image_size(note, str(path), "imageHeight", "imageWidth")
         name = files.text(note, "imagePath", str(path)).replace("\\", "/")
-        pixels = files.read_picture(files.inside(self._root, name, str(path)), size)
+        pixels = files.read_image(files.inside(self._root, name, str(path)), size)
         objects: dict[tuple, np.ndarray] = {}
         for k, shape in enumerate(files.rows(note, "shapes", str(path))):
             where = f"{path} shapes#{k}"
@@ -100,11 +100,11 @@ def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | 
 
 
 def _pasted(shape: dict, corner: tuple[float, float], sides: tuple[float, float], size: tuple[int, int]) -> np.ndarray | None:
-    """A small mask picture in base64, put at its corner and cut at the border. sides: height and width between its points,
+    """A small mask image in base64, put at its corner and cut at the border. sides: height and width between its points,
     which are pixels of the mask, or one beyond."""
     try:
         data = base64.b64decode(shape["mask"], validate=True)
-        part = pictures.numbers(data, MODES, "mask") > 0
+        part = images.numbers(data, MODES, "mask") > 0
     except (KeyError, TypeError, ValueError, BadFile):
         return None
     if any(abs(have - round(side)) > 1 for have, side in zip(part.shape, sides, strict=True)):

@@ -69,7 +69,7 @@ _COCO = "coco/{split}"
 _OF_2017, _OF_2014 = ("train2017", "val2017"), ("train2014", "val2014")
 _SPLIT = {"split": "{split}"}
 _COCO_SITE = "cocodataset.org"
-_REFER = "github.com/lichengunc/refer, pictures of cocodataset.org"
+_REFER = "github.com/lichengunc/refer, images of cocodataset.org"
 _UNC, _UMD = ("train", "val", "testA", "testB"), ("train", "val", "test")
 _ALL = ("all",)
 
@@ -268,7 +268,7 @@ LAYOUTS: dict[str, FolderLayout] = {
         "github.com/cilinyan/ReVOS-api",
         files_of={"valid": {"foreground_path": "revos/mask_dict_foreground.json"}},
     ),
-    "folder": FolderLayout(datasets.Folder, {"folder": "."}, _ALL, "yours: captions.jsonl, pictures and masks"),
+    "folder": FolderLayout(datasets.Folder, {"folder": "."}, _ALL, "yours: captions.jsonl, images and masks"),
     "labelme": FolderLayout(datasets.LabelMe, {"folder": "."}, _ALL, "yours: the folder that LabelMe wrote"),
     "coco_json": FolderLayout(
         datasets.CocoInstances,

@@ -1,4 +1,4 @@
-"""LLaVA conversations: a list of {id, image, conversations: [{from: "human" | "gpt", value}]}; "<image>" marks the picture."""
+"""LLaVA conversations: a list of {id, image, conversations: [{from: "human" | "gpt", value}]}; "<image>" marks the image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ IMAGE_MARK = "<image>"
 
 
 class Llava:
-    """Random access to the records that have a picture, in order of the file, a prompt for each question.
+    """Random access to the records that have an image, in order of the file, a prompt for each question.
 
     Each turn stands alone: a question that leans on an earlier one is asked without it. text_only: records left out
-    because they have no picture.
+    because they have no image.
     """
 
     def __init__(self, json_path: str | os.PathLike, image_root: str | os.PathLike, *, prompts_per_example: int = 4):
-        """image_root: the folder that `image` is relative to. prompts_per_example: questions of one picture; a longer
+        """image_root: the folder that `image` is relative to. prompts_per_example: questions of one image; a longer
         conversation is cut into several examples."""
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
@@ -51,7 +51,7 @@ class Llava:
         number, turns = self._items[index]
         where = self._where(number)
         record = self._file.content[number]
-        pixels = files.read_picture(files.inside(self._images, files.field(record, "image", where), where))
+        pixels = files.read_image(files.inside(self._images, files.field(record, "image", where), where))
         prompts = tuple(self._prompt(record["conversations"][2 * turn : 2 * turn + 2], where) for turn in turns)
         return Example(f"{self._file.path.name}#{number}.{turns[0]}", pixels[None], prompts)
 

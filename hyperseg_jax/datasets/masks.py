@@ -20,7 +20,7 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
     """A segmentation of a json file as a bool mask.
 
     segmentation: run lengths (compressed or not), or a list of polygons [x0, y0, x1, y1, ...].
-    height, width: of the picture. where: file and field, for the message.
+    height, width: of the image. where: file and field, for the message.
     polygons: how they are filled, one of POLYGON_RULES: "fill_poly" as cv2.fillPoly (the authors' json of RefCOCO, ReasonSeg),
     "coco" as pycocotools (COCO's own scores, the REFER tools).
     Returns bool [height, width]. Raises UserError for another size or an unreadable segmentation.
@@ -65,7 +65,7 @@ def _of_other_size(size: tuple, height: int, width: int, where: str) -> np.ndarr
     have = "x".join(str(side) for side in size[::-1])
     complain(
         "wrong size",
-        f"{where}: the mask is {have} pixels, its picture {width}x{height}; annotation and picture must be of one size",
+        f"{where}: the mask is {have} pixels, its image {width}x{height}; annotation and image must be of one size",
     )
     return np.zeros((height, width), bool)
 

@@ -1,4 +1,4 @@
-"""MMBench: a table with tabs, {index, question, hint, A, B, C, D, answer, category, image}; image is a picture in base64,
+"""MMBench: a table with tabs, {index, question, hint, A, B, C, D, answer, category, image}; image is an image in base64,
 or the index of the row that has it."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hyperseg_jax.datasets.choices import LETTERS, in_words
 from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import budget, limits, paths, pictures
+from hyperseg_jax.untrusted import budget, images, limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown_value
 
@@ -115,21 +115,21 @@ class MmBench:
             group=row.get("category", ""),
             key=row["index"],
         )
-        pixels = self._picture(row["image"], where)
+        pixels = self._image(row["image"], where)
         budget.charge_frame(pixels.shape, where)
         return Example(f"{self._path.name}#{index}", pixels[None], (prompt,))
 
-    def _picture(self, image: str, where: str) -> np.ndarray:
+    def _image(self, image: str, where: str) -> np.ndarray:
         if len(image) <= INDEX_LENGTH:
             if image not in self._row_of:
                 raise Problem("missing file", f"{where}: image {image!r} is no row of the table; download it again")
             image = self._read(self._row_of[image])["image"]
         try:
-            return pictures.colours(base64.b64decode(image, validate=True))
+            return images.colours(base64.b64decode(image, validate=True))
         except (binascii.Error, ValueError) as error:
-            raise Problem("unreadable picture", f"{where}: its image cannot be read ({error}); download it again") from error
+            raise Problem("unreadable image", f"{where}: its image cannot be read ({error}); download it again") from error
         except BadFile as error:
-            raise Problem("unreadable picture", f"{where}: its image {error}") from error
+            raise Problem("unreadable image", f"{where}: its image {error}") from error
 
 
 def _is_given(choice: str) -> bool:

@@ -11,13 +11,13 @@ import pathlib
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.per_image import PerPicture
+from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.structs import Prompt
 
 
-class Objects365(PerPicture):
-    """Random access to the boxes of one file (crowds aside), pictures in its order."""
+class Objects365(PerImage):
+    """Random access to the boxes of one file (crowds aside), images in its order."""
 
     def __init__(self, json_path: str | os.PathLike, image_root: str | os.PathLike, *, prompts_per_example: int = 1):
         """json_path: zhiyuan_objv2_{train,val}.json. image_root: the folder of the patches."""
@@ -29,12 +29,12 @@ class Objects365(PerPicture):
             self._items += [(number, k) for k in notes if not self._records.is_crowd(k)]
         self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
-    def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+    def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._items[n][0])
         where = f"{self._records.path} image {image['id']}"
         name = pathlib.PurePosixPath(files.text(image, "file_name", where))
         path = files.inside(self._images, pathlib.PurePosixPath(name.parent.name, name.name), where)
-        return path, files.picture_size(image, where)
+        return path, files.image_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         k = self._items[n][1]

@@ -10,11 +10,11 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import PASCAL_VOC20
-from hyperseg_jax.datasets.label_images import PictureLabels, listed
+from hyperseg_jax.datasets.label_images import ImageLabels, listed
 
 
-class PascalVoc20(PictureLabels):
-    """Random access to the pictures of a split, in the order of its list."""
+class PascalVoc20(ImageLabels):
+    """Random access to the images of a split, in the order of its list."""
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". options: see picture_labels.PictureLabels."""

@@ -1,6 +1,6 @@
 """Pascal VOC 2012 for interactive segmentation: JPEGImages/*.jpg, SegmentationObject/*.png, ImageSets/Segmentation/{split}.txt.
 
-The pngs number the objects of a picture; 0 is background and 255 their border, which no score counts.
+The pngs number the objects of an image; 0 is background and 255 their border, which no score counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BORDER = 255
 
 
 class PascalVocObjects:
-    """Random access to the pictures of a split, in the order of its list: a region prompt with a point in every object."""
+    """Random access to the images of a split, in the order of its list: a region prompt with a point in every object."""
 
     def __init__(self, folder: str | os.PathLike, split: str, *, seed: int = 0):
         """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". seed: of the points."""
@@ -34,13 +34,13 @@ class PascalVocObjects:
 
     @one_record
     def __getitem__(self, index: int) -> Example:
-        picture, pixels, path, labels = read_pair(self._pairs[index], f"{self._name}#{index}")
+        image, pixels, path, labels = read_pair(self._pairs[index], f"{self._name}#{index}")
         owner = np.zeros(pixels.shape[:2], np.uint8) if labels is None else labels
         shown = [int(number) for number in np.unique(owner) if number not in (0, BORDER)]
         masks = masks_of(owner, shown, path)
         budget.charge(len(shown), owner.shape, str(path))  # a point for each
         if not shown and labels is not None:
-            complain("bad mask", f"{path}: shows no object; leave the picture out of the list of its split")
+            complain("bad mask", f"{path}: shows no object; leave the image out of the list of its split")
         rng = np.random.default_rng([self._seed, index])
         points = [np.argwhere(draw_marks(mask, rng)["point"])[0] + 0.5 for mask in masks]  # the centre of a pixel
         prompt = Prompt(
@@ -49,6 +49,6 @@ class PascalVocObjects:
             labels=tuple(range(len(masks))),
             regions=tuple(Region.of_point(x, y) for y, x in points),
             ignore=(owner == BORDER)[None],
-            key=picture.stem,
+            key=image.stem,
         )
         return Example(f"{self._name}#{index}", pixels[None], (prompt,))

@@ -1,4 +1,4 @@
-"""What readers of prompts about pictures share: one prompt an example, or several of one picture together."""
+"""What readers of prompts about images share: one prompt an example, or several of one image together."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
 
-class PerPicture(abc.ABC):
-    """Random access to the prompts of a benchmark. A reader says what prompt n is and which picture it is about."""
+class PerImage(abc.ABC):
+    """Random access to the prompts of a benchmark. A reader says what prompt n is and which image it is about."""
 
     name: str
     """What examples are called by, with the number of their first prompt."""
     measures = False
-    """Whether prompts lean on the size of a picture that the annotations do not promise."""
+    """Whether prompts lean on the size of an image that the annotations do not promise."""
 
-    def _arrange(self, count: int, picture_of: Callable[[int], Hashable], prompts_per_example: int) -> None:
-        """Prompts 0 to count - 1 become examples of up to prompts_per_example about one picture.
+    def _arrange(self, count: int, image_of: Callable[[int], Hashable], prompts_per_example: int) -> None:
+        """Prompts 0 to count - 1 become examples of up to prompts_per_example about one image.
 
-        picture_of: takes n, tells pictures apart. A prompt for which it raises UserError is an example of its own, which raises
+        picture_of: takes n, tells images apart. A prompt for which it raises UserError is an example of its own, which raises
         again when it is read: one bad record hides no others.
         """
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
-        by_picture: dict[Hashable, list[int]] = {}
+        by_image: dict[Hashable, list[int]] = {}
         for n in range(count):
-            picture: Hashable = ("prompt", n)
+            image: Hashable = ("prompt", n)
             if prompts_per_example > 1:
                 with contextlib.suppress(UserError):
-                    picture = picture_of(n)
-            by_picture.setdefault(picture, []).append(n)
-        self._groups = [chunk for group in by_picture.values() for chunk in files.chunks(group, prompts_per_example)]
+                    image = image_of(n)
+            by_image.setdefault(image, []).append(n)
+        self._groups = [chunk for group in by_image.values() for chunk in files.chunks(group, prompts_per_example)]
 
     @abc.abstractmethod
-    def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int] | None]:
-        """The picture of prompt n, and the (height, width) that the annotations promise."""
+    def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int] | None]:
+        """The image of prompt n, and the (height, width) that the annotations promise."""
 
     @abc.abstractmethod
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        """Prompt n about a picture of this (height, width)."""
+        """Prompt n about an image of this (height, width)."""
 
     def _pixels(self, n: int) -> np.ndarray:
-        path, size = self._picture(n)
+        path, size = self._image(n)
         try:
-            return files.read_picture(path, size)
+            return files.read_image(path, size)
         except Problem as problem:
             if self.measures:
                 raise

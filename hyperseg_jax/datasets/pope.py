@@ -20,7 +20,7 @@ class Pope(Questions):
     image_root: COCO's val2014.
     """
 
-    picture_field = "image"
+    image_field = "image"
 
     def _open(self, json_path: str | os.PathLike) -> int:
         self._file = files.JsonLines(json_path)
@@ -34,7 +34,7 @@ class Pope(Questions):
     def _where(self, n: int) -> str:
         return self._file.where(n)
 
-    def _picture(self, n: int) -> tuple[pathlib.Path, None]:
+    def _image(self, n: int) -> tuple[pathlib.Path, None]:
         return files.inside(self._images, self._text(n, "image"), self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:

@@ -2,7 +2,7 @@
 
 What a record becomes follows from its features: objects with refexp and mask (ref_coco): referring expressions; objects with a
 mask or segmentation and a label (lvis): class lists of instances; objects with bbox and label (coco, voc): captions of regions;
-a label picture (scene_parse150, oxford_iiit_pet): class lists of regions.
+a label image (scene_parse150, oxford_iiit_pet): class lists of regions.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hyperseg_jax.datasets.record_errors import one_record
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
-from hyperseg_jax.untrusted import budget, pictures
+from hyperseg_jax.untrusted import budget, images
 from hyperseg_jax.untrusted import features as prepared
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown, shown_value
 
-LABEL_PICTURES = ("annotation", "segmentation_label", "segmentation_mask")
+LABEL_IMAGES = ("annotation", "segmentation_label", "segmentation_mask")
 MASKS = ("mask", "segmentation")
 
 
@@ -43,7 +43,7 @@ class Prepared:
         prompts_per_example: int = 1,
         seed: int = 0,
     ):
-        """folder: with dataset_info.json and features.json, such as lvis/1.4.0. classes: those of label pictures, whose
+        """folder: with dataset_info.json and features.json, such as lvis/1.4.0. classes: those of label images, whose
         numbers begin at 1 (0 is void); other datasets have their own list. The rest: see class_prompts.ClassLists."""
         self._folder, self._split = files.existing_folder(folder), split
         features, info = prepared.read_features(self._folder), prepared.read_info(self._folder)
@@ -57,7 +57,7 @@ class Prepared:
         self._files = info.splits[split]
         inner = features["objects"].parts if "objects" in features else {}
         self._masks = next((name for name in MASKS if name in inner), None)
-        self._labels = next((name for name in LABEL_PICTURES if name in features), None)
+        self._labels = next((name for name in LABEL_IMAGES if name in features), None)
         names = tuple(classes) or (prepared.read_labels(self._folder, "objects-label") if "label" in inner else ())
         if self._masks and "refexp" in inner:
             self._kind = "referring"
@@ -104,7 +104,7 @@ class Prepared:
         except Exception as error:  # of every kind on a damaged record
             why = f"{type(error).__name__}: {shown(str(error))}"
             raise Problem("bad record", f"{where}: cannot be read ({why}); prepare it again") from error
-        pixels = _picture(record.one("image"), where)
+        pixels = _image(record.one("image"), where)
         budget.charge_frame(pixels.shape, where)
         size = pixels.shape[0], pixels.shape[1]
         key = next((str(record.one(name)) for name in ("image/id", "image/filename") if record.has(name)), str(index))
@@ -156,7 +156,7 @@ def _referring(record: Values, size: tuple[int, int], where: str) -> Iterator[Pr
 
 
 class Values:
-    """The values of a record, a tf.train.Example: numbers, or bytes of texts and of picture files, in lists by name."""
+    """The values of a record, a tf.train.Example: numbers, or bytes of texts and of image files, in lists by name."""
 
     def __init__(self, data: bytes, where: str) -> None:
         from tensorflow_datasets.proto import tf_example_pb2
@@ -192,24 +192,24 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _picture(data: Any, where: str) -> np.ndarray:
+def _image(data: Any, where: str) -> np.ndarray:
     try:
-        return pictures.colours(bytes(data))
+        return images.colours(bytes(data))
     except (BadFile, TypeError) as error:
-        raise Problem("unreadable picture", f"{where}: its image {error}") from error
+        raise Problem("unreadable image", f"{where}: its image {error}") from error
 
 
 def _numbers(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """A label picture or mask; other than the size of its picture is a problem, and empty while a check goes on."""
+    """A label image or mask; other than the size of its image is a problem, and empty while a check goes on."""
     try:
-        found = pictures.numbers(bytes(data), MODES, "mask")
+        found = images.numbers(bytes(data), MODES, "mask")
     except (BadFile, TypeError) as error:
         raise Problem("bad mask", f"{where}: a mask {error}") from error
     if found.shape == size:
         return found
     complain(
         "wrong size",
-        f"{where}: a mask is {found.shape[1]}x{found.shape[0]} pixels, its picture {size[1]}x{size[0]}; prepare it again",
+        f"{where}: a mask is {found.shape[1]}x{found.shape[0]} pixels, its image {size[1]}x{size[0]}; prepare it again",
     )
     return np.zeros(size, np.uint8)
 

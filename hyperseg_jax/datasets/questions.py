@@ -1,4 +1,4 @@
-"""What readers of question files share (GQA, POPE): one file of questions, one folder of pictures."""
+"""What readers of question files share (GQA, POPE): one file of questions, one folder of images."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.per_image import PerPicture
+from hyperseg_jax.datasets.per_image import PerImage
 
 
-class Questions(PerPicture):
+class Questions(PerImage):
     """Random access to the questions of one file, in its order. A reader says how its file is opened and looked up."""
 
-    picture_field: str
-    """The field of a question that names its picture."""
+    image_field: str
+    """The field of a question that names its image."""
 
     def __init__(
         self,
@@ -24,11 +24,11 @@ class Questions(PerPicture):
         prompts_per_example: int = 1,
         suffix: str = "",
     ):
-        """prompts_per_example: questions about one picture. suffix: put behind each question."""
+        """prompts_per_example: questions about one image. suffix: put behind each question."""
         count = self._open(json_path)
         self._images = files.existing_folder(image_root)
         self._suffix = suffix
-        self._arrange(count, lambda n: self._text(n, self.picture_field), prompts_per_example)
+        self._arrange(count, lambda n: self._text(n, self.image_field), prompts_per_example)
 
     @abc.abstractmethod
     def _open(self, json_path: str | os.PathLike) -> int:

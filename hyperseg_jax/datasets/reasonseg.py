@@ -2,7 +2,7 @@
 
 Polygons are painted from the largest to the smallest; the label "flag" is skipped, and one with "ignore" in it marks pixels
 that no score counts (LISA's rule) or that are background (what HyperSeg's code does, commit 5cfcf52). An explanatory json,
-[{image, query, outputs}], gives the questions of some pictures an answer in words.
+[{image, query, outputs}], gives the questions of some images an answer in words.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ReasonSeg:
         sentences: str = "first",
         ignore: str = "official",
     ):
-        """explanations: an explanatory json whose outputs become Prompt.answer. sentences: "first" of each picture, as the
+        """explanations: an explanatory json whose outputs become Prompt.answer. sentences: "first" of each image, as the
         published evaluations take, or "each". ignore: "official": Prompt.ignore; "released": background, as
         HyperSeg and InstructSeg score it."""
         if sentences not in SENTENCES:
@@ -60,9 +60,9 @@ class ReasonSeg:
         note = files.read_json(path)
         texts = files.texts(note, "text", str(path))
         if not texts:
-            raise UserError(f"{path}: field 'text' is empty; give the picture a question or remove it")
-        picture = files.inside(self._folder, path.with_suffix(".jpg").name, str(path))
-        pixels = files.read_picture(picture)
+            raise UserError(f"{path}: field 'text' is empty; give the image a question or remove it")
+        path_of_image = files.inside(self._folder, path.with_suffix(".jpg").name, str(path))
+        pixels = files.read_image(path_of_image)
         target, ignored = self._paint(note, pixels.shape[:2], str(path))
         text = texts[sentence].strip()
         if not text:
@@ -70,7 +70,7 @@ class ReasonSeg:
         prompt = Prompt(
             task="reasoning",
             text=text,
-            answer=self._answers.get(picture.name, ""),
+            answer=self._answers.get(path_of_image.name, ""),
             masks=target[None, None] if target.any() else np.zeros((0, 1, *target.shape), bool),
             ignore=ignored[None] if ignored.any() else None,
             group=files.text(note, "group", str(path), ""),
@@ -97,7 +97,7 @@ class ReasonSeg:
 
 
 def _answers(explanations: files.Json) -> dict[str, str]:
-    """By picture: all its sentences ask for one target, and the explanation fits each."""
+    """By image: all its sentences ask for one target, and the explanation fits each."""
     found = {}
     for k, record in enumerate(explanations.content):
         where = f"{explanations.path}#{k}"

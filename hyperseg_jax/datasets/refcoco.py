@@ -35,7 +35,7 @@ class RefCoco:
         """image_root: the folder that image_info.file_name is relative to.
 
         sentences: "joined": the sentences of a record are one prompt, as the published evaluation has it; "each": a
-        prompt each. group_by_image: an example carries up to prompts_per_example prompts of one picture, in file order.
+        prompt each. group_by_image: an example carries up to prompts_per_example prompts of one image, in file order.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
@@ -53,17 +53,17 @@ class RefCoco:
     def _order(self, group_by_image: bool) -> list[list[tuple[int, int]]]:
         """For each example, the (record, sentence) of its prompts; sentence -1 stands for all."""
         items: list[tuple[int, int]] = []
-        by_picture: dict[str, list[int]] = {}
+        by_image: dict[str, list[int]] = {}
         for number, record in enumerate(self._file.content):
             name = files.text(record, "image_info.file_name", self._where(number))
             count = len(files.rows(record, "instruction", self._where(number)))
             for sentence in range(count) if self._sentences == "each" else (-1,):
-                by_picture.setdefault(name, []).append(len(items))
+                by_image.setdefault(name, []).append(len(items))
                 items.append((number, sentence))
         if not group_by_image:
             return [[item] for item in items]
         return [
-            [items[k] for k in chunk] for indices in by_picture.values() for chunk in files.chunks(indices, self._per_example)
+            [items[k] for k in chunk] for indices in by_image.values() for chunk in files.chunks(indices, self._per_example)
         ]
 
     def __len__(self) -> int:
@@ -74,8 +74,8 @@ class RefCoco:
         group = self._groups[index]
         where = self._where(group[0][0])
         info = files.field(self._file.content[group[0][0]], "image_info", where)
-        size = files.picture_size(info, where)
-        pixels = files.read_picture(files.inside(self._images, files.field(info, "file_name", where), where), size)
+        size = files.image_size(info, where)
+        pixels = files.read_image(files.inside(self._images, files.field(info, "file_name", where), where), size)
         prompts = tuple(self._prompt(record, sentence, size) for record, sentence in group)
         name = f"{self._file.path.name}#{group[0][0]}" + (f".{group[0][1]}" if group[0][1] >= 0 else "")
         return Example(name, pixels[None], prompts)

@@ -15,7 +15,7 @@ import numpy as np
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.per_image import PerPicture
+from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.places import Places
 from hyperseg_jax.datasets.refcoco import SENTENCES
 from hyperseg_jax.errors import UserError
@@ -33,7 +33,7 @@ SENTENCE, NUMBER = 8, 2
 """Bytes that each takes in any file, at least."""
 
 
-class RefCocoRefs(PerPicture):
+class RefCocoRefs(PerImage):
     """Random access to the expressions of one split of one refs file, in its order."""
 
     def __init__(
@@ -50,7 +50,7 @@ class RefCocoRefs(PerPicture):
         """image_root: COCO's train2014. split: "train", "val", "testA", "testB" (RefCOCO, RefCOCO+, gRefCOCO), "test".
 
         sentences: "each": a prompt each, as the benchmark scores; "joined": those of one ref are one prompt (HyperSeg).
-        prompts_per_example: of one picture. polygons: see masks.decode; the REFER tools fill them as pycocotools does.
+        prompts_per_example: of one image. polygons: see masks.decode; the REFER tools fill them as pycocotools does.
         """
         for name, value, known in (("sentences", sentences, SENTENCES), ("polygons", polygons, masks.POLYGON_RULES)):
             if value not in known:
@@ -68,7 +68,7 @@ class RefCocoRefs(PerPicture):
         self._arrange(len(self._items), lambda n: self._refs[self._items[n][0]]["image_id"], prompts_per_example)
 
     def _of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
-        """The refs of a split that name a picture of the instances file, with what is needed of them."""
+        """The refs of a split that name an image of the instances file, with what is needed of them."""
         kept, there, most, listed = [], set(), self._path.stat().st_size, 0
         for k, ref in enumerate(refs):
             where = f"{self._path}#{k}"
@@ -106,10 +106,10 @@ class RefCocoRefs(PerPicture):
             raise UserError(f"{self._path}: no split {split!r}; it has {shown(', '.join(sorted(map(str, there))) or 'none')}")
         return kept
 
-    def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+    def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._refs[self._items[n][0]]["image_id"])
         where = f"{self._records.path} image {image['id']}"
-        return files.inside(self._images, files.field(image, "file_name", where), where), files.picture_size(image, where)
+        return files.inside(self._images, files.field(image, "file_name", where), where), files.image_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         number, sentence = self._items[n]

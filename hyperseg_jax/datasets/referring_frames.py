@@ -1,4 +1,4 @@
-"""Frames of a few videos as pictures, with sentences about the one object of each video: a folder with JPEGImages and
+"""Frames of a few videos as images, with sentences about the one object of each video: a folder with JPEGImages and
 Annotations as of DAVIS, and expressions.json, {video: {"expressions": [sentence, ...]}}.
 
 Every second frame can be kept for testing. So that sentences count, some examples are two videos side by side: what a sentence
@@ -58,17 +58,17 @@ class ReferringFrames:
 
     def _example(self, index: int, beside: bool, rng: np.random.Generator) -> Example:
         video, name = self._items[index]
-        picture, mask = self._read(video, name)
+        image, mask = self._read(video, name)
         if not (beside and self._beside):
             prompts = self._prompts(video, mask, "alone")
-            return Example(f"{video}/{name}", picture[None], prompts)
+            return Example(f"{video}/{name}", image[None], prompts)
         other = str(rng.choice([one for one in self.videos if one != video]))
         partner = str(rng.choice(self._frames[other]))
         second, its_mask = self._read(other, partner)
-        if second.shape[0] != picture.shape[0]:
+        if second.shape[0] != image.shape[0]:
             where = self._folders.root
             raise UserError(f"{where}: {video} and {other} differ in height; give frames of one height, or beside=False")
-        sides = [(video, picture, mask), (other, second, its_mask)]
+        sides = [(video, image, mask), (other, second, its_mask)]
         if rng.random() < 0.5:
             sides.reverse()
         nothing = [np.zeros_like(one) for _, _, one in sides]
@@ -81,7 +81,7 @@ class ReferringFrames:
 
     def _read(self, video: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         opened = self._folders.open(video, [name])
-        return opened.pictures([0])[0], opened.objects(0) > 0
+        return opened.images([0])[0], opened.objects(0) > 0
 
     def _prompts(self, video: str, mask: np.ndarray, how: str) -> tuple[Prompt, ...]:
         sentences = files.texts(self._file.content[video], "expressions", f"{self._file.path} {video}")

@@ -74,7 +74,7 @@ class ReferringVideos(ClipReader):
         prompts = tuple(self._prompt(name, video, expression, times) for expression in said)
         if self._together:
             prompts = (_with_the_rest(prompts[0], video, said, times), *prompts[1:])
-        return Example(f"{name}/{said[0].key}", video.pictures(times), prompts, video.names(times))
+        return Example(f"{name}/{said[0].key}", video.images(times), prompts, video.names(times))
 
     def _times(self, video: Video, said: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
         numbers = [expression.number for expression in said if expression.number is not None]

@@ -70,13 +70,13 @@ class ReVos(ClipReader):
         video, keys = self._items[index]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
-        size = files.picture_size(record, where)
+        size = files.image_size(record, where)
         names = files.texts(record, "frames", where)
         limits.check("frames", len(names), where, "frames")
         said = {key: files.table(record["expressions"], key, where) for key in keys}
         named = {key: files.identities(said[key], "anno_id", f"{where}/{key}") for key in keys}
         times = self._times([number for numbers in named.values() for number in numbers], len(names), rng)
-        frames = np.stack([files.read_picture(files.inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times])
+        frames = np.stack([files.read_image(files.inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times])
         foreground = self._objects(video, times, size)
         prompts = tuple(
             self._prompt(said[key], named[key], times, len(names), size, f"{video}/{key}", foreground) for key in keys

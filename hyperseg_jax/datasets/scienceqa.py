@@ -10,16 +10,16 @@ from typing import Any
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import complain
 from hyperseg_jax.datasets.choices import LETTERS, in_words
-from hyperseg_jax.datasets.per_image import PerPicture
+from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
 from hyperseg_jax.untrusted.printing import shown
 
 
-class ScienceQa(PerPicture):
-    """Random access to the questions of a split that have a picture, in its order; group is the subject.
+class ScienceQa(PerImage):
+    """Random access to the questions of a split that have an image, in its order; group is the subject.
 
-    text_only: questions left out because they have no picture.
+    text_only: questions left out because they have no image.
     """
 
     def __init__(self, folder: str | os.PathLike, split: str, *, hints: bool = True):
@@ -41,7 +41,7 @@ class ScienceQa(PerPicture):
     def _row(self, key: str) -> Any:
         return files.field(self._file.content, key, str(self._file.path))
 
-    def _picture(self, n: int) -> tuple[pathlib.Path, None]:
+    def _image(self, n: int) -> tuple[pathlib.Path, None]:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
         split, image = (files.text(self._row(key), name, where) for name in ("split", "image"))
         return files.inside(self._images, f"{split}/{key}/{image}", where), None

@@ -72,7 +72,7 @@ class Video:
         """(height, width) of the first frame; while a check collects, of the first that can be opened."""
         for name in self._names:
             try:
-                return files.picture_shape(self._frame(name))
+                return files.image_shape(self._frame(name))
             except Problem as problem:
                 complain(problem.kind, str(problem))
         raise Problem("missing file", f"{self._frames}: has no frame that can be opened; unpack them there")
@@ -85,9 +85,9 @@ class Video:
         """Whether it is a video of a test set, whose server keeps the masks of all other frames."""
         return len(self) > 1 and self._masks is not None and [p.stem for p in self._masks.glob("*.png")] == [self._names[0]]
 
-    def pictures(self, times: Iterable[int]) -> np.ndarray:
+    def images(self, times: Iterable[int]) -> np.ndarray:
         """uint8 [T, H, W, 3]. UserError for a frame that is missing, broken or of another size than the first."""
-        return np.stack([files.read_picture(self._frame(self._names[t]), self.size) for t in times])
+        return np.stack([files.read_image(self._frame(self._names[t]), self.size) for t in times])
 
     def names(self, times: Iterable[int]) -> tuple[str, ...]:
         """Of these frames."""

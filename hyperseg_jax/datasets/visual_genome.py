@@ -9,7 +9,7 @@ import pathlib
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.per_image import PerPicture
+from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
@@ -18,11 +18,11 @@ from hyperseg_jax.untrusted.printing import shown
 FOLDERS = ("VG_100K", "VG_100K_2")
 
 
-class VisualGenome(PerPicture):
-    """Random access to the regions of a split, pictures in the order of the regions' file."""
+class VisualGenome(PerImage):
+    """Random access to the regions of a split, images in the order of the regions' file."""
 
     def __init__(self, folder: str | os.PathLike, split: str, *, prompts_per_example: int = 1):
-        """folder: with the three json files and the two folders of pictures. split: "train", "val" or "test" (DenseCap)."""
+        """folder: with the three json files and the two folders of images. split: "train", "val" or "test" (DenseCap)."""
         self._root = files.existing_folder(folder)
         self._file = self._open("region_descriptions.json", list)
         splits = self._open("densecap_splits.json", dict).content
@@ -37,7 +37,7 @@ class VisualGenome(PerPicture):
         self._sizes = {}
         for k, row in enumerate(data.content):
             if files.identity(row, "image_id", f"{data.path}#{k}") in chosen:
-                self._sizes[row["image_id"]] = files.picture_size(row, f"{data.path}#{k}")
+                self._sizes[row["image_id"]] = files.image_size(row, f"{data.path}#{k}")
         self.name = f"visual_genome:{split}"
         self._items = []
         for k, record in enumerate(self._file.content):
@@ -47,7 +47,7 @@ class VisualGenome(PerPicture):
             if number not in self._sizes:
                 complain(
                     "bad record",
-                    f"{self._file.path}#{k}: picture {number} is not in {data.path}; take both files from one release",
+                    f"{self._file.path}#{k}: image {number} is not in {data.path}; take both files from one release",
                 )
                 continue
             self._items += [(k, r) for r in range(len(files.rows(record, "regions", f"{self._file.path}#{k}")))]
@@ -56,7 +56,7 @@ class VisualGenome(PerPicture):
     def _open(self, name: str, kind: type) -> files.Json:
         return files.Json(files.inside(self._root, name, str(self._root)), kind)
 
-    def _picture(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
+    def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         where = f"{self._file.path}#{self._items[n][0]}"
         number = files.identity(self._file.content[self._items[n][0]], "id", where)
         paths = [files.inside(self._root, f"{folder}/{number}.jpg", where) for folder in FOLDERS]

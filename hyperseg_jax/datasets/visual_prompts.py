@@ -117,9 +117,9 @@ def shares_area(box: Sequence[float], shape: Sequence[int]) -> bool:
 
 
 def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region, ...]:
-    """A file's box [x, y, width, height] as the one region of a prompt, cut at the border of its picture.
+    """A file's box [x, y, width, height] as the one region of a prompt, cut at the border of its image.
 
-    size: (height, width) of the picture. where: file and field, for the message. UserError where no pixel of it is left; ()
+    size: (height, width) of the image. where: file and field, for the message. UserError where no pixel of it is left; ()
     while a check collects.
     """
     budget.charge(1, size, where)
@@ -130,7 +130,7 @@ def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region,
         complain("bad mask", f"{where}: a box is [x, y, width, height], found {shown_value(box)}; correct it")
         return ()
     if width < 0 or height < 0 or whole[0] >= whole[2] or whole[1] >= whole[3] or not shares_area(whole, size):
-        no_pixel = f"has no pixel of its picture, {size[1]}x{size[0]}; correct or remove it"
+        no_pixel = f"has no pixel of its image, {size[1]}x{size[0]}; correct or remove it"
         complain("bad mask", f"{where}: box {shown_value(box)} {no_pixel}")
         return ()
     return (Region.of_box(max(0, x), max(0, y), min(x + width, size[1]), min(y + height, size[0])),)

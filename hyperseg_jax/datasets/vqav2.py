@@ -8,12 +8,12 @@ import pathlib
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.per_image import PerPicture
+from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.places import Places
 from hyperseg_jax.structs import Prompt
 
 
-class VqaV2(PerPicture):
+class VqaV2(PerImage):
     """Random access to the questions of one file, in its order. answers are those of ten people; group the answer's type."""
 
     def __init__(
@@ -25,7 +25,7 @@ class VqaV2(PerPicture):
         prompts_per_example: int = 1,
         suffix: str = "",
     ):
-        """image_root: COCO's folder of the split, whose name is in the names of its pictures (train2014, val2014, test2015).
+        """image_root: COCO's folder of the split, whose name is in the names of its images (train2014, val2014, test2015).
         annotations_path: None for test splits, whose answers only the server has. suffix: put behind each question."""
         self._file = files.Json(questions_path, dict)
         self._images = files.existing_folder(image_root)
@@ -37,16 +37,16 @@ class VqaV2(PerPicture):
             self._answers_path = str(annotations_path)
             self._notes = files.rows(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
             self._answers = Places(self._notes, "question_id", f"{self._answers_path} annotations")
-        self._arrange(len(self._questions), self._image, prompts_per_example)
+        self._arrange(len(self._questions), self._image_id, prompts_per_example)
 
     def _where(self, n: int) -> str:
         return f"{self._file.path} questions#{n}"
 
-    def _image(self, n: int) -> int:
+    def _image_id(self, n: int) -> int:
         return files.number(self._questions[n], "image_id", self._where(n))
 
-    def _picture(self, n: int) -> tuple[pathlib.Path, None]:
-        name = f"COCO_{self._images.name}_{self._image(n):012d}.jpg"
+    def _image(self, n: int) -> tuple[pathlib.Path, None]:
+        name = f"COCO_{self._images.name}_{self._image_id(n):012d}.jpg"
         return files.inside(self._images, name, self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:

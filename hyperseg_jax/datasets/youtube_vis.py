@@ -1,5 +1,5 @@
 """YouTube-VIS 2019 and 2021: instances.json or train.json {videos: [{id, height, width, file_names}], categories: [{id, name}],
-annotations: [{video_id, category_id, iscrowd, segmentations: [run lengths, polygons or null for each frame]}]}, pictures at
+annotations: [{video_id, category_id, iscrowd, segmentations: [run lengths, polygons or null for each frame]}]}, images at
 JPEGImages/<file_name>. Of valid and test the annotations are null: their server scores what is sent in.
 """
 
@@ -80,13 +80,13 @@ class YouTubeVis(ClipReader):
         video = files.identity(record, "id", f"{self._file.path} videos#{index}")
         self._videos[video]
         where = f"{self._file.path} video {video}"
-        size = files.picture_size(record, where)
+        size = files.image_size(record, where)
         names = files.texts(record, "file_names", where)
         limits.check("frames", len(names), where, "frames")
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
         times = self._times(video, len(names), rng)
-        frames = np.stack([files.read_picture(files.inside(self._root, names[t], where), size) for t in times])
+        frames = np.stack([files.read_image(files.inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{video}", frames, (self._prompt(video, times, len(names), size),))
 
     def _times(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -113,10 +113,10 @@ class MaskedAttentionDecoder(nn.Module):
         embeddings: dict[str, Float[DeviceArray, "B ... C"]],
         attention_masks: tuple[Bool[DeviceArray, "_ Q _"], ...] | None = None,
     ) -> MaskPrediction:
-        """levels: coarse to fine. queries: [B, K, Q, C], of K prompts a picture.
+        """levels: coarse to fine. queries: [B, K, Q, C], of K prompts an image.
 
         embeddings: any of "expression" [B, K, C], "class" [B, K, N, C], "region" [B, K, R, C]. Without the axis of prompts in
-        queries [B, Q, C] the embeddings have none either. The rows of the prediction are B * K; what belongs to the picture
+        queries [B, Q, C] the embeddings have none either. The rows of the prediction are B * K; what belongs to the image
         (keys, values, mask features) is computed once for its prompts.
         attention_masks: one bool [B * K, Q, h * w] a layer, True = blocked, in place of those that the masks give.
         """

@@ -69,7 +69,7 @@ class DeformableEncoderLayer(nn.Module):
 class DeformablePixelDecoder(nn.Module):
     """A pyramid of four levels -> (mask features at the finest stride, the three refined maps).
 
-    The maps come coarse to fine. Padding is not masked: it is part of the picture, as in the
+    The maps come coarse to fine. Padding is not masked: it is part of the image, as in the
     published system. Corresponds to MSDeformAttnPixelDecoder.forward_features.
     Parts: projections_i (coarse to fine), level_embed, layers_i, lateral, output, mask_features.
     """

@@ -85,7 +85,7 @@ class Siglip(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        """Patches of a picture."""
+        """Patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
@@ -109,7 +109,7 @@ class Siglip(nn.Module):
     ) -> Tokens | tuple[Tokens, tuple[Tokens, ...]]:
         """image: of image_size, normalised to -1..1. all_hidden: also every hidden state that there are weights for."""
         if image.shape[1:3] != (self.image_size, self.image_size):
-            raise ValueError(f"SigLIP takes pictures of {self.image_size} x {self.image_size}, got {image.shape}")
+            raise ValueError(f"SigLIP takes images of {self.image_size} x {self.image_size}, got {image.shape}")
         x = Conv(self.hidden_size, self.patch_size, self.patch_size, precision=self.precision, name="patches")(image)
         x = rearrange(x, "b h w c -> b (h w) c")
         init = axes.named(nn.initializers.normal(0.02), "patch", "embed")

@@ -41,7 +41,7 @@ def pad_to_multiple(x: Float[DeviceArray, "B H W C"], multiple: int) -> Float[ja
 class SwinBlock(nn.Module):
     """One windowed block. shifted: the windows lie half a window further on.
 
-    drop: chance that a picture skips a branch in training (stochastic depth); a scalar, traced in a scanned stage.
+    drop: chance that an image skips a branch in training (stochastic depth); a scalar, traced in a scanned stage.
     """
 
     num_heads: int

@@ -59,7 +59,7 @@ def _marks(kind: str) -> Benchmark:
         "image_root": _VAL2017,
         "kinds": (kind,),
     }
-    fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # in any picture, as HyperSeg has it
+    fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # in any image, as HyperSeg has it
     return Benchmark("region", "regions", "interactive", fields)
 
 

@@ -18,7 +18,7 @@ from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 
 
 class Clicked(EvalProtocol):
-    """The objects of one picture, each clicked until it is found well enough or LIMIT clicks are made.
+    """The objects of one image, each clicked until it is found well enough or LIMIT clicks are made.
 
     The first click is at the centre of the object, each further one at the centre of what the answer lacks of it. The clicks
     of an object are one drawn region, and all of them are on the object. What the prompt itself has drawn is left aside.
@@ -112,7 +112,7 @@ def centre(region: np.ndarray) -> tuple[int, int]:
 
 def deepest(region: np.ndarray) -> tuple[float, int, int]:
     """The pixel that lies deepest inside, the first of equals: its distance to what is outside in pixels, its row, its column.
-    region: bool [H, W], not empty; beyond the picture is outside."""
+    region: bool [H, W], not empty; beyond the image is outside."""
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     top, left = int(rows[0]), int(columns[0])
     depth = distance_transform_edt(np.pad(region[top : rows[-1] + 1, left : columns[-1] + 1], 1))[1:-1, 1:-1]

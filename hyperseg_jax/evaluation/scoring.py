@@ -102,7 +102,7 @@ def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Predi
     areas = [*(prompt.areas[k] for k in wanted), *(None for _ in massed)] if prompt.areas else []
     masks = [*_wanted(prompt)[wanted, 0], *(prompt.crowds[massed, 0] if prompt.crowds is not None else ())]
     labels = [prompt.labels[k] for k in wanted] + [prompt.crowd_labels[k] for k in massed]
-    place = f"{prompt.key.zfill(12)} {name}"  # pycocotools takes pictures by their numbers where scores are equal
+    place = f"{prompt.key.zfill(12)} {name}"  # pycocotools takes images by their numbers where scores are equal
     scores.update(
         place,
         found[0].masks,

@@ -105,7 +105,7 @@ def _expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pa
 def _panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
     """Keys are image ids, names of pngs those of COCO; examples.category_ids has the dataset's numbers of the classes."""
 
-    def pictures() -> Iterator[tuple[int, str, np.ndarray, list[dict[str, int]]]]:
+    def images() -> Iterator[tuple[int, str, np.ndarray, list[dict[str, int]]]]:
         for row in rows:
             ids = np.zeros((row["height"], row["width"]), np.int32)
             for k, mask in enumerate(_masks(row, 0), 1):
@@ -113,7 +113,7 @@ def _panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathl
             segments = [{"id": k, "category_id": examples.category_ids[label]} for k, label in enumerate(row["labels"], 1)]
             yield int(row["key"]), f"{int(row['key']):012d}.png", ids, segments
 
-    coco_panoptic.write(folder / "submission", pictures())
+    coco_panoptic.write(folder / "submission", images())
     return folder / "submission"
 
 

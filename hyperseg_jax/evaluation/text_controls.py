@@ -17,7 +17,7 @@ from hyperseg_jax.toy.text_controls import objects_and_targets
 @dataclasses.dataclass(frozen=True)
 class TextControls:
     """ciou, giou: of the model. shuffled_*: the same with every prompt given another prompt's text. blind_*: the best of the
-    baselines that never see the text. evaluation: the model's own, with its pictures."""
+    baselines that never see the text. evaluation: the model's own, with its images."""
 
     ciou: float
     giou: float
@@ -53,9 +53,9 @@ def referring_with_controls(
     found: Evaluation | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> TextControls:
-    """Takes the controls that task.controls names; task.val must read all prompts of a picture as one example.
+    """Takes the controls that task.controls names; task.val must read all prompts of an image as one example.
 
-    found: an evaluation of {"controls": task} that has been made already. say: takes a line about pictures that cannot be read;
+    found: an evaluation of {"controls": task} that has been made already. say: takes a line about images that cannot be read;
     they are in no score. UserError where there are no others.
     """
     if task.controls is None:
@@ -65,10 +65,10 @@ def referring_with_controls(
     if "ciou" not in found.scores["controls"]:
         raise UserError(f"task {task.name}: none of the records that are asked can be read, so there is no score; mend them")
     shuffled = evaluate(engine, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
-    pictures = objects_and_targets(*task.controls, limit=limit, unread=lambda k, why: unread.append(f"picture {k}: {why}"))
-    blind = text_blind_scores(pictures)["best"]
+    images = objects_and_targets(*task.controls, limit=limit, unread=lambda k, why: unread.append(f"picture {k}: {why}"))
+    blind = text_blind_scores(images)["best"]
     if unread:
-        say(f"{len(unread)} pictures could not be read and are in no answer that ignores the text; the first: {unread[0]}")
+        say(f"{len(unread)} images could not be read and are in no answer that ignores the text; the first: {unread[0]}")
     own, other = found.scores["controls"], shuffled.scores["controls"]
     return TextControls(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)
 

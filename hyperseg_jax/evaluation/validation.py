@@ -26,7 +26,7 @@ BATCH = 12  # examples a call: one program for each task
 
 @dataclasses.dataclass
 class Evaluation:
-    """scores: {task: {metric: value}}, the same on all hosts. tiles: pictures of some of this host's predictions, for a
+    """scores: {task: {metric: value}}, the same on all hosts. tiles: images of some of this host's predictions, for a
     sheet."""
 
     scores: dict[str, dict[str, float]]

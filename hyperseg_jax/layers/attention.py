@@ -19,7 +19,7 @@ from hyperseg_jax.tables import Table
 class MultiHeadAttention(nn.Module):
     """torch.nn.MultiheadAttention, batch first. Parts: query, key, value, out.
 
-    mask: True = may attend. head_dim None takes C / heads. Leading axes broadcast, so keys of one picture can serve the queries
+    mask: True = may attend. head_dim None takes C / heads. Leading axes broadcast, so keys of one image can serve the queries
     of several prompts.
     """
 

@@ -42,7 +42,7 @@ def draw_points(
 def sample_masks(masks: Shaped[DeviceArray, "B N h w"], points: Float[DeviceArray, "B M P 2"]) -> Float32[jax.Array, "B N P"]:
     """Bilinear values of masks at points.
 
-    points: M = 1: one gathered row serves all masks of the picture; M = N: each mask has its own points.
+    points: M = 1: one gathered row serves all masks of the image; M = N: each mask has its own points.
     """
     batch, number, height, width = masks.shape
     if points.shape[1] == 1:

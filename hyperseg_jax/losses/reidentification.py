@@ -15,7 +15,7 @@ from hyperseg_jax.losses.masks import MASKED
 from hyperseg_jax.structs import DeviceArray
 
 OUTSIDE_PRICE, FAR_PRICE, TAKEN_PRICE = 100.0, 1e4, 1e5  # added to costs, so that they come last in this order
-CENTRE_RADIUS = 2.5 / 32  # half the side of the square around a target's centre, in widths of the picture
+CENTRE_RADIUS = 2.5 / 32  # half the side of the square around a target's centre, in widths of the image
 
 
 @flax.struct.dataclass

@@ -29,7 +29,7 @@ class ScoreTargets:
 
 @flax.struct.dataclass
 class MaskTargets:
-    """Padded targets of B rows (pictures, or pictures times prompts). One batch may mix kinds of rows.
+    """Padded targets of B rows (images, or images times prompts). One batch may mix kinds of rows.
 
     segments: uint8 or uint16, at any resolution: n + 1 where target n is, else 0. Targets that overlap lie in different planes
         (P). planes: the plane of each target. valid: False where a target is padding.

@@ -31,13 +31,13 @@ NAMES = (
 
 
 MOST, CELLS = 2**24, 2**27
-"""Things to find, and pictures x classes x areas, in a state that is read."""
+"""Things to find, and images x classes x areas, in a state that is read."""
 
 
 class MaskAP:
     """AP and AR of instances with scores over 10 IoU thresholds, as COCOeval summarizes them.
 
-    Each picture is matched when it comes and kept by its name as matches alone, so the state is small, the order of pictures
+    Each image is matched when it comes and kept by its name as matches alone, so the state is small, the order of images
     does not matter, and none can count twice.
     """
 
@@ -45,7 +45,7 @@ class MaskAP:
     """Pixels: all, small, medium and large."""
 
     def __init__(self) -> None:
-        self._pictures: dict[str, dict[str, dict[str, Any]]] = {}  # name -> class -> matches
+        self._images: dict[str, dict[str, dict[str, Any]]] = {}  # name -> class -> matches
 
     def update(
         self,
@@ -58,13 +58,13 @@ class MaskAP:
         crowd: Sequence[bool] = (),
         target_areas: Sequence[float] = (),
     ) -> None:
-        """One picture or clip. predicted [P, ...], target [N, ...]: bool masks [H, W], or [T, H, W] of clips.
+        """One image or clip. predicted [P, ...], target [N, ...]: bool masks [H, W], or [T, H, W] of clips.
 
-        name: of the picture, unique; ValueError where it was seen before. crowd: for each target whether it is a crowd, none by
+        name: of the image, unique; ValueError where it was seen before. crowd: for each target whether it is a crowd, none by
         default. target_areas: as the annotations give them (of polygons); by default counted.
         """
-        if name in self._pictures:
-            raise ValueError(f"{name} was scored before; a picture counts once")
+        if name in self._images:
+            raise ValueError(f"{name} was scored before; an image counts once")
         ours = [
             self._record(k, mask, kind, score=float(score))
             for k, (mask, score, kind) in enumerate(zip(predicted, scores, predicted_classes, strict=True), 1)
@@ -76,7 +76,7 @@ class MaskAP:
             for k, (mask, kind, is_crowd, area) in enumerate(zip(target, target_classes, crowds, areas, strict=True), 1)
         ]
         kinds = sorted({record["class"] for record in (*ours, *theirs)})
-        self._pictures[name] = {
+        self._images[name] = {
             kind: self._match([r for r in ours if r["class"] == kind], [r for r in theirs if r["class"] == kind])
             for kind in kinds
         }
@@ -97,7 +97,7 @@ class MaskAP:
         return coco_mask.iou(ours, theirs, crowd)
 
     def _match(self, ours: list[dict], theirs: list[dict]) -> dict[str, Any]:
-        """Of one class of one picture: scores [D], best first; for each area the detections matched and ignored, a bit an IoU
+        """Of one class of one image: scores [D], best first; for each area the detections matched and ignored, a bit an IoU
         threshold, and the number of targets to find."""
         tool = self._tool()
         limit = tool.params.maxDets[-1]
@@ -121,15 +121,15 @@ class MaskAP:
         return tool
 
     def merge(self, other: Self) -> None:
-        """Adds what another accumulator has seen. ValueError where both saw a picture."""
-        twice = sorted(self._pictures.keys() & other._pictures.keys())
+        """Adds what another accumulator has seen. ValueError where both saw an image."""
+        twice = sorted(self._images.keys() & other._images.keys())
         if twice:
-            raise ValueError(f"{', '.join(twice[:5])}: scored twice; a picture counts once")
-        self._pictures |= other._pictures
+            raise ValueError(f"{', '.join(twice[:5])}: scored twice; an image counts once")
+        self._images |= other._images
 
     def state(self) -> dict[str, Any]:
         """All that was seen, as JSON takes it."""
-        return {"options": {}, "pictures": self._pictures}
+        return {"options": {}, "pictures": self._images}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
@@ -142,13 +142,13 @@ class MaskAP:
         wanted = sum(sum(found["wanted"]) for kinds in state["pictures"].values() for found in kinds.values())
         if wanted > MOST or len(kinds) * len(state["pictures"]) * len(cls.areas) > CELLS:
             raise ValueError(f"has {wanted} things to find of {len(kinds)} classes, more than any benchmark")
-        made._pictures = {name: dict(kinds) for name, kinds in state["pictures"].items()}
+        made._images = {name: dict(kinds) for name, kinds in state["pictures"].items()}
         return made
 
     def compute(self) -> dict[str, float]:
         """{"ap", "ap50", "ap75", "ap_small", ..., "ar@100", ...}, without those that no target has a say in, and "count"."""
-        names = sorted(self._pictures)
-        kinds = sorted({kind for picture in self._pictures.values() for kind in picture})
+        names = sorted(self._images)
+        kinds = sorted({kind for image in self._images.values() for kind in image})
         scores = {"count": float(len(names))}
         if not kinds:
             return scores
@@ -157,7 +157,7 @@ class MaskAP:
         tool._paramsEval = tool.params
         count = len(tool.params.iouThrs)
         tool.evalImgs = [
-            _unpacked(self._pictures[name].get(kind), a, count)
+            _unpacked(self._images[name].get(kind), a, count)
             for kind in kinds
             for a in range(len(self.areas))
             for name in names
@@ -174,7 +174,7 @@ def _bits(flags: np.ndarray) -> list[int]:
 
 
 def _are_matches(found: Mapping[str, Any], areas: int) -> bool:
-    """Whether these may be the matches of one class of one picture."""
+    """Whether these may be the matches of one class of one image."""
     count = len(found["scores"])
     whole = lambda values, length, below: (
         len(values) == length and all(type(value) is int and 0 <= value < below for value in values)
@@ -189,7 +189,7 @@ def _are_matches(found: Mapping[str, Any], areas: int) -> bool:
 
 
 def _unpacked(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:
-    """What COCOeval.accumulate wants of one class, area and picture."""
+    """What COCOeval.accumulate wants of one class, area and image."""
     if matches is None:
         return None
     flags = [

@@ -10,7 +10,7 @@ from hyperseg_jax.metrics.ciou_giou import ReferringScores
 
 
 def blind_answers(objects: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The answer of each baseline to any question about a picture.
+    """The answer of each baseline to any question about an image.
 
     objects: bool [N, H, W], the perfect masks of its things, N > 0. rng: picks the random one.
     Returns bool [H, W] for "all_foreground", "largest", "most_central", "random" and "nothing".
@@ -32,7 +32,7 @@ def blind_answers(objects: np.ndarray, rng: np.random.Generator) -> dict[str, np
 def text_blind_scores(exam: Iterable[tuple[np.ndarray, Iterable[np.ndarray]]], seed: int = 0) -> dict[str, dict[str, float]]:
     """cIoU and gIoU of every baseline, counted as a model's answers are (absent targets as well), and of the "best".
 
-    exam: for each picture the masks of its things [N, H, W] and the target [H, W] of each expression, all False where
+    exam: for each image the masks of its things [N, H, W] and the target [H, W] of each expression, all False where
     nothing fits. seed: of the random choices. Returns {baseline: ReferringScores.compute()}; "best" takes the highest
     of each score.
     """

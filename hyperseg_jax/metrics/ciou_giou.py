@@ -7,7 +7,7 @@ import numpy as np
 from hyperseg_jax.metrics.sums import Sums, check_rules
 
 _EPSILON = 1e-5
-"""Stands in the published code under every per-picture union and under the count of pictures."""
+"""Stands in the published code under every per-image union and under the count of images."""
 
 
 PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -23,15 +23,15 @@ def overlap(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | Non
 
 
 def iou(intersection: float, union: float) -> float:
-    """IoU of one picture; 1 where neither mask has a pixel."""
+    """IoU of one image; 1 where neither mask has a pixel."""
     return intersection / (union + _EPSILON) if union else 1.0
 
 
 class ReferringScores(Sums):
-    """cIoU (sum of intersections over sum of unions) and gIoU (mean of the pictures' IoU), whole and by group.
+    """cIoU (sum of intersections over sum of unions) and gIoU (mean of the images' IoU), whole and by group.
 
     A prompt that names nothing has an empty target: an empty prediction scores IoU 1, any other 0 and adds its pixels to
-    the union. absent_accuracy is the share of such prompts answered with an empty mask. precision@T is the share of pictures
+    the union. absent_accuracy is the share of such prompts answered with an empty mask. precision@T is the share of images
     with an IoU of at least T.
 
     rules: of ReasonSeg's ignored regions. "official": they do not count (LISA). "released": they are background, as HyperSeg

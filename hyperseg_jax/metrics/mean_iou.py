@@ -10,7 +10,7 @@ from hyperseg_jax.metrics.sums import Sums
 
 
 class SemanticScores(Sums):
-    """IoU and accuracy of each class from pixel counts over all pictures. A class that is neither labelled nor predicted has no
+    """IoU and accuracy of each class from pixel counts over all images. A class that is neither labelled nor predicted has no
     IoU; one that is predicted but never labelled has IoU 0."""
 
     # sums of each class: intersection, labelled pixels, predicted pixels

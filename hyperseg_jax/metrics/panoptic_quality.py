@@ -37,7 +37,7 @@ class PanopticQuality(Sums):
         crowds: np.ndarray | None = None,
         crowd_labels: Sequence[int] = (),
     ) -> None:
-        """One picture. predicted [P, H, W], target [N, H, W]: bool, each free of overlaps; labels: index into classes.
+        """One image. predicted [P, H, W], target [N, H, W]: bool, each free of overlaps; labels: index into classes.
 
         ignore: bool [H, W], void and crowds. crowds: bool [M, H, W], at most one of a class, with their crowd_labels; None
         takes all that is ignored for void.

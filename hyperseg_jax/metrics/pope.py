@@ -1,4 +1,4 @@
-"""POPE (Li et al. 2023): is there a ... in the picture? Yes or no, for things picked at random, popular or adversarial."""
+"""POPE (Li et al. 2023): is there a ... in the image? Yes or no, for things picked at random, popular or adversarial."""
 
 from __future__ import annotations
 

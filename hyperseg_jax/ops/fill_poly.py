@@ -17,7 +17,7 @@ def fill_poly(polygon: Real[np.ndarray, "V 2"], height: int, width: int) -> Bool
     corners = np.trunc(polygon).astype(np.int64)
     start, end = np.roll(corners, 1, 0), corners
     drawn = np.ones(len(corners), bool)
-    seen_start, seen_end = start.copy(), end.copy()  # what the picture shows of each edge
+    seen_start, seen_end = start.copy(), end.copy()  # what the image shows of each edge
     beyond = (corners < 0).any(1) | (corners >= (width, height)).any(1)
     for k in np.flatnonzero(beyond | np.roll(beyond, 1)):
         drawn[k], seen_start[k], seen_end[k] = _cut(start[k].tolist(), end[k].tolist(), width - 1, height - 1)
@@ -30,7 +30,7 @@ def fill_poly(polygon: Real[np.ndarray, "V 2"], height: int, width: int) -> Bool
 
 
 def _cut(start: list[int], end: list[int], right: int, bottom: int) -> tuple[bool, list[int], list[int]]:
-    """Whether a picture shows an edge, and its ends there: cut at the upper and lower border first, rounded towards zero."""
+    """Whether an image shows an edge, and its ends there: cut at the upper and lower border first, rounded towards zero."""
     ends = [list(start), list(end)]
 
     def sides(point: list[int]) -> int:

@@ -16,7 +16,7 @@ def sine_positions(height: int, width: int, channels: int) -> Float32[jax.Array,
 
     channels must be a multiple of 4.
     Corresponds to PositionEmbeddingSine(normalize=True) of DETR and Mask2Former (temperature 10000, scale 2 pi) for a
-    picture without padding mask.
+    image without padding mask.
     """
     return jnp.asarray(_sine_positions(height, width, channels))
 

@@ -12,7 +12,7 @@ from hyperseg_jax.structs import DeviceArray
 
 
 def resize_bilinear(x: Float[DeviceArray, "B H W C"], size: tuple[int, int]) -> Float[jax.Array, "B H2 W2 C"]:
-    """Resizes a picture or feature map.
+    """Resizes an image or feature map.
 
     size: (H2, W2). The result has x's dtype.
     Corresponds to torch.nn.functional.interpolate(mode="bilinear", align_corners=False), which has no antialiasing.

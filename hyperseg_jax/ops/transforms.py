@@ -11,7 +11,7 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How a picture lies in its padded square: original (height, width), the part (height, width) that it
+    """How an image lies in its padded square: original (height, width), the part (height, width) that it
     fills, and the (height, width) of the padded whole."""
 
     original: tuple[int, int]

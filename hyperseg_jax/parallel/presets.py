@@ -1,7 +1,7 @@
 """How a run is spread over devices, as data: mesh axes and the logical axes that are split over them.
 
 Four mesh axes: "data" holds copies of the parameters, "fsdp" splits parameters and batch, "tensor" splits the inside of
-layers, "space" splits pictures by rows. Where two dimensions of an array want the same mesh axis, the earlier rule counts.
+layers, "space" splits images by rows. Where two dimensions of an array want the same mesh axis, the earlier rule counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MESH_AXES = {
     "data": "copies of the parameters; the batch is split",
     "fsdp": "parameters and batch are split, parameters are gathered layer by layer",
     "tensor": "heads, hidden widths and vocabulary are split, activations are summed",
-    "space": "rows of pictures and feature maps are split",
+    "space": "rows of images and feature maps are split",
 }
 
 

@@ -24,10 +24,10 @@ from hyperseg_jax.results.mask_resize import canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.untrusted import pictures
+from hyperseg_jax.untrusted import images
 from hyperseg_jax.weights import model_folder
 
-Picture = np.ndarray | Image.Image | str | os.PathLike
+ImageLike = np.ndarray | Image.Image | str | os.PathLike
 
 
 class Model:
@@ -55,7 +55,7 @@ class Model:
 
     def segment(
         self,
-        image: Picture,
+        image: ImageLike,
         text: str,
         *,
         no_target_threshold: float | types.EllipsisType | None = ...,
@@ -70,12 +70,12 @@ class Model:
         segmentation."""
         prompt = Prompt(task="reasoning" if reasoning else "referring", text=_text(text))
         options = self._options("soft_expression" if soft else "expression", no_target_threshold=no_target_threshold)
-        predicted, _ = self._ask(read_picture(image), prompt, options)
+        predicted, _ = self._ask(read_image(image), prompt, options)
         return _named(predicted, text)
 
     def segment_classes(
         self,
-        image: Picture,
+        image: ImageLike,
         classes: Sequence[str],
         *,
         stuff: Sequence[str] = (),
@@ -89,25 +89,25 @@ class Model:
         names = (*map(_text, classes), *map(_text, stuff))
         things = (True,) * len(classes) + (False,) * len(stuff)
         prompt = Prompt(task="panoptic", classes=names, things=things)
-        return self._ask(read_picture(image), prompt, self._options("panoptic", segment=threshold, overlap=overlap))[0]
+        return self._ask(read_image(image), prompt, self._options("panoptic", segment=threshold, overlap=overlap))[0]
 
     def segment_regions(
-        self, image: Picture, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = ()
+        self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = ()
     ) -> Prediction:
         """The object behind each drawn region: a Region of points, boxes, scribbles or a mask, or a rough mask, bool [H, W]."""
-        frame = read_picture(image)
+        frame = read_image(image)
         prompt = _about_regions("region", frame, regions)
         named = _labelled(regions, labels)
         predicted, _ = self._ask(frame, prompt, self._options("regions"))
         return dataclasses.replace(predicted, names=named)
 
     def segment_rounds(
-        self, image: Picture, rounds: Iterable[Sequence[np.ndarray | Region]], *, labels: Sequence[str] = ()
+        self, image: ImageLike, rounds: Iterable[Sequence[np.ndarray | Region]], *, labels: Sequence[str] = ()
     ) -> Iterator[Prediction]:
         """Round by round, the objects behind all that is drawn so far; regions of before keep their places. An interactive
         system (System.interactive) sees what it made of the round before, as in benchmarks of clicks; others answer each round
         alone."""
-        frame, memory = read_picture(image), None
+        frame, memory = read_image(image), None
         for regions in rounds:
             prompt, named = _about_regions("region", frame, regions), _labelled(regions, labels)
             predicted, seen = self._ask(frame, prompt, self._options("regions"), memory)
@@ -115,32 +115,32 @@ class Model:
             yield dataclasses.replace(predicted, names=named)
 
     def segment_clip(
-        self, frames: Iterable[Picture], text: str, *, no_target_threshold: float | types.EllipsisType | None = ...
+        self, frames: Iterable[ImageLike], text: str, *, no_target_threshold: float | types.EllipsisType | None = ...
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
         """Frame by frame: (image, prediction). What the model saw of a frame feeds the next; memory stays that of one frame."""
         prompt, memory = Prompt(task="video", text=_text(text)), None
         options = self._options("expression", no_target_threshold=no_target_threshold)
         for image in frames:
-            frame = read_picture(image)
+            frame = read_image(image)
             predicted, memory = self._ask(frame, prompt, options, memory, apart=False)
             yield frame, _named(predicted, text)
 
-    def chat(self, image: Picture, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
+    def chat(self, image: ImageLike, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
         """The model's answer in words, at most that many tokens of it, always the most probable one."""
-        return self._written(read_picture(image), Prompt(task="chat", text=question), max_new_tokens)[0]
+        return self._written(read_image(image), Prompt(task="chat", text=question), max_new_tokens)[0]
 
     def caption_regions(
-        self, image: Picture, regions: Sequence[np.ndarray | Region], *, max_new_tokens: int = NEW_TOKENS
+        self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, max_new_tokens: int = NEW_TOKENS
     ) -> tuple[str, ...]:
         """A text for each drawn region (a Region, or bool [H, W]), at most that many tokens of it. UserError where the system
         writes none."""
-        frame = read_picture(image)
+        frame = read_image(image)
         return self._written(frame, _about_regions("caption", frame, regions), max_new_tokens)
 
     def _written(self, frame: np.ndarray, prompt: Prompt, max_new_tokens: int) -> tuple[str, ...]:
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens = {max_new_tokens}: ask for at least 1")
-        request, geometry = self._request(Example("the picture", frame[None], (prompt,)))
+        request, geometry = self._request(Example("the image", frame[None], (prompt,)))
         row = {"texts": self.engine.written(request, max_new_tokens=max_new_tokens)[0]}
         return finder(self.engine, AnswerOptions(TEXT, self.engine.answers.usual), geometry)(prompt, row).texts
 
@@ -153,7 +153,7 @@ class Model:
         self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None, *, apart: bool = True
     ) -> tuple[Prediction, Any]:
         """The prediction of one prompt about one image, and what the next frame needs of this one. apart: see Request."""
-        request, geometry = self._request(Example("the picture", frame[None], (prompt,)), apart)
+        request, geometry = self._request(Example("the image", frame[None], (prompt,)), apart)
         found, memory = self.engine.ask(request, options, memory)
         if not found.pop("finite").all():
             raise UserError("the outputs of the model are not finite, so its weights are damaged; take another save")
@@ -170,18 +170,18 @@ class Model:
         return request, geometry
 
 
-def read_picture(image: Picture) -> np.ndarray:
+def read_image(image: ImageLike) -> np.ndarray:
     """uint8 [H, W, 3]. Raises UserError naming the file where it cannot be read."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise UserError(f"the picture is {image.dtype} {image.shape}; give uint8 [height, width, 3]")
+            raise UserError(f"the image is {image.dtype} {image.shape}; give uint8 [height, width, 3]")
         return image
     if isinstance(image, Image.Image):
         try:
-            return pictures.rgb(image)
+            return images.rgb(image)
         except ValueError as error:
-            raise UserError(f"the picture cannot be taken: {error}") from error
-    return files.read_picture(pathlib.Path(image))
+            raise UserError(f"the image cannot be taken: {error}") from error
+    return files.read_image(pathlib.Path(image))
 
 
 def load(name: str | os.PathLike) -> Model:
@@ -209,9 +209,9 @@ def _about_regions(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | 
             continue
         size = region.mask.shape
         if size != frame.shape[:2]:
-            raise UserError(f"region {k + 1} has size {size}, the picture {frame.shape[:2]}; give it the same size")
+            raise UserError(f"region {k + 1} has size {size}, the image {frame.shape[:2]}; give it the same size")
         if not points_at_something(region):
-            raise UserError(f"region {k + 1} is empty; draw it inside the picture")
+            raise UserError(f"region {k + 1} is empty; draw it inside the image")
     if not drawn:
         raise UserError("no regions are given; draw at least one")
     return Prompt(task=task, regions=drawn)

@@ -34,7 +34,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def overlay(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, tint: bool = False) -> np.ndarray:
-    """The picture with each mask outlined and all else grey and dim. uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3].
+    """The image with each mask outlined and all else grey and dim. uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3].
 
     What is inside a mask keeps its own colours, since the text may speak of them; tint gives each mask a colour of its own
     instead, where many stand side by side.

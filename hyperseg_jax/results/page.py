@@ -1,4 +1,4 @@
-"""A self-contained HTML page of text, tables and pictures."""
+"""A self-contained HTML page of text, tables and images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyperseg_jax.untrusted import paths
 from hyperseg_jax.untrusted.bad_file import naming
 
 LARGEST = 2**26
-"""Bytes of an embedded picture."""
+"""Bytes of an embedded image."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -55,7 +55,7 @@ class Page:
         row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
         self._parts.append("<table>" + row(header, "th") + "".join(row(cells, "td") for cells in rows) + "</table>")
 
-    def picture(self, image: np.ndarray | pathlib.Path, caption: str) -> None:
+    def image(self, image: np.ndarray | pathlib.Path, caption: str) -> None:
         """uint8 [H, W, 3], or a PNG file; it is embedded."""
         if isinstance(image, pathlib.Path):
             with naming(image):

@@ -92,12 +92,12 @@ def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
         plot(rows, metric, out / "results.png")
 
 
-def plot(rows: Sequence[Row], metric: Metric, picture: pathlib.Path) -> None:
+def plot(rows: Sequence[Row], metric: Metric, image: pathlib.Path) -> None:
     """Score over steps by trial, then the last score by each field."""
     scored, varied = [row for row in rows if row.scores], fields(rows)
     columns = min(len(varied) + 1, 3)
     lines = -(-(len(varied) + 1) // columns)
-    with saved_panels(picture, lines, columns, (5 * columns, 3.8 * lines)) as panels:
+    with saved_panels(image, lines, columns, (5 * columns, 3.8 * lines)) as panels:
         over, *by_field = panels.flat
         for row in scored:
             label = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in row.trial.values.items())

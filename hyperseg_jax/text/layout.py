@@ -75,7 +75,7 @@ def expand(runs: Sequence[Run], length: int) -> Layout:
 
 
 def pack(layouts: Sequence[Layout], length: int) -> Layout:
-    """The prompts of one picture as one sequence of `length`: their common beginning once, then each one's own part.
+    """The prompts of one image as one sequence of `length`: their common beginning once, then each one's own part.
 
     layouts: of `expand`, each of any length. Raises UserError naming the needed and the given length.
     """
@@ -83,7 +83,7 @@ def pack(layouts: Sequence[Layout], length: int) -> Layout:
     needed = packed_length(layouts)
     if needed > length:
         raise UserError(
-            f"{len(layouts)} prompts of one picture need {needed} positions, the layout has {length}: "
+            f"{len(layouts)} prompts of one image need {needed} positions, the layout has {length}: "
             "raise the task's `length`, or ask for fewer `prompts`"
         )
     parts = [(0, layouts[0], 0, common)] + [

@@ -12,7 +12,7 @@ What is said about it
     corpus          all texts, from which the toy tokenizer is trained
 
 Records, files and readers
-    pictures        the records of a world: each follows from the seed and its index
+    toy_images      the records of a world: each follows from the seed and its index
     writer          writes a world
     readers         reads a world
     clip_layouts    toy videos in the layouts of the video benchmarks
@@ -21,8 +21,8 @@ Records, files and readers
 """
 
 from hyperseg_jax.toy.clip_layouts import write_clip_layouts
-from hyperseg_jax.toy.pictures import World
 from hyperseg_jax.toy.readers import open_reader
+from hyperseg_jax.toy.toy_images import World
 from hyperseg_jax.toy.vocabulary import VERSION
 from hyperseg_jax.toy.writer import read_world, write
 

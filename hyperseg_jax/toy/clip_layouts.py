@@ -17,7 +17,7 @@ from hyperseg_jax.datasets.ref_davis import VIEWS
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.toy.clips import Clip
 from hyperseg_jax.toy.expressions import Expression
-from hyperseg_jax.toy.pictures import World, clip
+from hyperseg_jax.toy.toy_images import World, clip
 from hyperseg_jax.toy.vocabulary import CATEGORY_IDS, SIZE
 from hyperseg_jax.toy.writer import REVOS_TYPES
 
@@ -79,7 +79,7 @@ def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 
 
 
 def _davis2016(home: pathlib.Path, split: str, drawn: list[_Drawn]) -> None:
-    """The archive of 2016: masks of 0 and 255, lists of pictures and masks."""
+    """The archive of 2016: masks of 0 and 255, lists of images and masks."""
     lines = []
     for one in drawn:
         _jpegs(home / "JPEGImages" / "480p" / one.name, one)

@@ -51,7 +51,7 @@ class Clip:
 
 
 def _journey(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
-    """A heading and a distance that keep the thing in the picture; ("", 0) where it stays."""
+    """A heading and a distance that keep the thing in the image; ("", 0) where it stays."""
     if rng.random() < 0.35:
         return "", 0.0
     distance = DISTANCES[0] + (DISTANCES[1] - DISTANCES[0]) * rng.random()

@@ -1,5 +1,5 @@
 """From a thing to pixels: the share of each pixel that a shape covers, and the textures. NumPy only, so that every
-machine draws the same picture (a drawing library may round differently in its next release)."""
+machine draws the same image (a drawing library may round differently in its next release)."""
 
 from __future__ import annotations
 

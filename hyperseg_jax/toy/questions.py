@@ -1,4 +1,4 @@
-"""Questions that need counting or comparing, with an explanation, and conversations about a picture."""
+"""Questions that need counting or comparing, with an explanation, and conversations about an image."""
 
 from __future__ import annotations
 

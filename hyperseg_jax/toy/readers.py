@@ -10,7 +10,7 @@ from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSe
 from hyperseg_jax.datasets.files import part
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.toy.pictures import SPLITS
+from hyperseg_jax.toy.toy_images import SPLITS
 from hyperseg_jax.toy.writer import REVOS_NAMES, read_world
 
 
@@ -21,7 +21,7 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     reader's class in datasets. UserError where the world was written without that split.
     """
     world = read_world(folder)
-    there = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.pictures(name))]
+    there = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.images(name))]
     if split not in there:
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(there) or 'none'}")
     reader, names = _reader_and_files(task, split)

@@ -1,6 +1,6 @@
-"""A few toy pictures and clips in the layout of every benchmark (datasets/layouts): what readers and checks are tried on.
+"""A few toy images and clips in the layout of every benchmark (datasets/layouts): what readers and checks are tried on.
 
-Every split of a picture benchmark has the same pictures. Their truth is that of the toy scenes; class numbers are lent to the
+Every split of an image benchmark has the same images. Their truth is that of the toy scenes; class numbers are lent to the
 shapes.
 """
 
@@ -22,21 +22,21 @@ from hyperseg_jax.atomic import is_part, whole_folder
 from hyperseg_jax.datasets import class_names, masks
 from hyperseg_jax.datasets.choices import LETTERS
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.toy import clip_layouts, pictures, writer
+from hyperseg_jax.toy import clip_layouts, toy_images, writer
 from hyperseg_jax.toy.vocabulary import CATEGORY_IDS, SHAPES, SIZE
 
 YEARS = ("train2017", "val2017", "train2014", "val2014")
 
 
-def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) -> list[pictures.Picture]:
-    """Writes the files of all benchmarks below a folder that is new or empty, whole or not at all, and gives the pictures that
+def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) -> list[toy_images.ToyImage]:
+    """Writes the files of all benchmarks below a folder that is new or empty, whole or not at all, and gives the images that
     they show."""
     out = pathlib.Path(out_dir)
     if out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
         raise UserError(f"{out}: is not empty; choose a new folder")
-    world = pictures.World(seed, train=0, val=count, compositional=0, clips=0)
-    drawn = [pictures.picture(world, "val", k) for k in range(count)]
-    records = [writer.picture_records(world, "val", k, picture) for k, picture in enumerate(drawn)]
+    world = toy_images.World(seed, train=0, val=count, compositional=0, clips=0)
+    drawn = [toy_images.image(world, "val", k) for k in range(count)]
+    records = [writer.image_records(world, "val", k, image) for k, image in enumerate(drawn)]
     with whole_folder(out) as root:
         _coco(root, world, drawn, records)
         _referring(root, drawn, records)
@@ -68,7 +68,7 @@ def _coco_name(split: str, k: int) -> str:
     return f"COCO_{split}_{k:012d}.jpg" if split.endswith("2014") else f"{k:012d}.jpg"
 
 
-def _instances(world: pictures.World, drawn: list[pictures.Picture], records: list[dict], split: str) -> dict[str, Any]:
+def _instances(world: toy_images.World, drawn: list[toy_images.ToyImage], records: list[dict], split: str) -> dict[str, Any]:
     notes = [note for record in records for note in record["instances"]]
     for note in notes:
         if note["id"] % 2:  # the others have run lengths
@@ -81,11 +81,11 @@ def _instances(world: pictures.World, drawn: list[pictures.Picture], records: li
     }
 
 
-def _coco(root: pathlib.Path, world: pictures.World, drawn: list[pictures.Picture], records: list[dict]) -> None:
+def _coco(root: pathlib.Path, world: toy_images.World, drawn: list[toy_images.ToyImage], records: list[dict]) -> None:
     notes = root / "coco" / "annotations"
     for split in YEARS:
-        for k, picture in enumerate(drawn):
-            _save(root / "coco" / split / _coco_name(split, k), picture.pixels)
+        for k, image in enumerate(drawn):
+            _save(root / "coco" / split / _coco_name(split, k), image.pixels)
     for split in YEARS[:2]:
         _dump(notes / f"instances_{split}.json", _instances(world, drawn, records, split))
         _dump(
@@ -97,8 +97,8 @@ def _coco(root: pathlib.Path, world: pictures.World, drawn: list[pictures.Pictur
             },
         )
         (notes / f"panoptic_{split}").mkdir()
-        for k, (picture, record) in enumerate(zip(drawn, records, strict=True)):
-            seen = picture.scene.masks
+        for k, (image, record) in enumerate(zip(drawn, records, strict=True)):
+            seen = image.scene.masks
             segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
             numbers = [segment["id"] for segment in record["panoptic"]["segments_info"]]
             writer.panoptic_png(segments, numbers).save(notes / f"panoptic_{split}" / f"{k:012d}.png")
@@ -109,16 +109,16 @@ def _coco(root: pathlib.Path, world: pictures.World, drawn: list[pictures.Pictur
         [record["llava"] | {"image": f"coco/train2017/{k:012d}.jpg"} for k, record in enumerate(records)]
         + [{"id": "text", "conversations": records[0]["llava"]["conversations"]}],
     )
-    for k, picture in enumerate(drawn):
-        _save(root / "llava" / "images" / "coco" / "train2017" / f"{k:012d}.jpg", picture.pixels)
+    for k, image in enumerate(drawn):
+        _save(root / "llava" / "images" / "coco" / "train2017" / f"{k:012d}.jpg", image.pixels)
 
 
-def _referring(root: pathlib.Path, drawn: list[pictures.Picture], records: list[dict]) -> None:
-    world = pictures.World(val=len(drawn))
+def _referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: list[dict]) -> None:
+    world = toy_images.World(val=len(drawn))
     instances = _instances(world, drawn, records, "train2014")
     refs: dict[str, list[dict]] = {"one": [], "any": []}
-    for k, picture in enumerate(drawn):
-        for expression in picture.expressions:
+    for k, image in enumerate(drawn):
+        for expression in image.expressions:
             named = [k * 10 + target + 1 for target in expression.targets]
             words = expression.text.split()
             common = {
@@ -153,10 +153,10 @@ def _referring(root: pathlib.Path, drawn: list[pictures.Picture], records: list[
             _dump(root / "refcoco" / f"{name}_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(spoken)])
 
 
-def _reasoning(root: pathlib.Path, world: pictures.World) -> None:
+def _reasoning(root: pathlib.Path, world: toy_images.World) -> None:
     explained = []
     for split in ("train", "val", "test"):
-        scene, pixels, question = pictures.reasoning_picture(world, "val", 0)
+        scene, pixels, question = toy_images.reasoning_image(world, "val", 0)
         _save(root / "reasonseg" / split / "0.jpg", pixels)
         shapes = [
             {"label": "target", "points": outline.tolist()}
@@ -170,67 +170,67 @@ def _reasoning(root: pathlib.Path, world: pictures.World) -> None:
     _dump(root / "reasonseg" / "explanatory" / "train.json", explained)
 
 
-def _painted(picture: pictures.Picture, numbers: Sequence[int], ground: int) -> np.ndarray:
-    """A label picture: each shape has one of the numbers, by its category."""
+def _painted(image: toy_images.ToyImage, numbers: Sequence[int], ground: int) -> np.ndarray:
+    """A label image: each shape has one of the numbers, by its category."""
     labels = np.full((SIZE, SIZE), ground, np.uint8)
-    for thing, mask in zip(picture.scene.things, picture.scene.masks, strict=True):
+    for thing, mask in zip(image.scene.things, image.scene.masks, strict=True):
         labels[mask] = numbers[CATEGORY_IDS[thing.name] % len(numbers)]
     return labels
 
 
-def _numbered(picture: pictures.Picture) -> np.ndarray:
-    """A label picture: things are numbered from 1, the first row is border."""
+def _numbered(image: toy_images.ToyImage) -> np.ndarray:
+    """A label image: things are numbered from 1, the first row is border."""
     owner = np.zeros((SIZE, SIZE), np.uint8)
-    for number, mask in enumerate(picture.scene.masks, 1):
+    for number, mask in enumerate(image.scene.masks, 1):
         owner[mask] = number
     owner[0] = 255
     return owner
 
 
-def _labels(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
+def _labels(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     voc, context = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOC2010"
     names = "".join(f"2012_{k:06d}\n" for k in range(len(drawn)))
     for home, folder in ((voc, "Segmentation"), (context, "SegmentationContext")):
         (home / "ImageSets" / folder).mkdir(parents=True)
         for split in ("train", "val"):
             (home / "ImageSets" / folder / f"{split}.txt").write_text(names)
-    for k, picture in enumerate(drawn):
+    for k, image in enumerate(drawn):
         for split in ("training", "validation"):
             home, name = root / "ADEChallengeData2016", f"ADE_{split}_{k:08d}"
-            _save(home / "images" / split / f"{name}.jpg", picture.pixels)
-            _save(home / "annotations" / split / f"{name}.png", _painted(picture, range(1, 151), 0))
+            _save(home / "images" / split / f"{name}.jpg", image.pixels)
+            _save(home / "annotations" / split / f"{name}.png", _painted(image, range(1, 151), 0))
         for split in ("train", "val"):
             name = f"town_{k:06d}_000019"
-            _save(root / "cityscapes" / "leftImg8bit" / split / "town" / f"{name}_leftImg8bit.png", picture.pixels)
-            labels = _painted(picture, class_names.CITYSCAPES_IDS, 7)
+            _save(root / "cityscapes" / "leftImg8bit" / split / "town" / f"{name}_leftImg8bit.png", image.pixels)
+            labels = _painted(image, class_names.CITYSCAPES_IDS, 7)
             _save(root / "cityscapes" / "gtFine" / split / "town" / f"{name}_gtFine_labelIds.png", labels)
         for split in YEARS[:2]:
-            labels = _painted(picture, class_names.COCO_STUFF_IDS, 255)
+            labels = _painted(image, class_names.COCO_STUFF_IDS, 255)
             _save(root / "coco" / "stuffthingmaps" / split / f"{k:012d}.png", labels)
-        labels = _painted(picture, range(1, 21), 0)
+        labels = _painted(image, range(1, 21), 0)
         labels[0] = 255
         coloured = Image.fromarray(labels).convert("P")  # the numbers are those of a palette
         for home in (voc, context):
-            _save(home / "JPEGImages" / f"2012_{k:06d}.jpg", picture.pixels)
+            _save(home / "JPEGImages" / f"2012_{k:06d}.jpg", image.pixels)
         (voc / "SegmentationClass").mkdir(exist_ok=True)
         coloured.save(voc / "SegmentationClass" / f"2012_{k:06d}.png")
-        _save(voc / "SegmentationObject" / f"2012_{k:06d}.png", _numbered(picture))
-        _save(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _painted(picture, range(1, 60), 0))
+        _save(voc / "SegmentationObject" / f"2012_{k:06d}.png", _numbered(image))
+        _save(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _painted(image, range(1, 60), 0))
 
 
-def _boxes(picture: pictures.Picture) -> list[list[int]]:
-    return [writer.box(mask) for mask in picture.scene.masks]
+def _boxes(image: toy_images.ToyImage) -> list[list[int]]:
+    return [writer.box(mask) for mask in image.scene.masks]
 
 
-def _regions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
+def _regions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     home = root / "visual_genome"
     described, data, notes, images = [], [], [], []
-    for k, picture in enumerate(drawn):
-        _save(home / ("VG_100K_2" if k % 2 else "VG_100K") / f"{k + 1}.jpg", picture.pixels)
+    for k, image in enumerate(drawn):
+        _save(home / ("VG_100K_2" if k % 2 else "VG_100K") / f"{k + 1}.jpg", image.pixels)
         data.append({"image_id": k + 1, "width": SIZE, "height": SIZE, "url": "", "coco_id": None})
         regions = []
         images.append({"id": k, "file_name": f"images/v1/patch0/objects365_v1_{k:08d}.jpg", "width": SIZE, "height": SIZE})
-        for number, (thing, box) in enumerate(zip(picture.scene.things, _boxes(picture), strict=True)):
+        for number, (thing, box) in enumerate(zip(image.scene.things, _boxes(image), strict=True)):
             place = dict(zip(("x", "y", "width", "height"), box, strict=True))
             regions.append({"region_id": 100 * k + number, "image_id": k + 1, "phrase": f"the {thing.name} ", **place})
             notes.append(
@@ -250,17 +250,17 @@ def _regions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
     _dump(home / "densecap_splits.json", {split: numbers for split in ("train", "val", "test")})
     categories = [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()]
     for split in ("train", "val"):
-        for k, picture in enumerate(drawn):
-            _save(root / "objects365" / split / "patch0" / f"objects365_v1_{k:08d}.jpg", picture.pixels)
+        for k, image in enumerate(drawn):
+            _save(root / "objects365" / split / "patch0" / f"objects365_v1_{k:08d}.jpg", image.pixels)
         _dump(
             root / "objects365" / f"zhiyuan_objv2_{split}.json",
             {"images": images, "annotations": notes, "categories": categories},
         )
 
 
-def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
-    asked = [(k, question, answer) for k, picture in enumerate(drawn) for question, answer in picture.conversation]
-    shapes = [[thing.shape for thing in picture.scene.things] for picture in drawn]
+def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
+    asked = [(k, question, answer) for k, image in enumerate(drawn) for question, answer in image.conversation]
+    shapes = [[thing.shape for thing in image.scene.things] for image in drawn]
     for split in YEARS[2:]:
         _dump(
             root / "vqav2" / f"v2_OpenEnded_mscoco_{split}_questions.json",
@@ -310,10 +310,10 @@ def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
         )
     problems: dict[str, dict] = {}
     table = [["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image"]]
-    for k, picture in enumerate(drawn):
-        _save(root / "gqa" / "images" / f"n{k}.jpg", picture.pixels)
+    for k, image in enumerate(drawn):
+        _save(root / "gqa" / "images" / f"n{k}.jpg", image.pixels)
         jpeg = io.BytesIO()
-        Image.fromarray(picture.pixels).save(jpeg, "JPEG", quality=writer.JPEG_QUALITY)
+        Image.fromarray(image.pixels).save(jpeg, "JPEG", quality=writer.JPEG_QUALITY)
         choices = [shapes[k][0], *(shape for shape in SHAPES if shape not in shapes[k])][:4]
         for split in ("train", "val", "test"):
             problems[f"{split}{k}"] = {
@@ -325,7 +325,7 @@ def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
                 "subject": "natural science",
                 "split": split,
             }
-            _save(root / "scienceqa" / "images" / split / f"{split}{k}" / "image.png", picture.pixels)
+            _save(root / "scienceqa" / "images" / split / f"{split}{k}" / "image.png", image.pixels)
         options = [*choices[: 4 - 2 * (k % 2)], "", ""][:4]  # every second question has two
         row = [str(k), '"Which shape\nis ""there""?"', "nan", *options, LETTERS[0], "shapes"]
         table += [[*row, base64.b64encode(jpeg.getvalue()).decode()], [str(10**6 + k), *row[1:], str(k)]]
@@ -341,15 +341,15 @@ def _questions(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
         (root / "mmbench" / f"MMBench_{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in table))
 
 
-def _yours(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
+def _yours(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     captions = []
-    for k, picture in enumerate(drawn):
+    for k, image in enumerate(drawn):
         name = f"{k:04d}.jpg"
         for folder in ("folder/pictures", "labelme", "coco_json/images"):
-            _save(root / "yours" / folder / name, picture.pixels)
-        for number, mask in enumerate(picture.scene.masks):
+            _save(root / "yours" / folder / name, image.pixels)
+        for number, mask in enumerate(image.scene.masks):
             _save(root / "yours" / "folder" / "masks" / f"{k:04d}_{number}.png", mask.astype(np.uint8) * (1, 255)[number % 2])
-        for expression in picture.expressions:
+        for expression in image.expressions:
             files = [f"masks/{k:04d}_{target}.png" for target in expression.targets]
             captions.append(
                 {
@@ -361,7 +361,7 @@ def _yours(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
                 }
             )
         shapes = []
-        for number, (thing, mask) in enumerate(zip(picture.scene.things, picture.scene.masks, strict=True)):
+        for number, (thing, mask) in enumerate(zip(image.scene.things, image.scene.masks, strict=True)):
             shapes += [
                 {"label": thing.name, "points": outline.tolist(), "shape_type": "polygon", "group_id": number}
                 for outline in masks.outline(mask)
@@ -371,12 +371,12 @@ def _yours(root: pathlib.Path, drawn: list[pictures.Picture]) -> None:
             {"imagePath": name, "imageHeight": SIZE, "imageWidth": SIZE, "shapes": shapes},
         )
     _lines(root / "yours" / "folder" / "captions.jsonl", captions)
-    records = [writer.picture_records(pictures.World(), "val", k, picture) for k, picture in enumerate(drawn)]
+    records = [writer.image_records(toy_images.World(), "val", k, image) for k, image in enumerate(drawn)]
     _dump(
         root / "yours" / "coco_json" / "annotations.json",
         {
             "images": [record["image"] | {"file_name": f"{k:04d}.jpg"} for k, record in enumerate(records)],
             "annotations": [note for record in records for note in record["instances"]],
-            "categories": writer.categories(pictures.World(), "val"),
+            "categories": writer.categories(toy_images.World(), "val"),
         },
     )

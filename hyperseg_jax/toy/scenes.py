@@ -109,7 +109,7 @@ def _pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tuple[str
 
 
 def place(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> list[Thing] | None:
-    """`count` things at free places, or None where the picture became too full."""
+    """`count` things at free places, or None where the image became too full."""
     things: list[Thing] = []
     pairs = _pairs(kinds, count, rng)
     for color, shape in (pairs[k] for k in rng.permutation(count)):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 VERSION = 1
-"""Raised whenever the same seed would draw another picture or write another sentence."""
+"""Raised whenever the same seed would draw another image or write another sentence."""
 
 SIZE = 192
-"""Pixels a side of every picture."""
+"""Pixels a side of every image."""
 
 COLORS = {
     "red": (212, 38, 38),

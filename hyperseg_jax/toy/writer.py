@@ -1,9 +1,9 @@
 """Writes a toy world in the file formats of the real benchmarks.
 
 coco/{split}/*.jpg, coco/annotations/{panoptic,instances}_{split}.json, coco/annotations/panoptic_{split}/*.png
-refcoco/refcoco_{split}.json          the authors' json; pictures of coco/{split}
+refcoco/refcoco_{split}.json          the authors' json; images of coco/{split}
 interactive/coco_interactive_{split}.json
-llava/llava_{split}.json              pictures below coco/
+llava/llava_{split}.json              images below coco/
 reasonseg/{split}/*.jpg + *.json, reasonseg/explanatory/{split}.json
 revos/JPEGImages/<clip>/*.jpg, revos/meta_expressions_{train,valid}_.json, revos/mask_dict*.json
 toy.json                              the parameters; written last
@@ -28,8 +28,8 @@ from hyperseg_jax.datasets import masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.toy import pictures
-from hyperseg_jax.toy.pictures import SPLITS, World
+from hyperseg_jax.toy import toy_images
+from hyperseg_jax.toy.toy_images import SPLITS, World
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, CATEGORY_IDS, SIZE
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -75,8 +75,8 @@ def panoptic_png(segments: np.ndarray, numbers: list[int]) -> Image.Image:
     return Image.fromarray(np.stack([flat & 255, (flat >> 8) & 255, flat >> 16], -1).astype(np.uint8))
 
 
-def picture_records(world: World, split: str, index: int, drawn: pictures.Picture) -> dict[str, Any]:
-    """What each json file of a split says about one picture."""
+def image_records(world: World, split: str, index: int, drawn: toy_images.ToyImage) -> dict[str, Any]:
+    """What each json file of a split says about one image."""
     things, seen = drawn.scene.things, drawn.scene.masks
     name = f"{index:012d}"
     image = {"id": index, "file_name": f"{name}.jpg", "height": SIZE, "width": SIZE}
@@ -145,10 +145,10 @@ def segment_number(k: int) -> int:
     return (k + 1) * 4_968_943 % 2**24
 
 
-def _draw_picture(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
+def _draw_image(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
     split, index = place
-    drawn = pictures.picture(world, split, index)
-    records = picture_records(world, split, index, drawn)
+    drawn = toy_images.image(world, split, index)
+    records = image_records(world, split, index, drawn)
     Image.fromarray(drawn.pixels).save(folder / "coco" / split / f"{index:012d}.jpg", quality=JPEG_QUALITY)
     seen = drawn.scene.masks
     segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
@@ -160,7 +160,7 @@ def _draw_picture(world: World, folder: pathlib.Path, place: tuple[str, int]) ->
 
 def _draw_reasoning(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
     split, index = place
-    scene, pixels, question = pictures.reasoning_picture(world, split, index)
+    scene, pixels, question = toy_images.reasoning_image(world, split, index)
     stem = folder / "reasonseg" / split / f"{index:08d}"
     Image.fromarray(pixels).save(f"{stem}.jpg", quality=JPEG_QUALITY)
     shapes = [
@@ -175,7 +175,7 @@ def _draw_reasoning(world: World, folder: pathlib.Path, place: tuple[str, int]) 
 
 def _draw_clip(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
     split, index = place
-    clip, frames, written = pictures.clip(world, split, index)
+    clip, frames, written = toy_images.clip(world, split, index)
     home = folder / "revos" / "JPEGImages" / f"{split}_{index:05d}"
     home.mkdir()
     for t, frame in enumerate(frames):
@@ -197,7 +197,7 @@ def _dump(path: pathlib.Path, content: Any) -> None:
 
 
 def _write_split(world: World, folder: pathlib.Path, split: str, run: Callable) -> None:
-    records = list(run(_draw_picture, [(split, k) for k in range(world.pictures(split))]))
+    records = list(run(_draw_image, [(split, k) for k in range(world.images(split))]))
     notes = folder / "coco" / "annotations"
     images = [record["image"] for record in records]
     shared = {"info": {"description": "hyperseg_jax toy world"}, "licenses": [], "images": images}
@@ -221,7 +221,7 @@ def _write_split(world: World, folder: pathlib.Path, split: str, run: Callable) 
         [{"new_img_id": k, **record["interactive"]} for k, record in enumerate(records)],
     )
     _dump(folder / "llava" / f"llava_{split}.json", [record["llava"] for record in records])
-    explained = list(run(_draw_reasoning, [(split, k) for k in range(world.reasoning_pictures(split))]))
+    explained = list(run(_draw_reasoning, [(split, k) for k in range(world.reasoning_images(split))]))
     _dump(folder / "reasonseg" / "explanatory" / f"{split}.json", explained)
 
 
@@ -256,7 +256,7 @@ def _write_clips(world: World, folder: pathlib.Path, run: Callable) -> None:
 
 
 def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
-    splits = [split for split in SPLITS if world.pictures(split)]
+    splits = [split for split in SPLITS if world.images(split)]
     for name in ("coco/annotations", "refcoco", "interactive", "llava", "reasonseg/explanatory"):
         (folder / name).mkdir(parents=True)
     for split in splits:
@@ -314,7 +314,7 @@ def write(
             return out
         with whole_folder(out) as folder, _runner(world, folder, workers) as run:
             _write_all(world, folder, run)
-    say(f"{out}: wrote {train} train, {val} val, {compositional} compositional pictures and {clips} clips")
+    say(f"{out}: wrote {train} train, {val} val, {compositional} compositional images and {clips} clips")
     return out
 
 

@@ -199,7 +199,7 @@ def train(
                 scores = found.scores
                 observers.scores(step, scores)
                 watchdog.beat()
-                attempt(say, "the sheet of pictures", found.save_sheet, workdir.local / "predictions.png")
+                attempt(say, "the sheet of images", found.save_sheet, workdir.local / "predictions.png")
 
             # ---- Model and checkpoint ------------------------------------------------------------
             stops = stop.asked(step) or step == stop_at

@@ -18,7 +18,7 @@ DRAWN = 50
 
 
 @contextlib.contextmanager
-def saved_panels(picture: pathlib.Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
+def saved_panels(image: pathlib.Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
     """Axes [rows, columns] of matplotlib to draw in; at the end they are saved as a PNG. size: (width, height) in inches.
 
     Names are drawn as they are, a "$" too. UserError where matplotlib cannot draw what it was given.
@@ -35,12 +35,10 @@ def saved_panels(picture: pathlib.Path, rows: int, columns: int, size: tuple[flo
             for panel in panels.flat:
                 panel.spines[["top", "right"]].set_visible(False)
             figure.tight_layout()
-            with whole_file(picture) as part:
+            with whole_file(image) as part:
                 figure.savefig(part, dpi=110, format="png")
         except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError) as error:
-            raise UserError(
-                f"{picture}: cannot be drawn ({shown(first_line(error))}); look for odd values in the log"
-            ) from error
+            raise UserError(f"{image}: cannot be drawn ({shown(first_line(error))}); look for odd values in the log") from error
         finally:
             pyplot.close(figure)
 
@@ -49,7 +47,7 @@ Curve = tuple["array[float]", "array[float]"]
 """Steps and values, eight bytes each: a log may be long."""
 
 
-def plot_losses(lines: Iterable[dict[str, Any]], picture: pathlib.Path, headlines: Sequence[str]) -> None:
+def plot_losses(lines: Iterable[dict[str, Any]], image: pathlib.Path, headlines: Sequence[str]) -> None:
     """Draws the training loss of each task and, beside it, its headline score of validation over steps.
 
     lines: those of metrics.jsonl, of which one at a time is looked at. headlines: names of scores; of each task the first one
@@ -59,7 +57,7 @@ def plot_losses(lines: Iterable[dict[str, Any]], picture: pathlib.Path, headline
     train, validation = _curves(lines, headlines)
     if not train:
         return
-    with saved_panels(picture, 1, 2 if validation else 1, (11 if validation else 6, 3.6)) as panels:
+    with saved_panels(image, 1, 2 if validation else 1, (11 if validation else 6, 3.6)) as panels:
         left = panels[0][0]
         for task in sorted(train):
             left.plot(*train[task]["loss"], label=task, linewidth=1)

@@ -4,7 +4,7 @@ limits          how much a file may ask for: pixels, masks, frames, records, nes
 bad_file        the map of a file, and how a refusal is worded
 paths           names in data: below their folder, and of regular files
 budget          what one record has asked for so far
-pictures        every picture of the project: formats by name
+images          every image of the project: formats by name
 libtiff         what Pillow's decoder of TIFF complains of
 label_maps      matrices of MATLAB files
 videos          containers and codecs by name

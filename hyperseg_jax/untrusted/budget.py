@@ -48,7 +48,7 @@ def charge(masks: int, size: Sequence[int], where: str) -> None:
 
 
 def charge_frame(size: Sequence[int], where: str) -> None:
-    """Charges a picture of this (height, width, ...) to the record: limits.frame_pixels."""
+    """Charges an image of this (height, width, ...) to the record: limits.frame_pixels."""
     now = _open.get() or _Spent()
     now.frames += math.prod(size[:2])
     limits.check("frame_pixels", now.frames, where, "pixels with the other frames of its record")
@@ -56,6 +56,6 @@ def charge_frame(size: Sequence[int], where: str) -> None:
 
 
 def check_time(where: str) -> None:
-    """UserError where reading the record takes longer than limits.seconds; asked between its pictures and masks."""
+    """UserError where reading the record takes longer than limits.seconds; asked between its images and masks."""
     if (now := _open.get()) is not None:
         limits.check("seconds", round(time.monotonic() - now.began, 4), where, "seconds of reading behind it")

@@ -109,7 +109,7 @@ def _matrix(data: bytes, sign: str, name: str, most: int) -> np.ndarray:
 
 
 def check_labels(numbers: np.ndarray) -> None:
-    """BadFile where a number of a label map or picture is no whole number from 0 to LARGEST."""
+    """BadFile where a number of a label map or image is no whole number from 0 to LARGEST."""
     whole = (numbers >= 0) & (numbers <= LARGEST)  # NaN is neither
     if numbers.dtype.kind == "f":
         whole &= np.floor(numbers) == numbers

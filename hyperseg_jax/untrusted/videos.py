@@ -1,6 +1,6 @@
 """Video files that are not trusted: containers and codecs by name, and nothing but the file itself is opened.
 
-FFmpeg also takes playlists, session descriptions and pictures with a pattern in their name for videos; those open other files
+FFmpeg also takes playlists, session descriptions and images with a pattern in their name for videos; those open other files
 and addresses.
 """
 

@@ -18,15 +18,15 @@ MICRO = f"--config {pathlib.Path(__file__).parents[1] / 'micro_config.py'} --con
 def here(tmp_path, hollow, world, monkeypatch):
     """A folder with good and bad things in it, as the working folder."""
     monkeypatch.chdir(tmp_path)
-    picture = next((world / "coco" / "val").iterdir())
-    shutil.copy(picture, "good.jpg")
-    (tmp_path / "cut.jpg").write_bytes(picture.read_bytes()[:700])
-    (tmp_path / "text.jpg").write_text("no picture")
+    image = next((world / "coco" / "val").iterdir())
+    shutil.copy(image, "good.jpg")
+    (tmp_path / "cut.jpg").write_bytes(image.read_bytes()[:700])
+    (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "file").write_text("a file")
     (tmp_path / "empty").mkdir()
     (tmp_path / "frames").mkdir()
-    shutil.copy(picture, "frames/1.jpg")
-    (tmp_path / "frames" / "0.jpg").write_bytes(picture.read_bytes()[:700])
+    shutil.copy(image, "frames/1.jpg")
+    (tmp_path / "frames" / "0.jpg").write_bytes(image.read_bytes()[:700])
     (tmp_path / "syntax.py").write_text("def get_config(:")
     (tmp_path / "nothing.py").write_text("x = 1")
     (tmp_path / "kept").mkdir()
@@ -52,12 +52,12 @@ def here(tmp_path, hollow, world, monkeypatch):
 
 
 PREDICT = {
-    "missing picture": ("none.jpg 'a ring'", "none.jpg", "no such file"),
-    "truncated picture": ("cut.jpg 'a ring'", "cut.jpg", "cannot be read"),
+    "missing image": ("none.jpg 'a ring'", "none.jpg", "no such file"),
+    "truncated image": ("cut.jpg 'a ring'", "cut.jpg", "cannot be read"),
     "picture on the web": ("https://example.org/a.jpg 'a ring'", "https://example.org/a.jpg", "download it"),
-    "no picture": ("text.jpg 'a ring'", "text.jpg", "cannot be read"),
+    "no image": ("text.jpg 'a ring'", "text.jpg", "cannot be read"),
     "truncated frame": ("frames 'a ring'", "frames/0.jpg", "cannot be read"),
-    "no frames": ("empty 'a ring'", "empty", "no pictures here"),
+    "no frames": ("empty 'a ring'", "empty", "no images here"),
     "empty prompt": ("good.jpg ''", "prompt is empty", "say what to segment"),
     "a prompt of spaces": ("good.jpg '  '", "prompt is empty", "say what to segment"),
     "a prompt of a period": ("good.jpg '.'", "prompt is empty", "say what to segment"),
@@ -66,10 +66,10 @@ PREDICT = {
     "stuff alone": ("good.jpg 'a ring' --stuff grass", "--stuff", "--classes"),
     "classes without names": ("good.jpg --classes ,", "class names", "each with text"),
     "frames by point": ("frames --point 3,3", "frames is a video", "give a text"),
-    "point outside": ("good.jpg --point 9999,3", "--point 9999,3", "not inside the picture"),
-    "box beside": ("good.jpg --box -9,-9,-3,-3", "--box -9,-9,-3,-3", "has no area inside the picture"),
-    "box far away": ("good.jpg --box -9e9,-9e9,-3e9,-3e+9", "--box -9e9,-9e9,-3e9,-3e+9", "has no area inside the picture"),
-    "scribble outside": ("good.jpg --scribble 3,3,9999,3", "--scribble 3,3,9999,3", "not inside the picture"),
+    "point outside": ("good.jpg --point 9999,3", "--point 9999,3", "not inside the image"),
+    "box beside": ("good.jpg --box -9,-9,-3,-3", "--box -9,-9,-3,-3", "has no area inside the image"),
+    "box far away": ("good.jpg --box -9e9,-9e9,-3e9,-3e+9", "--box -9e9,-9e9,-3e9,-3e+9", "has no area inside the image"),
+    "scribble outside": ("good.jpg --scribble 3,3,9999,3", "--scribble 3,3,9999,3", "not inside the image"),
     "scribble of one place": ("good.jpg --scribble 3,3", "--scribble 3,3", "give 4 numbers"),
     "scribble of half a place": ("good.jpg --scribble 3,3,9,9,5", "--scribble 3,3,9,9,5", "give 6 numbers"),
     "scribble of words": ("good.jpg --scribble here,there", "--scribble here,there", "give 4 numbers"),
@@ -78,7 +78,7 @@ PREDICT = {
     "out in a bucket": ("good.jpg 'a ring' --out=gs://bucket/out", "gs://bucket/out", "copy the files"),
     "reasoning without a text": ("good.jpg --point 3,3 --reasoning", "--reasoning", "goes with a text"),
     "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
-    "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the picture"),
+    "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the image"),
     "endless text": ("good.jpg '" + "ring " * 10_000 + "'", "letters, and the limit is", "raise limits.letters"),
     "no model": ("good.jpg 'a ring' --model nowhere", "nowhere", "shipped models"),
     "a name beyond all files": (f"good.jpg 'a ring' --model {'x' * 5000}", "xxx ... xxx", "shipped models"),
@@ -217,7 +217,7 @@ def test_traceback_is_shown_when_asked_for(here):
         main(["predict", "none.jpg", "a ring", "--traceback"])
 
 
-def test_a_truncated_training_picture_ends_the_command(world, trained, tmp_path, capsys):
+def test_a_truncated_training_image_ends_the_command(world, trained, tmp_path, capsys):
     root = shutil.copytree(world, tmp_path / "world")
     for path in (root / "coco" / "train").iterdir():
         path.write_bytes(path.read_bytes()[:700])
@@ -227,7 +227,7 @@ def test_a_truncated_training_picture_ends_the_command(world, trained, tmp_path,
     with pytest.raises(SystemExit) as ended:
         main(["train", "--config", micro, "--workdir", str(tmp_path / "run"), f"--config.data.root={root}"])
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and "cannot be read as a picture" in said and ".jpg" in said
+    assert ended.value.code == 2 and "cannot be read as an image" in said and ".jpg" in said
 
 
 def test_ctrl_c_outside_training_is_quiet(here, monkeypatch, capsys):
@@ -240,7 +240,7 @@ def test_ctrl_c_outside_training_is_quiet(here, monkeypatch, capsys):
     assert ended.value.code == 130 and "stopped" in capsys.readouterr().err
 
 
-def test_arrays_that_are_no_picture(hollow):
+def test_arrays_that_are_no_image(hollow):
     import hyperseg_jax
     from hyperseg_jax.errors import UserError
 
@@ -248,12 +248,12 @@ def test_arrays_that_are_no_picture(hollow):
     for bad in (np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8)):
         with pytest.raises(UserError, match="give uint8"):
             model.segment(bad, "a ring")
-    picture = np.zeros((8, 9, 3), np.uint8)
+    image = np.zeros((8, 9, 3), np.uint8)
     with pytest.raises(UserError, match="region 1 has size"):
-        model.segment_regions(picture, [np.ones((9, 8), bool)])
+        model.segment_regions(image, [np.ones((9, 8), bool)])
     with pytest.raises(UserError, match="region 1 is empty"):
-        model.segment_regions(picture, [np.zeros((8, 9), bool)])
+        model.segment_regions(image, [np.zeros((8, 9), bool)])
     with pytest.raises(UserError, match="draw at least one"):
-        model.segment_regions(Image.fromarray(picture), [])
+        model.segment_regions(Image.fromarray(image), [])
     with pytest.raises(UserError, match="1 labels for 2 regions"):
-        model.segment_regions(picture, [np.ones((8, 9), bool)] * 2, labels=["a"])
+        model.segment_regions(image, [np.ones((8, 9), bool)] * 2, labels=["a"])

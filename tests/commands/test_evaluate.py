@@ -48,7 +48,7 @@ def test_the_config_of_a_model_names_no_files(hollow, world, tmp_path, capsys, f
 
 
 def test_bad_records_are_left_out_of_the_controls_too(trained, world, tmp_path, capsys):
-    """The first picture, with three expressions, cannot be read, the second has no segments."""
+    """The first image, with three expressions, cannot be read, the second has no segments."""
     shutil.copytree(world, tmp_path / "world")
     notes = tmp_path / "world" / "coco" / "annotations"
     first, second = sorted((tmp_path / "world" / "coco" / "val").iterdir())[:2]
@@ -59,7 +59,7 @@ def test_bad_records_are_left_out_of_the_controls_too(trained, world, tmp_path, 
     scores, told = json.loads((tmp_path / "out" / "scores.json").read_text())["referring"], capsys.readouterr().err
     assert scores["unread"] == 3 and {"ciou_shuffled", "ciou_blind"} <= scores.keys()
     assert "3 of 4 validation records could not be read" in told
-    assert "2 pictures could not be read and are in no answer that ignores the text; the first: picture 0: " in told
+    assert "2 images could not be read and are in no answer that ignores the text; the first: image 0: " in told
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "--model", str(trained), "--limit", "1", *out])
     assert ended.value.code == 2 and "none of the records that are asked can be read" in capsys.readouterr().err

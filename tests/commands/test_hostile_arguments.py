@@ -202,4 +202,4 @@ def test_quickstart_writes_nothing_behind_a_link(tmp_path, capsys, name):
 def test_quickstart_of_too_little(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
-    assert ended.value.code == 2 and "give 4 pictures or more" in " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2 and "give 4 images or more" in " ".join(capsys.readouterr().err.split())

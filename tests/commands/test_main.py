@@ -45,7 +45,7 @@ def test_limits_that_a_config_leaves_out(left_out, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("left", [(), ("loss.png",), ("loss.png", "predictions.png")])
-def test_training_names_the_pictures_that_it_left_and_no_others(left, tmp_path, monkeypatch, capsys):
+def test_training_names_the_images_that_it_left_and_no_others(left, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("hyperseg_jax.training.loop.train", lambda config, workdir, console: tmp_path / "model")
     for name in left:
         (tmp_path / name).touch()

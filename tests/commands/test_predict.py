@@ -18,8 +18,8 @@ from hyperseg_jax.structs import Region
 
 
 @pytest.fixture
-def picture(tmp_path, world):
-    """A picture that is not square."""
+def image(tmp_path, world):
+    """An image that is not square."""
     with Image.open(next(iter(sorted((world / "coco" / "val").iterdir())))) as opened:
         opened.crop((0, 10, 150, 110)).save(tmp_path / "picture.png")
     return tmp_path / "picture.png"
@@ -38,66 +38,66 @@ def check_masks(out, segments, size):
         assert (mask > 0).sum() == segment["pixels"] and 0 <= segment["score"] <= 1
 
 
-def test_text(trained, picture, tmp_path, capsys):
+def test_text(trained, image, tmp_path, capsys):
     out = tmp_path / "out"
-    found = predict(trained, out, picture, "the red ring", "--always")
+    found = predict(trained, out, image, "the red ring", "--always")
     assert found["text"] == "the red ring" and [s["label"] for s in found["segments"]] == ["the red ring"]
     check_masks(out, found["segments"], (150, 100))
     with Image.open(out / "picture_overlay.png") as overlay:
         assert overlay.size == (150, 100)
     assert sorted(p.name for p in out.iterdir()) == ["picture_mask.png", "picture_overlay.png", "result.json"]
     assert "wrote" in capsys.readouterr().err
-    (segment,) = hyperseg_jax.load(trained).segment(picture, "the red ring", no_target_threshold=None)
+    (segment,) = hyperseg_jax.load(trained).segment(image, "the red ring", no_target_threshold=None)
     assert segment.mask.shape == (100, 150) and int(segment.mask.sum()) == found["segments"][0]["pixels"]
-    predict(trained, out, picture, "the red ring", "--always")  # earlier results are replaced
+    predict(trained, out, image, "the red ring", "--always")  # earlier results are replaced
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_classes_and_stuff(trained, picture, tmp_path):
-    found = predict(trained, tmp_path / "out", picture, "--classes", "red ring, blue star", "--stuff", "grass")
+def test_classes_and_stuff(trained, image, tmp_path):
+    found = predict(trained, tmp_path / "out", image, "--classes", "red ring, blue star", "--stuff", "grass")
     assert found["classes"] == ["red ring", "blue star", "grass"]
     check_masks(tmp_path / "out", found["segments"], (150, 100))
     assert (tmp_path / "out" / "picture_overlay.png").exists()
 
 
-def test_points_and_boxes(trained, picture, tmp_path):
-    found = predict(trained, tmp_path / "out", picture, "--point", "20,30", "--box", "50,20,120,90")
+def test_points_and_boxes(trained, image, tmp_path):
+    found = predict(trained, tmp_path / "out", image, "--point", "20,30", "--box", "50,20,120,90")
     assert [s["label"] for s in found["segments"]] == ["point 20,30", "box 50,20,120,90"]
     assert [s["mask"] for s in found["segments"]] == ["picture_mask1.png", "picture_mask2.png"]
     check_masks(tmp_path / "out", found["segments"], (150, 100))
 
 
-def test_scribbles(trained, picture, tmp_path):
-    found = predict(trained, tmp_path / "out", picture, "--scribble", "20,30,60,35,70,80", "--point", "20,30")
+def test_scribbles(trained, image, tmp_path):
+    found = predict(trained, tmp_path / "out", image, "--scribble", "20,30,60,35,70,80", "--point", "20,30")
     assert [s["label"] for s in found["segments"]] == ["point 20,30", "scribble 20,30,60,35,70,80"]
     check_masks(tmp_path / "out", found["segments"], (150, 100))
 
 
-def test_regions_of_marks_and_masks_are_asked_together(trained, picture):
+def test_regions_of_marks_and_masks_are_asked_together(trained, image):
     """A mark is asked for as the mask that it is drawn as."""
     model = hyperseg_jax.load(trained)
     marks = [Region.of_point(20, 30), Region("box", boxes=[[50, 20, 120, 90]], points=[[60, 60, 1]])]
     masks = [draw_region(mark, (100, 150)) for mark in marks]
-    wanted = model.segment_regions(picture, masks)
+    wanted = model.segment_regions(image, masks)
     for given in (marks, [marks[0], masks[1]], [masks[0], Region.of_mask(masks[1])]):
-        found = model.segment_regions(picture, given)
+        found = model.segment_regions(image, given)
         assert np.array_equal(found.masks, wanted.masks) and found.scores == wanted.scores
         assert found.names == ("region 1", "region 2")
-    with pytest.raises(UserError, match="the picture: region 2: it has only points beside the object"):
-        model.segment_regions(picture, [marks[0], Region("point", points=[[3, 3, 0]])])
+    with pytest.raises(UserError, match="the image: region 2: it has only points beside the object"):
+        model.segment_regions(image, [marks[0], Region("point", points=[[3, 3, 0]])])
     for empty in (np.zeros((100, 150), bool), Region.of_mask(np.zeros((100, 150), bool))):
-        with pytest.raises(UserError, match="region 2 is empty; draw it inside the picture"):
-            model.segment_regions(picture, [masks[0], empty])
+        with pytest.raises(UserError, match="region 2 is empty; draw it inside the image"):
+            model.segment_regions(image, [masks[0], empty])
     for other in (masks[0].T, Region.of_mask(masks[0].T)):
-        with pytest.raises(UserError, match=r"region 1 has size \(150, 100\), the picture \(100, 150\)"):
-            model.segment_regions(picture, [other])
+        with pytest.raises(UserError, match=r"region 1 has size \(150, 100\), the image \(100, 150\)"):
+            model.segment_regions(image, [other])
 
 
-def test_a_folder_of_frames_of_different_sizes(trained, picture, tmp_path):
+def test_a_folder_of_frames_of_different_sizes(trained, image, tmp_path):
     frames = tmp_path / "frames"
     frames.mkdir()
-    shutil.copy(picture, frames / "b.png")
-    with Image.open(picture) as opened:
+    shutil.copy(image, frames / "b.png")
+    with Image.open(image) as opened:
         opened.resize((90, 120)).convert("RGB").save(frames / "a.jpg")
     (frames / "notes.txt").write_text("not a frame")
     found = predict(trained, tmp_path / "out", frames, "the thing that moves", "--always")
@@ -106,9 +106,9 @@ def test_a_folder_of_frames_of_different_sizes(trained, picture, tmp_path):
         check_masks(tmp_path / "out", frame["segments"], size)
 
 
-def test_a_video_file(trained, picture, tmp_path, capsys):
+def test_a_video_file(trained, image, tmp_path, capsys):
     path = tmp_path / "clip.mp4"
-    with Image.open(picture) as opened, av.open(str(path), "w") as container:
+    with Image.open(image) as opened, av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=5)
         stream.width, stream.height, stream.pix_fmt = 150, 100, "yuv420p"
         frame = av.VideoFrame.from_ndarray(np.asarray(opened.convert("RGB")), format="rgb24")
@@ -126,22 +126,22 @@ def test_a_video_file(trained, picture, tmp_path, capsys):
         assert stopped.value.code == 2 and told in capsys.readouterr().err
 
 
-def test_a_failure_leaves_earlier_results_alone(trained, picture, tmp_path, monkeypatch):
+def test_a_failure_leaves_earlier_results_alone(trained, image, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    predict(trained, out, picture, "the red ring", "--always")
+    predict(trained, out, image, "the red ring", "--always")
     before = (out / "result.json").read_text()
     monkeypatch.setattr("hyperseg_jax.commands.predict.draw_segments", lambda *_: 1 / 0)
     with pytest.raises(SystemExit):
-        predict(trained, out, picture, "the blue star", "--always")
+        predict(trained, out, image, "the blue star", "--always")
     assert (out / "result.json").read_text() == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_a_question_is_asked_with_the_reasoning_prompt(trained, picture, tmp_path, monkeypatch):
+def test_a_question_is_asked_with_the_reasoning_prompt(trained, image, tmp_path, monkeypatch):
     asked, real = [], Model._ask
     monkeypatch.setattr(Model, "_ask", lambda self, frame, prompt, *a: asked.append(prompt) or real(self, frame, prompt, *a))
-    predict(trained, tmp_path / "out", picture, "what could one wear?", "--always", "--reasoning")
-    predict(trained, tmp_path / "other", picture, "the red ring", "--always")
+    predict(trained, tmp_path / "out", image, "what could one wear?", "--always", "--reasoning")
+    predict(trained, tmp_path / "other", image, "the red ring", "--always")
     assert [(prompt.task, prompt.text) for prompt in asked] == [
         ("reasoning", "what could one wear?"),
         ("referring", "the red ring"),
@@ -165,25 +165,25 @@ def test_marks_are_drawn_as_in_training(world):
     assert np.array_equal(one, other) and one.sum() == 30 * 30 and left.sum() == 30 * 50
 
 
-def test_a_video_is_opened_once(trained, picture, tmp_path, monkeypatch):
+def test_a_video_is_opened_once(trained, image, tmp_path, monkeypatch):
     from hyperseg_jax.data import video_files
 
     frames = tmp_path / "frames"
     frames.mkdir()
     for k in range(3):
-        shutil.copy(picture, frames / f"{k}.png")
+        shutil.copy(image, frames / f"{k}.png")
     opened, real = [], video_files.read_frames
     monkeypatch.setattr(video_files, "read_frames", lambda source: opened.append(source) or real(source))
     found = predict(trained, tmp_path / "out", frames, "the thing that moves", "--always")
     assert len(found["frames"]) == 3 and opened == [frames]
 
 
-def test_the_bucket_does_not_change_the_answer(trained, picture):
+def test_the_bucket_does_not_change_the_answer(trained, image):
     model = hyperseg_jax.load(trained)
     longer = model.config.copy_and_resolve_references().unlock()
     longer.data.buckets = [288]
-    (one,) = model.segment(picture, "the red ring", no_target_threshold=None)
-    (other,) = Model(longer, model.tokenizer, model.params).segment(picture, "the red ring", no_target_threshold=None)
+    (one,) = model.segment(image, "the red ring", no_target_threshold=None)
+    (other,) = Model(longer, model.tokenizer, model.params).segment(image, "the red ring", no_target_threshold=None)
     assert one.score == pytest.approx(other.score, rel=1e-4)
     assert (one.mask != other.mask).mean() < 1e-3
 
@@ -196,20 +196,20 @@ def test_a_model_that_was_trained_on_is_loaded_anew(trained, tmp_path):
     assert hyperseg_jax.load(folder) is not first
 
 
-def test_results_go_where_a_given_link_leads(trained, picture, tmp_path):
+def test_results_go_where_a_given_link_leads(trained, image, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "results")
     for _ in range(2):
-        main(["predict", str(picture), "red ring", "--model", str(trained), "--out", str(tmp_path / "out")])
+        main(["predict", str(image), "red ring", "--model", str(trained), "--out", str(tmp_path / "out")])
         assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "results" / "result.json").is_file()
 
 
-def test_what_cannot_be_named_or_followed_is_one_line(trained, picture, tmp_path, capsys):
+def test_what_cannot_be_named_or_followed_is_one_line(trained, image, tmp_path, capsys):
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     (tmp_path / "frames").mkdir()
-    long = shutil.copy(picture, tmp_path / "frames" / f"{'a' * 240}.jpg")
+    long = shutil.copy(image, tmp_path / "frames" / f"{'a' * 240}.jpg")
     for given, out, words in (
-        (picture, "circle", "circle: cannot be written"),
+        (image, "circle", "circle: cannot be written"),
         (long, "out", "its name is too long for those of the results"),
         (tmp_path / "frames", "out", "its name is too long for those of the results"),
     ):

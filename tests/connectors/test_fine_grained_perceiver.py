@@ -30,8 +30,8 @@ def init(model):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def residual(model, params, picture):
-    return model.apply({"params": params}, picture, method="residual_stack")
+def residual(model, params, image):
+    return model.apply({"params": params}, image, method="residual_stack")
 
 
 def test_gated_stack_starts_as_the_identity():
@@ -43,7 +43,7 @@ def test_gated_stack_starts_as_the_identity():
 def test_gated_attention_adds_nothing_at_the_start():
     params = init(GATED)
     blind = residual(GATED, params, pyramid(0))
-    np.testing.assert_array_equal(blind, residual(GATED, params, pyramid(1)))  # no picture comes through yet
+    np.testing.assert_array_equal(blind, residual(GATED, params, pyramid(1)))  # no image comes through yet
     assert np.abs(blind - params["query"]).max() > 1e-2  # the plain feed-forward residual does act
     plain = init(PLAIN)
     assert np.abs(residual(PLAIN, plain, pyramid(0)) - residual(PLAIN, plain, pyramid(1))).max() > 1e-2

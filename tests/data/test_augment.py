@@ -109,7 +109,7 @@ def test_what_a_window_may_not_change(prompt, may):
 
 
 def test_jitter_by_hand():
-    """At twice the size a square of 64 holds 30 of 60 columns, and 30 of 40 rows; at half of it the picture fills 32."""
+    """At twice the size a square of 64 holds 30 of 60 columns, and 30 of 40 rows; at half of it the image fills 32."""
     large, fill = Augment(scale=(2.0, 2.0))(example(), np.random.default_rng(0))
     assert large.frames.shape == (2, 30, 30, 3) and fill == 1.0
     small, fill = Augment(scale=(0.5, 0.5))(example(), np.random.default_rng(0))
@@ -214,7 +214,7 @@ def test_a_config_names_its_mistakes(micro):
             build(**blocks)
 
 
-def test_a_mirrored_picture_has_its_sides_swapped_in_every_text():
+def test_a_mirrored_image_has_its_sides_swapped_in_every_text():
     given = example(text="Left of the RIGHT one, leftover", classes=("left shoe", "right shoe", "copyright"))
     (prompt,) = flip_horizontally(given).prompts
     assert prompt.text == "Right of the LEFT one, leftover"

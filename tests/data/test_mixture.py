@@ -127,9 +127,7 @@ def test_a_malformed_line_of_captions_is_one_bad_record(tmp_path):
 
 
 def test_a_fault_may_name_half_a_character():
-    assert (
-        record_errors.read(record_errors.written("caf\u00e9 \ud83d.jpg: no such picture")) == "caf\u00e9 ?.jpg: no such picture"
-    )
+    assert record_errors.read(record_errors.written("caf\u00e9 \ud83d.jpg: no such image")) == "caf\u00e9 ?.jpg: no such image"
 
 
 class PanicException(BaseException):

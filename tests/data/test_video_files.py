@@ -19,7 +19,7 @@ SIZE = (48, 64)
 COUNT = 30
 
 
-def pictures(count=COUNT, size=SIZE):
+def images(count=COUNT, size=SIZE):
     """A bar that grows to the right, and a stripe at the top."""
     for t in range(count):
         frame = np.full((*size, 3), 40, np.uint8)
@@ -31,7 +31,7 @@ def pictures(count=COUNT, size=SIZE):
 def write(path, frames=None, codec="mpeg4", **options):
     with av.open(str(path), "w", options=options) as container:
         stream = None
-        for frame in pictures() if frames is None else frames:
+        for frame in images() if frames is None else frames:
             if stream is None:
                 stream = container.add_stream(codec, rate=10)
                 stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
@@ -45,7 +45,7 @@ def write(path, frames=None, codec="mpeg4", **options):
 def check(frames):
     found = list(frames)
     assert len(found) == COUNT
-    for frame, wanted in zip(found, pictures(), strict=True):
+    for frame, wanted in zip(found, images(), strict=True):
         assert frame.dtype == np.uint8 and frame.shape == wanted.shape and frame.flags.c_contiguous
         assert np.abs(frame.astype(int) - wanted).mean() < 8
 
@@ -60,7 +60,7 @@ def test_a_file_a_stream_and_a_folder_are_the_same_clip(tmp_path, name):
         check(read_frames(file))
     folder = tmp_path / "frames"
     folder.mkdir()
-    for t, frame in enumerate(pictures()):
+    for t, frame in enumerate(images()):
         Image.fromarray(frame).save(folder / f"{t:03d}.png")
     check(read_frames(folder))
 
@@ -97,7 +97,7 @@ def test_a_telephone_held_upright(tmp_path):
 
 def test_memory_stays_flat(tmp_path):
     """250 frames of 320 x 240 are 58 MB; from the 50th on, the process that reads them one by one grows by less than 12 MB."""
-    path = write(tmp_path / "long.mp4", pictures(250, (240, 320)))
+    path = write(tmp_path / "long.mp4", images(250, (240, 320)))
     code = """
 import resource, sys
 from hyperseg_jax.data.video_files import read_frames
@@ -141,7 +141,7 @@ def test_broken_files_are_named(tmp_path):
     count, told = whole_and_error(matroska)
     assert 0 < count < COUNT and "of its 3.0 seconds" in told
     (tmp_path / "empty").mkdir()
-    assert "no pictures here" in whole_and_error(tmp_path / "empty")[1]
+    assert "no images here" in whole_and_error(tmp_path / "empty")[1]
     assert "cannot be opened (No such file" in whole_and_error(tmp_path / "none.mp4")[1]
 
 

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from hyperseg_jax.toy import pictures
+from hyperseg_jax.toy import toy_images
 from hyperseg_jax.toy.samples import write_samples
 
 COUNT = 2
@@ -20,8 +20,8 @@ def samples(shared):
 @pytest.fixture(scope="session")
 def drawn():
     """What the samples show."""
-    world = pictures.World(0, train=0, val=COUNT, compositional=0, clips=0)
-    return [pictures.picture(world, "val", k) for k in range(COUNT)]
+    world = toy_images.World(0, train=0, val=COUNT, compositional=0, clips=0)
+    return [toy_images.image(world, "val", k) for k in range(COUNT)]
 
 
 @pytest.fixture

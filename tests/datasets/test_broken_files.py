@@ -29,7 +29,7 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
     "a mask of another size": (
         set_note(1, segmentation=run_lengths.encode(np.ones((7, 9), bool))),
         "wrong size",
-        "annotations#1 segmentation: the mask is 9x7 pixels, its picture 192x192",
+        "annotations#1 segmentation: the mask is 9x7 pixels, its image 192x192",
     ),
     "runs that do not fill": (
         set_note(1, segmentation={"size": [192, 192], "counts": [5, 5]}),
@@ -40,7 +40,7 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
     "no run lengths": (set_note(1, segmentation={"size": [192, 192]}), "bad mask", "neither polygons nor run lengths"),
     "a word": (set_note(1, segmentation="x"), "bad mask", "neither polygons nor run lengths"),
     "unknown category": (set_note(2, category_id=4711), "bad record", "annotations#2: category_id 4711 is not among"),
-    "unknown picture": (set_note(0, image_id=99), "bad record", "annotations#0: image_id 99 is not among the images"),
+    "unknown image": (set_note(0, image_id=99), "bad record", "annotations#0: image_id 99 is not among the images"),
     "no category": (lambda c: c["annotations"][0].pop("category_id"), "bad record", "field 'category_id' is missing"),
     "no segmentation": (lambda c: c["annotations"][0].pop("segmentation"), "bad record", "field 'segmentation' is missing"),
     "a record in an unexpected format": (
@@ -58,8 +58,8 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
         "000000000000.jpg: is 192x192 pixels, its annotations say 200x192",
     ),
     "a crowd of a word": (set_note(0, iscrowd="false"), "bad record", "field 'iscrowd' is 'false' where 0 or 1 belongs"),
-    "no pictures listed": (lambda c: c.pop("images"), "bad record", "field 'images' is missing"),
-    "a missing picture": (lambda c: c["images"][1].update(file_name="none.jpg"), "missing file", "none.jpg: no such picture"),
+    "no images listed": (lambda c: c.pop("images"), "bad record", "field 'images' is missing"),
+    "a missing image": (lambda c: c["images"][1].update(file_name="none.jpg"), "missing file", "none.jpg: no such image"),
 }
 
 
@@ -76,19 +76,19 @@ def test_instances(own, case):
     problems = [
         pair
         for pair in found(report(root, "coco_instances"))
-        if "192x192 pixels, its picture" not in pair[1] and "the mask is" not in pair[1]
+        if "192x192 pixels, its image" not in pair[1] and "the mask is" not in pair[1]
     ] or found(report(root, "coco_instances"))
     assert [pair[0] for pair in problems] == [kind] and message in problems[0][1]
 
 
 def test_a_check_goes_on_and_names_all(own):
     root = own("coco")
-    for case in ("five numbers", "a mask of another size", "unknown category", "a missing picture"):
+    for case in ("five numbers", "a mask of another size", "unknown category", "a missing image"):
         change(root / INSTANCES, EDITS[case][0])
-    (root / "coco" / "val2017" / "000000000000.jpg").write_bytes(b"\xff\xd8 not a picture")
+    (root / "coco" / "val2017" / "000000000000.jpg").write_bytes(b"\xff\xd8 not an image")
     result = report(root, "coco_instances")
     kinds = [kind for kind, _ in found(result)]
-    assert kinds == ["bad mask", "bad record", "missing file", "unreadable picture", "wrong size"]
+    assert kinds == ["bad mask", "bad record", "missing file", "unreadable image", "wrong size"]
     assert result.examples == 2 and result.faults == 5 and result.masks > 5
 
 
@@ -118,7 +118,7 @@ def test_messages_are_bounded_and_all_counted(own, monkeypatch):
     assert len(result.collected.problems) == 3 and result.faults == count > 3
 
 
-def test_a_picture_is_reported_once_and_decoded_once(own, monkeypatch):
+def test_a_image_is_reported_once_and_decoded_once(own, monkeypatch):
     root = own("coco", "refer")
     (root / "coco" / "train2014" / "COCO_train2014_000000000000.jpg").unlink()
     opened = []
@@ -133,16 +133,16 @@ ADE = "ADEChallengeData2016/annotations/validation/ADE_validation_00000000.png"
 TOWN = "cityscapes/gtFine/val/town/town_000000_000019_gtFine_labelIds.png"
 GREFS = "refer/grefcoco/grefs(unc).json"
 BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
-    "labels missing": ("ade20k", ADE, lambda path: path.unlink(), "missing file", "00000000.png: no such label picture"),
-    "labels cut": ("ade20k", ADE, cut, "unreadable picture", "00000000.png: cannot be read as a label picture"),
-    "labels of another size": ("ade20k", ADE, small, "wrong size", "00000000.png: is 6x5 pixels, its picture 192x192"),
-    "labels of colours": ("ade20k", ADE, colours, "unreadable picture", "it has colours (mode RGB)"),
+    "labels missing": ("ade20k", ADE, lambda path: path.unlink(), "missing file", "00000000.png: no such label image"),
+    "labels cut": ("ade20k", ADE, cut, "unreadable image", "00000000.png: cannot be read as a label image"),
+    "labels of another size": ("ade20k", ADE, small, "wrong size", "00000000.png: is 6x5 pixels, its image 192x192"),
+    "labels of colours": ("ade20k", ADE, colours, "unreadable image", "it has colours (mode RGB)"),
     "labels of no class": ("ade20k", ADE, strange, "bad mask", "00000000.png: has pixels of 200, which is no class"),
-    "cityscapes picture": (
+    "cityscapes image": (
         "cityscapes",
         "cityscapes/leftImg8bit/val/town/town_000000_000019_leftImg8bit.png",
         cut,
-        "unreadable picture",
+        "unreadable image",
         "leftImg8bit.png: cannot be read",
     ),
     "cityscapes labels": ("cityscapes", TOWN, strange, "bad mask", "pixels of 200"),
@@ -153,12 +153,12 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "missing file",
         "val.txt: no such file",
     ),
-    "voc picture": (
+    "voc image": (
         "pascal_voc20",
         "VOCdevkit/VOC2012/JPEGImages/2012_000001.jpg",
         lambda path: path.unlink(),
         "missing file",
-        "2012_000001.jpg: no such picture",
+        "2012_000001.jpg: no such image",
     ),
     "stuff": ("coco_stuff", "coco/stuffthingmaps/val2017/000000000001.png", strange, "bad mask", "pixels of 200"),
     "grefs cut": ("grefcoco", GREFS, cut, "bad record", "grefs(unc).json: not json"),
@@ -169,7 +169,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "bad record",
         "ann_id 77 is not in",
     ),
-    "grefs without its picture": (
+    "grefs without its image": (
         "grefcoco",
         GREFS,
         lambda path: change(path, lambda c: c[-1].update(image_id=77)),
@@ -183,7 +183,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "bad record",
         "field 'sentences' has none or an empty one",
     ),
-    "regions out of the picture": (
+    "regions out of the image": (
         "visual_genome",
         "visual_genome/region_descriptions.json",
         inside(0, "regions", 0, x=500),
@@ -197,7 +197,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "bad record",
         "#0 regions#0: field 'phrase' is missing",
     ),
-    "a picture of another size": (
+    "an image of another size": (
         "visual_genome",
         "visual_genome/image_data.json",
         edited(width=7),
@@ -218,11 +218,11 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "bad record",
         "annotations#0: category_id 999",
     ),
-    "objects picture": (
+    "objects image": (
         "objects365",
         "objects365/val/patch0/objects365_v1_00000000.jpg",
         cut,
-        "unreadable picture",
+        "unreadable image",
         "patch0/objects365_v1_00000000.jpg: cannot be read",
     ),
     "no answer": (
@@ -239,7 +239,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "bad record",
         "00000000: field 'question' is missing",
     ),
-    "gqa picture": ("gqa", "gqa/images/n1.jpg", lambda path: path.unlink(), "missing file", "n1.jpg: no such picture"),
+    "gqa image": ("gqa", "gqa/images/n1.jpg", lambda path: path.unlink(), "missing file", "n1.jpg: no such image"),
     "neither yes nor no": (
         "pope",
         "pope/coco_pope_adversarial.json",
@@ -282,11 +282,11 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "bad record",
         "#3: has 9 cells, the header 10",
     ),
-    "a picture that is none": (
+    "an image that is none": (
         "mmbench",
         "mmbench/MMBench_TEST_EN.tsv",
         lambda path: path.write_text(path.read_text().replace("\t/9j/", "\t!!!!", 1)),
-        "unreadable picture",
+        "unreadable image",
         "#0: its image cannot be read",
     ),
     "an index of no row": (

@@ -30,7 +30,7 @@ OWN = {
     "a missing mask": (
         lambda home: [path.unlink() for path in sorted((home / "masks").iterdir())],
         "missing file",
-        "no such label picture",
+        "no such label image",
     ),
     "an empty mask": (
         lambda home: [Image.fromarray(np.zeros((192, 192), np.uint8)).save(path) for path in (home / "masks").iterdir()],
@@ -38,7 +38,7 @@ OWN = {
         "has no pixel above 0",
     ),
     "a small mask": (lambda home: [small(path) for path in (home / "masks").iterdir()], "wrong size", "is 6x5 pixels"),
-    "a missing picture": (lambda home: (home / "pictures" / "0000.jpg").unlink(), "missing file", "0000.jpg: no such picture"),
+    "a missing image": (lambda home: (home / "pictures" / "0000.jpg").unlink(), "missing file", "0000.jpg: no such image"),
 }
 
 
@@ -74,7 +74,7 @@ def test_a_malformed_line_hides_no_others(own):
     home = own("yours") / "yours" / "folder"
     path = home / "captions.jsonl"
     sound = path.read_text().splitlines()
-    path.write_text("\n".join([sound[0], "", '{"picture": oops}', "[1]", '{"text": "no picture"}', *sound[1:]]))
+    path.write_text("\n".join([sound[0], "", '{"picture": oops}', "[1]", '{"text": "no image"}', *sound[1:]]))
     result = report(home, "folder")
     assert result.examples == len(sound) and sorted(message for _, message in found(result)) == [
         f"{path} line 3: not json (Expecting value at column 13); download or write it again",
@@ -171,10 +171,10 @@ def test_a_damaged_labelme_file_is_one_bad_record(own):
 def test_a_labelme_mask_with_a_palette_is_cut_at_the_border(own, corner):
     home = own("yours") / "yours" / "labelme"
     drawn = np.random.default_rng(0).random((6, 8)) < 0.5
-    picture = Image.fromarray(drawn.astype(np.uint8), mode="P")
-    picture.putpalette([0, 0, 0] * 256)  # told by its numbers, not by its colours
+    image = Image.fromarray(drawn.astype(np.uint8), mode="P")
+    image.putpalette([0, 0, 0] * 256)  # told by its numbers, not by its colours
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     x, y = corner
     mask = {"mask": base64.b64encode(file.getvalue()).decode(), "points": [[x, y], [x + 7, y + 5]], "shape_type": "mask"}
     change(home / "0000.json", lambda content: content.update(shapes=[content["shapes"][0] | mask]))

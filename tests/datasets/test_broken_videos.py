@@ -34,14 +34,14 @@ def first_video(edit):
 
 META = "ref_youtube_vos/meta_expressions/train/meta_expressions.json"
 VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and a part of the message
-    "a frame of DAVIS": ("davis2016", "davis2016/JPEGImages/480p/train-0/00002.jpg", cut, "unreadable picture", "00002.jpg: "),
-    "the first frame": ("davis2017", "davis2017/JPEGImages/480p/train-0/00000.jpg", cut, "unreadable picture", "00000.jpg: "),
+    "a frame of DAVIS": ("davis2016", "davis2016/JPEGImages/480p/train-0/00002.jpg", cut, "unreadable image", "00002.jpg: "),
+    "the first frame": ("davis2017", "davis2017/JPEGImages/480p/train-0/00000.jpg", cut, "unreadable image", "00000.jpg: "),
     "no first frame": (
         "ref_davis",
         "davis2017/JPEGImages/480p/train-0/00000.jpg",
         pathlib.Path.unlink,
         "missing file",
-        "00000.jpg: no such picture",
+        "00000.jpg: no such image",
     ),
     "a frame in another size": (
         "davis2017",
@@ -61,7 +61,7 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
         "ref_davis",
         "davis2017/Annotations_unsupervised/480p/train-0/00001.png",
         cut,
-        "unreadable picture",
+        "unreadable image",
         "00001.png: cannot be read as a mask",
     ),
     "a mask in another size": (
@@ -183,15 +183,15 @@ def test_a_check_of_clips_goes_on_and_names_all(own):
     another_size(home / "Annotations" / "480p" / "train-0" / "00001.png")
     cut(home / "Annotations" / "480p" / "train-0" / "00002.png")
     result = report(root, "davis2017", "train")
-    assert [kind for kind, _ in found(result)] == ["missing file", *["unreadable picture"] * 2, "wrong size"]
+    assert [kind for kind, _ in found(result)] == ["missing file", *["unreadable image"] * 2, "wrong size"]
     assert result.examples == 1 and result.masks > 1
     for path in (home / "JPEGImages" / "480p" / "train-0").iterdir():
         path.unlink()
     assert any("has no .jpg frames" in message for _, message in found(report(root, "davis2017", "train")))
 
 
-def test_every_layout_names_a_picture_that_is_gone(own, samples):
-    """Every benchmark whose pictures lie in files of their own."""
+def test_every_layout_names_a_image_that_is_gone(own, samples):
+    """Every benchmark whose images lie in files of their own."""
     for name, layout in layouts.LAYOUTS.items():
         split = layout.splits[0]
         home = samples / "yours" / name if (samples / "yours" / name).exists() else samples

@@ -14,7 +14,7 @@ from hyperseg_jax.data.sources import READERS
 from hyperseg_jax.datasets import Davis2016, Davis2017, RefDavis, RefYouTubeVos, YouTubeVis, files, masks, video_folders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.toy.pictures import clip
+from hyperseg_jax.toy.toy_images import clip
 
 
 @pytest.fixture(scope="session")
@@ -242,10 +242,10 @@ OPEN = {"davis2017": lambda home: Davis2017(home, "train"), "ref_youtube_vos": r
 def test_a_missing_frame_is_named(copy, name):
     home = copy(name)
     (home / FRAMES[name] / "00002.jpg").unlink()
-    with pytest.raises(UserError, match=r"train-0.00002\.jpg: no such picture"):
+    with pytest.raises(UserError, match=r"train-0.00002\.jpg: no such image"):
         OPEN[name](home)[0]
     (home / FRAMES[name] / "00000.jpg").unlink()
-    with pytest.raises(UserError, match=r"train-0.00000\.jpg: no such picture"):
+    with pytest.raises(UserError, match=r"train-0.00000\.jpg: no such image"):
         OPEN[name](home)[0]
 
 
@@ -258,7 +258,7 @@ def test_a_frame_of_another_size_or_cut_short_is_named(copy, name):
     with pytest.raises(UserError, match=r"00001\.jpg: is 190x192 pixels"):
         OPEN[name](home)[0]
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"00001\.jpg: cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"00001\.jpg: cannot be read as an image"):
         OPEN[name](home)[0]
 
 

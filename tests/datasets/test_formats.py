@@ -17,7 +17,7 @@ SQUARE[4:9, 6:15] = True
 POLYGON = [6, 4, 14.9, 4.2, 14.7, 8.9, 6.3, 8]
 
 
-def picture(path, size=SIZE):
+def image(path, size=SIZE):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
     return path
@@ -42,8 +42,8 @@ def record(number=0, sentences=("a cat", "the cat on the left"), name="a.jpg", *
 
 @pytest.fixture
 def root(tmp_path):
-    picture(tmp_path / "images" / "a.jpg")
-    picture(tmp_path / "images" / "b.jpg")
+    image(tmp_path / "images" / "a.jpg")
+    image(tmp_path / "images" / "b.jpg")
     return tmp_path
 
 
@@ -97,7 +97,7 @@ def test_refcoco_several_anns_are_one_target(root):
     assert np.array_equal(refcoco(root, [both])[0].prompts[0].masks[0, 0], SQUARE | other)
 
 
-def test_refcoco_groups_by_picture(root):
+def test_refcoco_groups_by_image(root):
     names = ["a.jpg", "b.jpg", "a.jpg", "a.jpg", "b.jpg", "a.jpg", "a.jpg"]
     records = [record(k, (f"s{k}",), name) for k, name in enumerate(names)]
     grouped = refcoco(root, records, group_by_image=True, prompts_per_example=2)
@@ -112,7 +112,7 @@ def test_reasonseg_ignore_rules_and_order(root):
         {"label": "Ignore_region", "points": big},
         {"label": "flag", "points": [[0, 0], [1, 1]]},
     ]
-    picture(root / "val" / "x.jpg")
+    image(root / "val" / "x.jpg")
     save(root / "val" / "x.json", {"text": [" why? ", "how?"], "is_sentence": True, "shapes": shapes})
     said = save(root / "explain.json", [{"image": "x.jpg", "query": "why?", "outputs": "because"}])
     (prompt,) = ReasonSeg(root / "val", explanations=said)[0].prompts
@@ -128,7 +128,7 @@ def test_reasonseg_ignore_rules_and_order(root):
 
 def revos(root, track=None, **options):
     for t in range(4):
-        picture(root / "frames" / "v" / f"{t:05d}.jpg")
+        image(root / "frames" / "v" / f"{t:05d}.jpg")
     spoken = {
         "0": {"exp": "the cat(s)", "obj_id": [1], "anno_id": [5, 6], "type_id": 0},
         "1": {"exp": "nothing", "obj_id": [], "anno_id": [], "type_id": 2},
@@ -224,16 +224,16 @@ def test_panoptic_ids_void_and_crowd(root):
 # what bad files get
 
 
-def test_bad_pictures_are_named(root):
+def test_bad_images_are_named(root):
     reader = refcoco(root, [record(), record(1, name="b.jpg"), record(2, name="c.jpg"), record(3, name="d.jpg")])
     cut = (root / "images" / "a.jpg").read_bytes()
     (root / "images" / "a.jpg").write_bytes(cut[: len(cut) // 2])
-    with pytest.raises(UserError, match=r"a\.jpg: cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be read as an image"):
         reader[0]
-    picture(root / "images" / "b.jpg", (21, 30))
+    image(root / "images" / "b.jpg", (21, 30))
     with pytest.raises(UserError, match=r"b\.jpg: is 30x21 pixels, its annotations say 30x20"):
         reader[1]
-    with pytest.raises(UserError, match=r"c\.jpg: no such picture"):
+    with pytest.raises(UserError, match=r"c\.jpg: no such image"):
         reader[2]
     (root / "images" / "d.jpg").write_text("hello")
     with pytest.raises(UserError, match=r"d\.jpg: cannot be read"):
@@ -242,7 +242,7 @@ def test_bad_pictures_are_named(root):
 
 def test_bad_masks_are_named(root):
     wide = run_lengths.encode(np.ones((20, 31), bool))
-    with pytest.raises(UserError, match=r"ref\.json#0 segmentation: the mask is 31x20 pixels, its picture 30x20"):
+    with pytest.raises(UserError, match=r"ref\.json#0 segmentation: the mask is 31x20 pixels, its image 30x20"):
         refcoco(root, [record(anns=[{"segmentation": wide}])])[0]
     with pytest.raises(UserError, match="at least three x, y pairs"):
         refcoco(root, [record(anns=[{"segmentation": [[1, 2, 3, 4]]}])])[0]

@@ -11,8 +11,8 @@ from test_fuzz_readers import WITHIN, sound
 from test_prepared import write
 
 from hyperseg_jax.datasets import layouts, record_errors
+from hyperseg_jax.datasets.builds import images, records
 from hyperseg_jax.datasets.builds import index as indices
-from hyperseg_jax.datasets.builds import pictures, records
 from hyperseg_jax.datasets.builds.build import Plan, build
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.datasets.prepared import Prepared
@@ -27,7 +27,7 @@ def made(samples, tmp_path_factory):
     reader = layouts.find("coco_panoptic").open(samples, "val2017")
     home = tmp_path_factory.mktemp("made")
     build(reader, home / "build" / "val", Plan({"name": "coco_panoptic", "split": "val"}))
-    return records.encode(reader[0], pictures.as_jpegs(reader[0].frames)), home / "build", write(home / "prepared", "instances")
+    return records.encode(reader[0], images.as_jpegs(reader[0].frames)), home / "build", write(home / "prepared", "instances")
 
 
 class One:

@@ -17,7 +17,7 @@ from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import limits
 
 ROOTS = {"folder": "yours/folder", "labelme": "yours/labelme", "coco_json": "yours/coco_json"}
-NOTES, PICTURES = (".json", ".jsonl", ".tsv", ".txt", ".p"), (".jpg", ".png")
+NOTES, IMAGES = (".json", ".jsonl", ".tsv", ".txt", ".p"), (".jpg", ".png")
 RECORDS = 3
 """Of a reader, that are read."""
 WITHIN = {"pixels": 10**6, "masks": 2000, "mask_pixels": 2 * 10**8, "frame_pixels": 10**8, "seconds": 5.0}
@@ -99,12 +99,12 @@ def told_plainly(root, layout, split, path, content):
 
 
 def files_of(root, layout, split):
-    """The annotation files of a benchmark that its reader of a split opens, and a few of the pictures."""
+    """The annotation files of a benchmark that its reader of a split opens, and a few of the images."""
     tops = [root / part.format(split=split) for part in (layout.files | layout.files_of.get(split, {})).values()]
     found = {path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()}
     notes = sorted(path for path in found if path.suffix in NOTES)
-    pictures = sorted(path for path in found if path.suffix in PICTURES)
-    return notes[:20], random.Random(0).sample(pictures, min(4, len(pictures)))
+    images = sorted(path for path in found if path.suffix in IMAGES)
+    return notes[:20], random.Random(0).sample(images, min(4, len(images)))
 
 
 def _fields(value, path=()):
@@ -192,8 +192,8 @@ def contents(path):
 
 
 def cases(root, layout, split):
-    notes, pictures = files_of(root, layout, split)
-    paths = st.integers(0, 3).flatmap(lambda k: st.sampled_from(notes if notes and (k or not pictures) else pictures))
+    notes, images = files_of(root, layout, split)
+    paths = st.integers(0, 3).flatmap(lambda k: st.sampled_from(notes if notes and (k or not images) else images))
     return paths.flatmap(lambda path: st.tuples(st.just(path), contents(path)))
 
 

@@ -14,7 +14,7 @@ ROOTS = {"folder": "yours/folder", "labelme": "yours/labelme", "coco_json": "you
 
 @pytest.fixture(scope="module")
 def linked(samples, tmp_path_factory):
-    """The samples, each picture of which is a link to a copy elsewhere."""
+    """The samples, each image of which is a link to a copy elsewhere."""
     home = tmp_path_factory.mktemp("linked")
     shutil.copytree(samples, home / "data")
     for path in [*(home / "data").rglob("*.jpg"), *(home / "data").rglob("*.png")]:
@@ -25,7 +25,7 @@ def linked(samples, tmp_path_factory):
     return home / "data"
 
 
-@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench"}))  # its pictures are in its table
+@pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench"}))  # its images are in its table
 def test_links_that_leave_are_told(linked, name):
     root = linked / ROOTS.get(name, ".")
     told = report(root, name)
@@ -67,7 +67,7 @@ def test_folders_that_are_given_may_be_links(own, tmp_path):
     assert len(reader[0].frames)
 
 
-NAMED = {  # benchmark: file, and how the name of a picture in it is set
+NAMED = {  # benchmark: file, and how the name of an image in it is set
     "coco_instances": ("coco/annotations/instances_val2017.json", lambda name: inside("images", 0, file_name=name)),
     "coco_panoptic": ("coco/annotations/panoptic_val2017.json", lambda name: inside("images", 0, file_name=name)),
     "interactive": ("interactive/coco_interactive_val.json", lambda name: inside(0, "image_info", file_name=name)),

@@ -24,7 +24,7 @@ def test_run_lengths_are_those_of_pycocotools():
         assert np.array_equal(masks.decode(run_lengths.encode(mask), *mask.shape, ""), mask)
 
 
-def test_damaged_run_lengths_are_refused_or_fill_the_picture():
+def test_damaged_run_lengths_are_refused_or_fill_the_image():
     """pycocotools itself writes beyond its memory on some of these."""
     rng = np.random.default_rng(0)
     sound = run_lengths.encode(rng.random((40, 50)) < 0.3)["counts"]

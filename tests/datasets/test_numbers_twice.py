@@ -26,7 +26,7 @@ def again(*keys):
 CASES = {  # benchmark, file, edit, message, whether the reader opens
     "segment": ("coco_panoptic", PANOPTIC, again("annotations", 0, "segments_info"), "segments_info#0: its id ", True),
     "picture": ("coco_panoptic", PANOPTIC, again("images"), "images#0: its id ", True),
-    "segments of a picture": ("coco_panoptic", PANOPTIC, again("annotations"), "annotations#0: its image_id ", True),
+    "segments of an image": ("coco_panoptic", PANOPTIC, again("annotations"), "annotations#0: its image_id ", True),
     "panoptic class": ("coco_panoptic", PANOPTIC, again("categories"), "categories#0: its id ", False),
     "picture of instances": ("coco_instances", INSTANCES, again("images"), "images#0: its id ", True),
     "class of instances": ("coco_instances", INSTANCES, again("categories"), "categories#0: its id ", False),

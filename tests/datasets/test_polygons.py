@@ -43,7 +43,7 @@ def drawn(text):
     return np.array([[sign == "#" for sign in line] for line in text.split()])
 
 
-def test_a_polygon_that_leaves_the_picture():
+def test_a_polygon_that_leaves_the_image():
     assert np.array_equal(fill_polygons([LEAVING], 13, 17), drawn(CUT))
     assert not fill_polygons([LEAVING + 100], 13, 17).any()
 

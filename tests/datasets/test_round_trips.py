@@ -11,7 +11,7 @@ from scipy.io import savemat
 from hyperseg_jax.datasets import CocoInstances, Folder, LabelMe, PascalContext59, class_names, layouts, masks
 from hyperseg_jax.datasets.choices import REQUEST
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.toy import pictures
+from hyperseg_jax.toy import toy_images
 from hyperseg_jax.toy.samples import write_samples
 from hyperseg_jax.toy.vocabulary import CATEGORY_IDS, SIZE
 
@@ -67,11 +67,11 @@ def test_every_split_opens_and_is_the_same_after_a_trip_to_a_worker(samples, dra
 
 def test_instances(samples, drawn):
     reader = opened(samples, "coco_instances")
-    for k, picture in enumerate(drawn):
+    for k, image in enumerate(drawn):
         (prompt,) = reader[k].prompts
-        assert [prompt.classes[label] for label in prompt.labels] == [thing.name for thing in picture.scene.things]
+        assert [prompt.classes[label] for label in prompt.labels] == [thing.name for thing in image.scene.things]
         assert all(prompt.things) and prompt.key == str(k) and prompt.ignore is None
-        for n, (found, seen) in enumerate(zip(prompt.masks[:, 0], picture.scene.masks, strict=True)):
+        for n, (found, seen) in enumerate(zip(prompt.masks[:, 0], image.scene.masks, strict=True)):
             exact = (k * 10 + n + 1) % 2 == 0  # the others are polygons through the centres of their border's pixels
             assert np.array_equal(found, seen) if exact else 0.8 < overlap(found, seen) < 1
     assert reader.category_ids == tuple(CATEGORY_IDS[name] for name in reader.classes)
@@ -108,8 +108,8 @@ def test_refs(samples, drawn, name):
     reader = opened(samples, name)
     expected = [
         (k, expression)
-        for k, picture in enumerate(drawn)
-        for expression in picture.expressions
+        for k, image in enumerate(drawn)
+        for expression in image.expressions
         if name == "grefcoco" or len(expression.targets) == 1
     ]
     assert len(reader) == len(expected)
@@ -173,14 +173,14 @@ def test_polygons_by_both_rules():
 
 
 def test_reasonseg_sentences_and_ignored_pixels(samples):
-    world = pictures.World(0, train=0, val=2, compositional=0, clips=0)
-    scene, _, question = pictures.reasoning_picture(world, "val", 0)
+    world = toy_images.World(0, train=0, val=2, compositional=0, clips=0)
+    scene, _, question = toy_images.reasoning_image(world, "val", 0)
     home = samples / "reasonseg"
     explanations = home / "explanatory" / "train.json"
     reader = layouts.find("reasonseg").reader(home / "train", sentences="each", explanations=explanations)
     first, second = (reader[k].prompts[0] for k in range(2))
     assert (first.text, second.text) == (question.text, f"{question.text} again")
-    assert first.answer == second.answer == question.answer  # one explanation for the sentences of one picture
+    assert first.answer == second.answer == question.answer  # one explanation for the sentences of one image
     assert first.ignore.sum() == 36 and np.array_equal(first.masks[0, 0], scene.masks[list(question.targets)].any(0))
 
 
@@ -210,15 +210,15 @@ SEMANTIC = {
 
 
 @pytest.mark.parametrize("name", SEMANTIC)
-def test_label_pictures(samples, drawn, name):
+def test_label_images(samples, drawn, name):
     names, numbers = SEMANTIC[name]
     assert len(names) == len(set(names)) == len(list(numbers))
     reader = opened(samples, name)
-    for k, picture in enumerate(drawn):
+    for k, image in enumerate(drawn):
         (prompt,) = reader[k].prompts
         assert prompt.classes == names and not any(prompt.things)
         owner = np.full((SIZE, SIZE), -1)
-        for thing, seen in zip(picture.scene.things, picture.scene.masks, strict=True):
+        for thing, seen in zip(image.scene.things, image.scene.masks, strict=True):
             owner[seen] = CATEGORY_IDS[thing.name] % len(names)
         if name == "cityscapes":
             owner[owner < 0] = 0  # the ground is painted as road
@@ -299,7 +299,7 @@ def test_pascal_context_in_its_original_files(samples, own):
 def test_regions_with_captions(samples, drawn, name):
     reader = opened(samples, name)
     expected = [
-        (thing.name, seen) for picture in drawn for thing, seen in zip(picture.scene.things, picture.scene.masks, strict=True)
+        (thing.name, seen) for image in drawn for thing, seen in zip(image.scene.things, image.scene.masks, strict=True)
     ]
     assert len(reader) == len(expected)
     for n, (caption, seen) in enumerate(expected):
@@ -313,7 +313,7 @@ def test_regions_with_captions(samples, drawn, name):
     assert len(opened(samples, name, prompts_per_example=100)) == len(drawn)
 
 
-def test_visual_genome_takes_the_pictures_of_its_split(own, drawn):
+def test_visual_genome_takes_the_images_of_its_split(own, drawn):
     import json
 
     root = own("visual_genome")
@@ -325,7 +325,7 @@ def test_visual_genome_takes_the_pictures_of_its_split(own, drawn):
 @pytest.mark.parametrize("name", ["vqav2", "gqa"])
 def test_questions(samples, drawn, name):
     reader = opened(samples, name, suffix=" Be brief.")
-    expected = [pair for picture in drawn for pair in picture.conversation]
+    expected = [pair for image in drawn for pair in image.conversation]
     asked = [reader[n].prompts[0] for n in range(len(reader))]
     assert [(prompt.text, prompt.answer) for prompt in asked] == [(f"{q} Be brief.", a) for q, a in expected]
     assert [int(prompt.key) for prompt in asked] == list(range(len(expected)))
@@ -369,15 +369,15 @@ def test_choices(samples, drawn, name):
     assert [line[:3] for line in lines[2:]] == ["A. ", "B. ", "C. ", "D. "]
     if name == "scienceqa":
         assert reader.text_only == 1 and len(reader) == len(drawn)
-    else:  # every second row has the index of a picture in place of a picture
+    else:  # every second row has the index of an image in place of an image
         assert len(reader) == 2 * len(drawn) and reader[1].prompts[0].key == "1000000"
         assert np.array_equal(reader[0].frames, reader[1].frames)
         assert "\nB. " in reader[2].prompts[0].text and "\nC." not in reader[2].prompts[0].text
 
 
-def test_a_folder_of_pictures_and_captions(samples, drawn):
+def test_a_folder_of_images_and_captions(samples, drawn):
     home = samples / "yours" / "folder"
-    expected = [(k, expression) for k, picture in enumerate(drawn) for expression in picture.expressions]
+    expected = [(k, expression) for k, image in enumerate(drawn) for expression in image.expressions]
     reader = Folder(home)
     for n, (k, expression) in enumerate(expected):
         (prompt,) = reader[n].prompts
@@ -392,11 +392,11 @@ def test_a_folder_of_pictures_and_captions(samples, drawn):
 
 def test_labelme(samples, drawn):
     reader = LabelMe(samples / "yours" / "labelme")
-    assert reader.classes == tuple(sorted({thing.name for picture in drawn for thing in picture.scene.things}))
-    for k, picture in enumerate(drawn):
+    assert reader.classes == tuple(sorted({thing.name for image in drawn for thing in image.scene.things}))
+    for k, image in enumerate(drawn):
         (prompt,) = reader[k].prompts
-        assert [prompt.classes[label] for label in prompt.labels] == [thing.name for thing in picture.scene.things]
-        assert np.array_equal(prompt.masks[:, 0], picture.scene.masks)  # rings are two shapes of one group
+        assert [prompt.classes[label] for label in prompt.labels] == [thing.name for thing in image.scene.things]
+        assert np.array_equal(prompt.masks[:, 0], image.scene.masks)  # rings are two shapes of one group
 
 
 def test_labelme_shapes(tmp_path):

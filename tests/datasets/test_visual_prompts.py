@@ -25,17 +25,17 @@ def square():
 
 
 def object_in(folder, size):
-    """The files of COCO instances, of COCO-Interactive and of VOC, of one picture with one object."""
+    """The files of COCO instances, of COCO-Interactive and of VOC, of one image with one object."""
     height, width = size
     target, point = np.zeros(size, bool), np.zeros(size, bool)
     target[height // 3 : height // 2, width // 3 : width // 2] = True
     point[height // 2 - 9, width // 2 - 9] = True
-    picture = {"id": 1, "file_name": "1.jpg", "height": height, "width": width}
+    image = {"id": 1, "file_name": "1.jpg", "height": height, "width": width}
     note = {"id": 7, "image_id": 1, "category_id": 1, "iscrowd": 0, "segmentation": run_lengths.encode(target)}
-    coco = {"images": [picture], "annotations": [note], "categories": [{"id": 1, "name": "thing"}]}
+    coco = {"images": [image], "annotations": [note], "categories": [{"id": 1, "name": "thing"}]}
     drawn = [note | {"point_visual_prompt_mask": run_lengths.encode(point)}]
     (folder / "instances.json").write_text(json.dumps(coco))
-    (folder / "marks.json").write_text(json.dumps([{"new_img_id": 0, "image_info": picture, "anns": drawn}]))
+    (folder / "marks.json").write_text(json.dumps([{"new_img_id": 0, "image_info": image, "anns": drawn}]))
     for name in ("JPEGImages", "SegmentationObject", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True)
     Image.new("RGB", (width, height)).save(folder / "JPEGImages" / "1.jpg")
@@ -55,7 +55,7 @@ def test_training_and_prediction_draw_the_same_pixels(tmp_path, size):
         rows, columns = np.nonzero(drawn)
         ((asked,), _) = _regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], [], size)
         assert np.array_equal(draw_region(asked, size), drawn), example.name
-        assert 0.0009 < drawn.mean() < 0.0012  # of any picture
+        assert 0.0009 < drawn.mean() < 0.0012  # of any image
 
 
 def test_points_of_voc_are_the_centres_of_drawn_pixels(tmp_path):

@@ -1,4 +1,4 @@
-"""What the golden cases cannot show: prompts that share a picture, the opened row, the start, the policy."""
+"""What the golden cases cannot show: prompts that share an image, the opened row, the start, the policy."""
 
 import chex
 import flax.linen as nn
@@ -42,7 +42,7 @@ def start(module, *args):
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / x.shape[0] ** 0.5, x.dtype), shapes)
 
 
-def test_prompts_share_a_picture_as_if_it_were_repeated(rng):
+def test_prompts_share_a_image_as_if_it_were_repeated(rng):
     features, levels, queries, embeddings = inputs(rng)
     module = decoder()
     params = start(module, features, levels, queries, embeddings)

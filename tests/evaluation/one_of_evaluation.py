@@ -37,10 +37,10 @@ def nothing(params, part, features):
 
 
 ENCODINGS = {
-    "picture": Encoding(nothing),
+    "image_tokens": Encoding(nothing),
     "image": Encoding(seen),
     "example": Encoding(nothing),
-    "prefix": Encoding(nothing, needs=("picture", "image"), first=True),
+    "prefix": Encoding(nothing, needs=("image_tokens", "image"), first=True),
 }
 
 

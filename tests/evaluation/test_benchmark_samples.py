@@ -138,8 +138,8 @@ def test_classes_that_a_batch_has_room_for_are_no_answers(name):
 
 @pytest.fixture
 def crowded(samples, tmp_path):
-    """COCO instances with two crowds of one class in a picture, areas unlike the masks', numbers of pictures not in the
-    order of the file, and a picture without objects."""
+    """COCO instances with two crowds of one class in an image, areas unlike the masks', numbers of images not in the
+    order of the file, and an image without objects."""
     path = samples / "coco" / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     notes = content["annotations"]

@@ -78,7 +78,7 @@ def test_records_are_read_ahead_in_order(monkeypatch, own_data, tmp_path, worker
     monkeypatch.setattr(pipeline, "WORTH_WORKERS", 1)
     shutil.copytree(own_data, tmp_path / "own")
     records = Folder(tmp_path / "own")
-    (tmp_path / "own" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "own" / "1.png").write_bytes(b"no image")
     read = list(read_ahead(records, [2, 1, 0], workers=workers))
     assert [read[0].prompts[0].text, read[2].prompts[0].text] == ["the large thing", "the red ring"]
     assert isinstance(read[1], Unreadable) and "1.png" in read[1].reason

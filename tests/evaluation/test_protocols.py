@@ -190,7 +190,7 @@ def test_the_centre_of_a_region():
     assert centre(block(10, 20, 11, 5)) == (15, 22) or centre(block(10, 20, 11, 5))[1] == 22
     ring = block(0, 0, 20, 20) & ~block(4, 4, 12, 12)  # its middle is not in it
     assert ring[centre(ring)]
-    edge = block(0, 0, 9, SIDE)  # beyond the picture is outside
+    edge = block(0, 0, 9, SIDE)  # beyond the image is outside
     assert centre(edge)[0] == 4
     single = block(47, 47, 1, 1)
     assert centre(single) == (47, 47)

@@ -14,7 +14,7 @@ from hyperseg_jax.structs import Prompt
 
 
 def geometry_of(inputs: dict[str, np.ndarray]) -> Geometry:
-    """How the case's picture lies in its padded input."""
+    """How the case's image lies in its padded input."""
     valid = inputs["padding_mask"] == 0
     filled = (int(valid.any(1).sum()), int(valid.any(0).sum()))
     return Geometry(tuple(inputs["out_hw"].tolist()), filled, valid.shape)

@@ -173,7 +173,7 @@ def compare(case, prefix, made, layout):
     inside, prediction = made.inside, made.prediction
     final = {"expression": prediction.scores.get("expression"), "class": prediction.scores.get("class")}
     direct = {
-        "image_tokens": inside["picture"],
+        "image_tokens": inside["image_tokens"],
         "fvp_tokens": inside["fine_grained"],
         "inputs_embeds": inside["stream"],
         "llm_last_hidden_state": made.hidden,

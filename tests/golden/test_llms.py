@@ -115,7 +115,7 @@ def test_layout_and_splice(case):
 
 @pytest.mark.golden("hyperseg", r"text_.*")
 def test_conversation(case):
-    """Logits of a conversation about a picture, and the answer that is written."""
+    """Logits of a conversation about an image, and the answer that is written."""
     whole = WholeModel(case)
     ids = case.inputs["input_ids"]
     written = case.outputs["generated_ids"][:, ids.shape[1] :]
@@ -124,7 +124,7 @@ def test_conversation(case):
 
     @jax.jit
     def read(params):
-        logits = lambda model: model.language_head(model.llm(model.conversation(model.picture(image), layout)))
+        logits = lambda model: model.language_head(model.llm(model.conversation(model.tokens_of_image(image), layout)))
         return whole.model.apply({"params": params}, method=logits)
 
     logits, vocab_size = read(whole.params), case.config["llm"]["vocab_size"]

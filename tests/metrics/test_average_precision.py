@@ -21,7 +21,7 @@ def disc(rng, side=160):
     return (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
 
 
-def pictures(count=12):
+def every_image(count=12):
     """(targets, classes, crowd, areas, predictions, classes, scores) of each; some without targets, some without answers."""
     rng = np.random.default_rng(3)
     for k in range(count):
@@ -72,7 +72,7 @@ def by_pycocotools(rows):
 
 
 def test_equal_to_pycocotools():
-    rows, scores = list(pictures()), MaskAP()
+    rows, scores = list(every_image()), MaskAP()
     for k, (target, classes, crowd, areas, ours, told, sure) in enumerate(rows):
         scores.update(f"{k:03d}", ours, sure, told, target, classes, crowd, areas)
     expected = by_pycocotools(rows)
@@ -82,7 +82,7 @@ def test_equal_to_pycocotools():
     assert 0.05 < expected["ap"] < expected["ap50"] < 1 and {"ap_small", "ap_large"} <= expected.keys()
 
 
-def test_a_picture_counts_once():
+def test_a_image_counts_once():
     one, two = MaskAP(), MaskAP()
     for scores in (one, two):
         scores.update("a", [], [], [], np.ones((1, 4, 4), bool), ["cat"])

@@ -187,7 +187,7 @@ def test_a_state_of_more_things_than_any_benchmark_has_is_refused():
 
 
 def _each(state, change):
-    """Changes the numbers of a state: rows of sums, or the things to find in a picture."""
+    """Changes the numbers of a state: rows of sums, or the things to find in an image."""
     for name, row in state.get("sums", {}).items():
         state["sums"][name] = change(row)
     for kinds in state.get("pictures", {}).values():
@@ -197,7 +197,7 @@ def _each(state, change):
 
 DAMAGE = (
     lambda state: state.clear(),
-    lambda state: state.update(options={"a": 1}, pictures=[], sums=[]),
+    lambda state: state.update(options={"a": 1}, images=[], sums=[]),
     lambda state: _each(state, lambda row: row[:-1]),
     lambda state: _each(state, lambda row: [*row, 1]),
     lambda state: _each(state, lambda row: [row]),

@@ -23,7 +23,7 @@ def colours(owner):
 
 @pytest.fixture
 def coco(tmp_path):
-    """One picture of 20 x 20: two people, grass, a crowd of people, the last column void."""
+    """One image of 20 x 20: two people, grass, a crowd of people, the last column void."""
     owner = np.zeros((20, 20), np.int64)
     owner[0:10, 0:10], owner[0:10, 10:19], owner[10:15, 0:19], owner[15:20, 0:19] = 70000, 300, 5, 9
     segments = [(70000, 1, 0), (300, 1, 0), (5, 149, 0), (9, 1, 1)]

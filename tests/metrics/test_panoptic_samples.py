@@ -1,6 +1,6 @@
-"""Panoptic quality on whole pictures, with predictions from RGB files and from files of two channels.
+"""Panoptic quality on whole images, with predictions from RGB files and from files of two channels.
 
-HYPERSEG_PANOPTIC_SAMPLES names the folder of panopticapi's two sample pictures; without it only drawn ones are scored.
+HYPERSEG_PANOPTIC_SAMPLES names the folder of panopticapi's two sample images; without it only drawn ones are scored.
 """
 
 import json

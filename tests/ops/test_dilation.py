@@ -28,7 +28,7 @@ def test_as_if_each_offset_were_tried(rng, radius):
 
 
 def test_a_point_of_a_photograph_visits_its_surroundings_only(monkeypatch):
-    """The disc of a point in 12 megapixels: no array but the result is as large as the picture."""
+    """The disc of a point in 12 megapixels: no array but the result is as large as the image."""
     photograph, sizes, pad = np.zeros((3000, 4000), bool), [], np.pad
     photograph[2000, 30] = True
     monkeypatch.setattr(np, "pad", lambda part, *given: sizes.append(part.shape) or pad(part, *given))

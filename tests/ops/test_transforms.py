@@ -16,14 +16,14 @@ def test_the_long_edge_fills_the_square(size, filled):
     assert fit(*size, 96).filled == filled
 
 
-def test_padding_is_grey_and_masks_follow_their_picture():
+def test_padding_is_grey_and_masks_follow_their_image():
     frame = np.zeros((40, 80, 3), np.uint8)
     frame[10:30, 20:60] = 255
     geometry = fit(40, 80, 32)
-    picture = transforms.resize_and_pad(frame, geometry, 77)
+    image = transforms.resize_and_pad(frame, geometry, 77)
     mask = transforms.resize_and_pad_map(frame[..., 0] > 0, geometry)
-    assert (picture[16:] == 77).all() and not mask[16:].any()
-    assert ((picture[:16, :, 0] > 127) == mask[:16]).mean() > 0.97
+    assert (image[16:] == 77).all() and not mask[16:].any()
+    assert ((image[:16, :, 0] > 127) == mask[:16]).mean() > 0.97
 
 
 def test_drawn_masks_hold_ones_and_zeros():

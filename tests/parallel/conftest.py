@@ -1,4 +1,4 @@
-"""A batch of eight pictures with all kinds of prompts, on one device and on eight."""
+"""A batch of eight images with all kinds of prompts, on one device and on eight."""
 
 import dataclasses
 import types

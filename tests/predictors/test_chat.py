@@ -22,7 +22,7 @@ def one_by_one(model, question, count):
 
     @jax.jit
     def logits(params, layout):
-        whole = lambda m: m.language_head(m.llm(m.conversation(m.picture(clip), layout)))
+        whole = lambda m: m.language_head(m.llm(m.conversation(m.image(clip), layout)))
         return module.apply({"params": params}, method=whole)
 
     ids = []
@@ -45,7 +45,7 @@ def test_an_answer_is_the_most_probable_text(random_model):
     )
 
 
-def test_the_answer_depends_on_picture_and_question(random_model):
+def test_the_answer_depends_on_image_and_question(random_model):
     given = random_model.chat(FRAME, "what is this?", max_new_tokens=8)
     assert given != random_model.chat(255 - FRAME, "what is this?", max_new_tokens=8)
     assert given != random_model.chat(FRAME, "how many stars are there?", max_new_tokens=8)

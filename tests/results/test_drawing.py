@@ -1,4 +1,4 @@
-"""Sheets of pictures."""
+"""Sheets of images."""
 
 import numpy as np
 import pytest
@@ -22,4 +22,4 @@ def test_a_page_embeds_no_file_behind_a_link(tmp_path):
     (tmp_path / "secret").write_text("mine")
     (tmp_path / "run" / "loss.png").symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match=r"loss\.png: loss\.png is a link that leaves"):
-        Page("a page").picture(tmp_path / "run" / "loss.png", "a loss")
+        Page("a page").image(tmp_path / "run" / "loss.png", "a loss")

@@ -51,9 +51,9 @@ def test_a_sweep_leaves_a_table_json_and_a_plot(type_in):
     found = json.loads(pathlib.Path("s/results.json").read_text())
     assert found["metric"] == "referring/ciou" and len(found["trials"]) == 6
     assert found["trials"][0]["scores"] == [[5, 15.0], [10, 30.0]] and found["trials"][0]["values"]["rate"] == "3"
-    with Image.open("s/results.png") as picture:
-        assert picture.size[0] > 1000 and picture.size[1] > 600  # four panels: steps, and three fields
-        assert len(picture.convert("RGB").resize((300, 200)).getcolors(60000)) > 30
+    with Image.open("s/results.png") as image:
+        assert image.size[0] > 1000 and image.size[1] > 600  # four panels: steps, and three fields
+        assert len(image.convert("RGB").resize((300, 200)).getcolors(60000)) > 30
 
     code, shown, told = type_in("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --metric train/loss")
     assert code == 0 and "6 of 6 trials are done already" in told and "best (min)" in shown

@@ -1,4 +1,4 @@
-"""A batch of unlike prompts on pictures of unlike shapes is its samples one by one.
+"""A batch of unlike prompts on images of unlike shapes is its samples one by one.
 
 The published code answers the first sample of a batch only, crops every mask by that one's padding, and drops samples without
 queries out of line (HyperSeg commit 5cfcf52). Here each row keeps its own.

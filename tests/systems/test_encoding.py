@@ -77,7 +77,7 @@ def test_what_is_encoded_apart_is_what_a_whole_pass_computes(kinds, other, asked
     prompts = [PROMPTS[kind] for kind in kinds]
     processor, batch = asked(example(*prompts, drawn_on=drawn_on), example(*prompts, frame=1, drawn_on=drawn_on))
     parts = processor.parts(batch)
-    assert parts.keys() == {"picture", "image", "prefix"} | ({"example"} if other else set())
+    assert parts.keys() == {"image_tokens", "image", "prefix"} | ({"example"} if other else set())
     features = cache_of(random_model).features(random_model.params, parts, lambda part: part)
     whole, memory = predict(random_model.params, batch, {}, None)
     rest = {name: value for name, value in batch.items() if "images" not in name}
@@ -86,7 +86,7 @@ def test_what_is_encoded_apart_is_what_a_whole_pass_computes(kinds, other, asked
         np.testing.assert_allclose(found[name], whole[name], rtol=1e-4, atol=2e-4, err_msg=name)
     np.testing.assert_allclose(kept, memory, rtol=1e-4, atol=1e-4)
     assert np.abs(whole["mask_logits"][0] - whole["mask_logits"][1]).max() > 1e-2
-    without = {name: features[name] for name in features if name != "picture"}  # any part may be missing
+    without = {name: features[name] for name in features if name != "image_tokens"}  # any part may be missing
     found, _ = predict(random_model.params, rest | {"clip_images": batch["clip_images"]}, without, None)
     np.testing.assert_allclose(found["mask_logits"], whole["mask_logits"], rtol=1e-4, atol=2e-4)
     later = cache_of(random_model).features(random_model.params, parts, lambda part: part, memory=True)
@@ -100,7 +100,7 @@ def test_what_is_encoded_apart_is_what_a_whole_pass_computes(kinds, other, asked
 def test_text_is_the_same_behind_a_kept_prefix(asked, random_model):
     processor, batch = asked(example(PROMPTS["chat"]), example(PROMPTS["chat"], frame=1))
     parts = processor.parts(batch)
-    assert parts.keys() == {"picture", "prefix"}
+    assert parts.keys() == {"image_tokens", "prefix"}
     features = cache_of(random_model).features(random_model.params, parts, lambda part: part)
     size = {"max_new_tokens": 6, "eos_id": processor.tokenizer.eos_id, "vocab_size": processor.tokenizer.vocab_size}
     writer = SYSTEM.write(SYSTEM.build(random_model.config), random_model.config)
@@ -145,16 +145,16 @@ def test_hosts_agree_on_what_is_encoded(asked, random_model, monkeypatch):
 
     other: dict = {}
     monkeypatch.setattr(hosts, "exchange", lambda what, own: [own, json.dumps(json.loads(own) | other)])
-    assert features() == ["image", "picture", "prefix"] == sorted(parts) and len(encoded) == 3
-    assert features() == ["image", "picture", "prefix"] and encoded == []
+    assert features() == ["image", "image_tokens", "prefix"] == sorted(parts) and len(encoded) == 3
+    assert features() == ["image", "image_tokens", "prefix"] and encoded == []
     shape = [list(batch["images"].shape[1:])]
     other["image"] = [shape, False]
-    assert features() == ["image", "picture", "prefix"] and encoded == ["images"]
+    assert features() == ["image", "image_tokens", "prefix"] and encoded == ["images"]
     other["prefix"] = [[[7]], True]
-    assert features() == ["image", "picture"] and encoded == ["images"]
+    assert features() == ["image", "image_tokens"] and encoded == ["images"]
     del other["prefix"]
     other["image"] = [[[7]], True]
-    assert features() == ["picture"]  # the prefix needs the image
+    assert features() == ["image_tokens"]  # the prefix needs the image
 
 
 def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
@@ -170,7 +170,7 @@ def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
     given = {"count": 1, "batch_size": 1, "options": options, "unread": pytest.fail}
     for _, answered in predictions(random_model.engine, task, examples, protocol, **given):
         list(answered)
-    assert encoded == ["picture", "image", "prefix"]
+    assert encoded == ["image_tokens", "image", "prefix"]
     assert not any(cache._kept.values())  # and their memory is free again
 
 
@@ -214,9 +214,9 @@ def test_parameters_that_were_changed_in_place_have_other_features(asked, random
     processor, batch = asked(example(PROMPTS["referring"]))
     parts = processor.parts(batch)
     before = cache.features(params, parts, lambda arrays: arrays)
-    assert cache.features(params, parts, lambda arrays: arrays)["picture"] is before["picture"]
+    assert cache.features(params, parts, lambda arrays: arrays)["image_tokens"] is before["image_tokens"]
     params["projector"] = jax.tree.map(lambda leaf: 2 * leaf, params["projector"])
-    assert not np.array_equal(cache.features(params, parts, lambda arrays: arrays)["picture"], before["picture"])
+    assert not np.array_equal(cache.features(params, parts, lambda arrays: arrays)["image_tokens"], before["image_tokens"])
 
 
 def test_a_part_that_is_needed_on_one_host_only_is_shared_by_none(asked, random_model, monkeypatch):
@@ -232,7 +232,7 @@ def test_a_part_that_is_needed_on_one_host_only_is_shared_by_none(asked, random_
         return [own, json.dumps({**mine, "image": [[[7]], False]})]
 
     monkeypatch.setattr(hosts, "exchange", other)
-    assert [*cache.features(random_model.params, parts, lambda arrays: arrays)] == ["picture"]
+    assert [*cache.features(random_model.params, parts, lambda arrays: arrays)] == ["image_tokens"]
 
 
 def test_a_batch_of_several_frames_has_no_parts(random_model):

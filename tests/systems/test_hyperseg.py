@@ -31,7 +31,7 @@ def config(micro):
 
 @pytest.fixture(scope="module")
 def asked(config):
-    """Two examples, each one picture with an expression, a class list, regions and a conversation."""
+    """Two examples, each one image with an expression, a class list, regions and a conversation."""
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
     of = lambda name, k: tasks[name].train[k].prompts[:1]
     panoptic = tasks["panoptic"].train
@@ -102,8 +102,8 @@ def test_a_clip_is_its_frames_one_by_one(predicted, params, asked):
     assert not np.allclose(found["mask_logits"][:, 0], found["mask_logits"][:, 1], atol=1e-2)
 
 
-def test_regions_may_be_drawn_on_another_picture(predicted, params, asked):
-    """The picture itself changes nothing; another one changes what its regions look like, and not what other prompts say."""
+def test_regions_may_be_drawn_on_another_image(predicted, params, asked):
+    """The image itself changes nothing; another one changes what its regions look like, and not what other prompts say."""
     predict, first = predicted
     batch = batch_of(asked, asked[1])
     same = predict(params, batch | {"region_images": batch["clip_images"]})

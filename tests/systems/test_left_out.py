@@ -1,4 +1,4 @@
-"""What cannot be read, and the frames that a picture has less than a clip, change no loss, gradient or divisor; a batch of
+"""What cannot be read, and the frames that an image has less than a clip, change no loss, gradient or divisor; a batch of
 several tasks teaches each as a batch of its own, and slices of a batch add up to it."""
 
 import dataclasses
@@ -134,23 +134,23 @@ def first_frame(row):
     return {**row, **cut, "segments": row["segments"][:, :, :1]}
 
 
-def test_frames_that_a_picture_lacks_count_for_nothing(ready):
+def test_frames_that_a_image_lacks_count_for_nothing(ready):
     rows, loss, _ = ready
-    picture, clip, blank = rows["panoptic"], rows["video"], rows["blank"]
+    image, clip, blank = rows["panoptic"], rows["video"], rows["blank"]
     noisy = {
-        **picture,
-        "images": np.concatenate([picture["images"][:1], clip["images"][1:]]),
-        "segments": np.repeat(picture["segments"][:, :, :1], 2, axis=2),
+        **image,
+        "images": np.concatenate([image["images"][:1], clip["images"][1:]]),
+        "segments": np.repeat(image["segments"][:, :, :1], 2, axis=2),
     }
-    wanted = loss(first_frame(rows["referring"]), first_frame(picture))
-    close(loss(rows["referring"], picture), wanted)
+    wanted = loss(first_frame(rows["referring"]), first_frame(image))
+    close(loss(rows["referring"], image), wanted)
     close(loss(rows["referring"], noisy), wanted)
 
-    # of a picture and a clip, the first frame counts for both and the second for the clip
-    both, clip_first = (loss(first_frame(clip), first_frame(other))[0] for other in (picture, blank))
+    # of an image and a clip, the first frame counts for both and the second for the clip
+    both, clip_first = (loss(first_frame(clip), first_frame(other))[0] for other in (image, blank))
     clip_second = 2 * loss(clip, blank)[0] - clip_first
     assert abs(float(clip_second - clip_first)) > 0.01
-    for other in (picture, noisy):
+    for other in (image, noisy):
         close(loss(clip, other)[0], (2 * both + clip_second) / 3, rtol=1e-4)
 
 

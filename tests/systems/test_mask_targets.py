@@ -17,7 +17,7 @@ PROCESSOR = HyperSegProcessor(Tokenizer.toy(), SIDE, 16, 9, 4, 4, prompts=2, fra
 
 
 def example(*masks):
-    """A picture or clip with a class list for each of the masks, bool [N, T, H, W]."""
+    """An image or clip with a class list for each of the masks, bool [N, T, H, W]."""
     listed = {"classes": ("a", "b", "c"), "things": (True,) * 3}
     prompts = tuple(Prompt("panoptic", masks=each, labels=(0,) * len(each), **listed) for each in masks)
     return Example("it", np.zeros((*masks[0].shape[1:], 3), np.uint8), prompts)

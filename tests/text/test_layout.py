@@ -127,5 +127,5 @@ def test_packed_prompts_share_their_beginning(prompts):
 
 def test_packed_prompts_that_do_not_fit_name_both_lengths():
     layouts = [build(Prompt("referring", "the dog"))] * 2
-    with pytest.raises(UserError, match=r"2 prompts of one picture need \d+ positions, the layout has 60"):
+    with pytest.raises(UserError, match=r"2 prompts of one image need \d+ positions, the layout has 60"):
         pack(layouts, 60)

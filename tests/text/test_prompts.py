@@ -31,23 +31,23 @@ def read(prompt, **kwargs):
 REGIONS = regions_of(np.ones((3, 4, 4), bool))
 
 
-PICTURE = "This is an image <image>\n<temporal>\n, Please "
+IMAGE_LINE = "This is an image <image>\n<temporal>\n, Please "
 FOLLOW = " according to the following instruction"
 RESULT = "\nSure, the segmentation result is "
 CASES = {
     "referring": (
         Prompt("referring", "the dog."),
-        f"{PICTURE}doing Referring Segmentation{FOLLOW}:\n<refer>",
+        f"{IMAGE_LINE}doing Referring Segmentation{FOLLOW}:\n<refer>",
         f"{RESULT}[SEG]<seg>",
     ),
     "reasoning": (
         Prompt("reasoning", "who?"),
-        f"{PICTURE}doing Reasoning Segmentation{FOLLOW}:\n<refer>",
+        f"{IMAGE_LINE}doing Reasoning Segmentation{FOLLOW}:\n<refer>",
         f"{RESULT}[SEG]<seg>",
     ),
     "explain": (
         Prompt("reasoning", "who barks?", answer="dogs bark"),
-        f"{PICTURE}doing Reasoning Segmentation{FOLLOW} and explain why:\n<refer>",
+        f"{IMAGE_LINE}doing Reasoning Segmentation{FOLLOW} and explain why:\n<refer>",
         f"{RESULT}dogs bark[SEG]<seg>",
     ),
     "video": (
@@ -58,12 +58,12 @@ CASES = {
     ),
     "panoptic": (
         Prompt("panoptic", classes=("cat", "dog")),
-        f"{PICTURE}do Panoptic Segmentation.\nThis is all the candidate categories: <cls>, <cls>, <cls>.\n",
+        f"{IMAGE_LINE}do Panoptic Segmentation.\nThis is all the candidate categories: <cls>, <cls>, <cls>.\n",
         f"{RESULT}<seg>",
     ),
     "region": (
         Prompt("region", regions=REGIONS),
-        f"{PICTURE}segment by given regions\nThis is all regions:  <region>, <region>, <region>.\n",
+        f"{IMAGE_LINE}segment by given regions\nThis is all regions:  <region>, <region>, <region>.\n",
         "\n[SEG]<seg>",
     ),
     "chat": (Prompt("chat", "What is it?", answer="A dog."), "<image>\nWhat is it?", "A dog."),

@@ -14,7 +14,7 @@ from hyperseg_jax.structs import Prompt
 from hyperseg_jax.systems.hyperseg import toy_tokenizer
 from hyperseg_jax.systems.hyperseg.prompts import tokenize
 from hyperseg_jax.text.tokenizer import TOY_FILE, Tokenizer
-from hyperseg_jax.toy import pictures
+from hyperseg_jax.toy import toy_images
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_toy_sentences_are_a_token_a_word(tokenizer):
     world = toy.World()
     for index in range(15):
         for kinds in (world, toy.World(kinds="held_back", compositional=0)):
-            drawn = pictures.picture(kinds, "val", index)
+            drawn = toy_images.image(kinds, "val", index)
             texts = [f"{e.text}." for e in drawn.expressions] + [text for pair in drawn.conversation for text in pair]
             for text in texts:
                 pieces = len(text.replace(",", " ,").replace(".", " .").replace("?", " ?").split())

@@ -11,7 +11,7 @@ from drawn import kinds_of, pixels_of
 
 from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.toy import pictures, text_controls, writer
+from hyperseg_jax.toy import text_controls, toy_images, writer
 
 SMALL = {"train": 3, "val": 8, "compositional": 1, "clips": 2, "seed": 3}
 OPTIONS = {
@@ -38,13 +38,13 @@ def tree(folder):
 def test_same_seed_same_files(folder, tmp_path):
     again = toy.write(tmp_path / "again", **SMALL, workers=1, say=lambda line: None)
     assert tree(again) == tree(folder)
-    mine, other = (pictures.picture(toy.World(seed=seed, val=2), "val", 0) for seed in (SMALL["seed"], 4))
+    mine, other = (toy_images.image(toy.World(seed=seed, val=2), "val", 0) for seed in (SMALL["seed"], 4))
     assert not np.array_equal(mine.pixels, other.pixels)
 
 
 def test_a_longer_split_begins_with_the_shorter_one():
     short, long = toy.World(val=2), toy.World(val=50, train=1)
-    assert np.array_equal(pictures.picture(short, "val", 1).pixels, pictures.picture(long, "val", 1).pixels)
+    assert np.array_equal(toy_images.image(short, "val", 1).pixels, toy_images.image(long, "val", 1).pixels)
 
 
 def test_writing_again_is_a_message(folder):
@@ -84,7 +84,7 @@ def test_referring_and_panoptic_round_trip(folder):
     assert len(referring) == 8 * 6 and len(grouped) == 16 and len(panoptic) == 8
     assert [len(grouped[k].prompts) for k in range(4)] == [3, 3, 3, 3]
     for index in range(8):
-        drawn = pictures.picture(world, "val", index)
+        drawn = toy_images.image(world, "val", index)
         seen = drawn.scene.masks
         for k, expression in enumerate(drawn.expressions):
             prompt = referring[6 * index + k].prompts[0]
@@ -109,7 +109,7 @@ def test_exam_of_a_written_world_is_that_of_the_generator(folder):
     found = list(text_controls.objects_and_targets(folder, "val"))
     assert len(found) == 8
     for index, (objects, targets) in enumerate(found):
-        drawn = pictures.picture(world, "val", index)
+        drawn = toy_images.image(world, "val", index)
         assert np.array_equal(objects, drawn.scene.masks)
         for target, expression in zip(targets, drawn.expressions, strict=True):
             assert np.array_equal(target, drawn.scene.masks[list(expression.targets)].any(0))
@@ -117,12 +117,12 @@ def test_exam_of_a_written_world_is_that_of_the_generator(folder):
 
 def test_reasoning_region_chat_and_video_round_trip(folder):
     world = toy.read_world(folder)
-    scene, _, question = pictures.reasoning_picture(world, "val", 1)
+    scene, _, question = toy_images.reasoning_image(world, "val", 1)
     (prompt,) = toy.open_reader(folder, "reasoning", "val")[1].prompts
     assert (prompt.text, prompt.answer, prompt.group) == (question.text, question.answer, question.group)
     assert np.array_equal(prompt.masks[0, 0], scene.masks[list(question.targets)].any(0))
 
-    drawn = pictures.picture(world, "val", 2)
+    drawn = toy_images.image(world, "val", 2)
     for kind in ("point", "scribble", "box", "mask"):
         (prompt,) = toy.open_reader(folder, "region", "val", kinds=(kind,))[2].prompts
         assert np.array_equal(prompt.masks[:, 0], drawn.scene.masks)
@@ -133,7 +133,7 @@ def test_reasoning_region_chat_and_video_round_trip(folder):
     assert [(prompt.text, prompt.answer) for prompt in chat.prompts] == drawn.conversation
 
     video = toy.open_reader(folder, "video", "val")
-    clip, frames, written = pictures.clip(world, "val", 0)
+    clip, frames, written = toy_images.clip(world, "val", 0)
     for k, expression in enumerate(written):
         example = video[k]
         assert example.frames.shape == frames.shape and example.prompts[0].text == expression.text

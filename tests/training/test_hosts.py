@@ -186,7 +186,7 @@ def pair(shared, world):
 
 
 def damaged(world, folder):
-    """The toy world with three of its 24 training pictures cut off."""
+    """The toy world with three of its 24 training images cut off."""
     root = shutil.copytree(world, folder)
     for path in sorted((root / "coco" / "train").iterdir())[:3]:
         path.write_bytes(path.read_bytes()[:200])

@@ -52,8 +52,8 @@ def test_what_a_run_leaves(trained, world):
     (scores,) = lines(trained, "validation")
     assert scores["task"] == "referring" and scores["step"] == STEPS and 0 <= scores["ciou"] <= 1
     for name in ("loss.png", "predictions.png"):
-        with Image.open(trained / name) as picture:
-            assert min(picture.size) > 100 and len(set(picture.convert("L").resize((64, 64)).getdata())) > 10
+        with Image.open(trained / name) as image:
+            assert min(image.size) > 100 and len(set(image.convert("L").resize((64, 64)).getdata())) > 10
     assert json.loads((trained / "config.json").read_text())["data"]["root"] == str(world)
     assert sum(path.stat().st_size for path in (trained / "tensorboard").iterdir()) > 1000
     assert sorted(int(path.name) for path in (trained / "checkpoints").iterdir()) == [STEPS - 5, STEPS]

@@ -138,8 +138,8 @@ def test_the_plot_draws_the_headline_score_of_every_kind_of_task(tmp_path, kind,
     (line,) = drawn[0][0][1].lines
     wanted = {"referring": "giou", "video": "jf", "region": "miou", "panoptic": "pq"}[kind]
     assert line.get_label() == f"mine {wanted}" and list(line.get_ydata()) == [0.25, 0.25]
-    with Image.open(tmp_path / "loss.png") as picture:
-        assert picture.size[0] > 1000
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.size[0] > 1000
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

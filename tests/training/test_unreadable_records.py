@@ -36,7 +36,7 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
     bad.look(1, {"bad": 0})
     assert not said and not (tmp_path / "unreadable_records.txt").exists()
     bad.look(2, {"bad": 1})
-    faults.append((3, "b record 9: y.jpg: no such picture"))
+    faults.append((3, "b record 9: y.jpg: no such image"))
     bad.look(3, {"bad": 2})
     assert said == [
         "1 of 20 training records could not be read and count for nothing; the first: a record 3: x.jpg: cannot be "
@@ -44,7 +44,7 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
     ]
     bad.write()
     assert (tmp_path / "unreadable_records.txt").read_text() == (
-        "3\tb record 9: y.jpg: no such picture\n7\ta record 3: x.jpg: cannot be read\n"
+        "3\tb record 9: y.jpg: no such image\n7\ta record 3: x.jpg: cannot be read\n"
     )
     again = make([(31, "a record 3: x.jpg: cannot be read")], start=3, bad=2)  # a resumed run keeps the names
     again.look(4, {"bad": 3})
@@ -78,7 +78,7 @@ def damage(world, folder, which):
     return root
 
 
-def test_a_run_on_damaged_pictures_goes_on_and_counts_them(small_system, micro, world, tmp_path):
+def test_a_run_on_damaged_images_goes_on_and_counts_them(small_system, micro, world, tmp_path):
     root = damage(world, tmp_path / "world", lambda k: k == 5)
     config = micro(data__root=str(root), train__steps=12, train__eval_every=12)
     for path in sorted((root / "coco" / "val").iterdir())[:1]:
@@ -90,7 +90,7 @@ def test_a_run_on_damaged_pictures_goes_on_and_counts_them(small_system, micro, 
     counts = [int(line["bad"]) for line in steps]
     assert len(counts) == 12 and counts == sorted(counts) and 0 < counts[-1] <= 3
     named = (tmp_path / "run" / "unreadable_records.txt").read_text().splitlines()
-    assert len(named) == counts[-1] and all("cannot be read as a picture" in line for line in named)
+    assert len(named) == counts[-1] and all("cannot be read as an image" in line for line in named)
     at = int(named[0].split("\t")[0])
     assert counts[at // 2] == 1 and (at < 2 or counts[at // 2 - 1] == 0)  # two elements a step
     assert all(line["loss"] > 0 for line in steps) and steps[-1]["skipped"] == 0
@@ -98,10 +98,10 @@ def test_a_run_on_damaged_pictures_goes_on_and_counts_them(small_system, micro, 
     assert told.count("training records could not be read and count for nothing") == 1
     assert "validation records could not be read and are in no score; the first: record 0: " in told
     scores = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation"][-1]
-    assert 1 <= scores["unread"] < 4 and scores["count"] >= 1  # of four records; those of a picture stand side by side
+    assert 1 <= scores["unread"] < 4 and scores["count"] >= 1  # of four records; those of an image stand side by side
 
 
-def test_a_world_of_damaged_pictures_ends_the_run_before_its_first_step(small_system, micro, world, tmp_path):
+def test_a_world_of_damaged_images_ends_the_run_before_its_first_step(small_system, micro, world, tmp_path):
     root = damage(world, tmp_path / "world", lambda k: True)
     with pytest.raises(UserError, match=r"tasks\.referring\.train: none .* can be read: record .*\.jpg: cannot be read as"):
         train(micro(data__root=str(root)), tmp_path / "run", console=Console(quiet=True))

@@ -88,7 +88,7 @@ def test_numbers_that_are_none():
     for value in (float("inf"), float("nan"), 10**4000, "5", None, [1], True, 1.5):
         record = {"height": value, "width": 5}
         with pytest.raises(UserError) as told:
-            files.picture_size(record, "here")
+            files.image_size(record, "here")
         assert len(str(told.value)) < 700 and str(told.value).startswith("here")
 
 

@@ -11,7 +11,7 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 
 @pytest.fixture
 def home(tmp_path):
-    """A folder with a picture inside, a link that leaves it, and a link to the folder itself."""
+    """A folder with an image inside, a link that leaves it, and a link to the folder itself."""
     (tmp_path / "real" / "deep").mkdir(parents=True)
     for name in ("real/a.jpg", "secret.jpg"):
         (tmp_path / name).write_bytes(b"x")

@@ -4,6 +4,6 @@ build       writes the shards of a split, with worker processes, and continues a
 index       build.json, the json beside each shard, and index.json
 store       a folder on this machine or in a bucket
 records     an Example as bytes, and back
-pictures    frames as image files
+images      frames as image files
 clips       clips from the whole video that a record holds
 """

@@ -21,7 +21,7 @@ from typing import Any
 from hyperseg_jax.atomic import sweep, whole_file, write_text
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import files, record_errors
-from hyperseg_jax.datasets.builds import pictures, records
+from hyperseg_jax.datasets.builds import images, records
 from hyperseg_jax.datasets.builds.index import (
     FACTS,
     FORMAT,
@@ -43,8 +43,8 @@ from hyperseg_jax.untrusted import limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
-OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; pictures are compressed already
-PICTURES, CLIPS = 512, 32
+OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; images are compressed already
+IMAGES, CLIPS = 512, 32
 """Records of a shard by default."""
 NAMED = 20
 """Bad records that a message names."""
@@ -54,7 +54,7 @@ UPLOADS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a build is made of. shard_size: records; None takes PICTURES or CLIPS. long_edge: pixels; None keeps pictures as
+    """What a build is made of. shard_size: records; None takes PICTURES or CLIPS. long_edge: pixels; None keeps images as
     they are. skip_bad: leaves bad records out and lists them; else they end the build. told: what else tells builds apart
     ("name" and "split"; the reader's options, the sizes of its files)."""
 
@@ -99,7 +99,7 @@ def build(
     limits.check("records", total, str(store), "records")
     if not total:
         raise UserError(f"{store}: the reader has no records; there is nothing to build")
-    size = plan.shard_size or (CLIPS if clips else PICTURES)
+    size = plan.shard_size or (CLIPS if clips else IMAGES)
     settings = {"format": FORMAT, **plan.told, "records": total, "shard_size": size, "long_edge": plan.long_edge}
     settings, mark = json.loads(json.dumps(settings)), fingerprint(settings)
     stage = _stage(store)
@@ -331,6 +331,6 @@ def _record(reader: Sequence[Example], number: int, long_edge: int | None) -> by
     with files.recording() as read:
         example = reader[number]
     if long_edge is not None and max(example.frames.shape[1:3]) > long_edge:
-        example = pictures.shrunk(example, long_edge)
-        return records.encode(example, pictures.as_jpegs(example.frames))
-    return records.encode(example, pictures.as_files(example.frames, read))
+        example = images.shrunk(example, long_edge)
+        return records.encode(example, images.as_jpegs(example.frames))
+    return records.encode(example, images.as_files(example.frames, read))

@@ -1,6 +1,6 @@
 """An Example as the bytes of one record, and back. Msgpack of numbers, texts and bytes: reading it runs nothing.
 
-    {name, frame_names, size: [H, W], frames: [picture file a frame], planes: [COCO run lengths], prompts: [{field: value}]}
+    {name, frame_names, size: [H, W], frames: [image file a frame], planes: [COCO run lengths], prompts: [{field: value}]}
 
 A mask array [..., H, W] is {shape: [...], planes: [numbers]}: equal planes are kept once, and a reader of clips decodes those
 of its frames only. A region is {kind, points, boxes, scribbles, mask}, its numbers as bytes of little-endian float64. Fields
@@ -25,11 +25,11 @@ from hyperseg_jax.datasets.record_errors import in_words
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region
-from hyperseg_jax.untrusted import budget, limits, pictures
+from hyperseg_jax.untrusted import budget, images, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown_value
 
-PICTURES = ("JPEG", "PNG")
+IMAGES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
 TIMED = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "others": 2}
 """Mask arrays with an axis of frames, the last before height and width; and how many axes stand before those two."""
@@ -42,7 +42,7 @@ DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, Overflow
 _FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of characters
 
 
-def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
+def encode(example: Example, images: Sequence[bytes]) -> bytes:
     """pictures: the frames as JPEG or PNG files. UserError for masks of another size than the frames, and for regions that are
     drawn on another image."""
     if example.drawn_on is not None:
@@ -54,7 +54,7 @@ def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
     def plain(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             if value.shape[-2:] != size:
-                raise Problem("wrong size", f"{example.name}: a mask is {value.shape[-2:]}, its picture {size} (height, width)")
+                raise Problem("wrong size", f"{example.name}: a mask is {value.shape[-2:]}, its image {size} (height, width)")
             stack = value.reshape(-1, *size)
             runs = [coco_mask.encode(np.asfortranarray(plane, dtype=np.uint8))["counts"] for plane in stack]
             return {"shape": list(value.shape[:-2]), "planes": [planes.setdefault(run, len(planes)) for run in runs]}
@@ -76,7 +76,7 @@ def encode(example: Example, pictures: Sequence[bytes]) -> bytes:
         "name": example.name,
         "frame_names": list(example.frame_names),
         "size": list(size),
-        "frames": list(pictures),
+        "frames": list(images),
         "planes": list(planes),
         "prompts": prompts,
     }
@@ -92,7 +92,7 @@ class Damage(ValueError):
 
 
 class Record:
-    """A record before its pictures and masks are decoded.
+    """A record before its images and masks are decoded.
 
     name, frame_names: of the Example. size: (height, width). prompts: those of the Example, with the numbers of planes, int
     [...], in the place of masks [..., H, W], those of regions among them. UserError (Problem) for bytes that are no record.
@@ -104,22 +104,22 @@ class Record:
         try:
             content = _unpacked(data)
             self.name, self.frame_names = _text(content["name"]), tuple(map(_text, content["frame_names"]))
-            self.size = files.picture_size(dict(zip(("height", "width"), content["size"], strict=True)), where)
-            self._pictures = [_bytes(picture) for picture in content["frames"]]
+            self.size = files.image_size(dict(zip(("height", "width"), content["size"], strict=True)), where)
+            self._images = [_bytes(image) for image in content["frames"]]
             self._planes = [_bytes(plane) for plane in content["planes"]]
             self.prompts = tuple(self._prompt(fields) for fields in content["prompts"])
         except Problem:
             raise
         except DAMAGED as error:
             raise self._damaged(error) from error
-        if not self._pictures:
+        if not self._images:
             raise Problem("bad record", f"{where}: has no frames; build this shard again")
         nothing = coco_mask.encode(np.zeros(self.size, np.uint8, order="F"))["counts"]
         self._empty = np.array([plane == nothing for plane in self._planes], bool)
 
     def __len__(self) -> int:
         """The number of frames."""
-        return len(self._pictures)
+        return len(self._images)
 
     def shows(self, numbers: np.ndarray) -> np.ndarray:
         """For numbers of planes, whether each has any pixel, bool of the same shape."""
@@ -129,7 +129,7 @@ class Record:
         """The Example, decoded. times: the frames to take, prompts: what of `prompts` goes with them; all by default."""
         times = range(len(self)) if times is None else times
         prompts = self.prompts if prompts is None else prompts
-        frames = np.stack([self._picture(t) for t in times]) if len(times) > 1 else self._picture(times[0])[None]
+        frames = np.stack([self._image(t) for t in times]) if len(times) > 1 else self._image(times[0])[None]
         drawn = tuple(self._drawn(prompt) for prompt in prompts)
         return Example(self.name, frames, drawn, tuple(self.frame_names[t] for t in times) if self.frame_names else ())
 
@@ -212,15 +212,15 @@ class Record:
                 plane[:] = False
         return found.reshape(*numbers.shape, *self.size)
 
-    def _picture(self, t: int) -> np.ndarray:
+    def _image(self, t: int) -> np.ndarray:
         budget.charge_frame(self.size, self._where)
         try:
-            frame = pictures.colours(self._pictures[t], PICTURES)
+            frame = images.colours(self._images[t], IMAGES)
         except BadFile as error:
             why = f"frame {t} {error.why}"
-            raise Problem("unreadable picture", f"{self._where}: {why}; build this shard again") from error
+            raise Problem("unreadable image", f"{self._where}: {why}; build this shard again") from error
         if frame.shape[:2] != self.size:
-            raise Problem("unreadable picture", f"{self._where}: frame {t} is of another size; build this shard again")
+            raise Problem("unreadable image", f"{self._where}: frame {t} is of another size; build this shard again")
         return frame
 
     def _damaged(self, error: Exception) -> Problem:

@@ -21,7 +21,7 @@ def check(folder: pathlib.Path) -> None:
 
 
 def write(folder: pathlib.Path, rows: Iterable[tuple[int, str, np.ndarray, Sequence[Mapping[str, Any]]]]) -> None:
-    """rows: (image id, name of its png, segment number of each pixel int [H, W] with 0 for none, segments) of every picture.
+    """rows: (image id, name of its png, segment number of each pixel int [H, W] with 0 for none, segments) of every image.
 
     segments: {"id", "category_id"} in the dataset's own numbers. UserError where the folder holds anything else.
     """

@@ -19,7 +19,7 @@ HYPERSEG = Published(
     sizes=(("model.llm.vocab_size", TOKENS), ("model.head_vocab_size", HEAD)),
 )
 
-# The language model, the picture encoder and the projector: what the authors start from.
+# The language model, the image encoder and the projector: what the authors start from.
 MIPHA = Published(
     "Mipha-3B",
     mark=r"model\.mm_projector\.0\.weight",

@@ -1,10 +1,10 @@
 """What HyperSeg can encode apart from a prompt, to be kept while the same image is asked again.
 
-picture  the image's tokens for the language model
-image    the mask branch: the encoder's pyramid, and what the pixel decoder makes of it
-example  the tokens of another image, on which regions were drawn
-prefix   the keys and values of the prompt's first positions, which all prompts of a kind share: text, picture, fine-grained
-         tokens; of a first frame only, as later ones see the frame before
+image_tokens  the image's tokens for the language model
+image         the mask branch: the encoder's pyramid, and what the pixel decoder makes of it
+example       the tokens of another image, on which regions were drawn
+prefix        keys and values of the first positions, which all prompts of a kind share: text, image and fine-grained
+              tokens; of a first frame only, as later ones see the frame before
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ def encode(model: HyperSeg, config: ml_collections.ConfigDict) -> dict[str, Enco
         seen: Seen = model.apply({"params": params}, normalise(part["images"][:, 0]), method="see")  # type: ignore[assignment]
         return seen
 
-    def picture(params: Any, part: Batch, _: Mapping[str, Any]) -> jax.Array:
+    def image_tokens(params: Any, part: Batch, _: Mapping[str, Any]) -> jax.Array:
         (pixels,) = part.values()
-        tokens: jax.Array = model.apply({"params": params}, normalise_clip(pixels[:, 0]), method="picture")  # type: ignore[assignment]
+        tokens: jax.Array = model.apply({"params": params}, normalise_clip(pixels[:, 0]), method="image_tokens")  # type: ignore[assignment]
         return tokens
 
     def prefix(params: Any, part: Batch, features: Mapping[str, Any]) -> Prefix:
         pyramid = features["image"].pyramid if "image" in features else None
         layout = Layout(**part["layout"])
-        made: Any = model.apply({"params": params}, features["picture"], layout, pyramid, method="read_prefix")
+        made: Any = model.apply({"params": params}, features["image_tokens"], layout, pyramid, method="read_prefix")
         return made  # type: ignore[no-any-return]
 
     return {
-        "picture": Encoding(picture),
+        "image_tokens": Encoding(image_tokens),
         "image": Encoding(image),
-        "example": Encoding(picture),
-        "prefix": Encoding(prefix, needs=("picture", "image"), first=True),
+        "example": Encoding(image_tokens),
+        "prefix": Encoding(prefix, needs=("image_tokens", "image"), first=True),
     }
 
 
@@ -52,7 +52,7 @@ def parts(batch: Batch) -> dict[str, Batch]:
     """The parts of a batch on the host. One of several frames has none: its features would take the memory of all frames."""
     if batch["images"].shape[1] > 1:
         return {}
-    made: dict[str, Batch] = {"picture": {"clip_images": batch["clip_images"]}}
+    made: dict[str, Batch] = {"image_tokens": {"clip_images": batch["clip_images"]}}
     if (batch["layout"]["source"] == Source.QUERY).any():
         made["image"] = {"images": batch["images"]}
     if "region_images" in batch:

@@ -47,17 +47,17 @@ def over_frames(
     if batch["regions"].shape[2]:
         asked |= {"regions": batch["regions"], "region_valid": batch["region_valid"]}
         if "example" in features:
-            asked["region_picture"] = features["example"]
+            asked["region_image_tokens"] = features["example"]
         elif "region_images" in batch:
-            asked["region_picture"] = apply(normalise_clip(batch["region_images"][:, 0]), method="picture")
+            asked["region_image_tokens"] = apply(normalise_clip(batch["region_images"][:, 0]), method="image_tokens")
 
     def one(query: jax.Array | None, t: int | jax.Array) -> tuple[jax.Array, Any]:
         if features:
             prefix = features.get("prefix") if query is None else None
             seen = features["image"] if "image" in features else apply(normalise(batch["images"][:, t]), method="see")
-            given = features.get("picture")
-            picture = apply(normalise_clip(batch["clip_images"][:, t]), method="picture") if given is None else given
-            output: Any = apply(seen, picture, layout, fine_grained_query=query, prefix=prefix, method="answer", **asked)
+            given = features.get("image_tokens")
+            image_tokens = apply(normalise_clip(batch["clip_images"][:, t]), method="image_tokens") if given is None else given
+            output: Any = apply(seen, image_tokens, layout, fine_grained_query=query, prefix=prefix, method="answer", **asked)
         else:
             images, clip_images = normalise(batch["images"][:, t]), normalise_clip(batch["clip_images"][:, t])
             output = apply(images, clip_images, layout, fine_grained_query=query, **asked)

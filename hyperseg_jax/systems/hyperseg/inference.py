@@ -54,11 +54,11 @@ def write(model: HyperSeg, config: ml_collections.ConfigDict) -> Writer:
     def begin(params: Any, batch: Batch, features: Features, room: int) -> tuple[jax.Array, tuple[KeyValues, jax.Array]]:
         if (prompts := batch["class_valid"].shape[1]) > 1:
             raise UserError(f"{prompts} prompts an image: HyperSeg writes the answer to one; set `prompts` of the task to 1")
-        picture = features.get("picture")
-        if picture is None:
-            picture = apply({"params": params}, normalise_clip(batch["clip_images"][:, 0]), method="picture")
+        image_tokens = features.get("image_tokens")
+        if image_tokens is None:
+            image_tokens = apply({"params": params}, normalise_clip(batch["clip_images"][:, 0]), method="image_tokens")
         layout, prefix = Layout(**batch["layout"]), features.get("prefix")
-        logits, length, kept = apply({"params": params}, picture, layout, room, prefix, method="read")
+        logits, length, kept = apply({"params": params}, image_tokens, layout, room, prefix, method="read")
         return logits[:, None, None], (kept, length)
 
     def step(

@@ -39,7 +39,7 @@ class PromptTokens:
 
 
 class TokenCounts(NamedTuple):
-    """How many positions the picture, its fine-grained tokens and the mask queries take."""
+    """How many positions the image, its fine-grained tokens and the mask queries take."""
 
     image: int
     fine_grained: int

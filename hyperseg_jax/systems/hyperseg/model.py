@@ -27,7 +27,7 @@ from hyperseg_jax.tables import Identity, Row, Table
 
 PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published names of the projections to the decoder
 
-Picture = Float[jax.Array, "B N D"]
+ImageTokens = Float[jax.Array, "B N D"]
 """The tokens of images for the language model."""
 
 
@@ -67,7 +67,7 @@ class HyperSegOutput:
 
 
 class HyperSeg(nn.Module):
-    """One forward pass of the language model over text, picture tokens, fine-grained tokens and mask queries; a
+    """One forward pass of the language model over text, image tokens, fine-grained tokens and mask queries; a
     masked-attention decoder turns the queries' hidden states into masks, and those of the prompt into what the masks are
     scored against.
 
@@ -105,22 +105,22 @@ class HyperSeg(nn.Module):
     ) -> HyperSegOutput:
         """images, clip_images: normalised. layout and prompts: see `answer`."""
         seen = self.see(images, deterministic=deterministic)
-        return self.answer(seen, self.picture(clip_images), layout, deterministic=deterministic, **prompts)
+        return self.answer(seen, self.image_tokens(clip_images), layout, deterministic=deterministic, **prompts)
 
     def see(self, images: Float[DeviceArray, "B H W 3"], *, deterministic: bool = True) -> Seen:
         """images: normalised."""
         pyramid = save_activation(self.mask_encoder(images, deterministic=deterministic))
         return Seen(pyramid, *self.pixel_decoder(pyramid))
 
-    def picture(self, clip_images: Float[DeviceArray, "B s s 3"]) -> Picture:
+    def image_tokens(self, clip_images: Float[DeviceArray, "B s s 3"]) -> ImageTokens:
         """clip_images, normalised -> their tokens for the language model."""
         return save_activation(self.projector(self.clip_encoder(clip_images)))
 
-    def read_prefix(self, picture: Picture, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
+    def read_prefix(self, image_tokens: ImageTokens, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
         """The first positions of a prompt about the first frame. layout of [B, P]; pyramid: None where no fine-grained tokens
         are among them."""
         fine_grained = None if pyramid is None else self.perceiver(pyramid, None)
-        hidden, past = self.llm.prefill(self._stream(layout, picture, fine_grained))
+        hidden, past = self.llm.prefill(self._stream(layout, image_tokens, fine_grained))
         if fine_grained is None:
             return Prefix(past, None)
         count = {Source.FINE_GRAINED: self.perceiver.num_queries}
@@ -130,28 +130,31 @@ class HyperSeg(nn.Module):
     def answer(
         self,
         seen: Seen,
-        picture: Picture,
+        image_tokens: ImageTokens,
         layout: Layout,
         *,
         num_prompts: int = 1,
         regions: Bool[DeviceArray, "B K R s s"] | None = None,
         region_valid: Bool[DeviceArray, "B K R"] | None = None,
         region_points: Float[DeviceArray, "B K R S 2"] | None = None,
-        region_picture: Picture | None = None,
+        region_image_tokens: ImageTokens | None = None,
         fine_grained_query: Float[DeviceArray, "B F P"] | None = None,
         num_classes: int = 0,
         prefix: Prefix | None = None,
         deterministic: bool = True,
     ) -> HyperSegOutput:
         """layout: of [B, L], holding num_prompts (K) prompts an image. region_points: (x, y) to sample regions at, else their
-        covered cells. region_picture: of the images that the regions were drawn on, else `picture`. fine_grained_query: fed
-        back from the frame before, else the learned one. num_classes: class names a prompt, "background" among them. prefix: of
-        the first positions of the layout, where they were read already; it goes with no fine_grained_query."""
+        covered cells. region_image_tokens: of the images that the regions were drawn on, else `image_tokens`.
+        fine_grained_query: fed back from the frame before, else the learned one. num_classes: class names a prompt,
+        "background" among them. prefix: of the first positions of the layout, where they were read already; it goes with no
+        fine_grained_query."""
         num_regions = 0 if regions is None else regions.shape[2]
         drawn = None
         if regions is not None and num_regions:
             valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
-            drawn = self.region_sampler(picture if region_picture is None else region_picture, regions, valid, region_points)
+            drawn = self.region_sampler(
+                image_tokens if region_image_tokens is None else region_image_tokens, regions, valid, region_points
+            )
         counts = {
             Source.QUERY: self.num_queries,
             Source.FINE_GRAINED: self.perceiver.num_queries,
@@ -159,10 +162,10 @@ class HyperSeg(nn.Module):
             Source.CLASS: num_classes,
             Source.REGION: num_regions,
         }
-        inside = {"picture": picture, "mask_features": seen.mask_features}
+        inside = {"image_tokens": image_tokens, "mask_features": seen.mask_features}
         if prefix is None:
             inside["fine_grained"] = self.perceiver(seen.pyramid, fine_grained_query)
-            stream = self._stream(layout, picture, inside["fine_grained"], drawn)
+            stream = self._stream(layout, image_tokens, inside["fine_grained"], drawn)
             hidden = self.llm(stream, deterministic=deterministic)
         else:
             layout = layout.part(prefix.length)
@@ -187,27 +190,32 @@ class HyperSeg(nn.Module):
     def _stream(
         self,
         layout: Layout,
-        picture: Picture | None = None,
+        image_tokens: ImageTokens | None = None,
         fine_grained: Float[DeviceArray, "B F D"] | None = None,
         regions: Float[DeviceArray, "B K R D"] | None = None,
     ) -> TokenStream:
         """The token stream of a layout whose positions are of the given banks, of queries and of text."""
-        banks = {Source.IMAGE: picture, Source.QUERY: self.queries, Source.FINE_GRAINED: fine_grained, Source.REGION: regions}
+        banks = {
+            Source.IMAGE: image_tokens,
+            Source.QUERY: self.queries,
+            Source.FINE_GRAINED: fine_grained,
+            Source.REGION: regions,
+        }
         there = {source: bank for source, bank in banks.items() if bank is not None}
         return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), there)
 
-    def conversation(self, picture: Picture, layout: Layout) -> TokenStream:
+    def conversation(self, image_tokens: ImageTokens, layout: Layout) -> TokenStream:
         """A question about an image, one a row. layout: of [B, L], without what masks need."""
-        return self._stream(layout, picture)
+        return self._stream(layout, image_tokens)
 
     def read(
-        self, picture: Picture, layout: Layout, room: int, prefix: Prefix | None = None
+        self, image_tokens: ImageTokens, layout: Layout, room: int, prefix: Prefix | None = None
     ) -> tuple[Float[jax.Array, "B V"], Int[DeviceArray, " B"], KeyValues]:
         """A conversation -> logits of the token that follows it, its place, and what the language model keeps, with room for
         that many tokens. prefix: of its first positions, where they were read already."""
         past, begin = (None, 0) if prefix is None else (prefix.past, prefix.length)
         length = (layout.source != Source.PADDING).sum(-1)
-        hidden, kept = self.llm.prefill(self.conversation(picture, layout.part(begin)), room, past)
+        hidden, kept = self.llm.prefill(self.conversation(image_tokens, layout.part(begin)), room, past)
         last = jnp.take_along_axis(hidden, (length - begin - 1)[:, None, None], axis=1)[:, 0]
         return self.language_head(last), length, kept
 
@@ -250,12 +258,12 @@ def init(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) 
     zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)
     row = zeros(8)
     layout = Layout(row, row, row, row, row, mask=row.astype(bool), prompt=row, position=row)
-    picture = lambda side: jnp.zeros((1, side, side, 3))
+    image = lambda side: jnp.zeros((1, side, side, 3))
     side = config.model.clip_encoder.image_size
     return model.init(
         key,
-        picture(config.data.image_size),
-        picture(side),
+        image(config.data.image_size),
+        image(side),
         layout,
         regions=zeros(1, 1, side, side).astype(bool),
         region_valid=zeros(1, 1).astype(bool),

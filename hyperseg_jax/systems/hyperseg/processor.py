@@ -123,15 +123,15 @@ class HyperSegProcessor:
 
     def spec(self, batch_size: int) -> Batch:
         frames, prompts, classes, regions = self.frames, self.prompts, self.classes, self.regions
-        picture, small, length = (self.image_size,) * 2, (self.clip_size,) * 2, (self.length,)
+        square, small, length = (self.image_size,) * 2, (self.clip_size,) * 2, (self.length,)
         array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         kinds = {field.name: bool if field.name == "mask" else np.int32 for field in dataclasses.fields(Layout)}
         return {
-            "images": array(np.uint8, frames, *picture, 3),
+            "images": array(np.uint8, frames, *square, 3),
             "clip_images": array(np.uint8, frames, *small, 3),
             "filled": array(np.int32, 2),
             "layout": {name: array(kind, *length) for name, kind in kinds.items()},
-            "segments": array(self._map_type, prompts, self._planes, frames, *picture),
+            "segments": array(self._map_type, prompts, self._planes, frames, *square),
             "planes": array(np.int32, prompts, self.targets),
             "valid": array(bool, prompts, self.targets),
             "labels": array(np.int32, prompts, self.targets),

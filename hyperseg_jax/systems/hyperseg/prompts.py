@@ -25,16 +25,16 @@ TEMPLATES = {
     "short": "USER: {question} ASSISTANT: ",  # ours: without the system sentence, for small models
 }
 
-_PICTURE = "This is an image <image>\n<temporal>\n, Please "
+_IMAGE = "This is an image <image>\n<temporal>\n, Please "
 _ANSWER = "\nSure, the segmentation result is <gt><seg>"
 QUESTIONS = {
-    "referring": _PICTURE + "doing Referring Segmentation according to the following instruction:\n<refer>",
-    "reasoning": _PICTURE + "doing Reasoning Segmentation according to the following instruction:\n<refer>",
-    "explain": _PICTURE + "doing Reasoning Segmentation according to the following instruction and explain why:\n<refer>",
+    "referring": _IMAGE + "doing Referring Segmentation according to the following instruction:\n<refer>",
+    "reasoning": _IMAGE + "doing Reasoning Segmentation according to the following instruction:\n<refer>",
+    "explain": _IMAGE + "doing Reasoning Segmentation according to the following instruction and explain why:\n<refer>",
     "video": "This is a frame <image>\n<temporal>\n, Please doing Reasoning Segmentation according to the following "
     "instruction.\nThis is all the instruction: <refer>\n",
-    "panoptic": _PICTURE + "do Panoptic Segmentation.\nThis is all the candidate categories: {classes}.\n",
-    "region": _PICTURE + "segment by given regions\nThis is all regions: {regions}\n",
+    "panoptic": _IMAGE + "do Panoptic Segmentation.\nThis is all the candidate categories: {classes}.\n",
+    "region": _IMAGE + "segment by given regions\nThis is all regions: {regions}\n",
     "chat": "<image>\n{text}",
 }
 ANSWERS = {

@@ -99,8 +99,8 @@ def test_clips_are_whole_or_sampled_as_their_source_samples(clips, tmp_path, nam
     decoded = []
     from hyperseg_jax.datasets.builds.records import Record
 
-    picture = Record._picture
-    monkeypatch.setattr(Record, "_picture", lambda self, t: decoded.append(t) or picture(self, t))
+    image = Record._image
+    monkeypatch.setattr(Record, "_picture", lambda self, t: decoded.append(t) or image(self, t))
     for rule in ("stride", "around", "jump"):
         sampled, built = (
             f(frames=3, sampling=rule)
@@ -129,10 +129,10 @@ def test_jpeg_files_are_kept_and_large_ones_shrunk(samples, tmp_path):
     reader = layouts.find("coco_instances").open(samples, "val2017")
     originals = [path.read_bytes() for path in sorted((samples / "coco" / "val2017").iterdir())]
     build(reader, tmp_path / "b" / "s", Plan({"name": "x", "split": "s"}))
-    assert [Built(tmp_path / "b", "s")._record(k)[0]._pictures[0] for k in range(2)] == originals
+    assert [Built(tmp_path / "b", "s")._record(k)[0]._images[0] for k in range(2)] == originals
     build(reader, tmp_path / "b" / "small", Plan({"name": "x", "split": "small"}, long_edge=64))
     built = Built(tmp_path / "b", "small")
-    (data,) = built._record(0)[0]._pictures
+    (data,) = built._record(0)[0]._images
     assert data.startswith(b"\xff\xd8\xff") and built[0].frames.shape == (1, 64, 64, 3)
     whole = np.asarray(Image.fromarray(reader[0].frames[0]).resize((64, 64), Image.Resampling.BILINEAR), int)
     assert np.abs(built[0].frames[0] - whole).mean() < 3 and built[0].prompts[0].masks.shape[-2:] == (64, 64)

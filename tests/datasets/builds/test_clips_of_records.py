@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from drawn import kinds_of, pixels_of, regions_of
 
-from hyperseg_jax.datasets.builds import pictures, records
+from hyperseg_jax.datasets.builds import images, records
 from hyperseg_jax.datasets.builds.clips import clip
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.clip_sampling import REACH, Sampling
@@ -23,7 +23,7 @@ def video(task, **fields):
     masks[0, :, :3], masks[1, :, 3:] = SEEN[0, :, None, None], SEEN[1, :, None, None]
     frames = np.broadcast_to(np.arange(LENGTH, dtype=np.uint8)[:, None, None, None], (LENGTH, 6, 8, 3))
     example = Example("v", frames, (Prompt(task=task, masks=masks, labels=(0, 1), **fields),))
-    return masks, Record(records.encode(example, pictures.as_files(frames, [])), "shard#0")
+    return masks, Record(records.encode(example, images.as_files(frames, [])), "shard#0")
 
 
 def drawn(record, rule, count=40):
@@ -84,7 +84,7 @@ def test_points_of_the_first_frame_are_for_whole_videos():
     with_server = Record(
         records.encode(
             dataclasses.replace(record.example(), prompts=(Prompt(task="region", regions=dots),)),
-            pictures.as_files(record.example().frames, []),
+            images.as_files(record.example().frames, []),
         ),
         "shard#0",
     )

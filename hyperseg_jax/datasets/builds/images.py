@@ -1,4 +1,4 @@
-"""The frames of a record as picture files: those that the reader read, drawn ones as PNG, or smaller ones as JPEG."""
+"""The frames of a record as image files: those that the reader read, drawn ones as PNG, or smaller ones as JPEG."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyperseg_jax.datasets.visual_prompts import thickened
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import limits, paths
-from hyperseg_jax.untrusted.pictures import BYTES
+from hyperseg_jax.untrusted.images import BYTES
 
 QUALITY = 95
 KEPT = (b"\xff\xd8\xff", b"\x89PNG")

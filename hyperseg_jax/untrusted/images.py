@@ -28,7 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is read, with JPEG also MPO; none of them starts a program or opens another file. Of several frames, the first."""
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 BYTES = 8
-"""Of a pixel at most; a file larger than limits.pixels of these is no picture."""
+"""Of a pixel at most; a file larger than limits.pixels of these is no image."""
 SCANS = 200
 """Of a JPEG at most, beside four for each part of a TIFF; a small file could ask for hours of work with more."""
 BLOCK = 2**20
@@ -42,11 +42,11 @@ TOO_LARGE = "if that is right, raise limits.pixels"
 
 
 def read(
-    source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats: tuple[str, ...] = FORMATS, what: str = "picture"
+    source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats: tuple[str, ...] = FORMATS, what: str = "an image"
 ) -> T:
-    """take(picture) of a file or its content. formats: some of FORMATS. what: it is, for the message.
+    """take(image) of a file or its content. formats: some of FORMATS. what: it is, for the message.
 
-    BadFile where it is no picture of these formats, has more than limits.pixels, or where decoding fails in any way, a
+    BadFile where it is no image of these formats, has more than limits.pixels, or where decoding fails in any way, a
     complaint of `take` among them; FileNotFoundError where there is no file.
     """
     try:
@@ -57,7 +57,7 @@ def read(
     except Image.DecompressionBombError as error:
         raise BadFile(f"has more pixels than the limit, {limits.in_force().pixels}", TOO_LARGE) from error
     except Exception as error:  # decoders raise of every kind
-        raise BadFile(f"cannot be read as a {what} ({_said(error, formats)})", AGAIN) from error
+        raise BadFile(f"cannot be read as {what} ({_said(error, formats)})", AGAIN) from error
 
 
 def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
@@ -67,14 +67,14 @@ def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[s
     if size > most * BYTES:
         raise BadFile(f"has {size} bytes, more than {most} pixels take", TOO_LARGE)
     content.seek(0)
-    with Image.open(content, formats=formats) as picture:
-        if picture.width * picture.height > most:
-            raise BadFile(f"is {picture.width}x{picture.height} pixels, and the limit is {most}", TOO_LARGE)
-        if isinstance(picture, TiffImagePlugin.TiffImageFile):
-            _check_tiles(picture, most)
-        _check_scans(picture, content)
+    with Image.open(content, formats=formats) as image:
+        if image.width * image.height > most:
+            raise BadFile(f"is {image.width}x{image.height} pixels, and the limit is {most}", TOO_LARGE)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiles(image, most)
+        _check_scans(image, content)
         with libtiff.listening() as complaints:
-            taken = take(picture)
+            taken = take(image)
         if complaints:  # Pillow goes on with what it has
             raise BadFile(f"is a damaged TIFF ({shown(complaints[0])})", AGAIN)
         return taken
@@ -84,31 +84,29 @@ def _content(source: pathlib.Path | bytes) -> IO[bytes]:
     return io.BytesIO(source) if isinstance(source, bytes) else paths.open_file(source)
 
 
-def _check_tiles(picture: TiffImagePlugin.TiffImageFile, most: int) -> None:
-    """A tile is decoded whole, however little of it the picture has."""
-    width, height = (picture.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+def _check_tiles(image: TiffImagePlugin.TiffImageFile, most: int) -> None:
+    """A tile is decoded whole, however little of it the image has."""
+    width, height = (image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
     if not isinstance(width, int) or not isinstance(height, int) or width * height > most:
         raise BadFile(f"has tiles of {shown_value(width)}x{shown_value(height)} pixels, and the limit is {most}", TOO_LARGE)
 
 
-def _check_scans(picture: Image.Image, content: IO[bytes]) -> None:
+def _check_scans(image: Image.Image, content: IO[bytes]) -> None:
     """Of a JPEG, and of a TIFF that holds JPEGs."""
     here, found, most = content.tell(), 0, SCANS
-    if picture.format in ("JPEG", "MPO"):
+    if image.format in ("JPEG", "MPO"):
         found = _scans(content, most)
-    elif (
-        isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(TiffImagePlugin.COMPRESSION) in TIFF_OF_JPEGS
-    ):
-        most += 4 * _parts(picture)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(TiffImagePlugin.COMPRESSION) in TIFF_OF_JPEGS:
+        most += 4 * _parts(image)
         found = _marks_of_scans(content)
     content.seek(here)
     if found > most:
         raise BadFile(f"is a JPEG of more than {most} scans, which are the most that is read", AGAIN)
 
 
-def _parts(picture: TiffImagePlugin.TiffImageFile) -> int:
+def _parts(image: TiffImagePlugin.TiffImageFile) -> int:
     """The tiles or strips, each a JPEG of its own."""
-    places = (picture.tag_v2.get(tag, ()) for tag in (TiffImagePlugin.TILEOFFSETS, TiffImagePlugin.STRIPOFFSETS))
+    places = (image.tag_v2.get(tag, ()) for tag in (TiffImagePlugin.TILEOFFSETS, TiffImagePlugin.STRIPOFFSETS))
     return sum(len(found) if isinstance(found, tuple) else 1 for found in places)
 
 
@@ -150,7 +148,7 @@ def _said(error: Exception, formats: tuple[str, ...]) -> str:
 
 def size(source: pathlib.Path | bytes) -> tuple[int, int]:
     """(height, width) out of a file's first bytes."""
-    return read(source, lambda picture: (picture.height, picture.width))
+    return read(source, lambda image: (image.height, image.width))
 
 
 def colours(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
@@ -158,29 +156,29 @@ def colours(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) ->
     return read(source, rgb, formats)
 
 
-def rgb(picture: Image.Image) -> np.ndarray:
+def rgb(image: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3]; of 16 bits, the upper 8. ValueError where numbers of no known range stand for colours."""
-    picture.load()  # NumPy takes an AttributeError in it for a picture without pixels
-    if picture.mode in WIDE:  # Pillow takes the upper 8 bits of colours itself, and would clip grey values
-        return np.repeat((np.asarray(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if picture.mode in ("I", "F"):
+    image.load()  # NumPy takes an AttributeError in it for an image without pixels
+    if image.mode in WIDE:  # Pillow takes the upper 8 bits of colours itself, and would clip grey values
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
         raise ValueError(
-            f"its mode {picture.mode} has one 32-bit number a pixel, which is no colour; save it with 8 or 16 bits a colour"
+            f"its mode {image.mode} has one 32-bit number a pixel, which is no colour; save it with 8 or 16 bits a colour"
         )
-    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
     """One number a pixel, [H, W]: those of a palette, grey values. modes: of Pillow, that are accepted. what: it is. BadFile
     as of `read`, and for a number below 0."""
 
-    def take(picture: Image.Image) -> np.ndarray:
-        if picture.mode not in modes:
-            raise ValueError(f"it has colours (mode {picture.mode}) where one number a pixel belongs")
-        picture.load()
-        found = np.array(picture)
+    def take(image: Image.Image) -> np.ndarray:
+        if image.mode not in modes:
+            raise ValueError(f"it has colours (mode {image.mode}) where one number a pixel belongs")
+        image.load()
+        found = np.array(image)
         if found.dtype.kind == "i":
             check_labels(found)
         return found
 
-    return read(source, take, tuple(name for name in FORMATS if name != "JPEG"), what)  # which changes numbers
+    return read(source, take, tuple(name for name in FORMATS if name != "JPEG"), f"a {what}")  # which changes numbers

@@ -18,8 +18,8 @@ from PIL import Image, PngImagePlugin
 import hyperseg_jax
 from hyperseg_jax.datasets import files, labels
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.predictors.model import read_picture
-from hyperseg_jax.untrusted import limits, pictures
+from hyperseg_jax.predictors.model import read_image
+from hyperseg_jax.untrusted import images, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
@@ -39,20 +39,20 @@ def announced(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("form", [*pictures.FORMATS, "MPO"])
+@pytest.mark.parametrize("form", [*images.FORMATS, "MPO"])
 def test_accepted_formats(tmp_path, form):
     path = tmp_path / "any.name"
     path.write_bytes(written(form))
-    assert pictures.colours(path).shape == (9, 12, 3) and pictures.size(path) == (9, 12)
-    assert files.read_picture(path, (9, 12)).dtype == np.uint8
+    assert images.colours(path).shape == (9, 12, 3) and images.size(path) == (9, 12)
+    assert files.read_image(path, (9, 12)).dtype == np.uint8
 
 
 @pytest.mark.parametrize("form", ["PPM", "ICO", "PCX", "TGA", "SGI", "IM", "DDS", "EPS", "PDF"])
 def test_other_formats_are_refused(tmp_path, form):
     path = tmp_path / "named.jpg"
     path.write_bytes(written(form))
-    with pytest.raises(UserError, match=r"named\.jpg: cannot be read as a picture \(it is none of JPEG, PNG"):
-        files.read_picture(path)
+    with pytest.raises(UserError, match=r"named\.jpg: cannot be read as an image \(it is none of JPEG, PNG"):
+        files.read_image(path)
 
 
 def test_postscript_starts_nothing(tmp_path, monkeypatch):
@@ -64,7 +64,7 @@ def test_postscript_starts_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     path = tmp_path / "eps_named.jpg"
     path.write_bytes(POSTSCRIPT)
-    for read in (files.read_picture, files.picture_shape, lambda p: labels.read_labels(p, (30, 40))):
+    for read in (files.read_image, files.image_shape, lambda p: labels.read_labels(p, (30, 40))):
         with pytest.raises(UserError, match=r"it is none of (JPEG, )?PNG"):
             read(path)
     assert not mark.exists()
@@ -76,15 +76,15 @@ def test_the_size_is_told_before_memory_is_taken(tmp_path, monkeypatch, data):
     path.write_bytes(data)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("was decoded"))
     with pytest.raises(UserError, match=r"bomb\.png: .*raise limits\.pixels"):
-        files.read_picture(path)
+        files.read_image(path)
 
 
 def test_a_larger_limit_is_obeyed_beyond_that_of_pillow(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     data = written("PNG", (40, 30))
-    assert pictures.size(data) == (30, 40)
+    assert images.size(data) == (30, 40)
     with limits.applied(pixels=1199), pytest.raises(BadFile, match=r"is 40x30 pixels, and the limit is 1199; .*limits\.pixels"):
-        pictures.colours(data)
+        images.colours(data)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AttributeError, MemoryError, struct.error, zlib.error])
@@ -95,8 +95,8 @@ def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error):
     path = tmp_path / "a.png"
     path.write_bytes(written("PNG"))
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", fail)
-    with pytest.raises(UserError, match=rf"a\.png: cannot be read as a picture .*{error.__name__}") as told:
-        files.read_picture(path)
+    with pytest.raises(UserError, match=rf"a\.png: cannot be read as an image .*{error.__name__}") as told:
+        files.read_image(path)
     assert str(told.value).isprintable()
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_regular_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     for name in ("pipe.jpg", "zero.jpg"):
-        for read in (files.read_picture, files.picture_shape, lambda p: labels.read_labels(p, (3, 3)), files.read_json):
+        for read in (files.read_image, files.image_shape, lambda p: labels.read_labels(p, (3, 3)), files.read_json):
             with pytest.raises(UserError, match="is no regular file"):
                 read(tmp_path / name)
 
@@ -112,31 +112,31 @@ def test_what_is_no_regular_file(tmp_path):
 @pytest.mark.parametrize("progressive", [True, False])
 def test_a_jpeg_of_scans_without_end(progressive):
     data = written("JPEG", progressive=progressive)
-    assert pictures.colours(data).shape == (9, 12, 3)
+    assert images.colours(data).shape == (9, 12, 3)
     at = data.rindex(b"\xff\xda")
     with pytest.raises(BadFile, match="a JPEG of more than 200 scans"):
-        pictures.colours(data[:at] + data[at:-2] * 300 + data[-2:])
+        images.colours(data[:at] + data[at:-2] * 300 + data[-2:])
 
 
 @pytest.mark.parametrize("block", [7, 2**20])
 def test_what_only_looks_like_a_scan_is_none(monkeypatch, block):
     """A video behind a JPEG, and what its segments hold."""
-    monkeypatch.setattr(pictures, "BLOCK", block)
+    monkeypatch.setattr(images, "BLOCK", block)
     data, marks = written("JPEG"), b"\xff\xda" * 300
     note = b"\xff\xee" + struct.pack(">H", 2 + len(marks)) + marks
     for sound in (data + marks, data[:2] + note + data[2:], written("MPO") + marks):
-        assert np.array_equal(pictures.colours(sound), pictures.colours(data))
+        assert np.array_equal(images.colours(sound), images.colours(data))
     at = data.rindex(b"\xff\xda")
     with pytest.raises(BadFile, match="a JPEG of more than 200 scans"):
-        pictures.colours(data[:-2] + note + b"\xff\xd0\xff\x01" + data[at:-2] * 200 + data[-2:])
+        images.colours(data[:-2] + note + b"\xff\xd0\xff\x01" + data[at:-2] * 200 + data[-2:])
 
 
 @pytest.mark.parametrize("compression", ["raw", "packbits"])
 def test_pixels_of_a_tiff_are_no_scans(compression):
     colour = np.full((40, 60, 3), (255, 218, 185), np.uint8)
-    assert np.array_equal(pictures.colours(saved(colour, "TIFF", compression=compression)), colour)
+    assert np.array_equal(images.colours(saved(colour, "TIFF", compression=compression)), colour)
     grey = np.full((40, 60), 0xDAFF, np.uint16)
-    assert np.array_equal(pictures.numbers(saved(grey, "TIFF", compression=compression), labels.MODES, "label picture"), grey)
+    assert np.array_equal(images.numbers(saved(grey, "TIFF", compression=compression), labels.MODES, "label image"), grey)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_libtiff_prints_nothing_of_a_damaged_tiff(capfd, compression):
     )
     data, said = io.BytesIO(), []
     Image.fromarray(colours).convert(mode).save(data, "TIFF", compression=compression)
-    assert pictures.colours(data.getvalue()).shape == (40, 50, 3)
+    assert images.colours(data.getvalue()).shape == (40, 50, 3)
     for _ in range(60):
         bad = bytearray(data.getvalue())
         bad[random.integers(8, len(bad))] = random.integers(256)
         bad = bad[: random.integers(8, len(bad))] if random.random() < 0.3 else bad
         try:
-            pictures.colours(bytes(bad))
+            images.colours(bytes(bad))
         except BadFile as error:
             said.append(str(error))
     assert said and capfd.readouterr() == ("", "")
@@ -171,17 +171,17 @@ def tiled(side, compression, data):
     return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4) + data
 
 
-def test_a_tile_counts_like_a_picture():
-    assert pictures.colours(tiled(64, 8, zlib.compress(bytes(64 * 64)))).shape == (1, 1, 3)
+def test_a_tile_counts_like_a_image():
+    assert images.colours(tiled(64, 8, zlib.compress(bytes(64 * 64)))).shape == (1, 1, 3)
     with pytest.raises(BadFile, match=r"has tiles of 46336x46336 pixels, and the limit is .*raise limits\.pixels"):
-        pictures.colours(tiled(46336, 8, zlib.compress(bytes(100))))
+        images.colours(tiled(46336, 8, zlib.compress(bytes(100))))
 
 
 def test_a_jpeg_inside_a_tiff_has_scans_as_well():
     data = written("TIFF", (64, 64), compression="jpeg")
-    assert pictures.colours(data).shape == (64, 64, 3)
+    assert images.colours(data).shape == (64, 64, 3)
     with pytest.raises(BadFile, match="a JPEG of more than 204 scans"):
-        pictures.colours(data + b"\xff\xda" * 300)
+        images.colours(data + b"\xff\xda" * 300)
 
 
 STEPS = (np.arange(108, dtype=np.uint16).reshape(9, 12) * 607) & 0xFFFF
@@ -194,13 +194,13 @@ def saved(array, form="PNG", **options):
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_16_bits_are_scaled_in_pictures_and_kept_in_labels(form):
+def test_16_bits_are_scaled_in_images_and_kept_in_labels(form):
     data = saved(STEPS, form)
-    assert np.array_equal(pictures.colours(data), np.repeat((STEPS // 256).astype(np.uint8)[..., None], 3, axis=2))
-    assert np.array_equal(pictures.numbers(data, labels.MODES, "label picture"), STEPS)
+    assert np.array_equal(images.colours(data), np.repeat((STEPS // 256).astype(np.uint8)[..., None], 3, axis=2))
+    assert np.array_equal(images.numbers(data, labels.MODES, "label image"), STEPS)
     grey = np.arange(108, dtype=np.uint8).reshape(9, 12)
-    assert np.array_equal(pictures.colours(saved(grey.astype(np.uint16) * 257, form)), pictures.colours(saved(grey, form)))
-    assert np.array_equal(read_picture(Image.open(io.BytesIO(data))), pictures.colours(data))
+    assert np.array_equal(images.colours(saved(grey.astype(np.uint16) * 257, form)), images.colours(saved(grey, form)))
+    assert np.array_equal(read_image(Image.open(io.BytesIO(data))), images.colours(data))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -208,17 +208,17 @@ def test_numbers_of_no_range_are_no_colours(tmp_path, dtype):
     path = tmp_path / "a.tif"
     path.write_bytes(saved(STEPS.astype(dtype), "TIFF"))
     with pytest.raises(UserError, match=r"a\.tif: .*has one 32-bit number a pixel, which is no colour; save it with 8 or 16"):
-        files.read_picture(path)
+        files.read_image(path)
     with pytest.raises(UserError, match="has one 32-bit number a pixel, which is no colour"):
-        read_picture(Image.open(path))
+        read_image(Image.open(path))
 
 
 NOISY = """
 import pathlib, sys, warnings
-from hyperseg_jax.untrusted import pictures
+from hyperseg_jax.untrusted import images
 for path in sys.argv[1:]:
     try:
-        pictures.colours(pathlib.Path(path).read_bytes())
+        images.colours(pathlib.Path(path).read_bytes())
     except Exception as error:
         print(error)
 from PIL import Image, TiffImagePlugin
@@ -253,27 +253,27 @@ def test_nothing_is_said_beside_the_line(tmp_path):
 def holds(data):
     """Pixels or one line."""
     with limits.applied(pixels=10_000):
-        found = fuzz.kept_promise(lambda: pictures.colours(data))
+        found = fuzz.kept_promise(lambda: images.colours(data))
     assert isinstance(found, BadFile) or (found.ndim == 3 and found.dtype == np.uint8)
 
 
 def damaged():
-    """Bytes of damaged pictures of all formats."""
-    sound = [written(form, (24, 18)) for form in (*pictures.FORMATS, "MPO")]
+    """Bytes of damaged images of all formats."""
+    sound = [written(form, (24, 18)) for form in (*images.FORMATS, "MPO")]
     return st.one_of([fuzz.damaged_bytes(data) for data in [*sound, written("JPEG", progressive=True), saved(STEPS)]])
 
 
-def test_damaged_pictures():
+def test_damaged_images():
     fuzz.tried(holds, damaged(), examples=300)
 
 
 @pytest.mark.slow
-def test_damaged_pictures_for_long(tried_long):
+def test_damaged_images_for_long(tried_long):
     tried_long(holds, damaged())
 
 
 ONLY = {  # what opens files of others, and the one place of the project that calls it
-    r"\bImage\.open\(": ["untrusted/pictures.py"],
+    r"\bImage\.open\(": ["untrusted/images.py"],
     r"\bav\.open\(": ["untrusted/videos.py"],
     r"\burl_to_fs\(|fsspec\.(open|filesystem)\(": ["untrusted/stores.py"],
     r"\bloadmat\(": [],

@@ -23,10 +23,10 @@ _ATTEMPTS = 2000
 class World:
     """The parameters of a toy world; two worlds of the same parameters are the same files.
 
-    train, val, compositional: pictures of each split (a quarter as many more carry reasoning questions).
+    train, val, compositional: images of each split (a quarter as many more carry reasoning questions).
     clips: clips to train on (a fifth as many more for val). level: "default" or "hard".
-    kinds: "known", or "held_back" for pictures about the colour and the shape that the others never show.
-    expressions: referring expressions a picture.
+    kinds: "known", or "held_back" for images about the colour and the shape that the others never show.
+    expressions: referring expressions an image.
     """
 
     seed: int = 0
@@ -45,18 +45,18 @@ class World:
         if self.kinds not in _KINDS:
             raise UserError(f"kinds={self.kinds!r} is unknown; choose one of {', '.join(_KINDS)}")
         if self.kinds == "held_back" and self.compositional:
-            raise UserError("compositional pictures exist for kinds='known' only; pass compositional=0")
+            raise UserError("compositional images exist for kinds='known' only; pass compositional=0")
         for field in ("seed", "train", "val", "compositional", "clips"):
             if getattr(self, field) < 0:
                 raise UserError(f"{field}={getattr(self, field)} is negative; give a number from 0")
         if not 1 <= self.expressions <= 10:
             raise UserError(f"expressions={self.expressions} does not fit; give a number from 1 to 10")
 
-    def pictures(self, split: str) -> int:
+    def images(self, split: str) -> int:
         return {"train": self.train, "val": self.val, "compositional": self.compositional}[split]
 
-    def reasoning_pictures(self, split: str) -> int:
-        return -(-self.pictures(split) // 4)
+    def reasoning_images(self, split: str) -> int:
+        return -(-self.images(split) // 4)
 
     def clip_count(self, split: str) -> int:
         return {"train": self.clips, "val": -(-self.clips // 5), "compositional": 0}[split]
@@ -70,7 +70,7 @@ class World:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class ToyImage:
     """A drawn scene and all that is written about it. pixels: uint8 [SIZE, SIZE, 3]; marks: for each thing, by kind."""
 
     scene: scenes.Scene
@@ -81,7 +81,7 @@ class Picture:
 
 
 def _dealt_groups(world: World, split: str, index: int) -> list[str]:
-    """The groups of one picture's expressions: the next cards of the split's endless row of shuffled decks."""
+    """The groups of one image's expressions: the next cards of the split's endless row of shuffled decks."""
     groups = []
     for card in range(index * world.expressions, (index + 1) * world.expressions):
         deck, place = divmod(card, len(expressions.DECK))
@@ -89,8 +89,8 @@ def _dealt_groups(world: World, split: str, index: int) -> list[str]:
     return groups
 
 
-def picture(world: World, split: str, index: int) -> Picture:
-    """The picture at one place of a split."""
+def image(world: World, split: str, index: int) -> ToyImage:
+    """The image at one place of a split."""
     rng = world.rng(split, "picture", index)
     kinds = world.kinds_of(split)
     groups = _dealt_groups(world, split, index)
@@ -100,11 +100,11 @@ def picture(world: World, split: str, index: int) -> Picture:
         if scene and written:
             pixels = scenes.render(scene, world.level, rng)
             drawn = [visual_prompts.draw_marks(mask, rng) for mask in scene.masks]
-            return Picture(scene, pixels, written, drawn, questions.conversation(scene, rng))
-    raise RuntimeError(f"no scene carries the expressions {groups} ({split} picture {index})")
+            return ToyImage(scene, pixels, written, drawn, questions.conversation(scene, rng))
+    raise RuntimeError(f"no scene carries the expressions {groups} ({split} image {index})")
 
 
-def reasoning_picture(world: World, split: str, index: int) -> tuple[scenes.Scene, np.ndarray, questions.Question]:
+def reasoning_image(world: World, split: str, index: int) -> tuple[scenes.Scene, np.ndarray, questions.Question]:
     """A scene, its pixels and one reasoning question about it. Kinds of question are drawn evenly."""
     rng = world.rng(split, "reasoning", index)
     group = scenes.pick(rng, ("counting", "comparison"))
@@ -113,7 +113,7 @@ def reasoning_picture(world: World, split: str, index: int) -> tuple[scenes.Scen
         asked = [question for question in questions.reasoning(scene) if question.group == group] if scene else []
         if scene and asked:
             return scene, scenes.render(scene, world.level, rng), scenes.pick(rng, asked)
-    raise RuntimeError(f"no scene carries a question of {group} ({split} reasoning picture {index})")
+    raise RuntimeError(f"no scene carries a question of {group} ({split} reasoning image {index})")
 
 
 def clip(world: World, split: str, index: int) -> tuple[clips.Clip, np.ndarray, list[expressions.Expression]]:

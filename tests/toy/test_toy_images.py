@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax import toy
-from hyperseg_jax.toy import pictures, scenes, writer
+from hyperseg_jax.toy import scenes, toy_images, writer
 from hyperseg_jax.toy.expressions import LOOKALIKES, lookalikes
 from hyperseg_jax.toy.vocabulary import COLORS, HELD_BACK_COLOR, HELD_BACK_SHAPE, SIZE, UNSEEN_PAIRS
 
@@ -18,7 +18,7 @@ WORLD = toy.World(val=60)
 
 @pytest.fixture(scope="module")
 def val():
-    return [pictures.picture(WORLD, "val", index) for index in range(WORLD.val)]
+    return [toy_images.image(WORLD, "val", index) for index in range(WORLD.val)]
 
 
 FROZEN = {
@@ -37,11 +37,11 @@ def digest(parts):
 
 
 def test_generator_is_frozen(val):
-    """A change of any picture or sentence must raise vocabulary.VERSION, and then these."""
-    questions = [pictures.reasoning_picture(WORLD, "val", k) for k in range(4)]
-    clips = [pictures.clip(WORLD, "val", k) for k in range(3)]
+    """A change of any image or sentence must raise vocabulary.VERSION, and then these."""
+    questions = [toy_images.reasoning_image(WORLD, "val", k) for k in range(4)]
+    clips = [toy_images.clip(WORLD, "val", k) for k in range(3)]
     found = {
-        "pictures": digest((writer.picture_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
+        "pictures": digest((writer.image_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
         "reasoning": digest(([question.text, question.answer], pixels) for _, pixels, question in questions),
         "clips": digest(([e.text for e in written], frames) for _, frames, written in clips),
     }
@@ -51,9 +51,9 @@ def test_generator_is_frozen(val):
 
 def test_exam_is_fair(val):
     """Targets are small, have others of the same colour or shape beside them, and are asked for in every way."""
-    said = [(picture.scene, expression) for picture in val for expression in picture.expressions]
+    said = [(image.scene, expression) for image in val for expression in image.expressions]
     assert len(said) == WORLD.val * WORLD.expressions
-    assert min(len(picture.scene.things) for picture in val) >= 3
+    assert min(len(image.scene.things) for image in val) >= 3
     named = [(scene, expression.targets) for scene, expression in said if expression.targets]
     assert min(lookalikes(targets, scene.things) for scene, targets in named) >= LOOKALIKES == 2
     assert np.mean([scene.masks[list(targets)].any(0).mean() for scene, targets in named]) <= 0.15
@@ -112,17 +112,17 @@ def answer(text, things):
 
 @pytest.mark.parametrize("split", ["val", "compositional"])
 def test_expressions_are_true(split, val):
-    drawn = val if split == "val" else [pictures.picture(WORLD, split, k) for k in range(20)]
-    for picture in drawn:
-        for expression in picture.expressions:
-            assert tuple(answer(expression.text, picture.scene.things)) == expression.targets, expression
+    drawn = val if split == "val" else [toy_images.image(WORLD, split, k) for k in range(20)]
+    for image in drawn:
+        for expression in image.expressions:
+            assert tuple(answer(expression.text, image.scene.things)) == expression.targets, expression
 
 
 def test_relations_hold_by_a_margin(val):
     hard = toy.World(level="hard")
-    for picture in val + [pictures.picture(hard, "val", k) for k in range(30)]:
-        things = picture.scene.things
-        for expression in picture.expressions:
+    for image in val + [toy_images.image(hard, "val", k) for k in range(30)]:
+        things = image.scene.things
+        for expression in image.expressions:
             for side in SIDES:
                 if f" {side} " in expression.text:
                     (anchor,) = fitting(expression.text.split(f" {side} ")[1].split()[1:], things)
@@ -138,16 +138,16 @@ def test_relations_hold_by_a_margin(val):
 
 
 def test_absent_targets_have_near_misses(val):
-    for picture in val:
-        things = picture.scene.things
-        for expression in picture.expressions:
+    for image in val:
+        things = image.scene.things
+        for expression in image.expressions:
             if expression.group == "absent":
                 said = set(expression.text.split()[1:]) - {"small", "large"}
                 assert said <= {word for thing in things for word in thing.pair}, expression
 
 
 def test_kinds_stay_in_their_splits(val):
-    known = [pictures.picture(WORLD, "train", k).scene for k in range(30)] + [drawn.scene for drawn in val]
+    known = [toy_images.image(WORLD, "train", k).scene for k in range(30)] + [drawn.scene for drawn in val]
     pairs = {thing.pair for scene in known for thing in scene.things}
     assert not pairs & UNSEEN_PAIRS
     assert not {HELD_BACK_COLOR, HELD_BACK_SHAPE} & {word for pair in pairs for word in pair}
@@ -156,14 +156,14 @@ def test_kinds_stay_in_their_splits(val):
     assert not any(f"{color} {shape}" in texts for color, shape in UNSEEN_PAIRS)
 
     for k in range(15):
-        drawn = pictures.picture(WORLD, "compositional", k)
+        drawn = toy_images.image(WORLD, "compositional", k)
         for expression in drawn.expressions:
             named = [drawn.scene.things[t].pair for t in expression.targets] or [tuple(expression.text.split()[-2:])]
             assert set(named) & UNSEEN_PAIRS, expression
 
     held = toy.World(kinds="held_back", compositional=0)
     for k in range(15):
-        for expression in pictures.picture(held, "val", k).expressions:
+        for expression in toy_images.image(held, "val", k).expressions:
             assert re.search(f"{HELD_BACK_COLOR}|{HELD_BACK_SHAPE}", expression.text), expression
 
 
@@ -200,7 +200,7 @@ def test_the_nearer_thing_hides_the_farther_one(val):
 def test_reasoning_questions_are_true():
     groups = collections.Counter()
     for k in range(40):
-        scene, _, question = pictures.reasoning_picture(WORLD, "val", k)
+        scene, _, question = toy_images.reasoning_image(WORLD, "val", k)
         groups[question.group] += 1
         things = scene.things
         if "larger" in question.text or "smaller" in question.text:
@@ -222,7 +222,7 @@ def test_reasoning_questions_are_true():
 def test_clips_move_cross_and_hide():
     hidden = 0
     for k in range(12):
-        clip, frames, written = pictures.clip(WORLD, "val", k)
+        clip, frames, written = toy_images.clip(WORLD, "val", k)
         assert 6 <= len(frames) <= 8 and frames.shape[1:] == (SIZE, SIZE, 3)
         first, last = clip.scenes[0].things, clip.scenes[-1].things
         moves = [(b.x - a.x, b.y - a.y) for a, b in zip(first, last, strict=True)]
