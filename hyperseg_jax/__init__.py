@@ -2,7 +2,7 @@
 
 import hyperseg_jax
 model = hyperseg_jax.load("tiny")
-for segment in model.segment("picture.jpg", "the red ring left of the square"):
+for segment in model.segment("image.jpg", "the red ring left of the square"):
     print(segment.label, segment.score, segment.mask.sum())
 """
 

@@ -1,4 +1,4 @@
-"""Fields and readers of configs that had another name in earlier versions."""
+"""Config fields, readers and flags that had another name in earlier versions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ READERS: Mapping[str, str] = {
     "coco_marks": "coco_visual_prompts",
     "spoken_frames": "referring_frames",
 }
+
+
+FLAGS: Mapping[str, str] = {"--pictures": "--images"}
 
 
 def new_name(path: str) -> str:

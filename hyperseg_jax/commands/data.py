@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     toy = kinds.add_parser("toy", help="write images and clips of shapes in the true benchmark formats")
     toy.add_argument("--out", required=True, type=pathlib.Path, help="a new folder")
     toy.add_argument("--seed", type=int, default=0)
-    toy.add_argument("--train", type=int, default=2000, help="pictures to train on")
-    toy.add_argument("--val", type=int, default=200, help="pictures to validate on")
+    toy.add_argument("--train", type=int, default=2000, help="images to train on")
+    toy.add_argument("--val", type=int, default=200, help="images to validate on")
     toy.add_argument("--clips", type=int, default=200, help="clips, a tenth of them for validation")
     toy.add_argument("--level", choices=("default", "hard"), default="default")
     toy.add_argument(
@@ -142,7 +142,7 @@ def _check(parsed: argparse.Namespace) -> None:
             advance = functools.partial(progress.update, bar)
             reports |= check_by_split(functools.partial(open_split, split), split, advance)
     console = Console()
-    table = Table("split", "examples", "pictures", "prompts", "masks", "regions", "problems")
+    table = Table("split", "examples", "images", "prompts", "masks", "regions", "problems")
     for split, report in reports.items():
         counts = (report.examples, len(report.collected.sizes), report.prompts, report.masks, report.regions, report.faults)
         table.add_row(cell(split), *map(str, counts))

@@ -19,6 +19,7 @@ from hyperseg_jax import __version__
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.commands.script import script
 from hyperseg_jax.errors import ENDING, HostLost, UserError
+from hyperseg_jax.renamed_fields import FLAGS
 from hyperseg_jax.untrusted import limits, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import first_line, printable, shown
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise UserError(f"{name}: is empty; give a folder")
         overrides = [text.removeprefix("--config.") for text in extra if text.startswith("--config.")]
         unknown = [text for text in extra if not text.startswith("--config.")]
+        if new := next((FLAGS[name] for text in unknown if (name := text.partition("=")[0]) in FLAGS), None):
+            raise UserError(f"{unknown[0]}: is named {new} now; give {new}")
         if unknown:
             raise UserError(f"unknown argument {unknown[0]}; see hyperseg {parsed.verb} --help")
         if overrides and not hasattr(parsed, "config"):

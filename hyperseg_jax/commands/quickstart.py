@@ -23,13 +23,13 @@ from hyperseg_jax.untrusted import paths, printing
 from hyperseg_jax.untrusted.bad_file import naming
 
 FEWEST = 4
-"""Pictures, so that every kind of prompt has something to show."""
+"""Images, so that every kind of prompt has something to show."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"), help="folder for the page and the run")
     parser.add_argument("--steps", type=int, default=0, help="fine-tuning steps; 0 takes those of configs/tiny_lora.py")
-    parser.add_argument("--pictures", type=int, default=40, help="held-out images in each controls")
+    parser.add_argument("--images", type=int, default=40, help="held-out images in each test")
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -60,7 +60,7 @@ def run(parsed: argparse.Namespace) -> None:
     fine_tuned = fine_tune(page, config, tiny, known, new, tuned, console, say)
     page.heading("What to do next")
     page.code(
-        f'hyperseg predict --model {fine_tuned} picture.jpg "the pink heart"\n'
+        f'hyperseg predict --model {fine_tuned} image.jpg "the pink heart"\n'
         "hyperseg train --config configs/tiny.py --workdir my_run\nhyperseg train --help"
     )
     page.text(f"The whole quickstart took {_clock(began)} (minutes:seconds).")

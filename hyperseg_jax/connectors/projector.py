@@ -1,4 +1,4 @@
-"""Picture features -> language-model width (LLaVA's mlp2x_gelu)."""
+"""Image features -> language-model width (LLaVA's mlp2x_gelu)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from hyperseg_jax.structs import DeviceArray
 
 
 class RegionSampler(nn.Module):
-    """Picture features -> one feature for each region. It has no parameters."""
+    """Image features -> one feature for each region. It has no parameters."""
 
     def __call__(
         self,

@@ -266,7 +266,7 @@ def image_size(record: Any, where: str, height: str = "height", width: str = "wi
 
 
 Read = list[tuple[pathlib.Path, np.ndarray]]
-"""Picture files that were read, and their pixels."""
+"""Image files that were read, and their pixels."""
 _recorded: contextvars.ContextVar[Read | None] = contextvars.ContextVar("recorded", default=None)
 
 

@@ -70,7 +70,7 @@ class ImageLabels(Listed):
 
 
 def read_pair(pair: Pair, where: str) -> tuple[pathlib.Path, np.ndarray, pathlib.Path, np.ndarray | None]:
-    """An image's path and pixels, its label picture's path and numbers (None where a check goes on without them)."""
+    """An image's path and pixels, its label image's path and numbers (None where a check goes on without them)."""
     image, path = (files.inside(folder, name, where) for folder, name in pair)
     pixels = files.read_image(image)
     return image, pixels, path, read_labels(path, (pixels.shape[0], pixels.shape[1]))

@@ -63,7 +63,7 @@ Tokens = Float[jax.Array, "B {self.num_tokens} {self.hidden_size}"]
 
 
 class Siglip(nn.Module):
-    """Pictures -> patch features of one layer, without the final norm.
+    """Images -> patch features of one layer, without the final norm.
 
     feature_layer: which hidden state is the feature, as in transformers' hidden_states: 0 is the patch embedding, num_layers
     or -1 the output of the last layer. Later layers are never run. keep_unused: hold them and the pooling head as parameters

@@ -137,7 +137,7 @@ class PatchMerging(nn.Module):
 
 
 class Swin(nn.Module):
-    """Pictures of any size -> Pyramid at strides 4, 8, 16, 32, each level under its own norm; defaults are Swin-B.
+    """Images of any size -> Pyramid at strides 4, 8, 16, 32, each level under its own norm; defaults are Swin-B.
 
     drop_path: stochastic depth of the last block in training, growing linearly from 0. remat: what the backward pass of a
     block keeps (layers/remat.py). Parts: patches, patch_norm, stages_i, merging_i, norms_i.

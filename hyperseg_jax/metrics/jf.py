@@ -10,7 +10,7 @@ from hyperseg_jax.metrics.sums import Sums
 from hyperseg_jax.ops.dilation import dilate
 
 TOLERANCE = 0.008
-"""Of the picture's diagonal: how far two borders may lie apart (DAVIS)."""
+"""Of the image's diagonal: how far two borders may lie apart (DAVIS)."""
 
 
 def region_similarity(prediction: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None) -> float:

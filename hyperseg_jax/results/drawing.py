@@ -1,4 +1,4 @@
-"""Pictures of masks: overlays and contact sheets."""
+"""Images of masks: overlays and contact sheets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures out of files that are not trusted. All of the project are opened here: formats by name, size before memory."""
+"""Images out of files that are not trusted. All of the project are opened here: formats by name, size before memory."""
 
 from __future__ import annotations
 

@@ -198,8 +198,15 @@ def test_quickstart_writes_nothing_behind_a_link(tmp_path, capsys, name):
     assert not list((tmp_path / "away").iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["--pictures", "0"], ["--pictures", "1"], ["--steps", "-1"]])
+@pytest.mark.parametrize("arguments", [["--images", "0"], ["--images", "1"], ["--steps", "-1"]])
 def test_quickstart_of_too_little(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
     assert ended.value.code == 2 and "give 4 images or more" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("arguments", [["--pictures", "8"], ["--pictures=8"]])
+def test_a_flag_of_an_earlier_version_is_told_the_new_name(tmp_path, capsys, arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
+    assert ended.value.code == 2 and "is named --images now; give --images" in " ".join(capsys.readouterr().err.split())

@@ -54,7 +54,7 @@ UPLOADS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a build is made of. shard_size: records; None takes PICTURES or CLIPS. long_edge: pixels; None keeps images as
+    """What a build is made of. shard_size: records; None takes IMAGES or CLIPS. long_edge: pixels; None keeps images as
     they are. skip_bad: leaves bad records out and lists them; else they end the build. told: what else tells builds apart
     ("name" and "split"; the reader's options, the sizes of its files)."""
 

@@ -43,7 +43,7 @@ _FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of cha
 
 
 def encode(example: Example, images: Sequence[bytes]) -> bytes:
-    """pictures: the frames as JPEG or PNG files. UserError for masks of another size than the frames, and for regions that are
+    """images: the frames as JPEG or PNG files. UserError for masks of another size than the frames, and for regions that are
     drawn on another image."""
     if example.drawn_on is not None:
         why = "its regions are drawn on another image, and records have no place for that; read it from its own files"
