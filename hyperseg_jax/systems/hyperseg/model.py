@@ -36,8 +36,8 @@ class Seen:
     """What the mask branch makes of images: the pyramid of the encoder, and what the pixel decoder makes of it."""
 
     pyramid: Pyramid
-    mask_features: Float[jax.Array, "B h w D"]
-    levels: tuple[Float[jax.Array, "B _ _ C"], ...]
+    mask_features: Float[DeviceArray, "B h w D"]
+    levels: tuple[Float[DeviceArray, "B _ _ C"], ...]
 
 
 @flax.struct.dataclass
@@ -46,7 +46,7 @@ class Prefix:
     tokens, or None where they are not among these positions."""
 
     past: KeyValues
-    fine_grained: Float[jax.Array, "B F D"] | None
+    fine_grained: Float[DeviceArray, "B F D"] | None
 
     @property
     def length(self) -> int:
@@ -61,9 +61,9 @@ class HyperSegOutput:
     reads."""
 
     prediction: MaskPrediction
-    hidden: Float[jax.Array, "B L D"]
-    next_query: Float[jax.Array, "B F P"]
-    inside: dict[str, Float[jax.Array, "B ..."]] = flax.struct.field(default_factory=dict)
+    hidden: Float[DeviceArray, "B L D"]
+    next_query: Float[DeviceArray, "B F P"]
+    inside: dict[str, Float[DeviceArray, "B ..."]] = flax.struct.field(default_factory=dict)
 
 
 class HyperSeg(nn.Module):
