@@ -19,14 +19,14 @@ import numpy as np
 from hyperseg_jax.atomic import whole_file
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.builds.clips import clip
+from hyperseg_jax.datasets.builds.clips import sample_clip
 from hyperseg_jax.datasets.builds.index import SETTINGS, Shard, read_index
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.builds.store import Store, sha256
-from hyperseg_jax.datasets.check_errors import Problem, collected, complain
+from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example, Prompt
@@ -38,7 +38,7 @@ OPEN = 256
 def splits(folder: str | os.PathLike) -> list[str]:
     """The splits of a build, finished or not; a UserError where there is none."""
     home = Store(folder)
-    found = [name for name in home.folders() if home.below(name).size(SETTINGS) is not None]
+    found = [name for name in home.folders() if home.subfolder(name).size(SETTINGS) is not None]
     if not found:
         raise Problem("missing file", f"{home}: holds no build; give the --out of `hyperseg data build`")
     return found
@@ -71,7 +71,7 @@ class Built:
         from, with the index. UserError where there is no finished build of the split.
         """
         home = Store(folder)
-        self._store = home.below(split)
+        self._store = home.subfolder(split)
         try:
             self._index = read_index(self._store)
         except Problem as error:
@@ -80,22 +80,22 @@ class Built:
             there = ", ".join(name for name in home.folders() if not name.startswith(".")) or "none"
             raise Problem("missing file", f"{error}; splits there: {there}") from error
         self._sampling = Sampling(frames, sampling, reach)
-        self._lists = ClassLists((), (), max_classes, prompts_per_example, seed)
-        self._relists = max_classes is not None or prompts_per_example > 1
-        if self._index.clips and self._relists:
+        self._class_lists = ClassLists((), (), max_classes, prompts_per_example, seed)
+        self._redraws_class_lists = max_classes is not None or prompts_per_example > 1
+        if self._index.clips and self._redraws_class_lists:
             raise UserError(f"{self._store}: max_classes and prompts_per_example are for images; this is a build of clips")
         if not self._index.clips and frames is not None:
             raise UserError(f"{self._store}: frames={frames} is for clips; this is a build of images")
         self._seed = seed
         self._ends = list(itertools.accumulate(shard.records for shard in self._index.shards))
-        self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._open_shards: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_open_shards", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open=collections.OrderedDict(), _lock=threading.Lock())
+        vars(self).update(state, _open_shards=collections.OrderedDict(), _lock=threading.Lock())
 
     def __getattr__(self, name: str) -> Any:
         """classes, things, category_ids: those of the source, where it has them."""
@@ -109,23 +109,23 @@ class Built:
     def __getitem__(self, index: int) -> Example:
         return self.sample(index, np.random.default_rng([self._seed, index]))
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A record: an image, a video, or a clip of it drawn with rng."""
         index = range(len(self))[index]
         record, where = self._record(index)
-        if (seen := collected()) is not None:
+        if (seen := active_collector()) is not None:
             seen.sizes[pathlib.Path(where)] = record.size
         if self._index.clips:
-            return clip(record, self._sampling, rng, where)
+            return sample_clip(record, self._sampling, rng, where)
         example = record.example()
-        if self._relists and all(prompt.task == "panoptic" for prompt in example.prompts):
-            return Example(example.name, example.frames, self._drawn(index, example.prompts[0], record.size))
+        if self._redraws_class_lists and all(prompt.task == "panoptic" for prompt in example.prompts):
+            return Example(example.name, example.frames, self._redrawn_prompts(index, example.prompts[0], record.size))
         return example
 
-    def _drawn(self, index: int, prompt: Prompt, size: tuple[int, int]) -> tuple[Prompt, ...]:
+    def _redrawn_prompts(self, index: int, prompt: Prompt, size: tuple[int, int]) -> tuple[Prompt, ...]:
         """Other class lists of the image, out of the one that names all."""
-        given = self._lists
+        given = self._class_lists
         lists = ClassLists(prompt.classes, prompt.things, given.max_classes, given.prompts_per_example, given.seed)
         masks = np.zeros((0, *size), bool) if prompt.masks is None else prompt.masks[:, 0]
         ignore = np.zeros(size, bool) if prompt.ignore is None else prompt.ignore[0]
@@ -136,11 +136,11 @@ class Built:
         """Compares every shard with its checksum; a Problem, or while a check collects all of them."""
         for shard in self._index.shards:
             try:
-                path = self._local(shard)
+                path = self._local_path(shard)
                 if sha256(path) != shard.sha256:
                     raise Problem("bad record", f"{self._store}/{shard.file}: its checksum differs; remove it and build again")
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
 
     def _record(self, index: int) -> tuple[Record, str]:
         number = bisect.bisect_right(self._ends, index)
@@ -160,11 +160,11 @@ class Built:
         from array_record.python.array_record_module import ArrayRecordReader
 
         with self._lock:
-            if number in self._open:
-                self._open.move_to_end(number)
-                return self._open[number]
+            if number in self._open_shards:
+                self._open_shards.move_to_end(number)
+                return self._open_shards[number]
         shard = self._index.shards[number]
-        reader = ArrayRecordReader(str(self._local(shard)), "readahead_buffer_size:0", file_reader_buffer_size=32768)
+        reader = ArrayRecordReader(str(self._local_path(shard)), "readahead_buffer_size:0", file_reader_buffer_size=32768)
         if reader.num_records() != shard.records:
             raise Problem(
                 "bad record",
@@ -172,12 +172,12 @@ class Built:
                 f"{shard.records}; remove it and build again",
             )
         with self._lock:
-            self._open[number] = reader
-            while len(self._open) > OPEN:
-                self._open.popitem(last=False)
+            self._open_shards[number] = reader
+            while len(self._open_shards) > OPEN:
+                self._open_shards.popitem(last=False)
         return reader
 
-    def _local(self, shard: Shard) -> pathlib.Path:
+    def _local_path(self, shard: Shard) -> pathlib.Path:
         """The shard on this machine. UserError where it is missing, of another size, or not what its checksum says."""
         if self._store.path is not None:
             path, size = files.inside(self._store.path, shard.file, str(self._store)), self._store.size(shard.file)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from hyperseg_jax.datasets import record_errors
-from hyperseg_jax.datasets.check_errors import Collected, collecting
+from hyperseg_jax.datasets.check_errors import ProblemCollector, collecting_problems
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import limits
@@ -28,10 +28,10 @@ class Report:
     prompts: int = 0
     masks: int = 0
     regions: int = 0
-    collected: Collected = dataclasses.field(default_factory=Collected)
+    collected: ProblemCollector = dataclasses.field(default_factory=ProblemCollector)
 
     @property
-    def faults(self) -> int:
+    def problem_count(self) -> int:
         return sum(self.collected.counts.values())
 
     def count(self, example: Example) -> None:
@@ -42,7 +42,7 @@ class Report:
 
     def attempt(self, read: Callable[[], T], what: str) -> T | None:
         """What `read` gives, or None where it raises over bad data, which is noted. what: is read, for messages."""
-        with collecting(self.collected):
+        with collecting_problems(self.collected):
             try:
                 return read()
             except UserError as error:
@@ -82,7 +82,7 @@ def check_by_split(
     rest = NO_SPLIT if named else name
     reports = {**{split: Report() for split in named}, rest: whole}
     _read_all(reader, lambda k: reports[split_of(k) or rest], advance, threads)
-    if named and not (whole.examples or whole.faults):
+    if named and not (whole.examples or whole.problem_count):
         del reports[rest]
     return reports
 

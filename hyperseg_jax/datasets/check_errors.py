@@ -26,7 +26,7 @@ class Problem(UserError):
         return Problem, (self.kind, str(self))
 
 
-class Collected:
+class ProblemCollector:
     """What readers met while `collecting`.
 
     problems: message -> kind, each once, the first MESSAGES of them. counts: of all, by kind.
@@ -46,22 +46,22 @@ class Collected:
                 self.problems[message] = kind
 
 
-_collected: contextvars.ContextVar[Collected | None] = contextvars.ContextVar("collected", default=None)
-_complained: contextvars.ContextVar[bool] = contextvars.ContextVar("complained", default=False)
+_collected: contextvars.ContextVar[ProblemCollector | None] = contextvars.ContextVar("collected", default=None)
+_complained: contextvars.ContextVar[bool] = contextvars.ContextVar("problem_reported", default=False)
 
 
-def collected() -> Collected | None:
+def active_collector() -> ProblemCollector | None:
     """Where problems are collected at the moment; None while the first one ends a reader."""
     return _collected.get()
 
 
-def complained() -> bool:
+def problem_reported() -> bool:
     """Whether a problem has been noted since `collecting` began, so that what follows from it need not be."""
     return _complained.get()
 
 
 @contextlib.contextmanager
-def collecting(into: Collected) -> Iterator[None]:
+def collecting_problems(into: ProblemCollector) -> Iterator[None]:
     """Readers note a problem and go on, with an empty mask or image in its place. An image is decoded once."""
     token, before = _collected.set(into), _complained.set(False)
     try:
@@ -71,9 +71,9 @@ def collecting(into: Collected) -> Iterator[None]:
         _collected.reset(token)
 
 
-def complain(kind: str, message: str) -> None:
+def report_problem(kind: str, message: str) -> None:
     """Raises a Problem; while `collecting`, notes it, and the caller goes on with something empty."""
-    into = collected()
+    into = active_collector()
     if into is None:
         raise Problem(kind, message)
     _complained.set(True)

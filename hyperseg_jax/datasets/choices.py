@@ -8,7 +8,7 @@ LETTERS = "ABCDEFGHIJ"
 REQUEST = "\nAnswer with the option's letter from the given choices directly."
 
 
-def in_words(question: str, choices: Sequence[str], hint: str = "") -> str:
+def format_question(question: str, choices: Sequence[str], hint: str = "") -> str:
     """[hint, on its own line] question, a line for each choice behind its letter, and the request for a letter."""
     lines = [hint] if hint else []
     lines += [question, *(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))]

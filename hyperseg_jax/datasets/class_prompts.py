@@ -86,29 +86,29 @@ class ClassLists:
         )
 
 
-class Listed:
+class ClassListReader:
     """A reader whose prompts name classes."""
 
-    _lists: ClassLists
+    _class_lists: ClassLists
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Every class, in the benchmark's order."""
-        return self._lists.names
+        return self._class_lists.names
 
     @property
     def things(self) -> tuple[bool, ...]:
         """For each class, whether its instances are counted apart."""
-        return self._lists.things
+        return self._class_lists.things
 
 
-class Numbered(Listed):
+class CategoryReader(ClassListReader):
     """A reader whose classes have numbers in its file, in the order of the class list."""
 
-    _place: dict[int, int]
+    _class_index: dict[int, int]
     """Number in the file -> place in the class list."""
 
     @property
     def category_ids(self) -> tuple[int, ...]:
         """For each class, its number in the file."""
-        return tuple(self._place)
+        return tuple(self._class_index)

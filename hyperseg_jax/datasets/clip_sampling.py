@@ -12,7 +12,7 @@ from hyperseg_jax.errors import UserError
 
 T = TypeVar("T")
 
-TRIES = 200
+MAX_TRIES = 200
 """Draws for a clip whose key frame shows something (InstructSeg)."""
 REACH = {"stride": 3, "around": 10, "jump": 9}
 """The rules, and the reach of each: largest stride; frames on either side (HyperSeg's mapper); largest jump (InstructSeg)."""
@@ -21,7 +21,7 @@ REVERSED = 0.3
 """InstructSeg: the chance that a clip runs backwards."""
 
 
-def even(length: int, count: int, rng: np.random.Generator, max_stride: int = 3) -> np.ndarray:
+def even_stride(length: int, count: int, rng: np.random.Generator, max_stride: int = 3) -> np.ndarray:
     """int [count]: evenly spaced by 1..max_stride, from a place drawn at random; a shorter video repeats its last frame."""
     longest = max(1, (length - 1) // max(1, count - 1))
     stride = int(rng.integers(1, min(max_stride, longest) + 1))
@@ -29,15 +29,15 @@ def even(length: int, count: int, rng: np.random.Generator, max_stride: int = 3)
     return np.minimum(start + stride * np.arange(count), length - 1)
 
 
-def around(length: int, count: int, rng: np.random.Generator, reach: int = 10) -> np.ndarray:
+def around_random_frame(length: int, count: int, rng: np.random.Generator, reach: int = 10) -> np.ndarray:
     """int [count], ascending: a frame drawn at random and others, all different, at most reach before or after it."""
     middle = int(rng.integers(length))
     near = np.arange(max(0, middle - reach), min(length, middle + reach + 1))
     others = rng.permutation(near[near != middle])[: count - 1]
-    return _filled(np.sort(np.append(others, middle)), count)
+    return _pad_with_last(np.sort(np.append(others, middle)), count)
 
 
-def jumping(length: int, count: int, rng: np.random.Generator, max_jump: int = 9, reverse: float = REVERSED) -> np.ndarray:
+def random_jumps(length: int, count: int, rng: np.random.Generator, max_jump: int = 9, reverse: float = REVERSED) -> np.ndarray:
     """int [count]: InstructSeg's training clip. One frame, then again and again one that is at most a jump (drawn once, from
     2..max_jump) from any taken so far; in order of time, or backwards with the chance `reverse`. The key frame is the middle
     one, number count // 2."""
@@ -46,11 +46,11 @@ def jumping(length: int, count: int, rng: np.random.Generator, max_jump: int = 9
     while len(taken) < min(count, length):
         near = {t for seen in taken for t in range(max(0, seen - jump), min(length, seen + jump + 1))}
         taken.append(int(rng.choice(sorted(near.difference(taken)))))
-    times = _filled(np.sort(taken), count)
+    times = _pad_with_last(np.sort(taken), count)
     return times[::-1] if rng.random() < reverse else times
 
 
-def _filled(times: np.ndarray, count: int) -> np.ndarray:
+def _pad_with_last(times: np.ndarray, count: int) -> np.ndarray:
     """Too few frames, the last repeated."""
     return np.append(times, np.repeat(times[-1:], count - len(times)))
 
@@ -85,14 +85,14 @@ def with_references(frames: Iterable[T], count: int) -> Iterator[tuple[T, list[T
             held, first = held[1:], first + 1
         held.append(frame)
         while first + len(held) > max(0, current - half) + count:  # what comes later changes nothing for this one
-            yield _placed(held, first, current, first + len(held), count)
+            yield _frame_with_references(held, first, current, first + len(held), count)
             current += 1
     length = first + len(held)
     for late in range(current, length):
-        yield _placed(held, first, late, length, count)
+        yield _frame_with_references(held, first, late, length, count)
 
 
-def _placed(held: list[T], first: int, current: int, length: int, count: int) -> tuple[T, list[T]]:
+def _frame_with_references(held: list[T], first: int, current: int, length: int, count: int) -> tuple[T, list[T]]:
     return held[current - first], [held[t - first] for t in references_of(current, length, count)]
 
 
@@ -125,23 +125,23 @@ class Sampling:
         """The place in a clip of the frame that must show something: the middle one of a clip of jumps, else the first."""
         return (self.frames or 0) // 2 if self.rule == "jump" else 0
 
-    def times(self, length: int, rng: np.random.Generator) -> np.ndarray:
+    def frame_indices(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """int [frames], numbers of frames of a video of `length`."""
         if self.frames is None:
             return np.arange(length)
-        rule = {"stride": even, "around": around, "jump": jumping}[self.rule]
+        rule = {"stride": even_stride, "around": around_random_frame, "jump": random_jumps}[self.rule]
         return rule(length, self.frames, rng, self._reach)
 
-    def times_that_show(
+    def frame_indices_showing(
         self, length: int, rng: np.random.Generator, shows: Callable[[int], bool], key: int | None = None
     ) -> np.ndarray:
-        """The first of at most TRIES draws whose key frame shows something, else the last of them.
+        """The first of at most MAX_TRIES draws whose key frame shows something, else the last of them.
 
         shows: says so of a frame, by its number; asked once a frame. key: the place in the clip, self.key by default.
         """
         place, told = self.key if key is None else key, {}
-        for _ in range(TRIES):
-            times = self.times(length, rng)
+        for _ in range(MAX_TRIES):
+            times = self.frame_indices(length, rng)
             t = int(times[place])
             if t not in told:
                 told[t] = shows(t)

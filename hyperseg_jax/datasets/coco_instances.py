@@ -8,14 +8,14 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.class_prompts import CategoryReader, ClassLists
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.structs import Example
 
 
-class CocoInstances(Numbered):
+class CocoInstances(CategoryReader):
     """Random access to the images of one json file, in its order, those without objects among them."""
 
     def __init__(
@@ -31,14 +31,14 @@ class CocoInstances(Numbered):
         self._records = CocoRecords(json_path)
         self._images = files.existing_folder(image_root)
         names = tuple(self._records.categories.values())
-        self._place = {number: k for k, number in enumerate(self._records.categories)}
-        self._lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
+        self._class_index = {number: k for k, number in enumerate(self._records.categories)}
+        self._class_lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
         self._numbers = list(self._records.annotations)
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         number = self._numbers[index]
         where = f"{self._records.path} images#{index}"
@@ -48,17 +48,19 @@ class CocoInstances(Numbered):
         found, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[number]:
             note, place = self._records.annotation(k), self._records.where(k)
-            category = files.number(note, "category_id", place)
+            category = files.integer(note, "category_id", place)
             mask = masks.decode(files.field(note, "segmentation", place), *size, f"{place} segmentation", polygons="coco")
-            if category not in self._place:
-                complain("bad record", f"{place}: category_id {category} is not among the categories of the file; correct it")
+            if category not in self._class_index:
+                report_problem(
+                    "bad record", f"{place}: category_id {category} is not among the categories of the file; correct it"
+                )
             elif self._records.is_crowd(k):
                 ignore |= mask
-                crowds.append((self._place[category], mask))
+                crowds.append((self._class_index[category], mask))
             else:
                 found.append(mask)
-                labels.append(self._place[category])
-                areas.append(files.amount(note, "area", place) if "area" in note else float(mask.sum()))
+                labels.append(self._class_index[category])
+                areas.append(files.number(note, "area", place) if "area" in note else float(mask.sum()))
         stacked = np.array(found, bool).reshape(-1, *size)
-        prompts = self._lists.prompts(index, stacked, labels, ignore, key=str(number), crowds=crowds, areas=areas)
+        prompts = self._class_lists.prompts(index, stacked, labels, ignore, key=str(number), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)

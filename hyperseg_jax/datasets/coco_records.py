@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.places import Places, categories
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.id_index import IdIndex, index_categories
 
 
 class CocoRecords:
@@ -21,19 +21,19 @@ class CocoRecords:
 
     def _index(self) -> None:
         path, content = str(self.path), self.file.content
-        images, notes, rows = (files.rows(content, name, path) for name in ("images", "annotations", "categories"))
-        self._images = Places(images, "id", f"{path} images")
+        images, notes, rows = (files.list_field(content, name, path) for name in ("images", "annotations", "categories"))
+        self._images = IdIndex(images, "id", f"{path} images")
         self.categories: dict[int, str] = {
-            number: files.text(rows[k], "name", f"{path} categories#{k}")
-            for number, k in categories(rows, f"{path} categories").items()
+            number: files.text_field(rows[k], "name", f"{path} categories#{k}")
+            for number, k in index_categories(rows, f"{path} categories").items()
         }
         self.annotations: dict[int | str, list[int]] = {number: [] for number in self._images}
         for k, note in enumerate(notes):
-            number = files.identity(note, "image_id", self.where(k))
+            number = files.record_id(note, "image_id", self.where(k))
             if number in self.annotations:
                 self.annotations[number].append(k)
             else:
-                complain(
+                report_problem(
                     "bad record",
                     f"{self.where(k)}: image_id {number} is not among the images of the file; correct or remove it",
                 )

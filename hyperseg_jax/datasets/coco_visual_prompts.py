@@ -46,7 +46,7 @@ class CocoVisualPrompts(CocoInteractive):
         target = self._target(ann, size, where)
         if not target.any():
             return None
-        number = files.number(ann, "id", ann["where"])
+        number = files.integer(ann, "id", ann["where"])
         if number < 0:
             raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
         drawn = draw_marks(target, np.random.default_rng([self._seed, number]))

@@ -12,10 +12,10 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -55,10 +55,10 @@ class Davis2017(ClipReader):
         if task not in TASKS:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
         home = files.existing_folder(root)
-        masks = files.part(home, self._masks(annotations, task), resolution)
-        self._folders = VideoFolders(files.part(home, "JPEGImages", resolution), masks)
+        masks = files.subpath(home, self._masks(annotations, task), resolution)
+        self._folders = VideoFolders(files.subpath(home, "JPEGImages", resolution), masks)
         self._items = self._folders.videos() if split is None else self._split(home, split)
-        self._given = task == "semi-supervised"
+        self._semi_supervised = task == "semi-supervised"
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
 
@@ -66,31 +66,31 @@ class Davis2017(ClipReader):
         return annotations or TASKS[task]
 
     def _split(self, home: pathlib.Path, split: str) -> list[str]:
-        return read_split(files.part(home, "ImageSets", "2017", f"{split}.txt"))
+        return read_split(files.subpath(home, "ImageSets", "2017", f"{split}.txt"))
 
-    def _owner(self, video: Video, t: int) -> np.ndarray:
+    def _object_ids(self, video: Video, t: int) -> np.ndarray:
         """uint8 [H, W]: the object of each pixel, or VOID."""
         return video.objects(t)
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A video, or a clip of it drawn with rng."""
         name = self._items[index]
         video = self._folders.open(name, self._folders.names(name))
-        if self._given and video.first_mask_only:
-            return self._of_test_set(name, video)
-        times = self._times(video, rng)
+        if self._semi_supervised and video.first_mask_only:
+            return self._test_set_example(name, video)
+        times = self._frame_indices(video, rng)
         frames, shown = video.images(times), video.names(times)
-        owner = np.stack([self._owner(video, int(t)) for t in times])
-        numbers = _numbers(owner[0] if self._given or self._sampling.frames is None else owner)
-        if self._given and not numbers and not video.lacks_masks:
+        owner = np.stack([self._object_ids(video, int(t)) for t in times])
+        numbers = _visible_objects(owner[0] if self._semi_supervised or self._sampling.frames is None else owner)
+        if self._semi_supervised and not numbers and not video.lacks_masks:
             message = f"{self._folders.root / name}: its masks show no object in frame {times[0]}; leave the video out"
-            complain("bad mask", message)
+            report_problem("bad mask", message)
         budget.charge(len(numbers) * len(times), video.size, name)
         masks = owner == np.array(numbers, np.uint8)[:, None, None, None]
         void, count = owner == VOID, len(numbers)
         ignore = void if void.any() else None
-        if not self._given:
+        if not self._semi_supervised:
             prompt = Prompt(
                 task="panoptic", classes=(CLASS,), things=(True,), masks=masks, labels=(0,) * count, ignore=ignore, key=name
             )
@@ -99,18 +99,18 @@ class Davis2017(ClipReader):
         prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=drawn, ignore=ignore, key=name)
         return Example(name, frames, (prompt,), shown)
 
-    def _times(self, video: Video, rng: np.random.Generator) -> np.ndarray:
-        if not self._given or self._sampling.frames is None:
-            return self._sampling.times(len(video), rng)
-        shows = lambda t: bool(_numbers(self._owner(video, t)))
-        times = self._sampling.times_that_show(len(video), rng, shows, key=0)
+    def _frame_indices(self, video: Video, rng: np.random.Generator) -> np.ndarray:
+        if not self._semi_supervised or self._sampling.frames is None:
+            return self._sampling.frame_indices(len(video), rng)
+        shows = lambda t: bool(_visible_objects(self._object_ids(video, t)))
+        times = self._sampling.frame_indices_showing(len(video), rng, shows, key=0)
         return times if shows(int(times[0])) else np.minimum(np.arange(self._sampling.frames), len(video) - 1)
 
-    def _of_test_set(self, name: str, video: Video) -> Example:
+    def _test_set_example(self, name: str, video: Video) -> Example:
         """All frames and what is drawn in the first; the server has the masks."""
-        first = self._owner(video, 0)
-        budget.charge(len(_numbers(first)), video.size, name)
-        regions = first == np.array(_numbers(first), np.uint8)[:, None, None]
+        first = self._object_ids(video, 0)
+        budget.charge(len(_visible_objects(first)), video.size, name)
+        regions = first == np.array(_visible_objects(first), np.uint8)[:, None, None]
         prompt = Prompt(task="region", regions=tuple(map(Region.of_mask, regions)), key=name)
         every = range(len(video))
         return Example(name, video.images(every), (prompt,), video.names(every))
@@ -126,10 +126,10 @@ class Davis2016(Davis2017):
         return annotations or "Annotations"
 
     def _split(self, home: pathlib.Path, split: str) -> list[str]:
-        lists = [files.part(home, "ImageSets", folder, f"{split}.txt") for folder in ("2016", "480p", "1080p")]
+        lists = [files.subpath(home, "ImageSets", folder, f"{split}.txt") for folder in ("2016", "480p", "1080p")]
         return read_split(next((path for path in lists if path.exists()), lists[0]))
 
-    def _owner(self, video: Video, t: int) -> np.ndarray:
+    def _object_ids(self, video: Video, t: int) -> np.ndarray:
         return (video.objects(t) > 0).astype(np.uint8)
 
 
@@ -143,6 +143,6 @@ def read_split(path: pathlib.Path) -> list[str]:
     return videos
 
 
-def _numbers(owner: np.ndarray) -> list[int]:
+def _visible_objects(owner: np.ndarray) -> list[int]:
     """The objects that are seen."""
     return [int(number) for number in np.unique(owner) if number not in (0, VOID)]

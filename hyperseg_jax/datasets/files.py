@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hyperseg_jax.datasets.check_errors import Problem, collected, complain
+from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, images, json_text, limits, paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -31,25 +31,25 @@ def inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Path:
         raise Problem("bad record", f"{where}: {error}") from error
 
 
-def part(root: str | os.PathLike, *names: str) -> pathlib.Path:
+def subpath(root: str | os.PathLike, *names: str) -> pathlib.Path:
     """A file or folder of a fixed name below a folder that the config names. UserError where it is a link out of it."""
     return inside(root, "/".join(names), str(root))
 
 
-def listed(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+def list_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     """The files below a folder that match, in order; a link that leaves the folder is a problem, and left out."""
     found = []
     for path in sorted(root.glob(pattern)):
         try:
             found.append(inside(root, path.relative_to(root), str(root)))
         except Problem as problem:
-            complain(problem.kind, str(problem))
+            report_problem(problem.kind, str(problem))
     return found
 
 
 def check_regular(path: pathlib.Path, what: str) -> None:
     """A Problem where it is no regular file, for files that a library opens by their name. what: it is, for the message."""
-    with _naming_file(path, what):
+    with _file_errors(path, what):
         paths.check_regular(path)
 
 
@@ -104,7 +104,7 @@ class JsonLines(Json):
     def _read(self) -> list[tuple[int, dict | UserError]]:
         """(line, record or what is wrong with it). UserError for a file without any sound line."""
         rows = [
-            (number, _object_or_fault(line, f"{self.path} line {number}"))
+            (number, _object_or_error(line, f"{self.path} line {number}"))
             for number, line in enumerate(_content(self.path).split(b"\n"), 1)
             if line.strip()
         ]
@@ -114,7 +114,7 @@ class JsonLines(Json):
         return rows
 
 
-def _object_or_fault(line: bytes, where: str) -> dict | UserError:
+def _object_or_error(line: bytes, where: str) -> dict | UserError:
     try:
         row = _parsed(line, where)
     except UserError as error:
@@ -138,12 +138,12 @@ def read_lines(path: pathlib.Path, what: str) -> list[str]:
 
 
 def _content(path: pathlib.Path, what: str = "file") -> bytes:
-    with _naming_file(path, what):
+    with _file_errors(path, what):
         return json_text.read_bytes(path)
 
 
 @contextlib.contextmanager
-def _naming_file(path: pathlib.Path, what: str) -> Iterator[None]:
+def _file_errors(path: pathlib.Path, what: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
@@ -172,46 +172,46 @@ def field(record: Any, name: str, where: str) -> Any:
     return value
 
 
-def _of_kind(value: Any, kind: type[T], what: str, name: str, where: str) -> T:
+def _check_type(value: Any, kind: type[T], what: str, name: str, where: str) -> T:
     if not isinstance(value, kind):
         raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)} where {what} belongs; correct the record")
     return value
 
 
-def text(record: Any, name: str, where: str, default: str | None = None) -> str:
+def text_field(record: Any, name: str, where: str, default: str | None = None) -> str:
     """A text out of a record, or a UserError. default: given for a record without the field."""
     if default is not None and isinstance(record, dict) and name not in record:
         return default
-    return _of_kind(field(record, name, where), str, "a text", name, where)
+    return _check_type(field(record, name, where), str, "a text", name, where)
 
 
-def rows(record: Any, name: str, where: str) -> list:
+def list_field(record: Any, name: str, where: str) -> list:
     """A list out of a record, or a UserError."""
-    return _of_kind(field(record, name, where), list, "a list", name, where)
+    return _check_type(field(record, name, where), list, "a list", name, where)
 
 
-def texts(record: Any, name: str, where: str) -> list[str]:
+def text_list(record: Any, name: str, where: str) -> list[str]:
     """A list of texts out of a record, or a UserError."""
-    values = rows(record, name, where)
-    return [_of_kind(value, str, "a text", f"{name}[{k}]", where) for k, value in enumerate(values)]
+    values = list_field(record, name, where)
+    return [_check_type(value, str, "a text", f"{name}[{k}]", where) for k, value in enumerate(values)]
 
 
-def table(record: Any, name: str, where: str) -> dict[str, Any]:
+def dict_field(record: Any, name: str, where: str) -> dict[str, Any]:
     """A table of fields out of a record, or a UserError."""
-    return _of_kind(field(record, name, where), dict, "a table {...}", name, where)
+    return _check_type(field(record, name, where), dict, "a table {...}", name, where)
 
 
-def identity(record: Any, name: str, where: str) -> int | str:
+def record_id(record: Any, name: str, where: str) -> int | str:
     """What tells one record from others: a whole number or a text, or a UserError."""
-    return _identity(field(record, name, where), name, where)
+    return _check_id(field(record, name, where), name, where)
 
 
-def identities(record: Any, name: str, where: str) -> list[int | str]:
+def record_ids(record: Any, name: str, where: str) -> list[int | str]:
     """A list of what tells records apart, or a UserError."""
-    return [_identity(value, f"{name}[{k}]", where) for k, value in enumerate(rows(record, name, where))]
+    return [_check_id(value, f"{name}[{k}]", where) for k, value in enumerate(list_field(record, name, where))]
 
 
-def _identity(value: Any, name: str, where: str) -> int | str:
+def _check_id(value: Any, name: str, where: str) -> int | str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
@@ -219,7 +219,7 @@ def _identity(value: Any, name: str, where: str) -> int | str:
     raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, which is no number of a record; correct it")
 
 
-def number(record: Any, name: str, where: str) -> int:
+def integer(record: Any, name: str, where: str) -> int:
     """A whole number out of a record, or a UserError."""
     value = field(record, name, where)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # infinity is none
@@ -241,7 +241,7 @@ def flag(record: Any, name: str, where: str, default: bool | None = None) -> boo
     return bool(value)
 
 
-def amount(record: Any, name: str, where: str) -> float:
+def number(record: Any, name: str, where: str) -> float:
     """A number out of a record, or a UserError."""
     value = field(record, name, where)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
@@ -253,7 +253,7 @@ def amount(record: Any, name: str, where: str) -> float:
 
 def image_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
     """(height, width) that a record promises; height, width: what its fields are called."""
-    size = number(record, height, where), number(record, width, where)
+    size = integer(record, height, where), integer(record, width, where)
     most = limits.in_force().pixels
     if min(size) < 1 or size[0] * size[1] > most:
         would = shown_value(size[1]) + "x" + shown_value(size[0])
@@ -265,20 +265,20 @@ def image_size(record: Any, where: str, height: str = "height", width: str = "wi
     return size
 
 
-Read = list[tuple[pathlib.Path, np.ndarray]]
+ImageReads = list[tuple[pathlib.Path, np.ndarray]]
 """Image files that were read, and their pixels."""
-_recorded: contextvars.ContextVar[Read | None] = contextvars.ContextVar("recorded", default=None)
+_image_reads: contextvars.ContextVar[ImageReads | None] = contextvars.ContextVar("recorded", default=None)
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[Read]:
+def record_image_reads() -> Iterator[ImageReads]:
     """A list that every image file read meanwhile, and its pixels, is added to, so that a build can keep the file itself."""
-    read: Read = []
-    token = _recorded.set(read)
+    read: ImageReads = []
+    token = _image_reads.set(read)
     try:
         yield read
     finally:
-        _recorded.reset(token)
+        _image_reads.reset(token)
 
 
 def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -287,7 +287,7 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
     size: the (height, width) that the annotations promise. A check reads each image once, and then takes an empty one.
     UserError for a file that is missing, truncated, no image, or of another size.
     """
-    seen = collected()
+    seen = active_collector()
     try:
         if seen is None:
             pixels = _pixels(path)
@@ -299,16 +299,16 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
     except Problem as problem:
         if size is None:  # a check cannot go on without a promised size
             raise
-        complain(problem.kind, str(problem))
+        report_problem(problem.kind, str(problem))
         return np.zeros((*size, 3), np.uint8)
     budget.charge_frame(pixels.shape, str(path))
-    read = _recorded.get()
+    read = _image_reads.get()
     if read is not None:
         read.append((path, pixels))
     return pixels
 
 
-def read_coded(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
+def read_segment_ids(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
     """An image file whose colours are numbers of segments, as uint8 [H, W, 3].
 
     size: the (height, width) that it must have. UserError as for `read_picture`; None where a check goes on without it.
@@ -317,18 +317,18 @@ def read_coded(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
         pixels = _pixels(path)
         _check_size(pixels, size, path)
     except Problem as problem:
-        complain(problem.kind, str(problem))
+        report_problem(problem.kind, str(problem))
         return None
     return pixels
 
 
 def _pixels(path: pathlib.Path) -> np.ndarray:
-    with _naming(path):
+    with _image_errors(path):
         return images.colours(path)
 
 
 @contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
+def _image_errors(path: pathlib.Path) -> Iterator[None]:
     """Turns what is wrong with an image file into a Problem."""
     budget.check_time(str(path))
     try:
@@ -351,7 +351,7 @@ def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -
 
 def image_shape(path: pathlib.Path) -> tuple[int, int]:
     """(height, width) of an image file out of its first bytes. UserError where it is missing or no image."""
-    with _naming(path):
+    with _image_errors(path):
         return images.size(path)
 
 

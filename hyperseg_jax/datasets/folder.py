@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.labels import read_labels
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
@@ -27,7 +27,7 @@ TASKS = ("referring", "reasoning")
 class Folder(PerImage):
     """Random access to the lines of captions.jsonl, in its order."""
 
-    measures = True
+    needs_image_size = True
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Folder(PerImage):
         if (split or None) not in (None, *self._splits) or not self._splits:
             raise UserError(f"{self._file.path}: no line {f'with split {split!r}' if split else 'in it'}; write some")
         self._records = [n for n, own in enumerate(self._splits) if not split or own in (split, None)]
-        self._arrange(len(self._records), self._image_name, prompts_per_example)
+        self._group_prompts(len(self._records), self._image_name, prompts_per_example)
 
     def _split(self, line: int) -> str | None:
         """Of a line, "" where it names none, None where it is malformed."""
@@ -63,7 +63,7 @@ class Folder(PerImage):
 
     def _image_name(self, n: int) -> str:
         line = self._records[n]
-        return files.text(self._file[line], "picture", self._file.where(line))
+        return files.text_field(self._file[line], "picture", self._file.where(line))
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
         return files.inside(self._root, self._image_name(n), self._file.where(self._records[n])), None
@@ -73,10 +73,10 @@ class Folder(PerImage):
         row, where = self._file[line], self._file.where(line)
         text = files.field(row, "text", where)
         if not isinstance(text, str) or not text.strip():
-            complain("bad record", f"{where}: field 'text' is empty; say what the mask shows")
+            report_problem("bad record", f"{where}: field 'text' is empty; say what the mask shows")
             text = "?"
         given = files.field(row, "mask", where)
-        names = [given] if isinstance(given, str) else [] if given is None else files.texts(row, "mask", where)
+        names = [given] if isinstance(given, str) else [] if given is None else files.text_list(row, "mask", where)
         target = np.zeros(size, bool)
         for name in names:
             path = files.inside(self._root, name, where)
@@ -85,13 +85,13 @@ class Folder(PerImage):
             if labels is None:
                 continue
             if not (labels > 0).any():
-                complain("bad mask", f"{path}: has no pixel above 0; write null in {where} where nothing fits")
+                report_problem("bad mask", f"{path}: has no pixel above 0; write null in {where} where nothing fits")
             target |= labels > 0
         return Prompt(
             task=self._task,
             text=text.strip(),
-            answer=files.text(row, "answer", where, ""),
+            answer=files.text_field(row, "answer", where, ""),
             masks=target[None, None] if names else np.zeros((0, 1, *size), bool),
-            group=files.text(row, "group", where, ""),
+            group=files.text_field(row, "group", where, ""),
             key=str(line),
         )

@@ -36,11 +36,11 @@ class Gqa(Questions):
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         question, where = self._question(n), self._where(n)
-        kinds = files.table(question, "types", where) if "types" in question else {}
+        kinds = files.dict_field(question, "types", where) if "types" in question else {}
         return Prompt(
             task="chat",
             text=self._text(n, "question") + self._suffix,
-            answer=files.text(question, "answer", where, ""),  # the test split has none
-            group=files.text(kinds, "structural", f"{where} types", ""),
+            answer=files.text_field(question, "answer", where, ""),  # the test split has none
+            group=files.text_field(kinds, "structural", f"{where} types", ""),
             key=self._keys[n],
         )

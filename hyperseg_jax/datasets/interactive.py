@@ -8,8 +8,8 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import complained
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import problem_reported
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 
@@ -55,7 +55,7 @@ class CocoInteractive:
     def __len__(self) -> int:
         return self._length
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         where, info, anns = self._record(index)
         size = files.image_size(info, where)
@@ -68,7 +68,7 @@ class CocoInteractive:
     def _record(self, index: int) -> tuple[str, dict, list[dict]]:
         """How a record is called in messages, what it says of its image, and its regions."""
         where, record = f"{self._file.path}#{index}", self._file.content[index]
-        return where, files.field(record, "image_info", where), files.rows(record, "anns", where)
+        return where, files.field(record, "image_info", where), files.list_field(record, "anns", where)
 
     def _prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
         order = np.arange(len(anns)) if self._max_regions is None else rng.permutation(len(anns))
@@ -78,7 +78,7 @@ class CocoInteractive:
             if mark is not None:
                 drawn.append((mark, self._target(anns[k], size, f"{where} anns#{k}")))
         if not drawn:
-            if complained():
+            if problem_reported():
                 return Prompt(task="region")
             raise UserError(f"{where}: no region has a mark of kind {', '.join(self._kinds)}; leave the record out")
         regions, targets = zip(*drawn, strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.untrusted import budget, images, label_maps
 from hyperseg_jax.untrusted.bad_file import BadFile
 
@@ -32,13 +32,13 @@ def read_labels(
         budget.check_time(str(path))
         labels = label_maps.read(path, "LabelMap") if path.suffix == ".mat" else images.numbers(path, modes, what)
     except FileNotFoundError:
-        complain("missing file", f"{path}: no such {what}; check the folder of the annotations")
+        report_problem("missing file", f"{path}: no such {what}; check the folder of the annotations")
         return None
     except BadFile as error:
-        complain("unreadable image", f"{path}: {error}")
+        report_problem("unreadable image", f"{path}: {error}")
         return None
     if labels.shape != tuple(size):
-        complain(
+        report_problem(
             "wrong size",
             f"{path}: is {labels.shape[1]}x{labels.shape[0]} pixels, its {whose} {size[1]}x{size[0]}; both must be of one size",
         )

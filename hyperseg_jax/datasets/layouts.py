@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperseg_jax import datasets
 from hyperseg_jax.datasets import record_errors
-from hyperseg_jax.datasets.files import part
+from hyperseg_jax.datasets.files import subpath
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 
@@ -21,7 +21,7 @@ class FolderLayout:
 
     reader: its class. files: the reader's path arguments, below the root; "." is the root itself. splits: their names;
     {split} stands for them in files and options. options: the reader's other arguments. source: what to download.
-    files_of: further files that one split alone has, by split.
+    split_files: further files that one split alone has, by split.
     """
 
     reader: Callable[..., Any]
@@ -29,22 +29,22 @@ class FolderLayout:
     splits: tuple[str, ...]
     source: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    files_of: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    split_files: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
 
     def open(self, root: str | os.PathLike, split: str, **options: Any) -> Any:
         """The reader of a split. options: of the reader's class, in the place of the table's. UserError for missing files."""
         if split not in self.splits:
             raise UserError(f"split={split!r} is unknown; choose one of {', '.join(self.splits)}")
-        files = self.files | self.files_of.get(split, {})
+        files = self.files | self.split_files.get(split, {})
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
         self.check_options(f"the reader {self.reader.__name__}", split, options)
         with record_errors.opening(f"{self.reader.__name__} in {root}"):
-            paths = {name: part(root, path.format(split=split)) for name, path in files.items()}
+            paths = {name: subpath(root, path.format(split=split)) for name, path in files.items()}
             return self.reader(**paths, **{**fixed, **options})
 
     def check_options(self, what: str, split: str, options: Mapping[str, Any]) -> None:
         """UserError where the reader has no such options. what: takes them, for the message."""
-        fixed = self.files | self.files_of.get(split, {})
+        fixed = self.files | self.split_files.get(split, {})
         check_fields(what, self.reader, {**self.options, **options}, fixed=fixed)
 
     def sizes(self, root: str | os.PathLike, split: str) -> dict[str, int]:
@@ -55,10 +55,10 @@ class FolderLayout:
 
 def open_benchmark(name: str, split: str, root: str | os.PathLike, **options: Any) -> Any:
     """The reader of a split of a benchmark by its name in LAYOUTS; options: of the reader's class."""
-    return find(name).open(root, split, **options)
+    return find_layout(name).open(root, split, **options)
 
 
-def find(name: str) -> FolderLayout:
+def find_layout(name: str) -> FolderLayout:
     """The layout of that name, or a UserError that lists all."""
     if name not in LAYOUTS:
         raise UserError(f"benchmark {name!r} is unknown; use one of {', '.join(LAYOUTS)}")
@@ -243,7 +243,7 @@ LAYOUTS: dict[str, FolderLayout] = {
         },
         _TRAIN_VALID,
         "youtube-vos.org/dataset/rvos",
-        files_of={"train": {"mask_root": "ref_youtube_vos/train/Annotations"}},
+        split_files={"train": {"mask_root": "ref_youtube_vos/train/Annotations"}},
     ),
     "youtube_vis_2019": FolderLayout(
         datasets.YouTubeVis,
@@ -266,7 +266,7 @@ LAYOUTS: dict[str, FolderLayout] = {
         },
         _TRAIN_VALID,
         "github.com/cilinyan/ReVOS-api",
-        files_of={"valid": {"foreground_path": "revos/mask_dict_foreground.json"}},
+        split_files={"valid": {"foreground_path": "revos/mask_dict_foreground.json"}},
     ),
     "folder": FolderLayout(datasets.Folder, {"folder": "."}, _ALL, "yours: captions.jsonl, images and masks"),
     "labelme": FolderLayout(datasets.LabelMe, {"folder": "."}, _ALL, "yours: the folder that LabelMe wrote"),

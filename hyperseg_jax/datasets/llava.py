@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -34,9 +34,9 @@ class Llava:
                 self.text_only += 1
                 continue
             try:
-                turns = range(len(files.rows(record, "conversations", self._where(number))) // 2)
+                turns = range(len(files.list_field(record, "conversations", self._where(number))) // 2)
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
                 continue
             self._items += [(number, chunk) for chunk in files.chunks(list(turns), prompts_per_example)]
 
@@ -46,7 +46,7 @@ class Llava:
     def __len__(self) -> int:
         return len(self._items)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         number, turns = self._items[index]
         where = self._where(number)
@@ -59,5 +59,5 @@ class Llava:
         speakers = [files.field(line, "from", where) for line in pair]
         if speakers != ["human", "gpt"]:
             raise UserError(f"{where}: field 'from' must alternate human, gpt; found {speakers}; correct the record")
-        question, answer = (files.text(line, "value", where) for line in pair)
+        question, answer = (files.text_field(line, "value", where) for line in pair)
         return Prompt(task="chat", text=question.replace(IMAGE_MARK, "").strip(), answer=answer.strip())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
 from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import shown, shown_value
 
 POLYGON_RULES = ("fill_poly", "coco")
-FAR = 1e6  # pixels; no corner lies beyond
-LONGEST_OUTLINE = 1e6  # pixels; filling takes memory for each
+MAX_COORDINATE = 1e6  # pixels; no corner lies beyond
+MAX_OUTLINE = 1e6  # pixels; filling takes memory for each
 
 
 def decode(segmentation: dict | list, height: int, width: int, where: str, *, polygons: str = "fill_poly") -> np.ndarray:
@@ -31,7 +31,7 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
     try:
         size, counts = tuple(segmentation["size"]), segmentation["counts"]
         if size != (height, width):
-            return _of_other_size(size, height, width, where)
+            return _report_wrong_size(size, height, width, where)
         return run_lengths.decode(counts, height, width)
     except Problem:
         raise
@@ -39,7 +39,7 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
         why = shown(str(error))
     except (KeyError, TypeError, OverflowError):
         why = f"found {shown_value(segmentation)}"
-    complain("bad mask", f"{where}: neither polygons nor run lengths ({why}); write the annotation again")
+    report_problem("bad mask", f"{where}: neither polygons nor run lengths ({why}); write the annotation again")
     return np.zeros((height, width), bool)
 
 
@@ -48,12 +48,14 @@ def _polygons(segmentation: list, height: int, width: int, where: str, rule: str
         flat = [np.asarray(polygon, np.float64) for polygon in segmentation]
     except (TypeError, ValueError, OverflowError):
         flat = [np.empty(0)]
-    if not flat or any(one.ndim != 1 or one.size < 6 or one.size % 2 or not (np.abs(one) < FAR).all() for one in flat):
-        complain("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
+    if not flat or any(
+        one.ndim != 1 or one.size < 6 or one.size % 2 or not (np.abs(one) < MAX_COORDINATE).all() for one in flat
+    ):
+        report_problem("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
         return np.zeros((height, width), bool)
     around = sum(float(np.abs(np.diff(one.reshape(-1, 2), axis=0, append=one[None, :2])).sum()) for one in flat)
-    if around > LONGEST_OUTLINE:
-        complain("bad mask", f"{where}: its polygons are {around:.0f} pixels around; correct their corners")
+    if around > MAX_OUTLINE:
+        report_problem("bad mask", f"{where}: its polygons are {around:.0f} pixels around; correct their corners")
         return np.zeros((height, width), bool)
     if rule == "fill_poly":
         return fill_polygons([one.reshape(-1, 2) for one in flat], height, width)
@@ -61,22 +63,22 @@ def _polygons(segmentation: list, height: int, width: int, where: str, rule: str
     return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
 
 
-def _of_other_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:
+def _report_wrong_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:
     have = "x".join(str(side) for side in size[::-1])
-    complain(
+    report_problem(
         "wrong size",
         f"{where}: the mask is {have} pixels, its image {width}x{height}; annotation and image must be of one size",
     )
     return np.zeros((height, width), bool)
 
 
-def corners(points: object) -> np.ndarray | None:
+def parse_points(points: object) -> np.ndarray | None:
     """A list of at least two [x, y] as float64 [V, 2]; None where it is none."""
     try:
         found = np.asarray(points, np.float64)
     except (TypeError, ValueError, OverflowError):
         return None
-    fits = found.ndim == 2 and found.shape[1] == 2 and len(found) > 1 and (np.abs(found) < FAR).all()
+    fits = found.ndim == 2 and found.shape[1] == 2 and len(found) > 1 and (np.abs(found) < MAX_COORDINATE).all()
     return found if fits else None
 
 
@@ -91,7 +93,7 @@ def fill_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.nda
     return painted
 
 
-_AROUND = ((0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1))
+_NEIGHBOURS = ((0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1))
 """The eight neighbours clockwise from above, as x, y."""
 
 
@@ -104,7 +106,7 @@ def _border(mask: np.ndarray) -> np.ndarray:
     while True:
         for turn in range(8):
             step = (heading + turn) % 8
-            x, y = here[0] + _AROUND[step][0], here[1] + _AROUND[step][1]
+            x, y = here[0] + _NEIGHBOURS[step][0], here[1] + _NEIGHBOURS[step][1]
             if padded[y, x]:
                 break
         else:

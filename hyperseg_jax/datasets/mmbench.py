@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.choices import LETTERS, in_words
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.choices import LETTERS, format_question
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, images, limits, paths
@@ -94,11 +94,11 @@ class MmBench:
     def __len__(self) -> int:
         return len(self._places)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         row, where = self._read(index), f"{self._path}#{index}"
         if (first := self._row_of.get(row["index"], index)) != index:
-            complain(
+            report_problem(
                 "bad record", f"{where}: its index {shown_value(row['index'])} is that of #{first} too; correct one of them"
             )
         choices = list(itertools.takewhile(_is_given, (row.get(letter, "") for letter in CHOICES)))
@@ -110,7 +110,7 @@ class MmBench:
         hint = row.get("hint", "")
         prompt = Prompt(
             task="chat",
-            text=in_words(row["question"], choices, hint if self._hints and hint != "nan" else ""),
+            text=format_question(row["question"], choices, hint if self._hints and hint != "nan" else ""),
             answer=answer,
             group=row.get("category", ""),
             key=row["index"],

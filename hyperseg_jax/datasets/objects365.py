@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
@@ -27,24 +27,24 @@ class Objects365(PerImage):
         self._items = []
         for number, notes in self._records.annotations.items():
             self._items += [(number, k) for k in notes if not self._records.is_crowd(k)]
-        self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
+        self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._items[n][0])
         where = f"{self._records.path} image {image['id']}"
-        name = pathlib.PurePosixPath(files.text(image, "file_name", where))
+        name = pathlib.PurePosixPath(files.text_field(image, "file_name", where))
         path = files.inside(self._images, pathlib.PurePosixPath(name.parent.name, name.name), where)
         return path, files.image_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         k = self._items[n][1]
         note, where = self._records.annotation(k), self._records.where(k)
-        category = files.number(note, "category_id", where)
+        category = files.integer(note, "category_id", where)
         if category not in self._records.categories:
-            complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
+            report_problem("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
         return Prompt(
             task="caption",
             answer=self._records.categories.get(category, ""),
             regions=box_regions(files.field(note, "bbox", where), size, where),
-            key=str(files.identity(note, "id", where)),
+            key=str(files.record_id(note, "id", where)),
         )

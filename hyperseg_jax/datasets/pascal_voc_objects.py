@@ -10,9 +10,9 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.label_images import listed, masks_of, read_pair
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.label_images import masks_by_value, pairs_from_list, read_pair
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.visual_prompts import draw_marks
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget
@@ -25,22 +25,22 @@ class PascalVocObjects:
 
     def __init__(self, folder: str | os.PathLike, split: str, *, seed: int = 0):
         """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". seed: of the points."""
-        names, images = files.part(folder, "ImageSets", "Segmentation", f"{split}.txt"), files.part(folder, "JPEGImages")
-        self._pairs = listed(names, images, files.part(folder, "SegmentationObject"), ".png")
+        names, images = files.subpath(folder, "ImageSets", "Segmentation", f"{split}.txt"), files.subpath(folder, "JPEGImages")
+        self._pairs = pairs_from_list(names, images, files.subpath(folder, "SegmentationObject"), ".png")
         self._name, self._seed = f"voc_objects:{split}", seed
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         image, pixels, path, labels = read_pair(self._pairs[index], f"{self._name}#{index}")
         owner = np.zeros(pixels.shape[:2], np.uint8) if labels is None else labels
         shown = [int(number) for number in np.unique(owner) if number not in (0, BORDER)]
-        masks = masks_of(owner, shown, path)
+        masks = masks_by_value(owner, shown, path)
         budget.charge(len(shown), owner.shape, str(path))  # a point for each
         if not shown and labels is not None:
-            complain("bad mask", f"{path}: shows no object; leave the image out of the list of its split")
+            report_problem("bad mask", f"{path}: shows no object; leave the image out of the list of its split")
         rng = np.random.default_rng([self._seed, index])
         points = [np.argwhere(draw_marks(mask, rng)["point"])[0] + 0.5 for mask in masks]  # the centre of a pixel
         prompt = Prompt(

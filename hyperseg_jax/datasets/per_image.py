@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -21,10 +21,10 @@ class PerImage(abc.ABC):
 
     name: str
     """What examples are called by, with the number of their first prompt."""
-    measures = False
+    needs_image_size = False
     """Whether prompts lean on the size of an image that the annotations do not promise."""
 
-    def _arrange(self, count: int, image_of: Callable[[int], Hashable], prompts_per_example: int) -> None:
+    def _group_prompts(self, count: int, image_of: Callable[[int], Hashable], prompts_per_example: int) -> None:
         """Prompts 0 to count - 1 become examples of up to prompts_per_example about one image.
 
         picture_of: takes n, tells images apart. A prompt for which it raises UserError is an example of its own, which raises
@@ -54,15 +54,15 @@ class PerImage(abc.ABC):
         try:
             return files.read_image(path, size)
         except Problem as problem:
-            if self.measures:
+            if self.needs_image_size:
                 raise
-            complain(problem.kind, str(problem))  # a check goes on to the prompts
+            report_problem(problem.kind, str(problem))  # a check goes on to the prompts
             return np.zeros((1, 1, 3), np.uint8)
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
         pixels = self._pixels(group[0])

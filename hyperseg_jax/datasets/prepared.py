@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.labels import MODES
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -68,7 +68,7 @@ class Prepared:
         if not self._kind or "image" not in features:
             raise UserError(f"{self._folder}: has features {', '.join(features)}; none is read here as masks, labels or boxes")
         things = (self._kind == "instances",) * len(names)
-        self._lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
+        self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
         self._open()
 
     def _open(self) -> None:
@@ -91,12 +91,12 @@ class Prepared:
     @property
     def classes(self) -> tuple[str, ...]:
         """Every class; () for referring expressions."""
-        return self._lists.names
+        return self._class_lists.names
 
     def __len__(self) -> int:
         return len(self._source)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         where = f"{self._folder} {self._split}#{index}"
         try:
@@ -112,7 +112,7 @@ class Prepared:
             found = [_mask(data, size, where) for data in record.many(f"objects/{self._masks}")]
             labels = self._object_labels(record, len(found), where)
             stacked = np.array(found, bool).reshape(-1, *size)
-            prompts = self._lists.prompts(index, stacked, labels, np.zeros(size, bool), key=key)
+            prompts = self._class_lists.prompts(index, stacked, labels, np.zeros(size, bool), key=key)
         elif self._kind == "labels":
             assert self._labels is not None
             numbers = _numbers(record.one(self._labels), size, where).astype(int)
@@ -122,7 +122,7 @@ class Prepared:
                 raise Problem("bad mask", f"{where}: has pixels of {few}; correct the list")
             budget.charge(len(shown_labels), size, where)
             masks = np.array([numbers == number for number in shown_labels], bool).reshape(-1, *size)
-            prompts = self._lists.prompts(index, masks, [number - 1 for number in shown_labels], numbers == 0, key=key)
+            prompts = self._class_lists.prompts(index, masks, [number - 1 for number in shown_labels], numbers == 0, key=key)
         else:
             make = _referring if self._kind == "referring" else self._captions
             prompts = tuple(make(record, size, where))
@@ -207,7 +207,7 @@ def _numbers(data: Any, size: tuple[int, int], where: str) -> np.ndarray:
         raise Problem("bad mask", f"{where}: a mask {error}") from error
     if found.shape == size:
         return found
-    complain(
+    report_problem(
         "wrong size",
         f"{where}: a mask is {found.shape[1]}x{found.shape[0]} pixels, its image {size[1]}x{size[0]}; prepare it again",
     )

@@ -11,7 +11,7 @@ import numpy as np
 from hyperseg_jax.structs import Prompt
 
 
-def change_masks(prompt: Prompt, change: Callable[[str, np.ndarray], np.ndarray | None], **fields: Any) -> Prompt:
+def map_masks(prompt: Prompt, change: Callable[[str, np.ndarray], np.ndarray | None], **fields: Any) -> Prompt:
     """The prompt with another array in the place of each of its mask arrays [..., H, W].
 
     change: takes a field's name and its array. fields: other fields of the prompt to replace. Regions hold more than masks, so

@@ -28,7 +28,7 @@ class Questions(PerImage):
         count = self._open(json_path)
         self._images = files.existing_folder(image_root)
         self._suffix = suffix
-        self._arrange(count, lambda n: self._text(n, self.image_field), prompts_per_example)
+        self._group_prompts(count, lambda n: self._text(n, self.image_field), prompts_per_example)
 
     @abc.abstractmethod
     def _open(self, json_path: str | os.PathLike) -> int:
@@ -43,4 +43,4 @@ class Questions(PerImage):
         """What question n is called in messages."""
 
     def _text(self, n: int, name: str) -> str:
-        return files.text(self._question(n), name, self._where(n))
+        return files.text_field(self._question(n), name, self._where(n))

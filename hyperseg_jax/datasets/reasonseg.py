@@ -12,8 +12,8 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget
@@ -43,22 +43,22 @@ class ReasonSeg:
         self._folder = files.existing_folder(folder)
         self._ignore = ignore
         self._answers = _answers(files.Json(explanations, list)) if explanations else {}
-        notes = files.listed(self._folder, "*.json")
+        notes = files.list_files(self._folder, "*.json")
         if not notes:
             raise UserError(f"{self._folder}: no json files; give the folder of one ReasonSeg split")
         count = {note: 1 for note in notes}
         if sentences == "each":
-            count = {note: len(files.texts(files.read_json(note), "text", str(note))) for note in notes}
+            count = {note: len(files.text_list(files.read_json(note), "text", str(note))) for note in notes}
         self._items = [(note, k) for note in notes for k in range(count[note])]
 
     def __len__(self) -> int:
         return len(self._items)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         path, sentence = self._items[index]
         note = files.read_json(path)
-        texts = files.texts(note, "text", str(path))
+        texts = files.text_list(note, "text", str(path))
         if not texts:
             raise UserError(f"{path}: field 'text' is empty; give the image a question or remove it")
         path_of_image = files.inside(self._folder, path.with_suffix(".jpg").name, str(path))
@@ -66,27 +66,29 @@ class ReasonSeg:
         target, ignored = self._paint(note, pixels.shape[:2], str(path))
         text = texts[sentence].strip()
         if not text:
-            complain("bad record", f"{path}: field 'text' has an empty sentence; write it or take it out")
+            report_problem("bad record", f"{path}: field 'text' has an empty sentence; write it or take it out")
         prompt = Prompt(
             task="reasoning",
             text=text,
             answer=self._answers.get(path_of_image.name, ""),
             masks=target[None, None] if target.any() else np.zeros((0, 1, *target.shape), bool),
             ignore=ignored[None] if ignored.any() else None,
-            group=files.text(note, "group", str(path), ""),
+            group=files.text_field(note, "group", str(path), ""),
         )
         return Example(f"{self._folder.name}/{path.name}#{sentence}", pixels[None], (prompt,))
 
     def _paint(self, note: dict, size: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
         painted = []
-        for shape in files.rows(note, "shapes", where):
+        for shape in files.list_field(note, "shapes", where):
             budget.charge(1, size, where)
-            label = files.text(shape, "label", f"{where} shapes").lower()
+            label = files.text_field(shape, "label", f"{where} shapes").lower()
             if label == "flag":
                 continue
-            points = masks.corners(files.field(shape, "points", f"{where} shapes"))
+            points = masks.parse_points(files.field(shape, "points", f"{where} shapes"))
             if points is None:
-                complain("bad mask", f"{where}: field 'points' must list at least two [x, y]; correct or remove the shape")
+                report_problem(
+                    "bad mask", f"{where}: field 'points' must list at least two [x, y]; correct or remove the shape"
+                )
                 continue
             painted.append((masks.fill_polygons([points], *size), "ignore" in label))
         target, ignored = np.zeros(size, bool), np.zeros(size, bool)
@@ -101,6 +103,6 @@ def _answers(explanations: files.Json) -> dict[str, str]:
     found = {}
     for k, record in enumerate(explanations.content):
         where = f"{explanations.path}#{k}"
-        image, outputs = (files.text(record, name, where) for name in ("image", "outputs"))
+        image, outputs = (files.text_field(record, name, where) for name in ("image", "outputs"))
         found[image] = outputs.strip()
     return found

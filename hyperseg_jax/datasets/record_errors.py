@@ -18,7 +18,7 @@ from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
 
-ROOM = 400
+MESSAGE_BYTES = 400
 """Bytes of a message on its way from a worker."""
 
 
@@ -44,11 +44,11 @@ def opening(what: str) -> Iterator[None]:
         _raise_printable(error)
     except BaseException as error:
         reason(error)
-        why = in_words(error)
+        why = describe_error(error)
         raise Problem("bad record", f"{what} cannot be opened with these files and options ({why}); correct them") from error
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What a Python error means for the content of a file, in plain words."""
     if isinstance(error, KeyError):
         return f"{shown_value(error.args[0] if error.args else '')} is missing"
@@ -97,7 +97,7 @@ def _check_prompts(example: Example) -> None:
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
 
 
-def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
+def guard_record(read: Callable[..., Example]) -> Callable[..., Example]:
     """A reader's __getitem__ or sample: within the limits of one record, and whatever it raises is a UserError."""
 
     @functools.wraps(read)
@@ -117,18 +117,18 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
     return bounded
 
 
-NONE = np.zeros(ROOM, np.uint8)
+NO_MESSAGE = np.zeros(MESSAGE_BYTES, np.uint8)
 """No message."""
 
 
-def written(text: str) -> np.ndarray:
-    """A message as uint8 [ROOM], which travels in a batch; zeros for none."""
+def encode_message(text: str) -> np.ndarray:
+    """A message as uint8 [MESSAGE_BYTES], which travels in a batch; zeros for none."""
     if not text:
-        return NONE
-    codes = np.frombuffer(text.encode(errors="replace")[:ROOM], np.uint8)
-    return np.pad(codes, (0, ROOM - len(codes)))
+        return NO_MESSAGE
+    codes = np.frombuffer(text.encode(errors="replace")[:MESSAGE_BYTES], np.uint8)
+    return np.pad(codes, (0, MESSAGE_BYTES - len(codes)))
 
 
-def read(codes: np.ndarray) -> str:
+def decode_message(codes: np.ndarray) -> str:
     """The message of `written`."""
     return codes.tobytes().rstrip(b"\0").decode(errors="ignore")

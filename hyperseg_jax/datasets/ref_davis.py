@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.davis import read_split
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
@@ -60,17 +60,17 @@ class RefDavis(ReferringVideos):
         if unknown := sorted(set(views) - set(VIEWS)):
             raise UserError(f"views: {unknown[0]!r} is unknown; choose from {', '.join(VIEWS)}")
         home, texts = files.existing_folder(root), pathlib.Path(text_root)
-        folders = VideoFolders(files.part(home, "JPEGImages", resolution), files.part(home, annotations, resolution))
-        videos = folders.videos() if split is None else read_split(files.part(home, "ImageSets", "2017", f"{split}.txt"))
+        folders = VideoFolders(files.subpath(home, "JPEGImages", resolution), files.subpath(home, annotations, resolution))
+        videos = folders.videos() if split is None else read_split(files.subpath(home, "ImageSets", "2017", f"{split}.txt"))
         said: dict[str, list[Expression]] = {video: [] for video in videos}
         for annotator in annotators:
             for view in views:
-                for video, expression in _read(files.part(texts, VIEWS[view].format(annotator)), annotator, view):
+                for video, expression in _read(files.subpath(texts, VIEWS[view].format(annotator)), annotator, view):
                     said.get(video, []).append(expression)
         silent = [video for video, expressions in said.items() if not expressions]
         if silent and (split is not None or len(silent) == len(videos)):
             message = f"{texts}: no sentence about {silent[0]}; take the texts and the list of videos of one release"
-            complain("bad record", message)
+            report_problem("bad record", message)
         ordered = {video: sorted(found, key=lambda expression: expression.number or 0) for video, found in said.items()}
         super().__init__(
             folders,
@@ -92,7 +92,7 @@ def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, 
         found = _LINE.fullmatch(line.strip())
         if found is None or not found[3].strip():
             message = f'{path} line {number}: should be: video, number of the object, "sentence"; correct or remove it'
-            complain("bad record", message)
+            report_problem("bad record", message)
             continue
         video = _MISSPELT.get(found[1], found[1])
         key = f"{found[2]}.{annotator}.{view}"

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
@@ -43,13 +43,13 @@ class RefYouTubeVos(ReferringVideos):
         meta = files.Json(meta_path, dict)
         spoken: dict[str, list[Expression]] = {}
         names: dict[str, list[str]] = {}
-        for video, record in files.table(meta.content, "videos", str(meta.path)).items():
+        for video, record in files.dict_field(meta.content, "videos", str(meta.path)).items():
             where = f"{meta.path} {video}"
             try:
-                names[video], said = files.texts(record, "frames", where), files.table(record, "expressions", where)
+                names[video], said = files.text_list(record, "frames", where), files.dict_field(record, "expressions", where)
                 spoken[video] = [_expression(key, said[key], mask_root is not None, f"{where} {key}") for key in said]
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
         super().__init__(
             VideoFolders(frame_root, mask_root),
             spoken,
@@ -63,12 +63,12 @@ class RefYouTubeVos(ReferringVideos):
 
 
 def _expression(key: str, record: Any, scored: bool, where: str) -> Expression:
-    text = files.text(record, "exp", where)
+    text = files.text_field(record, "exp", where)
     if not scored:
         return Expression(key, (text,), None)
     number = files.field(record, "obj_id", where)
     try:
         return Expression(key, (text,), int(str(number)))
     except ValueError:
-        complain("bad record", f"{where}: obj_id {shown_value(number)} is no number of an object; correct it")
+        report_problem("bad record", f"{where}: obj_id {shown_value(number)} is no number of an object; correct it")
         return Expression(key, (text,), None)

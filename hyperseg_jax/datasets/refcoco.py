@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import join_sentences
@@ -55,8 +55,8 @@ class RefCoco:
         items: list[tuple[int, int]] = []
         by_image: dict[str, list[int]] = {}
         for number, record in enumerate(self._file.content):
-            name = files.text(record, "image_info.file_name", self._where(number))
-            count = len(files.rows(record, "instruction", self._where(number)))
+            name = files.text_field(record, "image_info.file_name", self._where(number))
+            count = len(files.list_field(record, "instruction", self._where(number)))
             for sentence in range(count) if self._sentences == "each" else (-1,):
                 by_image.setdefault(name, []).append(len(items))
                 items.append((number, sentence))
@@ -69,7 +69,7 @@ class RefCoco:
     def __len__(self) -> int:
         return len(self._groups)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
         where = self._where(group[0][0])
@@ -83,9 +83,11 @@ class RefCoco:
     def _prompt(self, number: int, sentence: int, size: tuple[int, int]) -> Prompt:
         where = self._where(number)
         record = self._file.content[number]
-        entries = files.rows(record, "instruction", where)
-        spoken = [files.text(entry, "sent", where) for entry in (entries if sentence < 0 else entries[sentence : sentence + 1])]
-        anns = [] if files.flag(record, "no_target", where, False) else files.rows(record, "anns", where)
+        entries = files.list_field(record, "instruction", where)
+        spoken = [
+            files.text_field(entry, "sent", where) for entry in (entries if sentence < 0 else entries[sentence : sentence + 1])
+        ]
+        anns = [] if files.flag(record, "no_target", where, False) else files.list_field(record, "anns", where)
         target = np.zeros(size, bool)
         for ann in anns:
             target |= masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
@@ -93,5 +95,5 @@ class RefCoco:
             task="referring",
             text=join_sentences(spoken),
             masks=target[None, None] if anns else np.zeros((0, 1, *size), bool),
-            group=files.text(record, "group", where, ""),
+            group=files.text_field(record, "group", where, ""),
         )

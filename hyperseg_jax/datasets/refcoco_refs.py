@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.coco_records import CocoRecords
+from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
-from hyperseg_jax.datasets.places import Places
 from hyperseg_jax.datasets.refcoco import SENTENCES
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
@@ -61,37 +61,37 @@ class RefCocoRefs(PerImage):
         self._images = files.existing_folder(image_root)
         self._records = CocoRecords(instances_path)
         notes = self._records.file.content["annotations"]
-        self._annotation_of = Places(notes, "id", f"{self._records.path} annotations")
+        self._annotation_of = IdIndex(notes, "id", f"{self._records.path} annotations")
         self._refs = self._of_split(_read(self._path), split)
         spoken = [range(len(ref["sentences"])) if sentences == "each" else (-1,) for ref in self._refs]
         self._items = [(n, sentence) for n, which in enumerate(spoken) for sentence in which]
-        self._arrange(len(self._items), lambda n: self._refs[self._items[n][0]]["image_id"], prompts_per_example)
+        self._group_prompts(len(self._items), lambda n: self._refs[self._items[n][0]]["image_id"], prompts_per_example)
 
     def _of_split(self, refs: list, split: str) -> list[dict[str, Any]]:
         """The refs of a split that name an image of the instances file, with what is needed of them."""
         kept, there, most, listed = [], set(), self._path.stat().st_size, 0
         for k, ref in enumerate(refs):
             where = f"{self._path}#{k}"
-            there.add(files.text(ref, "split", where))
+            there.add(files.text_field(ref, "split", where))
             if ref["split"] != split:
                 continue
-            number = files.identity(ref, "image_id", where)
+            number = files.record_id(ref, "image_id", where)
             if not self._records.has_image(number):
-                complain(
+                report_problem(
                     "bad record", f"{where}: image_id {number} is not in {self._records.path}; take both files from one release"
                 )
                 continue
             named = files.field(ref, "ann_id", where)
             named = named if isinstance(named, list) else [named]
             limits.check("masks", len(named), where, "masks")
-            listed += SENTENCE * len(files.rows(ref, "sentences", where)) + NUMBER * len(named)
+            listed += SENTENCE * len(files.list_field(ref, "sentences", where)) + NUMBER * len(named)
             if listed > most:  # a pickle can give one list to many refs
                 why = f"its lists and those before it would take {listed} bytes, and the file has {most}"
                 raise UserError(f"{where}: {why}; download it again")
-            named = files.identities({"ann_id": named}, "ann_id", where)
+            named = files.record_ids({"ann_id": named}, "ann_id", where)
             sentences = [files.field(row, "sent", f"{where} sentences") for row in ref["sentences"]]
             if not sentences or not all(isinstance(text, str) and text.strip() for text in sentences):
-                complain("bad record", f"{where}: field 'sentences' has none or an empty one; remove the record")
+                report_problem("bad record", f"{where}: field 'sentences' has none or an empty one; remove the record")
                 continue
             kept.append(
                 {
@@ -99,7 +99,7 @@ class RefCocoRefs(PerImage):
                     "image_id": number,
                     "sentences": [text.strip() for text in sentences],
                     "ann_ids": named,
-                    "key": str(files.identity(ref, "ref_id", where) if "ref_id" in ref else k),
+                    "key": str(files.record_id(ref, "ref_id", where) if "ref_id" in ref else k),
                 }
             )
         if split not in there:
@@ -119,7 +119,7 @@ class RefCocoRefs(PerImage):
         target = np.zeros(size, bool)
         for annotation in named:
             if annotation not in self._annotation_of:
-                complain(
+                report_problem(
                     "bad record",
                     f"{ref['where']}: ann_id {annotation} is not in {self._records.path}; take both files from one release",
                 )

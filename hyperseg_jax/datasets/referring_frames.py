@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -37,7 +37,7 @@ class ReferringFrames:
             raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
         root = pathlib.Path(folder)
         self._file = files.Json(files.inside(root, "expressions.json", str(root)), dict)
-        self._folders = VideoFolders(*(files.part(root, name, resolution) for name in ("JPEGImages", "Annotations")))
+        self._folders = VideoFolders(*(files.subpath(root, name, resolution) for name in ("JPEGImages", "Annotations")))
         self.videos = tuple(sorted(self._file.content))
         self._frames = {video: self._folders.names(video)[PARTS[part]] for video in self.videos}
         self._items = [(video, name) for video in self.videos for name in self._frames[video]]
@@ -46,12 +46,12 @@ class ReferringFrames:
     def __len__(self) -> int:
         return len(self._items)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         """Frames alone and in pairs, in turn."""
         return self._example(index, bool(index % 2), np.random.default_rng([self._seed, index]))
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """The same frame, alone or beside one drawn with rng."""
         return self._example(index, bool(rng.random() < 0.5), rng)
@@ -84,6 +84,6 @@ class ReferringFrames:
         return opened.images([0])[0], opened.objects(0) > 0
 
     def _prompts(self, video: str, mask: np.ndarray, how: str) -> tuple[Prompt, ...]:
-        sentences = files.texts(self._file.content[video], "expressions", f"{self._file.path} {video}")
+        sentences = files.text_list(self._file.content[video], "expressions", f"{self._file.path} {video}")
         budget.charge(len(sentences), mask.shape, f"{self._file.path} {video}")
         return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=how, key=video) for text in sentences)

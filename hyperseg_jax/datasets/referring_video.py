@@ -10,7 +10,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -65,22 +65,24 @@ class ReferringVideos(ClipReader):
             groups = _by_group(asked) if together else files.chunks(asked, per_example or 1)
             self._items += [(video, group) for group in groups]
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """The expressions of an example and their video, or a clip of it drawn with rng."""
         name, said = self._items[index]
         video = self._folders.open(name, self._folders.names(name) if self._names is None else self._names[name])
-        times = self._times(video, said, rng)
+        times = self._frame_indices(video, said, rng)
         prompts = tuple(self._prompt(name, video, expression, times) for expression in said)
         if self._together:
             prompts = (_with_the_rest(prompts[0], video, said, times), *prompts[1:])
         return Example(f"{name}/{said[0].key}", video.images(times), prompts, video.names(times))
 
-    def _times(self, video: Video, said: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
+    def _frame_indices(self, video: Video, said: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
         numbers = [expression.number for expression in said if expression.number is not None]
         if self._sampling.rule == "jump" and numbers:
-            return self._sampling.times_that_show(len(video), rng, lambda t: bool(np.isin(video.objects(t), numbers).any()))
-        return self._sampling.times(len(video), rng)
+            return self._sampling.frame_indices_showing(
+                len(video), rng, lambda t: bool(np.isin(video.objects(t), numbers).any())
+            )
+        return self._sampling.frame_indices(len(video), rng)
 
     def _prompt(self, name: str, video: Video, expression: Expression, times: np.ndarray) -> Prompt:
         text, number = join_sentences(expression.sentences), expression.number

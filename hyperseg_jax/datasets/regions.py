@@ -49,7 +49,7 @@ def cropped(region: Region, window: Window) -> Region:
     )
 
 
-def points_at_something(region: Region) -> bool:
+def has_positive_mark(region: Region) -> bool:
     """Whether anything of the region is on its object: points beside it alone, or an empty mask, are not."""
     drawn = region.mask is not None and bool(region.mask.any())
     return drawn or bool((region.points[:, 2] == 1).any() or len(region.boxes) or region.scribbles)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import video_expression
@@ -54,28 +54,28 @@ class ReVos(ClipReader):
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
         self._items: list[tuple[str, list[str]]] = []
-        for video, record in files.table(self._meta.content, "videos", str(self._meta.path)).items():
+        for video, record in files.dict_field(self._meta.content, "videos", str(self._meta.path)).items():
             try:
-                spoken = list(files.table(record, "expressions", f"{self._meta.path} {video}"))
+                spoken = list(files.dict_field(record, "expressions", f"{self._meta.path} {video}"))
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
                 continue
             if spoken:
                 groups = files.chunks(spoken, prompts_per_example) if group_by_clip else [[key] for key in spoken]
                 self._items += [(video, group) for group in groups]
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """Expressions with their video, or a clip of it drawn with rng."""
         video, keys = self._items[index]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
         size = files.image_size(record, where)
-        names = files.texts(record, "frames", where)
+        names = files.text_list(record, "frames", where)
         limits.check("frames", len(names), where, "frames")
-        said = {key: files.table(record["expressions"], key, where) for key in keys}
-        named = {key: files.identities(said[key], "anno_id", f"{where}/{key}") for key in keys}
-        times = self._times([number for numbers in named.values() for number in numbers], len(names), rng)
+        said = {key: files.dict_field(record["expressions"], key, where) for key in keys}
+        named = {key: files.record_ids(said[key], "anno_id", f"{where}/{key}") for key in keys}
+        times = self._frame_indices([number for numbers in named.values() for number in numbers], len(names), rng)
         frames = np.stack([files.read_image(files.inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times])
         foreground = self._objects(video, times, size)
         prompts = tuple(
@@ -83,19 +83,19 @@ class ReVos(ClipReader):
         )
         return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
 
-    def _times(self, named: list[int | str], length: int, rng: np.random.Generator) -> np.ndarray:
+    def _frame_indices(self, named: list[int | str], length: int, rng: np.random.Generator) -> np.ndarray:
         tracks = [self._track(number, length) for number in named]
         if self._sampling.rule != "jump" or not tracks:
-            return self._sampling.times(length, rng)
-        return self._sampling.times_that_show(length, rng, lambda t: any(_of(track, t) is not None for track in tracks))
+            return self._sampling.frame_indices(length, rng)
+        return self._sampling.frame_indices_showing(length, rng, lambda t: any(_of(track, t) is not None for track in tracks))
 
     def _track(self, number: int | str, length: int) -> list:
         """The run lengths of an annotation, or None, for each of the video's frames; a shorter one is a problem."""
         budget.check_time(str(self._masks.path))
-        track = files.rows(self._masks.content, str(number), str(self._masks.path))
+        track = files.list_field(self._masks.content, str(number), str(self._masks.path))
         if len(track) < length:
             message = f"{self._masks.path}: annotation {number} has {len(track)} frames, its video {length}"
-            complain("bad mask", f"{message}; take both files from one release")
+            report_problem("bad mask", f"{message}; take both files from one release")
         return track
 
     def _objects(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -103,11 +103,13 @@ class ReVos(ClipReader):
         if self._foreground is None:
             return None
         where = f"{self._foreground.path} {video}"
-        tracks = files.rows(files.field(self._foreground.content, video, where), "masks_rle", where)
+        tracks = files.list_field(files.field(self._foreground.content, video, where), "masks_rle", where)
         drawn = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
             if t >= len(tracks):
-                complain("bad mask", f"{where}: has {len(tracks)} frames, the video more; take both files from one release")
+                report_problem(
+                    "bad mask", f"{where}: has {len(tracks)} frames, the video more; take both files from one release"
+                )
                 continue
             for track in tracks[t] if isinstance(tracks[t], list) else [tracks[t]]:
                 if track is not None:
@@ -132,12 +134,12 @@ class ReVos(ClipReader):
             for k, t in enumerate(times):
                 if (written := _of(track, t)) is not None:
                     target[k] |= masks.decode(written, *size, f"{self._masks.path} {number}, frame {t}")
-        kind = TYPES.get(files.number(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
+        kind = TYPES.get(files.integer(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
         return Prompt(
             task="video",
-            text=video_expression(files.text(expression, "exp", where)),
+            text=video_expression(files.text_field(expression, "exp", where)),
             masks=target[None] if named else np.zeros((0, *target.shape), bool),
-            group=files.text(expression, "group", where, kind),
+            group=files.text_field(expression, "group", where, kind),
             foreground=foreground,
             key=key,
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.labels import read_labels
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, limits
@@ -74,7 +74,7 @@ class Video:
             try:
                 return files.image_shape(self._frame(name))
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
         raise Problem("missing file", f"{self._frames}: has no frame that can be opened; unpack them there")
 
     def __len__(self) -> int:
@@ -114,5 +114,5 @@ class Video:
         shown = found.any() or any((self.objects(t) == number).any() for t in range(len(self)))
         if not shown and not self.lacks_masks:
             message = f"{where}: no mask of {self._masks} has object {number}; correct its number, or take both of one release"
-            complain("bad mask", message)
+            report_problem("bad mask", message)
         return found

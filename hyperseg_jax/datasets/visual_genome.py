@@ -8,7 +8,7 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
@@ -31,34 +31,34 @@ class VisualGenome(PerImage):
                 f"{self._root / 'densecap_splits.json'}: no split {split!r}; it has {shown(', '.join(splits) or 'none')}"
             )
         chosen, data = (
-            set(files.identities(splits, split, str(self._root / "densecap_splits.json"))),
+            set(files.record_ids(splits, split, str(self._root / "densecap_splits.json"))),
             self._open("image_data.json", list),
         )
         self._sizes = {}
         for k, row in enumerate(data.content):
-            if files.identity(row, "image_id", f"{data.path}#{k}") in chosen:
+            if files.record_id(row, "image_id", f"{data.path}#{k}") in chosen:
                 self._sizes[row["image_id"]] = files.image_size(row, f"{data.path}#{k}")
         self.name = f"visual_genome:{split}"
         self._items = []
         for k, record in enumerate(self._file.content):
-            number = files.identity(record, "id", f"{self._file.path}#{k}")
+            number = files.record_id(record, "id", f"{self._file.path}#{k}")
             if number not in chosen:
                 continue
             if number not in self._sizes:
-                complain(
+                report_problem(
                     "bad record",
                     f"{self._file.path}#{k}: image {number} is not in {data.path}; take both files from one release",
                 )
                 continue
-            self._items += [(k, r) for r in range(len(files.rows(record, "regions", f"{self._file.path}#{k}")))]
-        self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
+            self._items += [(k, r) for r in range(len(files.list_field(record, "regions", f"{self._file.path}#{k}")))]
+        self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _open(self, name: str, kind: type) -> files.Json:
         return files.Json(files.inside(self._root, name, str(self._root)), kind)
 
     def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         where = f"{self._file.path}#{self._items[n][0]}"
-        number = files.identity(self._file.content[self._items[n][0]], "id", where)
+        number = files.record_id(self._file.content[self._items[n][0]], "id", where)
         paths = [files.inside(self._root, f"{folder}/{number}.jpg", where) for folder in FOLDERS]
         return next((path for path in paths if path.exists()), paths[0]), self._sizes[number]
 
@@ -68,7 +68,7 @@ class VisualGenome(PerImage):
         box = [files.field(region, name, where) for name in ("x", "y", "width", "height")]
         return Prompt(
             task="caption",
-            answer=files.text(region, "phrase", where).strip(),
+            answer=files.text_field(region, "phrase", where).strip(),
             regions=box_regions(box, size, where),
-            key=str(files.identity(region, "region_id", where)),
+            key=str(files.record_id(region, "region_id", where)),
         )

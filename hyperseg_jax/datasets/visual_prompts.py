@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.regions import points_at_something
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Region
@@ -65,7 +65,7 @@ def draw_region(region: Region, shape: Sequence[int]) -> np.ndarray:
     if region.mask is not None and region.mask.shape != tuple(shape):
         raise UserError(f"a mask of {region.mask.shape} (height, width) was drawn on {image}; give it the same size")
     meant = region.points[region.points[:, 2] == 1, :2]
-    if not points_at_something(region) and (region.mask is None or len(region.points)):
+    if not has_positive_mark(region) and (region.mask is None or len(region.points)):
         lacks = "has only points beside the object" if len(region.points) else "is empty"
         raise UserError(f"it {lacks}; add a point on the object, a box, a scribble or a mask")
     mask = thickened(region).mask
@@ -127,11 +127,11 @@ def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region,
         x, y, width, height = (float(value) for value in box)  # type: ignore[attr-defined]
         whole = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
     except (TypeError, ValueError, OverflowError):
-        complain("bad mask", f"{where}: a box is [x, y, width, height], found {shown_value(box)}; correct it")
+        report_problem("bad mask", f"{where}: a box is [x, y, width, height], found {shown_value(box)}; correct it")
         return ()
     if width < 0 or height < 0 or whole[0] >= whole[2] or whole[1] >= whole[3] or not shares_area(whole, size):
         no_pixel = f"has no pixel of its image, {size[1]}x{size[0]}; correct or remove it"
-        complain("bad mask", f"{where}: box {shown_value(box)} {no_pixel}")
+        report_problem("bad mask", f"{where}: box {shown_value(box)} {no_pixel}")
         return ()
     return (Region.of_box(max(0, x), max(0, y), min(x + width, size[1]), min(y + height, size[0])),)
 
@@ -156,7 +156,7 @@ def _inside(shape: Sequence[int], left: float, top: float, right: float, bottom:
     return tuple(sides)
 
 
-def _blurred(mask: np.ndarray) -> np.ndarray:
+def _box_blur(mask: np.ndarray) -> np.ndarray:
     """The mean over 5x5 pixels."""
     total = np.pad(mask.astype(np.float64), 3).cumsum(0).cumsum(1)
     return (total[5:, 5:] - total[:-5, 5:] - total[5:, :-5] + total[:-5, :-5])[: mask.shape[0], : mask.shape[1]] / 25
@@ -169,7 +169,7 @@ def draw_marks(mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarr
     box of about the right size, "mask": the mask with its border moved a little}, each bool [H, W].
     """
     height, width = mask.shape
-    blurred = _blurred(mask)
+    blurred = _box_blur(mask)
     deep = np.argwhere(mask & (blurred >= 0.5 * blurred[mask].max()))
     point = np.zeros_like(mask)
     point[tuple(deep[int(rng.integers(len(deep)))])] = True

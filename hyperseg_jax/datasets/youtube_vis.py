@@ -10,11 +10,11 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.places import Places, categories
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.id_index import IdIndex, index_categories
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, limits
@@ -44,22 +44,22 @@ class YouTubeVis(ClipReader):
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
         path, content = str(self._file.path), self._file.content
-        videos = files.rows(content, "videos", path)
+        videos = files.list_field(content, "videos", path)
         self._items = range(len(videos))
-        rows = files.rows(content, "categories", path)
+        rows = files.list_field(content, "categories", path)
         self._classes = {
-            number: files.text(rows[k], "name", f"{path} categories#{k}")
-            for number, k in categories(rows, f"{path} categories").items()
+            number: files.text_field(rows[k], "name", f"{path} categories#{k}")
+            for number, k in index_categories(rows, f"{path} categories").items()
         }
         self._scored = content.get("annotations") is not None
-        notes = files.rows(content, "annotations", path) if self._scored else []
-        self._videos = Places(videos, "id", f"{path} videos")
+        notes = files.list_field(content, "annotations", path) if self._scored else []
+        self._videos = IdIndex(videos, "id", f"{path} videos")
         self._tracks: dict[int | str, list[int]] = {video: [] for video in self._videos}
         for k, note in enumerate(notes):
-            number = files.identity(note, "video_id", f"{path} annotations#{k}")
+            number = files.record_id(note, "video_id", f"{path} annotations#{k}")
             if number not in self._tracks:
                 message = f"{path} annotations#{k}: video_id {number} is not among the videos of the file; correct it"
-                complain("bad record", message)
+                report_problem("bad record", message)
                 continue
             self._tracks[number].append(k)
 
@@ -73,31 +73,31 @@ class YouTubeVis(ClipReader):
         """For each class, its number in the file."""
         return tuple(self._classes)
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
         """A video, or a clip of it drawn with rng."""
         record = self._file.content["videos"][index]
-        video = files.identity(record, "id", f"{self._file.path} videos#{index}")
+        video = files.record_id(record, "id", f"{self._file.path} videos#{index}")
         self._videos[video]
         where = f"{self._file.path} video {video}"
         size = files.image_size(record, where)
-        names = files.texts(record, "file_names", where)
+        names = files.text_list(record, "file_names", where)
         limits.check("frames", len(names), where, "frames")
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
-        times = self._times(video, len(names), rng)
+        times = self._frame_indices(video, len(names), rng)
         frames = np.stack([files.read_image(files.inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{video}", frames, (self._prompt(video, times, len(names), size),))
 
-    def _times(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
+    def _frame_indices(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
         tracks = [self._written(k) for k in self._tracks[video]]
         if not tracks:
-            return self._sampling.times(length, rng)
+            return self._sampling.frame_indices(length, rng)
         shows = lambda t: any(any(track[t : t + 1]) for track in tracks)
-        return self._sampling.times_that_show(length, rng, shows)
+        return self._sampling.frame_indices_showing(length, rng, shows)
 
     def _written(self, k: int) -> list:
-        return files.rows(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
+        return files.list_field(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
 
     def _prompt(self, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
         things = (True,) * len(self._classes)
@@ -108,9 +108,11 @@ class YouTubeVis(ClipReader):
         for k in self._tracks[video]:
             where = f"{self._file.path} annotations#{k}"
             note = self._file.content["annotations"][k]
-            category = files.number(note, "category_id", where)
+            category = files.integer(note, "category_id", where)
             if category not in place:
-                complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
+                report_problem(
+                    "bad record", f"{where}: category_id {category} is not among the categories of the file; correct it"
+                )
                 continue
             track = self._track(self._written(k), times, length, size, where)
             if files.flag(note, "iscrowd", where, False):
@@ -136,7 +138,7 @@ class YouTubeVis(ClipReader):
         """bool [T, H, W] of one object; a gap is empty."""
         if len(written) != length:
             message = f"{where}: has {len(written)} segmentations, its video {length} frames; write the annotation again"
-            complain("bad mask", message)
+            report_problem("bad mask", message)
             written = [*written, *[None] * length]
         track = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):

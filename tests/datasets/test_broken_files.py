@@ -89,7 +89,7 @@ def test_a_check_goes_on_and_names_all(own):
     result = report(root, "coco_instances")
     kinds = [kind for kind, _ in found(result)]
     assert kinds == ["bad mask", "bad record", "missing file", "unreadable image", "wrong size"]
-    assert result.examples == 2 and result.faults == 5 and result.masks > 5
+    assert result.examples == 2 and result.problem_count == 5 and result.masks > 5
 
 
 def test_a_check_survives_records_of_another_make(own):
@@ -115,7 +115,7 @@ def test_messages_are_bounded_and_all_counted(own, monkeypatch):
     change(root / INSTANCES, lambda c: [note.update(category_id=4711) for note in c["annotations"]])
     result = report(root, "coco_instances")
     count = len(json.loads((root / INSTANCES).read_text())["annotations"])
-    assert len(result.collected.problems) == 3 and result.faults == count > 3
+    assert len(result.collected.problems) == 3 and result.problem_count == count > 3
 
 
 def test_a_image_is_reported_once_and_decoded_once(own, monkeypatch):
@@ -124,7 +124,7 @@ def test_a_image_is_reported_once_and_decoded_once(own, monkeypatch):
     opened = []
     original = files.pictures.colours
     monkeypatch.setattr(files.pictures, "colours", lambda path: opened.append(path) or original(path))
-    result = check(lambda: layouts.find("refcoco").open(root, "val"), lambda **_: None, threads=1)
+    result = check(lambda: layouts.find_layout("refcoco").open(root, "val"), lambda **_: None, threads=1)
     assert [kind for kind, _ in found(result)] == ["missing file"] and result.examples > 4
     assert len([path for path in opened if "000001.jpg" in str(path)]) == 1
 
@@ -344,7 +344,7 @@ def test_what_each_reader_says(own, case):
     assert any(pair[0] == kind and message in pair[1] for pair in found(result)), found(result)
     assert all(str(root) in text and "\n" not in text and ";" in text for _, text in found(result))
     with pytest.raises(UserError) as error:
-        reader = layouts.find(name).open(root, layouts.find(name).splits[-1])
+        reader = layouts.find_layout(name).open(root, layouts.find_layout(name).splits[-1])
         for k in range(len(reader)):
             reader[k]
     assert str(error.value) in {text for _, text in found(result)}

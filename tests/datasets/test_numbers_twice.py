@@ -43,12 +43,12 @@ def test_a_number_that_stands_twice(own, case):
     name, file, edit, message, opens = CASES[case]
     root = own(*{file.split("/")[0], *(() if name.startswith("youtube") else ("coco",))})
     change(root / file, edit)
-    split = "train" if name.startswith("youtube") else layouts.find(name).splits[-1]
+    split = "train" if name.startswith("youtube") else layouts.find_layout(name).splits[-1]
     problems = found(report(root, name, split))
     assert ("bad record" in {kind for kind, _ in problems}) and any(message in text for _, text in problems), problems
     told, read = [], 0
     try:
-        reader = layouts.find(name).open(root, split)
+        reader = layouts.find_layout(name).open(root, split)
         for k in range(len(reader)):
             try:
                 reader[k]

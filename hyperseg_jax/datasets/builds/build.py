@@ -27,8 +27,8 @@ from hyperseg_jax.datasets.builds.index import (
     FORMAT,
     Index,
     Shard,
-    agree,
-    fingerprint,
+    check_settings,
+    hash_settings,
     parsed_shard,
     read_shard,
     shard_name,
@@ -58,7 +58,7 @@ class Plan:
     they are. skip_bad: leaves bad records out and lists them; else they end the build. told: what else tells builds apart
     ("name" and "split"; the reader's options, the sizes of its files)."""
 
-    told: Mapping[str, Any]
+    source: Mapping[str, Any]
     shard_size: int | None = None
     long_edge: int | None = None
     skip_bad: bool = False
@@ -100,22 +100,22 @@ def build(
     if not total:
         raise UserError(f"{store}: the reader has no records; there is nothing to build")
     size = plan.shard_size or (CLIPS if clips else IMAGES)
-    settings = {"format": FORMAT, **plan.told, "records": total, "shard_size": size, "long_edge": plan.long_edge}
-    settings, mark = json.loads(json.dumps(settings)), fingerprint(settings)
-    stage = _stage(store)
+    settings = {"format": FORMAT, **plan.source, "records": total, "shard_size": size, "long_edge": plan.long_edge}
+    settings, settings_hash = json.loads(json.dumps(settings)), hash_settings(settings)
+    stage = _staging_folder(store)
     with alone(stage / "lock", wait=False) as free:
         if not free:
             raise UserError(f"{store}: is being built by another process of this machine; wait for it")
         count = -(-total // size)
         names = [shard_name(k, count) for k in range(count)]
         jobs = [
-            _Job(stage / mark / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
+            _Job(stage / settings_hash / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
             for k, name in enumerate(names)
         ]
-        _make(stage / mark)
+        _make_folder(stage / settings_hash)
         try:
-            agree(store, settings)
-            shards = _all_shards(reader, store, jobs, mark, workers, verify, advance)
+            check_settings(store, settings)
+            shards = _build_shards(reader, store, jobs, settings_hash, workers, verify, advance)
             facts = {name: list(getattr(reader, name)) for name in FACTS if hasattr(reader, name)}
             index = Index(settings, shards, clips, facts)
             if not index.records:
@@ -123,11 +123,11 @@ def build(
             write_index(store, index)
             store.sweep()
         finally:
-            _tidy(stage, stage / mark)
+            _clean_staging(stage, stage / settings_hash)
     return index
 
 
-def _tidy(stage: pathlib.Path, shards: pathlib.Path) -> None:
+def _clean_staging(stage: pathlib.Path, shards: pathlib.Path) -> None:
     """Leaves a staging folder that still holds finished shards."""
     sweep(shards)
     for note in shards.glob("*.json"):
@@ -139,17 +139,17 @@ def _tidy(stage: pathlib.Path, shards: pathlib.Path) -> None:
         stage.rmdir()
 
 
-def _stage(store: Store) -> pathlib.Path:
+def _staging_folder(store: Store) -> pathlib.Path:
     """Where shards are written before they are put in place: on the same disk, or in the cache folder for a store."""
     if store.path is not None:
         stage = store.path / ".staging"
     else:
         stage = cache_folder() / "staging" / hashlib.sha256(store.folder.encode()).hexdigest()[:16]
-    _make(stage)
+    _make_folder(stage)
     return stage
 
 
-def _make(folder: pathlib.Path) -> None:
+def _make_folder(folder: pathlib.Path) -> None:
     """A folder for staged shards."""
     if folder.is_symlink():
         raise UserError(f"{folder}: is a link; remove it, and the same command goes on")
@@ -159,11 +159,11 @@ def _make(folder: pathlib.Path) -> None:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); check --out and the cache folder") from error
 
 
-def _all_shards(
+def _build_shards(
     reader: Sequence[Example],
     store: Store,
     jobs: list[_Job],
-    mark: str,
+    settings_hash: str,
     workers: int,
     verify: bool,
     advance: Callable[..., object],
@@ -172,18 +172,18 @@ def _all_shards(
     total, done = jobs[-1].stop, 0
     faults: list[tuple[int, str]] = []
     shards: dict[str, Shard] = {}
-    with _workshop(reader, workers) as (write, stop):
+    with _shard_writer(reader, workers) as (write, stop):
 
         def one(job: _Job) -> tuple[_Job, Shard | None]:
             if stop.is_set():
                 return job, None
-            found = read_shard(store, job.path.name, mark)
-            if found is not None and verify and _sum(store, found, job.path) != found.sha256:
+            found = read_shard(store, job.path.name, settings_hash)
+            if found is not None and verify and _checksum(store, found, job.path) != found.sha256:
                 found = None
             if found is None:
-                found = _staged(job) or write(job)
+                found = _read_staged(job) or write(job)
                 if found is not None and (not found.bad or job.skip_bad):
-                    _deliver(store, job, found, mark)
+                    _publish(store, job, found, settings_hash)
             return job, found
 
         with concurrent.futures.ThreadPoolExecutor(max(1, workers + UPLOADS if workers else 1)) as threads:
@@ -221,7 +221,7 @@ def _all_shards(
     return tuple(shards[job.path.name] for job in jobs)
 
 
-def _sum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
+def _checksum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
     if store.path is not None:
         return sha256(store.path / shard.file)
     copy = scratch.with_suffix(".copy")
@@ -232,26 +232,26 @@ def _sum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
         copy.unlink(missing_ok=True)
 
 
-def _deliver(store: Store, job: _Job, shard: Shard, mark: str) -> None:
+def _publish(store: Store, job: _Job, shard: Shard, settings_hash: str) -> None:
     try:
         store.put(job.path, shard.file)
     except UserError:
         if store.size(shard.file) != shard.bytes:  # else a run on another machine has put the very same there meanwhile
             raise
-    write_shard(store, shard, mark)
+    write_shard(store, shard, settings_hash)
     job.path.unlink(missing_ok=True)
-    _note(job).unlink(missing_ok=True)
+    _metadata_path(job).unlink(missing_ok=True)
 
 
-def _note(job: _Job) -> pathlib.Path:
+def _metadata_path(job: _Job) -> pathlib.Path:
     """Beside a staged shard, once it is whole."""
     return job.path.with_suffix(".json")
 
 
-def _staged(job: _Job) -> Shard | None:
+def _read_staged(job: _Job) -> Shard | None:
     """A shard that an earlier run built and could not put in place; None where it is not as its note says."""
     try:
-        shard = parsed_shard(strict_json.parse(strict_json.contents(_note(job)), "the note of a shard"))
+        shard = parsed_shard(strict_json.parse(strict_json.contents(_metadata_path(job)), "the note of a shard"))
         size, count = job.path.lstat().st_size, shard.records + len(shard.bad)
         fits = shard.file == job.path.name and shard.bytes == size and count == job.stop - job.start
         return shard if fits and not job.path.is_symlink() and sha256(job.path) == shard.sha256 else None
@@ -266,7 +266,7 @@ _stop: Any
 
 
 @contextlib.contextmanager
-def _workshop(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callable[[_Job], Shard | None], Any]]:
+def _shard_writer(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callable[[_Job], Shard | None], Any]]:
     """What writes a shard, in a worker or here, and the event that stops it."""
     context = multiprocessing.get_context("spawn")
     if not workers:
@@ -274,14 +274,14 @@ def _workshop(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callabl
         yield (lambda job: _write(job, reader, here)), here
         return
     stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (reader, stop, limits.in_force()))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (reader, stop, limits.in_force()))
     try:
         yield (lambda job: pool.submit(_write_in_worker, job).result()), stop
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(reader: Sequence[Example], stop: Any, within: limits.Limits) -> None:
+def _init_worker(reader: Sequence[Example], stop: Any, within: limits.Limits) -> None:
     global _reader, _stop
     limits.apply(within)
     _reader, _stop = reader, stop
@@ -321,16 +321,16 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
             if not kept:
                 part.unlink()
         if kept:
-            write_text(_note(job), json.dumps(dataclasses.asdict(shard)))
+            write_text(_metadata_path(job), json.dumps(dataclasses.asdict(shard)))
     except (OSError, RuntimeError) as error:  # ArrayRecord's own are RuntimeErrors
         raise UserError(f"{job.path}: cannot be written ({error}); make room, then the same command goes on") from error
     return shard if written + len(bad) == job.stop - job.start else None
 
 
 def _record(reader: Sequence[Example], number: int, long_edge: int | None) -> bytes:
-    with files.recording() as read:
+    with files.record_image_reads() as read:
         example = reader[number]
     if long_edge is not None and max(example.frames.shape[1:3]) > long_edge:
-        example = images.shrunk(example, long_edge)
+        example = images.downscale(example, long_edge)
         return records.encode(example, images.as_jpegs(example.frames))
     return records.encode(example, images.as_files(example.frames, read))

@@ -7,44 +7,44 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.datasets.builds.records import TIMED, Record
+from hyperseg_jax.datasets.builds.records import PER_FRAME_MASKS, Record
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.datasets.prompt_masks import map_masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 
 
-def clip(record: Record, sampling: Sampling, rng: np.random.Generator, where: str) -> Example:
+def sample_clip(record: Record, sampling: Sampling, rng: np.random.Generator, where: str) -> Example:
     """A clip drawn with rng. Of a class list, the objects that it shows; of drawn objects, those of its first frame, where one
     is seen; of spoken ones, all, and with jumps the key frame shows one. Videos whose masks are on a server stay whole."""
     prompts = record.prompts
     region = any(prompt.task == "region" for prompt in prompts)
     if sampling.frames is None or (region and any(prompt.masks is None for prompt in prompts)):
         return record.example()
-    times = _times(record, prompts, sampling, rng)
-    return record.example([int(t) for t in times], [_part(record, prompt, times, where) for prompt in prompts])
+    times = _frame_indices(record, prompts, sampling, rng)
+    return record.example([int(t) for t in times], [_clip_prompt(record, prompt, times, where) for prompt in prompts])
 
 
-def _times(record: Record, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator) -> np.ndarray:
+def _frame_indices(record: Record, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator) -> np.ndarray:
     objects = [numbers for prompt in prompts for numbers in (prompt.masks, prompt.crowds) if numbers is not None]
     tracks = [record.shows(numbers) for numbers in objects if len(numbers)]
     spoken = all(prompt.task not in ("region", "panoptic") for prompt in prompts)
     if not tracks or (spoken and sampling.rule != "jump"):
-        return sampling.times(len(record), rng)
+        return sampling.frame_indices(len(record), rng)
     seen = np.asarray(np.concatenate(tracks).any(0))
     region = prompts[0].task == "region"
-    times = sampling.times_that_show(len(record), rng, lambda t: bool(seen[t]), key=0 if region else None)
+    times = sampling.frame_indices_showing(len(record), rng, lambda t: bool(seen[t]), key=0 if region else None)
     if region and not seen[times[0]]:
         return np.minimum(np.arange(len(times)), len(record) - 1)
     return times
 
 
-def _part(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prompt:
+def _clip_prompt(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prompt:
     def of_times(name: str, numbers: np.ndarray) -> np.ndarray | None:
-        taken = numbers[..., times] if name in TIMED else numbers
+        taken = numbers[..., times] if name in PER_FRAME_MASKS else numbers
         return None if name == "ignore" and not record.shows(taken).any() else taken
 
-    part = change_masks(prompt, of_times)
+    part = map_masks(prompt, of_times)
     if prompt.task not in ("region", "panoptic") or prompt.masks is None or part.masks is None:
         return part
     seen = record.shows(part.masks)

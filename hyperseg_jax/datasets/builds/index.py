@@ -22,10 +22,10 @@ FACTS = ("classes", "things", "category_ids")
 """What readers know of a whole benchmark, kept where they do."""
 
 
-FEW = 1000
+MAX_EMPTY_RECORDS = 1000
 """Records of a shard, each of which may be found missing; more must have bytes of their own."""
-OF_SHARD: Mapping[str, type] = {"file": str, "records": int, "bytes": int, "sha256": str, "bad": list}
-OF_INDEX: Mapping[str, type] = {"records": int, "settings": dict, "clips": bool, "facts": dict, "shards": list}
+SHARD_FIELDS: Mapping[str, type] = {"file": str, "records": int, "bytes": int, "sha256": str, "bad": list}
+INDEX_FIELDS: Mapping[str, type] = {"records": int, "settings": dict, "clips": bool, "facts": dict, "shards": list}
 """The fields of each json, and their kinds."""
 
 
@@ -66,11 +66,11 @@ def shard_name(k: int, count: int) -> str:
     return f"{k:05d}-of-{count:05d}.array_record"
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
+def hash_settings(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def agree(store: Store, settings: Mapping[str, Any]) -> None:
+def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
     """Writes the settings of a new build; UserError where those of the build that is there differ, which names them."""
     told = _parsed(store, SETTINGS)
     if told is None:
@@ -83,15 +83,15 @@ def agree(store: Store, settings: Mapping[str, Any]) -> None:
         raise UserError(f"{store}: holds a build of other settings ({other[:300]}); give another --out, or remove it")
 
 
-def write_shard(store: Store, shard: Shard, mark: str) -> None:
-    """Says that a shard is whole. mark: the fingerprint of the settings."""
-    store.write(f"{shard.file}.json", json.dumps({"settings": mark, **dataclasses.asdict(shard)}))
+def write_shard(store: Store, shard: Shard, settings_hash: str) -> None:
+    """Says that a shard is whole. settings_hash: the fingerprint of the settings."""
+    store.write(f"{shard.file}.json", json.dumps({"settings": settings_hash, **dataclasses.asdict(shard)}))
 
 
-def read_shard(store: Store, file: str, mark: str) -> Shard | None:
+def read_shard(store: Store, file: str, settings_hash: str) -> Shard | None:
     """A shard that is there as its json says, of these settings; None where it is to be built."""
     content = _parsed(store, f"{file}.json", damaged={})
-    if not isinstance(content, dict) or content.pop("settings", None) != mark:
+    if not isinstance(content, dict) or content.pop("settings", None) != settings_hash:
         return None
     try:
         shard = parsed_shard(content)
@@ -123,7 +123,7 @@ def read_index(store: Store) -> Index:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise Problem("bad record", f"{store}/{INDEX}: is not of format {FORMAT}; build again, or update hyperseg-jax")
     try:
-        _check_kinds(content, OF_INDEX, "it")
+        _check_kinds(content, INDEX_FIELDS, "it")
         _check_kinds(content["facts"], dict.fromkeys(content["facts"], list), "facts")
         shards = tuple(parsed_shard(row, f"shards#{k}") for k, row in enumerate(content["shards"]))
         index = Index(content["settings"], shards, content["clips"], content["facts"])
@@ -133,7 +133,7 @@ def read_index(store: Store) -> Index:
         raise Problem("bad record", f"{store}/{INDEX}: is damaged ({error}); remove it and build again") from error
     limits.check("records", index.records, f"{store}/{INDEX}", "records")
     for shard in shards:
-        if shard.records > max(shard.bytes, FEW):
+        if shard.records > max(shard.bytes, MAX_EMPTY_RECORDS):
             why = f"{shard.file} cannot have {shard.records} records in {shard.bytes} bytes"
             raise Problem("bad record", f"{store}/{INDEX}: is damaged ({why}); remove it and build again")
     return index
@@ -141,7 +141,7 @@ def read_index(store: Store) -> Index:
 
 def parsed_shard(row: Any, what: str = "the shard") -> Shard:
     """What a json says of a shard. what: it is called. ValueError where it is none."""
-    _check_kinds(row, OF_SHARD, what)
+    _check_kinds(row, SHARD_FIELDS, what)
     bad = tuple(map(_left_out, row["bad"]))
     shard = Shard(row["file"], row["records"], row["bytes"], row["sha256"], bad)
     named = re.fullmatch(r"\d{5,}-of-\d{5,}\.array_record", shard.file, re.ASCII)

@@ -19,9 +19,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.prompt_masks import change_masks
-from hyperseg_jax.datasets.record_errors import in_words
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.prompt_masks import map_masks
+from hyperseg_jax.datasets.record_errors import describe_error
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -31,14 +31,14 @@ from hyperseg_jax.untrusted.printing import shown_value
 
 IMAGES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
-TIMED = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "others": 2}
+PER_FRAME_MASKS = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "others": 2}
 """Mask arrays with an axis of frames, the last before height and width; and how many axes stand before those two."""
-COUNTS = {
+MATCHING_LENGTHS = {
     "panoptic": {"things": "classes", "labels": "masks", "crowd_labels": "crowds"},
     "region": {"labels": "masks"},
 }
 """Fields of a task that have a value for each of another's."""
-DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError)
+CORRUPT_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError)
 _FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of characters
 
 
@@ -87,7 +87,7 @@ def _given(value: Any, name: str) -> bool:
     return isinstance(value, np.ndarray) or value != FIELDS[name]
 
 
-class Damage(ValueError):
+class CorruptRecord(ValueError):
     """What is wrong with the bytes of a record, in words."""
 
 
@@ -110,7 +110,7 @@ class Record:
             self.prompts = tuple(self._prompt(fields) for fields in content["prompts"])
         except Problem:
             raise
-        except DAMAGED as error:
+        except CORRUPT_ERRORS as error:
             raise self._damaged(error) from error
         if not self._images:
             raise Problem("bad record", f"{where}: has no frames; build this shard again")
@@ -139,32 +139,32 @@ class Record:
             if name != "task" and name not in FIELDS:
                 raise Problem("bad record", f"{self._where}: has the field {name!r} of a newer version; update hyperseg-jax")
         prompt = Prompt(**{name: self._value(value) for name, value in fields.items()}, regions=regions)
-        if odd := [name for name in fields if name not in TIMED and isinstance(getattr(prompt, name), np.ndarray)]:
-            raise Damage(f"{odd[0]} are masks")
-        for name, axes in TIMED.items():
+        if odd := [name for name in fields if name not in PER_FRAME_MASKS and isinstance(getattr(prompt, name), np.ndarray)]:
+            raise CorruptRecord(f"{odd[0]} are masks")
+        for name, axes in PER_FRAME_MASKS.items():
             numbers = getattr(prompt, name)
             if numbers is None:
                 continue
             if not isinstance(numbers, np.ndarray) or numbers.ndim != axes or numbers.shape[-1] != len(self):
-                raise Damage(f"{name} are no masks of its {len(self)} frames")
-        for name, of in COUNTS.get(prompt.task, {}).items():
+                raise CorruptRecord(f"{name} are no masks of its {len(self)} frames")
+        for name, of in MATCHING_LENGTHS.get(prompt.task, {}).items():
             there, wanted = getattr(prompt, name), getattr(prompt, of)
             if wanted is not None and len(there) != len(wanted):
-                raise Damage(f"it has {len(there)} {name} for {len(wanted)} {of}")
+                raise CorruptRecord(f"it has {len(there)} {name} for {len(wanted)} {of}")
         if not all(type(area) in (int, float) for area in prompt.areas):
-            raise Damage("areas are no numbers")
+            raise CorruptRecord("areas are no numbers")
         return prompt
 
     def _regions(self, value: Any, kinds: Any) -> tuple[Region, ...]:
         """kinds: of an older record, whose regions are one mask array."""
         if isinstance(value, list):
             if kinds:
-                raise Damage("it has kinds without the masks of regions")
+                raise CorruptRecord("it has kinds without the masks of regions")
             self._check_room(len(value))
             return tuple(self._region(**fields) for fields in value)
         numbers = self._value(value)
         if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
-            raise Damage("regions are no masks of one frame")
+            raise CorruptRecord("regions are no masks of one frame")
         self._check_room(len(numbers))
         return tuple(Region(kind, mask=numbers[n, ...]) for n, kind in zip(range(len(numbers)), kinds, strict=True))
 
@@ -177,7 +177,7 @@ class Record:
     def _region(self, kind: Any, points: Any, boxes: Any, scribbles: Any, mask: Any, radius: Any = 0) -> Region:
         plane = None if mask is None else self._value(mask)
         if plane is not None and (not isinstance(plane, np.ndarray) or plane.ndim):
-            raise Damage("the mask of a region is no single mask")
+            raise CorruptRecord("the mask of a region is no single mask")
         lines = tuple(_rows(line, 2) for line in scribbles)
         return Region(kind, _rows(points, 3), _rows(boxes, 4), lines, plane, radius)
 
@@ -189,7 +189,7 @@ class Record:
         numbers = np.array(value["planes"], np.int64).reshape(value["shape"])
         limits.check("masks", max(numbers.shape, default=0), self._where, "masks")  # an empty one may have any number of rows
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self._planes)):
-            raise Damage("a plane of a mask is missing")
+            raise CorruptRecord("a plane of a mask is missing")
         return numbers
 
     def _drawn(self, prompt: Prompt) -> Prompt:
@@ -199,7 +199,7 @@ class Record:
             region if region.mask is None else dataclasses.replace(region, mask=self._masks(region.mask))
             for region in prompt.regions
         )
-        return change_masks(prompt, lambda _, numbers: self._masks(numbers), regions=tuple(shown))
+        return map_masks(prompt, lambda _, numbers: self._masks(numbers), regions=tuple(shown))
 
     def _masks(self, numbers: np.ndarray) -> np.ndarray:
         budget.charge(numbers.size, self.size, self._where)
@@ -208,7 +208,7 @@ class Record:
             try:
                 plane[:] = run_lengths.decode(self._planes[number], *self.size)
             except (ValueError, OverflowError) as error:
-                complain("bad mask", f"{self._where}: a mask is damaged ({error}); build this shard again")
+                report_problem("bad mask", f"{self._where}: a mask is damaged ({error}); build this shard again")
                 plane[:] = False
         return found.reshape(*numbers.shape, *self.size)
 
@@ -224,7 +224,7 @@ class Record:
         return frame
 
     def _damaged(self, error: Exception) -> Problem:
-        why = str(error) if isinstance(error, Damage | UserError) else in_words(error)
+        why = str(error) if isinstance(error, CorruptRecord | UserError) else describe_error(error)
         return Problem("bad record", f"{self._where}: is damaged ({why}); build this shard again")
 
 
@@ -232,7 +232,7 @@ def _unpacked(data: bytes) -> Any:
     try:
         return msgpack.unpackb(data, strict_map_key=True, **_FORM)
     except (ValueError, TypeError, RecursionError) as error:  # all of msgpack's own are of these
-        raise Damage("its bytes are no whole record") from error
+        raise CorruptRecord("its bytes are no whole record") from error
 
 
 def _packed(numbers: np.ndarray) -> bytes:
@@ -245,11 +245,11 @@ def _rows(data: Any, columns: int) -> np.ndarray:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise Damage(f"{shown_value(value)} stands where a text belongs")
+        raise CorruptRecord(f"{shown_value(value)} stands where a text belongs")
     return value
 
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
-        raise Damage(f"{shown_value(value)} stands where bytes belong")
+        raise CorruptRecord(f"{shown_value(value)} stands where bytes belong")
     return value

@@ -35,15 +35,15 @@ class Store:
     def __str__(self) -> str:
         return self.folder
 
-    def below(self, name: str) -> Store:
+    def subfolder(self, name: str) -> Store:
         if self.path is not None:
-            with self._named(name, "read"):
+            with self._store_errors(name, "read"):
                 paths.inside(self.path, name)
         return Store(f"{self.folder}/{name}")
 
     def folders(self) -> list[str]:
         """The names of the folders in it; none where it does not exist."""
-        with self._named("", "read"):
+        with self._store_errors("", "read"):
             if self.path is not None:
                 return sorted(path.name for path in self.path.iterdir() if path.is_dir()) if self.path.is_dir() else []
             if not self._fs.isdir(self._root):
@@ -53,7 +53,7 @@ class Store:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none."""
-        with self._named(name, "read"):
+        with self._store_errors(name, "read"):
             try:
                 if self.path is not None:
                     return paths.inside(self.path, name).stat().st_size
@@ -63,7 +63,7 @@ class Store:
 
     def text(self, name: str) -> str | None:
         """The content of a small file; None where there is none."""
-        with self._named(name, "read"):
+        with self._store_errors(name, "read"):
             try:
                 limits.check("json_bytes", self.size(name) or 0, f"{self.folder}/{name}", "bytes")
                 if self.path is not None:
@@ -76,7 +76,7 @@ class Store:
 
     def write(self, name: str, text: str) -> None:
         """A small file, as a whole."""
-        with self._named(name, "written"), self._part(name) as part:
+        with self._store_errors(name, "written"), self._part(name) as part:
             if self.path is not None:
                 pathlib.Path(part).write_text(text, encoding="utf-8")
             else:
@@ -84,7 +84,7 @@ class Store:
 
     def put(self, file: pathlib.Path, name: str) -> None:
         """Moves (on one disk) or copies a local file into the folder, as a whole."""
-        with self._named(name, "written"), self._part(name) as part:
+        with self._store_errors(name, "written"), self._part(name) as part:
             if self.path is not None:
                 shutil.move(file, part)
             else:
@@ -92,7 +92,7 @@ class Store:
 
     def get(self, name: str, file: pathlib.Path) -> None:
         """Copies a file of the folder to a local path."""
-        with self._named(name, "read"):
+        with self._store_errors(name, "read"):
             if self.path is not None:
                 shutil.copyfile(paths.inside(self.path, name), file)
             else:
@@ -125,7 +125,7 @@ class Store:
             self._fs.mv(part_name, self._at(name))
 
     @contextlib.contextmanager
-    def _named(self, name: str, done: str) -> Iterator[None]:
+    def _store_errors(self, name: str, done: str) -> Iterator[None]:
         try:
             yield
         except UserError:

@@ -41,7 +41,7 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def refs(samples):
     """A reader of eight records, and the plan of its build in four shards."""
-    return layouts.find("refcoco").open(samples, "train"), Plan({"name": "refcoco", "split": "train"}, shard_size=2)
+    return layouts.find_layout("refcoco").open(samples, "train"), Plan({"name": "refcoco", "split": "train"}, shard_size=2)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_clips_are_whole_or_sampled_as_their_source_samples(clips, tmp_path, nam
     from hyperseg_jax.datasets.builds.records import Record
 
     image = Record._image
-    monkeypatch.setattr(Record, "_picture", lambda self, t: decoded.append(t) or image(self, t))
+    monkeypatch.setattr(Record, "_image", lambda self, t: decoded.append(t) or image(self, t))
     for rule in ("stride", "around", "jump"):
         sampled, built = (
             f(frames=3, sampling=rule)
@@ -114,7 +114,7 @@ def test_clips_are_whole_or_sampled_as_their_source_samples(clips, tmp_path, nam
 
 
 def test_class_lists_are_drawn_as_the_source_draws_them(samples, tmp_path, assert_equal):
-    layout = layouts.find("coco_panoptic")
+    layout = layouts.find_layout("coco_panoptic")
     build(layout.open(samples, "val2017"), tmp_path / "b" / "s", Plan({"name": "coco_panoptic", "split": "s"}))
     options = {"max_classes": 4, "prompts_per_example": 3, "seed": 5}
     source, built = layout.open(samples, "val2017", **options), Built(tmp_path / "b", "s", **options)
@@ -126,7 +126,7 @@ def test_class_lists_are_drawn_as_the_source_draws_them(samples, tmp_path, asser
 
 
 def test_jpeg_files_are_kept_and_large_ones_shrunk(samples, tmp_path):
-    reader = layouts.find("coco_instances").open(samples, "val2017")
+    reader = layouts.find_layout("coco_instances").open(samples, "val2017")
     originals = [path.read_bytes() for path in sorted((samples / "coco" / "val2017").iterdir())]
     build(reader, tmp_path / "b" / "s", Plan({"name": "x", "split": "s"}))
     assert [Built(tmp_path / "b", "s")._record(k)[0]._images[0] for k in range(2)] == originals
@@ -177,7 +177,7 @@ def test_a_killed_build_goes_on(samples, tmp_path):
         "    def __len__(self): return len(self.reader)\n"
         "    def __getitem__(self, k): time.sleep(0.4 * (k > 3)); return self.reader[k]\n"
         "if __name__ == '__main__':\n"
-        f"    reader = layouts.find('refcoco').open({str(samples)!r}, 'train')\n"
+        f"    reader = layouts.find_layout('refcoco').open({str(samples)!r}, 'train')\n"
         "    build(Slow(reader), sys.argv[1], Plan({'name': 'refcoco', 'split': 'train'}, shard_size=1), workers=2)\n"
     )
     root = pathlib.Path(building.__file__).parents[3]
@@ -198,7 +198,7 @@ def test_a_killed_build_goes_on(samples, tmp_path):
             os.killpg(process.pid, 0)  # is anyone left of its group?
             assert time.monotonic() < ended, "a worker outlived the build"
             time.sleep(0.1)
-    reader = layouts.find("refcoco").open(samples, "train")
+    reader = layouts.find_layout("refcoco").open(samples, "train")
     plan = Plan({"name": "refcoco", "split": "train"}, shard_size=1)
     build(reader, out, plan)
     build(reader, tmp_path / "whole", plan)
@@ -210,7 +210,7 @@ def test_other_settings_are_named(refs, tmp_path):
     build(refs[0], tmp_path / "a", refs[1])
     before = content(tmp_path / "a")
     with pytest.raises(UserError, match=r"a: holds a build of other settings \(long_edge None there, 64 now\)"):
-        build(refs[0], tmp_path / "a", Plan(refs[1].told, shard_size=2, long_edge=64))
+        build(refs[0], tmp_path / "a", Plan(refs[1].source, shard_size=2, long_edge=64))
     assert content(tmp_path / "a") == before
 
 
@@ -220,7 +220,7 @@ def test_one_build_of_a_folder_on_a_machine(refs, tmp_path):
 
 
 def test_bad_records_end_a_build_or_are_left_out(samples, tmp_path, assert_equal):
-    layout = layouts.find("folder")
+    layout = layouts.find_layout("folder")
     reader = layout.open(samples / "yours" / "folder", "all")
 
     class Broken:
@@ -349,7 +349,7 @@ def test_the_command(samples, tmp_path, capsys):
     command = ("data", "build", "refcoco", "--root", samples, "--out", tmp_path / "b", "--workers", 1)
     code, _, err = run(capsys, *command, "--split", "testA", "--option", "sentences=joined", "--long-edge", 100)
     assert code == 0 and f"{tmp_path}/b/testA: " in err
-    joined = layouts.find("refcoco").open(samples, "testA", sentences="joined")
+    joined = layouts.find_layout("refcoco").open(samples, "testA", sentences="joined")
     built = Built(tmp_path / "b", "testA")
     assert [built[k].prompts[0].text for k in range(len(built))] == [e.prompts[0].text for e in joined]
     for arguments, message in (
@@ -371,7 +371,11 @@ def test_a_config_reads_a_build(samples, tmp_path, micro):
     from hyperseg_jax.data import sources
     from hyperseg_jax.systems import system as systems
 
-    build(layouts.find("refcoco").open(samples, "train"), tmp_path / "refs" / "train", Plan({"name": "r", "split": "train"}))
+    build(
+        layouts.find_layout("refcoco").open(samples, "train"),
+        tmp_path / "refs" / "train",
+        Plan({"name": "r", "split": "train"}),
+    )
     config = micro().copy_and_resolve_references()
     with config.unlocked():
         config.data.root = str(tmp_path)
@@ -384,7 +388,7 @@ def test_a_config_reads_a_build(samples, tmp_path, micro):
 
 
 def test_the_reader_is_light_to_send(samples, tmp_path):
-    source = layouts.find("coco_panoptic").open(samples, "val2017")
+    source = layouts.find_layout("coco_panoptic").open(samples, "val2017")
     assert isinstance(source, CocoPanoptic)
     build(source, tmp_path / "s", Plan({"name": "x", "split": "s"}))
     built = Built(tmp_path, "s")

@@ -24,7 +24,10 @@ def samples(tmp_path_factory):
 @pytest.fixture
 def begun(samples, tmp_path):
     """reader, plan, folder of the build, and the folder where its shards are staged."""
-    reader, plan = layouts.find("refcoco").open(samples, "train"), Plan({"name": "refcoco", "split": "train"}, shard_size=4)
+    reader, plan = (
+        layouts.find_layout("refcoco").open(samples, "train"),
+        Plan({"name": "refcoco", "split": "train"}, shard_size=4),
+    )
     index = build(reader, tmp_path / "whole", plan)
     mark = json.loads((tmp_path / "whole" / f"{index.shards[0].file}.json").read_text())["settings"]
     return reader, plan, tmp_path / "out", tmp_path / "out" / ".staging" / mark

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import shown_value
 
 
-class Places:
+class IdIndex:
     """The index of the first record with each id, in the order of the file.
 
     name: the field of the ids. where: what the list is called in messages. strict: a record without an id is a UserError; else
@@ -25,7 +25,7 @@ class Places:
         self._again: dict[int | str, int] = {}
         for k, row in enumerate(rows):
             with contextlib.nullcontext() if strict else contextlib.suppress(UserError):
-                number = files.identity(row, name, f"{where}#{k}")
+                number = files.record_id(row, name, f"{where}#{k}")
                 if self._first.setdefault(number, k) != k:
                     self._again.setdefault(number, k)
 
@@ -40,7 +40,7 @@ class Places:
         first = self._first[number]
         if number in self._again:
             what = f"{self._where}#{first}: its {self._name} {shown_value(number)}"
-            complain("bad record", f"{what} is that of #{self._again[number]} too; correct one of them")
+            report_problem("bad record", f"{what} is that of #{self._again[number]} too; correct one of them")
         return first
 
     def check(self) -> None:
@@ -49,8 +49,8 @@ class Places:
             self[number]
 
 
-def categories(rows: Sequence[Any], where: str) -> dict[int, int]:
+def index_categories(rows: Sequence[Any], where: str) -> dict[int, int]:
     """The index of each category by its id. A problem where two share one."""
-    numbers = [files.number(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
-    Places(rows, "id", where).check()
+    numbers = [files.integer(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
+    IdIndex(rows, "id", where).check()
     return {number: k for k, number in enumerate(numbers)}
