@@ -79,7 +79,7 @@ class Processor(Protocol):
         """
 
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
-        """Returns (used, capacity) of an element for each padded quantity: token "positions", "prompts", "targets", "pixels"."""
+        """Returns (used, capacity) of an element by padded quantity: token "positions", "prompts", "targets", "pixels"."""
 
 
 def common_shape(shapes: Iterable[Shape]) -> dict[str, int]:

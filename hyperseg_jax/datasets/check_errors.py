@@ -1,4 +1,4 @@
-"""What is wrong with files: one line that ends a reader, or, while a check collects, one of many."""
+"""Errors in dataset files: raised immediately by readers, or collected while `data check` runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MESSAGES = 10_000
 
 
 class Problem(UserError):
-    """A fault of a file. kind: one of KINDS, what problems are counted by."""
+    """An error in a dataset file. kind: one of KINDS, by which errors are counted."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(one_line(message))
@@ -27,9 +27,9 @@ class Problem(UserError):
 
 
 class ProblemCollector:
-    """What readers met while `collecting`.
+    """Collects the problems that readers report inside `collecting_problems`.
 
-    problems: message -> kind, each once, the first MESSAGES of them. counts: of all, by kind.
+    problems: message -> kind of the first MESSAGES distinct problems. counts: number of distinct problems by kind.
     sizes: (height, width) of the images that were read.
     """
 
@@ -47,34 +47,36 @@ class ProblemCollector:
 
 
 _collected: contextvars.ContextVar[ProblemCollector | None] = contextvars.ContextVar("collected", default=None)
-_complained: contextvars.ContextVar[bool] = contextvars.ContextVar("problem_reported", default=False)
+_problem_reported: contextvars.ContextVar[bool] = contextvars.ContextVar("problem_reported", default=False)
 
 
 def active_collector() -> ProblemCollector | None:
-    """Where problems are collected at the moment; None while the first one ends a reader."""
+    """Returns the active collector; None if problems are raised."""
     return _collected.get()
 
 
 def problem_reported() -> bool:
-    """Whether a problem has been noted since `collecting` began, so that what follows from it need not be."""
-    return _complained.get()
+    """Returns whether a problem was reported inside the current `collecting_problems` block, so that its consequences need not
+    be reported."""
+    return _problem_reported.get()
 
 
 @contextlib.contextmanager
 def collecting_problems(into: ProblemCollector) -> Iterator[None]:
-    """Readers note a problem and go on, with an empty mask or image in its place. An image is decoded once."""
-    token, before = _collected.set(into), _complained.set(False)
+    """Inside this context, readers report problems to the collector and continue with an empty mask or image. Each image is
+    decoded only once."""
+    token, before = _collected.set(into), _problem_reported.set(False)
     try:
         yield
     finally:
-        _complained.reset(before)
+        _problem_reported.reset(before)
         _collected.reset(token)
 
 
 def report_problem(kind: str, message: str) -> None:
-    """Raises a Problem; while `collecting`, notes it, and the caller goes on with something empty."""
+    """Raises a Problem. Inside `collecting_problems`, records it instead, and the caller continues with an empty value."""
     into = active_collector()
     if into is None:
         raise Problem(kind, message)
-    _complained.set(True)
+    _problem_reported.set(True)
     into.note(kind, message)

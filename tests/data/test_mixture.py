@@ -150,7 +150,7 @@ def test_whatever_a_record_raises_is_told(error):
     for _, why in stream.read_errors:
         assert (
             f"is in an unexpected format ({type(error).__name__}: {error})" in why
-            or "asks for more memory than there is" in why
+            or "needs more memory than is available" in why
         )
 
 

@@ -57,7 +57,7 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
         "wrong size",
         "000000000000.jpg: is 192x192 pixels, its annotations say 200x192",
     ),
-    "a crowd of a word": (set_note(0, iscrowd="false"), "bad record", "field 'iscrowd' is 'false' where 0 or 1 belongs"),
+    "a crowd of a word": (set_note(0, iscrowd="false"), "bad record", "field 'iscrowd' is 'false', expected 0 or 1"),
     "no images listed": (lambda c: c.pop("images"), "bad record", "field 'images' is missing"),
     "a missing image": (lambda c: c["images"][1].update(file_name="none.jpg"), "missing file", "none.jpg: no such image"),
 }
@@ -99,12 +99,12 @@ def test_a_check_survives_records_of_another_make(own):
     ((kind, message),) = found(result)
     assert (
         kind == "bad record"
-        and "annotations#0: field 'area' is [] where a number belongs; correct the record" in message
+        and "annotations#0: field 'area' is [], expected a number; correct the record" in message
         and result.examples == 1
     )
     change(root / INSTANCES, lambda c: c.update(images=7))
     ((kind, message),) = found(report(root, "coco_instances"))
-    assert kind == "bad record" and "field 'images' is 7 where a list belongs" in message
+    assert kind == "bad record" and "field 'images' is 7, expected a list" in message
 
 
 def test_messages_are_bounded_and_all_counted(own, monkeypatch):
@@ -122,8 +122,8 @@ def test_a_image_is_reported_once_and_decoded_once(own, monkeypatch):
     root = own("coco", "refer")
     (root / "coco" / "train2014" / "COCO_train2014_000000000000.jpg").unlink()
     opened = []
-    original = files.pictures.colours
-    monkeypatch.setattr(files.pictures, "colours", lambda path: opened.append(path) or original(path))
+    original = files.images.colours
+    monkeypatch.setattr(files.images, "colours", lambda path: opened.append(path) or original(path))
     result = check(lambda: layouts.find_layout("refcoco").open(root, "val"), lambda **_: None, threads=1)
     assert [kind for kind, _ in found(result)] == ["missing file"] and result.examples > 4
     assert len([path for path in opened if "000001.jpg" in str(path)]) == 1
@@ -259,7 +259,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "pope/coco_pope_adversarial.json",
         lambda path: path.write_text("5\n"),
         "bad record",
-        "line 1: is no json object",
+        "line 1: is not a json object",
     ),
     "an answer beyond the choices": (
         "scienceqa",

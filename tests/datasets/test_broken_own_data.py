@@ -78,8 +78,8 @@ def test_a_malformed_line_hides_no_others(own):
     result = report(home, "folder")
     assert result.examples == len(sound) and sorted(message for _, message in found(result)) == [
         f"{path} line 3: not json (Expecting value at column 13); download or write it again",
-        f"{path} line 4: is no json object; write {{...}} a line",
-        f"{path} line 5: field 'picture' is missing; check that the file is of this format",
+        f"{path} line 4: is not a json object; write one {{...}} per line",
+        f"{path} line 5: field 'picture' is missing; check that the file has this format",
     ]
     grouped = layouts.open_benchmark("folder", "all", home, prompts_per_example=len(sound))
     assert len(grouped) == 3 + len({json.loads(line)["picture"] for line in sound})
@@ -228,7 +228,7 @@ def test_bad_rows_of_a_table(own, monkeypatch):
     messages = [message for _, message in found(told)]
     assert told.examples == 1 + len(range(12, 200, 3)) + 1 and len(parsed) < 3 * 193
     assert sum("has 1 cells, the header 10" in message for message in messages) == 1
-    assert sum("#2: its index '0' is that of #0 too" in message for message in messages) == 1
+    assert sum("#2: index '0' is also the index of #0" in message for message in messages) == 1
     assert len(messages) == 2 + 190 - len(range(12, 200, 3))
     reader = MmBench(table)
     assert len(reader) == 193 and reader[0].frames.size

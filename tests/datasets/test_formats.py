@@ -264,7 +264,7 @@ def test_missing_and_wrong_files_are_named(root):
         RefCoco(root / "none.json", root / "images")
     with pytest.raises(UserError, match="none: no such folder"):
         RefCoco(save(root / "ref.json", []), root / "none")
-    with pytest.raises(UserError, match="holds a dict where a list belongs"):
+    with pytest.raises(UserError, match="contains a dict, expected a list"):
         refcoco(root, {"videos": {}})
     (root / "cut.json").write_text('[{"image_info": ')
     with pytest.raises(UserError, match=r"cut\.json: not json"):

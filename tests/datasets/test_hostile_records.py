@@ -193,7 +193,7 @@ def test_the_boundary_of_a_record():
             reader[k]
         told.append(str(caught.value))
     assert told[0] == "Raising[0]: is in an unexpected format (KeyError: 'a'); correct or remove it"
-    assert told[1].startswith("Raising[1]: asks for more memory than there is")
+    assert told[1].startswith("Raising[1]: needs more memory than is available")
     assert "(RecursionError: deep)" in told[2] and "PanicException: called `unwrap()`" in told[3] and told[4] == "x\\x1b[2J; y"
     with pytest.raises(KeyboardInterrupt):
         reader[5]
@@ -212,7 +212,7 @@ def test_regions_of_another_kind_are_named(regions):
     """As readers gave them once: whoever draws them would fail far from the reader."""
     example = Example("it", np.zeros((1, 4, 4, 3), np.uint8), (Prompt("region", regions=regions),))
     with pytest.raises(
-        Problem, match=r"it: a prompt has .* as its regions, where a tuple of Region belongs; correct the reader"
+        Problem, match=r"it: field 'regions' of a prompt is a .*, expected a tuple of Region; correct the reader"
     ):
         Giving(example)[0]
 
@@ -235,7 +235,7 @@ def test_numbers_that_collide_in_a_dict_are_refused(own):
     image = {"file_name": "000000000000.jpg", "height": 192, "width": 192}
     change(root / INSTANCES, lambda c: c.update(images=[image | {"id": number} for number in ids]))
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"images#0: field 'id' is 2305843009213693951, which is no number of a record"):
+    with pytest.raises(UserError, match=r"images#0: field 'id' is 2305843009213693951, expected an integer or string id"):
         opened(root)
     assert time.monotonic() - began < 10
 
@@ -244,13 +244,13 @@ def test_numbers_that_collide_in_a_dict_are_refused(own):
     ("error", "words"),
     [
         (KeyError("anns"), "'anns' is missing"),
-        (TypeError("'<' not supported between instances of 'str' and 'int'"), "a value is of another kind or size"),
-        (AttributeError("'list' object has no attribute 'get'"), "a value is of another kind or size"),
-        (IndexError("list index out of range"), "a value is of another kind or size"),
+        (TypeError("'<' not supported between instances of 'str' and 'int'"), "a value has the wrong type or size"),
+        (AttributeError("'list' object has no attribute 'get'"), "a value has the wrong type or size"),
+        (IndexError("list index out of range"), "a value has the wrong type or size"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "a text is not valid Unicode"),
         (PermissionError(13, "Permission denied", "x"), "a file cannot be read: Permission denied"),
         (RecursionError("maximum recursion depth exceeded"), "it is nested too deep"),
-        (MemoryError(), "it asks for more memory than there is"),
+        (MemoryError(), "it needs more memory than is available"),
     ],
 )
 def test_what_keeps_a_reader_from_opening_is_told_in_our_words(error, words):

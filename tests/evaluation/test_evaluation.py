@@ -90,5 +90,5 @@ def test_a_class_that_is_neither_thing_nor_stuff_is_a_bad_record(thing):
     prompt = Prompt("panoptic", classes=("a", "b"), things=(True, True), masks=np.zeros((0, 1, 8, 8), bool))
     object.__setattr__(prompt, "things", (True, thing))  # as a careless reader would make it
     example = Example("it", np.zeros((1, 8, 8, 3), np.uint8), (prompt,))
-    with pytest.raises(UserError, match="where it is told whether it is a thing; give true or false"):
+    with pytest.raises(UserError, match="expected a boolean per class; give true or false"):
         Reader()[0]

@@ -1,6 +1,6 @@
-"""Builds the shards of one split: workers write them into a staging folder, the process that asked for them puts them in place.
+"""Builds the shards of one split: workers write them to a staging folder, and the main process publishes them.
 
-A shard follows from the reader, the settings and its number alone, so workers, machines and restarts change no byte.
+The bytes of a shard depend only on the reader, the settings and the shard number, not on workers, machines or restarts.
 """
 
 from __future__ import annotations
@@ -43,20 +43,23 @@ from hyperseg_jax.untrusted import limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
-OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; images are compressed already
+OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; images are already compressed
 IMAGES, CLIPS = 512, 32
-"""Records of a shard by default."""
+"""Default number of records per shard, for images and for videos."""
 NAMED = 20
-"""Bad records that a message names."""
+"""Maximum number of bad records in an error message."""
 UPLOADS = 2
-"""Shards under way besides those that are being built."""
+"""Number of shards that are uploaded while workers build others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a build is made of. shard_size: records; None takes IMAGES or CLIPS. long_edge: pixels; None keeps images as
-    they are. skip_bad: leaves bad records out and lists them; else they end the build. told: what else tells builds apart
-    ("name" and "split"; the reader's options, the sizes of its files)."""
+    """The settings of a build.
+
+    source: identifies the source dataset: "name" and "split", the options of the reader, the sizes of its files. shard_size:
+    records per shard; None uses IMAGES or CLIPS. long_edge: downscales larger images to this many pixels; None keeps them.
+    skip_bad: True skips bad records and lists them in the index; False aborts the build.
+    """
 
     source: Mapping[str, Any]
     shard_size: int | None = None
@@ -71,7 +74,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A shard to be written: the reader's records start..stop, at this path."""
+    """One shard to write: records start..stop of the reader, to this path."""
 
     path: pathlib.Path
     start: int
@@ -89,11 +92,12 @@ def build(
     verify: bool = False,
     advance: Callable[..., object] = lambda **_: None,
 ) -> Index:
-    """Writes what is not there yet of a build of one split and gives its index; the same call goes on after any end.
+    """Builds the missing shards of one split and returns its index. The same call resumes an interrupted build.
 
-    out: the folder of the split, a path or a URL of fsspec. workers: processes; 0 builds in this one. verify: checks the sums
-    of the shards that are there, not their sizes only. advance: takes `completed`, records done, and `total`.
-    UserError for bad records, another build in that folder, another run of it on this machine, a full disk, a store that fails.
+    out: the folder of the split, a path or fsspec URL. workers: number of processes; 0 builds in this process. verify: checks
+    the checksums of existing shards, not only their sizes. advance: called with `completed` (records done) and `total`.
+    Raises UserError for bad records, a different build in the folder, a concurrent build on this machine, a full disk, or a
+    store error.
     """
     store, total, clips = Store(out), len(reader), hasattr(reader, "sample")
     limits.check("records", total, str(store), "records")
@@ -105,7 +109,7 @@ def build(
     stage = _staging_folder(store)
     with alone(stage / "lock", wait=False) as free:
         if not free:
-            raise UserError(f"{store}: is being built by another process of this machine; wait for it")
+            raise UserError(f"{store}: another process on this machine is building it; wait until it has finished")
         count = -(-total // size)
         names = [shard_name(k, count) for k in range(count)]
         jobs = [
@@ -128,10 +132,10 @@ def build(
 
 
 def _clean_staging(stage: pathlib.Path, shards: pathlib.Path) -> None:
-    """Leaves a staging folder that still holds finished shards."""
+    """Removes temporary files. The staging folder is kept if it still contains finished shards."""
     sweep(shards)
     for note in shards.glob("*.json"):
-        if not note.with_suffix(".array_record").exists():  # killed between putting a shard in place and this
+        if not note.with_suffix(".array_record").exists():  # the process was killed after it published the shard
             note.unlink()
     with contextlib.suppress(OSError):
         shards.rmdir()
@@ -140,7 +144,8 @@ def _clean_staging(stage: pathlib.Path, shards: pathlib.Path) -> None:
 
 
 def _staging_folder(store: Store) -> pathlib.Path:
-    """Where shards are written before they are put in place: on the same disk, or in the cache folder for a store."""
+    """Returns the folder where shards are written before they are published: on the same disk, or in the cache folder for a
+    remote store."""
     if store.path is not None:
         stage = store.path / ".staging"
     else:
@@ -150,9 +155,9 @@ def _staging_folder(store: Store) -> pathlib.Path:
 
 
 def _make_folder(folder: pathlib.Path) -> None:
-    """A folder for staged shards."""
+    """Creates a folder for staged shards."""
     if folder.is_symlink():
-        raise UserError(f"{folder}: is a link; remove it, and the same command goes on")
+        raise UserError(f"{folder}: is a symbolic link; remove it and run the same command again")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,35 +173,36 @@ def _build_shards(
     verify: bool,
     advance: Callable[..., object],
 ) -> tuple[Shard, ...]:
-    """Each shard in its place, in order. Threads follow a shard from the build to the upload, so few wait on disk."""
+    """Builds and publishes all shards and returns them in order. Each thread takes a shard from build to upload, which limits
+    the number of staged shards on disk."""
     total, done = jobs[-1].stop, 0
-    faults: list[tuple[int, str]] = []
+    bad_records: list[tuple[int, str]] = []
     shards: dict[str, Shard] = {}
     with _shard_writer(reader, workers) as (write, stop):
 
-        def one(job: _Job) -> tuple[_Job, Shard | None]:
+        def build_shard(job: _Job) -> tuple[_Job, Shard | None]:
             if stop.is_set():
                 return job, None
-            found = read_shard(store, job.path.name, settings_hash)
-            if found is not None and verify and _checksum(store, found, job.path) != found.sha256:
-                found = None
-            if found is None:
-                found = _read_staged(job) or write(job)
-                if found is not None and (not found.bad or job.skip_bad):
-                    _publish(store, job, found, settings_hash)
-            return job, found
+            shard = read_shard(store, job.path.name, settings_hash)
+            if shard is not None and verify and _checksum(store, shard, job.path) != shard.sha256:
+                shard = None
+            if shard is None:
+                shard = _read_staged(job) or write(job)
+                if shard is not None and (not shard.bad or job.skip_bad):
+                    _publish(store, job, shard, settings_hash)
+            return job, shard
 
         with concurrent.futures.ThreadPoolExecutor(max(1, workers + UPLOADS if workers else 1)) as threads:
             try:
-                with without_ctrl_c():  # so are the threads, and the workers that they start
-                    asked = [threads.submit(one, job) for job in jobs]
-                for future in concurrent.futures.as_completed(asked):
+                with without_ctrl_c():  # inherited by the threads and the workers that they start
+                    futures = [threads.submit(build_shard, job) for job in jobs]
+                for future in concurrent.futures.as_completed(futures):
                     job, shard = future.result()
                     if shard is None:
                         continue
                     if shard.bad and not job.skip_bad:
                         stop.set()
-                        faults += shard.bad
+                        bad_records += shard.bad
                         continue
                     shards[job.path.name] = shard
                     done += job.stop - job.start
@@ -204,19 +210,19 @@ def _build_shards(
             except BrokenProcessPool as error:
                 stop.set()
                 raise UserError(
-                    f"{store}: a worker was ended from outside, perhaps for want of memory; the same command with "
-                    "fewer --workers goes on"
+                    f"{store}: a worker process was killed, possibly because memory ran out; run the same command with "
+                    "fewer --workers to resume"
                 ) from error
             except BaseException:
                 stop.set()
                 raise
-    if faults:
-        faults.sort()
-        lines = "".join(f"\n  record {number}: {why}" for number, why in faults[:NAMED])
-        more = f"\n  and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    if bad_records:
+        bad_records.sort()
+        lines = "".join(f"\n  record {number}: {why}" for number, why in bad_records[:NAMED])
+        more = f"\n  and {len(bad_records) - NAMED} more" if len(bad_records) > NAMED else ""
         raise UserError(
-            f"{store}: {len(faults)} bad records so far; mend them (`hyperseg data check` lists all), "
-            f"or leave them out with --skip-bad{lines}{more}"
+            f"{store}: {len(bad_records)} bad records so far; fix them (`hyperseg data check` lists all), "
+            f"or skip them with --skip-bad{lines}{more}"
         )
     return tuple(shards[job.path.name] for job in jobs)
 
@@ -236,7 +242,7 @@ def _publish(store: Store, job: _Job, shard: Shard, settings_hash: str) -> None:
     try:
         store.put(job.path, shard.file)
     except UserError:
-        if store.size(shard.file) != shard.bytes:  # else a run on another machine has put the very same there meanwhile
+        if store.size(shard.file) != shard.bytes:  # otherwise another machine has published the same shard
             raise
     write_shard(store, shard, settings_hash)
     job.path.unlink(missing_ok=True)
@@ -244,14 +250,14 @@ def _publish(store: Store, job: _Job, shard: Shard, settings_hash: str) -> None:
 
 
 def _metadata_path(job: _Job) -> pathlib.Path:
-    """Beside a staged shard, once it is whole."""
+    """Returns the path of the json file that is written beside a staged shard once it is complete."""
     return job.path.with_suffix(".json")
 
 
 def _read_staged(job: _Job) -> Shard | None:
-    """A shard that an earlier run built and could not put in place; None where it is not as its note says."""
+    """Returns a shard that an earlier run staged but did not publish; None if it does not match its metadata."""
     try:
-        shard = parsed_shard(strict_json.parse(strict_json.contents(_metadata_path(job)), "the note of a shard"))
+        shard = parsed_shard(strict_json.parse(strict_json.contents(_metadata_path(job)), "the metadata of a shard"))
         size, count = job.path.lstat().st_size, shard.records + len(shard.bad)
         fits = shard.file == job.path.name and shard.bytes == size and count == job.stop - job.start
         return shard if fits and not job.path.is_symlink() and sha256(job.path) == shard.sha256 else None
@@ -267,11 +273,11 @@ _stop: Any
 
 @contextlib.contextmanager
 def _shard_writer(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callable[[_Job], Shard | None], Any]]:
-    """What writes a shard, in a worker or here, and the event that stops it."""
+    """Yields a function that writes a shard, in a worker or in this process, and the event that stops it."""
     context = multiprocessing.get_context("spawn")
     if not workers:
-        here = threading.Event()
-        yield (lambda job: _write(job, reader, here)), here
+        local_stop = threading.Event()
+        yield (lambda job: _write(job, reader, local_stop)), local_stop
         return
     stop = context.Event()
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (reader, stop, limits.in_force()))
@@ -281,9 +287,9 @@ def _shard_writer(reader: Sequence[Example], workers: int) -> Iterator[tuple[Cal
         pool.shutdown(cancel_futures=True)
 
 
-def _init_worker(reader: Sequence[Example], stop: Any, within: limits.Limits) -> None:
+def _init_worker(reader: Sequence[Example], stop: Any, data_limits: limits.Limits) -> None:
     global _reader, _stop
-    limits.apply(within)
+    limits.apply(data_limits)
     _reader, _stop = reader, stop
     end_with_parent()
 
@@ -293,8 +299,8 @@ def _write_in_worker(job: _Job) -> Shard | None:
 
 
 def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
-    """Writes a shard as a whole, and a note of it; None where it was stopped. One with bad records that end the build is not
-    kept, but read to its end for more of them."""
+    """Writes a shard atomically, with its metadata; returns None if stopped. If bad records abort the build, the shard is not
+    kept, but all its records are read to report further bad ones."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     written, bad = 0, []
@@ -322,8 +328,8 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
                 part.unlink()
         if kept:
             write_text(_metadata_path(job), json.dumps(dataclasses.asdict(shard)))
-    except (OSError, RuntimeError) as error:  # ArrayRecord's own are RuntimeErrors
-        raise UserError(f"{job.path}: cannot be written ({error}); make room, then the same command goes on") from error
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError
+        raise UserError(f"{job.path}: cannot be written ({error}); free disk space and run the same command again") from error
     return shard if written + len(bad) == job.stop - job.start else None
 
 

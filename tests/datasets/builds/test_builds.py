@@ -121,7 +121,7 @@ def test_class_lists_are_drawn_as_the_source_draws_them(samples, tmp_path, asser
     for k in range(2):
         assert len(built[k].prompts) == 3 and len(built[k].prompts[0].classes) == 4
         assert_equal(built[k], source[k])
-    with pytest.raises(UserError, match="frames=2 is for clips"):
+    with pytest.raises(UserError, match="frames=2 applies to videos"):
         Built(tmp_path / "b", "s", frames=2)
 
 
@@ -209,7 +209,7 @@ def test_a_killed_build_goes_on(samples, tmp_path):
 def test_other_settings_are_named(refs, tmp_path):
     build(refs[0], tmp_path / "a", refs[1])
     before = content(tmp_path / "a")
-    with pytest.raises(UserError, match=r"a: holds a build of other settings \(long_edge None there, 64 now\)"):
+    with pytest.raises(UserError, match=r"a: contains a build with other settings \(long_edge None there, 64 now\)"):
         build(refs[0], tmp_path / "a", Plan(refs[1].source, shard_size=2, long_edge=64))
     assert content(tmp_path / "a") == before
 
@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(refs, tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        with pytest.raises(UserError, match=r"00000-of-00004\S* cannot be written .* the same command goes on"):
+        with pytest.raises(UserError, match=r"00000-of-00004\S* cannot be written .* run the same command again"):
             build(refs[0], tmp_path / "a", refs[1])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -284,7 +284,7 @@ def test_a_store_in_memory(refs, bucket, tmp_path, assert_equal):
     for k in range(len(refs[0])):
         assert_equal(built[k], refs[0][k])
     assert len(list((tmp_path / "cache" / "builds").glob("*.array_record"))) == 4
-    with pytest.raises(UserError, match=r"holds no build \(no index.json\); splits there: train"):
+    with pytest.raises(UserError, match=r"contains no build \(no index.json\); available splits: train"):
         Built(bucket, "val")
     name = "/bucket/refs/train/00003-of-00004.array_record"
     store.pipe_file(name, store.cat_file(name)[:-1] + b"x")
@@ -292,7 +292,7 @@ def test_a_store_in_memory(refs, bucket, tmp_path, assert_equal):
         path.unlink()
     fresh = Built(bucket, "train")
     assert_equal(fresh[0], refs[0][0])
-    with pytest.raises(UserError, match=r"00003-of-00004.array_record: its checksum differs"):
+    with pytest.raises(UserError, match=r"00003-of-00004.array_record: wrong checksum"):
         fresh[7]
     store.rm_file(name)
     with pytest.raises(UserError, match=r"00003-of-00004.array_record: no such shard"):
@@ -330,7 +330,7 @@ def test_shards_that_are_not_whole(refs, tmp_path, capsys):
     middle = len(whole) // 2
     shard.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     code, out, _ = run(capsys, "data", "check", "built", "--root", tmp_path)
-    assert code == 1 and "00001-of-00004.array_record: its checksum differs" in out
+    assert code == 1 and "00001-of-00004.array_record: wrong checksum" in out
     shard.unlink()
     with pytest.raises(UserError, match=r"00001-of-00004.array_record: no such shard"):
         Built(tmp_path, "train")[2]
@@ -362,7 +362,7 @@ def test_the_command(samples, tmp_path, capsys):
         code, _, err = run(capsys, *command, *arguments)
         assert code == 2 and message in err
     code, _, err = run(capsys, "data", "check", "built", "--root", tmp_path)
-    assert code == 2 and "holds no build" in err
+    assert code == 2 and "contains no build" in err
 
 
 def test_a_config_reads_a_build(samples, tmp_path, micro):

@@ -210,7 +210,7 @@ def test_shrinking_moves_what_is_drawn(full):
 def test_a_newer_field_is_named(full):
     content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
     content["prompts"][0]["depth"] = 1
-    with pytest.raises(UserError, match="'depth' of a newer version"):
+    with pytest.raises(UserError, match="'depth' is from a newer version"):
         Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
 
 
