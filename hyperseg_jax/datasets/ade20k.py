@@ -11,7 +11,7 @@ from hyperseg_jax.datasets.label_images import ImageLabels, pairs_in_folders
 
 
 class Ade20k(ImageLabels):
-    """Random access to the images of a split, in order of their names."""
+    """Random access to the images of a split, sorted by name."""
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
         """folder: ADEChallengeData2016. split: "training" or "validation". options: see label_images.ImageLabels."""

@@ -11,7 +11,7 @@ from hyperseg_jax.datasets.label_images import ImageLabels, pairs_in_folders
 
 
 class CocoStuff(ImageLabels):
-    """Random access to the images of a folder, in order of their names."""
+    """Random access to the images of a folder, sorted by name."""
 
     def __init__(self, image_root: str | os.PathLike, label_root: str | os.PathLike, **options: Any):
         """label_root: stuffthingmaps of the same split. options: see label_images.ImageLabels."""

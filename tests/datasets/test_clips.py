@@ -110,7 +110,7 @@ def test_a_sampled_clip_begins_where_an_object_is_seen(copy):
         (prompt,) = Davis2017(home, "train", frames=2, seed=seed, sampling="jump")[0].prompts
         assert pixels_of(prompt).any((1, 2)).all() and len(prompt.regions)
     Image.fromarray(np.zeros((192, 192), np.uint8)).save(paths[-1])
-    with pytest.raises(UserError, match=r"train-0: its masks show no object in frame 0; leave the video out"):
+    with pytest.raises(UserError, match=r"train-0: its masks show no object in frame 0; remove the video"):
         Davis2017(home, "train", frames=2)[0]
 
 

@@ -215,7 +215,7 @@ def test_panoptic_ids_void_and_crowd(root):
     assert prompt.classes == ("cat", "sky") and prompt.things == (True, False) and prompt.labels == (1,)
     assert prompt.masks.shape == (1, 1, *SIZE) and prompt.masks[0, 0, :10].all() and not prompt.masks[0, 0, 10:].any()
     assert prompt.ignore[0, 10:].all() and not prompt.ignore[0, :10].any()
-    with pytest.raises(UserError, match="has no pixel of segment 5"):
+    with pytest.raises(UserError, match="no pixel has segment 5"):
         panoptic(root, png, [{"id": 5, "category_id": 9}])[0]
     with pytest.raises(UserError, match="category_id 4 is not among"):
         panoptic(root, png, [{"id": 256, "category_id": 4}])[0]
