@@ -12,7 +12,7 @@ from hyperseg_jax.structs import Prompt
 
 
 class Gqa(Questions):
-    """Random access to the questions of one file, in its order; group is the structural type (query, verify, ...).
+    """Random access to the questions of one file in file order. group: the structural type (query, verify, ...).
 
     json_path: such as testdev_balanced_questions.json.
     """
@@ -40,7 +40,7 @@ class Gqa(Questions):
         return Prompt(
             task="chat",
             text=self._text(n, "question") + self._suffix,
-            answer=files.text_field(question, "answer", where, ""),  # the test split has none
+            answer=files.text_field(question, "answer", where, ""),  # missing in the test split
             group=files.text_field(kinds, "structural", f"{where} types", ""),
             key=self._keys[n],
         )

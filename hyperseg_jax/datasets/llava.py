@@ -14,15 +14,15 @@ IMAGE_MARK = "<image>"
 
 
 class Llava:
-    """Random access to the records that have an image, in order of the file, a prompt for each question.
+    """Random access to the records with an image in file order, one prompt per question.
 
-    Each turn stands alone: a question that leans on an earlier one is asked without it. text_only: records left out
+    Each turn is an independent prompt without the earlier turns of its conversation. text_only: the number of records skipped
     because they have no image.
     """
 
     def __init__(self, json_path: str | os.PathLike, image_root: str | os.PathLike, *, prompts_per_example: int = 4):
-        """image_root: the folder that `image` is relative to. prompts_per_example: questions of one image; a longer
-        conversation is cut into several examples."""
+        """image_root: `image` is relative to this folder. prompts_per_example: maximum number of questions per example; longer
+        conversations are split into several examples."""
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
         self._file = files.Json(json_path, list)
@@ -58,6 +58,6 @@ class Llava:
     def _prompt(self, pair: list[dict], where: str) -> Prompt:
         speakers = [files.field(line, "from", where) for line in pair]
         if speakers != ["human", "gpt"]:
-            raise UserError(f"{where}: field 'from' must alternate human, gpt; found {speakers}; correct the record")
+            raise UserError(f"{where}: field 'from' is {speakers}, expected ['human', 'gpt']; correct the record")
         question, answer = (files.text_field(line, "value", where) for line in pair)
         return Prompt(task="chat", text=question.replace(IMAGE_MARK, "").strip(), answer=answer.strip())

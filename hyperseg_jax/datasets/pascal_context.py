@@ -14,10 +14,10 @@ LAST_ID = 459
 
 
 class PascalContext59(ImageLabels):
-    """Random access to the images of a split, in the order of its list. The other 400 classes are void."""
+    """Random access to the images of a split, in the order of its list. The remaining 400 classes are void."""
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
-        """folder: VOCdevkit/VOC2010; trainval is read where it is there. split: "train" or "val". options: see
+        """folder: VOCdevkit/VOC2010; trainval is used if it exists. split: "train" or "val". options: see
         label_images.ImageLabels."""
         names = files.subpath(folder, "ImageSets", "SegmentationContext", f"{split}.txt")
         images, originals = files.subpath(folder, "JPEGImages"), files.subpath(folder, "trainval")

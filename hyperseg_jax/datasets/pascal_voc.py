@@ -1,6 +1,6 @@
 """Pascal VOC 2012, 20 classes: JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{split}.txt.
 
-0 is background and 255 the border of objects; open-vocabulary scores of VOC 20 count neither.
+0 is background and 255 the object border; open-vocabulary metrics of VOC 20 ignore both.
 """
 
 from __future__ import annotations

@@ -139,10 +139,14 @@ def test_lines_end_at_line_feeds_only(own):
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGP8z8DEwAAABQ0BA7hKXG8AAAAASUVORK5CYII="  # 2x2 pixels
 
 LABELME = {
-    "five numbers": ({"points": [[1, 2], [3, 4], [5]]}, "bad mask", "0000.json shapes#0: is no polygon"),
-    "a line": ({"shape_type": "linestrip"}, "bad mask", "is no polygon, rectangle, circle or mask"),
-    "a mask of another size": ({"shape_type": "mask", "points": [[1, 2], [9, 9]], "mask": DOT}, "bad mask", "is no polygon"),
-    "a mask that is none": ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "!"}, "bad mask", "is no polygon"),
+    "five numbers": ({"points": [[1, 2], [3, 4], [5]]}, "bad mask", "0000.json shapes#0: not a valid polygon"),
+    "a line": ({"shape_type": "linestrip"}, "bad mask", "not a valid polygon, rectangle, circle or mask"),
+    "a mask of another size": (
+        {"shape_type": "mask", "points": [[1, 2], [9, 9]], "mask": DOT},
+        "bad mask",
+        "not a valid polygon",
+    ),
+    "a mask that is none": ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "!"}, "bad mask", "not a valid polygon"),
 }
 
 
@@ -197,9 +201,9 @@ def test_a_mask_that_is_a_jpeg_is_refused(own):
     [
         ("77\tWhat?\tnan\ta\tb\t\t\tA\tx\t0\r78\tWhat?\tnan\ta\tb\t\t\tA\tx\t0", "a lone carriage return"),
         ('77\tA 5" tube?\tnan\ta\tb\t\t\tA\tx\t0\n78\tA 6" tube?\tnan\ta\tb\t\t\tA\tx\t0', "has a quote inside a cell"),
-        ("77\tWhat?\tnan\ta\tb\t\t\tAB\tx\t0", "answer 'AB' is none of its choices"),
-        ("77\tWhat?\tnan\ta\tb\t\t\tC\tx\t0", "answer 'C' is none of its choices"),
-        ("77\tWhat?\tnan\ta\t\tc\t\tB\tx\t0", "choice B is empty and a later one is not"),
+        ("77\tWhat?\tnan\ta\tb\t\t\tAB\tx\t0", "answer 'AB' is not one of its choices"),
+        ("77\tWhat?\tnan\ta\tb\t\t\tC\tx\t0", "answer 'C' is not one of its choices"),
+        ("77\tWhat?\tnan\ta\t\tc\t\tB\tx\t0", "choice B is empty, but a later choice is not"),
     ],
 )
 def test_rows_that_would_be_taken_for_others(own, row, why):
@@ -211,7 +215,7 @@ def test_rows_that_would_be_taken_for_others(own, row, why):
     with pytest.raises(UserError, match=why):
         reader[len(reader) - 1]
     table.write_text(text.replace("hint", "question", 1))
-    with pytest.raises(UserError, match="two columns have one name"):
+    with pytest.raises(UserError, match="two columns have the same name"):
         MmBench(table)
 
 
