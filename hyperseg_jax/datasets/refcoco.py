@@ -1,8 +1,8 @@
-"""Referring expressions in the authors' json (HyperSeg, InstructSeg, PSALM): RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO.
+"""Referring expressions in the json format of HyperSeg, InstructSeg and PSALM: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO.
 
-A list of {new_img_id, image_info: {file_name, height, width}, instruction: [{sent, ...}], anns: [{segmentation, ...}]};
-`no_target` true or empty anns where nothing fits, several anns where the expression names several things. HyperSeg (commit
-5cfcf52) joins all sentences of a record to one expression.
+A list of {new_img_id, image_info: {file_name, height, width}, instruction: [{sent, ...}], anns: [{segmentation, ...}]}. Without
+a target, `no_target` is true or anns is empty; expressions with several targets have several anns. HyperSeg (commit 5cfcf52)
+joins all sentences of a record to one expression.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SENTENCES = ("joined", "each")
 
 
 class RefCoco:
-    """Random access to the expressions of one json file; order and content are fixed."""
+    """Random access to the expressions of one json file, in file order; deterministic."""
 
     def __init__(
         self,
@@ -32,10 +32,10 @@ class RefCoco:
         group_by_image: bool = False,
         prompts_per_example: int = 4,
     ):
-        """image_root: the folder that image_info.file_name is relative to.
+        """image_root: image_info.file_name is relative to this folder.
 
-        sentences: "joined": the sentences of a record are one prompt, as the published evaluation has it; "each": a
-        prompt each. group_by_image: an example carries up to prompts_per_example prompts of one image, in file order.
+        sentences: "joined" is one prompt per record, as in the published evaluation; "each" is one prompt per sentence.
+        group_by_image: an example has up to prompts_per_example prompts of one image, in file order.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
@@ -51,7 +51,7 @@ class RefCoco:
         return f"{self._file.path}#{record}"
 
     def _order(self, group_by_image: bool) -> list[list[tuple[int, int]]]:
-        """For each example, the (record, sentence) of its prompts; sentence -1 stands for all."""
+        """Returns (record, sentence) of the prompts of each example; sentence -1 means all sentences joined."""
         items: list[tuple[int, int]] = []
         by_image: dict[str, list[int]] = {}
         for number, record in enumerate(self._file.content):
@@ -84,16 +84,15 @@ class RefCoco:
         where = self._where(number)
         record = self._file.content[number]
         entries = files.list_field(record, "instruction", where)
-        spoken = [
-            files.text_field(entry, "sent", where) for entry in (entries if sentence < 0 else entries[sentence : sentence + 1])
-        ]
+        selected = entries if sentence < 0 else entries[sentence : sentence + 1]
+        sentences = [files.text_field(entry, "sent", where) for entry in selected]
         anns = [] if files.flag(record, "no_target", where, False) else files.list_field(record, "anns", where)
         target = np.zeros(size, bool)
         for ann in anns:
             target |= masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
         return Prompt(
             task="referring",
-            text=join_sentences(spoken),
+            text=join_sentences(sentences),
             masks=target[None, None] if anns else np.zeros((0, 1, *size), bool),
             group=files.text_field(record, "group", where, ""),
         )

@@ -141,7 +141,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
     "labels cut": ("ade20k", ADE, cut, "unreadable image", "00000000.png: cannot be read as a label image"),
     "labels of another size": ("ade20k", ADE, small, "wrong size", "00000000.png: is 6x5 pixels, its image 192x192"),
     "labels of colours": ("ade20k", ADE, colours, "unreadable image", "it has colours (mode RGB)"),
-    "labels of no class": ("ade20k", ADE, strange, "bad mask", "00000000.png: has pixels of 200, which is no class"),
+    "labels of no class": ("ade20k", ADE, strange, "bad mask", "00000000.png: has pixel values 200, which are no class"),
     "cityscapes image": (
         "cityscapes",
         "cityscapes/leftImg8bit/val/town/town_000000_000019_leftImg8bit.png",
@@ -185,7 +185,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         GREFS,
         lambda path: change(path, lambda c: c[-1].update(sentences=[{"sent": " "}])),
         "bad record",
-        "field 'sentences' has none or an empty one",
+        "field 'sentences' is empty or has an empty sentence",
     ),
     "regions out of the image": (
         "visual_genome",

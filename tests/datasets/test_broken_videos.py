@@ -76,14 +76,14 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
         "davis2017/davis_text_annotations/Davis17_annot1.txt",
         lambda path: path.write_text(path.read_text() + "train-0 the dog\n"),
         "bad record",
-        "should be: video",
+        "expected: video",
     ),
     "a video unspoken of": (
         "ref_davis",
         "davis2017/ImageSets/2017/train.txt",
         lambda path: path.write_text("train-0\nother\n"),
         "bad record",
-        "no sentence about other",
+        "no expression for other",
     ),
     "a list that is gone": (
         "davis2016",

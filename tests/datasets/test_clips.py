@@ -312,10 +312,10 @@ def test_bad_texts_of_ref_davis_are_named(copy):
     home = copy("davis2017")
     path = home / "davis_text_annotations" / "Davis17_annot1.txt"
     path.write_text('train-0 1 "the cat"\ntrain-1 the dog\n')
-    with pytest.raises(UserError, match=r"Davis17_annot1\.txt line 2: should be: video"):
+    with pytest.raises(UserError, match=r"Davis17_annot1\.txt line 2: expected: video"):
         ref_davis(home)
     path.write_text('train-0 1 "the cat"\n')
-    with pytest.raises(UserError, match="no sentence about train-1"):
+    with pytest.raises(UserError, match="no expression for train-1"):
         ref_davis(home, annotators=(1,), views=("first_frame",))
     path.unlink()
     with pytest.raises(UserError, match=r"Davis17_annot1\.txt: no such file; unpack davis_text_annotations"):

@@ -273,6 +273,6 @@ def test_missing_and_wrong_files_are_named(root):
         CocoPanoptic(save(root / "p.json", {"images": [], "categories": []}), root / "images", root / "images")
     with pytest.raises(UserError, match="has 2 frames"):
         revos(root, [None, None])[0]
-    with pytest.raises(UserError, match="expected \['human', 'gpt'\]"):
+    with pytest.raises(UserError, match=r"expected \['human', 'gpt'\]"):
         entry = {"image": "a.jpg", "conversations": [{"from": "gpt", "value": "x"}, {"from": "gpt", "value": "y"}]}
         Llava(save(root / "chat.json", [entry]), root / "images")[0]

@@ -222,8 +222,8 @@ def test_features_as_they_were_written_before(prepared, tmp_path):
         ({"splits": [{"name": "train", "shardLengths": ["2"]}]}, "has 3 records, and dataset_info.json says 2"),
         ({"splits": [{"shardLengths": ["x"]}]}, "a split in an unexpected format"),
         ({"splits": 5}, "a split in an unexpected format"),
-        ({"splits": [], "moduleName": "antigravity"}, "no split 'train'; it has "),
-        ({"fileFormat": "\x1b[31m"}, r"is in the format \\x1b\[31m"),
+        ({"splits": [], "moduleName": "antigravity"}, "no split 'train'; available splits: "),
+        ({"fileFormat": "\x1b[31m"}, r"has the format \\x1b\[31m"),
     ],
 )
 def test_what_dataset_info_may_not_say(prepared, tmp_path, edit, told):
@@ -235,9 +235,9 @@ def test_what_dataset_info_may_not_say(prepared, tmp_path, edit, told):
 
 
 def test_bad_folders(prepared, tmp_path):
-    with pytest.raises(UserError, match="no split 'dev'; it has train"):
+    with pytest.raises(UserError, match="no split 'dev'; available splits: train"):
         Prepared(prepared["instances"], "dev")
-    with pytest.raises(UserError, match="features name no classes"):
+    with pytest.raises(UserError, match="features have no class names"):
         Prepared(prepared["labels"], "train")
     with pytest.raises(UserError, match=r"pixels of 2, and classes has 1"):
         Prepared(prepared["labels"], "train", classes=("sky",))[0]
@@ -246,7 +246,7 @@ def test_bad_folders(prepared, tmp_path):
     folder = copied(prepared, tmp_path)
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    with pytest.raises(UserError, match="is in the format tfrecord, which needs TensorFlow"):
+    with pytest.raises(UserError, match="has the format tfrecord, which needs TensorFlow"):
         Prepared(folder, "train")
 
 

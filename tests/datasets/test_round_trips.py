@@ -126,7 +126,7 @@ def test_refs(samples, drawn, name):
         f"{expression.text}." for _, expression in expected
     ]
     assert max(len(together[n].prompts) for n in range(len(together))) == 3
-    with pytest.raises(UserError, match="no split 'dev'; it has test"):
+    with pytest.raises(UserError, match="no split 'dev'; available splits: test"):
         layouts.find_layout(name).reader(
             samples
             / "refer"
