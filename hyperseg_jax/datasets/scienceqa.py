@@ -17,25 +17,27 @@ from hyperseg_jax.untrusted.printing import shown
 
 
 class ScienceQa(PerImage):
-    """Random access to the questions of a split that have an image, in its order; group is the subject.
+    """Random access to the questions of a split with an image, in the order of the split. group: the subject.
 
-    text_only: questions left out because they have no image.
+    text_only: the number of questions skipped because they have no image.
     """
 
     def __init__(self, folder: str | os.PathLike, split: str, *, hints: bool = True):
-        """folder: with problems.json, pid_splits.json and images. split: "train", "val", "test", "minitest", ...
-        hints: whether the hint stands before the question."""
+        """folder: contains problems.json, pid_splits.json and images. split: "train", "val", "test", "minitest", ...
+        hints: whether prompts include the hint."""
         root = pathlib.Path(folder)
         self._file = files.Json(files.inside(root, "problems.json", str(root)), dict)
         self._images, self._hints = files.subpath(root, "images"), hints
         splits = files.Json(files.inside(root, "pid_splits.json", str(root)), dict)
         if split not in splits.content:
-            raise UserError(f"{splits.path}: no split {split!r}; it has {shown(', '.join(splits.content) or 'none')}")
+            raise UserError(
+                f"{splits.path}: no split {split!r}; available splits: {shown(', '.join(splits.content) or 'none')}"
+            )
         self.name = f"scienceqa:{split}"
-        asked = files.text_list(splits.content, split, str(splits.path))
-        rows = {key: self._row(key) for key in asked}
-        self._keys = [key for key in asked if not isinstance(rows[key], dict) or rows[key].get("image")]
-        self.text_only = len(asked) - len(self._keys)
+        keys = files.text_list(splits.content, split, str(splits.path))
+        rows = {key: self._row(key) for key in keys}
+        self._keys = [key for key in keys if not isinstance(rows[key], dict) or rows[key].get("image")]
+        self.text_only = len(keys) - len(self._keys)
         self._group_prompts(len(self._keys), self._keys.__getitem__, 1)
 
     def _row(self, key: str) -> Any:
@@ -51,7 +53,7 @@ class ScienceQa(PerImage):
         row = self._row(key)
         choices, answer = files.text_list(row, "choices", where), files.integer(row, "answer", where)
         if not 0 <= answer < min(len(choices), len(LETTERS)):
-            report_problem("bad record", f"{where}: answer {answer} is none of its {len(choices)} choices; correct it")
+            report_problem("bad record", f"{where}: answer {answer} is not one of its {len(choices)} choices; correct it")
             answer = 0
         hint = files.text_field(row, "hint", where, "") if self._hints else ""
         return Prompt(

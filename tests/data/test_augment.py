@@ -208,7 +208,7 @@ def test_a_config_names_its_mistakes(micro):
         ({"region": {"scale": (2.0, 1.0)}}, "scale = .*the smaller first"),
         ({"region": {"crop": (0.5, 1.5)}}, "crop = .*up to 1"),
         ({"region": {"marks": ("dot",)}}, "point"),
-        ({"region": {"horizontal_flip": 2}}, "a chance"),
+        ({"region": {"horizontal_flip": 2}}, "a probability"),
     ):
         with pytest.raises(UserError, match=told):
             build(**blocks)

@@ -52,9 +52,17 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
         "bad record",
         "field 'image_id' is missing",
     ),
-    "a size of words": (lambda c: c["images"][0].update(height="192"), "bad record", "field 'height' is '192' where a whole"),
+    "a size of words": (
+        lambda c: c["images"][0].update(height="192"),
+        "bad record",
+        "field 'height' is '192', expected an int",
+    ),
     "a size of nothing": (lambda c: c["images"][0].update(width=0), "bad record", "correct its height and width"),
-    "a size without end": (lambda c: c["images"][0].update(height=float("inf")), "bad record", "field 'height' is inf where"),
+    "a size without end": (
+        lambda c: c["images"][0].update(height=float("inf")),
+        "bad record",
+        "field 'height' is inf, expected",
+    ),
     "a huge size": (lambda c: c["images"][0].update(height=10**9), "bad record", "correct its height and width"),
     "another size": (
         lambda c: c["images"][0].update(width=200),
@@ -270,7 +278,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "scienceqa/problems.json",
         inside("test0", answer=9),
         "bad record",
-        "test0: answer 9 is none of its",
+        "test0: answer 9 is not one of its",
     ),
     "a problem that is not there": (
         "scienceqa",

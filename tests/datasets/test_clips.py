@@ -291,12 +291,12 @@ def test_unknown_objects_are_named(copy):
     content["videos"]["train-0"]["expressions"]["1"]["obj_id"] = 1
     path.write_text(json.dumps(content))
     for options in ({}, {"frames": 2}):
-        with pytest.raises(UserError, match=r"meta_expressions\.json train-0 0: no mask of .*train-0 has object 9"):
+        with pytest.raises(UserError, match=r"meta_expressions\.json train-0 0: no mask in .*train-0 has object 9"):
             ref_youtube(home, **options)[0]
     assert len(ref_youtube(home)[1].prompts) == 1
     text = copy("davis2017") / "davis_text_annotations" / "Davis17_annot1.txt"
     text.write_text('train-0 8 "the cat"\ntrain-1 1 "a dog"\n')
-    with pytest.raises(UserError, match=r"train-0 8\.1\.first_frame: no mask of .*train-0 has object 8"):
+    with pytest.raises(UserError, match=r"train-0 8\.1\.first_frame: no mask in .*train-0 has object 8"):
         ref_davis(text.parent.parent, annotators=(1,), views=("first_frame",))[0]
 
 

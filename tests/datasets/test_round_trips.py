@@ -271,7 +271,7 @@ def test_numbers_that_are_void_and_numbers_that_are_none(own, name, folder, void
     for number in (*void, refused):
         Image.fromarray(np.full((SIZE, SIZE), number, np.uint8)).save(path)
         if number == refused:
-            with pytest.raises(UserError, match=f"has pixels of {refused}"):
+            with pytest.raises(UserError, match=f"has pixel values {refused}"):
                 opened(root, name)[0]
         else:
             (prompt,) = opened(root, name)[0].prompts
