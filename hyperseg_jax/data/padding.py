@@ -26,16 +26,16 @@ STEP = 16
 class Padding:
     """The measured padding of one task.
 
-    fault: the error of the first unreadable record; "" if all could be read. read: the number of readable records.
+    error: the error of the first unreadable record; "" if all could be read. read: the number of readable records.
     length: positions of a batch; 0 if the system has no token sequence. used: the positions that each element uses.
-    free: the fraction of padding of everything else that is padded, such as pixels, by name.
+    padding_fractions: the fraction of padding of everything else that is padded, such as pixels, by name.
     """
 
-    fault: str
+    error: str
     read: int = 0
     length: int = 0
     used: tuple[int, ...] = ()
-    free: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    padding_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def cells(self, length_buckets: Sequence[int], batch_size: int) -> list[str]:
         """Returns the table cells about positions: length, longest, proposed length, fraction of padding and, with length
@@ -54,20 +54,20 @@ class Padding:
 def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
     """Samples training records of a task (the same on every host), processes them as the stream does, and measures padding."""
     train = task.train or ()
-    elements, fault = [], "" if len(train) else "there are none"
+    elements, first_error = [], "" if len(train) else "there are none"
     for k in np.random.default_rng(seed).permutation(len(train))[:records]:
         try:
             elements.append(task.train_processor.padding(task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))))
         except BaseException as error:
             reason = record_errors.reason(error)
-            fault = fault or f"record {k}: {reason}"
+            first_error = first_error or f"record {k}: {reason}"
     if not elements:
-        return Padding(fault)
+        return Padding(first_error)
     sums = {name: np.sum([element[name] for element in elements], axis=0) for name in elements[0]}
-    free = {name: float(1 - used / max(room, 1)) for name, (used, room) in sums.items() if name != POSITIONS}
+    fractions = {name: float(1 - used / max(room, 1)) for name, (used, room) in sums.items() if name != POSITIONS}
     positions = [element[POSITIONS] for element in elements if POSITIONS in element]
     length = max((room for _, room in positions), default=0)
-    return Padding(fault, len(elements), length, tuple(used for used, _ in positions), free)
+    return Padding(first_error, len(elements), length, tuple(used for used, _ in positions), fractions)
 
 
 def table(
@@ -76,11 +76,11 @@ def table(
     """Returns a table with one row per task and, if batches are mixed, one row for the mixed batches."""
     title = f"padding of the training batches, by {RECORDS} records of each task"
     bucketed = ["in buckets"] if length_buckets else []
-    others = list(dict.fromkeys(name for padding in measured.values() for name in padding.free))
+    others = list(dict.fromkeys(name for padding in measured.values() for name in padding.padding_fractions))
     rows = Table("task", "length", "longest", "would do", POSITIONS, *bucketed, *others, title=title)
     for name, padding in measured.items():
         cells = padding.cells(() if mixed else length_buckets, batch_size) + [""] * (mixed and len(bucketed))
-        rows.add_row(name, *cells, *(_percent(padding.free.get(kind, 0.0)) for kind in others))
+        rows.add_row(name, *cells, *(_percent(padding.padding_fractions.get(kind, 0.0)) for kind in others))
     if mixed:
         pool = tuple(n for name, padding in measured.items() for n in padding.used * ratios[name])
         length = max(padding.length for padding in measured.values())

@@ -191,12 +191,12 @@ def processor(
         first, *others = (processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(trained))
         return first.widest(others)
     fields = config.data.tasks[task].to_dict() | sizes
-    made: Processor = system.processor(
+    result: Processor = system.processor(
         config, tokenizer, {name: size for name, size in fields.items() if name not in NOT_SIZES}
     )
-    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(made.spec(1)))
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(result.spec(1)))
     limits.check("mask_pixels", numbers, f"data.tasks.{task}: an element", "numbers")
-    return made
+    return result
 
 
 def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:

@@ -47,9 +47,9 @@ class Report:
             try:
                 return read()
             except UserError as error:
-                self.collected.note(getattr(error, "kind", "bad record"), record_errors.reason(error))
+                self.collected.add(getattr(error, "kind", "bad record"), record_errors.reason(error))
             except BaseException as error:
-                self.collected.note("bad record", f"{what}: {record_errors.reason(error)}")
+                self.collected.add("bad record", f"{what}: {record_errors.reason(error)}")
         return None
 
 

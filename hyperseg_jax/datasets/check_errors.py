@@ -38,7 +38,7 @@ class ProblemCollector:
         self.counts: dict[str, int] = dict.fromkeys(KINDS, 0)
         self.sizes: dict[pathlib.Path, tuple[int, int]] = {}
 
-    def note(self, kind: str, message: str) -> None:
+    def add(self, kind: str, message: str) -> None:
         message = one_line(message)
         if message not in self.problems:
             self.counts[kind] += 1
@@ -62,10 +62,10 @@ def problem_reported() -> bool:
 
 
 @contextlib.contextmanager
-def collecting_problems(into: ProblemCollector) -> Iterator[None]:
+def collecting_problems(collector: ProblemCollector) -> Iterator[None]:
     """Inside this context, readers report problems to the collector and continue with an empty mask or image. Each image is
     decoded only once."""
-    token, before = _collected.set(into), _problem_reported.set(False)
+    token, before = _collected.set(collector), _problem_reported.set(False)
     try:
         yield
     finally:
@@ -75,8 +75,8 @@ def collecting_problems(into: ProblemCollector) -> Iterator[None]:
 
 def report_problem(kind: str, message: str) -> None:
     """Raises a Problem. Inside `collecting_problems`, records it instead, and the caller continues with an empty value."""
-    into = active_collector()
-    if into is None:
+    collector = active_collector()
+    if collector is None:
         raise Problem(kind, message)
     _problem_reported.set(True)
-    into.note(kind, message)
+    collector.add(kind, message)

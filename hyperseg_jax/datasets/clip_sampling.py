@@ -40,15 +40,17 @@ def around_random_frame(length: int, count: int, rng: np.random.Generator, reach
 
 
 def random_jumps(length: int, count: int, rng: np.random.Generator, max_jump: int = 9, reverse: float = REVERSED) -> np.ndarray:
-    """int [count]: InstructSeg's training clip. One frame, then again and again one that is at most a jump (drawn once, from
-    2..max_jump) from any taken so far; in order of time, or backwards with the chance `reverse`. The key frame is the middle
-    one, number count // 2."""
+    """Returns int [count]: frame indices of an InstructSeg training clip.
+
+    Starts with a random frame and repeatedly adds a random frame within `jump` of any selected frame; jump is sampled once from
+    2..max_jump. The result is ascending, or descending with probability `reverse`. The key frame is at count // 2.
+    """
     jump = min(length, int(rng.integers(SHORTEST_JUMP, max_jump + 1)))
-    taken = [int(rng.integers(length))]
-    while len(taken) < min(count, length):
-        near = {t for seen in taken for t in range(max(0, seen - jump), min(length, seen + jump + 1))}
-        taken.append(int(rng.choice(sorted(near.difference(taken)))))
-    times = _pad_with_last(np.sort(taken), count)
+    selected = [int(rng.integers(length))]
+    while len(selected) < min(count, length):
+        near = {t for frame in selected for t in range(max(0, frame - jump), min(length, frame + jump + 1))}
+        selected.append(int(rng.choice(sorted(near.difference(selected)))))
+    times = _pad_with_last(np.sort(selected), count)
     return times[::-1] if rng.random() < reverse else times
 
 

@@ -226,8 +226,8 @@ def _check_id(value: Any, name: str, where: str) -> int | str:
 def integer(record: Any, name: str, where: str) -> int:
     """Returns an integer field of a record. Raises UserError for other types."""
     value = field(record, name, where)
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # False for infinity
-    if isinstance(value, bool) or not whole or abs(value) >= LARGEST_NUMBER:
+    is_integer = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # False for infinity
+    if isinstance(value, bool) or not is_integer or abs(value) >= LARGEST_NUMBER:
         raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected an integer; correct the record")
     return int(value)
 

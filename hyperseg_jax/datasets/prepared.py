@@ -107,18 +107,18 @@ class Prepared:
         except Exception as error:  # a damaged record can raise any exception
             why = f"{type(error).__name__}: {shown(str(error))}"
             raise Problem("bad record", f"{where}: cannot be read ({why}); prepare it again") from error
-        pixels = _image(record.one("image"), where)
+        pixels = _image(record.single("image"), where)
         budget.charge_frame(pixels.shape, where)
         size = pixels.shape[0], pixels.shape[1]
-        key = next((str(record.one(name)) for name in ("image/id", "image/filename") if record.has(name)), str(index))
+        key = next((str(record.single(name)) for name in ("image/id", "image/filename") if record.has(name)), str(index))
         if self._kind == "instances":
-            object_masks = [_mask(data, size, where) for data in record.many(f"objects/{self._masks}")]
+            object_masks = [_mask(data, size, where) for data in record.values(f"objects/{self._masks}")]
             labels = self._object_labels(record, len(object_masks), where)
             stacked = np.array(object_masks, bool).reshape(-1, *size)
             prompts = self._class_lists.prompts(index, stacked, labels, np.zeros(size, bool), key=key)
         elif self._kind == "labels":
             assert self._labels is not None
-            numbers = _numbers(record.one(self._labels), size, where).astype(int)
+            numbers = _numbers(record.single(self._labels), size, where).astype(int)
             values = [int(number) for number in np.unique(numbers) if number]
             if values and values[-1] > len(self.classes):
                 why = f"has the pixel value {values[-1]}, but there are {len(self.classes)} classes"
@@ -135,7 +135,7 @@ class Prepared:
 
     def _object_labels(self, record: Values, count: int, where: str) -> list[int]:
         """Returns the class index of each object."""
-        labels = list(record.many("objects/label"))
+        labels = list(record.values("objects/label"))
         odd = [label for label in labels if not isinstance(label, int) or not 0 <= label < len(self.classes)]
         if odd or len(labels) != count:
             bad_label = f"has the label {shown_value(odd[0])}, but there are {len(self.classes)} classes" if odd else ""
@@ -144,7 +144,7 @@ class Prepared:
         return labels
 
     def _captions(self, record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
-        boxes = np.asarray(record.many("objects/bbox"), float).reshape(-1, 4)
+        boxes = np.asarray(record.values("objects/bbox"), float).reshape(-1, 4)
         for (top, left, bottom, right), label in zip(boxes, self._object_labels(record, len(boxes), where), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
             yield Prompt(task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3), size, where))
@@ -152,7 +152,7 @@ class Prepared:
 
 def _referring(record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:
     numbers, texts = (record.rows(f"objects/refexp/{name}") for name in ("refexp_id", "raw"))
-    for mask, object_numbers, object_texts in zip(record.many("objects/mask"), numbers, texts, strict=True):
+    for mask, object_numbers, object_texts in zip(record.values("objects/mask"), numbers, texts, strict=True):
         target = _mask(mask, size, where)[None, None]
         for number, text in zip(object_numbers, object_texts, strict=True):
             yield Prompt(task="referring", text=_text(text).strip(), masks=target, key=str(number))
@@ -169,15 +169,15 @@ class Values:
     def has(self, name: str) -> bool:
         return name in self._values
 
-    def many(self, name: str) -> Sequence[Any]:
+    def values(self, name: str) -> Sequence[Any]:
         if not self.has(name):
             raise Problem("bad record", f"{self._where}: field {name!r} is missing; prepare it again")
         kind = self._values[name].WhichOneof("kind")
         return getattr(self._values[name], kind).value if kind else ()
 
-    def one(self, name: str) -> Any:
+    def single(self, name: str) -> Any:
         """Returns the only value of a field; decodes the text fields image/*."""
-        values = self.many(name)
+        values = self.values(name)
         if len(values) != 1:
             why = f"field {name!r} has {len(values)} values, expected 1"
             raise Problem("bad record", f"{self._where}: {why}; prepare it again")
@@ -185,8 +185,8 @@ class Values:
 
     def rows(self, name: str) -> Iterator[Sequence[Any]]:
         """Yields the rows of a ragged field, stored as concatenated values and row lengths."""
-        flat, start = self.many(f"{name}/ragged_flat_values"), 0
-        for length in self.many(f"{name}/ragged_row_lengths_0"):
+        flat, start = self.values(f"{name}/ragged_flat_values"), 0
+        for length in self.values(f"{name}/ragged_row_lengths_0"):
             yield flat[start : start + max(0, length)]
             start += max(0, length)
 

@@ -50,12 +50,12 @@ def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any],
 def _fits(value: Any, kind: Any) -> bool:
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if inner:  # a sequence, or a tuple of so many
+        return any(_fits(value, option) for option in inner)
+    if inner:  # a sequence or a fixed-length tuple
         return (
             isinstance(value, list | tuple)
             and _length(kind) in (None, len(value))
-            and all(_fits(one, inner[0]) for one in value)
+            and all(_fits(item, inner[0]) for item in value)
         )
     if kind not in WORDS:
         return True

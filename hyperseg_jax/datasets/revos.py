@@ -111,7 +111,7 @@ class ReVos(ClipReader):
         for k, t in enumerate(times):
             if t >= len(tracks):
                 report_problem(
-                    "bad mask", f"{where}: has {len(tracks)} frames, the video more; take both files from one release"
+                    "bad mask", f"{where}: has {len(tracks)} frames, the video more; use both files from the same release"
                 )
                 continue
             for track in tracks[t] if isinstance(tracks[t], list) else [tracks[t]]:

@@ -221,7 +221,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "objects365/zhiyuan_objv2_val.json",
         inside("annotations", 0, bbox=["a", 1, 2, 3]),
         "bad mask",
-        "annotations#0: a box is [x, y, width, height]",
+        "is invalid, expected [x, y, width, height]",
     ),
     "a box of no category": (
         "objects365",

@@ -134,9 +134,9 @@ def build(
 def _clean_staging(stage: pathlib.Path, shards: pathlib.Path) -> None:
     """Removes temporary files. The staging folder is kept if it still contains finished shards."""
     sweep(shards)
-    for note in shards.glob("*.json"):
-        if not note.with_suffix(".array_record").exists():  # the process was killed after it published the shard
-            note.unlink()
+    for metadata in shards.glob("*.json"):
+        if not metadata.with_suffix(".array_record").exists():  # the process was killed after it published the shard
+            metadata.unlink()
     with contextlib.suppress(OSError):
         shards.rmdir()
         (stage / "lock").unlink()
@@ -323,10 +323,10 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             shard = Shard(job.path.name, written, part.stat().st_size, sha256(part), tuple(bad))
-            kept = written + len(bad) == job.stop - job.start and (not bad or job.skip_bad)
-            if not kept:
+            keep = written + len(bad) == job.stop - job.start and (not bad or job.skip_bad)
+            if not keep:
                 part.unlink()
-        if kept:
+        if keep:
             write_text(_metadata_path(job), json.dumps(dataclasses.asdict(shard)))
     except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError
         raise UserError(f"{job.path}: cannot be written ({error}); free disk space and run the same command again") from error

@@ -189,7 +189,7 @@ def test_a_killed_build_goes_on(samples, tmp_path):
     process.wait()
     finished = {path.name.removesuffix(".json") for path in out.glob("*.array_record.json")}
     assert 0 < len(finished) < 8 and not (out / "index.json").exists()
-    with pytest.raises(UserError, match=r"its build is not finished"):
+    with pytest.raises(UserError, match=r"the build is not finished"):
         Built(tmp_path, "out")
     kept = {name: (out / name).stat().st_mtime_ns for name in finished}
     ended = time.monotonic() + 20
@@ -215,7 +215,10 @@ def test_other_settings_are_named(refs, tmp_path):
 
 
 def test_one_build_of_a_folder_on_a_machine(refs, tmp_path):
-    with building.alone(tmp_path / "a" / ".staging" / "lock", wait=False), pytest.raises(UserError, match="by another process"):
+    with (
+        building.alone(tmp_path / "a" / ".staging" / "lock", wait=False),
+        pytest.raises(UserError, match="another process on this machine"),
+    ):
         build(refs[0], tmp_path / "a", refs[1])
 
 
