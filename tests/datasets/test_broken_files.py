@@ -306,7 +306,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "mmbench/MMBench_TEST_EN.tsv",
         lambda path: path.write_text(path.read_text()[:-2] + "77\n"),
         "missing file",
-        "#3: image '77' is no row",
+        "#3: image '77' is not a row",
     ),
     "no table": (
         "mmbench",
@@ -328,7 +328,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "coco/annotations/panoptic_val2017.json",
         inside("annotations", 0, "segments_info", 0, id=77),
         "bad mask",
-        "no pixel of segment 77",
+        "no pixel has segment 77",
     ),
     "a panoptic png of another size": (
         "coco_panoptic",

@@ -104,7 +104,7 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
         META,
         first_video(lambda v: v["expressions"]["0"].update(obj_id="cat")),
         "bad record",
-        "obj_id 'cat' is no number",
+        "obj_id 'cat' is not an object number",
     ),
     "a frame not there": ("ref_youtube_vos", META, first_video(lambda v: v["frames"].append("x")), "missing file", "x.png: no"),
     "a category of none": (

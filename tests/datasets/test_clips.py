@@ -286,7 +286,7 @@ def test_unknown_objects_are_named(copy):
     content["videos"]["train-0"]["expressions"]["0"]["obj_id"] = "9"
     content["videos"]["train-0"]["expressions"]["1"]["obj_id"] = "the cat"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"meta_expressions\.json train-0 1: obj_id 'the cat' is no number"):
+    with pytest.raises(UserError, match=r"meta_expressions\.json train-0 1: obj_id 'the cat' is not an object number"):
         ref_youtube(home)
     content["videos"]["train-0"]["expressions"]["1"]["obj_id"] = 1
     path.write_text(json.dumps(content))

@@ -239,7 +239,7 @@ def test_bad_folders(prepared, tmp_path):
         Prepared(prepared["instances"], "dev")
     with pytest.raises(UserError, match="features have no class names"):
         Prepared(prepared["labels"], "train")
-    with pytest.raises(UserError, match=r"pixels of 2, and classes has 1"):
+    with pytest.raises(UserError, match=r"pixel value 2, but there are 1 classes"):
         Prepared(prepared["labels"], "train", classes=("sky",))[0]
     with pytest.raises(UserError, match=r"features\.json: no such file"):
         Prepared(tmp_path, "train")
