@@ -157,7 +157,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "unreadable image",
         "leftImg8bit.png: cannot be read",
     ),
-    "cityscapes labels": ("cityscapes", TOWN, strange, "bad mask", "pixels of 200"),
+    "cityscapes labels": ("cityscapes", TOWN, strange, "bad mask", "pixel values 200"),
     "a list of names": (
         "pascal_voc20",
         "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
@@ -172,7 +172,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "missing file",
         "2012_000001.jpg: no such image",
     ),
-    "stuff": ("coco_stuff", "coco/stuffthingmaps/val2017/000000000001.png", strange, "bad mask", "pixels of 200"),
+    "stuff": ("coco_stuff", "coco/stuffthingmaps/val2017/000000000001.png", strange, "bad mask", "pixel values 200"),
     "grefs cut": ("grefcoco", GREFS, cut, "bad record", "grefs(unc).json: not json"),
     "grefs without its annotation": (
         "grefcoco",

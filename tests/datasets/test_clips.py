@@ -154,7 +154,7 @@ def test_ref_youtube_vos(written):
         assert np.array_equal(prompt.masks[0], found.masks[said[prompt.text.removesuffix(".")]])
     valid = ref_youtube(written / "ref_youtube_vos", "valid")
     assert len(valid) == len(drawn("val", 0)[2]) and valid[0].prompts[0].masks is None
-    with pytest.raises(UserError, match="take sentences='each'"):
+    with pytest.raises(UserError, match="use sentences='each'"):
         ref_youtube(written / "ref_youtube_vos", "valid", sentences="joined")
 
 
