@@ -131,7 +131,7 @@ def _check(parsed: argparse.Namespace) -> None:
         splits = _splits(parsed.split, built.splits(parsed.root), parsed.root)
         open_split = functools.partial(built.open_checked, parsed.root)
     else:
-        layout = layouts.find(parsed.name)
+        layout = layouts.find_layout(parsed.name)
         splits = _splits(parsed.split, layout.splits, parsed.name)
         files.existing_folder(parsed.root)
         open_split = functools.partial(layout.open, parsed.root)
@@ -144,16 +144,23 @@ def _check(parsed: argparse.Namespace) -> None:
     console = Console()
     table = Table("split", "examples", "images", "prompts", "masks", "regions", "problems")
     for split, report in reports.items():
-        counts = (report.examples, len(report.collected.sizes), report.prompts, report.masks, report.regions, report.faults)
+        counts = (
+            report.examples,
+            len(report.collected.sizes),
+            report.prompts,
+            report.masks,
+            report.regions,
+            report.problem_count,
+        )
         table.add_row(cell(split), *map(str, counts))
     console.print(table)
     for split, report in reports.items():
         for message, kind in list(report.collected.problems.items())[: parsed.show]:
             console.print(f"[red]{kind}[/] {cell(message)}", highlight=False, soft_wrap=True)
-        if report.faults > parsed.show:
+        if report.problem_count > parsed.show:
             kinds = ", ".join(f"{count} {kind}" for kind, count in report.collected.counts.items() if count)
-            say(console, f"{split}: {report.faults} problems in all: {kinds}")
-    if any(report.faults for report in reports.values()):
+            say(console, f"{split}: {report.problem_count} problems in all: {kinds}")
+    if any(report.problem_count for report in reports.values()):
         raise SystemExit(1)
 
 
@@ -162,7 +169,7 @@ def _build(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.datasets.builds.build import Plan, build
     from hyperseg_jax.datasets.builds.store import Store
 
-    layout = layouts.find(parsed.name)
+    layout = layouts.find_layout(parsed.name)
     splits = _splits(parsed.split, layout.splits, parsed.name)
     options = dict(_option(text) for text in parsed.option)
     for split in splits:
@@ -176,7 +183,7 @@ def _build(parsed: argparse.Namespace) -> None:
             plan = Plan(told, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
             reader = layout.open(root, split, **options)
             advance = functools.partial(progress.update, progress.add_task(cell(f"{parsed.name} {split}"), total=len(reader)))
-            out = Store(parsed.out).below(split).folder
+            out = Store(parsed.out).subfolder(split).folder
             index = build(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)
             line = f"{out}: {index.records} records in {len(index.shards)} shards, {index.bytes / 1e6:.1f} MB"
             if index.bad:

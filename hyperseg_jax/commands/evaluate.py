@@ -119,7 +119,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
             f"{where}: data.root = {printing.shown_value(named)}, and the files of a model do not say what is opened "
             "here; give the folder of the data with --data-root"
         )
-    sources.check_names(config, where)
+    sources.check_untrusted_paths(config, where)
     with config.unlocked():
         config.data.root = parsed.data_root
         config.data.tokenizer = str(folder)  # its own; a config may name any file

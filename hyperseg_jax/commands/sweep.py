@@ -145,7 +145,7 @@ def _check_score(sweep: _Sweep, console: Console) -> None:
         if block["reader"] == "toy":
             kind = fields["task"]
         elif sweep.parsed.backend == "local":
-            kind = score_names.kind_of(sources.open_reader(where, block["reader"], fields, sources.root_of(data, console)))
+            kind = score_names.kind_of(sources.open_reader(where, block["reader"], fields, sources.resolve_root(data, console)))
         else:
             kind = ""
         score_names.check(field, metric.name, score_names.of_prompts(kind))

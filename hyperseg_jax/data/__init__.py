@@ -1,10 +1,10 @@
-"""The data stream: from the records of readers to batches.
+"""The input pipeline: turns dataset records into batches.
 
-sources         the data block of a config -> tasks: readers, and how an example becomes arrays
-augment         random changes of a training example
-processor       what a system does with an example: arrays of fixed shape, buckets
-mixture         global index -> (task, record), by exact ratios
-pipeline        the stream of batches, whose position is one integer
-padding         how much of the batches is padding, and which length would do
-video_files     frames of video files, folders and streams, one at a time
+sources         builds tasks (readers and processors) from the data block of a config
+augment         random augmentation of training examples
+processor       the interface that turns an example into arrays of fixed shape; length buckets
+mixture         maps a global index to (task, record) by exact task ratios
+pipeline        the stream of batches, whose state is one integer position
+padding         measures the padding in training batches and proposes a sequence length
+video_files     reads frames of video files, folders and streams one at a time
 """

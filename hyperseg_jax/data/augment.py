@@ -1,7 +1,7 @@
-"""Random changes of a training example that keep its meaning.
+"""Random augmentation of training examples that keeps their meaning.
 
-Pixels are cut and flipped here; they are resized once, by transforms. Masks, drawn prompts, ignored pixels, crowds and the
-foreground follow their image, and the frames of a clip share each draw.
+Images are cropped and flipped here and resized only once, by ops/transforms. Masks, drawn prompts, ignored pixels, crowds and
+the foreground are transformed with their image. All frames of a clip share the same random parameters.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.datasets.prompt_masks import change_masks
-from hyperseg_jax.datasets.regions import Window, cropped, flipped, points_at_something
+from hyperseg_jax.datasets.prompt_masks import map_masks
+from hyperseg_jax.datasets.regions import Window, cropped, flipped, has_positive_mark
 from hyperseg_jax.datasets.visual_prompts import draw_marks, thickened
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 
-TRIES = 10
-"""Draws of a window that keeps what is asked for; then the image stays whole."""
-NAMED = ("referring", "reasoning", "video")
-"""Tasks whose text means one mask, which a window keeps to the last pixel."""
-LISTED = ("panoptic", "region")
-"""Tasks with a mask for each entry, of which a window may lose some. Images of other tasks stay whole."""
+MAX_TRIES = 10
+"""Attempts to draw a crop window that keeps the targets; if all fail, the image is not cropped."""
+SINGLE_TARGET_TASKS = ("referring", "reasoning", "video")
+"""Tasks whose text refers to one mask. A crop must contain all of its pixels."""
+MULTI_TARGET_TASKS = ("panoptic", "region")
+"""Tasks with one mask per class or region. A crop may lose some of the masks. Images of other tasks are not cropped."""
 
-_SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
-_PATTERN = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
-_PLACES = re.compile(
+_OPPOSITE_SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
+_SIDE_WORDS = re.compile(r"\b(leftmost|rightmost|left|right)\b", re.IGNORECASE)
+_POSITION_WORDS = re.compile(
     r"\b(left|right|top|bottom|upper|lower|middle|cent(er|re)|corner|edge|side|first|second|third|fourth|"
     r"fifth|1st|2nd|3rd|4th|5th|last|between|behind|front|back|background|foreground|above|below|under|over|"
     r"beside|next|near|nearer|nearest|closer|closest|far|farther|farthest|further|furthest|leftmost|"
@@ -39,14 +39,15 @@ _PLACES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What is drawn for a training example.
+    """The random augmentation of training examples.
 
-    horizontal_flip: chance that it is flipped, left and right in its texts swapped.
-    scale: (smallest, largest) long edge of the image as a part of the padded square, drawn evenly: large-scale jitter, (0.1,
-        2.0) in Mask2Former and SEEM. What is larger than the square is cut at a place drawn at random, what is smaller padded.
-    crop: (smallest, largest) part of each side that stays, drawn evenly, before the jitter.
-    marks: kinds of marks, one of which is drawn anew for each region of a region prompt from its target; () keeps the reader's.
-    point_radius, scribble_radius: pixels by which those are thickened; None: in proportion to the image that is left.
+    horizontal_flip: probability of a horizontal flip, which also swaps "left" and "right" in texts.
+    scale: (minimum, maximum) long edge of the image as a fraction of the padded square, sampled uniformly (large-scale jitter,
+        (0.1, 2.0) in Mask2Former and SEEM). A larger image is cropped at a random position, a smaller one is padded.
+    crop: (minimum, maximum) fraction of each side that is kept, sampled uniformly and applied before the jitter.
+    marks: kinds of marks. For each region of a region prompt, a mark of one of these kinds is drawn from its target mask. ()
+        keeps the marks of the reader.
+    point_radius, scribble_radius: dilation of points and scribbles in pixels; None scales it with the size of the crop.
     """
 
     horizontal_flip: float = 0.0
@@ -58,7 +59,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         if not 0 <= self.horizontal_flip <= 1:
-            raise UserError(f"horizontal_flip = {self.horizontal_flip}: give a chance, from 0 to 1")
+            raise UserError(f"horizontal_flip = {self.horizontal_flip}: give a probability from 0 to 1")
         for name, most in (("scale", 10.0), ("crop", 1.0)):
             span = getattr(self, name)
             if len(span) != 2 or not 0 < span[0] <= span[1] <= most:
@@ -67,33 +68,36 @@ class Augment:
             raise UserError(f"marks = {unknown}: choose some of {', '.join(KINDS)}")
 
     def __call__(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
-        """The changed example, and the part of the padded square that its long edge is to fill. Where its regions are drawn on
-        another image, it is only flipped: windows and new marks would be of this one. So is one without pixels."""
+        """Returns the augmented example and the fraction of the padded square that its long edge is to fill.
+
+        An example whose regions are drawn on another image, or that has no pixels, is only flipped: crops and new marks would
+        apply to this image instead of the other one.
+        """
         if self.horizontal_flip and rng.random() < self.horizontal_flip:
             example = flip_horizontally(example)
         fill = 1.0
         if example.drawn_on is not None or not example.frames.size:
             return example, fill
         if (*self.scale, *self.crop) != (1.0,) * 4:
-            example, fill = self._windowed(example, rng)
+            example, fill = self._crop_and_scale(example, rng)
         if self.marks:
-            example = _of_prompts(example, lambda prompt: self._marked(prompt, rng))
+            example = _map_prompts(example, lambda prompt: self._redraw_marks(prompt, rng))
         return example, fill
 
-    def _windowed(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
+    def _crop_and_scale(self, example: Example, rng: np.random.Generator) -> tuple[Example, float]:
         size = example.frames.shape[1:3]
         fill = 1.0
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             scale = rng.uniform(*self.scale)
             sides = np.maximum(np.rint(size * rng.uniform(*self.crop, 2)), 1).astype(int)
-            sides = np.minimum(sides, max(1, round(sides.max() / max(scale, 1.0))))  # what the square holds
-            top, left = (int(rng.integers(have - side + 1)) for have, side in zip(size, sides, strict=True))
+            sides = np.minimum(sides, max(1, round(sides.max() / max(scale, 1.0))))  # limited to the padded square
+            top, left = (int(rng.integers(full - side + 1)) for full, side in zip(size, sides, strict=True))
             window, fill = (slice(top, top + sides[0]), slice(left, left + sides[1])), min(scale, 1.0)
-            if all(may_lose(prompt, window, size) for prompt in example.prompts):
-                return cut(example, window), fill
+            if all(crop_keeps_meaning(prompt, window, size) for prompt in example.prompts):
+                return crop_example(example, window), fill
         return example, fill
 
-    def _marked(self, prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    def _redraw_marks(self, prompt: Prompt, rng: np.random.Generator) -> Prompt:
         if prompt.task != "region" or prompt.masks is None:
             return prompt
         regions = list(prompt.regions)
@@ -106,85 +110,83 @@ class Augment:
         return dataclasses.replace(prompt, regions=tuple(regions))
 
 
-def may_lose(prompt: Prompt, window: Window, size: tuple[int, int]) -> bool:
-    """Whether a prompt means the same on the part of its image that a window shows.
+def crop_keeps_meaning(prompt: Prompt, window: Window, size: tuple[int, int]) -> bool:
+    """Returns whether a prompt keeps its meaning when its image is cropped to a window.
 
-    A text that places things ("left of", "the second") means the whole image, and so does a question to be answered. What
-    another text means must be there to the last pixel. Of a list of classes or regions something must be left.
+    Texts that describe a position ("left of", "the second") and questions need the whole image. For other texts, the window
+    must contain every pixel of the target. For lists of classes or regions, at least one target must be visible.
     """
     if (window[0].stop - window[0].start, window[1].stop - window[1].start) == tuple(size):
         return True
-    given = np.zeros((0, *size), bool) if prompt.masks is None else prompt.masks
-    inside = given[..., window[0], window[1]]
-    if prompt.task in NAMED:
-        return not _PLACES.search(prompt.text) and int(inside.sum()) == int(given.sum())
+    masks = np.zeros((0, *size), bool) if prompt.masks is None else prompt.masks
+    inside = masks[..., window[0], window[1]]
+    if prompt.task in SINGLE_TARGET_TASKS:
+        return not _POSITION_WORDS.search(prompt.text) and int(inside.sum()) == int(masks.sum())
     if prompt.task == "region" and prompt.regions:
-        return bool(_seen_regions(prompt, window).any())
-    return prompt.task in LISTED and bool(inside.any() or not given.any())
+        return bool(_visible_regions(prompt, window).any())
+    return prompt.task in MULTI_TARGET_TASKS and bool(inside.any() or not masks.any())
 
 
-def cut(example: Example, window: Window) -> Example:
-    """The part of an example that a window shows. Entries of class lists and regions that it does not show are dropped, with
-    the labels of the others changed accordingly."""
+def crop_example(example: Example, window: Window) -> Example:
+    """Returns the example cropped to a window. Masks and regions outside the window are dropped; labels are renumbered."""
 
-    def of_prompt(prompt: Prompt) -> Prompt:
-        if prompt.task in LISTED:
-            prompt = _without_unseen(prompt, window)
+    def crop_prompt(prompt: Prompt) -> Prompt:
+        if prompt.task in MULTI_TARGET_TASKS:
+            prompt = _drop_invisible(prompt, window)
         regions = tuple(cropped(thickened(region), window) for region in prompt.regions)
-        return change_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], regions=regions, areas=())
+        return map_masks(prompt, lambda _, mask: mask[..., window[0], window[1]], regions=regions, areas=())
 
     frames = np.ascontiguousarray(example.frames[:, window[0], window[1]])
-    return _of_prompts(dataclasses.replace(example, frames=frames), of_prompt)
+    return _map_prompts(dataclasses.replace(example, frames=frames), crop_prompt)
 
 
-def _seen_regions(prompt: Prompt, window: Window) -> np.ndarray:
-    """bool [R]: whose mark is in a window, and some of whose target, where it has one."""
-    seen = np.array([points_at_something(cropped(thickened(region), window)) for region in prompt.regions], bool)
+def _visible_regions(prompt: Prompt, window: Window) -> np.ndarray:
+    """Returns bool [R]: regions with a mark inside the window and, if they have a target mask, part of the target."""
+    seen = np.array([has_positive_mark(cropped(thickened(region), window)) for region in prompt.regions], bool)
     if prompt.masks is not None:
         inside = np.asarray(prompt.masks[..., window[0], window[1]].any((1, 2, 3)) | ~prompt.masks.any((1, 2, 3)))
-        for label, there in zip(prompt.labels, inside, strict=True):
-            seen[label] &= there
+        for label, visible in zip(prompt.labels, inside, strict=True):
+            seen[label] &= visible
     return seen
 
 
-def _without_unseen(prompt: Prompt, window: Window) -> Prompt:
+def _drop_invisible(prompt: Prompt, window: Window) -> Prompt:
     if prompt.task == "region":
-        seen = _seen_regions(prompt, window)
-        place = np.cumsum(seen) - 1
-        kept = [n for n, label in enumerate(prompt.labels) if seen[label]]
-        labels = tuple(int(place[prompt.labels[n]]) for n in kept)
-        regions = tuple(region for region, there in zip(prompt.regions, seen, strict=True) if there)
-        targets = None if prompt.masks is None else prompt.masks[kept]
+        seen = _visible_regions(prompt, window)
+        new_label = np.cumsum(seen) - 1
+        kept_masks = [n for n, label in enumerate(prompt.labels) if seen[label]]
+        labels = tuple(int(new_label[prompt.labels[n]]) for n in kept_masks)
+        regions = tuple(region for region, visible in zip(prompt.regions, seen, strict=True) if visible)
+        targets = None if prompt.masks is None else prompt.masks[kept_masks]
         return dataclasses.replace(prompt, labels=labels, regions=regions, masks=targets)
     changed: dict[str, Any] = {}
-    for name, numbers in (("masks", "labels"), ("crowds", "crowd_labels")):
-        if (given := getattr(prompt, name)) is not None:
-            left = np.flatnonzero(given[..., window[0], window[1]].any((1, 2, 3)))
-            changed |= {name: given[left], numbers: tuple(getattr(prompt, numbers)[n] for n in left)}
+    for name, labels_name in (("masks", "labels"), ("crowds", "crowd_labels")):
+        if (masks := getattr(prompt, name)) is not None:
+            kept = np.flatnonzero(masks[..., window[0], window[1]].any((1, 2, 3)))
+            changed |= {name: masks[kept], labels_name: tuple(getattr(prompt, labels_name)[n] for n in kept)}
     return dataclasses.replace(prompt, **changed)
 
 
-def _of_prompts(example: Example, change: Callable[[Prompt], Prompt]) -> Example:
+def _map_prompts(example: Example, change: Callable[[Prompt], Prompt]) -> Example:
     return dataclasses.replace(example, prompts=tuple(change(prompt) for prompt in example.prompts))
 
 
 def swap_left_and_right(text: str) -> str:
-    """ "Left of the star" -> "Right of the star"."""
-    return _PATTERN.sub(_other_side, text)
+    """Swaps the words for left and right: "Left of the star" -> "Right of the star"."""
+    return _SIDE_WORDS.sub(_opposite_side, text)
 
 
-def _other_side(match: re.Match[str]) -> str:
-    word, other = match[0], _SIDES[match[0].lower()]
+def _opposite_side(match: re.Match[str]) -> str:
+    word, other = match[0], _OPPOSITE_SIDES[match[0].lower()]
     return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
 
 
 def flip_horizontally(example: Example) -> Example:
-    """The image, its masks and its regions, with the image that they are drawn on, flipped left to right, with the words for
-    the sides swapped."""
+    """Flips frames, masks, regions and the image that regions are drawn on; swaps "left" and "right" in texts."""
     width = example.frames.shape[2] if example.drawn_on is None else example.drawn_on.shape[1]
 
-    def of_prompt(prompt: Prompt) -> Prompt:
-        return change_masks(
+    def flip_prompt(prompt: Prompt) -> Prompt:
+        return map_masks(
             prompt,
             lambda _, mask: mask[..., ::-1],
             regions=tuple(flipped(region, width) for region in prompt.regions),
@@ -195,5 +197,5 @@ def flip_horizontally(example: Example) -> Example:
         )
 
     frames = np.ascontiguousarray(example.frames[:, :, ::-1])
-    other = None if example.drawn_on is None else np.ascontiguousarray(example.drawn_on[:, ::-1])
-    return _of_prompts(dataclasses.replace(example, frames=frames, drawn_on=other), of_prompt)
+    drawn_on = None if example.drawn_on is None else np.ascontiguousarray(example.drawn_on[:, ::-1])
+    return _map_prompts(dataclasses.replace(example, frames=frames, drawn_on=drawn_on), flip_prompt)

@@ -1,9 +1,9 @@
-"""Global index -> (task, record), a pure function: batches of one task or mixed, tasks by exact ratios.
+"""Maps a global index to (task, record) with exact task ratios, for batches of one task or mixed batches.
 
-Element i of the stream belongs to step i // batch_size. Tasks follow a fixed cycle in which each stands as often as its ratio
-says, spread as evenly as can be; before it begins, one task may come alone. The cycle goes on with every step, whose elements
-are then all of one task, or with every element. The elements of a task take the records of its own endless, seeded shuffle one
-after the other. So the position in the data is one integer.
+Element i of the stream belongs to step i // batch_size. Tasks follow a fixed cycle in which each task occurs as often as its
+ratio, spread as evenly as possible. One task may be trained alone before the cycle starts. The cycle advances once per step
+(all elements of a batch are of one task) or once per element (mixed batches). Each task reads its records in the order of its
+own endless, seeded shuffle. The mapping is a pure function, so the state of the data stream is one integer.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from hyperseg_jax.errors import UserError
 
 MIXED = "mixed"
 BATCHES = ("task", MIXED)
-"""What a batch is of: one task, or all of them."""
+"""Values of data.batches: one task per batch, or all tasks mixed in each batch."""
 
 
 def cycle(ratios: Mapping[str, int]) -> tuple[str, ...]:
-    """The order of tasks in one cycle. {"a": 3, "b": 1} -> ("a", "a", "b", "a")."""
+    """Returns the order of tasks in one cycle: {"a": 3, "b": 1} -> ("a", "a", "b", "a")."""
     if not ratios or any(int(r) != r or r < 0 for r in ratios.values()) or not sum(ratios.values()):
-        told = ", ".join(f"{name} {ratio}" for name, ratio in ratios.items())
-        raise UserError(f"data.tasks: the ratios are {told or 'none'}; give whole numbers, at least one above zero")
+        listed = ", ".join(f"{name} {ratio}" for name, ratio in ratios.items())
+        raise UserError(f"data.tasks: the ratios are {listed or 'none'}; give whole numbers, at least one above zero")
     slots = [((k + 0.5) / ratio, name) for name, ratio in ratios.items() for k in range(ratio)]
     return tuple(name for _, name in sorted(slots))
 
 
 class Mixture:
-    """Random access to the endless stream of ready elements.
+    """Random access to the endless stream of preprocessed elements.
 
-    tasks: {name: task} with `train` (a random-access reader), `ratio`, `prepare(example, rng)`, and `blank()`, which stands
-    for a record that cannot be read; "fault" then says why (datasets/record_errors.py). Randomness of an element (class order,
-    augmentation; the frames of a clip, where the reader has `sample(record, rng)`) is keyed by the seed and its global index,
-    so it differs from epoch to epoch and not from host to host. first: (task, steps), what the stream begins with. batches:
-    one of BATCHES.
+    tasks: {name: task} with `train` (a random-access reader), `ratio`, `prepare(example, rng)` and `blank()`. A record that
+    cannot be read is replaced by `blank()`, and "fault" holds the encoded error message (datasets/record_errors.py). The
+    randomness of an element (class order, augmentation, and frame sampling if the reader has `sample(record, rng)`) depends
+    on the seed and the global index, so it differs between epochs but not between hosts.
+    first: (task, steps): the task that is trained alone at the start, and for how many steps. batches: one of BATCHES.
     """
 
     def __init__(
@@ -56,19 +56,19 @@ class Mixture:
         self._rank = [self._cycle[:k].count(name) for k, name in enumerate(self._cycle)]
 
     def locate(self, index: int) -> tuple[str, int]:
-        """(task, position in that task's shuffled stream) of global element `index`."""
+        """Returns (task, position in the shuffled stream of that task) of global element `index`."""
         step, slot = divmod(index, self._batch_size)
-        alone, begin = self._first
-        if step < begin:
-            return alone, index
-        run = 1 if self._mixed else self._batch_size  # so many elements side by side are of one task
-        turn, k = divmod((index - begin * self._batch_size) // run, len(self._cycle))
+        first_task, first_steps = self._first
+        if step < first_steps:
+            return first_task, index
+        run = 1 if self._mixed else self._batch_size  # number of consecutive elements of one task
+        turn, k = divmod((index - first_steps * self._batch_size) // run, len(self._cycle))
         name = self._cycle[k]
-        before = begin * self._batch_size if name == alone else 0
+        before = first_steps * self._batch_size if name == first_task else 0
         return name, before + (turn * self._cycle.count(name) + self._rank[k]) * run + slot % run
 
     def program(self, step: int) -> str:
-        """What the batch of a step, from 0, is called: its task, or "mixed". Batches of one name have one shape."""
+        """Returns the program of a step (from 0): the task of its batch, or "mixed". Batches of one program share a shape."""
         return MIXED if self._mixed else self.locate(step * self._batch_size)[0]
 
     def __len__(self) -> int:
@@ -76,24 +76,24 @@ class Mixture:
 
     def __getitem__(self, index: int) -> Any:
         name, position = self.locate(index)
-        task, rng = self._tasks[name], Draws(self._seed, index)
+        task, rng = self._tasks[name], LazyGenerator(self._seed, index)
         record = int(self._streams[name][position])
         try:
             example = task.train.sample(record, rng) if hasattr(task.train, "sample") else task.train[record]
-            made, fault = task.prepare(example, rng), ""
+            arrays, message = task.prepare(example, rng), ""
         except BaseException as error:
-            made, fault = task.blank(), f"{name} record {record}: {record_errors.reason(error)}"
-        return {**made, "fault": record_errors.written(fault)}
+            arrays, message = task.blank(), f"{name} record {record}: {record_errors.reason(error)}"
+        return {**arrays, "fault": record_errors.encode_message(message)}
 
 
-class Draws:
-    """The np.random.Generator of a key, made when it is first asked for something: that takes a twentieth of the time of
-    decoding an image, and many elements draw nothing."""
+class LazyGenerator:
+    """An np.random.Generator for a key, created on first use. Creating one takes a twentieth of the time of decoding an image,
+    and many elements need no random numbers."""
 
     def __init__(self, *key: int) -> None:
         self._key = key
 
     def __getattr__(self, name: str) -> Any:
-        if "_made" not in self.__dict__:
-            self._made = np.random.default_rng(self._key)
-        return getattr(self._made, name)
+        if "_generator" not in self.__dict__:
+            self._generator = np.random.default_rng(self._key)
+        return getattr(self._generator, name)

@@ -1,4 +1,4 @@
-"""How much of a task's batches is padding, measured on some of its records, and the length that would do."""
+"""Measures how much of the training batches of a task is padding and proposes a sequence length."""
 
 from __future__ import annotations
 
@@ -13,81 +13,80 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 
 RECORDS = 32
-"""So many are drawn of a task."""
+"""Number of records that are sampled per task."""
 BATCHES = 200
-"""So many batches are drawn of their lengths."""
+"""Number of batches that are simulated from the measured lengths."""
 POSITIONS = "positions"
-"""What a processor calls the places of its token sequence."""
+"""The name that a processor gives to the positions of its token sequence."""
 STEP = 16
-"""Positions that a proposed length is a multiple of."""
+"""A proposed length is a multiple of this number of positions."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Padding:
-    """What was found of one task. fault: what was wrong with the first record that could not be read, "" where all could.
+    """The measured padding of one task.
 
-    read: how many could. length: positions of a batch, 0 where the system has no token sequence. used: how many of them each
-    element took. free: of the rest of what is padded, such as pixels, the part that is padding.
+    error: the error of the first unreadable record; "" if all could be read. read: the number of readable records.
+    length: positions of a batch; 0 if the system has no token sequence. used: the positions that each element uses.
+    padding_fractions: the fraction of padding of everything else that is padded, such as pixels, by name.
     """
 
-    fault: str
+    error: str
     read: int = 0
     length: int = 0
     used: tuple[int, ...] = ()
-    free: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    padding_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def cells(self, length_buckets: Sequence[int], batch_size: int) -> list[str]:
-        """Of a table, what concerns the positions: length, longest, proposed, the part that is padding, and that once batches
-        of such elements are cut."""
+        """Returns the table cells about positions: length, longest, proposed length, fraction of padding and, with length
+        buckets, the fraction of padding in bucketed batches."""
         if not self.length:
             return [""] * (4 + bool(length_buckets))
         longest, used = max(self.used, default=0), np.array(self.used or (0,))
-        parts = [1 - used.mean() / self.length]
+        fractions = [1 - used.mean() / self.length]
         if length_buckets:
             lengths = np.array(sorted({*(n for n in length_buckets if n < self.length), self.length}))
             batches = np.random.default_rng(0).choice(used, (BATCHES, batch_size)).max(1)
-            parts.append(1 - used.mean() / lengths[np.searchsorted(lengths, batches)].mean())
-        return [str(self.length), str(longest), str(-(-longest // STEP) * STEP), *map(_percent, parts)]
+            fractions.append(1 - used.mean() / lengths[np.searchsorted(lengths, batches)].mean())
+        return [str(self.length), str(longest), str(-(-longest // STEP) * STEP), *map(_percent, fractions)]
 
 
 def measure(task: Task, *, seed: int, records: int = RECORDS) -> Padding:
-    """Draws training records of a task, the same everywhere, and makes them into arrays as the stream does."""
+    """Samples training records of a task (the same on every host), processes them as the stream does, and measures padding."""
     train = task.train or ()
-    made, fault = [], "" if len(train) else "there are none"
+    elements, first_error = [], "" if len(train) else "there are none"
     for k in np.random.default_rng(seed).permutation(len(train))[:records]:
         try:
-            made.append(task.trained.padding(task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))))
+            elements.append(task.train_processor.padding(task.prepare(train[int(k)], np.random.default_rng([seed, int(k)]))))
         except BaseException as error:
             reason = record_errors.reason(error)
-            fault = fault or f"record {k}: {reason}"
-    if not made:
-        return Padding(fault)
-    sums = {name: np.sum([element[name] for element in made], axis=0) for name in made[0]}
-    free = {name: float(1 - used / max(room, 1)) for name, (used, room) in sums.items() if name != POSITIONS}
-    positions = [element[POSITIONS] for element in made if POSITIONS in element]
+            first_error = first_error or f"record {k}: {reason}"
+    if not elements:
+        return Padding(first_error)
+    sums = {name: np.sum([element[name] for element in elements], axis=0) for name in elements[0]}
+    fractions = {name: float(1 - used / max(room, 1)) for name, (used, room) in sums.items() if name != POSITIONS}
+    positions = [element[POSITIONS] for element in elements if POSITIONS in element]
     length = max((room for _, room in positions), default=0)
-    return Padding(fault, len(made), length, tuple(used for used, _ in positions), free)
+    return Padding(first_error, len(elements), length, tuple(used for used, _ in positions), fractions)
 
 
 def table(
-    found: Mapping[str, Padding], ratios: Mapping[str, int], *, batch_size: int, length_buckets: Sequence[int], mixed: bool
+    measured: Mapping[str, Padding], ratios: Mapping[str, int], *, batch_size: int, length_buckets: Sequence[int], mixed: bool
 ) -> Table:
-    """One line a task, and where batches are mixed, one of those."""
+    """Returns a table with one row per task and, if batches are mixed, one row for the mixed batches."""
     title = f"padding of the training batches, by {RECORDS} records of each task"
-    cut, rest = (
-        ["in buckets"] if length_buckets else [],
-        list(dict.fromkeys(name for one in found.values() for name in one.free)),
-    )
-    made = Table("task", "length", "longest", "would do", POSITIONS, *cut, *rest, title=title)
-    for name, one in found.items():
-        cells = one.cells(() if mixed else length_buckets, batch_size) + [""] * (mixed and len(cut))
-        made.add_row(name, *cells, *(_percent(one.free.get(kind, 0.0)) for kind in rest))
+    bucketed = ["in buckets"] if length_buckets else []
+    others = list(dict.fromkeys(name for padding in measured.values() for name in padding.padding_fractions))
+    rows = Table("task", "length", "longest", "would do", POSITIONS, *bucketed, *others, title=title)
+    for name, padding in measured.items():
+        cells = padding.cells(() if mixed else length_buckets, batch_size) + [""] * (mixed and len(bucketed))
+        rows.add_row(name, *cells, *(_percent(padding.padding_fractions.get(kind, 0.0)) for kind in others))
     if mixed:
-        pool = tuple(n for name, one in found.items() for n in one.used * ratios[name])
-        length = max(one.length for one in found.values())
-        made.add_row(MIXED, *Padding("", 0, length, pool).cells(length_buckets, batch_size))
-    return made
+        pool = tuple(n for name, padding in measured.items() for n in padding.used * ratios[name])
+        length = max(padding.length for padding in measured.values())
+        rows.add_row(MIXED, *Padding("", 0, length, pool).cells(length_buckets, batch_size))
+    return rows
 
 
-def _percent(part: float) -> str:
-    return f"{100 * part:.0f} %"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"

@@ -1,4 +1,4 @@
-"""The stream of batches: a global Grain dataset whose position is one integer, on any number of hosts and workers."""
+"""The stream of batches: a global Grain dataset whose state is one integer, for any number of hosts and worker processes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from hyperseg_jax.untrusted import limits
 
 
 class Stream:
-    """This host's rows of each batch, in their order. position: global elements taken so far; it is in every checkpoint.
+    """Iterates over this host's rows of each batch.
 
-    rows: the places in a batch that this host feeds; all of them by default. faults: (global element, why) of the records of
-    the batches given so far that this host could not read.
+    position: the number of global elements consumed so far; saved in every checkpoint. rows: indices of the batch rows that
+    this host loads; all rows by default. read_errors: (global element index, error message) of the records in the batches so
+    far that this host could not read.
     """
 
     def __init__(
         self, mixture: Mixture, batch_size: int, *, position: int = 0, workers: int = 0, rows: Sequence[int] | None = None
     ) -> None:
         rows = range(batch_size) if rows is None else rows
-        self._batch_size, self._rows, self._own = batch_size, rows, len(rows)
-        self.faults: list[tuple[int, str]] = []
+        self._batch_size, self._rows, self._rows_per_batch = batch_size, rows, len(rows)
+        self.read_errors: list[tuple[int, str]] = []
         _parse_flags(workers)
         self._workers, self._started = workers, False
         parallel = grain.MultiprocessingOptions(num_workers=workers) if workers else None
@@ -40,8 +41,8 @@ class Stream:
             ElasticIterator(
                 grain.MapDataset.source(_Rows(mixture, batch_size, rows)),
                 len(rows),
-                grain.sharding.ShardOptions(shard_index=0, shard_count=1),  # _Rows has left out those of other hosts
-                # Threads in a worker would only wait for each other; a buffer counts batches.
+                grain.sharding.ShardOptions(shard_index=0, shard_count=1),  # _Rows already selects this host's rows
+                # Threads inside a worker process would only contend with each other. The buffer size is in batches.
                 read_options=grain.ReadOptions(*((0, 0) if workers else (2, 4))),
                 multiprocessing_options=parallel,
             )
@@ -50,7 +51,7 @@ class Stream:
 
     @property
     def position(self) -> int:
-        return int(self._iterator.get_state()["global_next_index"]) // self._own * self._batch_size
+        return int(self._iterator.get_state()["global_next_index"]) // self._rows_per_batch * self._batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return self
@@ -60,14 +61,14 @@ class Stream:
         batch = self._next()
         for row, codes in zip(self._rows, batch.pop("fault"), strict=True):
             if codes[0]:
-                self.faults.append((start + row, record_errors.read(codes)))
+                self.read_errors.append((start + row, record_errors.decode_message(codes)))
         return batch
 
     def _next(self) -> dict[str, Any]:
         if self._started:
             return next(self._iterator)
         self._started = True
-        with _starting(self._workers):
+        with _block_signals(self._workers):
             return next(self._iterator)
 
     def __enter__(self) -> Stream:
@@ -77,8 +78,8 @@ class Stream:
         self._iterator.close()
 
 
-class _Limited:
-    """What takes the limits that it is made under along to a worker process."""
+class _KeepsLimits:
+    """Base class that carries the limits of untrusted data (untrusted/limits) to worker processes when pickled."""
 
     def __init__(self) -> None:
         self._limits = limits.in_force()
@@ -89,8 +90,8 @@ class _Limited:
             limits.apply(self._limits)
 
 
-class _Rows(_Limited):
-    """Of a source of batches of batch_size elements, the elements at `rows` of each."""
+class _Rows(_KeepsLimits):
+    """The elements at the indices `rows` of each batch of a source."""
 
     def __init__(self, source: Any, batch_size: int, rows: Sequence[int]) -> None:
         super().__init__()
@@ -100,45 +101,45 @@ class _Rows(_Limited):
         return len(self._source) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int) -> Any:
-        batch, place = divmod(index, len(self._rows))
-        return self._source[batch * self._batch_size + self._rows[place]]
+        batch, k = divmod(index, len(self._rows))
+        return self._source[batch * self._batch_size + self._rows[k]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
-    """Stands for a record that cannot be read; reason says why, in one line."""
+    """Placeholder for a record that cannot be read. reason: the error message, one line."""
 
     reason: str
 
 
 def read_ahead(examples: Sequence[Any], indices: Sequence[int], *, workers: int = 0) -> Generator[Any, None, None]:
-    """examples[index] for each of the indices in order, or an Unreadable, decoded before they are asked for.
+    """Yields examples[index] for each index in order, prefetched; an Unreadable for a record that cannot be read.
 
-    workers: processes that decode; with 0, threads of this process. Processes take seconds to start and are not used for fewer
-    than WORTH_WORKERS records.
+    workers: number of decoding processes; 0 decodes in threads of this process. Processes take seconds to start and are not
+    used for fewer than MIN_RECORDS_FOR_WORKERS records.
     """
-    workers = workers if len(indices) >= WORTH_WORKERS else 0
+    workers = workers if len(indices) >= MIN_RECORDS_FOR_WORKERS else 0
     _parse_flags(workers)
-    dataset = grain.MapDataset.source(_Readable(examples, indices))
+    dataset = grain.MapDataset.source(_ReadOrError(examples, indices))
     read = dataset.to_iter_dataset(grain.ReadOptions(*((0, 0) if workers else (2, 4))))
     if workers:
         read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
     iterator = iter(read)
     try:
         for number in range(len(indices)):
-            with _starting(workers if number == 0 else 0):
-                made = next(iterator)
-            yield made
+            with _block_signals(workers if number == 0 else 0):
+                example = next(iterator)
+            yield example
     finally:
         iterator.close()
 
 
-WORTH_WORKERS = 256
-"""Records."""
+MIN_RECORDS_FOR_WORKERS = 256
+"""Below this number of records, `read_ahead` starts no worker processes."""
 
 
-class _Readable(_Limited):
-    """examples[index] at the places of `indices`, or what is wrong with it."""
+class _ReadOrError(_KeepsLimits):
+    """Reads examples[indices[k]], or returns an Unreadable with the error message."""
 
     def __init__(self, examples: Sequence[Any], indices: Sequence[int]) -> None:
         super().__init__()
@@ -147,9 +148,9 @@ class _Readable(_Limited):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, place: int) -> Any:
+    def __getitem__(self, k: int) -> Any:
         try:
-            return self._examples[self._indices[place]]
+            return self._examples[self._indices[k]]
         except BaseException as error:
             return Unreadable(record_errors.reason(error))
 
@@ -160,11 +161,14 @@ def _parse_flags(workers: int) -> None:
 
 
 @contextlib.contextmanager
-def _starting(workers: int) -> Iterator[None]:
-    """Around the call that starts worker processes. They inherit which signals are blocked: a Ctrl-C in the terminal, or a
-    cluster's SIGTERM to every process, is for the loop, which still wants the batches under way."""
+def _block_signals(workers: int) -> Iterator[None]:
+    """Blocks SIGINT and SIGTERM while worker processes start, so that workers inherit the blocked signals.
+
+    A Ctrl-C in the terminal or a cluster's SIGTERM to every process is handled by the training loop, which still needs the
+    batches in flight.
+    """
     if workers:
-        resource_tracker.ensure_running()  # its own start would unblock them
+        resource_tracker.ensure_running()  # its lazy start would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM) if workers else ())
     try:
         yield

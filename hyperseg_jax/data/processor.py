@@ -1,4 +1,4 @@
-"""What a system does with an example on the host: it turns its words and pixels into the arrays of a batch."""
+"""The host-side preprocessing interface of a system: turns texts and pixels of an example into the arrays of a batch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 Batch = dict[str, Any]
-"""Arrays by name, nested or not. "bad", bool, says whether an element stands for a record that cannot be read; all else is the
-system's own."""
+"""Arrays by name, possibly nested. "bad" (bool) marks elements that replace unreadable records; all other keys are defined by
+the system."""
 
 Shape = Mapping[str, int]
-"""The padded sizes and counts of a bucket, by name."""
+"""Padded sizes and counts of a bucket, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How one part of a batch is encoded, apart from the rest.
+    """How one part of a batch is encoded separately from the rest.
 
-    function: f(parameters, the part's arrays, features) -> its features, a pytree. needs: the parts whose features it may use,
-    of those that the batch has. first: whether the features serve only where there is no memory.
+    function: f(parameters, arrays of the part, features) -> features of the part, a pytree. needs: the parts whose features
+    the function may use, if the batch has them. first: whether the features are only valid without memory of earlier frames.
     """
 
     function: Callable[[Any, Batch, Mapping[str, Any]], Any]
@@ -34,51 +34,56 @@ class Encoding:
 
 
 class Processor(Protocol):
-    """Examples of one task of a config -> arrays of static shapes. A value: it is compared, pickled and never changed."""
+    """Turns examples of one task into arrays of static shapes. Immutable, comparable and picklable."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
     def frames(self) -> int:
-        """Frames of an element; further ones of an example are left out."""
+        """Frames per element. Further frames of an example are dropped."""
 
     @property
     def prompts(self) -> int:
-        """Prompts of an element; further ones of an example are left out."""
+        """Prompts per element. Further prompts of an example are dropped."""
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
-        """The arrays of one element. rng: for random choices of the system's own, such as the order of class lists. fill: the
-        part of the model's input that the image takes (large-scale jitter). UserError naming the example where it cannot be
-        asked, or does not fit."""
+        """Returns the arrays of one element.
+
+        rng: for random choices of the system, such as the order of class lists. fill: the fraction of the model input that the
+        image fills (large-scale jitter). Raises UserError with the name of the example if it is not supported or does not fit.
+        """
 
     def bucket(self, example: Example) -> Shape:
-        """The sizes and counts that hold this example in prediction and evaluation; few distinct values."""
+        """Returns the padded sizes and counts for this example in prediction and evaluation; few distinct values occur."""
 
     def for_bucket(self, shape: Shape) -> Processor:
-        """The same with these sizes and counts; others stay."""
+        """Returns a processor with these sizes and counts; all other sizes are kept."""
 
     def widest(self, others: Iterable[Any]) -> Processor:
-        """One whose elements hold those of this and of each of the others, of one model."""
+        """Returns a processor whose elements are large enough for this processor and all others of the same model."""
 
     def spec(self, batch_size: int) -> Batch:
-        """Shapes and types of a batch (jax.ShapeDtypeStruct), for compiling without data."""
+        """Returns the shapes and dtypes of a batch (jax.ShapeDtypeStruct), for compilation without data."""
 
     def blank(self) -> Batch:
-        """An element in the place of a record that cannot be read: no loss, gradient or divisor sees it."""
+        """Returns the element that replaces an unreadable record. It contributes to no loss, gradient or divisor."""
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """How an image of this size lies in the model's input."""
+        """Returns how an image of this size is placed in the model input."""
 
     def parts(self, batch: Batch) -> Mapping[str, Batch]:
-        """What of a batch of NumPy arrays can be encoded apart, and kept for the next batch that has the same: the arrays by
-        the names of `System.encode`. Arrays that a part has whole, under the same name, need not be read by `predict`."""
+        """Returns the arrays of a NumPy batch that can be encoded separately, by the names of `System.encode`.
+
+        Their features are cached and reused for batches with the same arrays. `predict` does not need arrays that a part
+        contains completely under the same name.
+        """
 
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
-        """(used, room) of an element, by what is padded: "positions" of the token sequence, "prompts", "targets", "pixels"."""
+        """Returns (used, capacity) of an element by padded quantity: token "positions", "prompts", "targets", "pixels"."""
 
 
 def common_shape(shapes: Iterable[Shape]) -> dict[str, int]:
-    """The largest of each size and count."""
+    """Returns the maximum of each size and count."""
     common: dict[str, int] = {}
     for shape in shapes:
         common |= {name: max(size, common.get(name, 0)) for name, size in shape.items()}

@@ -1,4 +1,4 @@
-"""From the data block of a config to tasks: readers of training and validation records, and how an example becomes arrays."""
+"""Builds tasks from the data block of a config: readers of training and validation records, and their processors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, printing, stores
 from hyperseg_jax.untrusted.printing import shown_value
 
-# reader name in a config -> what makes it. "toy" has the paths of a written toy world filled in, "benchmark" those of
-# datasets/layouts; the others take the paths themselves.
+# Reader name in a config -> factory. "toy" fills in the paths of a generated toy dataset, "benchmark" those of
+# datasets/layouts; all other readers take paths as fields.
 READERS: dict[str, Callable[..., Any]] = {
     "toy": toy.open_reader,
     "benchmark": layouts.open_benchmark,
@@ -72,21 +72,24 @@ READERS: dict[str, Callable[..., Any]] = {
 
 
 def register_reader(name: str, make: Callable[..., Any]) -> None:
-    """Makes a reader known to configs under a name: make(**fields) -> a sequence of Examples. ValueError where another one has
-    the name."""
+    """Registers a reader for use in configs: make(**fields) -> a sequence of Examples. Raises ValueError if the name is taken
+    by another reader."""
     if READERS.setdefault(name, make) is not make:
-        raise ValueError(f"a reader {name!r} is known already")
+        raise ValueError(f"a reader {name!r} is already registered")
 
 
-ROUTING = ("ratio", "reader", "train", "val")  # fields of a task that are no sizes
+NOT_SIZES = ("ratio", "reader", "train", "val")  # fields of a task that are not sizes of a processor
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One kind of question. train and val: random-access readers of Examples. ratio: how often a batch is of this task; 0
-    leaves it to validation. processor: how an example becomes arrays. shared: that of its training batches where they are
-    mixed. augment: what is drawn for a training example. controls: (folder, split) of the toy world that val reads referring
-    expressions from, None for other tasks and data."""
+    """One training and validation task.
+
+    train, val: random-access readers of Examples. ratio: relative frequency in training; 0 means validation only. processor:
+    turns examples into arrays. augment: augmentation of training examples. controls: (folder, split) of the toy dataset whose
+    referring expressions val reads; None for other tasks and data. shared: the processor of mixed training batches, if batches
+    are mixed.
+    """
 
     name: str
     train: Sequence[Example] | None
@@ -98,33 +101,33 @@ class Task:
     shared: Processor | None = None
 
     @property
-    def trained(self) -> Processor:
-        """That of the batches that it is trained in."""
+    def train_processor(self) -> Processor:
+        """The processor of the training batches."""
         return self.shared or self.processor
 
     def prepare(self, example: Example, rng: np.random.Generator) -> Batch:
-        """A training example as arrays, with the random changes that keep its meaning."""
+        """Augments a training example and turns it into arrays."""
         frames, prompts = example.frames[: self.processor.frames], example.prompts[: self.processor.prompts]
         changed, fill = self.augment(dataclasses.replace(example, frames=frames, prompts=prompts), rng)
-        return self.trained(changed, train=True, rng=rng, fill=fill)
+        return self.train_processor(changed, train=True, rng=rng, fill=fill)
 
     def blank(self) -> Batch:
-        """What stands for a training example that cannot be read."""
-        return self.trained.blank()
+        """Returns the element that replaces an unreadable training example."""
+        return self.train_processor.blank()
 
 
 def build(
     config: ml_collections.ConfigDict, system: Any, *, console: Console, for_training: bool = True, split: str = "val"
 ) -> dict[str, Task]:
-    """The tasks of config.data; draws the toy world first where the config asks for one that is not there yet. UserError where
-    data.root is empty and a task reads other data.
+    """Builds the tasks of config.data. Generates the toy dataset first if the config uses it and it does not exist yet.
 
-    for_training: else training records are neither drawn nor read. split: the toy split to validate on.
+    for_training: False neither generates nor opens training data. split: the split of the toy dataset for validation.
+    Raises UserError if data.root is empty and a task reads anything but the toy dataset.
     """
     data = config.data
     tokenizer = system.tokenizer(config)
-    root = root_of(data, console, for_training=for_training)
-    own = {name: processor(config, system, tokenizer, name) for name in data.tasks}
+    root = resolve_root(data, console, for_training=for_training)
+    processors = {name: processor(config, system, tokenizer, name) for name in data.tasks}
     shared = processor(config, system, tokenizer, MIXED) if programs(config) == (MIXED,) else None
     if unknown := [name for name in data.get("augment", {}) if name not in data.tasks]:
         raise UserError(f"data.augment.{unknown[0]}: no such task; use one of {', '.join(data.tasks)}")
@@ -132,7 +135,7 @@ def build(
     for name, block in data.tasks.items():
         where, fields = f"data.tasks.{name}", block.to_dict()
         if "ratio" not in fields:
-            raise UserError(f"{where}: lacks ratio; say how often a batch is of this task")
+            raise UserError(f"{where}: the field 'ratio' is missing; give the relative frequency of the task")
         ratio, reader, train, val = fields["ratio"], fields["reader"], fields.get("train"), fields.get("val")
         if ratio and train is None:
             raise UserError(f"{where}: ratio {ratio} needs a `train` block with the reader's paths")
@@ -142,17 +145,21 @@ def build(
                 continue
             val = {**val, "split": split}
             controls = (str(val.get("folder")).replace("{root}", root), split) if val.get("task") == "referring" else None
-        taught, scored = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
-        tasks[name] = Task(name, taught, scored, ratio, own[name], augmentation(config, name), controls, shared)
+        train_reader, val_reader = (open_reader(where, reader, part, root) for part in (train if for_training else None, val))
+        augment = augmentation(config, name)
+        tasks[name] = Task(name, train_reader, val_reader, ratio, processors[name], augment, controls, shared)
     return tasks
 
 
-def root_of(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> str:
-    """What {root} stands for: data.root, or where that is empty the toy world of data.toy, drawn where a task reads it and it
-    is not there yet; "" where no task has a {root}. UserError where data.root is empty and anything else is read from it."""
+def resolve_root(data: ml_collections.ConfigDict, console: Console, *, for_training: bool = True) -> str:
+    """Returns the value of {root}: data.root or, if that is empty, the folder of the toy dataset of data.toy.
+
+    The toy dataset is generated if a task reads it and it does not exist yet. Returns "" if no task uses {root}. Raises
+    UserError if data.root is empty and a path other than the toy dataset depends on it.
+    """
     if data.root:
         return str(data.root)
-    drawn = False
+    uses_toy = False
     for name, block in data.tasks.items():
         fields = block.to_dict()
         for part in ("train", "val"):
@@ -165,8 +172,8 @@ def root_of(data: ml_collections.ConfigDict, console: Console, *, for_training: 
                         f"{fields['reader']!r}; give the folder of your data: --config.data.root=FOLDER, or --data-root FOLDER "
                         "of hyperseg evaluate"
                     )
-                drawn = True
-    if not drawn:
+                uses_toy = True
+    if not uses_toy:
         return ""
     parameters = data.toy.to_dict()
     return str(toy_world(parameters if for_training else parameters | {"train": 0}, console))
@@ -175,21 +182,25 @@ def root_of(data: ml_collections.ConfigDict, console: Console, *, for_training: 
 def processor(
     config: ml_collections.ConfigDict, system: Any, tokenizer: Tokenizer | None, task: str, **sizes: int
 ) -> Processor:
-    """How the examples of one of the config's tasks become arrays, or those of "mixed" batches, which hold every task with a
-    ratio. tokenizer: None where only shapes are asked for. sizes: those that differ from the config's."""
+    """Returns the processor of a task, or of "mixed" batches, which fits every task with a ratio above 0.
+
+    tokenizer: may be None if only shapes are needed. sizes: override sizes of the config.
+    """
     if task == MIXED:
-        taught = cycle({name: block.ratio for name, block in config.data.tasks.items()})
-        first, *others = (processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(taught))
+        trained = cycle({name: block.ratio for name, block in config.data.tasks.items()})
+        first, *others = (processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(trained))
         return first.widest(others)
     fields = config.data.tasks[task].to_dict() | sizes
-    made: Processor = system.processor(config, tokenizer, {name: size for name, size in fields.items() if name not in ROUTING})
-    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(made.spec(1)))
+    result: Processor = system.processor(
+        config, tokenizer, {name: size for name, size in fields.items() if name not in NOT_SIZES}
+    )
+    numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(result.spec(1)))
     limits.check("mask_pixels", numbers, f"data.tasks.{task}: an element", "numbers")
-    return made
+    return result
 
 
 def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
-    """What is drawn for a task's training examples: data.horizontal_flip for all, and the fields of data.augment.TASK."""
+    """Returns the augmentation of a task: data.horizontal_flip, overridden by the fields of data.augment.TASK."""
     block = config.data.get("augment", {}).get(task, {})
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in block.items()}
     check_fields(f"data.augment.{task}: the augmentation", Augment, fields)
@@ -200,13 +211,13 @@ def augmentation(config: ml_collections.ConfigDict, task: str) -> Augment:
 
 
 def programs(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """What the batches of a training are called, and with them the programs of its step: the tasks, or MIXED."""
+    """Returns the names of the compiled train steps: one per task, or only MIXED."""
     return (MIXED,) if config.data.get("batches", "task") == MIXED else tuple(config.data.tasks)
 
 
-def check_names(config: ml_collections.ConfigDict, where: str) -> None:
-    """UserError where validation of a config that is not trusted would open anything but what lies below {root}. where: the
-    file, for the message."""
+def check_untrusted_paths(config: ml_collections.ConfigDict, where: str) -> None:
+    """Raises UserError if validation with an untrusted config would open files outside {root}. where: the config file, for
+    messages."""
     parameters = [p for make in READERS.values() for p in inspect.signature(make).parameters.values()]
     opened = {p.name for p in parameters if "PathLike" in str(p.annotation)}
     for name, block in config.data.tasks.items():
@@ -216,33 +227,34 @@ def check_names(config: ml_collections.ConfigDict, where: str) -> None:
             parts = value.split("/")
             if value[:1] == "/" or ".." in parts or "://" in value or (field in opened and parts[0] != "{root}"):
                 raise UserError(
-                    f"{where}: data.tasks.{name}.val.{field} = {shown_value(value)}, and the files of a model name nothing but "
-                    "what lies below the folder that you give with --data-root; write {root}/..., if you trust it"
+                    f"{where}: data.tasks.{name}.val.{field} = {shown_value(value)}, but a model may only name files below "
+                    "the folder given with --data-root; write {root}/... if you trust it"
                 )
 
 
 def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
-    """The toy world of these parameters in the user's cache folder."""
+    """Returns the folder of the toy dataset with these parameters in the user's cache; generates it if needed."""
     code = zlib.crc32(json.dumps([toy.VERSION, dict(parameters)], sort_keys=True).encode())
     folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():
-        printing.say(console, f"drawing the toy world into {folder} (once)")
+        printing.say(console, f"generating the toy dataset in {folder} (once)")
         toy.write(folder, **parameters, workers=min(4, os.cpu_count() or 1), say=lambda _: None)
     return folder
 
 
 def open_reader(where: str, name: str, arguments: Mapping[str, Any] | None, root: str) -> Any:
-    """A reader of READERS with its fields, {root} filled in; None for no fields. where: what asks for it, for messages."""
+    """Opens a reader of READERS with {root} replaced in its fields; None if arguments is None. where: the config entry, for
+    messages."""
     if arguments is None:
         return None
     if name not in READERS:
         raise UserError(f"{where}.reader = {name!r}: use one of {', '.join(READERS)}")
-    placed = {k: v.replace("{root}", root) if isinstance(v, str) else v for k, v in arguments.items()}
-    check_fields(f"{where}: reader {name!r}", READERS[name], placed)
-    for value in placed.values() if name != "built" else ():
+    fields = {k: v.replace("{root}", root) if isinstance(v, str) else v for k, v in arguments.items()}
+    check_fields(f"{where}: reader {name!r}", READERS[name], fields)
+    for value in fields.values() if name != "built" else ():
         if isinstance(value, str):
             stores.check_local(value)
     with record_errors.opening(f"{where}: reader {name!r}"):
-        reader = READERS[name](**placed)
+        reader = READERS[name](**fields)
     limits.check("records", len(reader), where, "records")
     return reader

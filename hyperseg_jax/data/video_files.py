@@ -1,4 +1,4 @@
-"""Frames out of video files and streams, one at a time, whatever their length. PyAV (the `video` extra) decodes."""
+"""Reads frames of video files, image folders and streams one at a time. Videos are decoded by PyAV (the `video` extra)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def is_video(path: pathlib.Path) -> bool:
-    """Whether read_frames makes a clip of it: a folder, or a file that is called as videos are."""
+    """Returns whether read_frames reads the path as a video: a folder, or a file with a video suffix."""
     return path.is_dir() or path.suffix.lower() in VIDEOS
 
 
 def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The images of a folder in name order: the frames of a clip."""
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
-    if not found:
+    """Returns the image files of a folder, sorted by name: the frames of a video."""
+    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
+    if not images:
         raise UserError(f"{folder}: no images here; give a folder of JPEG or PNG frames")
-    return found
+    return images
 
 
 def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarray]:
-    """The frames of a video in order, uint8 [H, W, 3], turned upright; one in memory at a time, besides the decoder's few.
+    """Yields the frames of a video in order as uint8 [H, W, 3], with its rotation applied. Only one frame (and the buffer of
+    the decoder) is in memory at a time.
 
     source: a video file, a folder of images, or a binary stream (an open file, a pipe, a socket's file).
-    UserError for what is missing, no video, or damaged: it names the frame, and comes when that one is asked for.
+    Raises UserError for a missing file, a file that is not a video, or a damaged frame, when that frame is read.
     """
     if not isinstance(source, str | os.PathLike):
         yield from _decode(source, getattr(source, "name", "the stream"))
@@ -58,7 +59,7 @@ def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarra
 
 
 def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray]:
-    """FFmpeg reads through the file object only, so no name is taken for an address."""
+    """Decodes a file object. FFmpeg only reads through the file object, so a file name is never interpreted as a URL."""
     try:
         import av
     except ImportError as error:
@@ -71,20 +72,21 @@ def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray
                     raise BadFile(f"frame {count} is damaged", videos.AGAIN)
                 yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
                 count, seconds = count + 1, frame.time or 0.0
-            told = _told_seconds(container.streams.video[0].metadata.get("DURATION", ""))
-            if told > seconds + 1:
-                raise BadFile(f"ends after {seconds:.1f} of its {told:.1f} seconds", videos.AGAIN)
+            declared = _declared_seconds(container.streams.video[0].metadata.get("DURATION", ""))
+            if declared > seconds + 1:
+                raise BadFile(f"ends after {seconds:.1f} of its {declared:.1f} seconds", videos.AGAIN)
             if not count:
                 raise BadFile("holds no frames", videos.AGAIN)
     except BadFile as error:
         raise UserError(f"{name}: {error}") from error
-    except Exception as error:  # PyAV's own, and whatever else a damaged file makes it raise
+    except Exception as error:  # a damaged file can make PyAV raise any exception
         why = error.strerror if isinstance(error, av.FFmpegError | OSError) else shown(f"{type(error).__name__}: {error}")
         at = f"after frame {count - 1}" if count else "as a video"
         raise UserError(f"{name}: cannot be read {at} ({why}); {videos.AGAIN}") from error
 
 
-def _told_seconds(text: str) -> float:
-    """What Matroska says of a stream's length, as 00:01:02.500000000; else 0. Such a file ends early without an error."""
-    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text)
-    return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3]) if found else 0.0
+def _declared_seconds(text: str) -> float:
+    """Returns the duration that Matroska declares for a stream ("00:01:02.500000000") in seconds, else 0. A truncated Matroska
+    file ends without a decoder error, so its duration is compared."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text)
+    return 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3]) if match else 0.0

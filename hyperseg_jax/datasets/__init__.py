@@ -1,70 +1,71 @@
-"""Readers of benchmarks and of your own data, `data check`, and builds for pods.
+"""Dataset readers for benchmarks and custom data, `data check`, and prebuilt shards for training on pods.
 
-A reader gives random access to `structs.Example`s. It is lazy, deterministic and picklable. docs/data.md describes each format.
+A reader gives random access to `structs.Example`s. Readers are lazy, deterministic and picklable. docs/data.md describes each
+format.
 
 Images with class lists
     coco_panoptic       COCO panoptic
-    coco_instances      COCO instances, and any json of that form
+    coco_instances      COCO instances, and any json in this format
     coco_stuff          COCO-Stuff
     ade20k, cityscapes, pascal_context, pascal_voc      semantic segmentation
-    labelme             a folder that LabelMe wrote
+    labelme             a LabelMe folder
 
 Images with expressions
-    refcoco             RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO in the authors' json
-    refcoco_refs        the same in the original files
+    refcoco             RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO in the json files of HyperSeg, InstructSeg and PSALM
+    refcoco_refs        the same benchmarks in their original files
     reasonseg           ReasonSeg
     folder              your own images and texts: captions.jsonl
-    referring_frames    frames of a few videos, with sentences
+    referring_frames    single frames of videos, with referring sentences
 
-Images with drawn prompts
+Images with visual prompts
     interactive         COCO-Interactive
-    coco_visual_prompts  COCO instances, with points, scribbles, boxes and masks drawn for them
-    pascal_voc_objects  a point in each object of Pascal VOC
+    coco_visual_prompts  COCO instances with generated points, scribbles, boxes and masks
+    pascal_voc_objects  Pascal VOC with a point in each object
 
 Images with questions, answers and captions
-    llava, vqav2, gqa, pope, scienceqa, mmbench         questions
-    visual_genome, objects365                           captions of regions
+    llava, vqav2, gqa, pope, scienceqa, mmbench         visual question answering
+    visual_genome, objects365                           region captions
 
 Videos
     davis               DAVIS 2016 and 2017
     youtube_vis         YouTube-VIS 2019 and 2021
-    ref_davis, ref_youtube_vos, revos                   expressions about videos
+    ref_davis, ref_youtube_vos, revos                   referring video segmentation
 
-Datasets that were prepared before
-    built               a build of `data build`
-    prepared            datasets that tensorflow-datasets prepared
-    builds/             how a build is written
+Prepared datasets
+    built               reads the shards of `data build`
+    prepared            reads datasets prepared by tensorflow-datasets
+    builds/             writes the shards of `data build`
 
-Where files are, and what is wrong with them
+File layouts and error handling
     layouts             the folder layout of each benchmark, by name
-    reader_fields       checks the fields that a config gives to a reader
+    reader_fields       validates the fields that a config gives to a reader
     check               reads every record for `data check`
-    check_errors        an error in a file: raised, or collected by a check
-    record_errors       what a record may raise, and how the stream carries the message
+    check_errors        errors in files: raised, or collected by a check
+    record_errors       errors of single records, and their transport through the data stream
 
 Shared by readers: files
-    files               images, json, fields of records
-    labels              label images: one number for each pixel
-    masks               run lengths and polygons of json files
-    coco_records        the lists of a COCO json, by id
-    places              records by their ids, and ids that two records share
-    video_folders       videos as folders of frames and masks
+    files               reads images, json files and fields of records
+    labels              label images: one class or object number per pixel
+    masks               run-length encodings and polygons of json files
+    coco_records        images, annotations and categories of a COCO json, by id
+    id_index            looks up records by id and detects duplicate ids
+    video_folders       videos stored as folders of frames and masks
 
 Shared by readers: prompts
-    per_image           one or several prompts for each image
-    questions           question files (GQA, POPE)
-    choices             multiple-choice questions in words
-    class_prompts       class lists, whole or drawn
-    class_names         the classes of semantic benchmarks
-    label_images        semantic benchmarks
-    visual_prompts      drawn prompts: kinds, radii, drawing
-    prompt_masks        one change for all masks of a prompt
-    regions             drawn regions under changes of their image
+    per_image           readers with one or several prompts per image
+    questions           readers of question files (GQA, POPE)
+    choices             text of multiple-choice questions
+    class_prompts       class-list prompts, with all or sampled classes
+    class_names         class names of semantic segmentation benchmarks
+    label_images        readers of semantic segmentation benchmarks
+    visual_prompts      visual prompts: kinds, dilation radii, drawing
+    prompt_masks        applies a function to all masks of a prompt
+    regions             transforms visual prompts with their image
 
 Shared by readers: videos
-    clip_reader         random access to clips
-    clip_sampling       which frames a clip takes
-    referring_video     expressions about numbered objects (Ref-DAVIS, Ref-YouTube-VOS)
+    clip_reader         base class with random access to clips
+    clip_sampling       frame sampling
+    referring_video     expressions about annotated objects (Ref-DAVIS, Ref-YouTube-VOS)
 """
 
 from hyperseg_jax.datasets.ade20k import Ade20k

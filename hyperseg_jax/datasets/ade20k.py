@@ -7,15 +7,15 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.class_names import ADE20K
-from hyperseg_jax.datasets.label_images import ImageLabels, beside
+from hyperseg_jax.datasets.label_images import ImageLabels, pairs_in_folders
 
 
 class Ade20k(ImageLabels):
-    """Random access to the images of a split, in order of their names."""
+    """Random access to the images of a split, sorted by name."""
 
     def __init__(self, folder: str | os.PathLike, split: str, **options: Any):
-        """folder: ADEChallengeData2016. split: "training" or "validation". options: see picture_labels.PictureLabels."""
-        images, labels = (files.part(folder, name, split) for name in ("images", "annotations"))
-        pairs = beside(images, "*.jpg", labels, ".jpg", ".png")
+        """folder: ADEChallengeData2016. split: "training" or "validation". options: see label_images.ImageLabels."""
+        images, labels = (files.subpath(folder, name, split) for name in ("images", "annotations"))
+        pairs = pairs_in_folders(images, "*.jpg", labels, ".jpg", ".png")
         values = {k + 1: k for k in range(len(ADE20K))}
         super().__init__(f"ade20k:{split}", pairs, ADE20K, values, (0,), **options)

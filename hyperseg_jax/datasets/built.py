@@ -1,7 +1,7 @@
-"""A build (`hyperseg data build`): <folder>/<split>/index.json and its shards, on this machine or in a bucket.
+"""Reads a build of `hyperseg data build`: <folder>/<split>/index.json and its shards, on a local disk or in a bucket.
 
-Shards on this machine (a mounted bucket too) are read in place; those of a store are copied into the cache folder when they are
-first asked for, and checked.
+Local shards (including mounted buckets) are read in place. Shards of a remote store are copied to the cache folder on first
+access, and their checksum is verified.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ import numpy as np
 from hyperseg_jax.atomic import whole_file
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.builds.clips import clip
+from hyperseg_jax.datasets.builds.clips import sample_clip
 from hyperseg_jax.datasets.builds.index import SETTINGS, Shard, read_index
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.builds.store import Store, sha256
-from hyperseg_jax.datasets.check_errors import Problem, collected, complain
+from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.alone import alone
 from hyperseg_jax.structs import Example, Prompt
 
 OPEN = 256
-"""Shards that a process keeps open."""
+"""Maximum number of open shards per process."""
 
 
 def splits(folder: str | os.PathLike) -> list[str]:
-    """The splits of a build, finished or not; a UserError where there is none."""
-    home = Store(folder)
-    found = [name for name in home.folders() if home.below(name).size(SETTINGS) is not None]
-    if not found:
-        raise Problem("missing file", f"{home}: holds no build; give the --out of `hyperseg data build`")
-    return found
+    """Returns the splits of a build, finished or not. Raises UserError if there are none."""
+    root = Store(folder)
+    names = [name for name in root.folders() if root.subfolder(name).size(SETTINGS) is not None]
+    if not names:
+        raise Problem("missing file", f"{root}: contains no build; give the --out of `hyperseg data build`")
+    return names
 
 
 def open_checked(folder: str | os.PathLike, split: str) -> Built:
-    """A split whose shards have their checksums, or problems for each that has not."""
+    """Opens a split and verifies the checksums of its shards; reports a problem for each mismatch."""
     reader = Built(folder, split)
     reader.check_shards()
     return reader
 
 
 class Built:
-    """Random access to the records of one split of a build, in the order of their source."""
+    """Random access to the records of one split of a build, in the order of the source dataset."""
 
     def __init__(
         self,
@@ -66,39 +66,39 @@ class Built:
         reach: int | None = None,
         seed: int = 0,
     ):
-        """folder: --out of the build, a path or a URL of fsspec. max_classes, prompts_per_example: of class lists of images,
-        see class_prompts.ClassLists. frames, sampling, reach: of clips, see clip_sampling.Sampling. seed: what both are drawn
-        from, with the index. UserError where there is no finished build of the split.
+        """folder: --out of the build, a path or fsspec URL. max_classes, prompts_per_example: for class lists of images, see
+        class_prompts.ClassLists. frames, sampling, reach: for videos, see clip_sampling.Sampling. seed: class lists and clips
+        are sampled from the seed and the index. Raises UserError if there is no finished build of the split.
         """
-        home = Store(folder)
-        self._store = home.below(split)
+        root = Store(folder)
+        self._store = root.subfolder(split)
         try:
             self._index = read_index(self._store)
         except Problem as error:
             if error.kind != "missing file":
                 raise
-            there = ", ".join(name for name in home.folders() if not name.startswith(".")) or "none"
-            raise Problem("missing file", f"{error}; splits there: {there}") from error
+            available = ", ".join(name for name in root.folders() if not name.startswith(".")) or "none"
+            raise Problem("missing file", f"{error}; available splits: {available}") from error
         self._sampling = Sampling(frames, sampling, reach)
-        self._lists = ClassLists((), (), max_classes, prompts_per_example, seed)
-        self._relists = max_classes is not None or prompts_per_example > 1
-        if self._index.clips and self._relists:
-            raise UserError(f"{self._store}: max_classes and prompts_per_example are for images; this is a build of clips")
+        self._class_lists = ClassLists((), (), max_classes, prompts_per_example, seed)
+        self._redraws_class_lists = max_classes is not None or prompts_per_example > 1
+        if self._index.clips and self._redraws_class_lists:
+            raise UserError(f"{self._store}: max_classes and prompts_per_example apply to images; this is a build of videos")
         if not self._index.clips and frames is not None:
-            raise UserError(f"{self._store}: frames={frames} is for clips; this is a build of images")
+            raise UserError(f"{self._store}: frames={frames} applies to videos; this is a build of images")
         self._seed = seed
         self._ends = list(itertools.accumulate(shard.records for shard in self._index.shards))
-        self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._open_shards: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_open", "_lock")}
+        return {name: value for name, value in vars(self).items() if name not in ("_open_shards", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open=collections.OrderedDict(), _lock=threading.Lock())
+        vars(self).update(state, _open_shards=collections.OrderedDict(), _lock=threading.Lock())
 
     def __getattr__(self, name: str) -> Any:
-        """classes, things, category_ids: those of the source, where it has them."""
+        """classes, things, category_ids: attributes of the source reader, if it has them."""
         if name.startswith("_") or name not in self._index.facts:
             raise AttributeError(f"{type(self).__name__} has no {name}")
         return tuple(self._index.facts[name])
@@ -109,62 +109,62 @@ class Built:
     def __getitem__(self, index: int) -> Example:
         return self.sample(index, np.random.default_rng([self._seed, index]))
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """A record: an image, a video, or a clip of it drawn with rng."""
+        """Returns a record: an image, a video, or a clip sampled with rng."""
         index = range(len(self))[index]
         record, where = self._record(index)
-        if (seen := collected()) is not None:
-            seen.sizes[pathlib.Path(where)] = record.size
+        if (collector := active_collector()) is not None:
+            collector.sizes[pathlib.Path(where)] = record.size
         if self._index.clips:
-            return clip(record, self._sampling, rng, where)
+            return sample_clip(record, self._sampling, rng, where)
         example = record.example()
-        if self._relists and all(prompt.task == "panoptic" for prompt in example.prompts):
-            return Example(example.name, example.frames, self._drawn(index, example.prompts[0], record.size))
+        if self._redraws_class_lists and all(prompt.task == "panoptic" for prompt in example.prompts):
+            return Example(example.name, example.frames, self._redrawn_prompts(index, example.prompts[0], record.size))
         return example
 
-    def _drawn(self, index: int, prompt: Prompt, size: tuple[int, int]) -> tuple[Prompt, ...]:
-        """Other class lists of the image, out of the one that names all."""
-        given = self._lists
-        lists = ClassLists(prompt.classes, prompt.things, given.max_classes, given.prompts_per_example, given.seed)
+    def _redrawn_prompts(self, index: int, prompt: Prompt, size: tuple[int, int]) -> tuple[Prompt, ...]:
+        """Samples new class lists of an image from its prompt with all classes."""
+        options = self._class_lists
+        lists = ClassLists(prompt.classes, prompt.things, options.max_classes, options.prompts_per_example, options.seed)
         masks = np.zeros((0, *size), bool) if prompt.masks is None else prompt.masks[:, 0]
         ignore = np.zeros(size, bool) if prompt.ignore is None else prompt.ignore[0]
         crowds = [] if prompt.crowds is None else list(zip(prompt.crowd_labels, prompt.crowds[:, 0], strict=True))
         return lists.prompts(index, masks, list(prompt.labels), ignore, key=prompt.key, crowds=crowds, areas=prompt.areas)
 
     def check_shards(self) -> None:
-        """Compares every shard with its checksum; a Problem, or while a check collects all of them."""
+        """Verifies the checksum of every shard. Raises a Problem for a mismatch, or reports all of them during a check."""
         for shard in self._index.shards:
             try:
-                path = self._local(shard)
+                path = self._local_path(shard)
                 if sha256(path) != shard.sha256:
-                    raise Problem("bad record", f"{self._store}/{shard.file}: its checksum differs; remove it and build again")
+                    raise Problem("bad record", f"{self._store}/{shard.file}: wrong checksum; remove it and build again")
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
 
     def _record(self, index: int) -> tuple[Record, str]:
         number = bisect.bisect_right(self._ends, index)
         shard = self._index.shards[number]
-        place = index - (self._ends[number] - shard.records)
-        where = f"{self._store}/{shard.file}#{place}"
+        position = index - (self._ends[number] - shard.records)
+        where = f"{self._store}/{shard.file}#{position}"
         try:
-            data = self._reader(number).read([place])[0]
+            data = self._reader(number).read([position])[0]
         except UserError:
             raise
-        except Exception as error:  # of every kind on a damaged shard
+        except Exception as error:  # a damaged shard can raise any exception
             raise Problem("bad record", f"{where}: cannot be read ({str(error)[:120]}); build this shard again") from error
         return Record(data, where), where
 
     def _reader(self, number: int) -> Any:
-        """The open shard of that number."""
+        """Returns the open reader of a shard."""
         from array_record.python.array_record_module import ArrayRecordReader
 
         with self._lock:
-            if number in self._open:
-                self._open.move_to_end(number)
-                return self._open[number]
+            if number in self._open_shards:
+                self._open_shards.move_to_end(number)
+                return self._open_shards[number]
         shard = self._index.shards[number]
-        reader = ArrayRecordReader(str(self._local(shard)), "readahead_buffer_size:0", file_reader_buffer_size=32768)
+        reader = ArrayRecordReader(str(self._local_path(shard)), "readahead_buffer_size:0", file_reader_buffer_size=32768)
         if reader.num_records() != shard.records:
             raise Problem(
                 "bad record",
@@ -172,13 +172,13 @@ class Built:
                 f"{shard.records}; remove it and build again",
             )
         with self._lock:
-            self._open[number] = reader
-            while len(self._open) > OPEN:
-                self._open.popitem(last=False)
+            self._open_shards[number] = reader
+            while len(self._open_shards) > OPEN:
+                self._open_shards.popitem(last=False)
         return reader
 
-    def _local(self, shard: Shard) -> pathlib.Path:
-        """The shard on this machine. UserError where it is missing, of another size, or not what its checksum says."""
+    def _local_path(self, shard: Shard) -> pathlib.Path:
+        """Returns the local path of a shard. Raises UserError if it is missing or its size or checksum is wrong."""
         if self._store.path is not None:
             path, size = files.inside(self._store.path, shard.file, str(self._store)), self._store.size(shard.file)
             if size is None:
@@ -187,11 +187,11 @@ class Built:
                 raise Problem("wrong size", f"{path}: has {size} bytes, its index says {shard.bytes}; build again")
             files.check_regular(path, "shard")
             return path
-        path = cache_folder() / "builds" / f"{shard.sha256}.array_record"  # the same content is the same file
+        path = cache_folder() / "builds" / f"{shard.sha256}.array_record"  # content-addressed
         if path.is_file():
             return path
         with alone(path.with_suffix(".lock"), wait=True):
-            if not path.is_file():  # no other process has fetched it meanwhile
+            if not path.is_file():  # another process may have fetched it while this one waited
                 self._fetch(shard, path)
         return path
 
@@ -202,4 +202,4 @@ class Built:
         with whole_file(path) as part:
             self._store.get(shard.file, part)
             if part.stat().st_size != shard.bytes or sha256(part) != shard.sha256:
-                raise Problem("bad record", f"{self._store}/{shard.file}: its checksum differs; remove it and build again")
+                raise Problem("bad record", f"{self._store}/{shard.file}: wrong checksum; remove it and build again")

@@ -1,4 +1,4 @@
-"""Reads every record of a benchmark and gathers all that is wrong with its files."""
+"""Reads every record of a dataset and collects all problems of its files (`hyperseg data check`)."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from hyperseg_jax.datasets import record_errors
-from hyperseg_jax.datasets.check_errors import Collected, collecting
+from hyperseg_jax.datasets.check_errors import ProblemCollector, collecting_problems
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import limits
 
 T = TypeVar("T")
 
-AT_ONCE = 256
+CHUNK_SIZE = 256
 NO_SPLIT = "(no split)"
 
 
 @dataclasses.dataclass
 class Report:
-    """What a split holds, and what is wrong with it."""
+    """Statistics and problems of one split."""
 
     examples: int = 0
     prompts: int = 0
     masks: int = 0
     regions: int = 0
-    collected: Collected = dataclasses.field(default_factory=Collected)
+    collected: ProblemCollector = dataclasses.field(default_factory=ProblemCollector)
 
     @property
-    def faults(self) -> int:
+    def problem_count(self) -> int:
         return sum(self.collected.counts.values())
 
     def count(self, example: Example) -> None:
@@ -41,23 +41,25 @@ class Report:
         self.regions += sum(len(prompt.regions) for prompt in example.prompts)
 
     def attempt(self, read: Callable[[], T], what: str) -> T | None:
-        """What `read` gives, or None where it raises over bad data, which is noted. what: is read, for messages."""
-        with collecting(self.collected):
+        """Returns `read()`, or None if it raises; the error is added to the collected problems. what: the data being read, for
+        messages."""
+        with collecting_problems(self.collected):
             try:
                 return read()
             except UserError as error:
-                self.collected.note(getattr(error, "kind", "bad record"), record_errors.reason(error))
+                self.collected.add(getattr(error, "kind", "bad record"), record_errors.reason(error))
             except BaseException as error:
-                self.collected.note("bad record", f"{what}: {record_errors.reason(error)}")
+                self.collected.add("bad record", f"{what}: {record_errors.reason(error)}")
         return None
 
 
 def check(
     open_reader: Callable[[], Sequence[Example]], advance: Callable[..., object], *, threads: int | None = None
 ) -> Report:
-    """Opens a reader and reads all its records, whatever is wrong with some.
+    """Opens a reader and reads all its records, continuing after errors.
 
-    advance: takes `completed`, how many records are read, and `total`. threads: that decode images, one a core by default.
+    advance: called with `completed` (records read so far) and `total`. threads: number of decoding threads, by default one per
+    core.
     """
     report = Report()
     reader = report.attempt(lambda: _opened(open_reader), "the files")
@@ -69,21 +71,22 @@ def check(
 def check_by_split(
     open_reader: Callable[[], Sequence[Example]], name: str, advance: Callable[..., object], *, threads: int | None = None
 ) -> dict[str, Report]:
-    """`check` with a report for each split that the records themselves name (a reader with `split_of(index)`: your own folder).
+    """Like `check`, with a separate report for each split that the records name (readers with `split_of(index)`, such as
+    Folder).
 
-    name: what everything is reported under where no record names a split. Else records without one are under NO_SPLIT.
+    name: the key of the report if no record names a split. Otherwise, records without a split are reported under NO_SPLIT.
     """
-    whole = Report()
-    reader = whole.attempt(lambda: _opened(open_reader), "the files")
+    default = Report()
+    reader = default.attempt(lambda: _opened(open_reader), "the files")
     if reader is None:
-        return {name: whole}
+        return {name: default}
     split_of: Callable[[int], str] = getattr(reader, "split_of", lambda _: "")
     named = sorted({split_of(k) for k in range(len(reader))} - {""})
-    rest = NO_SPLIT if named else name
-    reports = {**{split: Report() for split in named}, rest: whole}
-    _read_all(reader, lambda k: reports[split_of(k) or rest], advance, threads)
-    if named and not (whole.examples or whole.faults):
-        del reports[rest]
+    unnamed = NO_SPLIT if named else name
+    reports = {**{split: Report() for split in named}, unnamed: default}
+    _read_all(reader, lambda k: reports[split_of(k) or unnamed], advance, threads)
+    if named and not (default.examples or default.problem_count):
+        del reports[unnamed]
     return reports
 
 
@@ -98,8 +101,8 @@ def _read_all(
 ) -> None:
     total = len(reader)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for start in range(0, total, AT_ONCE):
-            records = range(start, min(start + AT_ONCE, total))
+        for start in range(0, total, CHUNK_SIZE):
+            records = range(start, min(start + CHUNK_SIZE, total))
             read = pool.map(lambda k: report_of(k).attempt(lambda: reader[k], f"record {k}"), records)
             for k, example in zip(records, read, strict=True):
                 if example is not None:

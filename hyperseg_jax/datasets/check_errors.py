@@ -1,4 +1,4 @@
-"""What is wrong with files: one line that ends a reader, or, while a check collects, one of many."""
+"""Errors in dataset files: raised immediately by readers, or collected while `data check` runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MESSAGES = 10_000
 
 
 class Problem(UserError):
-    """A fault of a file. kind: one of KINDS, what problems are counted by."""
+    """An error in a dataset file. kind: one of KINDS, by which errors are counted."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(one_line(message))
@@ -26,10 +26,10 @@ class Problem(UserError):
         return Problem, (self.kind, str(self))
 
 
-class Collected:
-    """What readers met while `collecting`.
+class ProblemCollector:
+    """Collects the problems that readers report inside `collecting_problems`.
 
-    problems: message -> kind, each once, the first MESSAGES of them. counts: of all, by kind.
+    problems: message -> kind of the first MESSAGES distinct problems. counts: number of distinct problems by kind.
     sizes: (height, width) of the images that were read.
     """
 
@@ -38,7 +38,7 @@ class Collected:
         self.counts: dict[str, int] = dict.fromkeys(KINDS, 0)
         self.sizes: dict[pathlib.Path, tuple[int, int]] = {}
 
-    def note(self, kind: str, message: str) -> None:
+    def add(self, kind: str, message: str) -> None:
         message = one_line(message)
         if message not in self.problems:
             self.counts[kind] += 1
@@ -46,35 +46,37 @@ class Collected:
                 self.problems[message] = kind
 
 
-_collected: contextvars.ContextVar[Collected | None] = contextvars.ContextVar("collected", default=None)
-_complained: contextvars.ContextVar[bool] = contextvars.ContextVar("complained", default=False)
+_collected: contextvars.ContextVar[ProblemCollector | None] = contextvars.ContextVar("collected", default=None)
+_problem_reported: contextvars.ContextVar[bool] = contextvars.ContextVar("problem_reported", default=False)
 
 
-def collected() -> Collected | None:
-    """Where problems are collected at the moment; None while the first one ends a reader."""
+def active_collector() -> ProblemCollector | None:
+    """Returns the active collector; None if problems are raised."""
     return _collected.get()
 
 
-def complained() -> bool:
-    """Whether a problem has been noted since `collecting` began, so that what follows from it need not be."""
-    return _complained.get()
+def problem_reported() -> bool:
+    """Returns whether a problem was reported inside the current `collecting_problems` block, so that its consequences need not
+    be reported."""
+    return _problem_reported.get()
 
 
 @contextlib.contextmanager
-def collecting(into: Collected) -> Iterator[None]:
-    """Readers note a problem and go on, with an empty mask or image in its place. An image is decoded once."""
-    token, before = _collected.set(into), _complained.set(False)
+def collecting_problems(collector: ProblemCollector) -> Iterator[None]:
+    """Inside this context, readers report problems to the collector and continue with an empty mask or image. Each image is
+    decoded only once."""
+    token, before = _collected.set(collector), _problem_reported.set(False)
     try:
         yield
     finally:
-        _complained.reset(before)
+        _problem_reported.reset(before)
         _collected.reset(token)
 
 
-def complain(kind: str, message: str) -> None:
-    """Raises a Problem; while `collecting`, notes it, and the caller goes on with something empty."""
-    into = collected()
-    if into is None:
+def report_problem(kind: str, message: str) -> None:
+    """Raises a Problem. Inside `collecting_problems`, records it instead, and the caller continues with an empty value."""
+    collector = active_collector()
+    if collector is None:
         raise Problem(kind, message)
-    _complained.set(True)
-    into.note(kind, message)
+    _problem_reported.set(True)
+    collector.add(kind, message)

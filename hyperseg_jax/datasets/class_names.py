@@ -1,5 +1,5 @@
-"""The class lists of semantic benchmarks, in the order of their label numbers. Facts: the benchmarks' own lists (ADE20K: the
-first of its synonyms)."""
+"""Class names of semantic segmentation benchmarks, in the order of their label numbers, from the official lists (ADE20K: the
+first synonym)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ADE20K = _names("""wall, building, sky, floor, tree, ceiling, road, bed, windowp
 CITYSCAPES = _names("""road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky,
     person, rider, car, truck, bus, train, motorcycle, bicycle""")
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""labelIds of these classes; the other numbers up to 33 are void (cityscapesScripts, labels.py)."""
+"""labelIds of these classes; all other numbers up to 33 are void (cityscapesScripts, labels.py)."""
 
 PASCAL_VOC20 = _names("""aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike,
     person, pottedplant, sheep, sofa, train, tvmonitor""")
@@ -93,7 +93,7 @@ PASCAL_CONTEXT59_IDS = (
     454,
     458,
 )
-"""Their numbers among the 459 of labels.txt, which the .mat files have."""
+"""The numbers of these classes among the 459 of labels.txt, as used in the .mat files."""
 
 COCO_THINGS = _names("""person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
     stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
@@ -111,5 +111,5 @@ COCO_STUFF = COCO_THINGS + _names("""banner, blanket, branch, bridge, building-o
     textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood,
     water-other, waterdrops, window-blind, window-other, wood""")
 COCO_STUFF_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Numbers of the label images (0 to 181) that no class has."""
+"""Numbers of label images (0 to 181) without a class."""
 COCO_STUFF_IDS = tuple(number for number in range(182) if number not in COCO_STUFF_GAPS)

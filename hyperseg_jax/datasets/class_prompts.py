@@ -1,4 +1,4 @@
-"""Class-list prompts: all classes of a benchmark, or those of an image among some that it does not show."""
+"""Class-list prompts: all classes of a benchmark, or the classes of an image mixed with sampled negative classes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hyperseg_jax.structs import Prompt
 
 @dataclasses.dataclass(frozen=True)
 class ClassLists:
-    """What a reader's class-list prompts name.
+    """Builds the class-list prompts of a reader.
 
-    names, things: every class in the benchmark's order, and whether its instances are counted apart.
-    max_classes: the class list of a prompt is what the image shows and classes it does not show, up to this number (shown
-    classes beyond it are left out and their pixels ignored), in random order, drawn from seed, index and prompt. None: every
-    class in order, as an evaluation wants it.
-    prompts_per_example: class lists of one image.
+    names, things: all classes in the order of the benchmark, and whether each is a thing class (its instances are separate).
+    max_classes: maximum length of a class list. The list contains the classes of the image and sampled negative classes in
+        random order, determined by seed, index and prompt number. Classes of the image beyond the maximum are dropped and
+        their pixels ignored. None: all classes in order, for evaluation.
+    prompts_per_example: number of class lists per image.
     """
 
     names: tuple[str, ...]
@@ -44,8 +44,11 @@ class ClassLists:
         crowds: Sequence[tuple[int, np.ndarray]] = (),
         areas: Sequence[float] = (),
     ) -> tuple[Prompt, ...]:
-        """The prompts of one image. masks: bool [N, H, W]; labels: the class of each; ignore: bool [H, W]; crowds: its parts
-        that are a crowd of a class, with the class; areas: see Prompt."""
+        """Returns the prompts of one image.
+
+        masks: bool [N, H, W]. labels: the class of each mask. ignore: bool [H, W]. crowds: (class, mask) of crowd regions.
+        areas: see Prompt.
+        """
         return tuple(self._prompt(index, k, masks, labels, ignore, key, crowds, areas) for k in range(self.prompts_per_example))
 
     def _prompt(
@@ -62,53 +65,53 @@ class ClassLists:
         chosen = list(range(len(self.names)))
         if self.max_classes is not None:
             rng = np.random.default_rng([self.seed, index, k])
-            shown = list(dict.fromkeys(labels))
-            others = [label for label in chosen if label not in shown]
-            shown, others = ([group[i] for i in rng.permutation(len(group))] for group in (shown, others))
-            chosen = (shown + others)[: self.max_classes]
+            positives = list(dict.fromkeys(labels))
+            negatives = [label for label in chosen if label not in positives]
+            positives, negatives = ([group[i] for i in rng.permutation(len(group))] for group in (positives, negatives))
+            chosen = (positives + negatives)[: self.max_classes]
             chosen = [chosen[i] for i in rng.permutation(len(chosen))]
-        place = {label: i for i, label in enumerate(chosen)}
-        kept = [i for i, label in enumerate(labels) if label in place]
-        left_out = np.array([label not in place for label in labels], bool)
-        hidden = ignore | masks[left_out].any(0)
-        massed = [(place[label], mask) for label, mask in crowds if label in place]
+        new_label = {label: i for i, label in enumerate(chosen)}
+        kept = [i for i, label in enumerate(labels) if label in new_label]
+        dropped = np.array([label not in new_label for label in labels], bool)
+        ignore = ignore | masks[dropped].any(0)
+        kept_crowds = [(new_label[label], mask) for label, mask in crowds if label in new_label]
         return Prompt(
             task="panoptic",
             classes=tuple(self.names[label] for label in chosen),
             things=tuple(self.things[label] for label in chosen),
             masks=masks[kept][:, None],
-            labels=tuple(place[labels[i]] for i in kept),
-            ignore=hidden[None] if hidden.any() else None,
-            crowds=np.stack([mask for _, mask in massed])[:, None] if massed else None,
-            crowd_labels=tuple(label for label, _ in massed),
+            labels=tuple(new_label[labels[i]] for i in kept),
+            ignore=ignore[None] if ignore.any() else None,
+            crowds=np.stack([mask for _, mask in kept_crowds])[:, None] if kept_crowds else None,
+            crowd_labels=tuple(label for label, _ in kept_crowds),
             areas=tuple(areas[i] for i in kept) if areas else (),
             key=key,
         )
 
 
-class Listed:
-    """A reader whose prompts name classes."""
+class ClassListReader:
+    """Base class of readers with class-list prompts."""
 
-    _lists: ClassLists
+    _class_lists: ClassLists
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every class, in the benchmark's order."""
-        return self._lists.names
+        """All class names, in the order of the benchmark."""
+        return self._class_lists.names
 
     @property
     def things(self) -> tuple[bool, ...]:
-        """For each class, whether its instances are counted apart."""
-        return self._lists.things
+        """For each class, whether it is a thing class (its instances are separate)."""
+        return self._class_lists.things
 
 
-class Numbered(Listed):
-    """A reader whose classes have numbers in its file, in the order of the class list."""
+class CategoryReader(ClassListReader):
+    """Base class of readers whose classes have category ids in the annotation file."""
 
-    _place: dict[int, int]
-    """Number in the file -> place in the class list."""
+    _class_index: dict[int, int]
+    """Category id -> index in the class list."""
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """For each class, its number in the file."""
-        return tuple(self._place)
+        """The category id of each class."""
+        return tuple(self._class_index)

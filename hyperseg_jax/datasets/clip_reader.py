@@ -1,4 +1,4 @@
-"""What readers of videos share: an index gives the same clip each time, `sample` draws one."""
+"""Base class of video readers: indexing returns a deterministic clip, `sample` a random one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyperseg_jax.structs import Example
 
 
 class ClipReader(abc.ABC):
-    """Random access to videos. A reader fills `_items`, one for each example, and `_seed`, and says what `sample` gives."""
+    """Random access to videos. Subclasses set `_items` (one entry per example) and `_seed` and implement `sample`."""
 
     _items: Sequence[Any]
     _seed: int
@@ -25,4 +25,4 @@ class ClipReader(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """Example `index`, with its whole video or a clip of it drawn with rng."""
+        """Returns example `index` with its full video or a clip sampled with rng."""

@@ -1,4 +1,4 @@
-"""Which frames of a video a clip takes, by the published recipes. Pure: a random generator in, numbers of frames out."""
+"""Frame sampling by the published recipes: pure functions from a random generator to frame indices."""
 
 from __future__ import annotations
 
@@ -12,61 +12,65 @@ from hyperseg_jax.errors import UserError
 
 T = TypeVar("T")
 
-TRIES = 200
-"""Draws for a clip whose key frame shows something (InstructSeg)."""
+MAX_TRIES = 200
+"""Maximum attempts to sample a clip whose key frame shows a target (InstructSeg)."""
 REACH = {"stride": 3, "around": 10, "jump": 9}
-"""The rules, and the reach of each: largest stride; frames on either side (HyperSeg's mapper); largest jump (InstructSeg)."""
+"""Sampling rules and their default reach: maximum stride; maximum distance to the random frame (HyperSeg's mapper); maximum
+jump (InstructSeg)."""
 SHORTEST_JUMP = 2
 REVERSED = 0.3
-"""InstructSeg: the chance that a clip runs backwards."""
+"""Probability of reversing a clip (InstructSeg)."""
 
 
-def even(length: int, count: int, rng: np.random.Generator, max_stride: int = 3) -> np.ndarray:
-    """int [count]: evenly spaced by 1..max_stride, from a place drawn at random; a shorter video repeats its last frame."""
+def even_stride(length: int, count: int, rng: np.random.Generator, max_stride: int = 3) -> np.ndarray:
+    """Returns int [count]: frame indices with a random stride of 1..max_stride and a random start. Shorter videos repeat their
+    last frame."""
     longest = max(1, (length - 1) // max(1, count - 1))
     stride = int(rng.integers(1, min(max_stride, longest) + 1))
     start = int(rng.integers(max(1, length - stride * (count - 1))))
     return np.minimum(start + stride * np.arange(count), length - 1)
 
 
-def around(length: int, count: int, rng: np.random.Generator, reach: int = 10) -> np.ndarray:
-    """int [count], ascending: a frame drawn at random and others, all different, at most reach before or after it."""
+def around_random_frame(length: int, count: int, rng: np.random.Generator, reach: int = 10) -> np.ndarray:
+    """Returns int [count], ascending: a random frame and other distinct frames at a distance of at most `reach`."""
     middle = int(rng.integers(length))
     near = np.arange(max(0, middle - reach), min(length, middle + reach + 1))
     others = rng.permutation(near[near != middle])[: count - 1]
-    return _filled(np.sort(np.append(others, middle)), count)
+    return _pad_with_last(np.sort(np.append(others, middle)), count)
 
 
-def jumping(length: int, count: int, rng: np.random.Generator, max_jump: int = 9, reverse: float = REVERSED) -> np.ndarray:
-    """int [count]: InstructSeg's training clip. One frame, then again and again one that is at most a jump (drawn once, from
-    2..max_jump) from any taken so far; in order of time, or backwards with the chance `reverse`. The key frame is the middle
-    one, number count // 2."""
+def random_jumps(length: int, count: int, rng: np.random.Generator, max_jump: int = 9, reverse: float = REVERSED) -> np.ndarray:
+    """Returns int [count]: frame indices of an InstructSeg training clip.
+
+    Starts with a random frame and repeatedly adds a random frame within `jump` of any selected frame; jump is sampled once from
+    2..max_jump. The result is ascending, or descending with probability `reverse`. The key frame is at count // 2.
+    """
     jump = min(length, int(rng.integers(SHORTEST_JUMP, max_jump + 1)))
-    taken = [int(rng.integers(length))]
-    while len(taken) < min(count, length):
-        near = {t for seen in taken for t in range(max(0, seen - jump), min(length, seen + jump + 1))}
-        taken.append(int(rng.choice(sorted(near.difference(taken)))))
-    times = _filled(np.sort(taken), count)
+    selected = [int(rng.integers(length))]
+    while len(selected) < min(count, length):
+        near = {t for frame in selected for t in range(max(0, frame - jump), min(length, frame + jump + 1))}
+        selected.append(int(rng.choice(sorted(near.difference(selected)))))
+    times = _pad_with_last(np.sort(selected), count)
     return times[::-1] if rng.random() < reverse else times
 
 
-def _filled(times: np.ndarray, count: int) -> np.ndarray:
-    """Too few frames, the last repeated."""
+def _pad_with_last(times: np.ndarray, count: int) -> np.ndarray:
+    """Pads frame indices to `count` by repeating the last one."""
     return np.append(times, np.repeat(times[-1:], count - len(times)))
 
 
 def key_first(times: np.ndarray) -> np.ndarray:
-    """The frames of a training clip as InstructSeg's language branch takes them: the key (middle) frame, then the others."""
+    """Reorders the frames of a training clip for InstructSeg's language branch: the key (middle) frame first."""
     key = len(times) // 2
     return np.concatenate([times[key : key + 1], times[:key], times[key + 1 :]])
 
 
 def references_of(current: int, length: int, count: int) -> list[int]:
-    """The frames that frame `current` of a video refers to at evaluation (InstructSeg): half of them before, half after, the
-    window shifted inwards at either end of the video; ascending, without the frame itself.
+    """Returns the indices of the reference frames of frame `current` at evaluation (InstructSeg): half before and half after
+    it, with the window shifted inwards at the ends of the video; ascending, without the frame itself.
 
-    A video of `count` frames or fewer has all its others, and repeats the last of them (the released code fails there); one of
-    a single frame refers to itself.
+    A video with at most `count` frames uses all other frames and repeats the last one (the released code fails there). A video
+    with a single frame uses that frame.
     """
     if length <= count:
         others = [t for t in range(length) if t != current] or [current]
@@ -76,31 +80,32 @@ def references_of(current: int, length: int, count: int) -> list[int]:
 
 
 def with_references(frames: Iterable[T], count: int) -> Iterator[tuple[T, list[T]]]:
-    """For each frame of a stream, the frame and the `count` that references_of names; holds no more than count + 1 frames."""
+    """Yields each frame of a stream with its `count` reference frames (see references_of); buffers at most count + 1 frames."""
     half = count // 2
-    held: list[T] = []
-    first = current = 0  # the numbers of held[0] and of the next frame to be given
+    buffer: list[T] = []
+    first = current = 0  # indices of buffer[0] and of the next frame to yield
     for frame in frames:
-        if len(held) > count:
-            held, first = held[1:], first + 1
-        held.append(frame)
-        while first + len(held) > max(0, current - half) + count:  # what comes later changes nothing for this one
-            yield _placed(held, first, current, first + len(held), count)
+        if len(buffer) > count:
+            buffer, first = buffer[1:], first + 1
+        buffer.append(frame)
+        while first + len(buffer) > max(0, current - half) + count:  # later frames are no references of this one
+            yield _frame_with_references(buffer, first, current, first + len(buffer), count)
             current += 1
-    length = first + len(held)
-    for late in range(current, length):
-        yield _placed(held, first, late, length, count)
+    length = first + len(buffer)
+    for remaining in range(current, length):
+        yield _frame_with_references(buffer, first, remaining, length, count)
 
 
-def _placed(held: list[T], first: int, current: int, length: int, count: int) -> tuple[T, list[T]]:
-    return held[current - first], [held[t - first] for t in references_of(current, length, count)]
+def _frame_with_references(buffer: list[T], first: int, current: int, length: int, count: int) -> tuple[T, list[T]]:
+    return buffer[current - first], [buffer[t - first] for t in references_of(current, length, count)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a reader takes a clip out of a video.
+    """How a reader samples the frames of a video.
 
-    frames: this many; None takes all of them, in order. rule: one of REACH. reach: what the rule's own number is replaced by.
+    frames: number of frames; None takes all frames in order. rule: one of REACH. reach: overrides the default reach of the
+    rule.
     """
 
     frames: int | None = None
@@ -122,29 +127,30 @@ class Sampling:
 
     @property
     def key(self) -> int:
-        """The place in a clip of the frame that must show something: the middle one of a clip of jumps, else the first."""
+        """The position of the key frame in a clip: the middle for rule "jump", else the first."""
         return (self.frames or 0) // 2 if self.rule == "jump" else 0
 
-    def times(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        """int [frames], numbers of frames of a video of `length`."""
+    def frame_indices(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Returns int [frames]: sampled frame indices of a video with `length` frames."""
         if self.frames is None:
             return np.arange(length)
-        rule = {"stride": even, "around": around, "jump": jumping}[self.rule]
+        rule = {"stride": even_stride, "around": around_random_frame, "jump": random_jumps}[self.rule]
         return rule(length, self.frames, rng, self._reach)
 
-    def times_that_show(
+    def frame_indices_showing(
         self, length: int, rng: np.random.Generator, shows: Callable[[int], bool], key: int | None = None
     ) -> np.ndarray:
-        """The first of at most TRIES draws whose key frame shows something, else the last of them.
+        """Samples clips until the key frame shows a target; returns the last clip after MAX_TRIES attempts.
 
-        shows: says so of a frame, by its number; asked once a frame. key: the place in the clip, self.key by default.
+        shows: returns whether a frame index shows a target; called once per frame. key: position of the key frame in the clip,
+        self.key by default.
         """
-        place, told = self.key if key is None else key, {}
-        for _ in range(TRIES):
-            times = self.times(length, rng)
-            t = int(times[place])
-            if t not in told:
-                told[t] = shows(t)
-            if told[t] or self.frames is None:
+        position, shown = self.key if key is None else key, {}
+        for _ in range(MAX_TRIES):
+            times = self.frame_indices(length, rng)
+            t = int(times[position])
+            if t not in shown:
+                shown[t] = shows(t)
+            if shown[t] or self.frames is None:
                 break
         return times

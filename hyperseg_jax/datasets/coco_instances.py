@@ -1,5 +1,5 @@
-"""COCO instances, and any json of that form: {images: [{id, file_name, height, width}], annotations: [{image_id, category_id,
-segmentation, iscrowd, area}], categories: [{id, name}]}. Objects may overlap; crowds are pixels that no score counts."""
+"""COCO instances, and any json in this format: {images: [{id, file_name, height, width}], annotations: [{image_id, category_id,
+segmentation, iscrowd, area}], categories: [{id, name}]}. Objects may overlap; crowd pixels are ignored by metrics."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.class_prompts import ClassLists, Numbered
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.class_prompts import CategoryReader, ClassLists
 from hyperseg_jax.datasets.coco_records import CocoRecords
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.structs import Example
 
 
-class CocoInstances(Numbered):
-    """Random access to the images of one json file, in its order, those without objects among them."""
+class CocoInstances(CategoryReader):
+    """Random access to the images of one json file in file order, including images without objects."""
 
     def __init__(
         self,
@@ -27,38 +27,41 @@ class CocoInstances(Numbered):
         prompts_per_example: int = 1,
         seed: int = 0,
     ):
-        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists. Polygons are filled as pycocotools does."""
+        """max_classes, prompts_per_example, seed: see class_prompts.ClassLists. Polygons are filled like in pycocotools."""
         self._records = CocoRecords(json_path)
         self._images = files.existing_folder(image_root)
         names = tuple(self._records.categories.values())
-        self._place = {number: k for k, number in enumerate(self._records.categories)}
-        self._lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
-        self._numbers = list(self._records.annotations)
+        self._class_index = {number: k for k, number in enumerate(self._records.categories)}
+        self._class_lists = ClassLists(names, (True,) * len(names), max_classes, prompts_per_example, seed)
+        self._image_ids = list(self._records.annotations)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._image_ids)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
-        number = self._numbers[index]
+        image_id = self._image_ids[index]
         where = f"{self._records.path} images#{index}"
-        image = self._records.image(number)
+        image = self._records.image(image_id)
         size = files.image_size(image, where)
         pixels = files.read_image(files.inside(self._images, files.field(image, "file_name", where), where), size)
-        found, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
-        for k in self._records.annotations[number]:
-            note, place = self._records.annotation(k), self._records.where(k)
-            category = files.number(note, "category_id", place)
-            mask = masks.decode(files.field(note, "segmentation", place), *size, f"{place} segmentation", polygons="coco")
-            if category not in self._place:
-                complain("bad record", f"{place}: category_id {category} is not among the categories of the file; correct it")
+        object_masks, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
+        for k in self._records.annotations[image_id]:
+            annotation, location = self._records.annotation(k), self._records.where(k)
+            category = files.integer(annotation, "category_id", location)
+            segmentation = files.field(annotation, "segmentation", location)
+            mask = masks.decode(segmentation, *size, f"{location} segmentation", polygons="coco")
+            if category not in self._class_index:
+                report_problem(
+                    "bad record", f"{location}: category_id {category} is not among the categories of the file; correct it"
+                )
             elif self._records.is_crowd(k):
                 ignore |= mask
-                crowds.append((self._place[category], mask))
+                crowds.append((self._class_index[category], mask))
             else:
-                found.append(mask)
-                labels.append(self._place[category])
-                areas.append(files.amount(note, "area", place) if "area" in note else float(mask.sum()))
-        stacked = np.array(found, bool).reshape(-1, *size)
-        prompts = self._lists.prompts(index, stacked, labels, ignore, key=str(number), crowds=crowds, areas=areas)
+                object_masks.append(mask)
+                labels.append(self._class_index[category])
+                areas.append(files.number(annotation, "area", location) if "area" in annotation else float(mask.sum()))
+        stacked = np.array(object_masks, bool).reshape(-1, *size)
+        prompts = self._class_lists.prompts(index, stacked, labels, ignore, key=str(image_id), crowds=crowds, areas=areas)
         return Example(f"{self._records.path.name}#{index}", pixels[None], prompts)

@@ -1,4 +1,4 @@
-"""The lists of a COCO json {images, annotations, categories}, looked up by number."""
+"""Looks up images, annotations and categories of a COCO json by id."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.places import Places, categories
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.id_index import IdIndex, index_categories
 
 
 class CocoRecords:
-    """images, categories: by id, in the order of the file. annotations: the numbers of those of each image."""
+    """The records of a COCO json. categories: id -> name, in file order. annotations: image id -> indices of its
+    annotations, in file order."""
 
     def __init__(self, json_path: str | os.PathLike):
-        """UserError for a missing list; an annotation of an unknown image is a problem, and left out."""
+        """Raises UserError if a list is missing. Annotations of unknown images are reported as problems and skipped."""
         self.file = files.Json(json_path, dict)
         self.path = self.file.path
         self._index()
 
     def _index(self) -> None:
         path, content = str(self.path), self.file.content
-        images, notes, rows = (files.rows(content, name, path) for name in ("images", "annotations", "categories"))
-        self._images = Places(images, "id", f"{path} images")
+        images, annotations, rows = (files.list_field(content, name, path) for name in ("images", "annotations", "categories"))
+        self._images = IdIndex(images, "id", f"{path} images")
         self.categories: dict[int, str] = {
-            number: files.text(rows[k], "name", f"{path} categories#{k}")
-            for number, k in categories(rows, f"{path} categories").items()
+            category_id: files.text_field(rows[k], "name", f"{path} categories#{k}")
+            for category_id, k in index_categories(rows, f"{path} categories").items()
         }
-        self.annotations: dict[int | str, list[int]] = {number: [] for number in self._images}
-        for k, note in enumerate(notes):
-            number = files.identity(note, "image_id", self.where(k))
-            if number in self.annotations:
-                self.annotations[number].append(k)
+        self.annotations: dict[int | str, list[int]] = {image_id: [] for image_id in self._images}
+        for k, annotation in enumerate(annotations):
+            image_id = files.record_id(annotation, "image_id", self.where(k))
+            if image_id in self.annotations:
+                self.annotations[image_id].append(k)
             else:
-                complain(
+                report_problem(
                     "bad record",
-                    f"{self.where(k)}: image_id {number} is not among the images of the file; correct or remove it",
+                    f"{self.where(k)}: image_id {image_id} is not among the images of the file; correct or remove it",
                 )
 
     def where(self, k: int) -> str:
-        """What annotation k is called in messages."""
+        """Returns the location of annotation k for messages."""
         return f"{self.path} annotations#{k}"
 
-    def image(self, number: int | str) -> dict[str, Any]:
-        return self.file.content["images"][self._images[number]]
+    def image(self, image_id: int | str) -> dict[str, Any]:
+        return self.file.content["images"][self._images[image_id]]
 
-    def has_image(self, number: int | str) -> bool:
-        return number in self._images
+    def has_image(self, image_id: int | str) -> bool:
+        return image_id in self._images
 
     def annotation(self, k: int) -> dict[str, Any]:
         return self.file.content["annotations"][k]

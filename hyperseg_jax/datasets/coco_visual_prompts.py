@@ -1,6 +1,7 @@
-"""COCO-Interactive without its file: points, scribbles, boxes and rough masks drawn for the objects of COCO instances.
+"""COCO instances with generated visual prompts: points, scribbles, boxes and coarse masks, as in COCO-Interactive but without
+its annotation file.
 
-The marks of an object follow from the seed and its annotation's number alone, so they are the same in every run and order.
+The marks of an object depend only on the seed and its annotation id, so they are identical in every run and order.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from hyperseg_jax.structs import Region
 
 
 class CocoVisualPrompts(CocoInteractive):
-    """Random access to the images that have objects (crowds aside), in the order of the file.
+    """Random access to the images with objects (crowds excluded), in file order.
 
-    json_path: instances_*.json. The other arguments are those of CocoInteractive; seed also draws the marks.
+    json_path: instances_*.json. The other arguments are those of CocoInteractive; the seed also determines the marks.
     """
 
     def _open(self, json_path: str | os.PathLike) -> int:
         self._records = CocoRecords(json_path)
         self._name = self._records.path.name
         self._items = []
-        for number, notes in self._records.annotations.items():
-            objects = [k for k in notes if not self._records.is_crowd(k)]
+        for image_id, indices in self._records.annotations.items():
+            objects = [k for k in indices if not self._records.is_crowd(k)]
             if objects:
-                self._items.append((number, objects))
+                self._items.append((image_id, objects))
         return len(self._items)
 
     def _record(self, index: int) -> tuple[str, dict, list[dict]]:
-        number, objects = self._items[index]
+        image_id, objects = self._items[index]
         anns = [{"where": self._records.where(k)} | self._records.annotation(k) for k in objects]
-        return f"{self._records.path} image {number}", self._records.image(number), anns
+        return f"{self._records.path} image {image_id}", self._records.image(image_id), anns
 
     def _target(self, ann: dict, size: tuple[int, int], where: str) -> np.ndarray:
         segmentation = files.field(ann, "segmentation", ann["where"])
@@ -46,9 +47,9 @@ class CocoVisualPrompts(CocoInteractive):
         target = self._target(ann, size, where)
         if not target.any():
             return None
-        number = files.number(ann, "id", ann["where"])
-        if number < 0:
+        annotation_id = files.integer(ann, "id", ann["where"])
+        if annotation_id < 0:
             raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
-        drawn = draw_marks(target, np.random.default_rng([self._seed, number]))
+        marks = draw_marks(target, np.random.default_rng([self._seed, annotation_id]))
         kind = self._kinds[int(rng.integers(len(self._kinds)))]
-        return Region.of_mask(drawn[kind], kind, self._radii.get(kind, 0))
+        return Region.of_mask(marks[kind], kind, self._radii.get(kind, 0))

@@ -1,7 +1,7 @@
 """DAVIS: JPEGImages/480p/<video>/<frame>.jpg, Annotations/480p/<video>/<frame>.png, ImageSets/<year>/<split>.txt.
 
-The pngs of 2017 number the objects, 255 is void; those of 2016 show the one object of a video, where any value but 0 is it. The
-unsupervised task of 2017 has masks of its own, in Annotations_unsupervised.
+The png values of 2017 are object ids, 255 is void. Those of 2016 show the single object of a video as any nonzero value. The
+unsupervised task of 2017 has separate masks in Annotations_unsupervised.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget
 
 TASKS = {"semi-supervised": "Annotations", "unsupervised": "Annotations_unsupervised"}
-"""The tasks of 2017, and where each has its masks."""
+"""The tasks of DAVIS 2017 and their mask folders."""
 CLASS = "object"
-"""The class list of the unsupervised task: every object, whatever it is."""
+"""The only class of the unsupervised task."""
 
 
 class Davis2017(ClipReader):
-    """Random access to the videos of one split, in its order.
+    """Random access to the videos of one split, in the order of its list.
 
-    semi-supervised: the objects of the first frame are drawn as regions of kind "mask", and each is to be followed.
-    unsupervised: the class list ("object",) and the mask of every object; nothing is drawn. The objects of a whole video are
-    those of its first frame, as the official tool counts them.
+    semi-supervised: the masks of the first frame are regions of kind "mask", and each object is to be tracked.
+    unsupervised: the class list ("object",) with the mask of every object, without regions. The objects of a full video are
+    those of its first frame, as in the official evaluation tool.
     """
 
     def __init__(
@@ -48,93 +48,96 @@ class Davis2017(ClipReader):
         reach: int | None = None,
         seed: int = 0,
     ):
-        """split: a list of ImageSets; None takes every video there is. annotations: the folder of the masks in root, by default
-        that of the task. frames, sampling, reach: see clip_sampling.Sampling; a clip of the semi-supervised task begins where
-        an object is seen. seed: what clips are drawn from, with the index.
+        """split: a list in ImageSets; None reads all videos. annotations: the mask folder in root, by default that of the task.
+        frames, sampling, reach: see clip_sampling.Sampling; a clip of the semi-supervised task starts at a frame that shows an
+        object. seed: clips are sampled from the seed and the index.
         """
         if task not in TASKS:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
-        home = files.existing_folder(root)
-        masks = files.part(home, self._masks(annotations, task), resolution)
-        self._folders = VideoFolders(files.part(home, "JPEGImages", resolution), masks)
-        self._items = self._folders.videos() if split is None else self._split(home, split)
-        self._given = task == "semi-supervised"
+        root_folder = files.existing_folder(root)
+        masks = files.subpath(root_folder, self._masks(annotations, task), resolution)
+        self._folders = VideoFolders(files.subpath(root_folder, "JPEGImages", resolution), masks)
+        self._items = self._folders.videos() if split is None else self._split(root_folder, split)
+        self._semi_supervised = task == "semi-supervised"
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
 
     def _masks(self, annotations: str | None, task: str) -> str:
         return annotations or TASKS[task]
 
-    def _split(self, home: pathlib.Path, split: str) -> list[str]:
-        return read_split(files.part(home, "ImageSets", "2017", f"{split}.txt"))
+    def _split(self, root: pathlib.Path, split: str) -> list[str]:
+        return read_split(files.subpath(root, "ImageSets", "2017", f"{split}.txt"))
 
-    def _owner(self, video: Video, t: int) -> np.ndarray:
-        """uint8 [H, W]: the object of each pixel, or VOID."""
+    def _object_ids(self, video: Video, t: int) -> np.ndarray:
+        """Returns uint8 [H, W]: the object id of each pixel, or VOID."""
         return video.objects(t)
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """A video, or a clip of it drawn with rng."""
+        """Returns a video, or a clip sampled with rng."""
         name = self._items[index]
         video = self._folders.open(name, self._folders.names(name))
-        if self._given and video.first_mask_only:
-            return self._of_test_set(name, video)
-        times = self._times(video, rng)
-        frames, shown = video.images(times), video.names(times)
-        owner = np.stack([self._owner(video, int(t)) for t in times])
-        numbers = _numbers(owner[0] if self._given or self._sampling.frames is None else owner)
-        if self._given and not numbers and not video.lacks_masks:
-            message = f"{self._folders.root / name}: its masks show no object in frame {times[0]}; leave the video out"
-            complain("bad mask", message)
-        budget.charge(len(numbers) * len(times), video.size, name)
-        masks = owner == np.array(numbers, np.uint8)[:, None, None, None]
-        void, count = owner == VOID, len(numbers)
+        if self._semi_supervised and video.first_mask_only:
+            return self._test_set_example(name, video)
+        times = self._frame_indices(video, rng)
+        frames, frame_names = video.images(times), video.names(times)
+        object_ids = np.stack([self._object_ids(video, int(t)) for t in times])
+        first_frame_only = self._semi_supervised or self._sampling.frames is None
+        objects = _visible_objects(object_ids[0] if first_frame_only else object_ids)
+        if self._semi_supervised and not objects and not video.lacks_masks:
+            message = f"{self._folders.root / name}: its masks show no object in frame {times[0]}; remove the video"
+            report_problem("bad mask", message)
+        budget.charge(len(objects) * len(times), video.size, name)
+        masks = object_ids == np.array(objects, np.uint8)[:, None, None, None]
+        void, count = object_ids == VOID, len(objects)
         ignore = void if void.any() else None
-        if not self._given:
+        if not self._semi_supervised:
             prompt = Prompt(
                 task="panoptic", classes=(CLASS,), things=(True,), masks=masks, labels=(0,) * count, ignore=ignore, key=name
             )
-            return Example(name, frames, (prompt,), shown)
-        drawn = tuple(map(Region.of_mask, masks[:, 0]))
-        prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=drawn, ignore=ignore, key=name)
-        return Example(name, frames, (prompt,), shown)
+            return Example(name, frames, (prompt,), frame_names)
+        regions = tuple(map(Region.of_mask, masks[:, 0]))
+        prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=regions, ignore=ignore, key=name)
+        return Example(name, frames, (prompt,), frame_names)
 
-    def _times(self, video: Video, rng: np.random.Generator) -> np.ndarray:
-        if not self._given or self._sampling.frames is None:
-            return self._sampling.times(len(video), rng)
-        shows = lambda t: bool(_numbers(self._owner(video, t)))
-        times = self._sampling.times_that_show(len(video), rng, shows, key=0)
+    def _frame_indices(self, video: Video, rng: np.random.Generator) -> np.ndarray:
+        if not self._semi_supervised or self._sampling.frames is None:
+            return self._sampling.frame_indices(len(video), rng)
+        shows = lambda t: bool(_visible_objects(self._object_ids(video, t)))
+        times = self._sampling.frame_indices_showing(len(video), rng, shows, key=0)
         return times if shows(int(times[0])) else np.minimum(np.arange(self._sampling.frames), len(video) - 1)
 
-    def _of_test_set(self, name: str, video: Video) -> Example:
-        """All frames and what is drawn in the first; the server has the masks."""
-        first = self._owner(video, 0)
-        budget.charge(len(_numbers(first)), video.size, name)
-        regions = first == np.array(_numbers(first), np.uint8)[:, None, None]
+    def _test_set_example(self, name: str, video: Video) -> Example:
+        """Returns all frames with the regions of the first frame; the masks of test sets are not public."""
+        first = self._object_ids(video, 0)
+        budget.charge(len(_visible_objects(first)), video.size, name)
+        regions = first == np.array(_visible_objects(first), np.uint8)[:, None, None]
         prompt = Prompt(task="region", regions=tuple(map(Region.of_mask, regions)), key=name)
         every = range(len(video))
         return Example(name, video.images(every), (prompt,), video.names(every))
 
 
 class Davis2016(Davis2017):
-    """The same for 2016: one object a video, masks in Annotations for both tasks, nothing void.
+    """Like Davis2017 for DAVIS 2016: one object per video, masks in Annotations for both tasks, no void pixels.
 
-    Lists of either release: names (ImageSets/2016, in the archives of 2017), or an image and its mask a line (ImageSets/480p).
+    Reads the split lists of both releases: video names (ImageSets/2016, in the archives of 2017), or an image and its mask per
+    line (ImageSets/480p).
     """
 
     def _masks(self, annotations: str | None, task: str) -> str:
         return annotations or "Annotations"
 
-    def _split(self, home: pathlib.Path, split: str) -> list[str]:
-        lists = [files.part(home, "ImageSets", folder, f"{split}.txt") for folder in ("2016", "480p", "1080p")]
+    def _split(self, root: pathlib.Path, split: str) -> list[str]:
+        lists = [files.subpath(root, "ImageSets", folder, f"{split}.txt") for folder in ("2016", "480p", "1080p")]
         return read_split(next((path for path in lists if path.exists()), lists[0]))
 
-    def _owner(self, video: Video, t: int) -> np.ndarray:
+    def _object_ids(self, video: Video, t: int) -> np.ndarray:
         return (video.objects(t) > 0).astype(np.uint8)
 
 
 def read_split(path: pathlib.Path) -> list[str]:
-    """The videos of a list, one a line, or one of its images and masks a line: /JPEGImages/480p/<video>/00000.jpg ..."""
+    """Reads the videos of a split list with one video name, or one image and its mask, per line: /JPEGImages/480p/<video>/
+    00000.jpg ..."""
     lines = files.read_lines(path, "list of videos")
     first = (line.split()[0] for line in lines if line.strip())
     videos = list(dict.fromkeys(pathlib.PurePosixPath(word).parent.name if "/" in word else word for word in first))
@@ -143,6 +146,6 @@ def read_split(path: pathlib.Path) -> list[str]:
     return videos
 
 
-def _numbers(owner: np.ndarray) -> list[int]:
-    """The objects that are seen."""
-    return [int(number) for number in np.unique(owner) if number not in (0, VOID)]
+def _visible_objects(object_ids: np.ndarray) -> list[int]:
+    """Returns the ids of the objects with at least one pixel."""
+    return [int(number) for number in np.unique(object_ids) if number not in (0, VOID)]

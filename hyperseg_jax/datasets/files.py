@@ -1,4 +1,4 @@
-"""Reading images and json with messages that name the file, the field and the fix."""
+"""Reads images and json files; error messages name the file, the field and the fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hyperseg_jax.datasets.check_errors import Problem, collected, complain
+from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, images, json_text, limits, paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -20,44 +20,46 @@ from hyperseg_jax.untrusted.printing import shown_value
 T = TypeVar("T")
 
 LARGEST_NUMBER = 2**60
-"""Beyond it, numbers can be made to collide in a dict, which then takes hours."""
+"""Larger integers could be chosen to collide in a dict, which would make lookups take hours."""
 
 
 def inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Path:
-    """root/name, for a name out of data. where: what names it. UserError where it leaves root (untrusted/paths)."""
+    """Returns root/name for an untrusted name. where: the source of the name. Raises UserError if the path leaves root
+    (untrusted/paths)."""
     try:
         return paths.inside(root, name)
     except BadFile as error:
         raise Problem("bad record", f"{where}: {error}") from error
 
 
-def part(root: str | os.PathLike, *names: str) -> pathlib.Path:
-    """A file or folder of a fixed name below a folder that the config names. UserError where it is a link out of it."""
+def subpath(root: str | os.PathLike, *names: str) -> pathlib.Path:
+    """Returns a path with fixed names below a configured folder. Raises UserError if a link leads out of that folder."""
     return inside(root, "/".join(names), str(root))
 
 
-def listed(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-    """The files below a folder that match, in order; a link that leaves the folder is a problem, and left out."""
-    found = []
+def list_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """Returns the sorted files below a folder that match a pattern. Links that leave the folder are reported and skipped."""
+    matches = []
     for path in sorted(root.glob(pattern)):
         try:
-            found.append(inside(root, path.relative_to(root), str(root)))
+            matches.append(inside(root, path.relative_to(root), str(root)))
         except Problem as problem:
-            complain(problem.kind, str(problem))
-    return found
+            report_problem(problem.kind, str(problem))
+    return matches
 
 
 def check_regular(path: pathlib.Path, what: str) -> None:
-    """A Problem where it is no regular file, for files that a library opens by their name. what: it is, for the message."""
-    with _naming_file(path, what):
+    """Raises a Problem if the path is not a regular file; for files that a library opens by name. what: the kind of file, for
+    messages."""
+    with _file_errors(path, what):
         paths.check_regular(path)
 
 
 class Json:
-    """A json file that is read when first asked for, once a process, and left behind when pickled to a worker."""
+    """A json file that is read on first access, once per process. Its content is not pickled to workers."""
 
     def __init__(self, path: str | os.PathLike, kind: type):
-        """kind: list or dict, what the file must hold. UserError where the file does not exist."""
+        """kind: list or dict, the expected content. Raises UserError if the file does not exist."""
         self.path = pathlib.Path(path)
         self._kind = kind
         if not self.path.is_file():
@@ -68,12 +70,12 @@ class Json:
 
     @property
     def content(self) -> Any:
-        """The file's list or dict. UserError where it is not json or holds something else."""
+        """The list or dict of the file. Raises UserError if the file is not json or contains another type."""
         if "_content" not in self.__dict__:
             content = self._read()
             if not isinstance(content, self._kind):
-                found = type(content).__name__
-                raise UserError(f"{self.path}: holds a {found} where a {self._kind.__name__} belongs; wrong file?")
+                actual = type(content).__name__
+                raise UserError(f"{self.path}: contains a {actual}, expected a {self._kind.__name__}; is it the wrong file?")
             self._content = content
         return self._content
 
@@ -82,7 +84,7 @@ class Json:
 
 
 class JsonLines(Json):
-    """A file of one json object a line, empty lines aside. A malformed line is a record that raises when it is read."""
+    """A file with one json object per line; empty lines are skipped. A malformed line raises when its record is read."""
 
     def __init__(self, path: str | os.PathLike):
         super().__init__(path, list)
@@ -91,44 +93,44 @@ class JsonLines(Json):
         return len(self.content)
 
     def __getitem__(self, n: int) -> dict:
-        """Record n, from 0. UserError where its line is malformed."""
+        """Returns record n, from 0. Raises UserError if its line is malformed."""
         record = self.content[n][1]
         if isinstance(record, UserError):
-            raise UserError(str(record))  # a new one, as each raise adds to the traceback of an exception
+            raise UserError(str(record))  # a new exception, because each raise extends the traceback
         return record
 
     def where(self, n: int) -> str:
-        """What record n is called in messages: the file and the line, from 1 as editors count."""
+        """Returns the location of record n for messages: the file and the line number, from 1."""
         return f"{self.path} line {self.content[n][0]}"
 
     def _read(self) -> list[tuple[int, dict | UserError]]:
-        """(line, record or what is wrong with it). UserError for a file without any sound line."""
+        """Returns (line number, record or error) of each line. Raises UserError if no line is valid."""
         rows = [
-            (number, _object_or_fault(line, f"{self.path} line {number}"))
+            (number, _object_or_error(line, f"{self.path} line {number}"))
             for number, line in enumerate(_content(self.path).split(b"\n"), 1)
             if line.strip()
         ]
-        faults = [row for _, row in rows if isinstance(row, UserError)]
-        if faults and len(faults) == len(rows):
-            raise faults[0]
+        errors = [row for _, row in rows if isinstance(row, UserError)]
+        if errors and len(errors) == len(rows):
+            raise errors[0]
         return rows
 
 
-def _object_or_fault(line: bytes, where: str) -> dict | UserError:
+def _object_or_error(line: bytes, where: str) -> dict | UserError:
     try:
         row = _parsed(line, where)
     except UserError as error:
         return error
-    return row if isinstance(row, dict) else UserError(f"{where}: is no json object; write {{...}} a line")
+    return row if isinstance(row, dict) else UserError(f"{where}: is not a json object; write one {{...}} per line")
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a json file (UTF-8, or else Windows-1252 as some ReasonSeg files are)."""
+    """Reads a json file in UTF-8, or in Windows-1252 like some ReasonSeg files."""
     return _parsed(_content(path), str(path))
 
 
 def read_lines(path: pathlib.Path, what: str) -> list[str]:
-    """The lines of a text file in UTF-8, or else Latin-1. what: it is, for the message."""
+    """Reads the lines of a text file in UTF-8 or Latin-1. what: the kind of file, for messages."""
     data = _content(path, what)
     try:
         text = data.decode("utf-8-sig")
@@ -138,12 +140,12 @@ def read_lines(path: pathlib.Path, what: str) -> list[str]:
 
 
 def _content(path: pathlib.Path, what: str = "file") -> bytes:
-    with _naming_file(path, what):
+    with _file_errors(path, what):
         return json_text.read_bytes(path)
 
 
 @contextlib.contextmanager
-def _naming_file(path: pathlib.Path, what: str) -> Iterator[None]:
+def _file_errors(path: pathlib.Path, what: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
@@ -161,133 +163,130 @@ def _parsed(data: bytes, where: str) -> Any:
 
 
 def field(record: Any, name: str, where: str) -> Any:
-    """record[name], or a UserError that says which field is missing where. name: "image_info", "image_info.height"."""
-    if isinstance(record, dict) and name in record:  # names out of files may have a point in them
+    """Returns record[name]; name may be nested, such as "image_info.height". Raises UserError if the field is missing."""
+    if isinstance(record, dict) and name in record:  # a name from a file may contain a dot
         return record[name]
     value = record
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise Problem("bad record", f"{where}: field {name!r} is missing; check that the file is of this format")
+            raise Problem("bad record", f"{where}: field {name!r} is missing; check that the file has this format")
         value = value[part]
     return value
 
 
-def _of_kind(value: Any, kind: type[T], what: str, name: str, where: str) -> T:
+def _check_type(value: Any, kind: type[T], what: str, name: str, where: str) -> T:
     if not isinstance(value, kind):
-        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)} where {what} belongs; correct the record")
+        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected {what}; correct the record")
     return value
 
 
-def text(record: Any, name: str, where: str, default: str | None = None) -> str:
-    """A text out of a record, or a UserError. default: given for a record without the field."""
+def text_field(record: Any, name: str, where: str, default: str | None = None) -> str:
+    """Returns a string field of a record, or default if the field is missing. Raises UserError for other types."""
     if default is not None and isinstance(record, dict) and name not in record:
         return default
-    return _of_kind(field(record, name, where), str, "a text", name, where)
+    return _check_type(field(record, name, where), str, "a string", name, where)
 
 
-def rows(record: Any, name: str, where: str) -> list:
-    """A list out of a record, or a UserError."""
-    return _of_kind(field(record, name, where), list, "a list", name, where)
+def list_field(record: Any, name: str, where: str) -> list:
+    """Returns a list field of a record. Raises UserError for other types."""
+    return _check_type(field(record, name, where), list, "a list", name, where)
 
 
-def texts(record: Any, name: str, where: str) -> list[str]:
-    """A list of texts out of a record, or a UserError."""
-    values = rows(record, name, where)
-    return [_of_kind(value, str, "a text", f"{name}[{k}]", where) for k, value in enumerate(values)]
+def text_list(record: Any, name: str, where: str) -> list[str]:
+    """Returns a field that is a list of strings. Raises UserError for other types."""
+    values = list_field(record, name, where)
+    return [_check_type(value, str, "a string", f"{name}[{k}]", where) for k, value in enumerate(values)]
 
 
-def table(record: Any, name: str, where: str) -> dict[str, Any]:
-    """A table of fields out of a record, or a UserError."""
-    return _of_kind(field(record, name, where), dict, "a table {...}", name, where)
+def dict_field(record: Any, name: str, where: str) -> dict[str, Any]:
+    """Returns a field that is a json object. Raises UserError for other types."""
+    return _check_type(field(record, name, where), dict, "an object {...}", name, where)
 
 
-def identity(record: Any, name: str, where: str) -> int | str:
-    """What tells one record from others: a whole number or a text, or a UserError."""
-    return _identity(field(record, name, where), name, where)
+def record_id(record: Any, name: str, where: str) -> int | str:
+    """Returns a field that is a record id: an integer or a string. Raises UserError for other types."""
+    return _check_id(field(record, name, where), name, where)
 
 
-def identities(record: Any, name: str, where: str) -> list[int | str]:
-    """A list of what tells records apart, or a UserError."""
-    return [_identity(value, f"{name}[{k}]", where) for k, value in enumerate(rows(record, name, where))]
+def record_ids(record: Any, name: str, where: str) -> list[int | str]:
+    """Returns a field that is a list of record ids. Raises UserError for other types."""
+    return [_check_id(value, f"{name}[{k}]", where) for k, value in enumerate(list_field(record, name, where))]
 
 
-def _identity(value: Any, name: str, where: str) -> int | str:
+def _check_id(value: Any, name: str, where: str) -> int | str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
         return value
-    raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, which is no number of a record; correct it")
+    raise Problem(
+        "bad record", f"{where}: field {name!r} is {shown_value(value)}, expected an integer or string id; correct it"
+    )
 
 
-def number(record: Any, name: str, where: str) -> int:
-    """A whole number out of a record, or a UserError."""
+def integer(record: Any, name: str, where: str) -> int:
+    """Returns an integer field of a record. Raises UserError for other types."""
     value = field(record, name, where)
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # infinity is none
-    if isinstance(value, bool) or not whole or abs(value) >= LARGEST_NUMBER:
-        raise Problem(
-            "bad record", f"{where}: field {name!r} is {shown_value(value)} where a whole number belongs; correct the record"
-        )
+    is_integer = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # False for infinity
+    if isinstance(value, bool) or not is_integer or abs(value) >= LARGEST_NUMBER:
+        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected an integer; correct the record")
     return int(value)
 
 
 def flag(record: Any, name: str, where: str, default: bool | None = None) -> bool:
-    """True or False out of a record, also written as 1 or 0, or a UserError. default: given for a record without the field."""
+    """Returns a boolean field (true, false, 1 or 0), or default if the field is missing. Raises UserError for other values."""
     if default is not None and isinstance(record, dict) and name not in record:
         return default
     value = field(record, name, where)
     if not isinstance(value, int | float) or value not in (0, 1):
-        told = f"field {name!r} is {shown_value(value)} where 0 or 1 belongs"
-        raise Problem("bad record", f"{where}: {told}; correct the record")
+        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected 0 or 1; correct the record")
     return bool(value)
 
 
-def amount(record: Any, name: str, where: str) -> float:
-    """A number out of a record, or a UserError."""
+def number(record: Any, name: str, where: str) -> float:
+    """Returns a numeric field of a record as float. Raises UserError for other types."""
     value = field(record, name, where)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
-        raise Problem(
-            "bad record", f"{where}: field {name!r} is {shown_value(value)} where a number belongs; correct the record"
-        )
+        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected a number; correct the record")
     return float(value)
 
 
 def image_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
-    """(height, width) that a record promises; height, width: what its fields are called."""
-    size = number(record, height, where), number(record, width, where)
+    """Returns the (height, width) declared by a record. height, width: the names of its fields."""
+    size = integer(record, height, where), integer(record, width, where)
     most = limits.in_force().pixels
     if min(size) < 1 or size[0] * size[1] > most:
-        would = shown_value(size[1]) + "x" + shown_value(size[0])
+        shape = shown_value(size[1]) + "x" + shown_value(size[0])
         raise Problem(
             "bad record",
-            f"{where}: the image would be {would} pixels, and the limit is {most}; correct its height and width, or raise "
-            "limits.pixels",
+            f"{where}: the declared image size is {shape} pixels, and the limit is {most}; correct its height and width, or "
+            "raise limits.pixels",
         )
     return size
 
 
-Read = list[tuple[pathlib.Path, np.ndarray]]
-"""Image files that were read, and their pixels."""
-_recorded: contextvars.ContextVar[Read | None] = contextvars.ContextVar("recorded", default=None)
+ImageReads = list[tuple[pathlib.Path, np.ndarray]]
+"""Paths of image files that were read, with their pixels."""
+_image_reads: contextvars.ContextVar[ImageReads | None] = contextvars.ContextVar("recorded", default=None)
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[Read]:
-    """A list that every image file read meanwhile, and its pixels, is added to, so that a build can keep the file itself."""
-    read: Read = []
-    token = _recorded.set(read)
+def record_image_reads() -> Iterator[ImageReads]:
+    """Records every image file read inside the context with its pixels, so that a build can store the original file."""
+    read: ImageReads = []
+    token = _image_reads.set(read)
     try:
         yield read
     finally:
-        _recorded.reset(token)
+        _image_reads.reset(token)
 
 
 def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """An image file as uint8 [H, W, 3].
+    """Reads an image file as uint8 [H, W, 3].
 
-    size: the (height, width) that the annotations promise. A check reads each image once, and then takes an empty one.
-    UserError for a file that is missing, truncated, no image, or of another size.
+    size: the expected (height, width). `data check` decodes each image once and returns zeros after that. Raises UserError if
+    the file is missing, truncated, not an image, or has another size.
     """
-    seen = collected()
+    seen = active_collector()
     try:
         if seen is None:
             pixels = _pixels(path)
@@ -297,39 +296,40 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
         if size is not None:
             _check_size(pixels, size, path)
     except Problem as problem:
-        if size is None:  # a check cannot go on without a promised size
+        if size is None:  # a check cannot continue without the expected size
             raise
-        complain(problem.kind, str(problem))
+        report_problem(problem.kind, str(problem))
         return np.zeros((*size, 3), np.uint8)
     budget.charge_frame(pixels.shape, str(path))
-    read = _recorded.get()
+    read = _image_reads.get()
     if read is not None:
         read.append((path, pixels))
     return pixels
 
 
-def read_coded(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
-    """An image file whose colours are numbers of segments, as uint8 [H, W, 3].
+def read_segment_ids(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | None:
+    """Reads an image file whose colours encode segment ids, as uint8 [H, W, 3].
 
-    size: the (height, width) that it must have. UserError as for `read_picture`; None where a check goes on without it.
+    size: the expected (height, width). Raises UserError like `read_image`; during a check, reports the problem and returns
+    None.
     """
     try:
         pixels = _pixels(path)
         _check_size(pixels, size, path)
     except Problem as problem:
-        complain(problem.kind, str(problem))
+        report_problem(problem.kind, str(problem))
         return None
     return pixels
 
 
 def _pixels(path: pathlib.Path) -> np.ndarray:
-    with _naming(path):
+    with _image_errors(path):
         return images.colours(path)
 
 
 @contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Turns what is wrong with an image file into a Problem."""
+def _image_errors(path: pathlib.Path) -> Iterator[None]:
+    """Converts errors of reading an image file to a Problem."""
     budget.check_time(str(path))
     try:
         yield
@@ -345,18 +345,18 @@ def _check_size(pixels: np.ndarray, size: tuple[int, int], path: pathlib.Path) -
         raise Problem(
             "wrong size",
             f"{path}: is {width}x{height} pixels, its annotations say {size[1]}x{size[0]}; "
-            "annotation and image must be of one size",
+            "annotation and image must have the same size",
         )
 
 
 def image_shape(path: pathlib.Path) -> tuple[int, int]:
-    """(height, width) of an image file out of its first bytes. UserError where it is missing or no image."""
-    with _naming(path):
+    """Reads (height, width) from the header of an image file. Raises UserError if it is missing or not an image."""
+    with _image_errors(path):
         return images.size(path)
 
 
 def existing_folder(path: str | os.PathLike) -> pathlib.Path:
-    """The path, or a UserError where there is no such folder."""
+    """Returns the path of an existing folder. Raises UserError if it does not exist."""
     stores.check_local(os.fspath(path))
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -365,6 +365,6 @@ def existing_folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def chunks(items: list[T], size: int) -> list[list[T]]:
-    """Consecutive groups of nearly equal length, none longer than size."""
+    """Splits a list into consecutive chunks of nearly equal length, at most `size` long."""
     count = -(-len(items) // size)
     return [items[len(items) * k // count : len(items) * (k + 1) // count] for k in range(count)]

@@ -1,9 +1,9 @@
-"""Your own images and sentences: a folder with captions.jsonl, a line a sentence:
+"""Your own images and texts: a folder with captions.jsonl, one text per line:
 
     {"picture": "pictures/0001.jpg", "text": "the red mug", "mask": "masks/0001_mug.png"}
 
-mask: an image whose pixels above 0 are meant, a list of them (their union), or null where the sentence fits nothing.
-answer: an explanation, optional. group: a tag for grouped scores, optional. split: optional.
+mask: an image whose nonzero pixels are the target, a list of images (their union), or null if the text refers to nothing.
+answer: optional explanation. group: optional tag for scores by group. split: optional.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.labels import read_labels
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
@@ -25,9 +25,9 @@ TASKS = ("referring", "reasoning")
 
 
 class Folder(PerImage):
-    """Random access to the lines of captions.jsonl, in its order."""
+    """Random access to the lines of captions.jsonl, in file order."""
 
-    measures = True
+    needs_image_size = True
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class Folder(PerImage):
         task: str = "referring",
         prompts_per_example: int = 1,
     ):
-        """Paths in captions.jsonl are relative to folder. split: lines with this "split" only, and malformed lines, of which
-        nobody knows the split. task: "referring", or "reasoning", which uses answers."""
+        """folder: paths in captions.jsonl are relative to it. split: reads only lines with this "split", and malformed lines,
+        whose split is unknown. task: "referring", or "reasoning", which uses answers."""
         if task not in TASKS:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
         self._root, self._task = files.existing_folder(folder), task
@@ -46,24 +46,24 @@ class Folder(PerImage):
         self.name = self._root.name
         self._splits = [self._split(n) for n in range(len(self._file))]
         if (split or None) not in (None, *self._splits) or not self._splits:
-            raise UserError(f"{self._file.path}: no line {f'with split {split!r}' if split else 'in it'}; write some")
-        self._records = [n for n, own in enumerate(self._splits) if not split or own in (split, None)]
-        self._arrange(len(self._records), self._image_name, prompts_per_example)
+            raise UserError(f"{self._file.path}: no line {f'with split {split!r}' if split else 'in it'}; add some")
+        self._records = [n for n, line_split in enumerate(self._splits) if not split or line_split in (split, None)]
+        self._group_prompts(len(self._records), self._image_name, prompts_per_example)
 
     def _split(self, line: int) -> str | None:
-        """Of a line, "" where it names none, None where it is malformed."""
+        """Returns the split of a line: "" if it has none, None if the line is malformed."""
         try:
             return str(self._file[line].get("split", ""))
         except UserError:
             return None
 
     def split_of(self, index: int) -> str:
-        """The split that the first line of an example names; "" where it names none."""
+        """Returns the split of the first line of an example; "" if it has none."""
         return self._splits[self._records[self._groups[index][0]]] or ""
 
     def _image_name(self, n: int) -> str:
         line = self._records[n]
-        return files.text(self._file[line], "picture", self._file.where(line))
+        return files.text_field(self._file[line], "picture", self._file.where(line))
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
         return files.inside(self._root, self._image_name(n), self._file.where(self._records[n])), None
@@ -73,10 +73,10 @@ class Folder(PerImage):
         row, where = self._file[line], self._file.where(line)
         text = files.field(row, "text", where)
         if not isinstance(text, str) or not text.strip():
-            complain("bad record", f"{where}: field 'text' is empty; say what the mask shows")
+            report_problem("bad record", f"{where}: field 'text' is empty; describe what the mask shows")
             text = "?"
-        given = files.field(row, "mask", where)
-        names = [given] if isinstance(given, str) else [] if given is None else files.texts(row, "mask", where)
+        mask = files.field(row, "mask", where)
+        names = [mask] if isinstance(mask, str) else [] if mask is None else files.text_list(row, "mask", where)
         target = np.zeros(size, bool)
         for name in names:
             path = files.inside(self._root, name, where)
@@ -85,13 +85,13 @@ class Folder(PerImage):
             if labels is None:
                 continue
             if not (labels > 0).any():
-                complain("bad mask", f"{path}: has no pixel above 0; write null in {where} where nothing fits")
+                report_problem("bad mask", f"{path}: has no pixel above 0; write null in {where} if the text refers to nothing")
             target |= labels > 0
         return Prompt(
             task=self._task,
             text=text.strip(),
-            answer=files.text(row, "answer", where, ""),
+            answer=files.text_field(row, "answer", where, ""),
             masks=target[None, None] if names else np.zeros((0, 1, *size), bool),
-            group=files.text(row, "group", where, ""),
+            group=files.text_field(row, "group", where, ""),
             key=str(line),
         )

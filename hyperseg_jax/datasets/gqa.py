@@ -12,7 +12,7 @@ from hyperseg_jax.structs import Prompt
 
 
 class Gqa(Questions):
-    """Random access to the questions of one file, in its order; group is the structural type (query, verify, ...).
+    """Random access to the questions of one file in file order. group: the structural type (query, verify, ...).
 
     json_path: such as testdev_balanced_questions.json.
     """
@@ -36,11 +36,11 @@ class Gqa(Questions):
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         question, where = self._question(n), self._where(n)
-        kinds = files.table(question, "types", where) if "types" in question else {}
+        kinds = files.dict_field(question, "types", where) if "types" in question else {}
         return Prompt(
             task="chat",
             text=self._text(n, "question") + self._suffix,
-            answer=files.text(question, "answer", where, ""),  # the test split has none
-            group=files.text(kinds, "structural", f"{where} types", ""),
+            answer=files.text_field(question, "answer", where, ""),  # missing in the test split
+            group=files.text_field(kinds, "structural", f"{where} types", ""),
             key=self._keys[n],
         )

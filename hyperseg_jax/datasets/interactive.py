@@ -1,5 +1,5 @@
 """COCO-Interactive (PSALM): a list of {new_img_id, image_info, anns: [{segmentation, point_visual_prompt_mask,
-scribble_..., box_..., mask_visual_prompt_mask}]}, marks as run lengths."""
+scribble_..., box_..., mask_visual_prompt_mask}]}, with marks as run-length encodings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import complained
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import problem_reported
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
 
 
 class CocoInteractive:
-    """Random access to the images of one json file, in its order, each with drawn marks to be segmented."""
+    """Random access to the images of one json file in file order, each with visual prompts."""
 
     def __init__(
         self,
@@ -29,9 +29,9 @@ class CocoInteractive:
         scribble_radius: int | None = None,
         seed: int = 0,
     ):
-        """kinds: of mark; each region takes one that is not empty, drawn from seed, index and prompt (give one kind to
-        score it). max_regions: of a prompt, drawn as well; None: all, in file order. radii: pixels by which a
-        system thickens marks; None: as it draws those of predictions."""
+        """kinds: kinds of marks. Each region uses a nonempty mark of one kind, sampled from seed, index and prompt number (give
+        a single kind to evaluate it). max_regions: number of randomly selected regions per prompt; None: all in file order.
+        point_radius, scribble_radius: dilation of marks in pixels; None: the same as for prediction."""
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds:
             raise UserError(f"kinds={tuple(kinds)} is unknown; choose some of {', '.join(KINDS)}")
@@ -47,7 +47,7 @@ class CocoInteractive:
         self._seed = seed
 
     def _open(self, json_path: str | os.PathLike) -> int:
-        """Opens the json file and gives the number of its images."""
+        """Opens the json file and returns its number of images."""
         self._file = files.Json(json_path, list)
         self._name = self._file.path.name
         return len(self._file.content)
@@ -55,7 +55,7 @@ class CocoInteractive:
     def __len__(self) -> int:
         return self._length
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         where, info, anns = self._record(index)
         size = files.image_size(info, where)
@@ -66,22 +66,22 @@ class CocoInteractive:
         return Example(f"{self._name}#{index}", pixels[None], prompts)
 
     def _record(self, index: int) -> tuple[str, dict, list[dict]]:
-        """How a record is called in messages, what it says of its image, and its regions."""
+        """Returns the location of a record for messages, its image info, and its regions."""
         where, record = f"{self._file.path}#{index}", self._file.content[index]
-        return where, files.field(record, "image_info", where), files.rows(record, "anns", where)
+        return where, files.field(record, "image_info", where), files.list_field(record, "anns", where)
 
     def _prompt(self, anns: list[dict], rng: np.random.Generator, size: tuple[int, int], where: str) -> Prompt:
         order = np.arange(len(anns)) if self._max_regions is None else rng.permutation(len(anns))
-        drawn = []
+        pairs = []
         for k in order[: self._max_regions]:
             mark = self._mark(anns[k], rng, size, f"{where} anns#{k}")
             if mark is not None:
-                drawn.append((mark, self._target(anns[k], size, f"{where} anns#{k}")))
-        if not drawn:
-            if complained():
+                pairs.append((mark, self._target(anns[k], size, f"{where} anns#{k}")))
+        if not pairs:
+            if problem_reported():
                 return Prompt(task="region")
-            raise UserError(f"{where}: no region has a mark of kind {', '.join(self._kinds)}; leave the record out")
-        regions, targets = zip(*drawn, strict=True)
+            raise UserError(f"{where}: no region has a mark of kind {', '.join(self._kinds)}; remove the record")
+        regions, targets = zip(*pairs, strict=True)
         return Prompt(
             task="region",
             masks=np.stack(targets)[:, None],
@@ -93,7 +93,7 @@ class CocoInteractive:
         return masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
 
     def _mark(self, ann: dict, rng: np.random.Generator, size: tuple[int, int], where: str) -> Region | None:
-        """One of the marks that are not empty, as its pixels."""
+        """Returns one of the nonempty marks as a mask region; None if all are empty."""
         for k in rng.permutation(len(self._kinds)):
             kind = self._kinds[k]
             name = f"{kind}_visual_prompt_mask"

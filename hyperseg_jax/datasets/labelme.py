@@ -1,5 +1,5 @@
-"""LabelMe: a folder of X.json {imagePath, imageHeight, imageWidth, shapes: [{label, points, shape_type, group_id}]} beside the
-images. Shapes of one label and group_id are one object; shape_type is polygon, rectangle, circle or mask."""
+"""LabelMe: a folder with images and X.json {imagePath, imageHeight, imageWidth, shapes: [{label, points, shape_type,
+group_id}]}. Shapes with the same label and group_id are one object; shape_type is polygon, rectangle, circle or mask."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.class_prompts import ClassLists, Listed
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.class_prompts import ClassListReader, ClassLists
 from hyperseg_jax.datasets.labels import MODES
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import budget, images
 from hyperseg_jax.untrusted.bad_file import BadFile
 
 
-class LabelMe(Listed):
-    """Random access to the images of one folder, in order of the json files' names, with every label as a class."""
+class LabelMe(ClassListReader):
+    """Random access to the images of one folder, sorted by json file name, with every label as a class."""
 
     def __init__(
         self,
@@ -32,57 +32,59 @@ class LabelMe(Listed):
         prompts_per_example: int = 1,
         seed: int = 0,
     ):
-        """classes: the class list; empty: the labels of all files, in order of the alphabet. stuff: labels whose objects are
-        not counted apart. The rest: see class_prompts.ClassLists."""
+        """classes: the class list; empty uses the labels of all files, sorted alphabetically. stuff: labels of stuff classes,
+        whose instances are not separated. The other arguments: see class_prompts.ClassLists."""
         self._root = files.existing_folder(folder)
-        self._paths = files.listed(self._root, "*.json")
+        self._paths = files.list_files(self._root, "*.json")
         if not self._paths:
-            raise Problem("missing file", f"{self._root}: no json files; give the folder that LabelMe wrote into")
+            raise Problem("missing file", f"{self._root}: no json files; give the folder with the LabelMe annotations")
         names = tuple(classes) or tuple(sorted({label for path in self._paths for label in self._labels(path)}))
-        self._place = {name: k for k, name in enumerate(names)}
-        self._lists = ClassLists(names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed)
+        self._class_index = {name: k for k, name in enumerate(names)}
+        self._class_lists = ClassLists(
+            names, tuple(name not in stuff for name in names), max_classes, prompts_per_example, seed
+        )
 
     def _labels(self, path: pathlib.Path) -> list[str]:
-        """Those of one file; none where it is damaged, which is told when its record is read."""
+        """Returns the labels of one file; an empty list if it is damaged, which is reported when its record is read."""
         try:
-            shapes = files.rows(files.read_json(path), "shapes", str(path))
-            return [files.text(shape, "label", str(path)) for shape in shapes]
+            shapes = files.list_field(files.read_json(path), "shapes", str(path))
+            return [files.text_field(shape, "label", str(path)) for shape in shapes]
         except Problem:
             return []
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         path = self._paths[index]
-        note = files.read_json(path)
-        size = files.image_size(note, str(path), "imageHeight", "imageWidth")
-        name = files.text(note, "imagePath", str(path)).replace("\\", "/")
+        record = files.read_json(path)
+        size = files.image_size(record, str(path), "imageHeight", "imageWidth")
+        name = files.text_field(record, "imagePath", str(path)).replace("\\", "/")
         pixels = files.read_image(files.inside(self._root, name, str(path)), size)
         objects: dict[tuple, np.ndarray] = {}
-        for k, shape in enumerate(files.rows(note, "shapes", str(path))):
+        for k, shape in enumerate(files.list_field(record, "shapes", str(path))):
             where = f"{path} shapes#{k}"
-            label = files.text(shape, "label", where)
+            label = files.text_field(shape, "label", where)
             budget.charge(1, size, where)
-            if label not in self._place:
-                complain("bad record", f"{where}: label {label!r} is not among the classes; add it or correct the shape")
+            if label not in self._class_index:
+                report_problem("bad record", f"{where}: label {label!r} is not among the classes; add it or correct the shape")
                 continue
             mask = _shape_mask(shape, size, where)
             if mask is None:
-                complain("bad mask", f"{where}: is no polygon, rectangle, circle or mask with its points; draw it again")
+                report_problem("bad mask", f"{where}: not a valid polygon, rectangle, circle or mask; draw it again")
                 continue
-            own = shape.get("group_id") is None
-            owner = (label, "shape", k) if own else (label, "group", files.identity(shape, "group_id", where))
-            objects[owner] = objects.get(owner, False) | mask
+            ungrouped = shape.get("group_id") is None
+            key = (label, "shape", k) if ungrouped else (label, "group", files.record_id(shape, "group_id", where))
+            objects[key] = objects.get(key, False) | mask
         stacked = np.array(list(objects.values()), bool).reshape(-1, *size)
-        labels = [self._place[owner[0]] for owner in objects]
-        prompts = self._lists.prompts(index, stacked, labels, np.zeros(size, bool), key=path.stem)
+        labels = [self._class_index[key[0]] for key in objects]
+        prompts = self._class_lists.prompts(index, stacked, labels, np.zeros(size, bool), key=path.stem)
         return Example(f"{self._root.name}/{path.name}", pixels[None], prompts)
 
 
 def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | None:
-    points = masks.corners(files.field(shape, "points", where))
+    points = masks.parse_points(files.field(shape, "points", where))
     kind = shape.get("shape_type", "polygon")
     if points is None:
         return None
@@ -93,21 +95,23 @@ def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | 
     (x, y), (u, v) = points
     if kind == "rectangle":
         return masks.fill_polygons([np.array([(x, y), (u, y), (u, v), (x, v)])], *size)
-    if kind == "circle":  # the centre, and a point of the border
+    if kind == "circle":  # points: the centre and a point on the border
         rows, columns = np.mgrid[: size[0], : size[1]]
         return np.hypot(columns - x, rows - y) <= np.hypot(u - x, v - y)
     return _pasted(shape, (min(x, u), min(y, v)), (abs(v - y), abs(u - x)), size) if kind == "mask" else None
 
 
 def _pasted(shape: dict, corner: tuple[float, float], sides: tuple[float, float], size: tuple[int, int]) -> np.ndarray | None:
-    """A small mask image in base64, put at its corner and cut at the border. sides: height and width between its points,
-    which are pixels of the mask, or one beyond."""
+    """Pastes a base64 mask image at its corner into an empty mask, clipped at the image border.
+
+    sides: the distance between its two points (height, width), which may differ from the mask size by one pixel.
+    """
     try:
         data = base64.b64decode(shape["mask"], validate=True)
         part = images.numbers(data, MODES, "mask") > 0
     except (KeyError, TypeError, ValueError, BadFile):
         return None
-    if any(abs(have - round(side)) > 1 for have, side in zip(part.shape, sides, strict=True)):
+    if any(abs(length - round(side)) > 1 for length, side in zip(part.shape, sides, strict=True)):
         return None
     mask = np.zeros(size, bool)
     x, y = map(round, corner)

@@ -1,4 +1,4 @@
-"""Where the files of each benchmark are expected below one folder (data.root of a config, --root of `hyperseg data check`)."""
+"""The expected file layout of each benchmark below one folder (data.root of a config, --root of `hyperseg data check`)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from hyperseg_jax import datasets
 from hyperseg_jax.datasets import record_errors
-from hyperseg_jax.datasets.files import part
+from hyperseg_jax.datasets.files import subpath
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderLayout:
-    """One benchmark on disk.
+    """The files of one benchmark.
 
-    reader: its class. files: the reader's path arguments, below the root; "." is the root itself. splits: their names;
-    {split} stands for them in files and options. options: the reader's other arguments. source: what to download.
-    files_of: further files that one split alone has, by split.
+    reader: the reader class. files: path arguments of the reader, relative to the root ("." is the root). splits: names of the
+    splits; {split} in files and options is replaced by the name. options: other arguments of the reader. source: where to
+    download the data. split_files: additional files of single splits, by split.
     """
 
     reader: Callable[..., Any]
@@ -29,37 +29,38 @@ class FolderLayout:
     splits: tuple[str, ...]
     source: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    files_of: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    split_files: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
 
     def open(self, root: str | os.PathLike, split: str, **options: Any) -> Any:
-        """The reader of a split. options: of the reader's class, in the place of the table's. UserError for missing files."""
+        """Opens the reader of a split. options: override the default options of the layout. Raises UserError for missing
+        files."""
         if split not in self.splits:
             raise UserError(f"split={split!r} is unknown; choose one of {', '.join(self.splits)}")
-        files = self.files | self.files_of.get(split, {})
+        files = self.files | self.split_files.get(split, {})
         fixed = {name: value.format(split=split) if isinstance(value, str) else value for name, value in self.options.items()}
         self.check_options(f"the reader {self.reader.__name__}", split, options)
         with record_errors.opening(f"{self.reader.__name__} in {root}"):
-            paths = {name: part(root, path.format(split=split)) for name, path in files.items()}
+            paths = {name: subpath(root, path.format(split=split)) for name, path in files.items()}
             return self.reader(**paths, **{**fixed, **options})
 
     def check_options(self, what: str, split: str, options: Mapping[str, Any]) -> None:
-        """UserError where the reader has no such options. what: takes them, for the message."""
-        fixed = self.files | self.files_of.get(split, {})
+        """Raises UserError if the reader does not have these options. what: description of the reader for messages."""
+        fixed = self.files | self.split_files.get(split, {})
         check_fields(what, self.reader, {**self.options, **options}, fixed=fixed)
 
     def sizes(self, root: str | os.PathLike, split: str) -> dict[str, int]:
-        """Bytes of those of its files that are no folders, by argument: what tells two releases apart."""
+        """Returns the size in bytes of each file argument (not folders), to distinguish releases."""
         paths = {name: pathlib.Path(root) / path.format(split=split) for name, path in self.files.items()}
         return {name: path.stat().st_size for name, path in paths.items() if path.is_file()}
 
 
 def open_benchmark(name: str, split: str, root: str | os.PathLike, **options: Any) -> Any:
-    """The reader of a split of a benchmark by its name in LAYOUTS; options: of the reader's class."""
-    return find(name).open(root, split, **options)
+    """Opens the reader of a benchmark split. name: a key of LAYOUTS. options: arguments of the reader class."""
+    return find_layout(name).open(root, split, **options)
 
 
-def find(name: str) -> FolderLayout:
-    """The layout of that name, or a UserError that lists all."""
+def find_layout(name: str) -> FolderLayout:
+    """Returns the layout of a benchmark. Raises UserError with all names if it is unknown."""
     if name not in LAYOUTS:
         raise UserError(f"benchmark {name!r} is unknown; use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
@@ -109,7 +110,7 @@ LAYOUTS: dict[str, FolderLayout] = {
         datasets.CocoVisualPrompts,
         {"json_path": "coco/annotations/instances_{split}.json", "image_root": _COCO},
         _OF_2017,
-        f"{_COCO_SITE}; the marks are drawn by the reader",
+        f"{_COCO_SITE}; the marks are generated by the reader",
     ),
     "coco_stuff": FolderLayout(
         datasets.CocoStuff,
@@ -243,7 +244,7 @@ LAYOUTS: dict[str, FolderLayout] = {
         },
         _TRAIN_VALID,
         "youtube-vos.org/dataset/rvos",
-        files_of={"train": {"mask_root": "ref_youtube_vos/train/Annotations"}},
+        split_files={"train": {"mask_root": "ref_youtube_vos/train/Annotations"}},
     ),
     "youtube_vis_2019": FolderLayout(
         datasets.YouTubeVis,
@@ -266,14 +267,14 @@ LAYOUTS: dict[str, FolderLayout] = {
         },
         _TRAIN_VALID,
         "github.com/cilinyan/ReVOS-api",
-        files_of={"valid": {"foreground_path": "revos/mask_dict_foreground.json"}},
+        split_files={"valid": {"foreground_path": "revos/mask_dict_foreground.json"}},
     ),
-    "folder": FolderLayout(datasets.Folder, {"folder": "."}, _ALL, "yours: captions.jsonl, images and masks"),
-    "labelme": FolderLayout(datasets.LabelMe, {"folder": "."}, _ALL, "yours: the folder that LabelMe wrote"),
+    "folder": FolderLayout(datasets.Folder, {"folder": "."}, _ALL, "your own data: captions.jsonl, images and masks"),
+    "labelme": FolderLayout(datasets.LabelMe, {"folder": "."}, _ALL, "your own data: a LabelMe folder"),
     "coco_json": FolderLayout(
         datasets.CocoInstances,
         {"json_path": "annotations.json", "image_root": "images"},
         _ALL,
-        "yours: a json as of COCO instances",
+        "your own data: a json in the format of COCO instances",
     ),
 }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
@@ -14,15 +14,15 @@ IMAGE_MARK = "<image>"
 
 
 class Llava:
-    """Random access to the records that have an image, in order of the file, a prompt for each question.
+    """Random access to the records with an image in file order, one prompt per question.
 
-    Each turn stands alone: a question that leans on an earlier one is asked without it. text_only: records left out
+    Each turn is an independent prompt without the earlier turns of its conversation. text_only: the number of records skipped
     because they have no image.
     """
 
     def __init__(self, json_path: str | os.PathLike, image_root: str | os.PathLike, *, prompts_per_example: int = 4):
-        """image_root: the folder that `image` is relative to. prompts_per_example: questions of one image; a longer
-        conversation is cut into several examples."""
+        """image_root: `image` is relative to this folder. prompts_per_example: maximum number of questions per example; longer
+        conversations are split into several examples."""
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
         self._file = files.Json(json_path, list)
@@ -34,9 +34,9 @@ class Llava:
                 self.text_only += 1
                 continue
             try:
-                turns = range(len(files.rows(record, "conversations", self._where(number))) // 2)
+                turns = range(len(files.list_field(record, "conversations", self._where(number))) // 2)
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
                 continue
             self._items += [(number, chunk) for chunk in files.chunks(list(turns), prompts_per_example)]
 
@@ -46,7 +46,7 @@ class Llava:
     def __len__(self) -> int:
         return len(self._items)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         number, turns = self._items[index]
         where = self._where(number)
@@ -58,6 +58,6 @@ class Llava:
     def _prompt(self, pair: list[dict], where: str) -> Prompt:
         speakers = [files.field(line, "from", where) for line in pair]
         if speakers != ["human", "gpt"]:
-            raise UserError(f"{where}: field 'from' must alternate human, gpt; found {speakers}; correct the record")
-        question, answer = (files.text(line, "value", where) for line in pair)
+            raise UserError(f"{where}: field 'from' is {speakers}, expected ['human', 'gpt']; correct the record")
+        question, answer = (files.text_field(line, "value", where) for line in pair)
         return Prompt(task="chat", text=question.replace(IMAGE_MARK, "").strip(), answer=answer.strip())

@@ -1,5 +1,5 @@
-"""MMBench: a table with tabs, {index, question, hint, A, B, C, D, answer, category, image}; image is an image in base64,
-or the index of the row that has it."""
+"""MMBench: a tsv with the columns {index, question, hint, A, B, C, D, answer, category, image}; image is a base64 image or the
+index of the row with that image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.choices import LETTERS, in_words
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.choices import LETTERS, format_question
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, images, limits, paths
@@ -26,36 +26,37 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown_value
 
 CHOICES = "ABCD"
-INDEX_LENGTH = 64  # a shorter image is an index
+INDEX_LENGTH = 64  # a shorter image field is an index
 LONGEST_ROW = 2**27
 
 
 class MmBench:
-    """Random access to the rows of one table, in its order; rows are read when asked for. group is the category."""
+    """Random access to the rows of one table in file order; rows are read on access. group: the category."""
 
     def __init__(self, table_path: str | os.PathLike, *, hints: bool = True):
-        """table_path: such as mmbench_dev_en.tsv; test tables have no answers. hints: whether the hint is asked along."""
+        """table_path: such as mmbench_dev_en.tsv; test tables have no answers. hints: whether prompts include the hint."""
         self._path = pathlib.Path(table_path)
         self._hints = hints
         files.check_regular(self._path, "table")
         limits.check("json_bytes", self._path.stat().st_size, str(self._path), "bytes")
-        rows = self._whole_rows()
+        rows = self._raw_rows()
         self._names = self._cells(next(rows)[1], " header")
         if len(set(self._names)) < len(self._names):
-            raise UserError(f"{self._path}: two columns have one name; rename one of them")
+            raise UserError(f"{self._path}: two columns have the same name; rename one of them")
         for name in ("index", "question", "A", "B", "image"):
             if name not in self._names:
-                raise UserError(f"{self._path}: no column {name!r}; is it a table of MMBench?")
-        self._places: list[tuple[int, int]] = []
+                raise UserError(f"{self._path}: no column {name!r}; is it an MMBench table?")
+        self._offsets: list[tuple[int, int]] = []
         self._row_of: dict[str, int] = {}
-        """The first row of each index."""
+        """Index -> number of the first row with that index."""
         for n, (start, raw) in enumerate(rows):
-            self._places.append((start, len(raw)))
-            with contextlib.suppress(UserError):  # told when that row is asked for
+            self._offsets.append((start, len(raw)))
+            with contextlib.suppress(UserError):  # raised again when the row is read
                 self._row_of.setdefault(self._row(raw, n)["index"], n)
 
-    def _whole_rows(self) -> Iterator[tuple[int, bytes]]:
-        """(first byte, content) of each row, the header's first. A row goes on over lines while a quote is open."""
+    def _raw_rows(self) -> Iterator[tuple[int, bytes]]:
+        """Yields (byte offset, content) of each row, starting with the header. A row spans several lines while a quote is
+        open."""
         start, quotes, row = 0, 0, bytearray()
         with paths.open_file(self._path) as file:
             while line := file.readline(LONGEST_ROW):
@@ -67,7 +68,7 @@ class MmBench:
                     yield start, bytes(row)
                     start, quotes, row = start + len(row), 0, bytearray()
         if row or not start:
-            raise UserError(f"{self._path}: its last row is cut, or it is empty; download it again")
+            raise UserError(f"{self._path}: the last row is truncated or the file is empty; download it again")
 
     def _cells(self, raw: bytes, what: str) -> list[str]:
         csv.field_size_limit(LONGEST_ROW)
@@ -75,7 +76,7 @@ class MmBench:
             rows = list(csv.reader(io.StringIO(raw.decode("utf-8"), newline=""), delimiter="\t"))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{self._path}{what}: cannot be read ({error}); download it again") from error
-        if len(rows) != 1:  # the csv reader ends rows elsewhere than `_whole_rows`
+        if len(rows) != 1:  # the csv reader splits rows differently than `_raw_rows`
             raise UserError(f"{self._path}{what}: has a quote inside a cell or a lone carriage return; correct the row")
         return rows[0]
 
@@ -86,31 +87,31 @@ class MmBench:
         return dict(zip(self._names, cells, strict=True))
 
     def _read(self, n: int) -> dict[str, str]:
-        start, size = self._places[n]
+        start, size = self._offsets[n]
         with paths.open_file(self._path) as file:
             file.seek(start)
             return self._row(file.read(size), n)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         row, where = self._read(index), f"{self._path}#{index}"
         if (first := self._row_of.get(row["index"], index)) != index:
-            complain(
-                "bad record", f"{where}: its index {shown_value(row['index'])} is that of #{first} too; correct one of them"
+            report_problem(
+                "bad record", f"{where}: index {shown_value(row['index'])} is also the index of #{first}; correct one of them"
             )
         choices = list(itertools.takewhile(_is_given, (row.get(letter, "") for letter in CHOICES)))
         if any(_is_given(row.get(letter, "")) for letter in CHOICES[len(choices) :]):
-            raise UserError(f"{where}: choice {CHOICES[len(choices)]} is empty and a later one is not; correct it")
+            raise UserError(f"{where}: choice {CHOICES[len(choices)]} is empty, but a later choice is not; correct it")
         answer = row.get("answer", "").strip()
         if answer and answer not in tuple(LETTERS[: len(choices)]):
-            raise UserError(f"{where}: answer {shown_value(answer)} is none of its choices; correct it")
+            raise UserError(f"{where}: answer {shown_value(answer)} is not one of its choices; correct it")
         hint = row.get("hint", "")
         prompt = Prompt(
             task="chat",
-            text=in_words(row["question"], choices, hint if self._hints and hint != "nan" else ""),
+            text=format_question(row["question"], choices, hint if self._hints and hint != "nan" else ""),
             answer=answer,
             group=row.get("category", ""),
             key=row["index"],
@@ -122,7 +123,7 @@ class MmBench:
     def _image(self, image: str, where: str) -> np.ndarray:
         if len(image) <= INDEX_LENGTH:
             if image not in self._row_of:
-                raise Problem("missing file", f"{where}: image {image!r} is no row of the table; download it again")
+                raise Problem("missing file", f"{where}: image {image!r} is not a row of the table; download it again")
             image = self._read(self._row_of[image])["image"]
         try:
             return images.colours(base64.b64decode(image, validate=True))

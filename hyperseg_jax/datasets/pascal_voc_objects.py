@@ -1,6 +1,6 @@
 """Pascal VOC 2012 for interactive segmentation: JPEGImages/*.jpg, SegmentationObject/*.png, ImageSets/Segmentation/{split}.txt.
 
-The pngs number the objects of an image; 0 is background and 255 their border, which no score counts.
+The png values are object ids; 0 is background and 255 the object border, which metrics ignore.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.label_images import listed, masks_of, read_pair
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.label_images import masks_by_value, pairs_from_list, read_pair
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.visual_prompts import draw_marks
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget
@@ -21,34 +21,34 @@ BORDER = 255
 
 
 class PascalVocObjects:
-    """Random access to the images of a split, in the order of its list: a region prompt with a point in every object."""
+    """Random access to the images of a split, in the order of its list, with a region prompt: a point in each object."""
 
     def __init__(self, folder: str | os.PathLike, split: str, *, seed: int = 0):
-        """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". seed: of the points."""
-        names, images = files.part(folder, "ImageSets", "Segmentation", f"{split}.txt"), files.part(folder, "JPEGImages")
-        self._pairs = listed(names, images, files.part(folder, "SegmentationObject"), ".png")
+        """folder: VOCdevkit/VOC2012. split: "train", "val" or "trainval". seed: seed of the random points."""
+        names, images = files.subpath(folder, "ImageSets", "Segmentation", f"{split}.txt"), files.subpath(folder, "JPEGImages")
+        self._pairs = pairs_from_list(names, images, files.subpath(folder, "SegmentationObject"), ".png")
         self._name, self._seed = f"voc_objects:{split}", seed
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         image, pixels, path, labels = read_pair(self._pairs[index], f"{self._name}#{index}")
-        owner = np.zeros(pixels.shape[:2], np.uint8) if labels is None else labels
-        shown = [int(number) for number in np.unique(owner) if number not in (0, BORDER)]
-        masks = masks_of(owner, shown, path)
-        budget.charge(len(shown), owner.shape, str(path))  # a point for each
-        if not shown and labels is not None:
-            complain("bad mask", f"{path}: shows no object; leave the image out of the list of its split")
+        object_ids = np.zeros(pixels.shape[:2], np.uint8) if labels is None else labels
+        visible = [int(number) for number in np.unique(object_ids) if number not in (0, BORDER)]
+        masks = masks_by_value(object_ids, visible, path)
+        budget.charge(len(visible), object_ids.shape, str(path))  # for the marks
+        if not visible and labels is not None:
+            report_problem("bad mask", f"{path}: shows no object; remove the image from the list of its split")
         rng = np.random.default_rng([self._seed, index])
-        points = [np.argwhere(draw_marks(mask, rng)["point"])[0] + 0.5 for mask in masks]  # the centre of a pixel
+        points = [np.argwhere(draw_marks(mask, rng)["point"])[0] + 0.5 for mask in masks]  # pixel centre
         prompt = Prompt(
             task="region",
             masks=masks[:, None],
             labels=tuple(range(len(masks))),
             regions=tuple(Region.of_point(x, y) for y, x in points),
-            ignore=(owner == BORDER)[None],
+            ignore=(object_ids == BORDER)[None],
             key=image.stem,
         )
         return Example(f"{self._name}#{index}", pixels[None], (prompt,))

@@ -1,4 +1,4 @@
-"""What readers of prompts about images share: one prompt an example, or several of one image together."""
+"""Base class of readers of prompts about images, with one or several prompts of an image per example."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 
 
 class PerImage(abc.ABC):
-    """Random access to the prompts of a benchmark. A reader says what prompt n is and which image it is about."""
+    """Random access to the prompts of a benchmark. Subclasses implement `_prompt` and `_image` for prompt number n."""
 
     name: str
-    """What examples are called by, with the number of their first prompt."""
-    measures = False
-    """Whether prompts lean on the size of an image that the annotations do not promise."""
+    """Examples are named by this name and the number of their first prompt."""
+    needs_image_size = False
+    """Whether prompts depend on the image size and the annotations do not declare it."""
 
-    def _arrange(self, count: int, image_of: Callable[[int], Hashable], prompts_per_example: int) -> None:
-        """Prompts 0 to count - 1 become examples of up to prompts_per_example about one image.
+    def _group_prompts(self, count: int, image_of: Callable[[int], Hashable], prompts_per_example: int) -> None:
+        """Groups prompts 0 to count - 1 into examples with up to prompts_per_example prompts of one image.
 
-        picture_of: takes n, tells images apart. A prompt for which it raises UserError is an example of its own, which raises
-        again when it is read: one bad record hides no others.
+        image_of: returns an image key for prompt n. If it raises UserError, the prompt becomes a separate example, which raises
+        again when it is read, so that one bad record does not hide others.
         """
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
@@ -43,26 +43,26 @@ class PerImage(abc.ABC):
 
     @abc.abstractmethod
     def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int] | None]:
-        """The image of prompt n, and the (height, width) that the annotations promise."""
+        """Returns the image path of prompt n and the (height, width) declared by the annotations, if any."""
 
     @abc.abstractmethod
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        """Prompt n about an image of this (height, width)."""
+        """Returns prompt n. size: (height, width) of its image."""
 
     def _pixels(self, n: int) -> np.ndarray:
         path, size = self._image(n)
         try:
             return files.read_image(path, size)
         except Problem as problem:
-            if self.measures:
+            if self.needs_image_size:
                 raise
-            complain(problem.kind, str(problem))  # a check goes on to the prompts
+            report_problem(problem.kind, str(problem))  # a check continues with the prompts
             return np.zeros((1, 1, 3), np.uint8)
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
         pixels = self._pixels(group[0])

@@ -1,4 +1,4 @@
-"""POPE: coco_pope_{random,popular,adversarial}.json, a json object a line: {question_id, image, text, label: yes or no}."""
+"""POPE: coco_pope_{random,popular,adversarial}.json, one json object per line: {question_id, image, text, label: yes or no}."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.questions import Questions
 from hyperseg_jax.structs import Prompt
 
@@ -15,7 +15,7 @@ LABELS = ("yes", "no")
 
 
 class Pope(Questions):
-    """Random access to the questions of one file, in its order; group is the kind of file (random, popular, adversarial).
+    """Random access to the questions of one file in file order. group: the sampling of the file (random, popular, adversarial).
 
     image_root: COCO's val2014.
     """
@@ -40,12 +40,12 @@ class Pope(Questions):
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         label = self._text(n, "label")
         if label not in LABELS:
-            complain("bad record", f"{self._where(n)}: field 'label' is {label!r} where yes or no belongs; correct it")
+            report_problem("bad record", f"{self._where(n)}: field 'label' is {label!r}, expected yes or no; correct it")
         text = self._text(n, "text") + self._suffix
         return Prompt(
             task="chat",
             text=text,
             answer=label,
             group=self._kind,
-            key=str(files.identity(self._question(n), "question_id", self._where(n))),
+            key=str(files.record_id(self._question(n), "question_id", self._where(n))),
         )

@@ -1,4 +1,4 @@
-"""One change for all mask arrays of a prompt: its targets, ignored pixels, crowds and so on, but not its regions."""
+"""Applies a function to all mask arrays of a prompt: targets, ignored pixels, crowds and so on, but not regions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from hyperseg_jax.structs import Prompt
 
 
-def change_masks(prompt: Prompt, change: Callable[[str, np.ndarray], np.ndarray | None], **fields: Any) -> Prompt:
-    """The prompt with another array in the place of each of its mask arrays [..., H, W].
+def map_masks(prompt: Prompt, function: Callable[[str, np.ndarray], np.ndarray | None], **fields: Any) -> Prompt:
+    """Returns the prompt with each mask array [..., H, W] replaced by function(field name, array).
 
-    change: takes a field's name and its array. fields: other fields of the prompt to replace. Regions hold more than masks, so
-    `datasets/regions` changes them, and they are given here as a field.
+    fields: further fields of the prompt to replace. Regions contain more than masks: transform them with `datasets/regions` and
+    pass them here as a field.
     """
-    given = ((field.name, getattr(prompt, field.name)) for field in dataclasses.fields(prompt))
-    arrays: dict[str, Any] = {name: change(name, value) for name, value in given if isinstance(value, np.ndarray)}
+    values = ((field.name, getattr(prompt, field.name)) for field in dataclasses.fields(prompt))
+    arrays: dict[str, Any] = {name: function(name, value) for name, value in values if isinstance(value, np.ndarray)}
     return dataclasses.replace(prompt, **arrays, **fields) if arrays or fields else prompt

@@ -1,4 +1,4 @@
-"""What readers of question files share (GQA, POPE): one file of questions, one folder of images."""
+"""Base class of readers with one question file and one image folder (GQA, POPE)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hyperseg_jax.datasets.per_image import PerImage
 
 
 class Questions(PerImage):
-    """Random access to the questions of one file, in its order. A reader says how its file is opened and looked up."""
+    """Random access to the questions of one file in file order. Subclasses implement reading the file."""
 
     image_field: str
     """The field of a question that names its image."""
@@ -24,23 +24,23 @@ class Questions(PerImage):
         prompts_per_example: int = 1,
         suffix: str = "",
     ):
-        """prompts_per_example: questions about one image. suffix: put behind each question."""
+        """prompts_per_example: maximum number of questions about one image per example. suffix: appended to each question."""
         count = self._open(json_path)
         self._images = files.existing_folder(image_root)
         self._suffix = suffix
-        self._arrange(count, lambda n: self._text(n, self.image_field), prompts_per_example)
+        self._group_prompts(count, lambda n: self._text(n, self.image_field), prompts_per_example)
 
     @abc.abstractmethod
     def _open(self, json_path: str | os.PathLike) -> int:
-        """Opens the file, sets `name`, and gives the number of questions."""
+        """Opens the file, sets `name`, and returns the number of questions."""
 
     @abc.abstractmethod
     def _question(self, n: int) -> dict[str, Any]:
-        """Question n, from 0."""
+        """Returns question n, from 0."""
 
     @abc.abstractmethod
     def _where(self, n: int) -> str:
-        """What question n is called in messages."""
+        """Returns the location of question n for messages."""
 
     def _text(self, n: int, name: str) -> str:
-        return files.text(self._question(n), name, self._where(n))
+        return files.text_field(self._question(n), name, self._where(n))

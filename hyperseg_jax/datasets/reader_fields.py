@@ -1,4 +1,4 @@
-"""Checks the fields that a reader is given, with messages in the words of a config instead of Python's."""
+"""Validates the fields of a reader, with error messages about config fields instead of Python arguments."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ WORDS: dict[Any, str] = {
     os.PathLike: "a path",
     types.NoneType: "None",
 }
-"""The kinds of fields, and what to give for each; besides there are lists of one kind."""
+"""Field types and their description in messages. Lists of one type are allowed as well."""
 
 
-def check_fields(what: str, make: Callable[..., Any], given: Mapping[str, Any], *, fixed: Collection[str] = ()) -> None:
-    """UserError unless `make` takes all fields that are given, of the kinds that its annotations name, and needs no others.
+def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any], *, fixed: Collection[str] = ()) -> None:
+    """Raises UserError if `fields` has unknown names, values of the wrong type, or lacks required fields of `make`.
 
-    what: is made, for the message, as "reader 'folder'". fixed: arguments of `make` that are filled in already, so that nobody
-    may give them. Where `make` takes any keyword (**options), whoever uses those has to check them.
+    what: description for messages, such as "reader 'folder'". fixed: arguments of `make` that are already set and cannot be
+    fields. If `make` accepts arbitrary keywords (**options), the callee has to check them.
     """
     parameters = [p for name, p in inspect.signature(make, eval_str=True).parameters.items() if name not in fixed]
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     known = ", ".join(named) or "none"
-    for name, value in given.items():
+    for name, value in fields.items():
         if name in named:
             kind = named[name].annotation
             if not _fits(value, kind):
@@ -43,19 +43,19 @@ def check_fields(what: str, make: Callable[..., Any], given: Mapping[str, Any], 
             guess = f" (did you mean {near[0]!r}?)" if near else ""
             raise UserError(f"{what} has no field {name!r}{guess}; its fields are {known}")
     for p in named.values():
-        if p.default is p.empty and p.name not in given:
+        if p.default is p.empty and p.name not in fields:
             raise UserError(f"{what} needs the field {p.name!r}; its fields are {known}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
-        return any(_fits(value, one) for one in inner)
-    if inner:  # a sequence, or a tuple of so many
+        return any(_fits(value, option) for option in inner)
+    if inner:  # a sequence or a fixed-length tuple
         return (
             isinstance(value, list | tuple)
             and _length(kind) in (None, len(value))
-            and all(_fits(one, inner[0]) for one in value)
+            and all(_fits(item, inner[0]) for item in value)
         )
     if kind not in WORDS:
         return True
@@ -73,6 +73,6 @@ def _words(kind: Any) -> str:
 
 
 def _length(kind: Any) -> int | None:
-    """How long a list must be: a tuple of so many."""
+    """Returns the required length of a list (fixed-length tuples); None if any length is allowed."""
     inner = typing.get_args(kind)
     return len(inner) if typing.get_origin(kind) is tuple and ... not in inner else None

@@ -1,6 +1,6 @@
-"""The boundary around one record: whatever it makes a reader or a library raise is one line about it.
+"""Converts any error of a single record into a one-line message.
 
-The stream has no filter: a record that cannot be read is an element that teaches nothing and says why.
+The data stream drops no records: an unreadable record becomes an element without loss that carries the error message.
 """
 
 from __future__ import annotations
@@ -18,57 +18,56 @@ from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
 
-ROOM = 400
-"""Bytes of a message on its way from a worker."""
+MESSAGE_BYTES = 400
+"""Size of an encoded error message in bytes."""
 
 
 def reason(error: BaseException) -> str:
-    """One line of what was wrong with a record. What is no fault of a record is raised again: a Ctrl-C, the end of the
-    process."""
+    """Returns a one-line message for an error of a record. Re-raises errors that end the process, such as a Ctrl-C."""
     if isinstance(error, ENDING):
         raise error
     if isinstance(error, UserError | OSError):
         return one_line(" ".join(str(error).split()))
     if isinstance(error, MemoryError):
-        return "asks for more memory than there is; lower the limits of what a file may ask for (docs/security.md)"
+        return "needs more memory than is available; lower the limits for untrusted files (docs/security.md)"
     why = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return one_line(f"is in an unexpected format ({why}); correct or remove it")
 
 
 @contextlib.contextmanager
 def opening(what: str) -> Iterator[None]:
-    """Around the opening of a reader: whatever its files and options make it raise is a UserError. what: is opened."""
+    """Context for opening a reader: turns any exception into a UserError. what: the reader, for messages."""
     try:
         yield
     except UserError as error:
         _raise_printable(error)
     except BaseException as error:
         reason(error)
-        why = in_words(error)
+        why = describe_error(error)
         raise Problem("bad record", f"{what} cannot be opened with these files and options ({why}); correct them") from error
 
 
-def in_words(error: BaseException) -> str:
-    """What a Python error means for the content of a file, in plain words."""
+def describe_error(error: BaseException) -> str:
+    """Describes what a Python exception means for the content of a file."""
     if isinstance(error, KeyError):
         return f"{shown_value(error.args[0] if error.args else '')} is missing"
     if isinstance(error, MemoryError):
-        return "it asks for more memory than there is"
+        return "it needs more memory than is available"
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     if isinstance(error, UnicodeError):
         return "a text is not valid Unicode"
     if isinstance(error, OSError):
         return f"a file cannot be read: {shown(error.strerror or str(error))}"
-    return "a value is of another kind or size than belongs there"
+    return "a value has the wrong type or size"
 
 
 def _raise_printable(error: UserError) -> NoReturn:
-    """The error that is being handled, or where its text cannot be printed as it is, a Problem of the same words."""
-    told = str(error)
-    if one_line(told) == told:
+    """Re-raises the current error, or a Problem with an escaped message if the text is not printable."""
+    message = str(error)
+    if one_line(message) == message:
         raise
-    raise Problem(getattr(error, "kind", "bad record"), told) from error
+    raise Problem(getattr(error, "kind", "bad record"), message) from error
 
 
 TEXTS = ("text", "answer", "group", "key")
@@ -76,29 +75,30 @@ LISTS = ("classes", "answers")
 
 
 def _check_prompts(example: Example) -> None:
-    """A Problem where a prompt has something else in the place of a text, or the label of no class or region: it would be found
-    far from its file."""
+    """Raises a Problem if a text field of a prompt is not a string or a label is out of range. Without this check, the error
+    would occur later and not name the file."""
     for prompt in example.prompts:
         lists = ((name, value) for name in LISTS for value in getattr(prompt, name))
         for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists):
             if not isinstance(value, str):
-                why = f"a prompt has {shown_value(value)} as its {name}, where a text belongs"
+                why = f"field {name!r} of a prompt is {shown_value(value)}, expected a string"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
         if not isinstance(prompt.regions, tuple) or not all(isinstance(region, Region) for region in prompt.regions):
-            why = f"a prompt has a {type(prompt.regions).__name__} as its regions, where a tuple of Region belongs"
+            why = f"field 'regions' of a prompt is a {type(prompt.regions).__name__}, expected a tuple of Region"
             raise Problem("bad record", f"{example.name}: {why}; correct the reader")
         if odd := [thing for thing in prompt.things if not isinstance(thing, bool | int | np.bool_)]:
-            why = f"a class has {shown_value(odd[0])} where it is told whether it is a thing"
+            why = f"field 'things' of a prompt has {shown_value(odd[0])}, expected a boolean per class"
             raise Problem("bad record", f"{example.name}: {why}; give true or false")
-        room = len(prompt.classes if prompt.task == "panoptic" else prompt.regions)
+        count = len(prompt.classes if prompt.task == "panoptic" else prompt.regions)
         for label in (*prompt.labels, *prompt.crowd_labels) if prompt.task in ("panoptic", "region") else ():
-            if not isinstance(label, int) or not 0 <= label < room:
-                why = f"a mask has the label {shown_value(label)}, and there are {room} classes or regions"
+            if not isinstance(label, int) or not 0 <= label < count:
+                why = f"a mask has the label {shown_value(label)}, and there are {count} classes or regions"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
 
 
-def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
-    """A reader's __getitem__ or sample: within the limits of one record, and whatever it raises is a UserError."""
+def guard_record(read: Callable[..., Example]) -> Callable[..., Example]:
+    """Decorates `__getitem__` or `sample` of a reader: applies the limits per record and turns any exception into a
+    UserError."""
 
     @functools.wraps(read)
     def bounded(reader: Any, index: int, *rest: Any, **options: Any) -> Example:
@@ -111,24 +111,24 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
                 _raise_printable(error)
             except BaseException as error:
                 if isinstance(error, IndexError) and not -len(reader) <= index < len(reader):
-                    raise  # the end of the reader, for whoever goes through it
+                    raise  # ends iteration over the reader
                 raise Problem("bad record", f"{type(reader).__name__}[{index}]: {reason(error)}") from error
 
     return bounded
 
 
-NONE = np.zeros(ROOM, np.uint8)
-"""No message."""
+NO_MESSAGE = np.zeros(MESSAGE_BYTES, np.uint8)
+"""The encoding of an empty message."""
 
 
-def written(text: str) -> np.ndarray:
-    """A message as uint8 [ROOM], which travels in a batch; zeros for none."""
+def encode_message(text: str) -> np.ndarray:
+    """Encodes a message as uint8 [MESSAGE_BYTES], so that it can be stored in a batch; an empty message is all zeros."""
     if not text:
-        return NONE
-    codes = np.frombuffer(text.encode(errors="replace")[:ROOM], np.uint8)
-    return np.pad(codes, (0, ROOM - len(codes)))
+        return NO_MESSAGE
+    codes = np.frombuffer(text.encode(errors="replace")[:MESSAGE_BYTES], np.uint8)
+    return np.pad(codes, (0, MESSAGE_BYTES - len(codes)))
 
 
-def read(codes: np.ndarray) -> str:
-    """The message of `written`."""
+def decode_message(codes: np.ndarray) -> str:
+    """Inverse of `encode_message`."""
     return codes.tobytes().rstrip(b"\0").decode(errors="ignore")

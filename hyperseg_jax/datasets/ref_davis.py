@@ -1,7 +1,7 @@
-"""Ref-DAVIS 2017: the folder of DAVIS 2017, and sentences of two people (davis_text_annotations), a line each: video, number of
-the object, "sentence".
+"""Ref-DAVIS 2017: DAVIS 2017 with expressions by two annotators (davis_text_annotations), one per line: video, object number,
+"sentence".
 
-Davis17_annot<1|2>.txt was written about the first frame, Davis17_annot<1|2>_full_video.txt about the whole video.
+Davis17_annot<1|2>.txt describes the first frame, Davis17_annot<1|2>_full_video.txt the full video.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.davis import read_split
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
@@ -20,15 +20,16 @@ from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 
 VIEWS = {"first_frame": "Davis17_annot{}.txt", "full_video": "Davis17_annot{}_full_video.txt"}
-"""What the writer had seen, and the file of annotator 1 or 2."""
+"""What the annotators saw -> file name; {} is the annotator, 1 or 2."""
 _MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
 _LINE = re.compile(r'(\S+)\s+(\d+)\s+"?(.*?)"?')
 
 
 class RefDavis(ReferringVideos):
-    """Random access to the sentences about the videos of one split: videos in its order, in each by object, annotator and view.
+    """Random access to the expressions of one split: in the order of its video list, then by object, annotator and view.
 
-    A prompt's group is "annotator 1, first_frame": published scores are means over the four, each scored apart.
+    The group of a prompt is, for example, "annotator 1, first_frame". Published scores are means over the scores of the four
+    groups.
     """
 
     def __init__(
@@ -50,28 +51,28 @@ class RefDavis(ReferringVideos):
         together: bool = False,
         seed: int = 0,
     ):
-        """root: the folder of DAVIS 2017. text_root: the folder of the text files. split: a list of ImageSets/2017; None takes
-        every video that is here and spoken of. annotations: the folder of the masks in root. sentences: "each" is a prompt, or
-        "joined" all about one object are one. frames, sampling, reach: see clip_sampling.Sampling. group_by_clip: an example
-        carries up to prompts_per_example of one video. together: it carries what one annotator says in one view about each
-        object, as the benchmark scores them, and Prompt.others of its first prompt are the objects of the first frame that go
-        unmentioned. seed: what clips are drawn from, with the index.
+        """root: the folder of DAVIS 2017. text_root: the folder of the text files. split: a list in ImageSets/2017; None reads
+        all videos that exist and have expressions. annotations: the mask folder in root. sentences: "each" is one prompt per
+        expression, "joined" one prompt per object. frames, sampling, reach: see clip_sampling.Sampling. group_by_clip: an
+        example has up to prompts_per_example prompts of one video. together: an example has one prompt per object from the same
+        annotator and view, as the benchmark evaluates them, and Prompt.others of its first prompt contains the objects of the
+        first frame without expression. seed: clips are sampled from the seed and the index.
         """
         if unknown := sorted(set(views) - set(VIEWS)):
             raise UserError(f"views: {unknown[0]!r} is unknown; choose from {', '.join(VIEWS)}")
-        home, texts = files.existing_folder(root), pathlib.Path(text_root)
-        folders = VideoFolders(files.part(home, "JPEGImages", resolution), files.part(home, annotations, resolution))
-        videos = folders.videos() if split is None else read_split(files.part(home, "ImageSets", "2017", f"{split}.txt"))
-        said: dict[str, list[Expression]] = {video: [] for video in videos}
+        davis, texts = files.existing_folder(root), pathlib.Path(text_root)
+        folders = VideoFolders(files.subpath(davis, "JPEGImages", resolution), files.subpath(davis, annotations, resolution))
+        videos = folders.videos() if split is None else read_split(files.subpath(davis, "ImageSets", "2017", f"{split}.txt"))
+        by_video: dict[str, list[Expression]] = {video: [] for video in videos}
         for annotator in annotators:
             for view in views:
-                for video, expression in _read(files.part(texts, VIEWS[view].format(annotator)), annotator, view):
-                    said.get(video, []).append(expression)
-        silent = [video for video, expressions in said.items() if not expressions]
-        if silent and (split is not None or len(silent) == len(videos)):
-            message = f"{texts}: no sentence about {silent[0]}; take the texts and the list of videos of one release"
-            complain("bad record", message)
-        ordered = {video: sorted(found, key=lambda expression: expression.number or 0) for video, found in said.items()}
+                for video, expression in _read(files.subpath(texts, VIEWS[view].format(annotator)), annotator, view):
+                    by_video.get(video, []).append(expression)
+        missing = [video for video, expressions in by_video.items() if not expressions]
+        if missing and (split is not None or len(missing) == len(videos)):
+            message = f"{texts}: no expression for {missing[0]}; use texts and video list from the same release"
+            report_problem("bad record", message)
+        ordered = {video: sorted(group, key=lambda expression: expression.number or 0) for video, group in by_video.items()}
         super().__init__(
             folders,
             ordered,
@@ -85,15 +86,15 @@ class RefDavis(ReferringVideos):
 
 
 def _read(path: pathlib.Path, annotator: int, view: str) -> Iterator[tuple[str, Expression]]:
-    """(video, expression) of each line. The files are UTF-8 or, those of annotator 2, Latin-1."""
+    """Yields (video, expression) of each line. The files are UTF-8 or, for annotator 2, Latin-1."""
     for number, line in enumerate(files.read_lines(path, "file; unpack davis_text_annotations into text_root"), 1):
         if not line.strip():
             continue
-        found = _LINE.fullmatch(line.strip())
-        if found is None or not found[3].strip():
-            message = f'{path} line {number}: should be: video, number of the object, "sentence"; correct or remove it'
-            complain("bad record", message)
+        match = _LINE.fullmatch(line.strip())
+        if match is None or not match[3].strip():
+            message = f'{path} line {number}: expected: video, object number, "sentence"; correct or remove it'
+            report_problem("bad record", message)
             continue
-        video = _MISSPELT.get(found[1], found[1])
-        key = f"{found[2]}.{annotator}.{view}"
-        yield video, Expression(key, (found[3].strip(),), int(found[2]), f"annotator {annotator}, {view}")
+        video = _MISSPELT.get(match[1], match[1])
+        key = f"{match[2]}.{annotator}.{view}"
+        yield video, Expression(key, (match[3].strip(),), int(match[2]), f"annotator {annotator}, {view}")

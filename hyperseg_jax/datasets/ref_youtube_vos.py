@@ -1,7 +1,8 @@
-"""Ref-YouTube-VOS: <split>/JPEGImages/<video>/<frame>.jpg, <split>/Annotations/<video>/<frame>.png (palette values number the
-objects), meta_expressions/<split>/meta_expressions.json {videos: {name: {frames, expressions: {id: {exp, obj_id}}}}}.
+"""Ref-YouTube-VOS: <split>/JPEGImages/<video>/<frame>.jpg, <split>/Annotations/<video>/<frame>.png (palette values are object
+ids), meta_expressions/<split>/meta_expressions.json {videos: {name: {frames, expressions: {id: {exp, obj_id}}}}}.
 
-Of valid and test there are neither masks nor obj_id: their server scores what is sent in, a png a frame and expression.
+The splits valid and test have no masks and no obj_id: an evaluation server scores submissions of one png per frame and
+expression.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
@@ -18,7 +19,7 @@ from hyperseg_jax.untrusted.printing import shown_value
 
 
 class RefYouTubeVos(ReferringVideos):
-    """Random access to the expressions of one meta file, in its order. An example's name is "<video>/<expression id>"."""
+    """Random access to the expressions of one meta file in file order. An example is named "<video>/<expression id>"."""
 
     def __init__(
         self,
@@ -36,23 +37,23 @@ class RefYouTubeVos(ReferringVideos):
     ):
         """frame_root: JPEGImages. mask_root: Annotations; None for valid and test, whose prompts have no masks.
 
-        sentences: "each" is a prompt, or "joined" all about one object are one. frames, sampling, reach: see
-        clip_sampling.Sampling. group_by_clip: an example carries up to prompts_per_example of one video. seed: what clips are
-        drawn from, with the index.
+        sentences: "each" is one prompt per expression, "joined" one prompt per object. frames, sampling, reach: see
+        clip_sampling.Sampling. group_by_clip: an example has up to prompts_per_example prompts of one video. seed: clips are
+        sampled from the seed and the index.
         """
         meta = files.Json(meta_path, dict)
-        spoken: dict[str, list[Expression]] = {}
+        expressions: dict[str, list[Expression]] = {}
         names: dict[str, list[str]] = {}
-        for video, record in files.table(meta.content, "videos", str(meta.path)).items():
+        for video, record in files.dict_field(meta.content, "videos", str(meta.path)).items():
             where = f"{meta.path} {video}"
             try:
-                names[video], said = files.texts(record, "frames", where), files.table(record, "expressions", where)
-                spoken[video] = [_expression(key, said[key], mask_root is not None, f"{where} {key}") for key in said]
+                names[video], rows = files.text_list(record, "frames", where), files.dict_field(record, "expressions", where)
+                expressions[video] = [_expression(key, rows[key], mask_root is not None, f"{where} {key}") for key in rows]
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
         super().__init__(
             VideoFolders(frame_root, mask_root),
-            spoken,
+            expressions,
             str(meta.path),
             names=names,
             sentences=sentences,
@@ -62,13 +63,13 @@ class RefYouTubeVos(ReferringVideos):
         )
 
 
-def _expression(key: str, record: Any, scored: bool, where: str) -> Expression:
-    text = files.text(record, "exp", where)
-    if not scored:
+def _expression(key: str, record: Any, has_masks: bool, where: str) -> Expression:
+    text = files.text_field(record, "exp", where)
+    if not has_masks:
         return Expression(key, (text,), None)
     number = files.field(record, "obj_id", where)
     try:
         return Expression(key, (text,), int(str(number)))
     except ValueError:
-        complain("bad record", f"{where}: obj_id {shown_value(number)} is no number of an object; correct it")
+        report_problem("bad record", f"{where}: obj_id {shown_value(number)} is not an object number; correct it")
         return Expression(key, (text,), None)

@@ -1,8 +1,8 @@
-"""Referring expressions in the authors' json (HyperSeg, InstructSeg, PSALM): RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO.
+"""Referring expressions in the json format of HyperSeg, InstructSeg and PSALM: RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO.
 
-A list of {new_img_id, image_info: {file_name, height, width}, instruction: [{sent, ...}], anns: [{segmentation, ...}]};
-`no_target` true or empty anns where nothing fits, several anns where the expression names several things. HyperSeg (commit
-5cfcf52) joins all sentences of a record to one expression.
+A list of {new_img_id, image_info: {file_name, height, width}, instruction: [{sent, ...}], anns: [{segmentation, ...}]}. Without
+a target, `no_target` is true or anns is empty; expressions with several targets have several anns. HyperSeg (commit 5cfcf52)
+joins all sentences of a record to one expression.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import join_sentences
@@ -21,7 +21,7 @@ SENTENCES = ("joined", "each")
 
 
 class RefCoco:
-    """Random access to the expressions of one json file; order and content are fixed."""
+    """Random access to the expressions of one json file, in file order; deterministic."""
 
     def __init__(
         self,
@@ -32,10 +32,10 @@ class RefCoco:
         group_by_image: bool = False,
         prompts_per_example: int = 4,
     ):
-        """image_root: the folder that image_info.file_name is relative to.
+        """image_root: image_info.file_name is relative to this folder.
 
-        sentences: "joined": the sentences of a record are one prompt, as the published evaluation has it; "each": a
-        prompt each. group_by_image: an example carries up to prompts_per_example prompts of one image, in file order.
+        sentences: "joined" is one prompt per record, as in the published evaluation; "each" is one prompt per sentence.
+        group_by_image: an example has up to prompts_per_example prompts of one image, in file order.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
@@ -51,12 +51,12 @@ class RefCoco:
         return f"{self._file.path}#{record}"
 
     def _order(self, group_by_image: bool) -> list[list[tuple[int, int]]]:
-        """For each example, the (record, sentence) of its prompts; sentence -1 stands for all."""
+        """Returns (record, sentence) of the prompts of each example; sentence -1 means all sentences joined."""
         items: list[tuple[int, int]] = []
         by_image: dict[str, list[int]] = {}
         for number, record in enumerate(self._file.content):
-            name = files.text(record, "image_info.file_name", self._where(number))
-            count = len(files.rows(record, "instruction", self._where(number)))
+            name = files.text_field(record, "image_info.file_name", self._where(number))
+            count = len(files.list_field(record, "instruction", self._where(number)))
             for sentence in range(count) if self._sentences == "each" else (-1,):
                 by_image.setdefault(name, []).append(len(items))
                 items.append((number, sentence))
@@ -69,7 +69,7 @@ class RefCoco:
     def __len__(self) -> int:
         return len(self._groups)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
         group = self._groups[index]
         where = self._where(group[0][0])
@@ -83,15 +83,16 @@ class RefCoco:
     def _prompt(self, number: int, sentence: int, size: tuple[int, int]) -> Prompt:
         where = self._where(number)
         record = self._file.content[number]
-        entries = files.rows(record, "instruction", where)
-        spoken = [files.text(entry, "sent", where) for entry in (entries if sentence < 0 else entries[sentence : sentence + 1])]
-        anns = [] if files.flag(record, "no_target", where, False) else files.rows(record, "anns", where)
+        entries = files.list_field(record, "instruction", where)
+        selected = entries if sentence < 0 else entries[sentence : sentence + 1]
+        sentences = [files.text_field(entry, "sent", where) for entry in selected]
+        anns = [] if files.flag(record, "no_target", where, False) else files.list_field(record, "anns", where)
         target = np.zeros(size, bool)
         for ann in anns:
             target |= masks.decode(files.field(ann, "segmentation", where), *size, f"{where} segmentation")
         return Prompt(
             task="referring",
-            text=join_sentences(spoken),
+            text=join_sentences(sentences),
             masks=target[None, None] if anns else np.zeros((0, 1, *size), bool),
-            group=files.text(record, "group", where, ""),
+            group=files.text_field(record, "group", where, ""),
         )

@@ -1,8 +1,8 @@
-"""Frames of a few videos as images, with sentences about the one object of each video: a folder with JPEGImages and
-Annotations as of DAVIS, and expressions.json, {video: {"expressions": [sentence, ...]}}.
+"""Single frames of videos with sentences about the only object of each video: a folder with JPEGImages and Annotations like
+DAVIS, and expressions.json, {video: {"expressions": [sentence, ...]}}.
 
-Every second frame can be kept for testing. So that sentences count, some examples are two videos side by side: what a sentence
-means is in one half only.
+Every second frame can be held out for testing. Some examples show frames of two videos side by side, where a sentence refers to
+one half only, so that a model has to use the text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -23,21 +23,21 @@ PARTS = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)
 
 
 class ReferringFrames:
-    """Random access to the frames of all videos, video by video; a prompt for each sentence about what is seen.
+    """Random access to the frames of all videos, video by video, with one prompt per sentence.
 
-    Frames stand alone and beside one of another video in turn; `sample` draws which. A prompt's key is its video, its group
-    "alone" or "beside".
+    Examples alternate between single frames and pairs with a frame of another video; `sample` chooses at random. The key of a
+    prompt is its video, its group is "alone" or "beside".
     """
 
     def __init__(
         self, folder: str | os.PathLike, part: str = "all", *, resolution: str = "240p", beside: bool = True, seed: int = 0
     ):
-        """part: "even", "odd" or "all" frames of each video. beside: whether there are pairs. seed: of who is beside whom."""
+        """part: "even", "odd" or "all" frames of each video. beside: whether to create pairs. seed: seed of the pairs."""
         if part not in PARTS:
             raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
         root = pathlib.Path(folder)
         self._file = files.Json(files.inside(root, "expressions.json", str(root)), dict)
-        self._folders = VideoFolders(*(files.part(root, name, resolution) for name in ("JPEGImages", "Annotations")))
+        self._folders = VideoFolders(*(files.subpath(root, name, resolution) for name in ("JPEGImages", "Annotations")))
         self.videos = tuple(sorted(self._file.content))
         self._frames = {video: self._folders.names(video)[PARTS[part]] for video in self.videos}
         self._items = [(video, name) for video in self.videos for name in self._frames[video]]
@@ -46,14 +46,14 @@ class ReferringFrames:
     def __len__(self) -> int:
         return len(self._items)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index: int) -> Example:
-        """Frames alone and in pairs, in turn."""
+        """Returns a single frame for even indices and a pair for odd ones."""
         return self._example(index, bool(index % 2), np.random.default_rng([self._seed, index]))
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """The same frame, alone or beside one drawn with rng."""
+        """Returns the same frame, alone or next to a random frame."""
         return self._example(index, bool(rng.random() < 0.5), rng)
 
     def _example(self, index: int, beside: bool, rng: np.random.Generator) -> Example:
@@ -62,28 +62,28 @@ class ReferringFrames:
         if not (beside and self._beside):
             prompts = self._prompts(video, mask, "alone")
             return Example(f"{video}/{name}", image[None], prompts)
-        other = str(rng.choice([one for one in self.videos if one != video]))
-        partner = str(rng.choice(self._frames[other]))
-        second, its_mask = self._read(other, partner)
-        if second.shape[0] != image.shape[0]:
+        other = str(rng.choice([candidate for candidate in self.videos if candidate != video]))
+        other_name = str(rng.choice(self._frames[other]))
+        other_image, other_mask = self._read(other, other_name)
+        if other_image.shape[0] != image.shape[0]:
             where = self._folders.root
-            raise UserError(f"{where}: {video} and {other} differ in height; give frames of one height, or beside=False")
-        sides = [(video, image, mask), (other, second, its_mask)]
+            raise UserError(f"{where}: {video} and {other} differ in height; use frames of one height or set beside=False")
+        sides = [(video, image, mask), (other, other_image, other_mask)]
         if rng.random() < 0.5:
             sides.reverse()
-        nothing = [np.zeros_like(one) for _, _, one in sides]
+        empty = [np.zeros_like(side_mask) for _, _, side_mask in sides]
         prompts = ()
-        for side, (spoken_of, _, own) in enumerate(sides):
-            whole = np.concatenate([own if k == side else nothing[k] for k in (0, 1)], axis=1)
-            prompts += self._prompts(spoken_of, whole, "beside")
-        both = np.concatenate([one for _, one, _ in sides], axis=1)
-        return Example(f"{video}/{name} beside {other}/{partner}", both[None], prompts)
+        for side, (side_video, _, side_mask) in enumerate(sides):
+            full_mask = np.concatenate([side_mask if k == side else empty[k] for k in (0, 1)], axis=1)
+            prompts += self._prompts(side_video, full_mask, "beside")
+        pair = np.concatenate([side_image for _, side_image, _ in sides], axis=1)
+        return Example(f"{video}/{name} beside {other}/{other_name}", pair[None], prompts)
 
     def _read(self, video: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-        opened = self._folders.open(video, [name])
-        return opened.images([0])[0], opened.objects(0) > 0
+        frame = self._folders.open(video, [name])
+        return frame.images([0])[0], frame.objects(0) > 0
 
-    def _prompts(self, video: str, mask: np.ndarray, how: str) -> tuple[Prompt, ...]:
-        sentences = files.texts(self._file.content[video], "expressions", f"{self._file.path} {video}")
+    def _prompts(self, video: str, mask: np.ndarray, group: str) -> tuple[Prompt, ...]:
+        sentences = files.text_list(self._file.content[video], "expressions", f"{self._file.path} {video}")
         budget.charge(len(sentences), mask.shape, f"{self._file.path} {video}")
-        return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=how, key=video) for text in sentences)
+        return tuple(Prompt(task="referring", text=text, masks=mask[None, None], group=group, key=video) for text in sentences)

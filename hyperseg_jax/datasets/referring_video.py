@@ -1,4 +1,4 @@
-"""Sentences about numbered objects of videos in folders: what Ref-DAVIS and Ref-YouTube-VOS have in common."""
+"""Base class of readers of expressions about annotated objects in videos (Ref-DAVIS, Ref-YouTube-VOS)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -22,7 +22,8 @@ SENTENCES = ("each", "joined")
 
 @dataclasses.dataclass(frozen=True)
 class Expression:
-    """Sentences about one object. key: unique within the video. number: of the object; None where the server knows it."""
+    """Sentences about one object. key: unique within the video. number: the object id; None for test sets without public
+    annotations."""
 
     key: str
     sentences: tuple[str, ...]
@@ -31,12 +32,12 @@ class Expression:
 
 
 class ReferringVideos(ClipReader):
-    """Random access to the expressions of videos, in the order given."""
+    """Random access to the expressions of videos, in the order of `expressions`."""
 
     def __init__(
         self,
         folders: VideoFolders,
-        spoken: Mapping[str, Sequence[Expression]],
+        expressions: Mapping[str, Sequence[Expression]],
         where: str,
         *,
         names: Mapping[str, Sequence[str]] | None = None,
@@ -46,11 +47,10 @@ class ReferringVideos(ClipReader):
         together: bool = False,
         seed: int = 0,
     ):
-        """where: the file of the sentences, for messages. names: the frames of each video; None takes all that its folder has.
-        sentences: one of SENTENCES; "joined": all about one object are one prompt. per_example: an example carries up to this
-        many prompts of one video; None gives each its own. together: an example carries one prompt about each object, all of
-        one group, and knows of the other objects of its first frame. sampling: with jumps, the key frame shows what is spoken
-        of.
+        """where: the file with the expressions, for messages. names: the frame names of each video; None uses all frames in its
+        folder. sentences: one of SENTENCES; "joined" is one prompt per object. per_example: maximum number of prompts of one
+        video per example; None means 1. together: an example has one prompt per object, all of the same group, and the
+        remaining objects of its first frame. sampling: with rule "jump", the key frame shows a target.
         """
         if sentences not in SENTENCES:
             raise UserError(f"sentences={sentences!r} is unknown; choose one of {', '.join(SENTENCES)}")
@@ -60,27 +60,29 @@ class ReferringVideos(ClipReader):
         self._sampling, self._seed = sampling, seed
         self._together = together
         self._items = []
-        for video, said in spoken.items():
-            asked = _joined(said) if sentences == "joined" else list(said)
-            groups = _by_group(asked) if together else files.chunks(asked, per_example or 1)
+        for video, of_video in expressions.items():
+            queries = _joined(of_video) if sentences == "joined" else list(of_video)
+            groups = _by_group(queries) if together else files.chunks(queries, per_example or 1)
             self._items += [(video, group) for group in groups]
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """The expressions of an example and their video, or a clip of it drawn with rng."""
-        name, said = self._items[index]
+        """Returns the expressions of an example with their video, or a clip sampled with rng."""
+        name, expressions = self._items[index]
         video = self._folders.open(name, self._folders.names(name) if self._names is None else self._names[name])
-        times = self._times(video, said, rng)
-        prompts = tuple(self._prompt(name, video, expression, times) for expression in said)
+        times = self._frame_indices(video, expressions, rng)
+        prompts = tuple(self._prompt(name, video, expression, times) for expression in expressions)
         if self._together:
-            prompts = (_with_the_rest(prompts[0], video, said, times), *prompts[1:])
-        return Example(f"{name}/{said[0].key}", video.images(times), prompts, video.names(times))
+            prompts = (_with_other_objects(prompts[0], video, expressions, times), *prompts[1:])
+        return Example(f"{name}/{expressions[0].key}", video.images(times), prompts, video.names(times))
 
-    def _times(self, video: Video, said: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
-        numbers = [expression.number for expression in said if expression.number is not None]
+    def _frame_indices(self, video: Video, expressions: Sequence[Expression], rng: np.random.Generator) -> np.ndarray:
+        numbers = [expression.number for expression in expressions if expression.number is not None]
         if self._sampling.rule == "jump" and numbers:
-            return self._sampling.times_that_show(len(video), rng, lambda t: bool(np.isin(video.objects(t), numbers).any()))
-        return self._sampling.times(len(video), rng)
+            return self._sampling.frame_indices_showing(
+                len(video), rng, lambda t: bool(np.isin(video.objects(t), numbers).any())
+            )
+        return self._sampling.frame_indices(len(video), rng)
 
     def _prompt(self, name: str, video: Video, expression: Expression, times: np.ndarray) -> Prompt:
         text, number = join_sentences(expression.sentences), expression.number
@@ -89,31 +91,31 @@ class ReferringVideos(ClipReader):
         return Prompt(task="video", text=text, masks=masks, group=expression.group, key=f"{name}/{expression.key}")
 
 
-def _by_group(said: Sequence[Expression]) -> list[list[Expression]]:
-    """Those of each group, the first about each object."""
+def _by_group(expressions: Sequence[Expression]) -> list[list[Expression]]:
+    """Groups expressions by their group; keeps the first expression about each object."""
     groups: dict[str, dict[int | None, Expression]] = {}
-    for expression in said:
+    for expression in expressions:
         groups.setdefault(expression.group, {}).setdefault(expression.number, expression)
     return [list(objects.values()) for objects in groups.values()]
 
 
-def _with_the_rest(prompt: Prompt, video: Video, said: Sequence[Expression], times: np.ndarray) -> Prompt:
-    """The prompt with what its clip has besides: objects of the first frame that no expression is about, and void."""
-    owner = np.stack([video.objects(int(t)) for t in times])
-    numbers = set(np.unique(owner[0]).tolist()) - {0, VOID} - {one.number for one in said}
+def _with_other_objects(prompt: Prompt, video: Video, expressions: Sequence[Expression], times: np.ndarray) -> Prompt:
+    """Adds the objects of the first frame without expression (`others`) and void pixels (`ignore`) to a prompt."""
+    object_ids = np.stack([video.objects(int(t)) for t in times])
+    numbers = set(np.unique(object_ids[0]).tolist()) - {0, VOID} - {expression.number for expression in expressions}
     budget.charge(len(numbers) * len(times), video.size, prompt.key)
-    others, void = owner == np.array(sorted(numbers), np.uint8)[:, None, None, None], owner == VOID
+    others, void = object_ids == np.array(sorted(numbers), np.uint8)[:, None, None, None], object_ids == VOID
     return dataclasses.replace(prompt, others=others, ignore=void if void.any() else None)
 
 
-def _joined(said: Sequence[Expression]) -> list[Expression]:
-    """One expression an object, at the place of its first."""
+def _joined(expressions: Sequence[Expression]) -> list[Expression]:
+    """Joins the expressions of each object, in the order of their first expression."""
     by_object: dict[int | None, list[Expression]] = {}
-    for expression in said:
+    for expression in expressions:
         by_object.setdefault(expression.number, []).append(expression)
     if None in by_object:
-        raise UserError("sentences='joined' needs the objects that they name, which a test set keeps; take sentences='each'")
+        raise UserError("sentences='joined' needs object ids, which test sets do not publish; use sentences='each'")
     return [
-        dataclasses.replace(group[0], sentences=tuple(s for one in group for s in one.sentences), group="")
+        dataclasses.replace(group[0], sentences=tuple(s for expression in group for s in expression.sentences), group="")
         for group in by_object.values()
     ]

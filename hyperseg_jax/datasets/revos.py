@@ -1,5 +1,5 @@
 """ReVOS: JPEGImages/<video>/<frame>.jpg, meta_expressions_{train,valid}_.json {videos: {name: {height, width, frames,
-expressions: {id: {exp, anno_id, type_id}}}}}, mask_dict.json {anno_id: [run lengths or null for each frame]}."""
+expressions: {id: {exp, anno_id, type_id}}}}}, mask_dict.json {anno_id: [run-length encoding or null per frame]}."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import video_expression
 from hyperseg_jax.untrusted import budget, limits
 
 TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
-"""type_id: what the scores are grouped by; type 2 names nothing that is there."""
+"""type_id -> group of the scores; expressions of type 2 refer to nothing in the video."""
 
 
 class ReVos(ClipReader):
-    """Random access to the expressions of one meta file, in its order, each with its clip."""
+    """Random access to the expressions of one meta file in file order, each with its clip."""
 
     def __init__(
         self,
@@ -40,10 +40,12 @@ class ReVos(ClipReader):
         seed: int = 0,
     ):
         """mask_path: mask_dict.json. frame_root: the folder of the video folders (JPEGImages).
-        foreground_path: mask_dict_foreground.json, {video: {masks_rle: [run lengths for each frame]}}, for robustness.
+        foreground_path: mask_dict_foreground.json, {video: {masks_rle: [run-length encodings per frame]}}, for the robustness
+        score.
 
-        frames, sampling, reach: see clip_sampling.Sampling; with jumps, the key frame shows what is spoken of.
-        group_by_clip: an example carries up to prompts_per_example of one video. seed: clips are drawn from it and the index.
+        frames, sampling, reach: see clip_sampling.Sampling; with rule "jump", the key frame shows a target.
+        group_by_clip: an example has up to prompts_per_example prompts of one video. seed: clips are sampled from the seed and
+        the index.
         """
         if prompts_per_example < 1:
             raise UserError(f"prompts_per_example={prompts_per_example} is too few; give at least 1")
@@ -54,70 +56,73 @@ class ReVos(ClipReader):
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
         self._items: list[tuple[str, list[str]]] = []
-        for video, record in files.table(self._meta.content, "videos", str(self._meta.path)).items():
+        for video, record in files.dict_field(self._meta.content, "videos", str(self._meta.path)).items():
             try:
-                spoken = list(files.table(record, "expressions", f"{self._meta.path} {video}"))
+                keys = list(files.dict_field(record, "expressions", f"{self._meta.path} {video}"))
             except Problem as problem:
-                complain(problem.kind, str(problem))
+                report_problem(problem.kind, str(problem))
                 continue
-            if spoken:
-                groups = files.chunks(spoken, prompts_per_example) if group_by_clip else [[key] for key in spoken]
+            if keys:
+                groups = files.chunks(keys, prompts_per_example) if group_by_clip else [[key] for key in keys]
                 self._items += [(video, group) for group in groups]
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """Expressions with their video, or a clip of it drawn with rng."""
+        """Returns expressions with their video, or a clip sampled with rng."""
         video, keys = self._items[index]
         where = f"{self._meta.path} {video}"
         record = self._meta.content["videos"][video]
         size = files.image_size(record, where)
-        names = files.texts(record, "frames", where)
+        names = files.text_list(record, "frames", where)
         limits.check("frames", len(names), where, "frames")
-        said = {key: files.table(record["expressions"], key, where) for key in keys}
-        named = {key: files.identities(said[key], "anno_id", f"{where}/{key}") for key in keys}
-        times = self._times([number for numbers in named.values() for number in numbers], len(names), rng)
+        expressions = {key: files.dict_field(record["expressions"], key, where) for key in keys}
+        anno_ids = {key: files.record_ids(expressions[key], "anno_id", f"{where}/{key}") for key in keys}
+        times = self._frame_indices([anno_id for ids in anno_ids.values() for anno_id in ids], len(names), rng)
         frames = np.stack([files.read_image(files.inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times])
         foreground = self._objects(video, times, size)
         prompts = tuple(
-            self._prompt(said[key], named[key], times, len(names), size, f"{video}/{key}", foreground) for key in keys
+            self._prompt(expressions[key], anno_ids[key], times, len(names), size, f"{video}/{key}", foreground) for key in keys
         )
         return Example(f"{video}/{keys[0]}", frames, prompts, tuple(str(names[t]) for t in times))
 
-    def _times(self, named: list[int | str], length: int, rng: np.random.Generator) -> np.ndarray:
-        tracks = [self._track(number, length) for number in named]
+    def _frame_indices(self, anno_ids: list[int | str], length: int, rng: np.random.Generator) -> np.ndarray:
+        tracks = [self._track(anno_id, length) for anno_id in anno_ids]
         if self._sampling.rule != "jump" or not tracks:
-            return self._sampling.times(length, rng)
-        return self._sampling.times_that_show(length, rng, lambda t: any(_of(track, t) is not None for track in tracks))
+            return self._sampling.frame_indices(length, rng)
+        return self._sampling.frame_indices_showing(length, rng, lambda t: any(_at(track, t) is not None for track in tracks))
 
-    def _track(self, number: int | str, length: int) -> list:
-        """The run lengths of an annotation, or None, for each of the video's frames; a shorter one is a problem."""
+    def _track(self, anno_id: int | str, length: int) -> list:
+        """Returns the run-length encoding (or None) of an annotation for each frame of its video. Reports a problem if it has
+        too few frames."""
         budget.check_time(str(self._masks.path))
-        track = files.rows(self._masks.content, str(number), str(self._masks.path))
+        track = files.list_field(self._masks.content, str(anno_id), str(self._masks.path))
         if len(track) < length:
-            message = f"{self._masks.path}: annotation {number} has {len(track)} frames, its video {length}"
-            complain("bad mask", f"{message}; take both files from one release")
+            message = f"{self._masks.path}: annotation {anno_id} has {len(track)} frames, its video {length}"
+            report_problem("bad mask", f"{message}; use both files from the same release")
         return track
 
     def _objects(self, video: str, times: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
-        """Every object of the clip, bool [T, H, W]; None where no file tells."""
+        """Returns the union of all objects of the clip, bool [T, H, W]; None without a foreground file."""
         if self._foreground is None:
             return None
         where = f"{self._foreground.path} {video}"
-        tracks = files.rows(files.field(self._foreground.content, video, where), "masks_rle", where)
-        drawn = np.zeros((len(times), *size), bool)
+        tracks = files.list_field(files.field(self._foreground.content, video, where), "masks_rle", where)
+        foreground = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
             if t >= len(tracks):
-                complain("bad mask", f"{where}: has {len(tracks)} frames, the video more; take both files from one release")
+                report_problem(
+                    "bad mask", f"{where}: has {len(tracks)} frames, the video more; use both files from the same release"
+                )
                 continue
             for track in tracks[t] if isinstance(tracks[t], list) else [tracks[t]]:
                 if track is not None:
-                    drawn[k] |= masks.decode(track, *size, f"{where}, frame {t}")
-        return drawn
+                    foreground[k] |= masks.decode(track, *size, f"{where}, frame {t}")
+        return foreground
 
     def _prompt(
         self,
         expression: dict,
-        named: list[int | str],
+        anno_ids: list[int | str],
         times: np.ndarray,
         length: int,
         size: tuple[int, int],
@@ -127,22 +132,22 @@ class ReVos(ClipReader):
         where = f"{self._meta.path} {key}"
         budget.charge(0, size, where)
         target = np.zeros((len(times), *size), bool)
-        for number in named:
-            track = self._track(number, length)
+        for anno_id in anno_ids:
+            track = self._track(anno_id, length)
             for k, t in enumerate(times):
-                if (written := _of(track, t)) is not None:
-                    target[k] |= masks.decode(written, *size, f"{self._masks.path} {number}, frame {t}")
-        kind = TYPES.get(files.number(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
+                if (mask := _at(track, t)) is not None:
+                    target[k] |= masks.decode(mask, *size, f"{self._masks.path} {anno_id}, frame {t}")
+        kind = TYPES.get(files.integer(expression, "type_id", where), "") if "type_id" in expression else TYPES[0]
         return Prompt(
             task="video",
-            text=video_expression(files.text(expression, "exp", where)),
-            masks=target[None] if named else np.zeros((0, *target.shape), bool),
-            group=files.text(expression, "group", where, kind),
+            text=video_expression(files.text_field(expression, "exp", where)),
+            masks=target[None] if anno_ids else np.zeros((0, *target.shape), bool),
+            group=files.text_field(expression, "group", where, kind),
             foreground=foreground,
             key=key,
         )
 
 
-def _of(track: list, t: int) -> Any:
-    """The run lengths of frame t; None behind the end of a track."""
+def _at(track: list, t: int) -> Any:
+    """Returns the run-length encoding of frame t; None after the end of the track."""
     return track[t] if t < len(track) else None

@@ -8,8 +8,8 @@ import pathlib
 from typing import Any
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.choices import LETTERS, in_words
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.choices import LETTERS, format_question
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
@@ -17,47 +17,49 @@ from hyperseg_jax.untrusted.printing import shown
 
 
 class ScienceQa(PerImage):
-    """Random access to the questions of a split that have an image, in its order; group is the subject.
+    """Random access to the questions of a split with an image, in the order of the split. group: the subject.
 
-    text_only: questions left out because they have no image.
+    text_only: the number of questions skipped because they have no image.
     """
 
     def __init__(self, folder: str | os.PathLike, split: str, *, hints: bool = True):
-        """folder: with problems.json, pid_splits.json and images. split: "train", "val", "test", "minitest", ...
-        hints: whether the hint stands before the question."""
+        """folder: contains problems.json, pid_splits.json and images. split: "train", "val", "test", "minitest", ...
+        hints: whether prompts include the hint."""
         root = pathlib.Path(folder)
         self._file = files.Json(files.inside(root, "problems.json", str(root)), dict)
-        self._images, self._hints = files.part(root, "images"), hints
+        self._images, self._hints = files.subpath(root, "images"), hints
         splits = files.Json(files.inside(root, "pid_splits.json", str(root)), dict)
         if split not in splits.content:
-            raise UserError(f"{splits.path}: no split {split!r}; it has {shown(', '.join(splits.content) or 'none')}")
+            raise UserError(
+                f"{splits.path}: no split {split!r}; available splits: {shown(', '.join(splits.content) or 'none')}"
+            )
         self.name = f"scienceqa:{split}"
-        asked = files.texts(splits.content, split, str(splits.path))
-        rows = {key: self._row(key) for key in asked}
-        self._keys = [key for key in asked if not isinstance(rows[key], dict) or rows[key].get("image")]
-        self.text_only = len(asked) - len(self._keys)
-        self._arrange(len(self._keys), self._keys.__getitem__, 1)
+        keys = files.text_list(splits.content, split, str(splits.path))
+        rows = {key: self._row(key) for key in keys}
+        self._keys = [key for key in keys if not isinstance(rows[key], dict) or rows[key].get("image")]
+        self.text_only = len(keys) - len(self._keys)
+        self._group_prompts(len(self._keys), self._keys.__getitem__, 1)
 
     def _row(self, key: str) -> Any:
         return files.field(self._file.content, key, str(self._file.path))
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
-        split, image = (files.text(self._row(key), name, where) for name in ("split", "image"))
+        split, image = (files.text_field(self._row(key), name, where) for name in ("split", "image"))
         return files.inside(self._images, f"{split}/{key}/{image}", where), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
         row = self._row(key)
-        choices, answer = files.texts(row, "choices", where), files.number(row, "answer", where)
+        choices, answer = files.text_list(row, "choices", where), files.integer(row, "answer", where)
         if not 0 <= answer < min(len(choices), len(LETTERS)):
-            complain("bad record", f"{where}: answer {answer} is none of its {len(choices)} choices; correct it")
+            report_problem("bad record", f"{where}: answer {answer} is not one of its {len(choices)} choices; correct it")
             answer = 0
-        hint = files.text(row, "hint", where, "") if self._hints else ""
+        hint = files.text_field(row, "hint", where, "") if self._hints else ""
         return Prompt(
             task="chat",
-            text=in_words(files.text(row, "question", where), choices, hint),
+            text=format_question(files.text_field(row, "question", where), choices, hint),
             answer=LETTERS[answer],
-            group=files.text(row, "subject", where, ""),
+            group=files.text_field(row, "subject", where, ""),
             key=key,
         )

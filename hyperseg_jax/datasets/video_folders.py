@@ -1,4 +1,4 @@
-"""Videos as folders: one JPEG a frame, and in a second tree one png a frame that numbers the objects."""
+"""Videos stored as folders with one JPEG per frame, and masks as folders with one png of object ids per frame."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.labels import read_labels
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, limits
 
 VOID = 255
-"""The number of pixels that no score counts."""
+"""The pixel value that metrics ignore."""
 MODES = ("P", "L", "1")
-"""Pillow's modes of masks: palette and grey values up to 255."""
+"""Pillow modes of masks: palette and grey values up to 255."""
 
 
 class VideoFolders:
-    """<frames>/<video>/<name>.jpg and <masks>/<video>/<name>.png, read when asked for."""
+    """Lazy access to <frames>/<video>/<name>.jpg and <masks>/<video>/<name>.png."""
 
     def __init__(self, frames: str | os.PathLike, masks: str | os.PathLike | None = None):
-        """masks: None where the benchmark keeps them on its server."""
+        """masks: None if the masks are not public."""
         self.root = files.existing_folder(frames)
         self._masks = None if masks is None else files.existing_folder(masks)
 
     def videos(self) -> list[str]:
-        """Every folder, in order."""
+        """Returns the names of all videos, sorted."""
         return sorted(path.name for path in self.root.iterdir() if path.is_dir())
 
     def names(self, video: str) -> list[str]:
-        """The frames of a video in order, without ".jpg", also those of a mask alone. UserError where there are none."""
-        found = {path.stem for path in files.existing_folder(self.frame_folder(video)).glob("*.jpg")}
-        if not found:
+        """Returns the sorted frame names of a video without ".jpg", including masks without a frame. Raises UserError if it has
+        no frames."""
+        frames = {path.stem for path in files.existing_folder(self.frame_folder(video)).glob("*.jpg")}
+        if not frames:
             raise Problem("missing file", f"{self.root / video}: has no .jpg frames; unpack them there")
         masks = set() if self._masks is None else {path.stem for path in self._mask_folder(video).glob("*.png")}
-        return sorted(found | masks)
+        return sorted(frames | masks)
 
     def frame_folder(self, video: str) -> pathlib.Path:
         return files.inside(self.root, video, str(self.root))
@@ -48,7 +49,7 @@ class VideoFolders:
         return files.inside(self._masks, video, str(self._masks))
 
     def open(self, video: str, names: Sequence[str]) -> Video:
-        """One video, for as long as one example is made of it. names: its frames in order."""
+        """Opens one video for the duration of one example. names: its frame names in order."""
         limits.check("frames", len(names), f"{self.root}: video {video}", "frames")
         if not names:
             raise UserError(f"{self.root}: video {video}: the annotations list no frames of it; correct or remove the video")
@@ -56,50 +57,51 @@ class VideoFolders:
 
 
 class Video:
-    """One video: frames and masks by their numbers, each read once at most."""
+    """One video: frames and masks by index, each mask read at most once."""
 
     def __init__(self, frames: pathlib.Path, masks: pathlib.Path | None, names: Sequence[str]):
         self._frames, self._masks, self._names = frames, masks, names
         self._read: dict[int, np.ndarray] = {}
         self.lacks_masks = False
-        """Whether a mask that was asked for could not be read. A check then goes on with background in its place."""
+        """Whether a mask could not be read. A check continues with an empty mask in its place."""
         self.size = self._first_size()
 
     def _frame(self, name: str) -> pathlib.Path:
         return files.inside(self._frames, f"{name}.jpg", str(self._frames))
 
     def _first_size(self) -> tuple[int, int]:
-        """(height, width) of the first frame; while a check collects, of the first that can be opened."""
+        """Returns (height, width) of the first frame; during a check, of the first readable frame."""
         for name in self._names:
             try:
                 return files.image_shape(self._frame(name))
             except Problem as problem:
-                complain(problem.kind, str(problem))
-        raise Problem("missing file", f"{self._frames}: has no frame that can be opened; unpack them there")
+                report_problem(problem.kind, str(problem))
+        raise Problem("missing file", f"{self._frames}: has no readable frame; unpack the frames there")
 
     def __len__(self) -> int:
         return len(self._names)
 
     @property
     def first_mask_only(self) -> bool:
-        """Whether it is a video of a test set, whose server keeps the masks of all other frames."""
+        """Whether only the first frame has a mask, as in test sets."""
         return len(self) > 1 and self._masks is not None and [p.stem for p in self._masks.glob("*.png")] == [self._names[0]]
 
     def images(self, times: Iterable[int]) -> np.ndarray:
-        """uint8 [T, H, W, 3]. UserError for a frame that is missing, broken or of another size than the first."""
+        """Returns frames as uint8 [T, H, W, 3]. Raises UserError if a frame is missing, damaged or differs in size from the
+        first."""
         return np.stack([files.read_image(self._frame(self._names[t]), self.size) for t in times])
 
     def names(self, times: Iterable[int]) -> tuple[str, ...]:
-        """Of these frames."""
+        """Returns the names of these frames."""
         return tuple(self._names[t] for t in times)
 
     def objects(self, t: int) -> np.ndarray:
-        """The number of the object that each pixel of frame t belongs to, uint8 [H, W]; 0 is background.
+        """Returns the object id of each pixel of frame t, uint8 [H, W]; 0 is background.
 
-        UserError for a png that is missing, broken or of another size than the first frame.
+        Raises UserError if the png is missing, damaged or differs in size from the first frame.
         """
         if self._masks is None:
-            raise UserError(f"{self._frames}: is read without masks; give the folder of the annotations")
+            raise UserError(f"{self._frames}: opened without masks; give the folder of the annotations")
         if t not in self._read:
             path = files.inside(self._masks, f"{self._names[t]}.png", str(self._masks))
             budget.charge(1, self.size, str(path))
@@ -109,10 +111,10 @@ class Video:
         return self._read[t]
 
     def object(self, number: int, times: Iterable[int], where: str) -> np.ndarray:
-        """bool [T, H, W] of one object. UserError where no frame of the whole video shows it."""
-        found = np.stack([self.objects(int(t)) == number for t in times])
-        shown = found.any() or any((self.objects(t) == number).any() for t in range(len(self)))
-        if not shown and not self.lacks_masks:
-            message = f"{where}: no mask of {self._masks} has object {number}; correct its number, or take both of one release"
-            complain("bad mask", message)
-        return found
+        """Returns the mask of one object, bool [T, H, W]. Raises UserError if no frame of the full video shows it."""
+        mask = np.stack([self.objects(int(t)) == number for t in times])
+        visible = mask.any() or any((self.objects(t) == number).any() for t in range(len(self)))
+        if not visible and not self.lacks_masks:
+            message = f"{where}: no mask in {self._masks} has object {number}; correct its number, or use files of one release"
+            report_problem("bad mask", message)
+        return mask

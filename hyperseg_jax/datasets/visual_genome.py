@@ -1,4 +1,4 @@
-"""Visual Genome regions, for captions of regions: region_descriptions.json [{id, regions: [{region_id, phrase, x, y, width,
+"""Visual Genome regions for region captioning: region_descriptions.json [{id, regions: [{region_id, phrase, x, y, width,
 height}]}], image_data.json [{image_id, width, height}], densecap_splits.json {split: [ids]}, VG_100K and
 VG_100K_2/{id}.jpg."""
 
@@ -8,7 +8,7 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
@@ -19,56 +19,53 @@ FOLDERS = ("VG_100K", "VG_100K_2")
 
 
 class VisualGenome(PerImage):
-    """Random access to the regions of a split, images in the order of the regions' file."""
+    """Random access to the regions of a split, in the order of the regions file."""
 
     def __init__(self, folder: str | os.PathLike, split: str, *, prompts_per_example: int = 1):
-        """folder: with the three json files and the two folders of images. split: "train", "val" or "test" (DenseCap)."""
+        """folder: contains the three json files and the two image folders. split: "train", "val" or "test" (DenseCap)."""
         self._root = files.existing_folder(folder)
         self._file = self._open("region_descriptions.json", list)
         splits = self._open("densecap_splits.json", dict).content
         if split not in splits:
-            raise UserError(
-                f"{self._root / 'densecap_splits.json'}: no split {split!r}; it has {shown(', '.join(splits) or 'none')}"
-            )
-        chosen, data = (
-            set(files.identities(splits, split, str(self._root / "densecap_splits.json"))),
-            self._open("image_data.json", list),
-        )
+            available = shown(", ".join(splits) or "none")
+            raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; available splits: {available}")
+        image_ids = set(files.record_ids(splits, split, str(self._root / "densecap_splits.json")))
+        data = self._open("image_data.json", list)
         self._sizes = {}
         for k, row in enumerate(data.content):
-            if files.identity(row, "image_id", f"{data.path}#{k}") in chosen:
+            if files.record_id(row, "image_id", f"{data.path}#{k}") in image_ids:
                 self._sizes[row["image_id"]] = files.image_size(row, f"{data.path}#{k}")
         self.name = f"visual_genome:{split}"
         self._items = []
         for k, record in enumerate(self._file.content):
-            number = files.identity(record, "id", f"{self._file.path}#{k}")
-            if number not in chosen:
+            image_id = files.record_id(record, "id", f"{self._file.path}#{k}")
+            if image_id not in image_ids:
                 continue
-            if number not in self._sizes:
-                complain(
+            if image_id not in self._sizes:
+                report_problem(
                     "bad record",
-                    f"{self._file.path}#{k}: image {number} is not in {data.path}; take both files from one release",
+                    f"{self._file.path}#{k}: image {image_id} is not in {data.path}; use both files from the same release",
                 )
                 continue
-            self._items += [(k, r) for r in range(len(files.rows(record, "regions", f"{self._file.path}#{k}")))]
-        self._arrange(len(self._items), lambda n: self._items[n][0], prompts_per_example)
+            self._items += [(k, r) for r in range(len(files.list_field(record, "regions", f"{self._file.path}#{k}")))]
+        self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _open(self, name: str, kind: type) -> files.Json:
         return files.Json(files.inside(self._root, name, str(self._root)), kind)
 
     def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         where = f"{self._file.path}#{self._items[n][0]}"
-        number = files.identity(self._file.content[self._items[n][0]], "id", where)
-        paths = [files.inside(self._root, f"{folder}/{number}.jpg", where) for folder in FOLDERS]
-        return next((path for path in paths if path.exists()), paths[0]), self._sizes[number]
+        image_id = files.record_id(self._file.content[self._items[n][0]], "id", where)
+        paths = [files.inside(self._root, f"{folder}/{image_id}.jpg", where) for folder in FOLDERS]
+        return next((path for path in paths if path.exists()), paths[0]), self._sizes[image_id]
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
-        record, place = self._items[n]
-        region, where = self._file.content[record]["regions"][place], f"{self._file.path}#{record} regions#{place}"
+        record, k = self._items[n]
+        region, where = self._file.content[record]["regions"][k], f"{self._file.path}#{record} regions#{k}"
         box = [files.field(region, name, where) for name in ("x", "y", "width", "height")]
         return Prompt(
             task="caption",
-            answer=files.text(region, "phrase", where).strip(),
+            answer=files.text_field(region, "phrase", where).strip(),
             regions=box_regions(box, size, where),
-            key=str(files.identity(region, "region_id", where)),
+            key=str(files.record_id(region, "region_id", where)),
         )

@@ -1,4 +1,4 @@
-"""What a person might draw to point at a thing: a point, a scribble, a box, a rough mask."""
+"""Visual prompts: generates points, scribbles, boxes and coarse masks for objects, and rasterizes regions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hyperseg_jax.datasets.check_errors import complain
-from hyperseg_jax.datasets.regions import points_at_something
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Region
@@ -18,25 +18,25 @@ from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import shown_value
 
 RADII = {"point": 10, "scribble": 5}
-"""Pixels by which the published mapper thickens points and scribbles in training images, whatever their size (HyperSeg
-5cfcf52)."""
+"""Dilation of points and scribbles in pixels, from the published mapper (HyperSeg 5cfcf52), which uses it for training images
+of any size."""
 SIDE = 540
-"""Pixels of a side of a square as large as those images commonly are: COCO's, of 640 x 480 and 640 x 427 pixels."""
+"""Side in pixels of a square with the area of typical COCO images (640 x 480 and 640 x 427), for which RADII apply."""
 BOX_SCALE = (0.9, 1.1)
-"""A drawn box has this size relative to the true one (the rule of the COCO-Interactive files)."""
+"""Size of a generated box relative to the true box, as in the COCO-Interactive files."""
 
 
 def mark_radius(kind: str, height: int, width: int) -> int:
-    """Pixels by which a point or a scribble is thickened in an image of this size, unless a reader is told otherwise.
+    """Returns the default dilation of a point or scribble in pixels for an image of this size.
 
-    A model stretches image and mark to one square, so it sees as large a part of any image covered as of COCO's: RADII in an
-    image of SIDE x SIDE pixels, in others in proportion to the root of their area.
+    The radius is RADII for an image of SIDE x SIDE pixels and proportional to the square root of the area otherwise, so that a
+    mark covers the same fraction of the model input for all image sizes.
     """
     return max(1, round(RADII[kind] * math.sqrt(height * width) / SIDE))
 
 
 def thicken(mark: np.ndarray, kind: str, radius: int | None = None) -> np.ndarray:
-    """A mark as a model is shown it: points and scribbles are dilated, boxes and masks stay.
+    """Dilates a mark for the model input: points and scribbles are dilated, boxes and masks are unchanged.
 
     mark: bool [H, W]. kind: one of KINDS. radius: pixels; None: `mark_radius` of the image. Returns bool [H, W].
     """
@@ -46,54 +46,54 @@ def thicken(mark: np.ndarray, kind: str, radius: int | None = None) -> np.ndarra
 
 
 def thickened(region: Region) -> Region:
-    """The region with its mask as thick as a model is shown it: before its image is cut or shrunk, which would lose thin
-    lines."""
+    """Returns the region with its mask dilated as for the model input; used before an image is cropped or downscaled, which
+    would lose thin lines."""
     if region.mask is None or region.radius == 0:
         return region
     return dataclasses.replace(region, mask=thicken(region.mask, region.kind, region.radius), radius=0)
 
 
 def draw_region(region: Region, shape: Sequence[int]) -> np.ndarray:
-    """A region as a model is shown it that takes masks: all of its marks together.
+    """Rasterizes all marks of a region to one mask, for models with mask prompts.
 
-    Points on the object are discs, scribbles thick lines, boxes filled, a mask is thickened by its radius, and may be empty.
-    Points beside the object are not drawn.
-    shape: (height, width) of the image. Returns bool [height, width]. UserError where nothing points at the object, or a mark
-    is not in the image.
+    Positive points become discs, scribbles thick lines, boxes are filled, and a mask is dilated by its radius and may be empty.
+    Negative points are not drawn.
+    shape: (height, width) of the image. Returns bool [height, width]. Raises UserError without a positive mark or if a mark is
+    outside the image.
     """
     image = f"an image of {shape[1]} x {shape[0]} pixels"
     if region.mask is not None and region.mask.shape != tuple(shape):
         raise UserError(f"a mask of {region.mask.shape} (height, width) was drawn on {image}; give it the same size")
-    meant = region.points[region.points[:, 2] == 1, :2]
-    if not points_at_something(region) and (region.mask is None or len(region.points)):
-        lacks = "has only points beside the object" if len(region.points) else "is empty"
-        raise UserError(f"it {lacks}; add a point on the object, a box, a scribble or a mask")
+    positive = region.points[region.points[:, 2] == 1, :2]
+    if not has_positive_mark(region) and (region.mask is None or len(region.points)):
+        why = "has only points beside the object" if len(region.points) else "is empty"
+        raise UserError(f"it {why}; add a point on the object, a box, a scribble or a mask")
     mask = thickened(region).mask
     drawn = np.zeros(shape, bool) if mask is None else np.array(mask, bool)
-    if len(meant):
-        drawn |= thicken(_pixels(meant, shape), "point")
+    if len(positive):
+        drawn |= thicken(_draw_points(positive, shape), "point")
     for box in region.boxes.tolist():
         if not shares_area(box, shape):
-            raise UserError(f"the box {_numbers(box)} is not in {image}; draw it inside")
+            raise UserError(f"the box {_format(box)} is not in {image}; draw it inside")
         drawn[_inside(shape, *box)] = True
     if region.scribbles:
-        drawn |= thicken(_lines(region.scribbles, shape), "scribble")
+        drawn |= thicken(_draw_lines(region.scribbles, shape), "scribble")
     return drawn
 
 
-def _pixels(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """bool [height, width]: the pixels that hold points [N, 2]. UserError for one that is not in the image."""
+def _draw_points(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Returns bool [height, width]: the pixels that contain points [N, 2]. Raises UserError for a point outside the image."""
     height, width = shape
     drawn = np.zeros(shape, bool)
     for x, y in points.tolist():
         if not (0 <= x < width and 0 <= y < height):
-            raise UserError(f"the point {_numbers((x, y))} is not inside an image of {width} x {height} pixels; move it inside")
+            raise UserError(f"the point {_format((x, y))} is not inside an image of {width} x {height} pixels; move it inside")
         drawn[int(y), int(x)] = True
     return drawn
 
 
-def _lines(scribbles: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
-    """bool [height, width]: thin lines. UserError where none of their corners is in the image."""
+def _draw_lines(scribbles: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Draws scribbles as thin lines, bool [height, width]. Raises UserError if no corner of a scribble is inside the image."""
     height, width = shape
     canvas = Image.new("L", (width, height))
     for scribble in scribbles:
@@ -102,45 +102,45 @@ def _lines(scribbles: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
         corners = [tuple(corner) for corner in np.floor(scribble).astype(int).tolist()]
         pen = ImageDraw.Draw(canvas)
         pen.line(corners, fill=1)
-        pen.point(corners, fill=1)  # a line of one corner has no length
+        pen.point(corners, fill=1)  # a line with one corner has no length
     return np.array(canvas) > 0
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _format(values: Sequence[float]) -> str:
     return f"({', '.join(f'{value:g}' for value in values)})"
 
 
 def shares_area(box: Sequence[float], shape: Sequence[int]) -> bool:
-    """Whether a box (left, top, right, bottom) lies in an image of this (height, width), in part at least."""
+    """Returns whether a box (left, top, right, bottom) overlaps an image of this (height, width)."""
     left, top, right, bottom = box
     return left < shape[1] and top < shape[0] and right > 0 and bottom > 0
 
 
 def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region, ...]:
-    """A file's box [x, y, width, height] as the one region of a prompt, cut at the border of its image.
+    """Converts a box [x, y, width, height] of a file to the single region of a prompt, clipped to the image.
 
-    size: (height, width) of the image. where: file and field, for the message. UserError where no pixel of it is left; ()
-    while a check collects.
+    size: (height, width) of the image. where: file and field, for messages. Raises UserError if the box is invalid or contains
+    no pixel of the image; during a check, reports the problem and returns ().
     """
     budget.charge(1, size, where)
     try:
         x, y, width, height = (float(value) for value in box)  # type: ignore[attr-defined]
-        whole = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
+        pixels = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
     except (TypeError, ValueError, OverflowError):
-        complain("bad mask", f"{where}: a box is [x, y, width, height], found {shown_value(box)}; correct it")
+        report_problem("bad mask", f"{where}: box {shown_value(box)} is invalid, expected [x, y, width, height]; correct it")
         return ()
-    if width < 0 or height < 0 or whole[0] >= whole[2] or whole[1] >= whole[3] or not shares_area(whole, size):
-        no_pixel = f"has no pixel of its image, {size[1]}x{size[0]}; correct or remove it"
-        complain("bad mask", f"{where}: box {shown_value(box)} {no_pixel}")
+    if width < 0 or height < 0 or pixels[0] >= pixels[2] or pixels[1] >= pixels[3] or not shares_area(pixels, size):
+        why = f"contains no pixel of its image, {size[1]}x{size[0]}; correct or remove it"
+        report_problem("bad mask", f"{where}: box {shown_value(box)} {why}")
         return ()
     return (Region.of_box(max(0, x), max(0, y), min(x + width, size[1]), min(y + height, size[0])),)
 
 
 def filled_box(shape: Sequence[int], left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    """A box as a model is shown it: all pixels between its sides, which are moved to the nearest borders of pixels.
+    """Rasterizes a box for the model input: fills all pixels between its sides, which are rounded to whole pixels.
 
-    shape: (height, width) of the image, which the box shares some area with. left, top, right, bottom: pixels from the top
-    left. At least one pixel is filled. Returns bool [height, width].
+    shape: (height, width) of the image, which the box must overlap. left, top, right, bottom: pixels from the top left. At
+    least one pixel is filled. Returns bool [height, width].
     """
     box = np.zeros(shape, bool)
     box[_inside(shape, left, top, right, bottom)] = True
@@ -148,7 +148,7 @@ def filled_box(shape: Sequence[int], left: float, top: float, right: float, bott
 
 
 def _inside(shape: Sequence[int], left: float, top: float, right: float, bottom: float) -> tuple[slice, ...]:
-    """The rows and columns of `filled_box`."""
+    """Returns the rows and columns of `filled_box`."""
     sides = []
     for low, high, size in ((top, bottom, shape[0]), (left, right, shape[1])):
         first = min(max(0, round(low)), size - 1)
@@ -156,27 +156,27 @@ def _inside(shape: Sequence[int], left: float, top: float, right: float, bottom:
     return tuple(sides)
 
 
-def _blurred(mask: np.ndarray) -> np.ndarray:
-    """The mean over 5x5 pixels."""
+def _box_blur(mask: np.ndarray) -> np.ndarray:
+    """Returns the mean over 5x5 pixels."""
     total = np.pad(mask.astype(np.float64), 3).cumsum(0).cumsum(1)
     return (total[5:, 5:] - total[:-5, 5:] - total[5:, :-5] + total[:-5, :-5])[: mask.shape[0], : mask.shape[1]] / 25
 
 
 def draw_marks(mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One mark of each kind for a thing.
+    """Generates one mark of each kind for an object.
 
     mask: bool [H, W], not empty. Returns {"point": one pixel inside, "scribble": a thin line inside, "box": a filled
-    box of about the right size, "mask": the mask with its border moved a little}, each bool [H, W].
+    box of approximately the true size, "mask": the mask with a perturbed border}, each bool [H, W].
     """
     height, width = mask.shape
-    blurred = _blurred(mask)
-    deep = np.argwhere(mask & (blurred >= 0.5 * blurred[mask].max()))
+    blurred = _box_blur(mask)
+    interior = np.argwhere(mask & (blurred >= 0.5 * blurred[mask].max()))
     point = np.zeros_like(mask)
-    point[tuple(deep[int(rng.integers(len(deep)))])] = True
+    point[tuple(interior[int(rng.integers(len(interior)))])] = True
 
-    stops = deep[rng.integers(len(deep), size=4)]
+    corners = interior[rng.integers(len(interior), size=4)]
     canvas = Image.new("L", (width, height))
-    ImageDraw.Draw(canvas).line([(int(x), int(y)) for y, x in stops], fill=1)
+    ImageDraw.Draw(canvas).line([(int(x), int(y)) for y, x in corners], fill=1)
     scribble = ((np.array(canvas) > 0) & mask) | point
 
     low, high = BOX_SCALE
@@ -188,5 +188,5 @@ def draw_marks(mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarr
     (top, bottom), (left, right) = sides
     box = filled_box(mask.shape, left, top, right, bottom)
 
-    rough = blurred > 0.35 + 0.3 * rng.random()
-    return {"point": point, "scribble": scribble, "box": box, "mask": rough if rough.any() else mask}
+    coarse = blurred > 0.35 + 0.3 * rng.random()
+    return {"point": point, "scribble": scribble, "box": box, "mask": coarse if coarse.any() else mask}

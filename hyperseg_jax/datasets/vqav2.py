@@ -7,14 +7,14 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
-from hyperseg_jax.datasets.places import Places
 from hyperseg_jax.structs import Prompt
 
 
 class VqaV2(PerImage):
-    """Random access to the questions of one file, in its order. answers are those of ten people; group the answer's type."""
+    """Random access to the questions of one file in file order. answers: of ten annotators. group: the answer type."""
 
     def __init__(
         self,
@@ -25,25 +25,25 @@ class VqaV2(PerImage):
         prompts_per_example: int = 1,
         suffix: str = "",
     ):
-        """image_root: COCO's folder of the split, whose name is in the names of its images (train2014, val2014, test2015).
-        annotations_path: None for test splits, whose answers only the server has. suffix: put behind each question."""
+        """image_root: COCO's image folder of the split (train2014, val2014, test2015), whose name is part of the image names.
+        annotations_path: None for test splits, whose answers are not public. suffix: appended to each question."""
         self._file = files.Json(questions_path, dict)
         self._images = files.existing_folder(image_root)
         self.name, self._suffix = self._file.path.name, suffix
-        self._questions = files.rows(self._file.content, "questions", str(self._file.path))
-        self._numbers = Places(self._questions, "question_id", f"{self._file.path} questions", strict=False)
-        self._answers: Places | None = None
+        self._questions = files.list_field(self._file.content, "questions", str(self._file.path))
+        self._question_index = IdIndex(self._questions, "question_id", f"{self._file.path} questions", strict=False)
+        self._answers: IdIndex | None = None
         if annotations_path:
             self._answers_path = str(annotations_path)
-            self._notes = files.rows(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
-            self._answers = Places(self._notes, "question_id", f"{self._answers_path} annotations")
-        self._arrange(len(self._questions), self._image_id, prompts_per_example)
+            self._annotations = files.list_field(files.Json(annotations_path, dict).content, "annotations", self._answers_path)
+            self._answers = IdIndex(self._annotations, "question_id", f"{self._answers_path} annotations")
+        self._group_prompts(len(self._questions), self._image_id, prompts_per_example)
 
     def _where(self, n: int) -> str:
         return f"{self._file.path} questions#{n}"
 
     def _image_id(self, n: int) -> int:
-        return files.number(self._questions[n], "image_id", self._where(n))
+        return files.integer(self._questions[n], "image_id", self._where(n))
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
         name = f"COCO_{self._images.name}_{self._image_id(n):012d}.jpg"
@@ -51,20 +51,20 @@ class VqaV2(PerImage):
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         row, where = self._questions[n], self._where(n)
-        key = files.identity(row, "question_id", where)
-        self._numbers[key]
-        note: dict = {}
+        key = files.record_id(row, "question_id", where)
+        self._question_index[key]  # reports duplicates
+        annotation: dict = {}
         if self._answers is not None and key in self._answers:
-            note = self._notes[self._answers[key]]
+            annotation = self._annotations[self._answers[key]]
         elif self._answers is not None:
-            complain("bad record", f"{where}: question_id {key} has no answer; take both files from one split")
-        told = where if self._answers is None else f"{self._answers_path} question_id {key}"
-        answers = files.rows(note, "answers", told) if "answers" in note else []
+            report_problem("bad record", f"{where}: question_id {key} has no answer; use both files of the same split")
+        answer_where = where if self._answers is None else f"{self._answers_path} question_id {key}"
+        answers = files.list_field(annotation, "answers", answer_where) if "answers" in annotation else []
         return Prompt(
             task="chat",
-            text=files.text(row, "question", where) + self._suffix,
-            answer=files.text(note, "multiple_choice_answer", told, ""),
-            answers=tuple(files.text(answer, "answer", f"{told} answers") for answer in answers),
-            group=files.text(note, "answer_type", told, ""),
+            text=files.text_field(row, "question", where) + self._suffix,
+            answer=files.text_field(annotation, "multiple_choice_answer", answer_where, ""),
+            answers=tuple(files.text_field(answer, "answer", f"{answer_where} answers") for answer in answers),
+            group=files.text_field(annotation, "answer_type", answer_where, ""),
             key=str(key),
         )

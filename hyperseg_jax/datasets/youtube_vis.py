@@ -1,6 +1,6 @@
 """YouTube-VIS 2019 and 2021: instances.json or train.json {videos: [{id, height, width, file_names}], categories: [{id, name}],
-annotations: [{video_id, category_id, iscrowd, segmentations: [run lengths, polygons or null for each frame]}]}, images at
-JPEGImages/<file_name>. Of valid and test the annotations are null: their server scores what is sent in.
+annotations: [{video_id, category_id, iscrowd, segmentations: [run-length encoding, polygons or null per frame]}]}, images at
+JPEGImages/<file_name>. The annotations of valid and test are null: an evaluation server scores submissions.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import complain
+from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.places import Places, categories
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.id_index import IdIndex, index_categories
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, limits
 
 
 class YouTubeVis(ClipReader):
-    """Random access to the videos of one json file, in its order, each with the class list of the file.
+    """Random access to the videos of one json file in file order, each with the class list of the file.
 
-    A prompt has one mask [T, H, W] for each object, empty where the file has null. An example is called "<json>#<video id>".
+    A prompt has one mask [T, H, W] per object, empty for frames with null. An example is named "<json>#<video id>".
     """
 
     def __init__(
@@ -36,94 +36,96 @@ class YouTubeVis(ClipReader):
         reach: int | None = None,
         seed: int = 0,
     ):
-        """frame_root: JPEGImages. frames, sampling, reach: see clip_sampling.Sampling; objects that no frame of a sampled clip
-        shows are left out. seed: what clips are drawn from, with the index.
+        """frame_root: JPEGImages. frames, sampling, reach: see clip_sampling.Sampling; objects that are not visible in a
+        sampled clip are dropped. seed: clips are sampled from the seed and the index.
         """
         self._file = files.Json(json_path, dict)
         self._root = files.existing_folder(frame_root)
         self._sampling = Sampling(frames, sampling, reach)
         self._seed = seed
         path, content = str(self._file.path), self._file.content
-        videos = files.rows(content, "videos", path)
+        videos = files.list_field(content, "videos", path)
         self._items = range(len(videos))
-        rows = files.rows(content, "categories", path)
+        rows = files.list_field(content, "categories", path)
         self._classes = {
-            number: files.text(rows[k], "name", f"{path} categories#{k}")
-            for number, k in categories(rows, f"{path} categories").items()
+            number: files.text_field(rows[k], "name", f"{path} categories#{k}")
+            for number, k in index_categories(rows, f"{path} categories").items()
         }
-        self._scored = content.get("annotations") is not None
-        notes = files.rows(content, "annotations", path) if self._scored else []
-        self._videos = Places(videos, "id", f"{path} videos")
+        self._has_masks = content.get("annotations") is not None
+        annotations = files.list_field(content, "annotations", path) if self._has_masks else []
+        self._videos = IdIndex(videos, "id", f"{path} videos")
         self._tracks: dict[int | str, list[int]] = {video: [] for video in self._videos}
-        for k, note in enumerate(notes):
-            number = files.identity(note, "video_id", f"{path} annotations#{k}")
-            if number not in self._tracks:
-                message = f"{path} annotations#{k}: video_id {number} is not among the videos of the file; correct it"
-                complain("bad record", message)
+        for k, annotation in enumerate(annotations):
+            video_id = files.record_id(annotation, "video_id", f"{path} annotations#{k}")
+            if video_id not in self._tracks:
+                message = f"{path} annotations#{k}: video_id {video_id} is not among the videos of the file; correct it"
+                report_problem("bad record", message)
                 continue
-            self._tracks[number].append(k)
+            self._tracks[video_id].append(k)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every class, in the order of the file."""
+        """All class names, in the order of the file."""
         return tuple(self._classes.values())
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """For each class, its number in the file."""
+        """The category id of each class."""
         return tuple(self._classes)
 
-    @one_record
+    @guard_record
     def sample(self, index: int, rng: np.random.Generator) -> Example:
-        """A video, or a clip of it drawn with rng."""
+        """Returns a video, or a clip sampled with rng."""
         record = self._file.content["videos"][index]
-        video = files.identity(record, "id", f"{self._file.path} videos#{index}")
-        self._videos[video]
+        video = files.record_id(record, "id", f"{self._file.path} videos#{index}")
+        self._videos[video]  # reports duplicates
         where = f"{self._file.path} video {video}"
         size = files.image_size(record, where)
-        names = files.texts(record, "file_names", where)
+        names = files.text_list(record, "file_names", where)
         limits.check("frames", len(names), where, "frames")
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
-        times = self._times(video, len(names), rng)
+        times = self._frame_indices(video, len(names), rng)
         frames = np.stack([files.read_image(files.inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{video}", frames, (self._prompt(video, times, len(names), size),))
 
-    def _times(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
-        tracks = [self._written(k) for k in self._tracks[video]]
+    def _frame_indices(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:
+        tracks = [self._segmentations(k) for k in self._tracks[video]]
         if not tracks:
-            return self._sampling.times(length, rng)
+            return self._sampling.frame_indices(length, rng)
         shows = lambda t: any(any(track[t : t + 1]) for track in tracks)
-        return self._sampling.times_that_show(length, rng, shows)
+        return self._sampling.frame_indices_showing(length, rng, shows)
 
-    def _written(self, k: int) -> list:
-        return files.rows(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
+    def _segmentations(self, k: int) -> list:
+        return files.list_field(self._file.content["annotations"][k], "segmentations", f"{self._file.path} annotations#{k}")
 
     def _prompt(self, video: int | str, times: np.ndarray, length: int, size: tuple[int, int]) -> Prompt:
         things = (True,) * len(self._classes)
-        if not self._scored:
+        if not self._has_masks:
             return Prompt(task="panoptic", classes=self.classes, things=things, key=str(video))
-        place = {number: k for k, number in enumerate(self._classes)}
-        found, labels, crowds, crowd_labels = [], [], [], []
+        class_index = {category_id: k for k, category_id in enumerate(self._classes)}
+        object_masks, labels, crowds, crowd_labels = [], [], [], []
         for k in self._tracks[video]:
             where = f"{self._file.path} annotations#{k}"
-            note = self._file.content["annotations"][k]
-            category = files.number(note, "category_id", where)
-            if category not in place:
-                complain("bad record", f"{where}: category_id {category} is not among the categories of the file; correct it")
+            annotation = self._file.content["annotations"][k]
+            category = files.integer(annotation, "category_id", where)
+            if category not in class_index:
+                report_problem(
+                    "bad record", f"{where}: category_id {category} is not among the categories of the file; correct it"
+                )
                 continue
-            track = self._track(self._written(k), times, length, size, where)
-            if files.flag(note, "iscrowd", where, False):
+            track = self._track(self._segmentations(k), times, length, size, where)
+            if files.flag(annotation, "iscrowd", where, False):
                 crowds.append(track)
-                crowd_labels.append(place[category])
+                crowd_labels.append(class_index[category])
             elif track.any() or self._sampling.frames is None:
-                found.append(track)
-                labels.append(place[category])
+                object_masks.append(track)
+                labels.append(class_index[category])
         return Prompt(
             task="panoptic",
             classes=self.classes,
             things=things,
-            masks=np.array(found, bool).reshape(-1, len(times), *size),
+            masks=np.array(object_masks, bool).reshape(-1, len(times), *size),
             labels=tuple(labels),
             ignore=np.any(crowds, axis=0) if crowds else None,
             crowds=np.stack(crowds) if crowds else None,
@@ -132,16 +134,16 @@ class YouTubeVis(ClipReader):
         )
 
     @staticmethod
-    def _track(written: list, times: np.ndarray, length: int, size: tuple[int, int], where: str) -> np.ndarray:
-        """bool [T, H, W] of one object; a gap is empty."""
-        if len(written) != length:
-            message = f"{where}: has {len(written)} segmentations, its video {length} frames; write the annotation again"
-            complain("bad mask", message)
-            written = [*written, *[None] * length]
+    def _track(segmentations: list, times: np.ndarray, length: int, size: tuple[int, int], where: str) -> np.ndarray:
+        """Returns the mask of one object, bool [T, H, W]; frames with null are empty."""
+        if len(segmentations) != length:
+            message = f"{where}: has {len(segmentations)} segmentations, its video {length} frames; write the annotation again"
+            report_problem("bad mask", message)
+            segmentations = [*segmentations, *[None] * length]
         track = np.zeros((len(times), *size), bool)
         for k, t in enumerate(times):
-            if written[t]:
-                track[k] = masks.decode(written[t], *size, f"{where}, frame {t}", polygons="coco")
+            if segmentations[t]:
+                track[k] = masks.decode(segmentations[t], *size, f"{where}, frame {t}", polygons="coco")
             else:
                 budget.charge(1, size, f"{where}, frame {t}")
         return track

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.regions import points_at_something
+from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, finder
 from hyperseg_jax.ops.transforms import Geometry
@@ -210,7 +210,7 @@ def _about_regions(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | 
         size = region.mask.shape
         if size != frame.shape[:2]:
             raise UserError(f"region {k + 1} has size {size}, the image {frame.shape[:2]}; give it the same size")
-        if not points_at_something(region):
+        if not has_positive_mark(region):
             raise UserError(f"region {k + 1} is empty; draw it inside the image")
     if not drawn:
         raise UserError("no regions are given; draw at least one")

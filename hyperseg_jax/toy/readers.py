@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos
-from hyperseg_jax.datasets.files import part
+from hyperseg_jax.datasets.files import subpath
 from hyperseg_jax.datasets.reader_fields import check_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.toy.toy_images import SPLITS
@@ -25,7 +25,7 @@ def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any
     if split not in there:
         raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(there) or 'none'}")
     reader, names = _reader_and_files(task, split)
-    paths = {name: part(folder, file) for name, file in names.items()}
+    paths = {name: subpath(folder, file) for name, file in names.items()}
     check_fields(f"the toy reader of task {task!r}", reader, options, fixed=paths)
     return reader(**paths, **options)
 

@@ -66,7 +66,7 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
     ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
     found = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
     unread = [
-        f"data.tasks.{name}.train: none of its first records can be read: {one.fault}"
+        f"data.tasks.{name}.train: none of its first records can be read: {one.error}"
         for name, one in found.items()
         if not one.read
     ]

@@ -125,7 +125,7 @@ def train(
             Stream(mixture, config.train.batch_size, position=position, workers=config.data.workers, rows=rows.places)
         )
         bad = UnreadableRecords(
-            stream.faults,
+            stream.read_errors,
             share=config.data.max_unreadable_share,
             batch_size=config.train.batch_size,
             workdir=workdir,

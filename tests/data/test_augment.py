@@ -8,7 +8,7 @@ from drawn import kinds_of, pixels_of, regions_of
 from rich.console import Console
 
 from hyperseg_jax.data import sources
-from hyperseg_jax.data.augment import Augment, cut, flip_horizontally, may_lose
+from hyperseg_jax.data.augment import Augment, crop_example, crop_keeps_meaning, flip_horizontally
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
@@ -66,7 +66,7 @@ WINDOW = (slice(18, 40), slice(8, 56))  # 22 x 48: without the first thing
 
 def test_a_window_of_a_class_list():
     whole = example(ignore=boxes()[0], crowds=boxes()[1:2], crowd_labels=(1,))
-    part = cut(whole, WINDOW)
+    part = crop_example(whole, WINDOW)
     (prompt,) = part.prompts
     assert part.frames.shape == (2, 22, 48, 3) and prompt.masks.shape == (2, 2, 22, 48)
     assert prompt.labels == (1, 2) and prompt.classes == ("a", "b", "c") and prompt.crowd_labels == (1,)
@@ -78,7 +78,7 @@ def test_a_window_of_a_class_list():
 
 
 def test_a_window_of_regions_renumbers_them():
-    (prompt,) = cut(regional(), WINDOW).prompts
+    (prompt,) = crop_example(regional(), WINDOW).prompts
     assert prompt.labels == (1, 0) and len(prompt.regions) == 2
     for mask, label in zip(prompt.masks, prompt.labels, strict=True):
         mark = pixels_of(prompt)[label]
@@ -104,8 +104,8 @@ def named(text, **changes):
     ],
 )
 def test_what_a_window_may_not_change(prompt, may):
-    assert may_lose(prompt, WINDOW, (HEIGHT, WIDTH)) is may
-    assert may_lose(prompt, (slice(0, HEIGHT), slice(0, WIDTH)), (HEIGHT, WIDTH))
+    assert crop_keeps_meaning(prompt, WINDOW, (HEIGHT, WIDTH)) is may
+    assert crop_keeps_meaning(prompt, (slice(0, HEIGHT), slice(0, WIDTH)), (HEIGHT, WIDTH))
 
 
 def test_jitter_by_hand():
@@ -208,7 +208,7 @@ def test_a_config_names_its_mistakes(micro):
         ({"region": {"scale": (2.0, 1.0)}}, "scale = .*the smaller first"),
         ({"region": {"crop": (0.5, 1.5)}}, "crop = .*up to 1"),
         ({"region": {"marks": ("dot",)}}, "point"),
-        ({"region": {"horizontal_flip": 2}}, "a chance"),
+        ({"region": {"horizontal_flip": 2}}, "a probability"),
     ):
         with pytest.raises(UserError, match=told):
             build(**blocks)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.data.mixture import Draws, Mixture, cycle
+from hyperseg_jax.data.mixture import LazyGenerator, Mixture, cycle
 from hyperseg_jax.data.pipeline import Stream
 from hyperseg_jax.datasets import Folder, record_errors
 from hyperseg_jax.errors import UserError
@@ -94,7 +94,7 @@ def damaged():
 
 def streamed(count, **options):
     with Stream(Mixture(damaged(), 4, seed=3), 4, **options) as stream:
-        return [next(stream) for _ in range(count)], stream.faults
+        return [next(stream) for _ in range(count)], stream.read_errors
 
 
 def test_a_damaged_record_is_a_blank_with_a_name_on_any_number_of_hosts():
@@ -122,12 +122,15 @@ def test_a_malformed_line_of_captions_is_one_bad_record(tmp_path):
     (tmp_path / "captions.jsonl").write_text("\n".join([line, "{", line, line]))
     with Stream(Mixture({"a": Named(Folder(tmp_path), 1)}, 4, seed=3), 4) as stream:
         assert sorted(next(stream)["record"]) == [-1, 0, 2, 3]
-    ((_, why),) = stream.faults
+    ((_, why),) = stream.read_errors
     assert f"a record 1: {tmp_path / 'captions.jsonl'} line 2: not json" in why
 
 
 def test_a_fault_may_name_half_a_character():
-    assert record_errors.read(record_errors.written("caf\u00e9 \ud83d.jpg: no such image")) == "caf\u00e9 ?.jpg: no such image"
+    assert (
+        record_errors.decode_message(record_errors.encode_message("caf\u00e9 \ud83d.jpg: no such image"))
+        == "caf\u00e9 ?.jpg: no such image"
+    )
 
 
 class PanicException(BaseException):
@@ -144,10 +147,10 @@ def test_whatever_a_record_raises_is_told(error):
 
     with Stream(Mixture({"a": Broken([1, 2], 1)}, 2, 0), 2) as stream:
         assert next(stream)["record"].tolist() == [-1, -1]
-    for _, why in stream.faults:
+    for _, why in stream.read_errors:
         assert (
             f"is in an unexpected format ({type(error).__name__}: {error})" in why
-            or "asks for more memory than there is" in why
+            or "needs more memory than is available" in why
         )
 
 
@@ -215,11 +218,11 @@ def test_workers_change_nothing_and_outlive_ctrl_c(monkeypatch):
         found += [next(stream) for _ in range(40)]
     expected, faults = streamed(41, rows=(2, 3))
     same(found, expected)
-    assert stream.faults == faults != []
+    assert stream.read_errors == faults != []
     assert len(workers) == 2 and not any(worker.is_alive() for worker in workers)
 
 
 def test_draws_are_those_of_the_generator_of_their_key():
-    lazy, plain = Draws(3, 5), np.random.default_rng((3, 5))
+    lazy, plain = LazyGenerator(3, 5), np.random.default_rng((3, 5))
     assert lazy.random() == plain.random() and lazy.integers(100) == plain.integers(100)
     np.testing.assert_array_equal(lazy.permutation(9), plain.permutation(9))

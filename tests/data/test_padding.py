@@ -48,8 +48,8 @@ SHORT, LONG = "the ring", "the large blue square left of the small red star"
 def test_padding_by_hand():
     found = padding.measure(task(SHORT, LONG, ""), seed=0)
     used = [length(SHORT), length(LONG)]
-    assert (sorted(found.used), found.length) == (used, 200) and found.fault.startswith("record 2: is in an unexpected format")
-    assert found.free == {"prompts": 0.5, "targets": 0.75, "pixels": 0.5}
+    assert (sorted(found.used), found.length) == (used, 200) and found.error.startswith("record 2: is in an unexpected format")
+    assert found.padding_fractions == {"prompts": 0.5, "targets": 0.75, "pixels": 0.5}
     enough = -(-used[1] // 16) * 16
     part = lambda room: f"{100 * (1 - np.mean(used) / room):.0f} %"
     assert found.cells((), 1) == ["200", str(used[1]), str(enough), part(200)]
@@ -57,13 +57,13 @@ def test_padding_by_hand():
     assert many == part(200) and int(one[:-2]) == pytest.approx(100 * (1 - np.mean(used) / np.mean([used[0], 200])), abs=5)
     sized = lambda n: dataclasses.replace(task(SHORT, LONG), processor=dataclasses.replace(PROCESSOR, length=n))
     assert len(padding.measure(sized(enough), seed=0).used) == 2
-    assert "need" in padding.measure(sized(used[1] - 1), seed=0).fault
+    assert "need" in padding.measure(sized(used[1] - 1), seed=0).error
 
 
 def test_the_table_has_a_line_a_task_and_one_of_mixed_batches():
     found = {"a": padding.measure(task(SHORT), seed=0), "b": padding.measure(task(LONG), seed=0)}
     none = padding.measure(task(""), seed=0)
-    assert not none.used and "KeyError" in none.fault
+    assert not none.used and "KeyError" in none.error
 
     def told(**options):
         console = Console(file=io.StringIO(), width=120)

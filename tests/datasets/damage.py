@@ -16,7 +16,7 @@ def change(path, edit):
 
 
 def report(root, name, split=None):
-    layout = layouts.find(name)
+    layout = layouts.find_layout(name)
     return check(lambda: layout.open(root, split or layout.splits[-1]), lambda **_: None, threads=2)
 
 

@@ -37,8 +37,12 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
         "the runs are not of 36864",
     ),
     "negative runs": (set_note(1, segmentation={"size": [192, 192], "counts": [-5, 36869]}), "bad mask", "neither polygons"),
-    "no run lengths": (set_note(1, segmentation={"size": [192, 192]}), "bad mask", "neither polygons nor run lengths"),
-    "a word": (set_note(1, segmentation="x"), "bad mask", "neither polygons nor run lengths"),
+    "no run lengths": (
+        set_note(1, segmentation={"size": [192, 192]}),
+        "bad mask",
+        "neither polygons nor a run-length encoding",
+    ),
+    "a word": (set_note(1, segmentation="x"), "bad mask", "neither polygons nor a run-length encoding"),
     "unknown category": (set_note(2, category_id=4711), "bad record", "annotations#2: category_id 4711 is not among"),
     "unknown image": (set_note(0, image_id=99), "bad record", "annotations#0: image_id 99 is not among the images"),
     "no category": (lambda c: c["annotations"][0].pop("category_id"), "bad record", "field 'category_id' is missing"),
@@ -48,16 +52,24 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
         "bad record",
         "field 'image_id' is missing",
     ),
-    "a size of words": (lambda c: c["images"][0].update(height="192"), "bad record", "field 'height' is '192' where a whole"),
+    "a size of words": (
+        lambda c: c["images"][0].update(height="192"),
+        "bad record",
+        "field 'height' is '192', expected an int",
+    ),
     "a size of nothing": (lambda c: c["images"][0].update(width=0), "bad record", "correct its height and width"),
-    "a size without end": (lambda c: c["images"][0].update(height=float("inf")), "bad record", "field 'height' is inf where"),
+    "a size without end": (
+        lambda c: c["images"][0].update(height=float("inf")),
+        "bad record",
+        "field 'height' is inf, expected",
+    ),
     "a huge size": (lambda c: c["images"][0].update(height=10**9), "bad record", "correct its height and width"),
     "another size": (
         lambda c: c["images"][0].update(width=200),
         "wrong size",
         "000000000000.jpg: is 192x192 pixels, its annotations say 200x192",
     ),
-    "a crowd of a word": (set_note(0, iscrowd="false"), "bad record", "field 'iscrowd' is 'false' where 0 or 1 belongs"),
+    "a crowd of a word": (set_note(0, iscrowd="false"), "bad record", "field 'iscrowd' is 'false', expected 0 or 1"),
     "no images listed": (lambda c: c.pop("images"), "bad record", "field 'images' is missing"),
     "a missing image": (lambda c: c["images"][1].update(file_name="none.jpg"), "missing file", "none.jpg: no such image"),
 }
@@ -89,7 +101,7 @@ def test_a_check_goes_on_and_names_all(own):
     result = report(root, "coco_instances")
     kinds = [kind for kind, _ in found(result)]
     assert kinds == ["bad mask", "bad record", "missing file", "unreadable image", "wrong size"]
-    assert result.examples == 2 and result.faults == 5 and result.masks > 5
+    assert result.examples == 2 and result.problem_count == 5 and result.masks > 5
 
 
 def test_a_check_survives_records_of_another_make(own):
@@ -99,12 +111,12 @@ def test_a_check_survives_records_of_another_make(own):
     ((kind, message),) = found(result)
     assert (
         kind == "bad record"
-        and "annotations#0: field 'area' is [] where a number belongs; correct the record" in message
+        and "annotations#0: field 'area' is [], expected a number; correct the record" in message
         and result.examples == 1
     )
     change(root / INSTANCES, lambda c: c.update(images=7))
     ((kind, message),) = found(report(root, "coco_instances"))
-    assert kind == "bad record" and "field 'images' is 7 where a list belongs" in message
+    assert kind == "bad record" and "field 'images' is 7, expected a list" in message
 
 
 def test_messages_are_bounded_and_all_counted(own, monkeypatch):
@@ -115,7 +127,7 @@ def test_messages_are_bounded_and_all_counted(own, monkeypatch):
     change(root / INSTANCES, lambda c: [note.update(category_id=4711) for note in c["annotations"]])
     result = report(root, "coco_instances")
     count = len(json.loads((root / INSTANCES).read_text())["annotations"])
-    assert len(result.collected.problems) == 3 and result.faults == count > 3
+    assert len(result.collected.problems) == 3 and result.problem_count == count > 3
 
 
 def test_an_image_is_reported_once_and_decoded_once(own, monkeypatch):
@@ -124,7 +136,7 @@ def test_an_image_is_reported_once_and_decoded_once(own, monkeypatch):
     opened = []
     original = files.images.colours
     monkeypatch.setattr(files.images, "colours", lambda path: opened.append(path) or original(path))
-    result = check(lambda: layouts.find("refcoco").open(root, "val"), lambda **_: None, threads=1)
+    result = check(lambda: layouts.find_layout("refcoco").open(root, "val"), lambda **_: None, threads=1)
     assert [kind for kind, _ in found(result)] == ["missing file"] and result.examples > 4
     assert len([path for path in opened if "000001.jpg" in str(path)]) == 1
 
@@ -137,7 +149,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
     "labels cut": ("ade20k", ADE, cut, "unreadable image", "00000000.png: cannot be read as a label image"),
     "labels of another size": ("ade20k", ADE, small, "wrong size", "00000000.png: is 6x5 pixels, its image 192x192"),
     "labels of colours": ("ade20k", ADE, colours, "unreadable image", "it has colours (mode RGB)"),
-    "labels of no class": ("ade20k", ADE, strange, "bad mask", "00000000.png: has pixels of 200, which is no class"),
+    "labels of no class": ("ade20k", ADE, strange, "bad mask", "00000000.png: has pixel values 200, which are no class"),
     "cityscapes image": (
         "cityscapes",
         "cityscapes/leftImg8bit/val/town/town_000000_000019_leftImg8bit.png",
@@ -145,7 +157,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "unreadable image",
         "leftImg8bit.png: cannot be read",
     ),
-    "cityscapes labels": ("cityscapes", TOWN, strange, "bad mask", "pixels of 200"),
+    "cityscapes labels": ("cityscapes", TOWN, strange, "bad mask", "pixel values 200"),
     "a list of names": (
         "pascal_voc20",
         "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
@@ -160,7 +172,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "missing file",
         "2012_000001.jpg: no such image",
     ),
-    "stuff": ("coco_stuff", "coco/stuffthingmaps/val2017/000000000001.png", strange, "bad mask", "pixels of 200"),
+    "stuff": ("coco_stuff", "coco/stuffthingmaps/val2017/000000000001.png", strange, "bad mask", "pixel values 200"),
     "grefs cut": ("grefcoco", GREFS, cut, "bad record", "grefs(unc).json: not json"),
     "grefs without its annotation": (
         "grefcoco",
@@ -181,7 +193,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         GREFS,
         lambda path: change(path, lambda c: c[-1].update(sentences=[{"sent": " "}])),
         "bad record",
-        "field 'sentences' has none or an empty one",
+        "field 'sentences' is empty or has an empty sentence",
     ),
     "regions out of the image": (
         "visual_genome",
@@ -209,7 +221,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "objects365/zhiyuan_objv2_val.json",
         inside("annotations", 0, bbox=["a", 1, 2, 3]),
         "bad mask",
-        "annotations#0: a box is [x, y, width, height]",
+        "is invalid, expected [x, y, width, height]",
     ),
     "a box of no category": (
         "objects365",
@@ -259,14 +271,14 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "pope/coco_pope_adversarial.json",
         lambda path: path.write_text("5\n"),
         "bad record",
-        "line 1: is no json object",
+        "line 1: is not a json object",
     ),
     "an answer beyond the choices": (
         "scienceqa",
         "scienceqa/problems.json",
         inside("test0", answer=9),
         "bad record",
-        "test0: answer 9 is none of its",
+        "test0: answer 9 is not one of its",
     ),
     "a problem that is not there": (
         "scienceqa",
@@ -294,7 +306,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "mmbench/MMBench_TEST_EN.tsv",
         lambda path: path.write_text(path.read_text()[:-2] + "77\n"),
         "missing file",
-        "#3: image '77' is no row",
+        "#3: image '77' is not a row",
     ),
     "no table": (
         "mmbench",
@@ -316,7 +328,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "coco/annotations/panoptic_val2017.json",
         inside("annotations", 0, "segments_info", 0, id=77),
         "bad mask",
-        "no pixel of segment 77",
+        "no pixel has segment 77",
     ),
     "a panoptic png of another size": (
         "coco_panoptic",
@@ -344,7 +356,7 @@ def test_what_each_reader_says(own, case):
     assert any(pair[0] == kind and message in pair[1] for pair in found(result)), found(result)
     assert all(str(root) in text and "\n" not in text and ";" in text for _, text in found(result))
     with pytest.raises(UserError) as error:
-        reader = layouts.find(name).open(root, layouts.find(name).splits[-1])
+        reader = layouts.find_layout(name).open(root, layouts.find_layout(name).splits[-1])
         for k in range(len(reader)):
             reader[k]
     assert str(error.value) in {text for _, text in found(result)}

@@ -78,8 +78,8 @@ def test_a_malformed_line_hides_no_others(own):
     result = report(home, "folder")
     assert result.examples == len(sound) and sorted(message for _, message in found(result)) == [
         f"{path} line 3: not json (Expecting value at column 13); download or write it again",
-        f"{path} line 4: is no json object; write {{...}} a line",
-        f"{path} line 5: field 'picture' is missing; check that the file is of this format",
+        f"{path} line 4: is not a json object; write one {{...}} per line",
+        f"{path} line 5: field 'picture' is missing; check that the file has this format",
     ]
     grouped = layouts.open_benchmark("folder", "all", home, prompts_per_example=len(sound))
     assert len(grouped) == 3 + len({json.loads(line)["picture"] for line in sound})
@@ -139,10 +139,14 @@ def test_lines_end_at_line_feeds_only(own):
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGP8z8DEwAAABQ0BA7hKXG8AAAAASUVORK5CYII="  # 2x2 pixels
 
 LABELME = {
-    "five numbers": ({"points": [[1, 2], [3, 4], [5]]}, "bad mask", "0000.json shapes#0: is no polygon"),
-    "a line": ({"shape_type": "linestrip"}, "bad mask", "is no polygon, rectangle, circle or mask"),
-    "a mask of another size": ({"shape_type": "mask", "points": [[1, 2], [9, 9]], "mask": DOT}, "bad mask", "is no polygon"),
-    "a mask that is none": ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "!"}, "bad mask", "is no polygon"),
+    "five numbers": ({"points": [[1, 2], [3, 4], [5]]}, "bad mask", "0000.json shapes#0: not a valid polygon"),
+    "a line": ({"shape_type": "linestrip"}, "bad mask", "not a valid polygon, rectangle, circle or mask"),
+    "a mask of another size": (
+        {"shape_type": "mask", "points": [[1, 2], [9, 9]], "mask": DOT},
+        "bad mask",
+        "not a valid polygon",
+    ),
+    "a mask that is none": ({"shape_type": "mask", "points": [[1, 2], [3, 4]], "mask": "!"}, "bad mask", "not a valid polygon"),
 }
 
 
@@ -197,9 +201,9 @@ def test_a_mask_that_is_a_jpeg_is_refused(own):
     [
         ("77\tWhat?\tnan\ta\tb\t\t\tA\tx\t0\r78\tWhat?\tnan\ta\tb\t\t\tA\tx\t0", "a lone carriage return"),
         ('77\tA 5" tube?\tnan\ta\tb\t\t\tA\tx\t0\n78\tA 6" tube?\tnan\ta\tb\t\t\tA\tx\t0', "has a quote inside a cell"),
-        ("77\tWhat?\tnan\ta\tb\t\t\tAB\tx\t0", "answer 'AB' is none of its choices"),
-        ("77\tWhat?\tnan\ta\tb\t\t\tC\tx\t0", "answer 'C' is none of its choices"),
-        ("77\tWhat?\tnan\ta\t\tc\t\tB\tx\t0", "choice B is empty and a later one is not"),
+        ("77\tWhat?\tnan\ta\tb\t\t\tAB\tx\t0", "answer 'AB' is not one of its choices"),
+        ("77\tWhat?\tnan\ta\tb\t\t\tC\tx\t0", "answer 'C' is not one of its choices"),
+        ("77\tWhat?\tnan\ta\t\tc\t\tB\tx\t0", "choice B is empty, but a later choice is not"),
     ],
 )
 def test_rows_that_would_be_taken_for_others(own, row, why):
@@ -211,7 +215,7 @@ def test_rows_that_would_be_taken_for_others(own, row, why):
     with pytest.raises(UserError, match=why):
         reader[len(reader) - 1]
     table.write_text(text.replace("hint", "question", 1))
-    with pytest.raises(UserError, match="two columns have one name"):
+    with pytest.raises(UserError, match="two columns have the same name"):
         MmBench(table)
 
 
@@ -228,7 +232,7 @@ def test_bad_rows_of_a_table(own, monkeypatch):
     messages = [message for _, message in found(told)]
     assert told.examples == 1 + len(range(12, 200, 3)) + 1 and len(parsed) < 3 * 193
     assert sum("has 1 cells, the header 10" in message for message in messages) == 1
-    assert sum("#2: its index '0' is that of #0 too" in message for message in messages) == 1
+    assert sum("#2: index '0' is also the index of #0" in message for message in messages) == 1
     assert len(messages) == 2 + 190 - len(range(12, 200, 3))
     reader = MmBench(table)
     assert len(reader) == 193 and reader[0].frames.size

@@ -76,14 +76,14 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
         "davis2017/davis_text_annotations/Davis17_annot1.txt",
         lambda path: path.write_text(path.read_text() + "train-0 the dog\n"),
         "bad record",
-        "should be: video",
+        "expected: video",
     ),
     "a video unspoken of": (
         "ref_davis",
         "davis2017/ImageSets/2017/train.txt",
         lambda path: path.write_text("train-0\nother\n"),
         "bad record",
-        "no sentence about other",
+        "no expression for other",
     ),
     "a list that is gone": (
         "davis2016",
@@ -104,7 +104,7 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
         META,
         first_video(lambda v: v["expressions"]["0"].update(obj_id="cat")),
         "bad record",
-        "obj_id 'cat' is no number",
+        "obj_id 'cat' is not an object number",
     ),
     "a frame not there": ("ref_youtube_vos", META, first_video(lambda v: v["frames"].append("x")), "missing file", "x.png: no"),
     "a category of none": (
@@ -164,13 +164,13 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
 def test_clips(own, case):
     name, file, damage, kind, message = VIDEO[case]
     root = own(file.split("/")[0])
-    assert report(root, name, "train").faults == 0
+    assert report(root, name, "train").problem_count == 0
     damage(root / file)
     problems = found(report(root, name, "train"))
     assert {pair[0] for pair in problems} == {kind} and len(problems) <= 3, problems
     assert any(message in pair[1] for pair in problems), problems
     with pytest.raises(UserError, match=re.escape(message)):
-        reader = layouts.find(name).open(root, "train")
+        reader = layouts.find_layout(name).open(root, "train")
         for k in range(len(reader)):
             reader[k]
 
@@ -196,7 +196,7 @@ def test_every_layout_names_an_image_that_is_gone(own, samples):
         split = layout.splits[0]
         home = samples / "yours" / name if (samples / "yours" / name).exists() else samples
         fine = check(lambda layout=layout, home=home, split=split: layout.open(home, split), lambda **_: None, threads=2)
-        assert fine.faults == 0 and fine.examples > 0, name
+        assert fine.problem_count == 0 and fine.examples > 0, name
         if not fine.collected.sizes:  # MMBench: in the table
             continue
         root = own(*sorted({path.relative_to(samples).parts[0] for path in fine.collected.sizes}))
@@ -217,4 +217,4 @@ def test_nothing_there_at_all(tmp_path):
     for name, layout in layouts.LAYOUTS.items():
         with pytest.raises(UserError, match=str(tmp_path)):
             layout.open(tmp_path, layout.splits[0])
-        assert report(tmp_path, name).faults == 1
+        assert report(tmp_path, name).problem_count == 1

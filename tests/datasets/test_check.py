@@ -85,7 +85,7 @@ def test_the_page_has_the_table():
     rows = {line.split("|")[1].strip().strip("`"): line for line in DOCS.read_text().splitlines() if line.startswith("| `")}
     for name, layout in layouts.LAYOUTS.items():
         row = rows[name]
-        for path in (*layout.files.values(), *(path for files in layout.files_of.values() for path in files.values())):
+        for path in (*layout.files.values(), *(path for files in layout.split_files.values() for path in files.values())):
             assert f"`{path}`" in row, f"docs/data.md: {name} lacks {path}"
         assert all(split in row for split in layout.splits) and layout.source in row
     assert set(layouts.LAYOUTS) <= set(rows)
@@ -94,7 +94,7 @@ def test_the_page_has_the_table():
 def test_the_arguments_of_the_table_are_those_of_the_readers():
     for layout in layouts.LAYOUTS.values():
         for split in layout.splits:
-            inspect.signature(layout.reader).bind(**layout.files, **layout.files_of.get(split, {}), **layout.options)
+            inspect.signature(layout.reader).bind(**layout.files, **layout.split_files.get(split, {}), **layout.options)
     for name, reader in sources.READERS.items():
         assert callable(reader), name
 

@@ -9,10 +9,10 @@ import pytest
 from hyperseg_jax.datasets.clip_sampling import (
     REACH,
     Sampling,
-    around,
-    even,
-    jumping,
+    around_random_frame,
+    even_stride,
     key_first,
+    random_jumps,
     references_of,
     with_references,
 )
@@ -24,34 +24,34 @@ def draws(rule, length, count, number=300, **options):
 
 
 def test_even_clips_run_forward_at_one_stride():
-    times = draws(even, 30, 4)
+    times = draws(even_stride, 30, 4)
     steps = np.diff(times, axis=1)
     assert set(steps[:, 0]) == {1, 2, 3} and (steps == steps[:, :1]).all()
     assert times.min() == 0 and times.max() == 29
-    assert draws(even, 4, 3).max() == 3
-    assert even(4, 6, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 3, 3]
+    assert draws(even_stride, 4, 3).max() == 3
+    assert even_stride(4, 6, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 3, 3]
 
 
 def test_clips_around_a_frame_stay_near_it():
-    times = draws(around, 60, 3)
+    times = draws(around_random_frame, 60, 3)
     assert (np.diff(times, axis=1) > 0).all() and (times[:, -1] - times[:, 0]).max() == 20
     assert times.min() == 0 and times.max() == 59
-    assert (draws(around, 60, 3, reach=2)[:, -1] - draws(around, 60, 3, reach=2)[:, 0]).max() == 4
-    assert around(2, 4, np.random.default_rng(0)).tolist() == [0, 1, 1, 1]
+    assert (draws(around_random_frame, 60, 3, reach=2)[:, -1] - draws(around_random_frame, 60, 3, reach=2)[:, 0]).max() == 4
+    assert around_random_frame(2, 4, np.random.default_rng(0)).tolist() == [0, 1, 1, 1]
 
 
 def test_jumps_have_the_published_statistics():
     """400 clips of 5 out of 8 frames by the released code: keys 84, 115, 107, 94 times at frames 2..5; 28.75 % backwards."""
-    times = draws(jumping, 8, 5, 4000)
+    times = draws(random_jumps, 8, 5, 4000)
     keys = collections.Counter(times[:, 2].tolist())
     backwards = (np.diff(times, axis=1) < 0).all(1)
     assert (backwards | (np.diff(times, axis=1) > 0).all(1)).all() and abs(backwards.mean() - 0.3) < 0.03
     assert set(keys) == {2, 3, 4, 5}
     assert all(abs(keys[t] / 4000 - count / 400) < 0.06 for t, count in zip((2, 3, 4, 5), (84, 115, 107, 94), strict=True))
-    ascending = np.sort(draws(jumping, 200, 5), axis=1)
+    ascending = np.sort(draws(random_jumps, 200, 5), axis=1)
     assert np.diff(ascending, axis=1).max() <= 9 and np.diff(ascending, axis=1).max() >= 8
-    assert np.diff(np.sort(draws(jumping, 200, 5, max_jump=2), axis=1), axis=1).max() == 2
-    assert jumping(3, 5, np.random.default_rng(1), reverse=0).tolist() == [0, 1, 2, 2, 2]
+    assert np.diff(np.sort(draws(random_jumps, 200, 5, max_jump=2), axis=1), axis=1).max() == 2
+    assert random_jumps(3, 5, np.random.default_rng(1), reverse=0).tolist() == [0, 1, 2, 2, 2]
     assert key_first(np.array([7, 6, 5, 1, 0])).tolist() == [5, 7, 6, 1, 0]
 
 
@@ -98,19 +98,19 @@ def test_a_stream_holds_a_window_only():
 
 def test_the_key_frame_shows_something():
     sampling = Sampling(5, "jump")
-    times = [sampling.times_that_show(40, np.random.default_rng(k), lambda t: t in (20, 21)) for k in range(10)]
+    times = [sampling.frame_indices_showing(40, np.random.default_rng(k), lambda t: t in (20, 21)) for k in range(10)]
     assert all(t[2] in (20, 21) for t in times)
     asked = collections.Counter()
-    assert len(sampling.times_that_show(40, np.random.default_rng(0), lambda t: asked.update([t]))) == 5
+    assert len(sampling.frame_indices_showing(40, np.random.default_rng(0), lambda t: asked.update([t]))) == 5
     assert max(asked.values()) == 1  # a mask is read once, and the draws end
 
 
 def test_a_seed_and_an_index_are_a_clip():
     for rule in REACH:
-        same = [Sampling(4, rule).times(50, np.random.default_rng([3, 9])).tolist() for _ in range(2)]
-        others = [Sampling(4, rule).times(50, np.random.default_rng([3, k])).tolist() for k in range(6)]
+        same = [Sampling(4, rule).frame_indices(50, np.random.default_rng([3, 9])).tolist() for _ in range(2)]
+        others = [Sampling(4, rule).frame_indices(50, np.random.default_rng([3, k])).tolist() for k in range(6)]
         assert same[0] == same[1] and len({tuple(times) for times in others}) > 3
-    assert Sampling().times(5, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
+    assert Sampling().frame_indices(5, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_what_cannot_be_sampled_is_named():
@@ -122,4 +122,4 @@ def test_what_cannot_be_sampled_is_named():
         with pytest.raises(UserError, match=told):
             Sampling(**options)
     lengths = itertools.product(REACH, range(1, 6), range(1, 6))
-    assert all(len(Sampling(count, rule).times(n, np.random.default_rng(0))) == count for rule, n, count in lengths)
+    assert all(len(Sampling(count, rule).frame_indices(n, np.random.default_rng(0))) == count for rule, n, count in lengths)

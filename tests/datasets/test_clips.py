@@ -110,7 +110,7 @@ def test_a_sampled_clip_begins_where_an_object_is_seen(copy):
         (prompt,) = Davis2017(home, "train", frames=2, seed=seed, sampling="jump")[0].prompts
         assert pixels_of(prompt).any((1, 2)).all() and len(prompt.regions)
     Image.fromarray(np.zeros((192, 192), np.uint8)).save(paths[-1])
-    with pytest.raises(UserError, match=r"train-0: its masks show no object in frame 0; leave the video out"):
+    with pytest.raises(UserError, match=r"train-0: its masks show no object in frame 0; remove the video"):
         Davis2017(home, "train", frames=2)[0]
 
 
@@ -154,7 +154,7 @@ def test_ref_youtube_vos(written):
         assert np.array_equal(prompt.masks[0], found.masks[said[prompt.text.removesuffix(".")]])
     valid = ref_youtube(written / "ref_youtube_vos", "valid")
     assert len(valid) == len(drawn("val", 0)[2]) and valid[0].prompts[0].masks is None
-    with pytest.raises(UserError, match="take sentences='each'"):
+    with pytest.raises(UserError, match="use sentences='each'"):
         ref_youtube(written / "ref_youtube_vos", "valid", sentences="joined")
 
 
@@ -286,17 +286,17 @@ def test_unknown_objects_are_named(copy):
     content["videos"]["train-0"]["expressions"]["0"]["obj_id"] = "9"
     content["videos"]["train-0"]["expressions"]["1"]["obj_id"] = "the cat"
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"meta_expressions\.json train-0 1: obj_id 'the cat' is no number"):
+    with pytest.raises(UserError, match=r"meta_expressions\.json train-0 1: obj_id 'the cat' is not an object number"):
         ref_youtube(home)
     content["videos"]["train-0"]["expressions"]["1"]["obj_id"] = 1
     path.write_text(json.dumps(content))
     for options in ({}, {"frames": 2}):
-        with pytest.raises(UserError, match=r"meta_expressions\.json train-0 0: no mask of .*train-0 has object 9"):
+        with pytest.raises(UserError, match=r"meta_expressions\.json train-0 0: no mask in .*train-0 has object 9"):
             ref_youtube(home, **options)[0]
     assert len(ref_youtube(home)[1].prompts) == 1
     text = copy("davis2017") / "davis_text_annotations" / "Davis17_annot1.txt"
     text.write_text('train-0 8 "the cat"\ntrain-1 1 "a dog"\n')
-    with pytest.raises(UserError, match=r"train-0 8\.1\.first_frame: no mask of .*train-0 has object 8"):
+    with pytest.raises(UserError, match=r"train-0 8\.1\.first_frame: no mask in .*train-0 has object 8"):
         ref_davis(text.parent.parent, annotators=(1,), views=("first_frame",))[0]
 
 
@@ -312,10 +312,10 @@ def test_bad_texts_of_ref_davis_are_named(copy):
     home = copy("davis2017")
     path = home / "davis_text_annotations" / "Davis17_annot1.txt"
     path.write_text('train-0 1 "the cat"\ntrain-1 the dog\n')
-    with pytest.raises(UserError, match=r"Davis17_annot1\.txt line 2: should be: video"):
+    with pytest.raises(UserError, match=r"Davis17_annot1\.txt line 2: expected: video"):
         ref_davis(home)
     path.write_text('train-0 1 "the cat"\n')
-    with pytest.raises(UserError, match="no sentence about train-1"):
+    with pytest.raises(UserError, match="no expression for train-1"):
         ref_davis(home, annotators=(1,), views=("first_frame",))
     path.unlink()
     with pytest.raises(UserError, match=r"Davis17_annot1\.txt: no such file; unpack davis_text_annotations"):

@@ -16,7 +16,7 @@ from hyperseg_jax.datasets.builds import index as indices
 from hyperseg_jax.datasets.builds.build import Plan, build
 from hyperseg_jax.datasets.built import Built
 from hyperseg_jax.datasets.prepared import Prepared
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 
@@ -24,7 +24,7 @@ from hyperseg_jax.untrusted import limits
 @pytest.fixture(scope="module")
 def made(samples, tmp_path_factory):
     """(a record, the folder of a build, the folder of a prepared dataset)."""
-    reader = layouts.find("coco_panoptic").open(samples, "val2017")
+    reader = layouts.find_layout("coco_panoptic").open(samples, "val2017")
     home = tmp_path_factory.mktemp("made")
     build(reader, home / "build" / "val", Plan({"name": "coco_panoptic", "split": "val"}))
     return records.encode(reader[0], images.as_jpegs(reader[0].frames)), home / "build", write(home / "prepared", "instances")
@@ -39,7 +39,7 @@ class One:
     def __len__(self):
         return 1
 
-    @one_record
+    @guard_record
     def __getitem__(self, index):
         return records.Record(self._data, "shard#0").example()
 

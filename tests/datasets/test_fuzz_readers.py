@@ -100,7 +100,7 @@ def told_plainly(root, layout, split, path, content):
 
 def files_of(root, layout, split):
     """The annotation files of a benchmark that its reader of a split opens, and a few of the images."""
-    tops = [root / part.format(split=split) for part in (layout.files | layout.files_of.get(split, {})).values()]
+    tops = [root / part.format(split=split) for part in (layout.files | layout.split_files.get(split, {})).values()]
     found = {path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()}
     notes = sorted(path for path in found if path.suffix in NOTES)
     images = sorted(path for path in found if path.suffix in IMAGES)
@@ -199,7 +199,7 @@ def cases(root, layout, split):
 
 def copied(own, samples, name):
     root = own(*(path.name for path in samples.iterdir() if path.is_dir() and (name in ROOTS) == (path.name == "yours")))
-    return root / ROOTS.get(name, "."), layouts.find(name), layouts.find(name).splits[-1]
+    return root / ROOTS.get(name, "."), layouts.find_layout(name), layouts.find_layout(name).splits[-1]
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)

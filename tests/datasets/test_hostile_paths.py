@@ -31,9 +31,9 @@ def test_links_that_leave_are_told(linked, name):
     told = report(root, name)
     assert not told.collected.sizes and any("--limits outside=True" in message for message in told.collected.problems)
     with pytest.raises(UserError):
-        layouts.find(name).open(root, layouts.find(name).splits[-1])[0]
+        layouts.find_layout(name).open(root, layouts.find_layout(name).splits[-1])[0]
     with limits.applied(outside=True):
-        assert not report(root, name).faults
+        assert not report(root, name).problem_count
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def elsewhere(samples, tmp_path_factory):
 
 @pytest.mark.parametrize("name", sorted({*layouts.LAYOUTS} - {"mmbench", "labelme"}))  # these have no folders
 def test_folders_that_leave_are_told(elsewhere, name):
-    root, layout = elsewhere / ROOTS.get(name, "."), layouts.find(name)
+    root, layout = elsewhere / ROOTS.get(name, "."), layouts.find_layout(name)
     with pytest.raises(UserError, match=r"is a link that leaves .*; copy the file there, or, .* --limits outside=True"):
         layout.open(root, layout.splits[-1])[0]
     with limits.applied(outside=True):

@@ -15,8 +15,8 @@ from hyperseg_jax.datasets import CocoInstances, Folder, layouts, record_errors
 from hyperseg_jax.datasets.builds import index as indices
 from hyperseg_jax.datasets.builds.build import Plan, build
 from hyperseg_jax.datasets.built import Built, open_checked
-from hyperseg_jax.datasets.check_errors import Collected, Problem, collecting
-from hyperseg_jax.datasets.record_errors import one_record
+from hyperseg_jax.datasets.check_errors import Problem, ProblemCollector, collecting_problems
+from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -59,9 +59,9 @@ def test_short_tracks_of_a_long_video_are_not_filled_up(own):
         video["expressions"] = {"0": {"exp": "it", "anno_id": numbers}}
 
     change(root / "revos/meta_expressions_valid_.json", lengthen)
-    reader = layouts.find("revos").open(root, "valid", frames=2, sampling="jump")
-    told = Collected()
-    with collecting(told):
+    reader = layouts.find_layout("revos").open(root, "valid", frames=2, sampling="jump")
+    told = ProblemCollector()
+    with collecting_problems(told):
         fuzz.kept_promise(lambda: reader[0], memory=2**28)
     assert told.counts["bad mask"] >= 1000
 
@@ -74,7 +74,7 @@ def test_objects_without_masks_count_as_masks(own):
         lambda c: [note.update(segmentations=[None] * len(note["segmentations"])) for note in c["annotations"]],
     )
     with limits.applied(masks=3), pytest.raises(UserError, match=r"limits\.masks"):
-        layouts.find("youtube_vis_2019").open(root, "train")[0]
+        layouts.find_layout("youtube_vis_2019").open(root, "train")[0]
 
 
 def test_time_is_limited(own):
@@ -86,9 +86,9 @@ def test_time_is_limited(own):
 def test_frames_of_a_record_are_limited(own):
     root = own("davis2017")
     with limits.applied(frame_pixels=192 * 192 * 2), pytest.raises(UserError, match=r"limits\.frame_pixels"):
-        layouts.find("davis2017").open(root, "val")[0]
+        layouts.find_layout("davis2017").open(root, "val")[0]
     with limits.applied(frames=2), pytest.raises(UserError, match=r"limits\.frames"):
-        layouts.find("davis2017").open(root, "val")[0]
+        layouts.find_layout("davis2017").open(root, "val")[0]
 
 
 def test_an_index_that_promises_records_without_end(own, tmp_path):
@@ -152,7 +152,7 @@ def test_links_and_pipes_in_the_place_of_a_build(own, tmp_path, place):
 def test_limits_reach_worker_processes(own, monkeypatch):
     from hyperseg_jax.data import pipeline
 
-    monkeypatch.setattr(pipeline, "WORTH_WORKERS", 1)
+    monkeypatch.setattr(pipeline, "MIN_RECORDS_FOR_WORKERS", 1)
     home = own("yours") / "yours" / "folder"
     with limits.applied(pixels=100):
         read = list(read_ahead(Folder(home), [0, 1], workers=1))
@@ -175,7 +175,7 @@ class Raising:
     def __len__(self):
         return len(self._errors)
 
-    @one_record
+    @guard_record
     def __getitem__(self, index):
         raise self._errors[index]
 
@@ -193,7 +193,7 @@ def test_the_boundary_of_a_record():
             reader[k]
         told.append(str(caught.value))
     assert told[0] == "Raising[0]: is in an unexpected format (KeyError: 'a'); correct or remove it"
-    assert told[1].startswith("Raising[1]: asks for more memory than there is")
+    assert told[1].startswith("Raising[1]: needs more memory than is available")
     assert "(RecursionError: deep)" in told[2] and "PanicException: called `unwrap()`" in told[3] and told[4] == "x\\x1b[2J; y"
     with pytest.raises(KeyboardInterrupt):
         reader[5]
@@ -202,7 +202,7 @@ def test_the_boundary_of_a_record():
 class Giving(Raising):
     """A reader that gives what it is given."""
 
-    @one_record
+    @guard_record
     def __getitem__(self, index):
         return self._errors[index]
 
@@ -212,7 +212,7 @@ def test_regions_of_another_kind_are_named(regions):
     """As readers gave them once: whoever draws them would fail far from the reader."""
     example = Example("it", np.zeros((1, 4, 4, 3), np.uint8), (Prompt("region", regions=regions),))
     with pytest.raises(
-        Problem, match=r"it: a prompt has .* as its regions, where a tuple of Region belongs; correct the reader"
+        Problem, match=r"it: field 'regions' of a prompt is a .*, expected a tuple of Region; correct the reader"
     ):
         Giving(example)[0]
 
@@ -224,7 +224,7 @@ def test_every_reader_has_the_boundary():
     for name, reader in READERS.items():
         if isinstance(reader, type):
             methods = [getattr(reader, one) for one in ("sample", "__getitem__") if hasattr(reader, one)]
-            if not any(method.__code__ is one_record(len).__code__ for method in methods):
+            if not any(method.__code__ is guard_record(len).__code__ for method in methods):
                 bare.append(name)
     assert not bare
 
@@ -235,7 +235,7 @@ def test_numbers_that_collide_in_a_dict_are_refused(own):
     image = {"file_name": "000000000000.jpg", "height": 192, "width": 192}
     change(root / INSTANCES, lambda c: c.update(images=[image | {"id": number} for number in ids]))
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"images#0: field 'id' is 2305843009213693951, which is no number of a record"):
+    with pytest.raises(UserError, match=r"images#0: field 'id' is 2305843009213693951, expected an integer or string id"):
         opened(root)
     assert time.monotonic() - began < 10
 
@@ -244,13 +244,13 @@ def test_numbers_that_collide_in_a_dict_are_refused(own):
     ("error", "words"),
     [
         (KeyError("anns"), "'anns' is missing"),
-        (TypeError("'<' not supported between instances of 'str' and 'int'"), "a value is of another kind or size"),
-        (AttributeError("'list' object has no attribute 'get'"), "a value is of another kind or size"),
-        (IndexError("list index out of range"), "a value is of another kind or size"),
+        (TypeError("'<' not supported between instances of 'str' and 'int'"), "a value has the wrong type or size"),
+        (AttributeError("'list' object has no attribute 'get'"), "a value has the wrong type or size"),
+        (IndexError("list index out of range"), "a value has the wrong type or size"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "a text is not valid Unicode"),
         (PermissionError(13, "Permission denied", "x"), "a file cannot be read: Permission denied"),
         (RecursionError("maximum recursion depth exceeded"), "it is nested too deep"),
-        (MemoryError(), "it asks for more memory than there is"),
+        (MemoryError(), "it needs more memory than is available"),
     ],
 )
 def test_what_keeps_a_reader_from_opening_is_told_in_our_words(error, words):

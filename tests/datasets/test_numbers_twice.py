@@ -24,17 +24,17 @@ def again(*keys):
 
 
 CASES = {  # benchmark, file, edit, message, whether the reader opens
-    "segment": ("coco_panoptic", PANOPTIC, again("annotations", 0, "segments_info"), "segments_info#0: its id ", True),
-    "picture": ("coco_panoptic", PANOPTIC, again("images"), "images#0: its id ", True),
-    "segments of an image": ("coco_panoptic", PANOPTIC, again("annotations"), "annotations#0: its image_id ", True),
-    "panoptic class": ("coco_panoptic", PANOPTIC, again("categories"), "categories#0: its id ", False),
-    "picture of instances": ("coco_instances", INSTANCES, again("images"), "images#0: its id ", True),
-    "class of instances": ("coco_instances", INSTANCES, again("categories"), "categories#0: its id ", False),
-    "annotation that is spoken of": ("grefcoco", "refer/grefcoco/instances.json", again("annotations"), "s#0: its id ", True),
-    "question": ("vqav2", QUESTIONS, again("questions"), "questions#0: its question_id ", True),
-    "answer": ("vqav2", "vqav2/v2_mscoco_val2014_annotations.json", again("annotations"), "annotations#0: its ques", True),
-    "video": ("youtube_vis_2019", "youtube_vis_2019/train.json", again("videos"), "videos#0: its id ", True),
-    "class of videos": ("youtube_vis_2019", "youtube_vis_2019/train.json", again("categories"), "categories#0: its id ", False),
+    "segment": ("coco_panoptic", PANOPTIC, again("annotations", 0, "segments_info"), "segments_info#0: id ", True),
+    "picture": ("coco_panoptic", PANOPTIC, again("images"), "images#0: id ", True),
+    "segments of an image": ("coco_panoptic", PANOPTIC, again("annotations"), "annotations#0: image_id ", True),
+    "panoptic class": ("coco_panoptic", PANOPTIC, again("categories"), "categories#0: id ", False),
+    "picture of instances": ("coco_instances", INSTANCES, again("images"), "images#0: id ", True),
+    "class of instances": ("coco_instances", INSTANCES, again("categories"), "categories#0: id ", False),
+    "annotation that is spoken of": ("grefcoco", "refer/grefcoco/instances.json", again("annotations"), "s#0: id ", True),
+    "question": ("vqav2", QUESTIONS, again("questions"), "questions#0: question_id ", True),
+    "answer": ("vqav2", "vqav2/v2_mscoco_val2014_annotations.json", again("annotations"), "annotations#0: ques", True),
+    "video": ("youtube_vis_2019", "youtube_vis_2019/train.json", again("videos"), "videos#0: id ", True),
+    "class of videos": ("youtube_vis_2019", "youtube_vis_2019/train.json", again("categories"), "categories#0: id ", False),
 }
 
 
@@ -43,12 +43,12 @@ def test_a_number_that_stands_twice(own, case):
     name, file, edit, message, opens = CASES[case]
     root = own(*{file.split("/")[0], *(() if name.startswith("youtube") else ("coco",))})
     change(root / file, edit)
-    split = "train" if name.startswith("youtube") else layouts.find(name).splits[-1]
+    split = "train" if name.startswith("youtube") else layouts.find_layout(name).splits[-1]
     problems = found(report(root, name, split))
     assert ("bad record" in {kind for kind, _ in problems}) and any(message in text for _, text in problems), problems
     told, read = [], 0
     try:
-        reader = layouts.find(name).open(root, split)
+        reader = layouts.find_layout(name).open(root, split)
         for k in range(len(reader)):
             try:
                 reader[k]
@@ -58,7 +58,7 @@ def test_a_number_that_stands_twice(own, case):
     except UserError as error:
         told.append(str(error))
         assert not opens
-    assert told and all(message in text and "too; correct one of them" in text for text in told)
+    assert told and all(message in text and "; correct one of them" in text for text in told)
     assert not opens or read or len(reader) == len(told)
 
 

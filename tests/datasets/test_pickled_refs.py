@@ -74,7 +74,7 @@ def hostile(marker):
         "inst": (b"(Vtouch %b\niposix\nsystem\n." % str(marker).encode(), "asks for posix.system"),
         "stack global": (pickle.dumps(pathlib.PurePosixPath("x"), 4), "PurePosixPath"),
         "persistent": (b"P1\n.", "PERSID"),
-        "no list": (b"(d.", "holds a dict where a list of refs belongs"),
+        "no list": (b"(d.", "contains a dict, expected a list of refs"),
         "cut": (pickle.dumps(refs(), 0)[:-9], "without an end|left|empty stack"),
         "a number that is none": (b"Ione\n.", "a number that is none"),
         "a number without end": (b"I" + b"1" * 10_000 + b"\n.", "a number that is none"),
@@ -135,7 +135,7 @@ def test_lists_that_many_refs_share_are_refused(samples, tmp_path, field):
     path = tmp_path / "refs.p"
     path.write_bytes(pickle.dumps([ref if field == "ref" else dict(ref) for _ in range(3000)]))
     with pytest.raises(
-        UserError, match=r"refs\.p#\d+: its lists and those before it would take \d+ bytes, and the file has"
+        UserError, match=r"refs\.p#\d+: its lists and those before it need at least \d+ bytes, but the file has"
     ) as told:
         opened(samples, path)
     assert int(str(told.value).split("#")[1].split(":")[0]) < 100

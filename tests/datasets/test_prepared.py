@@ -136,8 +136,8 @@ def test_what_each_kind_becomes(prepared, kind):
 @pytest.mark.parametrize("kind", ["instances", "captions"])
 @pytest.mark.parametrize("labels", [[-1], [2], [2**40], [0.7], [], [0, 1]])
 def test_labels_of_no_class(prepared, monkeypatch, kind, labels):
-    many = Values.many
-    monkeypatch.setattr(Values, "many", lambda self, name: labels if name == "objects/label" else many(self, name))
+    many = Values.values
+    monkeypatch.setattr(Values, "values", lambda self, name: labels if name == "objects/label" else many(self, name))
     with pytest.raises(UserError, match=r"train#0.*(has the label .*there are 2 classes|has 1 objects and [02] labels)"):
         Prepared(prepared[kind], "train")[0]
 
@@ -219,11 +219,11 @@ def test_features_as_they_were_written_before(prepared, tmp_path):
         ({"splits": [{"name": "train", "shardLengths": ["5"], "filepathTemplate": "x.array_record[0:5]"}]}, "is no shard of"),
         ({"name": "{SPLIT}" * 20_000}, "too long a name"),
         ({"splits": [{"name": "train", "shardLengths": ["0"] * 300_000}]}, "too many shards"),
-        ({"splits": [{"name": "train", "shardLengths": ["2"]}]}, "has 3 records, and dataset_info.json says 2"),
+        ({"splits": [{"name": "train", "shardLengths": ["2"]}]}, "has 3 records, but dataset_info.json says 2"),
         ({"splits": [{"shardLengths": ["x"]}]}, "a split in an unexpected format"),
         ({"splits": 5}, "a split in an unexpected format"),
-        ({"splits": [], "moduleName": "antigravity"}, "no split 'train'; it has "),
-        ({"fileFormat": "\x1b[31m"}, r"is in the format \\x1b\[31m"),
+        ({"splits": [], "moduleName": "antigravity"}, "no split 'train'; available splits: "),
+        ({"fileFormat": "\x1b[31m"}, r"has the format \\x1b\[31m"),
     ],
 )
 def test_what_dataset_info_may_not_say(prepared, tmp_path, edit, told):
@@ -235,18 +235,18 @@ def test_what_dataset_info_may_not_say(prepared, tmp_path, edit, told):
 
 
 def test_bad_folders(prepared, tmp_path):
-    with pytest.raises(UserError, match="no split 'dev'; it has train"):
+    with pytest.raises(UserError, match="no split 'dev'; available splits: train"):
         Prepared(prepared["instances"], "dev")
-    with pytest.raises(UserError, match="features name no classes"):
+    with pytest.raises(UserError, match="features have no class names"):
         Prepared(prepared["labels"], "train")
-    with pytest.raises(UserError, match=r"pixels of 2, and classes has 1"):
+    with pytest.raises(UserError, match=r"pixel value 2, but there are 1 classes"):
         Prepared(prepared["labels"], "train", classes=("sky",))[0]
     with pytest.raises(UserError, match=r"features\.json: no such file"):
         Prepared(tmp_path, "train")
     folder = copied(prepared, tmp_path)
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    with pytest.raises(UserError, match="is in the format tfrecord, which needs TensorFlow"):
+    with pytest.raises(UserError, match="has the format tfrecord, which needs TensorFlow"):
         Prepared(folder, "train")
 
 

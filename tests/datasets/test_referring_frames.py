@@ -81,7 +81,7 @@ def test_what_cannot_be_is_said(root, tmp_path):
     with pytest.raises(UserError, match=r"expressions\.json: no such file"):
         ReferringFrames(tmp_path)
     uneven = write(tmp_path, (24, 20, 28))
-    with pytest.raises(UserError, match="differ in height; give frames of one height, or beside=False"):
+    with pytest.raises(UserError, match="differ in height; use frames of one height or set beside=False"):
         ReferringFrames(uneven)[1]
     (uneven / "expressions.json").write_text('{"ant": {"sentences": []}}')
     with pytest.raises(UserError, match=r"expressions\.json ant: field 'expressions' is missing"):

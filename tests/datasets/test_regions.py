@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from drawn import pixels_of
 
-from hyperseg_jax.data.augment import cut, flip_horizontally
+from hyperseg_jax.data.augment import crop_example, flip_horizontally
 from hyperseg_jax.datasets import visual_prompts
-from hyperseg_jax.datasets.regions import cropped, flipped, points_at_something
+from hyperseg_jax.datasets.regions import cropped, flipped, has_positive_mark
 from hyperseg_jax.datasets.visual_prompts import box_regions, draw_region
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -102,7 +102,7 @@ def test_a_scribble_is_a_thick_line_through_its_corners():
     found = draw_region(Region.of_scribble([(5, 5), (5.9, 25.9), (40, 25)]), SIZE)
     assert np.array_equal(found, visual_prompts.thicken(thin, "scribble")) and found.sum() > 2 * thin.sum()
     assert np.array_equal(draw_region(Region.of_scribble([(7.5, 8.5)]), SIZE), visual_prompts.thicken(pixel(7, 8), "scribble"))
-    beyond = draw_region(Region.of_scribble([(5, 5), (5, -400)]), SIZE)  # as after a cut
+    beyond = draw_region(Region.of_scribble([(5, 5), (5, -400)]), SIZE)  # as after a crop
     assert beyond[:6, 5].all() and beyond.sum() == draw_region(Region.of_scribble([(5, 5), (5, 0)]), SIZE).sum()
 
 
@@ -155,7 +155,7 @@ def test_boxes_without_a_pixel_are_named(box):
         box_regions(box, SIZE, "f#1")
 
 
-# mirrored and cut
+# mirrored and cropped
 
 
 @pytest.mark.parametrize("x", [0, 3, 3.5, 3.25, 119, 119.5, 1e-30, 119.99999999999999, 60])
@@ -215,7 +215,7 @@ def test_a_window_takes_what_lies_in_it():
 def test_a_window_shows_a_region_or_not(region, seen):
     """What is shown can be drawn."""
     there = cropped(region, WINDOW)
-    assert points_at_something(there) is seen
+    assert has_positive_mark(there) is seen
     if seen:
         assert draw_region(there, (40, 70)).any()
 
@@ -229,7 +229,7 @@ def regional(*regions):
 
 def test_a_cut_example_loses_the_regions_that_it_does_not_show():
     example = regional(ALL, Region.of_point(5, 5), Region.of_box(40, 30, 90, 70))
-    (prompt,) = cut(example, WINDOW).prompts
+    (prompt,) = crop_example(example, WINDOW).prompts
     assert len(prompt.regions) == len(prompt.masks) == 2 and prompt.labels == (1, 0)
     np.testing.assert_allclose(prompt.regions[1].boxes, [[30, 10, 70, 40]])
     assert prompt.masks.shape == (2, 1, 40, 70) and pixels_of(prompt, (40, 70)).any((1, 2)).all()

@@ -21,7 +21,7 @@ def overlap(a, b):
 
 
 def opened(samples, name, split=None, **options):
-    layout = layouts.find(name)
+    layout = layouts.find_layout(name)
     home = samples / "yours" / name
     return layout.open(home if home.exists() else samples, split or layout.splits[-1], **options)
 
@@ -40,7 +40,7 @@ CLIPS = (
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
 def test_every_split_opens_and_is_the_same_after_a_trip_to_a_worker(samples, drawn, name):
-    for split in layouts.find(name).splits:
+    for split in layouts.find_layout(name).splits:
         reader = opened(samples, name, split)
         again = pickle.loads(pickle.dumps(reader))
         names = set()
@@ -126,8 +126,8 @@ def test_refs(samples, drawn, name):
         f"{expression.text}." for _, expression in expected
     ]
     assert max(len(together[n].prompts) for n in range(len(together))) == 3
-    with pytest.raises(UserError, match="no split 'dev'; it has test"):
-        layouts.find(name).reader(
+    with pytest.raises(UserError, match="no split 'dev'; available splits: test"):
+        layouts.find_layout(name).reader(
             samples
             / "refer"
             / name
@@ -157,7 +157,7 @@ def test_sentences_of_a_ref_joined(samples, tmp_path):
     refs = json.loads((home / "grefs(unc).json").read_text())[:1]
     refs[0]["sentences"].append({"sent": "also that"})
     (tmp_path / "refs.json").write_text(json.dumps(refs))
-    reader = layouts.find("grefcoco").reader(
+    reader = layouts.find_layout("grefcoco").reader(
         tmp_path / "refs.json", home / "instances.json", samples / "coco" / "train2014", split="train", sentences="joined"
     )
     assert len(reader) == 1 and reader[0].prompts[0].text.endswith(". also that.")
@@ -177,7 +177,7 @@ def test_reasonseg_sentences_and_ignored_pixels(samples):
     scene, _, question = toy_images.reasoning_image(world, "val", 0)
     home = samples / "reasonseg"
     explanations = home / "explanatory" / "train.json"
-    reader = layouts.find("reasonseg").reader(home / "train", sentences="each", explanations=explanations)
+    reader = layouts.find_layout("reasonseg").reader(home / "train", sentences="each", explanations=explanations)
     first, second = (reader[k].prompts[0] for k in range(2))
     assert (first.text, second.text) == (question.text, f"{question.text} again")
     assert first.answer == second.answer == question.answer  # one explanation for the sentences of one image
@@ -185,7 +185,7 @@ def test_reasonseg_sentences_and_ignored_pixels(samples):
 
 
 def test_marks_follow_from_the_object(samples, drawn):
-    layout = layouts.find("coco_visual_prompts")
+    layout = layouts.find_layout("coco_visual_prompts")
     for kind in ("point", "scribble", "box", "mask"):
         (prompt,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0)[0].prompts
         (again,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0, max_regions=2)[0].prompts
@@ -271,7 +271,7 @@ def test_numbers_that_are_void_and_numbers_that_are_none(own, name, folder, void
     for number in (*void, refused):
         Image.fromarray(np.full((SIZE, SIZE), number, np.uint8)).save(path)
         if number == refused:
-            with pytest.raises(UserError, match=f"has pixels of {refused}"):
+            with pytest.raises(UserError, match=f"has pixel values {refused}"):
                 opened(root, name)[0]
         else:
             (prompt,) = opened(root, name)[0].prompts
@@ -345,7 +345,7 @@ def test_mirrored_questions_have_mirrored_answers():
 
 def test_vqav2_without_answers(samples):
     home = samples / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
-    prompt = layouts.find("vqav2").reader(home, samples / "coco" / "val2014")[0].prompts[0]
+    prompt = layouts.find_layout("vqav2").reader(home, samples / "coco" / "val2014")[0].prompts[0]
     assert prompt.answer == "" and prompt.answers == () and prompt.key == "0"
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from hyperseg_jax.datasets.clip_reader import ClipReader
-from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.datasets.prompt_masks import map_masks
 from hyperseg_jax.structs import Example, Prompt
 
 
@@ -39,7 +39,7 @@ def test_every_mask_of_a_prompt_is_changed_and_nothing_else():
         seen.append(name)
         return array[..., ::-1]
 
-    changed = change_masks(prompt, flip, key="k")
+    changed = map_masks(prompt, flip, key="k")
     assert sorted(seen) == sorted(arrays)
     for field in dataclasses.fields(Prompt):
         before, after = getattr(prompt, field.name), getattr(changed, field.name)
@@ -51,4 +51,4 @@ def test_every_mask_of_a_prompt_is_changed_and_nothing_else():
 
 def test_a_prompt_without_masks_stays():
     prompt = Prompt(task="chat", text="x")
-    assert change_masks(prompt, lambda name, array: None) is prompt
+    assert map_masks(prompt, lambda name, array: None) is prompt

@@ -24,7 +24,7 @@ def test_a_line_names_what_exists(name):
     assert (SCORINGS[line.scoring].kind in systems.get("hyperseg").answers.kinds) == (line.task != "chat")
     inspect.signature(READERS[line.reader]).bind(**line.fields)
     if line.reader == "benchmark":
-        assert line.fields["split"] in layouts.find(line.fields["name"]).splits
+        assert line.fields["split"] in layouts.find_layout(line.fields["name"]).splits
 
 
 def test_the_page_has_every_benchmark():

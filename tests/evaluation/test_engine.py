@@ -75,7 +75,7 @@ def own_data(world, tmp_path_factory):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_records_are_read_ahead_in_order(monkeypatch, own_data, tmp_path, workers):
     """workers 1: in a process that cannot import this file."""
-    monkeypatch.setattr(pipeline, "WORTH_WORKERS", 1)
+    monkeypatch.setattr(pipeline, "MIN_RECORDS_FOR_WORKERS", 1)
     shutil.copytree(own_data, tmp_path / "own")
     records = Folder(tmp_path / "own")
     (tmp_path / "own" / "1.png").write_bytes(b"no image")

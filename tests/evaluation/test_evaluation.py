@@ -85,10 +85,10 @@ def test_a_first_record_of_a_kind_that_is_not_asked_does_not_decide_how_all_are_
 def test_a_class_that_is_neither_thing_nor_stuff_is_a_bad_record(thing):
     class Reader:
         __len__ = lambda self: 1
-        __getitem__ = record_errors.one_record(lambda self, index: example)
+        __getitem__ = record_errors.guard_record(lambda self, index: example)
 
     prompt = Prompt("panoptic", classes=("a", "b"), things=(True, True), masks=np.zeros((0, 1, 8, 8), bool))
     object.__setattr__(prompt, "things", (True, thing))  # as a careless reader would make it
     example = Example("it", np.zeros((1, 8, 8, 3), np.uint8), (prompt,))
-    with pytest.raises(UserError, match="where it is told whether it is a thing; give true or false"):
+    with pytest.raises(UserError, match="expected a boolean per class; give true or false"):
         Reader()[0]

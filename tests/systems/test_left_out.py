@@ -177,7 +177,7 @@ def test_shared_sizes_hold_every_task_and_each_keeps_its_own_counts(micro):
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
     untold = lambda processor: dataclasses.replace(processor, tokenizer=None)
     for name, task in tasks.items():
-        assert untold(task.processor) == own[name] and untold(task.trained) == shared
+        assert untold(task.processor) == own[name] and untold(task.train_processor) == shared
         made = task.prepare(task.train[0], np.random.default_rng(0))
         assert jax.tree.map(np.shape, made) == jax.tree.map(lambda leaf: leaf.shape[1:], shared.spec(1))
         assert made["frame_valid"].tolist() == [True, name == "video"]

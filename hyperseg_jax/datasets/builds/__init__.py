@@ -1,9 +1,9 @@
-"""Builds: the examples of a benchmark in ArrayRecord shards, for pods that read from a bucket. `datasets/built` reads them.
+"""Builds: the examples of a dataset in ArrayRecord shards, for pods that read from a bucket. `datasets/built` reads them.
 
-build       writes the shards of a split, with worker processes, and continues after a stop
-index       build.json, the json beside each shard, and index.json
-store       a folder on this machine or in a bucket
-records     an Example as bytes, and back
-images      frames as image files
-clips       clips from the whole video that a record holds
+build       writes the shards of a split with worker processes; interrupted builds resume
+index       metadata of a build: build.json, a json file per shard, and index.json
+store       a folder on a local disk or in a bucket
+records     encodes an Example as bytes and decodes it
+images      encodes frames as image files
+clips       samples clips from records with full videos
 """

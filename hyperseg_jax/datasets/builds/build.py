@@ -1,6 +1,6 @@
-"""Builds the shards of one split: workers write them into a staging folder, the process that asked for them puts them in place.
+"""Builds the shards of one split: workers write them to a staging folder, and the main process publishes them.
 
-A shard follows from the reader, the settings and its number alone, so workers, machines and restarts change no byte.
+The bytes of a shard depend only on the reader, the settings and the shard number, not on workers, machines or restarts.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from hyperseg_jax.datasets.builds.index import (
     FORMAT,
     Index,
     Shard,
-    agree,
-    fingerprint,
+    check_settings,
+    hash_settings,
     parsed_shard,
     read_shard,
     shard_name,
@@ -43,22 +43,25 @@ from hyperseg_jax.untrusted import limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.workers import end_with_parent, without_ctrl_c
 
-OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; images are compressed already
+OPTIONS = "group_size:1,uncompressed,max_parallelism:1"  # random access; images are already compressed
 IMAGES, CLIPS = 512, 32
-"""Records of a shard by default."""
+"""Default number of records per shard, for images and for videos."""
 NAMED = 20
-"""Bad records that a message names."""
+"""Maximum number of bad records in an error message."""
 UPLOADS = 2
-"""Shards under way besides those that are being built."""
+"""Number of shards that are uploaded while workers build others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a build is made of. shard_size: records; None takes IMAGES or CLIPS. long_edge: pixels; None keeps images as
-    they are. skip_bad: leaves bad records out and lists them; else they end the build. told: what else tells builds apart
-    ("name" and "split"; the reader's options, the sizes of its files)."""
+    """The settings of a build.
 
-    told: Mapping[str, Any]
+    source: identifies the source dataset: "name" and "split", the options of the reader, the sizes of its files. shard_size:
+    records per shard; None uses IMAGES or CLIPS. long_edge: downscales larger images to this many pixels; None keeps them.
+    skip_bad: True skips bad records and lists them in the index; False aborts the build.
+    """
+
+    source: Mapping[str, Any]
     shard_size: int | None = None
     long_edge: int | None = None
     skip_bad: bool = False
@@ -71,7 +74,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A shard to be written: the reader's records start..stop, at this path."""
+    """One shard to write: records start..stop of the reader, to this path."""
 
     path: pathlib.Path
     start: int
@@ -89,33 +92,34 @@ def build(
     verify: bool = False,
     advance: Callable[..., object] = lambda **_: None,
 ) -> Index:
-    """Writes what is not there yet of a build of one split and gives its index; the same call goes on after any end.
+    """Builds the missing shards of one split and returns its index. The same call resumes an interrupted build.
 
-    out: the folder of the split, a path or a URL of fsspec. workers: processes; 0 builds in this one. verify: checks the sums
-    of the shards that are there, not their sizes only. advance: takes `completed`, records done, and `total`.
-    UserError for bad records, another build in that folder, another run of it on this machine, a full disk, a store that fails.
+    out: the folder of the split, a path or fsspec URL. workers: number of processes; 0 builds in this process. verify: checks
+    the checksums of existing shards, not only their sizes. advance: called with `completed` (records done) and `total`.
+    Raises UserError for bad records, a different build in the folder, a concurrent build on this machine, a full disk, or a
+    store error.
     """
     store, total, clips = Store(out), len(reader), hasattr(reader, "sample")
     limits.check("records", total, str(store), "records")
     if not total:
         raise UserError(f"{store}: the reader has no records; there is nothing to build")
     size = plan.shard_size or (CLIPS if clips else IMAGES)
-    settings = {"format": FORMAT, **plan.told, "records": total, "shard_size": size, "long_edge": plan.long_edge}
-    settings, mark = json.loads(json.dumps(settings)), fingerprint(settings)
-    stage = _stage(store)
+    settings = {"format": FORMAT, **plan.source, "records": total, "shard_size": size, "long_edge": plan.long_edge}
+    settings, settings_hash = json.loads(json.dumps(settings)), hash_settings(settings)
+    stage = _staging_folder(store)
     with alone(stage / "lock", wait=False) as free:
         if not free:
-            raise UserError(f"{store}: is being built by another process of this machine; wait for it")
+            raise UserError(f"{store}: another process on this machine is building it; wait until it has finished")
         count = -(-total // size)
         names = [shard_name(k, count) for k in range(count)]
         jobs = [
-            _Job(stage / mark / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
+            _Job(stage / settings_hash / name, k * size, min(total, (k + 1) * size), plan.long_edge, plan.skip_bad)
             for k, name in enumerate(names)
         ]
-        _make(stage / mark)
+        _make_folder(stage / settings_hash)
         try:
-            agree(store, settings)
-            shards = _all_shards(reader, store, jobs, mark, workers, verify, advance)
+            check_settings(store, settings)
+            shards = _build_shards(reader, store, jobs, settings_hash, workers, verify, advance)
             facts = {name: list(getattr(reader, name)) for name in FACTS if hasattr(reader, name)}
             index = Index(settings, shards, clips, facts)
             if not index.records:
@@ -123,80 +127,82 @@ def build(
             write_index(store, index)
             store.sweep()
         finally:
-            _tidy(stage, stage / mark)
+            _clean_staging(stage, stage / settings_hash)
     return index
 
 
-def _tidy(stage: pathlib.Path, shards: pathlib.Path) -> None:
-    """Leaves a staging folder that still holds finished shards."""
+def _clean_staging(stage: pathlib.Path, shards: pathlib.Path) -> None:
+    """Removes temporary files. The staging folder is kept if it still contains finished shards."""
     sweep(shards)
-    for note in shards.glob("*.json"):
-        if not note.with_suffix(".array_record").exists():  # killed between putting a shard in place and this
-            note.unlink()
+    for metadata in shards.glob("*.json"):
+        if not metadata.with_suffix(".array_record").exists():  # the process was killed after it published the shard
+            metadata.unlink()
     with contextlib.suppress(OSError):
         shards.rmdir()
         (stage / "lock").unlink()
         stage.rmdir()
 
 
-def _stage(store: Store) -> pathlib.Path:
-    """Where shards are written before they are put in place: on the same disk, or in the cache folder for a store."""
+def _staging_folder(store: Store) -> pathlib.Path:
+    """Returns the folder where shards are written before they are published: on the same disk, or in the cache folder for a
+    remote store."""
     if store.path is not None:
         stage = store.path / ".staging"
     else:
         stage = cache_folder() / "staging" / hashlib.sha256(store.folder.encode()).hexdigest()[:16]
-    _make(stage)
+    _make_folder(stage)
     return stage
 
 
-def _make(folder: pathlib.Path) -> None:
-    """A folder for staged shards."""
+def _make_folder(folder: pathlib.Path) -> None:
+    """Creates a folder for staged shards."""
     if folder.is_symlink():
-        raise UserError(f"{folder}: is a link; remove it, and the same command goes on")
+        raise UserError(f"{folder}: is a symbolic link; remove it and run the same command again")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); check --out and the cache folder") from error
 
 
-def _all_shards(
+def _build_shards(
     reader: Sequence[Example],
     store: Store,
     jobs: list[_Job],
-    mark: str,
+    settings_hash: str,
     workers: int,
     verify: bool,
     advance: Callable[..., object],
 ) -> tuple[Shard, ...]:
-    """Each shard in its place, in order. Threads follow a shard from the build to the upload, so few wait on disk."""
+    """Builds and publishes all shards and returns them in order. Each thread takes a shard from build to upload, which limits
+    the number of staged shards on disk."""
     total, done = jobs[-1].stop, 0
-    faults: list[tuple[int, str]] = []
+    bad_records: list[tuple[int, str]] = []
     shards: dict[str, Shard] = {}
-    with _workshop(reader, workers) as (write, stop):
+    with _shard_writer(reader, workers) as (write, stop):
 
-        def one(job: _Job) -> tuple[_Job, Shard | None]:
+        def build_shard(job: _Job) -> tuple[_Job, Shard | None]:
             if stop.is_set():
                 return job, None
-            found = read_shard(store, job.path.name, mark)
-            if found is not None and verify and _sum(store, found, job.path) != found.sha256:
-                found = None
-            if found is None:
-                found = _staged(job) or write(job)
-                if found is not None and (not found.bad or job.skip_bad):
-                    _deliver(store, job, found, mark)
-            return job, found
+            shard = read_shard(store, job.path.name, settings_hash)
+            if shard is not None and verify and _checksum(store, shard, job.path) != shard.sha256:
+                shard = None
+            if shard is None:
+                shard = _read_staged(job) or write(job)
+                if shard is not None and (not shard.bad or job.skip_bad):
+                    _publish(store, job, shard, settings_hash)
+            return job, shard
 
         with concurrent.futures.ThreadPoolExecutor(max(1, workers + UPLOADS if workers else 1)) as threads:
             try:
-                with without_ctrl_c():  # so are the threads, and the workers that they start
-                    asked = [threads.submit(one, job) for job in jobs]
-                for future in concurrent.futures.as_completed(asked):
+                with without_ctrl_c():  # inherited by the threads and the workers that they start
+                    futures = [threads.submit(build_shard, job) for job in jobs]
+                for future in concurrent.futures.as_completed(futures):
                     job, shard = future.result()
                     if shard is None:
                         continue
                     if shard.bad and not job.skip_bad:
                         stop.set()
-                        faults += shard.bad
+                        bad_records += shard.bad
                         continue
                     shards[job.path.name] = shard
                     done += job.stop - job.start
@@ -204,24 +210,24 @@ def _all_shards(
             except BrokenProcessPool as error:
                 stop.set()
                 raise UserError(
-                    f"{store}: a worker was ended from outside, perhaps for want of memory; the same command with "
-                    "fewer --workers goes on"
+                    f"{store}: a worker process was killed, possibly because memory ran out; run the same command with "
+                    "fewer --workers to resume"
                 ) from error
             except BaseException:
                 stop.set()
                 raise
-    if faults:
-        faults.sort()
-        lines = "".join(f"\n  record {number}: {why}" for number, why in faults[:NAMED])
-        more = f"\n  and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    if bad_records:
+        bad_records.sort()
+        lines = "".join(f"\n  record {number}: {why}" for number, why in bad_records[:NAMED])
+        more = f"\n  and {len(bad_records) - NAMED} more" if len(bad_records) > NAMED else ""
         raise UserError(
-            f"{store}: {len(faults)} bad records so far; mend them (`hyperseg data check` lists all), "
-            f"or leave them out with --skip-bad{lines}{more}"
+            f"{store}: {len(bad_records)} bad records so far; fix them (`hyperseg data check` lists all), "
+            f"or skip them with --skip-bad{lines}{more}"
         )
     return tuple(shards[job.path.name] for job in jobs)
 
 
-def _sum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
+def _checksum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
     if store.path is not None:
         return sha256(store.path / shard.file)
     copy = scratch.with_suffix(".copy")
@@ -232,26 +238,26 @@ def _sum(store: Store, shard: Shard, scratch: pathlib.Path) -> str:
         copy.unlink(missing_ok=True)
 
 
-def _deliver(store: Store, job: _Job, shard: Shard, mark: str) -> None:
+def _publish(store: Store, job: _Job, shard: Shard, settings_hash: str) -> None:
     try:
         store.put(job.path, shard.file)
     except UserError:
-        if store.size(shard.file) != shard.bytes:  # else a run on another machine has put the very same there meanwhile
+        if store.size(shard.file) != shard.bytes:  # otherwise another machine has published the same shard
             raise
-    write_shard(store, shard, mark)
+    write_shard(store, shard, settings_hash)
     job.path.unlink(missing_ok=True)
-    _note(job).unlink(missing_ok=True)
+    _metadata_path(job).unlink(missing_ok=True)
 
 
-def _note(job: _Job) -> pathlib.Path:
-    """Beside a staged shard, once it is whole."""
+def _metadata_path(job: _Job) -> pathlib.Path:
+    """Returns the path of the json file that is written beside a staged shard once it is complete."""
     return job.path.with_suffix(".json")
 
 
-def _staged(job: _Job) -> Shard | None:
-    """A shard that an earlier run built and could not put in place; None where it is not as its note says."""
+def _read_staged(job: _Job) -> Shard | None:
+    """Returns a shard that an earlier run staged but did not publish; None if it does not match its metadata."""
     try:
-        shard = parsed_shard(strict_json.parse(strict_json.contents(_note(job)), "the note of a shard"))
+        shard = parsed_shard(strict_json.parse(strict_json.contents(_metadata_path(job)), "the metadata of a shard"))
         size, count = job.path.lstat().st_size, shard.records + len(shard.bad)
         fits = shard.file == job.path.name and shard.bytes == size and count == job.stop - job.start
         return shard if fits and not job.path.is_symlink() and sha256(job.path) == shard.sha256 else None
@@ -266,24 +272,24 @@ _stop: Any
 
 
 @contextlib.contextmanager
-def _workshop(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callable[[_Job], Shard | None], Any]]:
-    """What writes a shard, in a worker or here, and the event that stops it."""
+def _shard_writer(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callable[[_Job], Shard | None], Any]]:
+    """Yields a function that writes a shard, in a worker or in this process, and the event that stops it."""
     context = multiprocessing.get_context("spawn")
     if not workers:
-        here = threading.Event()
-        yield (lambda job: _write(job, reader, here)), here
+        local_stop = threading.Event()
+        yield (lambda job: _write(job, reader, local_stop)), local_stop
         return
     stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (reader, stop, limits.in_force()))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (reader, stop, limits.in_force()))
     try:
         yield (lambda job: pool.submit(_write_in_worker, job).result()), stop
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(reader: Sequence[Example], stop: Any, within: limits.Limits) -> None:
+def _init_worker(reader: Sequence[Example], stop: Any, data_limits: limits.Limits) -> None:
     global _reader, _stop
-    limits.apply(within)
+    limits.apply(data_limits)
     _reader, _stop = reader, stop
     end_with_parent()
 
@@ -293,8 +299,8 @@ def _write_in_worker(job: _Job) -> Shard | None:
 
 
 def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
-    """Writes a shard as a whole, and a note of it; None where it was stopped. One with bad records that end the build is not
-    kept, but read to its end for more of them."""
+    """Writes a shard atomically, with its metadata; returns None if stopped. If bad records abort the build, the shard is not
+    kept, but all its records are read to report further bad ones."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     written, bad = 0, []
@@ -317,20 +323,20 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             shard = Shard(job.path.name, written, part.stat().st_size, sha256(part), tuple(bad))
-            kept = written + len(bad) == job.stop - job.start and (not bad or job.skip_bad)
-            if not kept:
+            keep = written + len(bad) == job.stop - job.start and (not bad or job.skip_bad)
+            if not keep:
                 part.unlink()
-        if kept:
-            write_text(_note(job), json.dumps(dataclasses.asdict(shard)))
-    except (OSError, RuntimeError) as error:  # ArrayRecord's own are RuntimeErrors
-        raise UserError(f"{job.path}: cannot be written ({error}); make room, then the same command goes on") from error
+        if keep:
+            write_text(_metadata_path(job), json.dumps(dataclasses.asdict(shard)))
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError
+        raise UserError(f"{job.path}: cannot be written ({error}); free disk space and run the same command again") from error
     return shard if written + len(bad) == job.stop - job.start else None
 
 
 def _record(reader: Sequence[Example], number: int, long_edge: int | None) -> bytes:
-    with files.recording() as read:
+    with files.record_image_reads() as read:
         example = reader[number]
     if long_edge is not None and max(example.frames.shape[1:3]) > long_edge:
-        example = images.shrunk(example, long_edge)
+        example = images.downscale(example, long_edge)
         return records.encode(example, images.as_jpegs(example.frames))
     return records.encode(example, images.as_files(example.frames, read))

@@ -1,4 +1,4 @@
-"""Clips out of a video that a record holds whole, by the rules of the readers of video benchmarks."""
+"""Samples clips from records with full videos, by the same rules as the readers of video benchmarks."""
 
 from __future__ import annotations
 
@@ -7,44 +7,48 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hyperseg_jax.datasets.builds.records import TIMED, Record
+from hyperseg_jax.datasets.builds.records import PER_FRAME_MASKS, Record
 from hyperseg_jax.datasets.clip_sampling import Sampling
-from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.datasets.prompt_masks import map_masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 
 
-def clip(record: Record, sampling: Sampling, rng: np.random.Generator, where: str) -> Example:
-    """A clip drawn with rng. Of a class list, the objects that it shows; of drawn objects, those of its first frame, where one
-    is seen; of spoken ones, all, and with jumps the key frame shows one. Videos whose masks are on a server stay whole."""
+def sample_clip(record: Record, sampling: Sampling, rng: np.random.Generator, where: str) -> Example:
+    """Returns a clip sampled with rng.
+
+    Class-list prompts keep the objects visible in the clip. Region prompts keep the objects visible in its first frame, which
+    shows at least one if possible. Expressions keep all objects; with sampling "jump", the key frame shows one of them. Videos
+    without public masks are not sampled.
+    """
     prompts = record.prompts
     region = any(prompt.task == "region" for prompt in prompts)
     if sampling.frames is None or (region and any(prompt.masks is None for prompt in prompts)):
         return record.example()
-    times = _times(record, prompts, sampling, rng)
-    return record.example([int(t) for t in times], [_part(record, prompt, times, where) for prompt in prompts])
+    times = _frame_indices(record, prompts, sampling, rng)
+    return record.example([int(t) for t in times], [_clip_prompt(record, prompt, times, where) for prompt in prompts])
 
 
-def _times(record: Record, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator) -> np.ndarray:
+def _frame_indices(record: Record, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator) -> np.ndarray:
     objects = [numbers for prompt in prompts for numbers in (prompt.masks, prompt.crowds) if numbers is not None]
     tracks = [record.shows(numbers) for numbers in objects if len(numbers)]
-    spoken = all(prompt.task not in ("region", "panoptic") for prompt in prompts)
-    if not tracks or (spoken and sampling.rule != "jump"):
-        return sampling.times(len(record), rng)
+    only_expressions = all(prompt.task not in ("region", "panoptic") for prompt in prompts)
+    if not tracks or (only_expressions and sampling.rule != "jump"):
+        return sampling.frame_indices(len(record), rng)
     seen = np.asarray(np.concatenate(tracks).any(0))
     region = prompts[0].task == "region"
-    times = sampling.times_that_show(len(record), rng, lambda t: bool(seen[t]), key=0 if region else None)
+    times = sampling.frame_indices_showing(len(record), rng, lambda t: bool(seen[t]), key=0 if region else None)
     if region and not seen[times[0]]:
         return np.minimum(np.arange(len(times)), len(record) - 1)
     return times
 
 
-def _part(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prompt:
-    def of_times(name: str, numbers: np.ndarray) -> np.ndarray | None:
-        taken = numbers[..., times] if name in TIMED else numbers
-        return None if name == "ignore" and not record.shows(taken).any() else taken
+def _clip_prompt(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prompt:
+    def select_frames(name: str, numbers: np.ndarray) -> np.ndarray | None:
+        selected = numbers[..., times] if name in PER_FRAME_MASKS else numbers
+        return None if name == "ignore" and not record.shows(selected).any() else selected
 
-    part = change_masks(prompt, of_times)
+    part = map_masks(prompt, select_frames)
     if prompt.task not in ("region", "panoptic") or prompt.masks is None or part.masks is None:
         return part
     seen = record.shows(part.masks)
@@ -52,16 +56,16 @@ def _part(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prom
     masks = part.masks[kept]
     if prompt.task == "panoptic":
         return dataclasses.replace(part, masks=masks, labels=tuple(prompt.labels[n] for n in kept))
-    if not _drawn_as(prompt.regions, prompt.masks[:, 0]):
+    if not _are_mask_regions(prompt.regions, prompt.masks[:, 0]):
         raise UserError(
-            f"{where}: its regions are not the objects of its first frame, so only the whole video has them; leave `frames` out"
+            f"{where}: its regions are not the objects of its first frame, so clips cannot be sampled; remove `frames`"
         )
     pairs = zip(kept, masks, strict=True)
     regions = tuple(dataclasses.replace(prompt.regions[n], mask=numbers[0, ...]) for n, numbers in pairs)
     return dataclasses.replace(part, masks=masks, labels=tuple(range(len(kept))), regions=regions)
 
 
-def _drawn_as(regions: Sequence[Region], planes: np.ndarray) -> bool:
-    """Whether regions are these masks and nothing else. planes: their numbers, int [R]."""
+def _are_mask_regions(regions: Sequence[Region], planes: np.ndarray) -> bool:
+    """Returns whether the regions are exactly these masks, without other marks. planes: plane numbers of the masks, int [R]."""
     marked = any(len(region.points) or len(region.boxes) or region.scribbles for region in regions)
     return not marked and [region.mask for region in regions] == planes.tolist()

@@ -1,4 +1,4 @@
-"""The frames of a record as image files: those that the reader read, drawn ones as PNG, or smaller ones as JPEG."""
+"""Encodes the frames of a record: the original image file if possible, otherwise PNG; downscaled frames are JPEG."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.datasets.files import Read
-from hyperseg_jax.datasets.prompt_masks import change_masks
+from hyperseg_jax.datasets.files import ImageReads
+from hyperseg_jax.datasets.prompt_masks import map_masks
 from hyperseg_jax.datasets.regions import scaled
 from hyperseg_jax.datasets.visual_prompts import thickened
 from hyperseg_jax.ops.transforms import fit
@@ -18,23 +18,23 @@ from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.untrusted.images import BYTES
 
 QUALITY = 95
-KEPT = (b"\xff\xd8\xff", b"\x89PNG")
-"""How files begin that are kept as they are."""
+KEPT_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
+"""Signatures of image files that are stored unchanged."""
 
 
-def as_files(frames: np.ndarray, read: Read) -> list[bytes]:
-    """Each frame as the very file that it was read from, where that is a JPEG or PNG, else as PNG; no pixel changes.
+def as_files(frames: np.ndarray, read: ImageReads) -> list[bytes]:
+    """Returns each frame as the JPEG or PNG file that it was read from, or else encoded as PNG; lossless.
 
-    frames: uint8 [T, H, W, 3]. read: what `files.recording` gave while they were read.
+    frames: uint8 [T, H, W, 3]. read: the image reads recorded by `files.record_image_reads`.
     """
-    return [_as_file(frame, read[t:] or read) for t, frame in enumerate(frames)]  # a clip's frames were read in order
+    return [_as_file(frame, read[t:] or read) for t, frame in enumerate(frames)]  # the frames of a video were read in order
 
 
-def _as_file(frame: np.ndarray, read: Read) -> bytes:
+def _as_file(frame: np.ndarray, read: ImageReads) -> bytes:
     for path, pixels in read:
         if np.shares_memory(pixels, frame) or np.array_equal(pixels, frame):
             data = paths.read_file(path, limits.in_force().pixels * BYTES, "pixels")
-            if data.startswith(KEPT):
+            if data.startswith(KEPT_SIGNATURES):
                 return data
     return _file(frame, "PNG")
 
@@ -45,29 +45,29 @@ def _file(frame: np.ndarray, form: str, **options: int) -> bytes:
     return written.getvalue()
 
 
-def shrunk(example: Example, long_edge: int) -> Example:
-    """The example with its long edge at most this many pixels: frames bilinear, masks nearest; a drawn prompt or mask that
-    is not empty keeps a pixel."""
+def downscale(example: Example, long_edge: int) -> Example:
+    """Downscales an example to a long edge of at most this many pixels: frames bilinear, masks nearest. A nonempty mask or
+    visual prompt keeps at least one pixel."""
     height, width = example.frames.shape[1:3]
     if max(height, width) <= long_edge:
         return example
     size = fit(height, width, long_edge).filled
 
-    def smaller(_: str, masks: np.ndarray) -> np.ndarray:
-        planes = [_shrunk_mask(plane, size) for plane in masks.reshape(-1, height, width)]
+    def downscale_masks(_: str, masks: np.ndarray) -> np.ndarray:
+        planes = [_downscale_mask(plane, size) for plane in masks.reshape(-1, height, width)]
         return np.array(planes, bool).reshape(*masks.shape[:-2], *size)
 
     ratio, share = (size[0] / height, size[1] / width), size[0] * size[1] / (height * width)
 
-    def of_prompt(prompt: Prompt) -> Prompt:
-        regions = tuple(scaled(thickened(region), ratio, lambda mask: _shrunk_mask(mask, size)) for region in prompt.regions)
-        return change_masks(prompt, smaller, regions=regions, areas=tuple(area * share for area in prompt.areas))
+    def downscale_prompt(prompt: Prompt) -> Prompt:
+        regions = tuple(scaled(thickened(region), ratio, lambda mask: _downscale_mask(mask, size)) for region in prompt.regions)
+        return map_masks(prompt, downscale_masks, regions=regions, areas=tuple(area * share for area in prompt.areas))
 
     frames = np.stack([_resized(frame, size, Image.Resampling.BILINEAR) for frame in example.frames])
-    return dataclasses.replace(example, frames=frames, prompts=tuple(map(of_prompt, example.prompts)))
+    return dataclasses.replace(example, frames=frames, prompts=tuple(map(downscale_prompt, example.prompts)))
 
 
-def _shrunk_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _downscale_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     small = _resized(mask.astype(np.uint8), size, Image.Resampling.NEAREST) > 0
     if mask.any() and not small.any():
         row, column = (int(index[0]) * new // old for index, new, old in zip(np.nonzero(mask), size, mask.shape, strict=True))
@@ -80,5 +80,5 @@ def _resized(pixels: np.ndarray, size: tuple[int, int], rule: Image.Resampling) 
 
 
 def as_jpegs(frames: np.ndarray) -> list[bytes]:
-    """Each frame as a JPEG of quality 95 with whole colours (4:4:4)."""
+    """Encodes each frame as JPEG with quality 95 and without chroma subsampling (4:4:4)."""
     return [_file(frame, "JPEG", quality=QUALITY, subsampling=0) for frame in frames]

@@ -1,4 +1,4 @@
-"""What a build says of itself: build.json (its settings), a json beside each shard, and index.json once all are there."""
+"""Metadata of a build: build.json (its settings), a json file beside each shard, and index.json once all shards exist."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from hyperseg_jax.untrusted.printing import shown_value
 FORMAT = 1
 INDEX, SETTINGS = "index.json", "build.json"
 FACTS = ("classes", "things", "category_ids")
-"""What readers know of a whole benchmark, kept where they do."""
+"""Attributes of the source reader that are stored in the index, if it has them."""
 
-
-FEW = 1000
-"""Records of a shard, each of which may be found missing; more must have bytes of their own."""
-OF_SHARD: Mapping[str, type] = {"file": str, "records": int, "bytes": int, "sha256": str, "bad": list}
-OF_INDEX: Mapping[str, type] = {"records": int, "settings": dict, "clips": bool, "facts": dict, "shards": list}
-"""The fields of each json, and their kinds."""
+MAX_EMPTY_RECORDS = 1000
+"""A shard with more records than this must have at least one byte per record."""
+SHARD_FIELDS: Mapping[str, type] = {"file": str, "records": int, "bytes": int, "sha256": str, "bad": list}
+INDEX_FIELDS: Mapping[str, type] = {"records": int, "settings": dict, "clips": bool, "facts": dict, "shards": list}
+"""The fields of each json file and their types."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One finished shard. bad: [number of the source's record, what is wrong with it] of those left out."""
+    """One finished shard. bad: (source record number, error message) of skipped records."""
 
     file: str
     records: int
@@ -42,7 +41,8 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """A finished build of one split. settings: what it was built with. clips: whether its records are videos. facts: FACTS."""
+    """A finished build of one split. settings: its build settings. clips: whether its records are videos. facts: attributes of
+    the source reader, see FACTS."""
 
     settings: Mapping[str, Any]
     shards: tuple[Shard, ...]
@@ -66,32 +66,32 @@ def shard_name(k: int, count: int) -> str:
     return f"{k:05d}-of-{count:05d}.array_record"
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
+def hash_settings(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def agree(store: Store, settings: Mapping[str, Any]) -> None:
-    """Writes the settings of a new build; UserError where those of the build that is there differ, which names them."""
-    told = _parsed(store, SETTINGS)
-    if told is None:
+def check_settings(store: Store, settings: Mapping[str, Any]) -> None:
+    """Writes the settings of a new build. Raises UserError if the folder has a build with different settings."""
+    existing = _parsed(store, SETTINGS)
+    if existing is None:
         store.write(SETTINGS, json.dumps(settings, indent=1, sort_keys=True))
-        told = _parsed(store, SETTINGS)  # another run may have been quicker
-    if told != settings:
-        there = told if isinstance(told, dict) else {}
-        differ = [name for name in {**there, **settings} if there.get(name) != settings.get(name)]
-        other = "; ".join(f"{name} {there.get(name)!r} there, {settings.get(name)!r} now" for name in differ)
-        raise UserError(f"{store}: holds a build of other settings ({other[:300]}); give another --out, or remove it")
+        existing = _parsed(store, SETTINGS)  # a concurrent run may have written it first
+    if existing != settings:
+        old = existing if isinstance(existing, dict) else {}
+        names = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
+        changes = "; ".join(f"{name} {old.get(name)!r} there, {settings.get(name)!r} now" for name in names)
+        raise UserError(f"{store}: contains a build with other settings ({changes[:300]}); give another --out or remove it")
 
 
-def write_shard(store: Store, shard: Shard, mark: str) -> None:
-    """Says that a shard is whole. mark: the fingerprint of the settings."""
-    store.write(f"{shard.file}.json", json.dumps({"settings": mark, **dataclasses.asdict(shard)}))
+def write_shard(store: Store, shard: Shard, settings_hash: str) -> None:
+    """Writes the json file that marks a shard as complete. settings_hash: see `hash_settings`."""
+    store.write(f"{shard.file}.json", json.dumps({"settings": settings_hash, **dataclasses.asdict(shard)}))
 
 
-def read_shard(store: Store, file: str, mark: str) -> Shard | None:
-    """A shard that is there as its json says, of these settings; None where it is to be built."""
+def read_shard(store: Store, file: str, settings_hash: str) -> Shard | None:
+    """Returns a published shard with these settings that matches its json file; None if it has to be built."""
     content = _parsed(store, f"{file}.json", damaged={})
-    if not isinstance(content, dict) or content.pop("settings", None) != mark:
+    if not isinstance(content, dict) or content.pop("settings", None) != settings_hash:
         return None
     try:
         shard = parsed_shard(content)
@@ -115,52 +115,52 @@ def write_index(store: Store, index: Index) -> None:
 
 
 def read_index(store: Store) -> Index:
-    """UserError where there is none, or where it is damaged or of another version."""
+    """Reads index.json. Raises UserError if it is missing, damaged, or of another version."""
     content = _parsed(store, INDEX)
     if content is None:
-        begun = "its build is not finished; the same command goes on" if store.size(SETTINGS) else "holds no build"
-        raise Problem("missing file", f"{store}: {begun} (no {INDEX})")
+        why = "the build is not finished; run the same command to resume" if store.size(SETTINGS) else "contains no build"
+        raise Problem("missing file", f"{store}: {why} (no {INDEX})")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise Problem("bad record", f"{store}/{INDEX}: is not of format {FORMAT}; build again, or update hyperseg-jax")
+        raise Problem("bad record", f"{store}/{INDEX}: does not have format {FORMAT}; build again, or update hyperseg-jax")
     try:
-        _check_kinds(content, OF_INDEX, "it")
+        _check_kinds(content, INDEX_FIELDS, "it")
         _check_kinds(content["facts"], dict.fromkeys(content["facts"], list), "facts")
         shards = tuple(parsed_shard(row, f"shards#{k}") for k, row in enumerate(content["shards"]))
         index = Index(content["settings"], shards, content["clips"], content["facts"])
         if index.records != content["records"] or not shards:
-            raise ValueError("its counts do not fit")
+            raise ValueError("its counts are inconsistent")
     except ValueError as error:
         raise Problem("bad record", f"{store}/{INDEX}: is damaged ({error}); remove it and build again") from error
     limits.check("records", index.records, f"{store}/{INDEX}", "records")
     for shard in shards:
-        if shard.records > max(shard.bytes, FEW):
+        if shard.records > max(shard.bytes, MAX_EMPTY_RECORDS):
             why = f"{shard.file} cannot have {shard.records} records in {shard.bytes} bytes"
             raise Problem("bad record", f"{store}/{INDEX}: is damaged ({why}); remove it and build again")
     return index
 
 
 def parsed_shard(row: Any, what: str = "the shard") -> Shard:
-    """What a json says of a shard. what: it is called. ValueError where it is none."""
-    _check_kinds(row, OF_SHARD, what)
-    bad = tuple(map(_left_out, row["bad"]))
+    """Parses the metadata of a shard. what: description for messages. Raises ValueError if it is invalid."""
+    _check_kinds(row, SHARD_FIELDS, what)
+    bad = tuple(map(_parsed_bad_record, row["bad"]))
     shard = Shard(row["file"], row["records"], row["bytes"], row["sha256"], bad)
     named = re.fullmatch(r"\d{5,}-of-\d{5,}\.array_record", shard.file, re.ASCII)
     if not named or not re.fullmatch(r"[0-9a-f]{64}", shard.sha256) or min(shard.records, shard.bytes) < 0:
-        raise ValueError(f"{what} has no name, checksum or size of a shard")
+        raise ValueError(f"{what} has an invalid name, checksum or size")
     return shard
 
 
-def _left_out(row: Any) -> tuple[int, str]:
+def _parsed_bad_record(row: Any) -> tuple[int, str]:
     match row:
         case [int(number), str(why)]:
             return number, why
-    raise ValueError(f"a bad record is {shown_value(row)}, which is no number with what is wrong")
+    raise ValueError(f"a bad record is {shown_value(row)}, expected [number, message]")
 
 
 def _check_kinds(row: Any, kinds: Mapping[str, type], what: str) -> None:
-    """ValueError where a field is missing or of another kind. what: the row is called."""
+    """Raises ValueError if a field is missing or has the wrong type. what: description of the row for messages."""
     if not isinstance(row, dict):
-        raise ValueError(f"{what} is {shown_value(row)} where a table {{...}} belongs")
+        raise ValueError(f"{what} is {shown_value(row)}, expected an object {{...}}")
     for name, kind in kinds.items():
         if name not in row:
             raise ValueError(f"{what} has no field {name!r}")
@@ -169,7 +169,8 @@ def _check_kinds(row: Any, kinds: Mapping[str, type], what: str) -> None:
 
 
 def _parsed(store: Store, name: str, damaged: Any = None) -> Any:
-    """The content of a json file; None where there is none. damaged: given for one that is no json, else a UserError."""
+    """Returns the content of a json file; None if it does not exist. damaged: returned for invalid json; None raises
+    UserError."""
     text = store.text(name)
     if text is None:
         return None

@@ -1,11 +1,12 @@
-"""An Example as the bytes of one record, and back. Msgpack of numbers, texts and bytes: reading it runs nothing.
+"""Encodes an Example as one msgpack record of numbers, texts and bytes, and decodes it. Decoding executes no code.
 
-    {name, frame_names, size: [H, W], frames: [image file a frame], planes: [COCO run lengths], prompts: [{field: value}]}
+    {name, frame_names, size: [H, W], frames: [an image file per frame], planes: [COCO run-length encodings],
+     prompts: [{field: value}]}
 
-A mask array [..., H, W] is {shape: [...], planes: [numbers]}: equal planes are kept once, and a reader of clips decodes those
-of its frames only. A region is {kind, points, boxes, scribbles, mask}, its numbers as bytes of little-endian float64. Fields
-that have their default are left out. Older records have the regions of a prompt as one mask array [R, H, W], and their kinds as
-a field of its own; they are read as well.
+A mask array [..., H, W] is stored as {shape: [...], planes: [numbers]}: identical planes are stored once, and only the planes
+of sampled frames are decoded. A region is {kind, points, boxes, scribbles, mask} with coordinates as little-endian float64
+bytes. Fields with their default value are omitted. Older records store the regions of a prompt as one mask array [R, H, W] and
+their kinds as a separate field; both formats are read.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import Problem, complain
-from hyperseg_jax.datasets.prompt_masks import change_masks
-from hyperseg_jax.datasets.record_errors import in_words
+from hyperseg_jax.datasets.check_errors import Problem, report_problem
+from hyperseg_jax.datasets.prompt_masks import map_masks
+from hyperseg_jax.datasets.record_errors import describe_error
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region
@@ -31,27 +32,27 @@ from hyperseg_jax.untrusted.printing import shown_value
 
 IMAGES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
-TIMED = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "others": 2}
-"""Mask arrays with an axis of frames, the last before height and width; and how many axes stand before those two."""
-COUNTS = {
+PER_FRAME_MASKS = {"masks": 2, "ignore": 1, "crowds": 2, "foreground": 1, "others": 2}
+"""Mask arrays with a frame axis, which is the last axis before height and width -> number of axes before height and width."""
+MATCHING_LENGTHS = {
     "panoptic": {"things": "classes", "labels": "masks", "crowd_labels": "crowds"},
     "region": {"labels": "masks"},
 }
-"""Fields of a task that have a value for each of another's."""
-DAMAGED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError)
-_FORM = {"unicode_errors": "surrogatepass"}  # json files may have halves of characters
+"""For each task, fields -> the field whose length they must have."""
+CORRUPT_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError)
+_FORM = {"unicode_errors": "surrogatepass"}  # json files may contain lone surrogates
 
 
 def encode(example: Example, images: Sequence[bytes]) -> bytes:
-    """images: the frames as JPEG or PNG files. UserError for masks of another size than the frames, and for regions that are
-    drawn on another image."""
+    """Encodes an example. images: its frames as JPEG or PNG files. Raises UserError if masks and frames differ in size or if
+    regions are drawn on another image."""
     if example.drawn_on is not None:
-        why = "its regions are drawn on another image, and records have no place for that; read it from its own files"
+        why = "its regions are drawn on another image, which builds do not support; read the dataset from its original files"
         raise Problem("bad record", f"{example.name}: {why}")
     size = example.frames.shape[1:3]
     planes: dict[bytes, int] = {}
 
-    def plain(value: Any) -> Any:
+    def encode_value(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             if value.shape[-2:] != size:
                 raise Problem("wrong size", f"{example.name}: a mask is {value.shape[-2:]}, its image {size} (height, width)")
@@ -59,17 +60,18 @@ def encode(example: Example, images: Sequence[bytes]) -> bytes:
             runs = [coco_mask.encode(np.asfortranarray(plane, dtype=np.uint8))["counts"] for plane in stack]
             return {"shape": list(value.shape[:-2]), "planes": [planes.setdefault(run, len(planes)) for run in runs]}
         if isinstance(value, Region):
-            return {"kind": value.kind, "mask": plain(value.mask), "radius": value.radius} | {
+            return {"kind": value.kind, "mask": encode_value(value.mask), "radius": value.radius} | {
                 "points": _packed(value.points),
                 "boxes": _packed(value.boxes),
                 "scribbles": [_packed(line) for line in value.scribbles],
             }
         if isinstance(value, tuple | list):
-            return [plain(item) for item in value]
+            return [encode_value(item) for item in value]
         return value.item() if isinstance(value, np.generic) else value
 
     prompts = [
-        {"task": prompt.task} | {name: plain(getattr(prompt, name)) for name in FIELDS if _given(getattr(prompt, name), name)}
+        {"task": prompt.task}
+        | {name: encode_value(getattr(prompt, name)) for name in FIELDS if _is_set(getattr(prompt, name), name)}
         for prompt in example.prompts
     ]
     content = {
@@ -83,23 +85,23 @@ def encode(example: Example, images: Sequence[bytes]) -> bytes:
     return msgpack.packb(content, **_FORM)
 
 
-def _given(value: Any, name: str) -> bool:
+def _is_set(value: Any, name: str) -> bool:
     return isinstance(value, np.ndarray) or value != FIELDS[name]
 
 
-class Damage(ValueError):
-    """What is wrong with the bytes of a record, in words."""
+class CorruptRecord(ValueError):
+    """The bytes of a record are invalid; the message says why."""
 
 
 class Record:
-    """A record before its images and masks are decoded.
+    """A record whose images and masks are not decoded yet.
 
-    name, frame_names: of the Example. size: (height, width). prompts: those of the Example, with the numbers of planes, int
-    [...], in the place of masks [..., H, W], those of regions among them. UserError (Problem) for bytes that are no record.
+    name, frame_names: of the Example. size: (height, width). prompts: of the Example, with plane numbers int [...] instead of
+    masks [..., H, W], also in regions. Raises a Problem (UserError) if the bytes are not a valid record.
     """
 
     def __init__(self, data: bytes, where: str):
-        """where: shard and number, for messages."""
+        """where: shard and record number, for messages."""
         self._where = where
         try:
             content = _unpacked(data)
@@ -110,65 +112,65 @@ class Record:
             self.prompts = tuple(self._prompt(fields) for fields in content["prompts"])
         except Problem:
             raise
-        except DAMAGED as error:
+        except CORRUPT_ERRORS as error:
             raise self._damaged(error) from error
         if not self._images:
             raise Problem("bad record", f"{where}: has no frames; build this shard again")
-        nothing = coco_mask.encode(np.zeros(self.size, np.uint8, order="F"))["counts"]
-        self._empty = np.array([plane == nothing for plane in self._planes], bool)
+        empty = coco_mask.encode(np.zeros(self.size, np.uint8, order="F"))["counts"]
+        self._empty = np.array([plane == empty for plane in self._planes], bool)
 
     def __len__(self) -> int:
         """The number of frames."""
         return len(self._images)
 
     def shows(self, numbers: np.ndarray) -> np.ndarray:
-        """For numbers of planes, whether each has any pixel, bool of the same shape."""
+        """Returns whether each plane is nonempty, bool in the shape of `numbers`."""
         return ~np.asarray(self._empty[numbers])
 
     def example(self, times: Sequence[int] | None = None, prompts: Sequence[Prompt] | None = None) -> Example:
-        """The Example, decoded. times: the frames to take, prompts: what of `prompts` goes with them; all by default."""
+        """Decodes the Example. times: indices of the frames to decode; prompts: the matching prompts. Default: all."""
         times = range(len(self)) if times is None else times
         prompts = self.prompts if prompts is None else prompts
         frames = np.stack([self._image(t) for t in times]) if len(times) > 1 else self._image(times[0])[None]
-        drawn = tuple(self._drawn(prompt) for prompt in prompts)
-        return Example(self.name, frames, drawn, tuple(self.frame_names[t] for t in times) if self.frame_names else ())
+        decoded = tuple(self._decode_masks(prompt) for prompt in prompts)
+        return Example(self.name, frames, decoded, tuple(self.frame_names[t] for t in times) if self.frame_names else ())
 
     def _prompt(self, fields: dict[str, Any]) -> Prompt:
         regions = self._regions(fields.pop("regions", []), fields.pop("kinds", []))
         for name in fields:
             if name != "task" and name not in FIELDS:
-                raise Problem("bad record", f"{self._where}: has the field {name!r} of a newer version; update hyperseg-jax")
+                raise Problem("bad record", f"{self._where}: field {name!r} is from a newer version; update hyperseg-jax")
         prompt = Prompt(**{name: self._value(value) for name, value in fields.items()}, regions=regions)
-        if odd := [name for name in fields if name not in TIMED and isinstance(getattr(prompt, name), np.ndarray)]:
-            raise Damage(f"{odd[0]} are masks")
-        for name, axes in TIMED.items():
+        if odd := [name for name in fields if name not in PER_FRAME_MASKS and isinstance(getattr(prompt, name), np.ndarray)]:
+            raise CorruptRecord(f"field {odd[0]!r} contains masks")
+        for name, axes in PER_FRAME_MASKS.items():
             numbers = getattr(prompt, name)
             if numbers is None:
                 continue
             if not isinstance(numbers, np.ndarray) or numbers.ndim != axes or numbers.shape[-1] != len(self):
-                raise Damage(f"{name} are no masks of its {len(self)} frames")
-        for name, of in COUNTS.get(prompt.task, {}).items():
-            there, wanted = getattr(prompt, name), getattr(prompt, of)
-            if wanted is not None and len(there) != len(wanted):
-                raise Damage(f"it has {len(there)} {name} for {len(wanted)} {of}")
+                raise CorruptRecord(f"field {name!r} does not contain masks of its {len(self)} frames")
+        for name, other in MATCHING_LENGTHS.get(prompt.task, {}).items():
+            values, expected = getattr(prompt, name), getattr(prompt, other)
+            if expected is not None and len(values) != len(expected):
+                raise CorruptRecord(f"it has {len(values)} {name} for {len(expected)} {other}")
         if not all(type(area) in (int, float) for area in prompt.areas):
-            raise Damage("areas are no numbers")
+            raise CorruptRecord("areas are not numbers")
         return prompt
 
     def _regions(self, value: Any, kinds: Any) -> tuple[Region, ...]:
-        """kinds: of an older record, whose regions are one mask array."""
+        """kinds: the separate field of an older record, whose regions are one mask array."""
         if isinstance(value, list):
             if kinds:
-                raise Damage("it has kinds without the masks of regions")
-            self._check_room(len(value))
+                raise CorruptRecord("it has kinds but no masks of regions")
+            self._check_region_count(len(value))
             return tuple(self._region(**fields) for fields in value)
         numbers = self._value(value)
         if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
-            raise Damage("regions are no masks of one frame")
-        self._check_room(len(numbers))
+            raise CorruptRecord("regions are not masks of one frame")
+        self._check_region_count(len(numbers))
         return tuple(Region(kind, mask=numbers[n, ...]) for n, kind in zip(range(len(numbers)), kinds, strict=True))
 
-    def _check_room(self, regions: int) -> None:
+    def _check_region_count(self, regions: int) -> None:
         try:
             limits.check("masks", regions, self._where, "regions")
         except UserError as error:
@@ -177,7 +179,7 @@ class Record:
     def _region(self, kind: Any, points: Any, boxes: Any, scribbles: Any, mask: Any, radius: Any = 0) -> Region:
         plane = None if mask is None else self._value(mask)
         if plane is not None and (not isinstance(plane, np.ndarray) or plane.ndim):
-            raise Damage("the mask of a region is no single mask")
+            raise CorruptRecord("the mask of a region is not a single mask")
         lines = tuple(_rows(line, 2) for line in scribbles)
         return Region(kind, _rows(points, 3), _rows(boxes, 4), lines, plane, radius)
 
@@ -187,30 +189,30 @@ class Record:
         if not isinstance(value, dict):
             return value
         numbers = np.array(value["planes"], np.int64).reshape(value["shape"])
-        limits.check("masks", max(numbers.shape, default=0), self._where, "masks")  # an empty one may have any number of rows
+        limits.check("masks", max(numbers.shape, default=0), self._where, "masks")  # an empty array may have any number of rows
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < len(self._planes)):
-            raise Damage("a plane of a mask is missing")
+            raise CorruptRecord("a plane of a mask is missing")
         return numbers
 
-    def _drawn(self, prompt: Prompt) -> Prompt:
-        without = sum(region.mask is None for region in prompt.regions)
-        budget.charge(without, self.size, self._where)  # a model may be shown a mask of each
-        shown = (
+    def _decode_masks(self, prompt: Prompt) -> Prompt:
+        without_mask = sum(region.mask is None for region in prompt.regions)
+        budget.charge(without_mask, self.size, self._where)  # a model may rasterize each of them
+        regions = (
             region if region.mask is None else dataclasses.replace(region, mask=self._masks(region.mask))
             for region in prompt.regions
         )
-        return change_masks(prompt, lambda _, numbers: self._masks(numbers), regions=tuple(shown))
+        return map_masks(prompt, lambda _, numbers: self._masks(numbers), regions=tuple(regions))
 
     def _masks(self, numbers: np.ndarray) -> np.ndarray:
         budget.charge(numbers.size, self.size, self._where)
-        found = np.empty((numbers.size, *self.size), bool)
-        for plane, number in zip(found, numbers.reshape(-1), strict=True):
+        masks = np.empty((numbers.size, *self.size), bool)
+        for plane, number in zip(masks, numbers.reshape(-1), strict=True):
             try:
                 plane[:] = run_lengths.decode(self._planes[number], *self.size)
             except (ValueError, OverflowError) as error:
-                complain("bad mask", f"{self._where}: a mask is damaged ({error}); build this shard again")
+                report_problem("bad mask", f"{self._where}: a mask is damaged ({error}); build this shard again")
                 plane[:] = False
-        return found.reshape(*numbers.shape, *self.size)
+        return masks.reshape(*numbers.shape, *self.size)
 
     def _image(self, t: int) -> np.ndarray:
         budget.charge_frame(self.size, self._where)
@@ -220,19 +222,19 @@ class Record:
             why = f"frame {t} {error.why}"
             raise Problem("unreadable image", f"{self._where}: {why}; build this shard again") from error
         if frame.shape[:2] != self.size:
-            raise Problem("unreadable image", f"{self._where}: frame {t} is of another size; build this shard again")
+            raise Problem("unreadable image", f"{self._where}: frame {t} has another size; build this shard again")
         return frame
 
     def _damaged(self, error: Exception) -> Problem:
-        why = str(error) if isinstance(error, Damage | UserError) else in_words(error)
+        why = str(error) if isinstance(error, CorruptRecord | UserError) else describe_error(error)
         return Problem("bad record", f"{self._where}: is damaged ({why}); build this shard again")
 
 
 def _unpacked(data: bytes) -> Any:
     try:
         return msgpack.unpackb(data, strict_map_key=True, **_FORM)
-    except (ValueError, TypeError, RecursionError) as error:  # all of msgpack's own are of these
-        raise Damage("its bytes are no whole record") from error
+    except (ValueError, TypeError, RecursionError) as error:  # the base classes of msgpack's errors
+        raise CorruptRecord("its bytes are not a complete record") from error
 
 
 def _packed(numbers: np.ndarray) -> bytes:
@@ -245,11 +247,11 @@ def _rows(data: Any, columns: int) -> np.ndarray:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise Damage(f"{shown_value(value)} stands where a text belongs")
+        raise CorruptRecord(f"{shown_value(value)} is not a string")
     return value
 
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
-        raise Damage(f"{shown_value(value)} stands where bytes belong")
+        raise CorruptRecord(f"{shown_value(value)} is not a byte string")
     return value

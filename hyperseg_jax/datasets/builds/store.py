@@ -1,5 +1,4 @@
-"""A folder on this machine or in a store that fsspec knows (gs://, s3://, az://): small texts and large files, each whole
-or not there."""
+"""A folder on a local disk or in a remote store supported by fsspec (gs://, s3://, az://). All writes are atomic."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ PART = ".part"
 
 
 class Store:
-    """The files of one folder. Every failure of the store is a UserError that names the file."""
+    """The files of one folder. Every error of the store is raised as a UserError that names the file."""
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = os.fspath(folder).rstrip("/")
@@ -30,20 +29,20 @@ class Store:
         if stores.is_url(self.folder):
             self._fs, self._root = stores.filesystem(self.folder, use_listings_cache=False)
         self.path = pathlib.Path(self.folder) if self._fs is None else None
-        """The folder where it is on this machine, else None."""
+        """The local path of the folder; None for a remote store."""
 
     def __str__(self) -> str:
         return self.folder
 
-    def below(self, name: str) -> Store:
+    def subfolder(self, name: str) -> Store:
         if self.path is not None:
-            with self._named(name, "read"):
+            with self._store_errors(name, "read"):
                 paths.inside(self.path, name)
         return Store(f"{self.folder}/{name}")
 
     def folders(self) -> list[str]:
-        """The names of the folders in it; none where it does not exist."""
-        with self._named("", "read"):
+        """Returns the names of the subfolders; an empty list if the folder does not exist."""
+        with self._store_errors("", "read"):
             if self.path is not None:
                 return sorted(path.name for path in self.path.iterdir() if path.is_dir()) if self.path.is_dir() else []
             if not self._fs.isdir(self._root):
@@ -52,8 +51,8 @@ class Store:
             return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
-        with self._named(name, "read"):
+        """Returns the size of a file in bytes; None if it does not exist."""
+        with self._store_errors(name, "read"):
             try:
                 if self.path is not None:
                     return paths.inside(self.path, name).stat().st_size
@@ -62,8 +61,8 @@ class Store:
                 return None
 
     def text(self, name: str) -> str | None:
-        """The content of a small file; None where there is none."""
-        with self._named(name, "read"):
+        """Returns the content of a small file; None if it does not exist."""
+        with self._store_errors(name, "read"):
             try:
                 limits.check("json_bytes", self.size(name) or 0, f"{self.folder}/{name}", "bytes")
                 if self.path is not None:
@@ -75,16 +74,16 @@ class Store:
             return data.decode("utf-8", errors="replace")
 
     def write(self, name: str, text: str) -> None:
-        """A small file, as a whole."""
-        with self._named(name, "written"), self._part(name) as part:
+        """Writes a small file atomically."""
+        with self._store_errors(name, "written"), self._part(name) as part:
             if self.path is not None:
                 pathlib.Path(part).write_text(text, encoding="utf-8")
             else:
                 self._fs.pipe_file(part, text.encode())
 
     def put(self, file: pathlib.Path, name: str) -> None:
-        """Moves (on one disk) or copies a local file into the folder, as a whole."""
-        with self._named(name, "written"), self._part(name) as part:
+        """Moves (on the same disk) or copies a local file into the folder atomically."""
+        with self._store_errors(name, "written"), self._part(name) as part:
             if self.path is not None:
                 shutil.move(file, part)
             else:
@@ -92,18 +91,19 @@ class Store:
 
     def get(self, name: str, file: pathlib.Path) -> None:
         """Copies a file of the folder to a local path."""
-        with self._named(name, "read"):
+        with self._store_errors(name, "read"):
             if self.path is not None:
                 shutil.copyfile(paths.inside(self.path, name), file)
             else:
                 self._fs.get_file(self._at(name), str(file))
 
     def sweep(self) -> None:
-        """Removes what writers left that were killed; in a store what is a day old, since it does not tell who lives."""
+        """Removes temporary files of killed writers; in a remote store only those older than a day, because running writers
+        cannot be detected there."""
         if self.path is not None:
             sweep(self.path)
             return
-        with contextlib.suppress(Exception):  # it is in nobody's way
+        with contextlib.suppress(Exception):  # leftover files are harmless
             old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=DAY)
             for path in self._fs.glob(f"{self._root}/*{PART}"):
                 if self._fs.modified(path) < old:
@@ -114,7 +114,7 @@ class Store:
 
     @contextlib.contextmanager
     def _part(self, name: str) -> Iterator[str]:
-        """A temporary name to write under, then renamed."""
+        """Yields a temporary name, which is renamed to the final name at the end."""
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
             with whole_file(paths.inside(self.path, name)) as part:
@@ -125,20 +125,20 @@ class Store:
             self._fs.mv(part_name, self._at(name))
 
     @contextlib.contextmanager
-    def _named(self, name: str, done: str) -> Iterator[None]:
+    def _store_errors(self, name: str, done: str) -> Iterator[None]:
         try:
             yield
         except UserError:
             raise
         except BadFile as error:
             raise UserError(f"{self.folder}/{name}: {error}") from error
-        except Exception as error:  # each store has its own
+        except Exception as error:  # each store raises its own exceptions
             where = f"{self.folder}/{name}" if name else self.folder
-            right = "the space and your right to write there" if done == "written" else "the path and your right to read it"
-            raise UserError(f"{where}: cannot be {done} ({reason(error)}); check {right}") from error
+            advice = "free space and write permission" if done == "written" else "the path and read permission"
+            raise UserError(f"{where}: cannot be {done} ({reason(error)}); check {advice}") from error
 
 
 def sha256(path: pathlib.Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
+    """Returns the SHA-256 of the content of a file in hexadecimal."""
     with paths.open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,7 +41,7 @@ def clips(tmp_path_factory):
 @pytest.fixture
 def refs(samples):
     """A reader of eight records, and the plan of its build in four shards."""
-    return layouts.find("refcoco").open(samples, "train"), Plan({"name": "refcoco", "split": "train"}, shard_size=2)
+    return layouts.find_layout("refcoco").open(samples, "train"), Plan({"name": "refcoco", "split": "train"}, shard_size=2)
 
 
 @pytest.fixture
@@ -114,19 +114,19 @@ def test_clips_are_whole_or_sampled_as_their_source_samples(clips, tmp_path, nam
 
 
 def test_class_lists_are_drawn_as_the_source_draws_them(samples, tmp_path, assert_equal):
-    layout = layouts.find("coco_panoptic")
+    layout = layouts.find_layout("coco_panoptic")
     build(layout.open(samples, "val2017"), tmp_path / "b" / "s", Plan({"name": "coco_panoptic", "split": "s"}))
     options = {"max_classes": 4, "prompts_per_example": 3, "seed": 5}
     source, built = layout.open(samples, "val2017", **options), Built(tmp_path / "b", "s", **options)
     for k in range(2):
         assert len(built[k].prompts) == 3 and len(built[k].prompts[0].classes) == 4
         assert_equal(built[k], source[k])
-    with pytest.raises(UserError, match="frames=2 is for clips"):
+    with pytest.raises(UserError, match="frames=2 applies to videos"):
         Built(tmp_path / "b", "s", frames=2)
 
 
 def test_jpeg_files_are_kept_and_large_ones_shrunk(samples, tmp_path):
-    reader = layouts.find("coco_instances").open(samples, "val2017")
+    reader = layouts.find_layout("coco_instances").open(samples, "val2017")
     originals = [path.read_bytes() for path in sorted((samples / "coco" / "val2017").iterdir())]
     build(reader, tmp_path / "b" / "s", Plan({"name": "x", "split": "s"}))
     assert [Built(tmp_path / "b", "s")._record(k)[0]._images[0] for k in range(2)] == originals
@@ -177,7 +177,7 @@ def test_a_killed_build_goes_on(samples, tmp_path):
         "    def __len__(self): return len(self.reader)\n"
         "    def __getitem__(self, k): time.sleep(0.4 * (k > 3)); return self.reader[k]\n"
         "if __name__ == '__main__':\n"
-        f"    reader = layouts.find('refcoco').open({str(samples)!r}, 'train')\n"
+        f"    reader = layouts.find_layout('refcoco').open({str(samples)!r}, 'train')\n"
         "    build(Slow(reader), sys.argv[1], Plan({'name': 'refcoco', 'split': 'train'}, shard_size=1), workers=2)\n"
     )
     root = pathlib.Path(building.__file__).parents[3]
@@ -189,7 +189,7 @@ def test_a_killed_build_goes_on(samples, tmp_path):
     process.wait()
     finished = {path.name.removesuffix(".json") for path in out.glob("*.array_record.json")}
     assert 0 < len(finished) < 8 and not (out / "index.json").exists()
-    with pytest.raises(UserError, match=r"its build is not finished"):
+    with pytest.raises(UserError, match=r"the build is not finished"):
         Built(tmp_path, "out")
     kept = {name: (out / name).stat().st_mtime_ns for name in finished}
     ended = time.monotonic() + 20
@@ -198,7 +198,7 @@ def test_a_killed_build_goes_on(samples, tmp_path):
             os.killpg(process.pid, 0)  # is anyone left of its group?
             assert time.monotonic() < ended, "a worker outlived the build"
             time.sleep(0.1)
-    reader = layouts.find("refcoco").open(samples, "train")
+    reader = layouts.find_layout("refcoco").open(samples, "train")
     plan = Plan({"name": "refcoco", "split": "train"}, shard_size=1)
     build(reader, out, plan)
     build(reader, tmp_path / "whole", plan)
@@ -209,18 +209,21 @@ def test_a_killed_build_goes_on(samples, tmp_path):
 def test_other_settings_are_named(refs, tmp_path):
     build(refs[0], tmp_path / "a", refs[1])
     before = content(tmp_path / "a")
-    with pytest.raises(UserError, match=r"a: holds a build of other settings \(long_edge None there, 64 now\)"):
-        build(refs[0], tmp_path / "a", Plan(refs[1].told, shard_size=2, long_edge=64))
+    with pytest.raises(UserError, match=r"a: contains a build with other settings \(long_edge None there, 64 now\)"):
+        build(refs[0], tmp_path / "a", Plan(refs[1].source, shard_size=2, long_edge=64))
     assert content(tmp_path / "a") == before
 
 
 def test_one_build_of_a_folder_on_a_machine(refs, tmp_path):
-    with building.alone(tmp_path / "a" / ".staging" / "lock", wait=False), pytest.raises(UserError, match="by another process"):
+    with (
+        building.alone(tmp_path / "a" / ".staging" / "lock", wait=False),
+        pytest.raises(UserError, match="another process on this machine"),
+    ):
         build(refs[0], tmp_path / "a", refs[1])
 
 
 def test_bad_records_end_a_build_or_are_left_out(samples, tmp_path, assert_equal):
-    layout = layouts.find("folder")
+    layout = layouts.find_layout("folder")
     reader = layout.open(samples / "yours" / "folder", "all")
 
     class Broken:
@@ -260,7 +263,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(refs, tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-        with pytest.raises(UserError, match=r"00000-of-00004\S* cannot be written .* the same command goes on"):
+        with pytest.raises(UserError, match=r"00000-of-00004\S* cannot be written .* run the same command again"):
             build(refs[0], tmp_path / "a", refs[1])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -284,7 +287,7 @@ def test_a_store_in_memory(refs, bucket, tmp_path, assert_equal):
     for k in range(len(refs[0])):
         assert_equal(built[k], refs[0][k])
     assert len(list((tmp_path / "cache" / "builds").glob("*.array_record"))) == 4
-    with pytest.raises(UserError, match=r"holds no build \(no index.json\); splits there: train"):
+    with pytest.raises(UserError, match=r"contains no build \(no index.json\); available splits: train"):
         Built(bucket, "val")
     name = "/bucket/refs/train/00003-of-00004.array_record"
     store.pipe_file(name, store.cat_file(name)[:-1] + b"x")
@@ -292,7 +295,7 @@ def test_a_store_in_memory(refs, bucket, tmp_path, assert_equal):
         path.unlink()
     fresh = Built(bucket, "train")
     assert_equal(fresh[0], refs[0][0])
-    with pytest.raises(UserError, match=r"00003-of-00004.array_record: its checksum differs"):
+    with pytest.raises(UserError, match=r"00003-of-00004.array_record: wrong checksum"):
         fresh[7]
     store.rm_file(name)
     with pytest.raises(UserError, match=r"00003-of-00004.array_record: no such shard"):
@@ -330,7 +333,7 @@ def test_shards_that_are_not_whole(refs, tmp_path, capsys):
     middle = len(whole) // 2
     shard.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     code, out, _ = run(capsys, "data", "check", "built", "--root", tmp_path)
-    assert code == 1 and "00001-of-00004.array_record: its checksum differs" in out
+    assert code == 1 and "00001-of-00004.array_record: wrong checksum" in out
     shard.unlink()
     with pytest.raises(UserError, match=r"00001-of-00004.array_record: no such shard"):
         Built(tmp_path, "train")[2]
@@ -349,7 +352,7 @@ def test_the_command(samples, tmp_path, capsys):
     command = ("data", "build", "refcoco", "--root", samples, "--out", tmp_path / "b", "--workers", 1)
     code, _, err = run(capsys, *command, "--split", "testA", "--option", "sentences=joined", "--long-edge", 100)
     assert code == 0 and f"{tmp_path}/b/testA: " in err
-    joined = layouts.find("refcoco").open(samples, "testA", sentences="joined")
+    joined = layouts.find_layout("refcoco").open(samples, "testA", sentences="joined")
     built = Built(tmp_path / "b", "testA")
     assert [built[k].prompts[0].text for k in range(len(built))] == [e.prompts[0].text for e in joined]
     for arguments, message in (
@@ -362,7 +365,7 @@ def test_the_command(samples, tmp_path, capsys):
         code, _, err = run(capsys, *command, *arguments)
         assert code == 2 and message in err
     code, _, err = run(capsys, "data", "check", "built", "--root", tmp_path)
-    assert code == 2 and "holds no build" in err
+    assert code == 2 and "contains no build" in err
 
 
 def test_a_config_reads_a_build(samples, tmp_path, micro):
@@ -371,7 +374,11 @@ def test_a_config_reads_a_build(samples, tmp_path, micro):
     from hyperseg_jax.data import sources
     from hyperseg_jax.systems import system as systems
 
-    build(layouts.find("refcoco").open(samples, "train"), tmp_path / "refs" / "train", Plan({"name": "r", "split": "train"}))
+    build(
+        layouts.find_layout("refcoco").open(samples, "train"),
+        tmp_path / "refs" / "train",
+        Plan({"name": "r", "split": "train"}),
+    )
     config = micro().copy_and_resolve_references()
     with config.unlocked():
         config.data.root = str(tmp_path)
@@ -384,7 +391,7 @@ def test_a_config_reads_a_build(samples, tmp_path, micro):
 
 
 def test_the_reader_is_light_to_send(samples, tmp_path):
-    source = layouts.find("coco_panoptic").open(samples, "val2017")
+    source = layouts.find_layout("coco_panoptic").open(samples, "val2017")
     assert isinstance(source, CocoPanoptic)
     build(source, tmp_path / "s", Plan({"name": "x", "split": "s"}))
     built = Built(tmp_path, "s")

@@ -7,7 +7,7 @@ import pytest
 from drawn import kinds_of, pixels_of, regions_of
 
 from hyperseg_jax.datasets.builds import images, records
-from hyperseg_jax.datasets.builds.clips import clip
+from hyperseg_jax.datasets.builds.clips import sample_clip
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.clip_sampling import REACH, Sampling
 from hyperseg_jax.errors import UserError
@@ -29,7 +29,7 @@ def video(task, **fields):
 def drawn(record, rule, count=40):
     """(times, prompt) of clips of three frames."""
     for seed in range(count):
-        example = clip(record, Sampling(3, rule), np.random.default_rng(seed), "shard#0")
+        example = sample_clip(record, Sampling(3, rule), np.random.default_rng(seed), "shard#0")
         yield example.frames[:, 0, 0, 0].astype(int), example.prompts[0]
 
 
@@ -78,7 +78,7 @@ def test_spoken_objects_stay_and_jumps_show_one():
 def test_points_of_the_first_frame_are_for_whole_videos():
     dots = (Region.of_point(3, 3),) * 2
     _, record = video("region", regions=dots)
-    assert clip(record, Sampling(), np.random.default_rng(0), "shard#0").frames.shape[0] == LENGTH
+    assert sample_clip(record, Sampling(), np.random.default_rng(0), "shard#0").frames.shape[0] == LENGTH
     with pytest.raises(UserError, match="shard#0: its regions are not the objects of its first frame"):
         next(drawn(record, "stride"))
     with_server = Record(
@@ -88,7 +88,7 @@ def test_points_of_the_first_frame_are_for_whole_videos():
         ),
         "shard#0",
     )
-    assert len(clip(with_server, Sampling(3), np.random.default_rng(0), "shard#0").frames) == LENGTH
+    assert len(sample_clip(with_server, Sampling(3), np.random.default_rng(0), "shard#0").frames) == LENGTH
 
 
 @pytest.mark.parametrize("change", ["another mask", "a point as well", "one fewer"])

@@ -62,7 +62,9 @@ def test_every_field_comes_back(full, assert_equal):
 
 def test_arrays_of_frames_are_known():
     arrays = {field.name for field in dataclasses.fields(Prompt) if "ndarray" in str(field.type)}
-    assert arrays == set(records.TIMED), "a new array of Prompt: does it have an axis of frames (records.TIMED)?"
+    assert arrays == set(records.PER_FRAME_MASKS), (
+        "a new array of Prompt: does it have an axis of frames (records.PER_FRAME_MASKS)?"
+    )
 
 
 def test_equal_planes_are_kept_once(full):
@@ -196,7 +198,7 @@ def test_an_image_that_was_drawn_on_is_not_lost(full):
 
 def test_shrinking_moves_what_is_drawn(full):
     """15 x 24 pixels become 8 x 12: each mark stays at its share of the image."""
-    mask, mixed, lines = images.shrunk(full, 12).prompts[0].regions
+    mask, mixed, lines = images.downscale(full, 12).prompts[0].regions
     down, across = 8 / 15, 12 / 24
     before = full.prompts[0].regions
     np.testing.assert_allclose(mixed.points, before[1].points * [across, down, 1])
@@ -208,20 +210,20 @@ def test_shrinking_moves_what_is_drawn(full):
 def test_a_newer_field_is_named(full):
     content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
     content["prompts"][0]["depth"] = 1
-    with pytest.raises(UserError, match="'depth' of a newer version"):
+    with pytest.raises(UserError, match="'depth' is from a newer version"):
         Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
 
 
 def test_shrinking_is_that_of_the_pipeline(full):
     noise = np.random.default_rng(2).random((8, 2, 15, 24)) > 0.5
     full = dataclasses.replace(full, prompts=(dataclasses.replace(full.prompts[0], masks=noise),))
-    small = images.shrunk(full, 12)
+    small = images.downscale(full, 12)
     geometry = fit(15, 24, 12)
     assert small.frames.shape == (2, *geometry.filled, 3) and small.prompts[0].text == full.prompts[0].text
     for mask, before in zip(small.prompts[0].masks[:, 0], full.prompts[0].masks[:, 0], strict=True):
         np.testing.assert_array_equal(mask, resize_and_pad_map(before, geometry)[: geometry.filled[0], : geometry.filled[1]])
-    assert images.shrunk(full, 24) is full  # never up
+    assert images.downscale(full, 24) is full  # never up
     dot = np.zeros((1, 2, 15, 24), bool)
     dot[..., 14, 23] = True
     one = dataclasses.replace(full, prompts=(Prompt(task="video", masks=dot),))
-    assert (images.shrunk(one, 4).prompts[0].masks.sum((-2, -1)) == 1).all()
+    assert (images.downscale(one, 4).prompts[0].masks.sum((-2, -1)) == 1).all()

@@ -24,7 +24,10 @@ def samples(tmp_path_factory):
 @pytest.fixture
 def begun(samples, tmp_path):
     """reader, plan, folder of the build, and the folder where its shards are staged."""
-    reader, plan = layouts.find("refcoco").open(samples, "train"), Plan({"name": "refcoco", "split": "train"}, shard_size=4)
+    reader, plan = (
+        layouts.find_layout("refcoco").open(samples, "train"),
+        Plan({"name": "refcoco", "split": "train"}, shard_size=4),
+    )
     index = build(reader, tmp_path / "whole", plan)
     mark = json.loads((tmp_path / "whole" / f"{index.shards[0].file}.json").read_text())["settings"]
     return reader, plan, tmp_path / "out", tmp_path / "out" / ".staging" / mark
@@ -89,7 +92,7 @@ def test_links_among_staged_shards_are_refused(begun, victim, name):
     link = out / name.replace("MARK", staged.name)
     link.parent.mkdir(parents=True)
     link.symlink_to(victim if "lock" not in name else victim / "new")
-    with pytest.raises(UserError, match=rf"{link.name}: is (a link|no lock file); remove it"):
+    with pytest.raises(UserError, match=rf"{link.name}: is (a symbolic link|no lock file); remove it"):
         build(reader, out, plan)
 
 

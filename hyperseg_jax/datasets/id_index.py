@@ -1,0 +1,56 @@
+"""Looks up records by id. Duplicate ids are reported as problems."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hyperseg_jax.datasets import files
+from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted.printing import shown_value
+
+
+class IdIndex:
+    """Maps each id to the index of the first record with that id, in file order.
+
+    name: the id field. where: the location of the list, for messages. strict: True raises UserError for a record without an
+    id; False skips it, and the error is raised when the record is read.
+    """
+
+    def __init__(self, rows: Sequence[Any], name: str, where: str, *, strict: bool = True) -> None:
+        self._name, self._where = name, where
+        self._first: dict[int | str, int] = {}
+        self._duplicates: dict[int | str, int] = {}
+        for k, row in enumerate(rows):
+            with contextlib.nullcontext() if strict else contextlib.suppress(UserError):
+                number = files.record_id(row, name, f"{where}#{k}")
+                if self._first.setdefault(number, k) != k:
+                    self._duplicates.setdefault(number, k)
+
+    def __contains__(self, number: int | str) -> bool:
+        return number in self._first
+
+    def __iter__(self) -> Iterator[int | str]:
+        return iter(self._first)
+
+    def __getitem__(self, number: int | str) -> int:
+        """Returns the index of the first record with that id. Reports a problem if another record has the same id."""
+        first = self._first[number]
+        if number in self._duplicates:
+            what = f"{self._where}#{first}: {self._name} {shown_value(number)}"
+            report_problem("bad record", f"{what} is also the id of #{self._duplicates[number]}; correct one of them")
+        return first
+
+    def check(self) -> None:
+        """Reports a problem for each duplicate id; for lists that all records depend on."""
+        for number in self._duplicates:
+            self[number]
+
+
+def index_categories(rows: Sequence[Any], where: str) -> dict[int, int]:
+    """Maps each category id to its index. Reports a problem for duplicate ids."""
+    numbers = [files.integer(row, "id", f"{where}#{k}") for k, row in enumerate(rows)]
+    IdIndex(rows, "id", where).check()
+    return {number: k for k, number in enumerate(numbers)}
