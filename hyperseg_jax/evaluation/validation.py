@@ -62,7 +62,7 @@ def evaluate(
     for name, task in tasks.items():
         if task.val is None or (kind := _first_prompt(name, task).task) not in BY_TASK:
             continue
-        options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.usual)
+        options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.default)
         count = min(len(task.val), limit or len(task.val))
         alike = {other: scoring for other, scoring in BY_TASK.items() if SCORINGS[scoring].kind == options.kind}
         scorer, unread = Scorer(alike), list[str]()

@@ -58,7 +58,7 @@ def answered(
         made["scores_by_query"] = sigmoid(scores["expression"]) * sure
         best, *_ = selection.best_query(masks, scores["expression"], here, True)
         made["best_query"] = np.asarray(best)[None]
-        found = selection.expression(masks, scores["expression"], here, asked=True, soft=True)
+        found = selection.expression(masks, scores["expression"], here, enabled=True, soft=True)
         made["best_soft_mask"] = own(found["mask"], geometry)
     if "region" in scores:
         made["completed_region_scores"] = sigmoid(scores["region"]) * sure[:, None]

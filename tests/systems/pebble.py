@@ -229,7 +229,7 @@ def predict(model, config):
 
 def expression(outputs, resize, thresholds):
     scores = jnp.where(jnp.arange(len(outputs["asked"])) == 0, 8.0, -8.0)
-    return selection.expression(outputs["mask_logits"], scores, resize, asked=outputs["asked"][0], soft=False)
+    return selection.expression(outputs["mask_logits"], scores, resize, enabled=outputs["asked"][0], soft=False)
 
 
 def regions(outputs, resize, thresholds):

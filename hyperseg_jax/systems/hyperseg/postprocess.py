@@ -22,7 +22,7 @@ INSTANCES, CANDIDATES = 100, 20
 
 def _expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
     asked = outputs["asked"]
-    return selection.expression(outputs["mask_logits"], outputs["expression"], resize, asked=asked, soft=soft, balanced=True)
+    return selection.expression(outputs["mask_logits"], outputs["expression"], resize, enabled=asked, soft=soft, balanced=True)
 
 
 def _regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
@@ -66,4 +66,4 @@ KINDS = {
     "semantic": Answer(_semantic, answers.semantic),
 }
 # The release always answers an expression; the thresholds of class lists are PSALM's.
-ANSWERS = Answers(KINDS, usual=Thresholds(0.5, 0.5, 0.8), published=Thresholds(None, 0.8, 0.8))
+ANSWERS = Answers(KINDS, default=Thresholds(0.5, 0.5, 0.8), published=Thresholds(None, 0.8, 0.8))
