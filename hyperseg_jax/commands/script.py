@@ -129,8 +129,8 @@ def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
 
 def _listen(signals: _Signals) -> None:
     """What is ignored, as behind nohup, stays ignored."""
-    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(number) == default:
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) == usual:
             signal.signal(number, signals)
     told = sys.unraisablehook
 

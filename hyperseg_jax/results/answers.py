@@ -62,7 +62,7 @@ class Answers:
         """Returns the Answer of a kind. Raises UserError if the system does not support it."""
         if kind not in self.kinds:
             raise UserError(
-                f"the system does not support answers of kind {kind!r}; choose one of {', '.join(self.kinds) or 'none'}"
+                f"the system does not support answers of kind {kind!r}; supported: {', '.join(self.kinds) or 'none'}"
             )
         return self.kinds[kind]
 

@@ -72,7 +72,7 @@ class Tracker:
         return {number: track.embedding for number, track in self._tracks.items()}
 
     def update(self, masks: np.ndarray, scores: np.ndarray, embeddings: np.ndarray) -> Tracked:
-        """Processes the next frame: bool masks [n, H, W], scores [n] in 0..1 and embeddings [n, D] of its candidates, best first."""
+        """Processes the next frame: bool masks [n, H, W], scores [n] in 0..1, embeddings [n, D] of candidates, best first."""
         overlap = mask_iou(masks)
         kept = suppress_duplicates(overlap, self.duplicate_iou)
         overlap, scores, embeddings = overlap[np.ix_(kept, kept)], scores[kept], embeddings[kept]
