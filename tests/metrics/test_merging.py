@@ -166,7 +166,7 @@ def test_sums_larger_than_their_number_are_refused(kind):
     seen = new()
     feed(seen, 0)
     kept = json.loads(json.dumps(seen.state()))
-    for share, _ in seen.within:
+    for share, _ in seen.bounds:
         state = copy.deepcopy(kept)
         _each(state, lambda row, share=share: [1e12 if k == share else value for k, value in enumerate(row)])
         with pytest.raises(ValueError, match="can have counted"):

@@ -53,7 +53,7 @@ def test_clicks_stop_early_and_never_arrive():
     found = scores.compute()
     assert (found["noc@50"], found["noc@85"], found["noc@90"]) == (11, 11, 20)
     assert (found["failed@85"], found["failed@90"], found["iou@3"]) == (0.5, 1, pytest.approx((0.86 + 0.1) / 2))
-    with pytest.raises(ValueError, match="give 1 to 20"):
+    with pytest.raises(ValueError, match="pass 1 to 20"):
         scores.update([])
 
 
