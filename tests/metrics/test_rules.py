@@ -76,7 +76,7 @@ def test_davis_skips_first_and_last_frame_of_given_objects_only():
     for scores in (semi, free):
         scores.update(ours, true)
     assert semi.compute()["jf"] == 1 and free.compute()["jf"] == 0.5
-    with pytest.raises(ValueError, match="one each"):
+    with pytest.raises(ValueError, match="one for each object"):
         semi.update(np.concatenate([ours, ours]), true)
     with pytest.raises(ValueError, match="DAVIS allows 20"):
         free.update(np.repeat(ours, 21, 0), true)
