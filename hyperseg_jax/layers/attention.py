@@ -19,8 +19,8 @@ from hyperseg_jax.tables import Table
 class MultiHeadAttention(nn.Module):
     """torch.nn.MultiheadAttention, batch first. Parts: query, key, value, out.
 
-    mask: True = may attend. head_dim None takes C / heads. Leading axes broadcast, so keys of one image can serve the queries
-    of several prompts.
+    mask: True = may attend. head_dim: None means C / heads. Leading axes broadcast, so the queries of several prompts can
+    share the keys of one image.
     """
 
     num_heads: int
@@ -48,6 +48,6 @@ class MultiHeadAttention(nn.Module):
 
 
 def fused_attention_table(path: str, name: str) -> Table:
-    """Weight table against torch.nn.MultiheadAttention (in_proj_weight, in_proj_bias, out_proj)."""
+    """Returns the weight table for torch.nn.MultiheadAttention (in_proj_weight, in_proj_bias, out_proj)."""
     fused = fused_qkv_table(path, f"{name}.in_proj_weight", f"{name}.in_proj_bias")
     return fused + linear_table(f"{path}/out", f"{name}.out_proj")
