@@ -124,7 +124,7 @@ def test_conversation(case):
 
     @jax.jit
     def read(params):
-        logits = lambda model: model.language_head(model.llm(model.conversation(model.tokens_of_image(image), layout)))
+        logits = lambda model: model.language_head(model.llm(model.conversation(model.image_tokens(image), layout)))
         return whole.model.apply({"params": params}, method=logits)
 
     logits, vocab_size = read(whole.params), case.config["llm"]["vocab_size"]

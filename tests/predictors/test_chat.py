@@ -22,7 +22,7 @@ def one_by_one(model, question, count):
 
     @jax.jit
     def logits(params, layout):
-        whole = lambda m: m.language_head(m.llm(m.conversation(m.image(clip), layout)))
+        whole = lambda m: m.language_head(m.llm(m.conversation(m.image_tokens(clip), layout)))
         return module.apply({"params": params}, method=whole)
 
     ids = []

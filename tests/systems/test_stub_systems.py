@@ -178,7 +178,7 @@ def test_an_installed_package_brings_a_system(monkeypatch):
 
     found = lambda group, name: [Point()] if (group, name) == ("hyperseg_jax.systems", "cobble") else []
     monkeypatch.setattr(systems.importlib.metadata, "entry_points", found)
-    monkeypatch.setattr(systems, "_known", dict(systems._known))
+    monkeypatch.setattr(systems, "_registered", dict(systems._registered))
     assert systems.get("cobble").name == "cobble"
     with pytest.raises(UserError, match=r"'gravel' is not known; .* or install the package that provides it"):
         systems.get("gravel")

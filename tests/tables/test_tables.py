@@ -113,7 +113,7 @@ def test_rules_allow_by_name():
 
 
 def test_a_name_cannot_stand_twice():
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="duplicate"):
         table() + table()
 
 

@@ -112,7 +112,7 @@ def frame_targets(batch: Batch, t: int | Int[DeviceArray, ""]) -> tuple[MaskTarg
         planes=rows(batch["planes"]),
         valid=rows(batch["valid"] & present[..., None]),
         labels=rows(batch["labels"]),
-        taught={kind: rows(batch[flag] & present) for kind, flag in uses.items()},
+        supervised={kind: rows(batch[flag] & present) for kind, flag in uses.items()},
         columns={"class": rows(batch["class_valid"]), "region": rows(batch["region_valid"])},
     )
     return targets, jnp.where(present, batch["layout"]["labels"], IGNORED)
