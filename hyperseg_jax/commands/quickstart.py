@@ -83,7 +83,7 @@ def draw_worlds(folder: pathlib.Path, images: int, say: Callable[[str], None]) -
             clips=clips,
             kinds=kinds,
             workers=min(2, os.cpu_count() or 1),
-            say=lambda _: None,
+            log=lambda _: None,
         )
     return folder
 
