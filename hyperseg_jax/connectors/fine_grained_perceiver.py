@@ -154,7 +154,7 @@ def table(perceiver: FineGrainedPerceiver) -> Table:
     rows = Table([Row("query", "temporal_query", Identity()), Row("level_embed", "level_embed.weight", Identity())])
     for i in range(perceiver.num_levels):
         rows += conv_table(f"local_project_{i}", f"local_project.{i}")
-        rows += _layer_table(f"mgvp_layers.layers.{i}", perceiver).under(f"layers_{i}/")
+        rows += _layer_table(f"mgvp_layers.layers.{i}", perceiver).with_prefix(f"layers_{i}/")
     rows += norm_table("norm", "mgvp_layers.norm") + linear_table("expand", "expanded_seg_query_project")
     return rows + linear_table("next_query_project", "temporal_query_project")
 

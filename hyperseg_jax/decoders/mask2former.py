@@ -54,8 +54,8 @@ class MaskedAttentionLayer(nn.Module):
         attended = cross(queries + query_positions, keys, values, mask=allowed[:, :, None])
         x = LayerNorm(precision=p, name="cross_norm")(queries + attended)
         positioned = x + query_positions
-        mixed = MultiHeadAttention(self.num_heads, precision=p, name="self_attention")(positioned, positioned, x)
-        x = LayerNorm(precision=p, name="self_norm")(x + mixed)
+        attended_queries = MultiHeadAttention(self.num_heads, precision=p, name="self_attention")(positioned, positioned, x)
+        x = LayerNorm(precision=p, name="self_norm")(x + attended_queries)
         mlp = FeedForward(self.feedforward_dim, "relu", precision=p, name="mlp")
         x = LayerNorm(precision=p, name="mlp_norm")(x + mlp(x))
         return axes.constrain(x, "batch", "prompts", "act_queries", "act_embed")
@@ -219,11 +219,11 @@ def table(decoder: MaskedAttentionDecoder) -> Table:
     rows |= UNUSED if decoder.keep_unused else {}
     weight_rows = Table(Row(ours, theirs, Identity()) for ours, theirs in rows.items())
     for i in range(decoder.num_layers):
-        cross, own, mlp = (f"transformer_{part}_layers.{i}" for part in ("cross_attention", "self_attention", "ffn"))
+        cross, attention, mlp = (f"transformer_{part}_layers.{i}" for part in ("cross_attention", "self_attention", "ffn"))
         weight_rows += fused_attention_table(f"layers_{i}/cross_attention", f"{cross}.multihead_attn")
-        weight_rows += fused_attention_table(f"layers_{i}/self_attention", f"{own}.self_attn")
+        weight_rows += fused_attention_table(f"layers_{i}/self_attention", f"{attention}.self_attn")
         weight_rows += feed_forward_table(f"layers_{i}/mlp", f"{mlp}.linear1", f"{mlp}.linear2")
-        for path, name in (("cross_norm", cross), ("self_norm", own), ("mlp_norm", mlp)):
+        for path, name in (("cross_norm", cross), ("self_norm", attention), ("mlp_norm", mlp)):
             weight_rows += norm_table(f"layers_{i}/{path}", f"{name}.norm")
     weight_rows += norm_table("norm", "decoder_norm") + mlp_table("mask", "mask_embed", 3)
     weight_rows += Table.join(mlp_table(kind, SCORES[kind], 2) for kind in decoder.score_kinds)

@@ -141,14 +141,14 @@ def table(siglip: Siglip) -> Table:
         layer += linear_table(f"attention/{ours}", f"{name}.self_attn.{theirs}")
     layer += feed_forward_table("mlp", f"{name}.mlp.fc1", f"{name}.mlp.fc2")
 
-    made = conv_table("patches", "embeddings.patch_embedding")
-    made += Table([Row("positions", "embeddings.position_embedding.weight", Identity())])
-    made += layer.stacked(siglip.num_used).under("layers/") if siglip.num_used else Table()
+    rows = conv_table("patches", "embeddings.patch_embedding")
+    rows += Table([Row("positions", "embeddings.position_embedding.weight", Identity())])
+    rows += layer.stacked(siglip.num_used).with_prefix("layers/") if siglip.num_used else Table()
     if siglip.keep_unused:
         unused = siglip.num_layers - siglip.num_used
-        made += layer.stacked(unused, start=siglip.num_used).under("unused_layers/") if unused else Table()
-        made += norm_table("unused_norm", "post_layernorm") + _head_table().under("unused_head/", "head.")
-    return made.under(name="vision_model.")
+        rows += layer.stacked(unused, start=siglip.num_used).with_prefix("unused_layers/") if unused else Table()
+        rows += norm_table("unused_norm", "post_layernorm") + _head_table().with_prefix("unused_head/", "head.")
+    return rows.with_prefix(name="vision_model.")
 
 
 def _head_table() -> Table:

@@ -202,10 +202,10 @@ def _table(
         if is_scanned(depth):
             block = block_table(f"{name}.blocks.{{i}}", swin.window)
             for start, part in enumerate(("plain", "shifted")):
-                rows += block.under(f"{part}/").stacked(depth // 2, start, 2).under(f"stages_{i}/pairs/")
+                rows += block.with_prefix(f"{part}/").stacked(depth // 2, start, 2).with_prefix(f"stages_{i}/pairs/")
         else:
             for j in range(depth):
-                rows += block_table(f"{name}.blocks.{j}", swin.window).under(f"stages_{i}/blocks_{j}/")
+                rows += block_table(f"{name}.blocks.{j}", swin.window).with_prefix(f"stages_{i}/blocks_{j}/")
         if i + 1 < len(swin.depths):
             rows += norm_table(f"merging_{i}/norm", f"{name}.downsample.norm")
             rows += linear_table(f"merging_{i}/reduction", f"{name}.downsample.reduction", use_bias=False)

@@ -18,7 +18,7 @@ from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predic
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results.drawing import compare, save_image, sheet
+from hyperseg_jax.results.drawing import compare, contact_sheet, save_image
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
 BATCH = 12  # examples a call: one program for each task
@@ -35,7 +35,7 @@ class Evaluation:
     def save_sheet(self, path: pathlib.Path, columns: int = 6) -> None:
         """Writes the tiles as one PNG."""
         if self.tiles:
-            save_image(path, sheet(self.tiles, columns))
+            save_image(path, contact_sheet(self.tiles, columns))
 
 
 def evaluate(

@@ -42,9 +42,9 @@ class MultiHeadAttention(nn.Module):
         project = functools.partial(Linear, inner, ("embed", "heads"), self.use_bias, self.precision)
         projected = (project(name=name)(x) for name, x in (("query", query), ("key", key), ("value", value)))
         q, k, v = (rearrange(y, "... (heads d) -> ... heads d", heads=self.num_heads) for y in projected)
-        mixed = attend(q, k, v, mask=mask, bias=bias, precision=self.precision.matmul)
-        mixed = rearrange(mixed, "... heads d -> ... (heads d)")
-        return Linear(width, ("heads", "embed"), self.use_bias, self.precision, name="out")(mixed)
+        attended = attend(q, k, v, mask=mask, bias=bias, precision=self.precision.matmul)
+        attended = rearrange(attended, "... heads d -> ... (heads d)")
+        return Linear(width, ("heads", "embed"), self.use_bias, self.precision, name="out")(attended)
 
 
 def fused_attention_table(path: str, name: str) -> Table:

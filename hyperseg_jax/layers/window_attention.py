@@ -16,7 +16,7 @@ from hyperseg_jax.ops.attention import attend
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Constant, Identity, Row, Table
 
-HIDDEN = -100.0  # published attention bias between positions that share a window only because of the shift
+SHIFT_MASK_BIAS = -100.0  # published attention bias between positions that share a window only because of the shift
 
 
 def partition(x: Shaped[DeviceArray, "B H W C"], window: int) -> Shaped[jax.Array, "B H*W//{window**2} {window**2} C"]:
@@ -33,8 +33,8 @@ def merge(windows: Float[DeviceArray, "B nW L C"], height: int, width: int) -> F
 
 def relative_position_index(window: int) -> Int[np.ndarray, "{window**2} {window**2}"]:
     """Returns the int64 row of the bias table for each pair of positions in a window."""
-    place = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij")).reshape(2, -1)
-    offset = place[:, :, None] - place[:, None, :] + window - 1
+    position = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij")).reshape(2, -1)
+    offset = position[:, :, None] - position[:, None, :] + window - 1
     return (offset[0] * (2 * window - 1) + offset[1]).astype(np.int64)
 
 
@@ -47,7 +47,7 @@ def shift_mask(height: int, width: int, window: int) -> Float32[np.ndarray, "nW 
 
     band = 3 * bands(height)[:, None] + bands(width)[None, :]
     band = rearrange(band, "(rows y) (columns x) -> (rows columns) 1 (y x)", y=window, x=window)
-    return np.where(band[..., None] == band[..., None, :], 0.0, HIDDEN).astype(np.float32)
+    return np.where(band[..., None] == band[..., None, :], 0.0, SHIFT_MASK_BIAS).astype(np.float32)
 
 
 class WindowAttention(nn.Module):
@@ -73,9 +73,9 @@ class WindowAttention(nn.Module):
             Linear(width, ("embed", "heads"), precision=self.precision, name=name)(x) for name in ("query", "key", "value")
         )
         q, k, v = (rearrange(y, "... (heads d) -> ... heads d", heads=self.num_heads) for y in projected)
-        mixed = attend(q, k, v, bias=bias if mask is None else bias + mask, precision=self.precision.matmul)
-        mixed = rearrange(mixed, "... heads d -> ... (heads d)")
-        return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(mixed)
+        attended = attend(q, k, v, bias=bias if mask is None else bias + mask, precision=self.precision.matmul)
+        attended = rearrange(attended, "... heads d -> ... (heads d)")
+        return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(attended)
 
 
 def window_attention_table(path: str, name: str, window: int) -> Table:

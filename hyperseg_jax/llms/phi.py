@@ -64,9 +64,9 @@ class PhiAttention(nn.Module):
         if past is not None:
             keys, values, slot = past
             k, v = write_slots(keys, k, slot), write_slots(values, v, slot)
-        mixed = attend(q, k, v, mask=mask, precision=self.precision.matmul)
-        mixed = rearrange(mixed, "b l heads d -> b l (heads d)")
-        return self._linear("out", width, ("heads", "embed"))(mixed, self.deterministic), (k, v)
+        attended = attend(q, k, v, mask=mask, precision=self.precision.matmul)
+        attended = rearrange(attended, "b l heads d -> b l (heads d)")
+        return self._linear("out", width, ("heads", "embed"))(attended, self.deterministic), (k, v)
 
     def _linear(self, name: str, features: int, names: tuple[str, str]) -> Linear:
         lora = self.lora if name in self.lora_targets else None
@@ -121,8 +121,8 @@ class PhiLayer(nn.Module):
         normed = LayerNorm(self.epsilon, self.precision, name="norm")(x)
         past: Any = None if slot is None else (keys, values, slot)
         attention = PhiAttention(self.num_heads, *shared, name="attention")
-        mixed, keys_values = attention(normed, angles, mask, past)
-        x = x + mixed
+        attended, keys_values = attention(normed, angles, mask, past)
+        x = x + attended
         x = x + PhiMLP(self.mlp_size, *shared, name="mlp")(normed)
         x = axes.constrain(x, "batch", "length", "act_embed")
         return x, {"nothing": None, "hidden": x, "keys_values": keys_values}[self.collect]
@@ -203,8 +203,8 @@ class Phi(nn.Module):
             hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values")
             return hidden, KeyValues.from_prompt(keys, values, stream.mask, room)
         length = stream.mask.shape[1]
-        seen = jnp.broadcast_to(prefix.visible[:, None, None], (*mask.shape[:3], prefix.visible.shape[1]))
-        mask = jnp.pad(jnp.concatenate([seen, mask], axis=-1), ((0, 0), (0, 0), (0, 0), (0, room)))
+        prefix_mask = jnp.broadcast_to(prefix.visible[:, None, None], (*mask.shape[:3], prefix.visible.shape[1]))
+        mask = jnp.pad(jnp.concatenate([prefix_mask, mask], axis=-1), ((0, 0), (0, 0), (0, 0), (0, room)))
         extended_cache = prefix.extended(stream.mask, room)
         past = extended_cache.keys, extended_cache.values, prefix.used
         hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values", past)
@@ -280,7 +280,7 @@ def table(phi: Phi) -> Table:
     for ours, (part, name) in LINEARS.items():
         layer += linear_table(f"{part}/{ours}", f"layers.{{i}}.{name}")
     tokens = Table([Row("tokens/embedding", "embed_tokens.weight", Identity())])
-    return tokens + layer.stacked(phi.num_layers).under("layers/") + norm_table("norm", "final_layernorm")
+    return tokens + layer.stacked(phi.num_layers).with_prefix("layers/") + norm_table("norm", "final_layernorm")
 
 
 def lora_table(phi: Phi) -> Table:
@@ -292,7 +292,7 @@ def lora_table(phi: Phi) -> Table:
         if ours in targets
         for side in ("A", "B")
     )
-    return layer.stacked(phi.num_layers).under("layers/")
+    return layer.stacked(phi.num_layers).with_prefix("layers/")
 
 
 def head_table() -> Table:

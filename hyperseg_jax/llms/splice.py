@@ -37,9 +37,9 @@ def splice(
     bank = jnp.concatenate(rows, axis=1)
     placed = jax.vmap(lambda rows, index: rows.at[index].get(mode="clip"))(bank, index)  # [B, L, D]
     is_text = jnp.isin(layout.source, jnp.array([Source.TEXT, Source.EXPRESSION, Source.CLASS]))
-    mixed = jnp.where((index >= 0)[..., None], placed, jnp.where(is_text[..., None], text, 0))
+    embeddings = jnp.where((index >= 0)[..., None], placed, jnp.where(is_text[..., None], text, 0))
     return TokenStream(
-        embeddings=axes.constrain(mixed, "batch", "length", "act_embed"),
+        embeddings=axes.constrain(embeddings, "batch", "length", "act_embed"),
         positions=jnp.asarray(layout.position),
         mask=jnp.asarray(layout.mask),
         source=jnp.asarray(layout.source),

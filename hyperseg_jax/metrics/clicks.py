@@ -27,13 +27,13 @@ class ClickScores(Sums):
         limit, at = self._options["limit"], self._options["at"]
         if not 1 <= len(ious) <= limit:
             raise ValueError(f"{len(ious)} clicks; pass 1 to {limit}")
-        reached = [next((k for k, value in enumerate(ious, 1) if value >= least), None) for least in THRESHOLDS]
+        reached = [next((k for k, value in enumerate(ious, 1) if value >= threshold), None) for threshold in THRESHOLDS]
         self._add("", *[k or limit for k in reached], *[k is None for k in reached], ious[min(at, len(ious)) - 1], 1)
 
     def compute(self) -> dict[str, float]:
         """Returns {"noc@50", "noc@80", "noc@85", "noc@90", "failed@...", "iou@<at>", "count"}."""
         total = self._total()
         means = total[:-1] / max(total[-1], 1)
-        names = [f"{what}@{100 * least:.0f}" for what in ("noc", "failed") for least in THRESHOLDS]
+        names = [f"{metric}@{100 * threshold:.0f}" for metric in ("noc", "failed") for threshold in THRESHOLDS]
         names.append(f"iou@{self._options['at']}")
         return dict(zip(names, means.tolist(), strict=True)) | {"count": float(total[-1])}

@@ -101,9 +101,9 @@ class Model:
         """Segments the object marked by each region: a Region (points, boxes, scribbles, mask) or a rough bool mask [H, W]."""
         frame = read_image(image)
         prompt = _region_prompt("region", frame, regions)
-        named = _region_names(regions, labels)
+        names = _region_names(regions, labels)
         predicted, _ = self._predict(frame, prompt, self._options("regions"))
-        return dataclasses.replace(predicted, names=named)
+        return dataclasses.replace(predicted, names=names)
 
     def segment_rounds(
         self, image: ImageLike, rounds: Iterable[Sequence[np.ndarray | Region]], *, labels: Sequence[str] = ()
@@ -116,10 +116,10 @@ class Model:
         """
         frame, memory = read_image(image), None
         for regions in rounds:
-            prompt, named = _region_prompt("region", frame, regions), _region_names(regions, labels)
-            predicted, seen = self._predict(frame, prompt, self._options("regions"), memory)
-            memory = seen if self.engine.interactive else None
-            yield dataclasses.replace(predicted, names=named)
+            prompt, names = _region_prompt("region", frame, regions), _region_names(regions, labels)
+            predicted, new_memory = self._predict(frame, prompt, self._options("regions"), memory)
+            memory = new_memory if self.engine.interactive else None
+            yield dataclasses.replace(predicted, names=names)
 
     def segment_clip(
         self, frames: Iterable[ImageLike], text: str, *, no_target_threshold: float | types.EllipsisType | None = ...

@@ -100,7 +100,7 @@ def panoptic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: T
     height, width = geometry.original
     segment_map = selected["owner"][:height, :width]
     masks: list[np.ndarray] = []
-    kept: list[int] = []  # the query of each mask
+    queries: list[int] = []  # the query of each mask
     stuff: dict[int, int] = {}
     for query in np.flatnonzero(selected["found"]).tolist():
         segment, label = segment_map == query + 1, int(selected["label"][query])
@@ -110,19 +110,19 @@ def panoptic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: T
         if not prompt.things[label]:
             stuff[label] = len(masks)
         masks.append(segment)
-        kept.append(query)
-    labels = tuple(selected["label"][kept].tolist())
+        queries.append(query)
+    labels = tuple(selected["label"][queries].tolist())
     stacked = np.stack(masks) if masks else np.zeros((0, *geometry.original), bool)
-    return Prediction(stacked, labels, tuple(selected["score"][kept].tolist()), _names(prompt, labels))
+    return Prediction(stacked, labels, tuple(selected["score"][queries].tolist()), _names(prompt, labels))
 
 
 def instances(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
     """Returns instances of thing classes with scores; instances may overlap."""
     things = np.asarray(prompt.things, bool)
-    kept = selected["there"] & things[np.minimum(selected["label"], len(things) - 1)]
-    labels = tuple(selected["label"][kept].tolist())
-    masks = unpack_masks(selected["mask"][selected["query"][kept]], geometry)
-    return Prediction(masks, labels, tuple(selected["score"][kept].tolist()), _names(prompt, labels))
+    is_thing = selected["valid"] & things[np.minimum(selected["label"], len(things) - 1)]
+    labels = tuple(selected["label"][is_thing].tolist())
+    masks = unpack_masks(selected["mask"][selected["query"][is_thing]], geometry)
+    return Prediction(masks, labels, tuple(selected["score"][is_thing].tolist()), _names(prompt, labels))
 
 
 def candidates(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:

@@ -71,7 +71,7 @@ def caption(tile: np.ndarray, text: str, *, height: int = 30) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndarray:
+def contact_sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndarray:
     """Arranges tiles in a white grid, row by row. Cells have the size of the largest tile; unused cells stay white."""
     height, width = (max(tile.shape[k] for tile in tiles) for k in (0, 1))
     rows = -(-len(tiles) // columns)

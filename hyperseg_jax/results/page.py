@@ -15,7 +15,7 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.untrusted import paths
 from hyperseg_jax.untrusted.bad_file import naming
 
-LARGEST = 2**26
+MAX_IMAGE_BYTES = 2**26
 """Maximum bytes of an embedded image file."""
 
 STYLE = """
@@ -59,7 +59,7 @@ class Page:
         """Embeds an image: uint8 [H, W, 3] or a PNG file."""
         if isinstance(image, pathlib.Path):
             with naming(image):
-                data = paths.read_file(paths.own(image), LARGEST)
+                data = paths.read_file(paths.own(image), MAX_IMAGE_BYTES)
         else:
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, format="PNG")

@@ -159,8 +159,8 @@ def best_pairs(
     Background is excluded. Probabilities are negative for padding, if there are fewer than `limit` pairs.
     """
     probability = class_probabilities(logits, valid)
-    named = jnp.arange(logits.shape[-1]) < valid.sum() - 1
-    flat = jnp.where(named, probability, -1.0).reshape(-1)
+    is_class = jnp.arange(logits.shape[-1]) < valid.sum() - 1
+    flat = jnp.where(is_class, probability, -1.0).reshape(-1)
     best, pair = jax.lax.top_k(flat, min(limit, flat.size))
     return pair // logits.shape[-1], pair % logits.shape[-1], best
 
@@ -175,13 +175,13 @@ def instances(
 ) -> Selected:
     """Selects instances, which may overlap, from best_pairs.
 
-    Returns query, label and score [n], with score = class probability * mask score; there [n], False for padding; and
+    Returns query, label and score [n], with score = class probability * mask score; valid [n], False for padding; and
     mask [Q, ...].
     """
     query, label, probability = best_pairs(logits, valid=valid, limit=limit)
     resized = _resize_all(masks, resize)
-    found = {"query": query, "label": label, "score": probability * resized["sure"][query], "there": probability >= 0}
-    return {**found, "mask": resized["mask"]}
+    selected = {"query": query, "label": label, "score": probability * resized["mask_score"][query], "valid": probability >= 0}
+    return {**selected, "mask": resized["mask"]}
 
 
 def candidates(
@@ -201,7 +201,7 @@ def candidates(
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
     _, best = jax.lax.top_k(probability.max(-1), min(limit, len(masks)))
     resized = _resize_all(masks[best], resize)
-    classes = probability[best] * resized["sure"][:, None]
+    classes = probability[best] * resized["mask_score"][:, None]
     return {"mask": resized["mask"], "classes": classes, "any": resized["any"], "embedding": embeddings[best]}
 
 
@@ -246,7 +246,7 @@ def _resize_all(masks: Float[DeviceArray, "Q h w"], resize: MaskResize) -> Selec
 
     def resize_one(mask: Float[DeviceArray, "h w"]) -> Selected:
         resized = resize_masks(mask, resize)
-        return {"mask": _output_mask(resized, soft=False), "sure": mask_scores(resized), "any": (resized > 0).any()}
+        return {"mask": _output_mask(resized, soft=False), "mask_score": mask_scores(resized), "any": (resized > 0).any()}
 
     return jax.lax.map(resize_one, masks)
 

@@ -57,17 +57,17 @@ class Row:
 
 
 class Table:
-    """An ordered set of rows; tables compose with +, under() and stacked()."""
+    """An ordered set of rows; tables compose with +, with_prefix() and stacked()."""
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.rows = tuple(rows)
-        for what, names in (
+        for kind, names in (
             ("flax path", [p for r in self.rows for p in r.paths]),
             ("PyTorch name", [n for r in self.rows for n in r.names]),
         ):
             duplicates = sorted({x for x in names if names.count(x) > 1}) if len(set(names)) != len(names) else []
             if duplicates:
-                raise ValueError(f"duplicate {what} in a weight table: {duplicates}")
+                raise ValueError(f"duplicate {kind} in a weight table: {duplicates}")
 
     def __add__(self, other: Table) -> Table:
         return Table(self.rows + other.rows)
@@ -83,7 +83,7 @@ class Table:
         """Concatenates tables."""
         return Table(row for table in tables for row in table)
 
-    def under(self, path: str = "", name: str = "") -> Table:
+    def with_prefix(self, path: str = "", name: str = "") -> Table:
         """Adds prefixes, including their separators ("swin/", "model.vision_tower_mask.")."""
         return Table(Row(tuple(path + p for p in r.paths), tuple(name + n for n in r.names), r.operator) for r in self.rows)
 

@@ -65,8 +65,8 @@ def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 
         split: [_Video(f"{split}-{k}", k, *clip(world, split, k)) for k in range(count)]
         for split, count in (("train", train), ("val", val))
     }
-    shown = {thing.name for rendered in splits.values() for video in rendered for thing in video.clip.things}
-    names = [name for name in CATEGORY_IDS if name in shown]
+    used_names = {thing.name for rendered in splits.values() for video in rendered for thing in video.clip.things}
+    names = [name for name in CATEGORY_IDS if name in used_names]
     for split, rendered in splits.items():
         _davis2016(root / "davis2016", split, rendered)
         _davis2017(root / "davis2017", split, rendered)

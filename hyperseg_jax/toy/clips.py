@@ -20,7 +20,7 @@ from hyperseg_jax.toy.expressions import (
     in_focus,
     phrases_for,
 )
-from hyperseg_jax.toy.scenes import MIN_VISIBLE, Kinds, Scene, Thing, pick, place, stage
+from hyperseg_jax.toy.scenes import MIN_VISIBLE, Kinds, Scene, Thing, build_scene, pick, place_objects
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, SIZE
 
 FRAMES = (6, 7, 8)
@@ -66,11 +66,11 @@ def _sample_motion(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
 
 def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Clip | None:
     """Samples a video of `count` objects that are visible in the first frame; None if the draw is rejected."""
-    things = place(kinds, count, level, rng)
+    things = place_objects(kinds, count, level, rng)
     if things is None:
         return None
     background = pick(rng, list(BACKGROUNDS))
-    first = stage(things, background)
+    first = build_scene(things, background)
     motions = [_sample_motion(thing, rng) for thing in things]
     if first.visible.min() < MIN_VISIBLE[level] or not any(heading for heading, _ in motions):
         return None
@@ -82,7 +82,7 @@ def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Cl
             dx, dy = _HEADINGS.get(heading, (0, 0))
             offset = distance * t / (frames - 1)
             moved.append(dataclasses.replace(thing, x=thing.x + dx * offset, y=thing.y + dy * offset))
-        scenes.append(stage(moved, background))
+        scenes.append(build_scene(moved, background))
     return Clip(tuple(scenes), tuple(heading for heading, _ in motions), tuple(offset for _, offset in motions))
 
 

@@ -40,11 +40,11 @@ def words() -> set[str]:
     """Returns the words of the toy world in tokenizer form: inside a sentence (with a space) and at its start."""
     texts = sentences()
     inside = set(re.findall(r" [a-z]+", "\n".join(texts)))
-    named = {word for noun in SHAPES for word in (noun, plural(noun))} | {*COLORS, *BACKGROUNDS, "shape", "shapes"}
+    nouns_and_colors = {word for noun in SHAPES for word in (noun, plural(noun))} | {*COLORS, *BACKGROUNDS, "shape", "shapes"}
     starting = {word for name in (*COLORS, *BACKGROUNDS) for word in (name, name.capitalize())}
     starting |= set(re.findall(r"^[A-Za-z]+", "\n".join(texts), re.MULTILINE))
     listed = {"a", "an", *questions.NUMBERS}  # words after ", ", which is a separate phrase
-    return inside | {f" {word}" for word in named} | starting | listed | {"small", "large", "background"}
+    return inside | {f" {word}" for word in nouns_and_colors} | starting | listed | {"small", "large", "background"}
 
 
 def train(phrases: set[str], added: Sequence[str]) -> Tokenizer:

@@ -33,15 +33,15 @@ def _counting(things: Sequence[Thing]) -> list[Question]:
             matching = [value for value, count in counts.items() if count == times]
             if len(matching) == 1 and len(counts) > 1:
                 targets = tuple(k for k, value in enumerate(values) if value == matching[0])
-                seen = plural(matching[0]) if trait == "shape" else f"{matching[0]} shapes"
-                answer = f"There are {NUMBERS[times]} {seen}, and no other {trait} appears {word}."
+                noun = plural(matching[0]) if trait == "shape" else f"{matching[0]} shapes"
+                answer = f"There are {NUMBERS[times]} {noun}, and no other {trait} appears {word}."
                 result.append(Question(f"Which {trait} appears exactly {word}?", targets, answer, "counting"))
         ranked = counts.most_common()
         if len(ranked) > 1 and ranked[0][1] > ranked[1][1]:
             best, count = ranked[0]
-            seen = plural(best) if trait == "shape" else f"{best} shapes"
+            noun = plural(best) if trait == "shape" else f"{best} shapes"
             targets = tuple(k for k, value in enumerate(values) if value == best)
-            answer = f"There are {NUMBERS[count]} {seen}, more than of any other {trait}."
+            answer = f"There are {NUMBERS[count]} {noun}, more than of any other {trait}."
             result.append(Question(f"Which {trait} is the most common?", targets, answer, "counting"))
     return result
 

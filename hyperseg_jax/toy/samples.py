@@ -118,7 +118,7 @@ def _referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: li
     refs: dict[str, list[dict]] = {"one": [], "any": []}
     for k, image in enumerate(drawn):
         for expression in image.expressions:
-            named = [k * 10 + target + 1 for target in expression.targets]
+            target_ids = [k * 10 + target + 1 for target in expression.targets]
             words = expression.text.split()
             common = {
                 "image_id": k,
@@ -126,19 +126,19 @@ def _referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: li
                 "category_id": 1,
                 "sentences": [{"sent": expression.text, "raw": expression.text, "tokens": words, "sent_id": k}],
             }
-            if len(named) == 1:
-                refs["one"].append(common | {"ann_id": named[0], "ref_id": len(refs["one"])})
-            many = {"ann_id": named or [-1], "no_target": not named, "ref_id": len(refs["any"])}
-            refs["any"].append(common | many)
+            if len(target_ids) == 1:
+                refs["one"].append(common | {"ann_id": target_ids[0], "ref_id": len(refs["one"])})
+            target_fields = {"ann_id": target_ids or [-1], "no_target": not target_ids, "ref_id": len(refs["any"])}
+            refs["any"].append(common | target_fields)
     for folder, file, splits, protocol in (
         ("refcoco", "refs(unc).p", ("train", "val", "testA", "testB"), 0),
         ("refcoco+", "refs(unc).p", ("train", "val", "testA", "testB"), 2),
         ("refcocog", "refs(umd).p", ("train", "val", "test"), 2),
     ):
-        home = root / "refer" / folder
-        _dump(home / "instances.json", instances)
+        dataset = root / "refer" / folder
+        _dump(dataset / "instances.json", instances)
         split_refs = [ref | {"split": split} for split in splits for ref in refs["one"]]
-        (home / file).write_bytes(pickle.dumps(split_refs, protocol))
+        (dataset / file).write_bytes(pickle.dumps(split_refs, protocol))
     _dump(root / "refer" / "grefcoco" / "instances.json", instances)
     splits = ("train", "val", "testA", "testB")
     _dump(root / "refer" / "grefcoco" / "grefs(unc).json", [ref | {"split": split} for split in splits for ref in refs["any"]])
@@ -189,15 +189,15 @@ def _instance_map(image: toy_images.ToyImage) -> np.ndarray:
 def _labels(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     voc, context = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOC2010"
     names = "".join(f"2012_{k:06d}\n" for k in range(len(drawn)))
-    for home, folder in ((voc, "Segmentation"), (context, "SegmentationContext")):
-        (home / "ImageSets" / folder).mkdir(parents=True)
+    for dataset, folder in ((voc, "Segmentation"), (context, "SegmentationContext")):
+        (dataset / "ImageSets" / folder).mkdir(parents=True)
         for split in ("train", "val"):
-            (home / "ImageSets" / folder / f"{split}.txt").write_text(names)
+            (dataset / "ImageSets" / folder / f"{split}.txt").write_text(names)
     for k, image in enumerate(drawn):
         for split in ("training", "validation"):
-            home, name = root / "ADEChallengeData2016", f"ADE_{split}_{k:08d}"
-            _save(home / "images" / split / f"{name}.jpg", image.pixels)
-            _save(home / "annotations" / split / f"{name}.png", _semantic_map(image, range(1, 151), 0))
+            dataset, name = root / "ADEChallengeData2016", f"ADE_{split}_{k:08d}"
+            _save(dataset / "images" / split / f"{name}.jpg", image.pixels)
+            _save(dataset / "annotations" / split / f"{name}.png", _semantic_map(image, range(1, 151), 0))
         for split in ("train", "val"):
             name = f"town_{k:06d}_000019"
             _save(root / "cityscapes" / "leftImg8bit" / split / "town" / f"{name}_leftImg8bit.png", image.pixels)
@@ -209,8 +209,8 @@ def _labels(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
         labels = _semantic_map(image, range(1, 21), 0)
         labels[0] = 255
         coloured = Image.fromarray(labels).convert("P")  # label ids as palette indices
-        for home in (voc, context):
-            _save(home / "JPEGImages" / f"2012_{k:06d}.jpg", image.pixels)
+        for dataset in (voc, context):
+            _save(dataset / "JPEGImages" / f"2012_{k:06d}.jpg", image.pixels)
         (voc / "SegmentationClass").mkdir(exist_ok=True)
         coloured.save(voc / "SegmentationClass" / f"2012_{k:06d}.png")
         _save(voc / "SegmentationObject" / f"2012_{k:06d}.png", _instance_map(image))

@@ -108,7 +108,7 @@ def _pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tuple[str
     return [first] + [pick(rng, candidates) for _ in range(count - 1)]
 
 
-def place(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> list[Thing] | None:
+def place_objects(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> list[Thing] | None:
     """Places `count` objects at free positions; returns None if the image gets too crowded."""
     things: list[Thing] = []
     pairs = _pairs(kinds, count, rng)
@@ -131,7 +131,7 @@ def place(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> lis
     return things
 
 
-def stage(things: list[Thing], background: str) -> Scene:
+def build_scene(things: list[Thing], background: str) -> Scene:
     """Builds a Scene from objects and a background."""
     coverages = [drawing.coverage(thing.shape, thing.x, thing.y, thing.diameter, thing.angle) for thing in things]
     return Scene(background, tuple(things), np.stack(coverages))
@@ -139,10 +139,10 @@ def stage(things: list[Thing], background: str) -> Scene:
 
 def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Scene | None:
     """Samples a scene of `count` sufficiently visible objects; None if the draw is rejected."""
-    things = place(kinds, count, level, rng)
+    things = place_objects(kinds, count, level, rng)
     if things is None:
         return None
-    scene = stage(things, pick(rng, list(BACKGROUNDS)))
+    scene = build_scene(things, pick(rng, list(BACKGROUNDS)))
     return scene if scene.visible.min() >= MIN_VISIBLE[level] else None
 
 

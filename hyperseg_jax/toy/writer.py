@@ -43,7 +43,7 @@ REVOS_TYPES = {"reasoning": 1, "absent": 2}
 
 def categories(world: World, split: str) -> list[dict]:
     """Returns the COCO panoptic categories of a split: its coloured shapes, and the backgrounds as stuff."""
-    shown = {" ".join(pair) for pair in world.kinds_of(split).allowed} | set(BACKGROUNDS)
+    used_names = {" ".join(pair) for pair in world.kinds_of(split).allowed} | set(BACKGROUNDS)
     return [
         {
             "id": number,
@@ -52,7 +52,7 @@ def categories(world: World, split: str) -> list[dict]:
             "supercategory": "background" if name in BACKGROUNDS else name.split()[1],
         }
         for name, number in CATEGORY_IDS.items()
-        if name in shown
+        if name in used_names
     ]
 
 
@@ -77,11 +77,11 @@ def panoptic_png(segments: np.ndarray, numbers: list[int]) -> Image.Image:
 
 def image_records(world: World, split: str, index: int, drawn: toy_images.ToyImage) -> dict[str, Any]:
     """Returns the records of one image in each JSON file of a split."""
-    things, seen = drawn.scene.things, drawn.scene.masks
+    things, visible_masks = drawn.scene.things, drawn.scene.masks
     name = f"{index:012d}"
     image = {"id": index, "file_name": f"{name}.jpg", "height": SIZE, "width": SIZE}
     anns: list[dict[str, Any]] = []
-    for k, (thing, mask) in enumerate(zip(things, seen, strict=True)):
+    for k, (thing, mask) in enumerate(zip(things, visible_masks, strict=True)):
         anns.append(
             {
                 "id": index * 10 + k + 1,
@@ -93,8 +93,8 @@ def image_records(world: World, split: str, index: int, drawn: toy_images.ToyIma
                 "iscrowd": 0,
             }
         )
-    ground = ~seen.any(0)
-    segments = [*zip(seen, (thing.name for thing in things), strict=True), (ground, drawn.scene.background)]
+    background = ~visible_masks.any(0)
+    segments = [*zip(visible_masks, (thing.name for thing in things), strict=True), (background, drawn.scene.background)]
     segments_info = [
         {
             "id": segment_number(k),
@@ -150,8 +150,8 @@ def _draw_image(world: World, folder: pathlib.Path, item: tuple[str, int]) -> di
     drawn = toy_images.image(world, split, index)
     records = image_records(world, split, index, drawn)
     Image.fromarray(drawn.pixels).save(folder / "coco" / split / f"{index:012d}.jpg", quality=JPEG_QUALITY)
-    seen = drawn.scene.masks
-    segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
+    visible_masks = drawn.scene.masks
+    segments = np.concatenate([visible_masks, ~visible_masks.any(0, keepdims=True)])
     numbers = [segment["id"] for segment in records["panoptic"]["segments_info"]]
     png = panoptic_png(segments, numbers)
     png.save(folder / "coco" / "annotations" / f"panoptic_{split}" / f"{index:012d}.png")
@@ -181,8 +181,8 @@ def _draw_clip(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dic
     for t, frame in enumerate(frames):
         Image.fromarray(frame).save(frame_folder / f"{t:05d}.jpg", quality=JPEG_QUALITY)
     tracks = [[run_lengths.encode(mask) if mask.any() else None for mask in track] for track in clip.masks]
-    named = sorted({target for expression in written for target in expression.targets})
-    foreground = np.any(clip.masks[named], axis=0)
+    targets = sorted({target for expression in written for target in expression.targets})
+    foreground = np.any(clip.masks[targets], axis=0)
     return {
         "name": frame_folder.name,
         "frames": [f"{t:05d}" for t in range(len(frames))],

@@ -69,8 +69,8 @@ def answered(
         prompt = Prompt("panoptic", classes=tuple(map(str, range(len(things)))), things=tuple(map(bool, things)))
         found = jax.device_get(selection.instances(*given, valid=valid, limit=len(masks)))
         for name, kept in (
-            ("completed_instance", found["there"] & np.array(things, bool)[found["label"]]),
-            ("completed_instance_all", found["there"]),
+            ("completed_instance", found["valid"] & np.array(things, bool)[found["label"]]),
+            ("completed_instance_all", found["valid"]),
         ):
             made |= {
                 f"{name}_query": found["query"][kept],

@@ -199,7 +199,8 @@ def test_instructseg_mask_decoder(case):
     for name in (name for name in case.outputs if name.removeprefix("grad/") in first):
         case.compare(name, thinned(first[name.removeprefix("grad/")], case.outputs[name].shape), kind="gradient")
     norms = {
-        name: np.linalg.norm(x) for name, x in mask2former.table(decoder).under("", "predictor.").to_torch(d_params).items()
+        name: np.linalg.norm(x)
+        for name, x in mask2former.table(decoder).with_prefix("", "predictor.").to_torch(d_params).items()
     }
     case.compare("grad_norms", np.array([norms[name] for name in case.meta["grad_norm_names"]]), kind="gradient")
     case.done()

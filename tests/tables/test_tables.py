@@ -68,7 +68,7 @@ def test_zeros_without_a_place_go_and_come_again_and_nothing_else_does(operator,
 
 def table() -> Table:
     layer = Table([Row("up/kernel", "layers.{i}.fc.weight", Transpose()), Row("up/bias", "layers.{i}.fc.bias", Identity())])
-    return layer.stacked(2).under("layers/", "model.") + Table([Row("scale", "scale", Identity())])
+    return layer.stacked(2).with_prefix("layers/", "model.") + Table([Row("scale", "scale", Identity())])
 
 
 def tensors() -> dict:

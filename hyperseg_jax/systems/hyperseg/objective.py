@@ -32,7 +32,7 @@ class FrameCounts:
 
     targets: TargetCounts
     tokens: Float32[DeviceArray, "*T"]
-    shown: Float32[DeviceArray, "*T"]
+    num_examples: Float32[DeviceArray, "*T"]
 
 
 def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], FrameCounts]:
@@ -42,8 +42,8 @@ def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batc
     def count_batch(batch: Batch) -> FrameCounts:
         def count_frame(t: int) -> FrameCounts:
             targets, labels = frame_targets(batch, t)
-            shown = batch["frame_valid"][:, t].sum().astype(jnp.float32)
-            return FrameCounts(masks.count(targets, model.num_queries), count_tokens(labels), shown)
+            num_examples = batch["frame_valid"][:, t].sum().astype(jnp.float32)
+            return FrameCounts(masks.count(targets, model.num_queries), count_tokens(labels), num_examples)
 
         every = map(count_frame, range(batch["frame_valid"].shape[1]))
         counts: FrameCounts = jax.tree.map(lambda *each: jnp.stack(each), *every)
@@ -80,7 +80,7 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
             deterministic=False,
             rngs={"dropout": jax.random.fold_in(key, batch["images"].shape[1])},
         )
-        share = counts.shown / jnp.maximum(counts.shown.sum(), 1.0)
+        share = counts.num_examples / jnp.maximum(counts.num_examples.sum(), 1.0)
         return jax.tree.map(lambda values: (values * share).sum(0), per_frame)
 
     return batch_loss

@@ -28,7 +28,9 @@ def adapters(config: ConfigDict) -> Adapters:
     layers = "|".join(str(i) for i in range(llm.num_layers))
     names = "|".join(re.escape(name) for ours, (_, name) in phi.LINEARS.items() if ours in llm.lora_targets)
     # The regex names layers explicitly, so that linears of other modules never match.
-    return Adapters(phi.lora_table(llm).under("llm/", "base_model.model.model."), rf"model\.layers\.({layers})\.({names})")
+    return Adapters(
+        phi.lora_table(llm).with_prefix("llm/", "base_model.model.model."), rf"model\.layers\.({layers})\.({names})"
+    )
 
 
 def _vocabulary(config: ConfigDict) -> tuple[int, int]:
@@ -49,7 +51,7 @@ def _vocabulary(config: ConfigDict) -> tuple[int, int]:
 def _phi_table(config: ConfigDict) -> Table:
     tokens, head = _vocabulary(config)
     embedding = "model.embed_tokens.weight"
-    rows = [row for row in phi.table(build(config).llm).under("llm/", "model.") if row.names != (embedding,)]
+    rows = [row for row in phi.table(build(config).llm).with_prefix("llm/", "model.") if row.names != (embedding,)]
     pad = PaddedRows(tokens, head, embedding) if tokens < head else Identity()
     bias = "lm_head.bias"
     return Table(
@@ -94,7 +96,7 @@ def _siglip_table(config: ConfigDict) -> Table:
             Row((), f"vision_model.post_layernorm.{name}", Constant((fill, tower.hidden_size, dtype)))
             for name, fill in (("weight", np.ones), ("bias", np.zeros))
         )
-    return rows.under("clip_encoder/")
+    return rows.with_prefix("clip_encoder/")
 
 
 def _siglip_config(config: ConfigDict) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def _siglip_config(config: ConfigDict) -> dict[str, Any]:
 
 
 def _swin_table(config: ConfigDict) -> Table:
-    return swin.transformers_table(build(config).mask_encoder).under("mask_encoder/")
+    return swin.transformers_table(build(config).mask_encoder).with_prefix("mask_encoder/")
 
 
 def _swin_config(config: ConfigDict) -> dict[str, Any]:

@@ -21,8 +21,10 @@ INSTANCES, CANDIDATES = 100, 20
 
 
 def _expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
-    asked = outputs["asked"]
-    return selection.expression(outputs["mask_logits"], outputs["expression"], resize, enabled=asked, soft=soft, balanced=True)
+    enabled = outputs["asked"]
+    return selection.expression(
+        outputs["mask_logits"], outputs["expression"], resize, enabled=enabled, soft=soft, balanced=True
+    )
 
 
 def _regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:

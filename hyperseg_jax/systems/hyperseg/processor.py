@@ -117,9 +117,9 @@ class HyperSegProcessor:
     def for_bucket(self, shape: Shape) -> HyperSegProcessor:
         return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
 
-    def widest(self, others: Iterable[Any]) -> HyperSegProcessor:
+    def widest(self, other_processors: Iterable[Any]) -> HyperSegProcessor:
         counts = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on")
-        processors = [self, *others]
+        processors = [self, *other_processors]
         largest = {name: max(getattr(processor, name) for processor in processors) for name in counts}
         return dataclasses.replace(self, **largest, planes=max(processor._planes for processor in processors))
 
@@ -160,12 +160,12 @@ class HyperSegProcessor:
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
         layout = element["layout"]
         prompts = int(layout["prompt"].max())
-        shown = int(np.prod(element["filled"])) * int(element["frame_valid"].sum())
+        valid_pixels = int(np.prod(element["filled"])) * int(element["frame_valid"].sum())
         return {
             "positions": (int((layout["source"] != Source.PADDING).sum()), self.length),
             "prompts": (prompts, self.prompts),
             "targets": (int(element["valid"].sum()), prompts * self.targets),
-            "pixels": (shown, self.frames * self.image_size**2),
+            "pixels": (valid_pixels, self.frames * self.image_size**2),
         }
 
     @property
