@@ -26,7 +26,9 @@ class RegionSampler(nn.Module):
         valid: Bool[DeviceArray, " B *R"],
         points: Float[DeviceArray, "B *R S 2"] | None = None,
     ) -> Float[jax.Array, "B *R D"]:
-        """features: a square grid of N = g * g cells. *R is R regions or K prompts of R regions.
+        """Pools features over regions.
+
+        features: a square grid of N = g * g cells. *R is R regions or K prompts of R regions.
 
         A mask covers a cell if it contains any pixel of the cell. points: (x, y) in 0..1 with the centers of the outermost
         cells at 0 and 1 (align_corners=True), used instead of the covered cells. Invalid and empty regions give zeros.

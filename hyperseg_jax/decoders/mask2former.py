@@ -113,8 +113,9 @@ class MaskedAttentionDecoder(nn.Module):
         embeddings: dict[str, Float[DeviceArray, "B ... C"]],
         attention_masks: tuple[Bool[DeviceArray, "_ Q _"], ...] | None = None,
     ) -> MaskPrediction:
-        """levels: coarse to fine. queries: [B, K, Q, C], of K prompts an image.
+        """Predicts masks and scores.
 
+        levels: coarse to fine. queries: [B, K, Q, C], of K prompts per image.
         embeddings: any of "expression" [B, K, C], "class" [B, K, N, C], "region" [B, K, R, C]. If
         queries [B, Q, C] have no axis of prompts, embeddings have none either. The prediction has B * K rows; keys, values and
         mask features of an image are computed once for all its prompts.

@@ -85,12 +85,12 @@ class Siglip(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        """Number of patches of an image."""
+        """The number of patches per image."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
     def num_used(self) -> int:
-        """Number of layers that are run."""
+        """The number of layers that are run."""
         if not -self.num_layers - 1 <= self.feature_layer <= self.num_layers:
             raise ValueError(f"feature_layer = {self.feature_layer} is out of range for {self.num_layers} layers")
         return self.feature_layer % (self.num_layers + 1)
@@ -107,7 +107,10 @@ class Siglip(nn.Module):
     def __call__(
         self, image: Float[DeviceArray, "B H W 3"], all_hidden: bool = False
     ) -> Tokens | tuple[Tokens, tuple[Tokens, ...]]:
-        """image: of image_size, normalized to -1..1. all_hidden: also return all hidden states that have weights."""
+        """Encodes images.
+
+        image: of image_size, normalized to -1..1. all_hidden: also return all hidden states that have weights.
+        """
         if image.shape[1:3] != (self.image_size, self.image_size):
             raise ValueError(f"SigLIP expects images of {self.image_size} x {self.image_size}, got {image.shape}")
         x = Conv(self.hidden_size, self.patch_size, self.patch_size, precision=self.precision, name="patches")(image)

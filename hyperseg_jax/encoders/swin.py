@@ -155,7 +155,7 @@ class Swin(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[DeviceArray, "B H W 3"], deterministic: bool = True) -> Pyramid:
-        """image: normalized. The levels are [B, ceil(H/stride), ceil(W/stride), hidden_size * 2 ** i].
+        """Encodes normalized images. The levels are [B, ceil(H/stride), ceil(W/stride), hidden_size * 2 ** i].
 
         deterministic=False needs the "dropout" RNG if drop_path > 0.
         """
@@ -194,7 +194,10 @@ def transformers_table(swin: Swin) -> Table:
 def _table(
     swin: Swin, names: tuple[str, str, str, str], block_table: Callable[[str, int], Table], first_norm: int = 0
 ) -> Table:
-    """names: of the patch embedding, its norm, a stage and its norm. first_norm: index of the first norm."""
+    """Builds a weight table.
+
+    names: of the patch embedding, its norm, a stage and its norm. first_norm: index of the first norm.
+    """
     patches, patch_norm, stage, norm = names
     rows = conv_table("patches", patches) + norm_table("patch_norm", patch_norm)
     for i, depth in enumerate(swin.depths):

@@ -66,7 +66,7 @@ class DeformableAttention(nn.Module):
         return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(sampled)
 
     def _init_offsets(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
-        """The published bias initialization: each head has its own direction, and point p is at distance p + 1."""
+        """Returns the published bias initialization: each head has its own direction, point p is at distance p + 1."""
         angle = 2 * np.pi * np.arange(self.num_heads) / self.num_heads
         ray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         ray /= np.abs(ray).max(-1, keepdims=True)

@@ -164,7 +164,7 @@ class Phi(nn.Module):
         self.tokens = Embedding(self.vocab_size, self.hidden_size, self.precision, self.embedding_std)
 
     def embed(self, ids: Int[DeviceArray, "*B"]) -> Float[jax.Array, "*B {self.hidden_size}"]:
-        """Token embeddings."""
+        """Embeds token ids."""
         return self.tokens(ids)
 
     @overload

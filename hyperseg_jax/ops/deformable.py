@@ -48,7 +48,10 @@ def deformable_sampling(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sample(shapes: Shapes, value: DeviceArray, locations: DeviceArray, weights: DeviceArray) -> jax.Array:
-    """value [heads, B, S, D], locations [heads, levels, 2, B, points, Q], weights [heads, levels, B, points, Q]."""
+    """Samples all heads.
+
+    value [heads, B, S, D], locations [heads, levels, 2, B, points, Q], weights [heads, levels, B, points, Q].
+    """
     channels = value.shape[-1]
 
     def head(inputs):

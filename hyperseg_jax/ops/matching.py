@@ -61,7 +61,7 @@ def _finite(cost: DeviceArray) -> jax.Array:
 
 
 def _search(edges, target, target_of, active):
-    """Dijkstra search from a target to the nearest free column; does nothing for an inactive target.
+    """Searches with Dijkstra's algorithm from a target to the nearest free column; does nothing for an inactive target.
 
     edges: row -> reduced costs of its columns. Returns the free column (-1 if inactive), the length of the path to it, the
     distance of each column, the row before each column, and which columns were visited.

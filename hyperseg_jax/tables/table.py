@@ -164,7 +164,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}."""
+    """Flattens nested dictionaries: {"a": {"b": x}} -> {"a/b": x}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
@@ -173,7 +173,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
+    """Nests flat paths: {"a/b": x} -> {"a": {"b": x}}."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, leaf = path.split("/")

@@ -46,7 +46,7 @@ class Clip:
 
     @property
     def masks(self) -> np.ndarray:
-        """bool [N, T, SIZE, SIZE]."""
+        """The visible masks of the objects, bool [N, T, SIZE, SIZE]."""
         return np.stack([scene.masks for scene in self.scenes], axis=1)
 
 

@@ -59,10 +59,10 @@ CATEGORY_IDS = {f"{color} {shape}": k for k, (color, shape) in enumerate(ALL_PAI
 
 
 def plural(noun: str) -> str:
-    """'cross' -> 'crosses', 'ring' -> 'rings'."""
+    """Returns the plural: 'cross' -> 'crosses', 'ring' -> 'rings'."""
     return noun + ("es" if noun.endswith("s") else "s")
 
 
 def article(words: str) -> str:
-    """'orange ring' -> 'an orange ring'."""
+    """Adds the indefinite article: 'orange ring' -> 'an orange ring'."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -53,7 +53,7 @@ class Prefix:
 
     @property
     def length(self) -> int:
-        """Number of positions."""
+        """The number of positions."""
         return self.past.visible.shape[1]
 
 

@@ -100,7 +100,10 @@ def _siglip_table(config: ConfigDict) -> Table:
 
 
 def _siglip_config(config: ConfigDict) -> dict[str, Any]:
-    """The feature is hidden_states[feature_layer] of a full tower, and hidden_states[-1] of a truncated tower."""
+    """Returns config.json of SiglipVisionModel.
+
+    The feature is hidden_states[feature_layer] of a full tower, and hidden_states[-1] of a truncated tower.
+    """
     tower = build(config).clip_encoder
     return {
         "architectures": ["SiglipVisionModel"],
