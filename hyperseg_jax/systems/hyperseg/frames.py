@@ -29,7 +29,7 @@ def normalize_for_llm(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
-def over_frames(
+def run_frames(
     model: HyperSeg,
     params: Any,
     batch: Batch,

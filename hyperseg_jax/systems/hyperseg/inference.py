@@ -14,7 +14,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.cache import KeyValues
 from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.structs import Layout
-from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, over_frames
+from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.system import Predict
 
@@ -41,7 +41,7 @@ def predict(model: HyperSeg, config: ml_collections.ConfigDict) -> Predict:
             tracking_embedding = embeddings["reid"] if "reid" in embeddings else embeddings["query"]
             return {"mask_logits": split(output.prediction.mask_logits), **scores, "embedding": split(tracking_embedding)}
 
-        outputs, memory = over_frames(model, params, batch, memory, frame_outputs, features)
+        outputs, memory = run_frames(model, params, batch, memory, frame_outputs, features)
         outputs = jax.tree.map(lambda frames: jnp.moveaxis(frames, 0, 1), outputs)
         prompt_arrays = {"asked": batch["uses_expression"], **{name: batch[name] for name in ("class_valid", "region_valid")}}
         return outputs | {name: jnp.repeat(value[:, None], frames, axis=1) for name, value in prompt_arrays.items()}, memory

@@ -17,7 +17,7 @@ from hyperseg_jax.losses.scores import BalancedScores, ClassScores, ScoreLoss
 from hyperseg_jax.losses.targets import MaskTargets, TargetCounts
 from hyperseg_jax.losses.text import count_tokens, text_cross_entropy_in_chunks
 from hyperseg_jax.structs import IGNORED, DeviceArray
-from hyperseg_jax.systems.hyperseg.frames import over_frames
+from hyperseg_jax.systems.hyperseg.frames import run_frames
 from hyperseg_jax.systems.hyperseg.model import HyperSeg, HyperSegOutput
 from hyperseg_jax.systems.system import Loss
 
@@ -71,7 +71,7 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
                 total = total + text_weight * metrics["text"]
             return total, metrics
 
-        per_frame, _ = over_frames(
+        per_frame, _ = run_frames(
             model,
             params,
             batch,
