@@ -58,7 +58,7 @@ def test_empty_and_invalid_regions_give_zeros(features):
     assert not pooled[:, 0].any() and not pooled[1, 1].any() and pooled[0, 1].any()
 
 
-def test_prompts_of_a_image_share_its_features(features):
+def test_prompts_of_an_image_share_its_features(features):
     masks = jax.random.bernoulli(jax.random.key(2), 0.2, (2, 3, 4, 9, 9))
     valid = jnp.ones((2, 3, 4), bool)
     pooled = SAMPLER(features, masks, valid)

@@ -118,12 +118,12 @@ def test_messages_are_bounded_and_all_counted(own, monkeypatch):
     assert len(result.collected.problems) == 3 and result.faults == count > 3
 
 
-def test_a_image_is_reported_once_and_decoded_once(own, monkeypatch):
+def test_an_image_is_reported_once_and_decoded_once(own, monkeypatch):
     root = own("coco", "refer")
     (root / "coco" / "train2014" / "COCO_train2014_000000000000.jpg").unlink()
     opened = []
-    original = files.pictures.colours
-    monkeypatch.setattr(files.pictures, "colours", lambda path: opened.append(path) or original(path))
+    original = files.images.colours
+    monkeypatch.setattr(files.images, "colours", lambda path: opened.append(path) or original(path))
     result = check(lambda: layouts.find("refcoco").open(root, "val"), lambda **_: None, threads=1)
     assert [kind for kind, _ in found(result)] == ["missing file"] and result.examples > 4
     assert len([path for path in opened if "000001.jpg" in str(path)]) == 1

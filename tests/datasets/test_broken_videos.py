@@ -190,7 +190,7 @@ def test_a_check_of_clips_goes_on_and_names_all(own):
     assert any("has no .jpg frames" in message for _, message in found(report(root, "davis2017", "train")))
 
 
-def test_every_layout_names_a_image_that_is_gone(own, samples):
+def test_every_layout_names_an_image_that_is_gone(own, samples):
     """Every benchmark whose images lie in files of their own."""
     for name, layout in layouts.LAYOUTS.items():
         split = layout.splits[0]

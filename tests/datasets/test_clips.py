@@ -205,12 +205,12 @@ CLIPS = {
 @pytest.mark.parametrize("name", CLIPS)
 def test_only_the_frames_asked_for_are_read(written, monkeypatch, name):
     read = []
-    for module, function in ((files, "read_picture"), (video_folders, "read_labels"), (masks, "decode")):
+    for module, function in ((files, "read_image"), (video_folders, "read_labels"), (masks, "decode")):
         original = getattr(module, function)
         monkeypatch.setattr(module, function, lambda *a, _o=original, _f=function, **b: read.append(_f) or _o(*a, **b))
     example = CLIPS[name](written, frames=2)[0]
     things = len(drawn("train", 0)[0].things)
-    assert len(example.frames) == 2 == example.prompts[0].masks.shape[1] and read.count("read_picture") == 2
+    assert len(example.frames) == 2 == example.prompts[0].masks.shape[1] and read.count("read_image") == 2
     assert read.count("read_labels") in (0, 2) and read.count("decode") <= 2 * things and len(set(read)) == 2
 
 

@@ -42,7 +42,7 @@ def start(module, *args):
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / x.shape[0] ** 0.5, x.dtype), shapes)
 
 
-def test_prompts_share_a_image_as_if_it_were_repeated(rng):
+def test_prompts_share_an_image_as_if_it_were_repeated(rng):
     features, levels, queries, embeddings = inputs(rng)
     module = decoder()
     params = start(module, features, levels, queries, embeddings)

@@ -82,7 +82,7 @@ def test_equal_to_pycocotools():
     assert 0.05 < expected["ap"] < expected["ap50"] < 1 and {"ap_small", "ap_large"} <= expected.keys()
 
 
-def test_a_image_counts_once():
+def test_an_image_counts_once():
     one, two = MaskAP(), MaskAP()
     for scores in (one, two):
         scores.update("a", [], [], [], np.ones((1, 4, 4), bool), ["cat"])

@@ -134,7 +134,7 @@ def first_frame(row):
     return {**row, **cut, "segments": row["segments"][:, :, :1]}
 
 
-def test_frames_that_a_image_lacks_count_for_nothing(ready):
+def test_frames_that_an_image_lacks_count_for_nothing(ready):
     rows, loss, _ = ready
     image, clip, blank = rows["panoptic"], rows["video"], rows["blank"]
     noisy = {

@@ -171,7 +171,7 @@ def tiled(side, compression, data):
     return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + bytes(4) + data
 
 
-def test_a_tile_counts_like_a_image():
+def test_a_tile_counts_like_an_image():
     assert images.colours(tiled(64, 8, zlib.compress(bytes(64 * 64)))).shape == (1, 1, 3)
     with pytest.raises(BadFile, match=r"has tiles of 46336x46336 pixels, and the limit is .*raise limits\.pixels"):
         images.colours(tiled(46336, 8, zlib.compress(bytes(100))))

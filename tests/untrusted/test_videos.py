@@ -123,7 +123,7 @@ def test_an_mp4_that_refers_to_another_file(tmp_path, monkeypatch):
         assert "\n" not in str(error)
 
 
-def test_a_image_pattern_in_the_name(tmp_path):
+def test_an_image_pattern_in_the_name(tmp_path):
     from PIL import Image
 
     for k in range(3):

@@ -100,7 +100,7 @@ def test_clips_are_whole_or_sampled_as_their_source_samples(clips, tmp_path, nam
     from hyperseg_jax.datasets.builds.records import Record
 
     image = Record._image
-    monkeypatch.setattr(Record, "_picture", lambda self, t: decoded.append(t) or image(self, t))
+    monkeypatch.setattr(Record, "_image", lambda self, t: decoded.append(t) or image(self, t))
     for rule in ("stride", "around", "jump"):
         sampled, built = (
             f(frames=3, sampling=rule)
