@@ -62,7 +62,7 @@ def main() -> None:
     answer, size = answers.find("expression"), canvas(*geometry.original)
 
     def select(outputs: dict[str, jax.Array], geometry: jax.Array) -> dict[str, jax.Array]:
-        return answer.select(outputs, mask_resize(geometry, masks.shape[1:], size), answers.usual.of_segments())
+        return answer.select(outputs, mask_resize(geometry, masks.shape[1:], size), answers.default.segment_thresholds())
 
     jitted, held = jax.jit(select), jax.device_put(outputs)
     selected = jax.block_until_ready(jitted(held, geometry_array(geometry)))

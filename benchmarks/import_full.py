@@ -42,8 +42,8 @@ def make(folder: pathlib.Path, config_name: str) -> None:
     described: dict[str, tuple[tuple[int, ...], Any]] = {}
     constants = {}
     for row in system.weight_table(config):
-        for _, place, names, operator in row.pieces():
-            hollow = tuple(np.broadcast_to(np.zeros((), np.int8), expected[path].shape[len(place) :]) for path in row.paths)
+        for _, indices, names, operator in row.pieces():
+            hollow = tuple(np.broadcast_to(np.zeros((), np.int8), expected[path].shape[len(indices) :]) for path in row.paths)
             for name, tensor in zip(names, operator.to_torch(hollow), strict=True):
                 if not row.paths:
                     constants[name] = tensor

@@ -103,7 +103,7 @@ def world(shared):
     """A toy world of a few images."""
     from hyperseg_jax import toy
 
-    return shared("world", lambda folder: toy.write(folder, train=24, val=6, compositional=0, clips=10, say=lambda _: None))
+    return shared("world", lambda folder: toy.write(folder, train=24, val=6, compositional=0, clips=10, log=lambda _: None))
 
 
 @pytest.fixture(scope="session")

@@ -109,7 +109,7 @@ def test_a_wrong_call_of_a_module_raises(shape, dtype):
 
 def test_dimensions_of_one_name_are_of_one_size():
     assert bce_cost(jnp.zeros((2, 5, 7)), jnp.zeros((2, 3, 7))).shape == (2, 5, 3)
-    with pytest.raises(TypeCheckError, match="parameter 'wanted'"):
+    with pytest.raises(TypeCheckError, match="parameter 'targets'"):
         bce_cost(jnp.zeros((2, 5, 7)), jnp.zeros((2, 3, 6)))
 
 

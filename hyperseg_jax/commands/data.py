@@ -90,7 +90,7 @@ def _toy(parsed: argparse.Namespace) -> None:
         level=parsed.level,
         kinds=parsed.kinds,
         workers=min(4, os.cpu_count() or 1),
-        say=lambda line: say(console, line),
+        log=lambda line: say(console, line),
     )
 
 

@@ -21,7 +21,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation import benchmark_run, benchmarks
 from hyperseg_jax.evaluation.engine import Engine
 from hyperseg_jax.evaluation.submissions import WRITERS
-from hyperseg_jax.metrics.published import PUBLISHED, published
+from hyperseg_jax.metrics.published import REPORTED_RESULTS, reported_results
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.results.server import coco_panoptic
 from hyperseg_jax.systems import system as systems
@@ -104,7 +104,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 "limit": parsed.limit,
                 "checkpoint": str(parsed.checkpoint),
                 "scores": scores,
-                "published": [vars(row) for row in PUBLISHED if row.benchmark in scores],
+                "published": [vars(row) for row in REPORTED_RESULTS if row.benchmark in scores],
             }
             write_text(parsed.out / "scores.json", strict_json.text(told))
             say(console, f"wrote {parsed.out}/")
@@ -142,7 +142,7 @@ def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:
     made = Table("benchmark", "metric", "ours", "published", title=f"scores by the {rules} rules")
     for name, values in scores.items():
         for metric, value in values.items():
-            known = "; ".join(f"{row.value:.2f} {row.model}" for row in published(name, metric))
+            known = "; ".join(f"{row.value:.2f} {row.model}" for row in reported_results(name, metric))
             made.add_row(cell(name), cell(metric), score_text(metric, value), known)
         made.add_section()
     return made

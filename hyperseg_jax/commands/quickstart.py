@@ -17,7 +17,7 @@ from rich.table import Table
 from hyperseg_jax import config as configs
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.results.drawing import caption, draw_segments, overlay, sheet
+from hyperseg_jax.results.drawing import caption, contact_sheet, draw_segments, overlay
 from hyperseg_jax.results.page import Page
 from hyperseg_jax.untrusted import paths, printing
 from hyperseg_jax.untrusted.bad_file import naming
@@ -83,7 +83,7 @@ def draw_worlds(folder: pathlib.Path, images: int, say: Callable[[str], None]) -
             clips=clips,
             kinds=kinds,
             workers=min(2, os.cpu_count() or 1),
-            say=lambda _: None,
+            log=lambda _: None,
         )
     return folder
 
@@ -126,7 +126,7 @@ def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], 
         "that reads them must fail."
     )
     page.table(("answer by", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in controls.lines()])
-    page.image(sheet(controls.evaluation.tiles, 3), "Left what the text names, right what the model found.")
+    page.image(contact_sheet(controls.evaluation.tiles, 3), "Left what the text names, right what the model found.")
 
 
 def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
@@ -161,7 +161,7 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
         )
     page.heading("2. The same model, asked in other ways")
     page.text("By a list of classes (every instance apart, without overlap), and by a mark drawn on the object.")
-    page.image(sheet(tiles, 2), "A class list, then drawn marks (magenta) and the object behind each.")
+    page.image(contact_sheet(tiles, 2), "A class list, then drawn marks (magenta) and the object behind each.")
 
 
 def show_clip(page: Page, model: Any, world: pathlib.Path, say: Callable[[str], None]) -> None:
@@ -176,7 +176,7 @@ def show_clip(page: Page, model: Any, world: pathlib.Path, say: Callable[[str], 
     ]
     page.heading("3. A clip")
     page.text(f"“{text}”: what the model saw of one frame feeds the next.")
-    page.image(sheet(tiles, 4), text)
+    page.image(contact_sheet(tiles, 4), text)
 
 
 def fine_tune(
@@ -238,7 +238,7 @@ def before_and_after(tiny: Any, tuned: Any, new: Examined, count: int = 8) -> np
         tiles.append(caption(_beside(panels), prompt.text))
         if len(tiles) == count:
             break
-    return sheet(tiles, 2)
+    return contact_sheet(tiles, 2)
 
 
 def _beside(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:

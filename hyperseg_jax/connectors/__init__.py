@@ -1,6 +1,6 @@
-"""Features -> tokens of the language model.
+"""Connectors: visual features to tokens of the language model.
 
-projector               patch features to the language model's width
-fine_grained_perceiver  a pyramid's detail in a fixed number of tokens, recurrent over frames
-region_sampler          drawn regions to one token each
+projector               projects patch features to the width of the language model
+fine_grained_perceiver  resamples a feature pyramid to a fixed number of tokens, recurrent over frames
+region_sampler          pools each visual-prompt region to one token
 """

@@ -1,6 +1,6 @@
-"""The fine-grained visual perceiver: a pyramid's detail in a fixed number of tokens (HyperSeg, arXiv 2411.17606, section 3).
+"""The fine-grained visual perceiver: a fixed number of tokens from a feature pyramid (HyperSeg, arXiv 2411.17606, section 3).
 
-The paper weighs what each layer adds by a gate, P_j = P_{j-1} + tanh(MLP(P^_j)) * P^_j; the released weights have none.
+The paper gates the update of each layer, P_j = P_{j-1} + tanh(MLP(P^_j)) * P^_j; the released weights have no gates.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ GATES = ("tanh", "none")
 class Gate(nn.Module):
     """tanh(MLP(x)) * x, a weight for each channel. Parts: up, down.
 
-    Only `down` starts at zero, so the gate is closed at the start and yet every parameter moves within two optimiser steps:
-    down in the first, up (through GELU, which has no dead units) in the second.
+    Only `down` is initialized to zero, so the gate is closed initially, but all parameters are updated within two optimizer
+    steps: down in the first, up (through GELU, which has no dead units) in the second.
     """
 
     precision: Precision
@@ -43,7 +43,7 @@ class Gate(nn.Module):
 
 
 class PerceiverLayer(nn.Module):
-    """Latents attend to one level and to themselves, then a feed-forward block; each adds to the latents.
+    """Latents attend to one level and to themselves, then a feed-forward block, with residual connections.
 
     Parts: norm_features, norm_latents, attention, norm_mlp, mlp, and with gates: gate, gate_mlp.
     """
@@ -71,13 +71,13 @@ class PerceiverLayer(nn.Module):
 
 
 class FineGrainedPerceiver(nn.Module):
-    """A pyramid -> num_queries tokens for the language model.
+    """Resamples a pyramid to num_queries tokens for the language model.
 
-    Its num_levels coarsest levels are used, each by one layer, fine to coarse.
+    The num_levels coarsest levels are used, by one layer each, fine to coarse.
 
-    gate: "tanh" is the paper's conditional weighting: at the start no layer's attention changes the latents. The
-    feed-forward residual is plain unless gate_feed_forward: then at the start the whole stack (residuals) is exactly the
-    identity, before its final norm. "none" is what the released weights need.
+    gate: "tanh" is the paper's conditional weighting: initially, attention does not change the latents. With
+    gate_feed_forward, the feed-forward residual is gated too, and the stack before the final norm is initially the identity.
+    "none" is required by the released weights.
     Parts: query, local_project_i, level_embed, layers_i, norm, expand, next_query_project.
     """
 
@@ -114,7 +114,7 @@ class FineGrainedPerceiver(nn.Module):
     def __call__(
         self, pyramid: Pyramid, query: Float[DeviceArray, "B Q {self.hidden_size}"] | None = None
     ) -> Float[jax.Array, "B {self.num_queries} {self.llm_size}"]:
-        """query: from next_query, else the learned one."""
+        """Returns tokens for the language model. query: from next_query; the learned query by default."""
         tokens = self.expand(self.resample(pyramid, query))
         if self.is_initializing():
             self.next_query(tokens)  # video only
@@ -123,13 +123,13 @@ class FineGrainedPerceiver(nn.Module):
     def resample(
         self, pyramid: Pyramid, query: Float[DeviceArray, "B Q {self.hidden_size}"] | None = None
     ) -> Float[jax.Array, "B {self.num_queries} {self.hidden_size}"]:
-        """The latents under the final norm, before they take the language model's width."""
+        """Returns the latents after the final norm, before the projection to the language model's width."""
         return self.norm(self.residual_stack(pyramid, query))
 
     def residual_stack(
         self, pyramid: Pyramid, query: Float[DeviceArray, "B Q {self.hidden_size}"] | None = None
     ) -> Float[jax.Array, "B {self.num_queries} {self.hidden_size}"]:
-        """The query after every layer, before the final norm."""
+        """Returns the latents after all layers, before the final norm."""
         levels = pyramid.levels[-self.num_levels :]
         if len(levels) != self.num_levels:
             raise ValueError(f"the perceiver needs {self.num_levels} levels, the pyramid has {len(levels)}")
@@ -142,31 +142,31 @@ class FineGrainedPerceiver(nn.Module):
         return latents
 
     def next_query(self, hidden: Float[DeviceArray, "B Q {self.llm_size}"]) -> Float[jax.Array, "B Q {self.hidden_size}"]:
-        """The language model's hidden states at the fine-grained tokens -> the next frame's query."""
+        """Projects the language model's hidden states at the fine-grained tokens to the query of the next frame."""
         return self.next_query_project(hidden)
 
 
 def table(perceiver: FineGrainedPerceiver) -> Table:
-    """Weight table against the released names (they stand at the model's top level).
+    """Returns the weight table for the released names, which are at the top level of the model.
 
-    Gates are not in the release; ours are mgvp_layers.layers.N.gate.{0,2} and mgvp_layers.layers.N.gate_mlp.{0,2}.
+    Gates are not in the release; their names here are mgvp_layers.layers.N.gate.{0,2} and mgvp_layers.layers.N.gate_mlp.{0,2}.
     """
-    made = Table([Row("query", "temporal_query", Identity()), Row("level_embed", "level_embed.weight", Identity())])
+    rows = Table([Row("query", "temporal_query", Identity()), Row("level_embed", "level_embed.weight", Identity())])
     for i in range(perceiver.num_levels):
-        made += conv_table(f"local_project_{i}", f"local_project.{i}")
-        made += _layer_table(f"mgvp_layers.layers.{i}", perceiver).under(f"layers_{i}/")
-    made += norm_table("norm", "mgvp_layers.norm") + linear_table("expand", "expanded_seg_query_project")
-    return made + linear_table("next_query_project", "temporal_query_project")
+        rows += conv_table(f"local_project_{i}", f"local_project.{i}")
+        rows += _layer_table(f"mgvp_layers.layers.{i}", perceiver).with_prefix(f"layers_{i}/")
+    rows += norm_table("norm", "mgvp_layers.norm") + linear_table("expand", "expanded_seg_query_project")
+    return rows + linear_table("next_query_project", "temporal_query_project")
 
 
 def _layer_table(name: str, perceiver: FineGrainedPerceiver) -> Table:
-    made = norm_table("norm_features", f"{name}.0.norm_media") + norm_table("norm_latents", f"{name}.0.norm_latents")
-    made += linear_table("attention/query", f"{name}.0.to_q", use_bias=False)
+    rows = norm_table("norm_features", f"{name}.0.norm_media") + norm_table("norm_latents", f"{name}.0.norm_latents")
+    rows += linear_table("attention/query", f"{name}.0.to_q", use_bias=False)
     kernels = ("attention/key/kernel", "attention/value/kernel")
-    made += Table([Row(kernels, f"{name}.0.to_kv.weight", FusedQKV(transpose=True, parts=2))])
-    made += linear_table("attention/out", f"{name}.0.to_out", use_bias=False)
-    made += norm_table("norm_mlp", f"{name}.1.0") + feed_forward_table("mlp", f"{name}.1.1", f"{name}.1.3", use_bias=False)
+    rows += Table([Row(kernels, f"{name}.0.to_kv.weight", FusedQKV(transpose=True, parts=2))])
+    rows += linear_table("attention/out", f"{name}.0.to_out", use_bias=False)
+    rows += norm_table("norm_mlp", f"{name}.1.0") + feed_forward_table("mlp", f"{name}.1.1", f"{name}.1.3", use_bias=False)
     gates = ("gate",) * (perceiver.gate == "tanh") + ("gate_mlp",) * perceiver.gate_feed_forward
     for gate in gates:
-        made += feed_forward_table(gate, f"{name}.{gate}.0", f"{name}.{gate}.2")
-    return made
+        rows += feed_forward_table(gate, f"{name}.{gate}.0", f"{name}.{gate}.2")
+    return rows

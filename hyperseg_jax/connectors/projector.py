@@ -1,4 +1,4 @@
-"""Image features -> language-model width (LLaVA's mlp2x_gelu)."""
+"""Projects image features to the width of the language model (LLaVA's mlp2x_gelu)."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class Projector(nn.Module):
 
 
 def table(projector: Projector) -> Table:
-    """Weight table against mm_projector ("0.weight", "0.bias", "2.weight", "2.bias")."""
+    """Returns the weight table for mm_projector ("0.weight", "0.bias", "2.weight", "2.bias")."""
     return linear_table("up", "0") + linear_table("down", "2")

@@ -238,7 +238,7 @@ def toy_world(parameters: Mapping[str, Any], console: Console) -> pathlib.Path:
     folder = cache_folder() / f"toy-{code:08x}"
     if not folder.exists():
         printing.say(console, f"generating the toy dataset in {folder} (once)")
-        toy.write(folder, **parameters, workers=min(4, os.cpu_count() or 1), say=lambda _: None)
+        toy.write(folder, **parameters, workers=min(4, os.cpu_count() or 1), log=lambda _: None)
     return folder
 
 

@@ -1,5 +1,5 @@
-"""Features and queries -> masks and scores.
+"""Mask decoders: features and queries to masks and scores.
 
-pixel_decoder  a pyramid to mask features and three refined maps, with deformable attention
-mask2former    masked attention of queries, with scores against language embeddings
+pixel_decoder  refines a pyramid to mask features and three feature maps, with deformable attention
+mask2former    masked-attention decoder with scores against language embeddings
 """

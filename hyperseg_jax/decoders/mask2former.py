@@ -16,22 +16,22 @@ from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.mlp import MLP, FeedForward, feed_forward_table, mlp_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import rematerialised
+from hyperseg_jax.layers.remat import apply_remat
 from hyperseg_jax.ops.positions import sine_positions
 from hyperseg_jax.ops.sampling import resize_bilinear
 from hyperseg_jax.structs import DeviceArray, MaskPrediction
 from hyperseg_jax.tables import Identity, Row, Table
 
-SCORES = {"expression": "SEG_proj", "class": "CLASS_proj", "region": "REGION_proj"}  # ours: the published name
+SCORES = {"expression": "SEG_proj", "class": "CLASS_proj", "region": "REGION_proj"}  # score kind: published name
 HEADS = {"box": "box_embed", "box_iou": "iou_head", "reid": "reid_embed_head"}
 UNUSED = {"unused_query": "query_feat.weight", "unused_expression_query": "SEG_query_embed.weight"}
-# The last layer of whatever makes logits starts small: logits of size 1 instead of 10 at the start of training.
+# Small initialization of the last layer before logits, so that initial logits are about 1 instead of 10.
 SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 
 
 class MaskedAttentionLayer(nn.Module):
-    """Queries attend to one map where their own mask allows it, then to each other, then a feed-forward block; each with its
-    norm behind it.
+    """Masked cross-attention to one feature map, self-attention of the queries, and a feed-forward block, each followed by a
+    norm.
 
     Parts: cross_attention, cross_norm, self_attention, self_norm, mlp, mlp_norm.
     """
@@ -53,19 +53,19 @@ class MaskedAttentionLayer(nn.Module):
         cross = MultiHeadAttention(self.num_heads, precision=p, name="cross_attention")
         attended = cross(queries + query_positions, keys, values, mask=allowed[:, :, None])
         x = LayerNorm(precision=p, name="cross_norm")(queries + attended)
-        placed = x + query_positions
-        mixed = MultiHeadAttention(self.num_heads, precision=p, name="self_attention")(placed, placed, x)
-        x = LayerNorm(precision=p, name="self_norm")(x + mixed)
+        positioned = x + query_positions
+        attended_queries = MultiHeadAttention(self.num_heads, precision=p, name="self_attention")(positioned, positioned, x)
+        x = LayerNorm(precision=p, name="self_norm")(x + attended_queries)
         mlp = FeedForward(self.feedforward_dim, "relu", precision=p, name="mlp")
         x = LayerNorm(precision=p, name="mlp_norm")(x + mlp(x))
         return axes.constrain(x, "batch", "prompts", "act_queries", "act_embed")
 
 
 class MaskedAttentionDecoder(nn.Module):
-    """Mask features, three maps, queries and embeddings -> masks and scores, at the start and after every layer.
+    """Predicts masks and scores from mask features, three feature maps, queries and embeddings, initially and after each layer.
 
-    score_kinds: which embeddings it can score against (SCORES). heads: further outputs (HEADS). keep_unused: hold the two
-    tables that published weights carry and nothing reads, so that they come in and go out complete.
+    score_kinds: embeddings that queries can be scored against (SCORES). heads: further outputs (HEADS). keep_unused: keep the
+    two unused tables of the published weights, so that these are imported and exported completely.
     Corresponds to MultiScaleMaskedTransformerDecoderForOPTPreTrain.
     Parts: query_embed, level_embed, layers_i, norm, mask, and by kind: expression, class, region, box, box_iou, reid.
     """
@@ -94,7 +94,7 @@ class MaskedAttentionDecoder(nn.Module):
         if self.keep_unused:
             for extra, name in enumerate(UNUSED):
                 self.param(name, axes.named(init, "queries", "embed"), (self.num_queries + extra, width), p.params)
-        layer = rematerialised(MaskedAttentionLayer, self.remat)
+        layer = apply_remat(MaskedAttentionLayer, self.remat)
         self.layers = [layer(self.num_heads, self.feedforward_dim, p) for _ in range(self.num_layers)]
         self.norm = LayerNorm(precision=p)
         self.mask = MLP((width, width, self.mask_dim), p, SMALL)
@@ -113,12 +113,13 @@ class MaskedAttentionDecoder(nn.Module):
         embeddings: dict[str, Float[DeviceArray, "B ... C"]],
         attention_masks: tuple[Bool[DeviceArray, "_ Q _"], ...] | None = None,
     ) -> MaskPrediction:
-        """levels: coarse to fine. queries: [B, K, Q, C], of K prompts an image.
+        """Predicts masks and scores.
 
-        embeddings: any of "expression" [B, K, C], "class" [B, K, N, C], "region" [B, K, R, C]. Without the axis of prompts in
-        queries [B, Q, C] the embeddings have none either. The rows of the prediction are B * K; what belongs to the image
-        (keys, values, mask features) is computed once for its prompts.
-        attention_masks: one bool [B * K, Q, h * w] a layer, True = blocked, in place of those that the masks give.
+        levels: coarse to fine. queries: [B, K, Q, C], of K prompts per image.
+        embeddings: any of "expression" [B, K, C], "class" [B, K, N, C], "region" [B, K, R, C]. If
+        queries [B, Q, C] have no axis of prompts, embeddings have none either. The prediction has B * K rows; keys, values and
+        mask features of an image are computed once for all its prompts.
+        attention_masks: one bool [B * K, Q, h * w] per layer, True = blocked, that replaces the predicted masks.
         """
         if queries.ndim == 3:
             queries, embeddings = queries[:, None], {kind: x[:, None] for kind, x in embeddings.items()}
@@ -138,14 +139,14 @@ class MaskedAttentionDecoder(nn.Module):
             stage, mask_embedding, _ = self._predict(x, mask_features, embeddings)
             level = i % len(levels)
             if attention_masks is None:
-                blocked = _negative(mask_embedding, small_features[level])
+                blocked = _blocked_positions(mask_embedding, small_features[level])
             else:
                 blocked = rearrange(attention_masks[i], "(b prompts) q s -> b prompts q s", prompts=prompts)
             stages.append(stage | {"attention_mask": _rows(blocked)})
-            allowed = ~blocked | blocked.all(-1, keepdims=True)  # a query that may look nowhere looks everywhere
+            allowed = ~blocked | blocked.all(-1, keepdims=True)  # a fully blocked query attends to all positions
             x = layer(x, query_positions, *maps[level], allowed)
-        final, _, normed = self._predict(x, mask_features, embeddings)
-        return self._prediction(x, normed, final, tuple(stages))
+        final, _, normalized = self._predict(x, mask_features, embeddings)
+        return self._prediction(x, normalized, final, tuple(stages))
 
     def _keys_and_values(
         self, level: Float[DeviceArray, "B h w C"], index: int
@@ -160,12 +161,12 @@ class MaskedAttentionDecoder(nn.Module):
         mask_features: Float[DeviceArray, "B h w D"],
         embeddings: dict[str, Float[DeviceArray, "B K ... C"]],
     ) -> tuple[dict[str, Any], jax.Array, jax.Array]:
-        """(mask logits and scores of all rows, the mask embedding, the normed queries)."""
-        normed = self.norm(x)
-        mask_embedding = self.mask(normed)
+        """Returns (mask logits and scores of all rows, mask embedding, normalized queries)."""
+        normalized = self.norm(x)
+        mask_embedding = self.mask(normalized)
         mask_logits = self._product("bkqc,bhwc->bkqhw", mask_embedding, mask_features)
         projected = {
-            kind: project(normed)
+            kind: project(normalized)
             for kind, project in self.score_projections.items()
             if kind in embeddings or self.is_initializing()
         }
@@ -174,39 +175,39 @@ class MaskedAttentionDecoder(nn.Module):
             for kind, embedding in embeddings.items()
         }
         stage = {"mask_logits": _rows(mask_logits), "scores": {kind: _rows(score) for kind, score in scores.items()}}
-        return stage, mask_embedding, normed
+        return stage, mask_embedding, normalized
 
     def _product(self, expression: str, x: Float[DeviceArray, " ..."], y: Float[DeviceArray, " ..."]) -> jax.Array:
-        """Logits, summed in the output type."""
+        """Returns logits, accumulated in the output dtype."""
         p = self.precision
         return jnp.einsum(expression, *p.cast(x, y), precision=p.matmul, preferred_element_type=p.output)
 
     def _prediction(
-        self, x: jax.Array, normed: jax.Array, final: dict[str, Any], stages: tuple[dict[str, Any], ...]
+        self, x: jax.Array, normalized: jax.Array, final: dict[str, Any], stages: tuple[dict[str, Any], ...]
     ) -> MaskPrediction:
         output = self.precision.output
         scores, embeddings, boxes = dict(final["scores"]), {"query": _rows(x)}, None
         for kind, head in self.extra_heads.items():
             if kind == "box":
-                boxes = _rows(jax.nn.sigmoid(head(normed).astype(output)))
+                boxes = _rows(jax.nn.sigmoid(head(normalized).astype(output)))
             elif kind == "box_iou":
-                scores[kind] = _rows(head(normed)[..., 0].astype(output))
+                scores[kind] = _rows(head(normalized)[..., 0].astype(output))
             else:
                 embeddings[kind] = _rows(head(x))
         return MaskPrediction(final["mask_logits"], scores, boxes, embeddings, stages)
 
 
 def _rows(x: Shaped[DeviceArray, "B K ..."]) -> Shaped[DeviceArray, "B*K ..."]:
-    """Images x prompts."""
+    """Merges the axes of images and prompts."""
     return rearrange(x, "b prompts ... -> (b prompts) ...")
 
 
-def _negative(
+def _blocked_positions(
     mask_embedding: Float[DeviceArray, "B K Q D"], features: Float[DeviceArray, "B h w D"]
 ) -> Bool[jax.Array, "B K Q h*w"]:
-    """Where the mask logits at a level's size are below zero; in float32 whatever the policy.
+    """Returns where the mask logits at the size of a level are negative; always in float32.
 
-    A logit of exactly zero is not blocked (sigmoid < 0.5 in the published system).
+    A logit of exactly zero is not blocked (the published rule is sigmoid < 0.5).
     """
     embedding = jax.lax.stop_gradient(mask_embedding).astype(jnp.float32)
     flat = rearrange(features, "b h w c -> b (h w) c")
@@ -214,19 +215,19 @@ def _negative(
 
 
 def table(decoder: MaskedAttentionDecoder) -> Table:
-    """Weight table against the published names ("transformer_cross_attention_layers.0.multihead_attn.in_proj_weight", ...)."""
+    """Returns the weight table for the published names ("transformer_cross_attention_layers.0.norm.weight", ...)."""
     rows = {"query_embed": "query_embed.weight", "level_embed": "level_embed.weight"}
     rows |= UNUSED if decoder.keep_unused else {}
-    made = Table(Row(ours, theirs, Identity()) for ours, theirs in rows.items())
+    weight_rows = Table(Row(ours, theirs, Identity()) for ours, theirs in rows.items())
     for i in range(decoder.num_layers):
-        cross, own, mlp = (f"transformer_{part}_layers.{i}" for part in ("cross_attention", "self_attention", "ffn"))
-        made += fused_attention_table(f"layers_{i}/cross_attention", f"{cross}.multihead_attn")
-        made += fused_attention_table(f"layers_{i}/self_attention", f"{own}.self_attn")
-        made += feed_forward_table(f"layers_{i}/mlp", f"{mlp}.linear1", f"{mlp}.linear2")
-        for path, name in (("cross_norm", cross), ("self_norm", own), ("mlp_norm", mlp)):
-            made += norm_table(f"layers_{i}/{path}", f"{name}.norm")
-    made += norm_table("norm", "decoder_norm") + mlp_table("mask", "mask_embed", 3)
-    made += Table.join(mlp_table(kind, SCORES[kind], 2) for kind in decoder.score_kinds)
+        cross, attention, mlp = (f"transformer_{part}_layers.{i}" for part in ("cross_attention", "self_attention", "ffn"))
+        weight_rows += fused_attention_table(f"layers_{i}/cross_attention", f"{cross}.multihead_attn")
+        weight_rows += fused_attention_table(f"layers_{i}/self_attention", f"{attention}.self_attn")
+        weight_rows += feed_forward_table(f"layers_{i}/mlp", f"{mlp}.linear1", f"{mlp}.linear2")
+        for path, name in (("cross_norm", cross), ("self_norm", attention), ("mlp_norm", mlp)):
+            weight_rows += norm_table(f"layers_{i}/{path}", f"{name}.norm")
+    weight_rows += norm_table("norm", "decoder_norm") + mlp_table("mask", "mask_embed", 3)
+    weight_rows += Table.join(mlp_table(kind, SCORES[kind], 2) for kind in decoder.score_kinds)
     for kind in decoder.heads:
-        made += linear_table(kind, HEADS[kind]) if kind == "box_iou" else mlp_table(kind, HEADS[kind], 3)
-    return made
+        weight_rows += linear_table(kind, HEADS[kind]) if kind == "box_iou" else mlp_table(kind, HEADS[kind], 3)
+    return weight_rows

@@ -1,4 +1,4 @@
-"""The deformable pixel decoder of Mask2Former (Cheng et al. 2022): a pyramid -> mask features and three refined maps."""
+"""The deformable pixel decoder of Mask2Former (Cheng et al. 2022): refines a pyramid to mask features and three maps."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jaxtyping import Float
 
 from hyperseg_jax import axes
 from hyperseg_jax.layers.conv import Conv, conv_table
-from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_centres, deformable_attention_table
+from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_centers, deformable_attention_table
 from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import GroupNorm, LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import rematerialised, scan_layers
+from hyperseg_jax.layers.remat import apply_remat, scan_layers
 from hyperseg_jax.ops.deformable import Shapes
 from hyperseg_jax.ops.positions import sine_positions
 from hyperseg_jax.ops.sampling import resize_bilinear
@@ -59,7 +59,7 @@ class DeformableEncoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x: Float[DeviceArray, "B hw C"], positions: Float[DeviceArray, "hw C"]) -> Float[jax.Array, "B hw C"]:
         attention = DeformableAttention(self.num_heads, self.num_points, self.shapes, self.precision, name="attention")
-        attended = attention(x + positions, x, jnp.asarray(cell_centres(self.shapes)))
+        attended = attention(x + positions, x, jnp.asarray(cell_centers(self.shapes)))
         x = LayerNorm(precision=self.precision, name="norm1")(x + attended)
         mlp = FeedForward(self.feedforward_dim, "relu", precision=self.precision, name="mlp")
         x = LayerNorm(precision=self.precision, name="norm2")(x + mlp(x))
@@ -67,10 +67,10 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformablePixelDecoder(nn.Module):
-    """A pyramid of four levels -> (mask features at the finest stride, the three refined maps).
+    """Refines a pyramid of four levels to (mask features at the finest stride, three maps, coarse to fine).
 
-    The maps come coarse to fine. Padding is not masked: it is part of the image, as in the
-    published system. Corresponds to MSDeformAttnPixelDecoder.forward_features.
+    Padding is not masked: it is treated as part of the image, as in the published system.
+    Corresponds to MSDeformAttnPixelDecoder.forward_features.
     Parts: projections_i (coarse to fine), level_embed, layers_i, lateral, output, mask_features.
     """
 
@@ -101,7 +101,7 @@ class DeformablePixelDecoder(nn.Module):
             tokens.append(rearrange(x, "b h w c -> b (h w) c"))
             positions.append(rearrange(sine_positions(*shapes[i], self.conv_dim), "h w c -> (h w) c") + level_embed[i])
         x, positions = jnp.concatenate(tokens, axis=1), p.cast(jnp.concatenate(positions))
-        layer = rematerialised(DeformableEncoderLayer, self.remat)
+        layer = apply_remat(DeformableEncoderLayer, self.remat)
         fields = (self.num_heads, self.num_points, self.feedforward_dim, shapes, p)
         x = scan_layers([layer(*fields, name=f"layers_{i}") for i in range(self.num_layers)], x, positions)
 
@@ -124,16 +124,16 @@ class DeformablePixelDecoder(nn.Module):
 
 
 def table(decoder: DeformablePixelDecoder, num_levels: int = 3) -> Table:
-    """Weight table against the published names ("input_proj.0.0.weight", "transformer.level_embed", ...)."""
-    made = Table([Row("level_embed", "transformer.level_embed", Identity())])
-    made += Table.join(_conv_norm_table(f"projections_{i}", f"input_proj.{i}") for i in range(num_levels))
+    """Returns the weight table for the published names ("input_proj.0.0.weight", "transformer.level_embed", ...)."""
+    rows = Table([Row("level_embed", "transformer.level_embed", Identity())])
+    rows += Table.join(_conv_norm_table(f"projections_{i}", f"input_proj.{i}") for i in range(num_levels))
     for i in range(decoder.num_layers):
         path, name = f"layers_{i}", f"transformer.encoder.layers.{i}"
-        made += deformable_attention_table(f"{path}/attention", f"{name}.self_attn")
-        made += norm_table(f"{path}/norm1", f"{name}.norm1") + norm_table(f"{path}/norm2", f"{name}.norm2")
-        made += feed_forward_table(f"{path}/mlp", f"{name}.linear1", f"{name}.linear2")
-    made += _conv_norm_table("lateral", "adapter_1") + _conv_norm_table("output", "layer_1")
-    return made + conv_table("mask_features", "mask_features")
+        rows += deformable_attention_table(f"{path}/attention", f"{name}.self_attn")
+        rows += norm_table(f"{path}/norm1", f"{name}.norm1") + norm_table(f"{path}/norm2", f"{name}.norm2")
+        rows += feed_forward_table(f"{path}/mlp", f"{name}.linear1", f"{name}.linear2")
+    rows += _conv_norm_table("lateral", "adapter_1") + _conv_norm_table("output", "layer_1")
+    return rows + conv_table("mask_features", "mask_features")
 
 
 def _conv_norm_table(path: str, name: str) -> Table:

@@ -1,5 +1,5 @@
-"""Pixels -> features.
+"""Image encoders: pixels to features.
 
-swin    a pyramid of windowed transformers; features for masks
-siglip  patches through a plain transformer; features for the language model
+swin    Swin Transformer; a feature pyramid for masks
+siglip  SigLIP vision transformer; features for the language model
 """

@@ -1,4 +1,4 @@
-"""SigLIP's vision tower: patches through a plain transformer (Zhai et al. 2023; transformers' SiglipVisionModel)."""
+"""SigLIP's vision tower: a vision transformer (Zhai et al. 2023; transformers' SiglipVisionModel)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hyperseg_jax.tables import Identity, Row, Table
 
 
 class SiglipLayer(nn.Module):
-    """Pre-norm block. Its output comes a second time where the stack collects."""
+    """Pre-norm block. collect: also return the output for stacking over the layers."""
 
     num_heads: int
     mlp_size: int
@@ -59,15 +59,15 @@ class SiglipHead(nn.Module):
 
 
 Tokens = Float[jax.Array, "B {self.num_tokens} {self.hidden_size}"]
-"""Of SigLIP: one a patch, row by row."""
+"""SigLIP tokens, one per patch in row-major order."""
 
 
 class Siglip(nn.Module):
-    """Images -> patch features of one layer, without the final norm.
+    """Encodes images to the patch features of one layer, without the final norm.
 
-    feature_layer: which hidden state is the feature, as in transformers' hidden_states: 0 is the patch embedding, num_layers
-    or -1 the output of the last layer. Later layers are never run. keep_unused: hold them and the pooling head as parameters
-    all the same ("unused_layers", "unused_norm", "unused_head"), so that published weights come in and go out complete.
+    feature_layer: index of the hidden state as in transformers' hidden_states: 0 is the patch embedding, num_layers or -1 the
+    output of the last layer. Later layers are not run. keep_unused: keep the parameters of later layers and the pooling head
+    ("unused_layers", "unused_norm", "unused_head"), so that published weights are imported and exported completely.
     Parts: patches, positions, layers (stacked).
     """
 
@@ -85,14 +85,14 @@ class Siglip(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        """Patches of an image."""
+        """The number of patches per image."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
     def num_used(self) -> int:
-        """Layers that are run."""
+        """The number of layers that are run."""
         if not -self.num_layers - 1 <= self.feature_layer <= self.num_layers:
-            raise ValueError(f"feature_layer {self.feature_layer} of a tower with {self.num_layers} layers")
+            raise ValueError(f"feature_layer = {self.feature_layer} is out of range for {self.num_layers} layers")
         return self.feature_layer % (self.num_layers + 1)
 
     @overload
@@ -107,9 +107,12 @@ class Siglip(nn.Module):
     def __call__(
         self, image: Float[DeviceArray, "B H W 3"], all_hidden: bool = False
     ) -> Tokens | tuple[Tokens, tuple[Tokens, ...]]:
-        """image: of image_size, normalised to -1..1. all_hidden: also every hidden state that there are weights for."""
+        """Encodes images.
+
+        image: of image_size, normalized to -1..1. all_hidden: also return all hidden states that have weights.
+        """
         if image.shape[1:3] != (self.image_size, self.image_size):
-            raise ValueError(f"SigLIP takes images of {self.image_size} x {self.image_size}, got {image.shape}")
+            raise ValueError(f"SigLIP expects images of {self.image_size} x {self.image_size}, got {image.shape}")
         x = Conv(self.hidden_size, self.patch_size, self.patch_size, precision=self.precision, name="patches")(image)
         x = rearrange(x, "b h w c -> b (h w) c")
         init = axes.named(nn.initializers.normal(0.02), "patch", "embed")
@@ -134,21 +137,21 @@ class Siglip(nn.Module):
 
 
 def table(siglip: Siglip) -> Table:
-    """Weight table against SiglipVisionModel ("vision_model.embeddings.patch_embedding.weight", ...)."""
+    """Returns the weight table for SiglipVisionModel ("vision_model.embeddings.patch_embedding.weight", ...)."""
     name = "encoder.layers.{i}"
     layer = norm_table("norm1", f"{name}.layer_norm1") + norm_table("norm2", f"{name}.layer_norm2")
     for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
         layer += linear_table(f"attention/{ours}", f"{name}.self_attn.{theirs}")
     layer += feed_forward_table("mlp", f"{name}.mlp.fc1", f"{name}.mlp.fc2")
 
-    made = conv_table("patches", "embeddings.patch_embedding")
-    made += Table([Row("positions", "embeddings.position_embedding.weight", Identity())])
-    made += layer.stacked(siglip.num_used).under("layers/") if siglip.num_used else Table()
+    rows = conv_table("patches", "embeddings.patch_embedding")
+    rows += Table([Row("positions", "embeddings.position_embedding.weight", Identity())])
+    rows += layer.stacked(siglip.num_used).with_prefix("layers/") if siglip.num_used else Table()
     if siglip.keep_unused:
         unused = siglip.num_layers - siglip.num_used
-        made += layer.stacked(unused, start=siglip.num_used).under("unused_layers/") if unused else Table()
-        made += norm_table("unused_norm", "post_layernorm") + _head_table().under("unused_head/", "head.")
-    return made.under(name="vision_model.")
+        rows += layer.stacked(unused, start=siglip.num_used).with_prefix("unused_layers/") if unused else Table()
+        rows += norm_table("unused_norm", "post_layernorm") + _head_table().with_prefix("unused_head/", "head.")
+    return rows.with_prefix(name="vision_model.")
 
 
 def _head_table() -> Table:

@@ -1,4 +1,4 @@
-"""Swin: a pyramid of windowed transformers (Liu et al. 2021; Mask2Former's D2SwinTransformer)."""
+"""Swin Transformer: a feature pyramid of windowed attention (Liu et al. 2021; Mask2Former's D2SwinTransformer)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyperseg_jax.layers.linear import Linear, linear_table
 from hyperseg_jax.layers.mlp import FeedForward, feed_forward_table
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
-from hyperseg_jax.layers.remat import rematerialised, stack
+from hyperseg_jax.layers.remat import apply_remat, stack
 from hyperseg_jax.layers.window_attention import (
     WindowAttention,
     merge,
@@ -29,19 +29,19 @@ from hyperseg_jax.layers.window_attention import (
 from hyperseg_jax.structs import DeviceArray, Pyramid
 from hyperseg_jax.tables import Table
 
-SCANNED_DEPTH = 4  # from this depth on, an even stage is one scanned stack of pairs
+SCANNED_DEPTH = 4  # an even stage of at least this depth is one scanned stack of pairs
 
 
 def pad_to_multiple(x: Float[DeviceArray, "B H W C"], multiple: int) -> Float[jax.Array, "B _ _ C"]:
-    """Zeros to the right and below, so that H and W are multiples."""
+    """Pads zeros to the right and bottom, so that H and W are multiples."""
     h, w = x.shape[1:3]
     return jnp.pad(x, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)))
 
 
 class SwinBlock(nn.Module):
-    """One windowed block. shifted: the windows lie half a window further on.
+    """One windowed block. shifted: shift the windows by half a window.
 
-    drop: chance that an image skips a branch in training (stochastic depth); a scalar, traced in a scanned stage.
+    drop: probability that an image skips a branch in training (stochastic depth); a scalar, traced in a scanned stage.
     """
 
     num_heads: int
@@ -62,7 +62,7 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Float[DeviceArray, "B H W C"]) -> Float[jax.Array, "B H W C"]:
         h, w = x.shape[1:3]
         shift = self.window // 2 if self.shifted else 0
-        x = pad_to_multiple(x, self.window)  # padding is attended to, as in the published system
+        x = pad_to_multiple(x, self.window)  # padding is not masked, as in the published system
         height, width = x.shape[1:3]
         windows = partition(jnp.roll(x, (-shift, -shift), (1, 2)), self.window)
         mask = shift_mask(height, width, self.window) if self.shifted else None
@@ -72,12 +72,12 @@ class SwinBlock(nn.Module):
     def _drop_path(self, branch: Float[DeviceArray, "B H W C"], drop: Float[DeviceArray, ""]) -> Float[jax.Array, "B H W C"]:
         if self.deterministic:
             return branch
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop, (branch.shape[0], 1, 1, 1))
-        return jnp.where(kept, branch / (1 - drop).astype(branch.dtype), 0)
+        mask = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop, (branch.shape[0], 1, 1, 1))
+        return jnp.where(mask, branch / (1 - drop).astype(branch.dtype), 0)
 
 
 class SwinPair(nn.Module):
-    """A plain block, then a shifted one: what a deep stage repeats. Parts: plain, shifted."""
+    """A plain block and a shifted block, the unit of a scanned stage. Parts: plain, shifted."""
 
     num_heads: int
     window: int
@@ -116,14 +116,14 @@ class SwinStage(nn.Module):
             return pairs(*fields, self.precision, deterministic, name="pairs")(
                 x, rearrange(drops, "(pairs blocks) -> pairs blocks", blocks=2)
             )[0]
-        block = rematerialised(SwinBlock, self.remat)
+        block = apply_remat(SwinBlock, self.remat)
         for i in range(self.depth):
             x = block(*fields, i % 2 == 1, self.precision, deterministic, name=f"blocks_{i}")(x, drops[i])
         return x
 
 
 class PatchMerging(nn.Module):
-    """2 x 2 neighbours into one cell. Parts: norm, reduction."""
+    """Merges 2 x 2 cells into one. Parts: norm, reduction."""
 
     precision: Precision
 
@@ -137,10 +137,10 @@ class PatchMerging(nn.Module):
 
 
 class Swin(nn.Module):
-    """Images of any size -> Pyramid at strides 4, 8, 16, 32, each level under its own norm; defaults are Swin-B.
+    """Encodes images of any size to a Pyramid of strides 4, 8, 16, 32, with a norm per level; defaults are Swin-B.
 
-    drop_path: stochastic depth of the last block in training, growing linearly from 0. remat: what the backward pass of a
-    block keeps (layers/remat.py). Parts: patches, patch_norm, stages_i, merging_i, norms_i.
+    drop_path: stochastic depth of the last block in training; it increases linearly from 0. remat: activations that the
+    backward pass of a block saves (layers/remat.py). Parts: patches, patch_norm, stages_i, merging_i, norms_i.
     """
 
     hidden_size: int = 128
@@ -155,9 +155,9 @@ class Swin(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[DeviceArray, "B H W 3"], deterministic: bool = True) -> Pyramid:
-        """image: normalised. The levels are [B, ceil(H/stride), ceil(W/stride), hidden_size * 2 ** i].
+        """Encodes normalized images. The levels are [B, ceil(H/stride), ceil(W/stride), hidden_size * 2 ** i].
 
-        deterministic=False needs the "dropout" key where drop_path is above 0.
+        deterministic=False needs the "dropout" RNG if drop_path > 0.
         """
         if len(self.depths) != len(self.num_heads):
             raise ValueError(f"Swin: depths {self.depths} and num_heads {self.num_heads} differ in length")
@@ -176,17 +176,17 @@ class Swin(nn.Module):
 
 
 def is_scanned(depth: int) -> bool:
-    """Whether a stage of that depth is stored as a stack of pairs."""
+    """Returns whether a stage of this depth is stored as a stack of pairs."""
     return depth >= SCANNED_DEPTH and depth % 2 == 0
 
 
 def table(swin: Swin) -> Table:
-    """Weight table against Mask2Former's backbone ("patch_embed.proj.weight", "layers.0.blocks.0.norm1.weight", ...)."""
+    """Returns the weight table for Mask2Former's backbone ("patch_embed.proj.weight", "layers.0.blocks.0.attn...", ...)."""
     return _table(swin, ("patch_embed.proj", "patch_embed.norm", "layers.{}", "norm{}"), _block_table)
 
 
 def transformers_table(swin: Swin) -> Table:
-    """Weight table against transformers' SwinBackbone ("encoder.layers.0.blocks.0.layernorm_before.weight", ...)."""
+    """Returns the weight table for transformers' SwinBackbone ("encoder.layers.0.blocks.0.layernorm_before.weight", ...)."""
     names = ("embeddings.patch_embeddings.projection", "embeddings.norm", "encoder.layers.{}", "hidden_states_norms.stage{}")
     return _table(swin, names, _transformers_block_table, first_norm=1)
 
@@ -194,36 +194,39 @@ def transformers_table(swin: Swin) -> Table:
 def _table(
     swin: Swin, names: tuple[str, str, str, str], block_table: Callable[[str, int], Table], first_norm: int = 0
 ) -> Table:
-    """names: of the patches, their norm, a stage and its norm; norms are counted from first_norm."""
+    """Builds a weight table.
+
+    names: of the patch embedding, its norm, a stage and its norm. first_norm: index of the first norm.
+    """
     patches, patch_norm, stage, norm = names
-    made = conv_table("patches", patches) + norm_table("patch_norm", patch_norm)
+    rows = conv_table("patches", patches) + norm_table("patch_norm", patch_norm)
     for i, depth in enumerate(swin.depths):
         name = stage.format(i)
         if is_scanned(depth):
             block = block_table(f"{name}.blocks.{{i}}", swin.window)
             for start, part in enumerate(("plain", "shifted")):
-                made += block.under(f"{part}/").stacked(depth // 2, start, 2).under(f"stages_{i}/pairs/")
+                rows += block.with_prefix(f"{part}/").stacked(depth // 2, start, 2).with_prefix(f"stages_{i}/pairs/")
         else:
             for j in range(depth):
-                made += block_table(f"{name}.blocks.{j}", swin.window).under(f"stages_{i}/blocks_{j}/")
+                rows += block_table(f"{name}.blocks.{j}", swin.window).with_prefix(f"stages_{i}/blocks_{j}/")
         if i + 1 < len(swin.depths):
-            made += norm_table(f"merging_{i}/norm", f"{name}.downsample.norm")
-            made += linear_table(f"merging_{i}/reduction", f"{name}.downsample.reduction", use_bias=False)
-        made += norm_table(f"norms_{i}", norm.format(i + first_norm))
-    return made
+            rows += norm_table(f"merging_{i}/norm", f"{name}.downsample.norm")
+            rows += linear_table(f"merging_{i}/reduction", f"{name}.downsample.reduction", use_bias=False)
+        rows += norm_table(f"norms_{i}", norm.format(i + first_norm))
+    return rows
 
 
 def _block_table(name: str, window: int) -> Table:
-    made = norm_table("norm1", f"{name}.norm1") + norm_table("norm2", f"{name}.norm2")
-    made += window_attention_table("attention", f"{name}.attn", window)
-    return made + feed_forward_table("mlp", f"{name}.mlp.fc1", f"{name}.mlp.fc2")
+    rows = norm_table("norm1", f"{name}.norm1") + norm_table("norm2", f"{name}.norm2")
+    rows += window_attention_table("attention", f"{name}.attn", window)
+    return rows + feed_forward_table("mlp", f"{name}.mlp.fc1", f"{name}.mlp.fc2")
 
 
 def _transformers_block_table(name: str, window: int) -> Table:
-    made = norm_table("norm1", f"{name}.layernorm_before") + norm_table("norm2", f"{name}.layernorm_after")
-    made += linear_table("attention/out", f"{name}.attention.output.dense")
-    made += feed_forward_table("mlp", f"{name}.intermediate.dense", f"{name}.output.dense")
+    rows = norm_table("norm1", f"{name}.layernorm_before") + norm_table("norm2", f"{name}.layernorm_after")
+    rows += linear_table("attention/out", f"{name}.attention.output.dense")
+    rows += feed_forward_table("mlp", f"{name}.intermediate.dense", f"{name}.output.dense")
     attention = f"{name}.attention.self"
     for part in ("query", "key", "value"):
-        made += linear_table(f"attention/{part}", f"{attention}.{part}")
-    return made + relative_bias_table("attention", attention, window)
+        rows += linear_table(f"attention/{part}", f"{attention}.{part}")
+    return rows + relative_bias_table("attention", attention, window)

@@ -91,7 +91,7 @@ def run(
     asked = {**(asked or {}), "benchmark": task.name, "rules": rules, "examples": count}
     scoring = benchmark.scoring if benchmark.truth else "no_ground_truth"
     options = AnswerOptions(
-        SCORINGS[benchmark.scoring].kind, engine.answers.published if benchmark.published else engine.answers.usual
+        SCORINGS[benchmark.scoring].kind, engine.answers.published if benchmark.published else engine.answers.default
     )
     new = lambda: Partial(Scorer({benchmark.task: scoring}, rules), QualitativeExamples(), [])
     total, fresh = new(), new()

@@ -93,7 +93,7 @@ class Engine:
         select = _selector(answer, self.feed, request.canvas)
         batch, features = self._encoded(request, memory is not None)
         outputs, memory = self.predict(self.params, batch, features, memory)
-        found = select((outputs, self.feed.put(request.geometries, request.rows)), options.thresholds.of_segments())
+        found = select((outputs, self.feed.put(request.geometries, request.rows)), options.thresholds.segment_thresholds())
         return {name: self.feed.own(value) for name, value in found.items()}, memory
 
     def written(self, request: Request, *, max_new_tokens: int = NEW_TOKENS) -> np.ndarray:

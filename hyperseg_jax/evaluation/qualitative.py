@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.masks import decode
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.results.drawing import compare, describe, save_image, sheet
+from hyperseg_jax.results.drawing import compare, contact_sheet, describe, save_image
 from hyperseg_jax.structs import Example, Prediction
 from hyperseg_jax.untrusted import budget, limits
 
@@ -49,7 +49,7 @@ class QualitativeExamples:
         cases = ((row, examples[row["index"]]) for row in self.rows)
         tiles = [_tile(row, example) for row, example in cases if row["prompt"] < len(example.prompts)]
         if tiles:
-            save_image(path, sheet(tiles, 3))
+            save_image(path, contact_sheet(tiles, 3))
 
 
 def is_example_row(row: Any) -> bool:

@@ -65,7 +65,7 @@ def referring_with_controls(
     if "ciou" not in found.scores["controls"]:
         raise UserError(f"task {task.name}: none of the records that are asked can be read, so there is no score; mend them")
     shuffled = evaluate(engine, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
-    images = objects_and_targets(*task.controls, limit=limit, unread=lambda k, why: unread.append(f"image {k}: {why}"))
+    images = objects_and_targets(*task.controls, limit=limit, on_unreadable=lambda k, why: unread.append(f"image {k}: {why}"))
     blind = text_blind_scores(images)["best"]
     if unread:
         say(f"{len(unread)} images could not be read and are in no answer that ignores the text; the first: {unread[0]}")

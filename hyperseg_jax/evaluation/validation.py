@@ -18,7 +18,7 @@ from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predic
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.results.drawing import compare, save_image, sheet
+from hyperseg_jax.results.drawing import compare, contact_sheet, save_image
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
 BATCH = 12  # examples a call: one program for each task
@@ -35,7 +35,7 @@ class Evaluation:
     def save_sheet(self, path: pathlib.Path, columns: int = 6) -> None:
         """Writes the tiles as one PNG."""
         if self.tiles:
-            save_image(path, sheet(self.tiles, columns))
+            save_image(path, contact_sheet(self.tiles, columns))
 
 
 def evaluate(
@@ -62,7 +62,7 @@ def evaluate(
     for name, task in tasks.items():
         if task.val is None or (kind := _first_prompt(name, task).task) not in BY_TASK:
             continue
-        options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.usual)
+        options = AnswerOptions(SCORINGS[BY_TASK[kind]].kind, engine.answers.default)
         count = min(len(task.val), limit or len(task.val))
         alike = {other: scoring for other, scoring in BY_TASK.items() if SCORINGS[scoring].kind == options.kind}
         scorer, unread = Scorer(alike), list[str]()

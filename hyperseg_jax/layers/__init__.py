@@ -1,11 +1,11 @@
 """Building blocks with parameters, each with its weight table.
 
 Policies:
-    precision             which types parameters, products and outputs have
-    remat                 stacks of equal blocks as one compiled body, and what its backward pass keeps
+    precision             dtypes of parameters, compute and outputs
+    remat                 scanned stacks of identical blocks, and their rematerialization
 
 Linear maps and norms:
-    linear                linear layers, with low-rank adapters (LoRA) inside
+    linear                linear layers with optional low-rank adapters (LoRA)
     conv                  convolutions, channels last
     mlp                   feed-forward blocks
     norms                 LayerNorm and GroupNorm
@@ -14,5 +14,5 @@ Attention:
     attention             multi-head attention
     rotary                rotary position embedding
     window_attention      attention inside shifted windows (Swin)
-    deformable_attention  attention to a few points on several maps (Deformable DETR)
+    deformable_attention  attention to sampled points of several feature maps (Deformable DETR)
 """

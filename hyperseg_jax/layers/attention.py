@@ -19,8 +19,8 @@ from hyperseg_jax.tables import Table
 class MultiHeadAttention(nn.Module):
     """torch.nn.MultiheadAttention, batch first. Parts: query, key, value, out.
 
-    mask: True = may attend. head_dim None takes C / heads. Leading axes broadcast, so keys of one image can serve the queries
-    of several prompts.
+    mask: True = may attend. head_dim: None means C / heads. Leading axes broadcast, so the queries of several prompts can
+    share the keys of one image.
     """
 
     num_heads: int
@@ -42,12 +42,12 @@ class MultiHeadAttention(nn.Module):
         project = functools.partial(Linear, inner, ("embed", "heads"), self.use_bias, self.precision)
         projected = (project(name=name)(x) for name, x in (("query", query), ("key", key), ("value", value)))
         q, k, v = (rearrange(y, "... (heads d) -> ... heads d", heads=self.num_heads) for y in projected)
-        mixed = attend(q, k, v, mask=mask, bias=bias, precision=self.precision.matmul)
-        mixed = rearrange(mixed, "... heads d -> ... (heads d)")
-        return Linear(width, ("heads", "embed"), self.use_bias, self.precision, name="out")(mixed)
+        attended = attend(q, k, v, mask=mask, bias=bias, precision=self.precision.matmul)
+        attended = rearrange(attended, "... heads d -> ... (heads d)")
+        return Linear(width, ("heads", "embed"), self.use_bias, self.precision, name="out")(attended)
 
 
 def fused_attention_table(path: str, name: str) -> Table:
-    """Weight table against torch.nn.MultiheadAttention (in_proj_weight, in_proj_bias, out_proj)."""
+    """Returns the weight table for torch.nn.MultiheadAttention (in_proj_weight, in_proj_bias, out_proj)."""
     fused = fused_qkv_table(path, f"{name}.in_proj_weight", f"{name}.in_proj_bias")
     return fused + linear_table(f"{path}/out", f"{name}.out_proj")

@@ -49,14 +49,14 @@ class Conv(nn.Module):
         return y
 
     def _patches(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Non-overlapping patches as one matrix product, quicker than a strided convolution on every backend."""
+        """Computes non-overlapping patches as one matrix product, faster than a strided convolution on every backend."""
         p, (_, h, w, _) = self.stride, x.shape
         x = rearrange(x[:, : h // p * p, : w // p * p], "b (h y) (w x) c -> b h w (y x c)", y=p, x=p)
         return self.precision.product(x, rearrange(kernel, "y x c features -> (y x c) features"))
 
 
 def conv_table(path: str, name: str, use_bias: bool = True) -> Table:
-    """Weight table of one Conv."""
+    """Returns the weight table of a Conv."""
     rows = [Row(f"{path}/kernel", f"{name}.weight", ConvKernel())]
     if use_bias:
         rows.append(Row(f"{path}/bias", f"{name}.bias", Identity()))

@@ -21,11 +21,11 @@ from hyperseg_jax.tables import Table
 
 
 class DeformableAttention(nn.Module):
-    """Each query looks at num_points points around its own place on each map.
+    """Each query attends to num_points points around its reference position on each feature map.
 
-    shapes: ((H, W), ...) of the maps. value: the flattened maps. reference: the place (x, y) of each query in 0..1. Corresponds
-    to MSDeformAttn. Parts: sampling_offsets (heads, levels, points, xy), attention_weights (heads, levels * points), value,
-    out. Offsets and weights are float32 in any policy.
+    shapes: ((H, W), ...) of the maps. value: the flattened maps. reference: (x, y) of each query in 0..1. Corresponds to
+    MSDeformAttn. Parts: sampling_offsets (heads, levels, points, xy), attention_weights (heads, levels * points), value,
+    out. Offsets and weights are always float32.
     """
 
     num_heads: int
@@ -39,18 +39,18 @@ class DeformableAttention(nn.Module):
     ) -> Float[jax.Array, "B Q C"]:
         width = query.shape[-1]
         heads, levels, points = self.num_heads, len(self.shapes), self.num_points
-        exact = dataclasses.replace(self.precision, compute="float32")
+        float32 = dataclasses.replace(self.precision, compute="float32")
         zeros = nn.initializers.zeros
         offsets = Linear(
             heads * levels * points * 2,
             ("embed", "points"),
-            precision=exact,
+            precision=float32,
             kernel_init=zeros,
-            bias_init=self._rays,
+            bias_init=self._init_offsets,
             name="sampling_offsets",
         )(query)
         weights = Linear(
-            heads * levels * points, ("embed", "points"), precision=exact, kernel_init=zeros, name="attention_weights"
+            heads * levels * points, ("embed", "points"), precision=float32, kernel_init=zeros, name="attention_weights"
         )(query)
         value = Linear(width, ("embed", "heads"), precision=self.precision, name="value")(value)
 
@@ -65,8 +65,8 @@ class DeformableAttention(nn.Module):
         sampled = save_activation(axes.constrain(sampled, "batch", "tokens", "act_heads"))
         return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(sampled)
 
-    def _rays(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
-        """The published start: head h looks along its own direction, point p at distance p + 1."""
+    def _init_offsets(self, key: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
+        """Returns the published bias initialization: each head has its own direction, point p is at distance p + 1."""
         angle = 2 * np.pi * np.arange(self.num_heads) / self.num_heads
         ray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         ray /= np.abs(ray).max(-1, keepdims=True)
@@ -75,8 +75,8 @@ class DeformableAttention(nn.Module):
         return jnp.asarray(rays.reshape(shape), dtype)
 
 
-def cell_centres(shapes: Shapes) -> Float32[np.ndarray, "S 2"]:
-    """(x, y) in 0..1 of every cell of the maps, in the order of the flattened tokens."""
+def cell_centers(shapes: Shapes) -> Float32[np.ndarray, "S 2"]:
+    """Returns (x, y) in 0..1 of the center of every cell of the maps, in the order of the flattened tokens."""
     grids = []
     for height, width in shapes:
         y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
@@ -85,7 +85,7 @@ def cell_centres(shapes: Shapes) -> Float32[np.ndarray, "S 2"]:
 
 
 def deformable_attention_table(path: str, name: str) -> Table:
-    """Weight table against MSDeformAttn."""
+    """Returns the weight table for MSDeformAttn."""
     parts = {
         "sampling_offsets": "sampling_offsets",
         "attention_weights": "attention_weights",

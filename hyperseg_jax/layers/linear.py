@@ -1,4 +1,4 @@
-"""Linear layers, with low-rank adapters inside."""
+"""Linear layers with optional low-rank adapters."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class LoRA:
 class Linear(nn.Module):
     """x @ kernel + bias (torch.nn.Linear, kernel transposed), with an optional LoRA branch.
 
-    names: logical axes of the kernel. The adapter's parameters are lora_a [C, rank] and lora_b [rank, features]; lora_b starts
-    at zero, so a fresh adapter changes nothing.
+    names: logical axes of the kernel. The adapter's parameters are lora_a [C, rank] and lora_b [rank, features]; lora_b is
+    initialized to zero, so a new adapter does not change the output.
     """
 
     features: int
@@ -63,7 +63,7 @@ class Linear(nn.Module):
 
 
 def linear_table(path: str, name: str, use_bias: bool = True) -> Table:
-    """Weight table of one Linear."""
+    """Returns the weight table of a Linear."""
     rows = [Row(f"{path}/kernel", f"{name}.weight", Transpose())]
     if use_bias:
         rows.append(Row(f"{path}/bias", f"{name}.bias", Identity()))
@@ -71,7 +71,7 @@ def linear_table(path: str, name: str, use_bias: bool = True) -> Table:
 
 
 def fused_qkv_table(path: str, weight: str, bias: str | None) -> Table:
-    """Weight table of query, key and value Linears that PyTorch keeps as one fused [3C, C] matrix."""
+    """Returns the weight table of query, key and value Linears that PyTorch stores as one fused [3C, C] matrix."""
     parts = ("query", "key", "value")
     rows = [Row(tuple(f"{path}/{part}/kernel" for part in parts), weight, FusedQKV(transpose=True))]
     if bias is not None:
@@ -80,7 +80,7 @@ def fused_qkv_table(path: str, weight: str, bias: str | None) -> Table:
 
 
 class Embedding(nn.Module):
-    """A token table."""
+    """A token embedding table."""
 
     rows: int
     features: int

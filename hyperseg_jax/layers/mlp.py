@@ -37,7 +37,7 @@ class FeedForward(nn.Module):
 
 
 def feed_forward_table(path: str, up: str, down: str, use_bias: bool = True) -> Table:
-    """Weight table of a FeedForward; up and down are the PyTorch names of its two linears."""
+    """Returns the weight table of a FeedForward; up and down are the PyTorch names of its two linears."""
     return linear_table(f"{path}/up", up, use_bias) + linear_table(f"{path}/down", down, use_bias)
 
 
@@ -59,5 +59,5 @@ class MLP(nn.Module):
 
 
 def mlp_table(path: str, name: str, depth: int) -> Table:
-    """Weight table of an MLP of that many linears, named `name`.layers.i in PyTorch."""
+    """Returns the weight table of an MLP of `depth` linears, named `name`.layers.i in PyTorch."""
     return Table.join(linear_table(f"{path}/layers_{i}", f"{name}.layers.{i}") for i in range(depth))

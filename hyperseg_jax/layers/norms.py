@@ -1,4 +1,4 @@
-"""Normalisation layers; statistics are float32 in any policy."""
+"""Normalization layers; statistics are always float32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _affine(module: nn.Module, channels: int, dtype: str) -> tuple[jax.Array, ja
 
 
 class LayerNorm(nn.Module):
-    """torch.nn.LayerNorm over the last axis; its output is in the compute type."""
+    """torch.nn.LayerNorm over the last axis; the output has the compute dtype."""
 
     epsilon: float = 1e-5
     precision: Precision = Precision()
@@ -29,13 +29,13 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[DeviceArray, "*B C"]) -> Float[jax.Array, "*B C"]:
         scale, bias = _affine(self, x.shape[-1], self.precision.params)
         x = jnp.asarray(x, jnp.float32)
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return self.precision.cast(centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias)
+        centered = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centered).mean(-1, keepdims=True)
+        return self.precision.cast(centered * jax.lax.rsqrt(variance + self.epsilon) * scale + bias)
 
 
 class GroupNorm(nn.Module):
-    """torch.nn.GroupNorm, channels last; its output is in the compute type."""
+    """torch.nn.GroupNorm, channels last; the output has the compute dtype."""
 
     groups: int = 32
     epsilon: float = 1e-5
@@ -48,12 +48,12 @@ class GroupNorm(nn.Module):
             raise ValueError(f"GroupNorm: {c} channels are not divisible by {self.groups} groups")
         scale, bias = _affine(self, c, self.precision.params)
         grouped = jnp.asarray(x, jnp.float32).reshape(b, h * w, self.groups, c // self.groups)
-        centred = grouped - grouped.mean((1, 3), keepdims=True)
-        variance = jnp.square(centred).mean((1, 3), keepdims=True)
-        normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(b, h, w, c)
-        return self.precision.cast(normed * scale + bias)
+        centered = grouped - grouped.mean((1, 3), keepdims=True)
+        variance = jnp.square(centered).mean((1, 3), keepdims=True)
+        normalized = (centered * jax.lax.rsqrt(variance + self.epsilon)).reshape(b, h, w, c)
+        return self.precision.cast(normalized * scale + bias)
 
 
 def norm_table(path: str, name: str) -> Table:
-    """Weight table of a LayerNorm or GroupNorm."""
+    """Returns the weight table of a LayerNorm or GroupNorm."""
     return Table([Row(f"{path}/scale", f"{name}.weight", Identity()), Row(f"{path}/bias", f"{name}.bias", Identity())])

@@ -1,4 +1,4 @@
-"""The precision policy, written once and handed to every module."""
+"""The mixed-precision policy that is passed to every module."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hyperseg_jax.structs import DeviceArray
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """Types of parameters, of compute, and of what leaves the model; products of float32 matrices.
+    """Dtypes of parameters, compute and model outputs, and the precision of float32 matrix products.
 
-    matmul: "highest" asks for full float32 products (TPU and GPU default to less); "default" leaves it to the backend. It has
-    no effect on bfloat16 operands. Some islands stay float32 in any policy: sampling coordinates, softmax, norms, matching
-    costs, losses, and the mask logits at the attention-mask decision.
+    matmul: "highest" requests full float32 products (TPU and GPU use less by default); "default" uses that of the backend. It
+    has no effect on bfloat16 operands. Always float32: sampling coordinates, softmax, norms, matching costs, losses, and the
+    mask logits that are thresholded to attention masks.
     """
 
     params: str = "float32"
@@ -34,15 +34,15 @@ class Precision:
             raise ValueError(f"precision.matmul = {self.matmul!r}: use highest, high or default")
 
     def cast(self, *arrays: Any) -> Any:
-        """The arrays in the compute type (one array in, one array out)."""
+        """Casts arrays to the compute dtype; returns a single array for a single argument."""
         cast = tuple(None if a is None else jnp.asarray(a, self.compute) for a in arrays)
         return cast[0] if len(cast) == 1 else cast
 
     def product(self, x: Float[DeviceArray, "*B C"], kernel: Float[DeviceArray, "C D"]) -> Float[jax.Array, "*B D"]:
-        """x @ kernel in the compute type."""
+        """Returns x @ kernel in the compute dtype."""
         x, kernel = self.cast(x, kernel)
         return jnp.matmul(x, kernel, precision=self.matmul)
 
     def einsum(self, expression: str, *operands: Float[DeviceArray, " ..."]) -> Float[jax.Array, " ..."]:
-        """jnp.einsum in the compute type."""
+        """Returns jnp.einsum in the compute dtype."""
         return jnp.einsum(expression, *(self.cast(o) for o in operands), precision=self.matmul)

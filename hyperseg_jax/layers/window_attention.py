@@ -16,30 +16,30 @@ from hyperseg_jax.ops.attention import attend
 from hyperseg_jax.structs import DeviceArray
 from hyperseg_jax.tables import Constant, Identity, Row, Table
 
-HIDDEN = -100.0  # the published bias between positions that meet only through the shift
+SHIFT_MASK_BIAS = -100.0  # published attention bias between positions that share a window only because of the shift
 
 
 def partition(x: Shaped[DeviceArray, "B H W C"], window: int) -> Shaped[jax.Array, "B H*W//{window**2} {window**2} C"]:
-    """Feature map -> windows as tokens; H and W are multiples."""
+    """Splits a feature map into windows of tokens; H and W must be multiples of the window."""
     return rearrange(x, "b (rows y) (columns x) c -> b (rows columns) (y x) c", y=window, x=window)
 
 
 def merge(windows: Float[DeviceArray, "B nW L C"], height: int, width: int) -> Float[jax.Array, "B {height} {width} C"]:
-    """The inverse of partition."""
+    """Merges windows to a feature map; the inverse of partition."""
     window = round(windows.shape[2] ** 0.5)
     sizes = {"rows": height // window, "columns": width // window, "y": window, "x": window}
     return rearrange(windows, "b (rows columns) (y x) c -> b (rows y) (columns x) c", **sizes)
 
 
 def relative_position_index(window: int) -> Int[np.ndarray, "{window**2} {window**2}"]:
-    """The row of the bias table for each pair of positions in a window; int64."""
-    place = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij")).reshape(2, -1)
-    offset = place[:, :, None] - place[:, None, :] + window - 1
+    """Returns the int64 row of the bias table for each pair of positions in a window."""
+    position = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij")).reshape(2, -1)
+    offset = position[:, :, None] - position[:, None, :] + window - 1
     return (offset[0] * (2 * window - 1) + offset[1]).astype(np.int64)
 
 
 def shift_mask(height: int, width: int, window: int) -> Float32[np.ndarray, "nW 1 {window**2} {window**2}"]:
-    """HIDDEN between positions of a rolled map that are no neighbours, else 0."""
+    """Returns HIDDEN between positions that are not adjacent before the shift, else 0."""
     shift = window // 2
 
     def bands(size: int) -> np.ndarray:
@@ -47,13 +47,13 @@ def shift_mask(height: int, width: int, window: int) -> Float32[np.ndarray, "nW 
 
     band = 3 * bands(height)[:, None] + bands(width)[None, :]
     band = rearrange(band, "(rows y) (columns x) -> (rows columns) 1 (y x)", y=window, x=window)
-    return np.where(band[..., None] == band[..., None, :], 0.0, HIDDEN).astype(np.float32)
+    return np.where(band[..., None] == band[..., None, :], 0.0, SHIFT_MASK_BIAS).astype(np.float32)
 
 
 class WindowAttention(nn.Module):
-    """nW windows of L = window ** 2 positions. mask: is added to the scores.
+    """Attention inside nW windows of L = window ** 2 positions. mask: added to the scores.
 
-    Tokens come already cut into windows: splitting the heads first would cost a six-dimensional transpose.
+    The input is already partitioned into windows, because splitting heads first would need a six-dimensional transpose.
     """
 
     num_heads: int
@@ -73,19 +73,19 @@ class WindowAttention(nn.Module):
             Linear(width, ("embed", "heads"), precision=self.precision, name=name)(x) for name in ("query", "key", "value")
         )
         q, k, v = (rearrange(y, "... (heads d) -> ... heads d", heads=self.num_heads) for y in projected)
-        mixed = attend(q, k, v, bias=bias if mask is None else bias + mask, precision=self.precision.matmul)
-        mixed = rearrange(mixed, "... heads d -> ... (heads d)")
-        return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(mixed)
+        attended = attend(q, k, v, bias=bias if mask is None else bias + mask, precision=self.precision.matmul)
+        attended = rearrange(attended, "... heads d -> ... (heads d)")
+        return Linear(width, ("heads", "embed"), precision=self.precision, name="out")(attended)
 
 
 def window_attention_table(path: str, name: str, window: int) -> Table:
-    """Weight table of one WindowAttention."""
-    made = fused_qkv_table(path, f"{name}.qkv.weight", f"{name}.qkv.bias") + linear_table(f"{path}/out", f"{name}.proj")
-    return made + relative_bias_table(path, name, window)
+    """Returns the weight table of a WindowAttention."""
+    rows = fused_qkv_table(path, f"{name}.qkv.weight", f"{name}.qkv.bias") + linear_table(f"{path}/out", f"{name}.proj")
+    return rows + relative_bias_table(path, name, window)
 
 
 def relative_bias_table(path: str, name: str, window: int) -> Table:
-    """Weight table of the relative bias alone, with the buffer of its index."""
+    """Returns the weight table of the relative bias, with its index buffer."""
     return Table(
         [
             Row(f"{path}/relative_bias", f"{name}.relative_position_bias_table", Identity()),

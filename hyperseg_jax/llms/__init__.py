@@ -1,7 +1,7 @@
-"""Tokens -> tokens.
+"""Causal language models.
 
 phi       the causal language model and its language head
-splice    the mixed stream of text, image and query tokens, and pooling out of it
-cache     keys and values of what was read
-generate  Writer: how a model writes texts; greedy decoding in one compiled loop
+splice    builds the mixed stream of text, image and query tokens, and pools its hidden states
+cache     the key-value cache
+generate  Writer: the interface of text generation; greedy decoding in one compiled loop
 """

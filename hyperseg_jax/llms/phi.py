@@ -1,4 +1,4 @@
-"""Phi, the causal language model in the middle of HyperSeg (transformers 4.38.2 PhiModel)."""
+"""Phi, the causal language model of HyperSeg (PhiModel of transformers 4.38.2)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import stack
 from hyperseg_jax.layers.rotary import Angles, rotary_angles, rotate
-from hyperseg_jax.llms.cache import KeyValues, place
+from hyperseg_jax.llms.cache import KeyValues, write_slots
 from hyperseg_jax.ops.attention import attend
 from hyperseg_jax.structs import DeviceArray, TokenStream
 from hyperseg_jax.tables import Identity, Row, Table, Transpose
 
-# our linear -> (its place in a layer, PyTorch name)
+# linear -> (its submodule of a layer, its PyTorch name)
 LINEARS = {
     "query": ("attention", "self_attn.q_proj"),
     "key": ("attention", "self_attn.k_proj"),
@@ -38,9 +38,9 @@ LayerSlots = Float[jax.Array, "B S heads head_dim"]
 
 
 class PhiAttention(nn.Module):
-    """Causal self-attention with partial rotary positions. Its keys and values come with what it gives.
+    """Causal self-attention with partial rotary embeddings. Returns the output, and keys and values.
 
-    past: the keys and values of one layer, and the slot where those of x go; mask is then over the slots.
+    past: cached keys and values of the layer, and the slot for those of x; mask then covers the slots.
     """
 
     num_heads: int
@@ -63,10 +63,10 @@ class PhiAttention(nn.Module):
         q, k = rotate(q, angles), rotate(k, angles)
         if past is not None:
             keys, values, slot = past
-            k, v = place(keys, k, slot), place(values, v, slot)
-        mixed = attend(q, k, v, mask=mask, precision=self.precision.matmul)
-        mixed = rearrange(mixed, "b l heads d -> b l (heads d)")
-        return self._linear("out", width, ("heads", "embed"))(mixed, self.deterministic), (k, v)
+            k, v = write_slots(keys, k, slot), write_slots(values, v, slot)
+        attended = attend(q, k, v, mask=mask, precision=self.precision.matmul)
+        attended = rearrange(attended, "b l heads d -> b l (heads d)")
+        return self._linear("out", width, ("heads", "embed"))(attended, self.deterministic), (k, v)
 
     def _linear(self, name: str, features: int, names: tuple[str, str]) -> Linear:
         lora = self.lora if name in self.lora_targets else None
@@ -95,7 +95,7 @@ class PhiMLP(nn.Module):
 class PhiLayer(nn.Module):
     """The parallel block: x + attention(norm(x)) + mlp(norm(x)).
 
-    collect: what else it hands to the stack: "nothing", x as it leaves ("hidden"), or its "keys_values".
+    collect: additional output: "nothing", the output "hidden" states, or the "keys_values".
     """
 
     num_heads: int
@@ -121,8 +121,8 @@ class PhiLayer(nn.Module):
         normed = LayerNorm(self.epsilon, self.precision, name="norm")(x)
         past: Any = None if slot is None else (keys, values, slot)
         attention = PhiAttention(self.num_heads, *shared, name="attention")
-        mixed, keys_values = attention(normed, angles, mask, past)
-        x = x + mixed
+        attended, keys_values = attention(normed, angles, mask, past)
+        x = x + attended
         x = x + PhiMLP(self.mlp_size, *shared, name="mlp")(normed)
         x = axes.constrain(x, "batch", "length", "act_embed")
         return x, {"nothing": None, "hidden": x, "keys_values": keys_values}[self.collect]
@@ -132,11 +132,11 @@ Hidden = Float[jax.Array, "B L {self.hidden_size}"]
 
 
 class Phi(nn.Module):
-    """Token stream -> hidden states after the final norm.
+    """Maps a token stream to hidden states after the final norm.
 
-    vocab_size: rows of the token table (the language head may be wider, see LanguageHead). rotary_fraction: share of each
-    head that turns, rounded down. embedding_std: of fresh token embeddings; a small model trained from scratch wants about 1,
-    else the first blocks drown what a word is in what surrounds it. remat: what the backward pass keeps (layers/remat.py).
+    vocab_size: rows of the token table (the language head may be larger, see LanguageHead). rotary_fraction: share of each
+    head that is rotated, rounded down. embedding_std: of randomly initialized token embeddings; a small model trained from
+    scratch needs about 1, else context dominates word identity after the first blocks. remat: see layers/remat.py.
     lora: a low-rank adapter inside the linears named in lora_targets (of query, key, value, out, up, down).
     Parts: tokens, layers (stacked), norm.
     """
@@ -164,7 +164,7 @@ class Phi(nn.Module):
         self.tokens = Embedding(self.vocab_size, self.hidden_size, self.precision, self.embedding_std)
 
     def embed(self, ids: Int[DeviceArray, "*B"]) -> Float[jax.Array, "*B {self.hidden_size}"]:
-        """Token embeddings."""
+        """Embeds token ids."""
         return self.tokens(ids)
 
     @overload
@@ -178,41 +178,42 @@ class Phi(nn.Module):
     def __call__(
         self, stream: TokenStream, deterministic: bool = True, all_hidden: bool = False
     ) -> Hidden | tuple[Hidden, tuple[Hidden, ...]]:
-        """Of every position of the stream.
+        """Returns hidden states of all positions.
 
-        all_hidden: also the input and the output of every layer, the last of them after the final norm (transformers'
-        hidden_states). A position sees itself and what stands before it, less what the stream's mask hides and what belongs
-        to another prompt.
+        all_hidden: also return the input and output of every layer, the last one after the final norm (transformers'
+        hidden_states). A position attends to itself and earlier positions, except those masked by the stream and those of
+        other prompts.
         """
         if self.is_initializing():
             self.embed(jnp.zeros((1,), jnp.int32))  # the table is used by embed() only
         collect = "hidden" if all_hidden else "nothing"
-        hidden, inner = self._layers(stream.embeddings, stream.positions, _causal(stream), deterministic, collect)
+        hidden, inner = self._layers(stream.embeddings, stream.positions, _causal_mask(stream), deterministic, collect)
         if not all_hidden:
             return hidden
         return hidden, (self.precision.cast(stream.embeddings), *inner[:-1], hidden)
 
     def prefill(self, stream: TokenStream, room: int = 0, prefix: KeyValues | None = None) -> tuple[Hidden, KeyValues]:
-        """Of every position of the stream, and keys and values with room for that many tokens behind it.
+        """Returns hidden states of all positions, and a cache with `room` empty slots.
 
-        prefix: of the P positions before those of the stream, which all of them may look at; the keys and values are then of
-        P + L positions."""
-        mask = _causal(stream)
+        prefix: cache of the P positions before the stream, which all positions may attend to; the returned cache has P + L
+        positions.
+        """
+        mask = _causal_mask(stream)
         if prefix is None:
             hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values")
-            return hidden, KeyValues.of_prompt(keys, values, stream.mask, room)
+            return hidden, KeyValues.from_prompt(keys, values, stream.mask, room)
         length = stream.mask.shape[1]
-        seen = jnp.broadcast_to(prefix.visible[:, None, None], (*mask.shape[:3], prefix.visible.shape[1]))
-        mask = jnp.pad(jnp.concatenate([seen, mask], axis=-1), ((0, 0), (0, 0), (0, 0), (0, room)))
-        wider = prefix.widened(stream.mask, room)
-        past = wider.keys, wider.values, prefix.used
+        prefix_mask = jnp.broadcast_to(prefix.visible[:, None, None], (*mask.shape[:3], prefix.visible.shape[1]))
+        mask = jnp.pad(jnp.concatenate([prefix_mask, mask], axis=-1), ((0, 0), (0, 0), (0, 0), (0, room)))
+        extended_cache = prefix.extended(stream.mask, room)
+        past = extended_cache.keys, extended_cache.values, prefix.used
         hidden, (keys, values) = self._layers(stream.embeddings, stream.positions, mask, True, "keys_values", past)
-        return hidden, dataclasses.replace(wider, keys=keys, values=values, used=prefix.used + length)
+        return hidden, dataclasses.replace(extended_cache, keys=keys, values=values, used=prefix.used + length)
 
     def step(
         self, embeddings: Float[DeviceArray, "B D"], positions: Int[DeviceArray, " B"], past: KeyValues
     ) -> tuple[Float[jax.Array, "B D"], KeyValues]:
-        """One more token a row: its embedding and its place -> (its hidden state, the keys and values with its own)."""
+        """Decodes one token per row: its embedding and position -> (its hidden state, the updated cache)."""
         past = past.with_next_visible()
         mask, inputs = past.visible[:, None, None, :], (past.keys, past.values, past.used)
         hidden, (keys, values) = self._layers(embeddings[:, None], positions[:, None], mask, True, "keys_values", inputs)
@@ -228,12 +229,14 @@ class Phi(nn.Module):
         collect: str,
         past: tuple[DeviceArray, ...] = (),
     ) -> tuple[Float[jax.Array, "B L D"], Any]:
-        """(hidden states after the final norm, what the layers collect, stacked)."""
+        """Returns (hidden states after the final norm, stacked additional outputs of the layers)."""
         dims = int(self.rotary_fraction * (self.hidden_size // self.num_heads))
         angles = rotary_angles(positions, dims, self.rotary_theta)
         x = axes.constrain(self.precision.cast(embeddings), "batch", "length", "act_embed")
-        same, each = nn.broadcast, 0
-        layers = stack(PhiLayer, self.num_layers, self.remat, (same, same, each, each, same)[: 2 + len(past)])
+        broadcast, per_layer = nn.broadcast, 0
+        layers = stack(
+            PhiLayer, self.num_layers, self.remat, (broadcast, broadcast, per_layer, per_layer, broadcast)[: 2 + len(past)]
+        )
         last, collected = layers(
             num_heads=self.num_heads,
             mlp_size=self.mlp_size,
@@ -248,18 +251,18 @@ class Phi(nn.Module):
         return LayerNorm(self.epsilon, self.precision, name="norm")(last), collected
 
 
-def _causal(stream: TokenStream) -> Bool[jax.Array, "B 1 L L"]:
-    """True where the row's position may look at the column's."""
+def _causal_mask(stream: TokenStream) -> Bool[jax.Array, "B 1 L L"]:
+    """Returns the attention mask: True if the query position may attend to the key position."""
     length = stream.embeddings.shape[1]
     mask = jnp.tril(jnp.ones((length, length), bool)) & stream.mask[:, None, None, :]
     if stream.prompt is not None:
-        own, seen = stream.prompt[:, None, :, None], stream.prompt[:, None, None, :]
-        mask &= (seen == own) | (seen == 0)
+        query_prompt, key_prompt = stream.prompt[:, None, :, None], stream.prompt[:, None, None, :]
+        mask &= (key_prompt == query_prompt) | (key_prompt == 0)
     return mask
 
 
 class LanguageHead(nn.Module):
-    """Hidden states -> logits over the vocabulary, without bias, in the output type."""
+    """Maps hidden states to logits over the vocabulary, without bias, in the output dtype."""
 
     vocab_size: int = 51200
     precision: Precision = Precision()
@@ -272,16 +275,16 @@ class LanguageHead(nn.Module):
 
 
 def table(phi: Phi) -> Table:
-    """Weight table against PhiModel ("embed_tokens.weight", ...). Adapters are in lora_table."""
+    """Returns the weight table for PhiModel ("embed_tokens.weight", ...). Adapters are in lora_table."""
     layer = norm_table("norm", "layers.{i}.input_layernorm")
     for ours, (part, name) in LINEARS.items():
         layer += linear_table(f"{part}/{ours}", f"layers.{{i}}.{name}")
     tokens = Table([Row("tokens/embedding", "embed_tokens.weight", Identity())])
-    return tokens + layer.stacked(phi.num_layers).under("layers/") + norm_table("norm", "final_layernorm")
+    return tokens + layer.stacked(phi.num_layers).with_prefix("layers/") + norm_table("norm", "final_layernorm")
 
 
 def lora_table(phi: Phi) -> Table:
-    """Weight table of the adapters against PEFT's names ("layers.0.self_attn.q_proj.lora_A.weight", ...)."""
+    """Returns the weight table of the adapters for PEFT's names ("layers.0.self_attn.q_proj.lora_A.weight", ...)."""
     targets = phi.lora_targets if phi.lora is not None else ()
     layer = Table(
         Row(f"{part}/{ours}/lora_{side.lower()}", f"layers.{{i}}.{name}.lora_{side}.weight", Transpose())
@@ -289,9 +292,9 @@ def lora_table(phi: Phi) -> Table:
         if ours in targets
         for side in ("A", "B")
     )
-    return layer.stacked(phi.num_layers).under("layers/")
+    return layer.stacked(phi.num_layers).with_prefix("layers/")
 
 
 def head_table() -> Table:
-    """Weight table of LanguageHead ("lm_head.weight")."""
+    """Returns the weight table of LanguageHead ("lm_head.weight")."""
     return Table([Row("kernel", "lm_head.weight", Transpose())])

@@ -1,6 +1,6 @@
-"""The mixed token stream: one gather that places banks in the sequence, and its inverse, pooling.
+"""Builds the mixed token stream by one gather from token banks; pooling is its inverse.
 
-Host code (text/layout.py) says for each position which bank it comes from; nothing here depends on the task.
+Host code (text/layout.py) defines the bank of each position; nothing here depends on the task.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from hyperseg_jax.structs import DeviceArray, Layout, Source, TokenStream
 def splice(
     layout: Layout, text: Float[DeviceArray, "B L D"], banks: Mapping[Source, Float[DeviceArray, "... D"]]
 ) -> TokenStream:
-    """Fills a layout of [B, L] with embeddings. Padding gives zero vectors.
+    """Fills a layout [B, L] with embeddings. Padding positions get zero vectors.
 
-    text: embeddings of layout.text_ids. banks: the embeddings of each other source, [N, D] or [B, N, D], or
-    [B, K, N, D], those of each prompt. A source without a bank must not stand in the layout.
+    text: embeddings of layout.text_ids. banks: embeddings of each other source, [N, D] or [B, N, D], or [B, K, N, D] if they
+    differ by prompt. The layout must not contain sources without a bank.
     """
     batch = text.shape[0]
     rows, index, offset = [], jnp.full(layout.source.shape, -1), 0
@@ -37,9 +37,9 @@ def splice(
     bank = jnp.concatenate(rows, axis=1)
     placed = jax.vmap(lambda rows, index: rows.at[index].get(mode="clip"))(bank, index)  # [B, L, D]
     is_text = jnp.isin(layout.source, jnp.array([Source.TEXT, Source.EXPRESSION, Source.CLASS]))
-    mixed = jnp.where((index >= 0)[..., None], placed, jnp.where(is_text[..., None], text, 0))
+    embeddings = jnp.where((index >= 0)[..., None], placed, jnp.where(is_text[..., None], text, 0))
     return TokenStream(
-        embeddings=axes.constrain(mixed, "batch", "length", "act_embed"),
+        embeddings=axes.constrain(embeddings, "batch", "length", "act_embed"),
         positions=jnp.asarray(layout.position),
         mask=jnp.asarray(layout.mask),
         source=jnp.asarray(layout.source),
@@ -55,13 +55,13 @@ def pool(
     num_prompts: int,
     shared: Collection[Source] = (),
 ) -> dict[Source, Float[jax.Array, "B ... D"]]:
-    """Hidden states back to banks [B, K, count, D] of K prompts, by mean over each segment, or over each number
-    inside the source where it has none; an empty one gives zeros.
+    """Pools hidden states to banks [B, K, count, D] of K prompts: the mean over each segment, or over each index of a source
+    without segments. Empty ones are zero.
 
-    counts: how many each source has. shared: sources that all prompts share, [B, count, D]; of the first prompt, where they
-    do not.
+    counts: number of entries of each source. shared: sources that all prompts share, [B, count, D]; if prompts have separate
+    ones, those of the first prompt are used.
     """
-    place = jnp.where(layout.segment > 0, layout.segment - 1, layout.index)
+    entry = jnp.where(layout.segment > 0, layout.segment - 1, layout.index)
 
     def means(source: Source, number: Int[DeviceArray, "B L"], count: int) -> Float[jax.Array, "B {count} D"]:
         member = (layout.source == source)[:, None, :] & (number[:, None, :] == jnp.arange(count)[:, None])  # [B, count, L]
@@ -70,13 +70,13 @@ def pool(
         )
         return (total / jnp.maximum(member.sum(-1, keepdims=True), 1)).astype(hidden.dtype)
 
-    def of_prompts(source: Source, count: int) -> Float[jax.Array, "B K {count} D"]:
-        apart = jnp.where((place >= 0) & (place < count), (layout.prompt - 1) * count + place, -1)
-        found = means(source, apart, num_prompts * count)
-        return rearrange(found, "b (prompts count) d -> b prompts count d", prompts=num_prompts, count=count)
+    def pool_by_prompt(source: Source, count: int) -> Float[jax.Array, "B K {count} D"]:
+        prompt_entry = jnp.where((entry >= 0) & (entry < count), (layout.prompt - 1) * count + entry, -1)
+        pooled = means(source, prompt_entry, num_prompts * count)
+        return rearrange(pooled, "b (prompts count) d -> b prompts count d", prompts=num_prompts, count=count)
 
-    first = jnp.where(layout.prompt <= 1, place, -1)
+    first = jnp.where(layout.prompt <= 1, entry, -1)
     return {
-        source: means(source, first, count) if source in shared else of_prompts(source, count)
+        source: means(source, first, count) if source in shared else pool_by_prompt(source, count)
         for source, count in counts.items()
     }

@@ -1,15 +1,15 @@
-"""Losses of masks, of scores, of text, and of embeddings over time.
+"""Losses of masks, scores, text and tracking embeddings.
 
-The objective:
+The training loss:
     criterion         matching, then mask and score losses at every output of the decoder
-    targets           what a batch asks for: padded arrays, and the counts that normalise the losses
-    points            where the mask losses look: random points, more of them where a prediction is uncertain
+    targets           padded targets of a batch, and the counts that normalize the losses
+    points            point sampling for mask losses, with more points in uncertain regions
 
 Its terms:
-    masks             cross-entropy and dice of masks, as losses and as matching costs
-    scores            what a loss of scores is; of expressions, classes and regions
-    text              cross-entropy of the written answer
-    reidentification  contrastive loss of an instance's embeddings over frames
+    masks             cross-entropy and dice of masks, as losses and matching costs
+    scores            the interface of score losses, and those of expressions, classes and regions
+    text              next-token cross-entropy
+    reidentification  contrastive loss of instance embeddings between frames
 """
 
 from hyperseg_jax.losses.criterion import MaskCriterion, MaskLosses, match_all

@@ -1,4 +1,4 @@
-"""The objective of mask prediction: matching, then mask and score losses at every output of the decoder."""
+"""The loss of mask prediction: matching, then mask and score losses at every decoder output (deep supervision)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hyperseg_jax.structs import DeviceArray, MaskPrediction
 
 @flax.struct.dataclass
 class MaskLosses:
-    """total: the weighted sum. terms: unweighted losses by kind ("mask", "dice", and those of the scores), one for each stage
-    and the final prediction last. query_of_target: -1 where unmatched."""
+    """The losses of a batch. total: the weighted sum. terms: unweighted losses by kind ("mask", "dice", and score kinds), one
+    for each decoder stage, the final prediction last. query_of_target: -1 if unmatched."""
 
     total: Float[jax.Array, ""]
     terms: dict[str, Float[jax.Array, " stages"]]
@@ -30,8 +30,11 @@ class MaskLosses:
 
 
 def match_all(cost: Float[DeviceArray, "stages B Q N"], valid: Bool[DeviceArray, "B N"]) -> Int32[jax.Array, "stages B N"]:
-    """The query of each target. All problems of a device run in one loop, apart from other devices:
-    split by the compiler, every turn of the loop would wait for all of them."""
+    """Returns the query of each target.
+
+    All assignment problems of a device run in one loop inside shard_map; partitioned by the compiler, every loop iteration
+    would synchronize all devices.
+    """
     solve = jax.vmap(jax.vmap(hungarian), in_axes=(0, None))
     problems, rows = (None, "batch", None, None), ("batch", None)
     with jax.named_scope("matching"):
@@ -40,11 +43,12 @@ def match_all(cost: Float[DeviceArray, "stages B Q N"], valid: Bool[DeviceArray,
 
 @dataclasses.dataclass(frozen=True)
 class MaskCriterion:
-    """Weights and sampling of the objective; the defaults are those of InstructSeg and PSALM.
+    """The mask criterion with its weights and point sampling; the defaults are those of InstructSeg and PSALM.
 
-    scores: by kind, how it is taught; of a prediction, those that it has.
-    points: "per_mask" samples the losses at points of each matched mask's own (the references); "shared" lets the masks of a
-    row share them, several times quicker; "grid" uses the cell centres of the mask logits and no random point, for small maps.
+    scores: the loss of each kind of scores; kinds that a prediction lacks are skipped.
+    points: "per_mask" samples separate points for each matched mask (as in the references); "shared" shares them among the
+    masks of a row, several times faster; "grid" uses the cell centers of the mask logits instead of random points, for small
+    maps.
     """
 
     scores: Mapping[str, ScoreLoss]
@@ -63,12 +67,16 @@ class MaskCriterion:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of each loss in the total."""
-        return {"mask": self.mask_weight, "dice": self.dice_weight, **{kind: one.weight for kind, one in self.scores.items()}}
+        """The weight of each loss in the total."""
+        return {
+            "mask": self.mask_weight,
+            "dice": self.dice_weight,
+            **{kind: score_loss.weight for kind, score_loss in self.scores.items()},
+        }
 
     def count(self, targets: MaskTargets, queries: int) -> TargetCounts:
-        """The divisors of the losses of a batch. queries: of a row, Q."""
-        scores = {kind: one.count(targets.of(kind), queries) for kind, one in self.scores.items()}
+        """Returns the divisors of the losses of a batch. queries: number of queries per row, Q."""
+        scores = {kind: score_loss.count(targets.score_targets(kind), queries) for kind, score_loss in self.scores.items()}
         return TargetCounts(targets.valid.sum(-1).astype(jnp.float32).sum(), scores)
 
     def __call__(
@@ -80,30 +88,30 @@ class MaskCriterion:
         draws: PointDraws | None = None,
         counts: TargetCounts | None = None,
     ) -> MaskLosses:
-        """Losses of one batch, in float32.
+        """Returns the float32 losses of one batch.
 
-        key: for the random points; or draws: points given from outside. Neither is read where points is "grid".
-        counts: the divisors, where the batch is a part of another; by default those of this batch.
+        key: for the random points. draws: precomputed points instead of a key. Both are ignored if points is "grid".
+        counts: the divisors, if the batch is a part of a larger one; those of this batch by default.
         """
         kinds = [kind for kind in self.scores if kind in prediction.scores]
-        every = [
+        outputs = [
             *((stage["mask_logits"], stage["scores"]) for stage in prediction.stages),
             (prediction.mask_logits, prediction.scores),
         ]
         stages = {
-            "mask_logits": jnp.stack([logits for logits, _ in every]),
-            "scores": {kind: jnp.stack([scores[kind] for _, scores in every]) for kind in kinds},
+            "mask_logits": jnp.stack([logits for logits, _ in outputs]),
+            "scores": {kind: jnp.stack([scores[kind] for _, scores in outputs]) for kind in kinds},
         }
         if draws is None and self.points != "grid":
             if key is None:
                 raise ValueError("MaskCriterion needs a key for its random points (or draws, or points='grid')")
-            rows, number = targets.valid.shape
-            sets = 1 if self.points == "shared" else number
-            draws = draw_points(key, len(every), rows, sets, self.num_points, self.oversample, self.importance)
+            rows, num_targets = targets.valid.shape
+            sets = 1 if self.points == "shared" else num_targets
+            draws = draw_points(key, len(outputs), rows, sets, self.num_points, self.oversample, self.importance)
         if counts is None:
             counts = self.count(targets, prediction.mask_logits.shape[1])
 
-        # One stage after the other: compiled once, and no more is held than one stage needs.
+        # Stages run sequentially: the body is compiled once, and memory is needed for one stage only.
         costs = jax.lax.map(lambda x: self.cost(x[0], targets, x[1]), jax.lax.stop_gradient((stages, draws)))
         query_of_target = match_all(costs, targets.valid)
         terms = jax.lax.map(lambda x: self.stage_losses(x[0], targets, x[1], x[2], counts), (stages, query_of_target, draws))
@@ -111,17 +119,17 @@ class MaskCriterion:
         return MaskLosses(total, terms, query_of_target)
 
     def cost(self, stage: dict, targets: MaskTargets, draws: PointDraws | None) -> Float[jax.Array, "B Q N"]:
-        """The matching cost of one prediction."""
+        """Returns the matching cost of one stage."""
         logits = stage["mask_logits"]
         if draws is None:
-            predicted, wanted = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
+            predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (logits, targets.masks))
         else:
             points = draws.matching[:, None]
-            predicted, wanted = sample_masks(logits, points), sample_segments(targets.segments, targets.planes, points)
-        cost = self.match_mask_weight * masks.bce_cost(predicted, wanted)
-        cost += self.match_dice_weight * masks.dice_cost(predicted, wanted)
+            predicted, target_values = sample_masks(logits, points), sample_segments(targets.segments, targets.planes, points)
+        cost = self.match_mask_weight * masks.bce_cost(predicted, target_values)
+        cost += self.match_dice_weight * masks.dice_cost(predicted, target_values)
         for kind, scores in stage["scores"].items():
-            cost += self.scores[kind].cost(scores, targets.of(kind))
+            cost += self.scores[kind].cost(scores, targets.score_targets(kind))
         return cost
 
     def stage_losses(
@@ -132,21 +140,21 @@ class MaskCriterion:
         draws: PointDraws | None,
         counts: TargetCounts,
     ) -> dict[str, Float[jax.Array, ""]]:
-        """Unweighted losses of one prediction, given its matching."""
+        """Returns the unweighted losses of one stage, given its matching."""
         logits = stage["mask_logits"]
-        found = query_of_target >= 0
+        is_matched = query_of_target >= 0
         chosen = jnp.take_along_axis(logits, jnp.maximum(query_of_target, 0)[..., None, None], axis=1)  # [B, N, h, w]
         if draws is None:
-            predicted, wanted = (sample_cells(x, logits.shape[2:]) for x in (chosen, targets.masks))
+            predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (chosen, targets.masks))
         else:
-            points = uncertain_points(chosen, found, draws.candidates, draws.fresh, self.num_points)
-            predicted, wanted = sample_masks(chosen, points), sample_segments(targets.segments, targets.planes, points)
+            points = uncertain_points(chosen, is_matched, draws.candidates, draws.fresh, self.num_points)
+            predicted, target_values = sample_masks(chosen, points), sample_segments(targets.segments, targets.planes, points)
         divisor = jnp.maximum(counts.targets, 1.0)
         losses = {
-            "mask": jnp.sum(jnp.where(found, masks.mask_bce(predicted, wanted), 0.0)) / divisor,
-            "dice": jnp.sum(jnp.where(found, masks.mask_dice(predicted, wanted), 0.0)) / divisor,
+            "mask": jnp.sum(jnp.where(is_matched, masks.mask_bce(predicted, target_values), 0.0)) / divisor,
+            "dice": jnp.sum(jnp.where(is_matched, masks.mask_dice(predicted, target_values), 0.0)) / divisor,
         }
         matched = query_of_target[..., None] == jnp.arange(logits.shape[1])  # [B, N, Q]
         for kind, scores in stage["scores"].items():
-            losses[kind] = self.scores[kind].loss(scores, matched, targets.of(kind), counts.scores[kind])
+            losses[kind] = self.scores[kind].loss(scores, matched, targets.score_targets(kind), counts.scores[kind])
         return losses

@@ -1,4 +1,4 @@
-"""Where the mask losses look: random points, more of them where a prediction is uncertain (PointRend, Kirillov et al. 2020)."""
+"""Point sampling for mask losses, with more points in uncertain regions (PointRend, Kirillov et al. 2020)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hyperseg_jax.structs import DeviceArray
 
 @flax.struct.dataclass
 class PointDraws:
-    """Uniform draws in 0..1 as (x, y), with a leading axis over the predictions (decoder stages), or of one of these.
+    """Uniform random points (x, y) in 0..1, with an optional leading axis over the decoder stages.
 
-    matching: shared by all queries and targets of a row.
-    candidates: among which the most uncertain are kept; M = N gives each target its own, M = 1 shares them.
-    fresh: P less those that are kept, used as they are.
+    matching: points of the matching costs, shared by all queries and targets of a row.
+    candidates: points of which the most uncertain are selected; M = N for separate points of each target, M = 1 for shared.
+    fresh: the remaining of the P points, which are used without selection.
     """
 
     matching: Float[DeviceArray, "*stages B P 2"]
@@ -29,51 +29,51 @@ class PointDraws:
 def draw_points(
     key: PRNGKeyArray, stages: int, rows: int, sets: int, num_points: int, oversample: float = 3.0, importance: float = 0.75
 ) -> PointDraws:
-    """Draws for a batch. sets: M. Of num_points, the share `importance` is chosen from oversample * num_points candidates."""
-    kept, tried = int(importance * num_points), int(oversample * num_points)
-    # One draw for all three, because every call of the generator is a program of its own to compile.
-    drawn = jax.random.uniform(key, (stages, rows, num_points + sets * (tried + num_points - kept), 2))
+    """Draws points. sets: M. The share `importance` of num_points is selected from oversample * num_points candidates."""
+    num_selected, tried = int(importance * num_points), int(oversample * num_points)
+    # One call for all three, because every call of the generator is compiled separately.
+    drawn = jax.random.uniform(key, (stages, rows, num_points + sets * (tried + num_points - num_selected), 2))
     drawn = axes.constrain(drawn, None, "batch", None, None)
     matching, candidates, fresh = jnp.split(drawn, (num_points, num_points + sets * tried), axis=2)
-    own = (stages, rows, sets, -1, 2)
-    return PointDraws(matching, candidates.reshape(own), fresh.reshape(own))
+    shape = (stages, rows, sets, -1, 2)
+    return PointDraws(matching, candidates.reshape(shape), fresh.reshape(shape))
 
 
 def sample_masks(masks: Shaped[DeviceArray, "B N h w"], points: Float[DeviceArray, "B M P 2"]) -> Float32[jax.Array, "B N P"]:
-    """Bilinear values of masks at points.
+    """Samples masks bilinearly at points.
 
-    points: M = 1: one gathered row serves all masks of the image; M = N: each mask has its own points.
+    points: M = 1: all masks of the image share the points and gathered rows; M = N: each mask has separate points.
     """
     batch, number, height, width = masks.shape
     if points.shape[1] == 1:
         return grid_sample(masks.transpose(0, 2, 3, 1), points[:, 0]).transpose(0, 2, 1).astype(jnp.float32)
-    alone = masks.reshape(batch * number, height, width, 1)
-    sampled = grid_sample(alone, points.reshape(batch * number, *points.shape[2:]))
+    single = masks.reshape(batch * number, height, width, 1)
+    sampled = grid_sample(single, points.reshape(batch * number, *points.shape[2:]))
     return sampled.reshape(batch, number, points.shape[2]).astype(jnp.float32)
 
 
 def sample_segments(
     segments: UInt[DeviceArray, "B planes h w"], planes: Int[DeviceArray, "B N"], points: Float[DeviceArray, "B M P 2"]
 ) -> Float32[jax.Array, "B N P"]:
-    """Bilinear values of the masks of segment maps at points: what sample_masks gives for the masks, none of which is made.
+    """Samples the masks of segment maps bilinearly at points; equals sample_masks without creating the masks.
 
-    segments, planes: as in MaskTargets. points: M = 1: the masks of a row share them; M = N: each has its own.
+    segments, planes: as in MaskTargets. points: M = 1: shared by the masks of a row; M = N: separate for each mask.
     """
     batch, _, height, width = segments.shape
     number = jnp.arange(1, planes.shape[1] + 1)
     cells, weights = bilinear_corners(points, (height, width))  # [B, M, 4, P]
     look_up = jax.vmap(lambda table, index: jnp.take(table, index, axis=0, mode="clip"))
     if points.shape[1] == 1:
-        found = look_up(segments.reshape(batch, -1, height * width).transpose(0, 2, 1), cells)  # [B, 1, 4, P, planes]
-        inside = (found == number[:, None, None, None]).any(-1)
+        labels = look_up(segments.reshape(batch, -1, height * width).transpose(0, 2, 1), cells)  # [B, 1, 4, P, planes]
+        inside = (labels == number[:, None, None, None]).any(-1)
     else:
-        found = look_up(segments.reshape(batch, -1), planes[..., None, None] * (height * width) + cells)
-        inside = found == number[:, None, None]
+        labels = look_up(segments.reshape(batch, -1), planes[..., None, None] * (height * width) + cells)
+        inside = labels == number[:, None, None]
     return jnp.where(inside, weights, 0.0).sum(-2)
 
 
 def sample_cells(masks: Shaped[DeviceArray, "B N h w"], size: tuple[int, int]) -> Float32[jax.Array, "B N {size[0]}*{size[1]}"]:
-    """Bilinear values of masks at the cell centres of a grid (rows, columns)."""
+    """Samples masks bilinearly at the cell centers of a grid (rows, columns)."""
     resized = masks.astype(jnp.float32)
     if masks.shape[2:] != size:
         resized = resize_bilinear(resized.transpose(0, 2, 3, 1), size).transpose(0, 3, 1, 2)
@@ -87,17 +87,17 @@ def uncertain_points(
     fresh: Float[DeviceArray, "B M fresh 2"],
     num_points: int,
 ) -> Float[jax.Array, "B M {num_points} 2"]:
-    """The candidates whose logits are nearest to zero, then the fresh points.
+    """Returns the candidates with logits nearest to zero, followed by the fresh points.
 
-    valid: shared points (M = 1) go where any valid mask is uncertain. As in Mask2Former no
-    gradient flows through the choice.
+    valid: shared points (M = 1) are selected by the most uncertain valid mask. As in Mask2Former, no gradient flows through
+    the selection.
     """
-    kept = num_points - fresh.shape[-2]
-    if not kept:
+    num_selected = num_points - fresh.shape[-2]
+    if not num_selected:
         return fresh
     uncertainty = -jnp.abs(sample_masks(jax.lax.stop_gradient(logits), candidates))  # [B, N, P']
     if candidates.shape[1] == 1:
         uncertainty = jnp.max(jnp.where(valid[..., None], uncertainty, -jnp.inf), axis=1, keepdims=True)
-    rows = ("batch", None, None)  # top_k is no operation that the compiler splits by itself
-    chosen = axes.by_shard(lambda x: jax.lax.top_k(x, kept)[1], rows, out=rows)(uncertainty)
-    return jnp.concatenate([jnp.take_along_axis(candidates, chosen[..., None], axis=2), fresh], axis=2)
+    rows = ("batch", None, None)  # the compiler does not partition top_k by itself
+    selected = axes.by_shard(lambda x: jax.lax.top_k(x, num_selected)[1], rows, out=rows)(uncertainty)
+    return jnp.concatenate([jnp.take_along_axis(candidates, selected[..., None], axis=2), fresh], axis=2)

@@ -1,7 +1,7 @@
-"""Teaching embeddings to know an instance again in another frame (IDOL, Wu et al. 2022).
+"""The re-identification loss of instance embeddings between frames (IDOL, Wu et al. 2022).
 
-HyperSeg ships the choice of positives without the loss; the loss is IDOL's. Q queries of the other frame are judged against N
-padded targets there; every shape is static.
+HyperSeg's release selects positives but has no loss; the loss is IDOL's. Q queries of the reference frame are compared with N
+padded targets; all shapes are static.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from jaxtyping import Bool, Float, Float32, Int, PRNGKeyArray
 from hyperseg_jax.losses.masks import MASKED
 from hyperseg_jax.structs import DeviceArray
 
-OUTSIDE_PRICE, FAR_PRICE, TAKEN_PRICE = 100.0, 1e4, 1e5  # added to costs, so that they come last in this order
-CENTRE_RADIUS = 2.5 / 32  # half the side of the square around a target's centre, in widths of the image
+OUTSIDE_PRICE, FAR_PRICE, TAKEN_PRICE = 100.0, 1e4, 1e5  # added to costs, so that these pairs are chosen last, in this order
+CENTRE_RADIUS = 2.5 / 32  # half the side of the square around a target's center, relative to the image width
 
 
 @flax.struct.dataclass
 class ReidTargets:
-    """positive, negative: the queries that show each target and those that surely do not. Neither holds for
-    queries that may overlap it, and for rows of padding."""
+    """Positive and negative queries of each target. Queries that may overlap a target are neither, as are padding rows."""
 
     positive: Bool[DeviceArray, "N Q"]
     negative: Bool[DeviceArray, "N Q"]
@@ -34,16 +33,17 @@ def choose_queries(
     labels: Int[DeviceArray, " N"],
     valid: Bool[DeviceArray, " N"],
 ) -> ReidTargets:
-    """The queries of a frame that show each target, by an assignment like SimOTA's (get_pos_idx of the published code).
+    """Selects the positive and negative queries of each target, similar to SimOTA (get_pos_idx of the published code).
 
-    boxes, target_boxes: in cxcywh of 0..1. class_probability: in 0..1.
-    A query costs 3 * -GIoU, and more where its centre is not near the target's. The k cheapest are positive, with k the
-    summed IoU of the 10 that overlap it most; the k for 30 may not be negative. The focal cost of a target's class is a mean
-    over all queries, as in the published code with whole-number labels: it only tells which of several targets gets a query.
+    boxes, target_boxes: cxcywh in 0..1. class_probability: in 0..1.
+    The cost is 3 * -GIoU, plus penalties if the query center is not near the target center. The k cheapest queries are
+    positive, with k the summed IoU of the 10 queries that overlap the target most; those for k of 30 are not negative. The
+    focal cost of a target's class is averaged over all queries, as in the published code with integer labels, so it only
+    decides which of several targets gets a query.
     """
     cost, iou = assignment_cost(boxes, class_probability, target_boxes, labels, valid)
-    positive, cost = cheapest(cost, iou, valid, 10)
-    near, _ = cheapest(cost, iou, valid, 30)
+    positive, cost = cheapest_queries(cost, iou, valid, 10)
+    near, _ = cheapest_queries(cost, iou, valid, 30)
     return ReidTargets(positive, valid[:, None] & ~near)
 
 
@@ -54,7 +54,7 @@ def assignment_cost(
     labels: Int[DeviceArray, " N"],
     valid: Bool[DeviceArray, " N"],
 ) -> tuple[Float[jax.Array, "Q N"], Float[jax.Array, "Q N"]]:
-    """(cost, IoU) of every query with every target; arguments as in choose_queries."""
+    """Returns (cost, IoU) of every query with every target; arguments as in choose_queries."""
     p = class_probability.astype(jnp.float32)
     focal = 0.25 * (1 - p) ** 2 * -jnp.log(p + 1e-8) - 0.75 * p**2 * -jnp.log(1 - p + 1e-8)
     iou, giou = box_overlaps(boxes, target_boxes)
@@ -67,11 +67,11 @@ def assignment_cost(
 
 
 def box_overlaps(
-    boxes: Float[DeviceArray, "Q 4"], others: Float[DeviceArray, "N 4"]
+    boxes: Float[DeviceArray, "Q 4"], other_boxes: Float[DeviceArray, "N 4"]
 ) -> tuple[Float32[jax.Array, "Q N"], Float32[jax.Array, "Q N"]]:
-    """(IoU, generalised IoU) of every pair of boxes in cxcywh."""
+    """Returns (IoU, generalized IoU) of every pair of boxes in cxcywh format."""
     corners = lambda b: (b[..., :2] - b[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
-    (low, high), (other_low, other_high) = corners(boxes[:, None].astype(jnp.float32)), corners(others.astype(jnp.float32))
+    (low, high), (other_low, other_high) = corners(boxes[:, None].astype(jnp.float32)), corners(other_boxes.astype(jnp.float32))
     area = lambda size: jnp.prod(jnp.maximum(size, 0), axis=-1)
     shared = area(jnp.minimum(high, other_high) - jnp.maximum(low, other_low))
     union = area(high - low) + area(other_high - other_low) - shared
@@ -80,38 +80,38 @@ def box_overlaps(
     return iou, iou - (hull - union) / jnp.maximum(hull, 1e-12)
 
 
-def cheapest(
+def cheapest_queries(
     cost: Float[DeviceArray, "Q N"], iou: Float[DeviceArray, "Q N"], valid: Bool[DeviceArray, " N"], candidates: int
 ) -> tuple[Bool[jax.Array, "N Q"], Float[jax.Array, "Q N"]]:
-    """The k cheapest queries of each target, k its summed IoU with the `candidates` queries that overlap it most, at least 1.
+    """Returns the k cheapest queries of each target, with k its summed IoU with the `candidates` best queries, at least 1.
 
-    A query that several targets want goes to the one for which it is cheapest; a target left without any takes the cheapest
-    that is free. The costs come back with what that search added to queries already taken.
+    A query of several targets is assigned to the one with the lowest cost; a target without queries gets the cheapest free
+    one. Also returns the costs, with the penalties that this search added to assigned queries.
     """
     queries, targets = cost.shape
-    most = jax.lax.top_k(iou.T, min(candidates, queries))[0].sum(-1)
-    wanted = jnp.maximum(most.astype(jnp.int32), 1)
+    iou_sums = jax.lax.top_k(iou.T, min(candidates, queries))[0].sum(-1)
+    num_positives = jnp.maximum(iou_sums.astype(jnp.int32), 1)
     rank = jnp.argsort(jnp.argsort(cost, axis=0, stable=True), axis=0)
-    matched = (rank < wanted) & valid  # [Q, N]
-    crowded = matched.sum(1, keepdims=True) > 1
+    matched = (rank < num_positives) & valid  # [Q, N]
+    is_shared = matched.sum(1, keepdims=True) > 1
 
     def cheapest_target(cost):
         priced = jnp.where(valid, cost, jnp.inf)
         return (jnp.argmin(priced, axis=1)[:, None] == jnp.arange(targets)) & valid
 
-    def without(matched):
+    def is_unassigned(matched):
         return valid & ~matched.any(0)
 
-    def give(_, state):
+    def assign_next(_, state):
         matched, cost = state
-        left = without(matched)
-        cost = cost + jnp.where(matched.any(1, keepdims=True) & left.any(), TAKEN_PRICE, 0.0)
-        matched |= left & (jnp.arange(queries)[:, None] == jnp.argmin(cost, axis=0))
-        again = left.any() & (matched.sum(1) > 1).any()
-        return jnp.where(crowded & again, cheapest_target(cost), matched), cost
+        unassigned = is_unassigned(matched)
+        cost = cost + jnp.where(matched.any(1, keepdims=True) & unassigned.any(), TAKEN_PRICE, 0.0)
+        matched |= unassigned & (jnp.arange(queries)[:, None] == jnp.argmin(cost, axis=0))
+        has_conflicts = unassigned.any() & (matched.sum(1) > 1).any()
+        return jnp.where(is_shared & has_conflicts, cheapest_target(cost), matched), cost
 
-    matched = jnp.where(crowded, cheapest_target(cost), matched)
-    matched, cost = jax.lax.fori_loop(0, targets, give, (matched, cost))
+    matched = jnp.where(is_shared, cheapest_target(cost), matched)
+    matched, cost = jax.lax.fori_loop(0, targets, assign_next, (matched, cost))
     return matched.T, cost
 
 
@@ -123,25 +123,25 @@ def reidentification_loss(
     *,
     key: PRNGKeyArray,
 ) -> tuple[Float32[jax.Array, ""], Float32[jax.Array, ""]]:
-    """(contrast, cosine), each a mean over the valid targets; 0 where there is none.
+    """Returns (contrast, cosine), each averaged over the valid targets; 0 if there are none.
 
-    key_embeddings: of the query that was matched to each target in the key frame. embeddings: of the other frame's queries.
-    contrast of a target: log(1 + sum over pairs of exp(negative - positive)) of dot products with its key
-    embedding. cosine: the squared distance of cosines from 1 for positives and from 0 for negatives, of which 10 are drawn
-    (by `key`) for each positive.
+    key_embeddings: of the query matched to each target in the key frame. embeddings: of the queries of the reference frame.
+    contrast: log(1 + sum over pairs of exp(negative - positive)) of dot products with the key embedding. cosine: the squared
+    distance of cosine similarities from 1 for positives and from 0 for negatives; 10 negatives are sampled (with `key`) for
+    each positive.
     """
-    here, there = key_embeddings.astype(jnp.float32), embeddings.astype(jnp.float32)
+    keys, references = key_embeddings.astype(jnp.float32), embeddings.astype(jnp.float32)
     positive, negative = targets.positive & valid[:, None], targets.negative & valid[:, None]
-    product = jnp.einsum("nd,qd->nq", here, there, precision="highest")
-    hardest = lambda logits, chosen: jax.nn.logsumexp(jnp.where(chosen, logits, MASKED), axis=-1)
-    contrast = jax.nn.softplus(hardest(product, negative) + hardest(-product, positive))
+    dot_products = jnp.einsum("nd,qd->nq", keys, references, precision="highest")
+    masked_logsumexp = lambda logits, mask: jax.nn.logsumexp(jnp.where(mask, logits, MASKED), axis=-1)
+    contrast = jax.nn.softplus(masked_logsumexp(dot_products, negative) + masked_logsumexp(-dot_products, positive))
 
     unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-    cosine = jnp.einsum("nd,qd->nq", unit(here), unit(there), precision="highest")
-    room = 10 * jnp.maximum(positive.sum(-1, keepdims=True), 1)
+    cosine = jnp.einsum("nd,qd->nq", unit(keys), unit(references), precision="highest")
+    num_negatives = 10 * jnp.maximum(positive.sum(-1, keepdims=True), 1)
     drawn = jax.random.uniform(key, negative.shape)
     order = jnp.argsort(jnp.argsort(jnp.where(negative, drawn, 2.0), axis=-1), axis=-1)
-    counted = positive | (negative & (order < room))
-    distance = jnp.where(counted, (cosine - positive) ** 2, 0.0).sum(-1) / jnp.maximum(counted.sum(-1), 1)
+    included = positive | (negative & (order < num_negatives))
+    distance = jnp.where(included, (cosine - positive) ** 2, 0.0).sum(-1) / jnp.maximum(included.sum(-1), 1)
     mean = lambda each: jnp.where(valid, each, 0.0).sum() / jnp.maximum(valid.sum(), 1)
     return mean(contrast), mean(distance)

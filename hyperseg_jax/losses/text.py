@@ -1,4 +1,4 @@
-"""The loss of the written answer."""
+"""The text loss: next-token cross-entropy."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from hyperseg_jax.structs import IGNORED, DeviceArray
 
 
 def count_tokens(labels: Int[DeviceArray, "B L"]) -> Float32[jax.Array, ""]:
-    """The supervised tokens: the divisor of the losses below."""
+    """Returns the number of supervised tokens, the divisor of the losses below."""
     return (labels[:, 1:] != IGNORED).sum().astype(jnp.float32)
 
 
 def text_cross_entropy(
     logits: Float[DeviceArray, "B L V"], labels: Int[DeviceArray, "B L"], tokens: Float[DeviceArray, ""] | None = None
 ) -> Float32[jax.Array, ""]:
-    """Cross-entropy of the next token, mean over all supervised tokens of the batch; 0 where there is none.
+    """Returns the next-token cross-entropy, averaged over all supervised tokens of the batch; 0 if there are none.
 
-    labels: -100 where nothing is taught; position t is taught the label at t + 1.
-    tokens: the divisor, where the batch is a part of another; by default its own count_tokens.
+    labels: -100 where unsupervised; the target at position t is the label at t + 1.
+    tokens: the divisor, if the batch is a part of a larger one; count_tokens(labels) by default.
     """
-    return _sum(logits[:, :-1], labels[:, 1:]).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
+    return _summed_cross_entropy(logits[:, :-1], labels[:, 1:]).sum() / jnp.maximum(
+        count_tokens(labels) if tokens is None else tokens, 1
+    )
 
 
 def text_cross_entropy_in_chunks(
@@ -37,28 +39,28 @@ def text_cross_entropy_in_chunks(
     chunk: int = 128,
     tokens: Float[DeviceArray, ""] | None = None,
 ) -> Float32[jax.Array, ""]:
-    """text_cross_entropy(head(params, hidden), labels, tokens), of `chunk` positions at a time.
+    """Returns text_cross_entropy(head(params, hidden), labels, tokens), computed for `chunk` positions at a time.
 
-    All logits of a step at once would be its largest array. Each device goes
-    through its own rows, so that the gradient of the head is summed over devices once and not with every chunk.
+    The logits of all positions would be the largest array of a step. Each device processes its rows in shard_map, so that the
+    gradient of the head is summed over devices once instead of for every chunk.
     """
     length = hidden.shape[1]
     chunk = min(chunk, length)
-    more = ((0, 0), (0, -length % chunk))
-    wanted = jnp.pad(jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED), more, constant_values=IGNORED)
-    hidden = jnp.pad(hidden, (*more, (0, 0)))
+    padding = ((0, 0), (0, -length % chunk))
+    targets = jnp.pad(jnp.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED), padding, constant_values=IGNORED)
+    hidden = jnp.pad(hidden, (*padding, (0, 0)))
 
-    def of_rows(params: Any, hidden: jax.Array, wanted: jax.Array) -> jax.Array:
+    def row_losses(params: Any, hidden: jax.Array, targets: jax.Array) -> jax.Array:
         chunks = lambda x: jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
-        of_chunk = jax.checkpoint(lambda x: _sum(head(params, x[0]), x[1]), prevent_cse=False)
-        return jax.lax.map(of_chunk, (chunks(hidden), chunks(wanted))).sum(0)
+        chunk_losses = jax.checkpoint(lambda x: _summed_cross_entropy(head(params, x[0]), x[1]), prevent_cse=False)
+        return jax.lax.map(chunk_losses, (chunks(hidden), chunks(targets))).sum(0)
 
-    rows = axes.by_shard(of_rows, (), ("batch", None, None), ("batch", None), out=("batch",))
-    return rows(params, hidden, wanted).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
+    rows = axes.by_shard(row_losses, (), ("batch", None, None), ("batch", None), out=("batch",))
+    return rows(params, hidden, targets).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
 
 
-def _sum(logits: Float[DeviceArray, "B L V"], wanted: Int[DeviceArray, "B L"]) -> Float32[jax.Array, " B"]:
-    """Cross-entropy, summed over the positions of each row where something is wanted."""
-    logits, taught = logits.astype(jnp.float32), wanted != IGNORED
-    picked = jnp.take_along_axis(logits, jnp.where(taught, wanted, 0)[..., None], axis=-1)[..., 0]
-    return jnp.where(taught, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0).sum(-1)
+def _summed_cross_entropy(logits: Float[DeviceArray, "B L V"], targets: Int[DeviceArray, "B L"]) -> Float32[jax.Array, " B"]:
+    """Returns the cross-entropy, summed over the supervised positions of each row."""
+    logits, supervised = logits.astype(jnp.float32), targets != IGNORED
+    picked = jnp.take_along_axis(logits, jnp.where(supervised, targets, 0)[..., None], axis=-1)[..., 0]
+    return jnp.where(supervised, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0).sum(-1)

@@ -1,27 +1,27 @@
-"""Scores: accumulators with update, merge, state and compute. Host side.
+"""Metrics: accumulators with update, merge, state and compute. Host side.
 
 Shared:
-    sums               rows of sums by name, which add up over prompts and hosts
-    published          scores that authors publish, to stand beside ours
-    baselines          what can be scored without reading the text
-    no_ground_truth    answers whose truth is on the benchmark's server
+    sums               the base class: sums by name, which merge over prompts and hosts
+    published          scores reported by authors, for comparison
+    baselines          scores that are possible without reading the text
+    no_ground_truth    counts predictions of benchmarks with server-side ground truth
 
 Masks of images:
     ciou_giou          referring and reasoning segmentation
-    generalized        gRefCOCO: expressions that name one thing, several, or none
+    generalized        gRefCOCO: expressions with one, several or no targets
     average_precision  COCO mask AP
     mean_iou           semantic segmentation
     panoptic_quality   panoptic segmentation
-    interactive        mean IoU of each kind of drawn prompt
-    clicks             clicks that interactive segmentation needs (NoC)
+    interactive        mean IoU for each kind of visual prompt
+    clicks             number of clicks of interactive segmentation (NoC)
 
 Masks of videos:
     jf                 region similarity J and boundary accuracy F of DAVIS
-    davis              J and F of every object, given or paired
+    davis              J and F of every object, semi-supervised or unsupervised
     revos              J, F, A and R of ReVOS
     video_ap           AP of instances (YouTube-VIS)
 
-Answers in words:
+Text answers:
     exact_answer       GQA and ScienceQA
     vqa                VQA accuracy
     multiple_choice    MMBench

@@ -1,4 +1,4 @@
-"""COCO mask AP. pycocotools matches and accumulates; here is what lets its results travel between hosts."""
+"""COCO mask AP. pycocotools matches and accumulates; this module stores its matches so that hosts can be merged."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ NAMES = (
 )
 
 
-MOST, CELLS = 2**24, 2**27
-"""Things to find, and images x classes x areas, in a state that is read."""
+MAX_TARGETS, MAX_CELLS = 2**24, 2**27
+"""Limits of a restored state: number of targets, and of images x classes x areas."""
 
 
 class MaskAP:
-    """AP and AR of instances with scores over 10 IoU thresholds, as COCOeval summarizes them.
+    """AP and AR of scored instances over 10 IoU thresholds, as summarized by COCOeval.
 
-    Each image is matched when it comes and kept by its name as matches alone, so the state is small, the order of images
-    does not matter, and none can count twice.
+    Each image is matched by update(), and only its matches are stored under its name. So the state is small, the order of
+    images does not matter, and no image is counted twice.
     """
 
     areas: Sequence[Sequence[float]] = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))
@@ -58,13 +58,13 @@ class MaskAP:
         crowd: Sequence[bool] = (),
         target_areas: Sequence[float] = (),
     ) -> None:
-        """One image or clip. predicted [P, ...], target [N, ...]: bool masks [H, W], or [T, H, W] of clips.
+        """Adds one image or video. predicted [P, ...], target [N, ...]: bool masks [H, W], or [T, H, W] for videos.
 
-        name: of the image, unique; ValueError where it was seen before. crowd: for each target whether it is a crowd, none by
-        default. target_areas: as the annotations give them (of polygons); by default counted.
+        name: of the image; ValueError if it was added before. crowd: whether each target is a crowd; none by default.
+        target_areas: areas in the annotations (of polygons); mask areas by default.
         """
         if name in self._images:
-            raise ValueError(f"{name} was scored before; an image counts once")
+            raise ValueError(f"{name} was scored before; add each image once")
         ours = [
             self._record(k, mask, kind, score=float(score))
             for k, (mask, score, kind) in enumerate(zip(predicted, scores, predicted_classes, strict=True), 1)
@@ -82,85 +82,85 @@ class MaskAP:
         }
 
     def _record(self, number: int, mask: np.ndarray, kind: str, *, area: float | None = None, **fields: Any) -> dict[str, Any]:
-        segmentation = self._encoded(mask)
-        counted = self._area(segmentation) if area is None else area
-        return {"id": number, "class": kind, "segmentation": segmentation, "area": counted, **fields}
+        segmentation = self._encode_mask(mask)
+        mask_area = self._area(segmentation) if area is None else area
+        return {"id": number, "class": kind, "segmentation": segmentation, "area": mask_area, **fields}
 
-    def _encoded(self, mask: np.ndarray) -> Any:
+    def _encode_mask(self, mask: np.ndarray) -> Any:
         return encode(mask)
 
     def _area(self, segmentation: Any) -> float:
         return float(coco_mask.area(segmentation))
 
     def _overlaps(self, ours: list[Any], theirs: list[Any], crowd: list[int]) -> Any:
-        """IoU [P, N], over the prediction's own area for crowds."""
+        """Returns IoU [P, N]; for crowds, the intersection over the area of the prediction."""
         return coco_mask.iou(ours, theirs, crowd)
 
     def _match(self, ours: list[dict], theirs: list[dict]) -> dict[str, Any]:
-        """Of one class of one image: scores [D], best first; for each area the detections matched and ignored, a bit an IoU
-        threshold, and the number of targets to find."""
-        tool = self._tool()
+        """Matches one class of one image.
+
+        Returns scores [D], best first, and for each area range the matched and ignored detections, as one bit per IoU
+        threshold, and the number of targets ("wanted").
+        """
+        tool = self._evaluator()
         limit = tool.params.maxDets[-1]
         best = [ours[k] for k in np.argsort([-r["score"] for r in ours], kind="mergesort")[:limit]]
         tool._gts, tool._dts = defaultdict(list, {(0, 0): theirs}), defaultdict(list, {(0, 0): ours})
         crowd = [r["iscrowd"] for r in theirs]
         overlaps = self._overlaps([r["segmentation"] for r in best], [r["segmentation"] for r in theirs], crowd)
         tool.ious = {(0, 0): overlaps}
-        found = [tool.evaluateImg(0, 0, area, limit) for area in self.areas]
+        matches = [tool.evaluateImg(0, 0, area, limit) for area in self.areas]
         return {
-            "scores": found[0]["dtScores"],
-            "matched": [_bits(row["dtMatches"] > 0) for row in found],
-            "ignored": [_bits(row["dtIgnore"]) for row in found],
-            "wanted": [int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in found],
+            "scores": matches[0]["dtScores"],
+            "matched": [_bits(row["dtMatches"] > 0) for row in matches],
+            "ignored": [_bits(row["dtIgnore"]) for row in matches],
+            "wanted": [int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in matches],
         }
 
-    def _tool(self) -> COCOeval:
+    def _evaluator(self) -> COCOeval:
         with contextlib.redirect_stdout(io.StringIO()):
             tool = COCOeval(iouType="segm")
         tool.params.areaRng = [list(area) for area in self.areas]
         return tool
 
     def merge(self, other: Self) -> None:
-        """Adds what another accumulator has seen. ValueError where both saw an image."""
-        twice = sorted(self._images.keys() & other._images.keys())
-        if twice:
-            raise ValueError(f"{', '.join(twice[:5])}: scored twice; an image counts once")
+        """Adds the images of another accumulator. Raises ValueError if both contain the same image."""
+        duplicates = sorted(self._images.keys() & other._images.keys())
+        if duplicates:
+            raise ValueError(f"{', '.join(duplicates[:5])}: scored twice; add each image once")
         self._images |= other._images
 
     def state(self) -> dict[str, Any]:
-        """All that was seen, as JSON takes it."""
+        """Returns the state as JSON-compatible values."""
         return {"options": {}, "pictures": self._images}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The accumulator that gave this state. ValueError, TypeError, KeyError where none did."""
-        made = cls()
+        """Restores an accumulator. Raises ValueError, TypeError or KeyError for an invalid state."""
+        restored = cls()
         for name, kinds in state["pictures"].items():
-            if not all(_are_matches(found, len(cls.areas)) for found in kinds.values()):
+            if not all(_are_matches(matches, len(cls.areas)) for matches in kinds.values()):
                 raise ValueError(f"{name!r} has matches in an unexpected format")
-        kinds = {kind for found in state["pictures"].values() for kind in found}
-        wanted = sum(sum(found["wanted"]) for kinds in state["pictures"].values() for found in kinds.values())
-        if wanted > MOST or len(kinds) * len(state["pictures"]) * len(cls.areas) > CELLS:
-            raise ValueError(f"has {wanted} things to find of {len(kinds)} classes, more than any benchmark")
-        made._images = {name: dict(kinds) for name, kinds in state["pictures"].items()}
-        return made
+        kinds = {kind for matches in state["pictures"].values() for kind in matches}
+        num_targets = sum(sum(matches["wanted"]) for kinds in state["pictures"].values() for matches in kinds.values())
+        if num_targets > MAX_TARGETS or len(kinds) * len(state["pictures"]) * len(cls.areas) > MAX_CELLS:
+            raise ValueError(f"{num_targets} targets of {len(kinds)} classes exceed the limits of any benchmark")
+        restored._images = {name: dict(kinds) for name, kinds in state["pictures"].items()}
+        return restored
 
     def compute(self) -> dict[str, float]:
-        """{"ap", "ap50", "ap75", "ap_small", ..., "ar@100", ...}, without those that no target has a say in, and "count"."""
+        """Returns {"ap", "ap50", "ap75", "ap_small", ..., "ar@100", ..., "count"}, without scores that have no targets."""
         names = sorted(self._images)
         kinds = sorted({kind for image in self._images.values() for kind in image})
         scores = {"count": float(len(names))}
         if not kinds:
             return scores
-        tool = self._tool()
+        tool = self._evaluator()
         tool.params.imgIds, tool.params.catIds = list(range(len(names))), list(range(len(kinds)))
         tool._paramsEval = tool.params
         count = len(tool.params.iouThrs)
         tool.evalImgs = [
-            _unpacked(self._images[name].get(kind), a, count)
-            for kind in kinds
-            for a in range(len(self.areas))
-            for name in names
+            _unpack(self._images[name].get(kind), a, count) for kind in kinds for a in range(len(self.areas)) for name in names
         ]
         with contextlib.redirect_stdout(io.StringIO()):
             tool.accumulate()
@@ -169,27 +169,28 @@ class MaskAP:
 
 
 def _bits(flags: np.ndarray) -> list[int]:
-    """[T, D] of bool -> D integers, bit t for threshold t."""
+    """Packs bool [T, D] into D integers, bit t for threshold t."""
     return (flags.astype(np.int64) << np.arange(len(flags))[:, None]).sum(0).tolist()
 
 
-def _are_matches(found: Mapping[str, Any], areas: int) -> bool:
-    """Whether these may be the matches of one class of one image."""
-    count = len(found["scores"])
-    whole = lambda values, length, below: (
+def _are_matches(matches: Mapping[str, Any], areas: int) -> bool:
+    """Returns whether a value has the format of the matches of one class of one image."""
+    count = len(matches["scores"])
+    are_integers = lambda values, length, below: (
         len(values) == length and all(type(value) is int and 0 <= value < below for value in values)
     )
     return (
-        all(type(score) in (int, float) for score in found["scores"])
+        all(type(score) in (int, float) for score in matches["scores"])
         and all(
-            len(found[key]) == areas and all(whole(row, count, 2**16) for row in found[key]) for key in ("matched", "ignored")
+            len(matches[key]) == areas and all(are_integers(row, count, 2**16) for row in matches[key])
+            for key in ("matched", "ignored")
         )
-        and whole(found["wanted"], areas, MOST)
+        and are_integers(matches["wanted"], areas, MAX_TARGETS)
     )
 
 
-def _unpacked(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:
-    """What COCOeval.accumulate wants of one class, area and image."""
+def _unpack(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:
+    """Unpacks the matches of one class, area range and image for COCOeval.accumulate."""
     if matches is None:
         return None
     flags = [

@@ -1,4 +1,4 @@
-"""What can be scored without reading the text. A model that reads must be well above the best of these."""
+"""Text-blind baselines. A model that uses the text must score well above the best of them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from hyperseg_jax.metrics.ciou_giou import ReferringScores
 
 
 def blind_answers(objects: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The answer of each baseline to any question about an image.
+    """Returns the prediction of each baseline for an image.
 
-    objects: bool [N, H, W], the perfect masks of its things, N > 0. rng: picks the random one.
+    objects: bool [N, H, W], the ground-truth masks of its objects, N > 0. rng: for the "random" baseline.
     Returns bool [H, W] for "all_foreground", "largest", "most_central", "random" and "nothing".
     """
     height, width = objects.shape[1:]
     rows, columns = np.mgrid[0:height, 0:width]
     areas = np.maximum(objects.sum((1, 2)), 1)
     y, x = ((objects * grid).sum((1, 2)) / areas for grid in (rows, columns))
-    away = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
+    distance = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
     return {
         "all_foreground": objects.any(0),
         "largest": objects[int(areas.argmax())],
-        "most_central": objects[int(away.argmin())],
+        "most_central": objects[int(distance.argmin())],
         "random": objects[int(rng.integers(len(objects)))],
         "nothing": np.zeros((height, width), bool),
     }
 
 
-def text_blind_scores(exam: Iterable[tuple[np.ndarray, Iterable[np.ndarray]]], seed: int = 0) -> dict[str, dict[str, float]]:
-    """cIoU and gIoU of every baseline, counted as a model's answers are (absent targets as well), and of the "best".
+def text_blind_scores(images: Iterable[tuple[np.ndarray, Iterable[np.ndarray]]], seed: int = 0) -> dict[str, dict[str, float]]:
+    """Returns cIoU and gIoU of every baseline, scored like a model (including absent targets), and of the "best" one.
 
-    exam: for each image the masks of its things [N, H, W] and the target [H, W] of each expression, all False where
-    nothing fits. seed: of the random choices. Returns {baseline: ReferringScores.compute()}; "best" takes the highest
-    of each score.
+    images: for each image the masks of its objects [N, H, W] and the target [H, W] of each expression, all False if nothing
+    matches. seed: of the random choices. Returns {baseline: ReferringScores.compute()}; "best" has the maximum of each score.
     """
     scores: dict[str, ReferringScores] = {}
-    for number, (objects, targets) in enumerate(exam):
+    for number, (objects, targets) in enumerate(images):
         for k, target in enumerate(targets):
             for name, answer in blind_answers(objects, np.random.default_rng([seed, number, k])).items():
                 scores.setdefault(name, ReferringScores()).update(answer, target)
@@ -47,19 +46,19 @@ def text_blind_scores(exam: Iterable[tuple[np.ndarray, Iterable[np.ndarray]]], s
 
 
 def shuffled_order(texts: list[str], seed: int = 0) -> list[int]:
-    """A permutation under which no prompt keeps its own text: prompt i is asked texts[order[i]].
+    """Returns a permutation that gives every prompt another text: prompt i gets texts[order[i]].
 
-    Equal texts count as own. UserError is not raised where that is impossible (one text is more than half of all): as few
-    as possible keep theirs then.
+    Equal texts count as the same. If one text makes up more than half of all, as few prompts as possible keep their text.
     """
     start = np.random.default_rng(seed).permutation(len(texts))
     by_text: dict[str, list[int]] = {}
     for i in start:
         by_text.setdefault(texts[i], []).append(int(i))
     blocks = sorted(by_text.values(), key=len, reverse=True)
-    line = [i for block in blocks for i in block]  # equal texts side by side: a turn by the longest run parts them all
-    turn = len(blocks[0]) if blocks else 0
+    # Equal texts are adjacent here, so a rotation by the longest run separates them.
+    grouped = [i for block in blocks for i in block]
+    shift = len(blocks[0]) if blocks else 0
     order = [0] * len(texts)
-    for k, i in enumerate(line):
-        order[i] = line[(k + turn) % len(line)]
+    for k, i in enumerate(grouped):
+        order[i] = grouped[(k + shift) % len(grouped)]
     return order

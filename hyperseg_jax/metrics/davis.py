@@ -1,48 +1,48 @@
-"""DAVIS 2017: J and F of every object, given in advance (semi-supervised) or to be paired with proposals (unsupervised)."""
+"""DAVIS 2017: J and F of every object, for predicted objects (semi-supervised) or matched proposals (unsupervised)."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from hyperseg_jax.metrics.jf import agreement, border, region_similarity, statistics
+from hyperseg_jax.metrics.jf import boundary_f, boundary_regions, davis_statistics, region_similarity
 from hyperseg_jax.metrics.sums import Sums
 
 TASKS = ("semi-supervised", "unsupervised")
 MAX_PROPOSALS = 20
-"""Of a clip in the unsupervised task (the benchmark's limit)."""
+"""Maximum proposals per video in the unsupervised task (the benchmark's limit)."""
 
 
 def object_values(prediction: np.ndarray, target: np.ndarray, void: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """J and F, float64 [P, N, T], of every pair of prediction [P, T, H, W] and target [N, T, H, W]. void: bool [T, H, W]."""
+    """Returns J and F, float64 [P, N, T], of predictions [P, T, H, W] and targets [N, T, H, W]. void: bool [T, H, W]."""
     j = np.zeros((len(prediction), len(target), target.shape[1]))
     f = np.zeros_like(j)
     for t in range(target.shape[1]):
         ignore = None if void is None else void[t]
-        ours, theirs = ([border(mask, ignore) for mask in masks[:, t]] for masks in (prediction, target))
+        ours, theirs = ([boundary_regions(mask, ignore) for mask in masks[:, t]] for masks in (prediction, target))
         for p, n in np.ndindex(j.shape[:2]):
             j[p, n, t] = region_similarity(prediction[p, t], target[n, t], ignore)
-            f[p, n, t] = agreement(ours[p], theirs[n])
+            f[p, n, t] = boundary_f(ours[p], theirs[n])
     return j, f
 
 
-def pair(j: np.ndarray, f: np.ndarray) -> np.ndarray:
-    """int [N]: the proposal of each object, one to one, that makes the mean J&F largest. j, f: [P, N, T], P at least N."""
+def match_proposals(j: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """Returns int [N], the proposal of each object that maximizes the mean J&F, one to one. j, f: [P, N, T], P >= N."""
     rows, columns = linear_sum_assignment(-(j.mean(2) + f.mean(2)) / 2)
     return rows[np.argsort(columns)]
 
 
 class DavisScores(Sums):
-    """Means over objects of J and F: mean, recall and decay over the frames, by group, and the means over the groups.
+    """J and F with mean, recall and decay over the frames, averaged over objects by group, then over groups.
 
-    task: "semi-supervised": prediction k is object k, and the first and last frame do not count. "unsupervised": proposals are
-    paired with objects, all frames count (Ref-DAVIS is scored so, one group an annotator).
+    task: "semi-supervised": prediction k is object k, and the first and last frame are excluded. "unsupervised": proposals are
+    matched to objects, and all frames are included (used for Ref-DAVIS, with one group per annotator).
     """
 
     # sums of each group: J mean, recall, decay, F mean, recall, decay, objects
     columns = 7
-    within = tuple((k, 6) for k in range(6))
-    counted = 6
+    bounds = tuple((k, 6) for k in range(6))
+    count_column = 6
     signed = True  # a decay may be negative
 
     def __init__(self, task: str = "semi-supervised") -> None:
@@ -51,35 +51,37 @@ class DavisScores(Sums):
         super().__init__(task=task)
 
     def update(self, prediction: np.ndarray, target: np.ndarray, void: np.ndarray | None = None, group: str = "") -> None:
-        """One clip. prediction: bool [P, T, H, W]; target: bool [N, T, H, W]; void: bool [T, H, W].
+        """Adds one video. prediction: bool [P, T, H, W]; target: bool [N, T, H, W]; void: bool [T, H, W].
 
-        ValueError for another number of objects (semi-supervised) or more than MAX_PROPOSALS (unsupervised).
+        Raises ValueError if the numbers of objects differ (semi-supervised) or exceed MAX_PROPOSALS (unsupervised).
         """
         if prediction.shape[1:] != target.shape[1:]:
             raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape; resize the prediction")
         if self._options["task"] == "unsupervised":
             if len(prediction) > MAX_PROPOSALS:
                 raise ValueError(f"{len(prediction)} proposals; DAVIS allows {MAX_PROPOSALS}")
-            lacking = max(len(target) - len(prediction), 0)
-            proposals = np.concatenate([prediction, np.zeros((lacking, *target.shape[1:]), bool)])
+            num_missing = max(len(target) - len(prediction), 0)
+            proposals = np.concatenate([prediction, np.zeros((num_missing, *target.shape[1:]), bool)])
             j, f = object_values(proposals, target, void)
-            chosen, objects = pair(j, f), np.arange(len(target))
-            rows = list(zip(j[chosen, objects], f[chosen, objects], strict=True))
+            matches, objects = match_proposals(j, f), np.arange(len(target))
+            rows = list(zip(j[matches, objects], f[matches, objects], strict=True))
         else:
             if len(prediction) != len(target):
-                raise ValueError(f"{len(prediction)} predictions for {len(target)} objects; give one each, in their order")
+                raise ValueError(
+                    f"{len(prediction)} predictions for {len(target)} objects; pass one for each object, in their order"
+                )
             if target.shape[1] < 3:
-                raise ValueError(f"{target.shape[1]} frames: the first and last do not count; give at least 3")
+                raise ValueError(f"{target.shape[1]} frames, but the first and last are excluded; pass at least 3")
             inner = None if void is None else void[1:-1]
             values = [
                 object_values(ours[None, 1:-1], true[None, 1:-1], inner) for ours, true in zip(prediction, target, strict=True)
             ]
             rows = [(j[0, 0], f[0, 0]) for j, f in values]
         for j, f in rows:
-            self._add(group, *statistics(j).values(), *statistics(f).values(), 1)
+            self._add(group, *davis_statistics(j).values(), *davis_statistics(f).values(), 1)
 
     def compute(self) -> dict[str, float]:
-        """{"j", "f", "jf", "j_recall", "j_decay", "f_recall", "f_decay", "count"} and "jf/<group>"; zeros for none."""
+        """Returns {"j", "f", "jf", "j_recall", "j_decay", "f_recall", "f_decay", "count"} and "jf/<group>"; zeros if empty."""
         total = self._total()
         means = [row[:6] / row[6] for row in self._sums.values()] or [np.zeros(6)]
         j, j_recall, j_decay, f, f_recall, f_decay = np.mean(means, axis=0).tolist()

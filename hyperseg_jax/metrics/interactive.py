@@ -1,4 +1,4 @@
-"""Mean IoU of drawn prompts, for each kind of mark."""
+"""Mean IoU of visual prompts by kind."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from hyperseg_jax.metrics.sums import Sums
 
 
 class InteractiveScores(Sums):
-    """Mean IoU over regions, whole and by kind of mark ("point", "scribble", "box", "mask")."""
+    """Mean IoU over regions, overall and by kind of visual prompt ("point", "scribble", "box", "mask")."""
 
     # sums of each kind: intersection, union, IoU, regions
     columns = 4
-    within = ((0, 1), (2, 3))
-    counted = 3
+    bounds = ((0, 1), (2, 3))
+    count_column = 3
 
     def update(
         self, prediction: np.ndarray, target: np.ndarray, kinds: Sequence[str], ignore: np.ndarray | None = None
     ) -> None:
-        """prediction, target: bool [R, H, W], in the order of kinds; ignore: bool [H, W]."""
-        for mask, wanted, kind in zip(prediction, target, kinds, strict=True):
-            intersection, union = overlap(mask, wanted, ignore)
+        """Adds the regions of an image. prediction, target: bool [R, H, W], one per kind; ignore: bool [H, W]."""
+        for mask, target_mask, kind in zip(prediction, target, kinds, strict=True):
+            intersection, union = overlap(mask, target_mask, ignore)
             self._add(kind, intersection, union, iou(intersection, union), 1)
 
     def compute(self) -> dict[str, float]:
-        """{"miou", "ciou", "count"} over all regions and "miou/<kind>", "ciou/<kind>"."""
+        """Returns {"miou", "ciou", "count"} over all regions and "miou/<kind>", "ciou/<kind>"."""
         total = self._total()
         scores = {"count": float(total[3])}
         for suffix, row in [("", total), *((f"/{kind}", row) for kind, row in sorted(self._sums.items()))]:

@@ -1,4 +1,4 @@
-"""Answers whose truth is on the benchmark's server."""
+"""Counts predictions of benchmarks whose ground truth is only on their evaluation server."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from hyperseg_jax.metrics.sums import Sums
 
 
 class NoGroundTruth(Sums):
-    """How many were given."""
+    """The number of predictions."""
 
     columns = 1
 
     def update(self) -> None:
-        """One answer."""
+        """Adds one prediction."""
         self._add("", 1)
 
     def compute(self) -> dict[str, float]:
-        """{"count"}."""
+        """Returns {"count"}."""
         return {"count": float(self._total()[0])}

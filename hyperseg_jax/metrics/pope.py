@@ -1,4 +1,4 @@
-"""POPE (Li et al. 2023): is there a ... in the image? Yes or no, for things picked at random, popular or adversarial."""
+"""POPE (Li et al. 2023): yes/no questions about the presence of random, popular or adversarial objects."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from hyperseg_jax.metrics.sums import Sums
 NO = ("no", "not")
 
 
-def says_yes(text: str) -> bool:
-    """Whether an answer means yes: unless its first sentence has the word "no" or "not" (the benchmark's rule)."""
+def is_yes(text: str) -> bool:
+    """Returns whether an answer means yes: its first sentence has no word "no" or "not" (the benchmark's rule)."""
     words = text.split(".")[0].replace(",", "").lower().split()
     return not any(word in NO for word in words)
 
 
 class PopeScores(Sums):
-    """Accuracy, precision, recall, F1 and the share of yes, whole and by group ("random", "popular", "adversarial").
+    """Accuracy, precision, recall, F1 and the share of yes answers, overall and by group ("random", "popular", "adversarial").
 
-    The overall f1 is of all questions together; f1_mean is the mean of the groups', which papers give.
+    The overall f1 is computed over all questions; f1_mean is the mean over the groups, which papers report.
     """
 
-    # sums of each group: yes that are right, yes that are wrong, no that are right, no that are wrong
+    # sums of each group: true yes, false yes, true no, false no
     columns = 4
 
     def update(self, answer: str, truth: bool, group: str = "") -> None:
-        """One question; truth: whether the thing is there."""
-        yes = says_yes(answer)
+        """Adds one question. truth: whether the object is present."""
+        yes = is_yes(answer)
         self._add(group, yes and truth, yes and not truth, not yes and not truth, not yes and truth)
 
     def compute(self) -> dict[str, float]:
-        """{"accuracy", "precision", "recall", "f1", "yes_share", "f1_mean", "count"} and "f1/<group>", "accuracy/<group>"."""
+        """Returns {"accuracy", "precision", "recall", "f1", "yes_share", "f1_mean", "count"}, also f1 and accuracy by group."""
         total = self._total()
         groups = {name: _scores(*row.tolist()) for name, row in sorted(self._sums.items())}
         scores = _scores(*total.tolist()) | {"count": float(total.sum())}
@@ -36,13 +36,13 @@ class PopeScores(Sums):
         return scores | {f"{key}/{name}": group[key] for name, group in groups.items() if name for key in ("accuracy", "f1")}
 
 
-def _scores(right_yes: float, wrong_yes: float, right_no: float, wrong_no: float) -> dict[str, float]:
-    count = right_yes + wrong_yes + right_no + wrong_no
-    precision, recall = right_yes / max(right_yes + wrong_yes, 1), right_yes / max(right_yes + wrong_no, 1)
+def _scores(true_yes: float, false_yes: float, true_no: float, false_no: float) -> dict[str, float]:
+    count = true_yes + false_yes + true_no + false_no
+    precision, recall = true_yes / max(true_yes + false_yes, 1), true_yes / max(true_yes + false_no, 1)
     return {
-        "accuracy": (right_yes + right_no) / max(count, 1),
+        "accuracy": (true_yes + true_no) / max(count, 1),
         "precision": precision,
         "recall": recall,
         "f1": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
-        "yes_share": (right_yes + wrong_yes) / max(count, 1),
+        "yes_share": (true_yes + false_yes) / max(count, 1),
     }

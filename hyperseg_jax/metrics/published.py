@@ -1,4 +1,4 @@
-"""Scores that authors publish, to stand beside ours. In their own units: percent, or clicks."""
+"""Scores reported by authors, for comparison, in their units: percent or clicks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
-    """One published number. benchmark, metric: ours of that name. source: where it is given."""
+class ReportedResult:
+    """A reported score. benchmark, metric: names in this package. source: where the score is reported."""
 
     benchmark: str
     metric: str
@@ -36,14 +36,14 @@ _SEEM_MODELS = {
     "SEEM v1 SAM-ViT-L": (49.0, 41.6, 58.2, 53.8, 62.2, 69.5, 2.40, 2.96),
     "SEEM v0 DaViT-d3": (56.2, 46.8, 65.3, 63.2, 68.3, 76.6, 2.99, 3.89),
 }
-PUBLISHED = tuple(
-    Published(benchmark, metric, model, value, _SEEM)
+REPORTED_RESULTS = tuple(
+    ReportedResult(benchmark, metric, model, value, _SEEM)
     for model, values in _SEEM_MODELS.items()
     for (benchmark, metric), value in zip(_SEEM_METRICS, values, strict=True)
 )
 
 
-def published(benchmark: str, metric: str) -> tuple[Published, ...]:
-    """What is published of one score, best first."""
-    found = [row for row in PUBLISHED if (row.benchmark, row.metric) == (benchmark, metric)]
-    return tuple(sorted(found, key=lambda row: row.value, reverse=not metric.startswith("noc")))
+def reported_results(benchmark: str, metric: str) -> tuple[ReportedResult, ...]:
+    """Returns the reported results of a metric, best first."""
+    rows = [row for row in REPORTED_RESULTS if (row.benchmark, row.metric) == (benchmark, metric)]
+    return tuple(sorted(rows, key=lambda row: row.value, reverse=not metric.startswith("noc")))

@@ -1,4 +1,4 @@
-"""What all scores are computed from: rows of sums by name, which add up over prompts and over hosts."""
+"""The base class of metrics: rows of sums by name, which merge over prompts and hosts."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 RULES = ("official", "released")
-"""official: the benchmark's own rule. released: what the published tool does where it departs from it."""
+"""official: the rule of the benchmark. released: the behaviour of the published tool where it deviates from this rule."""
 
 
 def check_rules(rules: str) -> str:
-    """The name of a rule set, or ValueError."""
+    """Returns the name of a rule set. Raises ValueError if it is unknown."""
     if rules not in RULES:
         raise ValueError(f"rules={rules!r}: choose one of {', '.join(RULES)}")
     return rules
 
 
 class Sums:
-    """An accumulator: rows of numbers by name (a group, a class). float64, so counts stay exact.
+    """An accumulator: rows of float64 numbers by name (of a group or class).
 
-    options: what __init__ was told; it travels with the state. columns: the numbers of a row. sometimes: scores that compute()
-    gives only where prompts of their kind were seen. signed: whether numbers may be negative. within: pairs of columns whose
-    first is never the larger one, as a sum of IoUs is at most the number of prompts. counted: the column of a number that is at
-    least 1 in every row.
+    options: arguments of __init__, saved in the state. columns: numbers per row. optional_scores: scores that compute()
+    returns only if prompts of their kind were seen. signed: whether numbers may be negative. bounds: pairs (a, b) of columns
+    with a <= b, such as a sum of IoUs and the number of prompts. count_column: a column that is at least 1 in every row.
     """
 
     columns: ClassVar[int]
-    sometimes: ClassVar[tuple[str, ...]] = ()
+    optional_scores: ClassVar[tuple[str, ...]] = ()
     signed: ClassVar[bool] = False
-    within: ClassVar[tuple[tuple[int, int], ...]] = ()
-    counted: ClassVar[int | None] = None
+    bounds: ClassVar[tuple[tuple[int, int], ...]] = ()
+    count_column: ClassVar[int | None] = None
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -44,41 +43,41 @@ class Sums:
         return sum(self._sums.values(), np.zeros(self.columns))
 
     def compute(self) -> dict[str, float]:
-        """The scores by name. Each kind of accumulator has its own."""
+        """Returns the scores by name. Subclasses implement it."""
         raise NotImplementedError
 
     def names(self) -> tuple[str, ...]:
-        """Every score that compute() can give; those of groups ("name/<group>") begin with one of them."""
-        return tuple(dict.fromkeys((*type(self)(**self._options).compute(), *self.sometimes)))
+        """Returns every score that compute() can return, without those of groups ("name/<group>")."""
+        return tuple(dict.fromkeys((*type(self)(**self._options).compute(), *self.optional_scores)))
 
     def merge(self, other: Self) -> None:
-        """Adds what another accumulator (of another host, say) has seen. ValueError where it counts by another rule."""
+        """Adds the sums of another accumulator, for example of another host. Raises ValueError if its options differ."""
         if other._options != self._options:
-            raise ValueError(f"scores by {other._options} cannot be added to scores by {self._options}")
+            raise ValueError(f"scores with options {other._options} cannot be merged into scores with {self._options}")
         for name, row in other._sums.items():
             self._add(name, *row)
 
     def state(self) -> dict[str, Any]:
-        """All that was seen, as JSON takes it; nothing is rounded."""
+        """Returns the state as JSON-compatible values, without rounding."""
         return {"options": self._options, "sums": {name: row.tolist() for name, row in self._sums.items()}}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The accumulator that gave this state. ValueError, TypeError, KeyError where none did."""
-        made = cls(**state["options"])
-        made._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
-        for name, row in made._sums.items():
-            if row.shape != (cls.columns,) or not cls._countable(row):
-                raise ValueError(f"the sums of {name!r} are not {cls.columns} numbers that a run can have counted")
-        return made
+        """Restores an accumulator. Raises ValueError, TypeError or KeyError for an invalid state."""
+        restored = cls(**state["options"])
+        restored._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
+        for name, row in restored._sums.items():
+            if row.shape != (cls.columns,) or not cls._is_valid(row):
+                raise ValueError(f"the sums of {name!r} are not {cls.columns} valid numbers")
+        return restored
 
     @classmethod
-    def _countable(cls, row: np.ndarray) -> bool:
-        """Whether a run can have counted a row."""
+    def _is_valid(cls, row: np.ndarray) -> bool:
+        """Returns whether a row is possible as the result of updates."""
         return bool(
             np.isfinite(row).all()
             and (cls.signed or (row >= 0).all())
             and row.any()
-            and all(abs(row[share]) <= row[whole] for share, whole in cls.within)
-            and (cls.counted is None or row[cls.counted] >= 1)
+            and all(abs(row[lower]) <= row[upper] for lower, upper in cls.bounds)
+            and (cls.count_column is None or row[cls.count_column] >= 1)
         )

@@ -1,6 +1,7 @@
-"""VQA accuracy (Antol et al. 2015): an answer is right in as far as three people gave it, after the published normalisation:
-lower case, no periods outside decimals, number words as digits, no articles, contractions with their apostrophe, and a space
-for all punctuation but apostrophes and colons (https://visualqa.org/evaluation.html)."""
+"""VQA accuracy (Antol et al. 2015): min(number of annotators who gave the answer / 3, 1), after normalization.
+
+The published normalization (https://visualqa.org/evaluation.html): lower case, no periods outside decimals, digits for number
+words, no articles, contractions with apostrophe, and a space for all punctuation except apostrophes and colons."""
 
 from __future__ import annotations
 
@@ -121,7 +122,7 @@ _CONTRACTED = [
     "you're",
     "you've",
 ]
-# what the tool leaves alone: words of their own without the apostrophe
+# The tool does not change these, which are words without the apostrophe too.
 _WORDS = {"lets", "shes"}
 CONTRACTIONS = {
     word[:k] + word[k + 1 :]: word
@@ -130,64 +131,64 @@ CONTRACTIONS = {
     if sign == "'"
     if word[:k] + word[k + 1 :] not in _WORDS
 } | {"somebody'd": "somebodyd"}
-"""Each contraction under what is left of it once one of its apostrophes is lost."""
+"""Contractions by their spelling without one apostrophe."""
 _PERIOD, _THOUSANDS = re.compile(r"\.(?!\d)"), re.compile(r"\d,\d")
 
 
-def without_punctuation(text: str) -> str:
-    """Signs that touch a space, and all signs of a text with a comma inside a number, vanish; others become a space."""
+def remove_punctuation(text: str) -> str:
+    """Removes punctuation next to a space, and all punctuation if a number contains a comma; replaces the rest by a space."""
     cleaned = text
     for sign in PUNCTUATION:
-        vanishes = f"{sign} " in text or f" {sign}" in text or _THOUSANDS.search(text)
-        cleaned = cleaned.replace(sign, "" if vanishes else " ")
+        is_removed = f"{sign} " in text or f" {sign}" in text or _THOUSANDS.search(text)
+        cleaned = cleaned.replace(sign, "" if is_removed else " ")
     return _PERIOD.sub("", cleaned)
 
 
-def plain_words(text: str) -> str:
-    """Lower case, digits for number words, no articles, contractions with their apostrophes."""
+def normalize_words(text: str) -> str:
+    """Lower-cases, replaces number words by digits, removes articles, and adds apostrophes to contractions."""
     words = [DIGITS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def normalise(text: str) -> str:
-    """An answer as it is compared."""
-    return plain_words(without_punctuation(text.replace("\n", " ").replace("\t", " ").strip()))
+def normalize_answer(text: str) -> str:
+    """Normalizes an answer for comparison."""
+    return normalize_words(remove_punctuation(text.replace("\n", " ").replace("\t", " ").strip()))
 
 
 def accuracy(answer: str, truths: Sequence[str], rules: str = "official") -> float:
-    """Mean over all leave-one-out sets of truths of min(how many give the answer / 3, 1).
+    """Returns the mean of min(number of truths equal to the answer / 3, 1) over all leave-one-out sets of truths.
 
-    rules: "official" normalises answer and truths alike. "released": as the tool does, truths only lose their punctuation,
-    and that only where they differ among themselves.
+    rules: "official" normalizes answer and truths. "released": as in the tool, truths only lose their punctuation, and only if
+    they are not all equal.
     """
     if rules == "official":
-        truths = [normalise(truth) for truth in truths]
+        truths = [normalize_answer(truth) for truth in truths]
     elif len(set(truths)) > 1:
-        truths = [without_punctuation(truth) for truth in truths]
-    given = normalise(answer)
-    hits = [truth == given for truth in truths]
+        truths = [remove_punctuation(truth) for truth in truths]
+    normalized = normalize_answer(answer)
+    hits = [truth == normalized for truth in truths]
     return sum(min((sum(hits) - hit) / 3, 1) for hit in hits) / len(hits)
 
 
 class VqaScores(Sums):
-    """Mean accuracy over questions, whole and by type of answer ("yes/no", "number", "other")."""
+    """Mean accuracy over questions, overall and by type of answer ("yes/no", "number", "other")."""
 
     # sums of each group: accuracy, questions
     columns = 2
-    within = ((0, 1),)
-    counted = 1
+    bounds = ((0, 1),)
+    count_column = 1
 
     def __init__(self, rules: str = "official") -> None:
         super().__init__(rules=check_rules(rules))
 
     def update(self, answer: str, truths: Sequence[str], group: str = "") -> None:
-        """One question; truths: the answers of people, ten in VQAv2."""
+        """Adds one question. truths: the answers of annotators, ten in VQAv2."""
         if len(truths) < 2:
-            raise ValueError(f"{len(truths)} true answers; leaving one out takes at least 2")
+            raise ValueError(f"{len(truths)} true answers; leave-one-out needs at least 2")
         self._add(group, accuracy(answer, truths, self._options["rules"]), 1)
 
     def compute(self) -> dict[str, float]:
-        """{"accuracy", "count"} and "accuracy/<group>"; zeros for none."""
+        """Returns {"accuracy", "count"} and "accuracy/<group>"; zeros if empty."""
         total = self._total()
         scores = {"accuracy": float(total[0] / max(total[1], 1)), "count": float(total[1])}
         return scores | {f"accuracy/{name}": float(row[0] / row[1]) for name, row in sorted(self._sums.items()) if name}

@@ -1,16 +1,16 @@
-"""Mathematics without parameters.
+"""Functions without parameters.
 
 On the device (JAX; float32 inside, under any precision policy):
     attention    scaled dot-product attention
-    deformable   multi-scale deformable sampling, with its own backward pass
+    deformable   multi-scale deformable sampling, with a custom backward pass
     sampling     bilinear sampling and resizing with PyTorch's conventions
     positions    fixed sine position embeddings of feature maps
     matching     optimal assignment of queries to targets
 
 On the host (NumPy):
-    transforms    images to the fixed sizes of the encoders, and back
-    run_lengths   run-length coding of masks, as COCO writes it
-    segment_maps  masks as maps of segment numbers, in planes where they overlap
+    transforms    resizes images and masks to the input sizes of the encoders
+    run_lengths   run-length encoding of masks in COCO's format
+    segment_maps  segment maps of masks, in several planes if masks overlap
     dilation      dilation of masks
-    fill_poly     polygons painted as OpenCV's fillPoly paints them
+    fill_poly     rasterizes polygons like OpenCV's fillPoly
 """

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention; scores and softmax are float32 in any policy."""
+"""Scaled dot-product attention; scores and softmax are always float32."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ def attend(
     bias: Float[DeviceArray, "*_bias"] | None = None,
     precision: str = "highest",
 ) -> Float[jax.Array, "*_ Lq heads D2"]:
-    """softmax(query key^T / sqrt(D) + bias) value.
+    """Returns softmax(query key^T / sqrt(D) + bias) value, in the dtype of value.
 
-    The result is of value's type.
-    mask: bool, True = may attend, broadcast to [..., heads, Lq, Lk]; a row with nothing to attend to gives equal weights.
+    mask: bool, True = may attend, broadcast to [..., heads, Lq, Lk]; a fully masked row has uniform weights.
     bias: float, broadcast to [..., heads, Lq, Lk].
     """
     scale = query.shape[-1] ** -0.5

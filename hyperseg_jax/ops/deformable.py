@@ -1,9 +1,9 @@
 """Multi-scale deformable sampling without a compiled extension.
 
-Of Deformable DETR (Zhu et al. 2021, equation 2). The layout is made for a TPU: every 2x2 patch of a head's map is packed
-into one row of 4 * D lanes (128 lanes at D = 32), so that one point is one gathered row instead of four; points lead, queries
-follow. Heads are a loop, because the table of one head and level stays in fast memory. The gradient gathers again instead
-of keeping the rows, and scatters in float32.
+Deformable DETR (Zhu et al. 2021, equation 2). The memory layout is optimized for TPUs: every 2x2 patch of a head's map is
+packed into one row of 4 * D lanes (128 lanes at D = 32), so that a point needs one gathered row instead of four; the points
+axis is before the queries axis. Heads are processed in a loop, because the table of one head and level fits in fast memory.
+The backward pass gathers the rows again instead of saving them, and scatters in float32.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def deformable_sampling(
     locations: Float[DeviceArray, "B Q heads levels points 2"],
     weights: Float[DeviceArray, "B Q heads levels points"],
 ) -> Float[jax.Array, "B Q C"]:
-    """Sums bilinear samples of all levels with attention weights.
+    """Returns the attention-weighted sum of bilinear samples of all levels.
 
     value: the maps of all levels flattened row by row and concatenated.
     shapes: ((H, W), ...) of each level, static; S must be their total area.
-    locations: (x, y) in 0..1 over the level; what lies outside is zero.
+    locations: (x, y) in 0..1 over the level; values outside are zero.
     Returns [B, Q, heads * D] of value's dtype; coordinates and sums are float32.
     Corresponds to ms_deform_attn_core_pytorch (grid_sample, zeros, align_corners=False).
     """
@@ -48,7 +48,10 @@ def deformable_sampling(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sample(shapes: Shapes, value: DeviceArray, locations: DeviceArray, weights: DeviceArray) -> jax.Array:
-    """value [heads, B, S, D], locations [heads, levels, 2, B, points, Q], weights [heads, levels, B, points, Q]."""
+    """Samples all heads.
+
+    value [heads, B, S, D], locations [heads, levels, 2, B, points, Q], weights [heads, levels, B, points, Q].
+    """
     channels = value.shape[-1]
 
     def head(inputs):
@@ -57,13 +60,13 @@ def _sample(shapes: Shapes, value: DeviceArray, locations: DeviceArray, weights:
         for level, (maps, shape) in enumerate(zip(_split(value, shapes), shapes, strict=True)):
             table = _pack(maps, shape)
             index, fractions, _ = _patches(locations[level], shape)
-            shares = _shares(fractions) * weights[level][..., None]
-            # A gather a point, summed at once: nothing larger than the result is ever written.
+            corner_weights = _bilinear_weights(fractions) * weights[level][..., None]
+            # One gather per point, summed immediately, so that no array larger than the result is written.
             for point in range(index.shape[1]):
                 rows = _gather(table, index[:, point]).astype(jnp.float32)
                 for corner in range(4):
                     part = rows[..., corner * channels : (corner + 1) * channels]
-                    total += part * shares[:, point, :, corner, None]
+                    total += part * corner_weights[:, point, :, corner, None]
         return total.astype(value.dtype)
 
     return jax.lax.map(head, (value, locations, weights))
@@ -75,7 +78,7 @@ def _sample_forward(shapes, value, locations, weights):
 
 def _sample_backward(shapes, saved, gradient):
     channels = saved[0].shape[-1]
-    # Sums the lanes of each corner as a matrix product, which every backend does quicker than a sum over few lanes.
+    # Sums the lanes of each corner by a matrix product, which is faster than a reduction over few lanes on every backend.
     corners = jnp.repeat(jnp.eye(4), channels, axis=0)  # [4 * D, 4]
 
     def head(inputs):
@@ -86,16 +89,18 @@ def _sample_backward(shapes, saved, gradient):
             index, (fx, fy), inside = _patches(locations[level], shape)
             rows = _gather(_pack(maps, shape), index).astype(jnp.float32) * jnp.tile(gradient, 4)
             dots = jnp.matmul(rows, corners, precision="highest")  # [B, points, Q, 4]
-            shares = _shares((fx, fy))
-            d_weights.append(jnp.sum(shares * dots, axis=-1))
+            corner_weights = _bilinear_weights((fx, fy))
+            d_weights.append(jnp.sum(corner_weights * dots, axis=-1))
             top_left, top_right, low_left, low_right = jnp.moveaxis(dots, -1, 0)
             slope_x = (1 - fy) * (top_right - top_left) + fy * (low_right - low_left)
             slope_y = (1 - fx) * (low_left - top_left) + fx * (low_right - top_right)
-            reach = jnp.where(inside, weights[level], 0.0)
-            d_locations.append(jnp.stack([slope_x * shape[1] * reach, slope_y * shape[0] * reach]))
-            shares = shares * weights[level][..., None]
-            spread = rearrange(shares[..., None] * gradient[..., None, :], "b points q corners d -> b points q (corners d)")
-            d_value.append(_unpack(_scatter(spread, index, shape), shape))
+            valid_weights = jnp.where(inside, weights[level], 0.0)
+            d_locations.append(jnp.stack([slope_x * shape[1] * valid_weights, slope_y * shape[0] * valid_weights]))
+            corner_weights = corner_weights * weights[level][..., None]
+            value_gradients = rearrange(
+                corner_weights[..., None] * gradient[..., None, :], "b points q corners d -> b points q (corners d)"
+            )
+            d_value.append(_unpack(_scatter(value_gradients, index, shape), shape))
         d_value = jnp.concatenate(d_value, axis=1).astype(value.dtype)
         return d_value, jnp.stack(d_locations), jnp.stack(d_weights)
 
@@ -106,7 +111,7 @@ _sample.defvjp(_sample_forward, _sample_backward)
 
 
 def _split(value: DeviceArray, shapes: Shapes) -> list[jax.Array]:
-    """[B, S, D] -> one [B, H * W, D] a level."""
+    """Splits [B, S, D] into one [B, H * W, D] per level."""
     maps, start = [], 0
     for height, width in shapes:
         maps.append(value[:, start : start + height * width])
@@ -115,7 +120,7 @@ def _split(value: DeviceArray, shapes: Shapes) -> list[jax.Array]:
 
 
 def _pack(maps: DeviceArray, shape: tuple[int, int]) -> jax.Array:
-    """[B, H * W, D] -> [B, (H + 1) * (W + 1), 4 * D]: the 2x2 patch at every corner, with a border of zeros."""
+    """Packs [B, H * W, D] to [B, (H + 1) * (W + 1), 4 * D]: the 2x2 patch at every corner, with zero padding."""
     height, width = shape
     maps = jnp.pad(rearrange(maps, "b (h w) d -> b h w d", h=height), ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = [maps[:, dy : dy + height + 1, dx : dx + width + 1] for dy in (0, 1) for dx in (0, 1)]
@@ -123,7 +128,7 @@ def _pack(maps: DeviceArray, shape: tuple[int, int]) -> jax.Array:
 
 
 def _unpack(packed: DeviceArray, shape: tuple[int, int]) -> jax.Array:
-    """The transpose of _pack: every cell sums its part in the four patches that hold it."""
+    """The transpose of _pack: every cell sums its values in the four patches that contain it."""
     height, width = shape
     patches = rearrange(packed, "b (h w) (dy dx d) -> b h w dy dx d", h=height + 1, dy=2, dx=2)
     corners = [patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1)]
@@ -131,9 +136,9 @@ def _unpack(packed: DeviceArray, shape: tuple[int, int]) -> jax.Array:
 
 
 def _patches(locations: DeviceArray, shape: tuple[int, int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array], jax.Array]:
-    """Row of the packed table, fractions inside the patch, and whether the point touches the map at all.
+    """Returns the row of the packed table, fractions inside the patch, and whether the point overlaps the map.
 
-    locations: [2, B, points, Q]. A point beyond the border is moved onto it, where all that it sees is zero.
+    locations: [2, B, points, Q]. A point outside is moved to the border, where the packed table is zero.
     """
     height, width = shape
     x, y = locations[0] * width - 0.5, locations[1] * height - 0.5
@@ -144,14 +149,14 @@ def _patches(locations: DeviceArray, shape: tuple[int, int]) -> tuple[jax.Array,
     return index, (x - x0, y - y0), inside
 
 
-def _shares(fractions: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Bilinear weights of the four corners of the patch, [B, points, Q, 4]."""
+def _bilinear_weights(fractions: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Returns bilinear weights of the four corners of the patch, [B, points, Q, 4]."""
     fx, fy = fractions
     return jnp.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=-1)
 
 
 def _gather(table: DeviceArray, index: DeviceArray) -> jax.Array:
-    """[B, R, lanes] at [B, ...] -> [B, ..., lanes]."""
+    """Gathers rows of [B, R, lanes] at [B, ...] -> [B, ..., lanes]."""
     return jax.vmap(lambda rows, at: rows.at[at].get(mode="promise_in_bounds"))(table, index)
 
 

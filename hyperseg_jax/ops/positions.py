@@ -12,11 +12,11 @@ from jaxtyping import Float32
 
 
 def sine_positions(height: int, width: int, channels: int) -> Float32[jax.Array, "H W C"]:
-    """Normalised two-dimensional sine embedding: the first half of the channels tells y, the second x.
+    """Returns the normalized 2D sine embedding: the first half of the channels encodes y, the second x.
 
     channels must be a multiple of 4.
-    Corresponds to PositionEmbeddingSine(normalize=True) of DETR and Mask2Former (temperature 10000, scale 2 pi) for a
-    image without padding mask.
+    Corresponds to PositionEmbeddingSine(normalize=True) of DETR and Mask2Former (temperature 10000, scale 2 pi)
+    without padding mask.
     """
     return jnp.asarray(_sine_positions(height, width, channels))
 

@@ -1,4 +1,4 @@
-"""Run-length coding of masks as COCO writes it. Host side, NumPy and pycocotools."""
+"""Run-length encoding of masks in COCO's format. Host side, NumPy and pycocotools."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ LONGEST_NUMBER = 6  # characters after the first; more than any image's pixels
 
 
 def encode(mask: Bool[np.ndarray, "H W"]) -> dict:
-    """A mask as compressed COCO run lengths, ready for json: {"size": [H, W], "counts": str}."""
+    """Encodes a mask as compressed COCO RLE for JSON: {"size": [H, W], "counts": str}."""
     runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
 
 
 def decode(counts: object, height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """Run lengths as a bool mask [height, width].
+    """Decodes run lengths to a bool mask [height, width].
 
-    counts: the lengths of alternating runs of False and True down the columns, as a list or in COCO's compressed text.
-    Raises ValueError where they are damaged or are not height * width pixels.
+    counts: the lengths of alternating runs of False and True down the columns, as a list or COCO's compressed text.
+    Raises ValueError if they are damaged or do not sum to height * width.
     """
     flat = isinstance(counts, list) and not any(isinstance(run, list) for run in counts)
-    runs = np.asarray(counts) if flat else _unpacked(counts)
+    runs = np.asarray(counts) if flat else _decode_text(counts)
     if runs.dtype.kind not in "ui" or runs.ndim != 1 or (runs < 0).any() or sum(runs.tolist()) != height * width:
         raise ValueError(f"the runs are not of {height * width} pixels in all")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
-def _unpacked(counts: object) -> np.ndarray:
-    """Run lengths out of COCO's text: 5 bits a character, the last one of a number signed, and from the fourth number on the
-    difference to the last but one. pycocotools would read and write beyond its memory where the text is damaged."""
+def _decode_text(counts: object) -> np.ndarray:
+    """Decodes COCO's compressed text: 5 bits per character, sign-extended; from the fourth number on, each number is the
+    difference to the second-last one. Not done by pycocotools, which accesses invalid memory if the text is damaged."""
     raw = counts.encode("ascii") if isinstance(counts, str) else counts
     if not isinstance(raw, bytes):
         raise ValueError("the runs are neither a list of numbers nor a text")
@@ -40,11 +40,11 @@ def _unpacked(counts: object) -> np.ndarray:
         raise ValueError("the text of the runs is damaged")
     first = np.flatnonzero(np.concatenate([[True], ~more[:-1]]))
     last = np.flatnonzero(~more)
-    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
-    if place.max() > LONGEST_NUMBER:
+    digit = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    if digit.max() > LONGEST_NUMBER:
         raise ValueError("the text of the runs is damaged")
-    numbers = np.add.reduceat((codes & 31) << (5 * place), first)
-    numbers -= np.where(codes[last] & 16, np.int64(32) << (5 * place[last]), 0)
+    numbers = np.add.reduceat((codes & 31) << (5 * digit), first)
+    numbers -= np.where(codes[last] & 16, np.int64(32) << (5 * digit[last]), 0)
     for chain in (numbers[1::2], numbers[2::2]):
         chain[:] = np.cumsum(chain)
     return numbers

@@ -1,4 +1,4 @@
-"""Bilinear sampling and resizing with PyTorch's conventions. Coordinates and weights are float32 under every policy."""
+"""Bilinear sampling and resizing with PyTorch's conventions. Coordinates and weights are always float32."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _resize_axis(x: DeviceArray, axis: int, target: int) -> jax.Array:
     source = x.shape[axis]
     if source == target:
         return x
-    # The indices are constants, so that each axis is two row gathers; float32 as in torch, which rounds the scale first.
+    # The indices are constants, so that each axis needs two row gathers. Float32 as in PyTorch, which rounds the scale first.
     scale = np.float32(source) / np.float32(target)
     position = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
     low = np.minimum(position.astype(np.int32), source - 1)
@@ -38,13 +38,13 @@ def _resize_axis(x: DeviceArray, axis: int, target: int) -> jax.Array:
 def grid_sample(
     features: Shaped[DeviceArray, "B H W C"], points: Float[DeviceArray, "B P 2"], align_corners: bool = False
 ) -> Float[jax.Array, "B P C"]:
-    """Samples feature maps bilinearly at points; what lies outside the map counts as zero.
+    """Samples feature maps bilinearly at points; values outside the map are zero.
 
-    features: of any dtype (bool and integers are read as float32).
+    features: of any dtype (bool and integers are converted to float32).
     points: (x, y) in 0..1 over the map.
-    The result is float32 unless the features are of another float type.
-    The points are shared by all C channels: masks that share their points belong in the channels, where one gathered
-    row serves all of them. Corresponds to torch.nn.functional.grid_sample(2 * points - 1, padding_mode="zeros").
+    The result is float32, unless the features have another float dtype.
+    All C channels share the points, so stack masks with common points as channels: one gathered row serves all of them.
+    Corresponds to torch.nn.functional.grid_sample(2 * points - 1, padding_mode="zeros").
     """
     cells, weights = bilinear_corners(points, features.shape[1:3], align_corners)
     flat = rearrange(features, "b h w c -> b (h w) c")
@@ -58,7 +58,7 @@ def grid_sample(
 def bilinear_corners(
     points: Float[DeviceArray, "*batch P 2"], size: tuple[int, ...], align_corners: bool = False
 ) -> tuple[Int32[jax.Array, "*batch 4 P"], Float32[jax.Array, "*batch 4 P"]]:
-    """The four cells around each point, and their weights: 0 for a cell outside the map.
+    """Returns the four cells around each point and their weights, 0 for cells outside the map.
 
     points: (x, y) in 0..1 over a map of size (H, W). Cells are numbered in row-major order.
     """
@@ -76,5 +76,5 @@ def bilinear_corners(
 
 
 def _to_cells(position: DeviceArray, cells: int, align_corners: bool) -> jax.Array:
-    """A position in 0..1 in units of cells, where the centre of the first cell is 0."""
+    """Converts a position in 0..1 to units of cells, with 0 at the center of the first cell."""
     return position * (cells - 1) if align_corners else position * cells - 0.5

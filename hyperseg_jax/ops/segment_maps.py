@@ -1,4 +1,4 @@
-"""Masks as segment maps: at each pixel the number of a mask. Masks that overlap lie in different planes."""
+"""Segment maps: arrays with the number of a mask at each pixel. Overlapping masks are in different planes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jaxtyping import Bool, Integer
 def number_masks(
     masks: Iterable[Bool[np.ndarray, "*shape"]], dtype: type
 ) -> tuple[list[Integer[np.ndarray, "*shape"]], list[int]]:
-    """(maps, planes) of masks, all of one shape, such as [T, H, W].
+    """Returns (maps, planes) of masks of one shape, such as [T, H, W].
 
-    maps: one array of that shape for each plane, n + 1 where mask n is, else 0; as few planes as putting each mask, in order,
-    into the first one with room takes. planes: the plane of each mask.
+    maps: one array of this shape for each plane, n + 1 at pixels of mask n, else 0; each mask, in order, is put into the first
+    plane where it overlaps no other. planes: the plane of each mask.
     """
     maps: list[np.ndarray] = []
     planes = []

@@ -1,4 +1,4 @@
-"""Pixels to the fixed sizes that the encoders take, and back. uint8 in, uint8 out; the device normalises."""
+"""Resizes images and masks to the input sizes of the encoders. uint8 in, uint8 out; the device normalizes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """How an image lies in its padded square: original (height, width), the part (height, width) that it
-    fills, and the (height, width) of the padded whole."""
+    """The placement of an image in its padded square: (height, width) of the original image, of the filled part, and of the
+    padded square."""
 
     original: tuple[int, int]
     filled: tuple[int, int]
@@ -20,14 +20,14 @@ class Geometry:
 
 
 def fit(height: int, width: int, size: int, fill: float = 1.0) -> Geometry:
-    """The long edge becomes `fill` (at most 1) of `size`, the aspect stays; sides are int(x + 0.5)."""
+    """Scales the long edge to `fill` (at most 1) times `size`, keeping the aspect ratio; sides are int(x + 0.5)."""
     scale = fill * size / max(height, width)
     filled = (min(size, int(height * scale + 0.5)), min(size, int(width * scale + 0.5)))
     return Geometry((height, width), (max(1, filled[0]), max(1, filled[1])), (size, size))
 
 
 def resize_and_pad(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, value: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The frame in the geometry's padded size: bilinear, padded right and bottom with a value."""
+    """Resizes a frame bilinearly and pads it right and bottom with a value."""
     height, width = geometry.filled
     padded = np.full((*geometry.padded, 3), value, np.uint8)
     if frame.shape[:2] != (height, width):
@@ -37,7 +37,7 @@ def resize_and_pad(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, value:
 
 
 def resize_and_pad_map(numbers: Shaped[np.ndarray, "*planes H W"], geometry: Geometry) -> Shaped[np.ndarray, "*planes h w"]:
-    """Numbers of pixels in the geometry's padded size: nearest, padded with 0. The pixels are those that Pillow takes."""
+    """Resizes segment maps by nearest neighbour, like Pillow, and pads them with 0."""
     height, width = geometry.filled
     rows, columns = _nearest(numbers.shape[-2], height), _nearest(numbers.shape[-1], width)
     padded = np.zeros((*numbers.shape[:-2], *geometry.padded), numbers.dtype)
@@ -46,18 +46,18 @@ def resize_and_pad_map(numbers: Shaped[np.ndarray, "*planes H W"], geometry: Geo
 
 
 def _nearest(size: int, target: int) -> np.ndarray:
-    """The pixel of a line of `size` that each of `target` pixels shows."""
+    """Returns the source index of each of `target` pixels when resizing a line of `size` pixels."""
     line = Image.fromarray(np.arange(size, dtype=np.int32)[None])
     return np.asarray(line.resize((target, 1), Image.Resampling.NEAREST))[0]
 
 
 def stretch(frame: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The frame as a square: bicubic, aspect not kept (the SigLIP processor)."""
+    """Resizes a frame to a square: bicubic, without keeping the aspect ratio (the SigLIP processor)."""
     return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def stretch_mask(mask: Bool[np.ndarray, "H W"], size: int) -> Bool[np.ndarray, "size size"]:
-    """The mask under the same stretch; a drawn prompt that is not empty stays so."""
+    """Resizes a mask like stretch; a nonempty mask stays nonempty."""
     resized = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)) > 0
     if mask.any() and not resized.any():
         y, x = (round(float(c.mean()) * size / n) for c, n in zip(np.nonzero(mask), mask.shape, strict=True))

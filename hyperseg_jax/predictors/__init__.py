@@ -1,4 +1,4 @@
-"""What a user holds.
+"""The Python API for trained models.
 
-model           Model: segments images and videos by text, classes or marks, and answers questions; load()
+model           Model: segments images and videos by text, classes or visual prompts, and answers questions; load()
 """

@@ -1,4 +1,4 @@
-"""What a user holds: a trained model that segments images and videos, and answers questions about them."""
+"""The Python API of a trained model: segments images and videos, and answers questions about them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ ImageLike = np.ndarray | Image.Image | str | os.PathLike
 
 
 class Model:
-    """A loaded model. Methods take an image as a path, a PIL image, or uint8 [H, W, 3]. Predictions iterate as segments, each
-    with .mask, .score and .label. Further prompts about one of the last two images reuse what was encoded of it.
+    """A loaded model.
 
-    config, tokenizer, params: what it was loaded with. engine: what validation and benchmarks ask as well.
+    Methods take an image as a path, a PIL image, or uint8 [H, W, 3]. A Prediction iterates over segments, each with .mask,
+    .score and .label. Further prompts about one of the last two images reuse the encoded image.
+
+    config, tokenizer, params: those of the model. engine: runs prompts; validation and benchmarks use the same class.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, tokenizer: Tokenizer, params: Any) -> None:
@@ -46,7 +48,7 @@ class Model:
 
     @classmethod
     def load(cls, name: str | os.PathLike[str]) -> Model:
-        """A workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
+        """Loads a workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
         folder = model_folder.find(name)
         config = model_folder.read_config(folder)
         tokenizer = systems.get(config.system).tokenizer(config, folder)
@@ -62,16 +64,17 @@ class Model:
         soft: bool = False,
         reasoning: bool = False,
     ) -> Prediction:
-        """What the text names: one mask (several things named at once share it), or none.
+        """Segments the objects that the text refers to: one mask for all of them, or none.
 
-        no_target_threshold: below this probability of the expression, the prediction is empty; by default the system's. None
-        always predicts a mask, as the published model does. soft: the mask as probabilities, float32. reasoning: the text
-        is a question whose answer is to be segmented ("what could one sit on?"), asked with the prompt of reasoning
-        segmentation."""
-        prompt = Prompt(task="reasoning" if reasoning else "referring", text=_text(text))
+        no_target_threshold: the prediction is empty when the probability of the expression is below it; the system's value by
+        default. None always predicts a mask, as the published model does. soft: return float32 mask probabilities.
+        reasoning: the text is a question whose answer is segmented ("what could one sit on?"); uses the prompt of reasoning
+        segmentation.
+        """
+        prompt = Prompt(task="reasoning" if reasoning else "referring", text=_checked_text(text))
         options = self._options("soft_expression" if soft else "expression", no_target_threshold=no_target_threshold)
-        predicted, _ = self._ask(read_image(image), prompt, options)
-        return _named(predicted, text)
+        predicted, _ = self._predict(read_image(image), prompt, options)
+        return _with_name(predicted, text)
 
     def segment_classes(
         self,
@@ -82,87 +85,93 @@ class Model:
         threshold: float | types.EllipsisType = ...,
         overlap: float | types.EllipsisType = ...,
     ) -> Prediction:
-        """Every instance of the named things, and the named stuff, without overlap; .ids is the map of segments.
+        """Segments every instance of the thing classes, and the stuff classes, without overlap; .ids is the segment map.
 
-        threshold: what the class probability of a segment must exceed; overlap: the part of it that must stay visible; by
-        default the system's."""
-        names = (*map(_text, classes), *map(_text, stuff))
+        threshold: class probability that a segment must exceed. overlap: minimum visible share of a segment. Both default to
+        the system's values.
+        """
+        names = (*map(_checked_text, classes), *map(_checked_text, stuff))
         things = (True,) * len(classes) + (False,) * len(stuff)
         prompt = Prompt(task="panoptic", classes=names, things=things)
-        return self._ask(read_image(image), prompt, self._options("panoptic", segment=threshold, overlap=overlap))[0]
+        return self._predict(read_image(image), prompt, self._options("panoptic", segment=threshold, overlap=overlap))[0]
 
     def segment_regions(
         self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, labels: Sequence[str] = ()
     ) -> Prediction:
-        """The object behind each drawn region: a Region of points, boxes, scribbles or a mask, or a rough mask, bool [H, W]."""
+        """Segments the object marked by each region: a Region (points, boxes, scribbles, mask) or a rough bool mask [H, W]."""
         frame = read_image(image)
-        prompt = _about_regions("region", frame, regions)
-        named = _labelled(regions, labels)
-        predicted, _ = self._ask(frame, prompt, self._options("regions"))
-        return dataclasses.replace(predicted, names=named)
+        prompt = _region_prompt("region", frame, regions)
+        names = _region_names(regions, labels)
+        predicted, _ = self._predict(frame, prompt, self._options("regions"))
+        return dataclasses.replace(predicted, names=names)
 
     def segment_rounds(
         self, image: ImageLike, rounds: Iterable[Sequence[np.ndarray | Region]], *, labels: Sequence[str] = ()
     ) -> Iterator[Prediction]:
-        """Round by round, the objects behind all that is drawn so far; regions of before keep their places. An interactive
-        system (System.interactive) sees what it made of the round before, as in benchmarks of clicks; others answer each round
-        alone."""
+        """Segments interactively: yields one prediction for each round of regions.
+
+        Each round contains all regions drawn so far, and earlier regions keep their indices. An interactive system
+        (System.interactive) receives its memory of the previous round, as in click benchmarks; other systems answer each round
+        independently.
+        """
         frame, memory = read_image(image), None
         for regions in rounds:
-            prompt, named = _about_regions("region", frame, regions), _labelled(regions, labels)
-            predicted, seen = self._ask(frame, prompt, self._options("regions"), memory)
-            memory = seen if self.engine.interactive else None
-            yield dataclasses.replace(predicted, names=named)
+            prompt, names = _region_prompt("region", frame, regions), _region_names(regions, labels)
+            predicted, new_memory = self._predict(frame, prompt, self._options("regions"), memory)
+            memory = new_memory if self.engine.interactive else None
+            yield dataclasses.replace(predicted, names=names)
 
     def segment_clip(
         self, frames: Iterable[ImageLike], text: str, *, no_target_threshold: float | types.EllipsisType | None = ...
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
-        """Frame by frame: (image, prediction). What the model saw of a frame feeds the next; memory stays that of one frame."""
-        prompt, memory = Prompt(task="video", text=_text(text)), None
+        """Yields (image, prediction) for each frame. The model state passes from frame to frame; memory use is constant."""
+        prompt, memory = Prompt(task="video", text=_checked_text(text)), None
         options = self._options("expression", no_target_threshold=no_target_threshold)
         for image in frames:
             frame = read_image(image)
-            predicted, memory = self._ask(frame, prompt, options, memory, apart=False)
-            yield frame, _named(predicted, text)
+            predicted, memory = self._predict(frame, prompt, options, memory, apart=False)
+            yield frame, _with_name(predicted, text)
 
     def chat(self, image: ImageLike, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
-        """The model's answer in words, at most that many tokens of it, always the most probable one."""
-        return self._written(read_image(image), Prompt(task="chat", text=question), max_new_tokens)[0]
+        """Returns the model's text answer, decoded greedily, at most max_new_tokens tokens."""
+        return self._generate_texts(read_image(image), Prompt(task="chat", text=question), max_new_tokens)[0]
 
     def caption_regions(
         self, image: ImageLike, regions: Sequence[np.ndarray | Region], *, max_new_tokens: int = NEW_TOKENS
     ) -> tuple[str, ...]:
-        """A text for each drawn region (a Region, or bool [H, W]), at most that many tokens of it. UserError where the system
-        writes none."""
-        frame = read_image(image)
-        return self._written(frame, _about_regions("caption", frame, regions), max_new_tokens)
+        """Returns a text for each region (a Region, or bool [H, W]), at most max_new_tokens tokens each.
 
-    def _written(self, frame: np.ndarray, prompt: Prompt, max_new_tokens: int) -> tuple[str, ...]:
+        Raises UserError if the system generates no text.
+        """
+        frame = read_image(image)
+        return self._generate_texts(frame, _region_prompt("caption", frame, regions), max_new_tokens)
+
+    def _generate_texts(self, frame: np.ndarray, prompt: Prompt, max_new_tokens: int) -> tuple[str, ...]:
         if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens = {max_new_tokens}: ask for at least 1")
+            raise UserError(f"max_new_tokens = {max_new_tokens}: must be at least 1")
         request, geometry = self._request(Example("the image", frame[None], (prompt,)))
         row = {"texts": self.engine.written(request, max_new_tokens=max_new_tokens)[0]}
-        return finder(self.engine, AnswerOptions(TEXT, self.engine.answers.usual), geometry)(prompt, row).texts
+        return finder(self.engine, AnswerOptions(TEXT, self.engine.answers.default), geometry)(prompt, row).texts
 
     def _options(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:
-        """The system's usual thresholds, but for those that are given."""
-        given = {name: value for name, value in thresholds.items() if value is not ...}
-        return AnswerOptions(kind, dataclasses.replace(self.engine.answers.usual, **given))  # type: ignore[arg-type]
+        """Returns the system's default thresholds with the given ones replaced."""
+        overrides = {name: value for name, value in thresholds.items() if value is not ...}
+        return AnswerOptions(kind, dataclasses.replace(self.engine.answers.default, **overrides))  # type: ignore[arg-type]
 
-    def _ask(
+    def _predict(
         self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None, *, apart: bool = True
     ) -> tuple[Prediction, Any]:
-        """The prediction of one prompt about one image, and what the next frame needs of this one. apart: see Request."""
+        """Returns the prediction of one prompt about one image, and the memory for the next frame. apart: see Request."""
         request, geometry = self._request(Example("the image", frame[None], (prompt,)), apart)
-        found, memory = self.engine.ask(request, options, memory)
-        if not found.pop("finite").all():
-            raise UserError("the outputs of the model are not finite, so its weights are damaged; take another save")
-        row = {name: value[0] for name, value in found.items()}
+        outputs, memory = self.engine.ask(request, options, memory)
+        if not outputs.pop("finite").all():
+            raise UserError("the outputs of the model are not finite, so its weights are damaged; use another checkpoint")
+        row = {name: value[0] for name, value in outputs.items()}
         return finder(self.engine, options, geometry)(prompt, row), memory
 
     def _request(self, example: Example, apart: bool = True) -> tuple[Request, Geometry]:
-        """A batch of one example of one frame and one prompt, in the smallest bucket that holds it; and how the frame lies in
-        the model's input."""
+        """Returns a batch of one example with one frame and one prompt, in the smallest bucket that fits it, and the geometry
+        of the frame in the model input."""
         processor = self._processor.for_bucket(self._processor.bucket(example))
         batch = jax.tree.map(lambda x: x[None], processor(example, train=False))
         geometry = processor.geometry(*example.frames.shape[1:3])
@@ -171,7 +180,7 @@ class Model:
 
 
 def read_image(image: ImageLike) -> np.ndarray:
-    """uint8 [H, W, 3]. Raises UserError naming the file where it cannot be read."""
+    """Returns the image as uint8 [H, W, 3]. Raises UserError with the file name if it cannot be read."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise UserError(f"the image is {image.dtype} {image.shape}; give uint8 [height, width, 3]")
@@ -180,12 +189,12 @@ def read_image(image: ImageLike) -> np.ndarray:
         try:
             return images.rgb(image)
         except ValueError as error:
-            raise UserError(f"the image cannot be taken: {error}") from error
+            raise UserError(f"cannot convert the image to RGB: {error}") from error
     return files.read_image(pathlib.Path(image))
 
 
 def load(name: str | os.PathLike) -> Model:
-    """Model.load, once for each model file as it lies there now."""
+    """Calls Model.load; cached until the model file changes."""
     folder = model_folder.find(name)
     return _load(folder.absolute(), (folder / "model.safetensors").stat().st_mtime_ns)
 
@@ -195,35 +204,35 @@ def _load(folder: pathlib.Path, _: int) -> Model:
     return Model.load(folder)
 
 
-def _text(text: str) -> str:
+def _checked_text(text: str) -> str:
     if not text.strip(" ."):
         raise UserError("the prompt is empty; say what to segment")
     return text.strip()
 
 
-def _about_regions(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:
-    """A prompt about drawn regions. UserError where the mask of one does not fit the image; a processor judges other marks."""
-    drawn = tuple(region if isinstance(region, Region) else Region.of_mask(region) for region in regions)
-    for k, region in enumerate(drawn):
+def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:
+    """Returns a prompt of regions. Raises UserError if a mask does not fit the image; the processor checks other regions."""
+    converted = tuple(region if isinstance(region, Region) else Region.of_mask(region) for region in regions)
+    for k, region in enumerate(converted):
         if region.mask is None:
             continue
         size = region.mask.shape
         if size != frame.shape[:2]:
-            raise UserError(f"region {k + 1} has size {size}, the image {frame.shape[:2]}; give it the same size")
+            raise UserError(f"region {k + 1} has size {size}, but the image has {frame.shape[:2]}; use the size of the image")
         if not has_positive_mark(region):
             raise UserError(f"region {k + 1} is empty; draw it inside the image")
-    if not drawn:
-        raise UserError("no regions are given; draw at least one")
-    return Prompt(task=task, regions=drawn)
+    if not converted:
+        raise UserError("no regions are given; draw at least one region")
+    return Prompt(task=task, regions=converted)
 
 
-def _labelled(regions: Sequence[Any], labels: Sequence[str]) -> tuple[str, ...]:
-    """A name for each region."""
+def _region_names(regions: Sequence[Any], labels: Sequence[str]) -> tuple[str, ...]:
+    """Returns a name for each region."""
     if labels and len(labels) != len(regions):
-        raise UserError(f"{len(labels)} labels for {len(regions)} regions; give one label for each region")
+        raise UserError(f"{len(labels)} labels for {len(regions)} regions; pass one label for each region")
     return tuple(labels) or tuple(f"region {k + 1}" for k in range(len(regions)))
 
 
-def _named(predicted: Prediction, name: str) -> Prediction:
-    """Every mask named as the user said it."""
+def _with_name(predicted: Prediction, name: str) -> Prediction:
+    """Returns the prediction with every mask named by the prompt text."""
     return dataclasses.replace(predicted, names=(name,) * len(predicted))

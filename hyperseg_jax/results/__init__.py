@@ -1,13 +1,13 @@
-"""What becomes of a model's outputs.
+"""From model outputs to predictions, images and result files.
 
 From outputs to predictions
-    mask_resize     mask logits at the size of the image, on the device
-    selection       which queries answer a prompt, and their masks, on the device
-    answers         what was selected -> structs.Prediction, on the host; the kinds of answers and their thresholds
-    objects         masks of several prompts about one frame -> a map of objects
-    tracking        instances of single frames -> tracks over a video
-For people and servers
-    drawing         overlays, targets beside predictions, contact sheets
+    mask_resize     resizes mask logits to the image size, on the device
+    selection       selects the queries that answer a prompt, and their masks, on the device
+    answers         converts selected queries to structs.Prediction, on the host; answer kinds and thresholds
+    objects         merges the masks of several prompts about one frame into an object map
+    tracking        links instances of single frames into tracks over a video
+For people and evaluation servers
+    drawing         overlays, target/prediction comparisons, contact sheets
     page            a self-contained HTML page
-    server/         files for the benchmarks' evaluation servers, one format a file
+    server/         submission files for the benchmarks' evaluation servers, one module per format
 """

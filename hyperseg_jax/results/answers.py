@@ -1,4 +1,4 @@
-"""What was selected on the device -> Predictions, on the host; and what it takes to answer in one way."""
+"""Converts the queries selected on the device to Predictions on the host; defines the kinds of answers."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """no_target_threshold: below this probability of the expression, the prediction is empty; None always predicts a mask.
-    segment: the class probability that a panoptic segment must exceed. overlap: the share of it that must stay visible."""
+    """Thresholds of predictions.
+
+    no_target_threshold: the prediction is empty when the probability of the expression is below it; None always predicts a
+    mask. segment: class probability that a panoptic segment must exceed. overlap: minimum visible share of a segment.
+    """
 
     no_target_threshold: float | None
     segment: float
     overlap: float
 
-    def of_segments(self) -> np.ndarray:
-        """What the device needs of them: float32 [2], segment and overlap."""
+    def segment_thresholds(self) -> np.ndarray:
+        """Returns the thresholds used on the device: float32 [2], segment and overlap."""
         return np.array([self.segment, self.overlap], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One way to answer a prompt.
+    """One kind of answer to a prompt.
 
-    select(outputs about one prompt on one frame, resize, thresholds.of_segments()) -> arrays, on the device.
-    predict(those arrays, prompt, geometry, thresholds) -> Prediction, on the host.
+    select(outputs of one prompt on one frame, resize, thresholds.segment_thresholds()) -> arrays, on the device.
+    predict(these arrays, prompt, geometry, thresholds) -> Prediction, on the host.
     """
 
     select: Callable[[Mapping[str, jax.Array], MaskResize, jax.Array], Selected]
@@ -45,96 +48,100 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """How a system answers. kinds: by name ("expression", "soft_expression", "regions", "soft_regions", "panoptic",
-    "instances", "semantic", "candidates"), those that it gives. usual: the thresholds of predictions and validation;
-    published: those of its authors' scores."""
+    """The kinds of answers that a system supports, and its thresholds.
+
+    kinds: supported kinds by name ("expression", "soft_expression", "regions", "soft_regions", "panoptic", "instances",
+    "semantic", "candidates"). default: thresholds for prediction and validation. published: thresholds of the authors' scores.
+    """
 
     kinds: Mapping[str, Answer]
-    usual: Thresholds
+    default: Thresholds
     published: Thresholds
 
     def find(self, kind: str) -> Answer:
-        """UserError where the system does not answer in this way."""
+        """Returns the Answer of a kind. Raises UserError if the system does not support it."""
         if kind not in self.kinds:
-            raise UserError(f"this system gives no answer of the kind {kind!r}; it gives {', '.join(self.kinds) or 'none'}")
+            raise UserError(
+                f"the system does not support answers of kind {kind!r}; supported: {', '.join(self.kinds) or 'none'}"
+            )
         return self.kinds[kind]
 
 
-def unpacked(packed: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Packed masks of a canvas [..., H, W / 8] -> bool [..., height, width] of the image."""
+def unpack_masks(packed: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Unpacks masks of a canvas [..., H, W / 8] to bool [..., height, width] of the image."""
     height, width = geometry.original
     return np.unpackbits(packed[..., :height, :], axis=-1, count=width).astype(bool)
 
 
-def _masks(shown: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Packed masks, or probabilities of a canvas, at the image's size."""
+def _masks(masks: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Returns packed masks or mask probabilities of a canvas, cropped to the image."""
     height, width = geometry.original
-    return unpacked(shown, geometry) if shown.dtype == np.uint8 else shown[..., :height, :width]
+    return unpack_masks(masks, geometry) if masks.dtype == np.uint8 else masks[..., :height, :width]
 
 
-def expression(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
-    """The one mask of an expression, or none where the image does not show it."""
-    least = thresholds.no_target_threshold
-    if least is not None and (found["present"] < least or not found["any"]):
-        kind = bool if found["mask"].dtype == np.uint8 else np.float32
-        return Prediction(np.zeros((0, *geometry.original), kind))
-    return Prediction(_masks(found["mask"], geometry)[None], scores=(float(found["score"]),), names=(prompt.text,))
+def expression(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Returns the one mask of an expression; none if the expression is predicted to be absent."""
+    threshold = thresholds.no_target_threshold
+    if threshold is not None and (selected["present"] < threshold or not selected["any"]):
+        dtype = bool if selected["mask"].dtype == np.uint8 else np.float32
+        return Prediction(np.zeros((0, *geometry.original), dtype))
+    return Prediction(_masks(selected["mask"], geometry)[None], scores=(float(selected["score"]),), names=(prompt.text,))
 
 
-def regions(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
-    """A mask for each drawn region, in their order."""
+def regions(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Returns one mask for each drawn region, in their order."""
     names = tuple(region.kind for region in prompt.regions)
     count = len(names)
-    return Prediction(_masks(found["mask"][:count], geometry), scores=tuple(found["score"][:count].tolist()), names=names)
+    return Prediction(_masks(selected["mask"][:count], geometry), scores=tuple(selected["score"][:count].tolist()), names=names)
 
 
-def panoptic(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
-    """Segments without overlap. Parts of one stuff class are one segment."""
+def panoptic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Returns segments without overlap. All parts of a stuff class form one segment."""
     height, width = geometry.original
-    owner = found["owner"][:height, :width]
+    segment_map = selected["owner"][:height, :width]
     masks: list[np.ndarray] = []
-    kept: list[int] = []  # the query of each mask
+    queries: list[int] = []  # the query of each mask
     stuff: dict[int, int] = {}
-    for query in np.flatnonzero(found["found"]).tolist():
-        mine, label = owner == query + 1, int(found["label"][query])
+    for query in np.flatnonzero(selected["found"]).tolist():
+        segment, label = segment_map == query + 1, int(selected["label"][query])
         if label in stuff:
-            masks[stuff[label]] |= mine
+            masks[stuff[label]] |= segment
             continue
         if not prompt.things[label]:
             stuff[label] = len(masks)
-        masks.append(mine)
-        kept.append(query)
-    labels = tuple(found["label"][kept].tolist())
+        masks.append(segment)
+        queries.append(query)
+    labels = tuple(selected["label"][queries].tolist())
     stacked = np.stack(masks) if masks else np.zeros((0, *geometry.original), bool)
-    return Prediction(stacked, labels, tuple(found["score"][kept].tolist()), _names(prompt, labels))
+    return Prediction(stacked, labels, tuple(selected["score"][queries].tolist()), _names(prompt, labels))
 
 
-def instances(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
-    """Instances of things with scores, which may overlap."""
+def instances(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Returns instances of thing classes with scores; instances may overlap."""
     things = np.asarray(prompt.things, bool)
-    kept = found["there"] & things[np.minimum(found["label"], len(things) - 1)]
-    labels = tuple(found["label"][kept].tolist())
-    masks = unpacked(found["mask"][found["query"][kept]], geometry)
-    return Prediction(masks, labels, tuple(found["score"][kept].tolist()), _names(prompt, labels))
+    is_thing = selected["valid"] & things[np.minimum(selected["label"], len(things) - 1)]
+    labels = tuple(selected["label"][is_thing].tolist())
+    masks = unpack_masks(selected["mask"][selected["query"][is_thing]], geometry)
+    return Prediction(masks, labels, tuple(selected["score"][is_thing].tolist()), _names(prompt, labels))
 
 
-def candidates(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
-    """The best queries of a frame, best first, with class probabilities and embeddings for tracking."""
-    classes = found["classes"][:, : len(prompt.classes)]
+def candidates(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Returns the best queries of a frame, best first, with class probabilities and embeddings for tracking."""
+    classes = selected["classes"][:, : len(prompt.classes)]
     order = np.argsort(-classes.max(-1), kind="stable")
-    order = order[found["any"][order]]
+    order = order[selected["any"][order]]
     return Prediction(
-        unpacked(found["mask"][order], geometry),
+        unpack_masks(selected["mask"][order], geometry),
         scores=tuple(classes.max(-1)[order].tolist()),
         classes=classes[order],
-        embeddings=found["embedding"][order],
+        embeddings=selected["embedding"][order],
     )
 
 
-def semantic(found: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
-    """One mask for each class that is the most probable one of a pixel."""
+def semantic(selected: Arrays, prompt: Prompt, geometry: Geometry, thresholds: Thresholds) -> Prediction:
+    """Returns one mask for each class that is the most probable class of some pixel."""
     height, width = geometry.original
-    best = found["label"][:height, :width]
+    best = selected["label"][:height, :width]
     labels = tuple(int(label) for label in np.unique(best))
     return Prediction(np.stack([best == label for label in labels]), labels, names=_names(prompt, labels))
 

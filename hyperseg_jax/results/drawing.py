@@ -1,4 +1,4 @@
-"""Images of masks: overlays and contact sheets."""
+"""Draws masks: overlays, comparisons and contact sheets."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ COLOURS = np.array(
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask that touch its outside. bool [H, W] -> bool [H, W]."""
-    inner = np.pad(mask, 1)
-    inside = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
-    return mask & ~inside
+    """Returns the boundary pixels inside a mask. bool [H, W] -> bool [H, W]."""
+    padded = np.pad(mask, 1)
+    interior = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~interior
 
 
 def overlay(frame: np.ndarray, masks: Sequence[np.ndarray], *, scale: int = 1, tint: bool = False) -> np.ndarray:
-    """The image with each mask outlined and all else grey and dim. uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3].
+    """Draws each mask with an outline and dims the rest. uint8 [H, W, 3] -> uint8 [H * scale, W * scale, 3].
 
-    What is inside a mask keeps its own colours, since the text may speak of them; tint gives each mask a colour of its own
-    instead, where many stand side by side.
+    Pixels inside a mask keep their colours, because the prompt may mention them. tint: blends a different colour into each
+    mask, to separate many adjacent masks.
     """
     image = Image.fromarray(frame).resize((frame.shape[1] * scale, frame.shape[0] * scale), Image.Resampling.BICUBIC)
     canvas = np.asarray(image, np.float32).copy()
-    large = [np.kron(mask, np.ones((scale, scale), bool)) for mask in masks]
-    covered = np.any(large, axis=0) if large else np.zeros(canvas.shape[:2], bool)
+    scaled = [np.kron(mask, np.ones((scale, scale), bool)) for mask in masks]
+    covered = np.any(scaled, axis=0) if scaled else np.zeros(canvas.shape[:2], bool)
     grey = canvas.mean(-1, keepdims=True)
     canvas = np.where(covered[..., None], canvas, 0.45 * (0.35 * canvas + 0.65 * grey) + 22)
-    for k, mask in enumerate(large):
+    for k, mask in enumerate(scaled):
         if tint:
             canvas[mask] = 0.5 * canvas[mask] + 0.5 * COLOURS[k % len(COLOURS)]
-        inner = outline(mask)
-        canvas[inner] = 255
-        canvas[outline(mask & ~inner)] = 20
+        boundary = outline(mask)
+        canvas[boundary] = 255
+        canvas[outline(mask & ~boundary)] = 20
     return canvas.clip(0, 255).astype(np.uint8)
 
 
 def caption(tile: np.ndarray, text: str, *, height: int = 30) -> np.ndarray:
-    """A tile with lines of text below it. uint8 [H, W, 3] -> [H + height, W, 3]."""
+    """Adds wrapped text below a tile. uint8 [H, W, 3] -> [H + height, W, 3]."""
     canvas = Image.new("RGB", (tile.shape[1], tile.shape[0] + height), "white")
     canvas.paste(Image.fromarray(tile), (0, 0))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
@@ -71,8 +71,8 @@ def caption(tile: np.ndarray, text: str, *, height: int = 30) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndarray:
-    """Tiles on a white sheet, row by row, each with the room of the largest. Missing ones at the end stay white."""
+def contact_sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndarray:
+    """Arranges tiles in a white grid, row by row. Cells have the size of the largest tile; unused cells stay white."""
     height, width = (max(tile.shape[k] for tile in tiles) for k in (0, 1))
     rows = -(-len(tiles) // columns)
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
@@ -83,34 +83,34 @@ def sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) -> np.ndar
 
 
 def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-    """Writes a PNG as a whole, with its folder."""
+    """Writes a PNG atomically and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
         Image.fromarray(image).save(part, format="PNG")
 
 
 def draw_segments(frame: np.ndarray, segments: Prediction | Sequence[Segment], *, scale: int = 1) -> np.ndarray:
-    """overlay() of found segments; tinted where there are several."""
+    """Draws predicted segments with overlay(); tinted if there are several."""
     return overlay(frame, [segment.mask for segment in segments], scale=scale, tint=len(segments) > 1)
 
 
 def compare(
     frame: np.ndarray, prompt: Prompt, masks: Sequence[np.ndarray], text: str = "", *, longest: int = 0, height: int = 30
 ) -> np.ndarray:
-    """The targets of a prompt beside the predicted masks, with a caption: uint8 [h + height, 2 * w, 3].
+    """Draws the targets of a prompt beside the predicted masks, with a caption: uint8 [h + height, 2 * w, 3].
 
-    masks: each bool [H, W]. text: the caption; by default what the prompt asks for. longest: pixels that the longer side of the
-    frame may have; a larger frame is subsampled. 0: any.
+    masks: each bool [H, W]. text: the caption; the description of the prompt by default. longest: maximum pixels of the longer
+    side; larger frames are subsampled, 0 means no limit.
     """
     step = max(1, -(-max(frame.shape[:2]) // longest)) if longest else 1
     small = lambda mask: mask[::step, ::step]
     targets = [small(mask[0]) for mask in prompt.masks] if prompt.masks is not None else []
     tint = prompt.task == "panoptic"
-    panels = [overlay(small(frame), one, tint=tint) for one in (targets, [small(mask) for mask in masks])]
+    panels = [overlay(small(frame), panel_masks, tint=tint) for panel_masks in (targets, [small(mask) for mask in masks])]
     return caption(np.concatenate(panels, axis=1), text or describe(prompt), height=height)
 
 
 def describe(prompt: Prompt) -> str:
-    """What a prompt asks for, in a few words: its text, the kinds of its marks, or the classes of its targets."""
+    """Returns a short description of a prompt: its text, the kinds of its visual prompts, or the classes of its targets."""
     classes = dict.fromkeys(prompt.classes[label] for label in prompt.labels) if prompt.classes else ()
     return prompt.text or ", ".join(region.kind for region in prompt.regions) or ", ".join(classes or prompt.classes)

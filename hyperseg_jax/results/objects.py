@@ -1,4 +1,4 @@
-"""Several answers about one frame -> one map of objects, as DAVIS wants it."""
+"""Merges several masks of one frame into one object map, as DAVIS requires."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 
 
 def merge_soft(masks: np.ndarray) -> np.ndarray:
-    """int [H, W]: the most probable object of each pixel, from 1, or 0 where all are absent with more probability.
+    """Returns int [H, W]: the most probable object of each pixel, from 1; 0 if background is more probable.
 
-    masks: [N, H, W], probabilities. Rule of InstructSeg's Ref-DAVIS script.
+    masks: probabilities [N, H, W]. The background probability is the product of 1 - masks (InstructSeg's Ref-DAVIS script).
     """
     background = np.prod(1 - masks, axis=0, keepdims=True)
     return np.concatenate([background, masks]).argmax(0)
 
 
 def merge_hard(masks: np.ndarray) -> np.ndarray:
-    """int [H, W]: the last object, from 1, whose bool mask [N, H, W] covers the pixel, or 0."""
+    """Returns int [H, W]: the last object, from 1, whose bool mask [N, H, W] covers the pixel; 0 if none does."""
     numbers = np.zeros(masks.shape[1:], int)
     for k, mask in enumerate(masks, 1):
         numbers[mask] = k

@@ -15,8 +15,8 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.untrusted import paths
 from hyperseg_jax.untrusted.bad_file import naming
 
-LARGEST = 2**26
-"""Bytes of an embedded image."""
+MAX_IMAGE_BYTES = 2**26
+"""Maximum bytes of an embedded image file."""
 
 STYLE = """
 :root { color-scheme: light; }
@@ -33,7 +33,7 @@ figure { margin: 1rem 0; } figcaption { color: #5a6475; font-size: .9rem; } stro
 
 
 class Page:
-    """Collects the parts of a page in order."""
+    """An HTML page that is built part by part."""
 
     def __init__(self, title: str) -> None:
         self._title, self._parts = title, [f"<h1>{html.escape(title)}</h1>"]
@@ -45,7 +45,7 @@ class Page:
         self._parts.append(f"<p>{html.escape(text)}</p>")
 
     def figure(self, text: str) -> None:
-        """A number that the reader should not miss."""
+        """Adds a headline number."""
         self._parts.append(f'<p><strong class="big">{html.escape(text)}</strong></p>')
 
     def code(self, text: str) -> None:
@@ -56,19 +56,19 @@ class Page:
         self._parts.append("<table>" + row(header, "th") + "".join(row(cells, "td") for cells in rows) + "</table>")
 
     def image(self, image: np.ndarray | pathlib.Path, caption: str) -> None:
-        """uint8 [H, W, 3], or a PNG file; it is embedded."""
+        """Embeds an image: uint8 [H, W, 3] or a PNG file."""
         if isinstance(image, pathlib.Path):
             with naming(image):
-                data = paths.read_file(paths.own(image), LARGEST)
+                data = paths.read_file(paths.own(image), MAX_IMAGE_BYTES)
         else:
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, format="PNG")
             data = buffer.getvalue()
         source = "data:image/png;base64," + base64.b64encode(data).decode()
-        told = html.escape(caption)
-        self._parts.append(f'<figure><img src="{source}" alt="{told}"><figcaption>{told}</figcaption></figure>')
+        escaped = html.escape(caption)
+        self._parts.append(f'<figure><img src="{source}" alt="{escaped}"><figcaption>{escaped}</figcaption></figure>')
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the page as a whole."""
+        """Writes the page atomically."""
         head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self._title)}</title>'
         write_text(path, f"{head}<style>{STYLE}</style><body>{''.join(self._parts)}</body></html>\n")

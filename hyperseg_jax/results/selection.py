@@ -1,8 +1,8 @@
-"""Which queries answer a prompt, and their masks at the image's own size, on the device: only what is chosen comes to the host.
+"""Selects the queries that answer a prompt, and their masks at the image size, on the device.
 
-Every function takes outputs about one prompt on one frame and gives arrays by name; masks are packed, eight pixels a byte.
-Rules: HyperSeg's release for expressions, its parent (PSALM) for regions, Mask2Former's inference for class lists. Of class
-lists, the last valid class is "background"."""
+Only the selected masks are copied to the host. Every function takes the outputs of one prompt on one frame and returns arrays
+by name; masks are packed, eight pixels per byte. The rules are those of HyperSeg's release for expressions, its parent (PSALM)
+for regions, and Mask2Former's inference for class lists. The last valid class of a class list is "background"."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from hyperseg_jax.results.mask_resize import MaskResize, resize_masks
 from hyperseg_jax.structs import DeviceArray
 
 Selected = dict[str, Shaped[jax.Array, "*_"]]
-# How many were tried, and the best of them: number, score, logits.
-_Tried = tuple[Int32[jax.Array, ""], Int32[jax.Array, ""], Float32[jax.Array, ""], Float32[jax.Array, "H W"]]
+# Loop state: number of queries tried, then the best query so far: index, score, logits.
+_SearchState = tuple[Int32[jax.Array, ""], Int32[jax.Array, ""], Float32[jax.Array, ""], Float32[jax.Array, "H W"]]
 
 
 def mask_scores(logits: Float[DeviceArray, "*n H W"]) -> Float[jax.Array, "*n"]:
-    """How sure a mask is of its own pixels: mean probability over positive pixels."""
+    """Returns the confidence of each mask: the mean probability over its positive pixels."""
     positive = logits > 0
     total = jnp.where(positive, jax.nn.sigmoid(logits), 0.0).sum((-2, -1))
     return total / (positive.sum((-2, -1)) + 1e-6)
 
 
 def class_probabilities(logits: Float[DeviceArray, "Q C"], valid: Bool[DeviceArray, " C"]) -> Float[jax.Array, "Q C"]:
-    """Softmax over the valid classes."""
+    """Returns the softmax over the valid classes."""
     return jax.nn.softmax(jnp.where(valid, logits, -jnp.inf), axis=-1)
 
 
@@ -38,32 +38,32 @@ def best_query(
     masks: Float[DeviceArray, "Q h w"],
     scores: Float[DeviceArray, " Q"],
     resize: MaskResize,
-    asked: Bool[DeviceArray, ""] | bool,
+    enabled: Bool[DeviceArray, ""] | bool,
 ) -> tuple[Int32[jax.Array, ""], Float32[jax.Array, ""], Float32[jax.Array, "H W"]]:
-    """(number, score, logits) of the query that answers best: sigmoid(score) * mask score.
+    """Returns (index, score, logits) of the best query; the score is sigmoid(scores) * mask score.
 
-    A mask score is at most 1. So queries are tried by falling score, each at the image's own size,
-    until none that is left can be better: mostly one or two. asked: False tries none.
+    A mask score is at most 1. Queries are tried by descending score, each at the image size, until no remaining query can be
+    better, which usually takes one or two. enabled: if False, no query is tried.
     """
-    chance = jax.nn.sigmoid(scores)
-    order = jnp.argsort(-chance, stable=True)
-    count = jnp.where(asked, len(order), 0)
+    probability = jax.nn.sigmoid(scores)
+    order = jnp.argsort(-probability, stable=True)
+    count = jnp.where(enabled, len(order), 0)
 
-    def may_be_better(state: _Tried) -> Bool[jax.Array, ""]:
-        tried, _, best, _ = state
-        return (tried < count) & (chance[order[jnp.minimum(tried, len(order) - 1)]] >= best)
+    def can_improve(search_state: _SearchState) -> Bool[jax.Array, ""]:
+        tried, _, best, _ = search_state
+        return (tried < count) & (probability[order[jnp.minimum(tried, len(order) - 1)]] >= best)
 
-    def attempt(state: _Tried) -> _Tried:
-        tried, number, best, logits = state
+    def try_next(search_state: _SearchState) -> _SearchState:
+        tried, index, best, logits = search_state
         query = order[tried]
-        own = resize_masks(masks[query], resize)
-        score = chance[query] * mask_scores(own)
-        better = (score > best) | ((score == best) & (query < number))
-        return tried + 1, jnp.where(better, query, number), jnp.maximum(score, best), jnp.where(better, own, logits)
+        resized = resize_masks(masks[query], resize)
+        score = probability[query] * mask_scores(resized)
+        better = (score > best) | ((score == best) & (query < index))
+        return tried + 1, jnp.where(better, query, index), jnp.maximum(score, best), jnp.where(better, resized, logits)
 
     start = (jnp.int32(0), jnp.int32(len(order)), jnp.float32(-1), jnp.zeros(resize.inside.shape, jnp.float32))
-    _, number, best, logits = jax.lax.while_loop(may_be_better, attempt, start)
-    return number, best, logits
+    _, index, best, logits = jax.lax.while_loop(can_improve, try_next, start)
+    return index, best, logits
 
 
 def expression(
@@ -71,19 +71,22 @@ def expression(
     scores: Float[DeviceArray, " Q"],
     resize: MaskResize,
     *,
-    asked: Bool[DeviceArray, ""] | bool,
+    enabled: Bool[DeviceArray, ""] | bool,
     soft: bool,
     balanced: bool = False,
 ) -> Selected:
-    """The best query of an expression: mask, score [], any [] whether the mask has a pixel, and
-    present []: the probability that some query matches, their sum, since at most one does.
+    """Selects the best query of an expression.
 
-    soft: the mask as probabilities [H, W]. balanced: training weighed the one match as much as the Q - 1 misses
-    (losses.scores.BalancedScores), which makes the scores log(Q - 1) too large; that is taken off before they are added."""
-    _, score, logits = best_query(masks, scores, resize, asked)
-    too_large = jnp.log(max(len(scores) - 1, 1)) if balanced else 0.0
-    present = jax.nn.sigmoid(scores - too_large).sum()
-    return {"mask": _shown(logits, soft), "score": score, "any": (logits > 0).any(), "present": present}
+    Returns mask; score []; any [], True if the mask is not empty; present [], the probability that some query matches, which
+    is the sum over the queries since at most one matches.
+    enabled: if False, no query is tried. soft: return the mask as probabilities [H, W]. balanced: training weighted the one
+    matched query as much as the Q - 1 others (losses.scores.BalancedScores), which makes scores too large by log(Q - 1);
+    this bias is subtracted before summing.
+    """
+    _, score, logits = best_query(masks, scores, resize, enabled)
+    bias = jnp.log(max(len(scores) - 1, 1)) if balanced else 0.0
+    present = jax.nn.sigmoid(scores - bias).sum()
+    return {"mask": _output_mask(logits, soft), "score": score, "any": (logits > 0).any(), "present": present}
 
 
 def regions(
@@ -94,13 +97,13 @@ def regions(
     valid: Bool[DeviceArray, " R"],
     soft: bool,
 ) -> Selected:
-    """The best query of each region: mask [R, ...], score [R]."""
+    """Selects the best query of each region. Returns mask [R, ...] and score [R]."""
 
-    def one(given: tuple[Float[DeviceArray, " Q"], Bool[DeviceArray, ""]]) -> Selected:
-        _, score, logits = best_query(masks, given[0], resize, given[1])
-        return {"mask": _shown(logits, soft), "score": score}
+    def select_region(inputs: tuple[Float[DeviceArray, " Q"], Bool[DeviceArray, ""]]) -> Selected:
+        _, score, logits = best_query(masks, inputs[0], resize, inputs[1])
+        return {"mask": _output_mask(logits, soft), "score": score}
 
-    return jax.lax.map(one, (scores.T, valid))
+    return jax.lax.map(select_region, (scores.T, valid))
 
 
 def panoptic(
@@ -112,47 +115,52 @@ def panoptic(
     object_threshold: Float[DeviceArray, ""] | np.floating | float,
     overlap_threshold: Float[DeviceArray, ""] | np.floating | float,
 ) -> Selected:
-    """Segments without overlap: owner [H, W]: the number of each pixel's query, from 1, or 0;
-    label [Q], score [Q], found [Q] whether the query has a segment. Parts of one stuff class are not joined yet."""
+    """Selects segments without overlap.
+
+    Returns owner [H, W], the query of each pixel from 1, or 0; label [Q]; score [Q]; found [Q], True if the query has a
+    segment. Segments of one stuff class are not merged yet.
+    """
     probability = class_probabilities(logits, valid)
     score, label = probability.max(-1), probability.argmax(-1)
-    kept = (label != valid.sum() - 1) & (score > object_threshold)
-    nothing = jnp.full(resize.inside.shape, -1.0, jnp.float32)
+    accepted = (label != valid.sum() - 1) & (score > object_threshold)
+    empty = jnp.full(resize.inside.shape, -1.0, jnp.float32)
 
-    def chance(query: Int[DeviceArray, ""]) -> Float[jax.Array, "H W"]:
-        """Probabilities of a query's mask, -1 where it is not kept and beyond the image."""
-        own = lambda: jnp.where(resize.inside, jax.nn.sigmoid(resize_masks(masks[query], resize)), nothing)
-        return jax.lax.cond(kept[query], own, lambda: nothing)
+    def mask_probability(query: Int[DeviceArray, ""]) -> Float[jax.Array, "H W"]:
+        """Returns the mask probabilities of a query; -1 beyond the image and for rejected queries."""
+        mask = lambda: jnp.where(resize.inside, jax.nn.sigmoid(resize_masks(masks[query], resize)), empty)
+        return jax.lax.cond(accepted[query], mask, lambda: empty)
 
     def compete(
         state: tuple[DeviceArray, DeviceArray], query: Int[DeviceArray, ""]
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         best, owner = state
-        likely = chance(query)
-        weighed = jnp.where(likely < 0, likely, score[query] * likely)
-        better = weighed > best
-        return (jnp.where(better, weighed, best), jnp.where(better, query, owner)), None
+        probabilities = mask_probability(query)
+        weighted = jnp.where(probabilities < 0, probabilities, score[query] * probabilities)
+        better = weighted > best
+        return (jnp.where(better, weighted, best), jnp.where(better, query, owner)), None
 
-    def claim(taken: Int32[DeviceArray, "H W"], query: Int[DeviceArray, ""]) -> tuple[jax.Array, Bool[jax.Array, ""]]:
-        whole, own = chance(query) >= 0.5, owner == query
-        enough = own.sum() / jnp.maximum(whole.sum(), 1) >= overlap_threshold
-        found = kept[query] & (own & whole).any() & enough
-        return jnp.where(own & whole & found, query + 1, taken), found
+    def claim(segment_map: Int32[DeviceArray, "H W"], query: Int[DeviceArray, ""]) -> tuple[jax.Array, Bool[jax.Array, ""]]:
+        mask, owned = mask_probability(query) >= 0.5, owner == query
+        visible_enough = owned.sum() / jnp.maximum(mask.sum(), 1) >= overlap_threshold
+        found = accepted[query] & (owned & mask).any() & visible_enough
+        return jnp.where(owned & mask & found, query + 1, segment_map), found
 
     queries = jnp.arange(len(masks))
-    (_, owner), _ = jax.lax.scan(compete, (nothing, jnp.full(nothing.shape, -1)), queries)
-    taken, found = jax.lax.scan(claim, jnp.zeros(nothing.shape, jnp.int32), queries)
-    return {"owner": taken.astype(_smallest(len(masks))), "label": label, "score": score, "found": found}
+    (_, owner), _ = jax.lax.scan(compete, (empty, jnp.full(empty.shape, -1)), queries)
+    segment_map, found = jax.lax.scan(claim, jnp.zeros(empty.shape, jnp.int32), queries)
+    return {"owner": segment_map.astype(_smallest_dtype(len(masks))), "label": label, "score": score, "found": found}
 
 
 def best_pairs(
     logits: Float[DeviceArray, "Q C"], *, valid: Bool[DeviceArray, " C"], limit: int
 ) -> tuple[Int[jax.Array, " n"], Int[jax.Array, " n"], Float[jax.Array, " n"]]:
-    """The most probable pairs of a query and a class, best first: queries, classes, probabilities, which are below 0
-    where there are no more. Background is left out."""
+    """Returns (queries, classes, probabilities) of the most probable query-class pairs, best first.
+
+    Background is excluded. Probabilities are negative for padding, if there are fewer than `limit` pairs.
+    """
     probability = class_probabilities(logits, valid)
-    named = jnp.arange(logits.shape[-1]) < valid.sum() - 1
-    flat = jnp.where(named, probability, -1.0).reshape(-1)
+    is_class = jnp.arange(logits.shape[-1]) < valid.sum() - 1
+    flat = jnp.where(is_class, probability, -1.0).reshape(-1)
     best, pair = jax.lax.top_k(flat, min(limit, flat.size))
     return pair // logits.shape[-1], pair % logits.shape[-1], best
 
@@ -165,12 +173,15 @@ def instances(
     valid: Bool[DeviceArray, " C"],
     limit: int,
 ) -> Selected:
-    """best_pairs with masks, which may overlap: query, label and score [n], score = class probability *
-    mask score; there [n], False where there are no more pairs; mask [Q, ...]."""
+    """Selects instances, which may overlap, from best_pairs.
+
+    Returns query, label and score [n], with score = class probability * mask score; valid [n], False for padding; and
+    mask [Q, ...].
+    """
     query, label, probability = best_pairs(logits, valid=valid, limit=limit)
-    made = _every(masks, resize)
-    found = {"query": query, "label": label, "score": probability * made["sure"][query], "there": probability >= 0}
-    return {**found, "mask": made["mask"]}
+    resized = _resize_all(masks, resize)
+    selected = {"query": query, "label": label, "score": probability * resized["mask_score"][query], "valid": probability >= 0}
+    return {**selected, "mask": resized["mask"]}
 
 
 def candidates(
@@ -182,61 +193,67 @@ def candidates(
     valid: Bool[DeviceArray, " C"],
     limit: int,
 ) -> Selected:
-    """The best queries of a frame, each once, for tracking: mask [n, ...], classes [n, C] class probability * mask
-    score, any [n] whether it has a pixel, embedding [n, D]."""
+    """Selects the best queries of a frame for tracking, each once.
+
+    Returns mask [n, ...]; classes [n, C], class probability * mask score; any [n], True if the mask is not empty;
+    embedding [n, D].
+    """
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
     _, best = jax.lax.top_k(probability.max(-1), min(limit, len(masks)))
-    made = _every(masks[best], resize)
-    classes = probability[best] * made["sure"][:, None]
-    return {"mask": made["mask"], "classes": classes, "any": made["any"], "embedding": embeddings[best]}
+    resized = _resize_all(masks[best], resize)
+    classes = probability[best] * resized["mask_score"][:, None]
+    return {"mask": resized["mask"], "classes": classes, "any": resized["any"], "embedding": embeddings[best]}
 
 
 def semantic(
     masks: Float[DeviceArray, "Q h w"], logits: Float[DeviceArray, "Q C"], resize: MaskResize, *, valid: Bool[DeviceArray, " C"]
 ) -> Selected:
-    """The most probable class of each pixel: label [H, W]. Of each class, the sum over queries of class probability * mask
-    probability counts (Mask2Former's semantic_inference). A few rows at a time: all classes at full size are much memory."""
+    """Returns label [H, W], the most probable class of each pixel.
+
+    The score of a class is the sum over queries of class probability * mask probability (Mask2Former's semantic_inference).
+    Rows are processed in blocks, because all classes at full size need too much memory.
+    """
     return {"label": by_rows(lambda sums: sums.argmax(0).astype(jnp.int16), masks, logits, resize, valid=valid)}
 
 
 ROWS = 32
-"""Of a canvas, looked at together; mask_resize.STEP is a multiple."""
+"""Canvas rows per block; must divide mask_resize.STEP."""
 
 
 def by_rows(
-    make: Callable[[Float[jax.Array, "C ROWS W"]], Shaped[jax.Array, "*_ ROWS W"]],
+    reduce: Callable[[Float[jax.Array, "C ROWS W"]], Shaped[jax.Array, "*_ ROWS W"]],
     masks: Float[DeviceArray, "Q h w"],
     logits: Float[DeviceArray, "Q C"],
     resize: MaskResize,
     *,
     valid: Bool[DeviceArray, " C"],
 ) -> Shaped[jax.Array, "*_ H W"]:
-    """make(sums [C, ROWS, W] of some rows) over all rows: [H, W], or [..., H, W]. The class sums of `semantic`."""
+    """Applies reduce(class scores [C, ROWS, W]) to blocks of rows and joins the results to [..., H, W]; see `semantic`."""
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
 
-    def some(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> jax.Array:
+    def reduce_block(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> jax.Array:
         rows, inside = block
-        own = resize_masks(masks, dataclasses.replace(resize, rows=rows, inside=inside))
-        return make(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(own), precision="highest"))
+        resized = resize_masks(masks, dataclasses.replace(resize, rows=rows, inside=inside))
+        return reduce(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(resized), precision="highest"))
 
     blocks = tuple(side.reshape(-1, ROWS, side.shape[1]) for side in (resize.rows, resize.inside))
-    made = jax.lax.map(some, blocks)  # [blocks, ..., ROWS, W]
-    return jnp.moveaxis(made, 0, -3).reshape(*made.shape[1:-2], *resize.inside.shape)
+    reduced = jax.lax.map(reduce_block, blocks)  # [blocks, ..., ROWS, W]
+    return jnp.moveaxis(reduced, 0, -3).reshape(*reduced.shape[1:-2], *resize.inside.shape)
 
 
-def _every(masks: Float[DeviceArray, "Q h w"], resize: MaskResize) -> Selected:
-    """Of each mask at the image's own size: the packed mask, how sure it is, and whether it has a pixel."""
+def _resize_all(masks: Float[DeviceArray, "Q h w"], resize: MaskResize) -> Selected:
+    """Resizes each mask to the image; returns the packed masks, their scores, and whether they are not empty."""
 
-    def one(mask: Float[DeviceArray, "h w"]) -> Selected:
-        own = resize_masks(mask, resize)
-        return {"mask": _shown(own, soft=False), "sure": mask_scores(own), "any": (own > 0).any()}
+    def resize_one(mask: Float[DeviceArray, "h w"]) -> Selected:
+        resized = resize_masks(mask, resize)
+        return {"mask": _output_mask(resized, soft=False), "mask_score": mask_scores(resized), "any": (resized > 0).any()}
 
-    return jax.lax.map(one, masks)
+    return jax.lax.map(resize_one, masks)
 
 
-def _shown(logits: Float[DeviceArray, "H W"], soft: bool) -> jax.Array:
+def _output_mask(logits: Float[DeviceArray, "H W"], soft: bool) -> jax.Array:
     return jax.nn.sigmoid(logits) if soft else jnp.packbits(logits > 0, axis=-1)
 
 
-def _smallest(count: int) -> type:
+def _smallest_dtype(count: int) -> type:
     return jnp.uint8 if count < 256 else jnp.uint16

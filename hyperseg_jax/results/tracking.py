@@ -1,6 +1,6 @@
-"""Instances of one frame -> the same instances over a clip, by appearance: the tracker of IDOL (Wu et al. 2022).
+"""Tracks instances over the frames of a video by appearance: the tracker of IDOL (Wu et al. 2022).
 
-HyperSeg ships it without calling it. Embeddings are those of the "reid" head; a frame's candidates come best first.
+HyperSeg's release contains it but does not call it. Embeddings come from the "reid" head; candidates are sorted best first.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections import deque
 
 import numpy as np
 
-BACKDROP = -1  # seen, unlike anything else in the frame, but too weak to be a track of its own
-DROPPED = -2  # mostly covered by a better candidate of the frame
+BACKDROP = -1  # overlaps no better candidate of the frame, but scores too low to start a track
+DROPPED = -2  # no track and mostly covered by a better candidate of the frame
 
 
 @dataclasses.dataclass(frozen=True)
 class Tracked:
-    """kept: int [n], which of the frame's candidates are left once duplicates are out. ids: int [n], their tracks from 0, or
-    BACKDROP or DROPPED."""
+    """The tracks of one frame. kept: int [n], indices of the candidates that are not duplicates. ids: int [n], their track
+    ids from 0, BACKDROP or DROPPED."""
 
     kept: np.ndarray
     ids: np.ndarray
@@ -27,20 +27,20 @@ class Tracked:
 class _Track:
     embedding: np.ndarray  # moving average
     last_frame: int
-    recent: deque[tuple[float, np.ndarray]]  # (score, embedding) of its latest frames
-    frames: int = 1  # in how many it was seen
+    recent: deque[tuple[float, np.ndarray]]  # (score, embedding) of its last frames
+    frames: int = 1  # number of frames in which it was seen
 
 
 class Tracker:
-    """Follows instances over the frames of one clip. The defaults are the published ones.
+    """Tracks instances over the frames of one video. The defaults are the published values.
 
-    duplicate_iou: a candidate that overlaps a better one by more is left out. backdrop_iou: one that is no track counts as
-    backdrop where it overlaps every better one by less. first_score, new_score: what a candidate must exceed to become a
-    track, while there is none and later. match_score: what its similarity to a track must exceed, 0..1. forget_after: frames
-    that a track lives on unseen. momentum: the weight of the newest embedding in a track's average.
-    long_memory: compare with the score-weighted mean of a track's latest `memory` embeddings instead of that average;
-    recent_first: newer ones weigh more in it. prefer_long: where several tracks match, those seen in more frames count for
-    more.
+    duplicate_iou: candidates whose IoU with a better candidate exceeds it are removed. backdrop_iou: an untracked candidate is
+    backdrop if its IoU with every better candidate is below it. first_score, new_score: score that a candidate must exceed to
+    start a track, while there are no tracks and later. match_score: similarity to a track that a candidate must exceed, 0..1.
+    forget_after: frames after which an unseen track is dropped. momentum: weight of the newest embedding in a track's moving
+    average. long_memory: match with the score-weighted mean of a track's last `memory` embeddings instead of the moving
+    average. recent_first: newer embeddings get more weight in this mean. prefer_long: if several tracks match, those seen in
+    more frames get more weight.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class Tracker:
 
     @property
     def embeddings(self) -> dict[int, np.ndarray]:
-        """The averaged embedding [D] of every track that is not forgotten."""
+        """Returns the moving-average embedding [D] of every live track, by track id."""
         return {number: track.embedding for number, track in self._tracks.items()}
 
     def update(self, masks: np.ndarray, scores: np.ndarray, embeddings: np.ndarray) -> Tracked:
-        """The next frame: bool masks [n, H, W], scores [n] in 0..1 and embeddings [n, D] of its candidates, best first."""
+        """Processes the next frame: bool masks [n, H, W], scores [n] in 0..1, embeddings [n, D] of candidates, best first."""
         overlap = mask_iou(masks)
-        kept = without_duplicates(overlap, self.duplicate_iou)
+        kept = suppress_duplicates(overlap, self.duplicate_iou)
         overlap, scores, embeddings = overlap[np.ix_(kept, kept)], scores[kept], embeddings[kept]
         ids = np.full(len(kept), DROPPED)
         threshold = self.first_score
@@ -87,32 +87,32 @@ class Tracker:
         for k in np.flatnonzero(ids == DROPPED):
             if (overlap[k, :k] < self.backdrop_iou).all():
                 ids[k] = BACKDROP
-        self._remember(ids, scores, embeddings)
+        self._update_tracks(ids, scores, embeddings)
         self._frame += 1
         return Tracked(kept, ids)
 
     def _match(self, ids: np.ndarray, embeddings: np.ndarray) -> None:
-        """Gives each candidate in turn the track that is most like it, if that is enough; a track is given once."""
+        """Assigns to each candidate in order its most similar track, if the similarity suffices; each track is used once."""
         numbers, tracks = list(self._tracks), list(self._tracks.values())
-        alike = similarity(embeddings, np.stack([self._memory_of(track) for track in tracks]))
+        similarities = similarity(embeddings, np.stack([self._memory_embedding(track) for track in tracks]))
         frames = np.array([track.frames for track in tracks], np.float32)
         for k in range(len(ids)):
-            row, matching = alike[k].copy(), alike[k] > 0.5
+            row, matching = similarities[k].copy(), similarities[k] > 0.5
             if self.prefer_long and matching.sum() > 1:
                 row *= np.where(matching, frames, frames[matching].mean())
             best = int(row.argmax())
             if row[best] > self.match_score:
                 ids[k] = numbers[best]
-                alike[np.arange(len(ids)) != k, best] = 0
+                similarities[np.arange(len(ids)) != k, best] = 0
 
-    def _memory_of(self, track: _Track) -> np.ndarray:
+    def _memory_embedding(self, track: _Track) -> np.ndarray:
         if not self.long_memory:
             return track.embedding
         scores, embeddings = (np.array(part, np.float32) for part in zip(*track.recent, strict=True))
         weights = scores + np.arange(1, len(scores) + 1) / len(scores) if self.recent_first else scores
         return weights @ embeddings / weights.sum()
 
-    def _remember(self, ids: np.ndarray, scores: np.ndarray, embeddings: np.ndarray) -> None:
+    def _update_tracks(self, ids: np.ndarray, scores: np.ndarray, embeddings: np.ndarray) -> None:
         for number, score, embedding in zip(ids.tolist(), scores.tolist(), embeddings, strict=True):
             if number < 0:
                 continue
@@ -129,14 +129,14 @@ class Tracker:
 
 
 def mask_iou(masks: np.ndarray) -> np.ndarray:
-    """Overlap of every pair, 1 where both are empty. bool [n, H, W] -> float [n, n]."""
+    """Returns the IoU of every pair of masks, 1 if both are empty. bool [n, H, W] -> float [n, n]."""
     flat = masks.reshape(len(masks), masks[0].size if len(masks) else 0).astype(np.float32)
-    shared, sizes = flat @ flat.T, flat.sum(1)
-    return (shared + 1e-6) / (sizes[:, None] + sizes - shared + 1e-6)
+    intersection, sizes = flat @ flat.T, flat.sum(1)
+    return (intersection + 1e-6) / (sizes[:, None] + sizes - intersection + 1e-6)
 
 
-def without_duplicates(overlap: np.ndarray, limit: float) -> np.ndarray:
-    """int [m]: the candidates, in order, that overlap none before them that stays by more than the limit. overlap [n, n]."""
+def suppress_duplicates(overlap: np.ndarray, limit: float) -> np.ndarray:
+    """Returns int [m]: candidates whose IoU with every kept earlier candidate is at most the limit. overlap: IoU [n, n]."""
     kept: list[int] = []
     for k in range(len(overlap)):
         if not (overlap[k, kept] > limit).any():
@@ -145,7 +145,10 @@ def without_duplicates(overlap: np.ndarray, limit: float) -> np.ndarray:
 
 
 def similarity(embeddings: np.ndarray, memory: np.ndarray) -> np.ndarray:
-    """Softmax of dot products over the tracks and over the candidates, their mean. [n, D], [m, D] -> [n, m]."""
+    """Returns the mean of the softmax over tracks and over candidates of dot products. [n, D], [m, D] -> [n, m]."""
     products = embeddings @ memory.T
-    powers = [np.exp(products - products.max(axis, keepdims=True)) for axis in (1, 0)]
-    return sum(power / power.sum(axis, keepdims=True) for power, axis in zip(powers, (1, 0), strict=True)) / 2
+    exponentials = [np.exp(products - products.max(axis, keepdims=True)) for axis in (1, 0)]
+    return (
+        sum(exponential / exponential.sum(axis, keepdims=True) for exponential, axis in zip(exponentials, (1, 0), strict=True))
+        / 2
+    )

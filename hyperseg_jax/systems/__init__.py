@@ -1,5 +1,5 @@
-"""Whole systems.
+"""Complete systems.
 
-system     the protocol of a system, and the registry
-hyperseg/  HyperSeg: its wiring, its words and pixels, its losses and its answers
+system     the interface of a system, and the registry
+hyperseg/  HyperSeg: its model, prompts, preprocessing, losses and postprocessing
 """

@@ -1,10 +1,11 @@
-"""The language of weight conversion, in both directions. NumPy only.
+"""Weight conversion between PyTorch and Flax, in both directions. NumPy only.
 
-operators  bijections between PyTorch tensors and ours: transpose, fuse, stack, ...
-table      rows of (our paths, their names, operator), applied both ways and checked for completeness
-published  what is known of a public checkpoint beyond its table; what transformers and PEFT can hold of a system
+operators    bijections between PyTorch tensors and Flax arrays: transpose, fuse, stack, ...
+table        rows of (Flax paths, PyTorch names, operator), applied both ways and checked for completeness
+checkpoints  public source checkpoints, parts for transformers and adapters for PEFT
 """
 
+from hyperseg_jax.tables.checkpoints import Adapters, Part, Rule, SourceCheckpoint, first_rule
 from hyperseg_jax.tables.operators import (
     Constant,
     ConvKernel,
@@ -16,7 +17,6 @@ from hyperseg_jax.tables.operators import (
     Transpose,
     ZeroBias,
 )
-from hyperseg_jax.tables.published import Adapters, Part, Published, Rule, first_rule
 from hyperseg_jax.tables.table import Piece, Row, Table, flatten, unflatten
 
 __all__ = [
@@ -29,9 +29,9 @@ __all__ = [
     "PaddedRows",
     "Part",
     "Piece",
-    "Published",
     "Row",
     "Rule",
+    "SourceCheckpoint",
     "Stack",
     "Table",
     "Transpose",

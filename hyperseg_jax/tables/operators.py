@@ -1,6 +1,6 @@
-"""The bijections between PyTorch tensors and ours. NumPy only.
+"""Bijections between PyTorch tensors and Flax arrays. NumPy only.
 
-Each operator takes the PyTorch arrays of a row to the flax arrays of that row and back; to_torch(to_flax(x)) == x, bit by bit.
+An operator converts the PyTorch arrays of a row to the Flax arrays and back; to_torch(to_flax(x)) == x, bit by bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Operator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """One tensor as it is."""
+    """One unchanged tensor."""
 
     def to_flax(self, tensors: Arrays) -> Arrays:
         return tensors
@@ -56,7 +56,7 @@ class ConvKernel:
 
 @dataclasses.dataclass(frozen=True)
 class FusedQKV:
-    """One fused tensor [3C, ...] <-> query, key and value (parts = 2: key and value); transpose: it is a Linear.weight."""
+    """One fused tensor [3C, ...] <-> query, key and value (parts = 2: key and value); transpose: True for a Linear.weight."""
 
     transpose: bool
     parts: int = 3
@@ -71,9 +71,9 @@ class FusedQKV:
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """A PyTorch buffer that follows from the config: dropped on import, made again on export."""
+    """A PyTorch buffer that is determined by the config: dropped on import, recreated on export."""
 
-    make: tuple  # (function, *arguments) so that equal constants are equal rows
+    make: tuple  # (function, *arguments), so that equal constants compare equal
 
     def to_flax(self, tensors: Arrays) -> Arrays:
         return ()
@@ -85,9 +85,9 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class PaddedRows:
-    """A table of `rows` rows, to which PyTorch's has further rows of zeros, `padded` in all. name: PyTorch's, for messages.
+    """A table of `rows` rows; the PyTorch table is padded with zeros to `padded` rows. name: the PyTorch name, for messages.
 
-    to_flax raises UserError where the rows are not that many, or those behind ours hold anything.
+    to_flax raises UserError if the number of rows differs or the padding is not zero.
     """
 
     rows: int
@@ -97,10 +97,12 @@ class PaddedRows:
     def to_flax(self, tensors: Arrays) -> Arrays:
         tensor = tensors[0]
         if tensor.shape[0] != self.padded:
-            raise UserError(f"{self.name}: {tensor.shape[0]} rows, the config wants {self.padded}; set its vocabulary sizes so")
+            raise UserError(
+                f"{self.name}: {tensor.shape[0]} rows, the config expects {self.padded}; correct its vocabulary sizes"
+            )
         if tensor[self.rows :].any():
             raise UserError(
-                f"{self.name}: only the first {self.rows} rows have a place, and a row behind them is not zero; "
+                f"{self.name}: only the first {self.rows} rows fit the model, and a later row is not zero; "
                 "set the config's vocabulary sizes to those of the source"
             )
         return (tensor[: self.rows],)
@@ -112,9 +114,9 @@ class PaddedRows:
 
 @dataclasses.dataclass(frozen=True)
 class ZeroBias:
-    """(Linear.weight [out, in], Linear.bias [out]) <-> the kernel [in, out] of a linear that has no bias. name: the bias'.
+    """(Linear.weight [out, in], Linear.bias [out]) <-> the kernel [in, out] of a linear without bias. name: of the bias.
 
-    to_flax raises UserError where the bias is not zero; to_torch makes it again.
+    to_flax raises UserError if the bias is not zero; to_torch adds a zero bias.
     """
 
     name: str
@@ -123,8 +125,8 @@ class ZeroBias:
         weight, bias = tensors
         if bias.any():
             raise UserError(
-                f"{self.name}: not zero, and the model has no such bias, so its outputs would change; "
-                "take weights whose bias there is zero"
+                f"{self.name}: not zero, but the model has no such bias, so its outputs would change; "
+                "use weights in which this bias is zero"
             )
         return (weight.T,)
 
@@ -135,7 +137,7 @@ class ZeroBias:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """`count` PyTorch layers <-> one scanned layer with a leading axis. Tensors come layer by layer."""
+    """`count` PyTorch layers <-> one scanned layer with a leading axis. Tensors are ordered layer by layer."""
 
     inner: Operator
     count: int

@@ -19,10 +19,10 @@ def _tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Piece(NamedTuple):
-    """Some of a row: the flax leaves' part at `place` in their leading axes, and the PyTorch names that it is made of."""
+    """A part of a row: the flax leaves at `indices` of their leading axes, and the corresponding PyTorch names."""
 
     paths: tuple[str, ...]
-    place: tuple[int, ...]
+    indices: tuple[int, ...]
     names: tuple[str, ...]
     operator: Operator
 
@@ -41,7 +41,7 @@ class Row:
         object.__setattr__(self, "operator", operator)
 
     def pieces(self) -> Iterator[Piece]:
-        """Every part that converts by itself: the layers of a stack one by one."""
+        """Yields every part that can be converted independently: each layer of a stack."""
         pending = [Piece(self.paths, (), self.names, self.operator)]
         while pending:
             piece = pending.pop()
@@ -51,23 +51,23 @@ class Row:
             inner, count = piece.operator.inner, piece.operator.count
             width = len(piece.names) // count
             pending += [
-                Piece(self.paths, (*piece.place, i), piece.names[i * width : (i + 1) * width], inner)
+                Piece(self.paths, (*piece.indices, i), piece.names[i * width : (i + 1) * width], inner)
                 for i in reversed(range(count))
             ]
 
 
 class Table:
-    """An ordered set of rows; tables compose with +, under() and stacked()."""
+    """An ordered set of rows; tables compose with +, with_prefix() and stacked()."""
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.rows = tuple(rows)
-        for what, found in (
+        for kind, names in (
             ("flax path", [p for r in self.rows for p in r.paths]),
             ("PyTorch name", [n for r in self.rows for n in r.names]),
         ):
-            twice = sorted({x for x in found if found.count(x) > 1}) if len(set(found)) != len(found) else []
-            if twice:
-                raise ValueError(f"{what} stands twice in a weight table: {twice}")
+            duplicates = sorted({x for x in names if names.count(x) > 1}) if len(set(names)) != len(names) else []
+            if duplicates:
+                raise ValueError(f"duplicate {kind} in a weight table: {duplicates}")
 
     def __add__(self, other: Table) -> Table:
         return Table(self.rows + other.rows)
@@ -80,15 +80,15 @@ class Table:
 
     @staticmethod
     def join(tables: Iterable[Table]) -> Table:
-        """All rows of several tables."""
+        """Concatenates tables."""
         return Table(row for table in tables for row in table)
 
-    def under(self, path: str = "", name: str = "") -> Table:
-        """The same table with prefixes, given with their separators ("swin/", "model.vision_tower_mask.")."""
+    def with_prefix(self, path: str = "", name: str = "") -> Table:
+        """Adds prefixes, including their separators ("swin/", "model.vision_tower_mask.")."""
         return Table(Row(tuple(path + p for p in r.paths), tuple(name + n for n in r.names), r.operator) for r in self.rows)
 
     def stacked(self, count: int, start: int = 0, step: int = 1) -> Table:
-        """A table of one layer, whose PyTorch names hold "{i}", as a scanned stack; i = start + step * k, k < count."""
+        """Turns the table of a layer with "{i}" in PyTorch names into a scanned stack; i = start + step * k, k < count."""
         return Table(
             Row(
                 r.paths,
@@ -106,57 +106,57 @@ class Table:
         ignore: Iterable[str] = (),
         fresh: Iterable[str] = (),
     ) -> dict[str, Any]:
-        """PyTorch tensors to nested flax parameters.
+        """Converts PyTorch tensors to nested flax parameters.
 
-        expected: nested abstract parameters (jax.eval_shape of init); names and shapes must agree exactly.
-        ignore: regexes of PyTorch names that may be left over. fresh: regexes of flax paths that the table need not fill.
-        Raises UserError listing everything missing, left over or of another shape.
+        expected: nested abstract parameters (jax.eval_shape of init); names and shapes must match exactly.
+        ignore: regexes of PyTorch names that may be unused. fresh: regexes of flax paths that may stay unfilled.
+        Raises UserError that lists all missing, unexpected and mismatched entries.
         """
         flat: dict[str, np.ndarray] = {}
         known = {name for row in self.rows for name in row.names}
         fresh, ignore = tuple(fresh), tuple(ignore)
         missing, used = [], set()
         for row in self.rows:
-            absent = [name for name in row.names if name not in tensors]
-            if absent:
+            absent_names = [name for name in row.names if name not in tensors]
+            if absent_names:
                 if any(not _matches(path, fresh) for path in row.paths):
-                    missing += absent
+                    missing += absent_names
                 continue
             used |= set(row.names)
             flat.update(zip(row.paths, row.operator.to_flax(tuple(np.asarray(tensors[n]) for n in row.names)), strict=True))
-        left = [name for name in tensors if name not in known and not _matches(name, ignore)]
+        unused = [name for name in tensors if name not in known and not _matches(name, ignore)]
         problems = [f"missing in the source: {name}" for name in missing]
-        problems += [f"left over in the source: {name}" for name in left]
+        problems += [f"unexpected in the source: {name}" for name in unused]
         if expected is not None:
-            wanted = flatten(expected)
+            expected_leaves = flatten(expected)
             problems += [
                 f"not filled by the table: {path}"
-                for path in wanted
+                for path in expected_leaves
                 if path not in flat and not _matches(path, fresh) and not any(path in row.paths for row in self.rows)
             ]
-            problems += [f"unknown to the model: {path}" for path in flat if path not in wanted]
+            problems += [f"unknown to the model: {path}" for path in flat if path not in expected_leaves]
             problems += [
-                f"{path}: shape {flat[path].shape}, the model has {tuple(wanted[path].shape)}"
+                f"{path}: shape {flat[path].shape}, the model has {tuple(expected_leaves[path].shape)}"
                 for path in flat
-                if path in wanted and tuple(wanted[path].shape) != flat[path].shape
+                if path in expected_leaves and tuple(expected_leaves[path].shape) != flat[path].shape
             ]
         if problems:
             raise UserError("weights do not fit the model:" + listed(problems))
         return unflatten(flat)
 
     def to_torch(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Nested flax parameters to PyTorch tensors; raises UserError listing what is missing or left over."""
+        """Converts nested flax parameters to PyTorch tensors. Raises UserError that lists missing and unexpected entries."""
         flat = flatten(params)
         paths = {path for row in self.rows for path in row.paths}
         problems = [f"missing in the parameters: {path}" for path in paths if path not in flat]
         problems += [f"no PyTorch name for: {path}" for path in flat if path not in paths]
         if problems:
             raise UserError("parameters do not fit the weight table:" + listed(sorted(problems)))
-        made: dict[str, np.ndarray] = {}
+        tensors: dict[str, np.ndarray] = {}
         for row in self.rows:
             leaves = tuple(np.asarray(flat[path]) for path in row.paths)
-            made.update(zip(row.names, row.operator.to_torch(leaves), strict=True))
-        return made
+            tensors.update(zip(row.names, row.operator.to_torch(leaves), strict=True))
+        return tensors
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -164,7 +164,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": x}} -> {"a/b": x}."""
+    """Flattens nested dictionaries: {"a": {"b": x}} -> {"a/b": x}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
@@ -173,7 +173,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
+    """Nests flat paths: {"a/b": x} -> {"a": {"b": x}}."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, leaf = path.split("/")

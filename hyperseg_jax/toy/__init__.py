@@ -1,23 +1,23 @@
 """The toy world: images and videos of coloured shapes, in the file formats of the real benchmarks.
 
-What is drawn
-    vocabulary      colours, shapes, sizes, and what is kept out of training
-    scenes          which shapes stand where, and what is visible of each
-    drawing         shapes as pixels
-    clips           videos: shapes that move, cross and hide each other
+Drawing
+    vocabulary      colours, shapes and sizes, and which are held out from training
+    scenes          the placement and visibility of shapes
+    drawing         rasterizes shapes
+    clips           videos of shapes that move and occlude each other
 
-What is said about it
+Text
     expressions     referring expressions
     questions       reasoning questions with explanations, conversations
-    corpus          all texts, from which the toy tokenizer is trained
+    corpus          the training texts of the toy tokenizer
 
 Records, files and readers
-    toy_images      the records of a world: each follows from the seed and its index
+    toy_images      generates the records of a world from seed and index
     writer          writes a world
     readers         reads a world
-    clip_layouts    toy videos in the layouts of the video benchmarks
-    samples         a few toy examples in the layout of every benchmark
-    text_controls   the objects and targets of the referring test
+    clip_layouts    writes toy videos in the layouts of the video benchmarks
+    samples         writes a few toy examples in the layout of every benchmark
+    text_controls   objects and targets for the text-control test of referring expressions
 """
 
 from hyperseg_jax.toy.clip_layouts import write_clip_layouts

@@ -1,4 +1,4 @@
-"""Clips: things that move evenly, cross and hide each other, and what can be said about them."""
+"""Videos of objects that move at constant speed and occlude each other, and expressions about them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from hyperseg_jax.toy.expressions import (
     Candidate,
     Expression,
     Words,
-    absents,
+    absent_phrases,
     attributes,
     candidate,
     choose,
     in_focus,
     phrases_for,
 )
-from hyperseg_jax.toy.scenes import MIN_VISIBLE, Kinds, Scene, Thing, pick, place, stage
+from hyperseg_jax.toy.scenes import MIN_VISIBLE, Kinds, Scene, Thing, build_scene, pick, place_objects
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, SIZE
 
 FRAMES = (6, 7, 8)
 SHARES = {"attribute": 0.35, "motion": 0.40, "absent": 0.10, "reasoning": 0.15}
 DISTANCES = (48.0, 96.0)
-"""Pixels that a thing moves over a whole clip."""
+"""Range of the distance that an object moves over a video, in pixels."""
 
 _HEADINGS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """scenes: one a frame, of the same things in the same order. headings: for each thing a word, or "" where it stays.
-    distances: pixels that each thing moves over the clip."""
+    """A video. scenes: one per frame, with the same objects in the same order. headings: direction of each object, "" if it
+    does not move. distances: pixels that each object moves over the video."""
 
     scenes: tuple[Scene, ...]
     headings: tuple[str, ...]
@@ -46,12 +46,12 @@ class Clip:
 
     @property
     def masks(self) -> np.ndarray:
-        """bool [N, T, SIZE, SIZE]."""
+        """The visible masks of the objects, bool [N, T, SIZE, SIZE]."""
         return np.stack([scene.masks for scene in self.scenes], axis=1)
 
 
-def _journey(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
-    """A heading and a distance that keep the thing in the image; ("", 0) where it stays."""
+def _sample_motion(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
+    """Draws a heading and a distance that keep the object inside the image; ("", 0) if it does not move."""
     if rng.random() < 0.35:
         return "", 0.0
     distance = DISTANCES[0] + (DISTANCES[1] - DISTANCES[0]) * rng.random()
@@ -65,29 +65,29 @@ def _journey(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
 
 
 def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Clip | None:
-    """A clip of `count` things, well seen in its first frame, or None: draw again."""
-    things = place(kinds, count, level, rng)
+    """Samples a video of `count` objects that are visible in the first frame; None if the draw is rejected."""
+    things = place_objects(kinds, count, level, rng)
     if things is None:
         return None
     background = pick(rng, list(BACKGROUNDS))
-    first = stage(things, background)
-    journeys = [_journey(thing, rng) for thing in things]
-    if first.visible.min() < MIN_VISIBLE[level] or not any(heading for heading, _ in journeys):
+    first = build_scene(things, background)
+    motions = [_sample_motion(thing, rng) for thing in things]
+    if first.visible.min() < MIN_VISIBLE[level] or not any(heading for heading, _ in motions):
         return None
     frames = pick(rng, FRAMES)
     scenes = [first]
     for t in range(1, frames):
         moved = []
-        for thing, (heading, distance) in zip(things, journeys, strict=True):
+        for thing, (heading, distance) in zip(things, motions, strict=True):
             dx, dy = _HEADINGS.get(heading, (0, 0))
-            way = distance * t / (frames - 1)
-            moved.append(dataclasses.replace(thing, x=thing.x + dx * way, y=thing.y + dy * way))
-        scenes.append(stage(moved, background))
-    return Clip(tuple(scenes), tuple(heading for heading, _ in journeys), tuple(way for _, way in journeys))
+            offset = distance * t / (frames - 1)
+            moved.append(dataclasses.replace(thing, x=thing.x + dx * offset, y=thing.y + dy * offset))
+        scenes.append(build_scene(moved, background))
+    return Clip(tuple(scenes), tuple(heading for heading, _ in motions), tuple(offset for _, offset in motions))
 
 
 def render(clip: Clip, level: str, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [T, SIZE, SIZE, 3]; background and textures stay the same over the clip."""
+    """Renders a video, uint8 [T, SIZE, SIZE, 3]; background and textures are constant."""
     background = drawing.paint_background(clip.scenes[0].background, level, rng)
     seeds = rng.integers(0, 2**32, size=len(clip.things))
     frames = []
@@ -100,19 +100,19 @@ def render(clip: Clip, level: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _motions(clip: Clip) -> Iterator[Candidate]:
-    """'the circle moving right': one does, and another circle does not."""
+    """Yields 'the circle moving right' if exactly one of several circles does."""
     for k, thing in enumerate(clip.things):
         for words in phrases_for(thing):
-            rivals = [r for r, other in enumerate(clip.things) if r != k and words.fit(other)]
-            if words.size or not rivals or any(clip.headings[r] == clip.headings[k] for r in rivals):
+            distractors = [r for r, other in enumerate(clip.things) if r != k and words.fit(other)]
+            if words.size or not distractors or any(clip.headings[r] == clip.headings[k] for r in distractors):
                 continue
             heading = clip.headings[k]
             text = f"the {words.phrase()} moving {heading}" if heading else f"the {words.phrase()} that stays still"
             yield candidate(text, (k,), "motion", words, heading or "still")
 
 
-def _motionless(clip: Clip) -> Iterator[Candidate]:
-    """'the ring moving left' where every ring goes elsewhere."""
+def _absent_motions(clip: Clip) -> Iterator[Candidate]:
+    """Yields 'the ring moving left' if there are rings, but none moves left."""
     for thing, heading in itertools.product(clip.things, _HEADINGS):
         for words in phrases_for(thing):
             fitting = [clip.headings[r] for r, other in enumerate(clip.things) if words.fit(other)]
@@ -128,29 +128,29 @@ def _reasoning(clip: Clip) -> Iterator[Candidate]:
     if clip.headings.count("") == 1:
         text = "Which shape is the only one that does not move?"
         yield candidate(text, (clip.headings.index(""),), "reasoning", Words(), "still")
-    least = np.stack([scene.visible for scene in clip.scenes]).min(axis=0)
-    if np.sum(least < 0.5) == 1 and np.sum(least < 0.8) == 1:
+    min_visible = np.stack([scene.visible for scene in clip.scenes]).min(axis=0)
+    if np.sum(min_visible < 0.5) == 1 and np.sum(min_visible < 0.8) == 1:
         text = "Which shape passes behind another one?"
-        yield candidate(text, (int(least.argmin()),), "reasoning", Words(), "behind")
+        yield candidate(text, (int(min_visible.argmin()),), "reasoning", Words(), "behind")
 
 
 def write_expressions(clip: Clip, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator) -> list[Expression] | None:
-    """One expression for each group of SHARES, no text twice; None where the clip has too little for them."""
-    makers = {
+    """Returns one expression for each group, with different texts; None if the video does not support all groups."""
+    generators = {
         "attribute": lambda: attributes(clip.things),
         "motion": lambda: _motions(clip),
-        "absent": lambda: itertools.chain(absents(clip.things, kinds), _motionless(clip)),
+        "absent": lambda: itertools.chain(absent_phrases(clip.things, kinds), _absent_motions(clip)),
         "reasoning": lambda: _reasoning(clip),
     }
     chosen: dict[str, Expression] = {}
     for group in groups:
-        left = [
-            found
-            for found in makers[group]()
-            if found.expression.text not in chosen and (group == "reasoning" or in_focus(found, clip.things, kinds))
+        options = [
+            option
+            for option in generators[group]()
+            if option.expression.text not in chosen and (group == "reasoning" or in_focus(option, clip.things, kinds))
         ]
-        if not left:
+        if not options:
             return None
-        expression = choose(left, rng)
+        expression = choose(options, rng)
         chosen[expression.text] = expression
     return list(chosen.values())

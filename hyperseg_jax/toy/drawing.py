@@ -1,5 +1,6 @@
-"""From a thing to pixels: the share of each pixel that a shape covers, and the textures. NumPy only, so that every
-machine draws the same image (a drawing library may round differently in its next release)."""
+"""Rasterizes objects: pixel coverage of shapes, and textures.
+
+NumPy only, so that images are identical on all machines (rounding of drawing libraries may change between releases)."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ import numpy as np
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, COLORS, SIZE
 
 SUBROWS = 4
-"""Scan lines a pixel row; along a row the coverage is exact."""
+"""Scan lines per pixel row; along a row, the coverage is exact."""
 
 RING_HOLE = 0.5
-"""Inner over outer radius."""
+"""Inner radius over outer radius."""
 
 RIM_DARKNESS = 0.45
-"""How much darker the outermost pixel of a thing is, so that two of one colour stay apart where they overlap."""
+"""Darkening of the outermost pixels of an object, so that overlapping objects of one colour can be distinguished."""
 
 COLOR_JITTER = {"default": 10.0, "hard": 34.0}
 OBJECT_TEXTURE = {"default": 0.06, "hard": 0.22}
@@ -49,11 +50,11 @@ _POLYGONS = {
     ),
     "heart": _heart(),
 }
-"""Corner points with x right and y down, about one unit from the centre."""
+"""Corners with x to the right and y down, about one unit from the center."""
 
 
 def _polygon_spans(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Where scan lines lie inside a polygon (even-odd). points [V, 2], rows [S] -> [S, P, 2] as (from, to)."""
+    """Returns the spans of scan lines inside a polygon (even-odd rule). points [V, 2], rows [S] -> [S, P, 2] as (from, to)."""
     x, y = points[:, 0], points[:, 1]
     x_next, y_next = np.roll(x, -1), np.roll(y, -1)
     below = rows[:, None] >= y
@@ -72,9 +73,9 @@ def _disc_spans(x: float, y: float, radius: float, hole: float, rows: np.ndarray
 
 
 def coverage(shape: str, x: float, y: float, diameter: float, angle: float) -> np.ndarray:
-    """The share of each pixel that a shape covers, were it alone.
+    """Returns the share of each pixel that a shape covers, without occlusion.
 
-    shape: one of vocabulary.SHAPES. x, y: its centre, diameter: its extent, in pixels. angle: radians.
+    shape: one of vocabulary.SHAPES. x, y: its center, diameter: its extent, in pixels. angle: radians.
     Returns float64 [SIZE, SIZE] in 0..1.
     """
     radius = diameter / 2
@@ -85,8 +86,8 @@ def coverage(shape: str, x: float, y: float, diameter: float, angle: float) -> n
         return canvas
     rows = top + (np.arange((bottom - top) * SUBROWS) + 0.5) / SUBROWS
     if shape in _POLYGONS:
-        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-        spans = _polygon_spans(_POLYGONS[shape] @ turn * radius + (x, y), rows)
+        rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        spans = _polygon_spans(_POLYGONS[shape] @ rotation * radius + (x, y), rows)
     else:
         spans = _disc_spans(x, y, radius, RING_HOLE * radius if shape == "ring" else 0.0, rows)
     columns = np.arange(left, right, dtype=np.float64)
@@ -97,13 +98,13 @@ def coverage(shape: str, x: float, y: float, diameter: float, angle: float) -> n
 
 
 def _blocks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Noise in -1..1 that is constant over blocks of height x width pixels."""
+    """Returns noise in -1..1 that is constant over blocks of height x width pixels."""
     coarse = rng.random((-(-SIZE // height), -(-SIZE // width))) * 2 - 1
     return np.repeat(np.repeat(coarse, height, axis=0), width, axis=1)[:SIZE, :SIZE]
 
 
 def _pattern(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """The texture of a background, [SIZE, SIZE], about -1..1."""
+    """Returns the texture of a background, [SIZE, SIZE], about -1..1."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64)
     if kind == "sand":
         return _blocks(rng, 2, 2)
@@ -123,23 +124,23 @@ def _jittered(color: tuple[int, int, int], amount: float, rng: np.random.Generat
     return np.asarray(color, np.float64) + (rng.random(3) * 2 - 1) * amount
 
 
-def _least_of_neighbours(values: np.ndarray) -> np.ndarray:
-    """The minimum over 3x3 pixels."""
+def _min_filter(values: np.ndarray) -> np.ndarray:
+    """Returns the minimum over 3x3 pixels."""
     padded = np.pad(values, 1)
     rows = np.minimum(np.minimum(padded[:-2], padded[1:-1]), padded[2:])
     return np.minimum(np.minimum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
 
 
 def paint_background(kind: str, level: str, rng: np.random.Generator) -> np.ndarray:
-    """float64 [SIZE, SIZE, 3] in 0..255."""
+    """Renders a background, float64 [SIZE, SIZE, 3] in 0..255."""
     color = _jittered(BACKGROUNDS[kind], 8.0, rng)
     return color + (_pattern(kind, rng) * BACKGROUND_TEXTURE[level])[..., None]
 
 
 def paint_thing(canvas: np.ndarray, covered: np.ndarray, color: str, level: str, rng: np.random.Generator) -> None:
-    """Lays one textured thing over the canvas, in place.
+    """Renders one textured object onto the canvas, in place.
 
-    canvas: float64 [SIZE, SIZE, 3]. covered: its coverage [SIZE, SIZE]. color: a word of vocabulary.COLORS.
+    canvas: float64 [SIZE, SIZE, 3]. covered: its pixel coverage [SIZE, SIZE]. color: a word of vocabulary.COLORS.
     """
     strength = OBJECT_TEXTURE[level]
     base = _jittered(COLORS[color], COLOR_JITTER[level], rng)
@@ -151,9 +152,9 @@ def paint_thing(canvas: np.ndarray, covered: np.ndarray, color: str, level: str,
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     y, x = np.mgrid[box].astype(np.float64)
     along = x * math.cos(direction) + y * math.sin(direction)
-    along -= along.mean()  # the texture moves with the thing
+    along -= along.mean()  # the texture moves with the object
     shading = 0.5 * along / (np.ptp(along) + 1e-9) + 0.35 * np.sin(along * (6.28 / period))
     shading += 0.5 * _blocks(rng, 3, 3)[: y.shape[0], : y.shape[1]]
-    inner = 1 - RIM_DARKNESS * (1 - _least_of_neighbours(covered)[box])
+    inner = 1 - RIM_DARKNESS * (1 - _min_filter(covered)[box])
     share = covered[box][..., None]
     canvas[box] = canvas[box] * (1 - share) + base * ((1 + strength * shading) * inner)[..., None] * share

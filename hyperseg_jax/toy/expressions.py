@@ -1,4 +1,4 @@
-"""Referring expressions that are true, unambiguous and not to be guessed without reading them."""
+"""Generates referring expressions that are true, unambiguous and cannot be guessed without the text."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from hyperseg_jax.toy.scenes import Kinds, Scene, Thing, pick
 from hyperseg_jax.toy.vocabulary import plural
 
 DECK = ("attribute",) * 40 + ("relation",) * 38 + ("plural",) * 11 + ("absent",) * 11
-"""Groups are dealt from this deck, shuffled, before the scene is drawn: so hard groups are not crowded out, and any
-hundred expressions in a row have these shares."""
+"""Groups are drawn from this shuffled deck before the scene is sampled, so hard groups are not underrepresented, and each
+hundred consecutive expressions of a split have these shares."""
 
 LOOKALIKES = 2
-"""Others that share colour or shape with the target, at least."""
+"""Minimum number of other objects that share colour or shape with the target."""
 
 RELATION_GAP = 16.0
-"""Pixels by which a relation must hold for the target; every other candidate must miss it by MISS_GAP."""
+"""Margin in pixels by which a relation must hold for the target; other candidates must violate it by MISS_GAP."""
 MISS_GAP = 4.0
 
 _DIRECTIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 _EXTREMES = {"leftmost": (-1, 0), "rightmost": (1, 0), "topmost": (0, -1), "bottommost": (0, 1)}
 _FORM_WEIGHTS = {"cs": 5, "s": 3, "c": 2, "zs": 2} | dict.fromkeys(_DIRECTIONS, 2)
-"""By what is said (Words.kind), or by relation; 1 where it is not listed."""
+"""Sampling weights by Words.kind or relation; 1 if not listed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Expression:
-    """text names the things whose indices are in targets (none for group "absent")."""
+    """A referring expression. targets: indices of its objects, empty for the group "absent"."""
 
     text: str
     targets: tuple[int, ...]
@@ -39,7 +39,7 @@ class Expression:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """A noun phrase; None where it does not say."""
+    """A noun phrase; None for attributes that are not mentioned."""
 
     size: str | None = None
     color: str | None = None
@@ -47,24 +47,24 @@ class Words:
 
     @property
     def kind(self) -> str:
-        """Which of size (z), colour (c) and shape (s) are said: "cs", "zs", ..."""
-        return "".join(k for k, said in zip("zcs", (self.size, self.color, self.shape), strict=True) if said)
+        """The mentioned attributes of size (z), colour (c) and shape (s): "cs", "zs", ..."""
+        return "".join(k for k, word in zip("zcs", (self.size, self.color, self.shape), strict=True) if word)
 
     def fit(self, thing: Thing) -> bool:
         return all(
-            said in (None, real)
-            for said, real in ((self.size, thing.size), (self.color, thing.color), (self.shape, thing.shape))
+            word in (None, value)
+            for word, value in ((self.size, thing.size), (self.color, thing.color), (self.shape, thing.shape))
         )
 
     def phrase(self, many: bool = False) -> str:
-        """'small red ring', 'blue shapes'."""
+        """Returns the phrase as text: 'small red ring', 'blue shapes'."""
         noun = self.shape or "shape"
         return " ".join(word for word in (self.size, self.color, plural(noun) if many else noun) if word)
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A true expression, what it says of its target, and its form (the forms of a group are drawn evenly)."""
+    """A true expression, the words for its target, and its form (forms of a group are sampled by weight)."""
 
     expression: Expression
     words: Words
@@ -72,17 +72,17 @@ class Candidate:
 
 
 def candidate(text: str, targets: tuple[int, ...], group: str, words: Words, form: str) -> Candidate:
-    """A candidate from the fields of its expression."""
+    """Builds a Candidate from the fields of its expression."""
     return Candidate(Expression(text, targets, group), words, form)
 
 
 def matching(words: Words, things: Sequence[Thing]) -> list[int]:
-    """Indices of the things that the words fit."""
+    """Returns the indices of the objects that match the words."""
     return [k for k, thing in enumerate(things) if words.fit(thing)]
 
 
 def phrases_for(thing: Thing) -> list[Words]:
-    """Every phrase that is true of a thing, from "ring" to "large red ring" and the bare "shape"."""
+    """Returns all phrases that match an object, such as "ring", "large red ring" and "shape"."""
     return [
         Words(size, color, shape)
         for shape, color, size in itertools.product((thing.shape, None), (thing.color, None), (None, thing.size))
@@ -90,18 +90,18 @@ def phrases_for(thing: Thing) -> list[Words]:
 
 
 def lookalikes(targets: Sequence[int], things: Sequence[Thing]) -> int:
-    """How many other things share colour or shape with one of the targets."""
+    """Returns the number of other objects that share colour or shape with one of the targets."""
     return sum(any(thing.resembles(things[t]) for t in targets) for k, thing in enumerate(things) if k not in targets)
 
 
-def _fair(targets: Sequence[int], things: Sequence[Thing]) -> bool:
+def _has_lookalikes(targets: Sequence[int], things: Sequence[Thing]) -> bool:
     return lookalikes(targets, things) >= LOOKALIKES
 
 
 def attributes(things: Sequence[Thing]) -> Iterator[Candidate]:
-    """'the red ring', 'the small star': whatever fits one thing alone."""
+    """Yields 'the red ring', 'the small star': phrases that match exactly one object."""
     for k, thing in enumerate(things):
-        if not _fair([k], things):
+        if not _has_lookalikes([k], things):
             continue
         for words in phrases_for(thing):
             if words.kind not in ("", "z") and matching(words, things) == [k]:
@@ -109,66 +109,67 @@ def attributes(things: Sequence[Thing]) -> Iterator[Candidate]:
 
 
 def _plurals(things: Sequence[Thing]) -> Iterator[Candidate]:
-    """'all circles', 'the blue shapes'."""
+    """Yields 'all circles', 'the blue shapes'."""
     for words in dict.fromkeys(words for thing in things for words in phrases_for(thing)):
         targets = matching(words, things)
-        if words.kind not in ("", "z") and len(targets) >= 2 and _fair(targets, things):
+        if words.kind not in ("", "z") and len(targets) >= 2 and _has_lookalikes(targets, things):
             for opening in ("all", "the"):
                 yield candidate(f"{opening} {words.phrase(many=True)}", tuple(targets), "plural", words, words.kind)
 
 
 def _offset(thing: Thing, other: Thing, direction: tuple[int, int]) -> tuple[float, float]:
-    """How far a thing lies from another along a direction, and across it, in pixels."""
+    """Returns the offset of an object from another along a direction and perpendicular to it, in pixels."""
     dx, dy = thing.x - other.x, thing.y - other.y
     return dx * direction[0] + dy * direction[1], abs(dx * direction[1]) + abs(dy * direction[0])
 
 
 def _relations(things: Sequence[Thing]) -> Iterator[Candidate]:
-    """'the ring left of the red square': one ring is, clearly, and another ring is not."""
-    anchors = [
+    """Yields 'the ring left of the red square' if it holds clearly for one of several rings."""
+    references = [
         (k, words)
         for k, thing in enumerate(things)
         for words in phrases_for(thing)
         if words.kind in ("s", "c", "cs") and matching(words, things) == [k]
     ]
     for k, thing in enumerate(things):
-        if not _fair([k], things):
+        if not _has_lookalikes([k], things):
             continue
         for words in phrases_for(thing):
-            rivals = [r for r in matching(words, things) if r != k]
-            if not rivals or words.size:
+            distractors = [r for r in matching(words, things) if r != k]
+            if not distractors or words.size:
                 continue
-            for (anchor, anchor_words), (name, direction) in itertools.product(anchors, _DIRECTIONS.items()):
-                if anchor == k:
+            for (reference, reference_words), (name, direction) in itertools.product(references, _DIRECTIONS.items()):
+                if reference == k:
                     continue
-                along, across = _offset(thing, things[anchor], direction)
-                missed = all(
-                    rival == anchor or _offset(things[rival], things[anchor], direction)[0] < -MISS_GAP for rival in rivals
+                along, across = _offset(thing, things[reference], direction)
+                distractors_violate = all(
+                    distractor == reference or _offset(things[distractor], things[reference], direction)[0] < -MISS_GAP
+                    for distractor in distractors
                 )
-                if along > RELATION_GAP and along >= across and missed and rivals != [anchor]:
-                    text = f"the {words.phrase()} {name} the {anchor_words.phrase()}"
+                if along > RELATION_GAP and along >= across and distractors_violate and distractors != [reference]:
+                    text = f"the {words.phrase()} {name} the {reference_words.phrase()}"
                     yield candidate(text, (k,), "relation", words, name)
 
 
 def _extremes(things: Sequence[Thing]) -> Iterator[Candidate]:
-    """'the leftmost star', 'the largest blue shape'."""
+    """Yields 'the leftmost star', 'the largest blue shape'."""
     for k, thing in enumerate(things):
-        if not _fair([k], things):
+        if not _has_lookalikes([k], things):
             continue
         for words in phrases_for(thing):
-            rivals = [things[r] for r in matching(words, things) if r != k]
-            if not rivals or words.size:
+            distractors = [things[r] for r in matching(words, things) if r != k]
+            if not distractors or words.size:
                 continue
             for name, direction in _EXTREMES.items():
-                if all(_offset(thing, rival, direction)[0] > RELATION_GAP for rival in rivals):
+                if all(_offset(thing, distractor, direction)[0] > RELATION_GAP for distractor in distractors):
                     yield candidate(f"the {name} {words.phrase()}", (k,), "relation", words, name)
-            if all(rival.size != thing.size for rival in rivals):
+            if all(distractor.size != thing.size for distractor in distractors):
                 name = "largest" if thing.size == "large" else "smallest"
                 yield candidate(f"the {name} {words.phrase()}", (k,), "relation", words, name)
 
 
-def absents(things: Sequence[Thing], kinds: Kinds) -> Iterator[Candidate]:
-    """Nothing fits, though something has the colour and something else the shape, or all but the size."""
+def absent_phrases(things: Sequence[Thing], kinds: Kinds) -> Iterator[Candidate]:
+    """Yields phrases without match, for which objects have the colour and the shape separately, or all but the size."""
     colors = sorted({thing.color for thing in things})
     shapes = sorted({thing.shape for thing in things})
     for color, shape in itertools.product(colors, shapes):
@@ -183,9 +184,9 @@ def absents(things: Sequence[Thing], kinds: Kinds) -> Iterator[Candidate]:
 
 
 def in_focus(candidate: Candidate, things: Sequence[Thing], kinds: Kinds) -> bool:
-    """Whether an expression is about what its split is about.
+    """Returns whether an expression tests the focus of its split.
 
-    A held-back word must be said, else a model could answer without knowing it; of an unseen pair both words are known.
+    A held-out word must be mentioned, otherwise a model could answer without knowing it; of unseen pairs, both words are known.
     """
     if not kinds.focus:
         return True
@@ -199,29 +200,29 @@ def in_focus(candidate: Candidate, things: Sequence[Thing], kinds: Kinds) -> boo
 
 
 def write_expressions(scene: Scene, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator) -> list[Expression] | None:
-    """One expression for each group, no text twice; None where the scene has too little for them."""
+    """Returns one expression for each group, with different texts; None if the scene does not support all groups."""
     things = scene.things
     candidates: dict[str, list[Candidate]] = {}
     for group in set(groups):
-        found = {
+        generated = {
             "attribute": lambda: attributes(things),
             "relation": lambda: itertools.chain(_relations(things), _extremes(things)),
             "plural": lambda: _plurals(things),
-            "absent": lambda: absents(things, kinds),
+            "absent": lambda: absent_phrases(things, kinds),
         }[group]()
-        candidates[group] = [candidate for candidate in found if in_focus(candidate, things, kinds)]
+        candidates[group] = [candidate for candidate in generated if in_focus(candidate, things, kinds)]
     chosen: dict[str, Expression] = {}
     for group in groups:
-        left = [candidate for candidate in candidates[group] if candidate.expression.text not in chosen]
-        if not left:
+        remaining = [candidate for candidate in candidates[group] if candidate.expression.text not in chosen]
+        if not remaining:
             return None
-        expression = choose(left, rng)
+        expression = choose(remaining, rng)
         chosen[expression.text] = expression
     return list(chosen.values())
 
 
 def choose(candidates: list[Candidate], rng: np.random.Generator) -> Expression:
-    """Draws the form first and then the expression, so that forms with many candidates do not take over."""
+    """Samples a form, then an expression of this form, so that forms with many candidates do not dominate."""
     forms: dict[str, list[Expression]] = {}
     for candidate in candidates:
         forms.setdefault(candidate.form, []).append(candidate.expression)

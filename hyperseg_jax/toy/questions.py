@@ -1,4 +1,4 @@
-"""Questions that need counting or comparing, with an explanation, and conversations about an image."""
+"""Generates reasoning questions about counts and comparisons with explanations, and conversations about an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A reasoning question, the indices of the things it asks for, and why."""
+    """A reasoning question. targets: indices of the objects that answer it. answer: the explanation."""
 
     text: str
     targets: tuple[int, ...]
@@ -25,35 +25,35 @@ class Question:
 
 
 def _counting(things: Sequence[Thing]) -> list[Question]:
-    found = []
+    result = []
     for trait in ("shape", "color"):
         values = [getattr(thing, trait) for thing in things]
         counts = collections.Counter(values)
         for times, word in ((2, "twice"), (3, "three times")):
-            those = [value for value, count in counts.items() if count == times]
-            if len(those) == 1 and len(counts) > 1:
-                targets = tuple(k for k, value in enumerate(values) if value == those[0])
-                seen = plural(those[0]) if trait == "shape" else f"{those[0]} shapes"
-                answer = f"There are {NUMBERS[times]} {seen}, and no other {trait} appears {word}."
-                found.append(Question(f"Which {trait} appears exactly {word}?", targets, answer, "counting"))
+            matching = [value for value, count in counts.items() if count == times]
+            if len(matching) == 1 and len(counts) > 1:
+                targets = tuple(k for k, value in enumerate(values) if value == matching[0])
+                noun = plural(matching[0]) if trait == "shape" else f"{matching[0]} shapes"
+                answer = f"There are {NUMBERS[times]} {noun}, and no other {trait} appears {word}."
+                result.append(Question(f"Which {trait} appears exactly {word}?", targets, answer, "counting"))
         ranked = counts.most_common()
         if len(ranked) > 1 and ranked[0][1] > ranked[1][1]:
             best, count = ranked[0]
-            seen = plural(best) if trait == "shape" else f"{best} shapes"
+            noun = plural(best) if trait == "shape" else f"{best} shapes"
             targets = tuple(k for k, value in enumerate(values) if value == best)
-            answer = f"There are {NUMBERS[count]} {seen}, more than of any other {trait}."
-            found.append(Question(f"Which {trait} is the most common?", targets, answer, "counting"))
-    return found
+            answer = f"There are {NUMBERS[count]} {noun}, more than of any other {trait}."
+            result.append(Question(f"Which {trait} is the most common?", targets, answer, "counting"))
+    return result
 
 
 def _comparing(things: Sequence[Thing]) -> list[Question]:
-    found = []
+    result = []
     for size, word in (("large", "larger"), ("small", "smaller")):
         targets = [k for k, thing in enumerate(things) if thing.size == size]
         if len(targets) == 1:
             answer = f"Only the {things[targets[0]].name} is {size}."
             question = f"Which object is {word} than all the others?"
-            found.append(Question(question, tuple(targets), answer, "comparison"))
+            result.append(Question(question, tuple(targets), answer, "comparison"))
     for trait in ("shape", "color"):
         counts = collections.Counter(getattr(thing, trait) for thing in things)
         targets = [k for k, thing in enumerate(things) if counts[getattr(thing, trait)] == 1]
@@ -61,17 +61,17 @@ def _comparing(things: Sequence[Thing]) -> list[Question]:
             thing = things[targets[0]]
             answer = f"Only one is a {thing.shape}." if trait == "shape" else f"Only the {thing.shape} is {thing.color}."
             question = f"Which object has a {trait} that no other has?"
-            found.append(Question(question, tuple(targets), answer, "comparison"))
-    return found
+            result.append(Question(question, tuple(targets), answer, "comparison"))
+    return result
 
 
 def reasoning(scene: Scene) -> list[Question]:
-    """Every question of the two kinds that has one answer in a scene."""
+    """Returns all questions of both kinds that have a unique answer in a scene."""
     return _counting(scene.things) + _comparing(scene.things)
 
 
 def listing(things: Sequence[Thing]) -> str:
-    """'A red ring and two blue stars.'"""
+    """Lists the objects as a sentence: 'A red ring and two blue stars.'"""
     counts = collections.Counter(thing.pair for thing in things)
     parts = [
         article(f"{color} {shape}") if count == 1 else f"{NUMBERS[count]} {color} {plural(shape)}"
@@ -82,7 +82,7 @@ def listing(things: Sequence[Thing]) -> str:
 
 
 def conversation(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Three turns of (question, answer): one of counting or colours, one yes or no, one list or place."""
+    """Returns three turns of (question, answer): on a count or colour, yes or no, and a list or the background."""
     things = scene.things
     noun = pick(rng, KNOWN_SHAPES) if rng.random() < 0.3 else pick(rng, things).shape
     count = sum(thing.shape == noun for thing in things)
@@ -91,9 +91,9 @@ def conversation(scene: Scene, rng: np.random.Generator) -> list[tuple[str, str]
         color = next(thing.color for thing in things if thing.shape == noun)
         first = (f"What color is the {noun}?", f"{color.capitalize()}.")
     present = pick(rng, things)
-    asked = present.name if rng.random() < 0.5 else f"{pick(rng, KNOWN_COLORS)} {present.shape}"
-    there = any(thing.name == asked for thing in things)
-    second = (f"Is there {article(asked)}?", "Yes." if there else "No.")
+    name = present.name if rng.random() < 0.5 else f"{pick(rng, KNOWN_COLORS)} {present.shape}"
+    present_in_scene = any(thing.name == name for thing in things)
+    second = (f"Is there {article(name)}?", "Yes." if present_in_scene else "No.")
     third = ("List the objects.", listing(things))
     if rng.random() < 0.5:
         third = (f"Is the background {' or '.join(sorted(BACKGROUNDS))}?", f"{scene.background.capitalize()}.")

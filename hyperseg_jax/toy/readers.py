@@ -1,4 +1,4 @@
-"""The readers of a written toy world, with the paths filled in."""
+"""Opens readers of a written toy world."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hyperseg_jax.toy.writer import REVOS_NAMES, read_world
 
 
 def open_reader(folder: str | os.PathLike, task: str, split: str, **options: Any) -> Any:
-    """The reader of one task of a toy world.
+    """Returns the reader of one task of a toy world.
 
-    task: one of structs.TASKS. split: "train", "val" or "compositional" (which has no clips). options: those of the
-    reader's class in datasets. UserError where the world was written without that split.
+    task: one of structs.TASKS. split: "train", "val" or "compositional" (which has no videos). options: those of the
+    reader's class in datasets. Raises UserError if the world has no such split.
     """
     world = read_world(folder)
-    there = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.images(name))]
-    if split not in there:
-        raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(there) or 'none'}")
+    splits = [name for name in SPLITS if (world.clip_count(name) if task == "video" else world.images(name))]
+    if split not in splits:
+        raise UserError(f"{folder}: no split {split!r} for {task}; it has {', '.join(splits) or 'none'}")
     reader, names = _reader_and_files(task, split)
     paths = {name: subpath(folder, file) for name, file in names.items()}
     check_fields(f"the toy reader of task {task!r}", reader, options, fixed=paths)

@@ -1,7 +1,7 @@
-"""A few toy images and clips in the layout of every benchmark (datasets/layouts): what readers and checks are tried on.
+"""Writes a few toy images and videos in the layout of every benchmark (datasets/layouts), to test readers and checks.
 
-Every split of an image benchmark has the same images. Their truth is that of the toy scenes; class numbers are lent to the
-shapes.
+All splits of an image benchmark have the same images. The ground truth is that of the toy scenes; shapes use class ids of the
+benchmarks.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ YEARS = ("train2017", "val2017", "train2014", "val2014")
 
 
 def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) -> list[toy_images.ToyImage]:
-    """Writes the files of all benchmarks below a folder that is new or empty, whole or not at all, and gives the images that
-    they show."""
+    """Writes the files of all benchmarks atomically to a new or empty folder, and returns the images."""
     out = pathlib.Path(out_dir)
     if out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
         raise UserError(f"{out}: is not empty; choose a new folder")
@@ -44,14 +43,14 @@ def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) 
         _labels(root, drawn)
         _regions(root, drawn)
         _questions(root, drawn)
-        _yours(root, drawn)
+        _own_data(root, drawn)
         clip_layouts.write_clip_layouts(root, train=1, val=1, seed=seed)
     return drawn
 
 
 def _save(path: pathlib.Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=writer.JPEG_QUALITY)  # png has none and takes no notice
+    Image.fromarray(pixels).save(path, quality=writer.JPEG_QUALITY)  # ignored for PNG
 
 
 def _dump(path: pathlib.Path, content: Any) -> None:
@@ -71,9 +70,9 @@ def _coco_name(split: str, k: int) -> str:
 def _instances(world: toy_images.World, drawn: list[toy_images.ToyImage], records: list[dict], split: str) -> dict[str, Any]:
     notes = [note for record in records for note in record["instances"]]
     for note in notes:
-        if note["id"] % 2:  # the others have run lengths
-            seen = drawn[note["image_id"]].scene.masks[note["id"] - note["image_id"] * 10 - 1]
-            note["segmentation"] = [outline.astype(float).reshape(-1).tolist() for outline in masks.outline(seen)]
+        if note["id"] % 2:  # the others use run lengths
+            visible_masks = drawn[note["image_id"]].scene.masks[note["id"] - note["image_id"] * 10 - 1]
+            note["segmentation"] = [outline.astype(float).reshape(-1).tolist() for outline in masks.outline(visible_masks)]
     return {
         "images": [record["image"] | {"file_name": _coco_name(split, k)} for k, record in enumerate(records)],
         "annotations": notes,
@@ -98,8 +97,8 @@ def _coco(root: pathlib.Path, world: toy_images.World, drawn: list[toy_images.To
         )
         (notes / f"panoptic_{split}").mkdir()
         for k, (image, record) in enumerate(zip(drawn, records, strict=True)):
-            seen = image.scene.masks
-            segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
+            visible_masks = image.scene.masks
+            segments = np.concatenate([visible_masks, ~visible_masks.any(0, keepdims=True)])
             numbers = [segment["id"] for segment in record["panoptic"]["segments_info"]]
             writer.panoptic_png(segments, numbers).save(notes / f"panoptic_{split}" / f"{k:012d}.png")
     for split in ("train", "val"):
@@ -119,7 +118,7 @@ def _referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: li
     refs: dict[str, list[dict]] = {"one": [], "any": []}
     for k, image in enumerate(drawn):
         for expression in image.expressions:
-            named = [k * 10 + target + 1 for target in expression.targets]
+            target_ids = [k * 10 + target + 1 for target in expression.targets]
             words = expression.text.split()
             common = {
                 "image_id": k,
@@ -127,34 +126,34 @@ def _referring(root: pathlib.Path, drawn: list[toy_images.ToyImage], records: li
                 "category_id": 1,
                 "sentences": [{"sent": expression.text, "raw": expression.text, "tokens": words, "sent_id": k}],
             }
-            if len(named) == 1:
-                refs["one"].append(common | {"ann_id": named[0], "ref_id": len(refs["one"])})
-            many = {"ann_id": named or [-1], "no_target": not named, "ref_id": len(refs["any"])}
-            refs["any"].append(common | many)
+            if len(target_ids) == 1:
+                refs["one"].append(common | {"ann_id": target_ids[0], "ref_id": len(refs["one"])})
+            target_fields = {"ann_id": target_ids or [-1], "no_target": not target_ids, "ref_id": len(refs["any"])}
+            refs["any"].append(common | target_fields)
     for folder, file, splits, protocol in (
         ("refcoco", "refs(unc).p", ("train", "val", "testA", "testB"), 0),
         ("refcoco+", "refs(unc).p", ("train", "val", "testA", "testB"), 2),
         ("refcocog", "refs(umd).p", ("train", "val", "test"), 2),
     ):
-        home = root / "refer" / folder
-        _dump(home / "instances.json", instances)
+        dataset = root / "refer" / folder
+        _dump(dataset / "instances.json", instances)
         split_refs = [ref | {"split": split} for split in splits for ref in refs["one"]]
-        (home / file).write_bytes(pickle.dumps(split_refs, protocol))
+        (dataset / file).write_bytes(pickle.dumps(split_refs, protocol))
     _dump(root / "refer" / "grefcoco" / "instances.json", instances)
     splits = ("train", "val", "testA", "testB")
     _dump(root / "refer" / "grefcoco" / "grefs(unc).json", [ref | {"split": split} for split in splits for ref in refs["any"]])
-    spoken = [row for record in records for row in record["refcoco"]]
-    spoken = [
+    rows = [row for record in records for row in record["refcoco"]]
+    rows = [
         row | {"image_info": row["image_info"] | {"file_name": _coco_name("train2014", row["image_info"]["id"])}}
-        for row in spoken
+        for row in rows
     ]
     for split in (*splits, "test"):
         for name in ("refcoco", "refcoco+", "refcocog"):
-            _dump(root / "refcoco" / f"{name}_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(spoken)])
+            _dump(root / "refcoco" / f"{name}_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(rows)])
 
 
 def _reasoning(root: pathlib.Path, world: toy_images.World) -> None:
-    explained = []
+    explanations = []
     for split in ("train", "val", "test"):
         scene, pixels, question = toy_images.reasoning_image(world, "val", 0)
         _save(root / "reasonseg" / split / "0.jpg", pixels)
@@ -166,20 +165,20 @@ def _reasoning(root: pathlib.Path, world: toy_images.World) -> None:
         shapes.append({"label": "ignore", "points": [[0, 0], [5, 0], [5, 5], [0, 5]]})
         texts = [question.text, f"{question.text} again"]
         _dump(root / "reasonseg" / split / "0.json", {"text": texts, "is_sentence": True, "shapes": shapes})
-        explained = [{"image": "0.jpg", "query": question.text, "outputs": question.answer}]
-    _dump(root / "reasonseg" / "explanatory" / "train.json", explained)
+        explanations = [{"image": "0.jpg", "query": question.text, "outputs": question.answer}]
+    _dump(root / "reasonseg" / "explanatory" / "train.json", explanations)
 
 
-def _painted(image: toy_images.ToyImage, numbers: Sequence[int], ground: int) -> np.ndarray:
-    """A label image: each shape has one of the numbers, by its category."""
-    labels = np.full((SIZE, SIZE), ground, np.uint8)
+def _semantic_map(image: toy_images.ToyImage, numbers: Sequence[int], background_label: int) -> np.ndarray:
+    """Returns a label image in which each shape has one of the label ids, by its category."""
+    labels = np.full((SIZE, SIZE), background_label, np.uint8)
     for thing, mask in zip(image.scene.things, image.scene.masks, strict=True):
         labels[mask] = numbers[CATEGORY_IDS[thing.name] % len(numbers)]
     return labels
 
 
-def _numbered(image: toy_images.ToyImage) -> np.ndarray:
-    """A label image: things are numbered from 1, the first row is border."""
+def _instance_map(image: toy_images.ToyImage) -> np.ndarray:
+    """Returns an instance image: objects are numbered from 1, the first row is border (255)."""
     owner = np.zeros((SIZE, SIZE), np.uint8)
     for number, mask in enumerate(image.scene.masks, 1):
         owner[mask] = number
@@ -190,32 +189,32 @@ def _numbered(image: toy_images.ToyImage) -> np.ndarray:
 def _labels(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     voc, context = root / "VOCdevkit" / "VOC2012", root / "VOCdevkit" / "VOC2010"
     names = "".join(f"2012_{k:06d}\n" for k in range(len(drawn)))
-    for home, folder in ((voc, "Segmentation"), (context, "SegmentationContext")):
-        (home / "ImageSets" / folder).mkdir(parents=True)
+    for dataset, folder in ((voc, "Segmentation"), (context, "SegmentationContext")):
+        (dataset / "ImageSets" / folder).mkdir(parents=True)
         for split in ("train", "val"):
-            (home / "ImageSets" / folder / f"{split}.txt").write_text(names)
+            (dataset / "ImageSets" / folder / f"{split}.txt").write_text(names)
     for k, image in enumerate(drawn):
         for split in ("training", "validation"):
-            home, name = root / "ADEChallengeData2016", f"ADE_{split}_{k:08d}"
-            _save(home / "images" / split / f"{name}.jpg", image.pixels)
-            _save(home / "annotations" / split / f"{name}.png", _painted(image, range(1, 151), 0))
+            dataset, name = root / "ADEChallengeData2016", f"ADE_{split}_{k:08d}"
+            _save(dataset / "images" / split / f"{name}.jpg", image.pixels)
+            _save(dataset / "annotations" / split / f"{name}.png", _semantic_map(image, range(1, 151), 0))
         for split in ("train", "val"):
             name = f"town_{k:06d}_000019"
             _save(root / "cityscapes" / "leftImg8bit" / split / "town" / f"{name}_leftImg8bit.png", image.pixels)
-            labels = _painted(image, class_names.CITYSCAPES_IDS, 7)
+            labels = _semantic_map(image, class_names.CITYSCAPES_IDS, 7)
             _save(root / "cityscapes" / "gtFine" / split / "town" / f"{name}_gtFine_labelIds.png", labels)
         for split in YEARS[:2]:
-            labels = _painted(image, class_names.COCO_STUFF_IDS, 255)
+            labels = _semantic_map(image, class_names.COCO_STUFF_IDS, 255)
             _save(root / "coco" / "stuffthingmaps" / split / f"{k:012d}.png", labels)
-        labels = _painted(image, range(1, 21), 0)
+        labels = _semantic_map(image, range(1, 21), 0)
         labels[0] = 255
-        coloured = Image.fromarray(labels).convert("P")  # the numbers are those of a palette
-        for home in (voc, context):
-            _save(home / "JPEGImages" / f"2012_{k:06d}.jpg", image.pixels)
+        coloured = Image.fromarray(labels).convert("P")  # label ids as palette indices
+        for dataset in (voc, context):
+            _save(dataset / "JPEGImages" / f"2012_{k:06d}.jpg", image.pixels)
         (voc / "SegmentationClass").mkdir(exist_ok=True)
         coloured.save(voc / "SegmentationClass" / f"2012_{k:06d}.png")
-        _save(voc / "SegmentationObject" / f"2012_{k:06d}.png", _numbered(image))
-        _save(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _painted(image, range(1, 60), 0))
+        _save(voc / "SegmentationObject" / f"2012_{k:06d}.png", _instance_map(image))
+        _save(context / "SegmentationClassContext" / f"2012_{k:06d}.png", _semantic_map(image, range(1, 60), 0))
 
 
 def _boxes(image: toy_images.ToyImage) -> list[list[int]]:
@@ -223,17 +222,17 @@ def _boxes(image: toy_images.ToyImage) -> list[list[int]]:
 
 
 def _regions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
-    home = root / "visual_genome"
-    described, data, notes, images = [], [], [], []
+    folder_path = root / "visual_genome"
+    descriptions, data, annotations, images = [], [], [], []
     for k, image in enumerate(drawn):
-        _save(home / ("VG_100K_2" if k % 2 else "VG_100K") / f"{k + 1}.jpg", image.pixels)
+        _save(folder_path / ("VG_100K_2" if k % 2 else "VG_100K") / f"{k + 1}.jpg", image.pixels)
         data.append({"image_id": k + 1, "width": SIZE, "height": SIZE, "url": "", "coco_id": None})
         regions = []
         images.append({"id": k, "file_name": f"images/v1/patch0/objects365_v1_{k:08d}.jpg", "width": SIZE, "height": SIZE})
         for number, (thing, box) in enumerate(zip(image.scene.things, _boxes(image), strict=True)):
-            place = dict(zip(("x", "y", "width", "height"), box, strict=True))
-            regions.append({"region_id": 100 * k + number, "image_id": k + 1, "phrase": f"the {thing.name} ", **place})
-            notes.append(
+            box_fields = dict(zip(("x", "y", "width", "height"), box, strict=True))
+            regions.append({"region_id": 100 * k + number, "image_id": k + 1, "phrase": f"the {thing.name} ", **box_fields})
+            annotations.append(
                 {
                     "id": 100 * k + number,
                     "image_id": k,
@@ -243,30 +242,30 @@ def _regions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
                     "area": box[2] * box[3],
                 }
             )
-        described.append({"id": k + 1, "regions": regions})
-    _dump(home / "image_data.json", data)
-    _dump(home / "region_descriptions.json", described)
+        descriptions.append({"id": k + 1, "regions": regions})
+    _dump(folder_path / "image_data.json", data)
+    _dump(folder_path / "region_descriptions.json", descriptions)
     numbers = [row["image_id"] for row in data]
-    _dump(home / "densecap_splits.json", {split: numbers for split in ("train", "val", "test")})
+    _dump(folder_path / "densecap_splits.json", {split: numbers for split in ("train", "val", "test")})
     categories = [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()]
     for split in ("train", "val"):
         for k, image in enumerate(drawn):
             _save(root / "objects365" / split / "patch0" / f"objects365_v1_{k:08d}.jpg", image.pixels)
         _dump(
             root / "objects365" / f"zhiyuan_objv2_{split}.json",
-            {"images": images, "annotations": notes, "categories": categories},
+            {"images": images, "annotations": annotations, "categories": categories},
         )
 
 
 def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
-    asked = [(k, question, answer) for k, image in enumerate(drawn) for question, answer in image.conversation]
+    questions = [(k, question, answer) for k, image in enumerate(drawn) for question, answer in image.conversation]
     shapes = [[thing.shape for thing in image.scene.things] for image in drawn]
     for split in YEARS[2:]:
         _dump(
             root / "vqav2" / f"v2_OpenEnded_mscoco_{split}_questions.json",
             {
                 "questions": [
-                    {"question_id": n, "image_id": k, "question": question} for n, (k, question, _) in enumerate(asked)
+                    {"question_id": n, "image_id": k, "question": question} for n, (k, question, _) in enumerate(questions)
                 ]
             },
         )
@@ -283,7 +282,7 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
                             {"answer": answer, "answer_confidence": "yes", "answer_id": person} for person in range(1, 11)
                         ],
                     }
-                    for n, (k, _, answer) in enumerate(asked)
+                    for n, (k, _, answer) in enumerate(questions)
                 ]
             },
         )
@@ -292,7 +291,7 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
             root / "gqa" / f"{split}_questions.json",
             {
                 f"{n:08d}": {"imageId": f"n{k}", "question": question, "answer": answer, "types": {"structural": "query"}}
-                for n, (k, question, answer) in enumerate(asked)
+                for n, (k, question, answer) in enumerate(questions)
             },
         )
     for kind in ("random", "popular", "adversarial"):
@@ -326,7 +325,7 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
                 "split": split,
             }
             _save(root / "scienceqa" / "images" / split / f"{split}{k}" / "image.png", image.pixels)
-        options = [*choices[: 4 - 2 * (k % 2)], "", ""][:4]  # every second question has two
+        options = [*choices[: 4 - 2 * (k % 2)], "", ""][:4]  # every second question has two options
         row = [str(k), '"Which shape\nis ""there""?"', "nan", *options, LETTERS[0], "shapes"]
         table += [[*row, base64.b64encode(jpeg.getvalue()).decode()], [str(10**6 + k), *row[1:], str(k)]]
     for split in ("train", "val", "test"):
@@ -341,7 +340,7 @@ def _questions(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
         (root / "mmbench" / f"MMBench_{split}.tsv").write_text("".join("\t".join(row) + "\n" for row in table))
 
 
-def _yours(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
+def _own_data(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     captions = []
     for k, image in enumerate(drawn):
         name = f"{k:04d}.jpg"

@@ -1,4 +1,4 @@
-"""Scenes: which things stand where, and what is seen of each."""
+"""Scenes: the placement and visibility of objects."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ T = TypeVar("T")
 
 LEVELS = ("default", "hard")
 MIN_VISIBLE = {"default": 0.6, "hard": 0.4}
-"""The least share of a thing that others leave uncovered."""
+"""Minimum visible share of an object."""
 
 CLOSENESS = {"default": 0.78, "hard": 0.55}
-"""The least distance of two centres, over the sum of their radii."""
+"""Minimum distance of two centers, relative to the sum of the radii."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """One coloured shape. x, y: centre, diameter: extent, in pixels; angle: radians."""
+    """A coloured shape. x, y: center, diameter: extent, in pixels; angle: radians."""
 
     color: str
     shape: str
@@ -41,17 +41,17 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """Its category."""
+        """The category name."""
         return f"{self.color} {self.shape}"
 
     def resembles(self, other: Thing) -> bool:
-        """Whether the two could be mistaken for each other by a reader of half the words."""
+        """Returns whether two objects share colour or shape."""
         return self.color == other.color or self.shape == other.shape
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """things: from the farthest to the nearest. coverages: float [N, SIZE, SIZE], each thing as if alone."""
+    """A scene. things: from the farthest to the nearest. coverages: float [N, SIZE, SIZE], without occlusion."""
 
     background: str
     things: tuple[Thing, ...]
@@ -59,23 +59,23 @@ class Scene:
 
     @functools.cached_property
     def masks(self) -> np.ndarray:
-        """bool [N, SIZE, SIZE]: the pixels of each thing that are seen; no two overlap."""
-        seen = self.coverages >= 0.5
-        nearer = np.zeros((SIZE, SIZE), bool)
-        for mask in seen[::-1]:
-            mask &= ~nearer
-            nearer |= mask
-        return seen
+        """bool [N, SIZE, SIZE]: the visible pixels of each object, without overlaps."""
+        visible_masks = self.coverages >= 0.5
+        occluded = np.zeros((SIZE, SIZE), bool)
+        for mask in visible_masks[::-1]:
+            mask &= ~occluded
+            occluded |= mask
+        return visible_masks
 
     @property
     def visible(self) -> np.ndarray:
-        """[N]: the share of each thing that is seen."""
+        """[N]: the visible share of each object."""
         return self.masks.sum((1, 2)) / np.maximum((self.coverages >= 0.5).sum((1, 2)), 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Kinds:
-    """Which coloured shapes a split may show. focus: those it is about (empty: no preference)."""
+    """The coloured shapes of a split. focus: those that the split tests (empty: no preference)."""
 
     known: tuple[tuple[str, str], ...]
     focus: frozenset[tuple[str, str]] = frozenset()
@@ -91,12 +91,12 @@ HELD_BACK = Kinds(KNOWN_PAIRS, HELD_BACK_PAIRS)
 
 
 def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
-    """One of a sequence."""
+    """Returns a random element of a sequence."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def _pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """The coloured shapes of a scene: few colours and few shapes, so that they resemble each other."""
+    """Samples the coloured shapes of a scene from few colours and shapes, so that they resemble each other."""
     first = pick(rng, sorted(kinds.focus) if kinds.focus else kinds.known)
     pool = sorted(kinds.allowed)
     colors, shapes = {first[0]}, {first[1]}
@@ -104,12 +104,12 @@ def _pairs(kinds: Kinds, count: int, rng: np.random.Generator) -> list[tuple[str
         colors.add(pick(rng, pool)[0])
     while len(shapes) < 2 + (count > 3) * int(rng.integers(2)):
         shapes.add(pick(rng, pool)[1])
-    near = [pair for pair in pool if pair[0] in colors and pair[1] in shapes]
-    return [first] + [pick(rng, near) for _ in range(count - 1)]
+    candidates = [pair for pair in pool if pair[0] in colors and pair[1] in shapes]
+    return [first] + [pick(rng, candidates) for _ in range(count - 1)]
 
 
-def place(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> list[Thing] | None:
-    """`count` things at free places, or None where the image became too full."""
+def place_objects(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> list[Thing] | None:
+    """Places `count` objects at free positions; returns None if the image gets too crowded."""
     things: list[Thing] = []
     pairs = _pairs(kinds, count, rng)
     for color, shape in (pairs[k] for k in rng.permutation(count)):
@@ -131,23 +131,23 @@ def place(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> lis
     return things
 
 
-def stage(things: list[Thing], background: str) -> Scene:
-    """Puts things before a background."""
+def build_scene(things: list[Thing], background: str) -> Scene:
+    """Builds a Scene from objects and a background."""
     coverages = [drawing.coverage(thing.shape, thing.x, thing.y, thing.diameter, thing.angle) for thing in things]
     return Scene(background, tuple(things), np.stack(coverages))
 
 
 def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Scene | None:
-    """A scene of `count` things that are all seen well enough, or None: draw again."""
-    things = place(kinds, count, level, rng)
+    """Samples a scene of `count` sufficiently visible objects; None if the draw is rejected."""
+    things = place_objects(kinds, count, level, rng)
     if things is None:
         return None
-    scene = stage(things, pick(rng, list(BACKGROUNDS)))
+    scene = build_scene(things, pick(rng, list(BACKGROUNDS)))
     return scene if scene.visible.min() >= MIN_VISIBLE[level] else None
 
 
 def render(scene: Scene, level: str, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [SIZE, SIZE, 3]."""
+    """Renders a scene, uint8 [SIZE, SIZE, 3]."""
     canvas = drawing.paint_background(scene.background, level, rng)
     for thing, covered in zip(scene.things, scene.coverages, strict=True):
         drawing.paint_thing(canvas, covered, thing.color, level, rng)

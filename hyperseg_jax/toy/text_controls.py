@@ -1,4 +1,4 @@
-"""The referring controls of a toy world: things and targets of each image."""
+"""Reads the objects and referring targets of toy images, for text-control baselines."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ def objects_and_targets(
     split: str,
     *,
     limit: int | None = None,
-    unread: Callable[[int, str], None] = lambda index, reason: None,
+    on_unreadable: Callable[[int, str], None] = lambda index, reason: None,
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """For each image, or the first `limit`, the masks of its things [N, H, W], N > 0, and the target [H, W] of each
-    expression (empty: absent). unread: told of an image that cannot be read, and why; it is left out."""
+    """Yields for each image, or the first `limit`, the object masks [N, H, W], N > 0, and the target [H, W] of each
+    expression (empty if absent). on_unreadable(index, reason): called for an unreadable image, which is skipped."""
     images = open_reader(folder, "panoptic", split)
-    spoken = open_reader(folder, "referring", split, group_by_image=True, prompts_per_example=1000)
-    if len(images) != len(spoken):
+    referring = open_reader(folder, "referring", split, group_by_image=True, prompts_per_example=1000)
+    if len(images) != len(referring):
         raise UserError(
-            f"{folder}: {split} has {len(images)} images with segments, and expressions about {len(spoken)}; draw it again"
+            f"{folder}: {split} has {len(images)} images with segments, but expressions for {len(referring)}; write it again"
         )
     for k in range(min(len(images), limit or len(images))):
         try:
-            yield _of_image(images[k], spoken[k])
+            yield _objects_and_targets(images[k], referring[k])
         except GeneratorExit:
             raise
         except BaseException as error:
-            unread(k, record_errors.reason(error))
+            on_unreadable(k, record_errors.reason(error))
 
 
-def _of_image(shown: Example, asked: Example) -> tuple[np.ndarray, list[np.ndarray]]:
-    (segments,) = shown.prompts
+def _objects_and_targets(panoptic: Example, referring_example: Example) -> tuple[np.ndarray, list[np.ndarray]]:
+    (segments,) = panoptic.prompts
     things = [segments.things[label] for label in segments.labels]
     if segments.masks is None or not any(things):
-        raise UserError(f"{shown.name}: has no things; correct or remove it")
-    if not np.array_equal(shown.frames, asked.frames):
-        raise UserError(f"{shown.name}: is another image than {asked.name}; write both files in one order")
-    targets = [np.asarray(prompt.masks.any((0, 1))) for prompt in asked.prompts if prompt.masks is not None]
+        raise UserError(f"{panoptic.name}: has no objects; correct or remove it")
+    if not np.array_equal(panoptic.frames, referring_example.frames):
+        raise UserError(f"{panoptic.name}: is another image than {referring_example.name}; write both files in the same order")
+    targets = [np.asarray(prompt.masks.any((0, 1))) for prompt in referring_example.prompts if prompt.masks is not None]
     return segments.masks[things, 0], targets

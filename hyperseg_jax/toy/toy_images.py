@@ -1,4 +1,4 @@
-"""The records of the toy world before they become files: each follows from the world and its place alone."""
+"""Generates the records of a toy world; each is determined by the world, the split and its index."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ATTEMPTS = 2000
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """The parameters of a toy world; two worlds of the same parameters are the same files.
+    """The parameters of a toy world; worlds with equal parameters have identical files.
 
-    train, val, compositional: images of each split (a quarter as many more carry reasoning questions).
-    clips: clips to train on (a fifth as many more for val). level: "default" or "hard".
-    kinds: "known", or "held_back" for images about the colour and the shape that the others never show.
-    expressions: referring expressions an image.
+    train, val, compositional: images of each split (plus a quarter as many with reasoning questions).
+    clips: training videos (plus a fifth as many for val). level: "default" or "hard".
+    kinds: "known", or "held_back" for images of the colour and the shape that are held out from the other worlds.
+    expressions: referring expressions per image.
     """
 
     seed: int = 0
@@ -45,12 +45,12 @@ class World:
         if self.kinds not in _KINDS:
             raise UserError(f"kinds={self.kinds!r} is unknown; choose one of {', '.join(_KINDS)}")
         if self.kinds == "held_back" and self.compositional:
-            raise UserError("compositional images exist for kinds='known' only; pass compositional=0")
+            raise UserError("compositional images exist only for kinds='known'; pass compositional=0")
         for field in ("seed", "train", "val", "compositional", "clips"):
             if getattr(self, field) < 0:
-                raise UserError(f"{field}={getattr(self, field)} is negative; give a number from 0")
+                raise UserError(f"{field}={getattr(self, field)} is negative; pass a number >= 0")
         if not 1 <= self.expressions <= 10:
-            raise UserError(f"expressions={self.expressions} does not fit; give a number from 1 to 10")
+            raise UserError(f"expressions={self.expressions} is out of range; pass a number from 1 to 10")
 
     def images(self, split: str) -> int:
         return {"train": self.train, "val": self.val, "compositional": self.compositional}[split]
@@ -65,13 +65,13 @@ class World:
         return scenes.COMPOSITIONAL if split == "compositional" else _KINDS[self.kinds]
 
     def rng(self, split: str, stream: str, index: int) -> np.random.Generator:
-        place = (SPLITS.index(split), _STREAMS[stream], list(_KINDS).index(self.kinds))
-        return np.random.default_rng([self.version, self.seed, *place, index])
+        position = (SPLITS.index(split), _STREAMS[stream], list(_KINDS).index(self.kinds))
+        return np.random.default_rng([self.version, self.seed, *position, index])
 
 
 @dataclasses.dataclass(frozen=True)
 class ToyImage:
-    """A drawn scene and all that is written about it. pixels: uint8 [SIZE, SIZE, 3]; marks: for each thing, by kind."""
+    """A rendered scene with its annotations. pixels: uint8 [SIZE, SIZE, 3]. marks: visual prompts of each object, by kind."""
 
     scene: scenes.Scene
     pixels: np.ndarray
@@ -80,20 +80,20 @@ class ToyImage:
     conversation: list[tuple[str, str]]
 
 
-def _dealt_groups(world: World, split: str, index: int) -> list[str]:
-    """The groups of one image's expressions: the next cards of the split's endless row of shuffled decks."""
+def _expression_groups(world: World, split: str, index: int) -> list[str]:
+    """Returns the groups of an image's expressions, drawn from consecutive shuffled decks of the split."""
     groups = []
     for card in range(index * world.expressions, (index + 1) * world.expressions):
-        deck, place = divmod(card, len(expressions.DECK))
-        groups.append(expressions.DECK[world.rng(split, "deck", deck).permutation(len(expressions.DECK))[place]])
+        deck, position = divmod(card, len(expressions.DECK))
+        groups.append(expressions.DECK[world.rng(split, "deck", deck).permutation(len(expressions.DECK))[position]])
     return groups
 
 
 def image(world: World, split: str, index: int) -> ToyImage:
-    """The image at one place of a split."""
+    """Generates an image of a split."""
     rng = world.rng(split, "picture", index)
     kinds = world.kinds_of(split)
-    groups = _dealt_groups(world, split, index)
+    groups = _expression_groups(world, split, index)
     for _ in range(_ATTEMPTS):
         scene = scenes.sample(kinds, int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
         written = expressions.write_expressions(scene, groups, kinds, rng) if scene else None
@@ -101,23 +101,23 @@ def image(world: World, split: str, index: int) -> ToyImage:
             pixels = scenes.render(scene, world.level, rng)
             drawn = [visual_prompts.draw_marks(mask, rng) for mask in scene.masks]
             return ToyImage(scene, pixels, written, drawn, questions.conversation(scene, rng))
-    raise RuntimeError(f"no scene carries the expressions {groups} ({split} image {index})")
+    raise RuntimeError(f"no scene supports the expressions {groups} ({split} image {index})")
 
 
 def reasoning_image(world: World, split: str, index: int) -> tuple[scenes.Scene, np.ndarray, questions.Question]:
-    """A scene, its pixels and one reasoning question about it. Kinds of question are drawn evenly."""
+    """Generates a scene, its pixels and one reasoning question. Kinds of questions are sampled uniformly."""
     rng = world.rng(split, "reasoning", index)
     group = scenes.pick(rng, ("counting", "comparison"))
     for _ in range(_ATTEMPTS):
         scene = scenes.sample(world.kinds_of(split), int(rng.integers(MIN_THINGS, MAX_THINGS + 1)), world.level, rng)
-        asked = [question for question in questions.reasoning(scene) if question.group == group] if scene else []
-        if scene and asked:
-            return scene, scenes.render(scene, world.level, rng), scenes.pick(rng, asked)
-    raise RuntimeError(f"no scene carries a question of {group} ({split} reasoning image {index})")
+        matching = [question for question in questions.reasoning(scene) if question.group == group] if scene else []
+        if scene and matching:
+            return scene, scenes.render(scene, world.level, rng), scenes.pick(rng, matching)
+    raise RuntimeError(f"no scene supports a {group} question ({split} reasoning image {index})")
 
 
 def clip(world: World, split: str, index: int) -> tuple[clips.Clip, np.ndarray, list[expressions.Expression]]:
-    """A clip, its frames and its expressions."""
+    """Generates a video, its frames and its expressions."""
     rng = world.rng(split, "clip", index)
     kinds = world.kinds_of(split)
     shares = clips.SHARES
@@ -127,4 +127,4 @@ def clip(world: World, split: str, index: int) -> tuple[clips.Clip, np.ndarray, 
         written = clips.write_expressions(drawn, groups, kinds, rng) if drawn else None
         if drawn and written:
             return drawn, clips.render(drawn, world.level, rng), written
-    raise RuntimeError(f"no clip carries the expressions {groups} ({split} clip {index})")
+    raise RuntimeError(f"no video supports the expressions {groups} ({split} clip {index})")

@@ -1,12 +1,12 @@
-"""The words of the toy world: what can be drawn, and which of it is kept out of training."""
+"""The vocabulary of the toy world, and the words that are held out from training."""
 
 from __future__ import annotations
 
 VERSION = 1
-"""Raised whenever the same seed would draw another image or write another sentence."""
+"""Increased whenever the images or texts of a seed change."""
 
 SIZE = 192
-"""Pixels a side of every image."""
+"""Side of every image in pixels."""
 
 COLORS = {
     "red": (212, 38, 38),
@@ -21,7 +21,7 @@ COLORS = {
 }
 SHAPES = ("circle", "square", "triangle", "ring", "star", "cross", "heart")
 DIAMETERS = {"small": (29.0, 36.0), "large": (50.0, 60.0)}
-"""Pixels; the gap between the two is wide enough for "larger" never to be in doubt."""
+"""Ranges in pixels; the gap between them makes "larger" unambiguous."""
 
 BACKGROUNDS = {
     "sand": (146, 130, 104),
@@ -46,7 +46,7 @@ UNSEEN_PAIRS = frozenset(
         ("orange", "square"),
     }
 )
-"""Colour and shape both known, never seen together in train or val: the compositional split is made of them."""
+"""Pairs of a known colour and a known shape that never occur in train or val; the focus of the compositional split."""
 
 ALL_PAIRS = tuple((color, shape) for shape in SHAPES for color in COLORS)
 HELD_BACK_PAIRS = frozenset(pair for pair in ALL_PAIRS if HELD_BACK_COLOR in pair or HELD_BACK_SHAPE in pair)
@@ -55,14 +55,14 @@ KNOWN_PAIRS = tuple(pair for pair in ALL_PAIRS if pair not in UNSEEN_PAIRS and p
 CATEGORY_IDS = {f"{color} {shape}": k for k, (color, shape) in enumerate(ALL_PAIRS, start=1)} | {
     background: k for k, background in enumerate(BACKGROUNDS, start=len(ALL_PAIRS) + 1)
 }
-"""One numbering for every file, whatever it leaves out."""
+"""Category ids; the same in all files, including those with a subset of the categories."""
 
 
 def plural(noun: str) -> str:
-    """'cross' -> 'crosses', 'ring' -> 'rings'."""
+    """Returns the plural: 'cross' -> 'crosses', 'ring' -> 'rings'."""
     return noun + ("es" if noun.endswith("s") else "s")
 
 
 def article(words: str) -> str:
-    """'orange ring' -> 'an orange ring'."""
+    """Adds the indefinite article: 'orange ring' -> 'an orange ring'."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -42,8 +42,8 @@ REVOS_TYPES = {"reasoning": 1, "absent": 2}
 
 
 def categories(world: World, split: str) -> list[dict]:
-    """COCO panoptic categories of a split: the coloured shapes that it may show, and the backgrounds as stuff."""
-    shown = {" ".join(pair) for pair in world.kinds_of(split).allowed} | set(BACKGROUNDS)
+    """Returns the COCO panoptic categories of a split: its coloured shapes, and the backgrounds as stuff."""
+    used_names = {" ".join(pair) for pair in world.kinds_of(split).allowed} | set(BACKGROUNDS)
     return [
         {
             "id": number,
@@ -52,12 +52,12 @@ def categories(world: World, split: str) -> list[dict]:
             "supercategory": "background" if name in BACKGROUNDS else name.split()[1],
         }
         for name, number in CATEGORY_IDS.items()
-        if name in shown
+        if name in used_names
     ]
 
 
 def box(mask: np.ndarray) -> list[int]:
-    """[x, y, width, height] of the pixels of a mask; zeros where there are none."""
+    """Returns [x, y, width, height] of the bounding box of a mask; zeros if it is empty."""
     if not mask.any():
         return [0, 0, 0, 0]
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -76,12 +76,12 @@ def panoptic_png(segments: np.ndarray, numbers: list[int]) -> Image.Image:
 
 
 def image_records(world: World, split: str, index: int, drawn: toy_images.ToyImage) -> dict[str, Any]:
-    """What each json file of a split says about one image."""
-    things, seen = drawn.scene.things, drawn.scene.masks
+    """Returns the records of one image in each JSON file of a split."""
+    things, visible_masks = drawn.scene.things, drawn.scene.masks
     name = f"{index:012d}"
     image = {"id": index, "file_name": f"{name}.jpg", "height": SIZE, "width": SIZE}
     anns: list[dict[str, Any]] = []
-    for k, (thing, mask) in enumerate(zip(things, seen, strict=True)):
+    for k, (thing, mask) in enumerate(zip(things, visible_masks, strict=True)):
         anns.append(
             {
                 "id": index * 10 + k + 1,
@@ -93,8 +93,8 @@ def image_records(world: World, split: str, index: int, drawn: toy_images.ToyIma
                 "iscrowd": 0,
             }
         )
-    ground = ~seen.any(0)
-    segments = [*zip(seen, (thing.name for thing in things), strict=True), (ground, drawn.scene.background)]
+    background = ~visible_masks.any(0)
+    segments = [*zip(visible_masks, (thing.name for thing in things), strict=True), (background, drawn.scene.background)]
     segments_info = [
         {
             "id": segment_number(k),
@@ -141,25 +141,25 @@ def image_records(world: World, split: str, index: int, drawn: toy_images.ToyIma
 
 
 def segment_number(k: int) -> int:
-    """The id of the k-th segment in a panoptic png: odd multiples differ, and neighbours get far colours."""
+    """Returns the id of the k-th segment in a panoptic PNG; the ids are unique, with distinct colours for neighbours."""
     return (k + 1) * 4_968_943 % 2**24
 
 
-def _draw_image(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
-    split, index = place
+def _draw_image(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+    split, index = item
     drawn = toy_images.image(world, split, index)
     records = image_records(world, split, index, drawn)
     Image.fromarray(drawn.pixels).save(folder / "coco" / split / f"{index:012d}.jpg", quality=JPEG_QUALITY)
-    seen = drawn.scene.masks
-    segments = np.concatenate([seen, ~seen.any(0, keepdims=True)])
+    visible_masks = drawn.scene.masks
+    segments = np.concatenate([visible_masks, ~visible_masks.any(0, keepdims=True)])
     numbers = [segment["id"] for segment in records["panoptic"]["segments_info"]]
     png = panoptic_png(segments, numbers)
     png.save(folder / "coco" / "annotations" / f"panoptic_{split}" / f"{index:012d}.png")
     return records
 
 
-def _draw_reasoning(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
-    split, index = place
+def _draw_reasoning(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+    split, index = item
     scene, pixels, question = toy_images.reasoning_image(world, split, index)
     stem = folder / "reasonseg" / split / f"{index:08d}"
     Image.fromarray(pixels).save(f"{stem}.jpg", quality=JPEG_QUALITY)
@@ -173,18 +173,18 @@ def _draw_reasoning(world: World, folder: pathlib.Path, place: tuple[str, int]) 
     return {"image": f"{index:08d}.jpg", "query": question.text, "outputs": question.answer}
 
 
-def _draw_clip(world: World, folder: pathlib.Path, place: tuple[str, int]) -> dict:
-    split, index = place
+def _draw_clip(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+    split, index = item
     clip, frames, written = toy_images.clip(world, split, index)
-    home = folder / "revos" / "JPEGImages" / f"{split}_{index:05d}"
-    home.mkdir()
+    frame_folder = folder / "revos" / "JPEGImages" / f"{split}_{index:05d}"
+    frame_folder.mkdir()
     for t, frame in enumerate(frames):
-        Image.fromarray(frame).save(home / f"{t:05d}.jpg", quality=JPEG_QUALITY)
+        Image.fromarray(frame).save(frame_folder / f"{t:05d}.jpg", quality=JPEG_QUALITY)
     tracks = [[run_lengths.encode(mask) if mask.any() else None for mask in track] for track in clip.masks]
-    named = sorted({target for expression in written for target in expression.targets})
-    foreground = np.any(clip.masks[named], axis=0)
+    targets = sorted({target for expression in written for target in expression.targets})
+    foreground = np.any(clip.masks[targets], axis=0)
     return {
-        "name": home.name,
+        "name": frame_folder.name,
         "frames": [f"{t:05d}" for t in range(len(frames))],
         "tracks": tracks,
         "foreground": [run_lengths.encode(mask) for mask in foreground],
@@ -198,31 +198,31 @@ def _dump(path: pathlib.Path, content: Any) -> None:
 
 def _write_split(world: World, folder: pathlib.Path, split: str, run: Callable) -> None:
     records = list(run(_draw_image, [(split, k) for k in range(world.images(split))]))
-    notes = folder / "coco" / "annotations"
+    annotation_folder = folder / "coco" / "annotations"
     images = [record["image"] for record in records]
     shared = {"info": {"description": "hyperseg_jax toy world"}, "licenses": [], "images": images}
-    listed = categories(world, split)
+    category_list = categories(world, split)
     _dump(
-        notes / f"panoptic_{split}.json",
-        {**shared, "annotations": [record["panoptic"] for record in records], "categories": listed},
+        annotation_folder / f"panoptic_{split}.json",
+        {**shared, "annotations": [record["panoptic"] for record in records], "categories": category_list},
     )
     _dump(
-        notes / f"instances_{split}.json",
+        annotation_folder / f"instances_{split}.json",
         {
             **shared,
             "annotations": [ann for record in records for ann in record["instances"]],
-            "categories": [{k: v for k, v in row.items() if k != "isthing"} for row in listed if row["isthing"]],
+            "categories": [{k: v for k, v in row.items() if k != "isthing"} for row in category_list if row["isthing"]],
         },
     )
-    spoken = [row for record in records for row in record["refcoco"]]
-    _dump(folder / "refcoco" / f"refcoco_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(spoken)])
+    referring = [row for record in records for row in record["refcoco"]]
+    _dump(folder / "refcoco" / f"refcoco_{split}.json", [{"new_img_id": k, **row} for k, row in enumerate(referring)])
     _dump(
         folder / "interactive" / f"coco_interactive_{split}.json",
         [{"new_img_id": k, **record["interactive"]} for k, record in enumerate(records)],
     )
     _dump(folder / "llava" / f"llava_{split}.json", [record["llava"] for record in records])
-    explained = list(run(_draw_reasoning, [(split, k) for k in range(world.reasoning_images(split))]))
-    _dump(folder / "reasonseg" / "explanatory" / f"{split}.json", explained)
+    explanations = list(run(_draw_reasoning, [(split, k) for k in range(world.reasoning_images(split))]))
+    _dump(folder / "reasonseg" / "explanatory" / f"{split}.json", explanations)
 
 
 def _write_clips(world: World, folder: pathlib.Path, run: Callable) -> None:
@@ -271,14 +271,14 @@ def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
 
 
 def read_world(folder: str | os.PathLike) -> World:
-    """The parameters of a written toy world. UserError where there is none, or one of another generator version."""
+    """Reads the parameters of a written toy world. Raises UserError if there is none or they are invalid."""
     path = pathlib.Path(folder) / "toy.json"
     try:
         return World(**strict_json.parse(paths.read_file(path, strict_json.LARGEST), "its content"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no toy world here; write one with `hyperseg data toy --out {folder}`") from error
     except (BadFile, OSError, TypeError) as error:
-        raise UserError(f"{path}: not a toy world's parameters ({error}); delete the folder, write it again") from error
+        raise UserError(f"{path}: not a toy world's parameters ({error}); delete the folder and write it again") from error
 
 
 def write(
@@ -293,33 +293,34 @@ def write(
     kinds: str = "known",
     expressions: int = 6,
     workers: int = 0,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> pathlib.Path:
-    """Draws a toy world and writes it, whole or not at all.
+    """Generates a toy world and writes it atomically.
 
-    Parameters are those of World; compositional: as many as val (none for held-back kinds) unless given.
-    workers: processes that draw (0: this one). say: takes one line about what was done.
-    Returns the folder. Where it holds the same world already, nothing is done; anything else there is a UserError.
+    Parameters are those of World; compositional: as many as val by default (none for held-back kinds).
+    workers: number of worker processes (0: this process). log: receives a line about the result.
+    Returns the folder. Does nothing if the folder already contains the same world; raises UserError if it contains anything
+    else.
     """
     if compositional is None:
         compositional = val if kinds == "known" else 0
     world = World(seed, train, val, compositional, clips, level, kinds, expressions)
     out = pathlib.Path(out_dir)
-    place = out.absolute()
-    with alone(place.parent / f".{place.name}.drawn", wait=True):  # others may draw it just now
+    absolute = out.absolute()
+    with alone(absolute.parent / f".{absolute.name}.drawn", wait=True):  # another process may be writing it
         if out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
             if read_world(out) != world:
-                raise UserError(f"{out}: holds a toy world of other parameters (toy.json); choose another folder")
-            say(f"{out}: this toy world is there already")
+                raise UserError(f"{out}: contains a toy world with other parameters (toy.json); choose another folder")
+            log(f"{out}: this toy world already exists")
             return out
-        with whole_folder(out) as folder, _runner(world, folder, workers) as run:
+        with whole_folder(out) as folder, _Runner(world, folder, workers) as run:
             _write_all(world, folder, run)
-    say(f"{out}: wrote {train} train, {val} val, {compositional} compositional images and {clips} clips")
+    log(f"{out}: wrote {train} train, {val} val, {compositional} compositional images and {clips} videos")
     return out
 
 
-class _runner:
-    """Maps a drawing function over places, in order, in this process or in several."""
+class _Runner:
+    """Maps a drawing function over (split, index) pairs, in order, in this or several processes."""
 
     def __init__(self, world: World, folder: pathlib.Path, workers: int):
         self.fixed = (world, folder)
@@ -331,9 +332,9 @@ class _runner:
     def __enter__(self) -> Callable[[Callable, list], Iterable]:
         return self._run
 
-    def _run(self, draw: Callable, places: list) -> Iterable:
+    def _run(self, draw: Callable, items: list) -> Iterable:
         job = functools.partial(draw, *self.fixed)
-        return self.pool.imap(job, places, chunksize=16) if self.pool else map(job, places)
+        return self.pool.imap(job, items, chunksize=16) if self.pool else map(job, items)
 
     def __exit__(self, *_):
         if self.pool:

@@ -92,6 +92,6 @@ def train_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     model."""
     system = systems.get(config.system)
     batch = sources.processor(config, system, None, sources.programs(config)[0]).spec(1)
-    loss = system.whole_loss(system.build(config), config)
+    loss = system.full_loss(system.build(config), config)
     _, losses = jax.eval_shape(loss, system.shapes(config), batch, jax.random.key(0))
     return (*STEP_METRICS, *losses)

@@ -45,7 +45,7 @@ class Arithmetic:
         for block in plain.model.values():
             if isinstance(block, ml_collections.ConfigDict) and "remat" in block:
                 block.remat = "none"  # what is computed twice counts once
-        self._loss = system.whole_loss(system.build(plain), plain)
+        self._loss = system.full_loss(system.build(plain), plain)
         self._known = jax.devices()[0].device_kind in PEAKS
         self._of_task: dict[str, float] = {}
         self.total = 0.0

@@ -30,5 +30,5 @@ def at_its_length(function: Callable[[Batch], T], batch: Batch, lengths: Sequenc
     def at(length: int) -> Callable[[Batch], T]:
         return lambda batch: function(system.shorten(batch, length) or batch)
 
-    number = (system.needed(batch) > jnp.asarray(shorter, jnp.int32)).sum()
+    number = (system.needed_length(batch) > jnp.asarray(shorter, jnp.int32)).sum()
     return jax.lax.switch(number, [*map(at, shorter), function], batch)

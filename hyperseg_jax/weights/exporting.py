@@ -114,7 +114,7 @@ def export_weights(
             raise UserError(
                 f"{folder}: {system.name} has no names for {', '.join(sorted(left)[:5])}; add them to its weight table"
             )
-        extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extras, name))}
+        extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extra_names, name))}
         if strict_authors and extras:
             listed = "\n  ".join(f"{name}: {why}" for name, why in extras.items())
             raise UserError(
@@ -191,5 +191,5 @@ def conversion_lines(config: ml_collections.ConfigDict) -> Iterator[str]:
             where = "".join(f"[{k}]" for k in place)
             ours = " + ".join(path + where for path in row.paths) or "(made from the config)"
             for name, tensor in zip(names, operator.to_torch(hollow), strict=True):
-                only_ours = " (ours only)" if first_rule(system.extras, name) else ""
+                only_ours = " (ours only)" if first_rule(system.extra_names, name) else ""
                 yield f"{name}\t{list(tensor.shape)}\t{ours}\t{type(operator).__name__}{only_ours}"

@@ -16,7 +16,7 @@ import numpy as np
 from hyperseg_jax.atomic import check_free, whole_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
-from hyperseg_jax.tables import Piece, Published, Row, Rule, first_rule, flatten
+from hyperseg_jax.tables import Piece, Row, Rule, SourceCheckpoint, first_rule, flatten
 from hyperseg_jax.tables.operators import Constant
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import listed, shown
@@ -76,7 +76,7 @@ def import_weights(
     check_free(out, WRITTEN, paths)
     with contextlib.ExitStack() as stack:
         files = [(_kind(system, file), file) for file in (stack.enter_context(open_checkpoint(path)) for path in bases)]
-        files.sort(key=lambda given: system.published.index(given[0]))
+        files.sort(key=lambda given: system.source_checkpoints.index(given[0]))
         for (kind, file), (again, other) in itertools.pairwise(files):
             if kind == again:
                 raise UserError(f"{file.path} and {other.path}: both are {kind.name}; give one of them")
@@ -107,16 +107,18 @@ def import_weights(
     return report
 
 
-def _kind(system: systems.System, file: TensorFile) -> Published:
-    for kind in system.published:
+def _kind(system: systems.System, file: TensorFile) -> SourceCheckpoint:
+    for kind in system.source_checkpoints:
         if kind.is_in(file.tensors):
             return kind
-    known = "\n  ".join(f"{kind.name}: {kind.file}" for kind in system.published)
+    known = "\n  ".join(f"{kind.name}: {kind.file}" for kind in system.source_checkpoints)
     held = shown(", ".join(list(file.tensors)[:3]))
     raise UserError(f"{file.path}: holds nothing that {system.name} knows (its names begin {held}); give one of\n  {known}")
 
 
-def _assign(system: systems.System, files: Sequence[tuple[Published, TensorFile]], report: ImportReport) -> dict[str, Tensor]:
+def _assign(
+    system: systems.System, files: Sequence[tuple[SourceCheckpoint, TensorFile]], report: ImportReport
+) -> dict[str, Tensor]:
     """{name in the weight table: where it comes from}. What a rule leaves out goes to the report."""
     found: dict[str, Tensor] = {}
     for kind, file in files:
@@ -142,7 +144,7 @@ def _assign(system: systems.System, files: Sequence[tuple[Published, TensorFile]
 
 def _follow_sizes(
     config: ml_collections.ConfigDict,
-    files: Sequence[tuple[Published, TensorFile]],
+    files: Sequence[tuple[SourceCheckpoint, TensorFile]],
     found: Mapping[str, Tensor],
     report: ImportReport,
 ) -> None:
@@ -178,7 +180,7 @@ def _fit(
     found: Mapping[str, Tensor],
     expected: Mapping[str, Any],
     given: Mapping[str, Any],
-    kinds: Sequence[Published],
+    kinds: Sequence[SourceCheckpoint],
     report: ImportReport,
 ) -> tuple[list[Row], list[str]]:
     """(rows that are held, paths that start anew), or UserError with all that does not fit."""
@@ -282,7 +284,7 @@ def _convert(
         return
     made = piece.operator.to_flax(tuple(found[name].read() for name in piece.names))
     for path, leaf in zip(piece.paths, made, strict=True):
-        writer.write(path, _cast(leaf, leaves[path][1], ", ".join(piece.names)), piece.place)
+        writer.write(path, _cast(leaf, leaves[path][1], ", ".join(piece.names)), piece.indices)
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, names: str) -> np.ndarray:

@@ -142,7 +142,7 @@ TRAIN = {
     ),
     "heads that do not divide": (
         f"{MICRO} --config.model.llm.num_heads=3",
-        "error: model: describes no hyperseg",
+        "error: model: invalid for system hyperseg",
         "num_heads 3",
     ),
     "parts that do not meet": (f"{MICRO} --config.model.mask_decoder.mask_dim=8", "error: model: describes no", "correct"),
@@ -170,7 +170,7 @@ EVALUATE = {
     "a benchmark of no task": ("--benchmarks toy_chat --config own_data --checkpoint tiny", "toy_chat", "has no task 'chat'"),
     "sizes of no model": (
         f"--benchmarks toy_referring {MICRO} --checkpoint tiny --data-root world --config.model.llm.num_heads=3",
-        "error: model: describes no hyperseg",
+        "error: model: invalid for system hyperseg",
         "num_heads 3",
     ),
 }

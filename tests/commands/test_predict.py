@@ -138,8 +138,10 @@ def test_a_failure_leaves_earlier_results_alone(trained, image, tmp_path, monkey
 
 
 def test_a_question_is_asked_with_the_reasoning_prompt(trained, image, tmp_path, monkeypatch):
-    asked, real = [], Model._ask
-    monkeypatch.setattr(Model, "_ask", lambda self, frame, prompt, *a: asked.append(prompt) or real(self, frame, prompt, *a))
+    asked, real = [], Model._predict
+    monkeypatch.setattr(
+        Model, "_predict", lambda self, frame, prompt, *a: asked.append(prompt) or real(self, frame, prompt, *a)
+    )
     predict(trained, tmp_path / "out", image, "what could one wear?", "--always", "--reasoning")
     predict(trained, tmp_path / "other", image, "the red ring", "--always")
     assert [(prompt.task, prompt.text) for prompt in asked] == [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.decoders import mask2former, pixel_decoder
-from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_centres
+from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_centers
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.structs import Pyramid
 
@@ -114,12 +114,12 @@ def test_deformable_attention_starts_as_a_star(rng):
     shapes = ((16, 16), (8, 8))
     module = DeformableAttention(4, 2, shapes)
     query = jnp.asarray(rng.normal(size=(1, 320, WIDTH)), jnp.float32)
-    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), query, query, cell_centres(shapes)))["params"]
+    params = nn.unbox(jax.jit(module.init)(jax.random.key(0), query, query, cell_centers(shapes)))["params"]
     bias = params["sampling_offsets"]["bias"].reshape(4, 2, 2, 2)
     np.testing.assert_allclose(bias[:, 0, 1], [[2, 0], [0, 2], [-2, 0], [0, -2]], atol=1e-6)
     assert not np.any(params["sampling_offsets"]["kernel"])
     constant = jnp.ones((1, 320, WIDTH))
-    out = jax.jit(lambda p: module.apply({"params": p}, query, constant, cell_centres(shapes)))(params)
+    out = jax.jit(lambda p: module.apply({"params": p}, query, constant, cell_centers(shapes)))(params)
     middle = 7 * 16 + 7  # its rays stay on both maps
     value, last = params["value"], params["out"]
     expected = (constant @ value["kernel"] + value["bias"]) @ last["kernel"] + last["bias"]

@@ -52,5 +52,5 @@ def test_unused_weights_change_nothing_and_come_out_again(params, image):
 def test_wrong_size_and_layer_are_named(image):
     with pytest.raises(ValueError, match="12 x 12"):
         TINY.init(jax.random.key(0), image[:, :8])
-    with pytest.raises(ValueError, match="feature_layer 5"):
+    with pytest.raises(ValueError, match="feature_layer = 5"):
         _ = TINY.clone(feature_layer=5).num_used

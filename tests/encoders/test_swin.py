@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.encoders import swin
-from hyperseg_jax.layers.window_attention import HIDDEN, merge, partition, relative_position_index, shift_mask
+from hyperseg_jax.layers.window_attention import SHIFT_MASK_BIAS, merge, partition, relative_position_index, shift_mask
 
 TINY = swin.Swin(hidden_size=8, depths=(1, 4), num_heads=(1, 2), window=4)
 
@@ -52,7 +52,7 @@ def test_shift_mask_hides_what_the_roll_brought_together():
     cut = lambda grid: np.asarray(partition(jnp.asarray(grid)[None, :, :, None], window))[0, :, :, 0]
     row, column = cut(row), cut(column)
     far = (abs(row[:, :, None] - row[:, None]) >= window) | (abs(column[:, :, None] - column[:, None]) >= window)
-    np.testing.assert_array_equal(shift_mask(h, w, window)[:, 0] == HIDDEN, far)
+    np.testing.assert_array_equal(shift_mask(h, w, window)[:, 0] == SHIFT_MASK_BIAS, far)
 
 
 def test_relative_index_is_by_offset():

@@ -203,7 +203,7 @@ def test_a_state_with_a_score_of_a_diverged_model_is_gone_on_from(tmp_path):
 
 def test_a_state_that_has_seen_what_comes_is_one_line(tmp_path, monkeypatch):
     def twice(self, state):
-        raise ValueError("b: scored twice; an image counts once")
+        raise ValueError("b: scored twice; add each image once")
 
     kept = tmp_path / "clips.json"
     kept.write_text(json.dumps({"asked": ASKED, **STATE}))

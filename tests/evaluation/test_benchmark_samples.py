@@ -130,8 +130,8 @@ def test_classes_that_a_batch_has_room_for_are_no_answers(name):
     }
     geometry, way = fit(8, 8, 8), ANSWERS.find(name)
     here = mask_resize(geometry_array(geometry), (8, 8), canvas(8, 8))
-    found = jax.device_get(way.select(jax.tree.map(jnp.asarray, outputs), here, ANSWERS.usual.of_segments()))
-    answer = way.predict(found, prompt, geometry, ANSWERS.usual)
+    found = jax.device_get(way.select(jax.tree.map(jnp.asarray, outputs), here, ANSWERS.default.segment_thresholds()))
+    answer = way.predict(found, prompt, geometry, ANSWERS.default)
     assert set(answer.labels) <= {0, 1} and (name == "candidates" or set(answer.labels) == {0, 1})
     assert answer.classes is None or answer.classes.shape[1] == 2
 

@@ -94,8 +94,8 @@ def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkey
         "add",
         lambda self, name, prompt, predicted: scored.update({prompt.text: predicted[0]}) or add(self, name, prompt, predicted),
     )
-    usual = dataclasses.replace(ANSWERS.usual, no_target_threshold=None)
-    always = dataclasses.replace(random_model.engine, answers=dataclasses.replace(ANSWERS, usual=usual))
+    default = dataclasses.replace(ANSWERS.default, no_target_threshold=None)
+    always = dataclasses.replace(random_model.engine, answers=dataclasses.replace(ANSWERS, default=default))
     found = validation.evaluate(always, {"yours": task})
     assert found.scores["yours"]["count"] == 3
     for example in task.val:
@@ -121,7 +121,7 @@ def test_a_model_is_asked_in_the_words_that_it_was_taught(random_model, own_data
         assert random_model.tokenizer.decode(taught[:-1]).endswith(".")
 
 
-EXPRESSION = AnswerOptions("expression", ANSWERS.usual)
+EXPRESSION = AnswerOptions("expression", ANSWERS.default)
 
 
 def video(name, length, prompts=1):

@@ -58,7 +58,7 @@ def answered(
         made["scores_by_query"] = sigmoid(scores["expression"]) * sure
         best, *_ = selection.best_query(masks, scores["expression"], here, True)
         made["best_query"] = np.asarray(best)[None]
-        found = selection.expression(masks, scores["expression"], here, asked=True, soft=True)
+        found = selection.expression(masks, scores["expression"], here, enabled=True, soft=True)
         made["best_soft_mask"] = own(found["mask"], geometry)
     if "region" in scores:
         made["completed_region_scores"] = sigmoid(scores["region"]) * sure[:, None]
@@ -69,8 +69,8 @@ def answered(
         prompt = Prompt("panoptic", classes=tuple(map(str, range(len(things)))), things=tuple(map(bool, things)))
         found = jax.device_get(selection.instances(*given, valid=valid, limit=len(masks)))
         for name, kept in (
-            ("completed_instance", found["there"] & np.array(things, bool)[found["label"]]),
-            ("completed_instance_all", found["there"]),
+            ("completed_instance", found["valid"] & np.array(things, bool)[found["label"]]),
+            ("completed_instance_all", found["valid"]),
         ):
             made |= {
                 f"{name}_query": found["query"][kept],

@@ -21,7 +21,7 @@ def import_all(weights: dict[str, np.ndarray], **parts: tuple[dict[str, Any], Ta
 
     Every weight must be used and every parameter filled; exported again, every weight must come out bit by bit.
     """
-    table = Table.join(table.under(f"{part}/", prefix) for part, (_, table, prefix) in parts.items())
+    table = Table.join(table.with_prefix(f"{part}/", prefix) for part, (_, table, prefix) in parts.items())
     params = table.to_flax(weights, {part: tree for part, (tree, _, _) in parts.items()})
     exported = table.to_torch(params)
     for name, tensor in weights.items():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hyperseg_jax.ops.transforms import fit, resize_and_pad, stretch, stretch_mask
-from hyperseg_jax.systems.hyperseg.frames import normalise, normalise_clip
+from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, normalize_for_masks
 from hyperseg_jax.systems.hyperseg.processor import GREY
 
 
@@ -14,8 +14,8 @@ def test_preprocess(case):
     for shape in sorted(name.removeprefix("image_") for name in case.inputs if name.startswith("image_")):
         frame, drawn = case.inputs[f"image_{shape}"], case.inputs[f"region_{shape}"]
         geometry = fit(*frame.shape[:2], size)
-        image = normalise(resize_and_pad(frame, geometry, GREY))
-        clip_image = normalise_clip(stretch(frame, clip_size))
+        image = normalize_for_masks(resize_and_pad(frame, geometry, GREY))
+        clip_image = normalize_for_llm(stretch(frame, clip_size))
         padding = np.ones(geometry.padded, bool)
         padding[: geometry.filled[0], : geometry.filled[1]] = False
         case.compare(f"{shape}_image", np.moveaxis(np.asarray(image), -1, 0))

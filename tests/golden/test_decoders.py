@@ -8,7 +8,7 @@ from golden_case import thinned
 from imported import abstract, channels_last, import_all
 
 from hyperseg_jax.decoders import mask2former, pixel_decoder
-from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_centres, deformable_attention_table
+from hyperseg_jax.layers.deformable_attention import DeformableAttention, cell_centers, deformable_attention_table
 from hyperseg_jax.ops.deformable import deformable_sampling
 from hyperseg_jax.ops.sampling import resize_bilinear
 from hyperseg_jax.structs import Pyramid
@@ -29,7 +29,7 @@ def test_deformable_attention(case):
     config = case.config
     shapes = tuple(map(tuple, case.inputs["spatial_shapes"].tolist()))
     layer = DeformableAttention(config["n_heads"], config["n_points"], shapes)
-    centres = cell_centres(shapes)
+    centres = cell_centers(shapes)
     read = [case.inputs[name] for name in ("query", "input_flatten")]
     # The table names a part of its parent: "attention/..." and "<layer>.<part>".
     made = deformable_attention_table("attention", LAYER)
@@ -199,7 +199,8 @@ def test_instructseg_mask_decoder(case):
     for name in (name for name in case.outputs if name.removeprefix("grad/") in first):
         case.compare(name, thinned(first[name.removeprefix("grad/")], case.outputs[name].shape), kind="gradient")
     norms = {
-        name: np.linalg.norm(x) for name, x in mask2former.table(decoder).under("", "predictor.").to_torch(d_params).items()
+        name: np.linalg.norm(x)
+        for name, x in mask2former.table(decoder).with_prefix("", "predictor.").to_torch(d_params).items()
     }
     case.compare("grad_norms", np.array([norms[name] for name in case.meta["grad_norm_names"]]), kind="gradient")
     case.done()

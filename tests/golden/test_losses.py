@@ -24,8 +24,10 @@ def rows_of(masks, kind, labels=None):
     number = max(1, *(len(m) for m in masks))
     valid = np.stack([np.arange(number) < len(m) for m in masks])
     labels = pad(labels, number) if labels else np.zeros(valid.shape, np.int32)
-    taught = {k: np.full(len(masks), k == kind) for k in ("expression", "class", "region")}
-    return jax.tree.map(jnp.asarray, MaskTargets(**apart(pad(masks, number) > 0), valid=valid, labels=labels, taught=taught))
+    supervised = {k: np.full(len(masks), k == kind) for k in ("expression", "class", "region")}
+    return jax.tree.map(
+        jnp.asarray, MaskTargets(**apart(pad(masks, number) > 0), valid=valid, labels=labels, supervised=supervised)
+    )
 
 
 def predict(stages):

@@ -73,5 +73,5 @@ def test_full_size_names_and_shapes(manifest, part):
     # arrays without memory of their own, of the parameters' shapes
     leaves = flatten(abstract(module, *inputs))
     params = unflatten({path: np.broadcast_to(np.zeros((), np.int8), leaf.shape) for path, leaf in leaves.items()})
-    exported = table.under(name=prefix).to_torch(params)
+    exported = table.with_prefix(name=prefix).to_torch(params)
     assert {name: tensor.shape for name, tensor in exported.items()} == expected

@@ -5,8 +5,8 @@ import pytest
 
 from hyperseg_jax.metrics import ClickScores, DavisScores, ReferringScores, ReVosScores, SemanticScores
 from hyperseg_jax.metrics.ciou_giou import PRECISIONS, iou, overlap
-from hyperseg_jax.metrics.davis import object_values, pair
-from hyperseg_jax.metrics.jf import boundary_accuracy, boundary_map, region_similarity, statistics
+from hyperseg_jax.metrics.davis import match_proposals, object_values
+from hyperseg_jax.metrics.jf import boundary_accuracy, boundary_map, davis_statistics, region_similarity
 from hyperseg_jax.metrics.mean_iou import harmonic_mean
 from hyperseg_jax.metrics.revos import accuracy, released_accuracy, released_robustness, robustness
 from hyperseg_jax.results.objects import merge_hard, merge_soft
@@ -77,7 +77,7 @@ def test_davis_jf(case):
         }
         for name, value in values.items():
             case.compare(f"{name}/{suffix}", value)
-            told = statistics(value)
+            told = davis_statistics(value)
             expected = case.meta["expected"][f"{name}_{suffix}"]
             for key in ("mean", "recall", "decay"):
                 case.compare(f"{name}_{suffix} {key}", told[key], np.float64(expected[key]))
@@ -144,7 +144,7 @@ def test_davis_unsupervised(case):
     for suffix, proposals in (("", prediction), ("_short", prediction[:2])):
         padded = np.concatenate([proposals, np.zeros((max(len(target) - len(proposals), 0), *target.shape[1:]), bool)])
         j, f = object_values(padded, target, void)
-        chosen = pair(j, f)
+        chosen = match_proposals(j, f)
         as_told = np.argsort(chosen)  # the tool lists objects in the order of their proposals
         case.compare(f"J{suffix}", j[chosen, objects][as_told])
         case.compare(f"F{suffix}", f[chosen, objects][as_told])

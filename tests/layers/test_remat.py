@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from hyperseg_jax.layers.linear import Linear
-from hyperseg_jax.layers.remat import rematerialised, scan_layers
+from hyperseg_jax.layers.remat import apply_remat, scan_layers
 
 
 class Layer(nn.Module):
@@ -22,7 +22,7 @@ class Three(nn.Module):
 
     @nn.compact
     def __call__(self, x, added):
-        layers = [rematerialised(Layer, self.remat)(name=f"layers_{i}") for i in range(3)]
+        layers = [apply_remat(Layer, self.remat)(name=f"layers_{i}") for i in range(3)]
         if self.looped:
             return scan_layers(layers, x, added)
         for layer in layers:

@@ -38,7 +38,7 @@ def draw(rng, rows, targets, kinds):
         **apart(rng.random((rows, targets, 24, 32)) < 0.3),
         valid=valid,
         labels=np.tile(np.arange(targets, dtype=np.int32) % REGIONS, (rows, 1)),
-        taught={kind: np.asarray([k == kind for k in kinds]) for kind in SCORES},
+        supervised={kind: np.asarray([k == kind for k in kinds]) for kind in SCORES},
         columns={kind: np.ones((rows, *SHAPES[kind]), bool) for kind in ("class", "region")},
     )
     return stages, asked, draw_points(jax.random.key(1), STAGES, rows, targets, 40)
@@ -141,18 +141,18 @@ def test_a_loss_of_its_own_is_taught_matched_and_counted(rng):
         weight: float = 3.0
 
         def count(self, targets, queries):
-            return targets.taught.sum() * jnp.float32(queries)
+            return targets.supervised.sum() * jnp.float32(queries)
 
         def cost(self, logits, targets):
             return 100.0 * (logits - 1)[..., None] ** 2  # matches by this alone
 
         def loss(self, logits, matched, targets, counts):
-            return jnp.where(targets.taught[:, None], (logits - 1) ** 2, 0).sum() / counts
+            return jnp.where(targets.supervised[:, None], (logits - 1) ** 2, 0).sum() / counts
 
     stages, asked, draws = draw(rng, 5, 3, MIXED)
     near = rng.normal(size=(5, QUERIES)).astype(np.float32) * 9
     own = [{**stage, "scores": {"near": near, "expression": stage["scores"]["expression"]}} for stage in stages]
-    asked = asked.replace(taught={"near": np.arange(5) < 2, "expression": asked.taught["expression"]})
+    asked = asked.replace(supervised={"near": np.arange(5) < 2, "expression": asked.supervised["expression"]})
     criterion = MaskCriterion({"near": Near(), "expression": SCORES["expression"]}, num_points=40)
     found, _ = evaluate(criterion, own, asked, draws)
     assert set(found.terms) == {"mask", "dice", "near", "expression"}

@@ -4,8 +4,8 @@ import pytest
 
 from hyperseg_jax.metrics import ExactScores, MultipleChoiceScores, PopeScores, VqaScores
 from hyperseg_jax.metrics.multiple_choice import choose
-from hyperseg_jax.metrics.pope import says_yes
-from hyperseg_jax.metrics.vqa import CONTRACTIONS, accuracy, normalise
+from hyperseg_jax.metrics.pope import is_yes
+from hyperseg_jax.metrics.vqa import CONTRACTIONS, accuracy, normalize_answer
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from hyperseg_jax.metrics.vqa import CONTRACTIONS, accuracy, normalise
     ],
 )
 def test_vqa_normalisation(said, kept):
-    assert normalise(said) == kept
+    assert normalize_answer(said) == kept
 
 
 def test_vqa_contractions():
@@ -68,7 +68,7 @@ def test_vqa_rules_differ_where_truths_are_not_normal():
     ],
 )
 def test_pope_reads_the_first_sentence(said, yes):
-    assert says_yes(said) is yes
+    assert is_yes(said) is yes
 
 
 def test_pope_by_hand():

@@ -86,7 +86,7 @@ def test_an_image_counts_once():
     one, two = MaskAP(), MaskAP()
     for scores in (one, two):
         scores.update("a", [], [], [], np.ones((1, 4, 4), bool), ["cat"])
-    with pytest.raises(ValueError, match="counts once"):
+    with pytest.raises(ValueError, match="add each image once"):
         one.update("a", [], [], [], [], [])
     with pytest.raises(ValueError, match="scored twice"):
         one.merge(two)

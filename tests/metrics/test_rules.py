@@ -53,7 +53,7 @@ def test_clicks_stop_early_and_never_arrive():
     found = scores.compute()
     assert (found["noc@50"], found["noc@85"], found["noc@90"]) == (11, 11, 20)
     assert (found["failed@85"], found["failed@90"], found["iou@3"]) == (0.5, 1, pytest.approx((0.86 + 0.1) / 2))
-    with pytest.raises(ValueError, match="give 1 to 20"):
+    with pytest.raises(ValueError, match="pass 1 to 20"):
         scores.update([])
 
 
@@ -76,7 +76,7 @@ def test_davis_skips_first_and_last_frame_of_given_objects_only():
     for scores in (semi, free):
         scores.update(ours, true)
     assert semi.compute()["jf"] == 1 and free.compute()["jf"] == 0.5
-    with pytest.raises(ValueError, match="one each"):
+    with pytest.raises(ValueError, match="one for each object"):
         semi.update(np.concatenate([ours, ours]), true)
     with pytest.raises(ValueError, match="DAVIS allows 20"):
         free.update(np.repeat(ours, 21, 0), true)

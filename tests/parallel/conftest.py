@@ -42,7 +42,7 @@ def case(micro, shared):
     arrays = [processor(row, train=True) for row in rows]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
     model = SYSTEM.build(config)
-    loss = SYSTEM.whole_loss(model, config)
+    loss = SYSTEM.full_loss(model, config)
     key = jax.random.key(1)
 
     def compute(folder):

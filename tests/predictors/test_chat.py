@@ -18,11 +18,11 @@ def one_by_one(model, question, count):
     prepare = processor.make(model.config, model.tokenizer, {"length": 160, "targets": 0})
     arrays = prepare(Example("it", FRAME[None], (Prompt("chat", question),)), train=False)
     layout = Layout(**{name: np.array(value)[None] for name, value in arrays["layout"].items()})
-    clip = frames.normalise_clip(arrays["clip_images"])
+    clip = frames.normalize_for_llm(arrays["clip_images"])
 
     @jax.jit
     def logits(params, layout):
-        whole = lambda m: m.language_head(m.llm(m.conversation(m.image(clip), layout)))
+        whole = lambda m: m.language_head(m.llm(m.conversation(m.image_tokens(clip), layout)))
         return module.apply({"params": params}, method=whole)
 
     ids = []

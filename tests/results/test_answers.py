@@ -53,7 +53,7 @@ def test_the_size_of_the_image_is_torchs(size):
 
 def expression(masks, scores, geometry, no_target_threshold=None, *, soft=False, text="it"):
     found = selection.expression(
-        jnp.asarray(masks), jnp.asarray(scores, jnp.float32), resize_of(masks, geometry), asked=True, soft=soft, balanced=True
+        jnp.asarray(masks), jnp.asarray(scores, jnp.float32), resize_of(masks, geometry), enabled=True, soft=soft, balanced=True
     )
     return answers.expression(
         jax.device_get(found), Prompt("referring", text), geometry, Thresholds(no_target_threshold, 0.5, 0.8)

@@ -69,7 +69,7 @@ def test_what_a_track_is_compared_with(options, wanted):
     tracker.update(squares((0, 0)), np.array([0.9]), A[None])
     tracker.update(squares((0, 0)), np.array([0.3]), B[None])
     (track,) = tracker._tracks.values()
-    np.testing.assert_allclose(tracker._memory_of(track), wanted, rtol=1e-6)
+    np.testing.assert_allclose(tracker._memory_embedding(track), wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("prefer_long", "wanted"), [(False, 1), (True, 0)])

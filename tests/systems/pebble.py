@@ -21,7 +21,7 @@ from hyperseg_jax.ops.transforms import Geometry, resize_and_pad, resize_and_pad
 from hyperseg_jax.results import answers, selection
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
 from hyperseg_jax.systems.system import System
-from hyperseg_jax.tables import ConvKernel, Identity, Published, Row, Table
+from hyperseg_jax.tables import ConvKernel, Identity, Row, SourceCheckpoint, Table
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 STEP, STRIDE, WORDS = 32, 4, 12
@@ -229,7 +229,7 @@ def predict(model, config):
 
 def expression(outputs, resize, thresholds):
     scores = jnp.where(jnp.arange(len(outputs["asked"])) == 0, 8.0, -8.0)
-    return selection.expression(outputs["mask_logits"], scores, resize, asked=outputs["asked"][0], soft=False)
+    return selection.expression(outputs["mask_logits"], scores, resize, enabled=outputs["asked"][0], soft=False)
 
 
 def regions(outputs, resize, thresholds):
@@ -266,7 +266,7 @@ PEBBLE = System(
     predict=predict,
     answers=Answers(ANSWERS, Thresholds(None, 0.5, 0.8), Thresholds(None, 0.5, 0.8)),
     weight_table=weight_table,
-    published=(Published("Pebble", mark=r"stem\.weight", file="a folder"),),
-    extras=(),
+    source_checkpoints=(SourceCheckpoint("Pebble", mark=r"stem\.weight", file="a folder"),),
+    extra_names=(),
     hf_config=lambda config: {"model_type": "pebble", "width": config.model.width},
 )

@@ -21,7 +21,7 @@ from hyperseg_jax.ops.transforms import Geometry, stretch, stretch_mask
 from hyperseg_jax.results.answers import Answers, Thresholds
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems.system import System
-from hyperseg_jax.tables import Identity, Published, Row, Table, Transpose
+from hyperseg_jax.tables import Identity, Row, SourceCheckpoint, Table, Transpose
 from hyperseg_jax.text.tokenizer import Tokenizer
 
 SIDE, LENGTH = 16, 8
@@ -162,7 +162,7 @@ SCRIBE = System(
     weight_table=lambda config: Table(
         [Row("words", "words.weight", Identity()), Row("colour", "colour.weight", Transpose()), Row("head", "head", Identity())]
     ),
-    published=(Published("Scribe", mark=r"colour\.weight", file="a folder"),),
-    extras=(),
+    source_checkpoints=(SourceCheckpoint("Scribe", mark=r"colour\.weight", file="a folder"),),
+    extra_names=(),
     hf_config=lambda config: {"model_type": "scribe", "width": config.model.width},
 )

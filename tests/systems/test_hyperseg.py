@@ -51,7 +51,7 @@ def batch_of(asked, examples, sizes=SIZES):
 
 
 def test_padding_never_changes_the_loss(config, params, asked):
-    loss = jax.jit(SYSTEM.whole_loss(SYSTEM.build(config), config))
+    loss = jax.jit(SYSTEM.full_loss(SYSTEM.build(config), config))
     key = jax.random.key(0)
     total, terms = loss(params, batch_of(asked, asked[1]), key)
     more_total, more_terms = loss(params, batch_of(asked, asked[1], LARGER), key)
@@ -136,7 +136,7 @@ def test_fresh_adapters_change_nothing(predicted, config, params, asked):
 def test_a_config_without_a_block_is_one_line(config):
     lacking = config.copy_and_resolve_references().unlock()
     del lacking.model["llm"]
-    with pytest.raises(UserError, match="model: describes no hyperseg of this version"):
+    with pytest.raises(UserError, match="model: invalid for system hyperseg"):
         SYSTEM.tokenizer(lacking)
 
 

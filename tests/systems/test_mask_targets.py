@@ -75,4 +75,4 @@ def test_more_planes_than_there_is_room_for_are_one_clear_line():
     with pytest.raises(UserError) as caught:
         dataclasses.replace(PROCESSOR, planes=2)(example(masks), train=True)
     (message,) = str(caught.value).splitlines()
-    assert message.startswith("it: ") and "need 3 planes, the task has room for 2; raise planes" in message
+    assert message.startswith("it: ") and "need 3 planes, but the task allows 2; increase planes" in message

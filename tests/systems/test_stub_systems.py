@@ -90,7 +90,7 @@ def test_it_predicts_at_any_size(workdir):
     assert len(list(model.segment_clip(frames, "the star that moves"))) == 3
     segments = model.segment_classes(frames[0], ["ring", "star"], threshold=0.0, overlap=0.0)
     assert len(segments) and {segment.label for segment in segments} <= {"ring", "star"}
-    with pytest.raises(UserError, match="no answer of the kind 'soft_expression'"):
+    with pytest.raises(UserError, match="does not support answers of kind 'soft_expression'"):
         model.segment(frames[0], "the ring", soft=True)
 
 
@@ -178,9 +178,9 @@ def test_an_installed_package_brings_a_system(monkeypatch):
 
     found = lambda group, name: [Point()] if (group, name) == ("hyperseg_jax.systems", "cobble") else []
     monkeypatch.setattr(systems.importlib.metadata, "entry_points", found)
-    monkeypatch.setattr(systems, "_known", dict(systems._known))
+    monkeypatch.setattr(systems, "_registered", dict(systems._registered))
     assert systems.get("cobble").name == "cobble"
-    with pytest.raises(UserError, match=r"'gravel' is not known; .* or install the package that has it"):
+    with pytest.raises(UserError, match=r"'gravel' is not known; .* or install the package that provides it"):
         systems.get("gravel")
 
 
@@ -242,7 +242,7 @@ def test_it_writes_a_text_for_each_region(scribe):
     regions[0, :, :40] = regions[1, :, 40:] = regions[2, :, :40] = True
     texts = model.caption_regions(image, regions, max_new_tokens=4)
     assert len(texts) == 3 and texts[0] == texts[2] and all(isinstance(text, str) and text for text in texts)
-    with pytest.raises(UserError, match="no answer of the kind 'expression'; it gives none"):
+    with pytest.raises(UserError, match="does not support answers of kind 'expression'; supported: none"):
         model.segment(image, "the ring")
     line = benchmarks.Benchmark("caption", "exact", "words", {"regions": "{root}/visual_genome"})
     task = benchmarks.open_task("captions", line, config, systems.get("scribe"), config.data.root)

@@ -62,13 +62,13 @@ def test_zeros_without_a_place_go_and_come_again_and_nothing_else_does(operator,
     tensors[-1][-1:] = 1e-7 if dtype is not np.float16 else 1e-4
     with pytest.raises(UserError, match=message):
         operator.to_flax(tensors)
-    with pytest.raises(UserError, match=r"t: 4 rows, the config wants 5"):
+    with pytest.raises(UserError, match=r"t: 4 rows, the config expects 5"):
         PaddedRows(3, 5, "t").to_flax((np.zeros((4, 2)),))
 
 
 def table() -> Table:
     layer = Table([Row("up/kernel", "layers.{i}.fc.weight", Transpose()), Row("up/bias", "layers.{i}.fc.bias", Identity())])
-    return layer.stacked(2).under("layers/", "model.") + Table([Row("scale", "scale", Identity())])
+    return layer.stacked(2).with_prefix("layers/", "model.") + Table([Row("scale", "scale", Identity())])
 
 
 def tensors() -> dict:
@@ -98,7 +98,7 @@ def test_everything_that_does_not_fit_is_listed():
         table().to_flax(given, expected)
     for part in (
         "missing in the source: model.layers.0.fc.bias",
-        "left over in the source: stray",
+        "unexpected in the source: stray",
         "not filled by the table: extra",
         "layers/up/kernel: shape (2, 3, 4)",
     ):
@@ -113,7 +113,7 @@ def test_rules_allow_by_name():
 
 
 def test_a_name_cannot_stand_twice():
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="duplicate"):
         table() + table()
 
 

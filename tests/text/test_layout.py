@@ -90,7 +90,7 @@ def test_smallest_bucket_that_fits():
 
 
 def test_markers_and_what_they_stand_for_must_agree():
-    with pytest.raises(ValueError, match="mark 1 classes and 0 regions, given are 0 and 0"):
+    with pytest.raises(ValueError, match="markers of 1 classes and 0 regions, but the prompt has 0 and 0"):
         runs(PromptTokens((Marker.CLS,), (IGNORED,), (True,)), COUNTS)
 
 

@@ -24,7 +24,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return toy.write(tmp_path_factory.mktemp("toy") / "world", **SMALL, say=lambda line: None)
+    return toy.write(tmp_path_factory.mktemp("toy") / "world", **SMALL, log=lambda line: None)
 
 
 def tree(folder):
@@ -36,7 +36,7 @@ def tree(folder):
 
 
 def test_same_seed_same_files(folder, tmp_path):
-    again = toy.write(tmp_path / "again", **SMALL, workers=1, say=lambda line: None)
+    again = toy.write(tmp_path / "again", **SMALL, workers=1, log=lambda line: None)
     assert tree(again) == tree(folder)
     mine, other = (toy_images.image(toy.World(seed=seed, val=2), "val", 0) for seed in (SMALL["seed"], 4))
     assert not np.array_equal(mine.pixels, other.pixels)
@@ -49,7 +49,7 @@ def test_a_longer_split_begins_with_the_shorter_one():
 
 def test_writing_again_is_a_message(folder):
     said, before = [], tree(folder)
-    assert toy.write(folder, **SMALL, say=said.append) == folder
+    assert toy.write(folder, **SMALL, log=said.append) == folder
     assert len(said) == 1 and "already" in said[0]
     assert tree(folder) == before
 

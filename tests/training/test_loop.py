@@ -125,7 +125,10 @@ def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, 
             r"no pattern matches second/kernel, stack/kernel of 3 parameters; ",
         ),
         ({"init_from": "tiny"}, r"tiny: does not fit the config"),
-        ({"model__precision__compute": "int8"}, r"model: describes no hyperseg .*precision\.compute = 'int8': use float32"),
+        (
+            {"model__precision__compute": "int8"},
+            r"model: invalid for system hyperseg .*precision\.compute = 'int8': use float32",
+        ),
     ],
 )
 def test_nothing_is_written_before_all_of_the_config_fits(small_system, micro, tmp_path, monkeypatch, fields, words):

@@ -59,7 +59,7 @@ def test_a_batch_is_cut_to_the_shortest_length_that_holds_it():
         length = batch["layout"]["source"].shape[1]
         return params["head"]["kernel"].sum() * length, {"length": jnp.float32(length), "kept": batch["layout"]["ids"].sum()}
 
-    tx, cut = optimizer(), {"shorten": lengths.shorten, "needed": lengths.needed}
+    tx, cut = optimizer(), {"shorten": lengths.shorten, "needed_length": lengths.needed_length}
     made = [step_of(loss, tx, length_buckets=length_buckets, **cut) for length_buckets in ((), (6, 4, 99), (32,))]
     # The lengths are branches of one program. chex counts by the code of the function, which the three steps share.
     chex.clear_trace_counter()

@@ -1,9 +1,9 @@
-"""Predictions in the file formats of the benchmarks' servers, one file a format; each `write` makes a whole file.
+"""Submission files for the benchmarks' evaluation servers, one module per format; each `write` is atomic.
 
 coco_panoptic     predictions.json and PNGs of segment ids
 mmbench           a spreadsheet of answers
-ref_youtube_vos   a zip of one PNG a frame and expression
-vqa               a json list of answers
-youtube_vis       a zip of run lengths by video
-whole_zip         the zip that appears whole, and PNG bytes
+ref_youtube_vos   a zip with one PNG per frame and expression
+vqa               a JSON list of answers
+youtube_vis       a zip with the run lengths of each video
+atomic_zip        writes zip files atomically; PNG encoding
 """

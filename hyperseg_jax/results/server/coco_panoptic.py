@@ -1,4 +1,4 @@
-"""COCO panoptic: predictions.json beside a folder of pngs, predictions/, whose colours code the segments' numbers."""
+"""COCO panoptic: predictions.json and a folder predictions/ of PNGs whose colours encode segment ids."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax.atomic import check_free, whole_folder
-from hyperseg_jax.results.server.whole_zip import png
+from hyperseg_jax.results.server.atomic_zip import png
 
 NAME = "predictions"
 
 
 def check(folder: pathlib.Path) -> None:
-    """UserError where the folder holds anything else than what `write` has written there."""
+    """Raises UserError if the folder contains files that `write` did not create."""
     check_free(folder, (f"{NAME}*",))
 
 
 def write(folder: pathlib.Path, rows: Iterable[tuple[int, str, np.ndarray, Sequence[Mapping[str, Any]]]]) -> None:
-    """rows: (image id, name of its png, segment number of each pixel int [H, W] with 0 for none, segments) of every image.
+    """Writes the predictions of all images.
 
-    segments: {"id", "category_id"} in the dataset's own numbers. UserError where the folder holds anything else.
+    rows: (image id, PNG name, segment id of each pixel int [H, W], 0 for none, segments) of every image. segments:
+    {"id", "category_id"} with the dataset's ids. Raises UserError if the folder contains other files.
     """
     check(folder)
     annotations = []
     with whole_folder(folder) as part:
         (part / NAME).mkdir()
         for image, name, ids, segments in rows:
-            coded = np.stack([ids & 255, (ids >> 8) & 255, ids >> 16], -1).astype(np.uint8)
-            (part / NAME / name).write_bytes(png(coded))
-            kept = [{"id": int(row["id"]), "category_id": int(row["category_id"])} for row in segments]
-            annotations.append({"image_id": image, "file_name": name, "segments_info": kept})
+            colours = np.stack([ids & 255, (ids >> 8) & 255, ids >> 16], -1).astype(np.uint8)
+            (part / NAME / name).write_bytes(png(colours))
+            segments_info = [{"id": int(row["id"]), "category_id": int(row["category_id"])} for row in segments]
+            annotations.append({"image_id": image, "file_name": name, "segments_info": segments_info})
         (part / f"{NAME}.json").write_text(json.dumps({"annotations": annotations}))

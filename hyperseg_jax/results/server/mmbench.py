@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from xml.sax.saxutils import escape
 
-from hyperseg_jax.results.server.whole_zip import whole_zip
+from hyperseg_jax.results.server.atomic_zip import atomic_zip
 
 COLUMNS = ("index", "question", "A", "B", "C", "D", "prediction")
 _HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
@@ -16,7 +16,7 @@ _MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 _OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
 _TYPES = "application/vnd.openxmlformats-officedocument.spreadsheetml"
-# The parts that a workbook of one sheet is made of (ECMA-376).
+# The parts of a workbook with one sheet (ECMA-376).
 _PARTS = {
     "[Content_Types].xml": f'<Types xmlns="{_PACKAGE}/content-types"><Default Extension="rels" ContentType="application/vnd.'
     'openxmlformats-package.relationships+xml"/><Default Extension="xml" ContentType="application/xml"/>'
@@ -32,21 +32,22 @@ _PARTS = {
 
 
 _IN_XML = re.compile("[\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""The characters that XML 1.0 has."""
+"""The characters allowed in XML 1.0."""
 
 
 def write(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """rows: mappings with COLUMNS as keys; index is a number, an option that a question lacks may be missing.
+    """Writes the answers.
 
-    ValueError where an index comes twice.
+    rows: mappings with COLUMNS as keys; index is a number, and options that a question lacks may be missing. Raises ValueError
+    for a duplicate index.
     """
-    lines, seen = [_row(COLUMNS)], set()
+    lines, indices = [_row(COLUMNS)], set()
     for row in rows:
-        if row["index"] in seen:
+        if row["index"] in indices:
             raise ValueError(f"index {row['index']} is answered twice")
-        seen.add(row["index"])
+        indices.add(row["index"])
         lines.append(_row([row.get(name, "") for name in COLUMNS]))
-    with whole_zip(path) as file:
+    with atomic_zip(path) as file:
         for name, content in _PARTS.items():
             file.writestr(name, _HEAD + content)
         file.writestr(
@@ -61,5 +62,5 @@ def _row(values: Iterable[Any]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"<c><v>{value}</v></c>"
-    kept = "".join(sign for sign in str(value) if _IN_XML.match(sign))
-    return f'<c t="inlineStr"><is><t xml:space="preserve">{escape(kept)}</t></is></c>'
+    text = "".join(sign for sign in str(value) if _IN_XML.match(sign))
+    return f'<c t="inlineStr"><is><t xml:space="preserve">{escape(text)}</t></is></c>'

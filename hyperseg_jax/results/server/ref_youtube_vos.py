@@ -7,34 +7,35 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hyperseg_jax.results.server.whole_zip import png, whole_zip
+from hyperseg_jax.results.server.atomic_zip import atomic_zip, png
 
-LONGEST = 255 - len(".png")
-"""Bytes of the name of a file or folder, on common file systems."""
+MAX_NAME_BYTES = 255 - len(".png")
+"""Maximum bytes of a file or folder name on common file systems."""
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a name, with / between folders, can stand in a zip and be unpacked."""
+    """Returns whether a path, with / as separator, is valid in a zip and can be extracted."""
     try:
         parts = name.encode().split(b"/")
-    except UnicodeEncodeError:  # half a character
+    except UnicodeEncodeError:  # a lone surrogate
         return False
-    odd = (part in (b"", b".", b"..") or b"\\" in part or b"\0" in part or len(part) > LONGEST for part in parts)
-    return len(parts) < 10 and not any(odd)
+    invalid = (part in (b"", b".", b"..") or b"\\" in part or b"\0" in part or len(part) > MAX_NAME_BYTES for part in parts)
+    return len(parts) < 10 and not any(invalid)
 
 
 def write(path: pathlib.Path, rows: Iterable[tuple[str, str, Sequence[str], np.ndarray]]) -> None:
-    """rows: (video, expression, names of its frames, masks bool [T, H, W]) of every expression, each once.
+    """Writes the masks of all expressions.
 
-    ValueError where masks and frames differ in number, an expression or frame comes twice, or a name is none of a file.
+    rows: (video, expression, frame names, masks bool [T, H, W]) of every expression. Raises ValueError if the numbers of masks
+    and frames differ, for a duplicate expression or frame, and for an invalid file name.
     """
-    seen = set()
-    with whole_zip(path) as file:
+    written = set()
+    with atomic_zip(path) as file:
         for video, expression, frames, masks in rows:
-            if len(frames) != len(masks) or (video, expression) in seen:
-                raise ValueError(f"{video}/{expression}: {len(masks)} masks for {len(frames)} frames, or given twice")
-            seen.add((video, expression))
+            if len(frames) != len(masks) or (video, expression) in written:
+                raise ValueError(f"{video}/{expression}: {len(masks)} masks for {len(frames)} frames, or a duplicate")
+            written.add((video, expression))
             if len(set(frames)) < len(frames) or not all(map(is_file_name, (video, expression, *frames))):
-                raise ValueError(f"{video}/{expression}: two frames of one name, or a name that no file can have")
+                raise ValueError(f"{video}/{expression}: duplicate frame names, or an invalid file name")
             for frame, mask in zip(frames, masks, strict=True):
                 file.writestr(f"Annotations/{video}/{expression}/{frame}.png", png(np.where(mask, np.uint8(255), np.uint8(0))))

@@ -1,4 +1,4 @@
-"""VQAv2: a json list of {question_id, answer}."""
+"""VQAv2: a JSON list of {question_id, answer}."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hyperseg_jax.atomic import write_text
 
 
 def write(path: pathlib.Path, rows: Iterable[tuple[int, str]]) -> None:
-    """rows: (question id, answer). The server takes every question of a split, each once; ValueError where one comes twice."""
+    """Writes the answers. rows: (question id, answer) of every question of a split. Raises ValueError for duplicates."""
     answers = {}
     for question, answer in rows:
         if question in answers:

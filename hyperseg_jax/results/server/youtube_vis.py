@@ -9,12 +9,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from hyperseg_jax.ops.run_lengths import encode
-from hyperseg_jax.results.server.whole_zip import whole_zip
+from hyperseg_jax.results.server.atomic_zip import atomic_zip
 
 
 def write(path: pathlib.Path, rows: Iterable[tuple[int, int, float, np.ndarray]]) -> None:
-    """rows: (video id, category id, score, masks bool [T, H, W] of all its frames) of every instance."""
-    found = [
+    """Writes all instances. rows: (video id, category id, score, masks bool [T, H, W] of all its frames) of every instance."""
+    instances = [
         {
             "video_id": video,
             "category_id": category,
@@ -23,5 +23,5 @@ def write(path: pathlib.Path, rows: Iterable[tuple[int, int, float, np.ndarray]]
         }
         for video, category, score, masks in rows
     ]
-    with whole_zip(path) as file:
-        file.writestr("results.json", json.dumps(found))
+    with atomic_zip(path) as file:
+        file.writestr("results.json", json.dumps(instances))

@@ -1,16 +1,16 @@
 """HyperSeg (arXiv 2411.17606).
 
-model        the wiring of its parts, its parameters and their published names
-prompts      the exact words of each task
-markers      what stands in prompts where no text is, and becomes a part of the token stream
-processor    an example -> the arrays of an element
-frames       the frames of a batch, one after the other
-objective    what it is trained for
-lengths      batches cut to shorter sequences
-encoding     what can be encoded apart from a prompt, and kept
-inference    its outputs for a batch, and the text that it writes
-postprocess  outputs about a prompt -> answers
-checkpoints  the public checkpoints that its weights come from
+model        the model: its modules, parameters and published names
+prompts      the exact prompt strings of each task
+markers      placeholders in prompts for images, queries, classes and regions
+processor    converts an Example to the arrays of one batch element
+frames       runs the model over the frames of a batch
+objective    the training loss
+lengths      cuts batches to shorter sequences
+encoding     encodes parts of the input that are independent of the prompt, for caching
+inference    predicts masks for a batch, and generates text
+postprocess  converts the outputs of a prompt to answers
+checkpoints  the public checkpoints that weights are imported from
 parts        parts that transformers has a class for, and adapters for PEFT
 toy_tokenizer  writes the tokenizer of the toy world
 """
@@ -37,16 +37,16 @@ SYSTEM = System(
     counts=objective.counts,
     loss=objective.loss,
     shorten=lengths.shorten,
-    needed=lengths.needed,
+    needed_length=lengths.needed_length,
     predict=inference.predict,
     answers=postprocess.ANSWERS,
     encode=encoding.encode,
     write=inference.write,
     weight_table=model.weight_table,
-    published=checkpoints.CHECKPOINTS,
-    extras=(checkpoints.GATES,),
+    source_checkpoints=checkpoints.CHECKPOINTS,
+    extra_names=(checkpoints.GATES,),
     hf_config=checkpoints.hf_config,
     parts=parts.PARTS,
-    no_parts=parts.WITHOUT,
+    unsupported_parts=parts.UNSUPPORTED,
     adapters=parts.adapters,
 )

@@ -1,4 +1,4 @@
-"""The public checkpoints that HyperSeg's weights come from, and the config.json its authors' code wants of an export."""
+"""The public checkpoints that HyperSeg's weights are imported from, and the config.json that the authors' code requires."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import ml_collections
 
-from hyperseg_jax.tables import Published, Rule
+from hyperseg_jax.tables import Rule, SourceCheckpoint
 
 GATES = Rule(r"mgvp_layers\.layers\.\d+\.gate(_mlp)?\..*", "the perceiver's tanh gates are in the paper and in no release")
 TOKENS, HEAD = ("model.embed_tokens.weight", 0), ("lm_head.weight", 0)
 
-HYPERSEG = Published(
+HYPERSEG = SourceCheckpoint(
     "HyperSeg-3B",
     mark=r"seg_query",
     file="the folder with its config.json and *.safetensors or pytorch_model*.bin",
@@ -19,38 +19,41 @@ HYPERSEG = Published(
     sizes=(("model.llm.vocab_size", TOKENS), ("model.head_vocab_size", HEAD)),
 )
 
-# The language model, the image encoder and the projector: what the authors start from.
-MIPHA = Published(
+# The language model, image encoder and projector that the authors' training starts from.
+MIPHA = SourceCheckpoint(
     "Mipha-3B",
     mark=r"model\.mm_projector\.0\.weight",
     file="the folder of zhumj34/Mipha-3B",
-    ignored=(Rule(r"lm_head\.bias", "HyperSeg's head has no bias; the release drops it as well"),),
+    ignored=(Rule(r"lm_head\.bias", "HyperSeg's head has no bias; the release drops it too"),),
     fresh=(
         GATES,
-        Rule(r"seg_query", "the mask queries start at zero"),
+        Rule(r"seg_query", "the mask queries are initialized to zero"),
         Rule(
             r"mgvp_layers\..*|local_project\..*|level_embed\.weight|temporal_query|(temporal|expanded_seg)_query_project\..*",
-            "the fine-grained perceiver starts anew",
+            "the fine-grained perceiver is randomly initialized",
         ),
-        Rule(r"(seg_query|SEG_token|class_name|region)_projector\..*", "the projections to the mask decoder start anew"),
+        Rule(
+            r"(seg_query|SEG_token|class_name|region)_projector\..*",
+            "the projections to the mask decoder are randomly initialized",
+        ),
     ),
     sizes=(("model.llm.vocab_size", TOKENS), ("model.head_vocab_size", HEAD)),
 )
 
-SIGLIP = Published(
+SIGLIP = SourceCheckpoint(
     "SigLIP",
     mark=r"vision_model\.embeddings\.patch_embedding\.weight",
-    file="the folder of google/siglip-so400m-patch14-384 (not needed beside Mipha-3B, which has its own copy)",
+    file="the folder of google/siglip-so400m-patch14-384 (not needed with Mipha-3B, which contains a copy)",
     renames=((r"(vision_model\..*)", r"model.vision_tower.\1"),),
     ignored=(
         Rule(r"text_model\..*", "SigLIP's text tower is not used"),
-        Rule(r"logit_(scale|bias)", "the contrastive loss's scale is not used"),
-        Rule(r"vision_model\.embeddings\.position_ids", "positions are counted"),
+        Rule(r"logit_(scale|bias)", "the scale and bias of the contrastive loss are not used"),
+        Rule(r"vision_model\.embeddings\.position_ids", "position ids are computed"),
     ),
 )
 
 _DECODER_STEM = r"sem_seg_head\.pixel_decoder\.(adapter_1|layer_1)\."
-MASK2FORMER = Published(
+MASK2FORMER = SourceCheckpoint(
     "Mask2Former",
     mark=r"sem_seg_head\.predictor\..*",
     file="Mask2Former's Swin-B panoptic pickle, model_final_54b88a.pkl",
@@ -67,12 +70,15 @@ MASK2FORMER = Published(
         Rule(r"criterion\..*", "a constant of the loss"),
     ),
     fresh=(
-        Rule(r"pixel_decoder\.(adapter_1|layer_1)\.0\.bias", "its lateral convolutions have no bias; ours start at zero"),
+        Rule(
+            r"pixel_decoder\.(adapter_1|layer_1)\.0\.bias",
+            "Mask2Former's lateral convolutions have no bias; ours are initialized to zero",
+        ),
         Rule(
             r"predictor\.(SEG_proj|CLASS_proj|REGION_proj|box_embed|iou_head|reid_embed_head)\..*",
-            "heads that it does not have start anew",
+            "heads that Mask2Former lacks are randomly initialized",
         ),
-        Rule(r"predictor\.SEG_query_embed\.weight", "a table that the release keeps and never reads"),
+        Rule(r"predictor\.SEG_query_embed\.weight", "a table that the release contains but never uses"),
     ),
     rows=(("predictor.query_embed.weight", 100), ("predictor.query_feat.weight", 100)),
 )
@@ -81,7 +87,7 @@ CHECKPOINTS = (HYPERSEG, MIPHA, SIGLIP, MASK2FORMER)
 
 
 def hf_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """config.json for the authors' HyperSeg.from_pretrained (transformers 4.38): the fields that their classes read."""
+    """Returns config.json for the authors' HyperSeg.from_pretrained (transformers 4.38): the fields that their classes read."""
     model = config.model
     llm, tower = model.llm, model.clip_encoder
     vision = {

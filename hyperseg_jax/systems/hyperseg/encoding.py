@@ -1,10 +1,10 @@
-"""What HyperSeg can encode apart from a prompt, to be kept while the same image is asked again.
+"""Encodes the parts of HyperSeg's input that do not depend on the prompt, to be cached for further prompts about an image.
 
 image_tokens  the image's tokens for the language model
-image         the mask branch: the encoder's pyramid, and what the pixel decoder makes of it
-example       the tokens of another image, on which regions were drawn
-prefix        keys and values of the first positions, which all prompts of a kind share: text, image and fine-grained
-              tokens; of a first frame only, as later ones see the frame before
+image         features of the mask branch: the encoder's pyramid and the outputs of the pixel decoder
+example       the tokens of the reference image that regions were drawn on
+prefix        keys and values of the first positions that all prompts of a kind share: text, image and fine-grained
+              tokens; first frames only, because later frames depend on the previous frame
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ import numpy as np
 
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.structs import Layout, Source
-from hyperseg_jax.systems.hyperseg.frames import normalise, normalise_clip
-from hyperseg_jax.systems.hyperseg.model import HyperSeg, Prefix, Seen
+from hyperseg_jax.systems.hyperseg.frames import normalize_for_llm, normalize_for_masks
+from hyperseg_jax.systems.hyperseg.model import HyperSeg, ImageFeatures, Prefix
 
 
 def encode(model: HyperSeg, config: ml_collections.ConfigDict) -> dict[str, Encoding]:
-    """By part, each after those that it needs."""
+    """Returns the Encoding of each part, in order of dependency."""
 
-    def image(params: Any, part: Batch, _: Mapping[str, Any]) -> Seen:
-        seen: Seen = model.apply({"params": params}, normalise(part["images"][:, 0]), method="see")  # type: ignore[assignment]
-        return seen
+    def image(params: Any, part: Batch, _: Mapping[str, Any]) -> ImageFeatures:
+        features: ImageFeatures = model.apply(
+            {"params": params}, normalize_for_masks(part["images"][:, 0]), method="encode_image"
+        )  # type: ignore[assignment]
+        return features
 
     def image_tokens(params: Any, part: Batch, _: Mapping[str, Any]) -> jax.Array:
         (pixels,) = part.values()
-        tokens: jax.Array = model.apply({"params": params}, normalise_clip(pixels[:, 0]), method="image_tokens")  # type: ignore[assignment]
+        tokens: jax.Array = model.apply({"params": params}, normalize_for_llm(pixels[:, 0]), method="image_tokens")  # type: ignore[assignment]
         return tokens
 
     def prefix(params: Any, part: Batch, features: Mapping[str, Any]) -> Prefix:
         pyramid = features["image"].pyramid if "image" in features else None
         layout = Layout(**part["layout"])
-        made: Any = model.apply({"params": params}, features["image_tokens"], layout, pyramid, method="read_prefix")
-        return made  # type: ignore[no-any-return]
+        encoded: Any = model.apply({"params": params}, features["image_tokens"], layout, pyramid, method="prefill_prefix")
+        return encoded  # type: ignore[no-any-return]
 
     return {
         "image_tokens": Encoding(image_tokens),
@@ -49,25 +51,27 @@ def encode(model: HyperSeg, config: ml_collections.ConfigDict) -> dict[str, Enco
 
 
 def parts(batch: Batch) -> dict[str, Batch]:
-    """The parts of a batch on the host. One of several frames has none: its features would take the memory of all frames."""
+    """Returns the parts of a batch on the host; {} for several frames, whose features would need too much memory."""
     if batch["images"].shape[1] > 1:
         return {}
-    made: dict[str, Batch] = {"image_tokens": {"clip_images": batch["clip_images"]}}
+    parts_of_batch: dict[str, Batch] = {"image_tokens": {"clip_images": batch["clip_images"]}}
     if (batch["layout"]["source"] == Source.QUERY).any():
-        made["image"] = {"images": batch["images"]}
+        parts_of_batch["image"] = {"images": batch["images"]}
     if "region_images" in batch:
-        made["example"] = {"region_images": batch["region_images"]}
+        parts_of_batch["example"] = {"region_images": batch["region_images"]}
     if length := prefix_length(batch["layout"]):
-        made["prefix"] = {"layout": {name: value[:, :length] for name, value in batch["layout"].items()}}
-    return made
+        parts_of_batch["prefix"] = {"layout": {name: value[:, :length] for name, value in batch["layout"].items()}}
+    return parts_of_batch
 
 
 def prefix_length(layout: Mapping[str, np.ndarray]) -> int:
-    """Positions up to the last one of the image in layouts [B, L], where all rows have as many and share them among their
-    prompts; else 0."""
-    of_image = np.isin(layout["source"], (Source.IMAGE, Source.FINE_GRAINED))
-    lengths = of_image.shape[1] - of_image[:, ::-1].argmax(1)
+    """Returns the number of positions up to the last image position in layouts [B, L].
+
+    Returns 0 if the rows differ in it, or if some of these positions belong to one of several prompts.
+    """
+    is_image = np.isin(layout["source"], (Source.IMAGE, Source.FINE_GRAINED))
+    lengths = is_image.shape[1] - is_image[:, ::-1].argmax(1)
     length = int(lengths[0])
     first = layout["prompt"][:, :length]
     shared = (first == 0).all(1) | (layout["prompt"].max(1) == 1)
-    return length if of_image.any(1).all() and (lengths == length).all() and shared.all() else 0
+    return length if is_image.any(1).all() and (lengths == length).all() and shared.all() else 0

@@ -1,4 +1,4 @@
-"""Batches cut to shorter sequences, on the device."""
+"""Cuts batches to shorter sequences, on the device."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hyperseg_jax.structs import Source
 
 
 def shorten(batch: Batch, length: int) -> Batch | None:
-    """The batch with its layouts [B, L] cut to that length; None where they are no longer."""
+    """Returns the batch with its layouts [B, L] cut to length; None if they are not longer."""
     layout = batch["layout"]
     if layout["source"].shape[1] <= length:
         return None
     return {**batch, "layout": {name: value[:, :length] for name, value in layout.items()}}
 
 
-def needed(batch: Batch) -> jax.Array:
-    """The positions of the longest layout that is no padding, an int32 scalar; padding lies behind all else."""
-    taken: jax.Array = (batch["layout"]["source"] != Source.PADDING).sum(1).max()
-    return taken
+def needed_length(batch: Batch) -> jax.Array:
+    """Returns the length of the longest layout without padding, an int32 scalar; padding is at the end."""
+    longest: jax.Array = (batch["layout"]["source"] != Source.PADDING).sum(1).max()
+    return longest

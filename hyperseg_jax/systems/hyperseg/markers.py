@@ -1,4 +1,4 @@
-"""Prompts as ids with markers, and what each marker becomes in the token stream."""
+"""Prompts as token ids with markers, and the expansion of markers in the token stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hyperseg_jax.text.layout import Run
 
 
 class Marker(enum.IntEnum):
-    """What stands in an id sequence where something other than text comes; the values of PSALM and its descendants."""
+    """Placeholders for non-text content in a token id sequence; the values of PSALM and its descendants."""
 
     IMAGE = -200
     SEG = -201  # the mask queries
@@ -24,10 +24,11 @@ class Marker(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class PromptTokens:
-    """A prompt as ids with markers.
+    """A prompt as token ids with markers.
 
-    ids: token ids and Markers. labels: ids where they are to be written, IGNORED elsewhere. mask: for each id, whether others
-    may look at it. expression: ids placed at REFER. classes: ids placed at each CLS, in order. num_regions: how many REGION.
+    ids: token ids and Markers. labels: target ids, IGNORED where nothing is supervised. mask: for each id, whether other
+    positions may attend to it. expression: ids that replace REFER. classes: ids that replace each CLS, in order. num_regions:
+    number of REGION markers.
     """
 
     ids: tuple[int, ...]
@@ -39,7 +40,7 @@ class PromptTokens:
 
 
 class TokenCounts(NamedTuple):
-    """How many positions the image, its fine-grained tokens and the mask queries take."""
+    """Number of positions of the image, its fine-grained tokens and the mask queries."""
 
     image: int
     fine_grained: int
@@ -47,16 +48,16 @@ class TokenCounts(NamedTuple):
 
 
 def runs(tokens: PromptTokens, counts: TokenCounts) -> list[Run]:
-    """What each id becomes in the token stream."""
+    """Expands each id to a run of the token stream."""
     return list(_runs(tokens, counts))
 
 
 def _runs(tokens: PromptTokens, counts: TokenCounts) -> Iterable[Run]:
-    named = {marker: tokens.ids.count(marker) for marker in Marker}
-    if named[Marker.CLS] != len(tokens.classes) or named[Marker.REGION] != tokens.num_regions:
+    marker_counts = {marker: tokens.ids.count(marker) for marker in Marker}
+    if marker_counts[Marker.CLS] != len(tokens.classes) or marker_counts[Marker.REGION] != tokens.num_regions:
         raise ValueError(
-            f"the ids mark {named[Marker.CLS]} classes and {named[Marker.REGION]} regions, "
-            f"given are {len(tokens.classes)} and {tokens.num_regions}"
+            f"the ids contain markers of {marker_counts[Marker.CLS]} classes and {marker_counts[Marker.REGION]} regions, "
+            f"but the prompt has {len(tokens.classes)} and {tokens.num_regions}"
         )
     classes, regions = 0, 0
     for token, label, visible in zip(tokens.ids, tokens.labels, tokens.mask, strict=True):

@@ -1,4 +1,4 @@
-"""The wiring of HyperSeg's parts, and its parameters."""
+"""The HyperSeg model, its parameters and its weight table."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from hyperseg_jax.tables import Identity, Row, Table
 PROJECTORS = ("seg_query", "SEG_token", "class_name", "region")  # published names of the projections to the decoder
 
 ImageTokens = Float[jax.Array, "B N D"]
-"""The tokens of images for the language model."""
+"""Image tokens for the language model."""
 
 
 @flax.struct.dataclass
-class Seen:
-    """What the mask branch makes of images: the pyramid of the encoder, and what the pixel decoder makes of it."""
+class ImageFeatures:
+    """Image features of the mask branch: the pyramid of the encoder and the outputs of the pixel decoder."""
 
     pyramid: Pyramid
     mask_features: Float[DeviceArray, "B h w D"]
@@ -42,23 +42,29 @@ class Seen:
 
 @flax.struct.dataclass
 class Prefix:
-    """What the language model keeps of the first positions of a prompt. fine_grained: its hidden states at the F fine-grained
-    tokens, or None where they are not among these positions."""
+    """Cached language-model states of the first positions of a prompt.
+
+    past: their keys and values. fine_grained: hidden states at the F fine-grained tokens; None if these positions contain no
+    fine-grained tokens.
+    """
 
     past: KeyValues
     fine_grained: Float[DeviceArray, "B F D"] | None
 
     @property
     def length(self) -> int:
-        """Its positions."""
+        """The number of positions."""
         return self.past.visible.shape[1]
 
 
 @flax.struct.dataclass
 class HyperSegOutput:
-    """prediction: rows are images x prompts, B * K. hidden: of the language model; behind a prefix, of the rest.
-    next_query: the fine-grained query of the next frame. inside: intermediates by name, for golden tests; jit drops what nobody
-    reads."""
+    """The outputs of HyperSeg.
+
+    prediction: rows are images x prompts, B * K. hidden: hidden states of the language model, without those of a prefix.
+    next_query: the fine-grained query for the next frame. inside: intermediates by name, for golden tests; jit removes unused
+    ones.
+    """
 
     prediction: MaskPrediction
     hidden: Float[DeviceArray, "B L D"]
@@ -67,11 +73,12 @@ class HyperSegOutput:
 
 
 class HyperSeg(nn.Module):
-    """One forward pass of the language model over text, image tokens, fine-grained tokens and mask queries; a
-    masked-attention decoder turns the queries' hidden states into masks, and those of the prompt into what the masks are
-    scored against.
+    """HyperSeg: a language model with a mask decoder.
 
-    Parts arrive as fields; parameters land under their names.
+    The language model runs once over text, image tokens, fine-grained tokens and mask queries. The masked-attention decoder
+    predicts masks from the hidden states of the queries, and scores them against those of the prompt.
+
+    Submodules are passed as fields; their parameters are stored under the field names.
     """
 
     clip_encoder: siglip.Siglip
@@ -103,22 +110,26 @@ class HyperSeg(nn.Module):
         deterministic: bool = True,
         **prompts: Any,
     ) -> HyperSegOutput:
-        """images, clip_images: normalised. layout and prompts: see `answer`."""
-        seen = self.see(images, deterministic=deterministic)
-        return self.answer(seen, self.image_tokens(clip_images), layout, deterministic=deterministic, **prompts)
+        """Predicts masks. images, clip_images: normalized. layout and prompts: see `predict_masks`."""
+        image_features = self.encode_image(images, deterministic=deterministic)
+        return self.predict_masks(
+            image_features, self.image_tokens(clip_images), layout, deterministic=deterministic, **prompts
+        )
 
-    def see(self, images: Float[DeviceArray, "B H W 3"], *, deterministic: bool = True) -> Seen:
-        """images: normalised."""
+    def encode_image(self, images: Float[DeviceArray, "B H W 3"], *, deterministic: bool = True) -> ImageFeatures:
+        """Encodes normalized images for the mask branch."""
         pyramid = save_activation(self.mask_encoder(images, deterministic=deterministic))
-        return Seen(pyramid, *self.pixel_decoder(pyramid))
+        return ImageFeatures(pyramid, *self.pixel_decoder(pyramid))
 
     def image_tokens(self, clip_images: Float[DeviceArray, "B s s 3"]) -> ImageTokens:
-        """clip_images, normalised -> their tokens for the language model."""
+        """Encodes normalized clip_images to tokens for the language model."""
         return save_activation(self.projector(self.clip_encoder(clip_images)))
 
-    def read_prefix(self, image_tokens: ImageTokens, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
-        """The first positions of a prompt about the first frame. layout of [B, P]; pyramid: None where no fine-grained tokens
-        are among them."""
+    def prefill_prefix(self, image_tokens: ImageTokens, layout: Layout, pyramid: Pyramid | None = None) -> Prefix:
+        """Runs the language model over the first positions of a prompt about a first frame.
+
+        layout: [B, P]. pyramid: None if these positions contain no fine-grained tokens.
+        """
         fine_grained = None if pyramid is None else self.perceiver(pyramid, None)
         hidden, past = self.llm.prefill(self._stream(layout, image_tokens, fine_grained))
         if fine_grained is None:
@@ -127,9 +138,9 @@ class HyperSeg(nn.Module):
         pooled = pool(hidden, layout, count, num_prompts=1, shared=(Source.FINE_GRAINED,))
         return Prefix(past, pooled[Source.FINE_GRAINED])
 
-    def answer(
+    def predict_masks(
         self,
-        seen: Seen,
+        image_features: ImageFeatures,
         image_tokens: ImageTokens,
         layout: Layout,
         *,
@@ -143,16 +154,19 @@ class HyperSeg(nn.Module):
         prefix: Prefix | None = None,
         deterministic: bool = True,
     ) -> HyperSegOutput:
-        """layout: of [B, L], holding num_prompts (K) prompts an image. region_points: (x, y) to sample regions at, else their
-        covered cells. region_image_tokens: of the images that the regions were drawn on, else `image_tokens`.
-        fine_grained_query: fed back from the frame before, else the learned one. num_classes: class names a prompt,
-        "background" among them. prefix: of the first positions of the layout, where they were read already; it goes with no
-        fine_grained_query."""
+        """Predicts masks and scores of the prompts.
+
+        layout: [B, L], with num_prompts (K) prompts per image. region_points: (x, y) points to sample regions at; the covered
+        cells by default. region_image_tokens: tokens of the images that regions were drawn on; image_tokens by default.
+        fine_grained_query: next_query of the previous frame; the learned query by default. num_classes: class names per
+        prompt, including "background". prefix: cached states of the first positions of the layout; cannot be combined with
+        fine_grained_query.
+        """
         num_regions = 0 if regions is None else regions.shape[2]
-        drawn = None
+        region_tokens = None
         if regions is not None and num_regions:
             valid = jnp.ones(regions.shape[:3], bool) if region_valid is None else region_valid
-            drawn = self.region_sampler(
+            region_tokens = self.region_sampler(
                 image_tokens if region_image_tokens is None else region_image_tokens, regions, valid, region_points
             )
         counts = {
@@ -162,14 +176,14 @@ class HyperSeg(nn.Module):
             Source.CLASS: num_classes,
             Source.REGION: num_regions,
         }
-        inside = {"image_tokens": image_tokens, "mask_features": seen.mask_features}
+        inside = {"image_tokens": image_tokens, "mask_features": image_features.mask_features}
         if prefix is None:
-            inside["fine_grained"] = self.perceiver(seen.pyramid, fine_grained_query)
-            stream = self._stream(layout, image_tokens, inside["fine_grained"], drawn)
+            inside["fine_grained"] = self.perceiver(image_features.pyramid, fine_grained_query)
+            stream = self._stream(layout, image_tokens, inside["fine_grained"], region_tokens)
             hidden = self.llm(stream, deterministic=deterministic)
         else:
             layout = layout.part(prefix.length)
-            stream = self._stream(layout, regions=drawn)
+            stream = self._stream(layout, regions=region_tokens)
             hidden, _ = self.llm.prefill(stream, prefix=prefix.past)
         pooled = pool(hidden, layout, counts, num_prompts=num_prompts, shared=(Source.FINE_GRAINED,))
         if prefix is not None and prefix.fine_grained is not None:
@@ -180,7 +194,7 @@ class HyperSeg(nn.Module):
         if num_regions or self.is_initializing():
             embeddings["region"] = self.region_projector(pooled[Source.REGION])
         queries = self.query_projector(pooled[Source.QUERY])
-        prediction = self.mask_decoder(seen.mask_features, seen.levels, queries, embeddings)
+        prediction = self.mask_decoder(image_features.mask_features, image_features.levels, queries, embeddings)
         next_query = self.perceiver.next_query(pooled[Source.FINE_GRAINED])
         if self.is_initializing():
             self.language_head(hidden)  # text only
@@ -194,41 +208,44 @@ class HyperSeg(nn.Module):
         fine_grained: Float[DeviceArray, "B F D"] | None = None,
         regions: Float[DeviceArray, "B K R D"] | None = None,
     ) -> TokenStream:
-        """The token stream of a layout whose positions are of the given banks, of queries and of text."""
+        """Builds the token stream of a layout from the given token banks, the mask queries and the text."""
         banks = {
             Source.IMAGE: image_tokens,
             Source.QUERY: self.queries,
             Source.FINE_GRAINED: fine_grained,
             Source.REGION: regions,
         }
-        there = {source: bank for source, bank in banks.items() if bank is not None}
-        return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), there)
+        available = {source: bank for source, bank in banks.items() if bank is not None}
+        return splice(layout, self.llm.embed(jnp.asarray(layout.text_ids)), available)
 
     def conversation(self, image_tokens: ImageTokens, layout: Layout) -> TokenStream:
-        """A question about an image, one a row. layout: of [B, L], without what masks need."""
+        """Builds the token stream of a question about an image, one per row. layout: [B, L], without mask queries."""
         return self._stream(layout, image_tokens)
 
-    def read(
+    def prefill(
         self, image_tokens: ImageTokens, layout: Layout, room: int, prefix: Prefix | None = None
     ) -> tuple[Float[jax.Array, "B V"], Int[DeviceArray, " B"], KeyValues]:
-        """A conversation -> logits of the token that follows it, its place, and what the language model keeps, with room for
-        that many tokens. prefix: of its first positions, where they were read already."""
+        """Runs the language model over a question; returns the logits of the next token, its position, and the cache.
+
+        room: number of tokens to be generated, for which the cache gets empty slots. prefix: cached states of the first
+        positions.
+        """
         past, begin = (None, 0) if prefix is None else (prefix.past, prefix.length)
         length = (layout.source != Source.PADDING).sum(-1)
-        hidden, kept = self.llm.prefill(self.conversation(image_tokens, layout.part(begin)), room, past)
+        hidden, cache = self.llm.prefill(self.conversation(image_tokens, layout.part(begin)), room, past)
         last = jnp.take_along_axis(hidden, (length - begin - 1)[:, None, None], axis=1)[:, 0]
-        return self.language_head(last), length, kept
+        return self.language_head(last), length, cache
 
-    def write(
-        self, ids: Int[DeviceArray, " B"], positions: Int[DeviceArray, " B"], kept: KeyValues
+    def decode_step(
+        self, ids: Int[DeviceArray, " B"], positions: Int[DeviceArray, " B"], cache: KeyValues
     ) -> tuple[Float[jax.Array, "B V"], KeyValues]:
-        """One more token a row: its id and its place -> (logits of the next, what is kept now)."""
-        hidden, kept = self.llm.step(self.llm.embed(ids), positions, kept)
-        return self.language_head(hidden), kept
+        """Decodes one token per row: its id and position -> (logits of the next token, updated cache)."""
+        hidden, cache = self.llm.step(self.llm.embed(ids), positions, cache)
+        return self.language_head(hidden), cache
 
 
 def build(config: ml_collections.ConfigDict) -> HyperSeg:
-    """The model of a config; config.model has one block of fields for each part."""
+    """Builds the model of a config; config.model has one block of fields for each submodule."""
     m = config.model
     precision = Precision(**m.precision)
     lora = LoRA(m.lora.rank, m.lora.alpha, m.lora.dropout) if m.lora.rank else None
@@ -254,7 +271,7 @@ def _tuples(block: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def init(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) -> Any:
-    """Fresh parameters with their axis names."""
+    """Returns randomly initialized parameters, boxed with their axis names."""
     zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)
     row = zeros(8)
     layout = Layout(row, row, row, row, row, mask=row.astype(bool), prompt=row, position=row)
@@ -272,16 +289,16 @@ def init(model: HyperSeg, config: ml_collections.ConfigDict, key: PRNGKeyArray) 
 
 
 def weight_table(config: ml_collections.ConfigDict) -> Table:
-    """Every parameter under its name in the released state dict (specification: full_manifest of HyperSeg-3B)."""
+    """Returns the weight table of the released state dict (specified by full_manifest of HyperSeg-3B)."""
     model = build(config)
-    made = phi.table(model.llm).under("llm/", "model.") + phi.head_table().under("language_head/")
-    made += siglip.table(model.clip_encoder).under("clip_encoder/", "model.vision_tower.")
-    made += projector.table(model.projector).under("projector/", "model.mm_projector.")
-    made += swin.table(model.mask_encoder).under("mask_encoder/", "model.vision_tower_mask.")
-    made += fine_grained_perceiver.table(model.perceiver).under("perceiver/")
-    made += pixel_decoder.table(model.pixel_decoder).under("pixel_decoder/", "pixel_decoder.")
-    made += mask2former.table(model.mask_decoder).under("mask_decoder/", "predictor.")
-    made += Table([Row("queries", "seg_query", Identity())])
+    rows = phi.table(model.llm).with_prefix("llm/", "model.") + phi.head_table().with_prefix("language_head/")
+    rows += siglip.table(model.clip_encoder).with_prefix("clip_encoder/", "model.vision_tower.")
+    rows += projector.table(model.projector).with_prefix("projector/", "model.mm_projector.")
+    rows += swin.table(model.mask_encoder).with_prefix("mask_encoder/", "model.vision_tower_mask.")
+    rows += fine_grained_perceiver.table(model.perceiver).with_prefix("perceiver/")
+    rows += pixel_decoder.table(model.pixel_decoder).with_prefix("pixel_decoder/", "pixel_decoder.")
+    rows += mask2former.table(model.mask_decoder).with_prefix("mask_decoder/", "predictor.")
+    rows += Table([Row("queries", "seg_query", Identity())])
     for ours, theirs in zip(("query", "expression", "class", "region"), PROJECTORS, strict=True):
-        made += linear_table(f"{ours}_projector", f"{theirs}_projector")
-    return made
+        rows += linear_table(f"{ours}_projector", f"{theirs}_projector")
+    return rows

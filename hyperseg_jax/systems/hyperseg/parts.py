@@ -1,8 +1,7 @@
-"""The parts of HyperSeg that a class of transformers computes exactly: their names there, and the config that opens them; and
-the adapters of its language model, as PEFT names them.
+"""The parts of HyperSeg that a class of transformers implements exactly, with weight tables and configs, and LoRA for PEFT.
 
-"phi" is PhiForCausalLM, "siglip" SiglipVisionModel, "swin" SwinBackbone. Sizes, names and settings are those of transformers
-5.23, whose classes open what is written.
+"phi" is PhiForCausalLM, "siglip" SiglipVisionModel, "swin" SwinBackbone. Names and settings are those of transformers 5.23,
+whose classes load the exported folders.
 """
 
 from __future__ import annotations
@@ -20,29 +19,31 @@ from hyperseg_jax.llms import phi
 from hyperseg_jax.systems.hyperseg.model import build
 from hyperseg_jax.tables import Adapters, Constant, Identity, PaddedRows, Part, Row, Table, ZeroBias
 
-CONTEXT = 2048  # Phi-2's max_position_embeddings; nothing in the weights depends on it
+CONTEXT = 2048  # Phi-2's max_position_embeddings; the weights do not depend on it
 
 
 def adapters(config: ConfigDict) -> Adapters:
-    """PEFT wraps PhiForCausalLM (its .model is the PhiModel) as base_model.model."""
+    """Returns the language model's adapters. PEFT wraps PhiForCausalLM (its .model is the PhiModel) as base_model.model."""
     llm = build(config).llm
     layers = "|".join(str(i) for i in range(llm.num_layers))
     names = "|".join(re.escape(name) for ours, (_, name) in phi.LINEARS.items() if ours in llm.lora_targets)
-    # never linears of another tower beside the language model
-    return Adapters(phi.lora_table(llm).under("llm/", "base_model.model.model."), rf"model\.layers\.({layers})\.({names})")
+    # The regex names layers explicitly, so that linears of other modules never match.
+    return Adapters(
+        phi.lora_table(llm).with_prefix("llm/", "base_model.model.model."), rf"model\.layers\.({layers})\.({names})"
+    )
 
 
 def _vocabulary(config: ConfigDict) -> tuple[int, int]:
-    """(rows of the token table, rows of the head = PhiForCausalLM's one vocab_size).
+    """Returns (rows of the token table, rows of the head, which is vocab_size of PhiForCausalLM).
 
-    The token table may be the shorter one: rows of zeros behind it change nothing for ids that exist. A shorter head has no
-    such padding, because every logit counts in a softmax.
+    The token table may be shorter: padding it with zero rows does not affect existing ids. A shorter head cannot be padded,
+    because every logit contributes to the softmax. Raises UserError in this case.
     """
     tokens, head = config.model.llm.vocab_size, config.model.head_vocab_size
     if tokens > head:
         raise UserError(
             f"model.head_vocab_size = {head} is less than model.llm.vocab_size = {tokens}: PhiForCausalLM has one "
-            "size for both, and a logit made up for the missing words would change every probability"
+            "size for both, and logits for the missing words would change every probability"
         )
     return tokens, head
 
@@ -50,7 +51,7 @@ def _vocabulary(config: ConfigDict) -> tuple[int, int]:
 def _phi_table(config: ConfigDict) -> Table:
     tokens, head = _vocabulary(config)
     embedding = "model.embed_tokens.weight"
-    rows = [row for row in phi.table(build(config).llm).under("llm/", "model.") if row.names != (embedding,)]
+    rows = [row for row in phi.table(build(config).llm).with_prefix("llm/", "model.") if row.names != (embedding,)]
     pad = PaddedRows(tokens, head, embedding) if tokens < head else Identity()
     bias = "lm_head.bias"
     return Table(
@@ -86,20 +87,23 @@ def _phi_config(config: ConfigDict) -> dict[str, Any]:
 
 
 def _siglip_table(config: ConfigDict) -> Table:
-    """A tower that is cut short after its feature layer gets the last norm as transformers starts it, ones and zeros."""
+    """Returns the table of SiglipVisionModel; a tower without unused layers gets a final norm of ones and zeros."""
     tower = build(config).clip_encoder
-    made = siglip.table(tower)
+    rows = siglip.table(tower)
     if not tower.keep_unused:
         dtype = jnp.dtype(tower.precision.params)
-        made += Table(
+        rows += Table(
             Row((), f"vision_model.post_layernorm.{name}", Constant((fill, tower.hidden_size, dtype)))
             for name, fill in (("weight", np.ones), ("bias", np.zeros))
         )
-    return made.under("clip_encoder/")
+    return rows.with_prefix("clip_encoder/")
 
 
 def _siglip_config(config: ConfigDict) -> dict[str, Any]:
-    """The feature is hidden_states[feature_layer] of a whole tower, and hidden_states[-1] of one that is cut short."""
+    """Returns config.json of SiglipVisionModel.
+
+    The feature is hidden_states[feature_layer] of a full tower, and hidden_states[-1] of a truncated tower.
+    """
     tower = build(config).clip_encoder
     return {
         "architectures": ["SiglipVisionModel"],
@@ -118,7 +122,7 @@ def _siglip_config(config: ConfigDict) -> dict[str, Any]:
 
 
 def _swin_table(config: ConfigDict) -> Table:
-    return swin.transformers_table(build(config).mask_encoder).under("mask_encoder/")
+    return swin.transformers_table(build(config).mask_encoder).with_prefix("mask_encoder/")
 
 
 def _swin_config(config: ConfigDict) -> dict[str, Any]:
@@ -148,8 +152,8 @@ PARTS: dict[str, Part] = {
     "siglip": Part(("clip_encoder/",), _siglip_table, _siglip_config),
     "swin": Part(("mask_encoder/",), _swin_table, _swin_config),
 }
-WITHOUT = {
-    "mask2former": "HyperSeg's lateral convolutions have biases and a ReLU behind them, which transformers' "
-    "Mask2FormerPixelDecoder lacks, so no class of transformers can hold its decoders",
+UNSUPPORTED = {
+    "mask2former": "HyperSeg's lateral convolutions have biases and a ReLU after them, which transformers' "
+    "Mask2FormerPixelDecoder lacks, so no class of transformers implements its decoders",
 }
-"""Parts that no class can hold, and why."""
+"""Parts that no class of transformers implements, and why."""

@@ -1,4 +1,4 @@
-"""HyperSeg's outputs about a prompt -> its answers: which query is meant, and from when on it counts."""
+"""Converts the outputs of a prompt to HyperSeg's answers; defines its answer kinds and thresholds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from hyperseg_jax.results.answers import Answer, Answers, Thresholds
 from hyperseg_jax.results.mask_resize import MaskResize
 from hyperseg_jax.results.selection import Selected
 
-# Of one prompt on one frame: mask_logits [Q, h, w], expression [Q], class [Q, C], region [Q, R], embedding [Q, D], and what was
-# asked: asked [], class_valid [C], region_valid [R].
+# Outputs of one prompt on one frame: mask_logits [Q, h, w], expression [Q], class [Q, C], region [Q, R], embedding [Q, D]; and
+# of the prompt: asked [] (it uses an expression), class_valid [C], region_valid [R].
 Outputs = Mapping[str, jax.Array]
 
 INSTANCES, CANDIDATES = 100, 20
-"""Of an image, as Mask2Former has it; and of a frame, to be tracked over a video."""
+"""Maximum instances per image, as in Mask2Former, and maximum tracking candidates per frame."""
 
 
 def _expression(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
-    asked = outputs["asked"]
-    return selection.expression(outputs["mask_logits"], outputs["expression"], resize, asked=asked, soft=soft, balanced=True)
+    enabled = outputs["asked"]
+    return selection.expression(
+        outputs["mask_logits"], outputs["expression"], resize, enabled=enabled, soft=soft, balanced=True
+    )
 
 
 def _regions(outputs: Outputs, resize: MaskResize, _: jax.Array, *, soft: bool = False) -> Selected:
@@ -65,5 +67,5 @@ KINDS = {
     "candidates": Answer(_candidates, answers.candidates),
     "semantic": Answer(_semantic, answers.semantic),
 }
-# The release always answers an expression; the thresholds of class lists are PSALM's.
-ANSWERS = Answers(KINDS, usual=Thresholds(0.5, 0.5, 0.8), published=Thresholds(None, 0.8, 0.8))
+# The release always predicts a mask for an expression; the published thresholds of class lists are PSALM's.
+ANSWERS = Answers(KINDS, default=Thresholds(0.5, 0.5, 0.8), published=Thresholds(None, 0.8, 0.8))

@@ -1,4 +1,4 @@
-"""Example -> the fixed-shape arrays of one element of a HyperSeg batch (host side, NumPy)."""
+"""Converts an Example to the fixed-shape arrays of one HyperSeg batch element (host side, NumPy)."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits
 
 GREY = 128
-"""Of the padding: the release pads before it normalizes."""
+"""Padding value; the release pads before normalizing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class HyperSegProcessor:
-    """The static sizes of one task's batches; what an example has less of is padded and masked.
+    """Processes the examples of one task to static array sizes; smaller examples are padded and masked.
 
     image_size: side of the padded square for the mask branch. clip_size: side of the stretched square for the language
-    branch. frames, prompts, length, targets, classes ("background" among them), regions: counts an element. planes: those of
-    the segment maps, 1 where the targets of a prompt never overlap; 0: as many as targets, so that any may overlap. drawn_on: 1
-    where regions were drawn on another image than the one that is asked about, else 0.
-    image_tokens, fine_grained_tokens, queries: the counts that the model puts into the stream. template: prompt template.
-    buckets: lengths that prediction and evaluation may take.
+    branch. frames, prompts, length, targets, classes (including "background"), regions: sizes per element. planes: number of
+    segment maps, 1 if targets of a prompt never overlap; 0 means one per target. drawn_on: 1 if regions were drawn on another
+    image than the queried one, else 0.
+    image_tokens, fine_grained_tokens, queries: positions that the model inserts into the token stream. template: prompt
+    template. buckets: allowed lengths in prediction and evaluation.
     """
 
     tokenizer: Tokenizer
@@ -59,33 +59,33 @@ class HyperSegProcessor:
     buckets: tuple[int, ...] = ()
 
     def __call__(self, example: Example, *, train: bool, rng: np.random.Generator | None = None, fill: float = 1.0) -> Batch:
-        """The arrays of one element.
+        """Returns the arrays of one element.
 
         images uint8 [T, S, S, 3]; clip_images uint8 [T, s, s, 3]; filled int32 [2] (height, width of the unpadded part);
         layout: int32 or bool [L] each, K prompts in one sequence; segments uint8, uint16 for more than 255 targets,
         [K, P, T, S, S], n + 1 where target n is; planes int32 [K, N], the plane of each target; valid bool [K, N];
         labels int32 [K, N]; class_valid bool [K, C]; regions bool [K, R, s, s]; region_valid bool [K, R];
-        uses_{expression,classes,regions} bool [K]; frame_valid bool [T], False where a frame is padding; bad bool, True in a
-        blank; where drawn_on is 1, region_images uint8 [1, s, s, 3].
-        rng: shuffles class lists; None keeps them in order. fill: the part of the square that the long edge takes.
+        uses_{expression,classes,regions} bool [K]; frame_valid bool [T], False for padding frames; bad bool, True in a blank
+        element; if drawn_on is 1, region_images uint8 [1, s, s, 3].
+        rng: shuffles class lists; None keeps their order. fill: long edge of the image over the side of the square.
         """
         if example.drawn_on is not None and not self.drawn_on:
             raise UserError(
-                f"{example.name}: its regions are drawn on another image, and the task has no room for one; set drawn_on"
+                f"{example.name}: its regions are drawn on another image, but the task has no array for it; set drawn_on = 1"
             )
         height, width = example.frames.shape[1:3]
         geometry = fit(height, width, self.image_size, fill)
         frames, prompts = example.frames[: self.frames], example.prompts[: self.prompts]
         if rng is not None:
             prompts = tuple(shuffle_classes(prompt, rng) for prompt in prompts)
-        with _naming(example):
+        with _prefix_errors(example):
             layout = pack(self._layouts(prompts, train), self.length)
             rows = [self._prompt_arrays(prompt, geometry, _drawn_on(example).shape[:2], train) for prompt in prompts]
         padding = {name: np.zeros_like(value) for name, value in rows[0].items()}
         rows += [padding] * (self.prompts - len(rows))
         return {
-            "images": _stacked((resize_and_pad(frame, geometry, GREY) for frame in frames), self.frames),
-            "clip_images": _stacked((stretch(frame, self.clip_size) for frame in frames), self.frames),
+            "images": _stack_padded((resize_and_pad(frame, geometry, GREY) for frame in frames), self.frames),
+            "clip_images": _stack_padded((stretch(frame, self.clip_size) for frame in frames), self.frames),
             "filled": np.asarray(geometry.filled, np.int32),
             "layout": vars(layout),
             **{name: np.stack([row[name] for row in rows]) for name in rows[0]},
@@ -95,31 +95,33 @@ class HyperSegProcessor:
         }
 
     def bucket(self, example: Example) -> Shape:
-        """The counts that hold this example in prediction and evaluation, which have no targets. Where these are too small,
-        the length is one of `buckets`, and the regions are a power of two."""
+        """Returns sizes that fit an example in prediction and evaluation, which have no targets.
+
+        If the configured sizes are too small, the length is one of `buckets` and the number of regions a power of two.
+        """
         prompts = example.prompts[: self.prompts]
-        with _naming(example):
-            needed = packed_length(self._layouts(prompts, train=False))
-            limits.check("tokens", needed, "its prompt", "positions")
-        lists = [len(prompt.classes) + 1 for prompt in prompts if prompt.classes]
-        drawn = [len(prompt.regions) for prompt in prompts if prompt.regions]
+        with _prefix_errors(example):
+            length = packed_length(self._layouts(prompts, train=False))
+            limits.check("tokens", length, "its prompt", "positions")
+        class_counts = [len(prompt.classes) + 1 for prompt in prompts if prompt.classes]
+        region_counts = [len(prompt.regions) for prompt in prompts if prompt.regions]
         return {
             "frames": len(example.frames),
-            "length": self.length if needed <= self.length else choose_bucket(needed, self.buckets),
+            "length": self.length if length <= self.length else choose_bucket(length, self.buckets),
             "targets": 0,
-            "classes": max(self.classes, *lists, 0),
-            "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in drawn), 0),
+            "classes": max(self.classes, *class_counts, 0),
+            "regions": max(self.regions, *(1 << (count - 1).bit_length() for count in region_counts), 0),
             "drawn_on": int(example.drawn_on is not None),
         }
 
     def for_bucket(self, shape: Shape) -> HyperSegProcessor:
         return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
 
-    def widest(self, others: Iterable[Any]) -> HyperSegProcessor:
+    def widest(self, other_processors: Iterable[Any]) -> HyperSegProcessor:
         counts = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on")
-        every = [self, *others]
-        most = {name: max(getattr(one, name) for one in every) for name in counts}
-        return dataclasses.replace(self, **most, planes=max(one._planes for one in every))
+        processors = [self, *other_processors]
+        largest = {name: max(getattr(processor, name) for processor in processors) for name in counts}
+        return dataclasses.replace(self, **largest, planes=max(processor._planes for processor in processors))
 
     def spec(self, batch_size: int) -> Batch:
         frames, prompts, classes, regions = self.frames, self.prompts, self.classes, self.regions
@@ -145,9 +147,9 @@ class HyperSegProcessor:
         }
 
     def blank(self) -> Batch:
-        made = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
-        made["layout"]["labels"][:] = IGNORED
-        return {**made, "bad": np.asarray(True)}
+        element = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
+        element["layout"]["labels"][:] = IGNORED
+        return {**element, "bad": np.asarray(True)}
 
     def geometry(self, height: int, width: int) -> Geometry:
         return fit(height, width, self.image_size)
@@ -158,12 +160,12 @@ class HyperSegProcessor:
     def padding(self, element: Batch) -> Mapping[str, tuple[int, int]]:
         layout = element["layout"]
         prompts = int(layout["prompt"].max())
-        shown = int(np.prod(element["filled"])) * int(element["frame_valid"].sum())
+        valid_pixels = int(np.prod(element["filled"])) * int(element["frame_valid"].sum())
         return {
             "positions": (int((layout["source"] != Source.PADDING).sum()), self.length),
             "prompts": (prompts, self.prompts),
             "targets": (int(element["valid"].sum()), prompts * self.targets),
-            "pixels": (shown, self.frames * self.image_size**2),
+            "pixels": (valid_pixels, self.frames * self.image_size**2),
         }
 
     @property
@@ -179,85 +181,90 @@ class HyperSegProcessor:
         return np.uint8 if self.targets <= np.iinfo(np.uint8).max else np.uint16
 
     def _layouts(self, prompts: Sequence[Prompt], train: bool) -> list[Layout]:
-        """Each prompt alone, in the length that it needs."""
-        made = []
+        """Returns the unpadded layout of each prompt."""
+        layouts = []
         for prompt in prompts:
             tokens = tokenize(normalize(prompt), self.tokenizer, template=self.template, train=train)
             stream = runs(tokens, self._counts)
-            made.append(expand(stream, expanded_length(stream)))
-        return made
+            layouts.append(expand(stream, expanded_length(stream)))
+        return layouts
 
     def _prompt_arrays(
         self, prompt: Prompt, geometry: Geometry, drawn_on: tuple[int, ...], train: bool
     ) -> dict[str, np.ndarray]:
-        """drawn_on: (height, width) of the image that its regions were drawn on."""
-        wanted: Sequence[np.ndarray] = () if prompt.masks is None else list(prompt.masks[:, : self.frames])
-        found, regions = len(wanted), len(prompt.regions)
-        classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
-        for what, have, room in (
-            ("targets", found, self.targets),
-            ("classes", classes, self.classes),
-            ("regions", regions, self.regions),
+        """Returns the arrays of one prompt. drawn_on: (height, width) of the image that its regions were drawn on."""
+        masks: Sequence[np.ndarray] = () if prompt.masks is None else list(prompt.masks[:, : self.frames])
+        num_masks, num_regions = len(masks), len(prompt.regions)
+        num_classes = len(prompt.classes) + 1 if prompt.task == "panoptic" else 0
+        for field, count, limit in (
+            ("targets", num_masks, self.targets),
+            ("classes", num_classes, self.classes),
+            ("regions", num_regions, self.regions),
         ):
-            if have > room:
-                raise UserError(f"{have} {what}, the task has room for {room}; raise {what} in its config")
-        maps, plane_of = number_masks(wanted, self._map_type)
+            if count > limit:
+                raise UserError(f"{count} {field}, but the task allows {limit}; increase {field} in its config")
+        maps, plane_of = number_masks(masks, self._map_type)
         if len(maps) > self._planes:
             raise UserError(
-                f"its targets overlap and need {len(maps)} planes, the task has room for {self._planes}; "
-                "raise planes in its config, or leave it out for as many as targets"
+                f"its targets overlap and need {len(maps)} planes, but the task allows {self._planes}; "
+                "increase planes in its config, or omit it for one plane per target"
             )
         segments = np.zeros((self._planes, self.frames, *geometry.padded), self._map_type)
         for plane, numbers in enumerate(maps):
             segments[plane, : len(numbers)] = resize_and_pad_map(numbers, geometry)
         planes = np.zeros(self.targets, np.int32)
-        planes[:found] = plane_of
-        drawn = np.zeros((self.regions, self.clip_size, self.clip_size), bool)
+        planes[:num_masks] = plane_of
+        region_masks = np.zeros((self.regions, self.clip_size, self.clip_size), bool)
         for r, region in enumerate(prompt.regions):
-            drawn[r] = stretch_mask(_drawn(region, r, drawn_on), self.clip_size)
+            region_masks[r] = stretch_mask(_draw_region(region, r, drawn_on), self.clip_size)
         labels = np.zeros(self.targets, np.int32)
         labels[: len(prompt.labels)] = prompt.labels
-        valid, region_valid = np.arange(self.targets) < found, np.arange(self.regions) < regions
-        # Too small for any pixel at this size: neither there to be found nor absent, so it is not asked for.
-        lost = [n for n in range(found) if train and n + 1 not in segments[planes[n]] and wanted[n].any()]
-        valid[lost] = False
+        valid, region_valid = np.arange(self.targets) < num_masks, np.arange(self.regions) < num_regions
+        # A target without pixels at this size is neither present nor absent, so it is excluded from training.
+        vanished = [n for n in range(num_masks) if train and n + 1 not in segments[planes[n]] and masks[n].any()]
+        valid[vanished] = False
         if prompt.task == "region":
-            region_valid[labels[lost]] = False
+            region_valid[labels[vanished]] = False
         return {
             "segments": segments,
             "planes": planes,
             "valid": valid,
             "labels": labels,
-            "class_valid": np.arange(self.classes) < classes,
-            "regions": drawn,
+            "class_valid": np.arange(self.classes) < num_classes,
+            "regions": region_masks,
             "region_valid": region_valid,
-            "uses_expression": np.asarray(prompt.task in ("referring", "reasoning", "video") and not lost),
+            "uses_expression": np.asarray(prompt.task in ("referring", "reasoning", "video") and not vanished),
             "uses_classes": np.asarray(prompt.task == "panoptic"),
             "uses_regions": np.asarray(prompt.task == "region"),
         }
 
 
-def _stacked(images: Iterable[np.ndarray], room: int) -> np.ndarray:
-    """[room, ...]: one or more images, and zeros where there are no more."""
-    first, *others = images
-    made = np.zeros((room, *first.shape), first.dtype)
-    for k, image in enumerate((first, *others)):
-        made[k] = image
-    return made
+def _stack_padded(images: Iterable[np.ndarray], size: int) -> np.ndarray:
+    """Stacks one or more images to [size, ...], padded with zeros."""
+    first, *rest = images
+    stacked = np.zeros((size, *first.shape), first.dtype)
+    for k, image in enumerate((first, *rest)):
+        stacked[k] = image
+    return stacked
 
 
-def tokenizer(config: ml_collections.ConfigDict, where: str | os.PathLike[str] | None = None) -> Tokenizer:
-    """That in a file or folder, by default data.tokenizer, where "toy" is the toy tokenizer. UserError where the language model
-    has no embedding for some of its ids."""
-    where = where or config.data.tokenizer
-    made = Tokenizer.toy() if where == "toy" else Tokenizer.load(where, eos=END, added=(SEG,))
-    made.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
-    return made
+def tokenizer(config: ml_collections.ConfigDict, path: str | os.PathLike[str] | None = None) -> Tokenizer:
+    """Loads the tokenizer in a file or folder; data.tokenizer by default, where "toy" is the toy tokenizer.
+
+    Raises UserError if the language model has no embedding for some of its ids.
+    """
+    path = path or config.data.tokenizer
+    loaded = Tokenizer.toy() if path == "toy" else Tokenizer.load(path, eos=END, added=(SEG,))
+    loaded.check_fits(config.model.llm.vocab_size, "model.llm.vocab_size")
+    return loaded
 
 
 def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: Mapping[str, int]) -> HyperSegProcessor:
-    """The processor of a task; `task` gives the sizes that differ from one image and one expression, and is empty in
-    prediction. tokenizer: None where only shapes are asked for."""
+    """Returns the processor of a task.
+
+    task: array sizes that differ from one image and one expression; empty in prediction. tokenizer: may be None if only
+    shapes are needed.
+    """
     m = config.model
     return HyperSegProcessor(
         cast(Tokenizer, tokenizer),
@@ -273,8 +280,8 @@ def make(config: ml_collections.ConfigDict, tokenizer: Tokenizer | None, task: M
 
 
 @contextlib.contextmanager
-def _naming(example: Example) -> Iterator[None]:
-    """A UserError begins with the example's name."""
+def _prefix_errors(example: Example) -> Iterator[None]:
+    """Prefixes UserErrors with the name of the example."""
     try:
         yield
     except UserError as error:
@@ -282,26 +289,28 @@ def _naming(example: Example) -> Iterator[None]:
 
 
 def _drawn_on(example: Example) -> np.ndarray:
-    """uint8 [H, W, 3]: the image that the regions of an example were drawn on."""
+    """Returns the image that the regions of an example were drawn on, uint8 [H, W, 3]."""
     return example.frames[0] if example.drawn_on is None else example.drawn_on
 
 
-def _drawn(region: Region, number: int, size: tuple[int, ...]) -> np.ndarray:
-    """bool [H, W]: a region as HyperSeg is shown it. A UserError says which one it is about. number: of the region, from 0."""
+def _draw_region(region: Region, index: int, size: tuple[int, ...]) -> np.ndarray:
+    """Draws a region as a bool mask [H, W]. index: of the region, from 0, for UserErrors."""
     try:
         return draw_region(region, size)
     except UserError as error:
-        raise UserError(f"region {number + 1}: {error}") from error
+        raise UserError(f"region {index + 1}: {error}") from error
 
 
 def shuffle_classes(prompt: Prompt, rng: np.random.Generator) -> Prompt:
-    """The same prompt with its class list in another order; a prompt without one as it is."""
+    """Returns the prompt with its class list shuffled; prompts without classes are unchanged."""
     if not prompt.classes:
         return prompt
     order = rng.permutation(len(prompt.classes))
-    place = np.argsort(order)
+    new_label = np.argsort(order)
     things = tuple(prompt.things[k] for k in order) if prompt.things else ()
-    labels, crowds = (tuple(int(place[label]) for label in given) for given in (prompt.labels, prompt.crowd_labels))
+    labels, crowds = (
+        tuple(int(new_label[label]) for label in old_labels) for old_labels in (prompt.labels, prompt.crowd_labels)
+    )
     return dataclasses.replace(
         prompt, classes=tuple(prompt.classes[k] for k in order), things=things, labels=labels, crowd_labels=crowds
     )

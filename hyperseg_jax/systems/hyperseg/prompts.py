@@ -1,8 +1,8 @@
-"""Prompts in words: the exact strings of each task and how they become token ids.
+"""The exact prompt strings of each task, and their tokenization.
 
-Strings are data of the published system (HyperSeg commit 5cfcf52; class lists and regions follow its parent, PSALM, with the
-fine-grained tokens put after the image). Markers stand in them for what is not text. A user's own words are never searched
-for markers.
+The strings are those of the published system (HyperSeg commit 5cfcf52; class lists and regions follow its parent, PSALM, with
+the fine-grained tokens after the image). Markers are placeholders for non-text content. Text of the user is never searched for
+markers.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ ANSWERS = {
     "region": "\n[SEG]<seg>",
     "chat": "{answer}",
 }
-END = "<|endoftext|>"  # of a text
-SEG = "[SEG]"  # the token that stands for a mask
+END = "<|endoftext|>"  # end of text
+SEG = "[SEG]"  # the token that represents a mask
 BACKGROUND = "background"  # the last class of every class list
 
 
@@ -57,7 +57,7 @@ _SLOT = re.compile(r"\{text\}|\{answer\}")
 
 
 class Tokenizer(Protocol):
-    """What this room needs of a tokenizer; encode adds no special tokens."""
+    """The tokenizer interface used here; encode adds no special tokens."""
 
     eos_id: int
 
@@ -66,10 +66,12 @@ class Tokenizer(Protocol):
 
 
 def normalize(prompt: Prompt) -> Prompt:
-    """The prompt with its text as the model is trained on it. Referring expressions end in a period, as RefCOCO's do in the
-    published data code; video expressions lose their "(s)"; space around texts and class names goes.
+    """Returns the prompt with its text normalized as in training.
 
-    Training, validation, benchmarks and prediction all call it, in the processor. Normalized texts stay as they are."""
+    Referring expressions end with a period, as RefCOCO's in the published data code; video expressions lose their "(s)";
+    texts and class names are stripped. The processor calls it in training, validation, benchmarks and prediction. Normalizing
+    twice changes nothing.
+    """
     text = prompt.text.strip()
     if prompt.task == "referring" and text:
         text = text if text.endswith(".") else f"{text}."
@@ -79,12 +81,11 @@ def normalize(prompt: Prompt) -> Prompt:
 
 
 def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", train: bool = False) -> PromptTokens:
-    """A prompt in the words of its task.
+    """Tokenizes a prompt with the prompt strings of its task.
 
-    train: prompt.answer is used (the text of a chat answer; the explanation that goes before [SEG] in a reasoning answer).
-    Without it a chat prompt ends at "ASSISTANT:", and a reasoning prompt asks for no explanation. Labels begin two tokens
-    before the answer, as the published data code has it. Raises UserError naming the task where the prompt lacks its text,
-    classes or regions.
+    train: include prompt.answer (the text of a chat answer; the explanation before [SEG] in a reasoning answer). Otherwise a
+    chat prompt ends at "ASSISTANT:", and a reasoning prompt requests no explanation. Labels begin two tokens before the
+    answer, as in the published data code. Raises UserError with the task if the prompt lacks its text, classes or regions.
     """
     _check(prompt, template)
     explain = train and prompt.task == "reasoning" and bool(prompt.answer.strip())
@@ -101,13 +102,13 @@ def tokenize(prompt: Prompt, tokenizer: Tokenizer, *, template: str = "v0", trai
         return PromptTokens(ids, (IGNORED,) * len(ids), (True,) * len(ids))
 
     seg = tokenizer.id_of(SEG)
-    written = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
+    answer_ids = (*tokenizer.encode(prompt.answer.strip()), seg) if explain else (seg,)
     words["{answer}"] = prompt.answer.strip()
-    ids = (*_encode(_pieces(instruction + ANSWERS[task], words), tokenizer, written), tokenizer.eos_id)
-    given = max(len(_encode(_pieces(instruction, words), tokenizer)) - 2, 0)
+    ids = (*_encode(_pieces(instruction + ANSWERS[task], words), tokenizer, answer_ids), tokenizer.eos_id)
+    num_unsupervised = max(len(_encode(_pieces(instruction, words), tokenizer)) - 2, 0)
     return PromptTokens(
         ids=ids,
-        labels=(IGNORED,) * given + ids[given:],
+        labels=(IGNORED,) * num_unsupervised + ids[num_unsupervised:],
         mask=(True,) * len(ids),
         expression=(*tokenizer.encode(words["{text}"]), seg) if Marker.REFER in ids else (),
         classes=tuple((*tokenizer.encode(name), seg) for name in names),
@@ -121,7 +122,7 @@ def _check(prompt: Prompt, template: str) -> None:
     if prompt.task not in TASKS:
         raise UserError(f"task = {prompt.task!r}: use one of {', '.join(TASKS)}")
     if prompt.task not in QUESTIONS:
-        raise UserError(f"task = {prompt.task!r}: HyperSeg has no words for it; leave its reader out of data.tasks")
+        raise UserError(f"task = {prompt.task!r}: HyperSeg has no prompt for it; remove its reader from data.tasks")
     if prompt.task == "panoptic":
         if not prompt.classes or not all(name.strip() for name in prompt.classes):
             raise UserError(f"a panoptic prompt needs class names, each with text; got {list(prompt.classes)}")
@@ -133,18 +134,18 @@ def _check(prompt: Prompt, template: str) -> None:
 
 
 def _pieces(template: str, words: dict[str, str]) -> list[str]:
-    """The template split at its markers, then the user's words put in, so that these are never split."""
+    """Splits the template at its markers, then inserts the user's text, which is never split."""
     return [_SLOT.sub(lambda slot: words[slot.group()], piece) for piece in _SPLIT.split(template)]
 
 
-def _encode(pieces: list[str], tokenizer: Tokenizer, written: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Ids of the pieces: markers at odd places, text between them encoded on its own."""
+def _encode(pieces: list[str], tokenizer: Tokenizer, answer_ids: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Returns the ids of the pieces: markers are at odd indices, and each text between them is encoded separately."""
     ids: list[int] = []
-    for place, piece in enumerate(pieces):
-        if place % 2 == 0:
+    for k, piece in enumerate(pieces):
+        if k % 2 == 0:
             ids += tokenizer.encode(piece) if piece else []
         elif piece == "<gt>":
-            ids += written
+            ids += answer_ids
         else:
             ids.append(tokenizer.id_of(SEG) if piece == SEG else int(_MARKERS[piece]))
     return tuple(ids)

@@ -1,5 +1,6 @@
-"""The toy tokenizer, with the fixed parts of HyperSeg's prompts. `python -m hyperseg_jax.systems.hyperseg.toy_tokenizer` writes
-it again."""
+"""Trains the toy tokenizer with the fixed parts of HyperSeg's prompts.
+
+`python -m hyperseg_jax.systems.hyperseg.toy_tokenizer` rewrites its file."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ _SLOTS = re.compile(r"<[a-z]+>|\{[a-z]+\}|\[SEG\]")
 
 
 def phrases() -> set[str]:
-    """The fixed parts of every prompt, and what stands between the names of a class list."""
+    """Returns the fixed parts of all prompts, and the separators of class lists."""
     fixed = {", ", ".\n", " ASSISTANT:"}
     openings = {template.split("{question}")[0] for template in TEMPLATES.values()}
     for task, question in QUESTIONS.items():
@@ -23,7 +24,7 @@ def phrases() -> set[str]:
 
 
 def train() -> Tokenizer:
-    """The toy tokenizer; the same on every run."""
+    """Trains the toy tokenizer; the result is deterministic."""
     return corpus.train(phrases(), (SEG,))
 
 

@@ -76,7 +76,7 @@ def projection_table():
 
 def pixel_table():
     """Against Mask2FormerPixelDecoder, less FOREIGN."""
-    made = encoder_table().under(name="encoder.") + projection_table().under(name="input_projections.")
+    made = encoder_table().with_prefix(name="encoder.") + projection_table().with_prefix(name="input_projections.")
     return made + Table([Row("level_embed", "level_embed", Identity())])
 
 

@@ -188,7 +188,7 @@ def test_bits_survive(theirs, tmp_path, kind):
             {"target_modules": ["q_proj"]},
             r"missing in the source: base_model\.model\.model\.layers\.0\.self_attn\.v_proj\.lora_A",
         ),
-        ({"target_modules": ["q_proj", "v_proj", "fc1"]}, r"left over in the source: .*\.mlp\.fc1\.lora_A"),
+        ({"target_modules": ["q_proj", "v_proj", "fc1"]}, r"unexpected in the source: .*\.mlp\.fc1\.lora_A"),
     ],
 )
 def test_what_is_no_plain_adapter_of_ours_is_refused(theirs, fields, message):

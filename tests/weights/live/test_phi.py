@@ -137,7 +137,7 @@ def test_a_shorter_token_table_is_padded_with_zeros(
     model.save_pretrained(tmp_path / "longer")
     with pytest.raises(UserError, match=r"model\.embed_tokens\.weight: only the first 30 rows"):
         read_part("phi", short, tmp_path / "longer")
-    with pytest.raises(UserError, match=r"model\.embed_tokens\.weight: 37 rows, the config wants 40"):
+    with pytest.raises(UserError, match=r"model\.embed_tokens\.weight: 37 rows, the config expects 40"):
         read_part("phi", config(llm=LLM | {"vocab_size": 30}, head_vocab_size=40), tmp_path / "ours")
 
 

@@ -1,4 +1,4 @@
-"""A zip that appears whole or not at all."""
+"""Writes zip files atomically; encodes PNGs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hyperseg_jax.atomic import whole_file
 
 
 @contextlib.contextmanager
-def whole_zip(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
-    """A zip to write into; it gets its name at the end, and is removed after an exception."""
+def atomic_zip(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip file that is renamed to `path` at the end, and removed after an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
         yield file
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """uint8 [H, W] or [H, W, 3] as the bytes of a PNG."""
+    """Encodes uint8 [H, W] or [H, W, 3] as PNG bytes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
