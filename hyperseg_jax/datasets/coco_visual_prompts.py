@@ -51,4 +51,4 @@ class CocoVisualPrompts(CocoInteractive):
             raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
         drawn = draw_marks(target, np.random.default_rng([self._seed, number]))
         kind = self._kinds[int(rng.integers(len(self._kinds)))]
-        return Region.of_mask(drawn[kind], kind, self._radii.get(kind, 0))
+        return Region.from_mask(drawn[kind], kind, self._radii.get(kind, 0))

@@ -95,7 +95,7 @@ class Davis2017(ClipReader):
                 task="panoptic", classes=(CLASS,), things=(True,), masks=masks, labels=(0,) * count, ignore=ignore, key=name
             )
             return Example(name, frames, (prompt,), shown)
-        drawn = tuple(map(Region.of_mask, masks[:, 0]))
+        drawn = tuple(map(Region.from_mask, masks[:, 0]))
         prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=drawn, ignore=ignore, key=name)
         return Example(name, frames, (prompt,), shown)
 
@@ -111,7 +111,7 @@ class Davis2017(ClipReader):
         first = self._owner(video, 0)
         budget.charge(len(_numbers(first)), video.size, name)
         regions = first == np.array(_numbers(first), np.uint8)[:, None, None]
-        prompt = Prompt(task="region", regions=tuple(map(Region.of_mask, regions)), key=name)
+        prompt = Prompt(task="region", regions=tuple(map(Region.from_mask, regions)), key=name)
         every = range(len(video))
         return Example(name, video.images(every), (prompt,), video.names(every))
 

@@ -53,7 +53,7 @@ def text_cross_entropy_in_chunks(
         of_chunk = jax.checkpoint(lambda x: _sum(head(params, x[0]), x[1]), prevent_cse=False)
         return jax.lax.map(of_chunk, (chunks(hidden), chunks(wanted))).sum(0)
 
-    rows = axes.by_shard(of_rows, (), ("batch", None, None), ("batch", None), out=("batch",))
+    rows = axes.map_shards(of_rows, (), ("batch", None, None), ("batch", None), out=("batch",))
     return rows(params, hidden, wanted).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
 
 

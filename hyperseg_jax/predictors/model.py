@@ -203,7 +203,7 @@ def _text(text: str) -> str:
 
 def _about_regions(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:
     """A prompt about drawn regions. UserError where the mask of one does not fit the image; a processor judges other marks."""
-    drawn = tuple(region if isinstance(region, Region) else Region.of_mask(region) for region in regions)
+    drawn = tuple(region if isinstance(region, Region) else Region.from_mask(region) for region in regions)
     for k, region in enumerate(drawn):
         if region.mask is None:
             continue

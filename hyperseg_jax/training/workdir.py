@@ -40,7 +40,7 @@ class Workdir:
 
     def __init__(self, home: os.PathLike[str] | str, *, say: Callable[[str], None] = print) -> None:
         self._kept = contextlib.ExitStack()
-        self._lock = Lock(home, say=say)
+        self._lock = Lock(home, log=say)
         self.home = epath.Path(home)
         self.remote = stores.is_url(os.fspath(self.home))
         self.local = pathlib.Path(home)

@@ -61,6 +61,6 @@ def cell(text: str) -> str:
     return escape(one_line(text))
 
 
-def say(console: Console, text: str) -> None:
+def log(console: Console, text: str) -> None:
     """Prints it as it is."""
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from hyperseg_jax.atomic import check_free, whole_folder
+from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, first_rule, flatten
@@ -98,7 +98,7 @@ def export_weights(
     if format == "peft" and (dtype != "source" or strict_authors):
         raise UserError("--format peft writes the adapter as it is; leave --dtype and --strict-authors out")
     out, folder = pathlib.Path(out), model_folder.find(source)
-    check_free(out, WRITTEN, [folder])
+    check_replaceable(out, WRITTEN, [folder])
     config = model_folder.read_config(folder)
     system = systems.get(config.system)
     expected = model_folder.expected_params(folder, config)
@@ -123,7 +123,7 @@ def export_weights(
         described = {name: info for row in table for name, info in _describe(row, leaves, dtype)}
         pieces = [piece for row in table for piece in row.pieces()]
         make = functools.partial(_made, leaves, dtype)
-        with whole_folder(out) as made:
+        with atomic_folder(out) as made:
             if format == "state-dict":
                 write_state_dict(made / "state_dict.pth", described, itertools.chain.from_iterable(map(make, pieces)))
             else:
@@ -156,7 +156,7 @@ def _peft(file: TensorFile, config: ml_collections.ConfigDict, folder: pathlib.P
     adapters = {path: file.read(path) for path in file.tensors if path.endswith(("/lora_a", "/lora_b"))}
     if not adapters:
         raise UserError(f"{folder}: has no LoRA adapters; --format hf exports the whole model")
-    with whole_folder(out) as made:
+    with atomic_folder(out) as made:
         peft_adapter.write(made, adapters, config)
     return ExportReport(out, sum(len(array) for array in adapters.values()), {}, merged=False)
 

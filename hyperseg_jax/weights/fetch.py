@@ -7,7 +7,7 @@ import hashlib
 import pathlib
 import re
 
-from hyperseg_jax.atomic import whole_folder
+from hyperseg_jax.atomic import atomic_folder
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import stores
@@ -73,7 +73,7 @@ def _from_store(source: str) -> pathlib.Path:
         key = hashlib.sha256(repr((source, content)).encode()).hexdigest()[:12]
         folder = cache_folder() / "checkpoints" / f"{pathlib.PurePosixPath(root).name}-{key}"
         if not folder.is_dir():
-            with whole_folder(folder) as part:
+            with atomic_folder(folder) as part:
                 for name in names:
                     store.get_file(f"{root}/{name}", str(part / name))
     except UserError:

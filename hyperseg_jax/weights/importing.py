@@ -13,7 +13,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from hyperseg_jax.atomic import check_free, whole_folder
+from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Published, Row, Rule, first_rule, flatten
@@ -73,7 +73,7 @@ def import_weights(
     bases = [path for path in paths if path not in adapters]
     if len(adapters) > 1:
         raise UserError(f"{' and '.join(map(str, adapters))}: a model holds one adapter; give one of them")
-    check_free(out, WRITTEN, paths)
+    check_replaceable(out, WRITTEN, paths)
     with contextlib.ExitStack() as stack:
         files = [(_kind(system, file), file) for file in (stack.enter_context(open_checkpoint(path)) for path in bases)]
         files.sort(key=lambda given: system.published.index(given[0]))
@@ -92,7 +92,7 @@ def import_weights(
         rows, fresh = _fit(system.weight_table(config).rows, found, expected, given, [kind for kind, _ in files], report)
         made = _start_anew(init, fresh, jax.random.key(config.seed)) if fresh else {}
         leaves = _leaf_types(rows, found, expected, fresh, given, dtype)
-        with whole_folder(out) as part:
+        with atomic_folder(out) as part:
             text.save(part)
             (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with SafetensorsWriter(part / "model.safetensors", leaves, {"format": model_folder.FORMAT}) as writer:

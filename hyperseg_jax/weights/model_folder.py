@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hyperseg_jax import config as configs
 from hyperseg_jax import renamed_fields
-from hyperseg_jax.atomic import whole_folder
+from hyperseg_jax.atomic import atomic_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
@@ -72,7 +72,7 @@ def _write(
     described: Described,
     pieces: Iterator[tuple[str, tuple[int, ...], Any]],
 ) -> None:
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         tokenizer.save(part)
         (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n")
         with SafetensorsWriter(part / "model.safetensors", described, {"format": FORMAT}) as writer:

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from safetensors.numpy import save_file
 
-from hyperseg_jax.atomic import whole_folder
+from hyperseg_jax.atomic import atomic_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Adapters, flatten, unflatten
@@ -83,7 +83,7 @@ def write(
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    with whole_folder(pathlib.Path(folder)) as part:
+    with atomic_folder(pathlib.Path(folder)) as part:
         (part / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
 

@@ -76,7 +76,7 @@ PREDICT = {
     "picture in a bucket": ("gs://bucket/a.jpg 'a ring'", "gs://bucket/a.jpg", "copy the files"),
     "model in a bucket": ("good.jpg 'a ring' --model gs://bucket/run", "gs://bucket/run", "copy the files"),
     "out in a bucket": ("good.jpg 'a ring' --out=gs://bucket/out", "gs://bucket/out", "copy the files"),
-    "reasoning without a text": ("good.jpg --point 3,3 --reasoning", "--reasoning", "goes with a text"),
+    "reasoning without a text": ("good.jpg --point 3,3 --reasoning", "--reasoning", "requires a text"),
     "point of one number": ("good.jpg --point 3", "--point 3", "give 2 numbers"),
     "box without area": ("good.jpg --box 9,9,9,9", "--box 9,9,9,9", "has no area inside the image"),
     "endless text": ("good.jpg '" + "ring " * 10_000 + "'", "letters, and the limit is", "raise limits.letters"),
@@ -97,11 +97,11 @@ PREDICT = {
     "config override": ("good.jpg 'a ring' --config.seed=1", "predict", "no --config overrides"),
 }
 TRAIN = {
-    "no such config": ("--config nowhere", "nowhere", "shipped are"),
+    "no such config": ("--config nowhere", "nowhere", "shipped configs are"),
     "config of bad syntax": ("--config syntax.py", "syntax.py", "SyntaxError"),
     "config without get_config": ("--config nothing.py", "nothing.py", "get_config()"),
     "unknown key": ("--config tiny --config.optimizer.clip_nrm=1", "'clip_nrm'", "did you mean optimizer.clip_norm?"),
-    "unknown block": ("--config tiny --config.zzz.x=1", "'zzz'", "known here: "),
+    "unknown block": ("--config tiny --config.zzz.x=1", "'zzz'", "known fields: "),
     "wrong type": ("--config tiny --config.train.steps=many", "train.steps=many", "takes int, not str"),
     "a fraction of a step": ("--config tiny --config.train.steps=1.5", "train.steps=1.5", "takes int, not float"),
     "no value": ("--config tiny --config.train.steps", "train.steps", "give a value"),

@@ -207,7 +207,7 @@ class Giving(Raising):
         return self._errors[index]
 
 
-@pytest.mark.parametrize("regions", [np.ones((1, 4, 4), bool), [Region.of_point(1, 1)], (np.ones((4, 4), bool),), None])
+@pytest.mark.parametrize("regions", [np.ones((1, 4, 4), bool), [Region.from_point(1, 1)], (np.ones((4, 4), bool),), None])
 def test_regions_of_another_kind_are_named(regions):
     """As readers gave them once: whoever draws them would fail far from the reader."""
     example = Example("it", np.zeros((1, 4, 4, 3), np.uint8), (Prompt("region", regions=regions),))

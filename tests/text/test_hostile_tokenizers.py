@@ -294,4 +294,4 @@ def test_the_copy_for_transformers_is_one_that_the_next_process_removes_after_a_
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", watched)
     Tokenizer.load(folder)
-    assert atomic.is_part(seen[0].parents[1]) and not seen[0].exists()
+    assert atomic.is_temporary(seen[0].parents[1]) and not seen[0].exists()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from hyperseg_jax.atomic import sweep, whole_file, write_text
+from hyperseg_jax.atomic import atomic_file, remove_stale, write_text
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import files, record_errors
 from hyperseg_jax.datasets.builds import images, records
@@ -37,7 +37,7 @@ from hyperseg_jax.datasets.builds.index import (
 )
 from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.locks.alone import alone
+from hyperseg_jax.locks.process_lock import process_lock
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -103,7 +103,7 @@ def build(
     settings = {"format": FORMAT, **plan.told, "records": total, "shard_size": size, "long_edge": plan.long_edge}
     settings, mark = json.loads(json.dumps(settings)), fingerprint(settings)
     stage = _stage(store)
-    with alone(stage / "lock", wait=False) as free:
+    with process_lock(stage / "lock", wait=False) as free:
         if not free:
             raise UserError(f"{store}: is being built by another process of this machine; wait for it")
         count = -(-total // size)
@@ -121,7 +121,7 @@ def build(
             if not index.records:
                 raise UserError(f"{store}: every record is bad; {shards[0].bad[0][1]}")
             write_index(store, index)
-            store.sweep()
+            store.remove_stale()
         finally:
             _tidy(stage, stage / mark)
     return index
@@ -129,7 +129,7 @@ def build(
 
 def _tidy(stage: pathlib.Path, shards: pathlib.Path) -> None:
     """Leaves a staging folder that still holds finished shards."""
-    sweep(shards)
+    remove_stale(shards)
     for note in shards.glob("*.json"):
         if not note.with_suffix(".array_record").exists():  # killed between putting a shard in place and this
             note.unlink()
@@ -299,7 +299,7 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
 
     written, bad = 0, []
     try:
-        with whole_file(job.path) as part:
+        with atomic_file(job.path) as part:
             writer = ArrayRecordWriter(str(part), OPTIONS)
             try:
                 for number in range(job.start, job.stop):

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from hyperseg_jax.atomic import DAY, sweep, whole_file
+from hyperseg_jax.atomic import DAY, atomic_file, remove_stale
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits, paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, reason
@@ -98,10 +98,10 @@ class Store:
             else:
                 self._fs.get_file(self._at(name), str(file))
 
-    def sweep(self) -> None:
+    def remove_stale(self) -> None:
         """Removes what writers left that were killed; in a store what is a day old, since it does not tell who lives."""
         if self.path is not None:
-            sweep(self.path)
+            remove_stale(self.path)
             return
         with contextlib.suppress(Exception):  # it is in nobody's way
             old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=DAY)
@@ -117,7 +117,7 @@ class Store:
         """A temporary name to write under, then renamed."""
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
-            with whole_file(paths.inside(self.path, name)) as part:
+            with atomic_file(paths.inside(self.path, name)) as part:
                 yield str(part)
         else:
             part_name = self._at(f"{name}.{uuid.uuid4().hex[:12]}{PART}")

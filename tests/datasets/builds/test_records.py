@@ -31,7 +31,7 @@ def full():
         masks=blobs(3, 2),
         labels=(0, 0, 1),
         regions=(
-            Region.of_mask(blobs(), "box"),
+            Region.from_mask(blobs(), "box"),
             Region("point", points=[[0.1, 3, 1], [23.999999999, 7 / 3, 0]], boxes=[[1, 2, 3.7, 15]], mask=blobs()),
             Region("scribble", scribbles=(np.array([[0.3, 0.7], [5, 9]]), np.array([[1.0, 1.0]]))),
         ),

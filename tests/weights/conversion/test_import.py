@@ -206,13 +206,13 @@ def test_a_folder_that_would_be_lost_stays(whole, draw, checkpoint, tmp_path):
     published = checkpoint(draw(whole()))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    for out, named in ((tmp_path / "mine", "thesis.txt"), (published, "is or holds"), (tmp_path, "is or holds")):
+    for out, named in ((tmp_path / "mine", "thesis.txt"), (published, "is or contains"), (tmp_path, "is or contains")):
         with pytest.raises(UserError, match=named):
             import_weights([published], whole(), out)
     import_weights([published], whole(), tmp_path / "ours")
     import_weights([published], whole(), tmp_path / "ours")  # its own folder may be written again
     for out in (tmp_path / "ours", tmp_path / "mine"):
-        with pytest.raises(UserError, match="would be lost"):
+        with pytest.raises(UserError, match="would be deleted"):
             export_weights(tmp_path / "ours", out)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hyperseg_jax.atomic import remove
+from hyperseg_jax.atomic import remove_tree
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -94,4 +94,4 @@ def test_what_else_lies_in_a_model_folder_stays_and_is_not_copied(saved, whole, 
     assert (folder / "notes" / "of" / "mine").read_text() == "kept" and (folder / "link").read_text() == "kept"
     assert (folder / "notes" / "of" / "mine").stat().st_ino == file and (deep / "d" / "d").is_dir()
     assert not (folder / "pipe").exists() and not list(folder.parent.glob(".*hyperseg*"))
-    remove(folder)  # as pytest cannot
+    remove_tree(folder)  # as pytest cannot

@@ -246,5 +246,5 @@ def test_writing_is_strict(adapted, tmp_path, random_ours, phi_shapes):
     assert not (tmp_path / "a").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
-    with pytest.raises(UserError, match=r"holds thesis\.txt, which would be lost"):
+    with pytest.raises(UserError, match=r"contains thesis\.txt, which would be deleted"):
         peft_adapter.write(tmp_path / "full", flat, config)
