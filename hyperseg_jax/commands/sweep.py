@@ -41,10 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("sweep"), help="the sweep folder; an existing sweep is resumed"
     )
-    in_order: dict[str, Any] = {"dest": "sets", "action": _InOrder, "default": []}
-    parser.add_argument("--grid", nargs="+", metavar="FIELD=A,B", help="all combinations of the values", **in_order)
-    parser.add_argument("--zip", nargs="+", metavar="FIELD=A,B", help="first values together, then second values", **in_order)
-    parser.add_argument("--chain", nargs=0, help="starts another set of trials, to be run after the previous one", **in_order)
+    c_order_chunks: dict[str, Any] = {"dest": "sets", "action": _InOrder, "default": []}
+    parser.add_argument("--grid", nargs="+", metavar="FIELD=A,B", help="all combinations of the values", **c_order_chunks)
+    parser.add_argument(
+        "--zip", nargs="+", metavar="FIELD=A,B", help="first values together, then second values", **c_order_chunks
+    )
+    parser.add_argument(
+        "--chain", nargs=0, help="starts another set of trials, to be run after the previous one", **c_order_chunks
+    )
     parser.add_argument("--metric", help="TASK/NAME of validation, or train/NAME; default: referring/ciou, else train/loss")
     parser.add_argument("--mode", choices=("max", "min"), help="whether higher or lower is better; default: min for train/")
     parser.add_argument("--backend", choices=BACKENDS, default="local", help="how the trials are run")

@@ -49,15 +49,15 @@ def test_constructors_give_what_they_say():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"kind": "blob"}, "of the kind 'blob'; use one of point, scribble, box, mask"),
-        ({"points": [[1, 2]]}, r"the points of a region are of shape \(1, 2\)"),
-        ({"points": ["here"]}, "the points of a region are no numbers"),
-        ({"points": [[1, 2, 2]]}, "the third number of a point is 1 where it is on what is meant, 0"),
-        ({"points": [[np.nan, 2, 1]]}, "the points of a region have a number of 1000000 pixels or more, or none at all"),
+        ({"kind": "blob"}, "has the kind 'blob'; use one of point, scribble, box, mask"),
+        ({"points": [[1, 2]]}, r"the points of a region have the shape \(1, 2\)"),
+        ({"points": ["here"]}, "the points of a region are not numbers"),
+        ({"points": [[1, 2, 2]]}, "the third number of a point must be 1"),
+        ({"points": [[np.nan, 2, 1]]}, "the points of a region have a coordinate that is not finite, or not below 1000000"),
         ({"points": np.ones((4097, 3))}, "give up to 4096 rows of 3 numbers"),
-        ({"boxes": [[0, 0, np.inf, 5]]}, "the boxes of a region have a number"),
-        ({"boxes": [[5, 0, 4, 5]]}, "left, top, right, bottom; found one whose sides are swapped"),
-        ({"scribbles": [[]]}, "need a corner each"),
+        ({"boxes": [[0, 0, np.inf, 5]]}, "the boxes of a region have a coordinate"),
+        ({"boxes": [[5, 0, 4, 5]]}, "left, top, right, bottom; found a box with swapped sides"),
+        ({"scribbles": [[]]}, "each scribble of a region needs a vertex"),
         ({"scribbles": [[[1, 1]]] * 4097}, "has 4097 scribbles; give 4096 at most"),
         ({"scribbles": [[[0, 0], [9e5, 0], [0, 0]]]}, "are longer than 1000000 pixels"),
     ],
@@ -85,7 +85,7 @@ def test_a_thin_mark_is_thickened_where_it_is_drawn():
         thick = visual_prompts.thickened(thin(radius))
         assert thick.radius == 0 and np.array_equal(thick.mask, draw_region(thin(radius), SIZE))
         assert np.array_equal(draw_region(flipped(thin(radius), SIZE[1]), SIZE), draw_region(thin(radius), SIZE)[:, ::-1])
-    with pytest.raises(UserError, match="has the radius -1; give 0 up to"):
+    with pytest.raises(UserError, match="has the radius -1; give an integer from 0 to"):
         thin(-1)
 
 

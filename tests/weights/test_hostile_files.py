@@ -100,7 +100,7 @@ STREAMS = {
     "keys that are a dict": ({"keys": b"}"}, "lists storages"),
     "no storages": ({"keys": b"]" + text("0") + b"a"}, "cut off in storage 0"),
     "a huge storage": ({"keys": b"]" + text("0") + b"a", "storages": b"\xff" * 8}, "cut off in storage 0"),
-    "bytes behind": ({"keys": b"]" + text("0") + b"a", "storages": struct.pack("<Q", 6) + bytes(25)}, "1 bytes behind"),
+    "bytes behind": ({"keys": b"]" + text("0") + b"a", "storages": struct.pack("<Q", 6) + bytes(25)}, "1 bytes after"),
     "a short storage": ({"keys": b"]" + text("0") + b"a", "storages": struct.pack("<Q", 5) + bytes(20)}, "20 bytes, not 24"),
     "unlisted": ({}, "0 is not in the file"),
 }
@@ -131,9 +131,9 @@ HEADERS = {
     "the same place": (header({"a": entry(), "b": entry()}), "b overlaps"),
     "hole": (header({"a": entry((2,), (0, 8)), "b": entry((2,), (16, 24))}), "b has a hole"),
     "hole at the start": (header({"a": entry((5,), (4, 24))}), "a has a hole"),
-    "bytes left over": (header({"a": entry()}, bytes(25)), "24 bytes in all, the file has 25"),
-    "bytes lacking": (header({"a": entry()}, bytes(23)), "24 bytes in all, the file has 23"),
-    "beyond": (header({"a": entry((7,), (0, 28))}), "28 bytes in all"),
+    "bytes left over": (header({"a": entry()}, bytes(25)), "24 bytes in total, but the file has 25"),
+    "bytes lacking": (header({"a": entry()}, bytes(23)), "24 bytes in total, but the file has 23"),
+    "beyond": (header({"a": entry((7,), (0, 28))}), "28 bytes in total"),
     "negative": (header({"a": entry((2, 3), (-24, 0))}), "a needs"),
     "backwards": (header({"a": entry((2, 3), (24, 0))}), "a needs"),
     "shape": (header({"a": entry((2, 4))}), "a needs 32 bytes"),
@@ -190,7 +190,7 @@ def test_truncated_anywhere(tmp_path, samples, form):
 @pytest.mark.parametrize("form", ["stream", "safetensors", "pickle 2", "pickle 4", "pickle 5"])
 def test_nothing_stands_behind(tmp_path, samples, form):
     (tmp_path / "x").write_bytes(samples[form] + b"\x80\x02")
-    refused(tmp_path / "x", "in all, the file has" if form == "safetensors" else "has 2 bytes behind")
+    refused(tmp_path / "x", "in total, but the file has" if form == "safetensors" else "has 2 bytes after")
 
 
 @pytest.mark.parametrize(
@@ -239,15 +239,15 @@ INDICES = {
     "of Windows": ({"w": "..\\outside.safetensors"}, "outside.safetensors"),
     "a link out": ({"w": "link.safetensors"}, "link.safetensors is a link out"),
     "a circle": ({"w": "circle.safetensors"}, "circle.safetensors"),
-    "the folder": ({"w": "."}, "no file of this folder"),
-    "its parent": ({"w": ".."}, "no file of this folder"),
-    "nothing": ({"w": ""}, "no file of this folder"),
+    "the folder": ({"w": "."}, "not a file of this folder"),
+    "its parent": ({"w": ".."}, "not a file of this folder"),
+    "nothing": ({"w": ""}, "not a file of this folder"),
     "a folder": ({"w": "dir"}, "dir: no such file"),
-    "a zero byte": ({"w": "1.safetensors\0"}, "no file of this folder"),
+    "a zero byte": ({"w": "1.safetensors\0"}, "not a file of this folder"),
     "a missing file": ({**GOOD, "u": "3.safetensors"}, "lacks 3.safetensors"),
     "a missing tensor": ({**GOOD, "u": "1.safetensors"}, "1.safetensors lacks u"),
     "a tensor too many": ({"w": "1.safetensors", "u": "2.safetensors"}, "2.safetensors has v"),
-    "the wrong shard": ({"w": "2.safetensors", "v": "1.safetensors"}, "which the index does not put there"),
+    "the wrong shard": ({"w": "2.safetensors", "v": "1.safetensors"}, "which its index does not list there"),
     "a number": ({"w": 3}, "weight_map"),
     "a list": (["1.safetensors"], "weight_map"),
     "empty": ({}, "weight_map"),

@@ -143,8 +143,8 @@ BOMBS = {
     "operations": (b"N(t" * 100_000, "200000 operations"),
     "marks": (b"(" * 300_000 + b".", "200000 operations"),
     "containers": (b"(" + b"}" * 250_000 + b"t.", "200000 operations"),
-    "nesting": (b"]" * 90_000 + b"a" * 89_999 + b".", "holds a list"),
-    "tuples": (b")" + b"\x85" * 190_000 + b".", "holds a tuple"),
+    "nesting": (b"]" * 90_000 + b"a" * 89_999 + b".", "contains a list"),
+    "tuples": (b")" + b"\x85" * 190_000 + b".", "contains a tuple"),
     "a dict in itself": (b"}q\x00" + text("model") + b"h\x00s.", "no tensors"),
     "one text encoded often": (
         b"("
@@ -169,7 +169,7 @@ BOMBS = {
         "unpacks to more",
     ),
     "a memo far off": (b"}r\xff\xff\xff\xff.", "no tensors"),
-    "tuples doubled": (b")" + b"q\x00h\x00\x86" * 60_000 + b".", "holds a tuple"),
+    "tuples doubled": (b")" + b"q\x00h\x00\x86" * 60_000 + b".", "contains a tuple"),
 }
 
 
@@ -186,16 +186,16 @@ def test_bombs_stay_small(tmp_path, case, monkeypatch):
 
 
 TENSORS = {
-    "beyond": ({"shape": (3, 3)}, "reaches beyond"),
-    "huge": ({"shape": (2**31, 2**31)}, "beyond any memory"),
-    "overflowing": ({"shape": (2**62, 4), "strides": (0, 0)}, "beyond any memory"),
-    "overflowing to nothing": ({"shape": (2**32, 2**32, 0), "strides": (0, 0, 0)}, "beyond any memory"),
-    "blown up by stride 0": ({"shape": (1000, 1000), "strides": (0, 0)}, "reaches beyond"),
-    "offset": ({"offset": 1}, "reaches beyond"),
-    "huge offset": ({"offset": 2**100}, "reaches beyond"),
+    "beyond": ({"shape": (3, 3)}, "exceeds its storage"),
+    "huge": ({"shape": (2**31, 2**31)}, "invalid or too large"),
+    "overflowing": ({"shape": (2**62, 4), "strides": (0, 0)}, "invalid or too large"),
+    "overflowing to nothing": ({"shape": (2**32, 2**32, 0), "strides": (0, 0, 0)}, "invalid or too large"),
+    "blown up by stride 0": ({"shape": (1000, 1000), "strides": (0, 0)}, "exceeds its storage"),
+    "offset": ({"offset": 1}, "exceeds its storage"),
+    "huge offset": ({"offset": 2**100}, "exceeds its storage"),
     "negative offset": ({"offset": -1}, "without offset"),
-    "stride": ({"strides": (4, 1)}, "reaches beyond"),
-    "huge stride": ({"strides": (2**62, 1)}, "reaches beyond"),
+    "stride": ({"strides": (4, 1)}, "exceeds its storage"),
+    "huge stride": ({"strides": (2**62, 1)}, "exceeds its storage"),
     "negative stride": ({"strides": (-3, 1), "offset": 3}, "strides"),
     "negative size": ({"shape": (-2, 3)}, "whose shape"),
     "fewer strides": ({"strides": (3,)}, "strides"),
@@ -246,4 +246,4 @@ def test_booleans_are_0_or_1(tmp_path):
     path = tmp_path / "x"
     body = b"}" + text("w") + tensor(kind="BoolStorage") + b"s."
     path.write_bytes(archive(body, **{"data/0": bytes([0, 1, 255, 0, 1, 1])}))
-    refused(path, "w is of booleans")
+    refused(path, "w is a boolean array")

@@ -150,8 +150,8 @@ def test_numbers_beside_tensors_are_listed(tmp_path):
         ({"x": torch.ones(2), "rest": [torch.ones(2)]}, "tensors inside rest"),
         ({0: torch.ones(2)}, "names a tensor 0"),
         ({"epoch": 3}, "no tensors"),
-        (torch.ones(2), "holds a Tensor"),
-        ([torch.ones(2)], "holds a list"),
+        (torch.ones(2), "contains a Tensor"),
+        ([torch.ones(2)], "contains a list"),
     ],
 )
 def test_no_mapping_is_guessed(tmp_path, value, words):

@@ -94,7 +94,7 @@ def test_config_and_weights_of_different_models(whole, saved, tmp_path):
     folder, _ = saved(whole())
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"num_layers": 2', '"num_layers": 1'))
-    with pytest.raises(UserError, match="does not fit the config"):
+    with pytest.raises(UserError, match="does not match the config"):
         export_weights(folder, tmp_path / "out")
     (folder / "config.json").write_text(text.replace('"num_queries"', '"number_queries"'))
     with pytest.raises(UserError, match=r"config\.json: model\.mask_decoder\.number_queries: no such field"):

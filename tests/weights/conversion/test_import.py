@@ -170,7 +170,7 @@ def test_everything_wrong_is_listed_and_nothing_is_written(whole, draw, checkpoi
         import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
     for part in (
         "missing: mgvp_layers.norm.weight",
-        "left over: stray.weight",
+        "unexpected: stray.weight",
         "model.layers.0.mlp.fc1.bias [3]: becomes llm/",
         "predictor.iou_head.bias: int32",
         "temporal_query [2, 2, 2]",
@@ -242,7 +242,7 @@ def test_another_type_and_what_has_no_place_in_it(whole, draw, checkpoint, tmp_p
     import_weights([folder], whole(), tmp_path / "ours", dtype="bfloat16")
     assert model_folder.read(tmp_path / "ours")["queries"].dtype == ml_dtypes.bfloat16
     tensors["seg_query"][0, 0] = 1e6
-    with pytest.raises(UserError, match="seg_query: has values beyond float16"):
+    with pytest.raises(UserError, match="seg_query: has values outside the range of float16"):
         import_weights([checkpoint(tensors, "large")], whole(), tmp_path / "half", dtype="float16")
     assert not (tmp_path / "half").exists()
 

@@ -50,7 +50,7 @@ def test_all_that_does_not_fit_is_listed(saved):
     expected["perceiver/query"] = jax.ShapeDtypeStruct((3, 3), np.float32)
     with pytest.raises(UserError) as error:
         model_folder.load_params(folder, expected)
-    for part in ("missing: stray", "unknown: queries", "perceiver/query: shape (2, 16), the config wants (3, 3)"):
+    for part in ("missing: stray", "unknown: queries", "perceiver/query: shape (2, 16), the config expects (3, 3)"):
         assert part in str(error.value)
 
 
