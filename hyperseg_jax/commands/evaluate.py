@@ -152,6 +152,6 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
             )
     Console().print(table)
     if parsed.out:
-        write_text(parsed.out / "scores.json", strict_json.text(evaluation.scores))
+        write_text(parsed.out / "scores.json", strict_json.dumps(evaluation.scores))
         evaluation.save_sheet(parsed.out / "predictions.png")
         log(f"wrote {parsed.out}/")

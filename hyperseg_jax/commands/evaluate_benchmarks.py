@@ -106,7 +106,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 "scores": scores,
                 "published": [vars(row) for row in PUBLISHED if row.benchmark in scores],
             }
-            write_text(parsed.out / "scores.json", strict_json.text(report))
+            write_text(parsed.out / "scores.json", strict_json.dumps(report))
             log(console, f"wrote {parsed.out}/")
     hosts.leave()
 

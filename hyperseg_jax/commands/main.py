@@ -152,7 +152,7 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
             values[name] = ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             values[name] = value
-    checked = limits.of(values, "--limits")
+    checked = limits.from_fields(values, "--limits")
     parsed.limits = {name: getattr(checked, name) for name in values}
     if parsed.verb in ("train", "sweep", "plan"):
         parsed.overrides += [f"limits.{name}={value!r}" for name, value in parsed.limits.items()]

@@ -81,7 +81,7 @@ class _Limited:
     """What takes the limits that it is made under along to a worker process."""
 
     def __init__(self) -> None:
-        self._limits = limits.in_force()
+        self._limits = limits.current()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -254,7 +254,7 @@ def amount(record: Any, name: str, where: str) -> float:
 def image_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
     """(height, width) that a record promises; height, width: what its fields are called."""
     size = number(record, height, where), number(record, width, where)
-    most = limits.in_force().pixels
+    most = limits.current().pixels
     if min(size) < 1 or size[0] * size[1] > most:
         would = shown_value(size[1]) + "x" + shown_value(size[0])
         raise Problem(

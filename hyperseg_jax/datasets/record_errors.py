@@ -102,7 +102,7 @@ def one_record(read: Callable[..., Example]) -> Callable[..., Example]:
 
     @functools.wraps(read)
     def bounded(reader: Any, index: int, *rest: Any, **options: Any) -> Example:
-        with budget.of_a_record():
+        with budget.record_budget():
             try:
                 example = read(reader, index, *rest, **options)
                 _check_prompts(example)

@@ -326,7 +326,7 @@ def _truncate(path: pathlib.Path, step: int) -> str:
     if not path.is_symlink() and not path.exists():
         return ""
     if not _is_log(path):
-        return f"{paths.put_aside(path)}: was no log of metrics; a new one is begun"
+        return f"{paths.rename_damaged(path)}: was no log of metrics; a new one is begun"
     others = 0
     with atomic_file(path) as part, part.open("w") as file:
         for line in _lines(path):
@@ -342,4 +342,4 @@ def _own_folder(folder: pathlib.Path) -> str:
         paths.own(folder)
         if folder.is_dir() or not os.path.lexists(folder):
             return ""
-    return f"{paths.put_aside(folder)}: was no folder of this run; a new one is begun"
+    return f"{paths.rename_damaged(folder)}: was no folder of this run; a new one is begun"

@@ -22,7 +22,7 @@ from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
-from hyperseg_jax.untrusted.checkpoints import is_named_as_step
+from hyperseg_jax.untrusted.checkpoints import is_step_name
 
 UNREADABLE_RECORDS = "unreadable_records.txt"
 FETCHED = ("metrics.jsonl", "tensorboard", UNREADABLE_RECORDS)  # what a run goes on writing where it stopped
@@ -83,7 +83,7 @@ class Workdir:
         """Whether checkpoints may lie there; without one there is nothing to go on from."""
         folder = self.home / "checkpoints"
         try:
-            return folder.is_dir() and any(is_named_as_step(path.name) for path in folder.iterdir())
+            return folder.is_dir() and any(is_step_name(path.name) for path in folder.iterdir())
         except Exception:  # as in push; whoever opens the checkpoints tells
             return True
 

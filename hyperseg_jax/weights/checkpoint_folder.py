@@ -27,7 +27,7 @@ class Shards:
 
 
 def find_shards(folder: pathlib.Path) -> Shards:
-    """Finds the weight files in a folder. Prefers full models to adapters, safetensors to pickles, and an index to single files.
+    """Finds the weight files in a folder. Prefers full models to adapters, safetensors to pickles, an index to single files.
     Raises BadFile if there are none."""
     for index, pattern in FULL_MODEL:
         if (folder / index).is_file():
@@ -49,7 +49,7 @@ def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
 
 
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the path of a file in the folder, given its name from an index or a listing. Raises BadFile if it is elsewhere."""
+    """Returns the path of a file in the folder, named in an index or a listing. Raises BadFile if it is elsewhere."""
     if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
         raise BadFile(f"its index names {shown(name)}, which is not a file of this folder", DISTRUST)
     if not (folder / name).exists():

@@ -103,7 +103,7 @@ def export_weights(
     system = systems.get(config.system)
     expected = model_folder.expected_params(folder, config)
     with open_tensors(model_folder.file_path(folder, "model.safetensors")) as file:
-        model_folder.check_fit(folder, {path: info.shape for path, info in file.tensors.items()}, expected)
+        model_folder.check_params(folder, {path: info.shape for path, info in file.tensors.items()}, expected)
         if format == "peft":
             return _peft(file, config, folder, out)
         params = MergedParams(file, config)

@@ -130,7 +130,7 @@ def read_config(folder: pathlib.Path) -> ml_collections.ConfigDict:
     data = config["data"]
     lengths = [data.get("buckets"), [task.get("length") for task in data["tasks"].values()]]
     for name, field, value in (("side", "image_size", data.get("image_size")), ("tokens", "buckets or tasks", lengths)):
-        if (largest := max(_integers(value), default=0)) > (allowed := getattr(limits.in_force(), name)):
+        if (largest := max(_integers(value), default=0)) > (allowed := getattr(limits.current(), name)):
             raise UserError(
                 f"{where}: data.{field} is {largest}, and the limit is {allowed}; if that is intended, raise limits.{name}"
             )

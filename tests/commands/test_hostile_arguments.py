@@ -99,9 +99,9 @@ def test_odd_arguments(tmp_path, monkeypatch, arguments, words):
 
 def test_limits_hold_while_a_command_runs(monkeypatch):
     seen = []
-    monkeypatch.setattr(predict, "run", lambda parsed: seen.append(limits.in_force()))
+    monkeypatch.setattr(predict, "run", lambda parsed: seen.append(limits.current()))
     assert run("predict", "x", "y", "--limits", "pixels=1000", "--limits=seconds=2", "--limits", "outside=True") == (0, "")
-    assert seen == [limits.Limits(pixels=1000, seconds=2.0, outside=True)] and limits.in_force() == limits.Limits()
+    assert seen == [limits.Limits(pixels=1000, seconds=2.0, outside=True)] and limits.current() == limits.Limits()
 
 
 def test_the_number_of_examples_has_a_name_of_its_own(monkeypatch):
@@ -116,7 +116,7 @@ def test_limits_of_a_training_are_those_of_its_config(monkeypatch):
     monkeypatch.setattr(train, "run", seen.append)
     assert run("train", "--config", "tiny", "--workdir", "w", "--limits", "pixels=1000", "--limits=outside=True") == (0, "")
     config = configs.load("tiny", seen[0].overrides)
-    assert limits.of(config.limits, "limits") == limits.Limits(pixels=1000, outside=True)
+    assert limits.from_fields(config.limits, "limits") == limits.Limits(pixels=1000, outside=True)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def promise(key, value):
     text = f"{key}={value}"
     made = fuzz.kept_promise(lambda: configs.load("tiny", [text]))
     if not isinstance(made, UserError):
-        fuzz.kept_promise(lambda: limits.of(made.limits, "limits"))
+        fuzz.kept_promise(lambda: limits.from_fields(made.limits, "limits"))
 
 
 def _keys(block, path=""):

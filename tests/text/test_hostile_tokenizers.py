@@ -176,7 +176,7 @@ HOSTILE = [
     (added(content=""), "without content or id"),
     (added(content=" ", lstrip=True, rstrip=True), "takes in the spaces"),
     ({**added(content="x", lstrip=True, normalized=True), "normalizer": nested(replacing("x", " "))}, "takes in the spaces"),
-    (changed(version="9"), "is no tokenizer"),
+    (changed(version="9"), "is not a tokenizer"),
     ([], "is not a JSON object"),
 ]
 

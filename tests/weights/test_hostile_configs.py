@@ -158,7 +158,7 @@ def test_a_model_of_a_workdir_that_is_a_link_out(tmp_path):
 def test_limits_come_from_the_user_alone(folder):
     (folder / "config.json").write_text(json.dumps({**SHIPPED, "limits": {"side": 10**9, "outside": True}}))
     config = model_folder.read_config(folder)
-    assert "limits" not in config and limits.in_force() == limits.Limits()
+    assert "limits" not in config and limits.current() == limits.Limits()
     (folder / "config.json").write_text(json.dumps(changed("data/image_size", 4096)))
     with limits.applied(side=4096):
         assert model_folder.read_config(folder).data.image_size == 4096
@@ -171,7 +171,7 @@ def test_ids_beyond_the_embeddings_are_refused(hollow, tmp_path):
     for k in range(size, rows + 1):
         content["added_tokens"].append({**content["added_tokens"][0], "id": k, "content": f"<{k}>"})
     (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"tokenizer\.json: has ids up to {rows}, and the model has embeddings of {rows} "):
+    with pytest.raises(UserError, match=rf"tokenizer\.json: has ids up to {rows}, but the model has embeddings of {rows} "):
         Model.load(tmp_path)
 
 
@@ -179,7 +179,7 @@ def test_ids_beyond_the_embeddings_end_a_training_and_an_evaluation_before_they_
     config, line = micro(model__llm__vocab_size=10), benchmarks.find("toy_referring")["toy_referring"]
     opened = lambda: benchmarks.open_task("toy_referring", line, config, systems.get(config.system), config.data.root)
     for begin in (lambda: train(config, tmp_path / "run"), opened):
-        with pytest.raises(UserError, match=r"^\S*toy_tokenizer\.json: has ids up to \d+, and the model has embeddings of 10 "):
+        with pytest.raises(UserError, match=r"^\S*toy_tokenizer\.json: has ids up to \d+, but the model has embeddings of 10 "):
             begin()
 
 

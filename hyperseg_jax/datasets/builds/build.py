@@ -274,7 +274,7 @@ def _workshop(reader: Sequence[Example], workers: int) -> Iterator[tuple[Callabl
         yield (lambda job: _write(job, reader, here)), here
         return
     stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (reader, stop, limits.in_force()))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (reader, stop, limits.current()))
     try:
         yield (lambda job: pool.submit(_write_in_worker, job).result()), stop
     finally:

@@ -174,7 +174,7 @@ def test_more_regions_than_a_record_may_have_are_refused(full):
     many = lambda count: packed(dataclasses.replace(full, prompts=(Prompt("region", regions=(line,) * count),) * 2))
     with limits.applied(masks=20), pytest.raises(UserError, match=r"^s#0: has 21 regions, and the limit is 20"):
         Record(many(21), "s#0")
-    with limits.applied(masks=20), budget.of_a_record(), pytest.raises(UserError, match=r"raise limits\.masks"):
+    with limits.applied(masks=20), budget.record_budget(), pytest.raises(UserError, match=r"raise limits\.masks"):
         Record(many(15), "s#0").example()
 
 
