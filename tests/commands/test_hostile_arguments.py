@@ -72,13 +72,13 @@ def test_odd_overrides_end_before_any_work(tmp_path, text):
     ("arguments", "words"),
     [
         (("train", "--config", "tiny", "--workdir", "http://host/x"), "web addresses are not supported"),
-        (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is no store that is read or written here"),
-        (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is no store that is read or written here"),
+        (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is not a supported bucket URL"),
+        (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is not a supported bucket URL"),
         (("predict", "x.jpg", "a ring", "--out", "a\0b"), "contains a NUL"),
         (("predict", "x.jpg", "a ring", "--out", ""), "--out: is empty; give a folder"),
         (("train", "--config", "none.py", "--workdir="), "--workdir: is empty; give a folder"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels=0"), "--limits: pixels"),
-        (("predict", "x.jpg", "a ring", "--limits=pixel=9"), "no limit is called 'pixel'"),
+        (("predict", "x.jpg", "a ring", "--limits=pixel=9"), "there is no limit 'pixel'"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels=" + "[" * 3000), "--limits: pixels"),
         (("predict", "x.jpg", "a ring", "--limit", "pixels=9"), "unknown argument --limit"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels={[]:1}"), "--limits: pixels"),
@@ -142,7 +142,7 @@ def test_faults_of_our_own_are_told_as_such(monkeypatch, error):
 
 
 def test_panics_become_bad_files_and_stops_do_not():
-    with pytest.raises(Exception, match=r"is no tokenizer .wrong"), without_panics("is no tokenizer"):
+    with pytest.raises(Exception, match=r"is not a tokenizer .wrong"), without_panics("is not a tokenizer"):
         raise Panic("wrong\nhere")
     with pytest.raises(KeyboardInterrupt), without_panics("x"):
         raise KeyboardInterrupt

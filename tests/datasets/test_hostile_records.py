@@ -79,7 +79,7 @@ def test_objects_without_masks_count_as_masks(own):
 
 def test_time_is_limited(own):
     root = own("coco")
-    with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"seconds of reading behind it.*limits\.seconds"):
+    with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"seconds of reading time.*limits\.seconds"):
         opened(root)[0]
 
 
@@ -145,7 +145,7 @@ def test_links_and_pipes_in_the_place_of_a_build(own, tmp_path, place):
         content["shards"][0]["bytes"] = 0
         (folder / indices.INDEX).write_text(json.dumps(content))
     for read in (open_checked, lambda *where: Built(*where)[0]):
-        with pytest.raises(UserError, match="is no regular file"):
+        with pytest.raises(UserError, match="is not a regular file"):
             read(tmp_path / "out", "val")
 
 

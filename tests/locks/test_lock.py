@@ -208,7 +208,7 @@ def test_a_store_that_fails_is_one_line(bucket, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/x: cannot be written .Not a directory"):
         Lock(tmp_path / "file" / "x").acquire()
-    with pytest.raises(UserError, match=r"zz://x.*is no store"):
+    with pytest.raises(UserError, match=r"zz://x.*is not a supported bucket URL"):
         Lock("zz://x/y").acquire()
 
     def refuse(*_, **__):

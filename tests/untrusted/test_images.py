@@ -105,7 +105,7 @@ def test_what_is_no_regular_file(tmp_path):
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     for name in ("pipe.jpg", "zero.jpg"):
         for read in (files.read_image, files.image_shape, lambda p: labels.read_labels(p, (3, 3)), files.read_json):
-            with pytest.raises(UserError, match="is no regular file"):
+            with pytest.raises(UserError, match="is not a regular file"):
                 read(tmp_path / name)
 
 

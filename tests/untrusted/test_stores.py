@@ -32,7 +32,7 @@ REFUSED = [
 def test_other_stores_are_refused(url, use):
     if stores.is_url(url):
         with pytest.raises(
-            UserError, match="is no store that is read or written here; use a path of this machine, or one of gs://"
+            UserError, match="is not a supported bucket URL; use a local path, or one of gs://"
         ):
             use(url)
 

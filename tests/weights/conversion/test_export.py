@@ -80,7 +80,7 @@ def test_strict_authors_accepts_the_released_architecture(whole, saved, tmp_path
         ({"part": "mask2former"}, "lateral"),
         ({"part": "everything"}, "phi"),
         ({"part": "phi", "format": "state-dict"}, "--format hf"),
-        ({"format": "peft", "dtype": "float16"}, "as it is"),
+        ({"format": "peft", "dtype": "float16"}, "writes the adapter unchanged"),
     ],
 )
 def test_wishes_that_cannot_be_met(whole, saved, tmp_path, options, message):
@@ -170,5 +170,5 @@ def test_weights_that_are_not_finite_do_not_go_out(whole, params_of, tmp_path):
     params = params_of(whole())
     params["expression_projector"]["kernel"] = np.full_like(params["expression_projector"]["kernel"], np.nan)
     model_folder.save(tmp_path / "model", whole(), Tokenizer.toy(), params)
-    with pytest.raises(UserError, match="expression_projector/kernel: has numbers that are not finite"):
+    with pytest.raises(UserError, match="expression_projector/kernel: has values that are not finite"):
         export_weights(tmp_path / "model", tmp_path / "out")

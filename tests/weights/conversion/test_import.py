@@ -262,6 +262,6 @@ def test_weights_that_are_not_finite_do_not_come_in(whole, draw, checkpoint, tmp
     tensors = draw(whole())
     name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)
     tensors[name] = np.full_like(tensors[name], number)
-    with pytest.raises(UserError, match=f"{name}: has numbers that are not finite"):
+    with pytest.raises(UserError, match=f"{name}: has values that are not finite"):
         import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
     assert not (tmp_path / "ours").exists()

@@ -62,7 +62,7 @@ def test_weights_of_a_training_that_diverged_are_named(whole, params_of, tmp_pat
     params["expression_projector"]["kernel"] = broken
     model_folder.save(tmp_path / "model", whole(), Tokenizer.toy(), params)
     expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32) for path, x in flatten(params).items()}
-    with pytest.raises(UserError, match="expression_projector/kernel has numbers that are not finite"):
+    with pytest.raises(UserError, match="expression_projector/kernel has values that are not finite"):
         model_folder.load_params(tmp_path / "model", expected)
 
 
