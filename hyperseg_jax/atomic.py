@@ -101,7 +101,7 @@ def scratch_folder() -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _temporary_folder(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Yields (path of the new content, path for the old content) in a hidden folder beside `path`.
+    """Yields (path of the new content, path for the old content) in a hidden folder next to `path`.
 
     An flock on the hidden folder marks it as in use; the system releases it when the process ends in any way.
     """

@@ -72,7 +72,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         return x
     spec = list(resolve(names))
     for k, (name, axis) in enumerate(zip(names, spec, strict=True)):
-        parts = size(axis, mesh)
+        parts = num_shards(axis, mesh)
         if x.shape[k] % parts:
             if name == "batch":
                 raise ValueError(f"a batch of {x.shape[k]} rows cannot be split over {parts} devices ({axis})")
@@ -100,7 +100,7 @@ def resolve(names: Sequence[str | None], rules: Sequence[tuple[str, Any]] | None
     return P() if spec is None else spec
 
 
-def size(axis: str | tuple[str, ...] | None, mesh: Any) -> int:
+def num_shards(axis: str | tuple[str, ...] | None, mesh: Any) -> int:
     """Returns the number of shards of a dimension that is sharded over these mesh axes."""
     return math.prod(mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis or ()))
 

@@ -22,19 +22,19 @@ from hyperseg_jax.untrusted.printing import shown, shown_value
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
 
 
-DIFFERENCES = 4
+MAX_DIFFERENCES = 4
 """Maximum number of differing fields that a message lists."""
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+def describe_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Describes the fields in which two flat configs (values by path) differ; "" if they are equal. Both may come from
     untrusted files."""
     differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     messages = [
         f"{shown(key.replace('/', '.'))}: {shown_value(there.get(key))} there, {shown_value(here.get(key))} here"
-        for key in differing[:DIFFERENCES]
+        for key in differing[:MAX_DIFFERENCES]
     ]
-    more = [f"{len(differing) - DIFFERENCES} more"] if len(differing) > DIFFERENCES else []
+    more = [f"{len(differing) - MAX_DIFFERENCES} more"] if len(differing) > MAX_DIFFERENCES else []
     return "; ".join(messages + more)
 
 
@@ -95,8 +95,8 @@ def known_fields(system: str) -> dict[str, Any]:
     all_configs = [_run(name).to_dict() for name in shipped()]
     system_configs = [fields for fields in all_configs if fields["system"] == system]
     if system_configs:
-        return config_fields.joined(*system_configs)
-    return config_fields.shared(config_fields.joined(*all_configs))
+        return config_fields.merge(*system_configs)
+    return config_fields.common_fields(config_fields.merge(*all_configs))
 
 
 def _run(name: str) -> ml_collections.ConfigDict:
@@ -135,7 +135,7 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
         if depth < len(parents):
             node = node[part]
     parsed, current = _value(key, value), node[leaf]
-    if problem := next(config_fields.names(f"--config.{key}", parsed), ""):
+    if problem := next(config_fields.name_problems(f"--config.{key}", parsed), ""):
         raise UserError(problem)
     if isinstance(current, ml_collections.ConfigDict):
         _check_block(key, parsed, current)
@@ -166,7 +166,7 @@ def _check_block(key: str, value: Any, current: ml_collections.ConfigDict) -> No
         raise UserError(
             f"--config.{key}: is a block; set one of its fields, as in --config.{key}.NAME=VALUE ({', '.join(current)})"
         )
-    if not key.startswith(config_fields.OPEN) and (missing := [name for name in current if name not in value]):
+    if not key.startswith(config_fields.UNCHECKED_BLOCKS) and (missing := [name for name in current if name not in value]):
         raise UserError(
             f"--config.{key}: lacks {', '.join(missing)}; set a single field, as in --config.{key}.{missing[0]}=VALUE"
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from hyperseg_jax.untrusted.printing import shown_value
 
-MOST = 2**31 - 1
+MAX_INTEGER = 2**31 - 1
 BOUNDS: Mapping[str, tuple[float, float]] = {
     # sizes of models
     "image_size": (1, 2**14),
@@ -53,13 +53,13 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("share", "max_unreadable_share"), (0, 1)),
     "horizontal_flip": (0, 1),
     "batch_size": (1, 2**20),
-    **dict.fromkeys(("steps", "log_every", "save_every", "eval_every", "eval_examples", "keep"), (1, MOST)),
+    **dict.fromkeys(("steps", "log_every", "save_every", "eval_every", "eval_examples", "keep"), (1, MAX_INTEGER)),
     **dict.fromkeys(("start", "barrier", "heartbeat", "watchdog"), (1, 10**8)),
     **dict.fromkeys(("data", "fsdp", "tensor", "space"), (0, 2**20)),
-    "profile": (0, MOST),
+    "profile": (0, MAX_INTEGER),
     "accumulate": (1, 2**20),
     "learning_rate": (0, 1e6),
-    "warmup_steps": (0, MOST),
+    "warmup_steps": (0, MAX_INTEGER),
     "final_rate": (0, 1e6),
     "betas": (0, 1),
     "clip_norm": (0, 1e30),
@@ -87,13 +87,13 @@ LENGTHS = {
 ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
 REGEXES = ("init_fresh", "pattern")
-OPEN = ("data.tasks", "data.augment", "limits")
+UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "limits")
 """Blocks with user-defined names, or that are checked where they are used."""
-TASK = {"reader": "", "ratio": 0}
+TASK_FIELDS = {"reader": "", "ratio": 0}
 """Fields of every task; the other fields are sizes that depend on the system."""
-OWN = ("model", "loss")
+SYSTEM_BLOCKS = ("model", "loss")
 """Blocks whose fields depend on the system."""
-OWN_DATA = ("template", "image_size", "buckets")
+SYSTEM_DATA_FIELDS = ("template", "image_size", "buckets")
 """Fields of `data` that depend on the system."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
@@ -101,10 +101,10 @@ NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     """Yields an error message with the fix for each invalid field.
 
-    known: all fields of the configs of this system (see `joined`). Blocks that depend on the system are only checked if they
+    known: all fields of the configs of this system (see `merge`). Blocks that depend on the system are only checked if they
     are in `known`.
     """
-    yield from names("", config)
+    yield from name_problems("", config)
     yield from _block_problems("", config, known)
     sizes = known.get("sizes")
     data = config.get("data")
@@ -119,20 +119,20 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
             yield from _task_problems(f"data.tasks.{name}", name, task, sizes)
 
 
-def joined(*configs: Mapping[str, Any]) -> dict[str, Any]:
+def merge(*configs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the union of the fields of several configs, and "sizes", the union of the size fields of their tasks. The first
     config with a field determines its type."""
     blocks = [task for config in configs for task in config["data"]["tasks"].values()]
     empty: dict[str, Any] = {}
     task_fields = functools.reduce(_merge, blocks, empty)
-    sizes = {name: value for name, value in task_fields.items() if name not in (*TASK, "train", "val")}
+    sizes = {name: value for name, value in task_fields.items() if name not in (*TASK_FIELDS, "train", "val")}
     return functools.reduce(_merge, configs, empty) | {"sizes": sizes}
 
 
-def shared(known: Mapping[str, Any]) -> dict[str, Any]:
+def common_fields(known: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields that the configs of all systems have."""
-    data = {name: value for name, value in known["data"].items() if name not in OWN_DATA}
-    return {name: value for name, value in known.items() if name not in (*OWN, "sizes")} | {"data": data}
+    data = {name: value for name, value in known["data"].items() if name not in SYSTEM_DATA_FIELDS}
+    return {name: value for name, value in known.items() if name not in (*SYSTEM_BLOCKS, "sizes")} | {"data": data}
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,20 +144,20 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def names(path: str, value: Any) -> Iterator[str]:
+def name_problems(path: str, value: Any) -> Iterator[str]:
     """Yields an error message for each invalid field name, in nested blocks and lists at any depth."""
     members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, inner in members:
         if isinstance(value, Mapping) and not (isinstance(name, str) and NAME.fullmatch(name)):
             yield f"{path or 'config'}: {shown_value(name)} is not a valid field name; use letters, digits and _"
         else:
-            yield from names(f"{path}.{name}" if path else str(name), inner)
+            yield from name_problems(f"{path}.{name}" if path else str(name), inner)
 
 
 def _block_problems(path: str, block: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     for name, value in block.items():
         field_path = f"{path}.{name}" if path else name
-        if field_path in OPEN:
+        if field_path in UNCHECKED_BLOCKS:
             if not isinstance(value, Mapping):
                 yield f"{field_path} = {shown_value(value)}: give a block of fields"
         elif name in known:
@@ -196,7 +196,7 @@ def _value_problem(name: str, value: Any, example: Any) -> str:
         return "give a regular expression" if name in REGEXES and not _is_regex(value) else ""
     if not isinstance(example, int | float):
         return ""
-    low, high = WEIGHTS if name.endswith("_weight") else BOUNDS.get(name, (-MOST, MOST))
+    low, high = WEIGHTS if name.endswith("_weight") else BOUNDS.get(name, (-MAX_INTEGER, MAX_INTEGER))
     is_integer = isinstance(example, int)
     has_type = type(value) is int or (not is_integer and isinstance(value, float) and math.isfinite(value))
     if has_type and low <= value <= high:
@@ -229,7 +229,8 @@ def _task_problems(path: str, name: Any, task: Any, sizes: Mapping[str, Any] | N
             if field in ("train", "val"):
                 if not (value is None or isinstance(value, Mapping)):
                     yield f"{path}.{field} = {shown_value(value)}: give a block with the fields of the reader"
-            elif field not in TASK and sizes is not None and field not in sizes:
-                yield f"{path}.{shown_value(field)}: no such field; known fields: {', '.join({**TASK, **sizes})}, train, val"
-            elif problem := _value_problem(field, value, {**(sizes or {}), **TASK}.get(field)):
+            elif field not in TASK_FIELDS and sizes is not None and field not in sizes:
+                known = ", ".join((*TASK_FIELDS, *sizes, "train", "val"))
+                yield f"{path}.{shown_value(field)}: no such field; known fields: {known}"
+            elif problem := _value_problem(field, value, {**(sizes or {}), **TASK_FIELDS}.get(field)):
                 yield f"{path}.{field} = {shown_value(value)}: {problem}"

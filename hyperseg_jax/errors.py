@@ -1,6 +1,6 @@
 """Exceptions caused by the user's input, printed as one line without a traceback (exit code 2)."""
 
-ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)
+EXIT_EXCEPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 """Exceptions that end a process or a generator and are not errors. Every other exception may be an error, even if it is not
 an Exception: panics of native code derive from BaseException."""
 

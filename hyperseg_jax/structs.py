@@ -28,7 +28,7 @@ IGNORED = -100
 TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat", "caption")
 KINDS = ("point", "scribble", "box", "mask")
 """Kinds of regions."""
-_MOST, _FAR, _LONGEST, _THICKEST = 4096, 1e6, 1e6, 256
+_MAX_POINTS, _MAX_COORDINATE, _MAX_LENGTH, _MAX_RADIUS = 4096, 1e6, 1e6, 256
 """Limits of a region, since drawing time grows with each: number of points, boxes or scribble vertices; absolute coordinate in
 pixels; total length of its scribbles in pixels; radius in pixels."""
 
@@ -145,22 +145,24 @@ class Region:
     radius: int | None = 0
 
     def __post_init__(self) -> None:
-        if self.radius is not None and not (type(self.radius) is int and 0 <= self.radius <= _THICKEST):
-            raise UserError(f"a region has the radius {str(self.radius)[:40]}; give an integer from 0 to {_THICKEST}, or None")
+        if self.radius is not None and not (type(self.radius) is int and 0 <= self.radius <= _MAX_RADIUS):
+            raise UserError(
+                f"a region has the radius {str(self.radius)[:40]}; give an integer from 0 to {_MAX_RADIUS}, or None"
+            )
         if self.kind not in KINDS:
             raise UserError(f"a region has the kind {str(self.kind)[:40]!r}; use one of {', '.join(KINDS)}")
         points, boxes = _coordinates("points", self.points, 3), _coordinates("boxes", self.boxes, 4)
-        if len(self.scribbles) > _MOST:
-            raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MOST} at most")
+        if len(self.scribbles) > _MAX_POINTS:
+            raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MAX_POINTS} at most")
         scribbles = tuple(_coordinates("scribbles", line, 2) for line in self.scribbles)
         if not np.isin(points[:, 2], (0, 1)).all():
             raise UserError("the third number of a point must be 1 (on the object) or 0 (beside it); found another number")
         if (boxes[:, :2] > boxes[:, 2:]).any():
             raise UserError("a box of a region must be left, top, right, bottom; found a box with swapped sides")
-        if not all(map(len, scribbles)) or sum(map(len, scribbles)) > _MOST:
-            raise UserError(f"each scribble of a region needs a vertex, and all together at most {_MOST} vertices")
-        if sum(float(np.abs(np.diff(line, axis=0)).sum()) for line in scribbles) > _LONGEST:
-            raise UserError(f"the scribbles of a region are longer than {_LONGEST:.0f} pixels; give fewer vertices")
+        if not all(map(len, scribbles)) or sum(map(len, scribbles)) > _MAX_POINTS:
+            raise UserError(f"each scribble of a region needs a vertex, and all together at most {_MAX_POINTS} vertices")
+        if sum(float(np.abs(np.diff(line, axis=0)).sum()) for line in scribbles) > _MAX_LENGTH:
+            raise UserError(f"the scribbles of a region are longer than {_MAX_LENGTH:.0f} pixels; give fewer vertices")
         for name, value in (("points", points), ("boxes", boxes), ("scribbles", scribbles)):
             object.__setattr__(self, name, value)
 
@@ -192,10 +194,14 @@ def _coordinates(what: str, values: Any, columns: int) -> np.ndarray:
         raise UserError(f"the {what} of a region are not numbers; correct them") from error
     if not array.size:
         return np.zeros((0, columns))
-    if array.ndim != 2 or array.shape[1] != columns or len(array) > _MOST:
-        raise UserError(f"the {what} of a region have the shape {array.shape}; give up to {_MOST} rows of {columns} numbers")
-    if not (np.abs(array) < _FAR).all():
-        raise UserError(f"the {what} of a region have a coordinate that is not finite, or not below {_FAR:.0f}; correct it")
+    if array.ndim != 2 or array.shape[1] != columns or len(array) > _MAX_POINTS:
+        raise UserError(
+            f"the {what} of a region have the shape {array.shape}; give up to {_MAX_POINTS} rows of {columns} numbers"
+        )
+    if not (np.abs(array) < _MAX_COORDINATE).all():
+        raise UserError(
+            f"the {what} of a region have a coordinate that is not finite, or not below {_MAX_COORDINATE:.0f}; correct it"
+        )
     return array
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BUILT = "built"
 """The name of `hyperseg data build` output in place of a benchmark name."""
-DRAWN = ("max_classes", "frames", "sampling", "reach")
+SAMPLING_OPTIONS = ("max_classes", "frames", "sampling", "reach")
 """Sampling options, which are set when a build is read, not when it is written."""
 
 
@@ -191,7 +191,7 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UserError(f"--option {text}: give NAME=VALUE")
-    if name in DRAWN:
+    if name in SAMPLING_OPTIONS:
         raise UserError(f"--option {text}: set {name} when the build is read, not when it is written (docs/data.md)")
     try:
         return name, json.loads(value)

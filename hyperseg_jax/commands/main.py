@@ -18,7 +18,7 @@ from rich.markup import escape
 from hyperseg_jax import __version__
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.commands.script import script
-from hyperseg_jax.errors import ENDING, HostLost, UserError
+from hyperseg_jax.errors import EXIT_EXCEPTIONS, HostLost, UserError
 from hyperseg_jax.renamed_fields import FLAGS
 from hyperseg_jax.untrusted import limits, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _print_error("stopped")
         raise SystemExit(130) from None
-    except ENDING:
+    except EXIT_EXCEPTIONS:
         raise
     except BaseException as error:
         if traceback:

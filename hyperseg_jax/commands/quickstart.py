@@ -240,13 +240,13 @@ def before_and_after(tiny: Any, tuned: Any, new: EvaluationSet, count: int = 8) 
         frame = example.frames[0]
         panels = [overlay(frame, [mask[0] for mask in prompt.masks])]
         panels += [draw_segments(frame, model.segment(frame, prompt.text)) for model in (tiny, tuned)]
-        tiles.append(caption(_beside(panels), prompt.text))
+        tiles.append(caption(_side_by_side(panels), prompt.text))
         if len(tiles) == count:
             break
     return sheet(tiles, 2)
 
 
-def _beside(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+def _side_by_side(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     white = np.full((panels[0].shape[0], gap, 3), 255, np.uint8)
     parts = [part for panel in panels for part in (white, panel)][1:]
     return np.concatenate(parts, axis=1)

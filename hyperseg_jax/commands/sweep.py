@@ -251,7 +251,7 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[T
         if not isinstance(saved_config, dict):
             raise UserError(f"{path}: is not a sweep file; give another --out")
         there, here = (flatten({**fields, "limits": {}}) for fields in (saved_config, config))  # limits may change on resume
-        if difference := configs.differences(there, here):
+        if difference := configs.describe_differences(there, here):
             raise UserError(f"--out {out}: contains a sweep of another config ({difference}); give another --out")
     try:
         (out / TRIALS).mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from hyperseg_jax.datasets.check_errors import Problem
-from hyperseg_jax.errors import ENDING, UserError
+from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
 from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
@@ -25,7 +25,7 @@ ROOM = 400
 def reason(error: BaseException) -> str:
     """One line of what was wrong with a record. What is no fault of a record is raised again: a Ctrl-C, the end of the
     process."""
-    if isinstance(error, ENDING):
+    if isinstance(error, EXIT_EXCEPTIONS):
         raise error
     if isinstance(error, UserError | OSError):
         return one_line(" ".join(str(error).split()))

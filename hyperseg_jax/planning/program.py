@@ -93,7 +93,7 @@ def read(text: str) -> Program:
         elif name and (named := _NAME.match(line)):
             inside.append(_instruction(named[1], line[named.end() :]))
     if not computations:
-        raise ValueError("no computation found; is this optimised HLO?")
+        raise ValueError("no computation found; is this optimized HLO?")
     return Program(computations)
 
 

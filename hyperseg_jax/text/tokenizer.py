@@ -150,10 +150,10 @@ def _from_text(text: str, where: str, eos: str) -> Tokenizer:
 def _from_file(file: pathlib.Path) -> _Backend:
     """Loads a tokenizer.json."""
     with naming(file):
-        content = tokenizers.checked(strict_json.parse(strict_json.contents(file, LARGEST), "its content"))
+        content = tokenizers.validate(strict_json.parse(strict_json.contents(file, LARGEST), "its content"))
         with without_panics("is not a tokenizer"):
             backend = _Backend.from_str(json.dumps(content, ensure_ascii=False))
-        _check_ids(backend, tokenizers.ids(content))
+        _check_ids(backend, tokenizers.token_ids(content))
     return backend
 
 
@@ -207,7 +207,7 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
         for token, number in table.items():
             if backend.token_to_id(token) != number:
                 raise BadFile(f"gives {shown(token)} the id {number}, which is not the next free id", tokenizers.PUBLISHED)
-        tokenizers.dense(backend.get_vocab(with_added_tokens=True))
+        tokenizers.check_dense(backend.get_vocab(with_added_tokens=True))
     return backend
 
 
@@ -217,8 +217,8 @@ def _parsed(file: pathlib.Path) -> dict[str, Any]:
         content = strict_json.parse(strict_json.contents(file, LARGEST), "its content")
         match file.name:
             case "tokenizer.json":
-                return tokenizers.checked(content)
+                return tokenizers.validate(content)
             case "vocab.json" | "added_tokens.json":
-                return dict(tokenizers.vocabulary(content, "its content"))
+                return dict(tokenizers.validate_vocabulary(content, "its content"))
         tokenizers.check_settings({name: value for name, value in content.items() if name in CONFIG_FIELDS})
         return content

@@ -105,7 +105,7 @@ class Workdir:
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.home / "config.json"
         bound = path.exists() and (self.begun or (self.home / "model").exists())  # else the run has nothing to lose
-        if bound and (other := configs.differences(_held(self._config(path)), _held(resolved))):
+        if bound and (other := configs.describe_differences(_held(self._config(path)), _held(resolved))):
             raise UserError(
                 f"{self.home}: holds a run of another config ({other}); "
                 "give another --workdir, or the config it was trained with"

@@ -7,7 +7,7 @@ import mmap
 import pathlib
 from collections.abc import Iterator
 
-from hyperseg_jax.errors import ENDING, UserError
+from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
 from hyperseg_jax.untrusted.printing import first_line, one_line, shown
 
 ANOTHER_COPY = "get another copy of it"
@@ -52,7 +52,7 @@ def without_panics(what: str) -> Iterator[None]:
     ("is not a tokenizer")."""
     try:
         yield
-    except (UserError, BadFile, *ENDING):
+    except (UserError, BadFile, *EXIT_EXCEPTIONS):
         raise
     except BaseException as error:
         raise BadFile(f"{what} ({shown(first_line(error))})") from error

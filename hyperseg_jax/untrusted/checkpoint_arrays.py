@@ -9,7 +9,7 @@ from typing import Any
 
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.checkpoints import LARGEST, TREE, AnyPath, fields_of, files, is_remote
+from hyperseg_jax.untrusted.checkpoints import LARGEST, TREE, AnyPath, files, is_remote, read_fields
 from hyperseg_jax.untrusted.printing import shown, shown_value
 
 DESCRIPTIONS = 2**25
@@ -42,7 +42,7 @@ def check_arrays(folder: AnyPath, expected: Mapping[str, Arrays]) -> None:
         _check_files(part_folder, sum(map(_size, arrays.values())))
         if mismatched := dict(_listed(part_folder, ARRAYS)).keys() ^ arrays.keys():
             name = min(mismatched)
-            raise BadFile(f"its {part} {'lacks' if name in arrays else 'has an unexpected'} {_told(name)}")
+            raise BadFile(f"its {part} {'lacks' if name in arrays else 'has an unexpected'} {_format_name(name)}")
         _check_all(part_folder, arrays)
     _check_files(folder / FACTS, FACTS_BYTES)
     kinds = dict(_listed(folder / FACTS, (NUMBER, TEXT)))
@@ -69,7 +69,7 @@ def _check_all(folder: AnyPath, arrays: Arrays) -> None:
             total += len(description)
             if total > DESCRIPTIONS:
                 raise BadFile(f"the metadata of its arrays has more than {DESCRIPTIONS} bytes")
-            _check(name, strict_json.parse(description, _told(name)), *arrays[name])
+            _check(name, strict_json.parse(description, _format_name(name)), *arrays[name])
         _open(store, batch)
 
 
@@ -77,7 +77,7 @@ def _check_notes(folder: AnyPath) -> None:
     """Checks the metadata of each host about the arrays that it wrote, which Orbax also reads."""
     notes = folder / NOTES
     for path in notes.iterdir() if notes.is_dir() else ():
-        fields = fields_of(path)
+        fields = read_fields(path)
         if set(fields) != {NOTES} or type(fields[NOTES]) is not list or not all(map(_is_note, fields[NOTES])):
             raise BadFile(f"{NOTES}/{shown(path.name)} has an unknown format")
 
@@ -118,7 +118,7 @@ def _base(folder: AnyPath) -> dict[str, Any]:
 
 def _listed(folder: AnyPath, kinds: tuple[str, ...]) -> Iterator[tuple[Name, str]]:
     """Yields the path in the tree and the kind of each non-empty entry in the metadata of a part."""
-    for entry in fields_of(folder / TREE)["tree_metadata"].values():
+    for entry in read_fields(folder / TREE)["tree_metadata"].values():
         try:
             keys, value = entry["key_metadata"], entry["value_metadata"]
             name, empty = tuple(key["key"] for key in keys), value["skip_deserialize"]
@@ -140,13 +140,13 @@ def _is_key(key: str, kind: Any) -> bool:
 
 
 def _check_texts(folder: AnyPath, names: list[Name]) -> None:
-    texts = fields_of(folder / TEXTS) if names else {}
+    texts = read_fields(folder / TEXTS) if names else {}
     for name in names:
         if type(texts.get(".".join(name))) is not str:
-            raise BadFile(f"{TEXTS} lacks the string {_told(name)}")
+            raise BadFile(f"{TEXTS} lacks the string {_format_name(name)}")
 
 
-def _told(name: Name) -> str:
+def _format_name(name: Name) -> str:
     """Formats the name of an array for a message."""
     return shown(".".join(name))
 
@@ -156,13 +156,13 @@ def _read_descriptions(store: Any, names: list[Name]) -> Iterator[tuple[Name, by
     for name, future in [(name, store.read(f"{'.'.join(name)}/zarr.json")) for name in names]:
         result = future.result()
         if result.state != "value":
-            raise BadFile(f"lacks the array {_told(name)}")
+            raise BadFile(f"lacks the array {_format_name(name)}")
         yield name, bytes(result.value)
 
 
 def _check(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> None:
     """Raises BadFile if the metadata of an array does not match. dtype: "" for any number."""
-    what = _told(name)
+    what = _format_name(name)
     if array.get("shape") != list(shape):
         raise BadFile(f"{what} has the shape {shown_value(array.get('shape'))}, expected {list(shape)}")
     if array.get("data_type") not in ((dtype,) if dtype else NUMBERS):
@@ -196,4 +196,4 @@ def _open(store: Any, names: list[Name]) -> None:
         try:
             future.result()
         except ValueError as error:
-            raise BadFile(f"{_told(name)} has metadata that TensorStore cannot read") from error
+            raise BadFile(f"{_format_name(name)} has metadata that TensorStore cannot read") from error

@@ -49,11 +49,11 @@ def check(folder: AnyPath) -> None:
         raise BadFile("is not a folder")
     for path, _ in files(folder):
         if path.name == ROOT:
-            _check_root(fields_of(path))
+            _check_root(read_fields(path))
         elif path.name == TREE:
-            _check_tree(fields_of(path))
+            _check_tree(read_fields(path))
         elif path == folder / SCORES / SCORES:
-            _check_scores(fields_of(path, SCORES_BYTES))
+            _check_scores(read_fields(path, SCORES_BYTES))
 
 
 def is_remote(path: AnyPath) -> bool:
@@ -97,7 +97,7 @@ def _remote_entries(folder: AnyPath) -> Iterator[tuple[AnyPath, int, int]]:
             yield path, stat.S_IFDIR if status.is_directory else stat.S_IFREG, status.length
 
 
-def fields_of(path: AnyPath, largest: int = LARGEST) -> dict[str, Any]:
+def read_fields(path: AnyPath, largest: int = LARGEST) -> dict[str, Any]:
     """Reads a JSON object from a file of a checkpoint. Raises BadFile, OSError."""
     read = stores.contents if is_remote(path) else strict_json.contents
     fields = strict_json.parse_any(read(path, largest), path.name, finite=False)  # the best score may be NaN

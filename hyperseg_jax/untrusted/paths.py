@@ -19,7 +19,7 @@ LONGEST = 4096
 """Maximum bytes of a path."""
 OUTSIDE_FIX = "give --limits outside=True"
 ASSETS = pathlib.Path(__file__).parents[1] / "assets"
-"""The folder of shipped models in the installed package. It is trusted, since some installers replace its files by links."""
+"""The folder of shipped models in the installed package. It is trusted; some installers create links for its files."""
 
 
 def inside(root: str | os.PathLike, name: object) -> pathlib.Path:

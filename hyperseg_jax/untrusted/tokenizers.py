@@ -163,7 +163,7 @@ MODELS: Mapping[str, Mapping[str, Check]] = {
 _ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
-def checked(content: Mapping[str, Any]) -> dict[str, Any]:
+def validate(content: Mapping[str, Any]) -> dict[str, Any]:
     """Validates the content of a tokenizer.json and returns it for the library, without padding and truncation. Raises
     BadFile."""
     known = ("version", "truncation", "padding", "added_tokens", "model", *ROLES)
@@ -177,16 +177,16 @@ def checked(content: Mapping[str, Any]) -> dict[str, Any]:
         raise BadFile("has no model")
     model = {"type": _kind_of(model), **model}
     _check_fields(model, MODELS, "model", also=("type", "vocab"))
-    ids(content)
+    token_ids(content)
     if model["type"] == "BPE":
         check_merges(model.get("merges") or (), model["vocab"], model.get("continuing_subword_prefix") or "")
     return {**content, "model": model, "padding": None, "truncation": None}
 
 
-def ids(content: Mapping[str, Any]) -> dict[str, int]:
+def token_ids(content: Mapping[str, Any]) -> dict[str, int]:
     """Returns {token: id} of a tokenizer.json, including added tokens. Raises BadFile if ids have duplicates or gaps."""
     model = content["model"]
-    table = _unigrams(model) if _kind_of(model) == "Unigram" else vocabulary(model.get("vocab"), "model.vocab")
+    table = _unigrams(model) if _kind_of(model) == "Unigram" else validate_vocabulary(model.get("vocab"), "model.vocab")
     if _kind_of(model) in ("WordPiece", "WordLevel") and model.get("unk_token") not in table:
         raise BadFile("its model has an unk_token that is not in its vocabulary")
     added = content.get("added_tokens")
@@ -211,10 +211,10 @@ def ids(content: Mapping[str, Any]) -> dict[str, int]:
             )
         if table.setdefault(text, number) != number or by_id.setdefault(number, text) != text:
             raise BadFile(f"its added token {shown(text)} has the id {number} of another token, or two ids")
-    return dense(table)
+    return check_dense(table)
 
 
-def vocabulary(value: Any, what: str) -> dict[str, int]:
+def validate_vocabulary(value: Any, what: str) -> dict[str, int]:
     """Validates a vocabulary and returns {token: id}. Raises BadFile."""
     if type(value) is not dict or len(value) > TOKENS:
         raise BadFile(f"{what} is not a table of at most {TOKENS} tokens")
@@ -224,7 +224,7 @@ def vocabulary(value: Any, what: str) -> dict[str, int]:
     return dict(value)
 
 
-def dense(table: dict[str, int]) -> dict[str, int]:
+def check_dense(table: dict[str, int]) -> dict[str, int]:
     """Returns the table unchanged. Raises BadFile unless it has each id from 0 exactly once; larger ids would be beyond the
     model's embeddings."""
     if sorted(table.values()) != list(range(len(table))):

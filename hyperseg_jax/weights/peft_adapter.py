@@ -105,10 +105,10 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     _check(path, fields, config)
     path = folder / WEIGHTS
     with open_tensors(path) as file:
-        odd = [name for name, info in file.tensors.items() if info.dtype.name not in FLOATS]
-        if odd:
+        unsupported = [name for name, info in file.tensors.items() if info.dtype.name not in FLOATS]
+        if unsupported:
             raise UserError(
-                f"{path}: {shown(', '.join(odd))}: not of float32, float16 or bfloat16; save it in one of these with peft"
+                f"{path}: {shown(', '.join(unsupported))}: not float32, float16 or bfloat16; save it in one of these with peft"
             )
         tensors = {name: file.read(name) for name in file.tensors}
     try:

@@ -216,7 +216,10 @@ def test_features_as_they_were_written_before(prepared, tmp_path):
         ({"splits": [{"name": "train", "shardLengths": ["3"], "filepathTemplate": "/etc/passwd"}]}, r"--limits outside=True"),
         ({"splits": [{"name": "train", "shardLengths": [10**12]}]}, r"lists 1000000000000 records.*limits\.records"),
         ({"splits": [{"name": "train", "shardLengths": ["-1"]}]}, "lists -1 records"),
-        ({"splits": [{"name": "train", "shardLengths": ["5"], "filepathTemplate": "x.array_record[0:5]"}]}, "is not a shard of"),
+        (
+            {"splits": [{"name": "train", "shardLengths": ["5"], "filepathTemplate": "x.array_record[0:5]"}]},
+            "is not a shard of",
+        ),
         ({"name": "{SPLIT}" * 20_000}, "too long a name"),
         ({"splits": [{"name": "train", "shardLengths": ["0"] * 300_000}]}, "too many shards"),
         ({"splits": [{"name": "train", "shardLengths": ["2"]}]}, "has 3 records, and dataset_info.json says 2"),

@@ -175,7 +175,10 @@ HOSTILE = [
     (added(content="[SEG]"), "of another token"),
     (added(content=""), "without content or id"),
     (added(content=" ", lstrip=True, rstrip=True), "strips surrounding spaces"),
-    ({**added(content="x", lstrip=True, normalized=True), "normalizer": nested(replacing("x", " "))}, "strips surrounding spaces"),
+    (
+        {**added(content="x", lstrip=True, normalized=True), "normalizer": nested(replacing("x", " "))},
+        "strips surrounding spaces",
+    ),
     (changed(version="9"), "is not a tokenizer"),
     ([], "is not a JSON object"),
 ]

@@ -218,7 +218,9 @@ def test_where_no_checkpoint_is_left_the_run_ends_and_all_stays(copy):
     shutil.rmtree(copy / "1")
     pipe(copy / "2" / "_CHECKPOINT_METADATA")
     for _ in range(2):
-        with pytest.raises(UserError, match=r"checkpoints: 2 is no .*_METADATA is not a regular file.* there is no other; remove"):
+        with pytest.raises(
+            UserError, match=r"checkpoints: 2 is no .*_METADATA is not a regular file.* there is no other; remove"
+        ):
             Checkpoints(copy)
 
 
@@ -300,7 +302,11 @@ TREE_KERNEL = "('trainable', 'a', 'kernel')"
         ("params", rewritten(KERNEL, node_type="group"), "kernel has a description that is not read here"),
         ("params", rewritten(KERNEL, fill_value="x"), "kernel has a description that is not read here"),
         ("params", rewritten(KERNEL, chunk_key_encoding={"name": "v2"}), "NOT_FOUND: chunk"),
-        ("params", relisted(TREE_KERNEL, "key_metadata", key="b"), r"its params (lacks trainable.a|has an unexpected b.a).kernel"),
+        (
+            "params",
+            relisted(TREE_KERNEL, "key_metadata", key="b"),
+            r"its params (lacks trainable.a|has an unexpected b.a).kernel",
+        ),
         ("params", relisted(TREE_KERNEL, "key_metadata", key_type=1), "an entry of an unknown kind"),
         ("params", lambda path: (path / "array_metadatas" / "process_0").write_text("x"), "process_0 is not readable JSON"),
         *(

@@ -42,7 +42,10 @@ ASKS = {  # value -> the name that the message has
     "an array of objects": (name("numpy", "dtype") + text("O8") + b"\x89\x88\x87R", "NumPy type O8"),
     "a structured array": (name("numpy", "dtype") + text("V8") + b"\x89\x88\x87R", "NumPy type V8"),
     "fields": (name("numpy", "dtype") + text("f4") + b"\x85R(K\x03" + text("|") + b"N" + text("a") + b"\x85}tb", "structured"),
-    "another class as ndarray": (name("numpy.core.multiarray", "_reconstruct") + DICT + b"K\x00\x85C\x01b\x87R", "not an ndarray"),
+    "another class as ndarray": (
+        name("numpy.core.multiarray", "_reconstruct") + DICT + b"K\x00\x85C\x01b\x87R",
+        "not an ndarray",
+    ),
     "another codec": (name("_codecs", "encode") + text("bzip") + text("bz2_codec") + b"\x86R", "_codecs.encode"),
     "bytes of a number": (name("builtins", "bytes") + number(2**40) + b"\x85R", "bytes(...)"),
     "a text called": (text("os.system") + text(COMMAND) + b"\x85R", "calls a str"),
