@@ -184,7 +184,7 @@ def _view(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:
 def _storage(ident: Any, length: int) -> Storage:
     """Returns the storage of a persistent id: ("storage", kind, key, device, elements), and in the stream format a view."""
     if type(ident) is not tuple or len(ident) != length or type(ident[0]) is not str or ident[0] != "storage":
-        raise BadFile("its pickle has a reference that is not a storage", DISTRUST)
+        raise BadFile("its pickle refers to a value that is not a storage", DISTRUST)
     _, kind, key, _, count = ident[:5]
     if type(kind) is not StorageKind or type(key) is not str or type(count) is not int or count < 0:
         raise BadFile("its pickle refers to a storage with an invalid kind, key or size", DISTRUST)

@@ -162,10 +162,10 @@ HOSTILE = [
     (model(vocab={"a": 2**70}), "gives a the id"),
     (model(vocab={"a": -1}), "gives a the id"),
     (model(vocab=[["a", 1.0]]), "is not a table"),
-    (model(merges=[["a", "not there"]]), "merge of a and not there does not fit"),
+    (model(merges=[["a", "not there"]]), "merge of a and not there does not match"),
     (model(merges=["a b c"]), "merges that is not allowed"),
-    ({"model": BPE}, "merge of a and b does not fit"),
-    ({"model": {**BPE, "continuing_subword_prefix": "", "vocab": {"a": 0, "b": 1}}}, "merge of a and b does not fit"),
+    ({"model": BPE}, "merge of a and b does not match"),
+    ({"model": {**BPE, "continuing_subword_prefix": "", "vocab": {"a": 0, "b": 1}}}, "merge of a and b does not match"),
     (changed(model={"type": "WordPiece", "unk_token": "[UNK]", "vocab": {}}), "unk_token that is not in its vocabulary"),
     (changed(model={"type": "WordPiece", "unk_token": "a", "vocab": {"a": 0}, "max_input_chars_per_word": 10**9}), "max_input"),
     (changed(model={"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]}), "unk_id"),
@@ -173,7 +173,7 @@ HOSTILE = [
     (added(id=SIZE + 4), "each once"),
     (added(id=3), "of another token"),
     (added(content="[SEG]"), "of another token"),
-    (added(content=""), "without content or id"),
+    (added(content=""), "without a valid content or id"),
     (added(content=" ", lstrip=True, rstrip=True), "strips surrounding spaces"),
     (
         {**added(content="x", lstrip=True, normalized=True), "normalizer": nested(replacing("x", " "))},
@@ -243,7 +243,7 @@ def test_the_longest_texts_take_moments(tmp_path, name):
 
 
 def test_lone_surrogates_are_no_text():
-    with pytest.raises(UserError, match="cannot read it"):
+    with pytest.raises(UserError, match="cannot be tokenized"):
         Tokenizer.toy().encode("a \ud800 ring")
 
 

@@ -63,7 +63,7 @@ def test_sides_without_an_end(tmp_path):
 
 def test_numbers_below_0(tmp_path):
     savemat(tmp_path / "a.mat", {"LabelMap": -LABELS.astype(np.int16)})
-    with pytest.raises(UserError, match=r"a\.mat: has the number -77 where"):
+    with pytest.raises(UserError, match=r"a\.mat: has the label -77; labels"):
         read_labels(tmp_path / "a.mat", LABELS.shape)
     Image.fromarray(-LABELS.astype(np.int32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"a\.tif: has the number -11 where"):

@@ -132,7 +132,7 @@ def test_a_image_pattern_in_the_name(tmp_path):
     path.write_bytes(b"nothing")
     refused(path)
     path.write_bytes((tmp_path / "frame000.png").read_bytes())
-    assert "none of the video containers" in refused(path)
+    assert "not a supported video container" in refused(path)
 
 
 def test_frames_and_pixels_are_limited(tmp_path):

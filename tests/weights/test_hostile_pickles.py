@@ -84,7 +84,7 @@ ASKS = {  # value -> the name that the message has
     "huge frame": (b"\x95" + b"\xff" * 8, "frame"),
     "protocol 9": (b"\x80\x09", "protocol"),
     "text that is none": (b"X\x02\x00\x00\x00\xff\xff", "UTF-8"),
-    "endless name": (b"c" + b"a" * 5000, "too long a name"),
+    "endless name": (b"c" + b"a" * 5000, "invalid or too long"),
     "a name with controls": (b"cos\x1b[2J\nsystem\n", "os\\x1b[2J.system"),
 }
 CONTAINERS = (lone_pickle, archive, stream)
