@@ -66,7 +66,7 @@ def test_numbers_below_0(tmp_path):
     with pytest.raises(UserError, match=r"a\.mat: has the label -77; labels"):
         read_labels(tmp_path / "a.mat", LABELS.shape)
     Image.fromarray(-LABELS.astype(np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"a\.tif: has the number -11 where"):
+    with pytest.raises(UserError, match=r"a\.tif: has the label -11; labels"):
         read_labels(tmp_path / "a.tif", LABELS.shape)
 
 

@@ -71,7 +71,7 @@ ASKS = {  # value -> the name that the message has
     "a name without a value": (b"}(" + text("x") + b"u", "without a value"),
     "items for a text": (text("x") + text("x") + b"Ns", "not a dict"),
     "append to a tuple": (b")Na", "not a list"),
-    "recall of nothing": (b"h\x07", "value 7"),
+    "recall of nothing": (b"h\x07", "memo 7"),
     "no mark": (b"t", "never began"),
     "open mark": (b"(N", "its pickle"),
     "huge bytes": (b"\x8e" + b"\xff" * 8, "its pickle needs"),
