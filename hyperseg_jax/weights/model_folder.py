@@ -44,8 +44,8 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
             return candidate
     shipped = sorted(p.parent.name for p in paths.ASSETS.glob("*/model.safetensors"))
     raise UserError(
-        f"{one_line(name)}: is not a model; give a workdir of `hyperseg train`, a folder with model.safetensors, or a "
-        f"shipped model ({', '.join(shipped) or 'none'})"
+        f"{one_line(name)}: is not a model; give a workdir of `hyperseg train`, a folder with model.safetensors, or one of "
+        f"the shipped models ({', '.join(shipped) or 'none'})"
     )
 
 

@@ -187,7 +187,7 @@ def test_foreign_classes_are_never_imported(prepared, tmp_path, monkeypatch, pla
     features = json.loads((folder / "features.json").read_text())
     features["featuresDict"]["features"]["image"] = PLACES[place]
     (folder / "features.json").write_text(json.dumps(features))
-    with pytest.raises(UserError, match=r"features\.json: names the class .*, which is not among the features that are read"):
+    with pytest.raises(UserError, match=r"features\.json: names the class .*, which is not a supported feature"):
         Prepared(folder, "train")
     assert not (tmp_path / "marker").exists()
 
