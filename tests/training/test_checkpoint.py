@@ -291,16 +291,16 @@ TREE_KERNEL = "('trainable', 'a', 'kernel')"
         ("run", rewritten("format", chunk_grid=None), "has invalid metadata"),
         ("run", rewritten("format", data_type="complex64"), "has the type 'complex64', expected a number"),
         ("run", rewritten("format", codecs=[{"name": "evil"}]), "uses the codec 'evil', but only sharding_indexed, bytes"),
-        ("run", relisted("('format',)", "value_metadata", value_type="jax.Array"), "has a 'jax.Array' that is not known"),
+        ("run", relisted("('format',)", "value_metadata", value_type="jax.Array"), "has an unexpected 'jax.Array'"),
         ("run", relisted("('format',)", "value_metadata", value_type="string"), "no such file"),
         ("train", rewritten("step", shape=[1], chunk_grid=sides(1)), r"step has the shape \[1\], expected \[\]"),
         ("params", rewritten(KERNEL, chunk_grid=sides(2**36, 1)), "has chunks larger than its array"),
         ("params", rewritten(KERNEL, shape=[32, 64], chunk_grid=sides(32, 64)), r"has the shape \[32, 64\]"),
         ("params", rewritten(KERNEL, data_type="bfloat16"), "has the type 'bfloat16', expected float32"),
         ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "gzip"}]), "uses the codec 'gzip'"),
-        ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "zstd", "configuration": {"level": "x"}}]), "not read here"),
-        ("params", rewritten(KERNEL, node_type="group"), "kernel has a description that is not read here"),
-        ("params", rewritten(KERNEL, fill_value="x"), "kernel has a description that is not read here"),
+        ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "zstd", "configuration": {"level": "x"}}]), "metadata that TensorStore cannot read"),
+        ("params", rewritten(KERNEL, node_type="group"), "kernel has metadata that TensorStore cannot read"),
+        ("params", rewritten(KERNEL, fill_value="x"), "kernel has metadata that TensorStore cannot read"),
         ("params", rewritten(KERNEL, chunk_key_encoding={"name": "v2"}), "NOT_FOUND: chunk"),
         (
             "params",
@@ -313,7 +313,7 @@ TREE_KERNEL = "('trainable', 'a', 'kernel')"
             (
                 "train",
                 lambda path, text=text: (path / "array_metadatas" / "process_0").write_text(text),
-                "process_0 is not known",
+                "process_0 has an unknown format",
             )
             for text in ("{}", '{"array_metadatas": [{}]}', '{"array_metadatas": [{"array_metadata": {"param_name": "key"}}]}')
         ),
@@ -331,7 +331,7 @@ def test_arrays_that_are_not_those_of_the_run_are_told_in_one_line(copy, capfd, 
 
 def test_names_that_share_one_large_value_are_not_read(copy, monkeypatch):
     monkeypatch.setattr(checkpoint_arrays, "DESCRIPTIONS", 500)  # of two arrays
-    with pytest.raises(UserError, match="the descriptions of its arrays take more than 500 bytes"):
+    with pytest.raises(UserError, match="the metadata of its arrays has more than 500 bytes"):
         restore(copy)
 
 
