@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def load(name: str | os.PathLike) -> Model:
-    """A model to segment with: a workdir of `hyperseg train`, a model folder, or a shipped model by name ("tiny")."""
-    from hyperseg_jax.predictors.model import load as load_model  # late, so that importing the package stays quick
+    """Loads a model: a workdir of `hyperseg train`, a model folder, or the name of a shipped model ("tiny")."""
+    from hyperseg_jax.predictors.model import load as load_model  # imported late to keep `import hyperseg_jax` fast
 
     return load_model(os.fspath(name))

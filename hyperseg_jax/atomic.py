@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all. What a killed process leaves of them is removed by the next one."""
+"""Atomic writes of files and folders. Temporary files left behind by killed processes are removed by later processes."""
 
 from __future__ import annotations
 
@@ -18,59 +18,62 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import shown
 
 DAY = 24 * 3600
-"""Seconds after which a part is left over where nothing else tells whether its writer lives."""
+"""Age in seconds at which a temporary folder counts as stale when file locks cannot tell whether its writer is alive."""
 _HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 _PART = re.compile(r"\..*\.hyperseg-([0-9a-f]{8})-[a-z0-9_]{8}$", re.DOTALL)
 _swept: set[pathlib.Path] = set()
 
 
-def is_part(path: os.PathLike[str] | str) -> bool:
-    """Whether a path is, by its name, what this file writes before it is whole."""
+def is_temporary(path: os.PathLike[str] | str) -> bool:
+    """Whether the name of a path is that of a temporary folder created by this module."""
     return _PART.match(pathlib.PurePath(path).name) is not None
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes under a temporary name, then renames."""
-    with whole_file(path) as part:
+    """Writes a text file atomically."""
+    with atomic_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path of the same name on the same disk, for whoever writes the file.
+def atomic_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary path with the same file name on the same disk, which is renamed to `path` on exit.
 
-    At the end it is renamed to `path`. After an exception, or where nothing was written or it was deleted meanwhile, `path`
-    stays as it was, and nothing is left. Several may write one path at once: the last one stays. OSError names `path`.
+    After an exception, or if the temporary file was not written or was deleted, `path` is unchanged and the temporary file is
+    removed. Concurrent writers are allowed: the last one wins. An OSError names `path`.
     """
-    with _beside(path) as (new, _):
+    with _temporary_folder(path) as (new, _):
         yield new
         if new.exists():
             new.replace(path)
 
 
-def check_free(folder: pathlib.Path, written: Iterable[str], sources: Iterable[pathlib.Path] = ()) -> None:
-    """UserError unless writing `folder` as a whole loses nothing: it may hold only what was written there before (patterns of
-    names), and no source may lie in it, nor it in a source."""
+def check_replaceable(folder: pathlib.Path, outputs: Iterable[str], sources: Iterable[pathlib.Path] = ()) -> None:
+    """Raises UserError if replacing `folder` would delete anything but earlier outputs.
+
+    outputs: glob patterns of the file names that an earlier run may have written. sources: inputs that must not lie in `folder`
+    or be the folder itself.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a new folder")
-    own = pathlib.Path(os.path.realpath(folder))  # unlike resolve(), it takes links in a circle
+    target = pathlib.Path(os.path.realpath(folder))  # unlike resolve(), realpath accepts cycles of links
     for source in sources:
-        there = pathlib.Path(os.path.realpath(source))
-        if own == there or own in there.parents:
-            raise UserError(f"{folder}: is or holds {source}, which would be lost; give a new folder")
-    patterns = tuple(written)
+        real_source = pathlib.Path(os.path.realpath(source))
+        if target == real_source or target in real_source.parents:
+            raise UserError(f"{folder}: is or contains {source}, which would be deleted; give a new folder")
+    patterns = tuple(outputs)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not is_part(path) and not any(path.match(pattern) for pattern in patterns):
-            raise UserError(f"{folder}: holds {shown(path.name)}, which would be lost; give a new folder")
+        if not is_temporary(path) and not any(path.match(pattern) for pattern in patterns):
+            raise UserError(f"{folder}: contains {shown(path.name)}, which would be deleted; give a new folder")
 
 
 @contextlib.contextmanager
-def whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary folder on the same disk to write into. At the end it takes the place of what stood there, which is removed;
-    after an exception it is removed itself. OSError names `folder` or what lies in it."""
+def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder on the same disk, which replaces `folder` on exit. After an exception the temporary folder is
+    removed and `folder` is unchanged. An OSError names `folder` or a path in it."""
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(folder) as (new, before):
+    with _temporary_folder(folder) as (new, before):
         new.mkdir()
         yield new
         while True:
@@ -85,26 +88,26 @@ def whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                     before.replace(folder)
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
                     raise
-                remove(before.parent)  # another process was quicker; the last one stays
+                remove_tree(before.parent)  # another process wrote the folder in the meantime; the last writer wins
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[pathlib.Path]:
-    """A folder among the temporary ones of this machine, removed at the end or, after a kill, by a later process."""
-    with _beside(pathlib.Path(tempfile.gettempdir()) / "scratch") as (new, _):
+    """Yields a folder in the system's temporary directory. It is removed on exit, or by a later process after a kill."""
+    with _temporary_folder(pathlib.Path(tempfile.gettempdir()) / "scratch") as (new, _):
         new.mkdir()
         yield new
 
 
 @contextlib.contextmanager
-def _beside(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """(where to write what becomes `path`, where to put what stood there), in a hidden folder beside it.
+def _temporary_folder(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """Yields (path of the new content, path for the old content) in a hidden folder next to `path`.
 
-    The folder is locked as long as its writer lives, by an flock that no end of a process leaves behind.
+    An flock on the hidden folder marks it as in use; the system releases it when the process ends in any way.
     """
     if (parent := path.parent.absolute()) not in _swept:
         _swept.add(parent)
-        sweep(parent)
+        remove_stale(parent)
     try:
         part, handle = _locked(parent, path.name)
     except OSError as error:
@@ -118,24 +121,24 @@ def _beside(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
             raise
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), name) from error
     finally:
-        remove(part)
+        remove_tree(part)
         os.close(handle)
 
 
 def _locked(parent: pathlib.Path, name: str) -> tuple[pathlib.Path, int]:
-    """A new hidden folder and the open file that locks it."""
+    """Creates a hidden folder and returns it with the file descriptor that holds its lock."""
     while True:
         part = pathlib.Path(tempfile.mkdtemp(prefix=f".{name[:40]}.hyperseg-{_HOST}-", dir=parent))
         try:
             handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # another process took it for left over, in the moment before it was locked
+        except FileNotFoundError:  # another process removed it as stale before it was locked
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:  # or just does
+        except BlockingIOError:  # another process is just removing it as stale
             os.close(handle)
             continue
-        except OSError:  # a file system without locks: only its age will tell
+        except OSError:  # a file system without locks; stale folders are recognized by age only
             return part, handle
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(part)):
@@ -143,52 +146,52 @@ def _locked(parent: pathlib.Path, name: str) -> tuple[pathlib.Path, int]:
         os.close(handle)
 
 
-def remove(folder: pathlib.Path) -> None:
-    """Removes a folder and what can be removed of what lies in it, to any depth. Links are not followed."""
-    for path in reversed(list(_below(folder))):
+def remove_tree(folder: pathlib.Path) -> None:
+    """Removes a folder and its content at any depth, ignoring errors. Links are not followed."""
+    for path in reversed(list(_walk(folder))):
         with contextlib.suppress(OSError):
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The folder and all that lies in it, each folder before its content. Links are not followed; nothing recurses, as folders
-    may be nested deeper than Python allows calls."""
-    waiting = [folder]
-    while waiting:
-        path = waiting.pop()
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the folder and everything in it, each folder before its content. Links are not followed. Iterative, since folders
+    may be nested deeper than Python's recursion limit."""
+    stack = [folder]
+    while stack:
+        path = stack.pop()
         yield path
         with contextlib.suppress(OSError):
             if path.is_dir() and not path.is_symlink():
-                waiting += path.iterdir()
+                stack += path.iterdir()
 
 
-def sweep(folder: pathlib.Path) -> None:
-    """Removes what killed processes left in a folder: parts of this machine that nobody locks, others after a day."""
+def remove_stale(folder: pathlib.Path) -> None:
+    """Removes temporary folders of killed processes: those of this machine that are not locked, those of others after a day."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             if _PART.match(name):
-                with contextlib.suppress(OSError):  # it is in nobody's way
-                    _remove_left_over(folder / name)
+                with contextlib.suppress(OSError):  # a stale folder does no harm
+                    _remove_if_stale(folder / name)
 
 
-def _remove_left_over(part: pathlib.Path) -> None:
+def _remove_if_stale(part: pathlib.Path) -> None:
     handle = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(handle).st_uid != os.geteuid():
             return
-        known = part.name[-17:-9] == _HOST
+        lock_is_reliable = part.name[-17:-9] == _HOST
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
         except OSError:
-            known = False
-        if not known and time.time() - max(os.lstat(path).st_mtime for path in _below(part)) < DAY:
+            lock_is_reliable = False
+        if not lock_is_reliable and time.time() - max(os.lstat(path).st_mtime for path in _walk(part)) < DAY:
             return
-        before = part / "before"  # holds something where a writer was killed between two renames
-        for kept in () if before.is_symlink() else before.glob("*"):
-            if not os.path.lexists(part.parent / kept.name):
-                kept.replace(part.parent / kept.name)
-        remove(part)
+        before = part / "before"  # not empty if a writer was killed between two renames; the old content is restored
+        for saved in () if before.is_symlink() else before.glob("*"):
+            if not os.path.lexists(part.parent / saved.name):
+                saved.replace(part.parent / saved.name)
+        remove_tree(part)
     finally:
         os.close(handle)

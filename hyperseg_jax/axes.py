@@ -1,7 +1,7 @@
-"""The closed vocabulary of logical axis names, and constrain().
+"""The logical axis names of parameters and activations, and sharding constraints that use them.
 
-Parameters and block-border activations carry these names; a sharding preset (parallel/) maps them to mesh axes. Models never
-mention a mesh axis.
+Parameters and the activations between blocks carry these names; a sharding preset (parallel/) maps them to mesh axes. Model
+code never names a mesh axis.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ AXES = {
     # activations
     "batch": "examples, or examples times prompts",
     "prompts": "prompts of one image",
-    "frames": "frames of a clip",
+    "frames": "frames of a video",
     "length": "positions of the token stream",
     "act_embed": "width of an activation",
     "act_heads": "heads of an activation",
@@ -51,7 +51,7 @@ AXES = {
 
 
 def check(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    """Returns the names, or raises ValueError naming those outside the vocabulary."""
+    """Returns the names unchanged. Raises ValueError listing unknown names."""
     unknown = [name for name in names if name is not None and name not in AXES]
     if unknown:
         raise ValueError(f"unknown logical axis {unknown}; add it to hyperseg_jax/axes.py or use one of {sorted(AXES)}")
@@ -59,9 +59,10 @@ def check(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Marks the logical axes of an activation; without a mesh or rules it returns x as it is.
+    """Applies a sharding constraint to an activation by its logical axes; without a mesh or rules, returns x unchanged.
 
-    A dimension that its mesh axes do not divide stays whole, with a warning; the batch must be divisible (ValueError).
+    A dimension that is not divisible by its mesh axes is not sharded, with a warning. Raises ValueError if the batch dimension
+    is not divisible.
     """
     if x.ndim != len(names):
         raise ValueError(f"constrain: array of {x.ndim} dimensions {x.shape} got {len(names)} names {names}")
@@ -71,18 +72,21 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         return x
     spec = list(resolve(names))
     for k, (name, axis) in enumerate(zip(names, spec, strict=True)):
-        parts = size(axis, mesh)
+        parts = num_shards(axis, mesh)
         if x.shape[k] % parts:
             if name == "batch":
                 raise ValueError(f"a batch of {x.shape[k]} rows cannot be split over {parts} devices ({axis})")
-            warnings.warn(f"{name} of {x.shape[k]} is not divisible by {parts} ({axis}) and stays whole", stacklevel=2)
+            warnings.warn(f"{name} of {x.shape[k]} is not divisible by {parts} ({axis}) and is not sharded", stacklevel=2)
             spec[k] = None
     return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
-def by_shard(function: Callable[..., Any], *names: tuple[str | None, ...], out: tuple[str | None, ...]) -> Callable[..., Any]:
-    """function, each device on its own part of the arguments: what follows from one part alone needs no communication, and
-    a loop in it turns as often as this part needs. names: the logical axes of each argument; out: those of the result."""
+def map_shards(function: Callable[..., Any], *names: tuple[str | None, ...], out: tuple[str | None, ...]) -> Callable[..., Any]:
+    """Wraps a function in jax.shard_map, so that each device runs it on its own shard of the arguments, without communication
+    and with its own number of loop iterations. Without a mesh, returns the function unchanged.
+
+    names: the logical axes of each argument. out: the logical axes of the result.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function
@@ -91,16 +95,16 @@ def by_shard(function: Callable[..., Any], *names: tuple[str | None, ...], out: 
 
 
 def resolve(names: Sequence[str | None], rules: Sequence[tuple[str, Any]] | None = None) -> P:
-    """The mesh axes of logical axes, under rules or those that are in use (nn.logical_axis_rules)."""
+    """Returns the mesh axes of logical axes, under `rules` or the active ones (nn.logical_axis_rules)."""
     spec = nn.logical_to_mesh_axes(check(tuple(names)), rules)
     return P() if spec is None else spec
 
 
-def size(axis: str | tuple[str, ...] | None, mesh: Any) -> int:
-    """Into how many parts a dimension is split that lies on these axes of a mesh."""
+def num_shards(axis: str | tuple[str, ...] | None, mesh: Any) -> int:
+    """Returns the number of shards of a dimension that is sharded over these mesh axes."""
     return math.prod(mesh.shape[name] for name in ((axis,) if isinstance(axis, str) else axis or ()))
 
 
 def named(init: nn.initializers.Initializer, *names: str | None) -> nn.initializers.Initializer:
-    """An initialiser whose parameter carries logical axis names."""
+    """Returns an initializer whose parameters carry logical axis names."""
     return nn.with_logical_partitioning(init, check(names))

@@ -1,4 +1,4 @@
-"""Where things that can be made again are kept between runs."""
+"""The cache folder, for data that can be recreated."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pathlib
 
 
 def cache_folder() -> pathlib.Path:
-    """HYPERSEG_CACHE, else ~/.cache/hyperseg_jax."""
+    """Returns $HYPERSEG_CACHE, or ~/.cache/hyperseg_jax if it is not set."""
     return pathlib.Path(os.environ.get("HYPERSEG_CACHE", "~/.cache/hyperseg_jax")).expanduser()

@@ -1,6 +1,6 @@
-"""What the fields of a config may be: of the kinds that the shipped configs have, and numbers within bounds.
+"""Validates config fields: each must have the type that it has in the shipped configs, and numbers must be within bounds.
 
-Configs of the command line are checked before any work begins, and those that lie in model folders, which are not trusted,
+Configs of the command line are checked before any work begins; configs in model folders, which are untrusted, are checked
 before anything is built from them.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from hyperseg_jax.untrusted.printing import shown_value
 
-MOST = 2**31 - 1
+MAX_INTEGER = 2**31 - 1
 BOUNDS: Mapping[str, tuple[float, float]] = {
     # sizes of models
     "image_size": (1, 2**14),
@@ -53,13 +53,13 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("share", "max_unreadable_share"), (0, 1)),
     "horizontal_flip": (0, 1),
     "batch_size": (1, 2**20),
-    **dict.fromkeys(("steps", "log_every", "save_every", "eval_every", "eval_examples", "keep"), (1, MOST)),
+    **dict.fromkeys(("steps", "log_every", "save_every", "eval_every", "eval_examples", "keep"), (1, MAX_INTEGER)),
     **dict.fromkeys(("start", "barrier", "heartbeat", "watchdog"), (1, 10**8)),
     **dict.fromkeys(("data", "fsdp", "tensor", "space"), (0, 2**20)),
-    "profile": (0, MOST),
+    "profile": (0, MAX_INTEGER),
     "accumulate": (1, 2**20),
     "learning_rate": (0, 1e6),
-    "warmup_steps": (0, MOST),
+    "warmup_steps": (0, MAX_INTEGER),
     "final_rate": (0, 1e6),
     "betas": (0, 1),
     "clip_norm": (0, 1e30),
@@ -72,9 +72,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "oversample": (1, 1000),
     "importance": (0, 1),
 }
-"""Least and most of the numbers in the field of that name, whichever block it is in."""
+"""{field name: (minimum, maximum)} of numeric fields, in any block."""
 WEIGHTS = (0, 1e9)
-"""Of fields whose names end in _weight."""
+"""Bounds of fields whose names end in _weight."""
 LENGTHS = {
     "betas": (2, 2),
     "profile": (2, 2),
@@ -83,26 +83,29 @@ LENGTHS = {
     "buckets": (1, 100),
     "param_groups": (1, 1000),
 }
-"""Least and most values of lists."""
+"""{field name: (minimum, maximum)} of the lengths of lists."""
 ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
-"""An element of lists that are empty in the shipped configs, where it is no text."""
+"""Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
 REGEXES = ("init_fresh", "pattern")
-OPEN = ("data.tasks", "data.augment", "limits")
-"""Blocks whose names are the user's own, or that are checked where they are used."""
-TASK = {"reader": "", "ratio": 0}
-"""Fields of every task; the others are sizes of the system's own."""
-OWN = ("model", "loss")
-"""Blocks whose fields are the system's own."""
-OWN_DATA = ("template", "image_size", "buckets")
-"""Fields of `data` that are the system's own."""
+UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "limits")
+"""Blocks with user-defined names, or that are checked where they are used."""
+TASK_FIELDS = {"reader": "", "ratio": 0}
+"""Fields of every task; the other fields are sizes that depend on the system."""
+SYSTEM_BLOCKS = ("model", "loss")
+"""Blocks whose fields depend on the system."""
+SYSTEM_DATA_FIELDS = ("template", "image_size", "buckets")
+"""Fields of `data` that depend on the system."""
 NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
 def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each field that is not what it may be, with the fix. known: all fields of the configs of its system; see
-    `joined`. Without the system's own blocks, these are not checked."""
-    yield from names("", config)
-    yield from _in_block("", config, known)
+    """Yields an error message with the fix for each invalid field.
+
+    known: all fields of the configs of this system (see `merge`). Blocks that depend on the system are only checked if they
+    are in `known`.
+    """
+    yield from name_problems("", config)
+    yield from _block_problems("", config, known)
     sizes = known.get("sizes")
     data = config.get("data")
     tasks, augment = (data.get("tasks"), data.get("augment")) if isinstance(data, Mapping) else (None, None)
@@ -111,95 +114,98 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
             yield f"data.augment: {shown_value(name)} is {shown_value(block)}; give a task and a block of fields"
     if isinstance(tasks, Mapping):
         if not tasks:
-            yield "data.tasks: names no task; give one or more"
+            yield "data.tasks: is empty; add at least one task"
         for name, task in tasks.items():
-            yield from _of_task(f"data.tasks.{name}", name, task, sizes)
+            yield from _task_problems(f"data.tasks.{name}", name, task, sizes)
 
 
-def joined(*configs: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields of several configs, and "sizes", those of their tasks; the first that has a field gives its kind."""
+def merge(*configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the union of the fields of several configs, and "sizes", the union of the size fields of their tasks. The first
+    config with a field determines its type."""
     blocks = [task for config in configs for task in config["data"]["tasks"].values()]
-    nothing: dict[str, Any] = {}
-    kinds = functools.reduce(_joined, blocks, nothing)
-    sizes = {name: value for name, value in kinds.items() if name not in (*TASK, "train", "val")}
-    return functools.reduce(_joined, configs, nothing) | {"sizes": sizes}
+    empty: dict[str, Any] = {}
+    task_fields = functools.reduce(_merge, blocks, empty)
+    sizes = {name: value for name, value in task_fields.items() if name not in (*TASK_FIELDS, "train", "val")}
+    return functools.reduce(_merge, configs, empty) | {"sizes": sizes}
 
 
-def shared(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that configs of every system have."""
-    data = {name: value for name, value in known["data"].items() if name not in OWN_DATA}
-    return {name: value for name, value in known.items() if name not in (*OWN, "sizes")} | {"data": data}
+def common_fields(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields that the configs of all systems have."""
+    data = {name: value for name, value in known["data"].items() if name not in SYSTEM_DATA_FIELDS}
+    return {name: value for name, value in known.items() if name not in (*SYSTEM_BLOCKS, "sizes")} | {"data": data}
 
 
-def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    made = dict(one)
-    for name, value in other.items():
-        there = made.setdefault(name, value)
-        if isinstance(there, Mapping) and isinstance(value, Mapping):
-            made[name] = _joined(there, value)
-    return made
+def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(first)
+    for name, value in second.items():
+        existing = merged.setdefault(name, value)
+        if isinstance(existing, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merge(existing, value)
+    return merged
 
 
-def names(path: str, value: Any) -> Iterator[str]:
-    """A line for each name that no field can have, in blocks at any depth, those in lists among them."""
+def name_problems(path: str, value: Any) -> Iterator[str]:
+    """Yields an error message for each invalid field name, in nested blocks and lists at any depth."""
     members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, inner in members:
         if isinstance(value, Mapping) and not (isinstance(name, str) and NAME.fullmatch(name)):
-            yield f"{path or 'config'}: {shown_value(name)} is no name of a field; use letters, digits and _"
+            yield f"{path or 'config'}: {shown_value(name)} is not a valid field name; use letters, digits and _"
         else:
-            yield from names(f"{path}.{name}" if path else str(name), inner)
+            yield from name_problems(f"{path}.{name}" if path else str(name), inner)
 
 
-def _in_block(path: str, block: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+def _block_problems(path: str, block: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     for name, value in block.items():
-        place = f"{path}.{name}" if path else name
-        if place in OPEN:
+        field_path = f"{path}.{name}" if path else name
+        if field_path in UNCHECKED_BLOCKS:
             if not isinstance(value, Mapping):
-                yield f"{place} = {shown_value(value)}: give a block of fields"
+                yield f"{field_path} = {shown_value(value)}: give a block of fields"
         elif name in known:
-            yield from _of_field(place, name, value, known[name])
+            yield from _field_problems(field_path, name, value, known[name])
         elif path.startswith("model"):
-            yield f"{place}: no such field; known here: {', '.join(known)}"
+            yield f"{field_path}: no such field; known fields: {', '.join(known)}"
 
 
-def _of_field(place: str, name: str, value: Any, like: Any) -> Iterator[str]:
-    if isinstance(like, Mapping):
+def _field_problems(path: str, name: str, value: Any, example: Any) -> Iterator[str]:
+    """example: a valid value of the same type."""
+    if isinstance(example, Mapping):
         if isinstance(value, Mapping):
-            yield from _in_block(place, value, like)
+            yield from _block_problems(path, value, example)
         else:
-            yield f"{place} = {shown_value(value)}: give a block of fields ({', '.join(like)})"
-    elif isinstance(like, list | tuple):
-        least, most = LENGTHS.get(name, (0, 10_000))
-        if not isinstance(value, list | tuple) or not least <= len(value) <= most:
-            counted = f"{least}" if least == most else f"{least} or more" if least else "any number of"
-            yield f"{place} = {shown_value(value)}: give a list of {counted} values"
+            yield f"{path} = {shown_value(value)}: give a block of fields ({', '.join(example)})"
+    elif isinstance(example, list | tuple):
+        shortest, longest = LENGTHS.get(name, (0, 10_000))
+        if not isinstance(value, list | tuple) or not shortest <= len(value) <= longest:
+            count = f"{shortest}" if shortest == longest else f"{shortest} or more" if shortest else "any number of"
+            yield f"{path} = {shown_value(value)}: give a list of {count} values"
         else:
-            inner = like[0] if like else ELEMENTS.get(name, "")
-            for one in value:
-                yield from _of_field(place, name, one, inner)
-    elif problem := _of_value(name, value, like):
-        yield f"{place} = {shown_value(value)}: {problem}"
+            element_example = example[0] if example else ELEMENTS.get(name, "")
+            for element in value:
+                yield from _field_problems(path, name, element, element_example)
+    elif problem := _value_problem(name, value, example):
+        yield f"{path} = {shown_value(value)}: {problem}"
 
 
-def _of_value(name: str, value: Any, like: Any) -> str:
-    if isinstance(like, bool):
+def _value_problem(name: str, value: Any, example: Any) -> str:
+    """Returns how to fix an invalid value of a field; "" if the value is valid."""
+    if isinstance(example, bool):
         return "" if isinstance(value, bool) else "give True or False"
-    if isinstance(like, str):
+    if isinstance(example, str):
         if not isinstance(value, str) or not _is_unicode(value):
-            return "give a text"
+            return "give a string"
         return "give a regular expression" if name in REGEXES and not _is_regex(value) else ""
-    if not isinstance(like, int | float):
+    if not isinstance(example, int | float):
         return ""
-    low, high = WEIGHTS if name.endswith("_weight") else BOUNDS.get(name, (-MOST, MOST))
-    whole = isinstance(like, int)
-    right = type(value) is int or (not whole and isinstance(value, float) and math.isfinite(value))
-    if right and low <= value <= high:
+    low, high = WEIGHTS if name.endswith("_weight") else BOUNDS.get(name, (-MAX_INTEGER, MAX_INTEGER))
+    is_integer = isinstance(example, int)
+    has_type = type(value) is int or (not is_integer and isinstance(value, float) and math.isfinite(value))
+    if has_type and low <= value <= high:
         return ""
-    return f"give a {'whole number' if whole else 'number'} from {low} to {high}"
+    return f"give {'an integer' if is_integer else 'a number'} from {low} to {high}"
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be a path: half a character can only stand for a byte that is no UTF-8."""
+    """Whether the text can be encoded as a path: lone surrogates may only stand for bytes that are not UTF-8."""
     with contextlib.suppress(UnicodeEncodeError):
         return text.encode("utf-8", "surrogateescape") is not None
     return False
@@ -211,19 +217,20 @@ def _is_regex(text: str) -> bool:
     return False
 
 
-def _of_task(place: str, name: Any, task: Any, sizes: Mapping[str, Any] | None) -> Iterator[str]:
+def _task_problems(path: str, name: Any, task: Any, sizes: Mapping[str, Any] | None) -> Iterator[str]:
     if len(name) > 100:
-        yield f"data.tasks: {shown_value(name)} is too long for the name of a task"
+        yield f"data.tasks: the task name {shown_value(name)} is too long; give at most 100 characters"
     elif not isinstance(task, Mapping):
-        yield f"{place} = {shown_value(task)}: give a block of fields"
+        yield f"{path} = {shown_value(task)}: give a block of fields"
     else:
         if "reader" not in task:
-            yield f"{place}: lacks reader; give its name"
+            yield f"{path}: lacks reader; give its name"
         for field, value in task.items():
             if field in ("train", "val"):
                 if not (value is None or isinstance(value, Mapping)):
-                    yield f"{place}.{field} = {shown_value(value)}: give a block with the fields of the reader"
-            elif field not in TASK and sizes is not None and field not in sizes:
-                yield f"{place}.{shown_value(field)}: no such field; known here: {', '.join({**TASK, **sizes})}, train, val"
-            elif problem := _of_value(field, value, {**(sizes or {}), **TASK}.get(field)):
-                yield f"{place}.{field} = {shown_value(value)}: {problem}"
+                    yield f"{path}.{field} = {shown_value(value)}: give a block with the fields of the reader"
+            elif field not in TASK_FIELDS and sizes is not None and field not in sizes:
+                known = ", ".join((*TASK_FIELDS, *sizes, "train", "val"))
+                yield f"{path}.{shown_value(field)}: no such field; known fields: {known}"
+            elif problem := _value_problem(field, value, {**(sizes or {}), **TASK_FIELDS}.get(field)):
+                yield f"{path}.{field} = {shown_value(value)}: {problem}"

@@ -1,13 +1,13 @@
-"""The one error that a user can mend: a clear line, exit code 2, no traceback."""
+"""Exceptions caused by the user's input, printed as one line without a traceback (exit code 2)."""
 
-ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What ends a process or a generator and is no fault. Anything else may be one, even if it is no Exception: what native code
-raises where it panics is none."""
+EXIT_EXCEPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""Exceptions that end a process or a generator and are not errors. Every other exception may be an error, even if it is not
+an Exception: panics of native code derive from BaseException."""
 
 
 class UserError(ValueError):
-    """Bad input. The message names the file or field and the fix; commands print it as one line."""
+    """Invalid input. The message names the file or field and the fix; commands print it as one line."""
 
 
 class HostLost(UserError):
-    """Another host is not there. Nothing is wrong with the input, so commands end with 1 and launchers may start them again."""
+    """Another host does not respond. The input is not at fault, so commands exit with 1 and launchers may restart them."""

@@ -1,4 +1,4 @@
-"""Config fields, readers and flags that had another name in earlier versions."""
+"""Config fields, readers and flags that were renamed since earlier versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIELDS: Mapping[str, str] = {
     "data.bad_share": "max_unreadable_share",
     "optimizer.groups": "param_groups",
 }
-"""By the old path, where * stands for any name: the new name of the last part."""
+"""{old path, where * matches any name: new name of its last part}."""
 READERS: Mapping[str, str] = {
     "coco_marks": "coco_visual_prompts",
     "spoken_frames": "referring_frames",
@@ -24,7 +24,7 @@ FLAGS: Mapping[str, str] = {"--pictures": "--images"}
 
 
 def new_name(path: str) -> str:
-    """The path of a field that had this one before; "" for none."""
+    """Returns the current path of a field, given its old path; "" if it was not renamed."""
     for old, new in FIELDS.items():
         if fnmatch.fnmatchcase(path, old) and path.count(".") == old.count("."):
             return f"{path.rpartition('.')[0]}.{new}"
@@ -32,17 +32,17 @@ def new_name(path: str) -> str:
 
 
 def problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each field or reader that has an old name."""
-    for path, _, name, new in _found(config):
-        yield f"{'.'.join((*path, name))}: is named {'.'.join((*path, new))} now; rename it"
+    """Yields an error message for each field or reader that has an old name."""
+    for path, _, name, new in _renamed(config):
+        yield f"{'.'.join((*path, name))}: was renamed to {'.'.join((*path, new))}; use the new name"
     for path, task in _tasks(config):
         if (reader := task["reader"]) in READERS:
-            yield f"{'.'.join(path)}.reader = {reader!r}: is named {READERS[reader]!r} now; rename it"
+            yield f"{'.'.join(path)}.reader = {reader!r}: was renamed to {READERS[reader]!r}; use the new name"
 
 
 def migrate(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the new names, changed in place: what an earlier version wrote into a model folder or workdir."""
-    for _, block, name, new in list(_found(config)):
+    """Renames old fields and readers in place, in a config that an earlier version wrote into a model folder or workdir."""
+    for _, block, name, new in list(_renamed(config)):
         value = block.pop(name)
         block.setdefault(new, value)
     for _, task in _tasks(config):
@@ -50,8 +50,8 @@ def migrate(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _found(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, str, str]]:
-    """(path of the block, the block, the old name, the new name)."""
+def _renamed(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, str, str]]:
+    """Yields (path of the block, block, old name, new name) of each field with an old name."""
     for old, new in FIELDS.items():
         *blocks, name = old.split(".")
         for path, block in _blocks(config, tuple(blocks)):

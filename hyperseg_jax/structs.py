@@ -1,4 +1,4 @@
-"""The few structs that rooms hand each other."""
+"""Data structures shared between packages."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     DeviceArray = jax.Array
 else:
     DeviceArray = Array
-"""An array that a model computes with. JAX accepts NumPy arrays as well; mypy sees jax.Array only."""
+"""An array in model code. JAX also accepts NumPy arrays; mypy only sees jax.Array."""
 
 IGNORED = -100
-"""A label that is not trained on (PyTorch's ignore_index, used in every published data set)."""
+"""The label of positions without a loss (PyTorch's ignore_index, used by every published dataset)."""
 
 TASKS = ("referring", "reasoning", "panoptic", "region", "video", "chat", "caption")
 KINDS = ("point", "scribble", "box", "mask")
 """Kinds of regions."""
-_MOST, _FAR, _LONGEST, _THICKEST = 4096, 1e6, 1e6, 256
-"""Limits of a region: its points, boxes, or corners of scribbles; pixels from the corner of the image to each; pixels of its
-scribbles together; its radius. Drawing takes time for each."""
+_MAX_POINTS, _MAX_COORDINATE, _MAX_LENGTH, _MAX_RADIUS = 4096, 1e6, 1e6, 256
+"""Limits of a region, since drawing time grows with each: number of points, boxes or scribble vertices; absolute coordinate in
+pixels; total length of its scribbles in pixels; radius in pixels."""
 
 
 @flax.struct.dataclass
 class Pyramid:
     """Feature maps of one image at several strides, fine to coarse.
 
-    levels: each of H/stride x W/stride cells.
-    strides: pixels a cell, one for each level.
+    levels: feature maps of H/stride x W/stride cells.
+    strides: pixels per cell of each level.
     """
 
     levels: tuple[Float[DeviceArray, "B _ _ _"], ...]
@@ -46,7 +46,7 @@ class Pyramid:
 
 
 class Source(enum.IntEnum):
-    """The bank that a position of the stream comes from."""
+    """The embedding source of a token position."""
 
     PADDING = 0
     TEXT = 1
@@ -62,17 +62,17 @@ class Source(enum.IntEnum):
 class Layout:
     """The prompts of an image as fixed-length arrays, [L] on the host and [B, L] on the device.
 
-    Several prompts share one sequence: what they have in common (the image above all) stands once at the start, and each
-    then goes on by itself, seeing the common part and its own. A causal model computes the same for it as for the prompts one
-    by one.
+    Several prompts are packed into one sequence: their common prefix (mainly the image) comes once at the start, followed by
+    the remainder of each prompt, which attends to the prefix and to itself. The result of a causal model is the same as for
+    each prompt in a sequence of its own.
 
     text_ids: token ids at TEXT, EXPRESSION and CLASS positions, 0 elsewhere.
-    source: a Source. index: the position's number inside its source, from 0.
-    segment: what it is pooled into: 1 for the expression, the number of its class or region from 1, else 0.
-    labels: the token to be written at this position (not shifted), -100 where none is asked for.
-    mask: True where other positions may look.
-    prompt: the number of its prompt from 1; 0 where all prompts share the position.
-    position: its place in its own prompt.
+    source: a Source. index: index of the position within its source, from 0.
+    segment: pooling segment: 1 for the expression, the class or region number from 1, 0 elsewhere.
+    labels: target token of this position (not shifted), -100 where there is no target.
+    mask: True where other positions may attend to this one.
+    prompt: prompt number from 1; 0 at positions that all prompts share.
+    position: position id within the prompt.
     """
 
     text_ids: Int[Array, "*B L"]
@@ -85,18 +85,18 @@ class Layout:
     position: Int[Array, "*B L"]
 
     def part(self, start: int, stop: int | None = None) -> Layout:
-        """Positions start..stop of a batch of layouts."""
+        """Returns the positions start..stop of a batch of layouts."""
         part: Layout = jax.tree.map(lambda field: field[:, start:stop], self)
         return part
 
 
 @flax.struct.dataclass
 class TokenStream:
-    """The mixed sequence that enters the language model.
+    """The input sequence of the language model, mixed from text, image and query embeddings.
 
-    mask: True where a token stands.
-    source: the bank each position came from (Source).
-    prompt: the prompt each position belongs to; it sees its own and those of 0. None: one prompt a row.
+    mask: True at tokens, False at padding.
+    source: the Source of each position.
+    prompt: the prompt number of each position; a position attends to its own prompt and to prompt 0. None: one prompt per row.
     """
 
     embeddings: Float[DeviceArray, "B L D"]
@@ -108,14 +108,14 @@ class TokenStream:
 
 @flax.struct.dataclass
 class MaskPrediction:
-    """What a mask decoder says about its queries.
+    """The output of a mask decoder for its queries.
 
     mask_logits: at the stride of the mask features.
     scores: raw logits by kind: "expression" [B, Q], "class" [B, Q, C], "region" [B, Q, R], "box_iou" [B, Q].
     boxes: cxcywh in 0..1, or None.
     embeddings: by kind: "query" [B, Q, D] (last layer, before the final norm), "reid" [B, Q, D].
-    stages: one dict for each earlier prediction (deep supervision and golden tests): "mask_logits", "scores", and
-        "attention_mask" [B, Q, hw] (True = blocked, before a fully blocked row is opened) of the layer that followed it.
+    stages: one dict for each intermediate prediction (deep supervision and golden tests): "mask_logits", "scores", and
+        "attention_mask" [B, Q, hw] (True = masked, before fully masked rows are unmasked) of the following layer.
     """
 
     mask_logits: Float[DeviceArray, "B Q h w"]
@@ -127,14 +127,14 @@ class MaskPrediction:
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """What somebody drew to point at one object, in pixels from the image's top left corner; all its marks mean that object.
+    """A visual prompt: points, boxes, scribbles or a mask that mark one object, in pixels from the image's top left corner.
 
-    kind: one of KINDS, what scores are grouped by.
-    points: x and y, and 1 on the object or 0 beside it. Pixel (column, row) has its centre at (column + 0.5,
-        row + 0.5) and holds whatever is rounded down to it.
-    boxes: left, top, right, bottom. scribbles: each the corners of a line as x, y. mask: of the image's size, or None.
-    radius: pixels by which the mask of a point or a scribble is still to be thickened; None: as the system does it.
-    UserError for numbers of another shape, too many of them, or ones that are not finite.
+    kind: one of KINDS; scores are grouped by it.
+    points: x, y, and 1 for a positive or 0 for a negative click. Pixel (column, row) has its centre at (column + 0.5,
+        row + 0.5) and contains all coordinates that are rounded down to it.
+    boxes: left, top, right, bottom. scribbles: polylines of x, y vertices. mask: of the image's size, or None.
+    radius: pixels by which the mask of a point or scribble is still to be dilated; None: the default of the system.
+    Raises UserError for coordinates of a wrong shape, too many coordinates, or values that are not finite.
     """
 
     kind: str
@@ -145,84 +145,88 @@ class Region:
     radius: int | None = 0
 
     def __post_init__(self) -> None:
-        if self.radius is not None and not (type(self.radius) is int and 0 <= self.radius <= _THICKEST):
-            raise UserError(f"a region has the radius {str(self.radius)[:40]}; give 0 up to {_THICKEST} whole pixels, or none")
-        if self.kind not in KINDS:
-            raise UserError(f"a region is of the kind {str(self.kind)[:40]!r}; use one of {', '.join(KINDS)}")
-        points, boxes = _places("points", self.points, 3), _places("boxes", self.boxes, 4)
-        if len(self.scribbles) > _MOST:
-            raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MOST} at most")
-        scribbles = tuple(_places("scribbles", line, 2) for line in self.scribbles)
-        if not np.isin(points[:, 2], (0, 1)).all():
+        if self.radius is not None and not (type(self.radius) is int and 0 <= self.radius <= _MAX_RADIUS):
             raise UserError(
-                "the third number of a point is 1 where it is on what is meant, 0 where it is beside it; found another"
+                f"a region has the radius {str(self.radius)[:40]}; give an integer from 0 to {_MAX_RADIUS}, or None"
             )
+        if self.kind not in KINDS:
+            raise UserError(f"a region has the kind {str(self.kind)[:40]!r}; use one of {', '.join(KINDS)}")
+        points, boxes = _coordinates("points", self.points, 3), _coordinates("boxes", self.boxes, 4)
+        if len(self.scribbles) > _MAX_POINTS:
+            raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MAX_POINTS} at most")
+        scribbles = tuple(_coordinates("scribbles", line, 2) for line in self.scribbles)
+        if not np.isin(points[:, 2], (0, 1)).all():
+            raise UserError("the third number of a point must be 1 (on the object) or 0 (beside it); found another number")
         if (boxes[:, :2] > boxes[:, 2:]).any():
-            raise UserError("a box of a region is left, top, right, bottom; found one whose sides are swapped")
-        if not all(map(len, scribbles)) or sum(map(len, scribbles)) > _MOST:
-            raise UserError(f"the scribbles of a region need a corner each, and {_MOST} corners at most in all")
-        if sum(float(np.abs(np.diff(line, axis=0)).sum()) for line in scribbles) > _LONGEST:
-            raise UserError(f"the scribbles of a region are longer than {_LONGEST:.0f} pixels; give fewer corners")
+            raise UserError("a box of a region must be left, top, right, bottom; found a box with swapped sides")
+        if not all(map(len, scribbles)) or sum(map(len, scribbles)) > _MAX_POINTS:
+            raise UserError(f"each scribble of a region needs a vertex, and all together at most {_MAX_POINTS} vertices")
+        if sum(float(np.abs(np.diff(line, axis=0)).sum()) for line in scribbles) > _MAX_LENGTH:
+            raise UserError(f"the scribbles of a region are longer than {_MAX_LENGTH:.0f} pixels; give fewer vertices")
         for name, value in (("points", points), ("boxes", boxes), ("scribbles", scribbles)):
             object.__setattr__(self, name, value)
 
     @classmethod
-    def of_point(cls, x: float, y: float) -> Region:
-        """A point on the object."""
+    def from_point(cls, x: float, y: float) -> Region:
+        """Creates a region from a point on the object."""
         return cls("point", points=np.array([[x, y, 1]]))
 
     @classmethod
-    def of_box(cls, left: float, top: float, right: float, bottom: float) -> Region:
+    def from_box(cls, left: float, top: float, right: float, bottom: float) -> Region:
         return cls("box", boxes=np.array([[left, top, right, bottom]]))
 
     @classmethod
-    def of_scribble(cls, corners: Shaped[np.ndarray, "L 2"] | Sequence[Sequence[float]]) -> Region:
-        """corners: x and y."""
+    def from_scribble(cls, corners: Shaped[np.ndarray, "L 2"] | Sequence[Sequence[float]]) -> Region:
+        """Creates a region from a polyline. corners: its vertices as x, y."""
         return cls("scribble", scribbles=(np.asarray(corners),))
 
     @classmethod
-    def of_mask(cls, mask: Shaped[np.ndarray, "H W"], kind: str = "mask", radius: int | None = 0) -> Region:
-        """kind: what it was drawn as."""
+    def from_mask(cls, mask: Shaped[np.ndarray, "H W"], kind: str = "mask", radius: int | None = 0) -> Region:
+        """Creates a region from a mask. kind: how the mask was drawn."""
         return cls(kind, mask=np.asarray(mask, bool), radius=radius)
 
 
-def _places(what: str, numbers: Any, columns: int) -> np.ndarray:
-    """Numbers of pixels as float64 [N, columns]. UserError where they are something else."""
+def _coordinates(what: str, values: Any, columns: int) -> np.ndarray:
+    """Returns coordinates in pixels as float64 [N, columns]. Raises UserError if they are invalid."""
     try:
-        found = np.asarray(numbers, np.float64)
+        array = np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"the {what} of a region are no numbers of pixels; correct them") from error
-    if not found.size:
+        raise UserError(f"the {what} of a region are not numbers; correct them") from error
+    if not array.size:
         return np.zeros((0, columns))
-    if found.ndim != 2 or found.shape[1] != columns or len(found) > _MOST:
-        raise UserError(f"the {what} of a region are of shape {found.shape}; give up to {_MOST} rows of {columns} numbers")
-    if not (np.abs(found) < _FAR).all():
-        raise UserError(f"the {what} of a region have a number of {_FAR:.0f} pixels or more, or none at all; correct it")
-    return found
+    if array.ndim != 2 or array.shape[1] != columns or len(array) > _MAX_POINTS:
+        raise UserError(
+            f"the {what} of a region have the shape {array.shape}; give up to {_MAX_POINTS} rows of {columns} numbers"
+        )
+    if not (np.abs(array) < _MAX_COORDINATE).all():
+        raise UserError(
+            f"the {what} of a region have a coordinate that is not finite, or not below {_MAX_COORDINATE:.0f}; correct it"
+        )
+    return array
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One question about an example, on the host.
+    """One prompt of an example with its targets, on the host.
 
     task: one of TASKS.
     text: the expression (referring, reasoning, video) or the question (chat).
-    answer: the text to be written (chat, caption), or the explanation of a reasoning answer; may be empty.
-    answers: every answer that the benchmark accepts, as often as it was given (VQAv2: ten people's); () where there is one.
+    answer: the target text (chat, caption), or the explanation of a reasoning answer; may be empty.
+    answers: all answers that the benchmark accepts, with repetitions (VQAv2: ten annotators); () if there is only one.
     classes: the class list of a panoptic prompt, without "background".
-    things: for each class, whether its instances are counted apart.
-    masks: what is to be found. referring, reasoning, video: one mask (the union of what the text names) or
-        none where nothing fits; panoptic: one a segment; region: one a region, in order.
+    things: for each class, whether it has instances (thing) or not (stuff).
+    masks: target masks. referring, reasoning, video: one mask (the union of all objects that the text refers to), or none if no
+        object matches; panoptic: one per segment; region: one per region, in order.
     labels: N integers: class of each mask (panoptic) or region of each mask (region).
-    regions: what is drawn for a region task, or the one region that a caption is about; () otherwise. They lie on the first
-        frame, or on Example.drawn_on where there is one.
-    ignore: pixels that no metric counts; None where every pixel counts.
-    crowds: those of the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
-    areas: pixels of each mask as the annotations count them (COCO, of polygons); () where they do not.
-    others: further objects of the clip, which nobody speaks of but scores count (video).
-    foreground: every object of the clip, named or not (video), which ReVOS's robustness wants.
+    regions: the visual prompts of a region task, or the one region of a caption; () otherwise. Their coordinates are of the
+        first frame, or of Example.drawn_on if it is given.
+    ignore: pixels that all metrics ignore; None if every pixel counts.
+    crowds: the ignored pixels that are crowds of a class (panoptic), with their crowd_labels.
+    areas: area of each mask in pixels according to the annotations (COCO: of the polygons); () if they have none.
+    others: further objects of the video that no prompt refers to but scores count (video).
+    foreground: the union of all objects of the video, referred to or not (video), for the robustness score of ReVOS.
     group: a tag for grouped scores: "attribute", "relation", "plural", "absent", "counting", ...
-    key: the benchmark's own number of the question (question_id, image_id, index), as its server wants it back.
+    key: the benchmark's id of the question (question_id, image_id, index), which its evaluation server expects.
     """
 
     task: str
@@ -246,13 +250,13 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One record of a benchmark as its reader gives it: an image or clip and what is asked about it.
+    """One record of a benchmark: an image or video and its prompts.
 
-    name: unique within its file, used in every message ("val.json#12").
-    frames: T = 1 for an image, 0 for a record without pixels, from which a system may train.
-    prompts: at least one; those of one example share its pixels.
-    frame_names: of the frames of a clip, as a server wants them back; () where none does.
-    drawn_on: the image that the regions of its prompts were drawn on; None where that is the first frame.
+    name: unique within its file, used in all messages ("val.json#12").
+    frames: T = 1 for an image, 0 for a record without pixels (text-only training).
+    prompts: at least one; all prompts share the frames.
+    frame_names: names of the frames of a video, as the evaluation server expects them; () if they are not needed.
+    drawn_on: the image on which the regions of the prompts were drawn; None if it is the first frame.
     """
 
     name: str
@@ -264,8 +268,8 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """One mask of a prediction. mask: at the image's own size, or probabilities. score: 0..1, NaN where the
-    prediction has no scores. label: what it was found as."""
+    """One mask of a prediction. mask: at the image's original size, binary or probabilities. score: 0..1, NaN if the
+    prediction has no scores. label: the text or class that it was predicted for."""
 
     mask: Bool[np.ndarray, "H W"] | Float32[np.ndarray, "H W"]
     score: float
@@ -274,16 +278,16 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The answer to one prompt about one frame. Iterating gives its masks as Segments.
+    """The prediction for one prompt and one frame. Iterating yields its masks as Segments.
 
-    masks: at the image's own size, or probabilities.
-    labels: N class indices into prompt.classes; () where no classes were asked for.
-    scores: N numbers in 0..1; () where there are none.
-    names: N strings, what each mask was found as; () where nobody named them.
-    texts: what the model wrote: one text, or one for each region that it was asked about.
-    classes: the probability of each class, of candidates for tracking.
-    embeddings: appearance embeddings, of candidates for tracking.
-    ious: for each object its IoU after each click (interactive segmentation).
+    masks: at the image's original size, binary or probabilities.
+    labels: N class indices into prompt.classes; () for prompts without classes.
+    scores: N numbers in 0..1; () if there are none.
+    names: N strings, the text or class that each mask was predicted for; () if there are none.
+    texts: the generated text: one, or one for each region of the prompt.
+    classes: class probabilities of tracking candidates.
+    embeddings: appearance embeddings of tracking candidates.
+    ious: for each object, its IoU after each click (interactive segmentation).
     """
 
     masks: Bool[np.ndarray, "N H W"] | Float32[np.ndarray, "N H W"]
@@ -307,17 +311,17 @@ class Prediction:
 
     @property
     def text(self) -> str:
-        """The first text, "" where the model wrote none."""
+        """The first generated text, or ""."""
         return self.texts[0] if self.texts else ""
 
     @property
     def union(self) -> Bool[np.ndarray, "H W"] | Float32[np.ndarray, "H W"]:
-        """The maximum over all masks; zeros where there are none."""
+        """The union of all masks (their maximum); zeros if there are none."""
         return self.masks.max(0, initial=0).astype(self.masks.dtype)
 
     @property
     def ids(self) -> Int32[np.ndarray, "H W"]:
-        """The number of each pixel's mask, from 1, or 0. Of masks that overlap, the last one has the pixel."""
+        """The mask number of each pixel, from 1; 0 outside all masks. Where masks overlap, the last one wins."""
         ids = np.zeros(self.masks.shape[1:], np.int32)
         for k, mask in enumerate(self.masks, 1):
             ids[mask > 0] = k

@@ -1,4 +1,4 @@
-"""Worker processes: they leave Ctrl-C to the process that started them, and end with it."""
+"""Worker processes that ignore Ctrl-C and exit with their parent process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """Processes and threads that this thread starts inside never hear Ctrl-C, not even while they import."""
+    """Blocks SIGINT in the processes and threads that this thread starts inside, from their very start."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
         yield
@@ -21,12 +21,12 @@ def without_ctrl_c() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """In a worker: ends it once its parent is dead. Where that is killed, its workers would wait for ever."""
+    """Called in a worker: exits the worker when its parent dies. Workers of a killed parent would otherwise wait forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)

@@ -29,7 +29,7 @@ def apart(masks):
 
 def regions_of(masks, *kinds):
     """A region of each mask of bool [R, H, W], by default of the kind "mask"."""
-    return tuple(map(Region.of_mask, masks, kinds or ("mask",) * len(masks)))
+    return tuple(map(Region.from_mask, masks, kinds or ("mask",) * len(masks)))
 
 
 def pixels_of(prompt, size=None):

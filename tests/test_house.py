@@ -117,7 +117,7 @@ def test_a_recipe_for_a_slice_sees_as_many_examples(name):
         assert sized.train.batch_size % chips == 0
         assert sized.train.batch_size * sized.train.steps == plain.train.batch_size * plain.train.steps
         assert sized.optimizer.learning_rate == pytest.approx(4e-5 * (sized.train.batch_size / 32) ** 0.5)
-    for wrong, told in ((f"{name}:v9-1", "v5e-16, v5e-64"), ("tiny:v5e-16", "takes nothing behind a colon")):
+    for wrong, told in ((f"{name}:v9-1", "v5e-16, v5e-64"), ("tiny:v5e-16", "takes no argument")):
         with pytest.raises(UserError, match=told):
             configs.load(wrong)
 

@@ -59,5 +59,7 @@ def test_the_command_finds_a_config_by_name(installed, tmp_path):
     typo = run(*command, "--config", "tiny", "--config.train.step=1", cwd=tmp_path, env=environment)
     assert typo.returncode == 2 and "did you mean train.steps" in typo.stderr, typo.stderr
     unknown = run(*command, "--config", "huge", cwd=tmp_path, env=environment)
-    assert unknown.returncode == 2 and "shipped are" in unknown.stderr and "hyperseg_3b" in unknown.stderr, unknown.stderr
+    assert unknown.returncode == 2 and "shipped configs are" in unknown.stderr and "hyperseg_3b" in unknown.stderr, (
+        unknown.stderr
+    )
     assert not (tmp_path / "w").exists()

@@ -1,20 +1,20 @@
-"""Commands: one thin module for each verb of `hyperseg`.
+"""Command-line interface: one module for each subcommand of `hyperseg`.
 
 Entry point
-    main.py    parses the verb, runs its module, turns bad input into one line
-    script.py  what is around a command: closed and full streams, Ctrl-C and SIGTERM
+    main.py    parses the arguments, runs the subcommand, prints errors of the input as one line
+    script.py  process setup: closed or full output streams, Ctrl-C and SIGTERM
 
 Models
-    quickstart.py           segment, fine-tune, and one HTML page of both
-    train.py                train from a config into a workdir
-    sweep.py                many trainings
+    quickstart.py           segments and fine-tunes, with an HTML report
+    train.py                trains from a config into a workdir
+    sweep.py                hyperparameter sweeps
     evaluate.py             validation scores of a model
-    evaluate_benchmarks.py  benchmarks beside published numbers
-    predict.py              segment an image or a video
+    evaluate_benchmarks.py  benchmark scores next to published results
+    predict.py              segments an image or a video
 
-Data, weights, plans
-    data.py            check, build, toy world, samples
-    import_weights.py  PyTorch checkpoints into a model folder
-    export_weights.py  a model folder into PyTorch files
-    plan.py            memory and traffic on a TPU slice
+Data, weights, planning
+    data.py            checks and builds datasets, writes toy data and samples
+    import_weights.py  converts PyTorch checkpoints to a model folder
+    export_weights.py  converts a model folder to PyTorch files
+    plan.py            memory and communication on a TPU slice
 """

@@ -14,60 +14,62 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import cell, say
+from hyperseg_jax.untrusted.printing import cell, log
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 BUILT = "built"
-"""What a build is called where benchmarks are named."""
-DRAWN = ("max_classes", "frames", "sampling", "reach")
-"""Options of readers that are for whoever reads a build."""
+"""The name of `hyperseg data build` output in place of a benchmark name."""
+SAMPLING_OPTIONS = ("max_classes", "frames", "sampling", "reach")
+"""Sampling options, which are set when a build is read, not when it is written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", required=True, metavar="what")
-    toy = kinds.add_parser("toy", help="write images and clips of shapes in the true benchmark formats")
+    toy = kinds.add_parser("toy", help="write toy images and videos of shapes in the formats of real benchmarks")
     toy.add_argument("--out", required=True, type=pathlib.Path, help="a new folder")
     toy.add_argument("--seed", type=int, default=0)
-    toy.add_argument("--train", type=int, default=2000, help="images to train on")
-    toy.add_argument("--val", type=int, default=200, help="images to validate on")
-    toy.add_argument("--clips", type=int, default=200, help="clips, a tenth of them for validation")
+    toy.add_argument("--train", type=int, default=2000, help="number of training images")
+    toy.add_argument("--val", type=int, default=200, help="number of validation images")
+    toy.add_argument("--clips", type=int, default=200, help="number of videos, a tenth of them for validation")
     toy.add_argument("--level", choices=("default", "hard"), default="default")
     toy.add_argument(
         "--kinds",
         choices=("known", "held_back"),
         default="known",
-        help="held_back: every image shows the colour or shape kept out of the usual splits",
+        help="held_back: every image shows the colour or shape that is excluded from the other splits",
     )
-    samples = kinds.add_parser("samples", help="write a few toy images and clips in the layout of every benchmark")
+    samples = kinds.add_parser("samples", help="write a few toy images and videos in the file layout of every benchmark")
     samples.add_argument("--out", required=True, type=pathlib.Path, help="a new folder, to be used as --root")
-    check = kinds.add_parser("check", help="read all files of a benchmark and list what is wrong with them")
-    check.add_argument("name", help=f"a benchmark of docs/data.md, or {BUILT!r} for what `data build` wrote")
-    check.add_argument("--root", required=True, help="the folder that its files lie below; of a build, its --out")
-    check.add_argument("--split", action="append", help="one of its splits; may be given several times; default: all")
-    check.add_argument("--show", type=int, default=20, help="problems to print a split")
-    build = kinds.add_parser("build", help="write a benchmark as ArrayRecord shards that pods stream from a folder or bucket")
+    check = kinds.add_parser("check", help="read all files of a benchmark and list the problems")
+    check.add_argument("name", help=f"a benchmark of docs/data.md, or {BUILT!r} for the output of `data build`")
+    check.add_argument("--root", required=True, help="the root folder of its files; for a build, its --out")
+    check.add_argument("--split", action="append", help="one of its splits; repeatable; default: all")
+    check.add_argument("--show", type=int, default=20, help="maximum number of problems printed per split")
+    build = kinds.add_parser("build", help="write a benchmark as ArrayRecord shards, to be streamed from a folder or bucket")
     build.add_argument("name", help="a benchmark of docs/data.md")
-    build.add_argument("--root", required=True, help="the folder that its files lie below")
-    build.add_argument("--out", required=True, help="a folder, or a URL such as gs://bucket/coco; the same command goes on")
-    build.add_argument("--split", action="append", help="one of its splits; may be given several times; default: all")
+    build.add_argument("--root", required=True, help="the root folder of its files")
+    build.add_argument("--out", required=True, help="a folder, or a URL such as gs://bucket/coco; the same command resumes")
+    build.add_argument("--split", action="append", help="one of its splits; repeatable; default: all")
     build.add_argument(
         "--long-edge",
         type=int,
-        help="larger images are stored with this long edge, as JPEG of quality 95; default: every image as it is",
+        help="downscale larger images to this long edge, as JPEG of quality 95; default: images are stored unchanged",
     )
     build.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the reader, such as sentences=joined or prompts_per_example=4",
+        help="an option of the reader, such as sentences=joined or prompts_per_example=4",
     )
-    build.add_argument("--shard-size", type=int, help="records of a shard; default: 512 images, 32 clips")
-    build.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; each holds the annotations")
-    build.add_argument("--skip-bad", action="store_true", help="leave out bad records, listed in index.json; default: stop")
-    build.add_argument("--verify", action="store_true", help="check the sums of shards that are there, not their sizes only")
+    build.add_argument("--shard-size", type=int, help="records per shard; default: 512 images, 32 videos")
+    build.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="worker processes; each loads the annotations into memory"
+    )
+    build.add_argument("--skip-bad", action="store_true", help="skip bad records and list them in index.json; default: abort")
+    build.add_argument("--verify", action="store_true", help="verify checksums of existing shards; default: only their sizes")
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -90,7 +92,7 @@ def _toy(parsed: argparse.Namespace) -> None:
         level=parsed.level,
         kinds=parsed.kinds,
         workers=min(4, os.cpu_count() or 1),
-        log=lambda line: say(console, line),
+        log=lambda line: log(console, line),
     )
 
 
@@ -98,15 +100,15 @@ def _samples(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.toy.samples import write_samples
 
     write_samples(parsed.out)
-    say(Console(stderr=True), f"{parsed.out}: wrote a sample of each benchmark")
+    log(Console(stderr=True), f"{parsed.out}: wrote a sample of each benchmark")
 
 
-def _splits(asked: Sequence[str] | None, there: Sequence[str], name: str) -> Sequence[str]:
-    """The splits asked for, all that are there by default."""
-    for split in asked or ():
-        if split not in there:
-            raise UserError(f"--split {split}: {name} has {', '.join(there)}")
-    return asked or there
+def _splits(requested: Sequence[str] | None, available: Sequence[str], name: str) -> Sequence[str]:
+    """Returns the requested splits, or all available ones if none are requested."""
+    for split in requested or ():
+        if split not in available:
+            raise UserError(f"--split {split}: {name} has the splits {', '.join(available)}")
+    return requested or available
 
 
 @contextlib.contextmanager
@@ -159,7 +161,7 @@ def _check(parsed: argparse.Namespace) -> None:
             console.print(f"[red]{kind}[/] {cell(message)}", highlight=False, soft_wrap=True)
         if report.problem_count > parsed.show:
             kinds = ", ".join(f"{count} {kind}" for kind, count in report.collected.counts.items() if count)
-            say(console, f"{split}: {report.problem_count} problems in all: {kinds}")
+            log(console, f"{split}: {report.problem_count} problems in total: {kinds}")
     if any(report.problem_count for report in reports.values()):
         raise SystemExit(1)
 
@@ -179,25 +181,25 @@ def _build(parsed: argparse.Namespace) -> None:
     root = files.existing_folder(parsed.root)
     with _progress() as progress:
         for split in splits:
-            told = {"name": parsed.name, "split": split, "options": options, "files": layout.sizes(root, split)}
-            plan = Plan(told, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
+            settings = {"name": parsed.name, "split": split, "options": options, "files": layout.sizes(root, split)}
+            plan = Plan(settings, parsed.shard_size, parsed.long_edge, parsed.skip_bad)
             reader = layout.open(root, split, **options)
             advance = functools.partial(progress.update, progress.add_task(cell(f"{parsed.name} {split}"), total=len(reader)))
             out = Store(parsed.out).subfolder(split).folder
             index = build(reader, out, plan, workers=parsed.workers, verify=parsed.verify, advance=advance)
             line = f"{out}: {index.records} records in {len(index.shards)} shards, {index.bytes / 1e6:.1f} MB"
             if index.bad:
-                line += f"; {len(index.bad)} bad records left out, listed in index.json"
-            say(progress.console, line)
+                line += f"; {len(index.bad)} bad records skipped, listed in index.json"
+            log(progress.console, line)
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """ "sentences=joined", "prompts_per_example=4": the value as json, or in Python's spelling, else as text."""
+    """Parses "sentences=joined" or "prompts_per_example=4": the value as JSON, as True, False or None, or as a string."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UserError(f"--option {text}: give NAME=VALUE")
-    if name in DRAWN:
-        raise UserError(f"--option {text}: give {name} to whoever reads the build (docs/data.md)")
+    if name in SAMPLING_OPTIONS:
+        raise UserError(f"--option {text}: set {name} when the build is read, not when it is written (docs/data.md)")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):

@@ -27,16 +27,16 @@ from hyperseg_jax.results.server import coco_panoptic
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.limits import apply_block
-from hyperseg_jax.untrusted.printing import cell, first_line, say, shown
+from hyperseg_jax.untrusted.printing import cell, first_line, log, shown
 from hyperseg_jax.weights import model_folder
 
-PARTIAL = "partial"  # the folder of states, below --out
+PARTIAL = "partial"  # folder of partial results below --out
 WRITING = 24 * 3600
-"""Seconds that the other hosts wait at most while the first writes files: pngs of a server's zip may take hours."""
+"""Timeout in seconds of the other hosts while the first host writes files: PNGs of a submission may take hours."""
 
 
 def on_benchmarks(parsed: argparse.Namespace) -> None:
-    """Scores a checkpoint on every benchmark that was named, and prints one table; with --out, writes all there is to tell."""
+    """Evaluates a checkpoint on the requested benchmarks and prints a table of scores; --out also writes result files."""
     config = configs.load(parsed.config, parsed.overrides)
     apply_block(config.get("limits", {}), parsed.limits)
     chosen = benchmarks.find(parsed.benchmarks)
@@ -55,8 +55,8 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         folder = model_folder.find(parsed.checkpoint)
         root = parsed.data_root or config.data.root
         if not root:
-            if others := [name for name, line in chosen.items() if line.reader != "toy"]:
-                raise UserError(f"--benchmarks {', '.join(others)}: give --data-root, the folder that their files lie below")
+            if not_toy := [name for name, line in chosen.items() if line.reader != "toy"]:
+                raise UserError(f"--benchmarks {', '.join(not_toy)}: give --data-root, the root folder of their files")
             root = str(sources.toy_world(config.data.toy.to_dict() | {"train": 0}, console))
         tasks = {name: benchmarks.open_task(name, line, config, system, root) for name, line in chosen.items()}
         mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora(config) is not None)
@@ -69,9 +69,9 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         with placement.use(mesh), _bars(console) as bars:
             lines = {name: bars.add_task(name, total=len(task.val or ())) for name, task in tasks.items()}
             for name, task in tasks.items():
-                kept = states / f"{name}.json" if states else None
+                state_file = states / f"{name}.json" if states else None
                 progress = functools.partial(_advance, bars, lines[name])
-                found = benchmark_run.run(
+                result = benchmark_run.run(
                     engine,
                     chosen[name],
                     task,
@@ -79,86 +79,89 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                     limit=parsed.limit,
                     asked=asked,
                     batch_size=parsed.batch_size,
-                    kept=kept,
+                    kept=state_file,
                     workers=config.data.workers,
                     progress=progress,
-                    say=functools.partial(say, console),
+                    say=functools.partial(log, console),
                 )
                 examples: Any = task.val
-                scores[name] = found.scorer.compute()
-                if found.resumed:
-                    say(console, f"{name}: went on behind {found.resumed} examples")
+                scores[name] = result.scorer.compute()
+                if result.resumed:
+                    log(console, f"{name}: resumed after {result.resumed} examples")
                 if parsed.out and hosts.leads():
-                    found.cases.save_sheet(parsed.out / f"{name}.png", examples)
+                    result.cases.save_sheet(parsed.out / f"{name}.png", examples)
                     if writer := WRITERS.get(chosen[name].submission):
                         (parsed.out / name).mkdir(exist_ok=True)
-                        sent = _submission(writer, parsed.out / name, found, examples, kept)
-                        say(console, f"for the server: {sent}")
+                        submission = _submission(writer, parsed.out / name, result, examples, state_file)
+                        log(console, f"submission for the evaluation server: {submission}")
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
     if hosts.leads():
         Console().print(table(scores, parsed.rules))
         if parsed.out:
-            told = {
+            report = {
                 "rules": parsed.rules,
                 "limit": parsed.limit,
                 "checkpoint": str(parsed.checkpoint),
                 "scores": scores,
                 "published": [vars(row) for row in REPORTED_RESULTS if row.benchmark in scores],
             }
-            write_text(parsed.out / "scores.json", strict_json.text(told))
-            say(console, f"wrote {parsed.out}/")
+            write_text(parsed.out / "scores.json", strict_json.dumps(report))
+            log(console, f"wrote {parsed.out}/")
     hosts.leave()
 
 
 def _check_submission(folder: pathlib.Path) -> None:
-    """UserError where the files for a server cannot take the place of what is there."""
+    """Raises UserError if the submission files cannot replace the existing files."""
     check_out(folder, (), (f"submission{end}" for end in (".zip", ".json", ".xlsx")))
     coco_panoptic.check(folder / "submission")
 
 
-def _submission(writer: Any, folder: pathlib.Path, found: benchmark_run.Partial, examples: Any, kept: Any) -> pathlib.Path:
-    """What is sent to a server. UserError where answers of a run before, out of the file `kept`, are none."""
+def _submission(
+    writer: Any, folder: pathlib.Path, result: benchmark_run.Partial, examples: Any, state_file: Any
+) -> pathlib.Path:
+    """Writes the submission for an evaluation server. Raises UserError if predictions of an earlier run, read from
+    `state_file`, are invalid."""
     try:
-        return writer(folder, [row for *_, row in found.rows], examples)
+        return writer(folder, [row for *_, row in result.rows], examples)
     except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
-        if isinstance(error, UserError) or not found.resumed:
+        if isinstance(error, UserError) or not result.resumed:
             raise
-        why = shown(first_line(error))
-        raise UserError(f"{kept}: has an answer that no run gave ({why}); remove it to start anew") from error
+        reason = shown(first_line(error))
+        raise UserError(f"{state_file}: contains an invalid prediction ({reason}); remove the file to start over") from error
 
 
 def load_engine(
     config: ml_collections.ConfigDict, system: systems.System, folder: pathlib.Path, mesh: placement.Placement
 ) -> Engine:
-    """The model of a folder in the sizes of the config, on the mesh. UserError where they do not fit."""
-    places = placement.shardings(system.boxed_shapes(config), mesh)
-    params = model_folder.load_params(folder, placement.abstract_arrays(system.shapes(config), places))
+    """Loads the weights of a model folder onto the mesh. Raises UserError if they do not match the config."""
+    shardings = placement.shardings(system.boxed_shapes(config), mesh)
+    params = model_folder.load_params(folder, placement.abstract_arrays(system.shapes(config), shardings))
     return Engine.of(system, config, params, mesh.batch)
 
 
 def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:
-    """Every score in percent or in its own unit, and what is published of it."""
-    made = Table("benchmark", "metric", "ours", "published", title=f"scores by the {rules} rules")
+    """Builds a table of all scores (in percent or their own unit) next to the published ones."""
+    result = Table("benchmark", "metric", "ours", "published", title=f"scores by the {rules} rules")
     for name, values in scores.items():
         for metric, value in values.items():
-            known = "; ".join(f"{row.value:.2f} {row.model}" for row in reported_results(name, metric))
-            made.add_row(cell(name), cell(metric), score_text(metric, value), known)
-        made.add_section()
-    return made
+            reported = "; ".join(f"{row.value:.2f} {row.model}" for row in reported_results(name, metric))
+            result.add_row(cell(name), cell(metric), score_text(metric, value), reported)
+        result.add_section()
+    return result
 
 
 def score_text(metric: str, value: float) -> str:
-    """A score for people: counts and clicks as they are, shares in percent."""
+    """Formats a score: counts and numbers of clicks unchanged, fractions in percent."""
     if metric in ("count", "classes"):
         return f"{value:.0f}"
     return f"{value:.2f}" if metric.startswith("noc@") else f"{100 * value:.2f}"
 
 
 def _stamp(folder: pathlib.Path) -> list[Any]:
-    """What tells one checkpoint from another that lies in the same place later."""
-    facts = (folder / "model.safetensors").stat()
-    return [str(folder.resolve()), facts.st_size, facts.st_mtime_ns]
+    """Returns the identity of a checkpoint: path, size and modification time."""
+    stat = (folder / "model.safetensors").stat()
+    return [str(folder.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 def _advance(bars: Progress, line: TaskID, done: int, count: int) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import printable, say
+from hyperseg_jax.untrusted.printing import log, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,14 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("hf", "peft", "state-dict"),
         default="hf",
-        help="hf: safetensors in the authors' names; peft: the adapter; state-dict: one file",
+        help="hf: safetensors with the parameter names of the authors; peft: only the LoRA adapter; state-dict: one .pth file",
     )
-    parser.add_argument("--part", help="only the part that a transformers class can hold, such as phi, siglip or swin")
-    parser.add_argument("--out", type=pathlib.Path, help="the folder to write; default: WORKDIR/export-FORMAT")
-    parser.add_argument("--dtype", choices=("source", "float32", "float16", "bfloat16"), default="source")
-    parser.add_argument("--strict-authors", action="store_true", help="refuse what the authors' names cannot hold")
-    parser.add_argument("--print-table", action="store_true", help="with --config: print every name, ours and theirs, and stop")
-    parser.add_argument("--config", help=f"with --print-table: a config file, or a shipped one: {', '.join(configs.shipped())}")
+    parser.add_argument("--part", help="export only one component as a transformers model, such as phi, siglip or swin")
+    parser.add_argument("--out", type=pathlib.Path, help="the output folder; default: WORKDIR/export-FORMAT")
+    parser.add_argument(
+        "--dtype",
+        choices=("source", "float32", "float16", "bfloat16"),
+        default="source",
+        help="dtype of the written tensors; source: unchanged",
+    )
+    parser.add_argument(
+        "--strict-authors", action="store_true", help="fail if a parameter has no counterpart in the code of the authors"
+    )
+    parser.add_argument("--print-table", action="store_true", help="print our and the authors' parameter names, and exit")
+    parser.add_argument(
+        "--config", help=f"with --print-table: a config file, or a shipped config: {', '.join(configs.shipped())}"
+    )
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -44,16 +53,16 @@ def run(parsed: argparse.Namespace) -> None:
             print(printable(line))
         return
     if parsed.config or parsed.overrides:
-        raise UserError("--config goes with --print-table only; an export follows the config of its WORKDIR")
+        raise UserError("--config is only valid with --print-table; an export uses the config of its WORKDIR")
     if not parsed.workdir:
         raise UserError("give the WORKDIR to export, or --print-table with --config")
     if parsed.out is None and not pathlib.Path(parsed.workdir).is_dir():
-        raise UserError(f"{parsed.workdir} is no folder of yours; say where to write with --out")
+        raise UserError(f"{parsed.workdir} is a shipped model; give the output folder with --out")
     out = parsed.out or pathlib.Path(parsed.workdir) / f"export-{parsed.part or parsed.format}"
     report = exporting.export_weights(
         parsed.workdir, out, format=parsed.format, part=parsed.part, dtype=parsed.dtype, strict_authors=parsed.strict_authors
     )
-    for name, why in report.extras.items():
-        say(console, f"extra name: {name} ({why})")
+    for name, explanation in report.extras.items():
+        log(console, f"extra name: {name} ({explanation})")
     merged = ", LoRA merged" if report.merged else ""
-    say(console, f"{report.out}: {report.names} tensors{merged}")
+    log(console, f"{report.out}: {report.names} tensors{merged}")

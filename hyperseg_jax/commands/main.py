@@ -1,4 +1,4 @@
-"""`hyperseg <verb>`: one thin module a verb. Bad input ends in one line and exit code 2."""
+"""The `hyperseg` command. Each subcommand is a module of this package; invalid input exits with one line and code 2."""
 
 from __future__ import annotations
 
@@ -18,133 +18,133 @@ from rich.markup import escape
 from hyperseg_jax import __version__
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.commands.script import script
-from hyperseg_jax.errors import ENDING, HostLost, UserError
+from hyperseg_jax.errors import EXIT_EXCEPTIONS, HostLost, UserError
 from hyperseg_jax.renamed_fields import FLAGS
 from hyperseg_jax.untrusted import limits, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import first_line, printable, shown
 
 VERBS = {
-    "quickstart": "segment, fine-tune and see it all on one page, in minutes on a CPU",
-    "train": "train from a config into a workdir; the same command goes on after a stop",
-    "evaluate": "score a model on benchmarks, or on the validation sets of its config",
-    "predict": "segment an image, or a folder of frames, by text, classes, points or boxes",
-    "plan": "what a config needs of a TPU slice: memory of each chip and traffic, told by the compiler; no TPU needed",
-    "sweep": "many trainings that differ in a few fields, packed on what devices there are",
-    "data": "check the files of a benchmark; build shards of it for pods; write the toy world or samples",
-    "import-weights": "public PyTorch checkpoints -> a model folder of ours",
-    "export-weights": "a model of ours -> PyTorch, under its authors' names",
+    "quickstart": "segment images, fine-tune, and write an HTML report, in minutes on a CPU",
+    "train": "train from a config into a workdir; the same command resumes an interrupted run",
+    "evaluate": "evaluate a model on benchmarks, or on the validation sets of its config",
+    "predict": "segment an image, a video, or a folder of frames by text, classes, points, boxes or scribbles",
+    "plan": "estimate memory and communication of a config on a TPU slice with the TPU compiler; no TPU needed",
+    "sweep": "run trainings that differ in a few config fields on the available devices",
+    "data": "check the files of a benchmark, build ArrayRecord shards, or write toy data or samples",
+    "import-weights": "convert public PyTorch checkpoints to a model folder",
+    "export-weights": "convert a model to PyTorch, with the parameter names of its authors",
 }
 
 WEB_ADDRESS = re.compile(r"(--[\w.-]+=)?https?://\S+$")
-"""An argument, or an option and its value, that is a web address as a whole."""
+"""Matches an argument, or an option with a value, that is a web address."""
 
 BUCKET = re.compile(r"(?:--[\w-]+=)?(\w+://\S+)$")
-"""An argument, or an option that is no field of a config and its value, that is an address of a store as a whole."""
+"""Matches an argument, or an option with a value (not a config field), that is a bucket URL."""
 IN_BUCKETS = ("workdir", "workdirs", "sources", "root", "data_root", "out")
-"""What may lie in a bucket, where a verb takes it as a text and not as a path of this machine."""
+"""Arguments that may be a bucket URL, in subcommands that parse them as strings and not as local paths."""
 
 WRITTEN = ("--workdir", "--out")
-"""Options that name a folder to write into."""
+"""Options that name an output folder."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script; called with arguments, one command of a larger process."""
+    """Runs the console script, or, with arguments, a single command within a larger process."""
     if arguments is None:
         with script():
             return main(sys.argv[1:])
     arguments = list(arguments)
     traceback = "--traceback" in arguments
-    arguments, given = _without_limits([a for a in arguments if a != "--traceback"])
+    arguments, limit_settings = _split_limits([a for a in arguments if a != "--traceback"])
     parser = argparse.ArgumentParser(
         prog="hyperseg",
         description="Universal image and video segmentation with vision-language models, in JAX.",
-        epilog="--traceback with any verb shows where an error came from; --limits NAME=VALUE changes one of the limits on "
-        "what files may ask for (pixels=100000000).",
+        epilog="--traceback with any command shows the traceback of an error; --limits NAME=VALUE changes a resource limit of "
+        "input files (pixels=100000000).",
     )
     parser.add_argument("--version", action="version", version=f"hyperseg {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="command")
     chosen = arguments[0] if arguments and arguments[0] in VERBS else None
     for verb, help_text in VERBS.items():
         sub = verbs.add_parser(verb, help=help_text, description=help_text)
-        if verb == chosen:  # only the verb that runs is imported
+        if verb == chosen:  # imports only the module that runs
             module = importlib.import_module(f"hyperseg_jax.commands.{verb.replace('-', '_')}")
             module.add_arguments(sub)
     parsed, extra = parser.parse_known_args(arguments)
     try:
-        if odd := next((text for text in arguments if "\0" in text), None):
-            raise UserError(f"{shown(odd)}: holds a NUL, which no path or text can; leave it out")
-        for name in WRITTEN:  # of a shell's variable that is not set; it would mean the working folder
+        if invalid := next((text for text in arguments if "\0" in text), None):
+            raise UserError(f"{shown(invalid)}: contains a NUL character; remove it")
+        for name in WRITTEN:  # such as an unset shell variable; an empty path would mean the current directory
             if f"{name}=" in arguments or (name, "") in itertools.pairwise(arguments):
                 raise UserError(f"{name}: is empty; give a folder")
         overrides = [text.removeprefix("--config.") for text in extra if text.startswith("--config.")]
         unknown = [text for text in extra if not text.startswith("--config.")]
         if new := next((FLAGS[name] for text in unknown if (name := text.partition("=")[0]) in FLAGS), None):
-            raise UserError(f"{unknown[0]}: is named {new} now; give {new}")
+            raise UserError(f"{unknown[0]}: was renamed to {new}; use {new}")
         if unknown:
             raise UserError(f"unknown argument {unknown[0]}; see hyperseg {parsed.verb} --help")
         if overrides and not hasattr(parsed, "config"):
             raise UserError(f"hyperseg {parsed.verb} takes no --config overrides")
-        said = getattr(parsed, "text", None)  # a prompt may speak of anything
-        if web := next((text for text in arguments if WEB_ADDRESS.match(text) and text != said), None):
-            raise UserError(f"{web}: web addresses are not read; download it, and give its path")
-        taken = [value for name in IN_BUCKETS for value in _texts(getattr(parsed, name, None))]
+        prompt = getattr(parsed, "text", None)  # a text prompt may contain anything
+        if web := next((text for text in arguments if WEB_ADDRESS.match(text) and text != prompt), None):
+            raise UserError(f"{web}: web addresses are not supported; download the file, and give its path")
+        allowed = [value for name in IN_BUCKETS for value in _strings(getattr(parsed, name, None))]
         for text in arguments:
-            if (url := BUCKET.match(text)) and text != said and url[1] not in taken:
+            if (url := BUCKET.match(text)) and text != prompt and url[1] not in allowed:
                 stores.check_local(url[1])
-        home = str(getattr(parsed, "workdir", None) or getattr(parsed, "workdirs", ""))
-        if stores.is_url(home):
-            stores.check_url(home)
+        workdir = str(getattr(parsed, "workdir", None) or getattr(parsed, "workdirs", ""))
+        if stores.is_url(workdir):
+            stores.check_url(workdir)
         parsed.overrides = overrides
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # a second run starts at once
-        with limits.applied(**_limits_of(parsed, given)):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))  # later runs skip compilation
+        with limits.applied(**_parse_limits(parsed, limit_settings)):
             module.run(parsed)
     except (UserError, BadFile) as error:
         if traceback:
             raise
-        _say(str(error))
+        _print_error(str(error))
         raise SystemExit(1 if isinstance(error, HostLost) else 2) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        _say("stopped")
+        _print_error("stopped")
         raise SystemExit(130) from None
-    except ENDING:
+    except EXIT_EXCEPTIONS:
         raise
     except BaseException as error:
         if traceback:
             raise
-        if isinstance(error, OSError) and error.filename is not None:  # a full disk, a missing right
-            _say(f"{os.fsdecode(error.filename)}: {error.strerror}; --traceback shows where it was used")
+        if isinstance(error, OSError) and error.filename is not None:  # such as a full disk or missing permissions
+            _print_error(f"{os.fsdecode(error.filename)}: {error.strerror}; --traceback shows where the error occurred")
             raise SystemExit(2) from None
-        _say(_fault(error))
+        _print_error(_internal_error(error))
         raise SystemExit(1) from None
 
 
-def _texts(value: Any) -> list[str]:
-    """The texts among one or more values of an argument."""
-    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+def _strings(value: Any) -> list[str]:
+    """Returns the strings of an argument with one or more values."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
 
 
-def _without_limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments without --limits NAME=VALUE, and each NAME=VALUE."""
+def _split_limits(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the arguments without --limits NAME=VALUE, and the list of NAME=VALUE."""
     rest: list[str] = []
-    given: list[str] = []
-    waiting = iter(arguments)
-    for one in waiting:
-        option, equals, text = one.partition("=")
+    settings: list[str] = []
+    iterator = iter(arguments)
+    for argument in iterator:
+        option, equals, text = argument.partition("=")
         if option == "--limits":
-            given.append(text if equals else next(waiting, ""))
+            settings.append(text if equals else next(iterator, ""))
         else:
-            rest.append(one)
-    return rest, given
+            rest.append(argument)
+    return rest, settings
 
 
-def _limits_of(parsed: argparse.Namespace, given: Sequence[str]) -> Mapping[str, Any]:
-    """The limits that were given. What trains or plans has them in its config."""
+def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mapping[str, Any]:
+    """Parses NAME=VALUE settings of limits. Commands that train or plan also get them as config overrides."""
     values: dict[str, Any] = {}
-    for text in given:
+    for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--limits {shown(text)}: give NAME=VALUE, as in --limits pixels=100000000")
@@ -152,17 +152,17 @@ def _limits_of(parsed: argparse.Namespace, given: Sequence[str]) -> Mapping[str,
             values[name] = ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             values[name] = value
-    made = limits.of(values, "--limits")
-    parsed.limits = {name: getattr(made, name) for name in values}
+    checked = limits.from_fields(values, "--limits")
+    parsed.limits = {name: getattr(checked, name) for name in values}
     if parsed.verb in ("train", "sweep", "plan"):
         parsed.overrides += [f"limits.{name}={value!r}" for name, value in parsed.limits.items()]
     return parsed.limits
 
 
-def _fault(error: BaseException) -> str:
-    told = f"{type(error).__name__}: {shown(first_line(error))}"
-    return f"this is a fault of hyperseg, not of what you gave it ({told}); --traceback shows where; please report it"
+def _internal_error(error: BaseException) -> str:
+    message = f"{type(error).__name__}: {shown(first_line(error))}"
+    return f"internal error of hyperseg, not caused by your input ({message}); --traceback shows where; please report it"
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     Console(stderr=True).print("[bold red]error:[/] " + escape(printable(text)), highlight=False, soft_wrap=True)

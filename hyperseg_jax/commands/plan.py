@@ -10,21 +10,21 @@ from rich.table import Table
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.untrusted.limits import apply_block
-from hyperseg_jax.untrusted.printing import cell, say
+from hyperseg_jax.untrusted.printing import cell, log
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help=f"a config file, or a shipped one: {', '.join(configs.shipped())}")
+    parser.add_argument("--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped())}")
     parser.add_argument("--topology", required=True, help="the TPU slice: generation and chips along each side (v5e:4x4)")
-    parser.add_argument("--task", action="append", help="a task of the config; give it again for more (default: all)")
+    parser.add_argument("--task", action="append", help="a task of the config; repeatable; default: all")
     parser.epilog = (
-        "--config.x.y=value changes one field of the config. Needs no TPU, but its compiler: "
+        "--config.x.y=value changes one field of the config. Requires the TPU compiler, but no TPU: "
         "pip install 'hyperseg-jax[tpu]'. A task of hyperseg_3b takes minutes and several GB."
     )
 
 
 def run(parsed: argparse.Namespace) -> None:
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the slice is described, not looked for
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # keeps JAX from looking for a TPU
     from hyperseg_jax.data import sources
     from hyperseg_jax.planning import compile as planning
     from hyperseg_jax.planning import topologies
@@ -34,24 +34,24 @@ def run(parsed: argparse.Namespace) -> None:
     console = Console()
     devices = topologies.devices(parsed.topology)
     title = cell(f"{parsed.config} on {parsed.topology}")
-    table = Table("task", "examples a chip", "GB a chip at peak", "at most", "fits", title=title)
+    table = Table("task", "examples per chip", "peak GB per chip", "upper bound", "fits", title=title)
     problems: list[str] = []
-    told: dict[str, None] = {}  # lines, each once
+    messages: dict[str, None] = {}  # unique messages, in order
     for task in parsed.task or sources.programs(config):
         with console.status(f"compiling the {task} step"):
-            found = planning.plan(config, task, devices)
-        mesh = " x ".join(f"{name} {size}" for name, size in found.mesh.items())
-        memory = [f"{n / 1e9:.2f}" for n in (found.memory.peak, found.memory.needed)] if found.memory else ["-", "-"]
-        told[f"preset {found.preset}: {mesh}"] = None
-        if not found.problem:
-            counts = ", ".join(f"{count} {kind}" for kind, count in found.collectives.items())
-            told[f"{task} exchanges: {counts or 'nothing'}"] = None
-        table.add_row(task, f"{found.examples:g}", *memory, "no" if found.problem else "yes")
-        problems += [f"{task}: {found.problem}"] if found.problem else []
+            plan = planning.plan(config, task, devices)
+        mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
+        memory = [f"{n / 1e9:.2f}" for n in (plan.memory.peak, plan.memory.needed)] if plan.memory else ["-", "-"]
+        messages[f"preset {plan.preset}: {mesh}"] = None
+        if not plan.problem:
+            counts = ", ".join(f"{count} {kind}" for kind, count in plan.collectives.items())
+            messages[f"{task} collectives: {counts or 'none'}"] = None
+        table.add_row(task, f"{plan.examples:g}", *memory, "no" if plan.problem else "yes")
+        problems += [f"{task}: {plan.problem}"] if plan.problem else []
     console.print(table)
-    for line in told:
-        say(console, line)
+    for line in messages:
+        log(console, line)
     for problem in problems:
-        say(console, problem)
+        log(console, problem)
     if problems:
         raise SystemExit(1)

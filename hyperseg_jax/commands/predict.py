@@ -14,31 +14,31 @@ from collections.abc import Iterator
 import numpy as np
 from rich.console import Console
 
-from hyperseg_jax.atomic import check_free, whole_folder
+from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.datasets.visual_prompts import shares_area
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.results.drawing import draw_segments, save_image
 from hyperseg_jax.structs import Prediction, Region
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.printing import say
+from hyperseg_jax.untrusted.printing import log
 
 WRITTEN = ("result.json", "*_mask.png", "*_mask[0-9]*.png", "*_overlay.png")
-"""What a folder of results holds."""
+"""Patterns of the files in a results folder."""
 LONGEST_STEM = 230
-"""Bytes of a name that others are made of."""
+"""Maximum length in bytes of the file stem to which suffixes are added."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    # so that `--box -5,60,80,120` is a value, not an option
+    # makes argparse accept negative coordinates as values, as in `--box -5,60,80,120`
     parser._negative_number_matcher = re.compile(r"-[\d.][\d.,eE+-]*$")
     parser.add_argument("image", type=pathlib.Path, help="an image, a video file, or a folder of frames")
     parser.add_argument("text", nargs="?", help='what to segment: "the red ring left of the square"')
     parser.add_argument("--model", default="tiny", help="a workdir, a model folder, or a shipped model (tiny)")
     parser.add_argument(
-        "--reasoning", action="store_true", help='the text is a question to think about: "what could one sit on?"'
+        "--reasoning", action="store_true", help='the text is a question that requires reasoning: "what could one sit on?"'
     )
-    parser.add_argument("--classes", help="comma-separated things to find, every instance apart: 'red ring,blue star'")
-    parser.add_argument("--stuff", help="comma-separated backgrounds for --classes: 'grass,sand'")
+    parser.add_argument("--classes", help="comma-separated thing classes, segmented per instance: 'red ring,blue star'")
+    parser.add_argument("--stuff", help="comma-separated stuff classes for --classes: 'grass,sand'")
     parser.add_argument(
         "--point", action="append", default=[], metavar="X,Y", help="the object at a point, in pixels; repeatable"
     )
@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="X,Y,X,Y,...",
-        help="the object under a line, given by its corners; repeatable",
+        help="the object under a polyline, given by its vertices; repeatable",
     )
-    parser.add_argument("--always", action="store_true", help="answer even where the text seems to name nothing")
+    parser.add_argument("--always", action="store_true", help="return a mask even if no object seems to match the text")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("segmentation"), help="folder for the results")
 
 
@@ -66,24 +66,24 @@ def run(parsed: argparse.Namespace) -> None:
     from hyperseg_jax.predictors.model import load, read_image
 
     console, absent = Console(stderr=True), (None if parsed.always else ...)
-    is_clip = is_video(parsed.image)
-    if is_clip and (parsed.text is None or parsed.reasoning):
-        raise UserError(f"{parsed.image} is a video; give a text to segment it by, without --reasoning")
-    # The first frame is read before the model, which takes a while to load.
-    frames = read_frames(parsed.image) if is_clip else iter([read_image(parsed.image)])
+    has_frames = is_video(parsed.image)
+    if has_frames and (parsed.text is None or parsed.reasoning):
+        raise UserError(f"{parsed.image} is a video; give a text, without --reasoning")
+    # Reads the first frame before the model, so that invalid input fails without the slow loading of the model.
+    frames = read_frames(parsed.image) if has_frames else iter([read_image(parsed.image)])
     frame = next(frames)
     names = _stems(parsed.image, image_files(parsed.image) if parsed.image.is_dir() else [])
-    drawn, labels = _regions(parsed.point, parsed.box, parsed.scribble, frame.shape[:2])
+    regions, labels = _regions(parsed.point, parsed.box, parsed.scribble, frame.shape[:2])
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
     with _results(parsed.out) as out:
-        if is_clip:
+        if has_frames:
             rows = []
             predictions = model.segment_clip(itertools.chain([frame], frames), parsed.text, no_target_threshold=absent)
             for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
                 rows.append({"frame": name, "segments": _write(out, stem, frame, predicted)})
             report |= {"text": parsed.text, "frames": rows}
-            said = f"{len(rows)} frames, {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
+            summary = f"{len(rows)} frames, {parsed.text!r} found in {sum(bool(row['segments']) for row in rows)}"
         else:
             if parsed.text is not None:
                 predicted = model.segment(frame, parsed.text, no_target_threshold=absent, reasoning=parsed.reasoning)
@@ -92,41 +92,41 @@ def run(parsed: argparse.Namespace) -> None:
                 predicted = model.segment_classes(frame, _names(parsed.classes), stuff=_names(parsed.stuff))
                 report["classes"] = _names(parsed.classes) + _names(parsed.stuff)
             else:
-                predicted = model.segment_regions(frame, drawn, labels=labels)
+                predicted = model.segment_regions(frame, regions, labels=labels)
             report["segments"] = _write(out, next(names)[1], frame, predicted)
-            said = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the image, score {s.score:.2f})" for s in predicted)
-        (out / "result.json").write_text(strict_json.text(report))
-    say(console, f"found: {said or 'nothing that fits'}\nwrote {parsed.out}/")
+            summary = "; ".join(f"{s.label} ({s.mask.mean():.1%} of the image, score {s.score:.2f})" for s in predicted)
+        (out / "result.json").write_text(strict_json.dumps(report))
+    log(console, f"found: {summary or 'no matching object'}\nwrote {parsed.out}/")
 
 
 def _check(parsed: argparse.Namespace) -> None:
-    """The options that can be judged before anything is read."""
-    regions = bool(parsed.point or parsed.box or parsed.scribble)
-    if sum((parsed.text is not None, parsed.classes is not None, regions)) != 1:
-        raise UserError("say what to segment in one way: a text, or --classes, or --point / --box / --scribble")
+    """Validates the options before any file is read."""
+    has_regions = bool(parsed.point or parsed.box or parsed.scribble)
+    if sum((parsed.text is not None, parsed.classes is not None, has_regions)) != 1:
+        raise UserError("give exactly one kind of prompt: a text, or --classes, or --point / --box / --scribble")
     if parsed.text is not None and not parsed.text.strip():
         raise UserError("the prompt is empty; say what to segment")
     if parsed.stuff is not None and parsed.classes is None:
-        raise UserError("--stuff goes with --classes; name the things to find there")
+        raise UserError("--stuff requires --classes; give the thing classes")
     if parsed.reasoning and parsed.text is None:
-        raise UserError("--reasoning goes with a text; give the question")
+        raise UserError("--reasoning requires a text; give the question")
     if not parsed.image.exists():
         raise UserError(f"{parsed.image}: no such file or folder")
 
 
 def _stems(image: pathlib.Path, frames: list[pathlib.Path]) -> Iterator[tuple[str, str]]:
-    """(name, stem of the results) of the image, of each of the frames of a folder, or of a video's frames: numbers from 0,
-    without end. UserError where a name is too long."""
+    """Returns an iterator over (name, file stem of the results) of the image or of all frames. Frames of a video file are
+    numbered from 0, without end. Raises UserError if a file name is too long."""
     from hyperseg_jax.data.video_files import is_video
 
     if is_video(image) and not frames:
         return ((f"{k:06d}", f"{k:06d}") for k in itertools.count())
-    read = frames or [image]
-    same = len({path.stem for path in read}) < len(read)  # 1.jpg beside 1.png
-    names = [(path.name, path.name if same else path.stem) for path in read]
-    for path, (_, stem) in zip(read, names, strict=True):
+    files = frames or [image]
+    has_duplicates = len({path.stem for path in files}) < len(files)  # such as 1.jpg and 1.png
+    names = [(path.name, path.name if has_duplicates else path.stem) for path in files]
+    for path, (_, stem) in zip(files, names, strict=True):
         if len(os.fsencode(stem)) > LONGEST_STEM:
-            raise UserError(f"{path}: its name is too long for those of the results; shorten it to {LONGEST_STEM} bytes")
+            raise UserError(f"{path}: the file name is too long; shorten it to {LONGEST_STEM} bytes")
     return iter(names)
 
 
@@ -142,13 +142,14 @@ def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Prediction
 
 @contextlib.contextmanager
 def _results(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A results folder that appears whole, or not at all; earlier results there are replaced, anything else is not touched."""
-    home = pathlib.Path(os.path.realpath(out))  # a link that was given is followed
-    if home == pathlib.Path.cwd():
-        raise UserError(f"--out {out}: is the working folder; give a folder of its own")
-    check_free(out, WRITTEN if (out / "result.json").exists() else ())
+    """Yields a temporary folder that atomically replaces `out`. Earlier results are replaced; a folder with any other files
+    raises UserError."""
+    folder = pathlib.Path(os.path.realpath(out))  # follows a link given by the user
+    if folder == pathlib.Path.cwd():
+        raise UserError(f"--out {out}: is the current directory; give a separate folder")
+    check_replaceable(out, WRITTEN if (out / "result.json").exists() else ())
     try:
-        with whole_folder(home) as part:
+        with atomic_folder(folder) as part:
             yield part
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); give another folder") from error
@@ -161,35 +162,35 @@ def _names(text: str | None) -> list[str]:
 def _regions(
     points: list[str], boxes: list[str], scribbles: list[str], size: tuple[int, int]
 ) -> tuple[list[Region], list[str]]:
-    """Points, boxes and scribbles in the image of this (height, width), and what they are called."""
+    """Parses points, boxes and scribbles in an image of this (height, width). Returns the regions and their labels."""
     regions, labels = [], []
     for text in points:
-        (point,) = _places("--point", text, 2, size)
-        regions.append(Region.of_point(*point))
+        (point,) = _coordinates("--point", text, 2, size)
+        regions.append(Region.from_point(*point))
         labels.append(f"point {text}")
     for text in boxes:
-        x0, y0, x1, y1 = _numbers_of("--box", text, 4)
+        x0, y0, x1, y1 = _numbers("--box", text, 4)
         left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
         if not shares_area((left, top, right, bottom), size) or left == right or top == bottom:
             raise UserError(f"--box {text}: has no area inside {_extent(size)}")
-        regions.append(Region.of_box(max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])))
+        regions.append(Region.from_box(max(left, 0), max(top, 0), min(right, size[1]), min(bottom, size[0])))
         labels.append(f"box {text}")
     for text in scribbles:
-        regions.append(Region.of_scribble(_places("--scribble", text, max(4, 2 * (text.count(",") // 2 + 1)), size)))
+        regions.append(Region.from_scribble(_coordinates("--scribble", text, max(4, 2 * (text.count(",") // 2 + 1)), size)))
         labels.append(f"scribble {text}")
     return regions, labels
 
 
-def _places(flag: str, text: str, count: int, size: tuple[int, int]) -> list[list[float]]:
-    """[x, y] of each place inside the image."""
-    numbers = _numbers_of(flag, text, count)
-    places = [numbers[k : k + 2] for k in range(0, count, 2)]
-    if not all(0 <= x < size[1] and 0 <= y < size[0] for x, y in places):
+def _coordinates(flag: str, text: str, count: int, size: tuple[int, int]) -> list[list[float]]:
+    """Parses [x, y] coordinates. Raises UserError if one is outside the image."""
+    numbers = _numbers(flag, text, count)
+    coordinates = [numbers[k : k + 2] for k in range(0, count, 2)]
+    if not all(0 <= x < size[1] and 0 <= y < size[0] for x, y in coordinates):
         raise UserError(f"{flag} {text}: not inside {_extent(size)}")
-    return places
+    return coordinates
 
 
-def _numbers_of(flag: str, text: str, count: int) -> list[float]:
+def _numbers(flag: str, text: str, count: int) -> list[float]:
     try:
         numbers = [float(number) for number in text.split(",")]
     except ValueError:

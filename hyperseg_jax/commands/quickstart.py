@@ -1,4 +1,4 @@
-"""hyperseg quickstart: see the shipped model segment, teach it something new, read the story on one page."""
+"""hyperseg quickstart: segments with the shipped model, fine-tunes it on new concepts, and writes an HTML report."""
 
 from __future__ import annotations
 
@@ -23,41 +23,43 @@ from hyperseg_jax.untrusted import paths, printing
 from hyperseg_jax.untrusted.bad_file import naming
 
 FEWEST = 4
-"""Images, so that every kind of prompt has something to show."""
+"""Minimum number of images, so that there is an example of every kind of prompt."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quickstart"), help="folder for the page and the run")
-    parser.add_argument("--steps", type=int, default=0, help="fine-tuning steps; 0 takes those of configs/tiny_lora.py")
-    parser.add_argument("--images", type=int, default=40, help="held-out images in each test")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("quickstart"), help="folder for the report and the run"
+    )
+    parser.add_argument("--steps", type=int, default=0, help="fine-tuning steps; 0: as in configs/tiny_lora.py")
+    parser.add_argument("--images", type=int, default=40, help="held-out images per evaluation")
 
 
 def run(parsed: argparse.Namespace) -> None:
     if parsed.images < FEWEST or parsed.steps < 0:
-        raise UserError(f"--images {parsed.images} --steps {parsed.steps}: give {FEWEST} images or more, and no steps below 0")
+        raise UserError(f"--images {parsed.images} --steps {parsed.steps}: give at least {FEWEST} images and 0 steps")
     began, console = time.monotonic(), Console(stderr=True)
-    say = lambda text: printing.say(console, f"[{_clock(began)}] {text}")
+    log = lambda text: printing.log(console, f"[{_clock(began)}] {text}")
     page = Page("hyperseg_jax: a first look")
     page.text(
-        "A small but complete HyperSeg, trained on drawings of shapes, segments images it has never seen by text, and "
-        "is then taught a colour and a shape that were held back. Everything here was computed on this machine, just "
-        "now."
+        "A small but complete HyperSeg model, trained on drawings of shapes, segments held-out images by text, and is then "
+        "fine-tuned on a colour and a shape that were excluded from its training data. All results were computed on this "
+        "machine just now."
     )
     with naming(parsed.out):
         data, tuned = (paths.inside(parsed.out, name) for name in ("data", "fine_tuned"))
-    root = draw_worlds(data, parsed.images, say)
+    root = draw_worlds(data, parsed.images, log)
     config = configs.load("tiny_lora", [f"data.root={root}", *([f"train.steps={parsed.steps}"] if parsed.steps else [])])
     tasks = open_tasks(config, console)
 
     from hyperseg_jax.predictors.model import Model  # late: it imports JAX
 
-    say("opening the shipped model `tiny`")
+    log("opening the shipped model `tiny`")
     tiny = Model.load("tiny")
-    known, new = (Examined(name, tasks[name], parsed.images) for name in ("known", "new"))
-    show_held_out(page, tiny, known, say)
+    known, new = (EvaluationSet(name, tasks[name], parsed.images) for name in ("known", "new"))
+    show_held_out(page, tiny, known, log)
     show_prompts(page, tiny, root / "known")
-    show_clip(page, tiny, root / "known", say)
-    fine_tuned = fine_tune(page, config, tiny, known, new, tuned, console, say)
+    show_clip(page, tiny, root / "known", log)
+    fine_tuned = fine_tune(page, config, tiny, known, new, tuned, console, log)
     page.heading("What to do next")
     page.code(
         f'hyperseg predict --model {fine_tuned} image.jpg "the pink heart"\n'
@@ -65,14 +67,14 @@ def run(parsed: argparse.Namespace) -> None:
     )
     page.text(f"The whole quickstart took {_clock(began)} (minutes:seconds).")
     page.save(parsed.out / "index.html")
-    say(f"done; open {parsed.out / 'index.html'}")
+    log(f"done; open {parsed.out / 'index.html'}")
 
 
-def draw_worlds(folder: pathlib.Path, images: int, say: Callable[[str], None]) -> pathlib.Path:
-    """Two toy worlds of seeds that no training used: the known kinds, and those that were held back."""
+def draw_worlds(folder: pathlib.Path, images: int, log: Callable[[str], None]) -> pathlib.Path:
+    """Generates two toy datasets with seeds that no training used: known colours and shapes, and the held-out ones."""
     from hyperseg_jax import toy
 
-    say("drawing images that the model has never seen")
+    log("generating images that the model has never seen")
     for name, kinds, clips in (("known", "known", 5), ("new", "held_back", 0)):
         toy.write(
             folder / name,
@@ -89,7 +91,7 @@ def draw_worlds(folder: pathlib.Path, images: int, say: Callable[[str], None]) -
 
 
 def open_tasks(config: Any, console: Console) -> dict[str, Any]:
-    """The fine-tuning tasks, whose validation halves are the exams."""
+    """Opens the fine-tuning tasks; their validation splits are the evaluation sets."""
     from hyperseg_jax.data import sources
     from hyperseg_jax.systems import system as systems
 
@@ -97,51 +99,51 @@ def open_tasks(config: Any, console: Console) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Examined:
-    """A toy world whose validation images are an controls."""
+class EvaluationSet:
+    """A task whose validation split is evaluated."""
 
     name: str
     task: Any
     images: int
 
-    def controls(self, model: Any, say: Callable[[str], None]) -> Any:
-        """The score with its controls."""
+    def controls(self, model: Any, log: Callable[[str], None]) -> Any:
+        """Evaluates a model on the validation split, with control scores for predictions that ignore the text."""
         from hyperseg_jax.evaluation.text_controls import referring_with_controls
 
-        return referring_with_controls(model.engine, self.task, limit=self.images, say=say)
+        return referring_with_controls(model.engine, self.task, limit=self.images, say=log)
 
 
-def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], None]) -> None:
-    say("segmenting held-out images by text (the first call compiles, which takes a while)")
-    controls = known.controls(model, say)
-    say(
-        f"referring cIoU: {controls.ciou:.2f}   (expressions shuffled: {controls.shuffled_ciou:.2f}, "
-        f"best answer that ignores the text: {controls.blind_ciou:.2f})"
+def show_held_out(page: Page, model: Any, known: EvaluationSet, log: Callable[[str], None]) -> None:
+    log("segmenting held-out images by text (the first call compiles, which takes a while)")
+    controls = known.controls(model, log)
+    log(
+        f"referring cIoU: {controls.ciou:.2f}   (shuffled expressions: {controls.shuffled_ciou:.2f}, "
+        f"best baseline that ignores the text: {controls.blind_ciou:.2f})"
     )
-    page.heading("1. Images it has never seen, segmented by text")
+    page.heading("1. Held-out images, segmented by text")
     page.figure(f"referring cIoU: {controls.ciou:.2f}")
     page.text(
-        "cIoU is the area found rightly, divided by all area found or asked for, over every expression of the controls. The "
-        "last line is the best of several answers that never see the text; with texts swapped between images a model "
-        "that reads them must fail."
+        "cIoU is the total intersection of predictions and targets divided by their total union, over all expressions. The "
+        "last line is the best of several baselines that ignore the text. With expressions shuffled between images, a model "
+        "that uses the text must score low."
     )
-    page.table(("answer by", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in controls.lines()])
-    page.image(contact_sheet(controls.evaluation.tiles, 3), "Left what the text names, right what the model found.")
+    page.table(("prediction", "cIoU", "gIoU"), [(what, f"{c:.2f}", f"{g:.2f}") for what, c, g in controls.lines()])
+    page.image(contact_sheet(controls.evaluation.tiles, 3), "Left: target. Right: prediction.")
 
 
 def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
-    """One image asked by a list of classes, by a point and by a box."""
+    """Segments one image by a class list, and three by visual prompts."""
     from hyperseg_jax import toy
 
     example = toy.open_reader(world, "panoptic", "val", max_classes=8)[0]
-    frame, asked = example.frames[0], example.prompts[0]
-    names = [name for name, thing in zip(asked.classes, asked.things, strict=True) if thing]
-    stuff = [name for name, thing in zip(asked.classes, asked.things, strict=True) if not thing]
-    found = model.segment_classes(frame, names, stuff=stuff)
+    frame, prompt = example.frames[0], example.prompts[0]
+    names = [name for name, thing in zip(prompt.classes, prompt.things, strict=True) if thing]
+    stuff = [name for name, thing in zip(prompt.classes, prompt.things, strict=True) if not thing]
+    prediction = model.segment_classes(frame, names, stuff=stuff)
     tiles = [
         caption(
-            overlay(frame, list(found.masks), tint=True),
-            "classes: " + ", ".join(found.names),
+            overlay(frame, list(prediction.masks), tint=True),
+            "classes: " + ", ".join(prediction.names),
             height=44,
         )
     ]
@@ -155,27 +157,27 @@ def show_prompts(page: Page, model: Any, world: pathlib.Path) -> None:
         tiles.append(
             caption(
                 np.concatenate([mark, draw_segments(example.frames[0], [segment])], 1)[:, :384],
-                f"{prompt.regions[0].kind}, and what it marks",
+                f"{prompt.regions[0].kind}, and the prediction",
                 height=44,
             )
         )
-    page.heading("2. The same model, asked in other ways")
-    page.text("By a list of classes (every instance apart, without overlap), and by a mark drawn on the object.")
-    page.image(contact_sheet(tiles, 2), "A class list, then drawn marks (magenta) and the object behind each.")
+    page.heading("2. The same model with other kinds of prompts")
+    page.text("A list of classes (panoptic segmentation), and visual prompts drawn on an object.")
+    page.image(contact_sheet(tiles, 2), "A class list, then visual prompts (magenta) and the predicted object of each.")
 
 
-def show_clip(page: Page, model: Any, world: pathlib.Path, say: Callable[[str], None]) -> None:
+def show_clip(page: Page, model: Any, world: pathlib.Path, log: Callable[[str], None]) -> None:
     from hyperseg_jax import toy
 
-    say("segmenting a clip, frame by frame")
+    log("segmenting a video, frame by frame")
     example = toy.open_reader(world, "video", "val")[0]
     text = example.prompts[0].text
     tiles = [
         caption(draw_segments(frame, segments), f"frame {t + 1}")
         for t, (frame, segments) in enumerate(model.segment_clip(example.frames, text))
     ]
-    page.heading("3. A clip")
-    page.text(f"“{text}”: what the model saw of one frame feeds the next.")
+    page.heading("3. A video")
+    page.text(f"“{text}”: features of each frame are passed on to the next.")
     page.image(contact_sheet(tiles, 4), text)
 
 
@@ -183,49 +185,52 @@ def fine_tune(
     page: Page,
     config: Any,
     tiny: Any,
-    known: Examined,
-    new: Examined,
+    known: EvaluationSet,
+    new: EvaluationSet,
     workdir: pathlib.Path,
     console: Console,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> pathlib.Path:
-    """Trains, stops halfway, goes on, and shows before and after. Returns the workdir."""
+    """Fine-tunes with an interruption halfway, and reports the scores before and after. Returns the workdir."""
     from hyperseg_jax.predictors.model import Model
     from hyperseg_jax.training.loop import train
 
-    say("the controls on what was held back: the colour pink and the shape heart")
-    old_before, new_before = known.controls(tiny, say), new.controls(tiny, say)
+    log("evaluating on the held-out concepts: the colour pink and the shape heart")
+    old_before, new_before = known.controls(tiny, log), new.controls(tiny, log)
     steps = config.train.steps
-    say(f"fine-tuning for {steps} steps with LoRA; it stops once on the way, to show that it can go on")
+    log(f"fine-tuning for {steps} steps with LoRA; stops once halfway to demonstrate resuming")
     began = time.monotonic()
     train(config, workdir, console=console, stop_at=steps // 2)
-    say("stopped; starting the same run again")
+    log("stopped; resuming the run")
     train(config, workdir, console=console)
     minutes = (time.monotonic() - began) / 60
     tuned = Model.load(workdir)
-    old_after, new_after = known.controls(tuned, say), new.controls(tuned, say)
-    rows = [("what was held back", new_before.ciou, new_after.ciou), ("what it knew", old_before.ciou, old_after.ciou)]
+    old_after, new_after = known.controls(tuned, log), new.controls(tuned, log)
+    rows = [
+        ("held-out colour and shape", new_before.ciou, new_after.ciou),
+        ("known colours and shapes", old_before.ciou, old_after.ciou),
+    ]
     table = Table("referring cIoU", "before", "after", "change")
     for what, before, after in rows:
         table.add_row(what, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
     console.print(table)
-    page.heading("4. Teaching it something new")
+    page.heading("4. Fine-tuning on new concepts")
     page.text(
-        f"Pink things and hearts never stood in its training images. {steps} steps on {len(new.task.train)} images "
-        f"({minutes:.1f} minutes) with low-rank adapters in the language model and the decoders trained; both encoders "
-        "stay frozen. The run was stopped halfway and resumed from its checkpoint."
+        f"The training images contained no pink objects and no hearts. The model was fine-tuned for {steps} steps on "
+        f"{len(new.task.train)} images ({minutes:.1f} minutes): LoRA adapters in the language model, full training of the "
+        "decoders, and both encoders frozen. The run was stopped halfway and resumed from its checkpoint."
     )
     page.table(
         ("referring cIoU", "before", "after", "change"),
         [(what, f"{b:.2f}", f"{a:.2f}", f"{a - b:+.2f}") for what, b, a in rows],
     )
-    page.image(before_and_after(tiny, tuned, new), "Asked for, found before, found after.")
+    page.image(before_and_after(tiny, tuned, new), "Target, prediction before, prediction after fine-tuning.")
     page.image(workdir / "loss.png", "Training loss of the fine-tuning.")
     return workdir
 
 
-def before_and_after(tiny: Any, tuned: Any, new: Examined, count: int = 8) -> np.ndarray:
-    """Rows of (asked for, before, after) for expressions that name something, one an image."""
+def before_and_after(tiny: Any, tuned: Any, new: EvaluationSet, count: int = 8) -> np.ndarray:
+    """Draws rows of (target, prediction before, prediction after) for one expression with a target per image."""
     tiles: list[np.ndarray] = []
     for index in range(len(new.task.val)):
         example = new.task.val[index]
@@ -235,13 +240,13 @@ def before_and_after(tiny: Any, tuned: Any, new: Examined, count: int = 8) -> np
         frame = example.frames[0]
         panels = [overlay(frame, [mask[0] for mask in prompt.masks])]
         panels += [draw_segments(frame, model.segment(frame, prompt.text)) for model in (tiny, tuned)]
-        tiles.append(caption(_beside(panels), prompt.text))
+        tiles.append(caption(_side_by_side(panels), prompt.text))
         if len(tiles) == count:
             break
     return contact_sheet(tiles, 2)
 
 
-def _beside(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+def _side_by_side(panels: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     white = np.full((panels[0].shape[0], gap, 3), 255, np.uint8)
     parts = [part for panel in panels for part in (white, panel)][1:]
     return np.concatenate(parts, axis=1)

@@ -1,4 +1,4 @@
-"""What a command needs of the process around it: streams that may be closed or full, and signals at any moment."""
+"""Process setup of a command: handles closed or full output streams, and signals at any moment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class _Out(io.FileIO):
-    """Standard output: an error is told once and bears its name, so that it ends the command in one line."""
+    """Standard output. Raises a write error only once, with "standard output" as its file name, to exit with one line."""
 
     failure: OSError | None = None
 
@@ -28,7 +28,7 @@ class _Out(io.FileIO):
 
 
 class _Err(io.FileIO):
-    """Standard error: what cannot be written there is lost, and ends nothing."""
+    """Standard error. Write errors are ignored."""
 
     def write(self, data: Any) -> int:
         try:
@@ -37,34 +37,34 @@ class _Err(io.FileIO):
             return len(data)
 
 
-class _Ended(KeyboardInterrupt):
-    """SIGTERM: what Ctrl-C does, with another exit code."""
+class _Terminated(KeyboardInterrupt):
+    """Raised on SIGTERM: handled as Ctrl-C, with another exit code."""
 
 
 class _Signals:
-    """Whether the process was told to end, and by which signal."""
+    """A signal handler that records the received signal; 0 if none was received."""
 
-    told: int = 0
+    received: int = 0
 
     def __call__(self, number: int, _: Any) -> None:
-        self.told = number
-        raise KeyboardInterrupt if number == signal.SIGINT else _Ended
+        self.received = number
+        raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
     @property
     def code(self) -> int:
-        return 128 + self.told
+        return 128 + self.received
 
 
 @contextlib.contextmanager
 def script() -> Iterator[None]:
-    """Around a command that is the whole process, to its very end.
+    """Runs a command as the whole process, and exits.
 
-    Ctrl-C and SIGTERM end it with one line, at any moment; half-written files go first. Standard output that is closed or full
-    ends it with one line and exit code 2, a broken pipe quietly with 1. Standard error that is closed or full ends nothing.
+    Ctrl-C and SIGTERM exit with one line at any moment, after half-written files were removed. A closed or full standard output
+    exits with one line and code 2, a broken pipe silently with code 1. A closed or full standard error is ignored.
     """
     out = _open_streams()
     signals = _Signals()
-    _listen(signals)
+    _install(signals)
     try:
         code: Any = 0
         try:
@@ -72,37 +72,37 @@ def script() -> Iterator[None]:
         except SystemExit as error:
             code = error.code
         finally:
-            _die_at_once()
+            _exit_immediately_on_signals()
         sys.stdout.flush()
         if out.failure is not None and not code:
             raise out.failure
-        if signals.told:  # where a library has swallowed it, nothing else tells
+        if signals.received:  # a library may have swallowed the exception
             if code in (0, None):
-                _say("stopped")
+                _print_error("stopped")
             code = signals.code
     except BaseException as error:
-        if signals.told:
+        if signals.received:
             code = signals.code
-            _say("stopped")
+            _print_error("stopped")
         elif isinstance(error, BrokenPipeError) and error is out.failure:
             code = 1
         elif isinstance(error, OSError) and error is out.failure:
             code = 2
-            _say(f"{error.filename}: {error.strerror}; give it room, or another place")
+            _print_error(f"{error.filename}: {error.strerror}; free space, or redirect it elsewhere")
         else:
             raise
     raise SystemExit(code)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
 
 
 def _open_streams() -> _Out:
-    """Puts guards around the standard streams, which stand for the descriptors 1 and 2 even where those are closed: else the
-    next file that is opened would take the number, and what libraries print would go into it."""
+    """Wraps the standard streams, and reserves the descriptors 1 and 2 if they are closed: otherwise the next opened file would
+    get such a descriptor, and output of libraries would be written into it."""
     while True:
-        number = os.open(os.devnull, os.O_RDONLY)  # writing there fails, as to what is closed
+        number = os.open(os.devnull, os.O_RDONLY)  # writing to it fails, as to a closed stream
         if number >= 2:
             os.close(number)
         if number > 2:
@@ -119,35 +119,35 @@ def _open_streams() -> _Out:
 
 
 def _text(raw: io.FileIO, before: Any) -> io.TextIOWrapper:
-    """A stream of text on `raw` in the ways of the one before, which may be None."""
-    kept = {name: getattr(before, name, None) for name in ("encoding", "errors", "line_buffering")}
-    by_line = kept["line_buffering"] or getattr(before, "write_through", False)
+    """Returns a text stream on `raw` with the settings of the previous stream, which may be None."""
+    settings = {name: getattr(before, name, None) for name in ("encoding", "errors", "line_buffering")}
+    by_line = settings["line_buffering"] or getattr(before, "write_through", False)
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), kept["encoding"] or "utf-8", kept["errors"] or "backslashreplace", None, by_line
+        io.BufferedWriter(raw), settings["encoding"] or "utf-8", settings["errors"] or "backslashreplace", None, by_line
     )
 
 
-def _listen(signals: _Signals) -> None:
-    """What is ignored, as behind nohup, stays ignored."""
+def _install(signals: _Signals) -> None:
+    """Installs the signal handlers. Signals that are ignored, as under nohup, stay ignored."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) == usual:
             signal.signal(number, signals)
-    told = sys.unraisablehook
+    default_hook = sys.unraisablehook
 
-    def swallowed(what: Any) -> None:
-        """Python calls this where nothing can be raised, as in a finalizer: the signal is sent again."""
-        if not issubclass(what.exc_type, KeyboardInterrupt):
-            told(what)
-        elif signals.told:
-            again = threading.Timer(0.05, os.kill, (os.getpid(), signals.told))
-            again.daemon = True
-            again.start()
+    def resend_signal(unraisable: Any) -> None:
+        """Sends the signal again if its exception was raised where it cannot propagate, as in a finalizer."""
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            default_hook(unraisable)
+        elif signals.received:
+            timer = threading.Timer(0.05, os.kill, (os.getpid(), signals.received))
+            timer.daemon = True
+            timer.start()
 
-    sys.unraisablehook = swallowed
+    sys.unraisablehook = resend_signal
 
 
-def _die_at_once() -> None:
-    """All is written and told; what libraries do at the exit of the process may be cut short."""
+def _exit_immediately_on_signals() -> None:
+    """Makes signals exit at once. Called when the command is done, and only exit handlers of libraries are left to run."""
 
     def die(number: int, _: Any) -> None:
         os.write(2, b"error: stopped\n")

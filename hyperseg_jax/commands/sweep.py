@@ -37,56 +37,64 @@ class _InOrder(argparse.Action):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help=f"a config file, or a shipped one: {', '.join(configs.shipped())}")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("sweep"), help="its folder; goes on if it has begun")
-    in_order: dict[str, Any] = {"dest": "sets", "action": _InOrder, "default": []}
-    parser.add_argument("--grid", nargs="+", metavar="FIELD=A,B", help="each value with all others", **in_order)
-    parser.add_argument("--zip", nargs="+", metavar="FIELD=A,B", help="first values together, then second values", **in_order)
-    parser.add_argument("--chain", nargs=0, help="what follows is another set of trials, after the one before", **in_order)
+    parser.add_argument("--config", required=True, help=f"a config file, or a shipped config: {', '.join(configs.shipped())}")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("sweep"), help="the sweep folder; an existing sweep is resumed"
+    )
+    c_order_chunks: dict[str, Any] = {"dest": "sets", "action": _InOrder, "default": []}
+    parser.add_argument("--grid", nargs="+", metavar="FIELD=A,B", help="all combinations of the values", **c_order_chunks)
+    parser.add_argument(
+        "--zip", nargs="+", metavar="FIELD=A,B", help="first values together, then second values", **c_order_chunks
+    )
+    parser.add_argument(
+        "--chain", nargs=0, help="starts another set of trials, to be run after the previous one", **c_order_chunks
+    )
     parser.add_argument("--metric", help="TASK/NAME of validation, or train/NAME; default: referring/ciou, else train/loss")
-    parser.add_argument("--mode", choices=("max", "min"), help="which scores are better; default: min for train/, else max")
-    parser.add_argument("--backend", choices=BACKENDS, default="local", help="who runs the trials")
-    parser.add_argument("--per-trial", type=int, metavar="N", help="chips or GPUs of a trial (default 1), or cores (2)")
+    parser.add_argument("--mode", choices=("max", "min"), help="whether higher or lower is better; default: min for train/")
+    parser.add_argument("--backend", choices=BACKENDS, default="local", help="how the trials are run")
+    parser.add_argument("--per-trial", type=int, metavar="N", help="chips or GPUs per trial (default 1), or CPU cores (2)")
     parser.add_argument(
         "--asha",
         nargs="?",
         type=int,
         const=0,
         metavar="STEPS",
-        help="ray: stop poor trials early, none before so many steps (default: train.eval_every)",
+        help="ray: stop poor trials early (ASHA), but not before STEPS steps (default: train.eval_every)",
     )
-    parser.add_argument("--asha-factor", type=float, default=3.0, help="one in so many goes on at each rung")
-    parser.add_argument("--workdirs", default="", help="where the workdirs lie, such as gs://bucket/x; default: OUT/trials")
+    parser.add_argument("--asha-factor", type=float, default=3.0, help="reduction factor: 1 in N trials continues at each rung")
+    parser.add_argument(
+        "--workdirs", default="", help="parent folder of the workdirs, such as gs://bucket/x; default: OUT/trials"
+    )
     parser.add_argument(
         "--launch",
         default="",
         metavar="OPTIONS",
-        help="gke, slurm: what else the launch script is told: --launch='--type v5e-16 --image IMAGE'",
+        help="gke, slurm: further options of the launch script: --launch='--type v5e-16 --image IMAGE'",
     )
-    parser.add_argument("--resubmit", action="store_true", help="gke, slurm: submit what has not ended again; its job is dead")
-    parser.add_argument("--dry-run", action="store_true", help="print each trial's command and stop")
+    parser.add_argument("--resubmit", action="store_true", help="gke, slurm: resubmit unfinished trials, whose jobs are dead")
+    parser.add_argument("--dry-run", action="store_true", help="print the command of each trial and exit")
     parser.epilog = "--config.x.y=value changes one field in every trial. docs/sweeps.md has examples."
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
-    """A sweep as it was asked for. configs: of each trial."""
+    """A sweep as specified on the command line. configs: one for each trial."""
 
     parsed: argparse.Namespace
     base: ml_collections.ConfigDict
     metric: Metric
     trials: Sequence[Trial]
     configs: Sequence[ml_collections.ConfigDict]
-    say: Callable[[str], None]
+    log: Callable[[str], None]
 
 
 def run(parsed: argparse.Namespace) -> None:
     console = Console(stderr=True)
-    say = functools.partial(printing.say, console)
+    log = functools.partial(printing.log, console)
     base = configs.load(parsed.config, parsed.overrides)
     apply_block(base.get("limits", {}))
     metric = _metric(parsed, base)
-    sweep = _Sweep(parsed, base, metric, *_trials(parsed), say)
+    sweep = _Sweep(parsed, base, metric, *_trials(parsed), log)
     start = _starter(sweep)
     _check_score(sweep, console)
     if parsed.dry_run:
@@ -97,31 +105,34 @@ def run(parsed: argparse.Namespace) -> None:
     results.save(rows, metric, parsed.out)
     Console().print(results.table(rows, metric))
     written = [parsed.out / name for name in ("results.json", "results.png") if (parsed.out / name).exists()]
-    say(f"wrote {' and '.join(map(str, written))}")
+    log(f"wrote {' and '.join(map(str, written))}")
     failed = [row.trial for row in rows if row.status == "failed"]
     if failed:
         raise UserError(
             f"{len(failed)} of {len(rows)} trials failed ({failed[0].last_words()}; see {failed[0].log}); "
-            "the same command tries them again"
+            "the same command retries them"
         )
 
 
 def _metric(parsed: argparse.Namespace, base: ml_collections.ConfigDict) -> Metric:
-    """UserError where the config has no such task, which would show only after hours of training."""
+    """Parses --metric. Raises UserError if the config has no such task, before hours of training."""
     default = "referring/ciou" if "referring" in base.data.tasks else "train/loss"
     metric = Metric.parse(parsed.metric or default, parsed.mode)
     if metric.task not in ("train", *base.data.tasks):
         raise UserError(
             f"--metric {metric}: {parsed.config} has no task {metric.task}; it has {', '.join(base.data.tasks)}; "
-            "train/NAME is of training lines"
+            "train/NAME is a training metric"
         )
     return metric
 
 
 def _check_score(sweep: _Sweep, console: Console) -> None:
-    """UserError where no run of this config writes the metric, which would show only after hours of training. The kind of a
-    task's prompts is that of its validation records; where those lie on other machines, the scores of all kinds will do."""
-    from hyperseg_jax.data import sources  # late: as the two below, they import JAX
+    """Raises UserError if no run of this config writes the metric, before hours of training.
+
+    The kind of prompts of a task is determined from its validation records; if these are on other machines, the scores of all
+    kinds of prompts are accepted.
+    """
+    from hyperseg_jax.data import sources  # imported late, as the two below, since it imports JAX
     from hyperseg_jax.evaluation import score_names
     from hyperseg_jax.training import checks
 
@@ -131,7 +142,7 @@ def _check_score(sweep: _Sweep, console: Console) -> None:
         if metric.name not in checks.STEP_METRICS:
             score_names.check(field, metric.name, checks.train_metrics(sweep.configs[0]))
         return
-    checked: set[str] = set()  # trials may differ in their data as well
+    checked: set[str] = set()  # trials may have different data
     for config in sweep.configs:
         data, where = config.data, f"data.tasks.{metric.task}"
         block = data.tasks[metric.task].to_dict()
@@ -152,45 +163,48 @@ def _check_score(sweep: _Sweep, console: Console) -> None:
 
 
 def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:
-    """All trials with their configs. UserError where a field is not in the config or takes another type."""
-    named, (file, colon, argument) = parsed.config, parsed.config.partition(":")
-    if pathlib.Path(file).is_file() and parsed.backend not in launchers.BACKENDS:  # workers of Ray stand elsewhere
-        named = f"{pathlib.Path(file).absolute()}{colon}{argument}"
+    """Returns all trials and their configs. Raises UserError if a field is not in the config or has another type."""
+    config_name, (file, colon, argument) = parsed.config, parsed.config.partition(":")
+    if pathlib.Path(file).is_file() and parsed.backend not in launchers.BACKENDS:  # Ray workers have another working directory
+        config_name = f"{pathlib.Path(file).absolute()}{colon}{argument}"
     workdirs = parsed.workdirs.rstrip("/")
     if workdirs and "://" not in workdirs:
         workdirs = str(pathlib.Path(workdirs).absolute())
-    trials, made = [], []
+    trials, trial_configs = [], []
     for values in grids.from_options(parsed.sets):
-        varied = [f"{field}={value}" for field, value in values.items()]
-        made.append(configs.load(parsed.config, [*parsed.overrides, *varied]))
+        overrides = [f"{field}={value}" for field, value in values.items()]
+        config = configs.load(parsed.config, [*parsed.overrides, *overrides])
+        trial_configs.append(config)
         trials.append(
-            Trial(values, named, tuple(parsed.overrides), made[-1].train.steps, parsed.out.absolute() / TRIALS, workdirs)
+            Trial(values, config_name, tuple(parsed.overrides), config.train.steps, parsed.out.absolute() / TRIALS, workdirs)
         )
-    return trials, made
+    return trials, trial_configs
 
 
 def _starter(sweep: _Sweep) -> Callable[[], None]:
-    """What runs the trials on the chosen backend, its options checked. With --dry-run it has printed their commands."""
-    parsed, trials, say = sweep.parsed, sweep.trials, sweep.say
+    """Checks the options of the chosen backend and returns a function that runs the trials; --dry-run prints their commands."""
+    parsed, trials, log = sweep.parsed, sweep.trials, sweep.log
     backend = parsed.backend
     if parsed.asha is not None and backend != "ray":
-        raise UserError(f"--asha: --backend {backend} has no early stopping; use --backend ray, on one machine as well")
+        raise UserError(f"--asha: --backend {backend} has no early stopping; use --backend ray, which also runs on one machine")
     if parsed.per_trial is not None and (backend in launchers.BACKENDS or parsed.per_trial < 1):
-        raise UserError(f"--per-trial {parsed.per_trial}: give one or more; with gke and slurm a trial is a job")
+        raise UserError(
+            f"--per-trial {parsed.per_trial}: give at least 1; not valid with gke and slurm, where a trial is a job"
+        )
     if parsed.resubmit and backend not in launchers.BACKENDS:
-        raise UserError(f"--resubmit: is for gke and slurm; --backend {backend} goes on by itself")
+        raise UserError(f"--resubmit: only valid with gke and slurm; --backend {backend} resumes by itself")
     if parsed.launch and backend not in launchers.BACKENDS:
-        raise UserError(f"--launch: is for gke and slurm; --backend {backend} uses no launch script")
+        raise UserError(f"--launch: only valid with gke and slurm; --backend {backend} uses no launch script")
     if backend in launchers.BACKENDS:
         try:
             options = shlex.split(parsed.launch)
         except ValueError as error:
-            raise UserError(f"--launch {printing.shown(parsed.launch)}: {error}; close the quotation") from error
+            raise UserError(f"--launch {printing.shown(parsed.launch)}: {error}; correct the quotes") from error
         _show(parsed, [launchers.command(trial, backend, options) for trial in trials])
-        return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, say=say)
+        return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, say=log)
     _show(parsed, [trial.command() for trial in trials])
     if backend == "local":
-        return lambda: _run_here(trials, parsed.per_trial, say)
+        return lambda: _run_here(trials, parsed.per_trial, log)
     return lambda: _run_on_ray(sweep)
 
 
@@ -200,14 +214,14 @@ def _show(parsed: argparse.Namespace, commands: Sequence[Sequence[str]]) -> None
             print(printing.printable(shlex.join(command)))
 
 
-def _run_here(trials: Sequence[Trial], per_trial: int | None, say: Callable[[str], None]) -> None:
+def _run_here(trials: Sequence[Trial], per_trial: int | None, log: Callable[[str], None]) -> None:
     shares = devices.shares(*devices.found(), per_trial)
-    say(f"{len(trials)} trials, {min(len(shares), len(trials))} at a time: {'; '.join(map(str, shares))}")
-    local.run(trials, shares, say=say)
+    log(f"{len(trials)} trials, {min(len(shares), len(trials))} at a time: {'; '.join(map(str, shares))}")
+    local.run(trials, shares, say=log)
 
 
 def _run_on_ray(sweep: _Sweep) -> None:
-    from hyperseg_jax.sweeps.backends import ray_tune  # late: Ray is an extra
+    from hyperseg_jax.sweeps.backends import ray_tune  # imported late, since Ray is an optional dependency
 
     parsed, trials = sweep.parsed, sweep.trials
     asha = None
@@ -219,26 +233,26 @@ def _run_on_ray(sweep: _Sweep) -> None:
         if parsed.asha_factor <= 1:
             raise UserError(f"--asha-factor {parsed.asha_factor}: give more than 1")
         asha = ray_tune.Asha(grace, parsed.asha_factor)
-    ray_tune.run(trials, sweep.metric, parsed.out / RAY, per_trial=parsed.per_trial, asha=asha, say=sweep.say)
+    ray_tune.run(trials, sweep.metric, parsed.out / RAY, per_trial=parsed.per_trial, asha=asha, say=sweep.log)
 
 
 def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[Trial]) -> None:
-    """Makes the folder and writes sweep.json, or checks that the one there is of the same config, and that no folder in it that
-    is written into is a link to elsewhere."""
+    """Creates the sweep folder and writes sweep.json, or checks that an existing sweep.json has the same config. Also checks
+    that no output folder is a link out of the sweep folder."""
     with naming(out):
         for name in (RAY, TRIALS, *(f"{TRIALS}/{trial.name}" for trial in trials)):
             paths.inside(out, name)
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
         try:
-            kept = strict_json.parse(strict_json.contents(paths.own(path)), "its content").get("config")
+            saved_config = strict_json.parse(strict_json.contents(paths.own(path)), "its content").get("config")
         except (BadFile, OSError) as error:
             raise UserError(f"{path}: {reason(error)}; give another --out") from error
-        if not isinstance(kept, dict):
-            raise UserError(f"{path}: is not of a sweep; give another --out")
-        there, here = (flatten({**fields, "limits": {}}) for fields in (kept, config))  # limits may change when it goes on
-        if other := configs.differences(there, here):
-            raise UserError(f"--out {out}: holds a sweep of another config ({other}); give another --out")
+        if not isinstance(saved_config, dict):
+            raise UserError(f"{path}: is not a sweep file; give another --out")
+        there, here = (flatten({**fields, "limits": {}}) for fields in (saved_config, config))  # limits may change on resume
+        if difference := configs.describe_differences(there, here):
+            raise UserError(f"--out {out}: contains a sweep of another config ({difference}); give another --out")
     try:
         (out / TRIALS).mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"format": 1, "config": config}, indent=2, sort_keys=True) + "\n")

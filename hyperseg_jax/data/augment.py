@@ -106,7 +106,7 @@ class Augment:
             target = prompt.masks[np.array(prompt.labels) == region, 0].any(0)
             if target.any():
                 kind = self.marks[int(rng.integers(len(self.marks)))]
-                regions[region] = Region.of_mask(draw_marks(target, rng)[kind], kind, radii.get(kind, 0))
+                regions[region] = Region.from_mask(draw_marks(target, rng)[kind], kind, radii.get(kind, 0))
         return dataclasses.replace(prompt, regions=tuple(regions))
 
 

@@ -82,7 +82,7 @@ class _KeepsLimits:
     """Base class that carries the limits of untrusted data (untrusted/limits) to worker processes when pickled."""
 
     def __init__(self) -> None:
-        self._limits = limits.in_force()
+        self._limits = limits.current()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.atomic import whole_file
+from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.builds.clips import sample_clip
@@ -28,7 +28,7 @@ from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.locks.alone import alone
+from hyperseg_jax.locks.process_lock import process_lock
 from hyperseg_jax.structs import Example, Prompt
 
 OPEN = 256
@@ -190,7 +190,7 @@ class Built:
         path = cache_folder() / "builds" / f"{shard.sha256}.array_record"  # content-addressed
         if path.is_file():
             return path
-        with alone(path.with_suffix(".lock"), wait=True):
+        with process_lock(path.with_suffix(".lock"), wait=True):
             if not path.is_file():  # another process may have fetched it while this one waited
                 self._fetch(shard, path)
         return path
@@ -199,7 +199,7 @@ class Built:
         size = self._store.size(shard.file)
         if size is None:
             raise Problem("missing file", f"{self._store}/{shard.file}: no such shard; build again, or copy it there")
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             self._store.get(shard.file, part)
             if part.stat().st_size != shard.bytes or sha256(part) != shard.sha256:
                 raise Problem("bad record", f"{self._store}/{shard.file}: wrong checksum; remove it and build again")

@@ -52,4 +52,4 @@ class CocoVisualPrompts(CocoInteractive):
             raise Problem("bad record", f"{ann['where']}: field 'id' is negative; number the annotations from 0")
         marks = draw_marks(target, np.random.default_rng([self._seed, annotation_id]))
         kind = self._kinds[int(rng.integers(len(self._kinds)))]
-        return Region.of_mask(marks[kind], kind, self._radii.get(kind, 0))
+        return Region.from_mask(marks[kind], kind, self._radii.get(kind, 0))

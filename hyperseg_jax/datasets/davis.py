@@ -96,7 +96,7 @@ class Davis2017(ClipReader):
                 task="panoptic", classes=(CLASS,), things=(True,), masks=masks, labels=(0,) * count, ignore=ignore, key=name
             )
             return Example(name, frames, (prompt,), frame_names)
-        regions = tuple(map(Region.of_mask, masks[:, 0]))
+        regions = tuple(map(Region.from_mask, masks[:, 0]))
         prompt = Prompt(task="region", masks=masks, labels=tuple(range(count)), regions=regions, ignore=ignore, key=name)
         return Example(name, frames, (prompt,), frame_names)
 
@@ -112,7 +112,7 @@ class Davis2017(ClipReader):
         first = self._object_ids(video, 0)
         budget.charge(len(_visible_objects(first)), video.size, name)
         regions = first == np.array(_visible_objects(first), np.uint8)[:, None, None]
-        prompt = Prompt(task="region", regions=tuple(map(Region.of_mask, regions)), key=name)
+        prompt = Prompt(task="region", regions=tuple(map(Region.from_mask, regions)), key=name)
         every = range(len(video))
         return Example(name, video.images(every), (prompt,), video.names(every))
 

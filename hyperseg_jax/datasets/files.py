@@ -253,7 +253,7 @@ def number(record: Any, name: str, where: str) -> float:
 def image_size(record: Any, where: str, height: str = "height", width: str = "width") -> tuple[int, int]:
     """Returns the (height, width) declared by a record. height, width: the names of its fields."""
     size = integer(record, height, where), integer(record, width, where)
-    most = limits.in_force().pixels
+    most = limits.current().pixels
     if min(size) < 1 or size[0] * size[1] > most:
         shape = shown_value(size[1]) + "x" + shown_value(size[0])
         raise Problem(

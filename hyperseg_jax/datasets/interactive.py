@@ -99,5 +99,5 @@ class CocoInteractive:
             name = f"{kind}_visual_prompt_mask"
             mask = masks.decode(files.field(ann, name, where), *size, f"{where} {name}")
             if mask.any():
-                return Region.of_mask(mask, kind, self._radii.get(kind, 0))
+                return Region.from_mask(mask, kind, self._radii.get(kind, 0))
         return None

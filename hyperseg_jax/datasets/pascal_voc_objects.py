@@ -47,7 +47,7 @@ class PascalVocObjects:
             task="region",
             masks=masks[:, None],
             labels=tuple(range(len(masks))),
-            regions=tuple(Region.of_point(x, y) for y, x in points),
+            regions=tuple(Region.from_point(x, y) for y, x in points),
             ignore=(object_ids == BORDER)[None],
             key=image.stem,
         )

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from hyperseg_jax.datasets.check_errors import Problem
-from hyperseg_jax.errors import ENDING, UserError
+from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
 from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import budget
 from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
@@ -24,7 +24,7 @@ MESSAGE_BYTES = 400
 
 def reason(error: BaseException) -> str:
     """Returns a one-line message for an error of a record. Re-raises errors that end the process, such as a Ctrl-C."""
-    if isinstance(error, ENDING):
+    if isinstance(error, EXIT_EXCEPTIONS):
         raise error
     if isinstance(error, UserError | OSError):
         return one_line(" ".join(str(error).split()))
@@ -102,7 +102,7 @@ def guard_record(read: Callable[..., Example]) -> Callable[..., Example]:
 
     @functools.wraps(read)
     def bounded(reader: Any, index: int, *rest: Any, **options: Any) -> Example:
-        with budget.of_a_record():
+        with budget.record_budget():
             try:
                 example = read(reader, index, *rest, **options)
                 _check_prompts(example)

@@ -133,7 +133,7 @@ def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region,
         why = f"contains no pixel of its image, {size[1]}x{size[0]}; correct or remove it"
         report_problem("bad mask", f"{where}: box {shown_value(box)} {why}")
         return ()
-    return (Region.of_box(max(0, x), max(0, y), min(x + width, size[1]), min(y + height, size[0])),)
+    return (Region.from_box(max(0, x), max(0, y), min(x + width, size[1]), min(y + height, size[0])),)
 
 
 def filled_box(shape: Sequence[int], left: float, top: float, right: float, bottom: float) -> np.ndarray:

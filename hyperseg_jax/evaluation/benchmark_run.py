@@ -100,7 +100,7 @@ def run(
         try:
             before = _read(kept, asked, new(), benchmark)
         except (BadFile, OSError) as error:
-            aside = paths.put_aside(kept).name
+            aside = paths.rename_damaged(kept).name
             say(f"{kept}: is not a partial evaluation ({reason(error)}); it is now {aside}, and all is scored anew")
     if told := hosts.exchange_long(f"{task.name} so far", before)[0]:
         state = json.loads(told)

@@ -50,7 +50,7 @@ class Clicked(EvalProtocol):
     def _region(self, k: int) -> Region:
         """The clicks at object k; an empty mask where it has none, all of it being ignored."""
         if not self._clicks[k]:
-            return Region.of_mask(self._drawn[k], "point")
+            return Region.from_mask(self._drawn[k], "point")
         return Region("point", points=np.array(self._clicks[k]))
 
     def _only(self, prompt: Prompt, frame: int) -> Example:
@@ -101,7 +101,7 @@ class Corrected(Clicked):
         depth, row, column = depths[0 if on_the_object else 1]
         if depth:
             self._clicks[k].append((column + 0.5, row + 0.5, float(on_the_object)))
-            self._drawn[k] |= draw_region(Region.of_point(column + 0.5, row + 0.5), lacking.shape)
+            self._drawn[k] |= draw_region(Region.from_point(column + 0.5, row + 0.5), lacking.shape)
 
 
 def centre(region: np.ndarray) -> tuple[int, int]:

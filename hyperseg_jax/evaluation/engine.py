@@ -150,7 +150,7 @@ def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[...
         found = jax.lax.map(one, (flat, jnp.repeat(geometries, frames * prompts, axis=0)))
         return jax.tree.map(lambda leaf: leaf.reshape(batch, frames, prompts, *leaf.shape[1:]), found)
 
-    return jax.jit(feed.by_shard(of_rows))
+    return jax.jit(feed.map_shards(of_rows))
 
 
 def finder(engine: Engine, options: AnswerOptions, geometry: Geometry) -> Find:

@@ -60,7 +60,7 @@ def is_example_row(row: Any) -> bool:
         and abs(row["value"]) < LARGEST
         and all(type(row.get(name)) is int and 0 <= row[name] < 2**31 for name in ("index", "prompt"))
         and type(row.get("text")) is str
-        and len(row["text"]) <= limits.in_force().letters
+        and len(row["text"]) <= limits.current().letters
         and type(row.get("masks")) is list
     )
 
@@ -72,7 +72,7 @@ def _ends(rows: list[Any]) -> list[Any]:
 
 def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:
     prompt, frame = example.prompts[row["prompt"]], example.frames[0]
-    with budget.of_a_record():
+    with budget.record_budget():
         masks = [decode(mask, frame.shape[0], frame.shape[1], example.name) for mask in row["masks"]]
     answer = f" -> {row['text']}" if row["text"] else ""
     text = f"{row['value']:.3f}  {example.name}  {describe(prompt)}{answer}"

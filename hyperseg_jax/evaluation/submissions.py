@@ -62,7 +62,7 @@ def is_row(row: Any) -> bool:
     kinds = {**dict.fromkeys(("key", "question", "text"), str), **dict.fromkeys(("labels", "scores", "frames", "masks"), list)}
     if type(row) is not dict or {name: type(value) for name, value in row.items()} != {**kinds, "height": int, "width": int}:
         return False
-    allowed, pixels = limits.in_force(), row["height"] * row["width"]
+    allowed, pixels = limits.current(), row["height"] * row["width"]
     if not (
         min(row["height"], row["width"]) > 0 and pixels <= allowed.pixels and all(type(one) is list for one in row["masks"])
     ):

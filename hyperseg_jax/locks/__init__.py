@@ -1,7 +1,7 @@
-"""Locks: one process at a time.
+"""Locks between processes.
 
-alone   between the processes of this machine, by an flock
-lock    between all machines that reach a folder or a bucket, by a file with signs of life
-holder  who holds a lock, and whether that process lives
-files   the numbered files of a lock, in a folder or a store
+process_lock  between processes of this machine, based on flock
+lock          between machines that share a folder or a bucket, based on a file with heartbeats
+holder        the owner of a lock, and whether its process is alive
+files         the numbered files of a lock, in a folder or a bucket
 """

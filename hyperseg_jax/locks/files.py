@@ -1,4 +1,4 @@
-"""The numbered files of a lock, in a folder of this machine or in a store that fsspec knows."""
+"""The numbered files of a lock, in a local folder or in a bucket (through fsspec)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, naming
 
 BYTES = 4096
-"""More is not read of a file."""
+"""Maximum number of bytes that are read from a file."""
 SETTLE = 2.0
-"""Seconds until two that wrote one name at once see who was last, in a store that cannot create a name only once."""
+"""Seconds after which two concurrent writers of one file see which write came last, in stores without exclusive creation."""
 
 
 class Files(Protocol):
-    """Numbered small texts, of which each can be created once."""
+    """Small numbered text files; each number can be created only once."""
 
     def numbers(self) -> list[int]: ...
     def read(self, number: int) -> str: ...
@@ -33,16 +33,16 @@ class Files(Protocol):
 
 
 def open_files(folder: str) -> Files:
-    """UserError where a folder of this machine is a link to elsewhere."""
+    """Opens the files of a lock in a folder or bucket. Raises UserError if a local folder is a link out of its parent."""
     if stores.is_url(folder):
-        return _There(folder)
-    here = pathlib.Path(folder)
-    with naming(here):
-        return _Here(paths.inside(here.parent, here.name))
+        return _StoreFiles(folder)
+    path = pathlib.Path(folder)
+    with naming(path):
+        return _LocalFiles(paths.inside(path.parent, path.name))
 
 
-class _Here:
-    """A folder of this machine, or one that several machines share."""
+class _LocalFiles:
+    """The files in a folder of a local or network file system."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
@@ -51,18 +51,18 @@ class _Here:
         return self._folder / _name(number)
 
     def numbers(self) -> list[int]:
-        """UserError where a folder or a link has the place of a file."""
+        """Returns the sorted file numbers. Raises UserError if one is a folder or a link."""
         if not self._folder.is_dir():
             return []
         with os.scandir(self._folder) as entries:
-            is_odd = {entry.name: entry.is_symlink() or entry.is_dir() for entry in entries}
-        for name in _numbered(is_odd):
-            if is_odd[name]:
-                raise UserError(f"{self._folder / name}: is a folder or a link in a lock; remove it if no run works there")
-        return _numbers(is_odd)
+            is_invalid = {entry.name: entry.is_symlink() or entry.is_dir() for entry in entries}
+        for name in _numbered(is_invalid):
+            if is_invalid[name]:
+                raise UserError(f"{self._folder / name}: is a folder or a link in a lock; remove it if no run is active there")
+        return _numbers(is_invalid)
 
     def read(self, number: int) -> str:
-        """ "" where it is gone or is just being created."""
+        """Returns the text of a file; "" if it was removed or is just being created."""
         with contextlib.suppress(FileNotFoundError, BadFile), paths.open_file(self._path(number)) as file:
             return file.read(BYTES).decode(errors="replace").rstrip()
         return ""
@@ -80,7 +80,7 @@ class _Here:
         return True
 
     def write(self, number: int, text: str) -> None:
-        """In place and of the same length, which a full disk does not forbid. It is not made anew."""
+        """Overwrites a file in place with the same length, which works even on a full disk. The file must exist."""
         with self._path(number).open("r+b", buffering=0) as file:
             file.write(_padded(text))
 
@@ -88,7 +88,7 @@ class _Here:
         self._path(number).unlink(missing_ok=True)
 
     def age(self, number: int) -> float:
-        """Seconds since it was last changed, by the clock of the file system; 0 where it does not tell."""
+        """Returns the seconds since the last change of a file, by the clock of the file system; 0 if it is unknown."""
         probe = self._folder / f"now-{uuid.uuid4().hex}"
         try:
             probe.write_text("")
@@ -99,17 +99,17 @@ class _Here:
             probe.unlink(missing_ok=True)
 
 
-class _There:
-    """A folder of a store."""
+class _StoreFiles:
+    """The files in a folder of a bucket."""
 
     def __init__(self, folder: str) -> None:
         import fsspec
 
         fs, self._folder = stores.filesystem(folder, use_listings_cache=False)
         self._fs: Any = fs
-        pipe = getattr(fs, "_pipe_file", None) or fs.pipe_file  # the former is of the clients of real stores
-        looks_first = getattr(pipe, "__func__", None) is fsspec.AbstractFileSystem.pipe_file
-        self._creates_once = not looks_first and "mode" in inspect.signature(pipe).parameters
+        pipe = getattr(fs, "_pipe_file", None) or fs.pipe_file  # asynchronous clients implement _pipe_file
+        is_racy = getattr(pipe, "__func__", None) is fsspec.AbstractFileSystem.pipe_file  # checks existence, then writes
+        self._has_exclusive_create = not is_racy and "mode" in inspect.signature(pipe).parameters
 
     def _path(self, number: int) -> str:
         return f"{self._folder}/{_name(number)}"
@@ -128,21 +128,22 @@ class _There:
             return ""
 
     def create(self, number: int, text: str) -> bool:
-        """Asked for by reading it back: a request that is repeated on its way is refused although it was ours."""
+        """Creates a file and returns whether it is ours, determined by reading it back: if the client retried a successful
+        request, the store reports a conflict although this process created the file."""
         failure: Exception | None = None
-        if self._creates_once:
+        if self._has_exclusive_create:
             try:
                 self._fs.pipe_file(self._path(number), text.encode(), mode="create")
-            except Exception as error:  # each store has its own word for a name that is taken
+            except Exception as error:  # stores raise different exceptions for an existing file
                 failure = error
-        elif not self.read(number):
+        elif not self.read(number):  # written and read back after SETTLE seconds
             self._fs.makedirs(self._folder, exist_ok=True)
             self._fs.pipe_file(self._path(number), text.encode())
             time.sleep(SETTLE)
-        there = self.read(number)
-        if not there and failure is not None:
+        content = self.read(number)
+        if not content and failure is not None:
             raise failure
-        return there == text
+        return content == text
 
     def write(self, number: int, text: str) -> None:
         self._fs.pipe_file(self._path(number), text.encode())
@@ -152,7 +153,7 @@ class _There:
             self._fs.rm_file(self._path(number))
 
     def age(self, number: int) -> float:
-        """As of a folder; by the store's clock."""
+        """Returns the seconds since the last change of a file, by the clock of the store; 0 if it is unknown."""
         probe = f"{self._folder}/now-{uuid.uuid4().hex}"
         try:
             self._fs.pipe_file(probe, b"now")
@@ -161,7 +162,7 @@ class _There:
             finally:
                 self._fs.rm_file(probe)
             return max(0.0, age)
-        except Exception:  # not every store tells times
+        except Exception:  # not every store reports modification times
             return 0.0
 
 

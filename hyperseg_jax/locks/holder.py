@@ -1,4 +1,4 @@
-"""Who holds a lock, and whether that process still lives."""
+"""The owner of a lock, and whether its process is alive."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from hyperseg_jax.untrusted.printing import shown
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who has a lock, as its file tells. machine: what no other machine has. began: what tells the process from a later one of
-    the same number. beats: its signs of life so far. free: it has ended and left the lock."""
+    """The owner of a lock, as recorded in the lock file.
+
+    machine: unique id of the machine. began: start time of the process, which distinguishes it from later processes with the
+    same id. beats: number of heartbeats so far. free: the owner has released the lock.
+    """
 
     token: str
     host: str
@@ -34,15 +37,15 @@ class Holder:
 
     @classmethod
     def parse(cls, text: str) -> Holder | None:
-        """None for what is no record of a holder, such as one that is just being written."""
+        """Parses the content of a lock file; returns None if it is invalid or incomplete."""
         try:
-            facts = json.loads(text)
-            holder = cls(**facts)
+            fields = json.loads(text)
+            holder = cls(**fields)
         except (ValueError, TypeError, RecursionError):
             return None
         kinds = {"str": str, "int": int, "bool": bool}
-        fits = all(type(facts.get(f.name, f.default)) is kinds[str(f.type)] for f in dataclasses.fields(cls))
-        return holder if fits else None
+        is_valid = all(type(fields.get(f.name, f.default)) is kinds[str(f.type)] for f in dataclasses.fields(cls))
+        return holder if is_valid else None
 
     def text(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -51,7 +54,7 @@ class Holder:
         return f"process {self.process} on {shown(self.host)}, since {shown(self.since)}"
 
     def lives(self) -> bool | None:
-        """None where that cannot be seen from here."""
+        """Returns whether the process of the holder is alive; None if it cannot be determined from this machine."""
         if self.machine != _machine():
             return None
         began = _began(self.process)
@@ -59,7 +62,7 @@ class Holder:
 
 
 def _machine() -> str:
-    """What no other machine has, and no other container where process numbers mean something else."""
+    """Returns a unique id of this machine, or of this container if it has its own process ids."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -68,8 +71,8 @@ def _machine() -> str:
 
 
 def _began(process: int) -> str | None:
-    """When a process of this machine began, in ticks since the start of the machine; None where there is none, "" where only
-    that it is there can be seen."""
+    """Returns the start time of a process of this machine in clock ticks since boot; None if there is no such process, "" if
+    the process exists but its start time is unknown."""
     try:
         state, *fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else fields[18]

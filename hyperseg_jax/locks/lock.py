@@ -1,4 +1,4 @@
-"""One process at a time in a folder, on all machines that reach it; it may be a bucket."""
+"""A lock on a folder or bucket between processes on all machines that share it."""
 
 from __future__ import annotations
 
@@ -17,51 +17,53 @@ from hyperseg_jax.untrusted.bad_file import reason
 
 FOLDER = ".lock"
 NUMBERS = 10**15
-"""More than any lock comes to."""
+"""Upper bound of file numbers, which no real lock reaches."""
 BEAT, STALE = 15.0, 100.0
-"""Seconds between two signs of life of a holder, and without one until it counts as dead."""
+"""Seconds between two heartbeats of a holder, and seconds without a heartbeat after which it counts as dead."""
 
 
 class Lock:
-    """One holder of a folder at a time, on all machines that reach it; a context manager once it is acquired.
+    """A lock on a folder between all machines that share it; a context manager once it is acquired.
 
-    The files in FOLDER are numbered, and the newest is the lock: it names its holder, who changes it every `beat` seconds, or
-    is free. Who may have it creates the file of the next number, which only one can, and removes the older ones. Numbers never
-    go back: who creates one late, after a long sleep, sees a newer one, and withdraws. No clocks of two machines are compared.
+    The files in FOLDER are numbered, and the file with the highest number is the lock: it is either free or names its holder,
+    who updates it every `beat` seconds. To take over a free or stale lock, a process creates the file with the next number,
+    which only one process can do, and removes the older ones. Numbers never decrease: a process that creates a file late, after
+    being suspended, sees a higher number and withdraws. Clocks of different machines are never compared.
 
-    say: takes the line that tells of a wait.
+    log: logs a message while waiting for the lock.
     """
 
     def __init__(
         self,
         folder: os.PathLike[str] | str,
         *,
-        say: Callable[[str], None] = print,
+        log: Callable[[str], None] = print,
         beat: float = BEAT,
         stale: float = STALE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.folder, self._say, self._beat, self._stale, self._clock = os.fspath(folder), say, beat, stale, clock
+        self.folder, self._log, self._beat, self._stale, self._clock = os.fspath(folder), log, beat, stale, clock
         self._me = Holder.me()
         self._files: Files | None = None
         self._number = 0  # 0: not held
-        self._watched: tuple[int, str, float] | None = None  # number, text, when it was last changed
-        self._done, self._thread = threading.Event(), threading.Thread(target=self._live, daemon=True)
+        self._watched: tuple[int, str, float] | None = None  # number, text, time of the last change
+        self._done, self._thread = threading.Event(), threading.Thread(target=self._send_heartbeats, daemon=True)
 
     def acquire(self) -> None:
-        """UserError that names the holder where there is one that lives. Waits, at most `stale` seconds, where it is on another
-        machine and may be dead."""
-        told = False
+        """Acquires the lock. Raises UserError naming the holder if it is alive. If the holder is on another machine and may be
+        dead, waits up to `stale` seconds for a heartbeat."""
+        is_logged = False
         while not self.attempt():
-            if not told and self._watched is not None:
-                who = Holder.parse(self._watched[1]) or "a run that is not named"
-                self._say(f"{self.folder}: held by {who}; waiting up to {self._stale:.0f} s for a sign of life")
-                told = True
+            if not is_logged and self._watched is not None:
+                holder = Holder.parse(self._watched[1]) or "an unknown run"
+                self._log(f"{self.folder}: held by {holder}; waiting up to {self._stale:.0f} s for a heartbeat")
+                is_logged = True
             time.sleep(min(1.0, self._stale / 10))
         self._thread.start()
 
     def attempt(self) -> bool:
-        """One try: True where the lock is taken, False where that is still open, UserError where its holder lives."""
+        """Tries once to acquire the lock. Returns False if it is not known yet whether the holder is alive; raises UserError if
+        it is alive."""
         with self._named():
             number, text = self._newest()
             holder = Holder.parse(text)
@@ -73,17 +75,18 @@ class Lock:
                     self._watched = number, text, self._clock() - self._opened().age(number)
                 if self._watched[1] == text:
                     return self._clock() - self._watched[2] >= self._stale and self._claim(number + 1)
-        who = holder or "not named"
-        raise UserError(f"{self.folder}: another run works there ({who}); stop it first, or give another folder")
+        raise UserError(
+            f"{self.folder}: is in use by another run ({holder or 'unknown'}); stop it first, or give another folder"
+        )
 
     def _claim(self, number: int) -> bool:
         if number >= NUMBERS:
-            raise self._odd(number - 1)
+            raise self._invalid_number(number - 1)
         files = self._opened()
         if not files.create(number, self._me.text()):
             return False
         numbers = files.numbers()
-        if max(numbers, default=0) != number:  # we came late
+        if max(numbers, default=0) != number:  # another process has created a higher number
             files.remove(number)
             return False
         self._number = number
@@ -93,25 +96,25 @@ class Lock:
         return True
 
     def renew(self) -> None:
-        """A sign of life. Raises what the store raises."""
+        """Sends a heartbeat. Raises any exception of the store."""
         self._me = dataclasses.replace(self._me, beats=self._me.beats + 1)
         self._opened().write(self._number, self._me.text())
 
     def check(self) -> None:
-        """UserError where another has taken the lock over because this process stood still, or someone has removed it."""
+        """Raises UserError if another process has taken over the lock because this one was suspended, or if it was removed."""
         try:
             number, text = self._newest()
-        except Exception:  # a store that is out of reach for a moment
+        except Exception:  # the store may be unreachable for a moment
             return
         if number != self._number:
             holder = Holder.parse(text)
             raise UserError(
-                f"{self.folder}: this run stood still for long, and another one has taken it over "
-                f"({holder or 'its lock is gone'}); this one ends without a save"
+                f"{self.folder}: this run was suspended, and another run has taken over its lock "
+                f"({holder or 'the lock was removed'}); this run exits without saving"
             )
 
     def release(self) -> None:
-        """Leaves it to others. Never raises, so that it hides no error that ended the work."""
+        """Releases the lock. Never raises, so that it does not hide an exception of the protected code."""
         self._done.set()
         with contextlib.suppress(Exception):
             if self._thread.is_alive():
@@ -126,9 +129,9 @@ class Lock:
     def __exit__(self, *exception: Any) -> None:
         self.release()
 
-    def _live(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._done.wait(self._beat):
-            with contextlib.suppress(Exception):  # the next one may get through
+            with contextlib.suppress(Exception):  # the next heartbeat may succeed
                 self.renew()
 
     def _opened(self) -> Files:
@@ -139,11 +142,13 @@ class Lock:
         files = self._opened()
         number = max(files.numbers(), default=0)
         if number >= NUMBERS:
-            raise self._odd(number)
+            raise self._invalid_number(number)
         return number, files.read(number) if number else ""
 
-    def _odd(self, number: int) -> UserError:
-        return UserError(f"{self.folder}/{FOLDER}: has a file {number}, which no run makes; remove it if no run works there")
+    def _invalid_number(self, number: int) -> UserError:
+        return UserError(
+            f"{self.folder}/{FOLDER}: has a file {number}, which no run creates; remove it if no run is active there"
+        )
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -151,5 +156,5 @@ class Lock:
             yield
         except UserError:
             raise
-        except Exception as error:  # each store has its own
+        except Exception as error:  # stores raise different exceptions
             raise UserError(f"{self.folder}: cannot be written ({reason(error)}); give another folder") from error

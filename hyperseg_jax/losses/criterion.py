@@ -38,7 +38,7 @@ def match_all(cost: Float[DeviceArray, "stages B Q N"], valid: Bool[DeviceArray,
     solve = jax.vmap(jax.vmap(hungarian), in_axes=(0, None))
     problems, rows = (None, "batch", None, None), ("batch", None)
     with jax.named_scope("matching"):
-        return axes.by_shard(solve, problems, rows, out=(None, "batch", None))(cost, valid)
+        return axes.map_shards(solve, problems, rows, out=(None, "batch", None))(cost, valid)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,5 +99,5 @@ def uncertain_points(
     if candidates.shape[1] == 1:
         uncertainty = jnp.max(jnp.where(valid[..., None], uncertainty, -jnp.inf), axis=1, keepdims=True)
     rows = ("batch", None, None)  # the compiler does not partition top_k by itself
-    selected = axes.by_shard(lambda x: jax.lax.top_k(x, num_selected)[1], rows, out=rows)(uncertainty)
+    selected = axes.map_shards(lambda x: jax.lax.top_k(x, num_selected)[1], rows, out=rows)(uncertainty)
     return jnp.concatenate([jnp.take_along_axis(candidates, selected[..., None], axis=2), fresh], axis=2)

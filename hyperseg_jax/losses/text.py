@@ -55,7 +55,7 @@ def text_cross_entropy_in_chunks(
         chunk_losses = jax.checkpoint(lambda x: _summed_cross_entropy(head(params, x[0]), x[1]), prevent_cse=False)
         return jax.lax.map(chunk_losses, (chunks(hidden), chunks(targets))).sum(0)
 
-    rows = axes.by_shard(row_losses, (), ("batch", None, None), ("batch", None), out=("batch",))
+    rows = axes.map_shards(row_losses, (), ("batch", None, None), ("batch", None), out=("batch",))
     return rows(params, hidden, targets).sum() / jnp.maximum(count_tokens(labels) if tokens is None else tokens, 1)
 
 

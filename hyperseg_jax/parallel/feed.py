@@ -78,7 +78,7 @@ class Feed:
 
         return jax.tree.map(of, batch)
 
-    def by_shard(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def map_shards(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """function(rows, shared): each device on its own rows; what it makes of them lies as they do."""
         if self.sharding is None:
             return function

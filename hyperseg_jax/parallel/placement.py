@@ -46,7 +46,7 @@ class Placement:
     @property
     def batch_parts(self) -> int:
         """Into how many parts a batch is split."""
-        return axes.size(self.batch.spec[0], self.mesh)
+        return axes.num_shards(self.batch.spec[0], self.mesh)
 
 
 def make(
@@ -122,7 +122,7 @@ def spec_of(names: Sequence[str | None], shape: Sequence[int], placed: Placement
     if math.prod(shape) < placed.smallest:
         return P()
     spec = axes.resolve(names, placed.rules)
-    kept = [axis if n % axes.size(axis, placed.mesh) == 0 else None for n, axis in zip(shape, spec, strict=True)]
+    kept = [axis if n % axes.num_shards(axis, placed.mesh) == 0 else None for n, axis in zip(shape, spec, strict=True)]
     while kept and kept[-1] is None:  # JAX tells P() from P(None)
         kept.pop()
     return P(*kept)

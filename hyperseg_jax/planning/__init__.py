@@ -1,7 +1,7 @@
-"""Planning: what a run needs of a TPU slice, told by its compiler on a machine without a TPU.
+"""Estimates the memory and communication of a run on a TPU slice by ahead-of-time compilation, without a TPU.
 
 Files
-    topologies.py  the chips of a slice, described
-    compile.py     the train step compiled ahead of time: memory and collectives
-    program.py     reads a compiled program (HLO text)
+    topologies.py  the devices of a TPU slice
+    compile.py     compiles the train step ahead of time: memory and collectives
+    program.py     parses a compiled program (HLO text)
 """

@@ -1,4 +1,4 @@
-"""The train step of a config compiled ahead of time: the memory it takes of each chip, and what its chips say to each other."""
+"""Compiles the train step of a config ahead of time to find its memory per chip and its collectives."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from hyperseg_jax.training.state import make_step
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one chip. arguments: state and batch; outputs: the new state, most of it in place of the old (aliased);
-    temporaries: all else; peak: the most at one time, as the compiler counts it."""
+    """Memory of one chip in bytes. arguments: train state and batch. outputs: the new train state, most of which reuses the
+    buffers of the old one (aliased). temporaries: all other buffers. peak: maximum use according to the compiler."""
 
     arguments: int
     outputs: int
@@ -33,17 +33,18 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """The larger of the two ways to count."""
+        """The larger of `peak` and the sum of all buffers."""
         return max(self.peak, self.arguments + self.temporaries + self.outputs - self.aliased)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What compiling the step of one task gave.
+    """The result of compiling the train step of one task.
 
-    preset, mesh: how the step is spread. examples: of a batch on each chip. seconds: processor time of the compiler.
-    memory: None where the step does not fit; problem then says what the compiler said. collectives: {kind: how many}.
-    matching_loops: loops of the matching; waiting: the collectives inside them, which would make every turn wait for all chips.
+    preset, mesh: sharding of the step. examples: examples per chip and batch. seconds: CPU time of the compiler.
+    memory: None if the step does not fit into memory; `problem` is then the compiler's error. collectives: {kind: count}.
+    matching_loops: number of loops of the bipartite matching. waiting: collectives inside these loops, which would synchronize
+    all chips in every iteration.
     """
 
     task: str
@@ -59,10 +60,10 @@ class Plan:
 
 
 def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -> Plan:
-    """Compiles the train step of one of the config's tasks, or of its mixed batches, for devices that need not exist
+    """Compiles the train step of a task of the config, or of its mixed batches, for devices that need not exist
     (topologies.devices).
 
-    UserError where there is no such task, or the batch cannot be split over the mesh.
+    Raises UserError if there is no such task, or if the batch cannot be split over the mesh.
     """
     system = systems.get(config.system)
     if task not in (known := sources.programs(config)):
@@ -76,7 +77,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     batch = sources.processor(config, system, None, task).spec(config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)
     step = make_step(system, model, config, beginning.tx)
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "task": task,
         "preset": placed.preset,
         "mesh": dict(placed.mesh.shape),
@@ -90,21 +91,21 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return Plan(**found, seconds=time.process_time() - began, problem=str(error).splitlines()[0])
-    held: Any = compiled.memory_analysis()
+            return Plan(**fields, seconds=time.process_time() - began, problem=str(error).splitlines()[0])
+    stats: Any = compiled.memory_analysis()
     memory = Memory(
-        held.argument_size_in_bytes,
-        held.output_size_in_bytes,
-        held.alias_size_in_bytes,
-        held.temp_size_in_bytes,
-        held.peak_memory_in_bytes,
+        stats.argument_size_in_bytes,
+        stats.output_size_in_bytes,
+        stats.alias_size_in_bytes,
+        stats.temp_size_in_bytes,
+        stats.peak_memory_in_bytes,
     )
-    read = program.read(compiled.as_text() or "")
+    hlo = program.read(compiled.as_text() or "")
     return Plan(
-        **found,
+        **fields,
         seconds=time.process_time() - began,
         memory=memory,
-        collectives=read.collectives(),
-        matching_loops=len(read.loops("matching")),
-        waiting=read.waiting("matching"),
+        collectives=hlo.collectives(),
+        matching_loops=len(hlo.loops("matching")),
+        waiting=hlo.waiting("matching"),
     )

@@ -1,4 +1,4 @@
-"""Reading a compiled program (optimised HLO as text): which collectives it has, and inside which loops."""
+"""Parses a compiled program (optimized HLO text) to find its collectives and the loops that contain them."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ _CALLED = re.compile(
     r"(\{[^}]*\}|%?[\w.\-]+)"
 )
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-_FROM = re.compile(r'op_name="([^"]*)"')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """operation: such as "while". came_from: the names of the traced program, such as "jit(step)/matching/while". calls: the
-    computations that it runs. channel: of a collective; the compiler writes one that runs beside other work several times,
-    under the same channel."""
+    """One HLO instruction. operation: such as "while". op_name: its name in the traced program, such as
+    "jit(step)/matching/while". calls: names of the computations that it runs. channel: channel id of a collective; an
+    asynchronous collective appears several times with the same channel."""
 
     name: str
     operation: str
-    came_from: str
+    op_name: str
     calls: tuple[str, ...]
     channel: str = ""
 
     @property
     def collective(self) -> str:
-        """The kind of collective, "" where it is none. The two halves of one are counted once, by the first."""
+        """The kind of collective; "" for other instructions, and for the -done half of an asynchronous collective."""
         kind = self.operation.removesuffix("-start")
         return kind if kind in COLLECTIVES else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """{computation: its instructions}."""
+    """A compiled program. computations: {name: instructions}."""
 
     computations: Mapping[str, tuple[Instruction, ...]]
 
     def collectives(self) -> dict[str, int]:
-        """How many of each kind; one inside a loop counts once."""
-        every = (i for body in self.computations.values() for i in body if i.collective)
-        return dict(collections.Counter(kind for kind, _ in {(i.collective, i.channel or i.name) for i in every}))
+        """Counts the collectives of each kind; one inside a loop counts once."""
+        instructions = (i for body in self.computations.values() for i in body if i.collective)
+        return dict(collections.Counter(kind for kind, _ in {(i.collective, i.channel or i.name) for i in instructions}))
 
     def loops(self, scope: str) -> list[Instruction]:
-        """The loops that were traced under jax.named_scope(scope)."""
-        every = (i for body in self.computations.values() for i in body)
-        return [i for i in every if i.operation == "while" and scope in re.split(r"[/()]+", i.came_from)]
+        """Returns the loops that were traced under jax.named_scope(scope)."""
+        instructions = (i for body in self.computations.values() for i in body)
+        return [i for i in instructions if i.operation == "while" and scope in re.split(r"[/()]+", i.op_name)]
 
     def waiting(self, scope: str) -> list[str]:
-        """Names of the collectives that those loops run, in their conditions or bodies, however deep."""
-        found: dict[str, None] = {}
+        """Returns the names of the collectives in these loops, in their conditions or bodies at any depth."""
+        names: dict[str, None] = {}
         todo, seen = [name for loop in self.loops(scope) for name in loop.calls], set[str]()
         while todo:
             name = todo.pop()
@@ -74,12 +74,12 @@ class Program:
             for instruction in self.computations.get(name, ()):
                 todo += instruction.calls
                 if instruction.collective:
-                    found[instruction.name] = None
-        return list(found)
+                    names[instruction.name] = None
+        return list(names)
 
 
 def read(text: str) -> Program:
-    """The text of jax.stages.Compiled.as_text(). Raises ValueError where it holds an instruction that is not understood."""
+    """Parses the text of jax.stages.Compiled.as_text(). Raises ValueError for instructions that cannot be parsed."""
     computations: dict[str, tuple[Instruction, ...]] = {}
     name, inside = "", list[Instruction]()
     for line in text.splitlines():
@@ -93,7 +93,7 @@ def read(text: str) -> Program:
         elif name and (named := _NAME.match(line)):
             inside.append(_instruction(named[1], line[named.end() :]))
     if not computations:
-        raise ValueError("no computation found; is this optimised HLO?")
+        raise ValueError("no computation found; is this optimized HLO?")
     return Program(computations)
 
 
@@ -101,7 +101,7 @@ def _instruction(name: str, rest: str) -> Instruction:
     operation = _OPERATION.search(rest)
     if operation is None:
         raise ValueError(f"no operation in %{name} = {rest[:200]}")
-    called = [part.strip().lstrip("%") for found in _CALLED.findall(rest) for part in found.strip("{}").split(",")]
-    came_from = _FROM.search(rest)
+    called = [part.strip().lstrip("%") for names in _CALLED.findall(rest) for part in names.strip("{}").split(",")]
+    op_name = _OP_NAME.search(rest)
     channel = _CHANNEL.search(rest)
-    return Instruction(name, operation[1], came_from[1] if came_from else "", tuple(called), channel[1] if channel else "")
+    return Instruction(name, operation[1], op_name[1] if op_name else "", tuple(called), channel[1] if channel else "")

@@ -1,4 +1,4 @@
-"""The chips of a TPU slice as its compiler knows them; no TPU is needed, only libtpu."""
+"""The devices of a TPU slice, described by its compiler. Requires libtpu, but no TPU."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from hyperseg_jax.errors import UserError
 
 TRIED = ("v4:2x2x1", "v4:2x2x4", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v5p:2x2x4", "v5p:4x4x8", "v6e:2x2", "v6e:4x4")
-# libtpu asks the cloud about the machine that it is on, unless it is told.
+# Without these, libtpu queries the cloud's metadata server about the machine.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any; the topology counts
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any value; the topology determines the devices
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu only compiles here, so two processes do not quarrel over chips
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at once, since none uses a TPU
 }
 
 
 def devices(topology: str) -> list[Any]:
-    """The devices of a slice ("v5e:4x4": generation, then chips along each side), to be compiled for and never run on.
+    """Returns the devices of a slice ("v5e:4x4": generation, then chips along each side), for compilation only.
 
-    UserError where libtpu is missing or does not know the slice. Sets what libtpu reads from the environment.
+    Raises UserError if libtpu is missing or does not know the slice. Sets environment variables that libtpu reads.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"--topology {topology}: the TPU compiler is missing; pip install 'hyperseg-jax[tpu]'")
@@ -34,6 +34,8 @@ def devices(topology: str) -> list[Any]:
 
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except Exception as error:  # libtpu raises what it likes
+    except Exception as error:  # libtpu raises many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--topology {topology}: not known to libtpu ({reason}); use such as {', '.join(TRIED)}") from error
+        raise UserError(
+            f"--topology {topology}: not known to libtpu ({reason}); give one such as {', '.join(TRIED)}"
+        ) from error

@@ -212,7 +212,7 @@ def _checked_text(text: str) -> str:
 
 def _region_prompt(task: str, frame: np.ndarray, regions: Sequence[np.ndarray | Region]) -> Prompt:
     """Returns a prompt of regions. Raises UserError if a mask does not fit the image; the processor checks other regions."""
-    converted = tuple(region if isinstance(region, Region) else Region.of_mask(region) for region in regions)
+    converted = tuple(region if isinstance(region, Region) else Region.from_mask(region) for region in regions)
     for k, region in enumerate(converted):
         if region.mask is None:
             continue

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from hyperseg_jax.atomic import whole_file
+from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.structs import Prediction, Prompt, Segment
 
 COLOURS = np.array(
@@ -85,7 +85,7 @@ def contact_sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) ->
 def save_image(path: pathlib.Path, image: np.ndarray) -> None:
     """Writes a PNG atomically and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         Image.fromarray(image).save(part, format="PNG")
 
 

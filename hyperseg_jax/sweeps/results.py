@@ -87,7 +87,7 @@ def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
                 "scores": row.scores,
             }
         )
-    write_text(out / "results.json", strict_json.text({"metric": str(metric), "mode": metric.mode, "trials": told}))
+    write_text(out / "results.json", strict_json.dumps({"metric": str(metric), "mode": metric.mode, "trials": told}))
     if any(row.scores for row in rows):
         plot(rows, metric, out / "results.png")
 

@@ -1,6 +1,6 @@
-"""Text on the host.
+"""Text processing on the host.
 
-tokenizer    text to token ids and back
-expressions  how published data code writes the sentences of its data sets
-layout       prompts as arrays of a fixed length, and packing of several
+tokenizer    converts text to token ids and back
+expressions  text normalization of published data pipelines
+layout       fixed-length prompt arrays, and packing of several prompts
 """

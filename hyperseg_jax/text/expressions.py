@@ -1,4 +1,4 @@
-"""How published data code writes the sentences of its data sets as one expression."""
+"""Text normalization of referring expressions, as in published data pipelines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 
 def join_sentences(sentences: Iterable[str]) -> str:
-    """The sentences of one RefCOCO record as one expression: " {sentence}." each, stripped."""
+    """Joins the sentences of one RefCOCO record into one expression: " {sentence}." each, stripped."""
     return "".join(f" {sentence}." for sentence in sentences).strip()
 
 
 def video_expression(text: str) -> str:
-    """An expression of ReVOS without its "(s)"."""
+    """Removes "(s)" from an expression of ReVOS."""
     return text.replace("(s)", "").strip()

@@ -1,4 +1,4 @@
-"""Prompts as fixed-length arrays (host side): what llms/splice.py needs to build the token stream in one gather."""
+"""Fixed-length prompt arrays on the host, from which llms/splice.py builds the token stream in one gather."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hyperseg_jax.structs import IGNORED, Layout, Source
 
 
 class Run(NamedTuple):
-    """Positions of a token stream that come from one source.
+    """Consecutive positions of a token stream from one source.
 
-    ids: text ids, one for each position; zeros where no text stands. segment: which class or region they belong to, from 1; 0
-    for none. label: the id to be written, IGNORED for none. visible: whether others may look at it.
+    ids: token ids, one for each position; 0 for positions without text. segment: number of the class or region, from 1; 0 for
+    none. label: target token id, IGNORED for none. visible: whether other positions may attend to these.
     """
 
     ids: Sequence[int]
@@ -27,69 +27,69 @@ class Run(NamedTuple):
 
 
 def expanded_length(runs: Iterable[Run]) -> int:
-    """Positions that a prompt takes."""
+    """Returns the number of positions of a prompt."""
     return sum(len(run.ids) for run in runs)
 
 
 LENGTH_STEP = 64
-"""Positions: what prompts longer than every bucket are rounded up to; a program is compiled for each length."""
+"""Prompts longer than every bucket are padded to a multiple of this, since a program is compiled for each length."""
 
 
 def choose_bucket(needed: int, buckets: Iterable[int]) -> int:
-    """The smallest bucket that holds `needed` positions; beyond the longest, the next multiple of LENGTH_STEP."""
+    """Returns the smallest bucket of at least `needed` positions; if there is none, the next multiple of LENGTH_STEP."""
     longer = -(-needed // LENGTH_STEP) * LENGTH_STEP
     return min((bucket for bucket in buckets if needed <= bucket), default=longer)
 
 
 def expand(runs: Sequence[Run], length: int) -> Layout:
-    """The runs of a prompt -> arrays of `length`. Raises UserError naming the needed and the given length."""
+    """Converts the runs of a prompt to arrays of `length` positions. Raises UserError if the prompt is longer."""
     needed = expanded_length(runs)
     if needed > length:
         raise UserError(
             f"a prompt needs {needed} positions, the layout has {length}: raise the task's `length`, or shorten the text"
         )
-    place, lengths = np.arange(length, dtype=np.int32), [len(run.ids) for run in runs]
-    at, seen, before = 0, dict.fromkeys(Source, 0), []
+    position, lengths = np.arange(length, dtype=np.int32), [len(run.ids) for run in runs]
+    start, counts, offsets = 0, dict.fromkeys(Source, 0), []
     for run, size in zip(runs, lengths, strict=True):
-        before.append(at - seen[run.source])  # positions before it of other sources
-        at, seen[run.source] = at + size, seen[run.source] + size
+        offsets.append(start - counts[run.source])  # number of preceding positions of other sources
+        start, counts[run.source] = start + size, counts[run.source] + size
 
-    def filled(values: Sequence[int], empty: int = 0, dtype: type = np.int32) -> np.ndarray:
-        """One value for each run, over its positions."""
-        made: np.ndarray = np.full(length, empty, dtype)
-        made[:needed] = np.repeat(np.array(values, dtype), lengths)
-        return made
+    def repeat(values: Sequence[int], padding: int = 0, dtype: type = np.int32) -> np.ndarray:
+        """Repeats one value per run over its positions."""
+        array: np.ndarray = np.full(length, padding, dtype)
+        array[:needed] = np.repeat(np.array(values, dtype), lengths)
+        return array
 
     text_ids = np.zeros(length, np.int32)
     text_ids[:needed] = [token for run in runs for token in run.ids]
     return Layout(
         text_ids=text_ids,
-        source=filled([run.source for run in runs]),
-        index=np.where(place < needed, place - filled(before), 0),
-        segment=filled([run.segment for run in runs]),
-        labels=filled([run.label for run in runs], IGNORED),
-        mask=filled([run.visible for run in runs], False, bool),
-        prompt=(place < needed).astype(np.int32),
-        position=place,
+        source=repeat([run.source for run in runs]),
+        index=np.where(position < needed, position - repeat(offsets), 0),
+        segment=repeat([run.segment for run in runs]),
+        labels=repeat([run.label for run in runs], IGNORED),
+        mask=repeat([run.visible for run in runs], False, bool),
+        prompt=(position < needed).astype(np.int32),
+        position=position,
     )
 
 
 def pack(layouts: Sequence[Layout], length: int) -> Layout:
-    """The prompts of one image as one sequence of `length`: their common beginning once, then each one's own part.
+    """Packs the prompts of one image into one sequence of `length`: their common prefix once, then the rest of each prompt.
 
-    layouts: of `expand`, each of any length. Raises UserError naming the needed and the given length.
+    layouts: results of `expand`, of any lengths. Raises UserError if the packed sequence is longer.
     """
     common, sizes = _shared(layouts)
     needed = packed_length(layouts)
     if needed > length:
         raise UserError(
             f"{len(layouts)} prompts of one image need {needed} positions, the layout has {length}: "
-            "raise the task's `length`, or ask for fewer `prompts`"
+            "raise the task's `length`, or reduce its `prompts`"
         )
     parts = [(0, layouts[0], 0, common)] + [
         (k, layout, common, size) for k, (layout, size) in enumerate(zip(layouts, sizes, strict=True), 1)
     ]
-    made = {}
+    arrays = {}
     for field in dataclasses.fields(Layout):
         pieces = [
             np.full(stop - start, number) if field.name == "prompt" else getattr(layout, field.name)[start:stop]
@@ -97,32 +97,32 @@ def pack(layouts: Sequence[Layout], length: int) -> Layout:
         ]
         value = np.full(length, IGNORED if field.name == "labels" else 0, getattr(layouts[0], field.name).dtype)
         value[:needed] = np.concatenate(pieces)
-        made[field.name] = value
-    return Layout(**made)
+        arrays[field.name] = value
+    return Layout(**arrays)
 
 
 def packed_length(layouts: Sequence[Layout]) -> int:
-    """Positions that `pack` needs."""
+    """Returns the number of positions after packing."""
     common, sizes = _shared(layouts)
     return common + sum(size - common for size in sizes)
 
 
 def _shared(layouts: Sequence[Layout]) -> tuple[int, list[int]]:
-    """The length of their common beginning, and of each whole."""
+    """Returns the length of the common prefix, and the total length of each prompt."""
     sizes = [int((layout.source != Source.PADDING).sum()) for layout in layouts]
     return _common_length(layouts, min(sizes)) if len(layouts) > 1 else 0, sizes
 
 
 def _common_length(layouts: Sequence[Layout], limit: int) -> int:
-    """Positions from the start in which all agree, before anything that is pooled, asked for or written.
+    """Returns the length of the common prefix, which ends before any pooled, query or target position.
 
-    What is written is written from the position before it, so that one is each prompt's own as well.
+    A target token is predicted at the preceding position, so that position is not part of the prefix either.
     """
     first = layouts[0]
     differs = np.isin(first.source, (Source.EXPRESSION, Source.CLASS, Source.REGION, Source.QUERY))[:limit]
-    for other in layouts:
-        written = other.labels != IGNORED
-        differs |= (written | np.append(written[1:], False))[:limit]
+    for layout in layouts:
+        has_target = layout.labels != IGNORED
+        differs |= (has_target | np.append(has_target[1:], False))[:limit]
         for name in ("text_ids", "source", "index", "mask"):
-            differs |= getattr(first, name)[:limit] != getattr(other, name)[:limit]
+            differs |= getattr(first, name)[:limit] != getattr(layout, name)[:limit]
     return int(differs.argmax()) if differs.any() else limit

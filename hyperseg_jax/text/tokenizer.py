@@ -1,4 +1,4 @@
-"""Text <-> token ids, over the `tokenizers` library. Folders of the Hugging Face format are read by transformers."""
+"""Converts text to token ids with the `tokenizers` library. Hugging Face tokenizer folders are loaded by transformers."""
 
 from __future__ import annotations
 
@@ -18,112 +18,112 @@ from hyperseg_jax.untrusted import limits, paths, strict_json, tokenizers
 from hyperseg_jax.untrusted.bad_file import BadFile, naming, without_panics
 from hyperseg_jax.untrusted.printing import one_line, shown
 
-EOS = "<|endoftext|>"  # of GPT-2's tokenizer and those that follow it
+EOS = "<|endoftext|>"  # end-of-sequence token of GPT-2 and similar tokenizers
 TOY_FILE = paths.ASSETS / "toy_tokenizer.json"
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
-REMEMBERED = 2048  # texts whose ids are kept: class names, and prompts that are asked about frame by frame
-LARGEST = 2**26  # bytes of one tokenizer file; those of known models have at most 20 million
-# What transformers is given of tokenizer_config.json and special_tokens_map.json. Other fields may name paths, classes or code.
+CACHE_SIZE = 2048  # texts whose ids are cached: class names, and prompts that are repeated for each frame
+LARGEST = 2**26  # maximum bytes of a tokenizer file; those of known models have at most 20 million
+# Fields of tokenizer_config.json and special_tokens_map.json passed to transformers; others may name paths, classes or code.
 CONFIG_FIELDS = {"added_tokens_decoder", "add_prefix_space", "bos_token", "eos_token", "unk_token", "pad_token"}
 
 
 class Tokenizer:
-    """eos, with the id eos_id, ends an answer and pads; ids are below vocab_size. Picklable."""
+    """A tokenizer. eos, with id eos_id, ends generated text and is used as padding. All ids are below vocab_size. Picklable."""
 
     def __init__(self, backend: _Backend, where: str = "tokenizer", *, eos: str = EOS, added: Sequence[str] = ()):
-        """eos: the token that ends a text. added: special tokens that get the next ids where they are missing."""
+        """eos: the end-of-sequence token. added: special tokens, which are added with the next ids if they are missing."""
         backend.add_special_tokens([AddedToken(token, normalized=False) for token in added])
         self._backend, self._where, self.eos = backend, where, eos
-        self._ids = functools.lru_cache(maxsize=REMEMBERED)(self._encode)
+        self._ids = functools.lru_cache(maxsize=CACHE_SIZE)(self._encode)
         self.eos_id = self.id_of(eos)
 
     def id_of(self, token: str) -> int:
-        """The id of a special token. UserError where there is none."""
-        found = self._backend.token_to_id(token)
-        if found is None:
+        """Returns the id of a special token. Raises UserError if there is none."""
+        token_id = self._backend.token_to_id(token)
+        if token_id is None:
             raise UserError(f"{self._where}: has no token {token!r}; use the tokenizer of the model")
-        return found
+        return token_id
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id."""
+        """The largest id plus one."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def check_fits(self, rows: int, field: str) -> None:
-        """UserError where a model with a token table of so many rows has none for some id; JAX would take the last one.
-        field: of the config, which says how many there are."""
+        """Raises UserError if some id is beyond an embedding table of `rows` rows; JAX would silently use the last row.
+        field: the config field with the number of rows."""
         if self.vocab_size > rows:
             raise UserError(
-                f"{self._where}: has ids up to {self.vocab_size - 1}, and the model has embeddings of {rows} tokens "
+                f"{self._where}: has ids up to {self.vocab_size - 1}, but the model has embeddings of {rows} tokens "
                 f"({field}); give the tokenizer that the model was trained with"
             )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; nothing is put before or after it. UserError where it is longer than the limit `letters`, or no
-        text that the tokenizer takes."""
-        if len(text) > limits.in_force().letters:  # class lists have hundreds of texts
+        """Returns the token ids of a text, without special tokens before or after it. Raises UserError if the text is longer
+        than the limit `letters`, or cannot be tokenized."""
+        if len(text) > limits.current().letters:  # checked here first, since class lists have hundreds of texts
             limits.check("letters", len(text), shown(text[:40]), "letters")
         return list(self._ids(text))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         try:
-            with without_panics("its tokenizer cannot read it"):
+            with without_panics("cannot be tokenized"):
                 return tuple(self._backend.encode(text, add_special_tokens=False).ids)
         except BadFile as error:
-            raise UserError(f"the text {shown(text[:40])}: {error.why}; change the text, or take another tokenizer") from error
+            raise UserError(f"the text {shown(text[:40])}: {error.why}; change the text, or use another tokenizer") from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
+        """Returns the text of token ids, without special tokens."""
         try:
             with without_panics("its decoder fails"):
                 return self._backend.decode([int(k) for k in ids], skip_special_tokens=True)
         except BadFile as error:
-            raise UserError(f"the tokenizer: {error.why}; take another one") from error
+            raise UserError(f"the tokenizer: {error.why}; use another one") from error
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes tokenizer.json (the Hugging Face format) into a folder, making it."""
+        """Writes tokenizer.json (the Hugging Face format) into a folder, which is created if necessary."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, eos: str = EOS, added: Sequence[str] = ()) -> Tokenizer:
-        """From a tokenizer.json, or from a folder of the Hugging Face format: one that holds tokenizer.json, or GPT-2's older
-        files (vocab.json, merges.txt). tokenizer_config.json and added_tokens.json are read where they are there.
+        """Loads a tokenizer.json, or a Hugging Face folder with tokenizer.json or GPT-2's older files (vocab.json, merges.txt)
+        and optionally tokenizer_config.json and added_tokens.json.
 
-        Nothing in the folder is executed. UserError where there is no tokenizer, or where it cannot be read.
+        No code in the folder is executed. Raises UserError if there is no tokenizer, or if it is invalid.
         """
         path = pathlib.Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file() and not cls.is_in(path):
-            raise UserError(f"{file}: no such file; give a tokenizer.json or a folder that holds one")
+            raise UserError(f"{file}: no such file; give a tokenizer.json or a folder that contains one")
         with naming(path):
             for name in (*JSON_FILES, "merges.txt") if path.is_dir() else ():
                 paths.of_model(path, name)
-        # A tokenizer.json alone says everything, and transformers takes seconds to import.
-        alone = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
-        if alone or not path.is_dir():
+        # A tokenizer.json without tokenizer_config.json is complete; transformers takes seconds to import.
+        is_complete = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
+        if is_complete or not path.is_dir():
             return cls(_from_file(file), one_line(file), eos=eos, added=added)
         return cls(_from_folder(path), one_line(path), eos=eos, added=added)
 
     @staticmethod
     def is_in(folder: pathlib.Path) -> bool:
-        """Whether load() finds files of a tokenizer here."""
-        held = lambda *names: all((folder / name).is_file() for name in names)
-        return held("tokenizer.json") or held("vocab.json", "merges.txt")
+        """Whether a folder contains tokenizer files that load() can read."""
+        has_files = lambda *names: all((folder / name).is_file() for name in names)
+        return has_files("tokenizer.json") or has_files("vocab.json", "merges.txt")
 
     @classmethod
     def toy(cls) -> Tokenizer:
-        """The one that ships in the package, trained on the toy world's words and the prompt templates."""
+        """Loads the tokenizer that ships with the package, trained on the words of the toy data and the prompt templates."""
         return cls.load(TOY_FILE)
 
     @classmethod
     def train(cls, words: Iterable[str], phrases: Iterable[str], vocab_size: int, *, added: Sequence[str] = ()) -> Tokenizer:
-        """A byte-level byte-pair tokenizer.
+        """Trains a byte-level BPE tokenizer.
 
-        words: what to merge; each counts once, however often it comes, so that rare words are whole as well.
-        phrases: become one token each, wherever they stand in a text (the longest that fits).
-        vocab_size: of the merged vocabulary, without phrases.
+        words: training words; duplicates are removed, so that rare words are merged as well.
+        phrases: each becomes a single token wherever it occurs in a text (longest match).
+        vocab_size: size of the BPE vocabulary, without phrases.
         """
         backend = _Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -148,76 +148,77 @@ def _from_text(text: str, where: str, eos: str) -> Tokenizer:
 
 
 def _from_file(file: pathlib.Path) -> _Backend:
-    """The tokenizer that a tokenizer.json describes."""
+    """Loads a tokenizer.json."""
     with naming(file):
-        content = tokenizers.checked(strict_json.parse(strict_json.contents(file, LARGEST), "its content"))
-        with without_panics("is no tokenizer"):
+        content = tokenizers.validate(strict_json.parse(strict_json.contents(file, LARGEST), "its content"))
+        with without_panics("is not a tokenizer"):
             backend = _Backend.from_str(json.dumps(content, ensure_ascii=False))
-        _check_ids(backend, tokenizers.ids(content))
+        _check_ids(backend, tokenizers.token_ids(content))
     return backend
 
 
 def _check_ids(backend: _Backend, table: Mapping[str, int]) -> None:
-    """Raises BadFile where the library gives tokens other ids than the file says."""
-    made = backend.get_vocab(with_added_tokens=True)
-    if made != table:
-        token = next(token for token in sorted(made.keys() | table.keys()) if made.get(token) != table.get(token))
-        raise BadFile(f"the token {shown(token)} does not get the id {table.get(token)} that it is given", tokenizers.PUBLISHED)
+    """Raises BadFile if the library assigns other ids to tokens than the file."""
+    vocab = backend.get_vocab(with_added_tokens=True)
+    if vocab != table:
+        token = next(token for token in sorted(vocab.keys() | table.keys()) if vocab.get(token) != table.get(token))
+        raise BadFile(f"the token {shown(token)} does not get its id {table.get(token)} when loaded", tokenizers.PUBLISHED)
 
 
 def _from_folder(folder: pathlib.Path) -> _Backend:
-    """The tokenizer of a folder in the Hugging Face format, read by transformers.
+    """Loads the tokenizer of a Hugging Face folder with transformers.
 
-    transformers sees a copy of the plain files that are known here, so that nothing else in the folder is opened, and of
-    tokenizer_config.json only the fields that are known to be data.
+    transformers gets a copy of the known files, so that nothing else in the folder is opened, and only the fields of
+    tokenizer_config.json that are known to be data.
     """
     from transformers import AutoTokenizer
 
     parsed = {name: _parsed(folder / name) for name in JSON_FILES if (folder / name).exists()}
-    given = parsed.get("tokenizer_config.json", {})
-    if "auto_map" in given:
+    tokenizer_config = parsed.get("tokenizer_config.json", {})
+    if "auto_map" in tokenizer_config:
         raise UserError(
-            f"{folder / 'tokenizer_config.json'}: auto_map names code, which is never run; remove it, or give a tokenizer.json"
+            f"{folder / 'tokenizer_config.json'}: auto_map names code, which is never executed; remove it, or give a "
+            "tokenizer.json"
         )
-    whole = "tokenizer.json" in parsed
+    is_fast = "tokenizer.json" in parsed
     config, specials = (
         {name: value for name, value in fields.items() if name in CONFIG_FIELDS}
-        for fields in (given, parsed.get("special_tokens_map.json", {}))
+        for fields in (tokenizer_config, parsed.get("special_tokens_map.json", {}))
     )
-    # The class of a whole file only reads it; other classes build a tokenizer of their own from its vocabulary.
-    parsed["tokenizer_config.json"] = config | {"tokenizer_class": "PreTrainedTokenizerFast" if whole else "GPT2Tokenizer"}
+    # PreTrainedTokenizerFast loads tokenizer.json unchanged; other classes would rebuild the tokenizer from its vocabulary.
+    parsed["tokenizer_config.json"] = config | {"tokenizer_class": "PreTrainedTokenizerFast" if is_fast else "GPT2Tokenizer"}
     parsed["special_tokens_map.json"] = specials
     with naming(folder), scratch_folder() as copy:
-        with without_panics("not a tokenizer"):
+        with without_panics("is not a tokenizer"):
             for name, content in parsed.items():
                 (copy / name).write_text(json.dumps(content), encoding="utf-8")
-            if not whole:
+            if not is_fast:
                 with naming(folder / "merges.txt"):
                     merges = strict_json.contents(folder / "merges.txt", LARGEST)
-                    tokenizers.check_merges(tokenizers.merges_of(merges.decode(errors="replace")), parsed["vocab.json"])
+                    tokenizers.check_merges(tokenizers.parse_merges(merges.decode(errors="replace")), parsed["vocab.json"])
                     (copy / "merges.txt").write_bytes(merges)
             options = {"local_files_only": True, "trust_remote_code": False}
-            made = AutoTokenizer.from_pretrained(copy, tokenizer_type=None if whole else "gpt2", **options)
-            backend: _Backend = made.backend_tokenizer
+            tokenizer = AutoTokenizer.from_pretrained(copy, tokenizer_type=None if is_fast else "gpt2", **options)
+            backend: _Backend = tokenizer.backend_tokenizer
             backend.no_padding()
             backend.no_truncation()
         added = config.get("added_tokens_decoder", {})
         table = parsed.get("added_tokens.json", {}) | {token["content"]: int(number) for number, token in added.items()}
         for token, number in table.items():
             if backend.token_to_id(token) != number:
-                raise BadFile(f"gives {shown(token)} the id {number}, which is not the next one", tokenizers.PUBLISHED)
-        tokenizers.dense(backend.get_vocab(with_added_tokens=True))
+                raise BadFile(f"gives {shown(token)} the id {number}, which is not the next free id", tokenizers.PUBLISHED)
+        tokenizers.check_dense(backend.get_vocab(with_added_tokens=True))
     return backend
 
 
 def _parsed(file: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a tokenizer's file, whose known fields are of their kinds."""
+    """Reads and validates a JSON file of a tokenizer."""
     with naming(file):
         content = strict_json.parse(strict_json.contents(file, LARGEST), "its content")
         match file.name:
             case "tokenizer.json":
-                return tokenizers.checked(content)
+                return tokenizers.validate(content)
             case "vocab.json" | "added_tokens.json":
-                return dict(tokenizers.vocabulary(content, "its content"))
+                return dict(tokenizers.validate_vocabulary(content, "its content"))
         tokenizers.check_settings({name: value for name, value in content.items() if name in CONFIG_FIELDS})
         return content

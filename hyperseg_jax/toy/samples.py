@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.atomic import is_part, whole_folder
+from hyperseg_jax.atomic import atomic_folder, is_temporary
 from hyperseg_jax.datasets import class_names, masks
 from hyperseg_jax.datasets.choices import LETTERS
 from hyperseg_jax.errors import UserError
@@ -31,12 +31,12 @@ YEARS = ("train2017", "val2017", "train2014", "val2014")
 def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) -> list[toy_images.ToyImage]:
     """Writes the files of all benchmarks atomically to a new or empty folder, and returns the images."""
     out = pathlib.Path(out_dir)
-    if out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
+    if out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
         raise UserError(f"{out}: is not empty; choose a new folder")
     world = toy_images.World(seed, train=0, val=count, compositional=0, clips=0)
     drawn = [toy_images.image(world, "val", k) for k in range(count)]
     records = [writer.image_records(world, "val", k, image) for k, image in enumerate(drawn)]
-    with whole_folder(out) as root:
+    with atomic_folder(out) as root:
         _coco(root, world, drawn, records)
         _referring(root, drawn, records)
         _reasoning(root, world)

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.atomic import is_part, whole_folder
+from hyperseg_jax.atomic import atomic_folder, is_temporary
 from hyperseg_jax.datasets import masks
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.locks.alone import alone
+from hyperseg_jax.locks.process_lock import process_lock
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.toy import toy_images
 from hyperseg_jax.toy.toy_images import SPLITS, World
@@ -307,13 +307,13 @@ def write(
     world = World(seed, train, val, compositional, clips, level, kinds, expressions)
     out = pathlib.Path(out_dir)
     absolute = out.absolute()
-    with alone(absolute.parent / f".{absolute.name}.drawn", wait=True):  # another process may be writing it
-        if out.exists() and (not out.is_dir() or not all(map(is_part, out.iterdir()))):
+    with process_lock(absolute.parent / f".{absolute.name}.drawn", wait=True):  # another process may be writing it
+        if out.exists() and (not out.is_dir() or not all(map(is_temporary, out.iterdir()))):
             if read_world(out) != world:
                 raise UserError(f"{out}: contains a toy world with other parameters (toy.json); choose another folder")
             log(f"{out}: this toy world already exists")
             return out
-        with whole_folder(out) as folder, _Runner(world, folder, workers) as run:
+        with atomic_folder(out) as folder, _Runner(world, folder, workers) as run:
             _write_all(world, folder, run)
     log(f"{out}: wrote {train} train, {val} val, {compositional} compositional images and {clips} videos")
     return out

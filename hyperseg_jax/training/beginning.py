@@ -44,7 +44,7 @@ class Beginning:
     def check_source(self) -> None:
         """UserError where the run begins from a model whose parameters are others. Reads their names and shapes alone."""
         if self.source:
-            model_folder.fitting(self.source, flatten(self.params), fresh=self.lacking)
+            model_folder.read_params(self.source, flatten(self.params), fresh=self.lacking)
 
     def fresh(self) -> TrainState:
         """The first state: from config.init_from where that names a model, else from the seed."""

@@ -89,7 +89,7 @@ class Checkpoints:
         for path in sorted(home.iterdir()) if home.is_dir() else ():
             if UNFINISHED in path.name and (path.is_symlink() or not path.is_dir()):
                 path.unlink()  # Orbax removes the folders
-            elif untrusted.is_named_as_step(path.name):
+            elif untrusted.is_step_name(path.name):
                 try:
                     untrusted.check(path)
                     sound += 1
@@ -101,7 +101,7 @@ class Checkpoints:
                     f"{shown(path.name)} is no checkpoint that can be opened ({why}), and there is no other",
                     "remove it, or give another --workdir",
                 )
-            aside = paths.put_aside(path)
+            aside = paths.rename_damaged(path)
             self._say(
                 f"{self._folder}: {shown(path.name)} is no checkpoint that can be opened ({why}); it is now {shown(aside.name)}"
             )
@@ -109,7 +109,7 @@ class Checkpoints:
     def _check_remote(self) -> None:
         """BadFile where Orbax must not open a checkpoint of a bucket, in which nothing is renamed."""
         try:
-            steps = [path for path in self._folder.iterdir() if untrusted.is_named_as_step(path.name)]
+            steps = [path for path in self._folder.iterdir() if untrusted.is_step_name(path.name)]
         except Exception:  # as above; Orbax tells, or makes the folder
             return
         for path in sorted(steps):

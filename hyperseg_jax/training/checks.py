@@ -56,7 +56,7 @@ def report_placement(state: TrainState, mesh: placement.Placement, workdir: path
     lines = report.lines(report.rows(state.params, mesh), mesh)
     if mesh.mesh.size > 1:
         for line in lines:
-            printing.say(console, line)
+            printing.log(console, line)
     write_text(workdir / "sharding.txt", "\n".join(lines) + "\n")
 
 

@@ -64,7 +64,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(applied_block(config.get("limits", {})))
         # ---- Workdir, data and model -------------------------------------------------------------
-        say = functools.partial(printing.say, console)
+        say = functools.partial(printing.log, console)
         workdir = stack.enter_context(Workdir(home, say=say))
         workdir.check(config)
         system = systems.get(config.system)

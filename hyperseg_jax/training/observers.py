@@ -16,7 +16,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hyperseg_jax.atomic import whole_file
+from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training import clock
 from hyperseg_jax.training.flops import utilization
@@ -201,7 +201,7 @@ class Observers:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        printing.say(self._progress.console, text)
+        printing.log(self._progress.console, text)
 
     def _draw(self) -> None:
         try:
@@ -326,9 +326,9 @@ def _truncate(path: pathlib.Path, step: int) -> str:
     if not path.is_symlink() and not path.exists():
         return ""
     if not _is_log(path):
-        return f"{paths.put_aside(path)}: was no log of metrics; a new one is begun"
+        return f"{paths.rename_damaged(path)}: was no log of metrics; a new one is begun"
     others = 0
-    with whole_file(path) as part, part.open("w") as file:
+    with atomic_file(path) as part, part.open("w") as file:
         for line in _lines(path):
             others += line is None
             if line and line["step"] <= step:
@@ -342,4 +342,4 @@ def _own_folder(folder: pathlib.Path) -> str:
         paths.own(folder)
         if folder.is_dir() or not os.path.lexists(folder):
             return ""
-    return f"{paths.put_aside(folder)}: was no folder of this run; a new one is begun"
+    return f"{paths.rename_damaged(folder)}: was no folder of this run; a new one is begun"

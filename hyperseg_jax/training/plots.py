@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.atomic import whole_file
+from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import first_line, shown
 
@@ -35,7 +35,7 @@ def saved_panels(image: pathlib.Path, rows: int, columns: int, size: tuple[float
             for panel in panels.flat:
                 panel.spines[["top", "right"]].set_visible(False)
             figure.tight_layout()
-            with whole_file(image) as part:
+            with atomic_file(image) as part:
                 figure.savefig(part, dpi=110, format="png")
         except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError) as error:
             raise UserError(f"{image}: cannot be drawn ({shown(first_line(error))}); look for odd values in the log") from error

@@ -56,7 +56,9 @@ class UnreadableRecords:
             lines = paths.read_file(paths.own(self._path), LARGEST).decode(errors="replace").splitlines()
         except (BadFile, OSError) as error:
             with contextlib.suppress(OSError):
-                self._say(f"{paths.put_aside(self._path)}: was no list of bad records ({reason(error)}); a new one is begun")
+                self._say(
+                    f"{paths.rename_damaged(self._path)}: was no list of bad records ({reason(error)}); a new one is begun"
+                )
             return {}
         named = [(at, why) for at, _, why in (line.partition("\t") for line in lines) if at.isascii() and at.isdigit()]
         return {int(at): one_line(why) for at, why in named[:NAMED] if len(at) <= DIGITS}

@@ -22,7 +22,7 @@ from hyperseg_jax.parallel import hosts
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.untrusted import paths, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
-from hyperseg_jax.untrusted.checkpoints import is_named_as_step
+from hyperseg_jax.untrusted.checkpoints import is_step_name
 
 UNREADABLE_RECORDS = "unreadable_records.txt"
 FETCHED = ("metrics.jsonl", "tensorboard", UNREADABLE_RECORDS)  # what a run goes on writing where it stopped
@@ -40,7 +40,7 @@ class Workdir:
 
     def __init__(self, home: os.PathLike[str] | str, *, say: Callable[[str], None] = print) -> None:
         self._kept = contextlib.ExitStack()
-        self._lock = Lock(home, say=say)
+        self._lock = Lock(home, log=say)
         self.home = epath.Path(home)
         self.remote = stores.is_url(os.fspath(self.home))
         self.local = pathlib.Path(home)
@@ -83,7 +83,7 @@ class Workdir:
         """Whether checkpoints may lie there; without one there is nothing to go on from."""
         folder = self.home / "checkpoints"
         try:
-            return folder.is_dir() and any(is_named_as_step(path.name) for path in folder.iterdir())
+            return folder.is_dir() and any(is_step_name(path.name) for path in folder.iterdir())
         except Exception:  # as in push; whoever opens the checkpoints tells
             return True
 
@@ -105,7 +105,7 @@ class Workdir:
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.home / "config.json"
         bound = path.exists() and (self.begun or (self.home / "model").exists())  # else the run has nothing to lose
-        if bound and (other := configs.differences(_held(self._config(path)), _held(resolved))):
+        if bound and (other := configs.describe_differences(_held(self._config(path)), _held(resolved))):
             raise UserError(
                 f"{self.home}: holds a run of another config ({other}); "
                 "give another --workdir, or the config it was trained with"

@@ -1,21 +1,21 @@
-"""Reading other people's files without executing them, within limits.
+"""Readers of untrusted files. They never execute code in a file, and they bound memory and time.
 
-limits          how much a file may ask for: pixels, masks, frames, records, nesting, seconds
-bad_file        the map of a file, and how a refusal is worded
-paths           names in data: below their folder, and of regular files
-budget          what one record has asked for so far
-images          every image of the project: formats by name
-libtiff         what Pillow's decoder of TIFF complains of
-label_maps      matrices of MATLAB files
-videos          containers and codecs by name
-json_text       annotation files
-features        datasets that tensorflow-datasets prepared
-stores          buckets by name
-checkpoints     folders that Orbax wrote, before it opens them
-checkpoint_arrays   the arrays in them: their shapes, types and codecs
-printing        how names and texts are printed: no markup, no control characters
-pickle_machine  pickles read as data; names are only looked up in a table
-strict_json     JSON of bounded size, parts and nesting, no name twice
-tokenizers      what the files of a tokenizer may ask for: known components, bounded growth, ids without gaps
-old_pickles     the operations of pickle protocols 0 and 1
+limits          resource limits of input files: pixels, masks, frames, records, nesting, seconds
+bad_file        the BadFile exception, and memory-mapped files
+paths           file names in data: must stay in their folder and be regular files
+budget          accumulated resource use of one record
+images          decodes all images, with an allowlist of formats
+libtiff         collects errors of Pillow's TIFF decoder
+label_maps      reads matrices from MATLAB files
+videos          decodes videos, with an allowlist of containers and codecs
+json_text       parses annotation files
+features        reads the metadata of datasets prepared by tensorflow-datasets
+stores          opens buckets, with an allowlist of protocols
+checkpoints     validates Orbax checkpoint folders before Orbax opens them
+checkpoint_arrays   validates the shapes, dtypes and codecs of checkpoint arrays
+printing        sanitizes untrusted text for messages: no markup, no control characters
+pickle_machine  reads pickles as data; names are only looked up in a table
+strict_json     parses JSON with limits on size and nesting, without duplicate names
+tokenizers      validates tokenizer files: known components, bounded growth, ids without gaps
+old_pickles     operations of pickle protocols 0 and 1
 """

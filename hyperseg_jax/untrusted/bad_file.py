@@ -1,4 +1,4 @@
-"""What all readers of files that are not trusted share: the map of a file, and how a refusal is worded."""
+"""The exception for invalid untrusted files, and memory-mapped files."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import mmap
 import pathlib
 from collections.abc import Iterator
 
-from hyperseg_jax.errors import ENDING, UserError
+from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
 from hyperseg_jax.untrusted.printing import first_line, one_line, shown
 
-ANOTHER_COPY = "take another copy of it"
+ANOTHER_COPY = "get another copy of it"
 CONVERT = "convert it to safetensors with the tools that wrote it"
 DISTRUST = "do not load this file with other tools either; ask its authors for safetensors"
 
 
 class BadFile(Exception):
-    """Why a file is refused and what to do, where its path is not known; `naming` makes a UserError of it."""
+    """An invalid file, with the reason and the fix. Raised where the path is unknown; `naming` turns it into a UserError."""
 
     def __init__(self, why: str, fix: str = ANOTHER_COPY) -> None:
         super().__init__(f"{why}; {fix}")
         self.why, self.fix = why, fix
 
     def about(self, name: str) -> BadFile:
-        """The same of one tensor in the file."""
+        """Returns the error with the name of a tensor in the file added."""
         return BadFile(f"{shown(name)}: {self.why}", self.fix)
 
 
 def reason(error: BaseException) -> str:
-    """Why a file or store cannot be read or written, without what to do."""
+    """Returns why a file or bucket cannot be read or written, without the fix."""
     if isinstance(error, BadFile):
         return error.why
     return getattr(error, "strerror", None) or one_line(f"{type(error).__name__}: {first_line(error)}", 400)
@@ -36,7 +36,7 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-    """Turns BadFile and OSError into a UserError that names the path."""
+    """Turns BadFile and OSError into a UserError with the path."""
     try:
         yield
     except BadFile as error:
@@ -47,19 +47,20 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_panics(what: str) -> Iterator[None]:
-    """BadFile for what a library raises, panics of native code among it, which are no Exceptions. what: a clause that they are
-    told behind ("is no tokenizer"). Lets through UserError, BadFile, and what ends a process."""
+    """Turns all exceptions of a library into BadFile, including panics of native code, which derive from BaseException.
+    UserError, BadFile, and exceptions that end the process are not changed. what: the start of the message
+    ("is not a tokenizer")."""
     try:
         yield
-    except (UserError, BadFile, *ENDING):
+    except (UserError, BadFile, *EXIT_EXCEPTIONS):
         raise
     except BaseException as error:
         raise BadFile(f"{what} ({shown(first_line(error))})") from error
 
 
 def map_file(path: pathlib.Path) -> memoryview:
-    """The bytes of a file, mapped read-only; the map goes when the last view of it does. Raises BadFile, OSError."""
-    if not path.is_file():  # of pipes, reading would never end
+    """Maps a file into memory, read-only; it is unmapped together with its last view. Raises BadFile, OSError."""
+    if not path.is_file():  # reading a pipe might never end
         raise BadFile("no such file", "check the path")
     if path.stat().st_size == 0:
         raise BadFile("is empty")

@@ -1,5 +1,5 @@
-"""The arrays of a checkpoint, looked at before Orbax opens them: by itself it takes any codec and size that their descriptions
-ask for, and where one cannot be read it leaves work behind that complains on its own."""
+"""Validates the arrays of a checkpoint before Orbax opens them: Orbax itself accepts any codec and size in their metadata, and
+after a failure leaves background tasks that print errors of their own."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import Any
 
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.checkpoints import LARGEST, TREE, AnyPath, fields_of, files, is_remote
+from hyperseg_jax.untrusted.checkpoints import LARGEST, TREE, AnyPath, files, is_remote, read_fields
 from hyperseg_jax.untrusted.printing import shown, shown_value
 
 DESCRIPTIONS = 2**25
-"""Bytes of what describes the arrays of a part."""
+"""Maximum bytes of the array metadata of a part."""
 AT_ONCE = 64
-"""Descriptions that are asked of a bucket at once. Of this machine it is one, as many names may share one large value."""
-KEPT = 2**24
-"""Bytes of the index of the arrays that are kept while they are looked up."""
+"""Metadata files read concurrently from a bucket. Locally they are read one by one, since many names may share a large file."""
+CACHE_BYTES = 2**24
+"""Cache size of the array index during lookups."""
 FACTS = "run"
-"""The part of a checkpoint whose names nobody knows before it is read: numbers, texts, and lists of them."""
+"""The part of a checkpoint whose names are not known in advance: numbers, strings, and lists of them."""
 FACTS_BYTES = 2**20
 CODECS = ("sharding_indexed", "bytes", "zstd", "crc32c")
-"""What Orbax writes arrays with."""
+"""The codecs that Orbax writes."""
 TEXTS, NOTES = "_strings.json", "array_metadatas"
 ARRAYS, NUMBER, TEXT = ("jax.Array", "np.ndarray"), "scalar", "string"
 NUMBERS = ("int64", "float64", "int32", "float32", "bool")
-"""The types of the numbers among the facts."""
+"""The dtypes of numbers in the FACTS part."""
 EMPTY = ("None", "Dict", "List", "Tuple", "NamedTuple")
-"""Of what has no content."""
+"""Types of entries without content."""
 Name = tuple[str, ...]
 Arrays = Mapping[Name, tuple[tuple[int, ...], str]]
-"""Path in the tree -> shape, data type."""
+"""{path in the tree: (shape, data type)}."""
 
 
-def check_arrays(folder: AnyPath, wanted: Mapping[str, Arrays]) -> None:
-    """BadFile where a checkpoint has not just the arrays that are asked of it, by part, or has them in another form. In a
-    bucket, whatever its client raises as well."""
-    for part, arrays in wanted.items():
-        home = folder / part
-        _check_files(home, sum(map(_size, arrays.values())))
-        if odd := dict(_listed(home, ARRAYS)).keys() ^ arrays.keys():
-            name = min(odd)
-            raise BadFile(f"its {part} {'lacks' if name in arrays else 'has besides'} {_told(name)}")
-        _check_all(home, arrays)
+def check_arrays(folder: AnyPath, expected: Mapping[str, Arrays]) -> None:
+    """Raises BadFile unless a checkpoint has exactly the expected arrays, {part: arrays}, with their shapes and dtypes. In a
+    bucket, exceptions of its client are raised as well."""
+    for part, arrays in expected.items():
+        part_folder = folder / part
+        _check_files(part_folder, sum(map(_size, arrays.values())))
+        if mismatched := dict(_listed(part_folder, ARRAYS)).keys() ^ arrays.keys():
+            name = min(mismatched)
+            raise BadFile(f"its {part} {'lacks' if name in arrays else 'has an unexpected'} {_format_name(name)}")
+        _check_all(part_folder, arrays)
     _check_files(folder / FACTS, FACTS_BYTES)
     kinds = dict(_listed(folder / FACTS, (NUMBER, TEXT)))
     _check_texts(folder / FACTS, [name for name, kind in kinds.items() if kind == TEXT])
@@ -51,39 +51,39 @@ def check_arrays(folder: AnyPath, wanted: Mapping[str, Arrays]) -> None:
 
 
 def _check_files(folder: AnyPath, expected: int) -> None:
-    """BadFile where a part takes far more bytes than is expected of its arrays."""
+    """Raises BadFile if the files of a part are far larger than its arrays."""
     if sum(stored for _, stored in files(folder)) > 4 * expected + LARGEST:
         raise BadFile(f"its {folder.name} has far more bytes than its arrays")
     _check_notes(folder)
 
 
 def _check_all(folder: AnyPath, arrays: Arrays) -> None:
-    """BadFile where an array of a part is not as it is asked for."""
+    """Raises BadFile if an array of a part has another shape or dtype, or cannot be opened."""
     import tensorstore
 
-    kept = tensorstore.Context({"cache_pool": {"total_bytes_limit": KEPT}})
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": _base(folder)}, context=kept).result()
-    names, many, taken = list(arrays), AT_ONCE if is_remote(folder) else 1, 0
-    for some in (names[k : k + many] for k in range(0, len(names), many)):
-        for name, description in _described(store, some):
-            taken += len(description)
-            if taken > DESCRIPTIONS:
-                raise BadFile(f"the descriptions of its arrays take more than {DESCRIPTIONS} bytes")
-            _check(name, strict_json.parse(description, _told(name)), *arrays[name])
-        _open(store, some)
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": _base(folder)}, context=context).result()
+    names, batch_size, total = list(arrays), AT_ONCE if is_remote(folder) else 1, 0
+    for batch in (names[k : k + batch_size] for k in range(0, len(names), batch_size)):
+        for name, description in _read_descriptions(store, batch):
+            total += len(description)
+            if total > DESCRIPTIONS:
+                raise BadFile(f"the metadata of its arrays has more than {DESCRIPTIONS} bytes")
+            _check(name, strict_json.parse(description, _format_name(name)), *arrays[name])
+        _open(store, batch)
 
 
 def _check_notes(folder: AnyPath) -> None:
-    """What each host says of the arrays that it wrote, which Orbax reads as well."""
+    """Checks the metadata of each host about the arrays that it wrote, which Orbax also reads."""
     notes = folder / NOTES
     for path in notes.iterdir() if notes.is_dir() else ():
-        told = fields_of(path)
-        if set(told) != {NOTES} or type(told[NOTES]) is not list or not all(map(_is_note, told[NOTES])):
-            raise BadFile(f"{NOTES}/{shown(path.name)} is not known here")
+        fields = read_fields(path)
+        if set(fields) != {NOTES} or type(fields[NOTES]) is not list or not all(map(_is_note, fields[NOTES])):
+            raise BadFile(f"{NOTES}/{shown(path.name)} has an unknown format")
 
 
-def _is_note(told: Any) -> bool:
-    note = told.get("array_metadata") if type(told) is dict and len(told) == 1 else None
+def _is_note(value: Any) -> bool:
+    note = value.get("array_metadata") if type(value) is dict and len(value) == 1 else None
     sides = lambda value: type(value) is list and all(type(side) is int and side >= 0 for side in value)
     return (
         type(note) is dict
@@ -96,7 +96,7 @@ def _is_note(told: Any) -> bool:
 
 
 def _is_of_key(note: Any) -> bool:
-    """Whether this tells the kind of a random key."""
+    """Whether this is the extra metadata of a random key."""
     return type(note) is dict and note.keys() == {"random_key_impl"} and type(note["random_key_impl"]) is str
 
 
@@ -107,18 +107,18 @@ def _size(array: tuple[tuple[int, ...], str]) -> int:
 
 
 def _base(folder: AnyPath) -> dict[str, Any]:
-    """Where TensorStore finds a folder, as Orbax tells it."""
+    """Returns the TensorStore spec of a folder, as Orbax builds it."""
     if not is_remote(folder):
         return {"driver": "file", "path": f"{folder}/"}
     from orbax.checkpoint._src.path import gcs_utils
 
-    found: dict[str, Any] = gcs_utils.get_kvstore_for_gcs(str(folder))
-    return {**found, "path": f"{found['path']}/"}
+    spec: dict[str, Any] = gcs_utils.get_kvstore_for_gcs(str(folder))
+    return {**spec, "path": f"{spec['path']}/"}
 
 
 def _listed(folder: AnyPath, kinds: tuple[str, ...]) -> Iterator[tuple[Name, str]]:
-    """The path in the tree and the kind of each entry with content that the metadata of a part lists."""
-    for entry in fields_of(folder / TREE)["tree_metadata"].values():
+    """Yields the path in the tree and the kind of each non-empty entry in the metadata of a part."""
+    for entry in read_fields(folder / TREE)["tree_metadata"].values():
         try:
             keys, value = entry["key_metadata"], entry["value_metadata"]
             name, empty = tuple(key["key"] for key in keys), value["skip_deserialize"]
@@ -127,60 +127,60 @@ def _listed(folder: AnyPath, kinds: tuple[str, ...]) -> Iterator[tuple[Name, str
         except (KeyError, TypeError) as error:
             raise BadFile(f"{TREE} has an entry without names") from error
         if not known or type(kind) is not str or empty is not (kind in EMPTY):
-            raise BadFile(f"{TREE} has an entry that is not known here")
+            raise BadFile(f"{TREE} has an entry of an unknown kind")
         if not empty and kind not in kinds:
-            raise BadFile(f"{TREE} has a {shown_value(kind)} that is not known here")
+            raise BadFile(f"{TREE} has an unexpected {shown_value(kind)}")
         if not empty:
             yield name, kind
 
 
 def _is_key(key: str, kind: Any) -> bool:
-    """Whether this is a name in a table, or the number of a member of a sequence."""
+    """Whether this is a dict key, or the index of a sequence element."""
     return kind == 2 or (kind == 1 and key.isascii() and key.isdecimal() and len(key) < 10)
 
 
 def _check_texts(folder: AnyPath, names: list[Name]) -> None:
-    texts = fields_of(folder / TEXTS) if names else {}
+    texts = read_fields(folder / TEXTS) if names else {}
     for name in names:
         if type(texts.get(".".join(name))) is not str:
-            raise BadFile(f"{TEXTS} has no text {_told(name)}")
+            raise BadFile(f"{TEXTS} lacks the string {_format_name(name)}")
 
 
-def _told(name: Name) -> str:
-    """The name of an array as it may stand in a message."""
+def _format_name(name: Name) -> str:
+    """Formats the name of an array for a message."""
     return shown(".".join(name))
 
 
-def _described(store: Any, names: list[Name]) -> Iterator[tuple[Name, bytes]]:
-    """What describes each array."""
-    for name, reading in [(name, store.read(f"{'.'.join(name)}/zarr.json")) for name in names]:
-        found = reading.result()
-        if found.state != "value":
-            raise BadFile(f"lacks the array {_told(name)}")
-        yield name, bytes(found.value)
+def _read_descriptions(store: Any, names: list[Name]) -> Iterator[tuple[Name, bytes]]:
+    """Reads the metadata of each array."""
+    for name, future in [(name, store.read(f"{'.'.join(name)}/zarr.json")) for name in names]:
+        result = future.result()
+        if result.state != "value":
+            raise BadFile(f"lacks the array {_format_name(name)}")
+        yield name, bytes(result.value)
 
 
-def _check(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], kind: str) -> None:
-    """BadFile where a description is of another array than the one that is asked for. kind: "" for any number."""
-    what = _told(name)
+def _check(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> None:
+    """Raises BadFile if the metadata of an array does not match. dtype: "" for any number."""
+    what = _format_name(name)
     if array.get("shape") != list(shape):
-        raise BadFile(f"{what} has the shape {shown_value(array.get('shape'))}, and {list(shape)} belongs there")
-    if array.get("data_type") not in ((kind,) if kind else NUMBERS):
-        raise BadFile(f"{what} is of type {shown_value(array.get('data_type'))}, and {kind or 'a number'} belongs there")
+        raise BadFile(f"{what} has the shape {shown_value(array.get('shape'))}, expected {list(shape)}")
+    if array.get("data_type") not in ((dtype,) if dtype else NUMBERS):
+        raise BadFile(f"{what} has the type {shown_value(array.get('data_type'))}, expected {dtype or 'a number'}")
     try:
         chunk = array["chunk_grid"]["configuration"]["chunk_shape"]
-        fits = len(shape) == len(chunk) and all(0 <= c <= max(n, 1) for n, c in zip(shape, chunk, strict=True))
+        is_valid = len(shape) == len(chunk) and all(0 <= c <= max(n, 1) for n, c in zip(shape, chunk, strict=True))
         unknown = [codec for codec in _codecs(array["codecs"]) if codec not in CODECS]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadFile(f"{what} describes no array") from error
-    if not fits:
+        raise BadFile(f"{what} has invalid metadata") from error
+    if not is_valid:
         raise BadFile(f"{what} has chunks larger than its array")
     if unknown:
-        raise BadFile(f"{what} is written with {shown_value(unknown[0])}, and only {', '.join(CODECS)} are read")
+        raise BadFile(f"{what} uses the codec {shown_value(unknown[0])}, but only {', '.join(CODECS)} are supported")
 
 
 def _codecs(listed: Any) -> Iterator[Any]:
-    """The names of codecs, those inside of others among them."""
+    """Yields the names of codecs, including nested ones."""
     for codec in listed:
         yield codec["name"]
         for inner in ("codecs", "index_codecs"):
@@ -188,12 +188,12 @@ def _codecs(listed: Any) -> Iterator[Any]:
 
 
 def _open(store: Any, names: list[Name]) -> None:
-    """Opens arrays and reads nothing of them: a description that TensorStore does not take is found here."""
+    """Opens arrays without reading data, to find metadata that TensorStore does not accept."""
     import tensorstore
 
-    under = lambda name: tensorstore.open({"driver": "zarr3"}, kvstore=store / f"{'.'.join(name)}/", read=True, open=True)
-    for name, opening in [(name, under(name)) for name in names]:
+    open_array = lambda name: tensorstore.open({"driver": "zarr3"}, kvstore=store / f"{'.'.join(name)}/", read=True, open=True)
+    for name, future in [(name, open_array(name)) for name in names]:
         try:
-            opening.result()
+            future.result()
         except ValueError as error:
-            raise BadFile(f"{_told(name)} has a description that is not read here") from error
+            raise BadFile(f"{_format_name(name)} has metadata that TensorStore cannot read") from error

@@ -1,7 +1,7 @@
-"""What a dataset that tensorflow-datasets prepared says of itself: features.json, dataset_info.json and labels, read as data.
+"""Reads the metadata of datasets prepared by tensorflow-datasets (features.json, dataset_info.json, labels) as data.
 
-tensorflow-datasets itself would import what features.json names as a class, also in JSON inside of its strings, and follow the
-paths of dataset_info.json; it is never given either.
+tensorflow-datasets itself would import the classes named in features.json, even in JSON inside its strings, and follow paths in
+dataset_info.json; therefore it never gets these files.
 """
 
 from __future__ import annotations
@@ -32,66 +32,67 @@ CLASSES = (
     f"{_CORE}feature.Tensor",
     f"{_CORE}scalar.Scalar",
 )
-"""The feature classes that are read; nothing is imported for any of them."""
+"""The supported feature classes; none of them is imported."""
 SHARDS, LONGEST_NAME = 100_000, 255
-"""Files of a split, and letters of a name, at most."""
+"""Maximum number of files of a split, and of characters of a name."""
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _DISTRUST = "do not open this folder with other tools either"
 
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """One feature. name: of its class, one of CLASSES. parts: of a dict, or of a sequence of dicts, by name."""
+    """One feature. name: class name, one of CLASSES. parts: {name: feature} of a dict, or of a sequence of dicts."""
 
     name: str
     parts: Mapping[str, Feature]
 
 
 def read_features(folder: pathlib.Path) -> Mapping[str, Feature]:
-    """The features of the records of a prepared dataset. UserError where a class is not among CLASSES."""
+    """Reads the features of a prepared dataset. Raises UserError if a class is not in CLASSES."""
     path = folder / FEATURES
     with naming(path):
-        found = _feature(_parsed(folder, FEATURES), limits.in_force().depth)
-        if found.name != DICT:
-            raise BadFile(f"is a {shown(found.name)} where a FeaturesDict belongs")
-        return found.parts
+        feature = _feature(_parsed(folder, FEATURES), limits.current().depth)
+        if feature.name != DICT:
+            raise BadFile(f"is a {shown(feature.name)}, expected a FeaturesDict")
+        return feature.parts
 
 
 def _feature(part: Any, depth: int) -> Feature:
-    """A feature as it is written today {pythonClassName, featuresDict: ...}, or was before {type, content, proto_cls}."""
+    """Parses a feature in the current format {pythonClassName, featuresDict: ...} or the old one {type, content, proto_cls}."""
     if depth < 0:
         raise BadFile("nests deeper than limits.depth", _DISTRUST)
     if not isinstance(part, dict):
-        raise BadFile(f"has a {type(part).__name__} where a feature belongs")
-    name = _either(part, "type", "pythonClassName", "python_class_name")
+        raise BadFile(f"has a {type(part).__name__}, expected a feature")
+    name = _first_of(part, "type", "pythonClassName", "python_class_name")
     if name not in CLASSES:
-        raise BadFile(f"names the class {shown_value(name)}, which is not among the features that are read", _DISTRUST)
-    content = _either(part, "content", "featuresDict", "features_dict", "sequence", "jsonFeature", "json_feature")
+        raise BadFile(f"names the class {shown_value(name)}, which is not a supported feature", _DISTRUST)
+    content = _first_of(part, "content", "featuresDict", "features_dict", "sequence", "jsonFeature", "json_feature")
     while isinstance(content, str) or (isinstance(content, dict) and set(content) == {"json"}):
         if depth < 0:
             raise BadFile("nests deeper than limits.depth", _DISTRUST)
         text, depth = content if isinstance(content, str) else content["json"], depth - 1
         if not isinstance(text, str):
-            raise BadFile("has a json field that is no text", _DISTRUST)
+            raise BadFile("has a json field that is not a string", _DISTRUST)
         content = json_text.parse(text.encode(errors="surrogatepass"))
     if name == DICT:
         inner = content.get("features", content) if isinstance(content, dict) else {}
         if not isinstance(inner, dict):
-            raise BadFile("has features that are no dict")
+            raise BadFile("has features that are not a dict")
         return Feature(name, {key: _feature(value, depth - 1) for key, value in inner.items()})
     if name == SEQUENCE:
         if not isinstance(content, dict) or "feature" not in content:
-            raise BadFile("has a sequence of nothing")
+            raise BadFile("has a sequence without a feature")
         return Feature(name, _feature(content["feature"], depth - 1).parts)
     return Feature(name, {})
 
 
-def _either(part: dict[str, Any], *names: str) -> Any:
+def _first_of(part: dict[str, Any], *names: str) -> Any:
+    """Returns the first of several fields that exists, or None."""
     return next((part[name] for name in names if name in part), None)
 
 
 def read_labels(folder: pathlib.Path, feature: str) -> tuple[str, ...]:
-    """The names of the classes of a feature ("objects-label"); none where no file has them."""
+    """Reads the class names of a feature ("objects-label"); () if there is no file with them."""
     try:
         text = json_text.decoded(_content(folder, f"{feature}.labels.txt"))
     except FileNotFoundError:
@@ -101,18 +102,19 @@ def read_labels(folder: pathlib.Path, feature: str) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What dataset_info.json says. format: of its files. splits: the files of each and how many records they have."""
+    """The content of dataset_info.json. format: file format. splits: {split: {file: number of records}}."""
 
     format: str
     splits: Mapping[str, Mapping[pathlib.Path, int]]
 
 
 def read_info(folder: pathlib.Path) -> Info:
-    """UserError where it is none, or where its splits have more than limits.records, or files that are not of the folder."""
+    """Reads dataset_info.json. Raises UserError if it is invalid, if a split has more than limits.records records, or if it
+    names files out of the folder."""
     with naming(folder / INFO):
         content = _parsed(folder, INFO)
         if not isinstance(content, dict):
-            raise BadFile("holds no dict", ANOTHER_COPY)
+            raise BadFile("is not a dict", ANOTHER_COPY)
         splits = {}
         try:
             for split in content.get("splits", ()):
@@ -128,34 +130,34 @@ def _files(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -> dict
     lengths = [int(length) for length in split.get("shardLengths", ())]
     names = (dataset, split["name"], split.get("filepathTemplate", ""))
     if len(lengths) > SHARDS or any(len(str(text)) > LONGEST_NAME for text in names):
-        raise BadFile("has a split of too many shards or too long a name", _DISTRUST)
-    most = limits.in_force().records
-    if min(lengths, default=0) < 0 or sum(lengths) > most:
-        raise BadFile(f"promises {sum(lengths)} records, and the limit is {most}", "if that is right, raise limits.records")
-    found = {}
+        raise BadFile("has a split with too many shards or too long a name", _DISTRUST)
+    limit = limits.current().records
+    if min(lengths, default=0) < 0 or sum(lengths) > limit:
+        raise BadFile(f"lists {sum(lengths)} records, and the limit is {limit}", "if that is intended, raise limits.records")
+    files = {}
     for k, length in enumerate(lengths):
-        place = f"{k:05d}-of-{len(lengths):05d}"
+        shard = f"{k:05d}-of-{len(lengths):05d}"
         name = str(split.get("filepathTemplate") or _TEMPLATE).replace("${", "{")
         for variable, value in (
             ("DATASET", dataset),
             ("SPLIT", str(split["name"])),
             ("FILEFORMAT", FORMAT),
-            ("SHARD_X_OF_Y", place),
-            ("SHARD_INDEX", place[:5]),
-            ("NUM_SHARDS", place[-5:]),
+            ("SHARD_X_OF_Y", shard),
+            ("SHARD_INDEX", shard[:5]),
+            ("NUM_SHARDS", shard[-5:]),
         ):
             name = name.replace(f"{{{variable}}}", value)
-        if "[" in name or len(name) > LONGEST_NAME:  # ArrayRecord takes a name with brackets for a part of another file
-            raise BadFile(f"names the file {shown(name)}, which is no shard of this folder", _DISTRUST)
-        found[paths.inside(folder, name)] = length
-    return found
+        if "[" in name or len(name) > LONGEST_NAME:  # ArrayRecord interprets a name with brackets as a slice of another file
+            raise BadFile(f"names the file {shown(name)}, which is not a shard of this folder", _DISTRUST)
+        files[paths.inside(folder, name)] = length
+    return files
 
 
 def _parsed(folder: pathlib.Path, name: str) -> Any:
     try:
         return json_text.parse(_content(folder, name))
     except FileNotFoundError as error:
-        raise BadFile("no such file", "give a folder that tensorflow-datasets prepared") from error
+        raise BadFile("no such file", "give a folder prepared by tensorflow-datasets") from error
 
 
 def _content(folder: pathlib.Path, name: str) -> bytes:

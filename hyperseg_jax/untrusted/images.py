@@ -1,4 +1,7 @@
-"""Images out of files that are not trusted. All of the project are opened here: formats by name, size before memory."""
+"""Decodes images from untrusted files, with an allowlist of formats and size checks before memory is allocated.
+
+All images of the project are opened here.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +22,37 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.label_maps import check_labels
 from hyperseg_jax.untrusted.printing import shown, shown_value
 
-warnings.filterwarnings("ignore", module=r"PIL\b")  # files are told of in one line, or not at all
+warnings.filterwarnings("ignore", module=r"PIL\b")  # problems of files are reported as one line, or not at all
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""What is read, with JPEG also MPO; none of them starts a program or opens another file. Of several frames, the first."""
+"""The supported formats; JPEG includes MPO. Their decoders start no programs and open no other files. Only the first frame of
+an animation is read."""
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 BYTES = 8
-"""Of a pixel at most; a file larger than limits.pixels of these is no image."""
+"""Maximum bytes per pixel; a file larger than limits.pixels times this is rejected."""
 SCANS = 200
-"""Of a JPEG at most, beside four for each part of a TIFF; a small file could ask for hours of work with more."""
+"""Maximum number of scans of a JPEG, plus four for each tile or strip of a TIFF; a small file with more could take hours."""
 BLOCK = 2**20
 SCAN, END = 0xDA, 0xD9
 SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
-"""The end of a JPEG, or the mark of a segment that begins with its length. Others stand alone."""
+"""The end marker of a JPEG, or the marker of a segment that begins with its length. Other markers have no length."""
 TIFF_OF_JPEGS = (6, 7)
-"""Kinds of compression."""
+"""TIFF compression types that contain JPEGs."""
 AGAIN = "download it again or remove it"
-TOO_LARGE = "if that is right, raise limits.pixels"
+TOO_LARGE = "if that is intended, raise limits.pixels"
 
 
 def read(
     source: pathlib.Path | bytes, take: Callable[[Image.Image], T], formats: tuple[str, ...] = FORMATS, what: str = "an image"
 ) -> T:
-    """take(image) of a file or its content. formats: some of FORMATS. what: it is, for the message.
+    """Opens an image file or its bytes and returns take(image). formats: a subset of FORMATS. what: what the image is, for
+    messages.
 
-    BadFile where it is no image of these formats, has more than limits.pixels, or where decoding fails in any way, a
-    complaint of `take` among them; FileNotFoundError where there is no file.
+    Raises BadFile if it is not an image of these formats, has more than limits.pixels pixels, or if decoding or `take` fails in
+    any way; FileNotFoundError if there is no file.
     """
     try:
         with _content(source) as content:
@@ -55,90 +60,90 @@ def read(
     except (BadFile, FileNotFoundError):
         raise
     except Image.DecompressionBombError as error:
-        raise BadFile(f"has more pixels than the limit, {limits.in_force().pixels}", TOO_LARGE) from error
-    except Exception as error:  # decoders raise of every kind
-        raise BadFile(f"cannot be read as {what} ({_said(error, formats)})", AGAIN) from error
+        raise BadFile(f"has more pixels than the limit of {limits.current().pixels}", TOO_LARGE) from error
+    except Exception as error:  # decoders raise many types
+        raise BadFile(f"cannot be read as {what} ({_message(error, formats)})", AGAIN) from error
 
 
 def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[str, ...]) -> T:
-    most = limits.in_force().pixels
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, most)  # Pillow's own limit, for a larger one of ours
+    limit = limits.current().pixels
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limit)  # raises Pillow's own limit if ours is larger
     size = content.seek(0, os.SEEK_END)
-    if size > most * BYTES:
-        raise BadFile(f"has {size} bytes, more than {most} pixels take", TOO_LARGE)
+    if size > limit * BYTES:
+        raise BadFile(f"has {size} bytes, more than {limit} pixels take", TOO_LARGE)
     content.seek(0)
     with Image.open(content, formats=formats) as image:
-        if image.width * image.height > most:
-            raise BadFile(f"is {image.width}x{image.height} pixels, and the limit is {most}", TOO_LARGE)
+        if image.width * image.height > limit:
+            raise BadFile(f"is {image.width}x{image.height} pixels, and the limit is {limit}", TOO_LARGE)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            _check_tiles(image, most)
+            _check_tiles(image, limit)
         _check_scans(image, content)
-        with libtiff.listening() as complaints:
-            taken = take(image)
-        if complaints:  # Pillow goes on with what it has
-            raise BadFile(f"is a damaged TIFF ({shown(complaints[0])})", AGAIN)
-        return taken
+        with libtiff.collect_errors() as errors:
+            result = take(image)
+        if errors:  # Pillow returns partial data of damaged files
+            raise BadFile(f"is a damaged TIFF ({shown(errors[0])})", AGAIN)
+        return result
 
 
 def _content(source: pathlib.Path | bytes) -> IO[bytes]:
     return io.BytesIO(source) if isinstance(source, bytes) else paths.open_file(source)
 
 
-def _check_tiles(image: TiffImagePlugin.TiffImageFile, most: int) -> None:
-    """A tile is decoded whole, however little of it the image has."""
+def _check_tiles(image: TiffImagePlugin.TiffImageFile, limit: int) -> None:
+    """Checks the size of a tile, which is decoded completely even if it is larger than the image."""
     width, height = (image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
-    if not isinstance(width, int) or not isinstance(height, int) or width * height > most:
-        raise BadFile(f"has tiles of {shown_value(width)}x{shown_value(height)} pixels, and the limit is {most}", TOO_LARGE)
+    if not isinstance(width, int) or not isinstance(height, int) or width * height > limit:
+        raise BadFile(f"has tiles of {shown_value(width)}x{shown_value(height)} pixels, and the limit is {limit}", TOO_LARGE)
 
 
 def _check_scans(image: Image.Image, content: IO[bytes]) -> None:
-    """Of a JPEG, and of a TIFF that holds JPEGs."""
-    here, found, most = content.tell(), 0, SCANS
+    """Checks the number of scans of a JPEG, or of a TIFF that contains JPEGs."""
+    position, scans, limit = content.tell(), 0, SCANS
     if image.format in ("JPEG", "MPO"):
-        found = _scans(content, most)
+        scans = _count_scans(content, limit)
     elif isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(TiffImagePlugin.COMPRESSION) in TIFF_OF_JPEGS:
-        most += 4 * _parts(image)
-        found = _marks_of_scans(content)
-    content.seek(here)
-    if found > most:
-        raise BadFile(f"is a JPEG of more than {most} scans, which are the most that is read", AGAIN)
+        limit += 4 * _count_tiles(image)
+        scans = _count_scan_markers(content)
+    content.seek(position)
+    if scans > limit:
+        raise BadFile(f"is a JPEG of more than {limit} scans, which is the limit", AGAIN)
 
 
-def _parts(image: TiffImagePlugin.TiffImageFile) -> int:
-    """The tiles or strips, each a JPEG of its own."""
-    places = (image.tag_v2.get(tag, ()) for tag in (TiffImagePlugin.TILEOFFSETS, TiffImagePlugin.STRIPOFFSETS))
-    return sum(len(found) if isinstance(found, tuple) else 1 for found in places)
+def _count_tiles(image: TiffImagePlugin.TiffImageFile) -> int:
+    """Counts the tiles or strips of a TIFF, each of which is a separate JPEG."""
+    tags = (image.tag_v2.get(tag, ()) for tag in (TiffImagePlugin.TILEOFFSETS, TiffImagePlugin.STRIPOFFSETS))
+    return sum(len(offsets) if isinstance(offsets, tuple) else 1 for offsets in tags)
 
 
-def _scans(content: IO[bytes], most: int) -> int:
-    """The scans of a JPEG, as its decoder finds them, or some number above `most`. What lies behind its end, such as a video,
-    and what its segments hold, such as a thumbnail, are none of it."""
-    place = scans = 0
+def _count_scans(content: IO[bytes], limit: int) -> int:
+    """Counts the scans of a JPEG as its decoder finds them, up to a number above `limit`. Data after the end marker, such as a
+    video, and data in segments, such as a thumbnail, are not counted."""
+    position = scans = 0
     while True:
-        content.seek(place)
+        content.seek(position)
         block, at = content.read(BLOCK), 0
-        while found := SEGMENT.search(block, at, len(block) - 2):  # so that its length is in the block as well
-            at, kind = found.end(), block[found.end() - 1]
+        while match := SEGMENT.search(block, at, len(block) - 2):  # the length of the segment must be in the block too
+            at, kind = match.end(), block[match.end() - 1]
             scans += kind == SCAN
-            if kind == END or scans > most:
+            if kind == END or scans > limit:
                 return scans
             at += int.from_bytes(block[at : at + 2])
         if len(block) < BLOCK:
             return scans
-        place += max(at, BLOCK - 3)
+        position += max(at, BLOCK - 3)
 
 
-def _marks_of_scans(content: IO[bytes]) -> int:
-    """How often the mark of a scan stands anywhere in a file."""
+def _count_scan_markers(content: IO[bytes]) -> int:
+    """Counts the scan markers anywhere in a file."""
     content.seek(0)
-    marks, last = 0, b""
+    markers, last = 0, b""
     while block := content.read(BLOCK):
-        marks += (last + block).count(bytes((0xFF, SCAN)))
+        markers += (last + block).count(bytes((0xFF, SCAN)))
         last = block[-1:]
-    return marks
+    return markers
 
 
-def _said(error: Exception, formats: tuple[str, ...]) -> str:
+def _message(error: Exception, formats: tuple[str, ...]) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"it is none of {', '.join(formats)}, or damaged"
     if isinstance(error, OSError | SyntaxError | ValueError) and str(error):
@@ -147,38 +152,39 @@ def _said(error: Exception, formats: tuple[str, ...]) -> str:
 
 
 def size(source: pathlib.Path | bytes) -> tuple[int, int]:
-    """(height, width) out of a file's first bytes."""
+    """Returns (height, width) from the header of an image file."""
     return read(source, lambda image: (image.height, image.width))
 
 
 def colours(source: pathlib.Path | bytes, formats: tuple[str, ...] = FORMATS) -> np.ndarray:
-    """uint8 [H, W, 3]."""
+    """Reads an image as RGB, uint8 [H, W, 3]."""
     return read(source, rgb, formats)
 
 
 def rgb(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, 3]; of 16 bits, the upper 8. ValueError where numbers of no known range stand for colours."""
-    image.load()  # NumPy takes an AttributeError in it for an image without pixels
-    if image.mode in WIDE:  # Pillow takes the upper 8 bits of colours itself, and would clip grey values
+    """Converts an image to uint8 [H, W, 3]; 16-bit images keep the upper 8 bits. Raises ValueError for 32-bit images, whose
+    value range is unknown."""
+    image.load()  # otherwise NumPy treats an AttributeError during loading as an image without pixels
+    if image.mode in WIDE:  # Pillow keeps the upper 8 bits of colours, but would clip grey values
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError(
-            f"its mode {image.mode} has one 32-bit number a pixel, which is no colour; save it with 8 or 16 bits a colour"
+            f"its mode {image.mode} has one 32-bit number per pixel, not a colour; save it with 8 or 16 bits per channel"
         )
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def numbers(source: pathlib.Path | bytes, modes: Sequence[str], what: str) -> np.ndarray:
-    """One number a pixel, [H, W]: those of a palette, grey values. modes: of Pillow, that are accepted. what: it is. BadFile
-    as of `read`, and for a number below 0."""
+    """Reads an image with one number per pixel, [H, W]: palette indices or grey values. modes: accepted modes of Pillow. what:
+    what the image is, for messages. Raises BadFile as `read`, and for negative numbers."""
 
     def take(image: Image.Image) -> np.ndarray:
         if image.mode not in modes:
-            raise ValueError(f"it has colours (mode {image.mode}) where one number a pixel belongs")
+            raise ValueError(f"it has colours (mode {image.mode}), expected one number per pixel")
         image.load()
-        found = np.array(image)
-        if found.dtype.kind == "i":
-            check_labels(found)
-        return found
+        array = np.array(image)
+        if array.dtype.kind == "i":
+            check_labels(array)
+        return array
 
-    return read(source, take, tuple(name for name in FORMATS if name != "JPEG"), f"a {what}")  # which changes numbers
+    return read(source, take, tuple(name for name in FORMATS if name != "JPEG"), f"a {what}")  # JPEG is lossy

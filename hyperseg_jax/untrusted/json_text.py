@@ -1,4 +1,4 @@
-"""Annotation files of JSON: size, nesting and digits within limits."""
+"""Parses JSON annotation files, with limits on size and nesting."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ for _signs, _meaning in ((b"{[", _OPENS), (b"}]", _CLOSES), (b'"', _QUOTE), (b"\
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
-    """The content of an annotation file of at most limits.json_bytes. Raises BadFile, OSError."""
-    return paths.read_file(path, limits.in_force().json_bytes, "json_bytes")
+    """Reads an annotation file of at most limits.json_bytes bytes. Raises BadFile, OSError."""
+    return paths.read_file(path, limits.current().json_bytes, "json_bytes")
 
 
 def decoded(data: bytes) -> str:
-    """As UTF-8, or else Windows-1252 as some ReasonSeg files are."""
+    """Decodes UTF-8, or Windows-1252, which some ReasonSeg files use."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -34,36 +34,36 @@ def decoded(data: bytes) -> str:
 
 
 def parse(data: bytes) -> Any:
-    """What a JSON text says. BadFile where it is none, or nests deeper than limits.depth."""
+    """Parses JSON. Raises BadFile if it is invalid, or nested deeper than limits.depth."""
     check_depth(data)
     text = decoded(data)
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if "\n" in text else ""  # of a file of lines, the line is named by whoever asks
+        line = f"line {error.lineno}, " if "\n" in text else ""  # callers add the line number for files with one JSON per line
         raise BadFile(f"not json ({error.msg} at {line}column {error.colno})", AGAIN) from error
-    except (ValueError, RecursionError) as error:  # numbers of too many digits, among others
+    except (ValueError, RecursionError) as error:  # such as numbers with too many digits
         raise BadFile(f"not json ({shown(str(error))})", AGAIN) from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise BadFile(f"names {shown(twice)} twice", AGAIN)
-    return found
+        duplicate = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise BadFile(f"names {shown(duplicate)} twice", AGAIN)
+    return fields
 
 
 def check_depth(data: bytes, what: str = "") -> None:
-    """BadFile where a JSON text nests deeper than limits.depth. what: names it in the message ("its header ")."""
-    deepest = limits.in_force().depth
-    if data.count(b"[") + data.count(b"{") > deepest and depth(data) > deepest:
-        raise BadFile(f"{what}nests deeper than {deepest}", "if that is right, raise limits.depth")
+    """Raises BadFile if a JSON text is nested deeper than limits.depth. what: prefix of the message ("its header ")."""
+    limit = limits.current().depth
+    if data.count(b"[") + data.count(b"{") > limit and depth(data) > limit:
+        raise BadFile(f"{what}nests deeper than {limit}", "if that is intended, raise limits.depth")
 
 
 def depth(data: bytes) -> int:
-    """How deep a JSON text nests; brackets in its strings do not count."""
+    """Returns the nesting depth of a JSON text, ignoring brackets in strings."""
     deepest = level = 0
     quoted = escaped = False
     for start in range(0, len(data), BLOCK):
@@ -83,8 +83,8 @@ def depth(data: bytes) -> int:
 
 
 def _without_escaped(signs: np.ndarray, escaped: bool) -> bool:
-    """Clears each sign that a backslash stands before; whether the block ends with such a backslash. In a run of backslashes,
-    every second one is itself escaped."""
+    """Clears each character that is escaped by a backslash, in place. Returns whether the block ends with an escaping
+    backslash. In a run of backslashes, every second one is itself escaped."""
     if escaped:
         signs[0] = _OTHER
     slashes = signs == _ESCAPE

@@ -1,4 +1,4 @@
-"""What libtiff complains of inside Pillow's decoder. By itself it writes lines on stderr, and for some damage nothing else."""
+"""Collects errors of libtiff in Pillow's decoder, which by default are only printed to stderr."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Any
 
 import PIL
 
-_heard = threading.local()
+_collected = threading.local()
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[list[str]]:
-    """The list of what libtiff complains of in this thread, as its own words with placeholders."""
-    before, complaints = getattr(_heard, "complaints", []), list[str]()
-    _heard.complaints = complaints
+def collect_errors() -> Iterator[list[str]]:
+    """Yields a list to which the errors of libtiff in this thread are appended, as format strings with placeholders."""
+    before, errors = getattr(_collected, "errors", []), list[str]()
+    _collected.errors = errors
     try:
-        yield complaints
+        yield errors
     finally:
-        _heard.complaints = before
+        _collected.errors = before
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
-def _hear(where: bytes | None, words: bytes | None, values: int | None) -> None:
-    """TIFFErrorHandler. It is called in the thread that decodes."""
-    getattr(_heard, "complaints", []).append((words or b"").decode(errors="replace"))
+def _handle_error(module: bytes | None, message: bytes | None, values: int | None) -> None:
+    """The TIFFErrorHandler, called in the thread that decodes."""
+    getattr(_collected, "errors", []).append((message or b"").decode(errors="replace"))
 
 
 def _library() -> Any:
-    """The libtiff that Pillow has loaded; None where none is found."""
-    home = pathlib.Path(PIL.__file__).parent
-    shipped = [*home.parent.glob("[pP]illow.libs/libtiff*"), *home.glob(".dylibs/libtiff*")]
+    """Returns the libtiff that Pillow has loaded, or None if it is not found."""
+    package = pathlib.Path(PIL.__file__).parent
+    shipped = [*package.parent.glob("[pP]illow.libs/libtiff*"), *package.glob(".dylibs/libtiff*")]
     name = str(shipped[0]) if shipped else ctypes.util.find_library("tiff")
     try:
         return ctypes.CDLL(name) if name else None
@@ -45,4 +45,4 @@ def _library() -> Any:
 
 if (library := _library()) is not None:
     library.TIFFSetErrorHandler.argtypes, library.TIFFSetErrorHandler.restype = (ctypes.c_void_p,), ctypes.c_void_p
-    library.TIFFSetErrorHandler(ctypes.cast(_hear, ctypes.c_void_p))
+    library.TIFFSetErrorHandler(ctypes.cast(_handle_error, ctypes.c_void_p))

@@ -1,4 +1,4 @@
-"""How much a file may ask for. A run has one set of limits; its worker processes are given the same."""
+"""Resource limits of input files. A process has one set of limits; its worker processes get the same."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hyperseg_jax.untrusted.printing import shown_value
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The fields of a config's `limits` block, and the names that `--limits NAME=VALUE` takes.
+    """The fields of the `limits` block of a config, and the names accepted by `--limits NAME=VALUE`.
 
-    pixels: of one image, mask or video frame. masks: of one record, each frame's counted. mask_pixels: of all masks of one
-    record together, a byte each. frame_pixels: of all frames of one record together, three bytes each. frames: of one video.
-    records: of one data set. json_bytes: of one annotation file. depth: how deep JSON may nest. seconds: of reading one record,
-    checked between its images. letters: of one text. side: of the square of pixels that a model folder's config may ask for.
-    tokens: of a sequence there. outside: whether paths and links in data may leave the data set's folder.
+    pixels: of one image, mask or video frame. masks: of one record, counted per frame. mask_pixels: of all masks of one record,
+    at one byte each. frame_pixels: of all frames of one record, at three bytes each. frames: of one video. records: of one
+    dataset. json_bytes: of one annotation file. depth: nesting depth of JSON. seconds: reading time of one record, checked
+    between its images. letters: characters of one text. side: image size in the config of a model folder. tokens: sequence
+    length in the config of a model folder. outside: whether paths and links in data may leave the dataset's folder.
     """
 
     pixels: int = 2**26
@@ -38,67 +38,66 @@ class Limits:
 
 
 def block() -> dict[str, Any]:
-    """All fields and their defaults, for configs."""
+    """Returns all fields with their defaults, for configs."""
     return dataclasses.asdict(Limits())
 
 
-_in_force = Limits()
+_current = Limits()
 
 
-def in_force() -> Limits:
-    """The limits of this process."""
-    return _in_force
+def current() -> Limits:
+    """Returns the current limits of this process."""
+    return _current
 
 
 def apply(limits: Limits) -> None:
-    """Puts limits in force for this process."""
-    global _in_force
-    _in_force = limits
+    """Sets the limits of this process."""
+    global _current
+    _current = limits
 
 
-def apply_block(fields: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> None:
-    """Puts the limits of a config's `limits` block in force, and before them those that were given on the command line."""
-    apply(of({**fields, **(given or {})}, "limits"))
+def apply_block(fields: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> None:
+    """Sets the limits of this process from the `limits` block of a config and overrides of the command line."""
+    apply(from_fields({**fields, **(overrides or {})}, "limits"))
 
 
 @contextlib.contextmanager
 def applied(**fields: Any) -> Iterator[Limits]:
-    """Other limits for a while."""
-    before = _in_force
+    """Temporarily changes some limits."""
+    before = _current
     apply(dataclasses.replace(before, **fields))
     try:
-        yield _in_force
+        yield _current
     finally:
         apply(before)
 
 
 @contextlib.contextmanager
 def applied_block(fields: Mapping[str, Any]) -> Iterator[None]:
-    """The limits of a config's `limits` block, for a while."""
-    with applied(**dataclasses.asdict(of(fields, "limits"))):
+    """Temporarily sets the limits from the `limits` block of a config."""
+    with applied(**dataclasses.asdict(from_fields(fields, "limits"))):
         yield
 
 
-def of(fields: Mapping[str, Any], where: str) -> Limits:
-    """Limits with these fields. where: what gives them, for messages ("limits", "--limits"). UserError for an unknown name or a
-    value that is none."""
-    defaults, made = block(), {}
+def from_fields(fields: Mapping[str, Any], where: str) -> Limits:
+    """Builds limits from these fields and defaults. where: prefix of messages ("limits", "--limits"). Raises UserError for
+    unknown names and invalid values."""
+    defaults, checked = block(), {}
     for name, value in fields.items():
         if name not in defaults:
-            raise UserError(f"{where}: no limit is called {name!r}; there are {', '.join(defaults)}")
+            raise UserError(f"{where}: there is no limit {name!r}; limits are {', '.join(defaults)}")
         kind = type(defaults[name])
         if type(value) is int and kind is float and abs(value) < 2**53:
             value = float(value)
         if type(value) is not kind or (kind is not bool and not 0 < value < float("inf")):
-            wanted = "True or False" if kind is bool else "a whole number above 0" if kind is int else "a number above 0"
-            raise UserError(f"{where}: {name} is {shown_value(value)}; give {wanted}")
-        made[name] = value
-    return Limits(**made)
+            expected = "True or False" if kind is bool else "an integer above 0" if kind is int else "a number above 0"
+            raise UserError(f"{where}: {name} is {shown_value(value)}; give {expected}")
+        checked[name] = value
+    return Limits(**checked)
 
 
-def check(name: str, found: float, where: str, what: str) -> None:
-    """UserError where `found` is more than the limit of that name. where: the file or record; what: counts in the message, as
-    "pixels"."""
-    allowed = getattr(_in_force, name)
-    if found > allowed:
-        raise UserError(f"{where}: has {found} {what}, and the limit is {allowed}; if that is right, raise limits.{name}")
+def check(name: str, value: float, where: str, what: str) -> None:
+    """Raises UserError if `value` exceeds the limit `name`. where: the file or record. what: the unit, such as "pixels"."""
+    limit = getattr(_current, name)
+    if value > limit:
+        raise UserError(f"{where}: has {value} {what}, and the limit is {limit}; if that is intended, raise limits.{name}")

@@ -1,4 +1,4 @@
-"""The operations of pickle protocols 0 and 1, which Python 2 wrote as lines of text: numbers, texts, lists, dicts, memo."""
+"""Operations of pickle protocols 0 and 1, the text format of Python 2: numbers, strings, lists, dicts, memo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBER_CHARACTERS = 40
 
 
 def _line(machine: PickleMachine) -> bytes:
-    """The bytes up to the next end of line."""
+    """Reads the bytes up to the next newline."""
     start, step = machine.at, 256
     while True:
         end = min(start + step, len(machine.data))
@@ -24,7 +24,7 @@ def _line(machine: PickleMachine) -> bytes:
             machine.at = start + len(line) + 1
             return line
         if end == len(machine.data) or step > LINE_BYTES:
-            raise BadFile("its pickle has a line without an end")
+            raise BadFile("its pickle has a line without a newline")
         step *= 4
 
 
@@ -33,11 +33,11 @@ def _number(machine: PickleMachine, kind: Callable[[str], Any]) -> Any:
     with contextlib.suppress(ValueError):
         if len(text) <= NUMBER_CHARACTERS:
             return kind(text.decode("ascii").removesuffix("L"))
-    raise BadFile("its pickle has a number that is none")
+    raise BadFile("its pickle has an invalid number")
 
 
 def _integer(machine: PickleMachine) -> int | bool:
-    """Booleans are the integers 00 and 01."""
+    """Reads an integer; 00 and 01 are booleans."""
     for text, value in ((b"00\n", False), (b"01\n", True)):
         if bytes(machine.data[machine.at : machine.at + 3]) == text:
             machine.at += 3
@@ -46,28 +46,28 @@ def _integer(machine: PickleMachine) -> int | bool:
 
 
 def _quoted(machine: PickleMachine) -> str:
-    """A str of Python 2 in quotes, with its escapes; bytes are shown as latin1."""
+    """Reads a quoted str of Python 2 with escapes; its bytes are decoded as latin1."""
     text = _line(machine)
     if len(text) < 2 or text[0] != text[-1] or text[:1] not in (b"'", b'"'):
-        raise BadFile("its pickle has a text without quotes")
+        raise BadFile("its pickle has a string without quotes")
     try:
         return str(codecs.escape_decode(text[1:-1])[0], "latin1")  # type: ignore[attr-defined]
     except ValueError as error:
-        raise BadFile("its pickle has a text with an unknown escape") from error
+        raise BadFile("its pickle has a string with an unknown escape") from error
 
 
 def _unicode(machine: PickleMachine) -> str:
     try:
         return _line(machine).decode("raw-unicode-escape")
     except UnicodeDecodeError as error:
-        raise BadFile("its pickle has a text that is not Unicode") from error
+        raise BadFile("its pickle has a string that is not Unicode") from error
 
 
 def _dict(machine: PickleMachine) -> dict[Any, Any]:
     items = machine.pop_mark()
-    made: dict[Any, Any] = {}
-    fill(made, items[::2], items[1::2])
-    return made
+    result: dict[Any, Any] = {}
+    fill(result, items[::2], items[1::2])
+    return result
 
 
 def _pushing(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine], None]:
@@ -90,9 +90,9 @@ OLD_TABLE = (
             b"V": _unicode,
             b"l": lambda m: m.pop_mark(),
             b"d": _dict,
-            b"g": lambda m: m.recall(_number(m, int)),
+            b"g": lambda m: m.memo_get(_number(m, int)),
         }.items()
     }
-    | {ord("p"): lambda m: m.keep(_number(m, int))}
+    | {ord("p"): lambda m: m.memo_put(_number(m, int))}
 )
-"""All operations, those of protocols 2 to 5 among them."""
+"""All operations, including those of protocols 2 to 5."""

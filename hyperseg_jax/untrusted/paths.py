@@ -1,4 +1,4 @@
-"""Names of files that stand in data: they stay below the folder that they are joined to, and name regular files."""
+"""Safe handling of file names in untrusted data: they must stay inside their folder and name regular files."""
 
 from __future__ import annotations
 
@@ -16,69 +16,72 @@ from hyperseg_jax.untrusted.printing import shown, shown_value
 
 BLOCK = 2**16
 LONGEST = 4096
-"""Bytes of a path."""
-MEANT = "give --limits outside=True"
+"""Maximum bytes of a path."""
+OUTSIDE_FIX = "give --limits outside=True"
 ASSETS = pathlib.Path(__file__).parents[1] / "assets"
-"""The shipped models, of the installed package, which is trusted; some installers make links of its files."""
+"""The folder of shipped models in the installed package. It is trusted; some installers create links for its files."""
 
 
 def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
-    """root/name, where `name` is out of a file or a listing of the folder.
+    """Returns root/name for a `name` from an untrusted file or listing.
 
-    root is trusted and may be a link. BadFile where the name is no text or no name of a file, and, unless limits.outside, where
-    it leaves root: by an absolute path, by "..", or by a link.
+    root is trusted and may be a link. Raises BadFile if the name is not a valid file name, or, unless limits.outside is set, if
+    it leaves root through an absolute path, "..", or a link.
     """
     if not isinstance(name, str | os.PathLike):
-        raise BadFile(f"{shown_value(name)} is no name of a file", "correct it")
+        raise BadFile(f"{shown_value(name)} is not a file name", "correct it")
     text = os.fspath(name)
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
         encoded = b"\0"
     if not text.strip() or b"\0" in encoded or len(encoded) > LONGEST or max(map(len, encoded.split(b"/"))) > 255:
-        raise BadFile(f"{shown_value(text)} is no name of a file", "correct it")
+        raise BadFile(f"{shown_value(text)} is not a file name", "correct it")
     path = pathlib.Path(root) / text
-    if limits.in_force().outside:
+    if limits.current().outside:
         return path
-    here = "" if os.path.isabs(root) else os.getcwd()
-    home = _real(os.path.join(here, root))
+    base = "" if os.path.isabs(root) else os.getcwd()
+    real_root = _real(os.path.join(base, root))
     try:
-        found = _followed(os.path.join(here, path))
+        real_path = _resolved(os.path.join(base, path))
     except OSError as error:
-        raise BadFile(f"{shown(text)} cannot be followed ({error.strerror})", "correct it") from error
-    if _below(home, found):
+        raise BadFile(f"{shown(text)} cannot be resolved ({error.strerror})", "correct it") from error
+    if _is_inside(real_root, real_path):
         return path
-    if _below(home, os.path.normpath(os.path.join(home, text))):
-        raise BadFile(f"{shown(text)} is a link that leaves {root}", f"copy the file there, or, if the link is yours, {MEANT}")
-    raise BadFile(f"{shown(text)} leaves {root}", f"correct the name, or, if it is right, {MEANT}")
+    if _is_inside(real_root, os.path.normpath(os.path.join(real_root, text))):
+        raise BadFile(
+            f"{shown(text)} is a link that leaves {root}", f"copy the file there, or, if you trust the link, {OUTSIDE_FIX}"
+        )
+    raise BadFile(f"{shown(text)} leaves {root}", f"correct the name, or, if it is intended, {OUTSIDE_FIX}")
 
 
 def of_model(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of a model folder. BadFile where it is a link out of it, unless as in Hugging Face's cache, from a folder in
-    snapshots to blobs, the folder is a shipped model, or limits.outside."""
-    home, found = pathlib.Path(os.path.realpath(folder)), os.path.realpath(folder / name)
-    blobs = [above.parent / "blobs" for above in home.parents if above.name == "snapshots"][:1]
-    trusted = limits.in_force().outside or folder.parent == ASSETS
-    if trusted or any(_below(str(one), found) for one in (home, *blobs)):
+    """Returns the path of a file in a model folder. Raises BadFile if it is a link out of the folder, except for links from
+    snapshots to blobs in a Hugging Face cache, for shipped models, and if limits.outside is set."""
+    real_folder, real_path = pathlib.Path(os.path.realpath(folder)), os.path.realpath(folder / name)
+    blobs = [parent.parent / "blobs" for parent in real_folder.parents if parent.name == "snapshots"][:1]
+    trusted = limits.current().outside or folder.parent == ASSETS
+    if trusted or any(_is_inside(str(allowed), real_path) for allowed in (real_folder, *blobs)):
         return folder / name
     raise BadFile(
-        f"{shown(name)} is a link out of this folder", f"give the folder that it leads to, or, if the link is yours, {MEANT}"
+        f"{shown(name)} is a link out of this folder",
+        f"give the folder that it points to, or, if you trust the link, {OUTSIDE_FIX}",
     )
 
 
-def _below(home: str, path: str) -> bool:
-    return path == home or path.startswith(os.path.join(home, ""))
+def _is_inside(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
 
 
-def _followed(path: str) -> str:
-    """An absolute path without links. Of many files in one folder, the folder is followed once."""
+def _resolved(path: str) -> str:
+    """Resolves all links in an absolute path. The resolved folder is cached, since many files share it."""
     folder, name = os.path.split(path)
     if name in ("", ".", ".."):
         return os.path.realpath(path)
     try:
         real = os.path.join(_existing(folder), name)
         return os.path.realpath(real) if stat.S_ISLNK(os.lstat(real).st_mode) else real
-    except OSError:  # it is not there, and neither may its folder be, or links go in a circle
+    except OSError:  # the file or its folder does not exist, or there is a cycle of links
         return os.path.realpath(path)
 
 
@@ -95,22 +98,22 @@ def _existing(folder: str) -> str:
 
 
 def check_regular(path: pathlib.Path) -> None:
-    """BadFile where it is no regular file: of a pipe or a device, reading may never end. OSError, FileNotFoundError among them,
-    where it is not there."""
+    """Raises BadFile if a path is not a regular file, since reading a pipe or device may never end; OSError (such as
+    FileNotFoundError) if it cannot be accessed."""
     _check_regular(os.stat(path))
 
 
 def own(path: pathlib.Path) -> pathlib.Path:
-    """A file or folder of the folder that it stands in. BadFile where it is a link out of that."""
+    """Returns the path. Raises BadFile if it is a link out of its parent folder."""
     return inside(path.parent, path.name)
 
 
 def open_file(path: pathlib.Path) -> io.BufferedReader:
-    """A file opened for reading. BadFile and OSError as of `check_regular`."""
-    check_regular(path)  # before it is opened, as opening a device may do something
+    """Opens a file for reading. Raises BadFile and OSError as `check_regular`."""
+    check_regular(path)  # before opening, since opening a device may have side effects
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:
-        _check_regular(os.fstat(file.fileno()))  # it may have been exchanged
+        _check_regular(os.fstat(file.fileno()))  # the file may have been replaced in the meantime
     except BadFile:
         file.close()
         raise
@@ -118,14 +121,14 @@ def open_file(path: pathlib.Path) -> io.BufferedReader:
 
 
 def append_to(path: pathlib.Path) -> io.BufferedWriter:
-    """A file opened for adding to it, made where there is none. BadFile where it is no regular file, or a link. OSError."""
+    """Opens a file for appending and creates it if necessary. Raises BadFile if it is a link or not a regular file; OSError."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         file = os.fdopen(os.open(path, flags, 0o644), "ab")
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a pipe that nobody reads, a folder
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a pipe without reader, a folder
             raise
-        raise BadFile("is no regular file", "remove it") from error
+        raise BadFile("is not a regular file", "remove it") from error
     try:
         _check_regular(os.fstat(file.fileno()))
     except BadFile:
@@ -134,29 +137,29 @@ def append_to(path: pathlib.Path) -> io.BufferedWriter:
     return file
 
 
-def _check_regular(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise BadFile("is no regular file", "give a file")
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise BadFile("is not a regular file", "give a file")
 
 
-def read_file(path: pathlib.Path, most: int, limit: str = "") -> bytes:
-    """The content of a regular file of at most this many bytes. limit: the field of Limits that says how many, if any does.
-    Raises BadFile, OSError."""
-    fix = f"if that is right, raise limits.{limit}" if limit else ANOTHER_COPY
+def read_file(path: pathlib.Path, max_bytes: int, limit: str = "") -> bytes:
+    """Reads a regular file of at most `max_bytes` bytes. limit: the field of Limits that sets max_bytes, if any. Raises
+    BadFile, OSError."""
+    fix = f"if that is intended, raise limits.{limit}" if limit else ANOTHER_COPY
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise BadFile(f"has {size} bytes, and the limit is {most}", fix)
-        data = file.read(size)  # no more is asked for at once, as the buffer is taken before the file is read
-        while len(data) <= most and (more := file.read(BLOCK)):  # it grew, or is one of those that say 0
+        if size > max_bytes:
+            raise BadFile(f"has {size} bytes, and the limit is {max_bytes}", fix)
+        data = file.read(size)  # reads no more than the size, since the buffer is allocated in advance
+        while len(data) <= max_bytes and (more := file.read(BLOCK)):  # the file grew, or is a virtual file of size 0
             data += more
-    if len(data) > most:
-        raise BadFile(f"has more than {most} bytes, and that is the limit", fix)
+    if len(data) > max_bytes:
+        raise BadFile(f"has more than {max_bytes} bytes, which is the limit", fix)
     return data
 
 
-def put_aside(path: pathlib.Path) -> pathlib.Path:
-    """Renames what stands where it cannot be used, whatever it is, and returns its new name: NAME.damaged-K beside it."""
+def rename_damaged(path: pathlib.Path) -> pathlib.Path:
+    """Renames an unusable file or folder to NAME.damaged-K in the same folder, and returns the new path."""
     names = (path.with_name(f"{path.name[:200]}.damaged-{k}") for k in itertools.count())
     aside = next(name for name in names if not os.path.lexists(name))
     path.rename(aside)

@@ -1,9 +1,9 @@
-"""Reads a pickle as data. It runs the pickle's own small language, but a name in it is only looked up in a table of ours.
+"""Reads pickles as data. It interprets the pickle opcodes, but only looks up names in a fixed table.
 
-Python's unpickler imports and calls what a file names; this one never does. The table gives for each known name a constant
-or a `Builder`, which makes an inert value. Every other name, and every operation that weights do not need, is refused.
-Memory and time are bounded by the length of the data: bytes are views of it, and what must be copied is paid for.
-The language: `pickletools` in Python's standard library.
+Python's unpickler imports and calls what a file names; this one never does. The table maps each known name to a constant or a
+`Builder`, which builds an inert value. All other names, and all operations that weights do not need, are rejected. Memory and
+time are bounded by the length of the data: bytes are views of it, and copies are charged to a budget.
+Reference for the opcodes: `pickletools` in Python's standard library.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from typing import Any
 from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile
 from hyperseg_jax.untrusted.printing import shown
 
-OPERATIONS = 2_000_000  # some 40 a tensor; each may take 200 bytes of memory
+OPERATIONS = 2_000_000  # about 40 per tensor; each may take 200 bytes of memory
 INTEGER_BYTES = 16
 NAME_BYTES = 256
-MEMO = 2**32  # no pickle of protocol 2 and later can count further
-KEY_INTEGERS = 2**60  # beyond it, integers can be made to collide in a dict: their hash is a remainder of 2**61 - 1
+MEMO = 2**32  # bound of memo indices in protocol 2 and later
+KEY_INTEGERS = 2**60  # larger integers can collide in a dict on purpose, since their hash is modulo 2**61 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Builder:
-    """Stands for a callable that a file may name; `make` gets the machine and the arguments, and gives an inert value."""
+    """Represents a callable that a file may name; `make` gets the machine and the arguments, and returns an inert value."""
 
     name: str
     make: Callable[[PickleMachine, tuple[Any, ...]], object]
 
 
 class Unfinished(abc.ABC):
-    """An inert value that a file may complete with a state (operation BUILD)."""
+    """An inert value that is completed by a state (operation BUILD)."""
 
     @abc.abstractmethod
     def finish(self, machine: PickleMachine, state: object) -> None: ...
 
 
 def known(*builders: Builder) -> dict[str, object]:
-    """Rows of a machine's table."""
+    """Returns {name: builder}, entries of a machine's table of names."""
     return {builder.name: builder for builder in builders}
 
 
 class PickleMachine:
-    """Reads pickles that lie in `data` (protocols 2 to 5); `names` is the table, `persistent` makes values of persistent ids.
+    """Reads pickles in `data` (protocols 2 to 5). names: the table of names. persistent: builds the values of persistent ids.
 
-    what: a plural that stands for the content in messages. limit: operations a pickle. table: the operations (another one
-    where older protocols are read, `old_pickles`).
+    what: a plural noun for the content, for messages. limit: maximum operations per pickle. table: the operations (see
+    `old_pickles` for older protocols).
 
-    The values it gives: None, bool, int, float, str, tuple, list, dict, memoryview (for bytes), and what builders make.
+    Values are None, bool, int, float, str, tuple, list, dict, memoryview (for bytes), and the results of builders.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class PickleMachine:
 
     def _reset(self) -> None:
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stacks under open marks
+        self.below: list[list[Any]] = []  # the stacks below open marks
         self.memo: dict[int, Any] = {}
-        self.paid = 0
+        self.copied = 0
 
     def run(self, start: int = 0) -> Any:
-        """The value of the pickle that begins at `start`; `at` is then the byte behind it. Raises BadFile."""
+        """Returns the value of the pickle that begins at `start`, and sets `at` to its end. Raises BadFile if it is invalid."""
         self._reset()
         self.at = start
         for _ in range(self.limit):
@@ -95,17 +95,17 @@ class PickleMachine:
         raise BadFile(f"its pickle has more than {self.limit} operations", CONVERT)
 
     def take(self, size: int) -> memoryview:
-        """The next bytes."""
+        """Reads the next bytes."""
         if size > len(self.data) - self.at:
-            raise BadFile(f"its pickle wants {size} bytes where {len(self.data) - self.at} are left")
+            raise BadFile(f"its pickle needs {size} bytes, but {len(self.data) - self.at} are left")
         self.at += size
         return self.data[self.at - size : self.at]
 
-    def pay(self, size: int) -> None:
-        """Called by builders before they copy `size` bytes or items: what a file holds once is copied once."""
-        self.paid += size
-        if self.paid > len(self.data):
-            raise BadFile("its pickle unpacks to more than the file holds", DISTRUST)
+    def charge(self, size: int) -> None:
+        """Charges a copy of `size` bytes or items. Called by builders before copying; the total is limited to the file size."""
+        self.copied += size
+        if self.copied > len(self.data):
+            raise BadFile("its pickle unpacks to more than the size of the file", DISTRUST)
 
     def pop(self) -> Any:
         if not self.stack:
@@ -114,11 +114,11 @@ class PickleMachine:
 
     def top(self, kind: type, doing: str) -> Any:
         if not self.stack or type(self.stack[-1]) is not kind:
-            raise BadFile(f"its pickle {doing} what is no {kind.__name__}")
+            raise BadFile(f"its pickle {doing} a value that is not a {kind.__name__}")
         return self.stack[-1]
 
     def pop_mark(self) -> list[Any]:
-        """The values above the last mark."""
+        """Pops the values above the last mark."""
         if not self.below:
             raise BadFile("its pickle ends a group that never began")
         values, self.stack = self.stack, self.below.pop()
@@ -136,34 +136,34 @@ class PickleMachine:
         try:
             return str(self.take(size), "utf-8")
         except UnicodeDecodeError as error:
-            raise BadFile(f"its pickle has a text that is not UTF-8 ({error.reason})") from error
+            raise BadFile(f"its pickle has a string that is not UTF-8 ({error.reason})") from error
 
     def line(self) -> str:
-        """A line of ASCII: half of a name in GLOBAL and INST."""
+        """Reads a line of ASCII: the module or the name in GLOBAL and INST."""
         line, end, _ = bytes(self.data[self.at : self.at + NAME_BYTES]).partition(b"\n")
         if not end or not line.isascii():
-            raise BadFile("its pickle names something with no or too long a name")
+            raise BadFile("its pickle has a name that is invalid or too long")
         self.at += len(line) + 1
         return line.decode("ascii")
 
     def look_up(self, module: object, name: object) -> object:
-        """The inert value that stands for a name."""
+        """Returns the inert value for a name from the table."""
         if type(module) is not str or type(name) is not str:
-            raise BadFile("its pickle asks for a name that is no text", DISTRUST)
+            raise BadFile("its pickle asks for a name that is not a string", DISTRUST)
         if f"{module}.{name}" not in self.names:
             raise BadFile(f"asks for {shown(f'{module}.{name}')}, which {self.what} never need", DISTRUST)
         return self.names[f"{module}.{name}"]
 
-    def recall(self, index: int) -> object:
+    def memo_get(self, index: int) -> object:
         if not 0 <= index < MEMO or index not in self.memo:
-            raise BadFile(f"its pickle recalls value {index}, which it never kept")
+            raise BadFile(f"its pickle reads memo {index}, which was never stored")
         return self.memo[index]
 
-    def keep(self, index: int) -> None:
+    def memo_put(self, index: int) -> None:
         if not self.stack:
-            raise BadFile("its pickle keeps a value of an empty stack")
+            raise BadFile("its pickle stores a value of an empty stack")
         if not 0 <= index < MEMO:
-            raise BadFile(f"its pickle keeps a value as number {index}", CONVERT)
+            raise BadFile(f"its pickle stores a value as memo {index}", CONVERT)
         self.memo[index] = self.stack[-1]
 
     def set_items(self, items: list[Any]) -> None:
@@ -180,13 +180,13 @@ class PickleMachine:
         target = self.pop()
         if isinstance(target, Unfinished):
             target.finish(self, state)
-        elif type(target) is not dict or type(state) is not dict:  # a state dict's own attributes (_metadata) are not needed
+        elif type(target) is not dict or type(state) is not dict:  # attributes of a state dict (_metadata) are dropped
             raise BadFile(f"its pickle sets the state of {_kind(target)}", DISTRUST)
         self.stack.append(target)
 
     def by_persistent_id(self) -> object:
         if self.persistent is None:
-            raise BadFile("its pickle refers to data outside of it", DISTRUST)
+            raise BadFile("its pickle refers to external data", DISTRUST)
         return self.persistent(self, self.pop())
 
     def refuse_instance(self) -> None:
@@ -195,7 +195,7 @@ class PickleMachine:
 
 
 def fill(target: dict[Any, Any], keys: list[Any], values: list[Any]) -> None:
-    """Puts items into a dict: keys are texts or small integers, and each comes once."""
+    """Adds items to a dict. Raises BadFile unless keys are strings or small integers, and unique."""
     if len(keys) != len(values):
         raise BadFile("its pickle has a name without a value")
     for key, value in zip(keys, values, strict=True):
@@ -215,28 +215,28 @@ def _operation_name(code: int) -> str:
 
 
 def _ordered_dict(machine: PickleMachine, args: tuple[Any, ...]) -> dict[Any, Any]:
-    """OrderedDict(), or of a list of pairs as Python 2 wrote it."""
+    """Builds an OrderedDict(), or an OrderedDict of a list of pairs, as Python 2 writes it."""
     pairs = args[0] if args else []
     if len(args) > 1 or type(pairs) is not list:
-        raise BadFile("its pickle makes an OrderedDict of what is no list", DISTRUST)
-    machine.pay(len(pairs))
+        raise BadFile("its pickle builds an OrderedDict of a value that is not a list", DISTRUST)
+    machine.charge(len(pairs))
     if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
-        raise BadFile("its pickle makes an OrderedDict of what are no pairs", DISTRUST)
-    made: dict[Any, Any] = {}
-    fill(made, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
-    return made
+        raise BadFile("its pickle builds an OrderedDict of values that are not pairs", DISTRUST)
+    result: dict[Any, Any] = {}
+    fill(result, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    return result
 
 
 def _encode(machine: PickleMachine, args: tuple[Any, ...]) -> memoryview:
-    """Bytes as Python 3 writes them in protocol 2: a text, to be encoded as latin1."""
+    """Builds bytes as Python 3 writes them in protocol 2: a string, to be encoded as latin1."""
     if len(args) != 2 or type(args[0]) is not str or args[1] != "latin1":
-        raise BadFile("its pickle asks for _codecs.encode with other than a text and latin1", DISTRUST)
+        raise BadFile("its pickle calls _codecs.encode with arguments other than a string and latin1", DISTRUST)
     return latin1(machine, args[0])
 
 
 def latin1(machine: PickleMachine, text: str) -> memoryview:
-    """The bytes that a text of code points below 256 stands for."""
-    machine.pay(len(text))
+    """Encodes a string of code points below 256 as latin1 bytes."""
+    machine.charge(len(text))
     try:
         return memoryview(text.encode("latin1"))
     except UnicodeEncodeError as error:
@@ -245,13 +245,13 @@ def latin1(machine: PickleMachine, text: str) -> memoryview:
 
 def _empty_bytes(machine: PickleMachine, args: tuple[Any, ...]) -> memoryview:
     if args:
-        raise BadFile("its pickle asks for bytes(...) with arguments", DISTRUST)
+        raise BadFile("its pickle calls bytes(...) with arguments", DISTRUST)
     return memoryview(b"")
 
 
 def _proto(machine: PickleMachine) -> None:
     if machine.unsigned(1) not in (2, 3, 4, 5):
-        raise BadFile("its pickle is of an unknown protocol", CONVERT)
+        raise BadFile("its pickle has an unknown protocol", CONVERT)
 
 
 def _frame(machine: PickleMachine) -> None:
@@ -294,7 +294,7 @@ def _set_item(machine: PickleMachine) -> None:
 
 def _pushing(make: Callable[[PickleMachine], object]) -> Callable[[PickleMachine], None]:
     def push(machine: PickleMachine) -> None:
-        value = make(machine)  # first: it may put another stack in the place of this one
+        value = make(machine)  # must run before machine.stack is accessed, since it may replace the stack
         machine.stack.append(value)
 
     return push
@@ -317,9 +317,9 @@ TABLE: dict[int, Callable[[PickleMachine], None]] = {
         b"e": _appends,
         b"s": _set_item,
         b"u": lambda m: m.set_items(m.pop_mark()),
-        b"q": lambda m: m.keep(m.unsigned(1)),
-        b"r": lambda m: m.keep(m.unsigned(4)),
-        b"\x94": lambda m: m.keep(len(m.memo)),
+        b"q": lambda m: m.memo_put(m.unsigned(1)),
+        b"r": lambda m: m.memo_put(m.unsigned(4)),
+        b"\x94": lambda m: m.memo_put(len(m.memo)),
         b"b": lambda m: m.build(),
         b"i": lambda m: m.refuse_instance(),
     }.items()
@@ -335,7 +335,7 @@ TABLE: dict[int, Callable[[PickleMachine], None]] = {
         b"\x8a": lambda m: m.signed(m.unsigned(1)),
         b"\x8b": lambda m: m.signed(m.unsigned(4)),
         b"G": _binary_float,
-        b"U": lambda m: str(m.take(m.unsigned(1)), "latin1"),  # a short str of Python 2 is a name, a long one is bytes
+        b"U": lambda m: str(m.take(m.unsigned(1)), "latin1"),  # short str of Python 2 are names, long ones are bytes
         b"T": lambda m: m.take(m.unsigned(4)),
         b"C": lambda m: m.take(m.unsigned(1)),
         b"B": lambda m: m.take(m.unsigned(4)),
@@ -351,8 +351,8 @@ TABLE: dict[int, Callable[[PickleMachine], None]] = {
         b"\x87": _tuple_of(3),
         b"]": lambda m: [],
         b"}": lambda m: {},
-        b"h": lambda m: m.recall(m.unsigned(1)),
-        b"j": lambda m: m.recall(m.unsigned(4)),
+        b"h": lambda m: m.memo_get(m.unsigned(1)),
+        b"j": lambda m: m.memo_get(m.unsigned(4)),
         b"c": lambda m: m.look_up(m.line(), m.line()),
         b"\x93": _stack_global,
         b"R": lambda m: m.reduce(),

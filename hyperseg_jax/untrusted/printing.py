@@ -1,4 +1,4 @@
-"""How names and texts out of files and arguments are told: no markup, no control characters, no lone surrogates, no end."""
+"""Sanitizes untrusted names and texts for messages: no markup, no control characters, no lone surrogates, limited length."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from rich.console import Console
 from rich.markup import escape
 
 NAME, LINE = 200, 1200
-"""Characters of a name, and of a message."""
+"""Maximum number of characters of a name, and of a message."""
 LISTED = 100
-"""Lines of a list below a message."""
+"""Maximum number of lines of a list below a message."""
 _values = reprlib.Repr()
 _values.maxstring = _values.maxother = 60
 
 
 def printable(text: str) -> str:
-    """The text with all that is not printable as an escape; ends of lines and tabs stay."""
+    """Escapes all characters that are not printable, except newlines and tabs."""
     return "".join(sign if sign in "\n\t" or sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def is_name(value: object) -> bool:
-    """Whether a value out of a file may stand for a name that is printed as it is."""
+    """Whether an untrusted value can be printed as a name without changes."""
     return isinstance(value, str) and value.isprintable() and len(value) <= NAME
 
 
 def one_line(text: str | os.PathLike[str], most: int = LINE) -> str:
-    """A message or path: on one line, printable, its middle left out where it is long."""
+    """Formats a message or path as one printable line; the middle of long texts is omitted."""
     text = os.fspath(text)
     if len(text) > most:
         text = f"{text[: most * 3 // 4]} ... {text[-most // 4 :]}"
@@ -36,31 +36,31 @@ def one_line(text: str | os.PathLike[str], most: int = LINE) -> str:
 
 
 def shown(text: str) -> str:
-    """A name or text out of a file as it may stand in a message."""
+    """Formats an untrusted name or text for a message."""
     return one_line(text, NAME)
 
 
 def shown_value(value: object) -> str:
-    """A value out of a file as it may stand in a message: texts in quotes, the first members of lists and tables."""
+    """Formats an untrusted value for a message: strings in quotes, only the first elements of lists and dicts."""
     return one_line(_values.repr(value), NAME)
 
 
 def listed(lines: Sequence[str]) -> str:
-    """Lines below a message: the first of them, and how many more there are. They may name what is in files."""
+    """Formats untrusted lines below a message: the first LISTED of them, and the number of further ones."""
     more = [f"... {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return "".join(f"\n  {line}" for line in [*map(shown, lines[:LISTED]), *more])
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
+    """Returns the first line of an error message, or the type of the error."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def cell(text: str) -> str:
-    """A text for cells, titles and bars, which are markup."""
+    """Formats a text for table cells, titles and progress bars, which rich interprets as markup."""
     return escape(one_line(text))
 
 
-def say(console: Console, text: str) -> None:
-    """Prints it as it is."""
+def log(console: Console, text: str) -> None:
+    """Prints a text without markup or highlighting."""
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Stores that are read and written through fsspec, by name. Others of fsspec open archives, programs or chains of addresses."""
+"""Buckets, opened through fsspec with an allowlist of protocols; other protocols open archives, programs or chained URLs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ PROTOCOLS = ("gs", "gcs", "s3", "s3a", "az", "abfs", "abfss", "memory")
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is meant for a store and not for this machine."""
+    """Whether a name is a URL and not a local path."""
     return "://" in name
 
 
 def check_url(url: str) -> None:
-    """UserError for a store that is not among PROTOCOLS, and for a chain of them ("zip://x::gs://y")."""
+    """Raises UserError for protocols that are not in PROTOCOLS, and for chained URLs ("zip://x::gs://y")."""
     if "::" in url or url.split("://")[0] not in PROTOCOLS:
         known = ", ".join(f"{name}://" for name in PROTOCOLS if name != "memory")
-        raise UserError(f"{url}: is no store that is read or written here; use a path of this machine, or one of {known}")
+        raise UserError(f"{url}: is not a supported bucket URL; use a local path, or one of {known}")
 
 
 def check_local(name: str) -> None:
-    """UserError for what lies in a store, where nothing but this machine is read or written."""
+    """Raises UserError for a URL where only local paths are supported."""
     if is_url(name):
-        raise UserError(f"{name}: buckets are neither read nor written here; copy the files, and give a path of this machine")
+        raise UserError(f"{name}: buckets are not supported here; copy the files, and give a local path")
 
 
 def filesystem(url: str, **options: Any) -> tuple[Any, str]:
-    """The store of fsspec and the path in it. UserError as for `check_url`, and for one whose package is not there."""
+    """Returns the fsspec file system of a URL and the path in it. Raises UserError as `check_url`, and if the package for the
+    protocol is not installed."""
     check_url(url)
     scheme = url.split("://")[0]
     try:
@@ -44,7 +45,7 @@ def filesystem(url: str, **options: Any) -> tuple[Any, str]:
 
 
 def contents(path: epath.Path, most: int) -> bytes:
-    """The bytes of a file in a store. BadFile where there are more than `most`; a store's client raises what it likes."""
+    """Reads a file in a bucket. Raises BadFile if it has more than `most` bytes, and any exceptions of the client."""
     if (size := path.stat().length) > most:
         raise BadFile(f"has {size} bytes, and the limit is {most}")
     return bytes(path.read_bytes())

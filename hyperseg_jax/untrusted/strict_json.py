@@ -1,4 +1,4 @@
-"""JSON from files that are not trusted: bounded in size, parts and nesting, no name twice, only finite numbers."""
+"""Parses untrusted JSON with limits on size, number of values and nesting, without duplicate names or non-finite numbers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hyperseg_jax.untrusted import json_text, paths
 from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, naming
 from hyperseg_jax.untrusted.printing import shown
 
-PARTS = 5_000_000  # values and containers; some 8 a tensor
-LARGEST = 2**24  # bytes of a file that people could read
+PARTS = 5_000_000  # maximum number of values and containers; a safetensors header has about 8 per tensor
+LARGEST = 2**24  # default maximum bytes of a file
 
 
 def read(path: pathlib.Path, *, largest: int = LARGEST) -> dict[str, Any]:
-    """The JSON object in a file. UserError with one line where it is none, or more than `largest` bytes."""
+    """Reads the JSON object in a file. Raises UserError if it is invalid, or has more than `largest` bytes."""
     with naming(path):
         return parse(contents(path, largest), "its content")
 
 
 def contents(path: pathlib.Path, largest: int = LARGEST) -> bytes:
-    """The bytes of a regular file that is not absurdly large. Raises BadFile, OSError."""
+    """Reads a regular file of at most `largest` bytes. Raises BadFile, OSError."""
     try:
         return paths.read_file(path, largest)
     except FileNotFoundError as error:
@@ -31,7 +31,7 @@ def contents(path: pathlib.Path, largest: int = LARGEST) -> bytes:
 
 
 def parse(data: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in `data`; `what` names it in messages ("its header"). Raises BadFile."""
+    """Parses a JSON object. what: its name in messages ("its header"). Raises BadFile if it is invalid."""
     value = parse_any(data, what)
     if not isinstance(value, dict):
         raise BadFile(f"{what} is not a JSON object")
@@ -39,8 +39,8 @@ def parse(data: bytes, what: str) -> dict[str, Any]:
 
 
 def parse_any(data: bytes, what: str, *, finite: bool = True, parts: int = PARTS) -> Any:
-    """Any JSON value of at most so many parts. finite: refuses NaN, infinities and numbers beyond a float, which only records
-    of losses and scores may hold. Raises BadFile."""
+    """Parses any JSON value with at most `parts` values and containers. finite: rejects NaN, infinities and overflowing
+    numbers, which only records of losses and scores may contain. Raises BadFile if it is invalid."""
     if sum(data.count(sign) for sign in b",[{") > parts:
         raise BadFile(f"{what} has more than {parts} parts", CONVERT)
     json_text.check_depth(data, f"{what} ")
@@ -51,26 +51,26 @@ def parse_any(data: bytes, what: str, *, finite: bool = True, parts: int = PARTS
         raise BadFile(f"{what} is not readable JSON ({shown(str(error))})") from error
 
 
-def text(value: Any) -> str:
-    """JSON that any reader takes: a number that is not finite is null."""
-    return json.dumps(_readable(value), indent=2) + "\n"
+def dumps(value: Any) -> str:
+    """Returns standard JSON, in which numbers that are not finite become null."""
+    return json.dumps(_finite_or_null(value), indent=2) + "\n"
 
 
-def _readable(value: Any) -> Any:
+def _finite_or_null(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _readable(one) for name, one in value.items()}
+        return {name: _finite_or_null(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_readable(one) for one in value]
+        return [_finite_or_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unique(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in fields:
             raise BadFile(f"{what} names {shown(name)} twice")
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
 def _finite(text: str) -> float:

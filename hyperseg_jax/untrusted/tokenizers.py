@@ -1,8 +1,8 @@
-"""What a tokenizer's files may ask for. Checked before the `tokenizers` library sees them: it panics on some damage, and runs
-as long and takes as much memory as the file wants.
+"""Validates tokenizer files before the `tokenizers` library loads them: the library panics on some damaged files, and its time
+and memory are not bounded.
 
-Components are known by type, with the fields that they may have. None of them makes a text longer than a small factor, or takes
-more than some steps a letter: replacements do not grow, sequences are short, regular expressions are from a list.
+Components must be of a known type and have known fields. None of them grows a text by more than a small factor, or takes more
+than a few steps per character: replacements do not grow, sequences are short, and regular expressions are from an allowlist.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown, shown_value
 
 PUBLISHED = "give the tokenizer that the model was published with"
-COMPONENTS = 32  # of one role, those inside others among them
+COMPONENTS = 32  # maximum components per role, including nested ones
 TOKENS = 2**21
 ADDED = 100_000
-LETTERS = 1024  # of one token
-UNIGRAM_LETTERS = 256  # each letter of a text is tried with tokens of all lengths
-AFFIX = 16  # letters of a prefix or suffix that is put to parts of words
-WORD = 1000  # letters of a word that WordPiece takes apart; the time grows with their square
+LETTERS = 1024  # maximum characters of a token
+UNIGRAM_LETTERS = 256  # smaller, since Unigram tries tokens of all lengths at each character
+AFFIX = 16  # maximum characters of a prefix or suffix that is added to parts of words
+WORD = 1000  # maximum characters of a word in WordPiece, whose time is quadratic in them
 ONCE = ("ByteLevel", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "BertNormalizer", "Prepend", "Metaspace")
-"""Types that make a text longer: one of each in a role."""
+"""Types that make a text longer; each is allowed once per role."""
 _LETTER = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _ENDS, _SPACE = r"'s|'t|'re|'ve|'m|'ll|'d", r"\s*[\r\n]+|\s+(?!\S)|\s+"
 REGEXES = frozenset(
@@ -43,7 +43,7 @@ REGEXES = frozenset(
         rf"(?i:{_ENDS})|{_LETTER}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}",  # Qwen 2
     }
 )
-"""Known ones; others may take a time that grows exponentially with a text."""
+"""The allowed regular expressions; others may take exponential time."""
 
 Check = Callable[[Any], bool]
 
@@ -52,16 +52,16 @@ def _flag(value: Any) -> bool:
     return value is None or type(value) is bool
 
 
-def _text(most: int, least: int = 0) -> Check:
-    return lambda value: type(value) is str and least <= len(value) <= most
+def _text(maximum: int, minimum: int = 0) -> Check:
+    return lambda value: type(value) is str and minimum <= len(value) <= maximum
 
 
-def _maybe(check: Check) -> Check:
+def _optional(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-def _whole(most: int) -> Check:
-    return lambda value: type(value) is int and 0 <= value <= most
+def _integer(maximum: int) -> Check:
+    return lambda value: type(value) is int and 0 <= value <= maximum
 
 
 def _one_of(*values: str) -> Check:
@@ -69,7 +69,7 @@ def _one_of(*values: str) -> Check:
 
 
 def _pattern(value: Any) -> bool:
-    """{"String": some text} or {"Regex": a known one}."""
+    """Whether the value is {"String": any text} or {"Regex": an allowed regular expression}."""
     if type(value) is not dict or len(value) != 1:
         return False
     if "String" in value:
@@ -78,7 +78,7 @@ def _pattern(value: Any) -> bool:
 
 
 def _token_and_id(value: Any) -> bool:
-    return type(value) is list and len(value) == 2 and _text(LETTERS)(value[0]) and _whole(TOKENS)(value[1])
+    return type(value) is list and len(value) == 2 and _text(LETTERS)(value[0]) and _integer(TOKENS)(value[1])
 
 
 _CUT = {"behavior": _one_of("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous")}
@@ -125,7 +125,7 @@ ROLES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Check]]]] = {
             "Metaspace": _SPACES,
             "BPEDecoder": {"suffix": _text(AFFIX)},
             "WordPiece": {"prefix": _text(AFFIX), "cleanup": _flag},
-            "Strip": {"content": _text(1, 1), "start": _whole(AFFIX), "stop": _whole(AFFIX)},
+            "Strip": {"content": _text(1, 1), "start": _integer(AFFIX), "stop": _integer(AFFIX)},
             "Replace": _REPLACE,
         },
     ),
@@ -143,32 +143,32 @@ ROLES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Check]]]] = {
         },
     ),
 }
-"""Of each role: where a Sequence of it keeps its members, and {type: {field: what it may be}}."""
-_AFFIXES = {"continuing_subword_prefix": _maybe(_text(AFFIX))}
+"""{role: (field with the members of a Sequence, {type: {field: check}})}."""
+_AFFIXES = {"continuing_subword_prefix": _optional(_text(AFFIX))}
 MODELS: Mapping[str, Mapping[str, Check]] = {
     "BPE": {
         **_AFFIXES,
-        "dropout": lambda value: value is None or (type(value) in (int, float) and value == 0),  # else ids are drawn at random
-        "unk_token": _maybe(_text(LETTERS)),
-        "end_of_word_suffix": _maybe(_text(AFFIX)),
+        "dropout": lambda value: value is None or (type(value) in (int, float) and value == 0),  # otherwise ids are random
+        "unk_token": _optional(_text(LETTERS)),
+        "end_of_word_suffix": _optional(_text(AFFIX)),
         "fuse_unk": _flag,
         "byte_fallback": _flag,
         "ignore_merges": _flag,
         "merges": lambda value: type(value) is list and all(map(_merge, value)),
     },
-    "WordPiece": {**_AFFIXES, "unk_token": _text(LETTERS, 1), "max_input_chars_per_word": _whole(WORD)},
+    "WordPiece": {**_AFFIXES, "unk_token": _text(LETTERS, 1), "max_input_chars_per_word": _integer(WORD)},
     "WordLevel": {"unk_token": _text(LETTERS, 1)},
-    "Unigram": {"unk_id": _maybe(_whole(TOKENS)), "byte_fallback": _flag},
+    "Unigram": {"unk_id": _optional(_integer(TOKENS)), "byte_fallback": _flag},
 }
 _ADDED_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
-def checked(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tokenizer.json holds, as the library may see it, without padding and truncation: a text comes whole. Raises
+def validate(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Validates the content of a tokenizer.json and returns it for the library, without padding and truncation. Raises
     BadFile."""
     known = ("version", "truncation", "padding", "added_tokens", "model", *ROLES)
-    if odd := [name for name in content if name not in known]:
-        raise BadFile(f"has {shown(odd[0])}, which is not known here", PUBLISHED)
+    if unknown := [name for name in content if name not in known]:
+        raise BadFile(f"has an unknown field {shown(unknown[0])}", PUBLISHED)
     for role in ROLES:
         if content.get(role) is not None:
             _check_role(role, content[role])
@@ -177,53 +177,56 @@ def checked(content: Mapping[str, Any]) -> dict[str, Any]:
         raise BadFile("has no model")
     model = {"type": _kind_of(model), **model}
     _check_fields(model, MODELS, "model", also=("type", "vocab"))
-    ids(content)
+    token_ids(content)
     if model["type"] == "BPE":
         check_merges(model.get("merges") or (), model["vocab"], model.get("continuing_subword_prefix") or "")
     return {**content, "model": model, "padding": None, "truncation": None}
 
 
-def ids(content: Mapping[str, Any]) -> dict[str, int]:
-    """{token: id} of a tokenizer.json, also of those that are added: each id once, no number left out. Raises BadFile."""
+def token_ids(content: Mapping[str, Any]) -> dict[str, int]:
+    """Returns {token: id} of a tokenizer.json, including added tokens. Raises BadFile if ids have duplicates or gaps."""
     model = content["model"]
-    table = _unigrams(model) if _kind_of(model) == "Unigram" else vocabulary(model.get("vocab"), "model.vocab")
+    table = _unigrams(model) if _kind_of(model) == "Unigram" else validate_vocabulary(model.get("vocab"), "model.vocab")
     if _kind_of(model) in ("WordPiece", "WordLevel") and model.get("unk_token") not in table:
         raise BadFile("its model has an unk_token that is not in its vocabulary")
     added = content.get("added_tokens")
     if added is None:
         added = []
     if type(added) is not list or len(added) > ADDED:
-        raise BadFile(f"its added_tokens are no list of at most {ADDED} tokens")
+        raise BadFile(f"its added_tokens are not a list of at most {ADDED} tokens")
     by_id = {number: token for token, number in table.items()}
     rewritten = "Replace" in [part.get("type") for part in _parts("normalizer", content.get("normalizer") or {})]
     for token in added:
         if (
             type(token) is not dict
             or not _text(LETTERS, 1)(token.get("content"))
-            or not _whole(TOKENS)(token.get("id"))
+            or not _integer(TOKENS)(token.get("id"))
             or not all(_flag(token.get(name)) for name in _ADDED_FLAGS)
         ):
-            raise BadFile("its added_tokens have one without content or id")
+            raise BadFile("its added_tokens contain one without a valid content or id")
         text, number = token["content"], token["id"]
         if (token.get("lstrip") or token.get("rstrip")) and (text != text.strip() or (rewritten and token.get("normalized"))):
-            raise BadFile(f"its added token {shown(text)} takes in the spaces around it, and may be one itself", PUBLISHED)
+            raise BadFile(
+                f"its added token {shown(text)} strips surrounding spaces, and may itself consist of spaces", PUBLISHED
+            )
         if table.setdefault(text, number) != number or by_id.setdefault(number, text) != text:
-            raise BadFile(f"its added token {shown(text)} has the id {number}, which is another token's")
-    return dense(table)
+            raise BadFile(f"its added token {shown(text)} has the id {number} of another token, or two ids")
+    return check_dense(table)
 
 
-def vocabulary(value: Any, what: str) -> dict[str, int]:
-    """{token: id} of a vocabulary out of a file. Raises BadFile."""
+def validate_vocabulary(value: Any, what: str) -> dict[str, int]:
+    """Validates a vocabulary and returns {token: id}. Raises BadFile."""
     if type(value) is not dict or len(value) > TOKENS:
-        raise BadFile(f"{what} is no table of at most {TOKENS} tokens")
+        raise BadFile(f"{what} is not a table of at most {TOKENS} tokens")
     for token, number in value.items():
-        if len(token) > LETTERS or not _whole(TOKENS)(number):
+        if len(token) > LETTERS or not _integer(TOKENS)(number):
             raise BadFile(f"{what} gives {shown(token)} the id {shown(str(number))}")
     return dict(value)
 
 
-def dense(table: dict[str, int]) -> dict[str, int]:
-    """The table, if each id from 0 on is there once; an id beyond would be read behind the model's last embedding."""
+def check_dense(table: dict[str, int]) -> dict[str, int]:
+    """Returns the table unchanged. Raises BadFile unless it has each id from 0 exactly once; larger ids would be beyond the
+    model's embeddings."""
     if sorted(table.values()) != list(range(len(table))):
         least = next(k for k, number in enumerate(sorted(table.values())) if k != number)
         raise BadFile(f"its {len(table)} tokens do not have the ids 0 to {len(table) - 1}, each once (look at {least})")
@@ -231,35 +234,36 @@ def dense(table: dict[str, int]) -> dict[str, int]:
 
 
 def check_settings(fields: Mapping[str, Any]) -> None:
-    """The known fields of tokenizer_config.json and special_tokens_map.json: tokens, by name or by id. Raises BadFile."""
+    """Checks the known fields of tokenizer_config.json and special_tokens_map.json: tokens, by name or by id. Raises
+    BadFile."""
     for name, value in fields.items():
         if name == "added_tokens_decoder":
             if type(value) is not dict or len(value) > ADDED:
-                raise BadFile(f"{name} is no table of at most {ADDED} tokens")
+                raise BadFile(f"{name} is not a table of at most {ADDED} tokens")
             for number, token in value.items():
-                if not (number.isascii() and number.isdecimal() and len(number) <= 8 and _described(token)):
-                    raise BadFile(f"{name} has {shown(number)}, which is no token with an id")
-        elif not (_flag(value) if name == "add_prefix_space" else value is None or _text(LETTERS)(value) or _described(value)):
-            raise BadFile(f"{name} is no {'flag' if name == 'add_prefix_space' else 'token'}")
+                if not (number.isascii() and number.isdecimal() and len(number) <= 8 and _is_token(token)):
+                    raise BadFile(f"{name} has {shown(number)}, which is not a token with an id")
+        elif not (_flag(value) if name == "add_prefix_space" else value is None or _text(LETTERS)(value) or _is_token(value)):
+            raise BadFile(f"{name} is not a {'flag' if name == 'add_prefix_space' else 'token'}")
 
 
-def _described(token: Any) -> bool:
+def _is_token(token: Any) -> bool:
     if type(token) is not dict or not _text(LETTERS, 1)(token.get("content")):
         return False
     return all(_flag(token.get(name)) for name in _ADDED_FLAGS) and set(token) <= {"content", "id", "__type", *_ADDED_FLAGS}
 
 
 def _parts(role: str, value: Any) -> Iterator[Any]:
-    """A component, and those inside it where it is a Sequence."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        yield one
-        waiting += _members(role, one) or ()
+    """Yields a component, and all components inside it if it is a Sequence."""
+    stack = [value]
+    while stack:
+        component = stack.pop()
+        yield component
+        stack += _members(role, component) or ()
 
 
 def _members(role: str, value: Any) -> list[Any] | None:
-    """Of a Sequence; None for any other component."""
+    """Returns the members of a Sequence; None for any other component."""
     name = ROLES[role][0]
     if type(value) is dict and value.get("type") == "Sequence" and set(value) == {"type", name} and type(value[name]) is list:
         return list(value[name])
@@ -267,36 +271,38 @@ def _members(role: str, value: Any) -> list[Any] | None:
 
 
 def _check_role(role: str, value: Any) -> None:
-    """A component, and those inside it."""
+    """Checks a component, and all components inside it. Raises BadFile."""
     seen: list[str] = []
-    for one in _parts(role, value):
+    for component in _parts(role, value):
         if len(seen) == COMPONENTS:
             raise BadFile(f"its {role} has more than {COMPONENTS} parts", PUBLISHED)
-        if _members(role, one) is None:
-            _check_fields(one, ROLES[role][1], role, also=("type",))
-            if one["type"] == "Replace":
-                _check_replace(one, role)
-        if one["type"] in ONCE and one["type"] in seen:
-            raise BadFile(f"its {role} has {one['type']} twice", PUBLISHED)
-        seen.append(one["type"])
+        if _members(role, component) is None:
+            _check_fields(component, ROLES[role][1], role, also=("type",))
+            if component["type"] == "Replace":
+                _check_replace(component, role)
+        if component["type"] in ONCE and component["type"] in seen:
+            raise BadFile(f"its {role} has {component['type']} twice", PUBLISHED)
+        seen.append(component["type"])
 
 
 def _check_fields(value: Any, types: Mapping[str, Mapping[str, Check]], role: str, also: tuple[str, ...]) -> None:
     if type(value) is not dict or type(value.get("type")) is not str or value["type"] not in types:
-        named = shown(str(value.get("type"))) if type(value) is dict else "no component"
-        raise BadFile(f"its {role} is {named}; known are {', '.join(types)}", PUBLISHED)
+        kind = shown(str(value.get("type"))) if type(value) is dict else "not a component"
+        raise BadFile(f"its {role} is {kind}; supported are {', '.join(types)}", PUBLISHED)
     fields = types[value["type"]]
-    for name, found in value.items():
+    for name, field_value in value.items():
         if name in also:
             continue
         if name not in fields:
-            raise BadFile(f"its {role} {value['type']} has {shown(name)}, which is not known here", PUBLISHED)
-        if not fields[name](found):
-            raise BadFile(f"its {role} {value['type']} has a {name} that is not allowed ({shown_value(found)})", PUBLISHED)
+            raise BadFile(f"its {role} {value['type']} has an unknown field {shown(name)}", PUBLISHED)
+        if not fields[name](field_value):
+            raise BadFile(
+                f"its {role} {value['type']} has a {name} that is not allowed ({shown_value(field_value)})", PUBLISHED
+            )
 
 
 def _check_replace(component: Mapping[str, Any], role: str) -> None:
-    """What is put in must be no longer than what it replaces, and not grow when it is normalized."""
+    """Raises BadFile if a replacement is longer than its pattern, or may grow when it is normalized."""
     pattern, content = component.get("pattern"), component.get("content")
     if type(pattern) is not dict or type(content) is not str:
         raise BadFile(f"its {role} Replace has no pattern or content")
@@ -307,7 +313,7 @@ def _check_replace(component: Mapping[str, Any], role: str) -> None:
 
 
 def _kind_of(model: Mapping[str, Any]) -> Any:
-    """The type of a model; files of the library's first versions do not tell it."""
+    """Returns the type of a model; it is inferred for files of early library versions, which do not contain it."""
     if "type" in model:
         return model["type"]
     if "merges" in model:
@@ -318,32 +324,32 @@ def _kind_of(model: Mapping[str, Any]) -> Any:
 
 
 def _merge(value: Any) -> bool:
-    """Two tokens, in a list or a text with one space."""
+    """Whether the value is a pair of tokens, as a list or as a text with one space."""
     parts = value.split(" ") if type(value) is str else value
     return type(parts) is list and len(parts) == 2 and all(map(_text(LETTERS), parts))
 
 
 def check_merges(merges: Iterable[Any], table: Mapping[str, int], prefix: str = "") -> None:
-    """BadFile where the two tokens of a merge, or what they make, are not in the vocabulary. prefix: what begins a second
-    token, and goes where two become one."""
+    """Raises BadFile if the tokens of a merge, or its result, are not in the vocabulary. prefix: start of every second token,
+    which is removed when they are merged."""
     for merge in merges:
         first, second = merge.split(" ") if type(merge) is str else merge
         if not second.startswith(prefix) or not {first, second, first + second[len(prefix) :]} <= table.keys():
-            raise BadFile(f"its merge of {shown(first)} and {shown(second)} does not fit its vocabulary", PUBLISHED)
+            raise BadFile(f"its merge of {shown(first)} and {shown(second)} does not match its vocabulary", PUBLISHED)
 
 
-def merges_of(text: str) -> list[str]:
-    """The merges in a merges.txt. BadFile where a line is none."""
+def parse_merges(text: str) -> list[str]:
+    """Parses a merges.txt. Raises BadFile for invalid lines."""
     merges = [line for line in text.split("\n") if line.strip() and not line.startswith("#version")]
-    if odd := [line for line in merges if not _merge(line)]:
-        raise BadFile(f"the line {shown(odd[0])} is no merge of two tokens", PUBLISHED)
+    if invalid := [line for line in merges if not _merge(line)]:
+        raise BadFile(f"the line {shown(invalid[0])} is not a merge of two tokens", PUBLISHED)
     return merges
 
 
 def _unigrams(model: Mapping[str, Any]) -> dict[str, int]:
     rows, unknown = model.get("vocab"), model.get("unk_id")
     if type(rows) is not list or len(rows) > TOKENS:
-        raise BadFile(f"model.vocab is no list of at most {TOKENS} tokens")
+        raise BadFile(f"model.vocab is not a list of at most {TOKENS} tokens")
     for row in rows:
         if (
             type(row) is not list
@@ -352,7 +358,7 @@ def _unigrams(model: Mapping[str, Any]) -> dict[str, int]:
             or type(row[1]) not in (int, float)
             or abs(row[1]) > 1e30
         ):
-            raise BadFile("model.vocab has an entry that is no token with a score")
+            raise BadFile("model.vocab has an entry that is not a token with a score")
     if type(unknown) is int and unknown >= len(rows):
         raise BadFile("its model has an unk_id that is not in its vocabulary")
     table = {row[0]: k for k, row in enumerate(rows)}
@@ -362,18 +368,18 @@ def _unigrams(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _template(value: Any, sequences: str) -> bool:
-    """Special tokens around the text, which comes once; in `pair`, both texts."""
+    """Whether the value is a list of special tokens and the text ("A"), exactly once; for `pair`, both texts ("AB")."""
     if type(value) is not list or len(value) > COMPONENTS:
         return False
-    found = ""
+    texts = ""
     for piece in value:
         if type(piece) is not dict or len(piece) != 1:
             return False
         kind, fields = next(iter(piece.items()))
-        if type(fields) is not dict or set(fields) != {"id", "type_id"} or not _whole(2)(fields["type_id"]):
+        if type(fields) is not dict or set(fields) != {"id", "type_id"} or not _integer(2)(fields["type_id"]):
             return False
         if kind == "Sequence" and fields["id"] in ("A", "B"):
-            found += fields["id"]
+            texts += fields["id"]
         elif kind != "SpecialToken" or not _text(LETTERS)(fields["id"]):
             return False
-    return found == sequences
+    return texts == sequences

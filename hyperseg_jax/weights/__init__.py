@@ -1,27 +1,27 @@
-"""Weight files <-> parameters.
+"""Reads and writes weight files.
 
-Own folders:
+Model folders:
     model_folder        a trained model as config.json, tokenizer.json and model.safetensors
 
-In and out:
-    fetch               a checkpoint's name to a path on this machine
-    importing           public checkpoints to a model folder, a tensor at a time
-    report              what an import did
-    exporting           a model folder to PyTorch
-    peft_adapter        LoRA adapters as a PEFT folder
+Import and export:
+    fetch               downloads a checkpoint and returns its local path
+    importing           converts public checkpoints to a model folder, one tensor at a time
+    report              the report of an import
+    exporting           converts a model folder to PyTorch
+    peft_adapter        reads and writes LoRA adapters in the PEFT format
 
-Readers of files that are not trusted:
-    tensor_file         the front door: any weight file as named arrays
-    checkpoint_folder   which files of a folder are its checkpoint
-    safetensors_file    safetensors
-    torch_file          what torch.save writes
-    detectron2_file     detectron2's .pkl
-    state_dict          which mapping of a checkpoint holds the tensors
-    mapped_file         arrays that lie in a mapped file
-    pickled_arrays      NumPy arrays inside pickles
-    zip_entries         where the entries of a zip archive lie
+Readers of untrusted files:
+    tensor_file         entry point: opens any weight file as named arrays
+    checkpoint_folder   finds and joins the files of a checkpoint folder
+    safetensors_file    reads safetensors
+    torch_file          reads files of torch.save
+    detectron2_file     reads detectron2's .pkl
+    state_dict          finds the state dict within a checkpoint
+    mapped_file         arrays in a memory-mapped file
+    pickled_arrays      NumPy arrays in pickles
+    zip_entries         byte ranges of the entries of a zip archive
 
 Writers:
-    safetensors_writer  safetensors, a piece at a time
-    torch_writer        a PyTorch state dict, without PyTorch
+    safetensors_writer  writes safetensors incrementally
+    torch_writer        writes a PyTorch state dict without PyTorch
 """

@@ -1,4 +1,4 @@
-"""Which files of a folder are its checkpoint, and many files seen as one."""
+"""Finds the weight files of a checkpoint folder and joins shards."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """The files of a checkpoint, and for each tensor name the file that an index puts it in (None without an index)."""
+    """The files of a checkpoint, and {tensor name: file} from its index (None without an index)."""
 
     files: tuple[pathlib.Path, ...]
     index: Mapping[str, pathlib.Path] | None
 
 
 def find_shards(folder: pathlib.Path) -> Shards:
-    """A whole model before adapters, safetensors before pickles, an index before lone files. Raises BadFile."""
+    """Finds the weight files in a folder. Prefers full models to adapters, safetensors to pickles, an index to single files.
+    Raises BadFile if there are none."""
     for index, pattern in FULL_MODEL:
         if (folder / index).is_file():
             return _indexed(folder, folder / index)
@@ -40,44 +41,44 @@ def find_shards(folder: pathlib.Path) -> Shards:
 
 
 def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
-    where = strict_json.parse(strict_json.contents(_inside(folder, path.name)), path.name).get("weight_map")
-    if not isinstance(where, dict) or not where or not all(isinstance(shard, str) for shard in where.values()):
+    weight_map = strict_json.parse(strict_json.contents(_inside(folder, path.name)), path.name).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise BadFile(f"{path.name} has no weight_map of tensor names to files")
-    shards = {shard: _inside(folder, shard) for shard in dict.fromkeys(where.values())}
-    return Shards(tuple(shards.values()), {name: shards[shard] for name, shard in where.items()})
+    shards = {shard: _inside(folder, shard) for shard in dict.fromkeys(weight_map.values())}
+    return Shards(tuple(shards.values()), {name: shards[shard] for name, shard in weight_map.items()})
 
 
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """A file of the folder that an index or a listing names."""
+    """Returns the path of a file in the folder, named in an index or a listing. Raises BadFile if it is elsewhere."""
     if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
-        raise BadFile(f"its index names {shown(name)}, which is no file of this folder", DISTRUST)
+        raise BadFile(f"its index names {shown(name)}, which is not a file of this folder", DISTRUST)
     if not (folder / name).exists():
         raise BadFile(f"lacks {shown(name)}", "copy the whole folder again")
     return paths.of_model(folder, name)
 
 
 class JoinedTensors:
-    """Several files as one; their names are checked against each other and the index, both ways."""
+    """Several weight files as one. Checks that tensor names are unique and match the index exactly."""
 
     def __init__(self, path: pathlib.Path, files: Sequence[MappedTensors], index: Mapping[str, pathlib.Path] | None) -> None:
         self.path, self._files = path, tuple(files)
-        self._home: dict[str, MappedTensors] = {}
+        self._file_of: dict[str, MappedTensors] = {}
         for file in files:
             for name in file.tensors:
-                if name in self._home:
-                    raise BadFile(f"{shown(name)} is in both {self._home[name].path.name} and {file.path.name}")
+                if name in self._file_of:
+                    raise BadFile(f"{shown(name)} is in both {self._file_of[name].path.name} and {file.path.name}")
                 if index is not None and index.get(name) != file.path:
-                    raise BadFile(f"{file.path.name} has {shown(name)}, which the index does not put there")
-                self._home[name] = file
+                    raise BadFile(f"{file.path.name} has {shown(name)}, which its index does not list there")
+                self._file_of[name] = file
         for name, shard in (index or {}).items():
-            if name not in self._home:
-                raise BadFile(f"{shard.name} lacks {shown(name)}, which the index puts there")
-        self.tensors = {name: file.tensors[name] for name, file in self._home.items()}
+            if name not in self._file_of:
+                raise BadFile(f"{shard.name} lacks {shown(name)}, which its index lists there")
+        self.tensors = {name: file.tensors[name] for name, file in self._file_of.items()}
         self.ignored = tuple(name for file in files for name in file.ignored)
 
     def read(self, name: str) -> np.ndarray:
-        """As `MappedTensors.read`."""
-        return self._home[name].read(name)
+        """See `MappedTensors.read`."""
+        return self._file_of[name].read(name)
 
     def close(self) -> None:
         for file in self._files:

@@ -12,12 +12,12 @@ from hyperseg_jax.weights.state_dict import find_tensors
 
 
 def open_detectron2(path: pathlib.Path) -> MappedTensors:
-    """The arrays of one file, in its order. Raises UserError."""
+    """Opens one file; its arrays are in file order. Raises UserError if it is invalid."""
     with naming(path):
         data = map_file(path)
         machine = PickleMachine(data, {**PLAIN_NAMES, **ARRAY_NAMES})
         root = machine.run()
         if machine.at != len(data):
-            raise BadFile(f"has {len(data) - machine.at} bytes behind its pickle")
+            raise BadFile(f"has {len(data) - machine.at} bytes after its pickle")
         arrays, ignored = find_tensors(root, lambda value: type(value) is PickledArray)
         return MappedTensors(path, {name: stored_array(array) for name, array in arrays.items()}, ignored)

@@ -1,4 +1,4 @@
-"""A model folder -> PyTorch: the authors' names, a tensor at a time."""
+"""Exports a model folder to PyTorch with the parameter names of the authors, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from hyperseg_jax.atomic import check_free, whole_folder
+from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, first_rule, flatten
@@ -37,8 +37,8 @@ WRITTEN = (
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """out: the folder. names: tensors written. extras: {name: why}, those that the authors' code does not know. merged: whether
-    LoRA adapters went into their kernels."""
+    """The result of an export. out: the output folder. names: number of tensors. extras: {name: reason} of tensors that the
+    authors' code does not have. merged: whether LoRA adapters were merged into their kernels."""
 
     out: pathlib.Path
     names: int
@@ -46,8 +46,8 @@ class ExportReport:
     merged: bool
 
 
-class Leaves:
-    """The arrays of a model folder, with adapters merged into their kernels as they are read."""
+class MergedParams:
+    """The parameters of a model folder, with LoRA adapters merged into their kernels on reading."""
 
     def __init__(self, file: TensorFile, config: ml_collections.ConfigDict) -> None:
         self._file, lora = file, systems.lora(config)
@@ -61,17 +61,17 @@ class Leaves:
         return self._file.tensors[path].dtype
 
     def read(self, path: str, place: tuple[int, ...]) -> np.ndarray:
-        """The part of a leaf at `place` in its leading axes."""
+        """Returns parameter[place], where `place` indexes its leading axes."""
         part, adapter = self._file.read(path)[place], path.removesuffix("kernel")
         if not is_finite(part):
-            raise UserError(f"{path}: has numbers that are not finite, so its training diverged; take an earlier save")
+            raise UserError(f"{path}: has values that are not finite, since training diverged; use an earlier checkpoint")
         if not path.endswith("/kernel") or f"{adapter}lora_a" not in self._file.tensors:
             return part
         a, b = (self._file.read(f"{adapter}lora_{side}")[place] for side in "ab")
         merged = peft_adapter.merge(part, a, b, self._scale)
         if not is_finite(merged):
             raise UserError(
-                f"{path}: is not finite with its adapter merged into it; take another adapter, or import the model in float32"
+                f"{path}: is not finite after merging its adapter; use another adapter, or import the model in float32"
             )
         return merged
 
@@ -86,57 +86,57 @@ def export_weights(
     strict_authors: bool = False,
     shard_bytes: int = SHARD,
 ) -> ExportReport:
-    """Writes the folder `out` from a workdir, model folder or shipped model.
+    """Exports a workdir, model folder or shipped model to the folder `out`.
 
-    format: "hf", sharded safetensors with index, config.json and tokenizer under the authors' names, LoRA merged;
-    "state-dict", one state_dict.pth for torch.load; "peft", the LoRA adapter alone. part: of a "hf" export, only the part that
-    a transformers class can hold, in that class's names (System.parts). dtype: float32, float16, bfloat16, or "source".
-    strict_authors: refuse instead of adding names that the authors' code does not know.
+    format: "hf": sharded safetensors with index, config.json and tokenizer, with the authors' names and merged LoRA;
+    "state-dict": one state_dict.pth for torch.load; "peft": only the LoRA adapter. part: for "hf", exports only one component
+    that a transformers class can load, with the names of that class (System.parts). dtype: float32, float16, bfloat16, or
+    "source" (unchanged). strict_authors: raises UserError instead of writing names that the authors' code does not have.
     """
     if part is not None and format != "hf":
-        raise UserError(f"--part {part} goes with --format hf, not {format}")
+        raise UserError(f"--part {part} requires --format hf, not {format}")
     if format == "peft" and (dtype != "source" or strict_authors):
-        raise UserError("--format peft writes the adapter as it is; leave --dtype and --strict-authors out")
+        raise UserError("--format peft writes the adapter unchanged; remove --dtype and --strict-authors")
     out, folder = pathlib.Path(out), model_folder.find(source)
-    check_free(out, WRITTEN, [folder])
+    check_replaceable(out, WRITTEN, [folder])
     config = model_folder.read_config(folder)
     system = systems.get(config.system)
     expected = model_folder.expected_params(folder, config)
-    with open_tensors(model_folder.file_of(folder, "model.safetensors")) as file:
-        model_folder.check_fit(folder, {path: info.shape for path, info in file.tensors.items()}, expected)
+    with open_tensors(model_folder.file_path(folder, "model.safetensors")) as file:
+        model_folder.check_params(folder, {path: info.shape for path, info in file.tensors.items()}, expected)
         if format == "peft":
             return _peft(file, config, folder, out)
-        leaves = Leaves(file, config)
+        params = MergedParams(file, config)
         table = system.weight_table(config)
         if part is not None:
             table = system.part(part).table(config)
-        elif left := _without_adapters(file) - {path for row in table for path in row.paths}:
+        elif unmapped := _without_adapters(file) - {path for row in table for path in row.paths}:
             raise UserError(
-                f"{folder}: {system.name} has no names for {', '.join(sorted(left)[:5])}; add them to its weight table"
+                f"{folder}: {system.name} has no names for {', '.join(sorted(unmapped)[:5])}; add them to its weight table"
             )
         extras = {name: rule.reason for row in table for name in row.names if (rule := first_rule(system.extra_names, name))}
         if strict_authors and extras:
-            listed = "\n  ".join(f"{name}: {why}" for name, why in extras.items())
+            listed = "\n  ".join(f"{name}: {reason}" for name, reason in extras.items())
             raise UserError(
-                f"{folder}: the authors' code has no name for\n  {listed}\nleave --strict-authors out, or train without them"
+                f"{folder}: the authors' code has no name for\n  {listed}\nremove --strict-authors, or train without them"
             )
-        described = {name: info for row in table for name, info in _describe(row, leaves, dtype)}
+        described = {name: info for row in table for name, info in _describe(row, params, dtype)}
         pieces = [piece for row in table for piece in row.pieces()]
-        make = functools.partial(_made, leaves, dtype)
-        with whole_folder(out) as made:
+        convert = functools.partial(_convert, params, dtype)
+        with atomic_folder(out) as temporary:
             if format == "state-dict":
-                write_state_dict(made / "state_dict.pth", described, itertools.chain.from_iterable(map(make, pieces)))
+                write_state_dict(temporary / "state_dict.pth", described, itertools.chain.from_iterable(map(convert, pieces)))
             else:
-                write_sharded(made, described, make, pieces, shard_bytes)
+                write_sharded(temporary, described, convert, pieces, shard_bytes)
                 settings = system.part(part).config_json(config) if part else system.hf_config(config)
                 types = {kind.name for _, kind in described.values() if kind.kind not in "iub"}
                 settings["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
-                (made / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+                (temporary / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
                 if part is None or system.part(part).reads_text:
-                    _save_tokenizer(system.tokenizer(config, folder), settings, made)
+                    _save_tokenizer(system.tokenizer(config, folder), settings, temporary)
             if extras:
-                (made / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
-    return ExportReport(out, len(described), extras, leaves.merged)
+                (temporary / "extra_names.json").write_text(json.dumps(extras, indent=1) + "\n", encoding="utf-8")
+    return ExportReport(out, len(described), extras, params.merged)
 
 
 def _without_adapters(file: TensorFile) -> set[str]:
@@ -144,52 +144,55 @@ def _without_adapters(file: TensorFile) -> set[str]:
 
 
 def _save_tokenizer(tokenizer: Tokenizer, settings: Mapping[str, Any], out: pathlib.Path) -> None:
-    """tokenizer.json, and what AutoTokenizer wants beside it. settings: of the model's config.json."""
+    """Writes tokenizer.json and the tokenizer_config.json for AutoTokenizer. settings: of the model's config.json."""
     tokenizer.save(out)
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer.eos, "pad_token": tokenizer.eos}
+    fields = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer.eos, "pad_token": tokenizer.eos}
     if (longest := settings.get("max_position_embeddings")) is not None:
-        told["model_max_length"] = longest
-    (out / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        fields["model_max_length"] = longest
+    (out / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def _peft(file: TensorFile, config: ml_collections.ConfigDict, folder: pathlib.Path, out: pathlib.Path) -> ExportReport:
     adapters = {path: file.read(path) for path in file.tensors if path.endswith(("/lora_a", "/lora_b"))}
     if not adapters:
         raise UserError(f"{folder}: has no LoRA adapters; --format hf exports the whole model")
-    with whole_folder(out) as made:
-        peft_adapter.write(made, adapters, config)
+    with atomic_folder(out) as temporary:
+        peft_adapter.write(temporary, adapters, config)
     return ExportReport(out, sum(len(array) for array in adapters.values()), {}, merged=False)
 
 
-def _describe(row: Row, leaves: Leaves, dtype: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
-    """(PyTorch name, (shape, type)) of a row, without reading it."""
+def _describe(row: Row, params: MergedParams, dtype: str) -> Iterator[tuple[str, tuple[tuple[int, ...], np.dtype]]]:
+    """Yields (PyTorch name, (shape, dtype)) of a row without reading its data."""
     for _, place, names, operator in row.pieces():
-        hollow = tuple(np.broadcast_to(np.zeros((), np.int8), leaves.shape(path)[len(place) :]) for path in row.paths)
-        for name, tensor in zip(names, operator.to_torch(hollow), strict=True):
-            kept = tensor.dtype if not row.paths else leaves.dtype(row.paths[0])
-            yield name, (tensor.shape, kept if dtype == "source" or kept.kind in "iub" else FLOATS[dtype])
+        placeholders = tuple(np.broadcast_to(np.zeros((), np.int8), params.shape(path)[len(place) :]) for path in row.paths)
+        for name, tensor in zip(names, operator.to_torch(placeholders), strict=True):
+            source_dtype = tensor.dtype if not row.paths else params.dtype(row.paths[0])
+            keeps_dtype = dtype == "source" or source_dtype.kind in "iub"
+            yield name, (tensor.shape, source_dtype if keeps_dtype else FLOATS[dtype])
 
 
-def _made(leaves: Leaves, dtype: str, piece: Piece) -> Iterator[tuple[str, np.ndarray]]:
-    """(PyTorch name, tensor) of one piece of a row."""
+def _convert(params: MergedParams, dtype: str, piece: Piece) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (PyTorch name, tensor) of one piece of a row."""
     paths, place, names, operator = piece
-    made = operator.to_torch(tuple(leaves.read(path, place) for path in paths))
-    for name, tensor in zip(names, made, strict=True):
+    tensors = operator.to_torch(tuple(params.read(path, place) for path in paths))
+    for name, tensor in zip(names, tensors, strict=True):
         try:
             yield name, tensor if dtype == "source" else cast(tensor, FLOATS[dtype], name)
         except OverflowError:
-            raise UserError(f"{name}: has values beyond {dtype}; use a wider --dtype") from None
+            raise UserError(f"{name}: has values outside the range of {dtype}; use a wider --dtype") from None
 
 
 def conversion_lines(config: ml_collections.ConfigDict) -> Iterator[str]:
-    """One line for every PyTorch name of a config: name, shape, our path and the operator, tabs between. Needs no weights."""
+    """Yields a tab-separated line for every PyTorch name of a config: name, shape, our path, operator. Needs no weights."""
     system = systems.get(config.system)
     expected = flatten(system.shapes(config))
     for row in system.weight_table(config):
         for _, place, names, operator in row.pieces():
-            hollow = tuple(np.broadcast_to(np.zeros((), np.int8), expected[path].shape[len(place) :]) for path in row.paths)
-            where = "".join(f"[{k}]" for k in place)
-            ours = " + ".join(path + where for path in row.paths) or "(made from the config)"
-            for name, tensor in zip(names, operator.to_torch(hollow), strict=True):
+            placeholders = tuple(
+                np.broadcast_to(np.zeros((), np.int8), expected[path].shape[len(place) :]) for path in row.paths
+            )
+            index = "".join(f"[{k}]" for k in place)
+            ours = " + ".join(path + index for path in row.paths) or "(computed from the config)"
+            for name, tensor in zip(names, operator.to_torch(placeholders), strict=True):
                 only_ours = " (ours only)" if first_rule(system.extra_names, name) else ""
                 yield f"{name}\t{list(tensor.shape)}\t{ours}\t{type(operator).__name__}{only_ours}"

@@ -1,4 +1,4 @@
-"""A checkpoint's name -> a path on this machine."""
+"""Downloads checkpoints from buckets and the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import hashlib
 import pathlib
 import re
 
-from hyperseg_jax.atomic import whole_folder
+from hyperseg_jax.atomic import atomic_folder
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import stores
 
-TEXTS = ("*.json", "merges.txt")  # sizes, index and tokenizer; code is never fetched
-WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.pkl")  # the first kind that is there
+TEXTS = ("*.json", "merges.txt")  # config, index and tokenizer; code is never downloaded
+WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.pkl")  # in order of preference; one format is downloaded
 
 
 def fetch(source: str) -> pathlib.Path:
-    """A local path as it is; paths of stores (gs://, s3://, see untrusted/stores) and Hugging Face names (owner/name, or
-    owner/name@revision) once copied into the cache folder. UserError where there is nothing."""
+    """Returns the local path of a checkpoint. Bucket URLs (gs://, s3://, see untrusted/stores) and Hugging Face names
+    (owner/name, or owner/name@revision) are downloaded into the cache folder; local paths are returned unchanged. Raises
+    UserError if there is no such checkpoint."""
     if stores.is_url(source):
         return _from_store(source)
     path = pathlib.Path(source).expanduser()
@@ -29,8 +30,8 @@ def fetch(source: str) -> pathlib.Path:
     raise UserError(f"{source}: no such file or folder; give a path, a gs:// path, or a Hugging Face name (owner/name)")
 
 
-def wanted(names: list[str]) -> list[str]:
-    """The files of a checkpoint to copy: texts, and one kind of weights at the top level."""
+def select_files(names: list[str]) -> list[str]:
+    """Selects the files of a checkpoint to download: top-level text files, and weights of one format."""
     top = [name for name in names if "/" not in name]
     weights: list[str] = []
     for pattern in WEIGHTS:
@@ -45,17 +46,17 @@ def _from_hub(source: str) -> pathlib.Path:
 
     name, _, revision = source.partition("@")
     try:
-        files = wanted(huggingface_hub.list_repo_files(name, revision=revision or None))
+        files = select_files(huggingface_hub.list_repo_files(name, revision=revision or None))
         return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=files))
-    except Exception as error:  # of the hub, of its names, and of whatever carries it over the network
-        with contextlib.suppress(Exception):  # what was downloaded before needs no network
-            there = pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision or None, local_files_only=True))
-            if wanted([path.name for path in there.iterdir()]):
-                return there
+    except Exception as error:  # the hub client and its network libraries raise many types
+        with contextlib.suppress(Exception):  # an earlier download can be used offline
+            cached = pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision or None, local_files_only=True))
+            if select_files([path.name for path in cached.iterdir()]):
+                return cached
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{source}: no such path here, and not to be had from the Hugging Face hub ({reason}); check the name, "
-            "the network, and `hf auth login` where it is private"
+            f"{source}: no such path, and cannot be downloaded from the Hugging Face hub ({reason}); check the name, "
+            "the network, and `hf auth login` if it is private"
         ) from error
 
 
@@ -66,18 +67,18 @@ def _from_store(source: str) -> pathlib.Path:
             root, name = root.rsplit("/", 1)
             names, single = [name], True
         else:
-            names, single = wanted([entry.rsplit("/", 1)[-1] for entry in store.ls(root, detail=False)]), False
+            names, single = select_files([entry.rsplit("/", 1)[-1] for entry in store.ls(root, detail=False)]), False
         if not names:
-            raise UserError(f"{source}: holds no weights ({', '.join(WEIGHTS)})")
-        content = [(name, store.ukey(f"{root}/{name}")) for name in names]  # changed files are copied again
+            raise UserError(f"{source}: contains no weights ({', '.join(WEIGHTS)})")
+        content = [(name, store.ukey(f"{root}/{name}")) for name in names]  # changed files are downloaded again
         key = hashlib.sha256(repr((source, content)).encode()).hexdigest()[:12]
         folder = cache_folder() / "checkpoints" / f"{pathlib.PurePosixPath(root).name}-{key}"
         if not folder.is_dir():
-            with whole_folder(folder) as part:
+            with atomic_folder(folder) as part:
                 for name in names:
                     store.get_file(f"{root}/{name}", str(part / name))
     except UserError:
         raise
-    except Exception as error:  # each store has its own
-        raise UserError(f"{source}: cannot be read ({error}); check the path and your right to read it") from error
+    except Exception as error:  # stores raise different exceptions
+        raise UserError(f"{source}: cannot be read ({error}); check the path and your permission to read it") from error
     return folder / names[0] if single else folder

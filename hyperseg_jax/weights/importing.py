@@ -1,4 +1,4 @@
-"""Public checkpoints -> a model folder, a tensor at a time."""
+"""Converts public checkpoints to a model folder, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from hyperseg_jax.atomic import check_free, whole_folder
+from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, Rule, SourceCheckpoint, first_rule, flatten
@@ -22,16 +22,16 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted.printing import listed, shown
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.report import ImportReport
-from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, is_finite, on_all_cores
+from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, is_finite, run_in_threads
 from hyperseg_jax.weights.tensor_file import TensorFile, open_checkpoint
 
 WRITTEN = ("config.json", "tokenizer.json", "model.safetensors", "import_report.json")
-ADAPTER = Rule(r".*/lora_[ab]", "LoRA adapters start anew: a published checkpoint has them merged")
+ADAPTER = Rule(r".*/lora_[ab]", "LoRA adapters are initialized: published checkpoints have them merged into the kernels")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where the weight table's name comes from: tensor `name` of `file`, of which the first `rows` are taken (None: all)."""
+    """The source of a name in the weight table: the first `rows` rows (None: all) of tensor `name` of `file`."""
 
     file: TensorFile
     name: str
@@ -61,45 +61,45 @@ def import_weights(
 ) -> ImportReport:
     """Writes the model folder `out` (config.json, tokenizer.json, model.safetensors, import_report.json).
 
-    paths: checkpoint files or folders, each of a kind that config.system knows, and PEFT adapters of the config's rank; where
-    two hold a tensor, the kind that the system lists first gives it. dtype: of the written tensors, float32, float16 or
-    bfloat16; "source" keeps each as it is. tokenizer: its file or folder; else that of one of the
-    folders. Raises UserError that lists everything missing, left over without a rule, or of a wrong shape or type; nothing is
-    written then.
+    paths: checkpoint files or folders of the published formats of config.system, and PEFT adapters of the config's rank. If
+    several contain a tensor, the format that the system lists first takes precedence. dtype: of the written tensors: float32,
+    float16, bfloat16, or "source" (unchanged). tokenizer: its file or folder; default: the tokenizer of one of the checkpoint
+    folders. Raises UserError listing all tensors that are missing, unexpected, or of a wrong shape or dtype, without writing
+    anything.
     """
     system = systems.get(config.system)
     config = ml_collections.ConfigDict(config.to_dict())
     adapters = {path: peft_adapter.read(path, config) for path in paths if (path / peft_adapter.CONFIG).is_file()}
     bases = [path for path in paths if path not in adapters]
     if len(adapters) > 1:
-        raise UserError(f"{' and '.join(map(str, adapters))}: a model holds one adapter; give one of them")
-    check_free(out, WRITTEN, paths)
+        raise UserError(f"{' and '.join(map(str, adapters))}: a model can have only one adapter; give one of them")
+    check_replaceable(out, WRITTEN, paths)
     with contextlib.ExitStack() as stack:
         files = [(_kind(system, file), file) for file in (stack.enter_context(open_checkpoint(path)) for path in bases)]
-        files.sort(key=lambda given: system.source_checkpoints.index(given[0]))
-        for (kind, file), (again, other) in itertools.pairwise(files):
-            if kind == again:
-                raise UserError(f"{file.path} and {other.path}: both are {kind.name}; give one of them")
+        files.sort(key=lambda item: system.source_checkpoints.index(item[0]))
+        for (kind, file), (next_kind, next_file) in itertools.pairwise(files):
+            if kind == next_kind:
+                raise UserError(f"{file.path} and {next_file.path}: both are {kind.name}; give one of them")
         report = ImportReport(out, {kind.name: str(file.path) for kind, file in files})
-        found = _assign(system, files, report)
-        _follow_sizes(config, files, found, report)
+        tensors = _assign(system, files, report)
+        _update_sizes(config, files, tensors, report)
         text = _tokenizer(system, tokenizer, [file.path for _, file in files], config)
         model = system.build(config)
         init = lambda key: flatten(system.init_plain(model, config, key))
         expected = flatten(system.shapes(config))
-        given = {path: array for adapter in adapters.values() for path, array in adapter.items()}
+        lora = {path: array for adapter in adapters.values() for path, array in adapter.items()}
         report.sources |= {f"PEFT adapter {path.name}": str(path) for path in adapters}
-        rows, fresh = _fit(system.weight_table(config).rows, found, expected, given, [kind for kind, _ in files], report)
-        made = _start_anew(init, fresh, jax.random.key(config.seed)) if fresh else {}
-        leaves = _leaf_types(rows, found, expected, fresh, given, dtype)
-        with whole_folder(out) as part:
+        rows, fresh = _match(system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report)
+        initialized = _initialize(init, fresh, jax.random.key(config.seed)) if fresh else {}
+        leaves = _leaf_types(rows, tensors, expected, fresh, lora, dtype)
+        with atomic_folder(out) as part:
             text.save(part)
             (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with SafetensorsWriter(part / "model.safetensors", leaves, {"format": model_folder.FORMAT}) as writer:
-                for path, value in {**made, **given}.items():
+                for path, value in {**initialized, **lora}.items():
                     writer.write(path, _cast(np.asarray(value), leaves[path][1], path))
                 pieces = [piece for row in rows for piece in row.pieces()]
-                on_all_cores(lambda piece: _convert(piece, found, leaves, writer), pieces)
+                run_in_threads(lambda piece: _convert(piece, tensors, leaves, writer), pieces)
             report.loaded = {
                 path: {"shape": list(shape), "dtype": kind.name} for path, (shape, kind) in leaves.items() if path not in fresh
             }
@@ -112,15 +112,17 @@ def _kind(system: systems.System, file: TensorFile) -> SourceCheckpoint:
         if kind.is_in(file.tensors):
             return kind
     known = "\n  ".join(f"{kind.name}: {kind.file}" for kind in system.source_checkpoints)
-    held = shown(", ".join(list(file.tensors)[:3]))
-    raise UserError(f"{file.path}: holds nothing that {system.name} knows (its names begin {held}); give one of\n  {known}")
+    names = shown(", ".join(list(file.tensors)[:3]))
+    raise UserError(
+        f"{file.path}: is not a checkpoint known to {system.name} (its first tensors are {names}); give one of\n  {known}"
+    )
 
 
 def _assign(
     system: systems.System, files: Sequence[tuple[SourceCheckpoint, TensorFile]], report: ImportReport
 ) -> dict[str, Tensor]:
-    """{name in the weight table: where it comes from}. What a rule leaves out goes to the report."""
-    found: dict[str, Tensor] = {}
+    """Returns {name in the weight table: its source}. Ignored tensors are added to the report."""
+    sources: dict[str, Tensor] = {}
     for kind, file in files:
         rows = dict(kind.rows)
         for name in file.ignored:
@@ -130,167 +132,174 @@ def _assign(
             renamed = kind.rename(name)
             if rule is not None:
                 report.ignore(kind.name, name, rule.reason)
-            elif renamed in found:
-                other = found[renamed].file.path
-                if file.path == other:
-                    raise UserError(f"{file.path}: {found[renamed].name} and {name} are both {renamed}; take another copy")
-                report.ignore(kind.name, name, f"{other} holds it as well")
+            elif renamed in sources:
+                first_path = sources[renamed].file.path
+                if file.path == first_path:
+                    raise UserError(
+                        f"{file.path}: {sources[renamed].name} and {name} are both {renamed}; get another copy of the file"
+                    )
+                report.ignore(kind.name, name, f"already taken from {first_path}")
             else:
-                found[renamed] = Tensor(file, name, rows.get(renamed))
-                if found[renamed].shape != file.tensors[name].shape:
+                sources[renamed] = Tensor(file, name, rows.get(renamed))
+                if sources[renamed].shape != file.tensors[name].shape:
                     report.ignore(kind.name, f"{name}[{rows[renamed]}:]", f"only its first {rows[renamed]} rows are used")
-    return found
+    return sources
 
 
-def _follow_sizes(
+def _update_sizes(
     config: ml_collections.ConfigDict,
     files: Sequence[tuple[SourceCheckpoint, TensorFile]],
-    found: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     report: ImportReport,
 ) -> None:
-    """Config fields that a checkpoint decides, such as the rows of its token table."""
+    """Sets config fields that are determined by a checkpoint, such as the number of token embeddings."""
     for kind, _ in files:
         for field, (name, axis) in kind.sizes:
-            if name in found and len(found[name].shape) > axis:
+            if name in tensors and len(tensors[name].shape) > axis:
                 *parents, leaf = field.split(".")
                 node = config
                 for parent in parents:
                     node = node[parent]
-                if node[leaf] != found[name].shape[axis]:
-                    report.config[field] = [node[leaf], found[name].shape[axis]]
-                    node[leaf] = found[name].shape[axis]
+                if node[leaf] != tensors[name].shape[axis]:
+                    report.config[field] = [node[leaf], tensors[name].shape[axis]]
+                    node[leaf] = tensors[name].shape[axis]
 
 
 def _tokenizer(
-    system: systems.System, given: pathlib.Path | None, paths: Sequence[pathlib.Path], config: ml_collections.ConfigDict
+    system: systems.System, chosen: pathlib.Path | None, paths: Sequence[pathlib.Path], config: ml_collections.ConfigDict
 ) -> Tokenizer:
-    held = given or next((path for path in paths if path.is_dir() and Tokenizer.is_in(path)), None)
-    if held is not None:
-        return system.tokenizer(config, held)
+    source = chosen or next((path for path in paths if path.is_dir() and Tokenizer.is_in(path)), None)
+    if source is not None:
+        return system.tokenizer(config, source)
     try:
         return system.tokenizer(config)
     except UserError as error:
         raise UserError(
-            f"none of the sources holds a tokenizer, and neither does the config ({error}); give one with --tokenizer"
+            f"neither the sources nor the config contain a tokenizer ({error}); give one with --tokenizer"
         ) from error
 
 
-def _fit(
+def _match(
     rows: Sequence[Row],
-    found: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     expected: Mapping[str, Any],
-    given: Mapping[str, Any],
+    lora: Mapping[str, Any],
     kinds: Sequence[SourceCheckpoint],
     report: ImportReport,
 ) -> tuple[list[Row], list[str]]:
-    """(rows that are held, paths that start anew), or UserError with all that does not fit."""
+    """Returns (rows of the weight table that the sources contain, paths to be initialized). Raises UserError listing all
+    mismatches."""
     rules = [rule for kind in kinds for rule in kind.fresh]
-    kept: list[Row] = []
+    available: list[Row] = []
     fresh: list[str] = []
     problems: list[str] = []
     known = {name for row in rows for name in row.names}
-    problems += [f"left over: {tensor.name} of {tensor.file.path}" for name, tensor in found.items() if name not in known]
+    problems += [f"unexpected: {tensor.name} of {tensor.file.path}" for name, tensor in tensors.items() if name not in known]
     for row in rows:
-        absent = [name for name in row.names if name not in found]
+        missing = [name for name in row.names if name not in tensors]
         reasons = {rule.reason for name in row.names if (rule := first_rule(rules, name)) is not None}
-        if isinstance(row.operator, Constant) and absent == list(row.names):
+        if isinstance(row.operator, Constant) and missing == list(row.names):
             continue  # a buffer that some versions do not save
-        if absent == list(row.names) and reasons:
+        if missing == list(row.names) and reasons:
             fresh += row.paths
-            report.start_anew(row.paths, " ".join(sorted(reasons)))
-        elif absent:
-            problems += [f"missing: {name}" for name in absent]
+            report.add_fresh(row.paths, " ".join(sorted(reasons)))
+        elif missing:
+            problems += [f"missing: {name}" for name in missing]
         else:
-            kept.append(row)
-            problems += _misfits(row, found, expected)
-    filled = {path for row in rows for path in row.paths} | given.keys()
+            available.append(row)
+            problems += _mismatches(row, tensors, expected)
+    filled = {path for row in rows for path in row.paths} | lora.keys()
     for path in expected:
         if path not in filled and first_rule((ADAPTER,), path):
             fresh.append(path)
-            report.start_anew((path,), ADAPTER.reason)
+            report.add_fresh((path,), ADAPTER.reason)
         elif path not in filled:
             problems.append(f"not in the weight table: {path}")
     if problems:
         names = ", ".join(kind.name for kind in kinds)
         raise UserError(
-            f"the sources ({names}) do not fill the model of this config; give all parents that are needed, or the "
+            f"the sources ({names}) do not match the model of this config; give all required checkpoints, or the "
             f"config of this checkpoint:{listed(problems)}"
         )
-    return kept, fresh
+    return available, fresh
 
 
-def _misfits(row: Row, found: Mapping[str, Tensor], expected: Mapping[str, Any]) -> list[str]:
+def _mismatches(row: Row, tensors: Mapping[str, Tensor], expected: Mapping[str, Any]) -> list[str]:
+    """Returns an error message for each tensor of a row with a wrong shape, dtype or constant value."""
     problems = []
     for _, place, names, operator in row.pieces():
-        tensors = [found[name] for name in names]
+        row_tensors = [tensors[name] for name in names]
         integers = [
             name
-            for name, tensor in zip(names, tensors, strict=True)
+            for name, tensor in zip(names, row_tensors, strict=True)
             if not isinstance(operator, Constant) and tensor.dtype.name not in (*FLOATS, "float64")
         ]
         if integers:
-            problems += [f"{name}: {found[name].dtype}, a parameter is a floating-point tensor" for name in integers]
+            problems += [f"{name}: {tensors[name].dtype}, but parameters are floating-point tensors" for name in integers]
             continue
         if isinstance(operator, Constant):
-            (made,) = operator.to_torch(())
-            if tensors[0].shape != made.shape or not np.array_equal(tensors[0].read(), made):
-                problems.append(f"{names[0]}: differs from what the config says (window size?)")
+            (constant,) = operator.to_torch(())
+            if row_tensors[0].shape != constant.shape or not np.array_equal(row_tensors[0].read(), constant):
+                problems.append(f"{names[0]}: differs from the value computed from the config (window size?)")
             continue
-        hollow = tuple(np.broadcast_to(np.zeros((), np.int8), tensor.shape) for tensor in tensors)
-        described = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in zip(names, tensors, strict=True))
+        placeholders = tuple(np.broadcast_to(np.zeros((), np.int8), tensor.shape) for tensor in row_tensors)
+        described = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in zip(names, row_tensors, strict=True))
         try:
-            shapes = [leaf.shape for leaf in operator.to_flax(hollow)]
+            shapes = [leaf.shape for leaf in operator.to_flax(placeholders)]
         except (ValueError, IndexError):
-            problems.append(f"{described}: cannot become {', '.join(row.paths)}")
+            problems.append(f"{described}: cannot be converted to {', '.join(row.paths)}")
             continue
         for path, shape in zip(row.paths, shapes, strict=True):
-            wanted = tuple(expected[path].shape[len(place) :])
-            if shape != wanted:
-                problems.append(f"{described}: becomes {path} {list(shape)}, the config wants {list(wanted)}")
+            expected_shape = tuple(expected[path].shape[len(place) :])
+            if shape != expected_shape:
+                problems.append(f"{described}: becomes {path} {list(shape)}, the config expects {list(expected_shape)}")
     return problems
 
 
-def _start_anew(init: Callable[[jax.Array], dict[str, Any]], paths: Sequence[str], key: jax.Array) -> dict[str, jax.Array]:
-    """Fresh values of these leaves; the compiler drops the others, so that the rest of the model takes no memory."""
+def _initialize(init: Callable[[jax.Array], dict[str, Any]], paths: Sequence[str], key: jax.Array) -> dict[str, jax.Array]:
+    """Initializes these parameters. Under jit, the compiler drops all other parameters, so that they take no memory."""
 
-    def some(key: jax.Array) -> dict[str, jax.Array]:
-        made = init(key)
-        return {path: made[path] for path in paths}
+    def init_selected(key: jax.Array) -> dict[str, jax.Array]:
+        params = init(key)
+        return {path: params[path] for path in paths}
 
-    return jax.jit(some)(key)
+    return jax.jit(init_selected)(key)
 
 
 def _leaf_types(
     rows: Sequence[Row],
-    found: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
     expected: Mapping[str, Any],
     fresh: Sequence[str],
-    given: Mapping[str, np.ndarray],
+    lora: Mapping[str, np.ndarray],
     dtype: str,
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """{path: (shape, type)} of the file to write, in the table's order."""
-    of: dict[str, np.dtype] = {}
+    """Returns {path: (shape, dtype)} of the output file, in the order of the table."""
+    dtypes: dict[str, np.dtype] = {}
     for row in rows:
-        types = {found[name].dtype for name in row.names}
-        of |= dict.fromkeys(row.paths, types.pop() if len(types) == 1 else FLOATS["float32"])
-    of |= {path: np.dtype(expected[path].dtype) for path in fresh} | {path: array.dtype for path, array in given.items()}
-    return {path: (tuple(expected[path].shape), kind if dtype == "source" else FLOATS[dtype]) for path, kind in of.items()}
+        row_dtypes = {tensors[name].dtype for name in row.names}
+        dtypes |= dict.fromkeys(row.paths, row_dtypes.pop() if len(row_dtypes) == 1 else FLOATS["float32"])
+    dtypes |= {path: np.dtype(expected[path].dtype) for path in fresh} | {path: array.dtype for path, array in lora.items()}
+    return {path: (tuple(expected[path].shape), kind if dtype == "source" else FLOATS[dtype]) for path, kind in dtypes.items()}
 
 
 def _convert(
-    piece: Piece, found: Mapping[str, Tensor], leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]], writer: SafetensorsWriter
+    piece: Piece,
+    tensors: Mapping[str, Tensor],
+    leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    writer: SafetensorsWriter,
 ) -> None:
     if not piece.paths:  # a constant
         return
-    made = piece.operator.to_flax(tuple(found[name].read() for name in piece.names))
-    for path, leaf in zip(piece.paths, made, strict=True):
-        writer.write(path, _cast(leaf, leaves[path][1], ", ".join(piece.names)), piece.indices)
+    arrays = piece.operator.to_flax(tuple(tensors[name].read() for name in piece.names))
+    for path, array in zip(piece.paths, arrays, strict=True):
+        writer.write(path, _cast(array, leaves[path][1], ", ".join(piece.names)), piece.indices)
 
 
 def _cast(array: np.ndarray, dtype: np.dtype, names: str) -> np.ndarray:
     if not is_finite(array):
-        raise UserError(f"{names}: has numbers that are not finite; give the weights of a training that did not diverge")
+        raise UserError(f"{names}: has values that are not finite; give a checkpoint of a training that did not diverge")
     try:
         return cast(array, dtype, names)
     except OverflowError:
-        raise UserError(f"{names}: has values beyond {dtype}; use a wider --dtype") from None
+        raise UserError(f"{names}: has values outside the range of {dtype}; use a wider --dtype") from None

@@ -1,4 +1,4 @@
-"""The language model's low-rank adapters as a PEFT folder: adapter_config.json and adapter_model.safetensors."""
+"""Reads and writes LoRA adapters of the language model as PEFT folders: adapter_config.json, adapter_model.safetensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from safetensors.numpy import save_file
 
-from hyperseg_jax.atomic import whole_folder
+from hyperseg_jax.atomic import atomic_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Adapters, flatten, unflatten
@@ -25,8 +25,8 @@ from hyperseg_jax.weights.tensor_file import open_tensors
 
 ADAPTER = r".*/lora_[ab]"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Fields of adapter_config.json that say nothing about what the adapter computes. Every other one that `_check` does not read
-# turns on something that we do not have, unless it is empty or false.
+# Fields of adapter_config.json that do not affect the computation. Any other field that `_check` does not read enables an
+# unsupported feature, unless it is empty or false.
 HARMLESS = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -47,27 +47,27 @@ HARMLESS = {
     "target_modules",
     "task_type",
 }
-# Ways to start an adapter that leave the base weights as they were; others (PiSSA, OLoRA, ...) take a piece out of them.
+# Initializations of an adapter that leave the base weights unchanged; others (PiSSA, OLoRA, ...) modify them.
 STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def write(
     folder: str | os.PathLike[str], params: Mapping[str, Any], config: ml_collections.ConfigDict, *, base: str | None = None
 ) -> None:
-    """Writes the adapters among `params` as a folder that peft.PeftModel.from_pretrained opens on a PhiForCausalLM.
+    """Writes the adapters among `params` as a folder that peft.PeftModel.from_pretrained can load on a PhiForCausalLM.
 
-    params: of the whole system, nested, or by flax path (then only adapters are read). base: the name or path of the model
-    that they belong to. Raises UserError listing adapters that are missing, that the config does not have or that are of
-    another rank, and where the folder holds anything but an adapter.
+    params: of the whole system, nested, or by Flax path (then only the adapters are read). base: name or path of the base
+    model. Raises UserError listing adapters that are missing, that the config does not have or that have another rank, and if
+    the folder contains anything but an adapter.
     """
     ours, folder, lora = _adapters(config), pathlib.Path(folder), config.model.lora
     foreign = sorted({path.name for path in folder.iterdir()} - {CONFIG, WEIGHTS}) if folder.is_dir() else []
     if foreign:
-        raise UserError(f"{folder}: holds {shown(foreign[0])}, which would be lost; give a new folder")
+        raise UserError(f"{folder}: contains {shown(foreign[0])}, which would be deleted; give a new folder")
     leaves = params if any("/" in key for key in params) else flatten(params)
     adapters = {path: np.asarray(leaves[path]) for path in leaves if re.fullmatch(ADAPTER, path)}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in ours.table.to_torch(adapters).items()}
-    ours.table.to_flax(tensors, _shapes(config))  # says what is of another shape
+    ours.table.to_flax(tensors, _shapes(config))  # raises UserError for wrong shapes
     fields = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -83,16 +83,16 @@ def write(
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    with whole_folder(pathlib.Path(folder)) as part:
+    with atomic_folder(pathlib.Path(folder)) as part:
         (part / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
 
 
 def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
-    """{flax path of the system: array} of the adapters in a PEFT folder, in the type of the file.
+    """Reads {Flax path: array} of the adapters in a PEFT folder, with the dtype of the file.
 
-    Raises UserError where the folder is not whole, where its rank or alpha is not the config's, where it adapts other linears
-    than the config, or where it is more than a plain LoRA. The dropout of training is the config's own affair.
+    Raises UserError if the folder is incomplete, if rank, alpha or adapted layers differ from the config, or if the adapter is
+    not a plain LoRA. The dropout of the adapter is ignored, since the config determines it.
     """
     table, folder, lora = _adapters(config).table, pathlib.Path(folder), config.model.lora
     path = folder / CONFIG
@@ -105,10 +105,10 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     _check(path, fields, config)
     path = folder / WEIGHTS
     with open_tensors(path) as file:
-        odd = [name for name, info in file.tensors.items() if info.dtype.name not in FLOATS]
-        if odd:
+        unsupported = [name for name, info in file.tensors.items() if info.dtype.name not in FLOATS]
+        if unsupported:
             raise UserError(
-                f"{path}: {shown(', '.join(odd))}: not of float32, float16 or bfloat16; save it in one of these with peft"
+                f"{path}: {shown(', '.join(unsupported))}: not float32, float16 or bfloat16; save it in one of these with peft"
             )
         tensors = {name: file.read(name) for name in file.tensors}
     try:
@@ -120,12 +120,12 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
 
 
 def merge(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, scale: float) -> np.ndarray:
-    """kernel + scale * lora_a @ lora_b, in float32, then in the kernel's type again.
+    """Returns kernel + scale * lora_a @ lora_b, computed in float32 and cast to the dtype of the kernel.
 
-    kernel [..., in, out], lora_a [..., in, rank], lora_b [..., rank, out]; a leading axis is that of stacked layers.
+    kernel [..., in, out], lora_a [..., in, rank], lora_b [..., rank, out]; a leading axis stacks layers.
     scale: alpha / rank (layers.linear.LoRA.scale).
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # whoever exports looks at the result
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller checks that the result is finite
         product = lora_a.astype(np.float32) @ lora_b.astype(np.float32)
         return (kernel.astype(np.float32) + np.float32(scale) * product).astype(kernel.dtype)
 
@@ -133,20 +133,22 @@ def merge(kernel: np.ndarray, lora_a: np.ndarray, lora_b: np.ndarray, scale: flo
 def _adapters(config: ml_collections.ConfigDict) -> Adapters:
     system = systems.get(config.system)
     if systems.lora(config) is None or system.adapters is None:
-        raise UserError("model.lora.rank = 0: this config has no adapters; set model.lora.rank, alpha and targets to theirs")
+        raise UserError(
+            "model.lora.rank = 0: this config has no adapters; set model.lora.rank, alpha and targets to those of the adapter"
+        )
     return system.adapters(config)
 
 
 def _shapes(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Nested abstract adapters of the system."""
-    every = flatten(systems.get(config.system).shapes(config))
-    return unflatten({path: leaf for path, leaf in every.items() if re.fullmatch(ADAPTER, path)})
+    """Returns the nested shapes and dtypes of the system's adapters."""
+    shapes = flatten(systems.get(config.system).shapes(config))
+    return unflatten({path: leaf for path, leaf in shapes.items() if re.fullmatch(ADAPTER, path)})
 
 
 def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
-    """Raises UserError unless the fields are those of a plain LoRA of the config's rank and alpha."""
+    """Raises UserError unless the fields describe a plain LoRA with the config's rank and alpha."""
     if fields.get("peft_type") != "LORA":
-        raise UserError(f"{path}: peft_type = {shown_value(fields.get('peft_type'))}; only LORA adapters can be read")
+        raise UserError(f"{path}: peft_type = {shown_value(fields.get('peft_type'))}; only LORA adapters are supported")
     for field, ours in (("r", "rank"), ("lora_alpha", "alpha")):
         if fields.get(field) != config.model.lora[ours]:
             raise UserError(
@@ -155,15 +157,15 @@ def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections
             )
     if fields.get("bias", "none") != "none":
         raise UserError(
-            f"{path}: bias = {shown_value(fields['bias'])}; only adapters without biases of their own ('none') can be read"
+            f"{path}: bias = {shown_value(fields['bias'])}; only adapters without trained biases ('none') are supported"
         )
     if fields.get("init_lora_weights") not in STARTS:
         raise UserError(
-            f"{path}: init_lora_weights = {shown_value(fields['init_lora_weights'])} changes the base weights as well; "
+            f"{path}: init_lora_weights = {shown_value(fields['init_lora_weights'])} also changes the base weights; "
             "convert it to a plain LoRA with peft first"
         )
     read = {"peft_type", "r", "lora_alpha", "bias"}
-    further = sorted(name for name, value in fields.items() if value and name not in HARMLESS | read)
-    if further:
-        found = shown(", ".join(f"{name} = {fields[name]!r}" for name in further))
-        raise UserError(f"{path}: {found}: only a plain LoRA can be read; merge it into its base with peft first")
+    unsupported = sorted(name for name, value in fields.items() if value and name not in HARMLESS | read)
+    if unsupported:
+        listed = shown(", ".join(f"{name} = {fields[name]!r}" for name in unsupported))
+        raise UserError(f"{path}: {listed}: only plain LoRA is supported; merge it into its base model with peft first")

@@ -1,4 +1,4 @@
-"""What an import did, for a person (a table) and for a program (JSON)."""
+"""The report of an import, as a table for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from hyperseg_jax.untrusted.printing import cell
 
 @dataclasses.dataclass
 class ImportReport:
-    """out: the model folder. sources: {kind: path}. loaded: {path of ours: {"shape", "dtype"}}. ignored: {reason: names}.
-    fresh: {reason: paths}. config: {field: [before, after]}, fields that followed the checkpoint."""
+    """The report of an import.
+
+    out: the model folder. sources: {checkpoint kind: path}. loaded: {parameter path: {"shape", "dtype"}}. ignored: {reason:
+    tensor names}. fresh: {reason: paths of initialized parameters}. config: {field: [before, after]} of fields that were set to
+    match the checkpoint.
+    """
 
     out: pathlib.Path
     sources: dict[str, str]
@@ -30,31 +34,31 @@ class ImportReport:
     def ignore(self, kind: str, name: str, reason: str) -> None:
         self.ignored.setdefault(f"{kind}: {reason}", []).append(name)
 
-    def start_anew(self, paths: Iterable[str], reason: str) -> None:
+    def add_fresh(self, paths: Iterable[str], reason: str) -> None:
         self.fresh.setdefault(reason, []).extend(paths)
 
     def save(self, path: pathlib.Path) -> None:
-        facts = dataclasses.asdict(self)
-        facts.pop("out")
-        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        fields = dataclasses.asdict(self)
+        fields.pop("out")
+        path.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
     def table(self) -> Table:
-        """Loaded by part of the model, then what was ignored and what starts anew, by rule."""
+        """Builds a table of the loaded parameters by component, then the ignored tensors and initialized parameters by rule."""
         parts: dict[str, list[Any]] = collections.defaultdict(lambda: [0, 0, set()])
-        for path, facts in self.loaded.items():
+        for path, info in self.loaded.items():
             entry = parts[path.split("/")[0]]
             entry[0] += 1
-            entry[1] += math.prod(facts["shape"])
-            entry[2].add(facts["dtype"])
-        given = ", ".join(f"{kind}: {path}" for kind, path in self.sources.items())
-        table = Table(title=cell(given), title_justify="left")
+            entry[1] += math.prod(info["shape"])
+            entry[2].add(info["dtype"])
+        sources = ", ".join(f"{kind}: {path}" for kind, path in self.sources.items())
+        table = Table(title=cell(sources), title_justify="left")
         for name in ("", "what", "arrays", "parameters", "type"):
             table.add_column(name, justify="right" if name in ("arrays", "parameters") else "left")
         for part, (count, size, types) in parts.items():
             table.add_row("loaded", part, str(count), f"{size:,}", " ".join(sorted(types)))
-        for title, rules in (("ignored", self.ignored), ("fresh", self.fresh)):
+        for title, rules in (("ignored", self.ignored), ("initialized", self.fresh)):
             for reason, names in rules.items():
                 table.add_row(title, reason, str(len(names)))
         for field, (before, after) in self.config.items():
-            table.add_row("config", f"{field}: {before} -> {after}, as the checkpoint")
+            table.add_row("config", f"{field}: {before} -> {after}, to match the checkpoint")
         return table

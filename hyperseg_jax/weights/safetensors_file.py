@@ -1,4 +1,4 @@
-"""Reader of safetensors: 8 bytes of length, a JSON header, then the tensors back to back."""
+"""Reads safetensors files: 8 bytes of header length, a JSON header, then the tensors without gaps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, map_file, naming
 from hyperseg_jax.untrusted.printing import shown
-from hyperseg_jax.weights.mapped_file import MappedTensors, Stored, element_count
+from hyperseg_jax.weights.mapped_file import MappedTensors, StoredArray, element_count
 
-HEADER_LIMIT = 100_000_000  # the format's own
+HEADER_LIMIT = 100_000_000  # as in the safetensors library
 DTYPES = {
     name: np.dtype(kind)
     for name, kind in {
@@ -36,59 +36,59 @@ DTYPES = {
 }
 
 
-def looks_so(head: bytes) -> bool:
-    """Whether a file that begins with these bytes (9 or more) is meant as safetensors."""
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins with these bytes (at least 9) looks like safetensors."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40
 
 
 def open_safetensors(path: pathlib.Path) -> MappedTensors:
-    """The tensors of one file, in the header's order. Raises UserError."""
+    """Opens one file; its tensors are in the order of the header. Raises UserError if it is invalid."""
     with naming(path):
         data = map_file(path)
         length = int.from_bytes(data[:8], "little")
         if len(data) < 8 or length > min(len(data) - 8, HEADER_LIMIT):
-            raise BadFile(f"its header should have {length} bytes, the file has {len(data)}")
+            raise BadFile(f"its header should have {length} bytes, but the file has {len(data)}")
         header = strict_json.parse(bytes(data[8 : 8 + length]), "its header")
         _check_metadata(header.pop("__metadata__", {}))
         body = data[8 + length :]
         spans = {name: _span(name, entry) for name, entry in header.items()}
         _check_cover(spans, len(body))
-        return MappedTensors(path, {name: Stored(_view(body, spans[name], entry)) for name, entry in header.items()})
+        return MappedTensors(path, {name: StoredArray(_view(body, spans[name], entry)) for name, entry in header.items()})
 
 
 def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise BadFile("__metadata__ in its header is not of strings")
+        raise BadFile("__metadata__ in its header is not a mapping of strings")
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
-    """The first byte of a tensor and the one behind its last; the entry is checked on the way."""
+    """Validates a header entry and returns the byte range (begin, end) of its tensor."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise BadFile(f"{shown(name)} in its header does not have just dtype, shape and data_offsets")
+        raise BadFile(f"{shown(name)} in its header does not have exactly dtype, shape and data_offsets")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        named = shown(entry["dtype"]) if isinstance(entry["dtype"], str) else "that is no text"
-        raise BadFile(f"{shown(name)} is of dtype {named}, which is not read here", CONVERT)
+        dtype = shown(entry["dtype"]) if isinstance(entry["dtype"], str) else "that is not a string"
+        raise BadFile(f"{shown(name)} has a dtype {dtype}, which is not supported", CONVERT)
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list) or [type(x) for x in offsets] != [int, int]:
-        raise BadFile(f"{shown(name)} in its header lacks a list of sizes or two offsets")
+        raise BadFile(f"{shown(name)} in its header has an invalid shape or invalid data_offsets")
     try:
         size = element_count(shape) * DTYPES[entry["dtype"]].itemsize
     except BadFile as error:
         raise error.about(name) from error
     if offsets[0] < 0 or offsets[1] - offsets[0] != size:
-        raise BadFile(f"{shown(name)} needs {size} bytes, but its data_offsets are not that far apart")
+        raise BadFile(f"{shown(name)} needs {size} bytes, but its data_offsets span another size")
     return offsets[0], offsets[1]
 
 
 def _check_cover(spans: dict[str, tuple[int, int]], size: int) -> None:
-    """Every byte belongs to exactly one tensor."""
-    at = 0
+    """Raises BadFile unless every byte belongs to exactly one tensor."""
+    position = 0
     for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
-        if begin != at:
-            raise BadFile(f"{shown(name)} {'overlaps another tensor' if begin < at else 'has a hole before it'}")
-        at = end
-    if at != size:
-        raise BadFile(f"its tensors should have {shown(str(at))} bytes in all, the file has {size}")
+        if begin != position:
+            raise BadFile(f"{shown(name)} {'overlaps another tensor' if begin < position else 'has a gap before it'}")
+        position = end
+    if position != size:
+        raise BadFile(f"its tensors should have {shown(str(position))} bytes in total, but the file has {size}")
 
 
 def _view(body: memoryview, span: tuple[int, int], entry: Any) -> np.ndarray:

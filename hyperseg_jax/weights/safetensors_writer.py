@@ -1,4 +1,4 @@
-"""Safetensors files written a piece at a time, so that no more than a piece is in memory."""
+"""Writes safetensors files incrementally, with only one piece in memory per thread."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-THREADS = 8  # each may hold a layer in memory
-SHARD = 5_000_000_000  # bytes of a file, as transformers cuts them
-Described = Mapping[str, tuple[tuple[int, ...], Any]]  # {name: (shape, type)}
+THREADS = 8  # each may have a layer in memory
+SHARD = 5_000_000_000  # bytes per shard, as in transformers
+Described = Mapping[str, tuple[tuple[int, ...], Any]]  # {name: (shape, dtype)}
 FLOATS = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 class SafetensorsWriter:
-    """A context manager around a new file of the tensors {name: (shape, dtype)}, each of which must be written in full.
+    """A context manager that writes a file with the tensors {name: (shape, dtype)}; each must be written completely.
 
-    Leaving it without an exception raises ValueError where bytes are missing.
+    Raises ValueError on exit if bytes are missing, unless there was another exception.
     """
 
     def __init__(self, path: pathlib.Path, tensors: Described, metadata: Mapping[str, str]) -> None:
@@ -45,7 +45,7 @@ class SafetensorsWriter:
         header: dict[str, Any] = {"__metadata__": dict(metadata)}
         self._starts: dict[str, int] = {}
         end = 0
-        for name, (shape, dtype) in sorted(self._tensors.items(), key=lambda item: -item[1][1].itemsize):  # keeps all aligned
+        for name, (shape, dtype) in sorted(self._tensors.items(), key=lambda item: -item[1][1].itemsize):  # aligns all tensors
             start, end = end, end + math.prod(shape) * dtype.itemsize
             header[name] = {"dtype": DTYPES[dtype.name], "shape": shape, "data_offsets": (start, end)}
             self._starts[name] = start
@@ -61,20 +61,21 @@ class SafetensorsWriter:
         return self
 
     def write(self, name: str, array: np.ndarray, place: tuple[int, ...] = ()) -> None:
-        """One tensor, or the part of it at `place` in its leading axes. Each part once; several threads may write."""
+        """Writes tensor[place], where `place` indexes leading axes; () writes the whole tensor. Each part must be written
+        exactly once. Thread-safe."""
         shape, dtype = self._tensors[name]
         if array.shape != shape[len(place) :] or array.dtype != dtype:
-            raise ValueError(f"{name}{list(place)}: {array.dtype} {array.shape} does not go into {dtype} {shape}")
+            raise ValueError(f"{name}{list(place)}: {array.dtype} {array.shape} does not match {dtype} {shape}")
         part = math.prod(array.shape) * dtype.itemsize
         number = sum(k * math.prod(shape[axis + 1 : len(place)]) for axis, k in enumerate(place))
         offset = len(self._head) + self._starts[name] + number * part
-        for data in in_order(array):
+        for data in c_order_chunks(array):
             while len(data):
                 try:
-                    done = os.pwrite(self._file.fileno(), data, offset)
-                except OSError as error:  # a full disk: say where
+                    written = os.pwrite(self._file.fileno(), data, offset)
+                except OSError as error:  # such as a full disk; adds the file name
                     raise OSError(error.errno, error.strerror, str(self.path)) from error
-                data, offset = data[done:], offset + done
+                data, offset = data[written:], offset + written
         with self._lock:
             self._missing -= part
 
@@ -84,8 +85,9 @@ class SafetensorsWriter:
             raise ValueError(f"{self.path}: {self._missing} bytes were not written")
 
 
-def in_order(array: np.ndarray, block: int = 256) -> Iterator[memoryview]:
-    """Its bytes in C order, in parts. A transposed matrix comes in strips, each copied in blocks that stay in the cache."""
+def c_order_chunks(array: np.ndarray, block: int = 256) -> Iterator[memoryview]:
+    """Yields the bytes of an array in C order, in chunks. A transposed matrix is copied strip by strip, in blocks that fit into
+    the CPU cache."""
     if array.flags.c_contiguous or array.ndim != 2:
         yield _bytes(np.ascontiguousarray(array))
         return
@@ -100,12 +102,13 @@ def _bytes(array: np.ndarray) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
-def on_all_cores(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
-    """work(piece) of each, some at a time; NumPy copies and writes let other threads run. Raises what the first raises."""
+def run_in_threads(function: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+    """Calls function(piece) for all pieces in a thread pool; NumPy copies and file writes release the GIL. Raises the first
+    exception and cancels the pieces that have not started."""
     with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS)) as pool:
-        running = [pool.submit(work, piece) for piece in pieces]
+        futures = [pool.submit(function, piece) for piece in pieces]
         try:
-            for future in running:
+            for future in futures:
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -119,9 +122,9 @@ def write_sharded(
     pieces: Iterable[Any],
     shard_bytes: int = SHARD,
 ) -> None:
-    """A checkpoint as transformers lays it out: model.safetensors, or model-0000k-of-0000n.safetensors with an index.
+    """Writes a checkpoint in the layout of transformers: model.safetensors, or model-0000k-of-0000n.safetensors with an index.
 
-    make(piece) -> (name, array) of some of what is in `described`; all pieces together make each once.
+    make(piece): yields (name, array) of some tensors in `described`; all pieces together must yield each exactly once.
     """
     size = lambda name: math.prod(described[name][0]) * np.dtype(described[name][1]).itemsize
     shards: list[dict[str, tuple[tuple[int, ...], Any]]] = [{}]
@@ -134,7 +137,7 @@ def write_sharded(
         filled += size(name)
     files = [f"model-{k + 1:05}-of-{len(shards):05}.safetensors" for k in range(len(shards))]
     files = files if len(shards) > 1 else ["model.safetensors"]
-    holder = {name: k for k, shard in enumerate(shards) for name in shard}
+    shard_index = {name: k for k, shard in enumerate(shards) for name in shard}
     with contextlib.ExitStack() as stack:
         writers = [
             stack.enter_context(SafetensorsWriter(folder / file, shard, {"format": "pt"}))
@@ -143,26 +146,26 @@ def write_sharded(
 
         def write(piece: Any) -> None:
             for name, tensor in make(piece):
-                writers[holder[name]].write(name, tensor)
+                writers[shard_index[name]].write(name, tensor)
 
-        on_all_cores(write, pieces)
+        run_in_threads(write, pieces)
     if len(shards) > 1:
-        places = {name: files[k] for name, k in holder.items()}
-        index = {"metadata": {"total_size": sum(map(size, described))}, "weight_map": places}
+        weight_map = {name: files[k] for name, k in shard_index.items()}
+        index = {"metadata": {"total_size": sum(map(size, described))}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether all numbers are. Two passes, without a copy: arrays are large."""
+    """Whether all values are finite. Makes two passes instead of a copy, since arrays are large."""
     return array.dtype.kind in "iub" or not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """The array in another float type. Raises OverflowError where a finite value has no place in it."""
+    """Casts an array to another float dtype. Raises OverflowError if a finite value becomes infinite."""
     if array.dtype == dtype or array.dtype.kind in "iub":
         return array
     with np.errstate(over="ignore", invalid="ignore"):
-        made = array.astype(dtype)
-    if (np.isfinite(array) & ~np.isfinite(made)).any():
+        result = array.astype(dtype)
+    if (np.isfinite(array) & ~np.isfinite(result)).any():
         raise OverflowError(name)
-    return made
+    return result

@@ -1,4 +1,4 @@
-"""Weight files of others as named arrays: safetensors, `torch.save`, detectron2. Reading one executes nothing.
+"""Opens untrusted weight files as named arrays: safetensors, `torch.save`, detectron2. No code in them is executed.
 
 with open_checkpoint("folder") as file:
     array = file.read("lm_head.weight")     # a view of the file; no memory of its own
@@ -18,28 +18,28 @@ from hyperseg_jax.untrusted.bad_file import BadFile, map_file, naming
 from hyperseg_jax.weights.checkpoint_folder import JoinedTensors, find_shards
 from hyperseg_jax.weights.detectron2_file import open_detectron2
 from hyperseg_jax.weights.mapped_file import MappedTensors, TensorInfo
-from hyperseg_jax.weights.safetensors_file import looks_so, open_safetensors
-from hyperseg_jax.weights.torch_file import is_stream, open_torch_stream, open_torch_zip
+from hyperseg_jax.weights.safetensors_file import is_safetensors, open_safetensors
+from hyperseg_jax.weights.torch_file import is_torch_stream, open_torch_stream, open_torch_zip
 
 __all__ = ["TensorFile", "TensorInfo", "open_checkpoint", "open_tensors"]
 
 
 class TensorFile(Protocol):
-    """A weight file, or many seen as one. As a context manager it lets go of the file; arrays that were read stay valid."""
+    """A weight file, or several joined. A context manager that closes the file; arrays that were read stay valid."""
 
     @property
     def path(self) -> pathlib.Path: ...
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """What there is, in the file's order."""
+        """The shapes and dtypes of all tensors, in file order."""
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Names of what else the file holds: epochs, authors, optimizers."""
+        """Names of other content of the file: epochs, authors, optimizers."""
 
     def read(self, name: str) -> np.ndarray:
-        """The array, read-only, native byte order; a view of the file wherever it lies there as such."""
+        """Returns an array, read-only and in native byte order; a view of the file if no conversion is needed."""
 
     def close(self) -> None: ...
 
@@ -49,13 +49,13 @@ class TensorFile(Protocol):
 
 
 def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
-    """One file. Its first bytes choose the reader, whatever its name is. Raises UserError with the file, the fault, the fix."""
+    """Opens one file. The format is determined by its first bytes, not by its name. Raises UserError if it is invalid."""
     return _open_file(pathlib.Path(path))
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> TensorFile:
-    """A file, or a folder as Hugging Face lays it out: model.safetensors or pytorch_model.bin, whole or in shards with an
-    index, or an adapter. Raises UserError."""
+    """Opens a file, or a folder in the Hugging Face layout: model.safetensors or pytorch_model.bin, single or sharded with an
+    index, or an adapter. Raises UserError if it is invalid."""
     path = pathlib.Path(path)
     with naming(path):
         if not path.is_dir():
@@ -67,12 +67,14 @@ def open_checkpoint(path: str | os.PathLike[str]) -> TensorFile:
 def _open_file(path: pathlib.Path) -> MappedTensors:
     with naming(path):
         head = bytes(map_file(path)[:64])
-        if looks_so(head):
+        if is_safetensors(head):
             return open_safetensors(path)
         if head.startswith(b"PK\x03\x04"):
             return open_torch_zip(path)
         if head.startswith(b"\x80"):
-            return (open_torch_stream if is_stream(head) else open_detectron2)(path)
+            return (open_torch_stream if is_torch_stream(head) else open_detectron2)(path)
         if head.startswith(b"version https://git-lfs"):
-            raise BadFile("is a pointer of Git LFS, not the file itself", "run `git lfs pull`")
-        raise BadFile("is no weight file known here (safetensors, torch.save, detectron2 .pkl)", "give one of those")
+            raise BadFile("is a Git LFS pointer, not the file itself", "run `git lfs pull`")
+        raise BadFile(
+            "is not a weight file of a supported format (safetensors, torch.save, detectron2 .pkl)", "give one of those"
+        )

@@ -1,8 +1,8 @@
-"""Reader of what `torch.save` writes: the zip format (PyTorch 1.6 and later) and the stream format before it.
+"""Reads files of `torch.save`: the zip format (PyTorch 1.6 and later) and the older stream format.
 
-Both hold a pickle that builds tensors from storages, and the storages' bytes beside it. Tensors are given as strided views of
-them. The stream is five pickles (magic number, version, machine, object, keys of storages), then each storage: its length in
-elements as an int64, and its elements.
+Both consist of a pickle that builds tensors from storages, and the bytes of the storages. Tensors are returned as strided views
+of the storages. The stream format is five pickles (magic number, version, machine, object, storage keys), followed by the
+storages: the number of elements as an int64, and the elements.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, map_file, naming
 from hyperseg_jax.untrusted.pickle_machine import PLAIN_NAMES, Builder, PickleMachine, known
 from hyperseg_jax.untrusted.printing import shown
-from hyperseg_jax.weights.mapped_file import MappedTensors, Stored, element_count
+from hyperseg_jax.weights.mapped_file import MappedTensors, StoredArray, element_count
 from hyperseg_jax.weights.pickled_arrays import ARRAY_NAMES, PickledArray, stored_array
 from hyperseg_jax.weights.state_dict import find_tensors
 from hyperseg_jax.weights.zip_entries import zip_entries
 
-MAGIC = 0x1950A86A20F9469CFC6C  # of the stream format
+MAGIC = 0x1950A86A20F9469CFC6C  # magic number of the stream format
 VERSION = 1001
 STORAGES = {
     "Double": "<f8",
@@ -59,14 +59,14 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StorageKind:
-    """Stands for torch.FloatStorage and its like; None for torch.storage.UntypedStorage, which counts bytes."""
+    """Represents a class such as torch.FloatStorage. dtype: None for torch.storage.UntypedStorage, which counts bytes."""
 
     dtype: np.dtype | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """Bytes beside the pickle, by their key."""
+    """A storage outside the pickle, referenced by its key."""
 
     kind: StorageKind
     key: str
@@ -84,18 +84,18 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-def is_stream(head: bytes) -> bool:
-    """Whether a pickle that begins with these bytes (32 or so) is the magic number of the stream format."""
+def is_torch_stream(head: bytes) -> bool:
+    """Whether a file that begins with these bytes (about 32) has the magic number of the stream format."""
     return MAGIC.to_bytes(10, "little") in head[:32]
 
 
 def open_torch_zip(path: pathlib.Path) -> MappedTensors:
-    """The tensors of one file of the zip format, in the order of its mapping. Raises UserError."""
+    """Opens a file in the zip format; its tensors are in the order of its state dict. Raises UserError if it is invalid."""
     with naming(path):
         entries = zip_entries(map_file(path))
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
-            raise BadFile("is an archive, but not of torch.save (it has no data.pkl)", "give the weight file itself")
+            raise BadFile("is a zip archive, but not of torch.save (it has no data.pkl)", "give the weight file itself")
         folder = pickles[0].removesuffix("data.pkl")
         checked = lambda name: entries[name].checked(name)
         order = bytes(checked(f"{folder}byteorder")[:10]) if f"{folder}byteorder" in entries else b"little"
@@ -108,10 +108,10 @@ def open_torch_zip(path: pathlib.Path) -> MappedTensors:
 
 
 def open_torch_stream(path: pathlib.Path) -> MappedTensors:
-    """The tensors of one file of the stream format, in the order of its mapping. Raises UserError."""
+    """Opens a file in the stream format; its tensors are in the order of its state dict. Raises UserError if it is invalid."""
     with naming(path):
         data = map_file(path)
-        sizes: dict[str, int] = {}  # bytes an element
+        sizes: dict[str, int] = {}  # bytes per element
 
         def persistent(machine: PickleMachine, ident: object) -> Storage:
             storage = _storage(ident, 6)
@@ -121,9 +121,9 @@ def open_torch_stream(path: pathlib.Path) -> MappedTensors:
         machine = PickleMachine(data, NAMES, persistent)
         magic, version, system = machine.run(), machine.run(machine.at), machine.run(machine.at)
         if (type(magic), type(version), type(system)) != (int, int, dict) or (magic, version) != (MAGIC, VERSION):
-            raise BadFile("is not a stream of torch.save", CONVERT)
+            raise BadFile("is not a torch.save file", CONVERT)
         if system.get("little_endian") is not True:
-            raise BadFile("was written on a machine of other byte order", CONVERT)
+            raise BadFile("was written on a machine with another byte order", CONVERT)
         root, keys = machine.run(machine.at), machine.run(machine.at)
         if type(keys) is not list or any(type(key) is not str or key not in sizes for key in keys):
             raise BadFile("lists storages that none of its tensors use")
@@ -135,7 +135,7 @@ def open_torch_stream(path: pathlib.Path) -> MappedTensors:
             storages[key] = data[at + 8 : at + 8 + count * sizes[key]]
             at += 8 + count * sizes[key]
         if at != len(data):
-            raise BadFile(f"has {len(data) - at} bytes behind its storages")
+            raise BadFile(f"has {len(data) - at} bytes after its storages")
         return _mapped(path, root, storages, swapped=False)
 
 
@@ -147,12 +147,12 @@ def _mapped(
     swapped: bool,
     check: Callable[[str], object] | None = None,
 ) -> MappedTensors:
-    """check(key) raises BadFile where a storage is damaged; called when a tensor of it is first read."""
+    """check(key) raises BadFile if a storage is damaged; called when a tensor of the storage is first read."""
     tensors, ignored = find_tensors(root, lambda value: type(value) in (Tensor, PickledArray))
     arrays = {}
     for name, value in tensors.items():
         try:
-            arrays[name] = stored_array(value) if type(value) is PickledArray else Stored(_view(value, storages), swapped)
+            arrays[name] = stored_array(value) if type(value) is PickledArray else StoredArray(_view(value, storages), swapped)
         except BadFile as error:
             raise error.about(name) from error
     if check is None:
@@ -163,7 +163,7 @@ def _mapped(
 
 
 def _view(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:
-    """The tensor as a view of its storage, after all that could lead out of it is checked."""
+    """Returns a tensor as a view of its storage, after checking that it is within bounds."""
     storage, size = tensor.storage, tensor.dtype.itemsize
     raw = storages.get(storage.key)
     if raw is None:
@@ -171,25 +171,25 @@ def _view(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:
     if len(raw) != storage.size:
         raise BadFile(f"its storage {shown(storage.key)} has {len(raw)} bytes, not {storage.size}")
     count = element_count(tensor.shape)
-    # a size of 1 is never stepped over, so its stride says nothing
+    # the stride of an axis of length 1 has no meaning and may have any value
     strides = [stride if length > 1 else 1 for length, stride in zip(tensor.shape, tensor.strides, strict=True)]
     if count == 0:
         return np.ndarray(tensor.shape, tensor.dtype)
     last = tensor.offset + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
     if count * size > len(raw) or (last + 1) * size > len(raw):
-        raise BadFile(f"of shape {tensor.shape} reaches beyond its storage of {len(raw)} bytes")
+        raise BadFile(f"its shape {tensor.shape} exceeds its storage of {len(raw)} bytes")
     return np.ndarray(tensor.shape, tensor.dtype, raw, tensor.offset * size, [stride * size for stride in strides])
 
 
 def _storage(ident: Any, length: int) -> Storage:
-    """The storage that a persistent id stands for: ("storage", kind, key, device, elements), in the stream also a view."""
+    """Returns the storage of a persistent id: ("storage", kind, key, device, elements), and in the stream format a view."""
     if type(ident) is not tuple or len(ident) != length or type(ident[0]) is not str or ident[0] != "storage":
-        raise BadFile("its pickle refers to what is no storage", DISTRUST)
+        raise BadFile("its pickle refers to a value that is not a storage", DISTRUST)
     _, kind, key, _, count = ident[:5]
     if type(kind) is not StorageKind or type(key) is not str or type(count) is not int or count < 0:
-        raise BadFile("its pickle refers to a storage of no kind, key or size", DISTRUST)
+        raise BadFile("its pickle refers to a storage with an invalid kind, key or size", DISTRUST)
     if ident[5:] not in ((), (None,)):
-        raise BadFile("has views of storages, which PyTorch before 0.4 wrote", CONVERT)
+        raise BadFile("has storage views, which PyTorch before 0.4 wrote", CONVERT)
     return Storage(kind, key, count * (kind.dtype.itemsize if kind.dtype else 1))
 
 
@@ -197,18 +197,18 @@ def _tensor(args: tuple[Any, ...], dtype: Any) -> Tensor:
     """args: (storage, offset, sizes, strides)."""
     storage, offset, shape, strides = args
     if type(storage) is not Storage or not isinstance(dtype, np.dtype):
-        raise BadFile("has a tensor without storage or number type", DISTRUST)
+        raise BadFile("has a tensor without storage or dtype", DISTRUST)
     if type(offset) is not int or offset < 0 or type(shape) is not tuple or type(strides) is not tuple:
         raise BadFile("has a tensor without offset, shape or strides")
     element_count(shape)
     if len(strides) != len(shape) or any(type(stride) is not int or stride < 0 for stride in strides):
-        raise BadFile("has a tensor whose strides do not fit its shape")
+        raise BadFile("has a tensor whose strides do not match its shape")
     return Tensor(storage, dtype, offset, shape, strides)
 
 
-def _plain(args: tuple[Any, ...], least: int, most: int) -> None:
-    """Checks what stands behind a tensor's strides: no hooks, no metadata (of conjugated and negated views)."""
-    if not least <= len(args) <= most or any(type(extra) is dict and extra for extra in args[5:]):
+def _check_plain(args: tuple[Any, ...], minimum: int, maximum: int) -> None:
+    """Raises BadFile if a tensor has backward hooks or metadata (of conjugated and negated views) after its strides."""
+    if not minimum <= len(args) <= maximum or any(type(extra) is dict and extra for extra in args[5:]):
         raise BadFile("has a tensor with hooks or metadata, which weights never need", CONVERT)
 
 
@@ -217,29 +217,29 @@ def _dtype_of(storage: object) -> np.dtype | None:
 
 
 def _rebuild_v1(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
-    _plain(args, 4, 4)
+    _check_plain(args, 4, 4)
     return _tensor(args, _dtype_of(args[0]))
 
 
 def _rebuild_v2(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
-    _plain(args, 6, 7)
+    _check_plain(args, 6, 7)
     return _tensor(args[:4], _dtype_of(args[0]))
 
 
 def _rebuild_v3(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
-    _plain(args, 7, 8)
+    _check_plain(args, 7, 8)
     return _tensor(args[:4], args[6])
 
 
 def _parameter(machine: PickleMachine, args: tuple[Any, ...]) -> Tensor:
     if len(args) != 3 or type(args[0]) is not Tensor:
-        raise BadFile("has a parameter that is no tensor", DISTRUST)
+        raise BadFile("has a parameter that is not a tensor", DISTRUST)
     return args[0]
 
 
 def _size(machine: PickleMachine, args: tuple[Any, ...]) -> tuple[int, ...]:
     if len(args) != 1 or type(args[0]) is not tuple:
-        raise BadFile("has a torch.Size of no tuple", DISTRUST)
+        raise BadFile("has a torch.Size that is not a tuple", DISTRUST)
     element_count(args[0])
     return args[0]
 

@@ -1,4 +1,4 @@
-"""A PyTorch state dict written without PyTorch, in the zip format of torch.save (PyTorch 1.6 and later)."""
+"""Writes a PyTorch state dict without PyTorch, in the zip format of torch.save (PyTorch 1.6 and later)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.weights.safetensors_writer import in_order
+from hyperseg_jax.weights.safetensors_writer import c_order_chunks
 
 STORAGES = {
     "float64": "DoubleStorage",
@@ -29,34 +29,35 @@ STORAGES = {
 def write_state_dict(
     path: pathlib.Path, described: Mapping[str, tuple[tuple[int, ...], Any]], tensors: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """described: {name: (shape, type)} in order; tensors: (name, array) in the same order, each written as it comes.
+    """Writes a state dict that torch.load(path, weights_only=True) can load.
 
-    torch.load(path, weights_only=True) gives the dict back.
+    described: {name: (shape, dtype)}. tensors: (name, array) in the same order; each is written immediately.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", _pickle(described))
         archive.writestr("archive/byteorder", "little")
         for number, (expected, (name, array)) in enumerate(zip(described, tensors, strict=True)):
             if name != expected:
-                raise ValueError(f"{name} comes where {expected} stands")
+                raise ValueError(f"got tensor {name}, expected {expected}")
             with archive.open(f"archive/data/{number}", "w", force_zip64=True) as entry:
-                for data in in_order(array):
+                for data in c_order_chunks(array):
                     entry.write(data)
         archive.writestr("archive/version", "3\n")
 
 
 def _pickle(described: Mapping[str, tuple[tuple[int, ...], Any]]) -> bytes:
-    """The pickle of a dict of tensors, written by hand: its globals are PyTorch's, which need not be there."""
-    made = [pickle.PROTO, b"\x02", pickle.EMPTY_DICT, pickle.MARK]
+    """Returns the pickle of a dict of tensors, assembled from opcodes, since its globals belong to PyTorch, which may not be
+    installed."""
+    opcodes = [pickle.PROTO, b"\x02", pickle.EMPTY_DICT, pickle.MARK]
     for number, (name, (shape, dtype)) in enumerate(described.items()):
         count = int(np.prod(shape, dtype=np.int64))
         strides = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
-        made += [_text(name), _global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK]
-        made += [pickle.MARK, _text("storage"), _global("torch", STORAGES[np.dtype(dtype).name]), _text(str(number))]
-        made += [_text("cpu"), _integer(count), pickle.TUPLE, pickle.BINPERSID]
-        made += [_integer(0), _tuple(shape), _tuple(strides), pickle.NEWFALSE]
-        made += [_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE, pickle.TUPLE, pickle.REDUCE]
-    return b"".join([*made, pickle.SETITEMS, pickle.STOP])
+        opcodes += [_text(name), _global("torch._utils", "_rebuild_tensor_v2"), pickle.MARK]
+        opcodes += [pickle.MARK, _text("storage"), _global("torch", STORAGES[np.dtype(dtype).name]), _text(str(number))]
+        opcodes += [_text("cpu"), _integer(count), pickle.TUPLE, pickle.BINPERSID]
+        opcodes += [_integer(0), _tuple(shape), _tuple(strides), pickle.NEWFALSE]
+        opcodes += [_global("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE, pickle.TUPLE, pickle.REDUCE]
+    return b"".join([*opcodes, pickle.SETITEMS, pickle.STOP])
 
 
 def _text(text: str) -> bytes:

@@ -1,6 +1,6 @@
-"""Where the entries of a zip archive lie, for archives whose entries are stored as they are. Nothing is unpacked.
+"""Finds the byte ranges of the entries of a zip archive without compression. Nothing is unpacked.
 
-The format: PKWARE's APPNOTE, sections 4.3 (records) and 4.5.3 (sizes of 64 bits).
+Format: PKWARE's APPNOTE, sections 4.3 (records) and 4.5.3 (64-bit sizes).
 """
 
 from __future__ import annotations
@@ -14,74 +14,78 @@ from typing import NamedTuple
 from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile
 from hyperseg_jax.untrusted.printing import shown
 
-END = struct.Struct("<4s4H2LH")  # the archive's last record
+END = struct.Struct("<4s4H2LH")  # end of central directory record
 END64_LOCATOR = struct.Struct("<4sLQL")
 END64 = struct.Struct("<4sQ2H2L4Q")
 CENTRAL = struct.Struct("<4s6H3L5H2L")
 LOCAL = struct.Struct("<4s5H3L2H")
-AGAIN = "take another copy of it, or save it again with checksums"
+AGAIN = "get another copy of it, or save it again with checksums"
 ENCRYPTED, FULL = 0x1, 0xFFFFFFFF
 
 
 class Entry(NamedTuple):
-    """The bytes of an entry, and the checksum that the archive gives for them."""
+    """The bytes of an entry, and their checksum according to the archive."""
 
     data: memoryview
     crc: int
 
     def checked(self, name: str) -> memoryview:
-        """The bytes. Raises BadFile where their checksum is another."""
+        """Returns the bytes. Raises BadFile if their checksum is wrong."""
         if zlib.crc32(self.data) != self.crc:
-            raise BadFile(f"{shown(name)} in its archive does not have the checksum that is noted for it", AGAIN)
+            raise BadFile(f"{shown(name)} in its archive has a wrong checksum", AGAIN)
         return self.data
 
 
 def zip_entries(data: memoryview) -> dict[str, Entry]:
-    """{name: entry} in the archive's order. Raises BadFile for whatever is compressed, overlaps, or leaves its place."""
+    """Returns {name: entry} in the order of the archive. Raises BadFile for entries that are compressed, overlap, or are out of
+    bounds."""
     count, begin, end = _directory(data)
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     spans = []
-    for name, place, size, crc in _central(data, begin, end):
-        if name in found:
+    for name, header, size, crc in _central(data, begin, end):
+        if name in entries:
             raise BadFile(f"its archive has {shown(name)} twice", DISTRUST)
-        start = _local(data, name, place, begin)
+        start = _local(data, name, header, begin)
         if size > begin - start:
             raise BadFile(f"{shown(name)} in its archive is longer than the archive")
-        found[name] = Entry(data[start : start + size], crc)
-        spans.append((place, start + size, name))
-    if len(found) != count:
-        raise BadFile(f"its archive should have {count} entries, but has {len(found)}")
+        entries[name] = Entry(data[start : start + size], crc)
+        spans.append((header, start + size, name))
+    if len(entries) != count:
+        raise BadFile(f"its archive should have {count} entries, but has {len(entries)}")
     spans.sort()
     for (_, before, _), (after, _, name) in itertools.pairwise(spans):
         if after < before:
             raise BadFile(f"{shown(name)} in its archive overlaps another entry", DISTRUST)
-    return found
+    return entries
 
 
-def _unpack(record: struct.Struct, data: memoryview, at: int, sign: bytes, what: str) -> tuple[int, ...]:
+def _unpack(record: struct.Struct, data: memoryview, at: int, signature: bytes, what: str) -> tuple[int, ...]:
+    """Reads a record and returns its fields after the signature."""
     if at < 0 or at > len(data) - record.size:
         raise BadFile(f"its archive lacks {what}")
     values = record.unpack_from(data, at)
-    if values[0] != sign:
+    if values[0] != signature:
         raise BadFile(f"its archive lacks {what}")
     return values[1:]
 
 
 def _directory(data: memoryview) -> tuple[int, int, int]:
-    """(number of entries, first byte of the central directory, the byte behind it)."""
+    """Returns (number of entries, begin and end of the central directory)."""
     at = len(data) - END.size
-    disk, first_disk, here, count, size, begin, comment = _unpack(END, data, at, b"PK\x05\x06", "its end; it may be cut off")
+    disk, first_disk, here, count, size, begin, comment = _unpack(
+        END, data, at, b"PK\x05\x06", "its end record; it may be cut off"
+    )
     locator = at - END64_LOCATOR.size
     if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":  # PyTorch always writes both ends
-        _, at, _ = _unpack(END64_LOCATOR, data, locator, b"PK\x06\x07", "its locator of 64 bits")
-        _, _, _, disk, first_disk, here, count, size, begin = _unpack(END64, data, at, b"PK\x06\x06", "its end of 64 bits")
+        _, at, _ = _unpack(END64_LOCATOR, data, locator, b"PK\x06\x07", "its zip64 locator")
+        _, _, _, disk, first_disk, here, count, size, begin = _unpack(END64, data, at, b"PK\x06\x06", "its zip64 end record")
     if disk or first_disk or here != count or comment or begin + size != at:
         raise BadFile("the directory of its archive is not where it should be")
     return count, begin, at
 
 
 def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, int, int]]:
-    """(name, place of the local header, size, checksum) of each entry."""
+    """Yields (name, offset of the local header, size, checksum) of each entry."""
     data = data[:end]
     while at < end:
         (_, _, flags, method, _, _, crc, packed, size, name_size, extra_size, comment_size, disk, _, _, place) = _unpack(
@@ -94,12 +98,12 @@ def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, in
         wide = _wide(bytes(data[at + name_size : at + name_size + extra_size]))
         fields = [size, packed, place]
         if fields.count(FULL) > len(wide):
-            raise BadFile(f"{shown(name)} in its archive lacks its sizes of 64 bits")
+            raise BadFile(f"{shown(name)} in its archive lacks its zip64 sizes")
         size, packed, place = (wide.pop(0) if field == FULL else field for field in fields)
         if method or packed != size or flags & ENCRYPTED:
             raise BadFile(f"{shown(name)} in its archive is compressed or encrypted, which PyTorch never does", CONVERT)
         if disk:
-            raise BadFile(f"{shown(name)} lies in another part of its archive", CONVERT)
+            raise BadFile(f"{shown(name)} is in another part of a split archive", CONVERT)
         yield name, place, size, crc
         at += name_size + extra_size + comment_size
 
@@ -110,12 +114,12 @@ def _name(raw: bytes) -> str:
     except UnicodeDecodeError as error:
         raise BadFile("a name in its archive is not UTF-8") from error
     if "\\" in name or "\0" in name or ":" in name or name.startswith("/") or ".." in name.split("/"):
-        raise BadFile(f"{shown(name)} in its archive leaves its folder", DISTRUST)
+        raise BadFile(f"{shown(name)} in its archive is a path out of its folder", DISTRUST)
     return name
 
 
 def _wide(extra: bytes) -> list[int]:
-    """The sizes of 64 bits among an entry's extra fields."""
+    """Returns the zip64 sizes among the extra fields of an entry."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
@@ -127,8 +131,8 @@ def _wide(extra: bytes) -> list[int]:
 
 
 def _local(data: memoryview, name: str, place: int, end: int) -> int:
-    """The first byte of an entry, behind its local header; `end` is where no entry may reach."""
-    what = f"{shown(name)} where its directory says"
+    """Returns the offset of the data of an entry, after its local header at `place`. end: upper bound of all entries."""
+    what = f"{shown(name)} at the offset in its directory"
     name_size, extra_size = _unpack(LOCAL, data[:end], place, b"PK\x03\x04", what)[-2:]
     start = place + LOCAL.size + name_size + extra_size
     if start > end or bytes(data[place + LOCAL.size : place + LOCAL.size + name_size]) != name.encode("utf-8"):

@@ -80,7 +80,7 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
     found = evaluate("toy_referring", "--limit", "11")["toy_referring"]
     assert calls == [0, 4, 8, 8]
     assert found == pytest.approx(whole, rel=1e-6)
-    assert "went on behind 8 examples" in capsys.readouterr().err
+    assert "resumed after 8 examples" in capsys.readouterr().err
     cases = [json.loads((tmp_path / f / "partial" / "toy_referring.json").read_text())["cases"] for f in ("out", "whole")]
     assert [case["index"] for case in cases[0]] == [case["index"] for case in cases[1]]
     with pytest.raises(SystemExit):
@@ -106,7 +106,7 @@ def test_what_stands_in_the_way_of_the_results_is_told_before_all_is_scored(name
         main([*ON_NOTHING, str(tmp_path), "--out", str(out)])
     told = capsys.readouterr().err
     assert ended.value.code == 2 and told.count("\n") == 1 and str(out) in told
-    assert any(words in told for words in ("is no folder", "is a folder where a file", "would be lost", "is a file"))
+    assert any(words in told for words in ("is not a folder", "is a folder, but a file", "would be deleted", "is a file"))
 
 
 @pytest.mark.parametrize("name", ["partial", "toy_video"])
@@ -147,9 +147,9 @@ def test_every_kind_of_question(micro, evaluate, tmp_path):
     ("more", "told"),
     [
         (["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: not known; choose some of refcoco"),
-        (["--benchmarks", "refcoco", "--model", "tiny"], "goes with --config and --checkpoint"),
+        (["--benchmarks", "refcoco", "--model", "tiny"], "requires --config and --checkpoint"),
         (["--config", "tiny"], "give --model, or --benchmarks"),
-        (["--model", "tiny", "--batch-size", "0"], "give one or more"),
+        (["--model", "tiny", "--batch-size", "0"], "give at least 1"),
         (
             ["--benchmarks", "refcoco", "--config", "tiny", "--checkpoint", "tiny", "--data-root", "/nowhere"],
             "refcoco_val.json",

@@ -34,8 +34,8 @@ def run(*arguments):
 
 OVERRIDES = {
     "train.steps=None": "takes int, not None",
-    "data.tasks={}": "names no task",
-    "train={}": "leaves out average",
+    "data.tasks={}": "is empty; add at least one task",
+    "train={}": "lacks average",
     "model=None": "is a block",
     "data.image_size=0": "from 1 to",
     "data.buckets=[]": "a list of 1 or more",
@@ -44,14 +44,14 @@ OVERRIDES = {
     f"seed={2**70}": "from 0 to",
     "data.tasks.referring.ratio=-1": "from 0 to",
     "data.tasks.referring=3": "is a block",
-    "data.tasks={1:2}": "data.tasks: 1 is no name of a field",
-    "data.augment={'__class__':None}": "data.augment: '__class__' is no name of a field",
+    "data.tasks={1:2}": "data.tasks: 1 is not a valid field name",
+    "data.augment={'__class__':None}": "data.augment: '__class__' is not a valid field name",
     "data.tasks={'a':3}": "data.tasks.a = 3",
     "data.augment={'a':3}": "give a task and a block",
     "optimizer.learning_rate=1e999": "give a number from",
     "optimizer.betas=(1,)": "a list of 2 values",
     "model.llm.num_layers=1000000000": "from 1 to",
-    "model.lora={'rank':8}": "leaves out alpha",
+    "model.lora={'rank':8}": "lacks alpha",
     "init_fresh=('(',)": "give a regular expression",
     "limits.pixels=-1": "limits: pixels",
     "limits.pixel=1": "did you mean limits.pixels",
@@ -71,14 +71,14 @@ def test_odd_overrides_end_before_any_work(tmp_path, text):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("train", "--config", "tiny", "--workdir", "http://host/x"), "web addresses are not read"),
-        (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is no store that is read or written here"),
-        (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is no store that is read or written here"),
-        (("predict", "x.jpg", "a ring", "--out", "a\0b"), "holds a NUL"),
+        (("train", "--config", "tiny", "--workdir", "http://host/x"), "web addresses are not supported"),
+        (("train", "--config", "tiny", "--workdir", "ftp://host/x"), "is not a supported bucket URL"),
+        (("train", "--config", "tiny", "--workdir", "zip://x::file:///etc/passwd"), "is not a supported bucket URL"),
+        (("predict", "x.jpg", "a ring", "--out", "a\0b"), "contains a NUL"),
         (("predict", "x.jpg", "a ring", "--out", ""), "--out: is empty; give a folder"),
         (("train", "--config", "none.py", "--workdir="), "--workdir: is empty; give a folder"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels=0"), "--limits: pixels"),
-        (("predict", "x.jpg", "a ring", "--limits=pixel=9"), "no limit is called 'pixel'"),
+        (("predict", "x.jpg", "a ring", "--limits=pixel=9"), "there is no limit 'pixel'"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels=" + "[" * 3000), "--limits: pixels"),
         (("predict", "x.jpg", "a ring", "--limit", "pixels=9"), "unknown argument --limit"),
         (("predict", "x.jpg", "a ring", "--limits", "pixels={[]:1}"), "--limits: pixels"),
@@ -99,9 +99,9 @@ def test_odd_arguments(tmp_path, monkeypatch, arguments, words):
 
 def test_limits_hold_while_a_command_runs(monkeypatch):
     seen = []
-    monkeypatch.setattr(predict, "run", lambda parsed: seen.append(limits.in_force()))
+    monkeypatch.setattr(predict, "run", lambda parsed: seen.append(limits.current()))
     assert run("predict", "x", "y", "--limits", "pixels=1000", "--limits=seconds=2", "--limits", "outside=True") == (0, "")
-    assert seen == [limits.Limits(pixels=1000, seconds=2.0, outside=True)] and limits.in_force() == limits.Limits()
+    assert seen == [limits.Limits(pixels=1000, seconds=2.0, outside=True)] and limits.current() == limits.Limits()
 
 
 def test_the_number_of_examples_has_a_name_of_its_own(monkeypatch):
@@ -116,7 +116,7 @@ def test_limits_of_a_training_are_those_of_its_config(monkeypatch):
     monkeypatch.setattr(train, "run", seen.append)
     assert run("train", "--config", "tiny", "--workdir", "w", "--limits", "pixels=1000", "--limits=outside=True") == (0, "")
     config = configs.load("tiny", seen[0].overrides)
-    assert limits.of(config.limits, "limits") == limits.Limits(pixels=1000, outside=True)
+    assert limits.from_fields(config.limits, "limits") == limits.Limits(pixels=1000, outside=True)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_faults_of_our_own_are_told_as_such(monkeypatch, error):
 
     monkeypatch.setattr(predict, "run", fails)
     code, told = run("predict", "x", "y")
-    assert code == 1 and told.startswith("error: this is a fault of hyperseg") and "--traceback" in told
+    assert code == 1 and told.startswith("error: internal error of hyperseg") and "--traceback" in told
     assert type(error).__name__ in told and told.count("\n") == 1 and told[:-1].isprintable()
     with pytest.raises(type(error)):
         main(["predict", "x", "y", "--traceback"])
 
 
 def test_panics_become_bad_files_and_stops_do_not():
-    with pytest.raises(Exception, match=r"is no tokenizer .wrong"), without_panics("is no tokenizer"):
+    with pytest.raises(Exception, match=r"is not a tokenizer .wrong"), without_panics("is not a tokenizer"):
         raise Panic("wrong\nhere")
     with pytest.raises(KeyboardInterrupt), without_panics("x"):
         raise KeyboardInterrupt
@@ -151,7 +151,7 @@ def test_panics_become_bad_files_and_stops_do_not():
 def test_names_are_printed_as_they_are():
     console = Console(file=io.StringIO(), width=200)
     for text in ("[red]a[/] [/b]", "\x1b[31m", "\ud800", "a\nb", "\u202e"):
-        printing.say(console, text)
+        printing.log(console, text)
         console.print(printing.cell(text))
     told = console.file.getvalue().split("\n")
     assert told[:2] == ["[red]a[/] [/b]"] * 2 and told[2:4] == [r"\x1b[31m"] * 2 and told[4:6] == [r"\ud800"] * 2
@@ -163,7 +163,7 @@ def promise(key, value):
     text = f"{key}={value}"
     made = fuzz.kept_promise(lambda: configs.load("tiny", [text]))
     if not isinstance(made, UserError):
-        fuzz.kept_promise(lambda: limits.of(made.limits, "limits"))
+        fuzz.kept_promise(lambda: limits.from_fields(made.limits, "limits"))
 
 
 def _keys(block, path=""):
@@ -202,11 +202,11 @@ def test_quickstart_writes_nothing_behind_a_link(tmp_path, capsys, name):
 def test_quickstart_of_too_little(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
-    assert ended.value.code == 2 and "give 4 images or more" in " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2 and "give at least 4 images" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("arguments", [["--pictures", "8"], ["--pictures=8"]])
 def test_a_flag_of_an_earlier_version_is_told_the_new_name(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
-    assert ended.value.code == 2 and "is named --images now; give --images" in " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 2 and "was renamed to --images; use --images" in " ".join(capsys.readouterr().err.split())

@@ -76,19 +76,19 @@ def test_scribbles(trained, image, tmp_path):
 def test_regions_of_marks_and_masks_are_asked_together(trained, image):
     """A mark is asked for as the mask that it is drawn as."""
     model = hyperseg_jax.load(trained)
-    marks = [Region.of_point(20, 30), Region("box", boxes=[[50, 20, 120, 90]], points=[[60, 60, 1]])]
+    marks = [Region.from_point(20, 30), Region("box", boxes=[[50, 20, 120, 90]], points=[[60, 60, 1]])]
     masks = [draw_region(mark, (100, 150)) for mark in marks]
     wanted = model.segment_regions(image, masks)
-    for given in (marks, [marks[0], masks[1]], [masks[0], Region.of_mask(masks[1])]):
+    for given in (marks, [marks[0], masks[1]], [masks[0], Region.from_mask(masks[1])]):
         found = model.segment_regions(image, given)
         assert np.array_equal(found.masks, wanted.masks) and found.scores == wanted.scores
         assert found.names == ("region 1", "region 2")
     with pytest.raises(UserError, match="the image: region 2: it has only points beside the object"):
         model.segment_regions(image, [marks[0], Region("point", points=[[3, 3, 0]])])
-    for empty in (np.zeros((100, 150), bool), Region.of_mask(np.zeros((100, 150), bool))):
+    for empty in (np.zeros((100, 150), bool), Region.from_mask(np.zeros((100, 150), bool))):
         with pytest.raises(UserError, match="region 2 is empty; draw it inside the image"):
             model.segment_regions(image, [masks[0], empty])
-    for other in (masks[0].T, Region.of_mask(masks[0].T)):
+    for other in (masks[0].T, Region.from_mask(masks[0].T)):
         with pytest.raises(UserError, match=r"region 1 has size \(150, 100\), the image \(100, 150\)"):
             model.segment_regions(image, [other])
 
@@ -212,8 +212,8 @@ def test_what_cannot_be_named_or_followed_is_one_line(trained, image, tmp_path, 
     long = shutil.copy(image, tmp_path / "frames" / f"{'a' * 240}.jpg")
     for given, out, words in (
         (image, "circle", "circle: cannot be written"),
-        (long, "out", "its name is too long for those of the results"),
-        (tmp_path / "frames", "out", "its name is too long for those of the results"),
+        (long, "out", "the file name is too long"),
+        (tmp_path / "frames", "out", "the file name is too long"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["predict", str(given), "red ring", "--model", str(trained), "--out", str(tmp_path / out)])

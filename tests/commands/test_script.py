@@ -23,8 +23,8 @@ def run(body, redirect="", **options):
     "redirect, code, error",
     [
         ("", 0, ""),
-        (">/dev/full", 2, "error: standard output: No space left on device; give it room, or another place\n"),
-        (">&-", 2, "error: standard output: Bad file descriptor; give it room, or another place\n"),
+        (">/dev/full", 2, "error: standard output: No space left on device; free space, or redirect it elsewhere\n"),
+        (">&-", 2, "error: standard output: Bad file descriptor; free space, or redirect it elsewhere\n"),
         ("2>&-", 0, ""),
         ("2>/dev/full", 0, ""),
         (">&- 2>&-", 2, ""),
@@ -78,9 +78,9 @@ def test_a_signal_at_any_moment_is_one_line(number, code, where):
 
 def test_half_files_go_before_the_end(tmp_path):
     body = (
-        "import pathlib; from hyperseg_jax.atomic import whole_folder\n"
+        "import pathlib; from hyperseg_jax.atomic import atomic_folder\n"
         + ENDS
-        + "with whole_folder(pathlib.Path('out')) as part:"
+        + "with atomic_folder(pathlib.Path('out')) as part:"
         "\n        (part / 'x').write_text('half'); os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
     )
     assert run(body, cwd=tmp_path) == (143, "", "error: stopped\n")

@@ -129,7 +129,7 @@ def test_broken_files_are_named(tmp_path):
     for content in (b"", b"hello", data[:200]):
         path.write_bytes(content)
         count, told = whole_and_error(path)
-        assert count == 0 and ("cannot be read as a video" in told or "has no video that can be decoded" in told)
+        assert count == 0 and ("cannot be read as a video" in told or "has no video stream that can be decoded" in told)
     path.write_bytes(data[: len(data) * 3 // 4])
     count, told = whole_and_error(path)
     assert 0 < count < COUNT and (f"after frame {count - 1}" in told or f"frame {count} is damaged" in told)
@@ -153,7 +153,7 @@ def test_sound_alone_is_no_video(tmp_path):
         frame.sample_rate = 8000
         for packet in (*stream.encode(frame), *stream.encode()):
             container.mux(packet)
-    assert "has no video that can be decoded" in whole_and_error(path)[1]
+    assert "has no video stream that can be decoded" in whole_and_error(path)[1]
 
 
 def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):

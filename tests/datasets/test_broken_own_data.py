@@ -239,5 +239,5 @@ def test_bad_rows_of_a_table(own, monkeypatch):
     with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"limits\.seconds"):
         reader[0]
     os.mkfifo(root / "pipe.tsv")
-    with pytest.raises(UserError, match=r"pipe\.tsv: is no regular file"):
+    with pytest.raises(UserError, match=r"pipe\.tsv: is not a regular file"):
         MmBench(root / "pipe.tsv")

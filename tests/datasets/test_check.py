@@ -32,9 +32,9 @@ def test_problems_are_listed_and_bounded(own, capsys):
     code, out, _ = run(capsys, "data", "check", "gqa", "--root", root, "--split", "val_balanced", "--show", 2)
     lines = [line for line in out.splitlines() if line.startswith(("missing file", "bad record", "val_balanced:"))]
     assert code == 1 and len(lines) == 3 and str(root) in lines[0]
-    assert lines[2] == "val_balanced: 7 problems in all: 1 missing file, 6 bad record"
+    assert lines[2] == "val_balanced: 7 problems in total: 1 missing file, 6 bad record"
     code, out, _ = run(capsys, "data", "check", "gqa", "--root", root, "--split", "testdev_balanced")
-    assert code == 1 and "n0.jpg: no such image" in out and "problems in all" not in out
+    assert code == 1 and "n0.jpg: no such image" in out and "problems in total" not in out
 
 
 def rows_of(out):

@@ -97,4 +97,4 @@ def test_names_of_other_kinds_are_told(own):
     for value in (5, None, [], {"a": 1}, "a\0b", "\ud800.jpg", "x" * 300, ""):
         change(root / "coco/annotations/instances_val2017.json", lambda c, v=value: c["images"][0].update(file_name=v))
         ((kind, message),) = found(report(root, "coco_instances"))
-        assert kind == "bad record" and "is no name of a file; correct it" in message and message.isprintable()
+        assert kind == "bad record" and "is not a file name; correct it" in message and message.isprintable()

@@ -79,7 +79,7 @@ def test_objects_without_masks_count_as_masks(own):
 
 def test_time_is_limited(own):
     root = own("coco")
-    with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"seconds of reading behind it.*limits\.seconds"):
+    with limits.applied(seconds=1e-9), pytest.raises(UserError, match=r"seconds of reading time.*limits\.seconds"):
         opened(root)[0]
 
 
@@ -145,7 +145,7 @@ def test_links_and_pipes_in_the_place_of_a_build(own, tmp_path, place):
         content["shards"][0]["bytes"] = 0
         (folder / indices.INDEX).write_text(json.dumps(content))
     for read in (open_checked, lambda *where: Built(*where)[0]):
-        with pytest.raises(UserError, match="is no regular file"):
+        with pytest.raises(UserError, match="is not a regular file"):
             read(tmp_path / "out", "val")
 
 
@@ -207,7 +207,7 @@ class Giving(Raising):
         return self._errors[index]
 
 
-@pytest.mark.parametrize("regions", [np.ones((1, 4, 4), bool), [Region.of_point(1, 1)], (np.ones((4, 4), bool),), None])
+@pytest.mark.parametrize("regions", [np.ones((1, 4, 4), bool), [Region.from_point(1, 1)], (np.ones((4, 4), bool),), None])
 def test_regions_of_another_kind_are_named(regions):
     """As readers gave them once: whoever draws them would fail far from the reader."""
     example = Example("it", np.zeros((1, 4, 4, 3), np.uint8), (Prompt("region", regions=regions),))

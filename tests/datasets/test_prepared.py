@@ -187,7 +187,7 @@ def test_foreign_classes_are_never_imported(prepared, tmp_path, monkeypatch, pla
     features = json.loads((folder / "features.json").read_text())
     features["featuresDict"]["features"]["image"] = PLACES[place]
     (folder / "features.json").write_text(json.dumps(features))
-    with pytest.raises(UserError, match=r"features\.json: names the class .*, which is not among the features that are read"):
+    with pytest.raises(UserError, match=r"features\.json: names the class .*, which is not a supported feature"):
         Prepared(folder, "train")
     assert not (tmp_path / "marker").exists()
 
@@ -214,9 +214,12 @@ def test_features_as_they_were_written_before(prepared, tmp_path):
     [
         ({"name": "../../etc"}, r"leaves .*--limits outside=True"),
         ({"splits": [{"name": "train", "shardLengths": ["3"], "filepathTemplate": "/etc/passwd"}]}, r"--limits outside=True"),
-        ({"splits": [{"name": "train", "shardLengths": [10**12]}]}, r"promises 1000000000000 records.*limits\.records"),
-        ({"splits": [{"name": "train", "shardLengths": ["-1"]}]}, "promises -1 records"),
-        ({"splits": [{"name": "train", "shardLengths": ["5"], "filepathTemplate": "x.array_record[0:5]"}]}, "is no shard of"),
+        ({"splits": [{"name": "train", "shardLengths": [10**12]}]}, r"lists 1000000000000 records.*limits\.records"),
+        ({"splits": [{"name": "train", "shardLengths": ["-1"]}]}, "lists -1 records"),
+        (
+            {"splits": [{"name": "train", "shardLengths": ["5"], "filepathTemplate": "x.array_record[0:5]"}]},
+            "is not a shard of",
+        ),
         ({"name": "{SPLIT}" * 20_000}, "too long a name"),
         ({"splits": [{"name": "train", "shardLengths": ["0"] * 300_000}]}, "too many shards"),
         ({"splits": [{"name": "train", "shardLengths": ["2"]}]}, "has 3 records, but dataset_info.json says 2"),
@@ -256,7 +259,7 @@ def test_shards_that_are_no_files(prepared, tmp_path):
     path.rename(tmp_path / "away")
     makes = {
         "no such shard": lambda: None,
-        "is no regular file": lambda: os.mkfifo(path),
+        "is not a regular file": lambda: os.mkfifo(path),
         r"is a link that leaves .*--limits outside=True": lambda: path.symlink_to(tmp_path / "away"),
     }
     for told, make in makes.items():

@@ -37,11 +37,11 @@ ALL = Region(
 
 
 def test_constructors_give_what_they_say():
-    assert Region.of_point(3, 4).points.tolist() == [[3, 4, 1]] and Region.of_point(3, 4).kind == "point"
-    assert Region.of_box(1, 2, 3, 4).boxes.tolist() == [[1, 2, 3, 4]] and Region.of_box(1, 2, 3, 4).kind == "box"
-    (line,) = Region.of_scribble([(1, 2), (3, 4)]).scribbles
+    assert Region.from_point(3, 4).points.tolist() == [[3, 4, 1]] and Region.from_point(3, 4).kind == "point"
+    assert Region.from_box(1, 2, 3, 4).boxes.tolist() == [[1, 2, 3, 4]] and Region.from_box(1, 2, 3, 4).kind == "box"
+    (line,) = Region.from_scribble([(1, 2), (3, 4)]).scribbles
     assert line.tolist() == [[1, 2], [3, 4]] and line.dtype == np.float64
-    assert Region.of_mask(MASK).kind == "mask" and Region.of_mask(MASK, "box").kind == "box"
+    assert Region.from_mask(MASK).kind == "mask" and Region.from_mask(MASK, "box").kind == "box"
     nothing = Region("mask")
     assert nothing.points.shape == (0, 3) and nothing.boxes.shape == (0, 4) and nothing.scribbles == () and nothing.mask is None
 
@@ -49,15 +49,15 @@ def test_constructors_give_what_they_say():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"kind": "blob"}, "of the kind 'blob'; use one of point, scribble, box, mask"),
-        ({"points": [[1, 2]]}, r"the points of a region are of shape \(1, 2\)"),
-        ({"points": ["here"]}, "the points of a region are no numbers"),
-        ({"points": [[1, 2, 2]]}, "the third number of a point is 1 where it is on what is meant, 0"),
-        ({"points": [[np.nan, 2, 1]]}, "the points of a region have a number of 1000000 pixels or more, or none at all"),
+        ({"kind": "blob"}, "has the kind 'blob'; use one of point, scribble, box, mask"),
+        ({"points": [[1, 2]]}, r"the points of a region have the shape \(1, 2\)"),
+        ({"points": ["here"]}, "the points of a region are not numbers"),
+        ({"points": [[1, 2, 2]]}, "the third number of a point must be 1"),
+        ({"points": [[np.nan, 2, 1]]}, "the points of a region have a coordinate that is not finite, or not below 1000000"),
         ({"points": np.ones((4097, 3))}, "give up to 4096 rows of 3 numbers"),
-        ({"boxes": [[0, 0, np.inf, 5]]}, "the boxes of a region have a number"),
-        ({"boxes": [[5, 0, 4, 5]]}, "left, top, right, bottom; found one whose sides are swapped"),
-        ({"scribbles": [[]]}, "need a corner each"),
+        ({"boxes": [[0, 0, np.inf, 5]]}, "the boxes of a region have a coordinate"),
+        ({"boxes": [[5, 0, 4, 5]]}, "left, top, right, bottom; found a box with swapped sides"),
+        ({"scribbles": [[]]}, "each scribble of a region needs a vertex"),
         ({"scribbles": [[[1, 1]]] * 4097}, "has 4097 scribbles; give 4096 at most"),
         ({"scribbles": [[[0, 0], [9e5, 0], [0, 0]]]}, "are longer than 1000000 pixels"),
     ],
@@ -72,12 +72,12 @@ def test_what_is_no_region_is_named(given, told):
 
 def test_a_point_is_its_pixel_thickened():
     for x, y in ((20, 30), (20.99, 30.0), (20.5, 30.5)):
-        found = draw_region(Region.of_point(x, y), SIZE)
+        found = draw_region(Region.from_point(x, y), SIZE)
         assert np.array_equal(found, visual_prompts.thicken(pixel(20, 30), "point")) and found.sum() == 13
 
 
 def test_a_thin_mark_is_thickened_where_it_is_drawn():
-    thin = lambda radius: Region.of_mask(pixel(20, 30), "point", radius)
+    thin = lambda radius: Region.from_mask(pixel(20, 30), "point", radius)
     assert np.array_equal(draw_region(thin(None), SIZE), visual_prompts.thicken(pixel(20, 30), "point"))
     assert np.array_equal(draw_region(thin(7), SIZE), visual_prompts.thicken(pixel(20, 30), "point", 7))
     assert np.array_equal(draw_region(thin(0), SIZE), pixel(20, 30))
@@ -85,34 +85,36 @@ def test_a_thin_mark_is_thickened_where_it_is_drawn():
         thick = visual_prompts.thickened(thin(radius))
         assert thick.radius == 0 and np.array_equal(thick.mask, draw_region(thin(radius), SIZE))
         assert np.array_equal(draw_region(flipped(thin(radius), SIZE[1]), SIZE), draw_region(thin(radius), SIZE)[:, ::-1])
-    with pytest.raises(UserError, match="has the radius -1; give 0 up to"):
+    with pytest.raises(UserError, match="has the radius -1; give an integer from 0 to"):
         thin(-1)
 
 
 def test_a_box_is_filled_and_a_mask_stays():
-    box = draw_region(Region.of_box(9.6, 20, 30.4, 40.5), SIZE)
+    box = draw_region(Region.from_box(9.6, 20, 30.4, 40.5), SIZE)
     assert np.array_equal(box, visual_prompts.filled_box(SIZE, 9.6, 20, 30.4, 40.5)) and box.sum() == 20 * 20
-    assert np.array_equal(draw_region(Region.of_mask(MASK), SIZE), MASK)
-    assert not draw_region(Region.of_mask(np.zeros(SIZE, bool)), SIZE).any()  # what a reader drew is not judged
+    assert np.array_equal(draw_region(Region.from_mask(MASK), SIZE), MASK)
+    assert not draw_region(Region.from_mask(np.zeros(SIZE, bool)), SIZE).any()  # what a reader drew is not judged
 
 
 def test_a_scribble_is_a_thick_line_through_its_corners():
     thin = np.zeros(SIZE, bool)
     thin[5:26, 5] = thin[25, 5:41] = True
-    found = draw_region(Region.of_scribble([(5, 5), (5.9, 25.9), (40, 25)]), SIZE)
+    found = draw_region(Region.from_scribble([(5, 5), (5.9, 25.9), (40, 25)]), SIZE)
     assert np.array_equal(found, visual_prompts.thicken(thin, "scribble")) and found.sum() > 2 * thin.sum()
-    assert np.array_equal(draw_region(Region.of_scribble([(7.5, 8.5)]), SIZE), visual_prompts.thicken(pixel(7, 8), "scribble"))
-    beyond = draw_region(Region.of_scribble([(5, 5), (5, -400)]), SIZE)  # as after a crop
-    assert beyond[:6, 5].all() and beyond.sum() == draw_region(Region.of_scribble([(5, 5), (5, 0)]), SIZE).sum()
+    assert np.array_equal(
+        draw_region(Region.from_scribble([(7.5, 8.5)]), SIZE), visual_prompts.thicken(pixel(7, 8), "scribble")
+    )
+    beyond = draw_region(Region.from_scribble([(5, 5), (5, -400)]), SIZE)  # as after a crop
+    assert beyond[:6, 5].all() and beyond.sum() == draw_region(Region.from_scribble([(5, 5), (5, 0)]), SIZE).sum()
 
 
 def test_all_marks_of_a_region_are_drawn_together():
     parts = [
-        Region.of_point(20.5, 30.2),
-        Region.of_point(90, 12),
-        Region.of_box(70.2, 40.8, 100, 55),
-        *map(Region.of_scribble, ALL.scribbles),
-        Region.of_mask(MASK),
+        Region.from_point(20.5, 30.2),
+        Region.from_point(90, 12),
+        Region.from_box(70.2, 40.8, 100, 55),
+        *map(Region.from_scribble, ALL.scribbles),
+        Region.from_mask(MASK),
     ]
     assert np.array_equal(draw_region(ALL, SIZE), np.any([draw_region(part, SIZE) for part in parts], 0))
     assert not draw_region(ALL, SIZE)[60, 60]  # the point beside the object
@@ -126,10 +128,10 @@ def test_all_marks_of_a_region_are_drawn_together():
         (Region("point", points=[[3, 3, 0]], mask=np.zeros(SIZE, bool)), "has only points beside the object"),
         (Region("point"), "is empty.*add a point on the object"),
         (Region("point", points=[[3, 3, 1], [120, 3, 1]]), r"the point \(120, 3\) is not inside an image of 120 x 90 pixels"),
-        (Region.of_box(120, 3, 130, 9), r"the box \(120, 3, 130, 9\) is not in an image of 120 x 90 pixels"),
-        (Region.of_box(-9, 3, 0, 9), r"the box \(-9, 3, 0, 9\) is not in an image"),
-        (Region.of_scribble([(-1, 3), (5, 90)]), "no corner of a scribble is inside an image of 120 x 90 pixels"),
-        (Region.of_mask(MASK.T), r"a mask of \(120, 90\) \(height, width\) was drawn on an image of 120 x 90 pixels"),
+        (Region.from_box(120, 3, 130, 9), r"the box \(120, 3, 130, 9\) is not in an image of 120 x 90 pixels"),
+        (Region.from_box(-9, 3, 0, 9), r"the box \(-9, 3, 0, 9\) is not in an image"),
+        (Region.from_scribble([(-1, 3), (5, 90)]), "no corner of a scribble is inside an image of 120 x 90 pixels"),
+        (Region.from_mask(MASK.T), r"a mask of \(120, 90\) \(height, width\) was drawn on an image of 120 x 90 pixels"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(region, told):
@@ -160,7 +162,7 @@ def test_boxes_without_a_pixel_are_named(box):
 
 @pytest.mark.parametrize("x", [0, 3, 3.5, 3.25, 119, 119.5, 1e-30, 119.99999999999999, 60])
 def test_a_mirrored_point_is_the_mirrored_disc(x):
-    point = Region.of_point(x, 30)
+    point = Region.from_point(x, 30)
     there = flipped(point, WIDTH)
     assert np.array_equal(draw_region(there, SIZE), draw_region(point, SIZE)[:, ::-1])
     between = x % 1 and x > 1e-9
@@ -198,18 +200,18 @@ def test_a_window_takes_what_lies_in_it():
 @pytest.mark.parametrize(
     ("region", "seen"),
     [
-        (Region.of_point(10, 20), True),
-        (Region.of_point(79.9, 59.9), True),
-        (Region.of_point(80, 30), False),
-        (Region.of_point(9.9, 30), False),
+        (Region.from_point(10, 20), True),
+        (Region.from_point(79.9, 59.9), True),
+        (Region.from_point(80, 30), False),
+        (Region.from_point(9.9, 30), False),
         (Region("point", points=[[30, 30, 0], [5, 5, 1]]), False),
-        (Region.of_box(0, 0, 10.5, 20.5), True),
-        (Region.of_box(0, 0, 10, 90), False),
-        (Region.of_box(30.5, 30, 30.5, 31), True),
-        (Region.of_scribble([(5, 5), (10, 20)]), True),
-        (Region.of_scribble([(5, 30), (100, 30)]), False),
-        (Region.of_mask(MASK), False),
-        (Region.of_mask(MASK[::-1]), True),
+        (Region.from_box(0, 0, 10.5, 20.5), True),
+        (Region.from_box(0, 0, 10, 90), False),
+        (Region.from_box(30.5, 30, 30.5, 31), True),
+        (Region.from_scribble([(5, 5), (10, 20)]), True),
+        (Region.from_scribble([(5, 30), (100, 30)]), False),
+        (Region.from_mask(MASK), False),
+        (Region.from_mask(MASK[::-1]), True),
     ],
 )
 def test_a_window_shows_a_region_or_not(region, seen):
@@ -228,7 +230,7 @@ def regional(*regions):
 
 
 def test_a_cut_example_loses_the_regions_that_it_does_not_show():
-    example = regional(ALL, Region.of_point(5, 5), Region.of_box(40, 30, 90, 70))
+    example = regional(ALL, Region.from_point(5, 5), Region.from_box(40, 30, 90, 70))
     (prompt,) = crop_example(example, WINDOW).prompts
     assert len(prompt.regions) == len(prompt.masks) == 2 and prompt.labels == (1, 0)
     np.testing.assert_allclose(prompt.regions[1].boxes, [[30, 10, 70, 40]])
@@ -238,8 +240,8 @@ def test_a_cut_example_loses_the_regions_that_it_does_not_show():
 def test_a_mirrored_example_mirrors_the_image_that_was_drawn_on():
     """Whose width may be another one than that of its frames."""
     drawn_on = np.arange(50 * 70 * 3, dtype=np.uint8).reshape(50, 70, 3)
-    example = dataclasses.replace(regional(Region.of_point(20.5, 30.5)), drawn_on=drawn_on)
+    example = dataclasses.replace(regional(Region.from_point(20.5, 30.5)), drawn_on=drawn_on)
     there = flip_horizontally(example)
     assert np.array_equal(there.drawn_on, drawn_on[:, ::-1])
     assert there.prompts[0].regions[0].points.tolist() == [[49.5, 30.5, 1]]
-    assert flip_horizontally(regional(Region.of_point(20.5, 30.5))).prompts[0].regions[0].points.tolist() == [[99.5, 30.5, 1]]
+    assert flip_horizontally(regional(Region.from_point(20.5, 30.5))).prompts[0].regions[0].points.tolist() == [[99.5, 30.5, 1]]

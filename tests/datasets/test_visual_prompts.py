@@ -76,7 +76,7 @@ def test_a_box_is_drawn_as_training_draws_it():
 
 
 def test_a_point_at_the_edge_is_cut():
-    disc = draw_region(Region.of_point(639.9, 0), SIZE)
+    disc = draw_region(Region.from_point(639.9, 0), SIZE)
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     assert np.array_equal(disc, rows**2 + (columns - 639) ** 2 <= 100)
 
@@ -84,7 +84,7 @@ def test_a_point_at_the_edge_is_cut():
 @pytest.mark.parametrize(("x", "y"), [(-1, 5), (640, 5), (5, -0.1), (5, 480)])
 def test_a_point_outside_is_refused(x, y):
     with pytest.raises(UserError, match="is not inside an image of 640 x 480 pixels"):
-        draw_region(Region.of_point(x, y), SIZE)
+        draw_region(Region.from_point(x, y), SIZE)
 
 
 def test_radii_follow_the_area():

@@ -208,7 +208,7 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
         rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
         put = staticmethod(lambda batch, rows: batch)
         own = staticmethod(np.asarray)
-        by_shard = staticmethod(lambda function: function)
+        map_shards = staticmethod(lambda function: function)
 
     long = video("a", 1)
     long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))

@@ -83,7 +83,7 @@ def test_the_second_is_refused_in_a_line_that_names_the_first(home):
     with taken(home):
         with pytest.raises(UserError) as refused:
             Lock(home).acquire()
-        assert str(refused.value).startswith(f"{home}: another run works there (process {os.getpid()} on ")
+        assert str(refused.value).startswith(f"{home}: is in use by another run (process {os.getpid()} on ")
         assert "since 20" in str(refused.value) and "\n" not in str(refused.value)
     taken(home).release()
 
@@ -129,23 +129,23 @@ def test_a_holder_on_another_machine_that_lives_is_seen(home):
     beats = threading.Timer(0.15, held.renew)
     beats.start()
     with pytest.raises(UserError, match=rf"process {os.getpid()} on far, since"):
-        Lock(home, stale=5, say=lines.append).acquire()
+        Lock(home, stale=5, log=lines.append).acquire()
     beats.join()
-    assert len(lines) == 1 and "waiting up to 5 s for a sign of life" in lines[0] and "on far" in lines[0]
+    assert len(lines) == 1 and "waiting up to 5 s for a heartbeat" in lines[0] and "on far" in lines[0]
 
 
 def test_a_dead_holder_on_another_machine_is_waited_for_once(home):
     dead = elsewhere(taken(home))
     dead.renew()
     lines, began = [], time.monotonic()
-    with Lock(home, stale=0.5, say=lines.append) as held:
+    with Lock(home, stale=0.5, log=lines.append) as held:
         held.acquire()
         assert 0.4 < time.monotonic() - began < 3 and len(lines) == 1
         held.check()
-        with pytest.raises(UserError, match="another one has taken it over"):
+        with pytest.raises(UserError, match="another run has taken over its lock"):
             dead.check()
         dead.release()  # frees nothing
-        with pytest.raises(UserError, match="another run works there"):
+        with pytest.raises(UserError, match="is in use by another run"):
             Lock(home).acquire()
 
 
@@ -172,7 +172,7 @@ def test_a_damaged_lock_is_nobodys_after_a_while(tmp_path, content):
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "00000007").write_text(content)
     (tmp_path / FOLDER / "other").write_text("is not looked at")
-    held = Lock(tmp_path, stale=0.2, say=lambda _: None)
+    held = Lock(tmp_path, stale=0.2, log=lambda _: None)
     held.acquire()
     held.release()
 
@@ -208,7 +208,7 @@ def test_a_store_that_fails_is_one_line(bucket, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/x: cannot be written .Not a directory"):
         Lock(tmp_path / "file" / "x").acquire()
-    with pytest.raises(UserError, match=r"zz://x.*is no store"):
+    with pytest.raises(UserError, match=r"zz://x.*is not a supported bucket URL"):
         Lock("zz://x/y").acquire()
 
     def refuse(*_, **__):
@@ -223,7 +223,7 @@ def test_a_store_that_cannot_create_once(bucket, monkeypatch):
     """Who wrote last, has it."""
     monkeypatch.setattr(files, "SETTLE", 0.2)
     makes = files.open_files(bucket)
-    makes._creates_once = False
+    makes._has_exclusive_create = False
     other = threading.Timer(0.1, fsspec.filesystem("memory").pipe_file, ("/bucket/run/00000001", b"other"))
     other.start()
     assert not makes.create(1, "mine")
@@ -318,7 +318,7 @@ def test_a_number_that_no_lock_comes_to_ends_in_a_line(tmp_path, number):
     folder = tmp_path / FOLDER
     folder.mkdir()
     (folder / str(number)).write_text(dataclasses.replace(Holder.me(), free=True).text())
-    with pytest.raises(UserError, match=rf"{FOLDER}: has a file {number}, which no run makes; remove it"):
+    with pytest.raises(UserError, match=rf"{FOLDER}: has a file {number}, which no run creates; remove it"):
         Lock(tmp_path).acquire()
     (folder / str(number)).rename(folder / str(10**14))
     with Lock(tmp_path) as held:

@@ -124,7 +124,7 @@ def test_the_command_tells_a_slice(capsys):
         ]
     )
     said = capsys.readouterr().out
-    assert "preset data_fsdp: data 1 x fsdp 16" in said and "referring exchanges:" in said and "yes" in said
+    assert "preset data_fsdp: data 1 x fsdp 16" in said and "referring collectives:" in said and "yes" in said
     with pytest.raises(SystemExit):
         main(["plan", "--config", str(MICRO), "--topology", "v5e:4x4", "--task", "refering"])
 

@@ -53,7 +53,7 @@ def test_loops_are_told_apart_by_their_scope(placed):
 
 
 def test_what_is_no_program_is_refused():
-    with pytest.raises(ValueError, match="optimised HLO"):
+    with pytest.raises(ValueError, match="optimized HLO"):
         program.read("no program")
     with pytest.raises(ValueError, match="no operation in %x"):
         program.read("%main (p: f32[]) -> f32[] {\n  %x = f32[]\n}\n")

@@ -135,7 +135,7 @@ def test_each_region_has_its_own_best_query():
     scores = jnp.asarray([[3.0, -3.0, 0.0], [-3.0, 3.0, 0.0]])
     valid = jnp.asarray([True, True, False])  # the batch has room for a third
     found = selection.regions(jnp.asarray(masks), scores, resize_of(masks, geometry), valid=valid, soft=False)
-    prompt = Prompt("region", regions=(Region.of_point(1, 1), Region.of_box(0, 0, 2, 2)))
+    prompt = Prompt("region", regions=(Region.from_point(1, 1), Region.from_box(0, 0, 2, 2)))
     predicted = answers.regions(jax.device_get(found), prompt, geometry, OURS)
     assert predicted.names == ("point", "box") and predicted.masks.shape == (2, 32, 48)
     np.testing.assert_array_equal(predicted.masks, own(masks, geometry) > 0)

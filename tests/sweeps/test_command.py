@@ -84,7 +84,7 @@ def test_failed_trials_are_in_the_table_and_in_the_exit_code(type_in):
 def test_a_folder_of_another_config_is_refused(type_in):
     assert type_in("--grid rate=1")[0] == 0
     code, _, told = type_in("--grid rate=1 --config.train.steps=30")
-    assert code == 2 and "holds a sweep of another config (train.steps: 10 there, 30 here)" in told
+    assert code == 2 and "contains a sweep of another config (train.steps: 10 there, 30 here)" in told
     assert type_in("--grid rate=1,2")[0] == 0, "more trials are welcome"
     pathlib.Path("s/sweep.json").write_text("[]")
     code, _, told = type_in("--grid rate=1")
@@ -154,7 +154,7 @@ def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name
             "--grid rate=1 --per-trial 0",
             (
                 "--per-trial 0",
-                "give one or more",
+                "give at least 1",
             ),
         ),
         (
@@ -171,13 +171,13 @@ def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name
                 "a trial is a job",
             ),
         ),
-        ('--grid rate=1 --backend slurm --launch="\'"', ("--launch '", "close the quotation")),
+        ('--grid rate=1 --backend slurm --launch="\'"', ("--launch '", "correct the quotes")),
         ("--grid rate=1 --launch='--time 1:00'", ("--launch", "uses no launch script")),
         (
             "--grid rate=1 --resubmit",
             (
                 "--resubmit",
-                "goes on by itself",
+                "resumes by itself",
             ),
         ),
         (

@@ -138,7 +138,7 @@ def test_a_log_is_only_written_where_it_is_a_file(tmp_path, content):
     fuzz.placed(odd.log, content)
     with fuzz.bounded(seconds=20):
         assert odd.last_words() == "no output"
-        with pytest.raises(UserError, match=r"\.log: is no regular file; remove it"):
+        with pytest.raises(UserError, match=r"\.log: is not a regular file; remove it"):
             Training(odd)
     assert (tmp_path / "other").read_text() == "other"
 

@@ -15,10 +15,10 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 SIZE, SIDE = (40, 60), 32
 PROCESSOR = HyperSegProcessor(Tokenizer.toy(), 64, SIDE, 9, 4, 4, length=160, regions=5)
 REGIONS = (
-    Region.of_point(20.5, 30.5),
-    Region.of_box(10, 5, 30, 22.6),
-    Region.of_scribble([(5, 5), (50, 8)]),
-    Region.of_mask(np.arange(2400).reshape(SIZE) % 7 < 3),
+    Region.from_point(20.5, 30.5),
+    Region.from_box(10, 5, 30, 22.6),
+    Region.from_scribble([(5, 5), (50, 8)]),
+    Region.from_mask(np.arange(2400).reshape(SIZE) % 7 < 3),
     Region("point", points=[[8, 8, 1], [50, 30, 0]], boxes=[[40, 20, 55, 35]]),
 )
 
@@ -37,7 +37,7 @@ def test_each_region_is_drawn_and_stretched():
 
 def test_regions_have_the_size_of_the_image_that_they_were_drawn_on():
     """Where that is another one than the frame, which has no pixel (100, 80)."""
-    region, other = Region.of_point(100.5, 80.5), np.zeros((90, 120, 3), np.uint8)
+    region, other = Region.from_point(100.5, 80.5), np.zeros((90, 120, 3), np.uint8)
     arrays = dataclasses.replace(PROCESSOR, drawn_on=1)(example(region, drawn_on=other), train=False)
     assert np.array_equal(arrays["regions"][0, 0], stretch_mask(draw_region(region, (90, 120)), SIDE))
     with pytest.raises(UserError, match=r"^val.json#7: region 1: the point \(100\.5, 80\.5\) is not inside"):

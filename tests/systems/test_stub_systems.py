@@ -98,7 +98,7 @@ def test_what_it_encodes_is_kept_and_changes_nothing(workdir):
     """Names of classes, and regions that are drawn on another image than the one that is asked about."""
     model, rng = Model.load(workdir), np.random.default_rng(0)
     one, other = rng.integers(0, 255, (2, 1, 64, 64, 3), np.uint8)
-    region = Prompt("region", regions=(Region.of_box(10, 10, 40, 30),))
+    region = Prompt("region", regions=(Region.from_box(10, 10, 40, 30),))
     asked = [Example("it", one, (region,)), Example("it", one, (region,), drawn_on=other[0])]
     asked.append(Example("it", one, (Prompt("panoptic", classes=("ring", "star"), things=(True, True)),)))
     kinds, masks = ("regions", "regions", "panoptic"), []
@@ -143,7 +143,7 @@ def test_a_frame_sees_what_the_one_before_answered(workdir):
 @pytest.mark.parametrize("interactive", [False, True])
 def test_rounds_encode_the_image_once_and_feed_each_other_in_an_interactive_system(workdir, interactive):
     model, image = Model.load(workdir), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    first, second = Region.of_box(10, 10, 40, 30), Region.of_box(30, 30, 60, 60)
+    first, second = Region.from_box(10, 10, 40, 30), Region.from_box(30, 30, 60, 60)
     model.engine = dataclasses.replace(model.engine, interactive=interactive)
     one, both = model.segment_rounds(image, [[first], [first, second]], labels=())
     assert (one[0].label, [segment.label for segment in both]) == ("region 1", ["region 1", "region 2"])

@@ -152,31 +152,34 @@ HOSTILE = [
     (changed(pre_tokenizer={"type": "Lua", "code": "x"}), "pre_tokenizer is Lua"),
     (changed(decoder={"type": "Strip", "content": " ", "start": 2**60, "stop": 0}), "start that is not allowed"),
     (changed(post_processor={"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}), "has a single"),
-    (changed(script="x"), "has script, which is not known"),
+    (changed(script="x"), "has an unknown field script"),
     (model(dropout=0.5), "dropout that is not allowed"),
     (model(type="Neural"), "model is Neural"),
     (model(end_of_word_suffix="x" * 2**20), "end_of_word_suffix that is not allowed"),
-    (model(vocab=SHIFTED), "which is another token's|each once"),
+    (model(vocab=SHIFTED), "of another token|each once"),
     (model(vocab={**TOY["model"]["vocab"], "<beyond>": SIZE + 5}), "each once"),
-    (model(vocab={**TOY["model"]["vocab"], "<twice>": 5}), "each once|another token's"),
+    (model(vocab={**TOY["model"]["vocab"], "<twice>": 5}), "each once|of another token"),
     (model(vocab={"a": 2**70}), "gives a the id"),
     (model(vocab={"a": -1}), "gives a the id"),
-    (model(vocab=[["a", 1.0]]), "is no table"),
-    (model(merges=[["a", "not there"]]), "merge of a and not there does not fit"),
+    (model(vocab=[["a", 1.0]]), "is not a table"),
+    (model(merges=[["a", "not there"]]), "merge of a and not there does not match"),
     (model(merges=["a b c"]), "merges that is not allowed"),
-    ({"model": BPE}, "merge of a and b does not fit"),
-    ({"model": {**BPE, "continuing_subword_prefix": "", "vocab": {"a": 0, "b": 1}}}, "merge of a and b does not fit"),
+    ({"model": BPE}, "merge of a and b does not match"),
+    ({"model": {**BPE, "continuing_subword_prefix": "", "vocab": {"a": 0, "b": 1}}}, "merge of a and b does not match"),
     (changed(model={"type": "WordPiece", "unk_token": "[UNK]", "vocab": {}}), "unk_token that is not in its vocabulary"),
     (changed(model={"type": "WordPiece", "unk_token": "a", "vocab": {"a": 0}, "max_input_chars_per_word": 10**9}), "max_input"),
     (changed(model={"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]}), "unk_id"),
     (changed(model=None), "has no model"),
     (added(id=SIZE + 4), "each once"),
-    (added(id=3), "which is another token's"),
-    (added(content="[SEG]"), "which is another token's"),
-    (added(content=""), "without content or id"),
-    (added(content=" ", lstrip=True, rstrip=True), "takes in the spaces"),
-    ({**added(content="x", lstrip=True, normalized=True), "normalizer": nested(replacing("x", " "))}, "takes in the spaces"),
-    (changed(version="9"), "is no tokenizer"),
+    (added(id=3), "of another token"),
+    (added(content="[SEG]"), "of another token"),
+    (added(content=""), "without a valid content or id"),
+    (added(content=" ", lstrip=True, rstrip=True), "strips surrounding spaces"),
+    (
+        {**added(content="x", lstrip=True, normalized=True), "normalizer": nested(replacing("x", " "))},
+        "strips surrounding spaces",
+    ),
+    (changed(version="9"), "is not a tokenizer"),
     ([], "is not a JSON object"),
 ]
 
@@ -201,7 +204,7 @@ def test_what_would_panic_grow_or_hang_is_one_line(tmp_path, content, told):
 
 @pytest.mark.parametrize(
     ("merges", "told"),
-    [("a b\nb c", "merge of b and c does not fit"), ("a b c", "the line a b c is no merge"), ("\0", "is no merge")],
+    [("a b\nb c", "merge of b and c does not match"), ("a b c", "the line a b c is not a merge"), ("\0", "is not a merge")],
 )
 def test_merges_that_would_panic_are_one_line(tmp_path, merges, told):
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "c": 2, "ab": 3, "<|endoftext|>": 4}))
@@ -240,7 +243,7 @@ def test_the_longest_texts_take_moments(tmp_path, name):
 
 
 def test_lone_surrogates_are_no_text():
-    with pytest.raises(UserError, match="cannot read it"):
+    with pytest.raises(UserError, match="cannot be tokenized"):
         Tokenizer.toy().encode("a \ud800 ring")
 
 
@@ -294,4 +297,4 @@ def test_the_copy_for_transformers_is_one_that_the_next_process_removes_after_a_
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", watched)
     Tokenizer.load(folder)
-    assert atomic.is_part(seen[0].parents[1]) and not seen[0].exists()
+    assert atomic.is_temporary(seen[0].parents[1]) and not seen[0].exists()

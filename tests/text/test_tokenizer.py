@@ -159,12 +159,12 @@ def test_a_file_alone_needs_no_transformers(tokenizer, tmp_path, monkeypatch):
         ("vocab.json", "[" * 100_000, "vocab.json: its content nests deeper than"),
         ("vocab.json", '["a"]', "vocab.json: its content is not a JSON object"),
         ("vocab.json", '{"a": -1}', "gives a the id -1"),
-        ("vocab.json", '{"a": 0}', "merges.txt: its merge of .* does not fit its vocabulary"),
-        ("merges.txt", "\x00 three words here\n", "merges.txt: the line .* is no merge"),
+        ("vocab.json", '{"a": 0}', "merges.txt: its merge of .* does not match its vocabulary"),
+        ("merges.txt", "\x00 three words here\n", "merges.txt: the line .* is not a merge"),
         ("added_tokens.json", '{"<own>": "first"}', "gives <own> the id first"),
         ("tokenizer_config.json", "null", "tokenizer_config.json: its content is not a JSON object"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": 1}}', "added_tokens_decoder has x"),
-        ("special_tokens_map.json", '{"eos_token": 5}', "eos_token is no token"),
+        ("special_tokens_map.json", '{"eos_token": 5}', "eos_token is not a token"),
     ],
 )
 def test_a_malformed_folder_is_told_in_one_line(tmp_path, name, content, told):

@@ -210,7 +210,7 @@ def test_parameters_that_are_none(tmp_path, content):
 def test_parameters_are_a_small_file(tmp_path):
     path = tmp_path / "toy.json"
     os.mkfifo(path)
-    with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters \(is no regular file"):
+    with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters \(is not a regular file"):
         toy.read_world(tmp_path)
     path.unlink()
     with path.open("wb") as file:

@@ -218,7 +218,9 @@ def test_where_no_checkpoint_is_left_the_run_ends_and_all_stays(copy):
     shutil.rmtree(copy / "1")
     pipe(copy / "2" / "_CHECKPOINT_METADATA")
     for _ in range(2):
-        with pytest.raises(UserError, match=r"checkpoints: 2 is no .*_METADATA is no regular file.* there is no other; remove"):
+        with pytest.raises(
+            UserError, match=r"checkpoints: 2 is no .*_METADATA is not a regular file.* there is no other; remove"
+        ):
             Checkpoints(copy)
 
 
@@ -286,28 +288,32 @@ TREE_KERNEL = "('trainable', 'a', 'kernel')"
     [
         ("run", rewritten("format", shape=[2**36]), r"format has the shape \[68719476736\]"),
         ("run", rewritten("format", shape=None), "format has the shape None"),
-        ("run", rewritten("format", chunk_grid=None), "describes no array"),
-        ("run", rewritten("format", data_type="complex64"), "of type 'complex64', and a number belongs there"),
-        ("run", rewritten("format", codecs=[{"name": "evil"}]), "is written with 'evil', and only sharding_indexed, bytes"),
-        ("run", relisted("('format',)", "value_metadata", value_type="jax.Array"), "has a 'jax.Array' that is not known"),
+        ("run", rewritten("format", chunk_grid=None), "has invalid metadata"),
+        ("run", rewritten("format", data_type="complex64"), "has the type 'complex64', expected a number"),
+        ("run", rewritten("format", codecs=[{"name": "evil"}]), "uses the codec 'evil', but only sharding_indexed, bytes"),
+        ("run", relisted("('format',)", "value_metadata", value_type="jax.Array"), "has an unexpected 'jax.Array'"),
         ("run", relisted("('format',)", "value_metadata", value_type="string"), "no such file"),
-        ("train", rewritten("step", shape=[1], chunk_grid=sides(1)), r"step has the shape \[1\], and \[\] belongs there"),
+        ("train", rewritten("step", shape=[1], chunk_grid=sides(1)), r"step has the shape \[1\], expected \[\]"),
         ("params", rewritten(KERNEL, chunk_grid=sides(2**36, 1)), "has chunks larger than its array"),
         ("params", rewritten(KERNEL, shape=[32, 64], chunk_grid=sides(32, 64)), r"has the shape \[32, 64\]"),
-        ("params", rewritten(KERNEL, data_type="bfloat16"), "of type 'bfloat16', and float32 belongs there"),
-        ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "gzip"}]), "is written with 'gzip'"),
-        ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "zstd", "configuration": {"level": "x"}}]), "not read here"),
-        ("params", rewritten(KERNEL, node_type="group"), "kernel has a description that is not read here"),
-        ("params", rewritten(KERNEL, fill_value="x"), "kernel has a description that is not read here"),
+        ("params", rewritten(KERNEL, data_type="bfloat16"), "has the type 'bfloat16', expected float32"),
+        ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "gzip"}]), "uses the codec 'gzip'"),
+        ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "zstd", "configuration": {"level": "x"}}]), "metadata that TensorStore cannot read"),
+        ("params", rewritten(KERNEL, node_type="group"), "kernel has metadata that TensorStore cannot read"),
+        ("params", rewritten(KERNEL, fill_value="x"), "kernel has metadata that TensorStore cannot read"),
         ("params", rewritten(KERNEL, chunk_key_encoding={"name": "v2"}), "NOT_FOUND: chunk"),
-        ("params", relisted(TREE_KERNEL, "key_metadata", key="b"), r"its params (lacks trainable.a|has besides b.a).kernel"),
-        ("params", relisted(TREE_KERNEL, "key_metadata", key_type=1), "an entry that is not known here"),
+        (
+            "params",
+            relisted(TREE_KERNEL, "key_metadata", key="b"),
+            r"its params (lacks trainable.a|has an unexpected b.a).kernel",
+        ),
+        ("params", relisted(TREE_KERNEL, "key_metadata", key_type=1), "an entry of an unknown kind"),
         ("params", lambda path: (path / "array_metadatas" / "process_0").write_text("x"), "process_0 is not readable JSON"),
         *(
             (
                 "train",
                 lambda path, text=text: (path / "array_metadatas" / "process_0").write_text(text),
-                "process_0 is not known",
+                "process_0 has an unknown format",
             )
             for text in ("{}", '{"array_metadatas": [{}]}', '{"array_metadatas": [{"array_metadata": {"param_name": "key"}}]}')
         ),
@@ -325,7 +331,7 @@ def test_arrays_that_are_not_those_of_the_run_are_told_in_one_line(copy, capfd, 
 
 def test_names_that_share_one_large_value_are_not_read(copy, monkeypatch):
     monkeypatch.setattr(checkpoint_arrays, "DESCRIPTIONS", 500)  # of two arrays
-    with pytest.raises(UserError, match="the descriptions of its arrays take more than 500 bytes"):
+    with pytest.raises(UserError, match="the metadata of its arrays has more than 500 bytes"):
         restore(copy)
 
 

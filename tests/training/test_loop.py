@@ -124,7 +124,7 @@ def test_the_first_step_of_a_program_counts_as_compilation(small_system, micro, 
             {"optimizer__param_groups": ({"pattern": "first/.*"},)},
             r"no pattern matches second/kernel, stack/kernel of 3 parameters; ",
         ),
-        ({"init_from": "tiny"}, r"tiny: does not fit the config"),
+        ({"init_from": "tiny"}, r"tiny: does not match the config"),
         (
             {"model__precision__compute": "int8"},
             r"model: invalid for system hyperseg .*precision\.compute = 'int8': use float32",

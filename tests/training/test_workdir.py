@@ -116,10 +116,10 @@ def test_checkpoints_in_a_bucket_are_looked_at_as_those_of_this_machine(bucket, 
     wanted = lambda *shape: {"params": {("one",): (shape, "float32")}}
     untrusted.check(home / "3")
     check_arrays(home / "3", wanted(2, 3))
-    with pytest.raises(BadFile, match=r"one has the shape \[2, 3\], and \[3, 3\] belongs there"):
+    with pytest.raises(BadFile, match=r"one has the shape \[2, 3\], expected \[3, 3\]"):
         check_arrays(home / "3", wanted(3, 3))
     (there / "run" / "_strings.json").write_text("{}")
-    with pytest.raises(BadFile, match=r"_strings\.json has no text text"):
+    with pytest.raises(BadFile, match=r"_strings\.json lacks the string text"):
         check_arrays(home / "3", wanted(2, 3))
     with (there / "params" / "more").open("w") as file:
         file.truncate(untrusted.LARGEST + 1)
@@ -147,23 +147,23 @@ def test_a_second_run_in_a_workdir_is_refused_and_writes_nothing(request, tmp_pa
         workdir.open(micro())
         (workdir.local / "metrics.jsonl").write_text("one\n")
         workdir.push()
-        with Workdir(home) as second, pytest.raises(UserError, match=rf"{home}: another run works there .process \d+ on "):
+        with Workdir(home) as second, pytest.raises(UserError, match=rf"{home}: is in use by another run .process \d+ on "):
             second.open(micro(train__steps=7))
         workdir.check_lock()
         assert json.loads((workdir.home / "config.json").read_text())["train"]["steps"] != 7
     with Workdir(home) as again:
         again.open(micro())
-        with pytest.raises(UserError, match="another one has taken it over"):
+        with pytest.raises(UserError, match="another run has taken over its lock"):
             workdir._lock._number = 1  # as if it had stood still
             workdir.check_lock()
 
 
 def test_a_run_that_lost_its_workdir_ends_without_a_save(small_system, micro, tmp_path, monkeypatch):
     def lost(self):
-        raise UserError(f"{self.folder}: another one has taken it over")
+        raise UserError(f"{self.folder}: another run has taken over its lock")
 
     monkeypatch.setattr("hyperseg_jax.locks.lock.Lock.check", lost)
-    with pytest.raises(UserError, match="run: another one has taken it over"):
+    with pytest.raises(UserError, match="run: another run has taken over its lock"):
         loop.train(micro(train__steps=2), tmp_path / "run", console=Console(quiet=True))
     assert not (tmp_path / "run" / "model").exists() and not list((tmp_path / "run" / "checkpoints").iterdir())
 

@@ -105,7 +105,7 @@ def test_what_is_no_regular_file(tmp_path):
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     for name in ("pipe.jpg", "zero.jpg"):
         for read in (files.read_image, files.image_shape, lambda p: labels.read_labels(p, (3, 3)), files.read_json):
-            with pytest.raises(UserError, match="is no regular file"):
+            with pytest.raises(UserError, match="is not a regular file"):
                 read(tmp_path / name)
 
 
@@ -207,7 +207,7 @@ def test_16_bits_are_scaled_in_images_and_kept_in_labels(form):
 def test_numbers_of_no_range_are_no_colours(tmp_path, dtype):
     path = tmp_path / "a.tif"
     path.write_bytes(saved(STEPS.astype(dtype), "TIFF"))
-    with pytest.raises(UserError, match=r"a\.tif: .*has one 32-bit number a pixel, which is no colour; save it with 8 or 16"):
+    with pytest.raises(UserError, match=r"a\.tif: .*has one 32-bit number per pixel, not a colour; save it with 8 or 16"):
         files.read_image(path)
     with pytest.raises(UserError, match="has one 32-bit number a pixel, which is no colour"):
         read_image(Image.open(path))

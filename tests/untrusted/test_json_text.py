@@ -112,5 +112,5 @@ def test_numbers_that_are_not_finite_are_read_in_logs_alone_and_never_written_fo
         with pytest.raises(BadFile, match=r"it has the number -?(nan|inf)"):
             strict_json.parse_any(text.encode(), "it")
         assert strict_json.parse_any(text.encode(), "it", finite=False) is not None
-    told = strict_json.text({"a": float("nan"), "b": [(0.5, float("inf"))], "c": None})
+    told = strict_json.dumps({"a": float("nan"), "b": [(0.5, float("inf"))], "c": None})
     assert strict_json.parse(told.encode(), "it") == {"a": None, "b": [[0.5, None]], "c": None}

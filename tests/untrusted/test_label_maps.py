@@ -36,7 +36,7 @@ def test_what_scipy_writes(tmp_path, compressed, dtype):
 @pytest.mark.parametrize("value", ["text", np.ones((2, 2, 2), np.uint8), np.ones((2, 2)) * 1j, {"a": 1}])
 def test_what_is_no_matrix_of_whole_numbers(tmp_path, value):
     savemat(tmp_path / "a.mat", {"LabelMap": value})
-    with pytest.raises(BadFile, match=r"its LabelMap is no matrix of whole numbers|is damaged"):
+    with pytest.raises(BadFile, match=r"its LabelMap is not an integer matrix|is damaged"):
         label_maps.read(tmp_path / "a.mat", "LabelMap")
 
 
@@ -46,7 +46,7 @@ def test_numbers_that_are_no_labels(tmp_path, value, compressed):
     labels = LABELS.astype(float)
     labels[2, 3] = value
     savemat(tmp_path / "a.mat", {"LabelMap": labels}, do_compression=compressed)
-    with pytest.raises(BadFile, match=r"has the number [^ ]+ where a label is a whole number from 0 to 4294967295"):
+    with pytest.raises(BadFile, match=r"has the label [^ ]+; labels must be integers from 0 to 4294967295"):
         label_maps.read(tmp_path / "a.mat", "LabelMap")
 
 
@@ -63,10 +63,10 @@ def test_sides_without_an_end(tmp_path):
 
 def test_numbers_below_0(tmp_path):
     savemat(tmp_path / "a.mat", {"LabelMap": -LABELS.astype(np.int16)})
-    with pytest.raises(UserError, match=r"a\.mat: has the number -77 where"):
+    with pytest.raises(UserError, match=r"a\.mat: has the label -77; labels"):
         read_labels(tmp_path / "a.mat", LABELS.shape)
     Image.fromarray(-LABELS.astype(np.int32)).save(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"a\.tif: has the number -11 where"):
+    with pytest.raises(UserError, match=r"a\.tif: has the label -11; labels"):
         read_labels(tmp_path / "a.tif", LABELS.shape)
 
 
@@ -84,13 +84,13 @@ def test_other_files(tmp_path):
     path = tmp_path / "a.mat"
     for data in (b"", b"x" * 500):
         path.write_bytes(data)
-        with pytest.raises(BadFile, match="is no MATLAB file of version 5"):
+        with pytest.raises(BadFile, match="is not a MATLAB file of version 5"):
             label_maps.read(path, "LabelMap")
     savemat(path, {"LabelMap": LABELS}, format="4")
-    with pytest.raises(BadFile, match="is no MATLAB file of version 5"):
+    with pytest.raises(BadFile, match="is not a MATLAB file of version 5"):
         label_maps.read(path, "LabelMap")
     os.mkfifo(tmp_path / "pipe.mat")
-    with pytest.raises(BadFile, match="is no regular file"):
+    with pytest.raises(BadFile, match="is not a regular file"):
         label_maps.read(tmp_path / "pipe.mat", "LabelMap")
 
 

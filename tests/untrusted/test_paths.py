@@ -1,4 +1,4 @@
-"""Names in data stay below their folder; what is no regular file is told."""
+"""Names in data stay below their folder; what is not a regular file is told."""
 
 import os
 import pathlib
@@ -78,7 +78,7 @@ def test_a_working_folder_that_is_gone(home, monkeypatch):
 @pytest.mark.parametrize("name", ["", " ", "a\0.jpg", "a" * 300, "a/" * 3000, "\ud800.jpg", None, 5, ["a"], {}, True])
 @pytest.mark.parametrize("outside", [False, True])
 def test_what_is_no_name(home, name, outside):
-    with limits.applied(outside=outside), pytest.raises(BadFile, match="is no name of a file; correct it"):
+    with limits.applied(outside=outside), pytest.raises(BadFile, match="is not a file name; correct it"):
         paths.inside(home, name)
 
 
@@ -86,7 +86,7 @@ def test_pipes_devices_and_sizes(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero", "."):
-        with pytest.raises(BadFile, match="is no regular file"):
+        with pytest.raises(BadFile, match="is not a regular file"):
             paths.open_file(tmp_path / name)
     (tmp_path / "a").write_bytes(bytes(9))
     assert paths.read_file(tmp_path / "a", 9, "json_bytes") == bytes(9)

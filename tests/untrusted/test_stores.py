@@ -31,9 +31,7 @@ REFUSED = [
 @pytest.mark.parametrize("use", [Store, fetch, stores.filesystem])
 def test_other_stores_are_refused(url, use):
     if stores.is_url(url):
-        with pytest.raises(
-            UserError, match="is no store that is read or written here; use a path of this machine, or one of gs://"
-        ):
+        with pytest.raises(UserError, match="is not a supported bucket URL; use a local path, or one of gs://"):
             use(url)
 
 

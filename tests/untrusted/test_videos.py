@@ -132,7 +132,7 @@ def test_an_image_pattern_in_the_name(tmp_path):
     path.write_bytes(b"nothing")
     refused(path)
     path.write_bytes((tmp_path / "frame000.png").read_bytes())
-    assert "none of the video containers" in refused(path)
+    assert "not a supported video container" in refused(path)
 
 
 def test_frames_and_pixels_are_limited(tmp_path):
@@ -159,7 +159,7 @@ def test_a_size_that_changes_midway(tmp_path):
 
 def test_a_codec_that_is_not_read(tmp_path):
     path = write(tmp_path / "a.avi", plain(), "snow" if "snow" in av.codecs_available else "cinepak")
-    with pytest.raises(UserError, match=r"is coded as|cannot be read"):
+    with pytest.raises(UserError, match=r"uses the codec|cannot be read"):
         list(read_frames(path))
 
 

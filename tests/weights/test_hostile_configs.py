@@ -46,14 +46,14 @@ HOSTILE = [
     ("model/llm", [1], r"model\.llm = \[1\]: give a block"),
     ("model", "x", "model = 'x': give a block"),
     ("data", None, "data = None: give a block"),
-    ("data/tasks", {}, "names no task"),
+    ("data/tasks", {}, "is empty; add at least one task"),
     ("data/tasks", {"a": None}, "data.tasks.a = None"),
-    ("data/tasks/a.b", {"reader": "toy"}, "'a.b' is no name of a field"),
-    ("data/image_size", 0, "data.image_size = 0: give a whole number from 1"),
+    ("data/tasks/a.b", {"reader": "toy"}, "'a.b' is not a valid field name"),
+    ("data/image_size", 0, "data.image_size = 0: give an integer from 1"),
     ("data/image_size", 10**9, "data.image_size = 1000000000"),
-    ("data/image_size", 8192, r"asks for 8192, the limit is 2048; .* limits\.side"),
+    ("data/image_size", 8192, r"is 8192, and the limit is 2048; .* limits\.side"),
     ("data/buckets", [10**9], "data.buckets = 1000000000"),
-    ("data/buckets", [64, 100_000], r"asks for 100000, the limit is 4096; .* limits\.tokens"),
+    ("data/buckets", [64, 100_000], r"is 100000, and the limit is 4096; .* limits\.tokens"),
     ("data/buckets", [], "give a list of 1 or more"),
     ("data/buckets", None, "data.buckets = None"),
     ("model/llm/num_layers", 10**9, "model.llm.num_layers = 1000000000"),
@@ -62,9 +62,9 @@ HOSTILE = [
     ("model/llm/hidden_size", 0, "model.llm.hidden_size = 0"),
     ("model/mask_encoder/depths", [1, 1], "give a list of 4 values"),
     ("model/llm/parent", 1, "model.llm.parent: no such field"),
-    ("model/llm/__class__", 1, "'__class__' is no name of a field"),
-    ("model/a.b", {}, "'a.b' is no name of a field"),
-    ("__dict__", {}, "'__dict__' is no name of a field"),
+    ("model/llm/__class__", 1, "'__class__' is not a valid field name"),
+    ("model/a.b", {}, "'a.b' is not a valid field name"),
+    ("__dict__", {}, "'__dict__' is not a valid field name"),
     ("seed", nested(120), "nests deeper than 100"),
     ("seed", 2**70, "seed = 1180591620717411303424"),
     ("optimizer", {"param_groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
@@ -158,7 +158,7 @@ def test_a_model_of_a_workdir_that_is_a_link_out(tmp_path):
 def test_limits_come_from_the_user_alone(folder):
     (folder / "config.json").write_text(json.dumps({**SHIPPED, "limits": {"side": 10**9, "outside": True}}))
     config = model_folder.read_config(folder)
-    assert "limits" not in config and limits.in_force() == limits.Limits()
+    assert "limits" not in config and limits.current() == limits.Limits()
     (folder / "config.json").write_text(json.dumps(changed("data/image_size", 4096)))
     with limits.applied(side=4096):
         assert model_folder.read_config(folder).data.image_size == 4096
@@ -171,7 +171,7 @@ def test_ids_beyond_the_embeddings_are_refused(hollow, tmp_path):
     for k in range(size, rows + 1):
         content["added_tokens"].append({**content["added_tokens"][0], "id": k, "content": f"<{k}>"})
     (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"tokenizer\.json: has ids up to {rows}, and the model has embeddings of {rows} "):
+    with pytest.raises(UserError, match=rf"tokenizer\.json: has ids up to {rows}, but the model has embeddings of {rows} "):
         Model.load(tmp_path)
 
 
@@ -179,7 +179,7 @@ def test_ids_beyond_the_embeddings_end_a_training_and_an_evaluation_before_they_
     config, line = micro(model__llm__vocab_size=10), benchmarks.find("toy_referring")["toy_referring"]
     opened = lambda: benchmarks.open_task("toy_referring", line, config, systems.get(config.system), config.data.root)
     for begin in (lambda: train(config, tmp_path / "run"), opened):
-        with pytest.raises(UserError, match=r"^\S*toy_tokenizer\.json: has ids up to \d+, and the model has embeddings of 10 "):
+        with pytest.raises(UserError, match=r"^\S*toy_tokenizer\.json: has ids up to \d+, but the model has embeddings of 10 "):
             begin()
 
 

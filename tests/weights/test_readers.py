@@ -146,12 +146,12 @@ def test_numbers_beside_tensors_are_listed(tmp_path):
     [
         ({"model": {"x": torch.ones(2)}, "module": {"x": torch.ones(2)}}, "several models (model, module)"),
         ({"net": {"x": torch.ones(2)}, "ema": {"x": torch.ones(2)}}, "several models (net, ema)"),
-        ({"x": torch.ones(2), "ema": {"x": torch.ones(2)}}, "tensors inside ema"),
-        ({"x": torch.ones(2), "rest": [torch.ones(2)]}, "tensors inside rest"),
+        ({"x": torch.ones(2), "ema": {"x": torch.ones(2)}}, "tensors in ema"),
+        ({"x": torch.ones(2), "rest": [torch.ones(2)]}, "tensors in rest"),
         ({0: torch.ones(2)}, "names a tensor 0"),
         ({"epoch": 3}, "no tensors"),
-        (torch.ones(2), "holds a Tensor"),
-        ([torch.ones(2)], "holds a list"),
+        (torch.ones(2), "contains a Tensor"),
+        ([torch.ones(2)], "contains a list"),
     ],
 )
 def test_no_mapping_is_guessed(tmp_path, value, words):
@@ -186,7 +186,7 @@ def test_a_byte_order_with_another_checksum_is_refused(tmp_path, samples):
     data = (tmp_path / "x").read_bytes()
     assert data.count(b"bog") == 1
     (tmp_path / "x").write_bytes(data.replace(b"bog", b"big"))
-    with pytest.raises(UserError, match=r"byteorder in its archive does not have the checksum"):
+    with pytest.raises(UserError, match=r"byteorder in its archive has a wrong checksum"):
         open_tensors(tmp_path / "x")
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from hyperseg_jax.atomic import sweep, whole_file, write_text
+from hyperseg_jax.atomic import atomic_file, remove_stale, write_text
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import files, record_errors
 from hyperseg_jax.datasets.builds import images, records
@@ -37,7 +37,7 @@ from hyperseg_jax.datasets.builds.index import (
 )
 from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.locks.alone import alone
+from hyperseg_jax.locks.process_lock import process_lock
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import limits, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
@@ -107,7 +107,7 @@ def build(
     settings = {"format": FORMAT, **plan.source, "records": total, "shard_size": size, "long_edge": plan.long_edge}
     settings, settings_hash = json.loads(json.dumps(settings)), hash_settings(settings)
     stage = _staging_folder(store)
-    with alone(stage / "lock", wait=False) as free:
+    with process_lock(stage / "lock", wait=False) as free:
         if not free:
             raise UserError(f"{store}: another process on this machine is building it; wait until it has finished")
         count = -(-total // size)
@@ -125,7 +125,7 @@ def build(
             if not index.records:
                 raise UserError(f"{store}: every record is bad; {shards[0].bad[0][1]}")
             write_index(store, index)
-            store.sweep()
+            store.remove_stale()
         finally:
             _clean_staging(stage, stage / settings_hash)
     return index
@@ -133,7 +133,7 @@ def build(
 
 def _clean_staging(stage: pathlib.Path, shards: pathlib.Path) -> None:
     """Removes temporary files. The staging folder is kept if it still contains finished shards."""
-    sweep(shards)
+    remove_stale(shards)
     for metadata in shards.glob("*.json"):
         if not metadata.with_suffix(".array_record").exists():  # the process was killed after it published the shard
             metadata.unlink()
@@ -280,7 +280,7 @@ def _shard_writer(reader: Sequence[Example], workers: int) -> Iterator[tuple[Cal
         yield (lambda job: _write(job, reader, local_stop)), local_stop
         return
     stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (reader, stop, limits.in_force()))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _init_worker, (reader, stop, limits.current()))
     try:
         yield (lambda job: pool.submit(_write_in_worker, job).result()), stop
     finally:
@@ -305,7 +305,7 @@ def _write(job: _Job, reader: Sequence[Example], stop: Any) -> Shard | None:
 
     written, bad = 0, []
     try:
-        with whole_file(job.path) as part:
+        with atomic_file(job.path) as part:
             writer = ArrayRecordWriter(str(part), OPTIONS)
             try:
                 for number in range(job.start, job.stop):

@@ -33,7 +33,7 @@ def as_files(frames: np.ndarray, read: ImageReads) -> list[bytes]:
 def _as_file(frame: np.ndarray, read: ImageReads) -> bytes:
     for path, pixels in read:
         if np.shares_memory(pixels, frame) or np.array_equal(pixels, frame):
-            data = paths.read_file(path, limits.in_force().pixels * BYTES, "pixels")
+            data = paths.read_file(path, limits.current().pixels * BYTES, "pixels")
             if data.startswith(KEPT_SIGNATURES):
                 return data
     return _file(frame, "PNG")

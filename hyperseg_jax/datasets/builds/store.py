@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from hyperseg_jax.atomic import DAY, sweep, whole_file
+from hyperseg_jax.atomic import DAY, atomic_file, remove_stale
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits, paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, reason
@@ -97,11 +97,11 @@ class Store:
             else:
                 self._fs.get_file(self._at(name), str(file))
 
-    def sweep(self) -> None:
+    def remove_stale(self) -> None:
         """Removes temporary files of killed writers; in a remote store only those older than a day, because running writers
         cannot be detected there."""
         if self.path is not None:
-            sweep(self.path)
+            remove_stale(self.path)
             return
         with contextlib.suppress(Exception):  # leftover files are harmless
             old = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=DAY)
@@ -117,7 +117,7 @@ class Store:
         """Yields a temporary name, which is renamed to the final name at the end."""
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
-            with whole_file(paths.inside(self.path, name)) as part:
+            with atomic_file(paths.inside(self.path, name)) as part:
                 yield str(part)
         else:
             part_name = self._at(f"{name}.{uuid.uuid4().hex[:12]}{PART}")

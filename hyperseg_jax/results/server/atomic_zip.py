@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from hyperseg_jax.atomic import whole_file
+from hyperseg_jax.atomic import atomic_file
 
 
 @contextlib.contextmanager
 def atomic_zip(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     """Opens a zip file that is renamed to `path` at the end, and removed after an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
+    with atomic_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
         yield file
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.atomic import check_free, whole_folder
+from hyperseg_jax.atomic import atomic_folder, check_replaceable
 from hyperseg_jax.results.server.atomic_zip import png
 
 NAME = "predictions"
@@ -17,7 +17,7 @@ NAME = "predictions"
 
 def check(folder: pathlib.Path) -> None:
     """Raises UserError if the folder contains files that `write` did not create."""
-    check_free(folder, (f"{NAME}*",))
+    check_replaceable(folder, (f"{NAME}*",))
 
 
 def write(folder: pathlib.Path, rows: Iterable[tuple[int, str, np.ndarray, Sequence[Mapping[str, Any]]]]) -> None:
@@ -28,7 +28,7 @@ def write(folder: pathlib.Path, rows: Iterable[tuple[int, str, np.ndarray, Seque
     """
     check(folder)
     annotations = []
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         (part / NAME).mkdir()
         for image, name, ids, segments in rows:
             colours = np.stack([ids & 255, (ids >> 8) & 255, ids >> 16], -1).astype(np.uint8)

@@ -216,8 +216,9 @@ def test_other_settings_are_named(refs, tmp_path):
 
 def test_one_build_of_a_folder_on_a_machine(refs, tmp_path):
     with (
-        building.alone(tmp_path / "a" / ".staging" / "lock", wait=False),
+        building.process_lock(tmp_path / "a" / ".staging" / "lock", wait=False),
         pytest.raises(UserError, match="another process on this machine"),
+    ),
     ):
         build(refs[0], tmp_path / "a", refs[1])
 
@@ -356,7 +357,7 @@ def test_the_command(samples, tmp_path, capsys):
     built = Built(tmp_path / "b", "testA")
     assert [built[k].prompts[0].text for k in range(len(built))] == [e.prompts[0].text for e in joined]
     for arguments, message in (
-        (("--option", "max_classes=3"), "give max_classes to whoever reads the build"),
+        (("--option", "max_classes=3"), "set max_classes when the build is read"),
         (("--option", "colour=3"), "--option: the reader of refcoco has no field 'colour'; its fields are split, sentences"),
         (("--split", "none"), "--split none: refcoco has train"),
         (("--long-edge", 0), "--long-edge 0: give at least 1"),

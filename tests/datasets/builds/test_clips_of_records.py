@@ -76,7 +76,7 @@ def test_spoken_objects_stay_and_jumps_show_one():
 
 
 def test_points_of_the_first_frame_are_for_whole_videos():
-    dots = (Region.of_point(3, 3),) * 2
+    dots = (Region.from_point(3, 3),) * 2
     _, record = video("region", regions=dots)
     assert sample_clip(record, Sampling(), np.random.default_rng(0), "shard#0").frames.shape[0] == LENGTH
     with pytest.raises(UserError, match="shard#0: its regions are not the objects of its first frame"):

@@ -31,7 +31,7 @@ def full():
         masks=blobs(3, 2),
         labels=(0, 0, 1),
         regions=(
-            Region.of_mask(blobs(), "box"),
+            Region.from_mask(blobs(), "box"),
             Region("point", points=[[0.1, 3, 1], [23.999999999, 7 / 3, 0]], boxes=[[1, 2, 3.7, 15]], mask=blobs()),
             Region("scribble", scribbles=(np.array([[0.3, 0.7], [5, 9]]), np.array([[1.0, 1.0]]))),
         ),
@@ -176,7 +176,7 @@ def test_more_regions_than_a_record_may_have_are_refused(full):
     many = lambda count: packed(dataclasses.replace(full, prompts=(Prompt("region", regions=(line,) * count),) * 2))
     with limits.applied(masks=20), pytest.raises(UserError, match=r"^s#0: has 21 regions, and the limit is 20"):
         Record(many(21), "s#0")
-    with limits.applied(masks=20), budget.of_a_record(), pytest.raises(UserError, match=r"raise limits\.masks"):
+    with limits.applied(masks=20), budget.record_budget(), pytest.raises(UserError, match=r"raise limits\.masks"):
         Record(many(15), "s#0").example()
 
 

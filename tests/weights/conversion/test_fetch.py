@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.weights.fetch import fetch, wanted
+from hyperseg_jax.weights.fetch import fetch, select_files
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,8 @@ def test_a_local_path_stays(tmp_path):
 
 def test_code_and_second_copies_are_left_out():
     files = ["config.json", "modeling.py", "pytorch_model.bin", "model-1.safetensors", "model-2.safetensors", "sub/config.json"]
-    assert wanted(files) == ["config.json", "model-1.safetensors", "model-2.safetensors"]
-    assert wanted(["a.bin", "training_args.bin", "vocab.json"]) == ["vocab.json", "a.bin"]
+    assert select_files(files) == ["config.json", "model-1.safetensors", "model-2.safetensors"]
+    assert select_files(["a.bin", "training_args.bin", "vocab.json"]) == ["vocab.json", "a.bin"]
 
 
 def test_a_store_is_copied_once(bucket):
@@ -49,14 +49,14 @@ def test_one_file_of_a_store(bucket):
 
 
 def test_a_store_without_weights(bucket):
-    with pytest.raises(UserError, match=r"holds no weights|cannot be read"):
+    with pytest.raises(UserError, match=r"contains no weights|cannot be read"):
         fetch("memory://bucket/hyperseg/nothing")
 
 
 def test_texts_alone_are_no_checkpoint(bucket):
     bucket.rm("/bucket/hyperseg/model.safetensors")
     bucket.rm("/bucket/hyperseg/pytorch_model.bin")
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="contains no weights"):
         fetch("memory://bucket/hyperseg")
 
 

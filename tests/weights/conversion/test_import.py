@@ -170,7 +170,7 @@ def test_everything_wrong_is_listed_and_nothing_is_written(whole, draw, checkpoi
         import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
     for part in (
         "missing: mgvp_layers.norm.weight",
-        "left over: stray.weight",
+        "unexpected: stray.weight",
         "model.layers.0.mlp.fc1.bias [3]: becomes llm/",
         "predictor.iou_head.bias: int32",
         "temporal_query [2, 2, 2]",
@@ -206,13 +206,13 @@ def test_a_folder_that_would_be_lost_stays(whole, draw, checkpoint, tmp_path):
     published = checkpoint(draw(whole()))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    for out, named in ((tmp_path / "mine", "thesis.txt"), (published, "is or holds"), (tmp_path, "is or holds")):
+    for out, named in ((tmp_path / "mine", "thesis.txt"), (published, "is or contains"), (tmp_path, "is or contains")):
         with pytest.raises(UserError, match=named):
             import_weights([published], whole(), out)
     import_weights([published], whole(), tmp_path / "ours")
     import_weights([published], whole(), tmp_path / "ours")  # its own folder may be written again
     for out in (tmp_path / "ours", tmp_path / "mine"):
-        with pytest.raises(UserError, match="would be lost"):
+        with pytest.raises(UserError, match="would be deleted"):
             export_weights(tmp_path / "ours", out)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -242,7 +242,7 @@ def test_another_type_and_what_has_no_place_in_it(whole, draw, checkpoint, tmp_p
     import_weights([folder], whole(), tmp_path / "ours", dtype="bfloat16")
     assert model_folder.read(tmp_path / "ours")["queries"].dtype == ml_dtypes.bfloat16
     tensors["seg_query"][0, 0] = 1e6
-    with pytest.raises(UserError, match="seg_query: has values beyond float16"):
+    with pytest.raises(UserError, match="seg_query: has values outside the range of float16"):
         import_weights([checkpoint(tensors, "large")], whole(), tmp_path / "half", dtype="float16")
     assert not (tmp_path / "half").exists()
 
@@ -262,6 +262,6 @@ def test_weights_that_are_not_finite_do_not_come_in(whole, draw, checkpoint, tmp
     tensors = draw(whole())
     name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)
     tensors[name] = np.full_like(tensors[name], number)
-    with pytest.raises(UserError, match=f"{name}: has numbers that are not finite"):
+    with pytest.raises(UserError, match=f"{name}: has values that are not finite"):
         import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
     assert not (tmp_path / "ours").exists()

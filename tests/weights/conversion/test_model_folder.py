@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hyperseg_jax.atomic import remove
+from hyperseg_jax.atomic import remove_tree
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.text.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ def test_all_that_does_not_fit_is_listed(saved):
     expected["perceiver/query"] = jax.ShapeDtypeStruct((3, 3), np.float32)
     with pytest.raises(UserError) as error:
         model_folder.load_params(folder, expected)
-    for part in ("missing: stray", "unknown: queries", "perceiver/query: shape (2, 16), the config wants (3, 3)"):
+    for part in ("missing: stray", "unknown: queries", "perceiver/query: shape (2, 16), the config expects (3, 3)"):
         assert part in str(error.value)
 
 
@@ -62,7 +62,7 @@ def test_weights_of_a_training_that_diverged_are_named(whole, params_of, tmp_pat
     params["expression_projector"]["kernel"] = broken
     model_folder.save(tmp_path / "model", whole(), Tokenizer.toy(), params)
     expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32) for path, x in flatten(params).items()}
-    with pytest.raises(UserError, match="expression_projector/kernel has numbers that are not finite"):
+    with pytest.raises(UserError, match="expression_projector/kernel has values that are not finite"):
         model_folder.load_params(tmp_path / "model", expected)
 
 
@@ -94,4 +94,4 @@ def test_what_else_lies_in_a_model_folder_stays_and_is_not_copied(saved, whole, 
     assert (folder / "notes" / "of" / "mine").read_text() == "kept" and (folder / "link").read_text() == "kept"
     assert (folder / "notes" / "of" / "mine").stat().st_ino == file and (deep / "d" / "d").is_dir()
     assert not (folder / "pipe").exists() and not list(folder.parent.glob(".*hyperseg*"))
-    remove(folder)  # as pytest cannot
+    remove_tree(folder)  # as pytest cannot

@@ -183,7 +183,7 @@ def test_bits_survive(theirs, tmp_path, kind):
         ({"use_dora": True}, r"use_dora = True"),
         ({"rank_pattern": {"layers.1.self_attn.q_proj": 3}}, r"rank_pattern = "),
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save = \['lm_head'\]"),
-        ({"init_lora_weights": "pissa"}, r"init_lora_weights = 'pissa' changes the base"),
+        ({"init_lora_weights": "pissa"}, r"init_lora_weights = 'pissa' also changes the base"),
         (
             {"target_modules": ["q_proj"]},
             r"missing in the source: base_model\.model\.model\.layers\.0\.self_attn\.v_proj\.lora_A",
@@ -246,5 +246,5 @@ def test_writing_is_strict(adapted, tmp_path, random_ours, phi_shapes):
     assert not (tmp_path / "a").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
-    with pytest.raises(UserError, match=r"holds thesis\.txt, which would be lost"):
+    with pytest.raises(UserError, match=r"contains thesis\.txt, which would be deleted"):
         peft_adapter.write(tmp_path / "full", flat, config)

@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperseg_jax.atomic import check_free, is_part, remove, scratch_folder, sweep, whole_file, whole_folder, write_text
+from hyperseg_jax.atomic import (
+    atomic_file,
+    atomic_folder,
+    check_replaceable,
+    is_temporary,
+    remove_stale,
+    remove_tree,
+    scratch_folder,
+    write_text,
+)
 from hyperseg_jax.errors import UserError
 
 
@@ -26,21 +35,21 @@ def path(tmp_path):
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(path):
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_bytes(b"after")
         assert path.read_text() == "before" and part.name == path.name
     assert path.read_text() == "after" and list(path.parent.iterdir()) == [path]
 
 
 def test_an_exception_leaves_the_old_file(path):
-    with pytest.raises(RuntimeError), whole_file(path) as part:
+    with pytest.raises(RuntimeError), atomic_file(path) as part:
         part.write_text("half")
         raise RuntimeError
     assert path.read_text() == "before" and list(path.parent.iterdir()) == [path]
 
 
 def test_a_deleted_part_leaves_the_old_file(path):
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_text("unwanted")
         part.unlink()
     assert path.read_text() == "before" and list(path.parent.iterdir()) == [path]
@@ -53,7 +62,7 @@ def test_text(path):
 
 def test_two_writers_at_once(path):
     """Each has a part of its own; the last one stays."""
-    with whole_file(path) as one, whole_file(path) as other:
+    with atomic_file(path) as one, atomic_file(path) as other:
         one.write_text("one")
         other.write_text("other")
     assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
@@ -87,26 +96,26 @@ def writer(tmp_path):
 
 
 def test_what_a_killed_writer_leaves_goes_with_the_next_and_a_living_one_stays(tmp_path, writer):
-    dead, left = writer("model", "whole_folder")
-    _, alive = writer("model", "whole_folder")
-    _, file = writer("index.json", "whole_file")
+    dead, left = writer("model", "atomic_folder")
+    _, alive = writer("model", "atomic_folder")
+    _, file = writer("index.json", "atomic_file")
     dead.kill()
     dead.wait()
     assert left.exists()
     write_text(tmp_path / "other.json", "{}")
     assert alive.exists() and file.exists() and not left.parent.parent.exists()
-    assert sorted(path.name for path in tmp_path.iterdir() if not is_part(path)) == ["other.json"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not is_temporary(path)) == ["other.json"]
 
 
 def test_a_folder_that_was_set_aside_comes_back(tmp_path, writer):
     """Killed between two renames: what stood there is not lost."""
-    dead, left = writer("model", "whole_folder")
+    dead, left = writer("model", "atomic_folder")
     before = left.parent.parent / "before" / "model"
     before.mkdir(parents=True)
     (before / "weights").write_text("trained")
     dead.kill()
     dead.wait()
-    sweep(tmp_path)
+    remove_stale(tmp_path)
     assert (tmp_path / "model" / "weights").read_text() == "trained" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -120,7 +129,7 @@ def test_nothing_behind_a_link_in_a_left_over_part_is_moved(tmp_path):
     (part / "dangling").symlink_to(tmp_path / "nowhere")
     for path in (part / "before", part / "dangling", part):
         os.utime(path, (1e9, 1e9), follow_symlinks=False)
-    sweep(tmp_path / "run")
+    remove_stale(tmp_path / "run")
     assert (victim / "key").read_text() == "mine" and not list((tmp_path / "run").iterdir())
 
 
@@ -132,7 +141,7 @@ def test_parts_of_other_machines_stay_for_a_day(tmp_path):
     (tmp_path / f".link.hyperseg-{'0' * 8}-aaaaaaaa").symlink_to(tmp_path / ".model.hyperseg-notes")
     for path in (tmp_path / names[0], tmp_path / names[0] / "new"):
         os.utime(path, (1e9, 1e9))
-    sweep(tmp_path)
+    remove_stale(tmp_path)
     assert [(tmp_path / name).exists() for name in names] == [False, True] and len(list(tmp_path.iterdir())) == 3
 
 
@@ -143,7 +152,7 @@ def test_an_odd_moment_of_a_sweep(tmp_path, monkeypatch):
     def sweeps_first(handle, how):
         if not swept:
             swept.append(1)
-            sweep(tmp_path)
+            remove_stale(tmp_path)
         flock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", sweeps_first)
@@ -152,7 +161,7 @@ def test_an_odd_moment_of_a_sweep(tmp_path, monkeypatch):
 
 
 def test_a_folder_replaces_the_one_that_appeared_meanwhile(tmp_path):
-    with whole_folder(tmp_path / "x") as one, whole_folder(tmp_path / "x") as other:
+    with atomic_folder(tmp_path / "x") as one, atomic_folder(tmp_path / "x") as other:
         (one / "one").write_text("")
         (other / "other").write_text("")
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["one"] and len(list(tmp_path.iterdir())) == 1
@@ -178,10 +187,10 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(path, write):
         if write == "text":
             write_text(path, "after" * 100)
         elif write == "picture":
-            with whole_file(path) as part:
+            with atomic_file(path) as part:
                 Image.fromarray(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)).save(part, "PNG")
         else:
-            with whole_folder(path.parent / "folder") as part, open(part / "x.npy", "wb", buffering=0) as file:
+            with atomic_folder(path.parent / "folder") as part, open(part / "x.npy", "wb", buffering=0) as file:
                 try:
                     file.write(b"x" * 10)
                     file.write(b"x")
@@ -206,7 +215,7 @@ def test_scratch_is_removed_at_the_end_and_after_a_kill(tmp_path, monkeypatch):
 def test_a_name_that_would_be_lost_is_told_on_one_line(tmp_path):
     (tmp_path / "x\nerror: all is well").touch()
     with pytest.raises(UserError) as error:
-        check_free(tmp_path, ("*.json",))
+        check_replaceable(tmp_path, ("*.json",))
     assert "\n" not in str(error.value) and "x\\nerror" in str(error.value)
 
 
@@ -242,11 +251,11 @@ def nested(folder, depth=1500):
 def test_what_a_killed_writer_left_is_removed_to_any_depth(tmp_path):
     part = nested(tmp_path / ".x.hyperseg-00000000-aaaaaaaa")
     os.utime(part, (0, 0))
-    sweep(tmp_path)  # not of this machine, and not a day old: it stays, and nothing is raised
-    with whole_folder(nested(tmp_path / "model")) as new:
+    remove_stale(tmp_path)  # not of this machine, and not a day old: it stays, and nothing is raised
+    with atomic_folder(nested(tmp_path / "model")) as new:
         (new / "a").write_text("whole")
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["a"]
-    remove(part)
+    remove_tree(part)
     assert not part.exists() and len(list(tmp_path.iterdir())) == 1
 
 
@@ -256,5 +265,5 @@ def test_removing_follows_no_link(tmp_path):
     (kept / "a").write_text("stays")
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone" / "link").symlink_to(kept)
-    remove(tmp_path / "gone")
+    remove_tree(tmp_path / "gone")
     assert (kept / "a").read_text() == "stays" and not (tmp_path / "gone").exists()

@@ -5,12 +5,12 @@ import sys
 import threading
 import time
 
-from hyperseg_jax.locks.alone import alone
+from hyperseg_jax.locks.process_lock import process_lock
 
 HOLDS = """
 import pathlib, sys, time
-from hyperseg_jax.locks.alone import alone
-with alone(pathlib.Path(sys.argv[1]), wait=False) as free:
+from hyperseg_jax.locks.process_lock import process_lock
+with process_lock(pathlib.Path(sys.argv[1]), wait=False) as free:
     print(free, flush=True)
     time.sleep(60)
 """
@@ -20,10 +20,10 @@ def test_no_end_of_a_process_leaves_it_locked(tmp_path):
     path = tmp_path / "below" / "lock"
     process = subprocess.Popen([sys.executable, "-c", HOLDS, path], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "True\n"
-    with alone(path, wait=False) as free:
+    with process_lock(path, wait=False) as free:
         assert not free
     threading.Timer(0.1, process.kill).start()
-    with alone(path, wait=True) as free:
+    with process_lock(path, wait=True) as free:
         assert free and process.wait() == -9
     assert not path.exists()
 
@@ -34,7 +34,7 @@ def test_many_threads_one_after_the_other(tmp_path):
 
     def work():
         for _ in range(20):
-            with alone(tmp_path / "lock", wait=True):
+            with process_lock(tmp_path / "lock", wait=True):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.0002)

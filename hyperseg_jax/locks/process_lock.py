@@ -1,4 +1,4 @@
-"""A lock between the processes of this machine."""
+"""A lock between processes of this machine."""
 
 from __future__ import annotations
 
@@ -13,43 +13,46 @@ from hyperseg_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def alone(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
-    """Holds a lock file of this machine, which no end of the process leaves locked. wait: else gives False at once where
-    another has it. UserError where a link or no file stands in its place."""
+def process_lock(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
+    """Holds an flock on a lock file, which the system releases when the process ends in any way. Yields whether it is held.
+
+    wait: waits until the lock is free; otherwise yields False immediately if another process holds it. Raises UserError if
+    `path` is a link or not a regular file.
+    """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _opened(path)
+        handle = _open(path)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
                 return
-            except OSError:  # a file system without locks
+            except OSError:  # a file system without locks; continues without one
                 yield True
                 return
-            if not _is_still(path, handle):  # its holder before has removed it
+            if not _is_same_file(path, handle):  # the previous holder has removed the file
                 continue
             try:
                 yield True
                 return
             finally:
-                if _is_still(path, handle):
+                if _is_same_file(path, handle):
                     path.unlink()
         finally:
             os.close(handle)
 
 
-def _opened(path: pathlib.Path) -> int:
+def _open(path: pathlib.Path) -> int:
     try:
         return os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a pipe, a folder
             raise
-        raise UserError(f"{path}: is no lock file; remove it") from error
+        raise UserError(f"{path}: is not a lock file; remove it") from error
 
 
-def _is_still(path: pathlib.Path, handle: int) -> bool:
+def _is_same_file(path: pathlib.Path, handle: int) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:
