@@ -133,14 +133,14 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
             model.engine,
             tasks,
             limit=parsed.limit,
-            say=say,
+            log=say,
             progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of),
         )
     for name, task in tasks.items():
         if task.controls is not None:
             say(f"controls of {name}: expressions shuffled, and answers that ignore the text")
             known = Evaluation({"controls": found.scores[name]}, [])
-            taken = referring_with_controls(model.engine, task, limit=parsed.limit, found=known, say=say)
+            taken = referring_with_controls(model.engine, task, limit=parsed.limit, evaluation=known, log=say)
             found.scores[name] |= taken.controls()
     table = Table("task", "metric", "value")
     for name, values in found.scores.items():

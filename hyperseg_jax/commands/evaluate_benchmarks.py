@@ -43,8 +43,8 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     hosts.join(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
-    console = Console(stderr=True, quiet=not hosts.leads())
-    with hosts.ending():
+    console = Console(stderr=True, quiet=not hosts.is_primary())
+    with hosts.exit_on_error():
         system = systems.get(config.system)
         for name, line in chosen.items():
             benchmarks.check_task(name, line, config)
@@ -62,7 +62,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora(config) is not None)
         engine = load_engine(config, system, folder, mesh)
         states = parsed.out / PARTIAL if parsed.out else None
-        if states and hosts.leads():
+        if states and hosts.is_primary():
             states.mkdir(exist_ok=True)
         asked = {"config": config.to_json(sort_keys=True), "checkpoint": _stamp(folder), "root": str(root)}
         scores: dict[str, dict[str, float]] = {}
@@ -77,18 +77,18 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                     task,
                     rules=parsed.rules,
                     limit=parsed.limit,
-                    asked=asked,
+                    settings=asked,
                     batch_size=parsed.batch_size,
-                    kept=kept,
+                    state_file=kept,
                     workers=config.data.workers,
                     progress=progress,
-                    say=functools.partial(say, console),
+                    log=functools.partial(say, console),
                 )
                 examples: Any = task.val
                 scores[name] = found.scorer.compute()
                 if found.resumed:
                     say(console, f"{name}: went on behind {found.resumed} examples")
-                if parsed.out and hosts.leads():
+                if parsed.out and hosts.is_primary():
                     found.cases.save_sheet(parsed.out / f"{name}.png", examples)
                     if writer := WRITERS.get(chosen[name].submission):
                         (parsed.out / name).mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                         say(console, f"for the server: {sent}")
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
-    if hosts.leads():
+    if hosts.is_primary():
         Console().print(table(scores, parsed.rules))
         if parsed.out:
             told = {
@@ -108,7 +108,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
             }
             write_text(parsed.out / "scores.json", strict_json.text(told))
             say(console, f"wrote {parsed.out}/")
-    hosts.leave()
+    hosts.shut_down()
 
 
 def _check_submission(folder: pathlib.Path) -> None:
@@ -134,7 +134,7 @@ def load_engine(
     """The model of a folder in the sizes of the config, on the mesh. UserError where they do not fit."""
     places = placement.shardings(system.boxed_shapes(config), mesh)
     params = model_folder.load_params(folder, placement.abstract_arrays(system.shapes(config), places))
-    return Engine.of(system, config, params, mesh.batch)
+    return Engine.from_system(system, config, params, mesh.batch)
 
 
 def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:

@@ -108,7 +108,7 @@ class Examined:
         """The score with its controls."""
         from hyperseg_jax.evaluation.text_controls import referring_with_controls
 
-        return referring_with_controls(model.engine, self.task, limit=self.images, say=say)
+        return referring_with_controls(model.engine, self.task, limit=self.images, log=say)
 
 
 def show_held_out(page: Page, model: Any, known: Examined, say: Callable[[str], None]) -> None:

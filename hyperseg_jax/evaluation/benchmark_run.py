@@ -14,11 +14,11 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
-from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, prediction_fn, predictions
 from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.evaluation.qualitative import QualitativeExamples, is_example_row
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
-from hyperseg_jax.evaluation.submissions import Row, check_question, is_row, row_of
+from hyperseg_jax.evaluation.submissions import Row, check_question, is_row, make_row
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import paths, strict_json
@@ -30,7 +30,7 @@ LARGEST, PARTS = 2**30, 50_000_000
 
 
 @dataclasses.dataclass
-class Partial:
+class PartialResults:
     """What is known after `done` examples, the same on all hosts. resumed: how many of them an earlier run had done."""
 
     scorer: Scorer
@@ -78,12 +78,12 @@ def run(
     save_every: int = 20,
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, count: None,
-    say: Callable[[str], None] = print,
-) -> Partial:
+    log: Callable[[str], None] = print,
+) -> PartialResults:
     """Scores the examples of task.val, or the first `limit`.
 
     kept: the file that holds the partial state, written every save_every batches and at the end; what it holds is gone on
-    from. asked: what tells this evaluation from another; UserError where the file was written by another. say: takes the line
+    from. asked: what tells this evaluation from another; UserError where the file was written by another. log: takes the line
     about a file that no evaluation wrote; it is put aside, and all examples are scored.
     """
     examples: Any = task.val
@@ -93,15 +93,15 @@ def run(
     options = AnswerOptions(
         SCORINGS[benchmark.scoring].kind, engine.answers.published if benchmark.published else engine.answers.usual
     )
-    new = lambda: Partial(Scorer({benchmark.task: scoring}, rules), QualitativeExamples(), [])
+    new = lambda: PartialResults(Scorer({benchmark.task: scoring}, rules), QualitativeExamples(), [])
     total, fresh = new(), new()
     before = ""
-    if kept is not None and os.path.lexists(kept) and hosts.leads():
+    if kept is not None and os.path.lexists(kept) and hosts.is_primary():
         try:
             before = _read(kept, asked, new(), benchmark)
         except (BadFile, OSError) as error:
             aside = paths.put_aside(kept).name
-            say(f"{kept}: is not a partial evaluation ({reason(error)}); it is now {aside}, and all is scored anew")
+            log(f"{kept}: is not a partial evaluation ({reason(error)}); it is now {aside}, and all is scored anew")
     if told := hosts.exchange_long(f"{task.name} so far", before)[0]:
         state = json.loads(told)
         total.merge(state)
@@ -133,12 +133,12 @@ def run(
                     raise UserError(f"benchmark {task.name}: {shown(str(error))}; correct its files") from error
                 raise UserError(f"{kept}: does not fit the examples ({shown(str(error))}); remove it to start anew") from error
             total.done, fresh = done, new()
-            if kept is not None and hosts.leads():
+            if kept is not None and hosts.is_primary():
                 write_text(kept, json.dumps({"asked": asked, **total.state()}))
     return total
 
 
-def _read(kept: pathlib.Path, asked: dict[str, Any], new: Partial, benchmark: Benchmark) -> str:
+def _read(kept: pathlib.Path, asked: dict[str, Any], new: PartialResults, benchmark: Benchmark) -> str:
     """The state in a file, checked, as text. BadFile where no evaluation wrote it, UserError where another one did."""
     with without_panics("it has other fields"):
         state = strict_json.parse_any(strict_json.contents(paths.own(kept), LARGEST), "its content", finite=False, parts=PARTS)
@@ -155,12 +155,12 @@ def _read(kept: pathlib.Path, asked: dict[str, Any], new: Partial, benchmark: Be
     return json.dumps(state)
 
 
-def _count(fresh: Partial, benchmark: Benchmark, index: int, protocol: EvalProtocol) -> None:
+def _count(fresh: PartialResults, benchmark: Benchmark, index: int, protocol: EvalProtocol) -> None:
     for k, (prompt, found) in enumerate(protocol.answers()):
         value = fresh.scorer.add(protocol.example.name, prompt, found)
         fresh.cases.add(value, index, k, found[0])
         if benchmark.submission:
-            fresh.rows.append((index, k, row_of(protocol.example, prompt, found)))
+            fresh.rows.append((index, k, make_row(protocol.example, prompt, found)))
 
 
 def _refuse(name: str, index: int, reason: str) -> None:
@@ -177,4 +177,4 @@ def _protocol(engine: Engine, benchmark: Benchmark, task: Task, options: AnswerO
     geometry = task.processor.geometry(*example.frames.shape[1:3])
     scoring = SCORINGS[benchmark.scoring]
     protocol = scoring.interactive or scoring.protocol if engine.interactive else scoring.protocol
-    return protocol(example, finder(engine, options, geometry))
+    return protocol(example, prediction_fn(engine, options, geometry))

@@ -11,25 +11,25 @@ from scipy.ndimage import distance_transform_edt
 
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.protocols import EvalProtocol, Find, T
+from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn, T
 from hyperseg_jax.metrics.ciou_giou import iou, overlap
 from hyperseg_jax.metrics.clicks import LIMIT, THRESHOLDS
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
 
 
-class Clicked(EvalProtocol):
+class SimulatedClicks(EvalProtocol):
     """The objects of one image, each clicked until it is found well enough or LIMIT clicks are made.
 
     The first click is at the centre of the object, each further one at the centre of what the answer lacks of it. The clicks
     of an object are one drawn region, and all of them are on the object. What the prompt itself has drawn is left aside.
     """
 
-    feeds_back = False
-    one_image = True
-    depends = True
+    uses_memory = False
+    same_image = True
+    adaptive = True
 
-    def __init__(self, example: Example, find: Find) -> None:
-        super().__init__(example, find)
+    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
+        super().__init__(example, prediction_fn)
         (prompt,) = example.prompts
         if prompt.masks is None or not len(prompt.masks):
             raise UserError(f"{example.name}: has no object to click at; its reader must give masks")
@@ -43,7 +43,7 @@ class Clicked(EvalProtocol):
         for k in range(len(self._targets)):
             self._click(k)
 
-    def asked(self, prompt: int) -> Prompt:
+    def current_prompt(self, prompt: int) -> Prompt:
         regions = tuple(map(self._region, range(len(self._targets))))
         return dataclasses.replace(self.example.prompts[0], regions=regions)
 
@@ -58,13 +58,13 @@ class Clicked(EvalProtocol):
 
     def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
         """With as many points a region as there will be at the last step; a region without any never gets one."""
-        asked = self.asked(prompt)
+        asked = self.current_prompt(prompt)
         full = lambda region: Region("point", points=np.resize(region.points, (LIMIT, 3)))
         regions = tuple(full(region) if len(region.points) else region for region in asked.regions)
         return bucket(self._only(dataclasses.replace(asked, regions=regions), 0))
 
-    def hear(self, prompt: int, outputs: Any) -> None:
-        found = self._find(self.asked(prompt), outputs)
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        found = self._prediction_fn(self.current_prompt(prompt), outputs)
         for k, mask in enumerate(found.masks):
             if self._ious[k] and self._ious[k][-1] >= THRESHOLDS[-1]:
                 continue
@@ -84,14 +84,14 @@ class Clicked(EvalProtocol):
         return [(self.example.prompts[0], [Prediction(self._latest, ious=tuple(map(tuple, self._ious)))])]
 
 
-class Corrected(Clicked):
+class CorrectiveClicks(SimulatedClicks):
     """Objects that are clicked for a system that takes points beside the object as well, and sees its mask of the round before.
 
     Each further click is where the answer is wrong farthest from its sides: on the object where it is lacking there, beside it
     where it is too much.
     """
 
-    feeds_back = True
+    uses_memory = True
 
     def _click(self, k: int) -> None:
         here, latest = ~self._drawn[k] & ~self._ignore, self._latest[k]

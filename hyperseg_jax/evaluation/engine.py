@@ -25,10 +25,10 @@ from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.features import FeatureCache
-from hyperseg_jax.evaluation.protocols import EvalProtocol, Find
+from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
+from hyperseg_jax.parallel.feed import SINGLE_PROCESS, Feed, Rows
 from hyperseg_jax.results.answers import Answer, Answers, Thresholds
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize
 from hyperseg_jax.structs import Example, Prediction, Prompt
@@ -53,7 +53,7 @@ class Request:
     geometries: Int32[np.ndarray, "B 2 3"]
     canvas: tuple[int, int]
     rows: Rows | None = None
-    apart: bool = True
+    cache_features: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +68,14 @@ class Engine:
     write: Callable[..., Any] | None
     answers: Answers
     params: Any
-    feed: Feed = ALONE
+    feed: Feed = SINGLE_PROCESS
     interactive: bool = False
-    encoded: FeatureCache = dataclasses.field(default_factory=lambda: FeatureCache({}))
+    feature_cache: FeatureCache = dataclasses.field(default_factory=lambda: FeatureCache({}))
 
     @classmethod
-    def of(cls, system: System[Any], config: ml_collections.ConfigDict, params: Any, batch_sharding: Any = None) -> Engine:
+    def from_system(
+        cls, system: System[Any], config: ml_collections.ConfigDict, params: Any, batch_sharding: Any = None
+    ) -> Engine:
         """The functions of a system's config, jitted. batch_sharding: of batches and outputs on a mesh."""
         module, placed = system.build(config), {} if batch_sharding is None else {"out_shardings": batch_sharding}
         write = None
@@ -84,7 +86,7 @@ class Engine:
         encoded = FeatureCache(system.encode(module, config))
         return cls(predict, write, system.answers, params, Feed(batch_sharding), system.interactive, encoded)
 
-    def ask(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
+    def select(self, request: Request, options: AnswerOptions, memory: Any = None) -> tuple[dict[str, np.ndarray], Any]:
         """(what is selected, memory). What is selected: this process's rows, [B, T, K, ...] on the host. memory: what the next
         frame needs of this one, on the device; give it back with the next batch of the same rows."""
         answer = self.answers.find(options.kind)
@@ -94,9 +96,9 @@ class Engine:
         batch, features = self._encoded(request, memory is not None)
         outputs, memory = self.predict(self.params, batch, features, memory)
         found = select((outputs, self.feed.put(request.geometries, request.rows)), options.thresholds.of_segments())
-        return {name: self.feed.own(value) for name, value in found.items()}, memory
+        return {name: self.feed.local_rows(value) for name, value in found.items()}, memory
 
-    def written(self, request: Request, *, max_new_tokens: int = NEW_TOKENS) -> np.ndarray:
+    def generate(self, request: Request, *, max_new_tokens: int = NEW_TOKENS) -> np.ndarray:
         """The texts that the model writes for this process's rows, str [B, 1, K, N], each up to the end token. UserError where
         the system writes no text."""
         if self.write is None:
@@ -104,7 +106,7 @@ class Engine:
         tokenizer = request.processor.tokenizer
         eos, size = tokenizer.eos_id, tokenizer.vocab_size
         batch, features = self._encoded(request)
-        ids = self.feed.own(
+        ids = self.feed.local_rows(
             self.write(self.params, batch, features, max_new_tokens=max_new_tokens, eos_id=eos, vocab_size=size)
         )
         texts = np.empty(ids.shape[:3], object)
@@ -115,10 +117,10 @@ class Engine:
     def _encoded(self, request: Request, memory: bool = False) -> tuple[Any, dict[str, Any]]:
         """(what `predict` has to read of the batch, the features of its parts), on the devices."""
         put = lambda arrays: self.feed.put(arrays, request.rows)
-        if not request.apart:
+        if not request.cache_features:
             return put(request.batch), {}
         parts = request.processor.parts(request.batch)
-        features = self.encoded.features(self.params, parts, put, memory=memory)
+        features = self.feature_cache.features(self.params, parts, put, memory=memory)
         known = [array for name in features for array in parts[name].values()]
         return put({name: value for name, value in request.batch.items() if not any(value is one for one in known)}), features
 
@@ -150,10 +152,10 @@ def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[...
         found = jax.lax.map(one, (flat, jnp.repeat(geometries, frames * prompts, axis=0)))
         return jax.tree.map(lambda leaf: leaf.reshape(batch, frames, prompts, *leaf.shape[1:]), found)
 
-    return jax.jit(feed.by_shard(of_rows))
+    return jax.jit(feed.shard_map(of_rows))
 
 
-def finder(engine: Engine, options: AnswerOptions, geometry: Geometry) -> Find:
+def prediction_fn(engine: Engine, options: AnswerOptions, geometry: Geometry) -> PredictionFn:
     """f(prompt, what is selected of it on one frame, [1, 1, ...]) -> Prediction. geometry: how the example's frames lie in the
     model's input."""
 
@@ -193,16 +195,16 @@ def predictions(
     size = engine.feed.size(batch_size)
     rows = engine.feed.rows(size)
     spare: Any = functools.lru_cache(maxsize=1)(lambda processor: _first_protocol(task.name, processor, examples, protocol))
-    wanted = [first + row for first in range(start, count, size) for row in rows.places if first + row < count]
+    wanted = [first + row for first in range(start, count, size) for row in rows.indices if first + row < count]
     with contextlib.closing(read_ahead(examples, wanted, workers=workers)) as stream:
         for first in range(start, count, size):
             batch = _Batch(task, rows, first, unread, spare)
-            for n, row in enumerate(rows.places):
+            for n, row in enumerate(rows.indices):
                 if first + row < count:
                     batch.add(n, next(stream), protocol)
             batch.agree()
             _answer(engine, batch, options)
-            engine.encoded.clear()
+            engine.feature_cache.clear()
             yield min(first + size, count), batch.answered()
             batch.protocols.clear()  # frames and masks of a batch are gone before the next one is decoded
 
@@ -218,7 +220,7 @@ class _Batch:
         self._task, self.rows, self.first, self._unread, self._spare = task, rows, first, unread, spare
         self.protocols: dict[int, EvalProtocol] = {}
         self.steps = self.prompts = 1
-        self.feeds_back = self.one_image = False
+        self.uses_memory = self.same_image = False
         self.canvas = 0, 0
         self.processor = task.processor
 
@@ -247,7 +249,7 @@ class _Batch:
         # A host without an example of its own has to run the same program as the others.
         if self.steps > 1:
             any_protocol = next(iter(protocols), None) or self._spare(self.processor)
-            self.feeds_back, self.one_image = any_protocol.feeds_back, any_protocol.one_image
+            self.uses_memory, self.same_image = any_protocol.uses_memory, any_protocol.same_image
 
     def _shape(self, n: int) -> Shape | None:
         """The bucket that holds all that a row asks; None where it cannot be asked, which loses it."""
@@ -264,18 +266,18 @@ class _Batch:
         for n, protocol in self.protocols.items():
             try:
                 k = min(prompt, protocol.prompts - 1)
-                asked[n] = protocol.ask(min(step, protocol.steps - 1), k, self._prepare)
+                asked[n] = protocol.query(min(step, protocol.steps - 1), k, self._prepare)
             except BaseException as error:
                 lost[n] = record_errors.reason(error)
         for n, reason in lost.items():
             self._lose(n, reason)
         filler = next(iter(asked.values()), None)
         if filler is None:
-            filler = self._spare(self.processor).ask(0, 0, self._prepare)
-        rows = [asked.get(n, filler) for n in range(len(self.rows.places))]
+            filler = self._spare(self.processor).query(0, 0, self._prepare)
+        rows = [asked.get(n, filler) for n in range(len(self.rows.indices))]
         arrays, geometries = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-        apart = self.prompts > 1 or (self.steps > 1 and (self.one_image or not self.feeds_back))
-        return Request(self.processor, arrays, geometries, self.canvas, self.rows, apart)
+        cache_features = self.prompts > 1 or (self.steps > 1 and (self.same_image or not self.uses_memory))
+        return Request(self.processor, arrays, geometries, self.canvas, self.rows, cache_features)
 
     def _prepare(self, example: Example) -> tuple[Batch, np.ndarray]:
         return self.processor(example, train=False), geometry_array(self.processor.geometry(*example.frames.shape[1:3]))
@@ -283,21 +285,21 @@ class _Batch:
     def _lose(self, n: int, reason: str) -> None:
         self.protocols.pop(n, None)
         if self.rows.scored[n]:
-            self._unread(self.first + self.rows.places[n], reason)
+            self._unread(self.first + self.rows.indices[n], reason)
 
-    def hear(self, step: int, prompt: int, outputs: dict[str, Any]) -> None:
+    def add_outputs(self, step: int, prompt: int, outputs: dict[str, Any]) -> None:
         """Gives each row's outputs to its protocol; also those of rows that another host scores where the next step depends on
         them."""
         for n, protocol in self.protocols.items():
-            if (self.rows.scored[n] or protocol.depends) and step < protocol.steps and prompt < protocol.prompts:
-                protocol.hear(prompt, {name: value[n] for name, value in outputs.items()})
+            if (self.rows.scored[n] or protocol.adaptive) and step < protocol.steps and prompt < protocol.prompts:
+                protocol.add_outputs(prompt, {name: value[n] for name, value in outputs.items()})
 
     def answered(self) -> Iterator[tuple[int, EvalProtocol]]:
         """(index, protocol) of the rows that this host scores. Each is let go once the next one is asked for."""
         for n in list(self.protocols):
             protocol = self.protocols.pop(n)
             if self.rows.scored[n]:
-                yield self.first + self.rows.places[n], protocol
+                yield self.first + self.rows.indices[n], protocol
 
 
 def _answer(engine: Engine, batch: _Batch, options: AnswerOptions) -> None:
@@ -309,10 +311,10 @@ def _answer(engine: Engine, batch: _Batch, options: AnswerOptions) -> None:
             request = batch.request(step, prompt)
             found: dict[str, Any]
             if options.kind == TEXT:
-                found = {"texts": engine.written(request)}
+                found = {"texts": engine.generate(request)}
             else:
-                found, memory[prompt] = engine.ask(request, options, memory.get(prompt) if batch.feeds_back else None)
-            batch.hear(step, prompt, found)
+                found, memory[prompt] = engine.select(request, options, memory.get(prompt) if batch.uses_memory else None)
+            batch.add_outputs(step, prompt, found)
 
 
 def _first_protocol(
@@ -323,7 +325,7 @@ def _first_protocol(
     for k in range(len(examples)):
         try:
             made = protocol(examples[k])
-            made.ask(0, 0, functools.partial(processor, train=False))
+            made.query(0, 0, functools.partial(processor, train=False))
             return made
         except BaseException as error:
             told = record_errors.reason(error)

@@ -12,7 +12,7 @@ from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.results.objects import merge_soft
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
-Find = Callable[[Prompt, Any], Prediction]
+PredictionFn = Callable[[Prompt, Any], Prediction]
 """A prompt and the outputs about it on one frame -> the answer."""
 T = TypeVar("T")
 
@@ -23,15 +23,15 @@ class EvalProtocol:
     All examples of a batch take a step together; one that has ended is asked its last step again, which nobody hears.
     """
 
-    feeds_back = True
+    uses_memory = True
     """Whether a step sees what the model made of the step before."""
-    one_image = False
+    same_image = False
     """Whether all steps are about the same image, so that it is encoded once."""
-    depends = False
+    adaptive = False
     """Whether what is asked depends on what was heard: then every host that holds the example hears."""
 
-    def __init__(self, example: Example, find: Find) -> None:
-        self.example, self._find = example, find
+    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
+        self.example, self._prediction_fn = example, prediction_fn
         self.steps = len(example.frames)
         self._found: list[list[Prediction]] = [[] for _ in example.prompts]
 
@@ -40,23 +40,23 @@ class EvalProtocol:
         """How many are asked in a step."""
         return len(self.example.prompts)
 
-    def ask(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
+    def query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
         """prepare(one frame and one prompt of the example, as they are asked)."""
-        return prepare(self._only(self.asked(prompt), step))
+        return prepare(self._only(self.current_prompt(prompt), step))
 
     def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
         """bucket(the example as it is asked at the step that needs the most room)."""
-        return self.ask(0, prompt, bucket)
+        return self.query(0, prompt, bucket)
 
-    def hear(self, prompt: int, outputs: Any) -> None:
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
         """Takes the outputs of the step."""
-        self._found[prompt].append(self._find(self.asked(prompt), outputs))
+        self._found[prompt].append(self._prediction_fn(self.current_prompt(prompt), outputs))
 
     def answers(self) -> Iterable[tuple[Prompt, list[Prediction]]]:
         """What is scored: prompts, and the answers to each, frame by frame."""
         return list(zip(self.example.prompts, self._found, strict=True))
 
-    def asked(self, prompt: int) -> Prompt:
+    def current_prompt(self, prompt: int) -> Prompt:
         """The prompt as it is asked at this step."""
         return self.example.prompts[prompt]
 
@@ -71,10 +71,10 @@ class AllFrames(EvalProtocol):
     room: prompts of a batch. Steps are one; `prompts` counts the groups that the prompts fall into.
     """
 
-    feeds_back = False
+    uses_memory = False
 
-    def __init__(self, example: Example, find: Find, *, room: int) -> None:
-        super().__init__(example, find)
+    def __init__(self, example: Example, prediction_fn: PredictionFn, *, room: int) -> None:
+        super().__init__(example, prediction_fn)
         self.steps, self._room = 1, room
         self._outputs: dict[int, Any] = {}
 
@@ -85,10 +85,10 @@ class AllFrames(EvalProtocol):
     def group(self, number: int) -> tuple[Prompt, ...]:
         return self.example.prompts[number * self._room : (number + 1) * self._room]
 
-    def ask(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
+    def query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
         return prepare(dataclasses.replace(self.example, prompts=tuple(map(_without_targets, self.group(prompt)))))
 
-    def hear(self, prompt: int, outputs: Any) -> None:
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
         self._outputs[prompt] = outputs
 
     def answers(self) -> Iterator[tuple[Prompt, list[Prediction]]]:
@@ -99,7 +99,7 @@ class AllFrames(EvalProtocol):
                     {name: value[t : t + 1, k : k + 1] for name, value in outputs.items()}
                     for t in range(len(self.example.frames))
                 ]
-                yield one, [self._find(one, frame) for frame in about]
+                yield one, [self._prediction_fn(one, frame) for frame in about]
 
 
 def _without_targets(prompt: Prompt) -> Prompt:
@@ -111,12 +111,12 @@ class JointExpressions(EvalProtocol):
     """Expressions about one clip that share its pixels: on each frame a pixel goes to the most probable of their objects, or to
     none (rule of InstructSeg's Ref-DAVIS script). The answers of find are probabilities, those of an example one."""
 
-    def __init__(self, example: Example, find: Find) -> None:
-        super().__init__(example, find)
+    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
+        super().__init__(example, prediction_fn)
         self._frames: list[Prediction] = []
 
-    def hear(self, prompt: int, outputs: Any) -> None:
-        super().hear(prompt, outputs)
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        super().add_outputs(prompt, outputs)
         if prompt == self.prompts - 1:
             self._frames.append(_apart(np.concatenate([found.pop().masks for found in self._found])))
 
@@ -139,8 +139,8 @@ class SemiSupervisedVOS(EvalProtocol):
     def _only(self, prompt: Prompt, frame: int) -> Example:
         return dataclasses.replace(super()._only(prompt, frame), drawn_on=self.example.frames[0])
 
-    def hear(self, prompt: int, outputs: Any) -> None:
-        super().hear(prompt, outputs)
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        super().add_outputs(prompt, outputs)
         self._found[prompt].append(_apart(self._found[prompt].pop().masks))
 
     def answers(self) -> list[tuple[Prompt, list[Prediction]]]:

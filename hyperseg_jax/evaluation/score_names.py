@@ -16,14 +16,14 @@ def headlines() -> tuple[str, ...]:
     return tuple(dict.fromkeys(SCORINGS[name].headline for name in BY_TASK.values()))
 
 
-def of_prompts(kind: str = "") -> tuple[str, ...]:
+def validation_scores(kind: str = "") -> tuple[str, ...]:
     """The scores that validation can give prompts of this kind ("referring"), those of all kinds where none is named; none for
     a kind that validation does not score."""
     asked = [name for one, name in BY_TASK.items() if not kind or one == kind]
     return tuple(dict.fromkeys(score for name in asked for score in SCORINGS[name].new("official").names()))
 
 
-def kind_of(records: Sequence[Any]) -> str:
+def prompt_kind(records: Sequence[Any]) -> str:
     """The kind of the prompts of some validation records, "" where none of them can be read."""
     for k in range(len(records)):
         try:
@@ -33,7 +33,7 @@ def kind_of(records: Sequence[Any]) -> str:
     return ""
 
 
-def check(field: str, name: str, known: Sequence[str]) -> None:
+def check_score(field: str, name: str, known: Sequence[str]) -> None:
     """UserError, naming `field` and the closest name, unless `name` is a known score or that of a group of one
     ("miou/point")."""
     if name in known or name.partition("/")[0] in known:
@@ -60,6 +60,6 @@ def check_best(best: str, tasks: Mapping[str, Any]) -> None:
             else "no task has a val block; give one, or leave it empty"
         )
         raise UserError(f"train.best = {best!r}: {fix}")
-    if not (kind := kind_of(records)):
+    if not (kind := prompt_kind(records)):
         raise UserError(f"train.best = {best!r}: no validation record of {task} can be read; check data.tasks.{task}.val")
-    check(f"train.best = {best!r}", name, of_prompts(kind))
+    check_score(f"train.best = {best!r}", name, validation_scores(kind))

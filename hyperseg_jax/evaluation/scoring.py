@@ -12,9 +12,9 @@ import numpy as np
 
 from hyperseg_jax import metrics
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.clicks import Clicked, Corrected
+from hyperseg_jax.evaluation.clicks import CorrectiveClicks, SimulatedClicks
 from hyperseg_jax.evaluation.protocols import EvalProtocol, JointExpressions, SemiSupervisedVOS
-from hyperseg_jax.evaluation.tracks import Tracked
+from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Prediction, Prompt
@@ -38,7 +38,7 @@ class Scoring:
     interactive: type[EvalProtocol] | None = None
 
 
-def _wanted(prompt: Prompt) -> np.ndarray:
+def _target_masks(prompt: Prompt) -> np.ndarray:
     if prompt.masks is None:
         raise UserError(f"a {prompt.task} prompt without masks cannot be scored; its reader must give them")
     return prompt.masks
@@ -46,7 +46,7 @@ def _wanted(prompt: Prompt) -> np.ndarray:
 
 def _clip(prompt: Prompt, found: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
     """Predicted and target masks of an expression, bool [T, H, W]."""
-    ours, masks = np.stack([frame.union for frame in found]), _wanted(prompt)
+    ours, masks = np.stack([frame.union for frame in found]), _target_masks(prompt)
     return ours, masks[0][: len(ours)] if len(masks) else np.zeros_like(ours)
 
 
@@ -77,7 +77,7 @@ def _add_revos(scores: Any, name: str, prompt: Prompt, found: Sequence[Predictio
 def _add_regions(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     order = np.argsort(prompt.labels)
     kinds = tuple(region.kind for region in prompt.regions)
-    scores.update(found[0].masks, _wanted(prompt)[order, 0], kinds, _first(prompt.ignore))
+    scores.update(found[0].masks, _target_masks(prompt)[order, 0], kinds, _first(prompt.ignore))
 
 
 def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
@@ -85,7 +85,7 @@ def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Predic
     scores.update(
         found[0].masks,
         found[0].labels,
-        _wanted(prompt)[:, 0],
+        _target_masks(prompt)[:, 0],
         prompt.labels,
         prompt.classes,
         prompt.things,
@@ -100,7 +100,7 @@ def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Predi
     wanted = [k for k, label in enumerate(prompt.labels) if prompt.things[label]]
     massed = [k for k, label in enumerate(prompt.crowd_labels) if prompt.things[label]]
     areas = [*(prompt.areas[k] for k in wanted), *(None for _ in massed)] if prompt.areas else []
-    masks = [*_wanted(prompt)[wanted, 0], *(prompt.crowds[massed, 0] if prompt.crowds is not None else ())]
+    masks = [*_target_masks(prompt)[wanted, 0], *(prompt.crowds[massed, 0] if prompt.crowds is not None else ())]
     labels = [prompt.labels[k] for k in wanted] + [prompt.crowd_labels[k] for k in massed]
     place = f"{prompt.key.zfill(12)} {name}"  # pycocotools takes images by their numbers where scores are equal
     scores.update(
@@ -128,7 +128,7 @@ def _add_tracks(scores: Any, name: str, prompt: Prompt, found: Sequence[Predicti
         ours,
         found[0].scores,
         [prompt.classes[label] for label in found[0].labels],
-        [*_wanted(prompt), *crowds],
+        [*_target_masks(prompt), *crowds],
         [prompt.classes[label] for label in labels],
         [False] * len(prompt.labels) + [True] * len(crowds),
     )
@@ -137,14 +137,14 @@ def _add_tracks(scores: Any, name: str, prompt: Prompt, found: Sequence[Predicti
 def _add_objects(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     """Objects that were given, or spoken of; others of the clip stand behind them."""
     others = () if prompt.others is None else prompt.others
-    scores.update(_tracks(found), np.array([*_wanted(prompt), *others], bool), prompt.ignore, prompt.group)
+    scores.update(_tracks(found), np.array([*_target_masks(prompt), *others], bool), prompt.ignore, prompt.group)
 
 
 def _add_proposals(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     """The best tracks as proposals without overlap: a pixel belongs to the best one that has it."""
     proposals = _tracks(found)[np.argsort([-score for score in found[0].scores], kind="stable")[:MAX_PROPOSALS]]
     taken = np.cumsum(proposals, axis=0) - proposals
-    scores.update(proposals & (taken == 0), _wanted(prompt), prompt.ignore, prompt.group)
+    scores.update(proposals & (taken == 0), _target_masks(prompt), prompt.ignore, prompt.group)
 
 
 def _add_clicks(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
@@ -158,7 +158,7 @@ def _add_nothing(scores: Any, name: str, prompt: Prompt, found: Sequence[Predict
 
 def _add_semantic(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
     target = np.full(found[0].masks.shape[1:], -1)
-    for mask, label in zip(_wanted(prompt)[:, 0], prompt.labels, strict=True):
+    for mask, label in zip(_target_masks(prompt)[:, 0], prompt.labels, strict=True):
         target[mask] = label
     ignore = target < 0 if prompt.ignore is None else (target < 0) | prompt.ignore[0]
     ours = np.zeros(target.shape, int)
@@ -184,12 +184,12 @@ ROTATIONS = 1_000_000
 """What MMBench adds to a question's index for each rotation of its options."""
 
 
-def options_of(question: str) -> dict[str, str]:
+def parse_options(question: str) -> dict[str, str]:
     """{letter: text} of the options that a question lists, a line each."""
     return dict(_OPTION.findall(question))
 
 
-def number_of(key: str, field: str, where: str) -> int:
+def parse_number(key: str, field: str, where: str) -> int:
     """The id of a question as a number. UserError where it is not one. field, where: of the id, for the message."""
     if not re.fullmatch("0|-?[1-9][0-9]{0,17}", key):
         raise UserError(f"{where}: its {field} is {shown_value(key)}, and the benchmark wants a whole number; correct it")
@@ -197,8 +197,8 @@ def number_of(key: str, field: str, where: str) -> int:
 
 
 def _add_choice(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    question = number_of(prompt.key, "index", name) % ROTATIONS
-    scores.update(found[0].text, prompt.answer, options_of(prompt.text), question, prompt.group)
+    question = parse_number(prompt.key, "index", name) % ROTATIONS
+    scores.update(found[0].text, prompt.answer, parse_options(prompt.text), question, prompt.group)
 
 
 SCORINGS: dict[str, Scoring] = {
@@ -210,10 +210,12 @@ SCORINGS: dict[str, Scoring] = {
         lambda _: metrics.DavisScores("unsupervised"), "soft_expression", _add_objects, "jf", JointExpressions
     ),
     "davis": Scoring(lambda _: metrics.DavisScores(), "soft_regions", _add_objects, "jf", SemiSupervisedVOS),
-    "davis_unsupervised": Scoring(lambda _: metrics.DavisScores("unsupervised"), "candidates", _add_proposals, "jf", Tracked),
-    "tracks": Scoring(lambda _: metrics.VideoAP(), "candidates", _add_tracks, "ap", Tracked),
+    "davis_unsupervised": Scoring(
+        lambda _: metrics.DavisScores("unsupervised"), "candidates", _add_proposals, "jf", TrackedInstances
+    ),
+    "tracks": Scoring(lambda _: metrics.VideoAP(), "candidates", _add_tracks, "ap", TrackedInstances),
     "regions": Scoring(lambda _: metrics.InteractiveScores(), "regions", _add_regions, "miou"),
-    "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", Clicked, Corrected),
+    "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", SimulatedClicks, CorrectiveClicks),
     "panoptic": Scoring(lambda _: metrics.PanopticQuality(), "panoptic", _add_panoptic, "pq"),
     "instances": Scoring(lambda _: metrics.MaskAP(), "instances", _add_instances, "ap"),
     "semantic": Scoring(lambda _: metrics.SemanticScores(), "semantic", _add_semantic, "miou"),
@@ -269,7 +271,7 @@ class Scorer:
         """All that was counted, as JSON takes it."""
         return {name: accumulator.state() for name, accumulator in self._used.items()}
 
-    def of_all_hosts(self, what: str) -> Scorer:
+    def sum_over_hosts(self, what: str) -> Scorer:
         """What all hosts have counted, added up in the order of their numbers."""
         total = Scorer(self._by_task, self._rules)
         for told in hosts.exchange_long(f"the scores of {what}", json.dumps(self.state())):

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.masks import decode
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.scoring import number_of, options_of
+from hyperseg_jax.evaluation.scoring import parse_number, parse_options
 from hyperseg_jax.metrics.multiple_choice import choose
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
@@ -28,7 +28,7 @@ NUMBERED = {"coco_panoptic": "image_id", "youtube_vis": "video id", "vqa": "ques
 def check_question(submission: str, example: Example, prompt: Prompt) -> None:
     """UserError where an answer could not be written in this format, a name of WRITERS. Asked before the model is."""
     if submission in NUMBERED:
-        number_of(prompt.key, NUMBERED[submission], example.name)
+        parse_number(prompt.key, NUMBERED[submission], example.name)
     elif submission == "ref_youtube_vos":  # names of files in its zip
         for name in (prompt.key, *example.frame_names):
             if not ref_youtube_vos.is_file_name(name):
@@ -39,7 +39,7 @@ def check_question(submission: str, example: Example, prompt: Prompt) -> None:
             raise UserError(f"{example.name}: {shown_value(prompt.key)} is no video/expression; correct it")
 
 
-def row_of(example: Example, prompt: Prompt, found: Sequence[Prediction]) -> Row:
+def make_row(example: Example, prompt: Prompt, found: Sequence[Prediction]) -> Row:
     """What a server may want of one answer, as JSON takes it; masks of every frame as run lengths."""
     if not prompt.key:
         raise UserError(f"{example.name}: its reader gives no key of the question, which the benchmark's server wants back")
@@ -58,7 +58,7 @@ def row_of(example: Example, prompt: Prompt, found: Sequence[Prediction]) -> Row
 
 
 def is_row(row: Any) -> bool:
-    """Whether this may be a row of `row_of` that was kept in a file."""
+    """Whether this may be a row of `make_row` that was kept in a file."""
     kinds = {**dict.fromkeys(("key", "question", "text"), str), **dict.fromkeys(("labels", "scores", "frames", "masks"), list)}
     if type(row) is not dict or {name: type(value) for name, value in row.items()} != {**kinds, "height": int, "width": int}:
         return False
@@ -85,7 +85,7 @@ def _masks(row: Row, frame: int) -> np.ndarray:
 
 
 def _choice(row: Row) -> dict[str, Any]:
-    options = options_of(row["question"])
+    options = parse_options(row["question"])
     return {
         "index": int(row["key"]),
         "question": row["question"].split("\n")[0],

@@ -51,24 +51,24 @@ def referring_with_controls(
     *,
     limit: int | None = None,
     found: Evaluation | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> TextControls:
     """Takes the controls that task.controls names; task.val must read all prompts of an image as one example.
 
-    found: an evaluation of {"controls": task} that has been made already. say: takes a line about images that cannot be read;
+    found: an evaluation of {"controls": task} that has been made already. log: takes a line about images that cannot be read;
     they are in no score. UserError where there are no others.
     """
     if task.controls is None:
         raise ValueError(f"task {task.name} has no controls: it does not validate on referring expressions of a toy world")
     asked, unread = {"controls": task}, list[str]()
-    found = found or evaluate(engine, asked, limit=limit, say=say)
+    found = found or evaluate(engine, asked, limit=limit, log=log)
     if "ciou" not in found.scores["controls"]:
         raise UserError(f"task {task.name}: none of the records that are asked can be read, so there is no score; mend them")
     shuffled = evaluate(engine, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
     images = objects_and_targets(*task.controls, limit=limit, unread=lambda k, why: unread.append(f"image {k}: {why}"))
     blind = text_blind_scores(images)["best"]
     if unread:
-        say(f"{len(unread)} images could not be read and are in no answer that ignores the text; the first: {unread[0]}")
+        log(f"{len(unread)} images could not be read and are in no answer that ignores the text; the first: {unread[0]}")
     own, other = found.scores["controls"], shuffled.scores["controls"]
     return TextControls(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseg_jax.evaluation.protocols import EvalProtocol, Find
+from hyperseg_jax.evaluation.protocols import EvalProtocol, PredictionFn
 from hyperseg_jax.results.tracking import Tracker
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
@@ -23,18 +23,18 @@ class _Track:
         return self.classes / len(self.masks)
 
 
-class Tracked(EvalProtocol):
+class TrackedInstances(EvalProtocol):
     """A class list about a clip. Its answer has the same instances on every frame, empty where one is not seen; an instance has
     the class, and the score, that its frames are surest of on average (IDOL)."""
 
-    def __init__(self, example: Example, find: Find) -> None:
-        super().__init__(example, find)
+    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
+        super().__init__(example, prediction_fn)
         self._tracker = Tracker()
         self._tracks: dict[int, _Track] = {}
         self._heard = 0
 
-    def hear(self, prompt: int, outputs: Any) -> None:
-        found = self._find(self.asked(prompt), outputs)
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        found = self._prediction_fn(self.current_prompt(prompt), outputs)
         assert found.embeddings is not None and found.classes is not None
         seen = self._tracker.update(found.masks, np.array(found.scores), found.embeddings)
         for place, number in zip(seen.kept.tolist(), seen.ids.tolist(), strict=True):

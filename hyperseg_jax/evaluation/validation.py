@@ -14,7 +14,7 @@ import numpy as np
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, finder, predictions
+from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, prediction_fn, predictions
 from hyperseg_jax.evaluation.protocols import AllFrames, EvalProtocol
 from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS, Scorer
 from hyperseg_jax.parallel import hosts
@@ -46,7 +46,7 @@ def evaluate(
     tiles: int = 12,
     change: Callable[[str, list[Example]], list[Example]] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     workers: int = 0,
 ) -> Evaluation:
     """Scores every task that has validation records and a metric.
@@ -92,11 +92,11 @@ def evaluate(
                         made.tiles.append(compare(protocol.example.frames[0], prompt, list(predicted[0].masks)))
             if progress is not None:
                 progress(name, done, asked)
-        scores = scorer.of_all_hosts(name).compute()
+        scores = scorer.sum_over_hosts(name).compute()
         told = hosts.exchange_long(f"what {name} lacks", json.dumps(unread))
         if missed := [line for lines in told for line in json.loads(lines)]:
             scores["unread"] = len(missed)
-            say(
+            log(
                 f"{name}: {len(missed)} of {count} validation records could not be read and are in no score; "
                 f"the first: {missed[0]}"
             )
@@ -109,7 +109,7 @@ def _protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task
     """All prompts and frames of an example at once. Prompts that no metric takes get no prediction."""
     geometry = task.processor.geometry(*example.frames.shape[1:3])
 
-    found = finder(engine, options, geometry)
+    found = prediction_fn(engine, options, geometry)
 
     def find(prompt: Prompt, outputs: Any) -> Prediction:
         return Prediction(np.zeros((0, *geometry.original), bool)) if scorer.scoring(prompt) is None else found(prompt, outputs)
@@ -126,7 +126,7 @@ def _readable(examples: Sequence[Example], count: int, note: Callable[[int, str]
             raise
         except BaseException as error:
             why = record_errors.reason(error)
-            if hosts.leads():
+            if hosts.is_primary():
                 note(k, why)
 
 

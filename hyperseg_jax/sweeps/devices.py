@@ -32,7 +32,7 @@ class Share:
         return " ".join([*told, *([f"cores={','.join(map(str, self.cores))}"] if self.cores else [])])
 
 
-def found() -> tuple[str, tuple[str, ...]]:
+def detect() -> tuple[str, tuple[str, ...]]:
     """(cpu, gpu or tpu; the ids that a share is made of) on this machine, as JAX sees it."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return "cpu", _cores()

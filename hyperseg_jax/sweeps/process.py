@@ -12,10 +12,10 @@ from typing import Any
 
 from hyperseg_jax.sweeps.trials import Trial
 
-ALONE = {"HYPERSEG_PROCESSES": "1"}  # a trial inside a job of Slurm or on a host of a pod does not look for others
+SINGLE_PROCESS = {"HYPERSEG_PROCESSES": "1"}  # a trial inside a job of Slurm or on a host of a pod does not look for others
 
 
-class Training:
+class TrainingProcess:
     """A started training; its output goes to the trial's log. It is asked to stop when this process dies, however it dies."""
 
     def __init__(self, trial: Trial, *, environment: Mapping[str, str] = {}, cores: tuple[int, ...] = ()) -> None:
@@ -31,7 +31,7 @@ class Training:
         with trial.open_log() as log:  # a session of its own: Ctrl-C reaches it through stop() alone
             self._process = subprocess.Popen(
                 [*child_guard, *trial.command()],
-                env={**os.environ, **ALONE, **environment},
+                env={**os.environ, **SINGLE_PROCESS, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -42,7 +42,7 @@ class Training:
         """The exit code, or None while it runs."""
         return self._process.poll()
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """It saves and ends."""
         if self.poll() is None:
             self._process.send_signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.sweeps.trials import Metric, Trial, metrics_seen
+from hyperseg_jax.sweeps.trials import Metric, Trial, available_metrics
 from hyperseg_jax.training.plots import saved_panels
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import cell, shown
@@ -43,7 +43,7 @@ def collect(trials: Sequence[Trial], metric: Metric) -> list[Row]:
     rows = [Row(trial, trial.status(), tuple(metric.scores(trial.lines()))) for trial in trials]
     finished = [row for row in rows if row.status == "finished"]
     if finished and not any(row.scores for row in rows):
-        seen = metrics_seen(line for row in finished for line in row.trial.lines())
+        seen = available_metrics(line for row in finished for line in row.trial.lines())
         raise UserError(
             f"--metric {metric}: never appears in metrics.jsonl; there are {', '.join(map(shown, seen)) or 'none'}. Nothing "
             "is lost: the same command with another --metric trains nothing again"

@@ -18,7 +18,7 @@ from etils import epath
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.training.observers import sound_lines
+from hyperseg_jax.training.observers import valid_lines
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, naming
 from hyperseg_jax.untrusted.printing import one_line
@@ -85,13 +85,13 @@ class Trial:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What its run has written to metrics.jsonl so far, line by line."""
-        return sound_lines(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
+        return valid_lines(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
 
-    def reached_its_end(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the last step has been logged."""
         return any(line["kind"] == "train" and line["step"] >= self.steps for line in self.lines())
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line of its log, for messages."""
         words: list[str] = []
         with contextlib.suppress(OSError, BadFile), paths.open_file(paths.own(self.log)) as file:
@@ -118,7 +118,7 @@ class Trial:
             ) from error
         return status
 
-    def note(self, status: str, reason: str = "") -> None:
+    def set_status(self, status: str, reason: str = "") -> None:
         """Records what became of it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         facts = {"status": status, "reason": reason, "values": dict(self.values), "workdir": self.workdir}
@@ -128,8 +128,8 @@ class Trial:
 def outcome(trial: Trial, code: int) -> tuple[str, str]:
     """(status, reason) of a training that ended with an exit code. One that was asked to stop ends with 0 before its end."""
     if code:
-        return "failed", f"exit code {code}: {trial.last_words()}"
-    return ("finished", "") if trial.reached_its_end() else ("interrupted", "ended before its last step")
+        return "failed", f"exit code {code}: {trial.last_log_line()}"
+    return ("finished", "") if trial.is_complete() else ("interrupted", "ended before its last step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Metric:
         return one > other if self.mode == "max" else one < other
 
 
-def metrics_seen(lines: Iterable[dict[str, Any]], most: int = SEEN) -> list[str]:
+def available_metrics(lines: Iterable[dict[str, Any]], most: int = SEEN) -> list[str]:
     """The metrics that these lines could be compared by, or the first so many of them."""
     found: set[str] = set()
     for line in lines:

@@ -143,7 +143,7 @@ ASKED = {"benchmark": "clips", "rules": "official", "examples": 2}
 def resumed(kept, said):
     """The scores over two clips where `kept` holds a state."""
     task = task_of([clip("a", 2), clip("b", 1)])
-    found = benchmark_run.run(engine(predict), LINE, task, kept=kept, batch_size=2, say=said.append)
+    found = benchmark_run.run(engine(predict), LINE, task, state_file=kept, batch_size=2, log=said.append)
     assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 2
     return found.resumed
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
+from hyperseg_jax.parallel.feed import SINGLE_PROCESS, Feed, Rows
 from hyperseg_jax.parallel.startup_barrier import startup_barrier
 from hyperseg_jax.parallel.watchdog import Watchdog
 
@@ -77,9 +77,9 @@ def test_a_cluster_tells_who_is_who(monkeypatch):
     told, begun = [], []
     monkeypatch.setattr(hosts, "startup_barrier", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **timeouts: begun.append((given, timeouts)))
-    monkeypatch.setattr(hosts, "_joined", hosts._Joined())
+    monkeypatch.setattr(hosts, "_group", hosts._Group())
     hosts.join(hosts.Timeouts(start=7, heartbeat=8, barrier=9))
-    assert told == [("node07:61440", 2, 4)] and hosts.name(2) == "2 (c)"
+    assert told == [("node07:61440", 2, 4)] and hosts.process_name(2) == "2 (c)"
     timeouts = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
     assert begun == [(("node07:61440", 4, 2), timeouts)]
     hosts.join(hosts.Timeouts(), coordinator="here:1", process_id=3)
@@ -90,8 +90,8 @@ def test_a_cluster_tells_who_is_who(monkeypatch):
 
 def test_one_process_agrees_with_itself():
     hosts.join(hosts.Timeouts(), processes=1)
-    assert hosts.leads() and hosts.exchange("a word", "x") == ["x"] and hosts.agree("a failure", "no") == "no"
-    with pytest.raises(RuntimeError, match="as it was"), hosts.ending():
+    assert hosts.is_primary() and hosts.exchange("a word", "x") == ["x"] and hosts.combine_failures("a failure", "no") == "no"
+    with pytest.raises(RuntimeError, match="as it was"), hosts.exit_on_error():
         raise RuntimeError("as it was")
 
 
@@ -107,10 +107,10 @@ def test_rows_go_to_the_devices_and_come_back(mesh):
     batch = {"x": np.arange(24).reshape(8, 3)}
     placed = feed.put(batch, every)["x"]
     np.testing.assert_array_equal(placed, batch["x"])
-    np.testing.assert_array_equal(feed.own(placed), batch["x"])
+    np.testing.assert_array_equal(feed.local_rows(placed), batch["x"])
     with pytest.raises(UserError, match=r"train\.batch_size = 6: give a multiple of 4"):
         feed.rows(6)
-    assert ALONE.size(5) == 5 and ALONE.rows(8) == every and ALONE.put(batch, every) is batch
+    assert SINGLE_PROCESS.size(5) == 5 and SINGLE_PROCESS.rows(8) == every and SINGLE_PROCESS.put(batch, every) is batch
 
 
 class Devices:
@@ -157,7 +157,7 @@ def test_a_silence_is_told_once_with_all_stacks(tmp_path, capfd):
         time.sleep(0.6)
         assert not file.exists()  # nothing has begun
         watchdog.beat()
-        watchdog.patient()
+        watchdog.pause()
         time.sleep(0.6)
         assert not file.exists()
         watchdog.beat()

@@ -32,7 +32,7 @@ def lower(case, placed):
     where = placement.shardings(case.boxed, placed)
     arguments = jax.device_put(case.params, where), jax.device_put(case.batch, placed.batch), case.key
     with placement.use(placed):
-        outputs = ((placed.whole, placed.whole), where)
+        outputs = ((placed.replicated, placed.replicated), where)
         return jax.jit(jax.value_and_grad(case.loss, has_aux=True), out_shardings=outputs).lower(*arguments), arguments
 
 

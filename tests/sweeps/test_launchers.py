@@ -31,7 +31,7 @@ def calls(root):
 def submit(trials, root, resubmit=False):
     told = []
     trials[0].folder.mkdir(parents=True, exist_ok=True)
-    launchers.run(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, say=told.append, root=root)
+    launchers.run(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, log=told.append, root=root)
     return told
 
 

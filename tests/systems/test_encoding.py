@@ -159,7 +159,7 @@ def test_hosts_agree_on_what_is_encoded(asked, random_model, monkeypatch):
 
 def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
     encoded = []
-    cache = random_model.engine.encoded
+    cache = random_model.engine.feature_cache
     cache.clear()
     jitted = {name: lambda *given, f=f, name=name: encoded.append(name) or f(*given) for name, f in cache._jitted.items()}
     monkeypatch.setattr(cache, "_jitted", jitted)
@@ -178,7 +178,7 @@ def test_features_lie_on_a_mesh(random_model):
     """Eight rows on eight devices that share the weights: the answers are those of one device."""
     mesh = placement.make("fsdp")
     places = placement.shardings(SYSTEM.boxed_shapes(random_model.config), mesh)
-    engine = Engine.of(SYSTEM, random_model.config, jax.device_put(random_model.params, places), mesh.batch)
+    engine = Engine.from_system(SYSTEM, random_model.config, jax.device_put(random_model.params, places), mesh.batch)
     frames = RNG.integers(0, 255, (8, 1, 40, 60, 3), np.uint8)
     prompts = tuple(Prompt("referring", text) for text in ("the red ring", "the star on the left"))
     examples = [Example(str(k), frame, prompts) for k, frame in enumerate(frames)]

@@ -17,12 +17,12 @@ import pytest
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.checkpoint import Checkpoints
-from hyperseg_jax.training.param_groups import Group, optimizer
+from hyperseg_jax.training.param_groups import ParamGroup, optimizer
 from hyperseg_jax.training.state import create
 from hyperseg_jax.untrusted import checkpoint_arrays
 from hyperseg_jax.untrusted import checkpoints as untrusted
 
-RULES = (Group("frozen/.*", rate=0), Group(".*"))
+RULES = (ParamGroup("frozen/.*", rate=0), ParamGroup(".*"))
 
 
 def fresh(size=64):
@@ -54,7 +54,7 @@ def copy(folder, tmp_path):
 
 def restore(home, state=None):
     said = []
-    with Checkpoints(home, say=said.append) as checkpoints:
+    with Checkpoints(home, log=said.append) as checkpoints:
         found, run = checkpoints.restore(state or fresh())
     return found, run, said
 
@@ -128,7 +128,7 @@ def test_a_save_that_fails_is_told_and_the_next_one_is_whole(tmp_path):
     noise = jax.random.normal(jax.random.key(0), (400, 400))  # does not compress
     state = state.replace(trainable={"a": {"kernel": noise}})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Checkpoints(tmp_path / "checkpoints", say=said.append) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", log=said.append) as checkpoints:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
             told = checkpoints.save(state, {"global_next_index": 1}, wait=True)
@@ -147,7 +147,7 @@ def test_a_save_that_fails_is_told_and_the_next_one_is_whole(tmp_path):
 
 def test_a_folder_that_vanishes_or_turns_into_a_file_fails_the_save_only(tmp_path):
     said, home, state = [], tmp_path / "checkpoints", advance(fresh())
-    with Checkpoints(home, say=said.append) as checkpoints:
+    with Checkpoints(home, log=said.append) as checkpoints:
         home.rmdir()
         home.write_text("")
         assert "File exists" in checkpoints.save(state, {}, wait=True)

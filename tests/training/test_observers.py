@@ -34,11 +34,11 @@ def recorded():
 
 def test_every_task_of_an_interval_has_its_mean(tmp_path):
     console, seen = recorded(), []
-    with observed(tmp_path, console, look=lambda step, counters: seen.append((step, counters))) as watch:
+    with observed(tmp_path, console, on_metrics=lambda step, counters: seen.append((step, counters))) as watch:
         for step, (task, loss) in enumerate([("a", 1.0), ("b", 5.0), ("a", 2.0), ("a", 3.0)], 1):
             watch.count(task, {"loss": jnp.float32(loss), "bad": jnp.int32(step), "skipped": jnp.int32(0)})
         watch.losses(4, 0.0)
-        watch.tell()
+        watch.write_pending()
         end(watch, 5, 7.0, "b")
     lines = [(line["step"], line["task"], line["steps"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert lines == [(4, "a", 3, 2.0), (4, "b", 1, 5.0), (5, "b", 1, 7.0)]
@@ -81,7 +81,7 @@ def test_steps_a_second_leave_out_compilation_and_validation(tmp_path, seconds):
         seconds(500)
         timer.begin("data")
         watch.losses(5, 0.0)
-        watch.tell()
+        watch.write_pending()
         timer.begin("compile")
         seconds(60)
         timer.begin("step")
@@ -129,10 +129,10 @@ def test_the_plot_draws_the_headline_score_of_every_kind_of_task(tmp_path, kind,
         return type("Context", (), {"__enter__": lambda _: panels, "__exit__": lambda _, *e: context.__exit__(*e)})()
 
     monkeypatch.setattr(plots, "saved_panels", looked_at)
-    scores = dict.fromkeys(score_names.of_prompts(kind), 0.25)
+    scores = dict.fromkeys(score_names.validation_scores(kind), 0.25)
     with observed(tmp_path, headlines=score_names.headlines()) as watch:
         end(watch, 1, 1.0, "mine")
-        watch.tell()
+        watch.write_pending()
         watch.scores(1, {"mine": scores})
         watch.scores(2, {"mine": scores})
     (line,) = drawn[0][0][1].lines
@@ -157,12 +157,12 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with observed(tmp_path, console) as watch:
         end(watch, 1, 1.0)
-        watch.tell()
+        watch.write_pending()
         resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
         try:
             for step in range(2, 40):
                 end(watch, step, 1.0)
-                watch.tell()
+                watch.write_pending()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         end(watch, 40, 1.0)

@@ -24,7 +24,7 @@ def account(tmp_path):
 
     def make(faults, **fields):
         given = {"share": 0.01, "batch_size": 10, "start": 0, "bad": 0, **fields}
-        return UnreadableRecords(faults, workdir=Workdir(tmp_path), say=said.append, **given)
+        return UnreadableRecords(faults, workdir=Workdir(tmp_path), log=said.append, **given)
 
     return make, said
 
@@ -33,11 +33,11 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
     make, said = account
     faults = [(7, "a record 3: x.jpg: cannot be read")]
     bad = make(faults)
-    bad.look(1, {"bad": 0})
+    bad.check(1, {"bad": 0})
     assert not said and not (tmp_path / "unreadable_records.txt").exists()
-    bad.look(2, {"bad": 1})
+    bad.check(2, {"bad": 1})
     faults.append((3, "b record 9: y.jpg: no such image"))
-    bad.look(3, {"bad": 2})
+    bad.check(3, {"bad": 2})
     assert said == [
         "1 of 20 training records could not be read and count for nothing; the first: a record 3: x.jpg: cannot be "
         f"read. Training goes on; all are named in {tmp_path}/unreadable_records.txt"
@@ -47,7 +47,7 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
         "3\tb record 9: y.jpg: no such image\n7\ta record 3: x.jpg: cannot be read\n"
     )
     again = make([(31, "a record 3: x.jpg: cannot be read")], start=3, bad=2)  # a resumed run keeps the names
-    again.look(4, {"bad": 3})
+    again.check(4, {"bad": 3})
     again.write()
     assert len((tmp_path / "unreadable_records.txt").read_text().splitlines()) == 3 and len(said) == 1
 
@@ -55,19 +55,19 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
 def test_too_many_end_the_run(account):
     make, _ = account
     faults = [(0, "a record 3: x.jpg: cannot be read")]
-    make(faults).look(1, {"bad": 10})  # ten of the first ten
+    make(faults).check(1, {"bad": 10})  # ten of the first ten
     with pytest.raises(
         UserError, match=r"11 of 20 .*the first: a record 3: x\.jpg.*or raise data\.max_unreadable_share, which is 0\.01"
     ):
-        make(faults).look(2, {"bad": 11})
-    make(faults).look(200, {"bad": 20})  # one in a hundred
+        make(faults).check(2, {"bad": 11})
+    make(faults).check(200, {"bad": 20})  # one in a hundred
     with pytest.raises(UserError, match="21 of 2000"):
-        make(faults).look(200, {"bad": 21})
+        make(faults).check(200, {"bad": 21})
     with pytest.raises(UserError, match="1 of 20000"):
-        make(faults, share=0.0).look(2000, {"bad": 1})
-    make(faults, start=2000).look(2002, {"bad": 10})
+        make(faults, share=0.0).check(2000, {"bad": 1})
+    make(faults, start=2000).check(2002, {"bad": 10})
     with pytest.raises(UserError, match="11 of 20020"):  # the disk is gone
-        make(faults, start=2000).look(2002, {"bad": 11})
+        make(faults, start=2000).check(2002, {"bad": 11})
 
 
 def damage(world, folder, which):

@@ -150,7 +150,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_writes_nothing(request, tmp_pa
         with Workdir(home) as second, pytest.raises(UserError, match=rf"{home}: another run works there .process \d+ on "):
             second.open(micro(train__steps=7))
         workdir.check_lock()
-        assert json.loads((workdir.home / "config.json").read_text())["train"]["steps"] != 7
+        assert json.loads((workdir.path / "config.json").read_text())["train"]["steps"] != 7
     with Workdir(home) as again:
         again.open(micro())
         with pytest.raises(UserError, match="another one has taken it over"):

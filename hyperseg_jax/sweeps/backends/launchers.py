@@ -42,7 +42,7 @@ def run(
     options: Sequence[str] = (),
     *,
     resubmit: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     root: pathlib.Path = ROOT,
 ) -> None:
     """Submits what has not been submitted, and notes what has come to its end since.
@@ -50,20 +50,20 @@ def run(
     resubmit: submits again what was submitted and has not ended, whether its job lives or not.
     """
     for trial in trials:
-        if trial.status() not in DONE and trial.reached_its_end():
-            trial.note("finished")
+        if trial.status() not in DONE and trial.is_complete():
+            trial.set_status("finished")
     for trial in trials:
         status = trial.status()
         if status in DONE or (status == "submitted" and not resubmit):
-            say(f"{status} {trial.name}")
+            log(f"{status} {trial.name}")
             continue
         with trial.open_log() as log:
             line = command(trial, backend, options, root=root)
             code = subprocess.run(line, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
             raise UserError(
-                f"launch/{backend}.py ended with code {code}: {trial.last_words()} (all of it in {trial.log}); "
+                f"launch/{backend}.py ended with code {code}: {trial.last_log_line()} (all of it in {trial.log}); "
                 "what was submitted before stays so, the same command submits the rest"
             )
-        trial.note("submitted")
-        say(f"submitted {trial.name} as {job_name(trial)}")
+        trial.set_status("submitted")
+        log(f"submitted {trial.name} as {job_name(trial)}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.devices import CPU_SHARE
-from hyperseg_jax.sweeps.process import Training, on_sigterm
+from hyperseg_jax.sweeps.process import TrainingProcess, on_sigterm
 from hyperseg_jax.sweeps.trials import DONE, Metric, Trial, outcome
 
 try:
@@ -49,7 +49,7 @@ def run(
     *,
     per_trial: int | None,
     asha: Asha | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Runs what is not done yet on the cluster of RAY_ADDRESS, or the one on this machine, or else one that is started here.
 
@@ -63,7 +63,7 @@ def run(
             "RAY_AIR_NEW_OUTPUT": "0",
         }
     )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints each failure as a page; Records has a line
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints each failure as a page; StatusRecorder has a line
     started = not ray.is_initialized()
     if started:
         leave = {"RAY_kill_child_processes_on_worker_exit": "0"}  # a training saves when its worker ends
@@ -74,7 +74,7 @@ def run(
             time_attr="step", max_t=longest, grace_period=asha.grace, reduction_factor=asha.factor, stop_last_trials=False
         )
         by_name = {trial.name: trial for trial in trials}
-        watched = tune.with_parameters(Watched, trials=by_name, metric=metric)
+        watched = tune.with_parameters(TrialRunner, trials=by_name, metric=metric)
         tuner = tune.Tuner(
             tune.with_resources(watched, resources(per_trial)),
             param_space={"name": tune.grid_search(list(by_name))},
@@ -90,7 +90,7 @@ def run(
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the workdir has them
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
-                callbacks=[Records(by_name, say)],
+                callbacks=[StatusRecorder(by_name, log)],
             ),
         )
         with on_sigterm(lambda *_: signal.raise_signal(signal.SIGINT)):  # at which Tune asks its trials to stop, and returns
@@ -98,7 +98,7 @@ def run(
     finally:
         cut = [trial for trial in trials if trial.status() == "running"]
         for trial in cut:
-            trial.note("interrupted", "the sweep was stopped")
+            trial.set_status("interrupted", "the sweep was stopped")
         if started:
             ray.shutdown()
     if cut:
@@ -116,7 +116,7 @@ def resources(per_trial: int | None) -> dict[str, float]:
     return {kind: size} if kind == "CPU" else {kind: size, "CPU": 1}
 
 
-class Watched(tune.Trainable):
+class TrialRunner(tune.Trainable):
     """A trial's training, seen through its metrics.jsonl: an iteration is a score or a heartbeat, the last tells how it ended.
 
     After a kill it is restarted elsewhere: it waits for the old process to end (sweeps.child_guard), resumes from the
@@ -125,41 +125,41 @@ class Watched(tune.Trainable):
 
     def setup(self, config: dict[str, Any], trials: Mapping[str, Trial], metric: Metric) -> None:
         self.trial, self.metric = trials[config["name"]], metric
-        self.training = None if self.trial.status() in DONE else Training(self.trial)
-        self.told = 0
+        self.training = None if self.trial.status() in DONE else TrainingProcess(self.trial)
+        self.reported_step = 0
 
     def step(self) -> dict[str, Any]:
         until = time.monotonic() + HEARTBEAT_SECONDS
         while True:
             code = self.training.poll() if self.training else 0  # asked first, so that no score is missed
             for step, score in self.metric.scores(self.trial.lines()):
-                if step > self.told and (code is not None or step < self.trial.steps):
-                    self.told = step
+                if step > self.reported_step and (code is not None or step < self.trial.steps):
+                    self.reported_step = step
                     return {"step": step, "score": score}
             if code is not None:
                 return self._end(code)
             if time.monotonic() > until:
-                return {"step": self.told}
+                return {"step": self.reported_step}
             time.sleep(POLL_SECONDS)
 
     def _end(self, code: int) -> dict[str, Any]:
         status, reason = outcome(self.trial, code) if self.training else (self.trial.status(), "")
         if status in DONE or code == BAD_INPUT:
-            return {"step": self.told, "status": status, "reason": reason, "done": True}
+            return {"step": self.reported_step, "status": status, "reason": reason, "done": True}
         raise RuntimeError(reason)  # killed: Ray tries again
 
     def cleanup(self) -> None:
         """Stopped early or given up: the training saves and ends."""
         if self.training:
-            self.training.ask_to_stop()
+            self.training.request_stop()
             self.training.wait()
 
 
-class Records(tune.Callback):
+class StatusRecorder(tune.Callback):
     """Writes what becomes of the trials, in the process that started the sweep."""
 
-    def __init__(self, trials: Mapping[str, Trial], say: Callable[[str], None]) -> None:
-        self.trials, self.say, self.ended = trials, say, 0
+    def __init__(self, trials: Mapping[str, Trial], log: Callable[[str], None]) -> None:
+        self.trials, self.log, self.ended = trials, log, 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles it into its record, which nobody reads
@@ -167,11 +167,11 @@ class Records(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         mine = self.trials[trial.config["name"]]
         if mine.status() not in DONE:
-            mine.note("running")
-            self.say(f"started {mine.name}")
+            mine.set_status("running")
+            self.log(f"started {mine.name}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.say(f"killed, goes on from its checkpoint: {trial.config['name']}")
+        self.log(f"killed, goes on from its checkpoint: {trial.config['name']}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result
@@ -180,10 +180,10 @@ class Records(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         mine = self.trials[trial.config["name"]]
-        self._ended(mine, "failed", f"ended {RETRIES + 1} times: {mine.last_words()}; Ray's view: {trial.error_file}")
+        self._ended(mine, "failed", f"ended {RETRIES + 1} times: {mine.last_log_line()}; Ray's view: {trial.error_file}")
 
     def _ended(self, trial: Trial, status: str, reason: str) -> None:
         self.ended += 1
         if trial.status() not in DONE:
-            trial.note(status, reason)
-        self.say(f"{status} {trial.name} ({self.ended} of {len(self.trials)}){': ' + reason if reason else ''}")
+            trial.set_status(status, reason)
+        self.log(f"{status} {trial.name} ({self.ended} of {len(self.trials)}){': ' + reason if reason else ''}")
