@@ -87,7 +87,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 examples: Any = task.val
                 scores[name] = found.scorer.compute()
                 if found.resumed:
-                    say(console, f"{name}: went on behind {found.resumed} examples")
+                    say(console, f"{name}: resumed after {found.resumed} examples")
                 if parsed.out and hosts.is_primary():
                     found.cases.save_sheet(parsed.out / f"{name}.png", examples)
                     if writer := WRITERS.get(chosen[name].submission):
@@ -117,7 +117,9 @@ def _check_submission(folder: pathlib.Path) -> None:
     coco_panoptic.check(folder / "submission")
 
 
-def _submission(writer: Any, folder: pathlib.Path, found: benchmark_run.Partial, examples: Any, kept: Any) -> pathlib.Path:
+def _submission(
+    writer: Any, folder: pathlib.Path, found: benchmark_run.PartialResults, examples: Any, kept: Any
+) -> pathlib.Path:
     """What is sent to a server. UserError where answers of a run before, out of the file `kept`, are none."""
     try:
         return writer(folder, [row for *_, row in found.rows], examples)

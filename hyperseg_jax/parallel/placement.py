@@ -108,9 +108,8 @@ def rules(preset: str, shape: Mapping[str, int]) -> Rules:
     result: dict[str, str | tuple[str, ...] | None] = {}
     for axis, over in presets.PRESETS[preset].rules:
         mesh_axes = tuple(name for name in over if name in shape)
-        result[axis] = (
-            mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None
-        )  # JAX distinguishes P("data") from P(("data",))
+        # JAX distinguishes P("data") from P(("data",)).
+        result[axis] = mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None
     return (*result.items(), *((axis, None) for axis in axes.AXES if axis not in result))
 
 

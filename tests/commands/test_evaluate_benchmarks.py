@@ -80,12 +80,12 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
     found = evaluate("toy_referring", "--limit", "11")["toy_referring"]
     assert calls == [0, 4, 8, 8]
     assert found == pytest.approx(whole, rel=1e-6)
-    assert "went on behind 8 examples" in capsys.readouterr().err
+    assert "resumed after 8 examples" in capsys.readouterr().err
     cases = [json.loads((tmp_path / f / "partial" / "toy_referring.json").read_text())["cases"] for f in ("out", "whole")]
     assert [case["index"] for case in cases[0]] == [case["index"] for case in cases[1]]
     with pytest.raises(SystemExit):
         evaluate("toy_referring", "--limit", "10")
-    assert "is of an evaluation with examples = 11, this one has 10" in capsys.readouterr().err.replace("\n", " ")
+    assert "is from an evaluation with examples = 11, not 10" in capsys.readouterr().err.replace("\n", " ")
 
 
 ON_NOTHING = ["evaluate", "--config", "tiny", "--checkpoint", "tiny", "--benchmarks", "toy_video", "--data-root"]

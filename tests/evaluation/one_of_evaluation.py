@@ -79,7 +79,7 @@ if __name__ == "__main__":
         encoded, made = FeatureCache(ENCODINGS), []
         encoded._jitted["image"] = lambda *given: made.append(1) or jax.jit(seen)(*given)
         engine = Engine(jax.jit(predict, out_shardings=rows), None, faked.ANSWERS, None, feed=Feed(rows), feature_cache=encoded)
-        hosts.PIECE = 200  # long states travel in many pieces
+        hosts.CHUNK = 200  # long states travel in many pieces
         scores = {}
         for name in names:
             line = LINES.get(name) or benchmarks.BENCHMARKS[name]

@@ -190,7 +190,7 @@ def test_a_state_is_gone_on_from(tmp_path):
     assert resumed(kept, said) == 1 and not said
     assert resumed(kept, said) == 2 and not said
     kept.write_text(json.dumps({"asked": {**ASKED, "rules": "a\x1bb"}, **STATE}))
-    with pytest.raises(UserError, match=r"is of an evaluation with rules = 'a\\x1bb', this one has 'official'"):
+    with pytest.raises(UserError, match=r"is from an evaluation with rules = 'a\\x1bb', not 'official'"):
         resumed(kept, said)
 
 
@@ -210,5 +210,5 @@ def test_a_state_that_has_seen_what_comes_is_one_line(tmp_path, monkeypatch):
     whole = benchmark_run.Partial.merge
     merges = iter((whole, whole, twice))  # of the check, of the state, of what comes
     monkeypatch.setattr(benchmark_run.Partial, "merge", lambda self, state: next(merges)(self, state))
-    with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start anew"):
+    with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start again"):
         resumed(kept, [])

@@ -40,12 +40,12 @@ def test_all_who_come_learn_all_names():
 
 def test_who_does_not_come_is_named_to_all():
     for told in call(4, [0, 2], seconds=1.0):
-        assert told.startswith("after 1 s, process 1, 3 of 4 has not come to the start; there are 0 (host0), 2 (host2)")
+        assert told.startswith("after 1 s, process 1, 3 of 4 did not reach the start; present: 0 (host0), 2 (host2)")
 
 
 def test_without_process_0_each_says_whom_it_misses():
     (told,) = call(2, [1], seconds=0.5)
-    assert "process 0 of 2 has not come" in told
+    assert "process 0 of 2 did not reach the start" in told
 
 
 def test_flags_that_do_not_fit_are_one_line(monkeypatch):
@@ -77,7 +77,7 @@ def test_a_cluster_tells_who_is_who(monkeypatch):
     told, begun = [], []
     monkeypatch.setattr(hosts, "startup_barrier", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **timeouts: begun.append((given, timeouts)))
-    monkeypatch.setattr(hosts, "_group", hosts._Group())
+    monkeypatch.setattr(hosts, "_group", hosts._ProcessGroup())
     hosts.join(hosts.Timeouts(start=7, heartbeat=8, barrier=9))
     assert told == [("node07:61440", 2, 4)] and hosts.process_name(2) == "2 (c)"
     timeouts = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
@@ -142,7 +142,7 @@ def test_the_rows_of_a_process_among_many(monkeypatch):
             assert two.rows(8) == Rows(8, ((0, 1, 2, 3), (4, 5, 6, 7))[process], (True,) * 4)
             assert ring.rows(8) == Rows(8, ((0, 1, 6, 7), (2, 3, 4, 5))[process], (True,) * 4)
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    with pytest.raises(UserError, match="no device of the mesh"):
+    with pytest.raises(UserError, match="no device in the mesh"):
         Feed(Devices((1, 0, 8))).rows(8)
 
 

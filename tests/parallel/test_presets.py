@@ -25,7 +25,7 @@ COLLECTIVE = r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-per
 def whole_tree_split(name):
     """The preset on eight devices, small parameters split as well."""
     made = placement.make(name, SIZES.get(name))
-    return placement.Placement(made.preset, made.mesh, made.rules, smallest=0)
+    return placement.Placement(made.preset, made.mesh, made.rules, min_size=0)
 
 
 def lower(case, placed):
@@ -106,7 +106,7 @@ def test_a_batch_that_cannot_be_split_is_refused(case):
     ("name", "sizes", "told"),
     [
         ("fsdp2", {}, "use auto or one of single, data"),
-        ("data_fsdp", {"fsdp": 3}, "does not make 8 devices"),
+        ("data_fsdp", {"fsdp": 3}, "does not match 8 devices"),
         ("data", {"fsdp": 2}, "train.mesh.fsdp: preset data has the axes data"),
     ],
 )

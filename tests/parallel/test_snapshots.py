@@ -57,7 +57,7 @@ def test_snapshot(shapes, topology, kind, request):
     rows = report.rows(state.params, placed)
     assert not [row.path for row in rows if row.flagged]
     moments = sum(row.megabytes for row in report.rows(arrays(state), placed))
-    text = "\n".join([*report.lines(rows, placed), f"optimizer: {moments:.1f} MB a device\n"])
+    text = "\n".join([*report.lines(rows, placed), f"optimizer: {moments:.1f} MB per device\n"])
     file = FOLDER / f"{topology}_{kind}.txt"
     if request.config.getoption("--write-snapshots"):
         FOLDER.mkdir(exist_ok=True)

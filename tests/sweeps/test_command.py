@@ -56,7 +56,7 @@ def test_a_sweep_leaves_a_table_json_and_a_plot(type_in):
         assert len(image.convert("RGB").resize((300, 200)).getcolors(60000)) > 30
 
     code, shown, told = type_in("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --metric train/loss")
-    assert code == 0 and "6 of 6 trials are done already" in told and "best (min)" in shown
+    assert code == 0 and "6 of 6 trials are already done" in told and "best (min)" in shown
     found = json.loads(pathlib.Path("s/results.json").read_text())["trials"]
     assert [trial["last"] for trial in found] == sorted(trial["last"] for trial in found)
 

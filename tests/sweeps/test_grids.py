@@ -52,9 +52,9 @@ def test_options_are_a_chain_of_products():
         ([("--grid", ["a"])], "a: give a field and its values"),
         ([("--grid", ["a="])], "a=: give a field and its values"),
         ([("--grid", ["a=1,,2"])], "a=1,,2: give"),
-        ([("--grid", ["a=1"]), ("--zip", ["a=2"])], "a: varied twice"),
+        ([("--grid", ["a=1"]), ("--zip", ["a=2"])], "a: appears twice"),
         ([], "give fields to vary"),
-        ([("--grid", ["a=1"]), ("--chain", [])], "--chain stands between two sets"),
+        ([("--grid", ["a=1"]), ("--chain", [])], "--chain separates two grids"),
     ],
 )
 def test_what_cannot_be_read_is_named(options, told):

@@ -41,7 +41,7 @@ def test_trials_are_packed_on_the_shares(fakes, seen):
     assert [line.split()[0] for line in ends[:2]] == ["started"] * 2 and ends[2].startswith("finished")  # two at a time
 
     local.run(trials, [Share()], log=told.append)
-    assert told[-1] == "5 of 5 trials are done already"
+    assert told[-1] == "5 of 5 trials are already done"
     assert [seen.starts(trial) for trial in trials] == starts, "a finished trial was started again"
 
 

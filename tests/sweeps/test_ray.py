@@ -85,7 +85,7 @@ def test_killed_workers_and_trainings_come_back(cluster, fakes, seen, tmp_path):
     told = sweep(trials, tmp_path)
     assert worker.killed and training.killed
     assert [trial.status() for trial in trials] == ["finished"] * 4
-    assert sum("killed, goes on" in line for line in told) == 2
+    assert sum("killed, resumes" in line for line in told) == 2
     starts = [seen.starts(trial) for trial in trials]
     assert [len(start) for start in starts] == [2, 2, 1, 1]
     assert starts[0][1]["from"] >= 13, "asked to stop by the death of its worker, it did not save"
@@ -182,7 +182,7 @@ def test_true_trainings_on_both_backends_are_bit_equal_after_a_kill(cluster, wor
     resumed = lambda: trials[0].log.read_text().count("resuming at step")
     second = killer(lambda: first.killed and resumed() == 1 and last_step(trials[0]) >= 11, lambda: of_training("training"))
     told = sweep(trials, tmp_path)
-    assert first.killed and second.killed and sum("killed, goes on" in line for line in told) == 2
+    assert first.killed and second.killed and sum("killed, resumes" in line for line in told) == 2
     assert [trial.status() for trial in trials] == ["finished"] * 2, trials[0].last_log_line()
     assert resumed() == 2
     model = lambda trial: model_folder.read(pathlib.Path(trial.workdir, "model"))

@@ -156,7 +156,7 @@ def test_the_last_words_of_a_long_log(tmp_path):
 def test_a_lock_that_is_a_link_ends_the_trial(tmp_path):
     one = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
     one.lock.symlink_to(tmp_path / "other")
-    assert TrainingProcess(one).wait() == 1 and f"{one.lock}: is no lock of a trial" in one.last_log_line()
+    assert TrainingProcess(one).wait() == 1 and f"{one.lock}: cannot be used as the lock of a trial" in one.last_log_line()
     assert not (tmp_path / "other").exists()
 
 

@@ -45,7 +45,7 @@ def went_on(folder):
 def test_damaged_lines_are_told_once_and_the_others_stay(tmp_path, damage):
     (tmp_path / "metrics.jsonl").write_bytes(damage + TEXT)
     said, lines = went_on(tmp_path)
-    assert ("damaged lines are left out" in said) == (len(damage.split()) > 1)
+    assert ("damaged lines are removed" in said) == (len(damage.split()) > 1)
     assert [(line["step"], line["task"]) for line in lines] == [(1, "a"), (2, "a"), (2, "b")]
     assert (tmp_path / "loss.png").exists()
 
@@ -57,12 +57,12 @@ def test_what_is_no_log_is_put_aside(tmp_path, monkeypatch):
         with fuzz.bounded(seconds=20):
             assert lost_seconds(file, {}) == 0
             said, lines = went_on(tmp_path)
-        assert "was no log of metrics" in said and [line["task"] for line in lines] == ["b"]
+        assert "was not a metrics log" in said and [line["task"] for line in lines] == ["b"]
         file.unlink()
     assert len(list(tmp_path.glob("metrics.jsonl.damaged-*"))) == 3
     monkeypatch.setattr(observers, "MAX_LOG_BYTES", len(TEXT) - 1)
     file.write_bytes(TEXT)
-    assert "was no log of metrics" in went_on(tmp_path)[0]
+    assert "was not a metrics log" in went_on(tmp_path)[0]
 
 
 FACTS = {"format": 1, "global_next_index": 8, "system": "hyperseg", "seconds": {"step": 1.0}, "bad": 0, "untold": None}
@@ -99,7 +99,7 @@ def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
 def test_damaged_run_facts_are_a_checkpoint_that_cannot_be_read(changed):
     check_facts(FACTS)
     check_facts({**FACTS, "untold": {"[/a]": {"steps": 1, "sums": {"loss": [1.0, 1.0], "dice": [0.5, 1.0]}}}})
-    with pytest.raises(ValueError, match="its run facts have no"):
+    with pytest.raises(ValueError, match="its run metadata has no"):
         check_facts({**FACTS, **changed})
 
 
@@ -170,7 +170,7 @@ def test_a_log_that_is_a_link_out_is_put_aside(tmp_path):
     (home / "metrics.jsonl").symlink_to(other)
     assert read_metrics(home / "metrics.jsonl") == []
     said, lines = went_on(home)
-    assert "was no log of metrics" in said and [line["task"] for line in lines] == ["b"] and other.read_bytes() == TEXT
+    assert "was not a metrics log" in said and [line["task"] for line in lines] == ["b"] and other.read_bytes() == TEXT
 
 
 @pytest.mark.parametrize("name", ["plugins", "plugins/profile"])
@@ -185,7 +185,7 @@ def test_a_profile_stays_in_the_workdir(tmp_path, monkeypatch, name):
     console = Console(record=True, file=io.StringIO(), width=300)
     with Observers(home, start=0, steps=9, console=console, timer=Clock(), profiled=(1, 2)) as watch:
         watch.profile(1)
-    assert "was no folder of this run" in console.export_text() and not link.exists() and not list(other.iterdir())
+    assert "was not a folder of this run" in console.export_text() and not link.exists() and not list(other.iterdir())
 
 
 @pytest.mark.parametrize("make", ["link", "pipe", "file"])
@@ -202,5 +202,5 @@ def test_scalars_stay_in_the_workdir(tmp_path, make):
             (home / "tensorboard").write_text("")
     with fuzz.bounded(seconds=60):
         said, _ = went_on(home)
-    assert "tensorboard.damaged-0: was no folder of this run" in said
+    assert "tensorboard.damaged-0: was not a folder of this run" in said
     assert list((home / "tensorboard").iterdir()) and not list(other.iterdir())

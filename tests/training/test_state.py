@@ -160,7 +160,7 @@ def test_moments_and_averages_lie_beside_their_parameter():
         "head": {"kernel": nn.LogicallyPartitioned(jnp.zeros((16, 8)), axes.check(("embed", "mlp")))},
     }
     placed = placement.make("fsdp")
-    placed = placement.Placement(placed.preset, placed.mesh, placed.rules, smallest=0)
+    placed = placement.Placement(placed.preset, placed.mesh, placed.rules, min_size=0)
     plain = nn.unbox(boxed)
     tx = param_groups.optimizer(param_groups.split(plain, TABLE)[0], TABLE, lambda _: RATE)
     made = jax.eval_shape(lambda: state.create(plain, TABLE, tx, 0, averaged=True))

@@ -39,8 +39,8 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
     faults.append((3, "b record 9: y.jpg: no such image"))
     bad.check(3, {"bad": 2})
     assert said == [
-        "1 of 20 training records could not be read and count for nothing; the first: a record 3: x.jpg: cannot be "
-        f"read. Training goes on; all are named in {tmp_path}/unreadable_records.txt"
+        "1 of 20 training records could not be read and are ignored; the first: a record 3: x.jpg: cannot be "
+        f"read. Training continues; all are listed in {tmp_path}/unreadable_records.txt"
     ]
     bad.write()
     assert (tmp_path / "unreadable_records.txt").read_text() == (
@@ -95,7 +95,7 @@ def test_a_run_on_damaged_images_goes_on_and_counts_them(small_system, micro, wo
     assert counts[at // 2] == 1 and (at < 2 or counts[at // 2 - 1] == 0)  # two elements a step
     assert all(line["loss"] > 0 for line in steps) and steps[-1]["skipped"] == 0
     told = console.export_text()
-    assert told.count("training records could not be read and count for nothing") == 1
+    assert told.count("training records could not be read and are ignored") == 1
     assert "validation records could not be read and are in no score; the first: record 0: " in told
     scores = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation"][-1]
     assert 1 <= scores["unread"] < 4 and scores["count"] >= 1  # of four records; those of an image stand side by side
@@ -126,7 +126,7 @@ def test_what_is_no_list_of_bad_records_is_put_aside(account, tmp_path, content)
     jax.devices()  # their first use takes memory
     with fuzz.bounded(seconds=20):
         make([(3, "x.jpg")], start=3, bad=1).write()
-    assert len(said) == 1 and "unreadable_records.txt.damaged-0: was no list of bad records (" in said[0]
+    assert len(said) == 1 and "unreadable_records.txt.damaged-0: was not a list of unreadable records (" in said[0]
     assert path.read_text() == "3\tx.jpg\n"
 
 

@@ -1,4 +1,4 @@
-"""The embedded backend: a queue on this machine, as many trials at a time as there are shares of its devices."""
+"""The local backend: a queue on this machine that runs one trial on each share of the devices."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ POLL_SECONDS = 0.2
 
 
 def run(trials: Sequence[Trial], shares: Sequence[Share], *, log: Callable[[str], None]) -> None:
-    """Runs what is not done yet; what was interrupted goes on from its checkpoint.
+    """Runs all unfinished trials; interrupted ones resume from their checkpoints.
 
-    Ctrl-C and SIGTERM ask the running ones to save and stop, and end in KeyboardInterrupt. A trial that fails leaves the others
-    alone; its record says why.
+    On Ctrl-C or SIGTERM, running trials save and stop, and KeyboardInterrupt is raised. A failed trial does not stop the
+    others; its record has the reason.
     """
     waiting = [trial for trial in trials if trial.status() not in DONE]
     free = list(shares)
     running: list[tuple[Trial, TrainingProcess, Share]] = []
     ended = len(trials) - len(waiting)
     if ended:
-        log(f"{ended} of {len(trials)} trials are done already")
+        log(f"{ended} of {len(trials)} trials are already done")
     with on_sigterm(signal.default_int_handler):
         try:
             while waiting or running:
@@ -49,7 +49,7 @@ def run(trials: Sequence[Trial], shares: Sequence[Share], *, log: Callable[[str]
 
 def _stop(running: Sequence[tuple[Trial, TrainingProcess, Share]], log: Callable[[str], None]) -> None:
     if running:
-        log(f"stopping: {len(running)} trials save what they have")
+        log(f"stopping: waiting for {len(running)} trials to save")
     for _, training, _ in running:
         training.request_stop()
     for trial, training, _ in running:
