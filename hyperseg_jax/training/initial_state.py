@@ -59,29 +59,29 @@ def trace_initial_state(
     config: ml_collections.ConfigDict,
     system: systems.System,
     model: Any,
-    rules: tuple[param_groups.ParamGroup, ...],
-    rate: optax.Schedule,
+    groups: tuple[param_groups.ParamGroup, ...],
+    learning_rate: optax.Schedule,
     mesh: placement.Placement,
 ) -> InitialState:
     """Traces the parameters and the state without computing, reading or writing anything. Raises UserError for a bad config."""
     boxed, shapes = system.boxed_shapes(config), system.shapes(config)
     tx = param_groups.optimizer(
-        param_groups.split(shapes, rules)[0],
-        rules,
-        rate,
+        param_groups.split(shapes, groups)[0],
+        groups,
+        learning_rate,
         betas=tuple(config.optimizer.betas),
         clip_norm=config.optimizer.clip_norm,
     )
 
     def with_params(params: Any) -> TrainState:
-        return create(params, rules, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0)
+        return create(params, groups, tx, config.seed, frozen_type=config.train.frozen_type, averaged=config.train.average > 0)
 
     def init_fn(loaded: dict[str, Any]) -> TrainState:
         random = system.init_plain(model, config, jax.random.key(config.seed))
         return with_params(model_folder.overlay(random, loaded))
 
     abstract = jax.eval_shape(with_params, shapes)
-    shardings = state_shardings(abstract, placement.shardings(boxed, mesh), rules, tx, mesh.replicated)
+    shardings = state_shardings(abstract, placement.shardings(boxed, mesh), groups, tx, mesh.replicated)
     return InitialState(
         placement.abstract_arrays(abstract, shardings), shardings, tx, init_fn, config.init_from, tuple(config.init_fresh)
     )

@@ -21,7 +21,7 @@ MAX_TASKS = 50
 def saved_panels(image: pathlib.Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
     """Yields matplotlib axes [rows, columns] to draw in, and saves them as a PNG at the end. size: (width, height) in inches.
 
-    Texts are curves literally, including "$". Raises UserError if matplotlib fails to draw.
+    Texts are drawn literally, including "$". Raises UserError if matplotlib fails to draw.
     """
     import matplotlib
 

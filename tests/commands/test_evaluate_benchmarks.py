@@ -146,7 +146,7 @@ def test_every_kind_of_question(micro, evaluate, tmp_path):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: not known; choose some of refcoco"),
+        (["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: unknown; choose from refcoco"),
         (["--benchmarks", "refcoco", "--model", "tiny"], "goes with --config and --checkpoint"),
         (["--config", "tiny"], "give --model, or --benchmarks"),
         (["--model", "tiny", "--batch-size", "0"], "give one or more"),

@@ -100,10 +100,10 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
 @pytest.mark.parametrize(
     ("line", "key", "why"),
     [
-        ("toy_video", "b", "b: 'b' is no video/expression; correct it"),
-        ("toy_video", "../b/0", "b: '../b/0' is no name of a file in a zip"),
-        ("toy_video", "a/0", "benchmark clips: record 1 asks the question 'a/0' of record 0 again; correct its files"),
-        ("coco_panoptic", "12a", "b: its image_id is '12a', and the benchmark wants a whole number; correct it"),
+        ("toy_video", "b", "b: 'b' is not video/expression; correct it"),
+        ("toy_video", "../b/0", "b: '../b/0' cannot be a file name in a zip"),
+        ("toy_video", "a/0", "benchmark clips: record 1 repeats the question 'a/0' of record 0; correct its files"),
+        ("coco_panoptic", "12a", "b: its image_id is '12a', but the benchmark needs an integer; correct it"),
         ("youtube_vis_2019", "0012", "b: its video id is '0012', and"),
         ("vqav2", "\u0661", "b: its question_id is '\u0661', and"),
         ("mmbench", "", "b: its index is '', and"),
@@ -121,12 +121,12 @@ def test_what_the_server_needs_is_looked_at_before_the_model_is_asked(line, key,
 
 def test_a_video_that_lists_a_frame_twice_goes_into_no_zip():
     twice = dataclasses.replace(clip("a", 2), frame_names=("0", "0"))
-    with pytest.raises(UserError, match="a: its video has two frames of one name"):
+    with pytest.raises(UserError, match="a: its video has two frames with the same name"):
         benchmark_run.run(engine(predict), LINE, task_of([twice]))
 
 
 def test_a_choice_without_a_number_is_one_line():
-    with pytest.raises(UserError, match=r"name#3: its index is 'x1', and the benchmark wants a whole number"):
+    with pytest.raises(UserError, match=r"name#3: its index is 'x1', but the benchmark needs an integer"):
         Scorer({"chat": "multiple_choice"}).add(
             "name#3",
             Prompt(task="chat", text="q\nA. a", answer="A", key="x1"),

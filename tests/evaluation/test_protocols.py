@@ -292,5 +292,5 @@ def test_border_pixels_do_not_count():
 
 
 def test_nothing_to_click_at_is_named():
-    with pytest.raises(UserError, match="clip: has no object to click at"):
+    with pytest.raises(UserError, match="clip: has no objects to click on"):
         SimulatedClicks(clip(Prompt(task="region", regions=regions_of(block(0, 0)[None]))), lambda one, out: None)

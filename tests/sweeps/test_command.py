@@ -128,7 +128,7 @@ def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name
             "--grid rate=1 --zip name=a,b pause=1",
             (
                 "--zip",
-                "as many values",
+                "the same number of values",
             ),
         ),
         ("", ("give fields to vary",)),
@@ -140,7 +140,7 @@ def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name
             ),
         ),
         ("--grid rate=1 --metric referring/cio", ("--metric referring/cio", "no score 'cio'; did you mean ciou?", "giou")),
-        ("--grid rate=1 --metric video/ciou", ("--metric video/ciou", "no score 'ciou'", "Known are j, f, jf, count")),
+        ("--grid rate=1 --metric video/ciou", ("--metric video/ciou", "no score 'ciou'", "known scores: j, f, jf, count")),
         ("--grid rate=1 --metric words/ciou", ("--metric words/ciou", "data.tasks.words has no validation records")),
         (
             "--grid rate=1 --asha",

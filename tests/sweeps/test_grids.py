@@ -15,7 +15,7 @@ def test_prod_is_each_with_all():
 
 def test_zip_is_side_by_side():
     assert grids.zipped(A, B) == [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
-    with pytest.raises(UserError, match=r"as many values of each field \(2 of a, 3 of c\)"):
+    with pytest.raises(UserError, match=r"all fields need the same number of values \(2 of a, 3 of c\)"):
         grids.zipped(A, grids.values("c=1,2,3"))
 
 

@@ -79,7 +79,7 @@ def test_shares_are_equal_and_apart():
     "arguments, words",
     [
         (("gpu", ("0", "1"), 3), "this machine has 2 GPUs; give 1 to 2"),
-        (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: TPU chips go to a process by 1, 2, 4, 8"),
+        (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: a process can use 1, 2, 4, 8 TPU chips"),
     ],
 )
 def test_a_share_that_is_not_there_is_named(arguments, words):

@@ -138,7 +138,7 @@ def test_nothing_is_written_before_all_of_the_config_fits(small_system, micro, t
 @pytest.mark.parametrize(
     "best, words",
     [
-        ("referring/cio", r"no score 'cio'; did you mean ciou\? Known are ciou, giou"),
+        ("referring/cio", r"no score 'cio'; did you mean ciou\? known scores: ciou, giou"),
         ("referring/pq", "no score 'pq'"),
         ("refering/ciou", r"train\.best = 'refering/ciou'.*referring"),
     ],

@@ -96,7 +96,7 @@ def test_a_run_on_damaged_images_goes_on_and_counts_them(small_system, micro, wo
     assert all(line["loss"] > 0 for line in steps) and steps[-1]["skipped"] == 0
     told = console.export_text()
     assert told.count("training records could not be read and are ignored") == 1
-    assert "validation records could not be read and are in no score; the first: record 0: " in told
+    assert "validation records could not be read and are not scored; the first: record 0: " in told
     scores = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation"][-1]
     assert 1 <= scores["unread"] < 4 and scores["count"] >= 1  # of four records; those of an image stand side by side
 
