@@ -172,14 +172,14 @@ def train(
             check_compilations(step_fn, len(compiled))
             if not first_time:
                 flop_counter.add_step(task)
-            observers.count(task, metrics, timed=not first_time)
+            observers.add_metrics(task, metrics, timed=not first_time)
             observers.write_pending()  # of the previous step, while the device runs this one
             observers.advance(step)
             watchdog.beat()
 
             # ---- Losses --------------------------------------------------------------------------
             if step % config.train.log_every == 0 or step == steps:
-                observers.losses(step, flop_counter.total)
+                observers.end_interval(step, flop_counter.total)
 
             # ---- Validation ----------------------------------------------------------------------
             validate, scores = step % config.train.eval_every == 0 or step == steps, None

@@ -123,14 +123,14 @@ class Observers:
             self.log(f"validation of {task}: compiled and ran the first batch in {seconds:.1f} s")
         self._validation_time = time.monotonic()
 
-    def count(self, task: str, metrics: Mapping[str, jax.Array], *, timed: bool = True) -> None:
+    def add_metrics(self, task: str, metrics: Mapping[str, jax.Array], *, timed: bool = True) -> None:
         """Adds the metrics of a step without waiting for the device. timed: whether the step counts for steps per second; False
         for steps that compiled their program."""
         self._means.add(task, {name: value for name, value in metrics.items() if name not in COUNTERS})
         self._counters = {name: metrics[name] for name in COUNTERS if name in metrics}
         self._timed_steps += timed
 
-    def losses(self, step: int, flops: float) -> None:
+    def end_interval(self, step: int, flops: float) -> None:
         """Ends an interval with this step. Call `write_pending` after the next step has been dispatched, to write the means.
 
         flops: FLOPs of all timed steps of this process so far.

@@ -64,7 +64,7 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
     sheet = np.asarray(Image.open(tmp_path / "whole" / "toy_referring.png"))
     assert sheet.std() > 10
 
-    run, answer, calls = benchmark_run.run, engine._answer, []
+    run, answer, calls = benchmark_run.run, engine._run_batch, []
     monkeypatch.setattr(benchmark_run, "run", lambda *given, **more: run(*given, **{**more, "save_every": 1}))
 
     def dies(model, batch, writes):
@@ -73,7 +73,7 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
             raise Killed
         answer(model, batch, writes)
 
-    monkeypatch.setattr(engine, "_answer", dies)
+    monkeypatch.setattr(engine, "_run_batch", dies)
     with pytest.raises(SystemExit):
         evaluate("toy_referring", "--limit", "11")
     assert json.loads((tmp_path / "out" / "partial" / "toy_referring.json").read_text())["done"] == 8

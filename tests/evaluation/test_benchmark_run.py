@@ -104,9 +104,9 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
         ("toy_video", "../b/0", "b: '../b/0' cannot be a file name in a zip"),
         ("toy_video", "a/0", "benchmark clips: record 1 repeats the question 'a/0' of record 0; correct its files"),
         ("coco_panoptic", "12a", "b: its image_id is '12a', but the benchmark needs an integer; correct it"),
-        ("youtube_vis_2019", "0012", "b: its video id is '0012', and"),
-        ("vqav2", "\u0661", "b: its question_id is '\u0661', and"),
-        ("mmbench", "", "b: its index is '', and"),
+        ("youtube_vis_2019", "0012", "b: its video id is '0012', but"),
+        ("vqav2", "\u0661", "b: its question_id is '\u0661', but"),
+        ("mmbench", "", "b: its index is '', but"),
     ],
 )
 def test_what_the_server_needs_is_looked_at_before_the_model_is_asked(line, key, why):
@@ -207,8 +207,8 @@ def test_a_state_that_has_seen_what_comes_is_one_line(tmp_path, monkeypatch):
 
     kept = tmp_path / "clips.json"
     kept.write_text(json.dumps({"asked": ASKED, **STATE}))
-    whole = benchmark_run.Partial.merge
+    whole = benchmark_run.PartialResults.merge
     merges = iter((whole, whole, twice))  # of the check, of the state, of what comes
-    monkeypatch.setattr(benchmark_run.Partial, "merge", lambda self, state: next(merges)(self, state))
+    monkeypatch.setattr(benchmark_run.PartialResults, "merge", lambda self, state: next(merges)(self, state))
     with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start again"):
         resumed(kept, [])

@@ -166,7 +166,7 @@ def test_what_stops_an_evaluation_is_told_once():
         raise UserError(f"record {index}: {reason}")
 
     task = task_of(Records([video("a", 1), None]))
-    protocol = lambda example: AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
+    protocol = lambda example: AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1)
     answered = predictions(engine(rows_by_frame), task, task.val, protocol, count=2, options=EXPRESSION, unread=refuse)
     with pytest.raises(UserError) as stopped:
         list(answered)
@@ -232,7 +232,7 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
     alive, counts = weakref.WeakSet(), []
 
     def protocol(example):
-        made = AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
+        made = AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1)
         alive.add(made)
         return made
 

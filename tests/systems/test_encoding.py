@@ -171,7 +171,7 @@ def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
     for _, answered in predictions(random_model.engine, task, examples, protocol, **given):
         list(answered)
     assert encoded == ["image_tokens", "image", "prefix"]
-    assert not any(cache._kept.values())  # and their memory is free again
+    assert not any(cache._cached.values())  # and their memory is free again
 
 
 def test_features_lie_on_a_mesh(random_model):

@@ -150,7 +150,7 @@ def test_rounds_encode_the_image_once_and_feed_each_other_in_an_interactive_syst
     alone = model.segment_regions(image, [first, second])
     assert len(alone) == len(both) == 2
     assert ([segment.score for segment in alone] == [segment.score for segment in both]) != interactive
-    assert sum(map(len, model.engine.feature_cache._kept.values())) <= 2 * 3
+    assert sum(map(len, model.engine.feature_cache._cached.values())) <= 2 * 3
 
 
 def test_a_benchmark_is_evaluated(config, workdir):

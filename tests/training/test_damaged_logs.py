@@ -134,7 +134,7 @@ def test_any_log_for_long(tmp_path, tried_long):
 
 def test_a_log_is_read_line_by_line(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    file.write_bytes(TEXT + b"[" * 3 * observers.LINE + b"\n" + TEXT)
+    file.write_bytes(TEXT + b"[" * 3 * observers.MAX_LINE_BYTES + b"\n" + TEXT)
     assert len(read_metrics(file)) == 6
     os.truncate(file, 2**26)  # zeros that take no place
     with fuzz.bounded(seconds=60, memory=2**25):
