@@ -166,7 +166,9 @@ def test_what_stops_an_evaluation_is_told_once():
         raise UserError(f"record {index}: {reason}")
 
     task = task_of(Records([video("a", 1), None]))
-    protocol = lambda example: AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1)
+    protocol = lambda example: AllFrames(
+        example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1
+    )
     answered = predictions(engine(rows_by_frame), task, task.val, protocol, count=2, options=EXPRESSION, unread=refuse)
     with pytest.raises(UserError) as stopped:
         list(answered)
@@ -207,7 +209,7 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
         size = staticmethod(lambda wanted: 2)
         rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
         put = staticmethod(lambda batch, rows: batch)
-        own = staticmethod(np.asarray)
+        local_rows = staticmethod(np.asarray)
         shard_map = staticmethod(lambda function: function)
 
     long = video("a", 1)

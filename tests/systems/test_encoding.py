@@ -11,7 +11,7 @@ from drawn import regions_of
 
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, predictions
-from hyperseg_jax.evaluation.features import KEPT, FeatureCache
+from hyperseg_jax.evaluation.features import CACHE_SIZE, FeatureCache
 from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.structs import Example, Prompt
@@ -126,7 +126,7 @@ def test_features_are_kept_by_content(asked, random_model):
     assert features([example(PROMPTS["video"])]) == ["layout"]  # "This is a frame"
     assert features([example(PROMPTS["referring"], frame=1)]) == everything
     assert features([example(PROMPTS["referring"])]) == ["layout"]  # two of each part are kept
-    assert KEPT == 2
+    assert CACHE_SIZE == 2
     assert features([example(PROMPTS["referring"])], dict(random_model.params)) == []  # the same arrays
     assert features([example(PROMPTS["referring"])], jax.tree.map(lambda leaf: leaf + 0, random_model.params)) == everything
     cache.clear()

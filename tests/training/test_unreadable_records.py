@@ -122,7 +122,7 @@ def test_what_is_no_list_of_bad_records_is_put_aside(account, tmp_path, content)
     path = tmp_path / "unreadable_records.txt"
     fuzz.placed(path, content)
     if content == "large":
-        os.truncate(path, unreadable_records.LARGEST + 1)
+        os.truncate(path, unreadable_records.MAX_BYTES + 1)
     jax.devices()  # their first use takes memory
     with fuzz.bounded(seconds=20):
         make([(3, "x.jpg")], start=3, bad=1).write()
@@ -135,5 +135,5 @@ def test_odd_lines_of_bad_records_are_left_out(account, tmp_path):
     path = tmp_path / "unreadable_records.txt"
     odd = f"\u00b2\ta\n{'9' * 19}\tb\n{'9' * 5000}\tc\n-1\td\n5\te\x1b[2J\n7\t{'x' * 10**5}\n".encode()
     path.write_bytes(b"\xff\xfe\tz\n" + odd + b"8\t\xff\n")
-    named = make([], start=3, bad=1)._names
+    named = make([], start=3, bad=1)._reasons
     assert list(named) == [5, 7, 8] and named[5] == "e\\x1b[2J" and len(named[7]) < 2000 and not said
