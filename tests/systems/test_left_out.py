@@ -60,7 +60,7 @@ def step(micro):
     )
     mesh, model = placement.make(config.train.preset, config.train.mesh), SYSTEM.build(config)
     begun = trace_initial_state(config, SYSTEM, model, rules, rate, mesh)
-    state, tx = begun.fresh(), begun.tx
+    state, tx = begun.create(), begun.tx
     whole = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = loop.jit_step(make_step(SYSTEM, model, config, tx), whole, mesh)
     feed = Feed(mesh.batch)
