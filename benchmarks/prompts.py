@@ -24,7 +24,7 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.training.flops import of_function
+from hyperseg_jax.training.flops import count_flops
 
 SYSTEM = systems.get("hyperseg")
 TEXTS = ["ring", "star", "square", "disc", "cross", "arrow", "heart", "moon", "cloud", "tree"]
@@ -100,16 +100,16 @@ def random_leaf(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
 
 def counted(prompts: int) -> None:
     case = Case(configs.load("hyperseg_3b_released"), prompts)
-    full = of_function(case.predict, case.shapes, case.batches[0], {}, None)
+    full = count_flops(case.predict, case.shapes, case.batches[0], {}, None)
     shaped = {name: lambda *given, f=encoding.function: jax.eval_shape(f, *given) for name, encoding in case.encode.items()}
     features = case.features(shaped, case.shapes)
     print(f"one full pass: {full / 1e12:.2f} TFLOP")
     total = 0.0
     for name in features:
         needed = {other: features[other] for other in case.encode[name].needs}
-        total += (flop := of_function(case.encode[name].function, case.shapes, case.parts[name], needed))
+        total += (flop := count_flops(case.encode[name].function, case.shapes, case.parts[name], needed))
         print(f"  {name:8s} {flop / 1e12:.3f} TFLOP, once")
-    each = of_function(case.predict, case.shapes, case.rest[0], features, None)
+    each = count_flops(case.predict, case.shapes, case.rest[0], features, None)
     print(f"  {'prompt':8s} {each / 1e12:.3f} TFLOP, each")
     share = (total + prompts * each) / (prompts * full)
     print(f"{prompts} prompts on one image: {100 * share:.1f} % of the FLOP of {prompts} full passes")

@@ -66,7 +66,7 @@ def test_every_parameter_has_an_optimizer_group(name):
     from hyperseg_jax.training import param_groups
 
     config = configs.load(name)
-    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.param_groups)
+    rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
     where = param_groups.assign(built(name)[1], rules)
     assert any(rules[k].rate for k in where.values())
     if name == "hyperseg_3b":  # what the authors train: 64 adapters, the decoders and the connectors around a frozen trunk

@@ -135,14 +135,14 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
             model.engine,
             tasks,
             limit=parsed.limit,
-            say=log,
+            log=log,
             progress=lambda name, done, of: progress.update(bars[name], completed=done, total=of),
         )
     for name, task in tasks.items():
         if task.controls is not None:
             log(f"controls of {name}: shuffled expressions, and predictions that ignore the text")
             scored = Evaluation({"controls": evaluation.scores[name]}, [])
-            controlled = referring_with_controls(model.engine, task, limit=parsed.limit, found=scored, say=log)
+            controlled = referring_with_controls(model.engine, task, limit=parsed.limit, evaluation=scored, log=log)
             evaluation.scores[name] |= controlled.controls()
     table = Table("task", "metric", "value")
     for name, values in evaluation.scores.items():

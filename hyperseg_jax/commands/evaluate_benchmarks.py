@@ -43,8 +43,8 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
     hosts.join(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
-    console = Console(stderr=True, quiet=not hosts.leads())
-    with hosts.ending():
+    console = Console(stderr=True, quiet=not hosts.is_primary())
+    with hosts.exit_on_error():
         system = systems.get(config.system)
         for name, line in chosen.items():
             benchmarks.check_task(name, line, config)
@@ -62,7 +62,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
         mesh = placement.make(config.train.preset, config.train.mesh, adapters=systems.lora(config) is not None)
         engine = load_engine(config, system, folder, mesh)
         states = parsed.out / PARTIAL if parsed.out else None
-        if states and hosts.leads():
+        if states and hosts.is_primary():
             states.mkdir(exist_ok=True)
         asked = {"config": config.to_json(sort_keys=True), "checkpoint": _stamp(folder), "root": str(root)}
         scores: dict[str, dict[str, float]] = {}
@@ -77,18 +77,18 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                     task,
                     rules=parsed.rules,
                     limit=parsed.limit,
-                    asked=asked,
+                    settings=asked,
                     batch_size=parsed.batch_size,
-                    kept=state_file,
+                    state_file=state_file,
                     workers=config.data.workers,
                     progress=progress,
-                    say=functools.partial(log, console),
+                    log=functools.partial(log, console),
                 )
                 examples: Any = task.val
                 scores[name] = result.scorer.compute()
                 if result.resumed:
                     log(console, f"{name}: resumed after {result.resumed} examples")
-                if parsed.out and hosts.leads():
+                if parsed.out and hosts.is_primary():
                     result.cases.save_sheet(parsed.out / f"{name}.png", examples)
                     if writer := WRITERS.get(chosen[name].submission):
                         (parsed.out / name).mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                         log(console, f"submission for the evaluation server: {submission}")
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
-    if hosts.leads():
+    if hosts.is_primary():
         Console().print(table(scores, parsed.rules))
         if parsed.out:
             report = {
@@ -108,7 +108,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
             }
             write_text(parsed.out / "scores.json", strict_json.dumps(report))
             log(console, f"wrote {parsed.out}/")
-    hosts.leave()
+    hosts.shut_down()
 
 
 def _check_submission(folder: pathlib.Path) -> None:
@@ -118,7 +118,7 @@ def _check_submission(folder: pathlib.Path) -> None:
 
 
 def _submission(
-    writer: Any, folder: pathlib.Path, result: benchmark_run.Partial, examples: Any, state_file: Any
+    writer: Any, folder: pathlib.Path, result: benchmark_run.PartialResults, examples: Any, state_file: Any
 ) -> pathlib.Path:
     """Writes the submission for an evaluation server. Raises UserError if predictions of an earlier run, read from
     `state_file`, are invalid."""
@@ -137,7 +137,7 @@ def load_engine(
     """Loads the weights of a model folder onto the mesh. Raises UserError if they do not match the config."""
     shardings = placement.shardings(system.boxed_shapes(config), mesh)
     params = model_folder.load_params(folder, placement.abstract_arrays(system.shapes(config), shardings))
-    return Engine.of(system, config, params, mesh.batch)
+    return Engine.from_system(system, config, params, mesh.batch)
 
 
 def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:

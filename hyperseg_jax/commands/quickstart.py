@@ -110,7 +110,7 @@ class EvaluationSet:
         """Evaluates a model on the validation split, with control scores for predictions that ignore the text."""
         from hyperseg_jax.evaluation.text_controls import referring_with_controls
 
-        return referring_with_controls(model.engine, self.task, limit=self.images, say=log)
+        return referring_with_controls(model.engine, self.task, limit=self.images, log=log)
 
 
 def show_held_out(page: Page, model: Any, known: EvaluationSet, log: Callable[[str], None]) -> None:

@@ -109,7 +109,7 @@ def run(parsed: argparse.Namespace) -> None:
     failed = [row.trial for row in rows if row.status == "failed"]
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(rows)} trials failed ({failed[0].last_words()}; see {failed[0].log}); "
+            f"{len(failed)} of {len(rows)} trials failed ({failed[0].last_log_line()}; see {failed[0].log}); "
             "the same command retries them"
         )
 
@@ -140,7 +140,7 @@ def _check_score(sweep: _Sweep, console: Console) -> None:
     field = f"--metric {metric}"
     if metric.task == "train":
         if metric.name not in checks.STEP_METRICS:
-            score_names.check(field, metric.name, checks.train_metrics(sweep.configs[0]))
+            score_names.check_score(field, metric.name, checks.train_metrics(sweep.configs[0]))
         return
     checked: set[str] = set()  # trials may have different data
     for config in sweep.configs:
@@ -156,10 +156,10 @@ def _check_score(sweep: _Sweep, console: Console) -> None:
         if block["reader"] == "toy":
             kind = fields["task"]
         elif sweep.parsed.backend == "local":
-            kind = score_names.kind_of(sources.open_reader(where, block["reader"], fields, sources.resolve_root(data, console)))
+            kind = score_names.prompt_kind(sources.open_reader(where, block["reader"], fields, sources.resolve_root(data, console)))
         else:
             kind = ""
-        score_names.check(field, metric.name, score_names.of_prompts(kind))
+        score_names.check_score(field, metric.name, score_names.validation_scores(kind))
 
 
 def _trials(parsed: argparse.Namespace) -> tuple[list[Trial], list[ml_collections.ConfigDict]]:
@@ -201,7 +201,7 @@ def _starter(sweep: _Sweep) -> Callable[[], None]:
         except ValueError as error:
             raise UserError(f"--launch {printing.shown(parsed.launch)}: {error}; correct the quotes") from error
         _show(parsed, [launchers.command(trial, backend, options) for trial in trials])
-        return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, say=log)
+        return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, log=log)
     _show(parsed, [trial.command() for trial in trials])
     if backend == "local":
         return lambda: _run_here(trials, parsed.per_trial, log)
@@ -215,9 +215,9 @@ def _show(parsed: argparse.Namespace, commands: Sequence[Sequence[str]]) -> None
 
 
 def _run_here(trials: Sequence[Trial], per_trial: int | None, log: Callable[[str], None]) -> None:
-    shares = devices.shares(*devices.found(), per_trial)
+    shares = devices.shares(*devices.detect(), per_trial)
     log(f"{len(trials)} trials, {min(len(shares), len(trials))} at a time: {'; '.join(map(str, shares))}")
-    local.run(trials, shares, say=log)
+    local.run(trials, shares, log=log)
 
 
 def _run_on_ray(sweep: _Sweep) -> None:
@@ -233,7 +233,7 @@ def _run_on_ray(sweep: _Sweep) -> None:
         if parsed.asha_factor <= 1:
             raise UserError(f"--asha-factor {parsed.asha_factor}: give more than 1")
         asha = ray_tune.Asha(grace, parsed.asha_factor)
-    ray_tune.run(trials, sweep.metric, parsed.out / RAY, per_trial=parsed.per_trial, asha=asha, say=sweep.log)
+    ray_tune.run(trials, sweep.metric, parsed.out / RAY, per_trial=parsed.per_trial, asha=asha, log=sweep.log)
 
 
 def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[Trial]) -> None:

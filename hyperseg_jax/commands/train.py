@@ -35,10 +35,10 @@ def run(parsed: argparse.Namespace) -> None:
     hosts.join(
         hosts.Timeouts(**config.hosts), coordinator=parsed.coordinator, process_id=parsed.process_id, processes=parsed.processes
     )
-    console = Console(stderr=True, quiet=not hosts.leads())
-    with hosts.ending():
+    console = Console(stderr=True, quiet=not hosts.is_primary())
+    with hosts.exit_on_error():
         model = train(config, parsed.workdir, console=console)
     plots = {title: model.parent / name for title, name in (("loss curve", "loss.png"), ("predictions", "predictions.png"))}
     images = "  ".join(f"{title}: {path}" for title, path in plots.items() if path.exists())
     log(console, f"model: {model}" + (f"\n{images}" if images else ""))
-    hosts.leave()
+    hosts.shut_down()

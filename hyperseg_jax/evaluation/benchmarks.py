@@ -1,4 +1,4 @@
-"""The benchmarks that `hyperseg evaluate --benchmarks` knows, a line each: where the files lie, how answers are scored."""
+"""The benchmarks of `hyperseg evaluate --benchmarks`: reader, file paths and scoring of each one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from hyperseg_jax.systems.system import System
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """task: of its prompts; the config's task of that name says how they are asked. scoring: a name of scoring.SCORINGS.
+    """A benchmark.
 
-    reader: a name of sources.READERS; fields: its arguments, {root} stands for the folder of all data. published: whether
-    the thresholds are those of the published scores, not the usual ones. submission: the server's format, a name of
-    submissions.WRITERS, where there is one. truth: whether the files have it; else answers are only written for the server.
+    task: task of its prompts; the config's task of that name sets their format. scoring: a name of scoring.SCORINGS.
+    reader: a name of sources.READERS. fields: arguments of the reader; {root} is replaced by the folder of all data.
+    published: whether to use the thresholds of the published scores instead of the usual ones. submission: format of the
+    evaluation server, a name of submissions.WRITERS, or "". truth: whether the files have ground truth; otherwise answers are
+    only written for the server.
     """
 
     task: str
@@ -53,17 +55,17 @@ def _reasoning(split: str) -> Benchmark:
     return Benchmark("reasoning", "referring", "reasonseg", fields)
 
 
-def _marks(kind: str) -> Benchmark:
+def _visual_prompts(kind: str) -> Benchmark:
     fields: dict[str, Any] = {
         "json_path": "{root}/interactive/coco_interactive_val.json",
         "image_root": _VAL2017,
         "kinds": (kind,),
     }
-    fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # in any image, as HyperSeg has it
+    fields |= {"point_radius": RADII["point"], "scribble_radius": RADII["scribble"]}  # for every image size, as in HyperSeg
     return Benchmark("region", "regions", "interactive", fields)
 
 
-def _laid_out(
+def _from_layout(
     task: str,
     scoring: str,
     name: str,
@@ -73,7 +75,7 @@ def _laid_out(
     truth: bool = True,
     **options: Any,
 ) -> Benchmark:
-    """A benchmark whose files lie as datasets/layouts.py has it. options: of its reader."""
+    """Returns a benchmark with the file layout of datasets/layouts.py. options: options of its reader."""
     fields = {"name": name, "split": split, "root": "{root}", **options}
     return Benchmark(task, scoring, "benchmark", fields, submission=submission, truth=truth)
 
@@ -91,41 +93,41 @@ BENCHMARKS: dict[str, Benchmark] = {
     "refcoco+_testB": _referring("refcoco+_testB"),
     "refcocog": _referring("refcocog_val"),
     "refcocog_test": _referring("refcocog_test"),
-    "grefcoco": dataclasses.replace(_laid_out("referring", "generalized", "grefcoco", "val"), published=False),
+    "grefcoco": dataclasses.replace(_from_layout("referring", "generalized", "grefcoco", "val"), published=False),
     "reasonseg": _reasoning("val"),
     "reasonseg_test": _reasoning("test"),
     "coco_panoptic": Benchmark("panoptic", "panoptic", "coco_panoptic", _PANOPTIC, submission="coco_panoptic"),
     "coco_semantic": Benchmark("panoptic", "semantic", "coco_panoptic", _PANOPTIC),
-    "coco_point": _marks("point"),
-    "coco_scribble": _marks("scribble"),
-    "coco_box": _marks("box"),
-    "coco_mask": _marks("mask"),
+    "coco_point": _visual_prompts("point"),
+    "coco_scribble": _visual_prompts("scribble"),
+    "coco_box": _visual_prompts("box"),
+    "coco_mask": _visual_prompts("mask"),
     "revos": Benchmark("video", "revos", "revos", _REVOS, submission="ref_youtube_vos"),
-    "ade20k": _laid_out("panoptic", "semantic", "ade20k", "validation"),
-    "cityscapes": _laid_out("panoptic", "semantic", "cityscapes", "val"),
-    "pascal_context59": _laid_out("panoptic", "semantic", "pascal_context59", "val"),
-    "pascal_voc20": _laid_out("panoptic", "semantic", "pascal_voc20", "val"),
-    "coco_stuff": _laid_out("panoptic", "semantic", "coco_stuff", "val2017"),
-    "coco_instances": _laid_out("panoptic", "instances", "coco_instances", "val2017"),
-    "coco_clicks": _laid_out("region", "clicks", "coco_visual_prompts", "val2017"),
-    "voc_clicks": _laid_out("region", "clicks", "pascal_voc_objects", "val"),
-    "davis2016": _laid_out("region", "davis", "davis2016", "val"),
-    "davis2017": _laid_out("region", "davis", "davis2017", "val"),
-    "davis2017_unsupervised": _laid_out("panoptic", "davis_unsupervised", "davis2017_unsupervised", "val"),
-    "ref_davis": _laid_out("video", "ref_davis", "ref_davis", "val", together=True),
-    "ref_youtube_vos": _laid_out("video", "clips", "ref_youtube_vos", "valid", "ref_youtube_vos", truth=False),
-    "ref_youtube_vos_train": _laid_out("video", "clips", "ref_youtube_vos", "train"),
-    "youtube_vis_2019": _laid_out("panoptic", "tracks", "youtube_vis_2019", "valid", "youtube_vis", truth=False),
-    "youtube_vis_2019_train": _laid_out("panoptic", "tracks", "youtube_vis_2019", "train"),
-    "youtube_vis_2021": _laid_out("panoptic", "tracks", "youtube_vis_2021", "valid", "youtube_vis", truth=False),
-    "youtube_vis_2021_train": _laid_out("panoptic", "tracks", "youtube_vis_2021", "train"),
-    "vqav2": _laid_out("chat", "vqa", "vqav2", "val2014", "vqa"),
-    "gqa": _laid_out("chat", "exact", "gqa", "testdev_balanced"),
-    "pope_random": _laid_out("chat", "pope", "pope", "random"),
-    "pope_popular": _laid_out("chat", "pope", "pope", "popular"),
-    "pope_adversarial": _laid_out("chat", "pope", "pope", "adversarial"),
-    "scienceqa": _laid_out("chat", "exact", "scienceqa", "test"),
-    "mmbench": _laid_out("chat", "multiple_choice", "mmbench", "DEV_EN", "mmbench"),
+    "ade20k": _from_layout("panoptic", "semantic", "ade20k", "validation"),
+    "cityscapes": _from_layout("panoptic", "semantic", "cityscapes", "val"),
+    "pascal_context59": _from_layout("panoptic", "semantic", "pascal_context59", "val"),
+    "pascal_voc20": _from_layout("panoptic", "semantic", "pascal_voc20", "val"),
+    "coco_stuff": _from_layout("panoptic", "semantic", "coco_stuff", "val2017"),
+    "coco_instances": _from_layout("panoptic", "instances", "coco_instances", "val2017"),
+    "coco_clicks": _from_layout("region", "clicks", "coco_visual_prompts", "val2017"),
+    "voc_clicks": _from_layout("region", "clicks", "pascal_voc_objects", "val"),
+    "davis2016": _from_layout("region", "davis", "davis2016", "val"),
+    "davis2017": _from_layout("region", "davis", "davis2017", "val"),
+    "davis2017_unsupervised": _from_layout("panoptic", "davis_unsupervised", "davis2017_unsupervised", "val"),
+    "ref_davis": _from_layout("video", "ref_davis", "ref_davis", "val", together=True),
+    "ref_youtube_vos": _from_layout("video", "clips", "ref_youtube_vos", "valid", "ref_youtube_vos", truth=False),
+    "ref_youtube_vos_train": _from_layout("video", "clips", "ref_youtube_vos", "train"),
+    "youtube_vis_2019": _from_layout("panoptic", "tracks", "youtube_vis_2019", "valid", "youtube_vis", truth=False),
+    "youtube_vis_2019_train": _from_layout("panoptic", "tracks", "youtube_vis_2019", "train"),
+    "youtube_vis_2021": _from_layout("panoptic", "tracks", "youtube_vis_2021", "valid", "youtube_vis", truth=False),
+    "youtube_vis_2021_train": _from_layout("panoptic", "tracks", "youtube_vis_2021", "train"),
+    "vqav2": _from_layout("chat", "vqa", "vqav2", "val2014", "vqa"),
+    "gqa": _from_layout("chat", "exact", "gqa", "testdev_balanced"),
+    "pope_random": _from_layout("chat", "pope", "pope", "random"),
+    "pope_popular": _from_layout("chat", "pope", "pope", "popular"),
+    "pope_adversarial": _from_layout("chat", "pope", "pope", "adversarial"),
+    "scienceqa": _from_layout("chat", "exact", "scienceqa", "test"),
+    "mmbench": _from_layout("chat", "multiple_choice", "mmbench", "DEV_EN", "mmbench"),
     "toy_referring": _toy("referring", "referring"),
     "toy_absent": _toy("referring", "generalized"),
     "toy_reasoning": _toy("reasoning", "referring"),
@@ -140,27 +142,27 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def find(names: str) -> dict[str, Benchmark]:
-    """The benchmarks of a comma-separated list, or a UserError that lists all."""
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in BENCHMARKS]
-    if unknown or not wanted:
-        raise UserError(f"--benchmarks {', '.join(unknown) or repr(names)}: not known; choose some of {', '.join(BENCHMARKS)}")
-    return {name: BENCHMARKS[name] for name in wanted}
+    """Returns the benchmarks of a comma-separated list. Raises UserError, listing all benchmarks, if a name is unknown."""
+    requested = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in requested if name not in BENCHMARKS]
+    if unknown or not requested:
+        raise UserError(f"--benchmarks {', '.join(unknown) or repr(names)}: unknown; choose from {', '.join(BENCHMARKS)}")
+    return {name: BENCHMARKS[name] for name in requested}
 
 
 def check_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict) -> None:
-    """UserError where the config has no task of the kind of the benchmark."""
+    """Raises UserError if the config does not have the task of the benchmark."""
     if benchmark.task not in config.data.tasks:
         raise UserError(
-            f"benchmark {name}: the config has no task {benchmark.task!r}, whose prompts it has; "
+            f"benchmark {name}: the config has no task {benchmark.task!r}, which the benchmark needs; "
             f"it has {', '.join(config.data.tasks)}"
         )
 
 
 def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict, system: System[Any], root: str) -> Task:
-    """The benchmark as a task to validate on, a prompt an example, asked as the config's task of its kind.
+    """Returns the benchmark as a validation task with one prompt per query, in the format of the config's task of that name.
 
-    root: the folder of all data. UserError where files are missing or the config has no such task.
+    root: folder of all data. Raises UserError if files are missing or the config has no such task.
     """
     if benchmark.reader not in READERS:
         raise UserError(f"benchmark {name}: no reader {benchmark.reader!r}")
@@ -168,5 +170,5 @@ def open_task(name: str, benchmark: Benchmark, config: ml_collections.ConfigDict
     examples = open_reader(f"benchmark {name}", benchmark.reader, benchmark.fields, root)
     if not len(examples):
         raise UserError(f"benchmark {name}: has no examples; check its files below {root}")
-    made = processor(config, system, system.tokenizer(config), benchmark.task, prompts=1, frames=1)
-    return Task(name, None, examples, 0, made)
+    prompt_processor = processor(config, system, system.tokenizer(config), benchmark.task, prompts=1, frames=1)
+    return Task(name, None, examples, 0, prompt_processor)

@@ -1,4 +1,4 @@
-"""What a model encoded of a batch, kept while the next batches have the same: ten prompts about one image encode it once."""
+"""Cache of encoded features: ten prompts about one image encode it only once."""
 
 from __future__ import annotations
 
@@ -14,73 +14,76 @@ import numpy as np
 from hyperseg_jax.data.processor import Batch, Encoding
 from hyperseg_jax.parallel import hosts
 
-KEPT = 2
-"""Features of each part that are kept, the latest used."""
+CACHE_SIZE = 2
+"""Number of cached features per part; the least recently used are evicted."""
 
 
 class FeatureCache:
-    """Features by the content of a part, and of the parts that it needs."""
+    """Caches features by the content of a batch part and of the parts that it needs."""
 
     def __init__(self, encodings: Mapping[str, Encoding]) -> None:
-        """encodings: of a system, by part, each after those that it needs."""
+        """encodings: encodings of a system by part, each one after those that it needs."""
         self._encodings = encodings
         self._jitted = {name: jax.jit(encoding.function) for name, encoding in encodings.items()}
-        self._kept: dict[str, collections.OrderedDict[str, Any]] = {name: collections.OrderedDict() for name in encodings}
+        self._cached: dict[str, collections.OrderedDict[str, Any]] = {name: collections.OrderedDict() for name in encodings}
         self._params: list[Any] = []
 
     def clear(self) -> None:
-        """Lets all features go, and their memory on the devices."""
-        for kept in self._kept.values():
-            kept.clear()
+        """Drops all features and frees their device memory."""
+        for cached in self._cached.values():
+            cached.clear()
         self._params = []
 
     def features(
         self, params: Any, parts: Mapping[str, Batch], put: Callable[[Batch], Any], *, memory: bool = False
     ) -> dict[str, Any]:
-        """The features of a batch's parts, by name. put: brings a part's arrays to the devices. memory: whether the model has a
-        memory of the frame before. All hosts encode the same parts: what one of them lacks, all encode anew."""
-        leaves = jax.tree.leaves(params)  # the same arrays: the dictionary may have been changed in place
-        if len(leaves) != len(self._params) or any(one is not other for one, other in zip(leaves, self._params, strict=True)):
+        """Returns the features of the parts of a batch, by name.
+
+        put: transfers the arrays of a part to the devices. memory: whether the model has a memory of the previous frame. All
+        hosts encode the same parts: a part that is not cached on all hosts is encoded again on all of them.
+        """
+        leaves = jax.tree.leaves(params)  # compares arrays by identity, because the dictionary may be updated in place
+        if len(leaves) != len(self._params) or any(new is not old for new, old in zip(leaves, self._params, strict=True)):
             self.clear()
             self._params = leaves
         if self._encodings and (unknown := parts.keys() - self._encodings.keys()):
-            raise ValueError(f"the processor gives the part {min(unknown)!r}, which the system does not encode")
+            raise ValueError(f"the processor returns the part {min(unknown)!r}, which the system does not encode")
         names = [name for name in self._encodings if name in parts and not (memory and self._encodings[name].first)]
         keys: dict[str, str] = {}
         for name in names:
-            before = [keys[needed] for needed in self._encodings[name].needs if needed in keys]
-            keys[name] = _digest(parts[name], before)
-        names, known = self._agreed(names, parts, keys)
-        made: dict[str, Any] = {}
+            needed_keys = [keys[needed] for needed in self._encodings[name].needs if needed in keys]
+            keys[name] = _digest(parts[name], needed_keys)
+        names, cached_everywhere = self._agree(names, parts, keys)
+        features: dict[str, Any] = {}
         for name in names:
-            kept = self._kept[name]
-            if name not in known:
-                while keys[name] not in kept and len(kept) >= KEPT:
-                    kept.popitem(last=False)  # before the new one takes memory
-                needed = {other: made[other] for other in self._encodings[name].needs if other in made}
-                kept[keys[name]] = self._jitted[name](params, put(parts[name]), needed)
-            kept.move_to_end(keys[name])
-            made[name] = kept[keys[name]]
-        return made
+            cached = self._cached[name]
+            if name not in cached_everywhere:
+                while keys[name] not in cached and len(cached) >= CACHE_SIZE:
+                    cached.popitem(last=False)  # frees memory before the new features are allocated
+                needed = {other: features[other] for other in self._encodings[name].needs if other in features}
+                cached[keys[name]] = self._jitted[name](params, put(parts[name]), needed)
+            cached.move_to_end(keys[name])
+            features[name] = cached[keys[name]]
+        return features
 
-    def _agreed(self, names: list[str], parts: Mapping[str, Batch], keys: Mapping[str, str]) -> tuple[list[str], set[str]]:
-        """The parts that all hosts have in the same shapes, with all that they need on any host, and those of them that all
-        hosts have kept."""
+    def _agree(self, names: list[str], parts: Mapping[str, Batch], keys: Mapping[str, str]) -> tuple[list[str], set[str]]:
+        """Returns the parts that all hosts have with equal shapes, including all parts that they need on any host, and the
+        subset that is cached on all hosts."""
         shapes = {name: [leaf.shape[1:] for leaf in jax.tree.leaves(parts[name])] for name in names}
-        mine = {name: [shapes[name], keys[name] in self._kept[name]] for name in names}
-        told = [json.loads(text) for text in hosts.exchange("parts of a batch", json.dumps(mine))]
+        local = {name: [shapes[name], keys[name] in self._cached[name]] for name in names}
+        by_host = [json.loads(text) for text in hosts.exchange("parts of a batch", json.dumps(local))]
         shared: list[str] = []
         for name in names:
-            needed = [other for other in self._encodings[name].needs if any(other in one for one in told)]
-            alike = all(name in one and one[name][0] == told[0][name][0] for one in told)
+            needed = [other for other in self._encodings[name].needs if any(other in host for host in by_host)]
+            alike = all(name in host and host[name][0] == by_host[0][name][0] for host in by_host)
             shared += [name] * (alike and set(needed) <= set(shared))
-        return shared, {name for name in shared if all(one[name][1] for one in told)}
+        return shared, {name for name in shared if all(host[name][1] for host in by_host)}
 
 
-def _digest(part: Batch, before: list[str]) -> str:
-    """Of the content of arrays, and of what came before."""
-    found = hashlib.blake2b(" ".join(before).encode(), digest_size=16)
+def _digest(part: Batch, needed_keys: list[str]) -> str:
+    """Returns a digest of the arrays of a part and of the keys of the parts that it needs."""
+    digest = hashlib.blake2b(" ".join(needed_keys).encode(), digest_size=16)
     for path, leaf in jax.tree.leaves_with_path(part):
-        found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()

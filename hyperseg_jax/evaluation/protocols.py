@@ -1,4 +1,4 @@
-"""How an example is asked about, step by step, and what its answers are put together to."""
+"""Evaluation protocols: which queries an example makes, step by step, and how its predictions are assembled."""
 
 from __future__ import annotations
 
@@ -12,113 +12,115 @@ from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.results.objects import merge_soft
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
-Find = Callable[[Prompt, Any], Prediction]
-"""A prompt and the outputs about it on one frame -> the answer."""
+PredictionFn = Callable[[Prompt, Any], Prediction]
+"""f(prompt, selected outputs of one frame) -> Prediction."""
 T = TypeVar("T")
 
 
 class EvalProtocol:
-    """An example under way: each prompt is asked about each frame in turn, and answered for itself.
+    """The evaluation of one example: each prompt is queried on each frame in turn, independently of the other prompts.
 
-    All examples of a batch take a step together; one that has ended is asked its last step again, which nobody hears.
+    All examples of a batch step together. Finished examples are padded by repeating their last step; outputs are discarded.
     """
 
-    feeds_back = True
-    """Whether a step sees what the model made of the step before."""
-    one_image = False
-    """Whether all steps are about the same image, so that it is encoded once."""
-    depends = False
-    """Whether what is asked depends on what was heard: then every host that holds the example hears."""
+    uses_memory = True
+    """Whether a step gets the memory of the model from the previous step."""
+    same_image = False
+    """Whether all steps use the same image, so that it is encoded only once."""
+    adaptive = False
+    """Whether queries depend on earlier outputs. Then every host that holds the example gets the outputs."""
 
-    def __init__(self, example: Example, find: Find) -> None:
-        self.example, self._find = example, find
+    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
+        self.example, self._prediction_fn = example, prediction_fn
         self.steps = len(example.frames)
-        self._found: list[list[Prediction]] = [[] for _ in example.prompts]
+        self._predictions: list[list[Prediction]] = [[] for _ in example.prompts]
 
     @property
     def prompts(self) -> int:
-        """How many are asked in a step."""
+        """Number of queries per step."""
         return len(self.example.prompts)
 
-    def ask(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
-        """prepare(one frame and one prompt of the example, as they are asked)."""
-        return prepare(self._only(self.asked(prompt), step))
+    def query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
+        """Returns prepare(example), for an example with one frame and one prompt, without targets."""
+        return prepare(self._single_query(self.current_prompt(prompt), step))
 
     def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
-        """bucket(the example as it is asked at the step that needs the most room)."""
-        return self.ask(0, prompt, bucket)
+        """Returns bucket(example), for the query of the step that needs the longest sequence."""
+        return self.query(0, prompt, bucket)
 
-    def hear(self, prompt: int, outputs: Any) -> None:
-        """Takes the outputs of the step."""
-        self._found[prompt].append(self._find(self.asked(prompt), outputs))
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        """Adds the outputs of a query of the current step."""
+        self._predictions[prompt].append(self._prediction_fn(self.current_prompt(prompt), outputs))
 
     def answers(self) -> Iterable[tuple[Prompt, list[Prediction]]]:
-        """What is scored: prompts, and the answers to each, frame by frame."""
-        return list(zip(self.example.prompts, self._found, strict=True))
+        """Returns the prompts to score, each with its predictions, one per frame."""
+        return list(zip(self.example.prompts, self._predictions, strict=True))
 
-    def asked(self, prompt: int) -> Prompt:
-        """The prompt as it is asked at this step."""
+    def current_prompt(self, prompt: int) -> Prompt:
+        """Returns the prompt of the query at the current step."""
         return self.example.prompts[prompt]
 
-    def _only(self, prompt: Prompt, frame: int) -> Example:
+    def _single_query(self, prompt: Prompt, frame: int) -> Example:
         frames = self.example.frames[frame][None]
         return dataclasses.replace(self.example, frames=frames, prompts=(_without_targets(prompt),))
 
 
 class AllFrames(EvalProtocol):
-    """All frames in one call, and as many prompts as a batch has room for (validation: as the model is trained).
+    """All frames and a group of prompts in one query, as in training. Used for validation.
 
-    room: prompts of a batch. Steps are one; `prompts` counts the groups that the prompts fall into.
+    group_size: prompts per query. There is one step; `prompts` is the number of groups.
     """
 
-    feeds_back = False
+    uses_memory = False
 
-    def __init__(self, example: Example, find: Find, *, room: int) -> None:
-        super().__init__(example, find)
-        self.steps, self._room = 1, room
+    def __init__(self, example: Example, prediction_fn: PredictionFn, *, group_size: int) -> None:
+        super().__init__(example, prediction_fn)
+        self.steps, self._group_size = 1, group_size
         self._outputs: dict[int, Any] = {}
 
     @property
     def prompts(self) -> int:
-        return -(-len(self.example.prompts) // self._room)
+        return -(-len(self.example.prompts) // self._group_size)
 
     def group(self, number: int) -> tuple[Prompt, ...]:
-        return self.example.prompts[number * self._room : (number + 1) * self._room]
+        """Returns the prompts of a query."""
+        return self.example.prompts[number * self._group_size : (number + 1) * self._group_size]
 
-    def ask(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
+    def query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
         return prepare(dataclasses.replace(self.example, prompts=tuple(map(_without_targets, self.group(prompt)))))
 
-    def hear(self, prompt: int, outputs: Any) -> None:
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
         self._outputs[prompt] = outputs
 
     def answers(self) -> Iterator[tuple[Prompt, list[Prediction]]]:
-        """One prompt after the other, so that the masks of one are in memory."""
+        """Yields one prompt at a time, so that only the masks of one prompt are in memory."""
         for number, outputs in self._outputs.items():
-            for k, one in enumerate(self.group(number)):
-                about = [
+            for k, prompt in enumerate(self.group(number)):
+                outputs_by_frame = [
                     {name: value[t : t + 1, k : k + 1] for name, value in outputs.items()}
                     for t in range(len(self.example.frames))
                 ]
-                yield one, [self._find(one, frame) for frame in about]
+                yield prompt, [self._prediction_fn(prompt, frame) for frame in outputs_by_frame]
 
 
 def _without_targets(prompt: Prompt) -> Prompt:
-    """Targets are not the device's business."""
+    """Removes the targets, which predictions do not need."""
     return dataclasses.replace(prompt, masks=None, labels=())
 
 
 class JointExpressions(EvalProtocol):
-    """Expressions about one clip that share its pixels: on each frame a pixel goes to the most probable of their objects, or to
-    none (rule of InstructSeg's Ref-DAVIS script). The answers of find are probabilities, those of an example one."""
+    """Expressions about one video whose objects must not overlap: on each frame, a pixel belongs to the most probable object,
+    or to none (rule of InstructSeg's Ref-DAVIS script). The prediction function returns probabilities; the example has one
+    joint prediction."""
 
-    def __init__(self, example: Example, find: Find) -> None:
-        super().__init__(example, find)
+    def __init__(self, example: Example, prediction_fn: PredictionFn) -> None:
+        super().__init__(example, prediction_fn)
         self._frames: list[Prediction] = []
 
-    def hear(self, prompt: int, outputs: Any) -> None:
-        super().hear(prompt, outputs)
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        super().add_outputs(prompt, outputs)
         if prompt == self.prompts - 1:
-            self._frames.append(_apart(np.concatenate([found.pop().masks for found in self._found])))
+            self._frames.append(_without_overlap(np.concatenate([by_frame.pop().masks for by_frame in self._predictions])))
 
     def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         first, *_ = prompts = self.example.prompts
@@ -126,27 +128,27 @@ class JointExpressions(EvalProtocol):
         return [(dataclasses.replace(first, masks=masks), self._frames)]
 
 
-def _apart(masks: np.ndarray) -> Prediction:
-    """Objects [N, H, W] without overlap, out of their probabilities."""
+def _without_overlap(masks: np.ndarray) -> Prediction:
+    """Returns non-overlapping objects from their probabilities [N, H, W]."""
     return Prediction(merge_soft(masks) == np.arange(1, len(masks) + 1)[:, None, None])
 
 
 class SemiSupervisedVOS(EvalProtocol):
-    """Objects drawn on the first frame: each frame is asked for what the first one shows in the drawn regions. The answer
-    about the first frame is what was drawn; on the others a pixel goes to the most probable object, or to none, since DAVIS
-    takes one number a pixel. The answers of find are probabilities."""
+    """Semi-supervised video object segmentation: the objects are drawn on the first frame and segmented on the others. The
+    prediction of the first frame is the drawing. On other frames, a pixel belongs to the most probable object, or to none,
+    because DAVIS allows one object per pixel. The prediction function returns probabilities."""
 
-    def _only(self, prompt: Prompt, frame: int) -> Example:
-        return dataclasses.replace(super()._only(prompt, frame), drawn_on=self.example.frames[0])
+    def _single_query(self, prompt: Prompt, frame: int) -> Example:
+        return dataclasses.replace(super()._single_query(prompt, frame), drawn_on=self.example.frames[0])
 
-    def hear(self, prompt: int, outputs: Any) -> None:
-        super().hear(prompt, outputs)
-        self._found[prompt].append(_apart(self._found[prompt].pop().masks))
+    def add_outputs(self, prompt: int, outputs: Any) -> None:
+        super().add_outputs(prompt, outputs)
+        self._predictions[prompt].append(_without_overlap(self._predictions[prompt].pop().masks))
 
     def answers(self) -> list[tuple[Prompt, list[Prediction]]]:
         size = self.example.frames.shape[1:3]
         return [
-            (prompt, [Prediction(np.stack([draw_region(region, size) for region in prompt.regions])), *found[1:]])
-            for prompt, found in super().answers()
+            (prompt, [Prediction(np.stack([draw_region(region, size) for region in prompt.regions])), *predictions[1:]])
+            for prompt, predictions in super().answers()
             if prompt.regions
         ]

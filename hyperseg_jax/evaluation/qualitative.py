@@ -1,4 +1,4 @@
-"""The best and the worst predictions of an evaluation, small enough to be kept and sent, drawn at the end."""
+"""The best and worst predictions of an evaluation, stored as run lengths and drawn at the end."""
 
 from __future__ import annotations
 
@@ -15,37 +15,40 @@ from hyperseg_jax.results.drawing import compare, contact_sheet, describe, save_
 from hyperseg_jax.structs import Example, Prediction
 from hyperseg_jax.untrusted import budget, limits
 
-KEPT = 6  # of each end
-LARGEST = 1e9  # a score
+CASES = 6  # number of best and of worst cases
+MAX_SCORE = 1e9
 TILE = 320  # pixels: the longer side of each of the two images of a case
 
 
 class QualitativeExamples:
-    """The KEPT best and worst prompts by their headline score. A case is {"value", "index" of the example, "prompt", "masks":
-    run lengths on the first frame, "text"}; equal values stand in the order of the examples, so hosts do not matter."""
+    """The CASES best and worst prompts by headline score.
+
+    A case is {"value", "index" of the example, "prompt", "masks": run lengths on the first frame, "text"}. Cases with equal
+    values are in the order of the examples, so the result does not depend on the number of hosts.
+    """
 
     def __init__(self, rows: Iterable[dict[str, Any]] = ()) -> None:
         self.rows: list[dict[str, Any]] = []
         self.merge(rows)
 
     def add(self, value: float | None, index: int, prompt: int, prediction: Prediction) -> None:
-        """Keeps a case if it is among the best or worst so far. value None: it has no score."""
+        """Adds a case if it is among the best or worst so far. A case without a score (None) is skipped."""
         if value is None or not math.isfinite(value):
             return
         row = {"value": float(value), "index": index, "prompt": prompt, "text": prediction.text}
-        if self._keeps(row):
+        if self._is_extreme(row):
             self.merge([{**row, "masks": [run_lengths.encode(mask) for mask in prediction.masks]}])
 
-    def _keeps(self, row: Mapping[str, Any]) -> bool:
+    def _is_extreme(self, row: Mapping[str, Any]) -> bool:
         rows = [*self.rows, row]
-        return any(kept is row for kept in _ends(rows))
+        return any(case is row for case in _best_and_worst(rows))
 
     def merge(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Adds the rows of another."""
-        self.rows = _ends([*self.rows, *rows])
+        """Adds the rows of another instance."""
+        self.rows = _best_and_worst([*self.rows, *rows])
 
     def save_sheet(self, path: pathlib.Path, examples: Sequence[Example]) -> None:
-        """Worst and best, from the lowest score up, as one PNG: targets on the left, predictions on the right."""
+        """Writes all cases as one PNG, from the lowest score up: targets on the left, predictions on the right."""
         cases = ((row, examples[row["index"]]) for row in self.rows)
         tiles = [_tile(row, example) for row, example in cases if row["prompt"] < len(example.prompts)]
         if tiles:
@@ -53,11 +56,11 @@ class QualitativeExamples:
 
 
 def is_example_row(row: Any) -> bool:
-    """Whether this may be a case that was kept in a file."""
+    """Returns whether a JSON value can be a saved case."""
     return (
         type(row) is dict
         and type(row.get("value")) in (int, float)
-        and abs(row["value"]) < LARGEST
+        and abs(row["value"]) < MAX_SCORE
         and all(type(row.get(name)) is int and 0 <= row[name] < 2**31 for name in ("index", "prompt"))
         and type(row.get("text")) is str
         and len(row["text"]) <= limits.current().letters
@@ -65,9 +68,9 @@ def is_example_row(row: Any) -> bool:
     )
 
 
-def _ends(rows: list[Any]) -> list[Any]:
+def _best_and_worst(rows: list[Any]) -> list[Any]:
     ordered = sorted(rows, key=lambda row: (row["value"], row["index"], row["prompt"]))
-    return ordered if len(ordered) <= 2 * KEPT else ordered[:KEPT] + ordered[-KEPT:]
+    return ordered if len(ordered) <= 2 * CASES else ordered[:CASES] + ordered[-CASES:]
 
 
 def _tile(row: Mapping[str, Any], example: Example) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Names of validation scores: which ones a task can have, and which one stands for the others."""
+"""Names of validation scores: the scores of each task, and its headline score."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from hyperseg_jax.evaluation.scoring import BY_TASK, SCORINGS
 
 
 def headlines() -> tuple[str, ...]:
-    """The headline scores of all tasks that validation scores."""
+    """Returns the headline scores of all tasks that validation scores."""
     return tuple(dict.fromkeys(SCORINGS[name].headline for name in BY_TASK.values()))
 
 
-def of_prompts(kind: str = "") -> tuple[str, ...]:
-    """The scores that validation can give prompts of this kind ("referring"), those of all kinds where none is named; none for
-    a kind that validation does not score."""
-    asked = [name for one, name in BY_TASK.items() if not kind or one == kind]
-    return tuple(dict.fromkeys(score for name in asked for score in SCORINGS[name].new("official").names()))
+def validation_scores(kind: str = "") -> tuple[str, ...]:
+    """Returns the validation scores for prompts of this kind ("referring"), or of all kinds by default. Empty for a kind that
+    validation does not score."""
+    scorings = [name for task, name in BY_TASK.items() if not kind or task == kind]
+    return tuple(dict.fromkeys(score for name in scorings for score in SCORINGS[name].new("official").names()))
 
 
-def kind_of(records: Sequence[Any]) -> str:
-    """The kind of the prompts of some validation records, "" where none of them can be read."""
+def prompt_kind(records: Sequence[Any]) -> str:
+    """Returns the task of the first readable prompt of some validation records, "" if none can be read."""
     for k in range(len(records)):
         try:
             return str(records[k].prompts[0].task)
         except BaseException as error:
-            record_errors.reason(error)  # raises again what is no fault of a record
+            record_errors.reason(error)  # raises again what is not an error of a record
     return ""
 
 
-def check(field: str, name: str, known: Sequence[str]) -> None:
-    """UserError, naming `field` and the closest name, unless `name` is a known score or that of a group of one
+def check_score(field: str, name: str, known: Sequence[str]) -> None:
+    """Raises UserError, with `field` and the closest known name, unless `name` is a known score or one of its groups
     ("miou/point")."""
     if name in known or name.partition("/")[0] in known:
         return
@@ -42,24 +42,24 @@ def check(field: str, name: str, known: Sequence[str]) -> None:
     if not known:
         raise UserError(f"{field}: this task is not scored in validation; choose another task, or train/loss")
     hint = f"did you mean {close[0]}? " if close else ""
-    raise UserError(f"{field}: no score {name!r}; {hint}Known are {', '.join(known)}")
+    raise UserError(f"{field}: no score {name!r}; {hint}known scores: {', '.join(known)}")
 
 
 def check_best(best: str, tasks: Mapping[str, Any]) -> None:
-    """UserError unless `best`, the field train.best, is empty or TASK/SCORE with a score of that task's validation. tasks: of
-    data.sources.build."""
+    """Raises UserError unless the config field train.best is empty or TASK/SCORE with a validation score of that task. tasks:
+    result of data.sources.build."""
     if not best:
         return
     task, _, name = best.partition("/")
     records = tasks[task].val if task in tasks else None
     if records is None:
-        scored = ", ".join(one for one, held in tasks.items() if held.val is not None)
+        scored = ", ".join(other for other, candidate in tasks.items() if candidate.val is not None)
         fix = (
             f"give TASK/SCORE with one of the tasks {scored}"
             if scored
-            else "no task has a val block; give one, or leave it empty"
+            else "no task has a val block; add one, or leave train.best empty"
         )
         raise UserError(f"train.best = {best!r}: {fix}")
-    if not (kind := kind_of(records)):
+    if not (kind := prompt_kind(records)):
         raise UserError(f"train.best = {best!r}: no validation record of {task} can be read; check data.tasks.{task}.val")
-    check(f"train.best = {best!r}", name, of_prompts(kind))
+    check_score(f"train.best = {best!r}", name, validation_scores(kind))

@@ -1,4 +1,4 @@
-"""From answers to scores: one line of SCORINGS for each way to ask and to score a prompt."""
+"""Scoring of predictions: SCORINGS has one entry for each way to query and score a prompt."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from hyperseg_jax import metrics
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.clicks import Clicked, Corrected
+from hyperseg_jax.evaluation.clicks import CorrectiveClicks, SimulatedClicks
 from hyperseg_jax.evaluation.protocols import EvalProtocol, JointExpressions, SemiSupervisedVOS
-from hyperseg_jax.evaluation.tracks import Tracked
+from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Prediction, Prompt
@@ -23,12 +23,12 @@ from hyperseg_jax.untrusted.printing import shown_value
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How a kind of prompt is asked and scored.
+    """How prompts are queried and scored.
 
-    new(rules) -> an accumulator. kind: of the answers about a frame (results.answers.Answers, or "text"). add(accumulator,
-    name of the example, prompt, Prediction of each frame). headline: the score that tells good answers from bad. protocol: how
-    an example is asked, and what its answers are put together to. interactive: that of interactive systems, where it
-    differs."""
+    new(rules) -> accumulator. kind: answer kind on a frame (results.answers.Answers, or "text"). add(accumulator, name of the
+    example, prompt, predictions by frame). headline: the main score. protocol: evaluation protocol of an example. interactive:
+    protocol for interactive systems, if different.
+    """
 
     new: Callable[[str], Any]
     kind: str
@@ -38,54 +38,55 @@ class Scoring:
     interactive: type[EvalProtocol] | None = None
 
 
-def _wanted(prompt: Prompt) -> np.ndarray:
+def _target_masks(prompt: Prompt) -> np.ndarray:
+    """Returns the target masks of a prompt. Raises UserError if there are none."""
     if prompt.masks is None:
-        raise UserError(f"a {prompt.task} prompt without masks cannot be scored; its reader must give them")
+        raise UserError(f"a {prompt.task} prompt without masks cannot be scored; its reader must return masks")
     return prompt.masks
 
 
-def _clip(prompt: Prompt, found: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and target masks of an expression, bool [T, H, W]."""
-    ours, masks = np.stack([frame.union for frame in found]), _wanted(prompt)
-    return ours, masks[0][: len(ours)] if len(masks) else np.zeros_like(ours)
+def _predicted_and_target(prompt: Prompt, predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the predicted and target masks of an expression, bool [T, H, W]."""
+    predicted, masks = np.stack([frame.union for frame in predictions]), _target_masks(prompt)
+    return predicted, masks[0][: len(predicted)] if len(masks) else np.zeros_like(predicted)
 
 
 def _first(array: np.ndarray | None) -> np.ndarray | None:
     return None if array is None else array[0]
 
 
-def _add_expression(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    ours, wanted = _clip(prompt, found)
-    scores.update(ours[0], wanted[0], _first(prompt.ignore), prompt.group)
+def _add_expression(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    predicted, target = _predicted_and_target(prompt, predictions)
+    scores.update(predicted[0], target[0], _first(prompt.ignore), prompt.group)
 
 
-def _add_generalized(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    ours, wanted = _clip(prompt, found)
-    scores.update(ours[0], wanted[0])
+def _add_generalized(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    predicted, target = _predicted_and_target(prompt, predictions)
+    scores.update(predicted[0], target[0])
 
 
-def _add_clip(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    ours, wanted = _clip(prompt, found)
-    scores.update(ours, wanted, None if prompt.ignore is None else prompt.ignore[: len(ours)], prompt.group)
+def _add_clip(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    predicted, target = _predicted_and_target(prompt, predictions)
+    scores.update(predicted, target, None if prompt.ignore is None else prompt.ignore[: len(predicted)], prompt.group)
 
 
-def _add_revos(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    ours, wanted = _clip(prompt, found)
-    scores.update(ours, wanted, None if prompt.foreground is None else prompt.foreground[: len(ours)], prompt.group)
+def _add_revos(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    predicted, target = _predicted_and_target(prompt, predictions)
+    scores.update(predicted, target, None if prompt.foreground is None else prompt.foreground[: len(predicted)], prompt.group)
 
 
-def _add_regions(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
+def _add_regions(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
     order = np.argsort(prompt.labels)
     kinds = tuple(region.kind for region in prompt.regions)
-    scores.update(found[0].masks, _wanted(prompt)[order, 0], kinds, _first(prompt.ignore))
+    scores.update(predictions[0].masks, _target_masks(prompt)[order, 0], kinds, _first(prompt.ignore))
 
 
-def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
+def _add_panoptic(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
     crowds = None if prompt.crowds is None else prompt.crowds[:, 0]
     scores.update(
-        found[0].masks,
-        found[0].labels,
-        _wanted(prompt)[:, 0],
+        predictions[0].masks,
+        predictions[0].labels,
+        _target_masks(prompt)[:, 0],
         prompt.labels,
         prompt.classes,
         prompt.things,
@@ -95,110 +96,111 @@ def _add_panoptic(scores: Any, name: str, prompt: Prompt, found: Sequence[Predic
     )
 
 
-def _add_instances(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    """The things of a class list; crowds are targets that need not be found."""
-    wanted = [k for k, label in enumerate(prompt.labels) if prompt.things[label]]
-    massed = [k for k, label in enumerate(prompt.crowd_labels) if prompt.things[label]]
-    areas = [*(prompt.areas[k] for k in wanted), *(None for _ in massed)] if prompt.areas else []
-    masks = [*_wanted(prompt)[wanted, 0], *(prompt.crowds[massed, 0] if prompt.crowds is not None else ())]
-    labels = [prompt.labels[k] for k in wanted] + [prompt.crowd_labels[k] for k in massed]
-    place = f"{prompt.key.zfill(12)} {name}"  # pycocotools takes images by their numbers where scores are equal
+def _add_instances(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the things of a class list. Crowds are targets that may be missed."""
+    things = [k for k, label in enumerate(prompt.labels) if prompt.things[label]]
+    crowds = [k for k, label in enumerate(prompt.crowd_labels) if prompt.things[label]]
+    areas = [*(prompt.areas[k] for k in things), *(None for _ in crowds)] if prompt.areas else []
+    masks = [*_target_masks(prompt)[things, 0], *(prompt.crowds[crowds, 0] if prompt.crowds is not None else ())]
+    labels = [prompt.labels[k] for k in things] + [prompt.crowd_labels[k] for k in crowds]
+    name_with_id = f"{prompt.key.zfill(12)} {name}"  # pycocotools sorts images by id if scores are equal
     scores.update(
-        place,
-        found[0].masks,
-        found[0].scores,
-        [prompt.classes[label] for label in found[0].labels],
+        name_with_id,
+        predictions[0].masks,
+        predictions[0].scores,
+        [prompt.classes[label] for label in predictions[0].labels],
         masks,
         [prompt.classes[label] for label in labels],
-        [False] * len(wanted) + [True] * len(massed),
+        [False] * len(things) + [True] * len(crowds),
         areas,
     )
 
 
-def _tracks(found: Sequence[Prediction]) -> np.ndarray:
-    """bool [N, T, H, W]."""
-    return np.stack([frame.masks for frame in found], axis=1)
+def _tracks(predictions: Sequence[Prediction]) -> np.ndarray:
+    """Returns the masks of tracks, bool [N, T, H, W]."""
+    return np.stack([frame.masks for frame in predictions], axis=1)
 
 
-def _add_tracks(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    ours, crowds = _tracks(found), () if prompt.crowds is None else prompt.crowds
+def _add_tracks(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    predicted, crowds = _tracks(predictions), () if prompt.crowds is None else prompt.crowds
     labels = (*prompt.labels, *prompt.crowd_labels)
     scores.update(
         name,
-        ours,
-        found[0].scores,
-        [prompt.classes[label] for label in found[0].labels],
-        [*_wanted(prompt), *crowds],
+        predicted,
+        predictions[0].scores,
+        [prompt.classes[label] for label in predictions[0].labels],
+        [*_target_masks(prompt), *crowds],
         [prompt.classes[label] for label in labels],
         [False] * len(prompt.labels) + [True] * len(crowds),
     )
 
 
-def _add_objects(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    """Objects that were given, or spoken of; others of the clip stand behind them."""
+def _add_objects(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the prompted objects, followed by the other objects of the video."""
     others = () if prompt.others is None else prompt.others
-    scores.update(_tracks(found), np.array([*_wanted(prompt), *others], bool), prompt.ignore, prompt.group)
+    scores.update(_tracks(predictions), np.array([*_target_masks(prompt), *others], bool), prompt.ignore, prompt.group)
 
 
-def _add_proposals(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    """The best tracks as proposals without overlap: a pixel belongs to the best one that has it."""
-    proposals = _tracks(found)[np.argsort([-score for score in found[0].scores], kind="stable")[:MAX_PROPOSALS]]
-    taken = np.cumsum(proposals, axis=0) - proposals
-    scores.update(proposals & (taken == 0), _wanted(prompt), prompt.ignore, prompt.group)
+def _add_proposals(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    """Adds the best tracks as proposals without overlap: a pixel belongs to the best track that covers it."""
+    proposals = _tracks(predictions)[np.argsort([-score for score in predictions[0].scores], kind="stable")[:MAX_PROPOSALS]]
+    better_tracks = np.cumsum(proposals, axis=0) - proposals
+    scores.update(proposals & (better_tracks == 0), _target_masks(prompt), prompt.ignore, prompt.group)
 
 
-def _add_clicks(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    for ious in found[0].ious:
+def _add_clicks(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    for ious in predictions[0].ious:
         scores.update(ious)
 
 
-def _add_nothing(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
+def _add_nothing(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
     scores.update()
 
 
-def _add_semantic(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    target = np.full(found[0].masks.shape[1:], -1)
-    for mask, label in zip(_wanted(prompt)[:, 0], prompt.labels, strict=True):
+def _add_semantic(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    target = np.full(predictions[0].masks.shape[1:], -1)
+    for mask, label in zip(_target_masks(prompt)[:, 0], prompt.labels, strict=True):
         target[mask] = label
     ignore = target < 0 if prompt.ignore is None else (target < 0) | prompt.ignore[0]
-    ours = np.zeros(target.shape, int)
-    for mask, label in zip(found[0].masks, found[0].labels, strict=True):
-        ours[mask] = label
-    scores.update(ours, np.maximum(target, 0), prompt.classes, ignore)
+    predicted = np.zeros(target.shape, int)
+    for mask, label in zip(predictions[0].masks, predictions[0].labels, strict=True):
+        predicted[mask] = label
+    scores.update(predicted, np.maximum(target, 0), prompt.classes, ignore)
 
 
-def _add_exact(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    scores.update(found[0].text, prompt.answer, prompt.group)
+def _add_exact(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    scores.update(predictions[0].text, prompt.answer, prompt.group)
 
 
-def _add_vqa(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    scores.update(found[0].text, prompt.answers, prompt.group)
+def _add_vqa(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    scores.update(predictions[0].text, prompt.answers, prompt.group)
 
 
-def _add_pope(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    scores.update(found[0].text, prompt.answer.strip().lower() == "yes", prompt.group)
+def _add_pope(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    scores.update(predictions[0].text, prompt.answer.strip().lower() == "yes", prompt.group)
 
 
 _OPTION = re.compile(r"^([A-J])\. (.*)$", re.MULTILINE)
 ROTATIONS = 1_000_000
-"""What MMBench adds to a question's index for each rotation of its options."""
+"""Offset that MMBench adds to the index of a question for each rotation of its options."""
 
 
-def options_of(question: str) -> dict[str, str]:
-    """{letter: text} of the options that a question lists, a line each."""
+def parse_options(question: str) -> dict[str, str]:
+    """Returns {letter: text} of the options that a question lists, one per line."""
     return dict(_OPTION.findall(question))
 
 
-def number_of(key: str, field: str, where: str) -> int:
-    """The id of a question as a number. UserError where it is not one. field, where: of the id, for the message."""
+def parse_number(key: str, field: str, where: str) -> int:
+    """Returns the id of a question as a number. Raises UserError if it is not one. field, where: source of the id, for
+    messages."""
     if not re.fullmatch("0|-?[1-9][0-9]{0,17}", key):
-        raise UserError(f"{where}: its {field} is {shown_value(key)}, and the benchmark wants a whole number; correct it")
+        raise UserError(f"{where}: its {field} is {shown_value(key)}, but the benchmark needs an integer; correct it")
     return int(key)
 
 
-def _add_choice(scores: Any, name: str, prompt: Prompt, found: Sequence[Prediction]) -> None:
-    question = number_of(prompt.key, "index", name) % ROTATIONS
-    scores.update(found[0].text, prompt.answer, options_of(prompt.text), question, prompt.group)
+def _add_choice(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> None:
+    question = parse_number(prompt.key, "index", name) % ROTATIONS
+    scores.update(predictions[0].text, prompt.answer, parse_options(prompt.text), question, prompt.group)
 
 
 SCORINGS: dict[str, Scoring] = {
@@ -210,10 +212,12 @@ SCORINGS: dict[str, Scoring] = {
         lambda _: metrics.DavisScores("unsupervised"), "soft_expression", _add_objects, "jf", JointExpressions
     ),
     "davis": Scoring(lambda _: metrics.DavisScores(), "soft_regions", _add_objects, "jf", SemiSupervisedVOS),
-    "davis_unsupervised": Scoring(lambda _: metrics.DavisScores("unsupervised"), "candidates", _add_proposals, "jf", Tracked),
-    "tracks": Scoring(lambda _: metrics.VideoAP(), "candidates", _add_tracks, "ap", Tracked),
+    "davis_unsupervised": Scoring(
+        lambda _: metrics.DavisScores("unsupervised"), "candidates", _add_proposals, "jf", TrackedInstances
+    ),
+    "tracks": Scoring(lambda _: metrics.VideoAP(), "candidates", _add_tracks, "ap", TrackedInstances),
     "regions": Scoring(lambda _: metrics.InteractiveScores(), "regions", _add_regions, "miou"),
-    "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", Clicked, Corrected),
+    "clicks": Scoring(lambda _: metrics.ClickScores(), "regions", _add_clicks, "iou@1", SimulatedClicks, CorrectiveClicks),
     "panoptic": Scoring(lambda _: metrics.PanopticQuality(), "panoptic", _add_panoptic, "pq"),
     "instances": Scoring(lambda _: metrics.MaskAP(), "instances", _add_instances, "ap"),
     "semantic": Scoring(lambda _: metrics.SemanticScores(), "semantic", _add_semantic, "miou"),
@@ -231,51 +235,51 @@ BY_TASK = {
     "panoptic": "panoptic",
     "caption": "exact",
 }
-"""How the prompts of a task are scored in validation; others are not."""
+"""Scoring of each task in validation; other tasks are not scored."""
 
 
 class Scorer:
-    """The accumulators of the prompts that came. by_task: how each task's prompts are scored. rules: metrics.sums.RULES."""
+    """The accumulators of all scored prompts. by_task: scoring of each task. rules: a name of metrics.sums.RULES."""
 
     def __init__(self, by_task: Mapping[str, str], rules: str = "official") -> None:
         self._by_task, self._rules = dict(by_task), rules
-        self._used: dict[str, Any] = {}
+        self._accumulators: dict[str, Any] = {}
 
     def scoring(self, prompt: Prompt) -> Scoring | None:
-        """How this prompt is scored, if it is."""
+        """Returns the scoring of a prompt, None if it is not scored."""
         name = self._by_task.get(prompt.task)
         return SCORINGS[name] if name else None
 
-    def add(self, name: str, prompt: Prompt, found: Sequence[Prediction]) -> float | None:
-        """Counts the answers to one prompt, a Prediction for each frame. Returns the headline score of this prompt alone, None
-        where it has none."""
+    def add(self, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> float | None:
+        """Adds the predictions for one prompt, one per frame. Returns the headline score of this prompt alone, None if it has
+        none."""
         scoring = SCORINGS[self._by_task[prompt.task]]
-        alone = scoring.new(self._rules)
-        scoring.add(alone, name, prompt, found)
-        self._into(self._by_task[prompt.task], alone)
-        return alone.compute().get(scoring.headline)
+        single = scoring.new(self._rules)
+        scoring.add(single, name, prompt, predictions)
+        self._merge_into(self._by_task[prompt.task], single)
+        return single.compute().get(scoring.headline)
 
-    def _into(self, name: str, accumulator: Any) -> None:
-        self._used.setdefault(name, SCORINGS[name].new(self._rules)).merge(accumulator)
+    def _merge_into(self, name: str, accumulator: Any) -> None:
+        self._accumulators.setdefault(name, SCORINGS[name].new(self._rules)).merge(accumulator)
 
     def merge(self, state: Mapping[str, Any]) -> None:
-        """Adds the state() of another scorer of the same prompts. ValueError, TypeError, KeyError where it is none."""
+        """Adds the state() of another scorer. Raises ValueError, TypeError or KeyError if the state is invalid."""
         for name, part in state.items():
             if name not in self._by_task.values():
-                raise ValueError(f"{name!r} is not what is scored here")
-            self._into(name, type(SCORINGS[name].new(self._rules)).from_state(part))
+                raise ValueError(f"{name!r} is not scored here")
+            self._merge_into(name, type(SCORINGS[name].new(self._rules)).from_state(part))
 
     def state(self) -> dict[str, Any]:
-        """All that was counted, as JSON takes it."""
-        return {name: accumulator.state() for name, accumulator in self._used.items()}
+        """Returns all sums as JSON values."""
+        return {name: accumulator.state() for name, accumulator in self._accumulators.items()}
 
-    def of_all_hosts(self, what: str) -> Scorer:
-        """What all hosts have counted, added up in the order of their numbers."""
+    def sum_over_hosts(self, what: str) -> Scorer:
+        """Returns the sum of the scorers of all hosts, added in the order of their ids."""
         total = Scorer(self._by_task, self._rules)
-        for told in hosts.exchange_long(f"the scores of {what}", json.dumps(self.state())):
-            total.merge(json.loads(told))
+        for text in hosts.exchange_long(f"the scores of {what}", json.dumps(self.state())):
+            total.merge(json.loads(text))
         return total
 
     def compute(self) -> dict[str, float]:
-        """All scores by name."""
-        return {name: value for accumulator in self._used.values() for name, value in accumulator.compute().items()}
+        """Returns all scores by name."""
+        return {name: value for accumulator in self._accumulators.values() for name, value in accumulator.compute().items()}

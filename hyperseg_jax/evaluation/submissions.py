@@ -1,4 +1,4 @@
-"""Answers as the benchmarks' servers take them, from rows that an evaluation keeps: one line of WRITERS a format."""
+"""Submission files for the evaluation servers of benchmarks. WRITERS has one entry per format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperseg_jax.datasets.masks import decode
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.scoring import number_of, options_of
+from hyperseg_jax.evaluation.scoring import parse_number, parse_options
 from hyperseg_jax.metrics.multiple_choice import choose
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
@@ -22,49 +22,49 @@ Row = dict[str, Any]
 
 
 NUMBERED = {"coco_panoptic": "image_id", "youtube_vis": "video id", "vqa": "question_id", "mmbench": "index"}
-"""Formats whose questions have numbers, and the fields of their files that these stand in."""
+"""Formats with integer ids of questions -> name of the id field in their files."""
 
 
 def check_question(submission: str, example: Example, prompt: Prompt) -> None:
-    """UserError where an answer could not be written in this format, a name of WRITERS. Asked before the model is."""
+    """Raises UserError if the answer could not be written in this format, a name of WRITERS. Called before the model runs."""
     if submission in NUMBERED:
-        number_of(prompt.key, NUMBERED[submission], example.name)
-    elif submission == "ref_youtube_vos":  # names of files in its zip
+        parse_number(prompt.key, NUMBERED[submission], example.name)
+    elif submission == "ref_youtube_vos":  # they become file names in a zip
         for name in (prompt.key, *example.frame_names):
             if not ref_youtube_vos.is_file_name(name):
-                raise UserError(f"{example.name}: {shown_value(name)} is no name of a file in a zip; correct it")
+                raise UserError(f"{example.name}: {shown_value(name)} cannot be a file name in a zip; correct it")
         if len(set(example.frame_names)) < len(example.frame_names):
-            raise UserError(f"{example.name}: its video has two frames of one name; correct the list of frames")
+            raise UserError(f"{example.name}: its video has two frames with the same name; correct the list of frames")
         if "/" not in prompt.key:
-            raise UserError(f"{example.name}: {shown_value(prompt.key)} is no video/expression; correct it")
+            raise UserError(f"{example.name}: {shown_value(prompt.key)} is not video/expression; correct it")
 
 
-def row_of(example: Example, prompt: Prompt, found: Sequence[Prediction]) -> Row:
-    """What a server may want of one answer, as JSON takes it; masks of every frame as run lengths."""
+def make_row(example: Example, prompt: Prompt, predictions: Sequence[Prediction]) -> Row:
+    """Returns the answer to a prompt as JSON values, with the masks of all frames as run lengths."""
     if not prompt.key:
-        raise UserError(f"{example.name}: its reader gives no key of the question, which the benchmark's server wants back")
+        raise UserError(f"{example.name}: its reader returns no key of the question, which the evaluation server needs")
     height, width = example.frames.shape[1:3]
     return {
         "key": prompt.key,
         "question": prompt.text,
-        "text": found[0].text,
-        "labels": list(found[0].labels),
-        "scores": list(found[0].scores),
+        "text": predictions[0].text,
+        "labels": list(predictions[0].labels),
+        "scores": list(predictions[0].scores),
         "frames": list(example.frame_names),
         "height": height,
         "width": width,
-        "masks": [[run_lengths.encode(mask) for mask in frame.masks] for frame in found],
+        "masks": [[run_lengths.encode(mask) for mask in frame.masks] for frame in predictions],
     }
 
 
 def is_row(row: Any) -> bool:
-    """Whether this may be a row of `row_of` that was kept in a file."""
+    """Returns whether a JSON value can be a saved row of `make_row`."""
     kinds = {**dict.fromkeys(("key", "question", "text"), str), **dict.fromkeys(("labels", "scores", "frames", "masks"), list)}
     if type(row) is not dict or {name: type(value) for name, value in row.items()} != {**kinds, "height": int, "width": int}:
         return False
     allowed, pixels = limits.current(), row["height"] * row["width"]
     if not (
-        min(row["height"], row["width"]) > 0 and pixels <= allowed.pixels and all(type(one) is list for one in row["masks"])
+        min(row["height"], row["width"]) > 0 and pixels <= allowed.pixels and all(type(frame) is list for frame in row["masks"])
     ):
         return False
     masks = sum(map(len, row["masks"]))
@@ -78,14 +78,14 @@ def is_row(row: Any) -> bool:
 
 
 def _masks(row: Row, frame: int) -> np.ndarray:
-    """bool [N, H, W]."""
+    """Returns the masks of a frame, bool [N, H, W]."""
     height, width = row["height"], row["width"]
     masks = [decode(mask, height, width, row["key"]) for mask in row["masks"][frame]]
     return np.array(masks, bool).reshape(-1, height, width)
 
 
 def _choice(row: Row) -> dict[str, Any]:
-    options = options_of(row["question"])
+    options = parse_options(row["question"])
     return {
         "index": int(row["key"]),
         "question": row["question"].split("\n")[0],
@@ -95,15 +95,15 @@ def _choice(row: Row) -> dict[str, Any]:
 
 
 def _expressions(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
-    """Keys are video/expression."""
+    """Writes expression masks; keys are video/expression."""
     path = folder / "submission.zip"
-    clip = lambda row: np.stack([_masks(row, t).any(0) for t in range(len(row["frames"]))])
-    ref_youtube_vos.write(path, ((*row["key"].rsplit("/", 1), row["frames"], clip(row)) for row in rows))
+    video = lambda row: np.stack([_masks(row, t).any(0) for t in range(len(row["frames"]))])
+    ref_youtube_vos.write(path, ((*row["key"].rsplit("/", 1), row["frames"], video(row)) for row in rows))
     return path
 
 
 def _panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
-    """Keys are image ids, names of pngs those of COCO; examples.category_ids has the dataset's numbers of the classes."""
+    """Writes panoptic images; keys are image ids, and PNG names follow COCO. examples.category_ids: ids of the classes."""
 
     def images() -> Iterator[tuple[int, str, np.ndarray, list[dict[str, int]]]]:
         for row in rows:
@@ -118,7 +118,7 @@ def _panoptic(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathl
 
 
 def _tracks(folder: pathlib.Path, rows: Sequence[Row], examples: Any) -> pathlib.Path:
-    """Keys are video ids; examples.category_ids as above."""
+    """Writes video instances; keys are video ids. examples.category_ids: ids of the classes."""
 
     def instances() -> Iterator[tuple[int, int, float, np.ndarray]]:
         for row in rows:
@@ -150,4 +150,4 @@ WRITERS: dict[str, Callable[[pathlib.Path, Sequence[Row], Any], pathlib.Path]] =
     "vqa": _vqa,
     "mmbench": _mmbench,
 }
-"""write(folder, rows in the order of the examples, their reader) -> what to send."""
+"""Format -> write(folder, rows in the order of the examples, reader of the examples), which returns the path to submit."""

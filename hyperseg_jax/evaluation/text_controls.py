@@ -1,4 +1,4 @@
-"""A referring score with its controls: shuffled expressions, and the best answer that ignores the text."""
+"""Referring scores with controls: shuffled expressions, and the best text-blind baseline."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hyperseg_jax.toy.text_controls import objects_and_targets
 
 @dataclasses.dataclass(frozen=True)
 class TextControls:
-    """ciou, giou: of the model. shuffled_*: the same with every prompt given another prompt's text. blind_*: the best of the
-    baselines that never see the text. evaluation: the model's own, with its images."""
+    """ciou, giou: scores of the model. shuffled_*: its scores when each prompt gets the text of another prompt. blind_*: the
+    best baseline that does not see the text. evaluation: the evaluation of the model, with its images."""
 
     ciou: float
     giou: float
@@ -28,7 +28,7 @@ class TextControls:
     evaluation: Evaluation
 
     def controls(self) -> dict[str, float]:
-        """The scores that stand beside the model's."""
+        """Returns the scores of the controls."""
         return {
             "ciou_shuffled": self.shuffled_ciou,
             "giou_shuffled": self.shuffled_giou,
@@ -37,7 +37,7 @@ class TextControls:
         }
 
     def lines(self) -> list[tuple[str, float, float]]:
-        """(what, cIoU, gIoU) for a table."""
+        """Returns rows of (label, cIoU, gIoU) for a table."""
         return [
             ("the model", self.ciou, self.giou),
             ("the same, expressions shuffled", self.shuffled_ciou, self.shuffled_giou),
@@ -50,33 +50,41 @@ def referring_with_controls(
     task: Task,
     *,
     limit: int | None = None,
-    found: Evaluation | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    evaluation: Evaluation | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> TextControls:
-    """Takes the controls that task.controls names; task.val must read all prompts of an image as one example.
+    """Runs the controls of task.controls. task.val must return all prompts of an image as one example.
 
-    found: an evaluation of {"controls": task} that has been made already. say: takes a line about images that cannot be read;
-    they are in no score. UserError where there are no others.
+    evaluation: result of evaluate() for {"controls": task}, if available. log: receives lines about unreadable images, which
+    are not scored. Raises UserError if no image can be read.
     """
     if task.controls is None:
-        raise ValueError(f"task {task.name} has no controls: it does not validate on referring expressions of a toy world")
-    asked, unread = {"controls": task}, list[str]()
-    found = found or evaluate(engine, asked, limit=limit, say=say)
-    if "ciou" not in found.scores["controls"]:
-        raise UserError(f"task {task.name}: none of the records that are asked can be read, so there is no score; mend them")
-    shuffled = evaluate(engine, asked, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
-    images = objects_and_targets(*task.controls, limit=limit, on_unreadable=lambda k, why: unread.append(f"image {k}: {why}"))
+        raise ValueError(f"task {task.name} has no controls: its validation data are not referring expressions of a toy world")
+    tasks, unread = {"controls": task}, list[str]()
+    evaluation = evaluation or evaluate(engine, tasks, limit=limit, log=log)
+    if "ciou" not in evaluation.scores["controls"]:
+        raise UserError(f"task {task.name}: none of the requested records can be read, so there is no score; fix them")
+    shuffled = evaluate(engine, tasks, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
+    images = objects_and_targets(*task.controls, limit=limit, on_unreadable=lambda k, reason: unread.append(f"image {k}: {reason}"))
     blind = text_blind_scores(images)["best"]
     if unread:
-        say(f"{len(unread)} images could not be read and are in no answer that ignores the text; the first: {unread[0]}")
-    own, other = found.scores["controls"], shuffled.scores["controls"]
-    return TextControls(own["ciou"], own["giou"], other["ciou"], other["giou"], blind["ciou"], blind["giou"], found)
+        log(f"{len(unread)} images could not be read and are not part of the text-blind baseline; the first: {unread[0]}")
+    scores, shuffled_scores = evaluation.scores["controls"], shuffled.scores["controls"]
+    return TextControls(
+        scores["ciou"],
+        scores["giou"],
+        shuffled_scores["ciou"],
+        shuffled_scores["giou"],
+        blind["ciou"],
+        blind["giou"],
+        evaluation,
+    )
 
 
 def shuffle(examples: list[Example]) -> list[Example]:
-    """The same questions with every text moved to another prompt."""
-    flat = [prompt for example in examples for prompt in example.prompts]
-    order = shuffled_order([prompt.text for prompt in flat])
-    texts = iter([flat[k].text for k in order])
-    asked = [tuple(dataclasses.replace(prompt, text=next(texts)) for prompt in example.prompts) for example in examples]
-    return [dataclasses.replace(example, prompts=prompts) for example, prompts in zip(examples, asked, strict=True)]
+    """Returns the examples with each text moved to another prompt."""
+    all_prompts = [prompt for example in examples for prompt in example.prompts]
+    order = shuffled_order([prompt.text for prompt in all_prompts])
+    texts = iter([all_prompts[k].text for k in order])
+    shuffled = [tuple(dataclasses.replace(prompt, text=next(texts)) for prompt in example.prompts) for example in examples]
+    return [dataclasses.replace(example, prompts=prompts) for example, prompts in zip(examples, shuffled, strict=True)]

@@ -1,13 +1,13 @@
-"""Parallelism: meshes, placement, and runs of many hosts.
+"""Parallelism: meshes, shardings and multi-host runs.
 
 Devices
-    presets.py    presets as data: mesh axes and the logical axes split over them
-    placement.py  the mesh; where parameters and batches lie
-    report.py     the table of where each parameter lies
-    feed.py       rows of batches from this host to the devices and back
+    presets.py    presets as data: mesh axes, and the logical axes sharded over them
+    placement.py  the mesh; shardings of parameters and batches
+    report.py     the table of parameter shardings
+    feed.py       transfer of batch rows between this host and its devices
 
 Hosts
-    hosts.py            joining, exchanging texts, ending in bounded time
-    startup_barrier.py  waits for all hosts when a run starts, and names the missing
-    watchdog.py         writes the stacks of a run that hangs
+    hosts.py            joining, exchanging texts, failing in bounded time
+    startup_barrier.py  waits for all hosts when a run starts, and names missing ones
+    watchdog.py         dumps the stacks of a run that hangs
 """

@@ -1,4 +1,4 @@
-"""Rows of batches on their way to the devices and back: each host feeds and reads those that lie with it."""
+"""Transfer of batches between hosts and devices: each host feeds and reads the rows of its own devices."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ from hyperseg_jax.parallel import hosts
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of a global batch of `total` that lie on this process's devices. places: their numbers, in order. scored: for
-    each of them whether this is the first of the processes that hold it, and so the one that counts it."""
+    """The rows of a global batch that lie on this process's devices.
+
+    total: rows of the global batch. indices: this process's rows, in order. scored: for each of them, whether this process
+    scores it; of several processes that hold a row, the first one does.
+    """
 
     total: int
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     scored: tuple[bool, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """sharding: how batches lie on the mesh, cut along their first axis; None leaves all to jit, in a run of one process."""
+    """Feeds batches. sharding: of batches along their first axis; None leaves it to jit, in a single process."""
 
     sharding: Sharding | None = None
 
-    def size(self, wanted: int) -> int:
-        """The smallest batch from `wanted` rows on that every device gets an equal part of."""
+    def size(self, at_least: int) -> int:
+        """Returns the smallest batch size of at least `at_least` rows that the sharding divides evenly."""
         if self.sharding is None:
-            return wanted
-        cuts = next(n for n in range(1, self.sharding.num_devices + 1) if self._divides(n))
-        return -(-wanted // cuts) * cuts
+            return at_least
+        parts = next(n for n in range(1, self.sharding.num_devices + 1) if self._divides(n))
+        return -(-at_least // parts) * parts
 
     def _divides(self, size: int) -> bool:
         try:
@@ -45,53 +48,64 @@ class Feed:
         return True
 
     def rows(self, batch_size: int) -> Rows:
-        """This process's rows of a batch. UserError where it has none."""
+        """Returns this process's rows of a batch. Raises UserError if it has none."""
         if self.sharding is None:
             return Rows(batch_size, tuple(range(batch_size)), (True,) * batch_size)
         if not self._divides(batch_size):
-            raise UserError(f"train.batch_size = {batch_size}: give a multiple of {self.size(1)}, the devices along the batch")
+            raise UserError(f"train.batch_size = {batch_size}: give a multiple of {self.size(1)}, the batch shards of the mesh")
         holders: dict[int, set[int]] = {}
         device: Any
         for device, (index, *_) in self.sharding.devices_indices_map((batch_size,)).items():
             for row in range(batch_size)[index]:
                 holders.setdefault(row, set()).add(device.process_index)
-        me = jax.process_index()
-        places = tuple(row for row in sorted(holders) if me in holders[row])
-        if not places:
-            raise UserError(f"process {hosts.name(me)} has no device of the mesh; use a preset that takes all devices")
-        return Rows(batch_size, places, tuple(min(holders[row]) == me for row in places))
+        process = jax.process_index()
+        indices = tuple(row for row in sorted(holders) if process in holders[row])
+        if not indices:
+            raise UserError(
+                f"process {hosts.process_name(process)} has no device in the mesh; use a preset that uses all devices"
+            )
+        return Rows(batch_size, indices, tuple(min(holders[row]) == process for row in indices))
 
     def put(self, batch: Any, rows: Rows | None = None) -> Any:
-        """This process's rows of a batch (NumPy), in their order, as global arrays. rows: of `rows`; needed where there is a
+        """Returns global arrays from this process's rows of a batch (NumPy), in order. rows: result of `rows`, required with a
         sharding."""
         if (sharding := self.sharding) is None or rows is None:
             return batch
-        # Nothing says that the rows of a host lie together: chips are numbered along the links of a slice, not by host.
-        place = {row: k for k, row in enumerate(rows.places)}
+        # The rows of a host need not be contiguous: chips are ordered by the topology of a slice, not by host.
+        position = {row: k for k, row in enumerate(rows.indices)}
 
-        def of(leaf: np.ndarray) -> jax.Array:
-            def part(index: Any) -> Any:
+        def to_global(leaf: np.ndarray) -> jax.Array:
+            def read_shard(index: Any) -> Any:
                 start, stop, _ = index[0].indices(rows.total)
-                return leaf[place[start] : place[start] + stop - start]
+                return leaf[position[start] : position[start] + stop - start]
 
-            return jax.make_array_from_callback((rows.total, *leaf.shape[1:]), sharding, part)
+            return jax.make_array_from_callback((rows.total, *leaf.shape[1:]), sharding, read_shard)
 
-        return jax.tree.map(of, batch)
+        return jax.tree.map(to_global, batch)
 
+<<<<<<< HEAD
     def map_shards(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """function(rows, shared): each device on its own rows; what it makes of them lies as they do."""
+||||||| ef4ad52
+    def by_shard(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """function(rows, shared): each device on its own rows; what it makes of them lies as they do."""
+=======
+    def shard_map(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns function(rows, replicated) mapped over the devices, each with its own rows; outputs are sharded like
+        `rows`."""
+>>>>>>> plain-training
         if self.sharding is None:
             return function
         sharding = cast(NamedSharding, self.sharding)
-        rows, whole = sharding.spec, PartitionSpec()
-        return jax.shard_map(function, mesh=sharding.mesh, in_specs=(rows, whole), out_specs=rows, check_vma=False)
+        rows, replicated = sharding.spec, PartitionSpec()
+        return jax.shard_map(function, mesh=sharding.mesh, in_specs=(rows, replicated), out_specs=rows, check_vma=False)
 
-    def own(self, array: jax.Array) -> np.ndarray:
-        """This process's rows of an array that lies as a batch does, in their order."""
+    def local_rows(self, array: jax.Array) -> np.ndarray:
+        """Returns this process's rows of an array with the sharding of a batch, in order."""
         if self.sharding is None:
             return np.asarray(array)
         shards = {shard.index[0].indices(array.shape[0])[0]: shard.data for shard in array.addressable_shards}
         return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
-ALONE = Feed()
+SINGLE_PROCESS = Feed()

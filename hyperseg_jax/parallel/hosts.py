@@ -1,4 +1,4 @@
-"""Many hosts: how they join, agree, and end in bounded time. In a run of one process all of it is trivial."""
+"""Multi-host runs: joining, exchanging texts and failing in bounded time. All functions also work in a single process."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from typing import Any
 import jax
 import orbax.checkpoint  # noqa: F401  it defines the flag below
 from absl import flags
-from jax._src import clusters, distributed  # the coordination service has no public door
+from jax._src import clusters, distributed  # JAX has no public API for its coordination service
 from jax.experimental import multihost_utils
 
 from hyperseg_jax.errors import HostLost, UserError
 from hyperseg_jax.parallel.startup_barrier import startup_barrier
 from hyperseg_jax.untrusted.printing import printable
 
-PIECE = 2**20
-"""Characters of a text that the coordination service carries at once."""
+CHUNK = 2**20
+"""Maximum length of a text in one message of the coordination service, in characters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Timeouts:
-    """Seconds. start: until all hosts have come. barrier: until all come to a place where they agree. heartbeat: after which
-    a silent host counts as lost and the others end. watchdog: without a finished step, after which stacks are dumped."""
+    """Timeouts in seconds. start: for all hosts to join. barrier: for all hosts to reach a barrier. heartbeat: after which a
+    silent host counts as lost and the others exit. watchdog: without a finished step, after which stacks are dumped."""
 
     start: float = 300
     barrier: float = 600
@@ -44,47 +44,45 @@ class Timeouts:
                 raise UserError(f"hosts.{field.name} = {getattr(self, field.name)}: give seconds above 0")
 
 
-class _Joined:
-    """What this process knows of the others."""
+class _ProcessGroup:
+    """Global state of this module: timeouts, names of all processes, number of barriers so far."""
 
     timeouts = Timeouts()
     names: tuple[str, ...] = ()
-    meetings = 0
+    barriers = 0
 
 
-_joined = _Joined()
+_group = _ProcessGroup()
 
 
 def join(
     timeouts: Timeouts, *, coordinator: str | None = None, process_id: int | None = None, processes: int | None = None
 ) -> None:
-    """Makes one run of all its processes, before anything asks for devices.
+    """Joins all processes of a run. Must be called before JAX initializes devices.
 
-    coordinator: HOST:PORT of process 0. What is None is taken from HYPERSEG_COORDINATOR, HYPERSEG_PROCESS_ID and
-    HYPERSEG_PROCESSES, then from the environment of a TPU pod, GKE, Slurm or Open MPI; where none of them speaks, the process
-    is alone. HostLost names the hosts that do not come within timeouts.start.
+    coordinator: HOST:PORT of process 0. Arguments that are None are read from HYPERSEG_COORDINATOR, HYPERSEG_PROCESS_ID and
+    HYPERSEG_PROCESSES, then from the environment of a TPU pod, GKE, Slurm or Open MPI; without any of these, the run has a
+    single process. Raises HostLost, naming the hosts that do not join within timeouts.start.
     """
-    _joined.timeouts = timeouts
+    _group.timeouts = timeouts
     coordinator = coordinator or os.environ.get("HYPERSEG_COORDINATOR")
-    process_id = _number("HYPERSEG_PROCESS_ID") if process_id is None else process_id
-    processes = _number("HYPERSEG_PROCESSES") if processes is None else processes
+    process_id = _read_integer("HYPERSEG_PROCESS_ID") if process_id is None else process_id
+    processes = _read_integer("HYPERSEG_PROCESSES") if processes is None else processes
     if processes != 1 and None in (coordinator, process_id, processes):
-        given = coordinator, processes, process_id
-        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, int(timeouts.start))
-        coordinator, processes, process_id = found[0], found[1], found[2]
+        explicit = coordinator, processes, process_id
+        detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(*explicit, None, None, int(timeouts.start))
+        coordinator, processes, process_id = detected[0], detected[1], detected[2]
         if None in (coordinator, processes, process_id):
-            if any(value is not None for value in given):
+            if any(value is not None for value in explicit):
                 raise UserError("give --coordinator HOST:PORT, --process-id and --processes together, or none of them")
             return
     if processes == 1:
         return
     if coordinator is None or process_id is None or processes is None or not 0 <= process_id < processes:
-        raise UserError(f"--process-id {process_id} of --processes {processes}: give 0 up to one less than their number")
+        raise UserError(f"--process-id {process_id} of --processes {processes}: give a process id from 0 to processes - 1")
     flags.FLAGS.mark_as_parsed()
-    flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True  # its other barriers have no time limit
-    _joined.names = tuple(
-        startup_barrier(coordinator, process_id, processes, name=socket.gethostname(), seconds=timeouts.start)
-    )
+    flags.FLAGS["experimental_orbax_use_distributed_barrier"].value = True  # its other barriers have no timeout
+    _group.names = tuple(startup_barrier(coordinator, process_id, processes, name=socket.gethostname(), seconds=timeouts.start))
     jax.distributed.initialize(
         coordinator,
         processes,
@@ -95,91 +93,92 @@ def join(
     )
 
 
-def _number(variable: str) -> int | None:
+def _read_integer(variable: str) -> int | None:
     text = os.environ.get(variable)
     if text is not None and not text.isdigit():
         raise UserError(f"{variable}={text}: give a whole number")
     return None if text is None else int(text)
 
 
-def _service() -> Any:
-    """The client of the coordination service that all processes share."""
+def _client() -> Any:
+    """Returns the client of the coordination service."""
     return distributed.global_state.client
 
 
-def leads() -> bool:
-    """Whether this process writes the files of the run."""
+def is_primary() -> bool:
+    """Returns whether this is process 0, which writes the files of the run."""
     return jax.process_index() == 0
 
 
-def name(process: int) -> str:
-    """How messages call a process: its number and its host."""
-    return f"{process} ({_joined.names[process]})" if process < len(_joined.names) else str(process)
+def process_name(process: int) -> str:
+    """Returns the name of a process in messages: its id and its host."""
+    return f"{process} ({_group.names[process]})" if process < len(_group.names) else str(process)
 
 
 def exchange(what: str, text: str = "", *, seconds: float | None = None) -> list[str]:
-    """Each process gives a text and gets those of all, in the order of their ids; so it is a barrier as well.
+    """Returns the texts of all processes, in the order of their ids (all-gather). Acts as a barrier.
 
-    All processes call it in the same order. seconds: hosts.barrier unless given. HostLost names those that do not come.
+    All processes must make the same calls in the same order. what: the purpose, for messages. seconds: timeout, hosts.barrier
+    by default. Raises HostLost, naming the processes that do not arrive in time.
     """
-    count, me, client = jax.process_count(), jax.process_index(), _service()
+    count, process, client = jax.process_count(), jax.process_index(), _client()
     if count == 1:
         return [text]
-    seconds = seconds or _joined.timeouts.barrier
-    _joined.meetings += 1
-    folder = f"hyperseg/{_joined.meetings}/"
-    client.key_value_set(f"{folder}{me}", text)
+    seconds = seconds or _group.timeouts.barrier
+    _group.barriers += 1
+    folder = f"hyperseg/{_group.barriers}/"
+    client.key_value_set(f"{folder}{process}", text)
     try:
-        client.wait_at_barrier(f"hyperseg/{_joined.meetings}/{what}", int(seconds * 1000))
+        client.wait_at_barrier(f"hyperseg/{_group.barriers}/{what}", int(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
-        came = {int(key.rsplit("/", 1)[1]) for key, _ in client.key_value_dir_get(folder)}
-        missing = ", ".join(name(k) for k in range(count) if k not in came) or "none"
+        arrived = {int(key.rsplit("/", 1)[1]) for key, _ in client.key_value_dir_get(folder)}
+        missing = ", ".join(process_name(k) for k in range(count) if k not in arrived) or "none"
         raise HostLost(
-            f"{what}: after {seconds:g} s, processes that have not come: {missing} of {count}; look at their logs, "
+            f"{what}: after {seconds:g} s, processes that have not arrived: {missing} of {count}; check their logs, "
             f"or raise hosts.barrier ({str(error).splitlines()[0][:200]})"
         ) from error
     texts = dict(client.key_value_dir_get(folder))
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # all have read the one before
-        client.key_value_delete(f"hyperseg/{_joined.meetings - 1}/{me}")
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # all processes have read the previous texts
+        client.key_value_delete(f"hyperseg/{_group.barriers - 1}/{process}")
     return [texts[f"{folder}{k}"] for k in range(count)]
 
 
 def exchange_long(what: str, text: str) -> list[str]:
-    """As `exchange`, for texts of any length: the coordination service carries them packed, in pieces."""
+    """Like `exchange`, for texts of any length, which are compressed and sent in chunks."""
     if jax.process_count() == 1:
         return [text]
     packed = base64.b85encode(zlib.compress(text.encode())).decode()
-    pieces = [packed[k : k + PIECE] for k in range(0, len(packed), PIECE)]
-    counts = [int(count) for count in exchange(f"{what}, pieces", str(len(pieces)))]
-    rounds = [exchange(f"{what}, piece {k}", pieces[k] if k < len(pieces) else "") for k in range(max(counts))]
-    return [zlib.decompress(base64.b85decode("".join(told))).decode() for told in zip(*rounds, strict=True)]
+    chunks = [packed[k : k + CHUNK] for k in range(0, len(packed), CHUNK)]
+    counts = [int(count) for count in exchange(f"{what}, chunks", str(len(chunks)))]
+    rounds = [exchange(f"{what}, chunk {k}", chunks[k] if k < len(chunks) else "") for k in range(max(counts))]
+    return [zlib.decompress(base64.b85decode("".join(parts))).decode() for parts in zip(*rounds, strict=True)]
 
 
-def agree(what: str, failure: str = "", *, seconds: float | None = None) -> str:
-    """The failures of all processes in one line, "" where there is none: so that all go on, or none does. seconds: see
-    exchange."""
-    told = exchange(what, failure, seconds=seconds)
-    if len(told) == 1:
+def combine_failures(what: str, failure: str = "", *, seconds: float | None = None) -> str:
+    """Returns the failures of all processes in one line, "" if there are none, so that either all processes continue or none.
+    seconds: see exchange."""
+    failures = exchange(what, failure, seconds=seconds)
+    if len(failures) == 1:
         return failure
-    return "; ".join(f"process {name(k)}: {text}" for k, text in enumerate(told) if text)
+    return "; ".join(f"process {process_name(k)}: {text}" for k, text in enumerate(failures) if text)
 
 
 def reached_stop(step: int) -> bool:
-    """Whether all processes stop after this step because one of them was told to (SIGTERM). Each asks at every step."""
+    """Returns whether all processes stop after this step, because one got SIGTERM. All must call it at every step."""
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
-def leave() -> None:
-    """The end of a run of many processes, which all come to it."""
+def shut_down() -> None:
+    """Waits for all processes and leaves the run. All processes must call it."""
     if jax.process_count() > 1:
         exchange("the end")
         jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
-def ending() -> Iterator[None]:
-    """Where there are other processes, an error inside ends this one at once, since they would wait for it: told first, exit
-    code 1, 2 for bad input. The others notice within hosts.heartbeat."""
+def exit_on_error() -> Iterator[None]:
+    """In a multi-process run, prints an error of the body and exits at once with code 1, or 2 for bad input: the other
+    processes would wait for this one. They notice within hosts.heartbeat."""
     try:
         yield
     except BaseException as error:
@@ -188,10 +187,12 @@ def ending() -> Iterator[None]:
         if not isinstance(error, UserError):
             traceback.print_exc()
         line = f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UserError) else str(error)
-        broken = isinstance(error, jax.errors.JaxRuntimeError)
-        hint = "; another host may be gone, the same command on all hosts goes on from the newest save" if broken else ""
-        print(f"error: process {name(jax.process_index())}: {printable(line)}{hint}", file=sys.stderr, flush=True)
-        with contextlib.suppress(Exception):  # where all fail alike, none pulls the rug from under another
-            _service().wait_at_barrier("hyperseg/ending", 5000)
-        time.sleep(1 if leads() else 0)  # it holds the service of the others
+        connection_lost = isinstance(error, jax.errors.JaxRuntimeError)
+        hint = ""
+        if connection_lost:
+            hint = "; another host may have failed; rerun the command on all hosts to resume from the newest checkpoint"
+        print(f"error: process {process_name(jax.process_index())}: {printable(line)}{hint}", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):  # if all processes fail alike, all can print their errors before any exits
+            _client().wait_at_barrier("hyperseg/ending", 5000)
+        time.sleep(1 if is_primary() else 0)  # process 0 runs the coordination service of the others
         os._exit(2 if isinstance(error, UserError) and not isinstance(error, HostLost) else 1)

@@ -1,4 +1,4 @@
-"""Meshes and placement: parameters by their logical axes, batches by their rows."""
+"""Meshes and shardings: parameters are sharded by their logical axes, batches by rows."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from hyperseg_jax import axes
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import presets
 
-SMALLEST = 2**18  # parameters with fewer elements cost less to hold than to gather
+MIN_SHARDED_SIZE = 2**18  # smaller parameters are cheaper to replicate than to gather
 Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh with its rules: (logical axis, mesh axes or None), in the order of their priority. smallest: parameters with fewer
-    elements stay whole."""
+    """A mesh and its rules, (logical axis, mesh axes or None) in order of priority. min_size: parameters with fewer elements
+    are replicated."""
 
     preset: str
-    mesh: Any  # a Mesh, or an AbstractMesh where only shapes are asked for
+    mesh: Any  # a Mesh, or an AbstractMesh if only shapes are needed
     rules: Rules
-    smallest: int = SMALLEST
+    min_size: int = MIN_SHARDED_SIZE
 
     @property
-    def whole(self) -> NamedSharding:
-        """A copy on each device."""
+    def replicated(self) -> NamedSharding:
+        """The replicated sharding."""
         return NamedSharding(self.mesh, P())
 
     @property
     def batch(self) -> NamedSharding:
-        """The leading axis split over the devices that hold different rows."""
+        """The sharding of batches, along their first axis."""
         return NamedSharding(self.mesh, axes.resolve(("batch",), self.rules))
 
     @property
-    def batch_parts(self) -> int:
-        """Into how many parts a batch is split."""
+    def batch_shards(self) -> int:
+        """Number of parts that a batch is sharded into."""
         return axes.num_shards(self.batch.spec[0], self.mesh)
 
 
 def make(
     preset: str, sizes: Mapping[str, int] | None = None, *, devices: Sequence[Any] | None = None, adapters: bool = False
 ) -> Placement:
-    """The mesh of a preset (or "auto") over the devices, all of the run by default.
+    """Returns the mesh of a preset (or "auto") over the devices, by default all devices of the run.
 
-    sizes: of mesh axes, where they differ from the preset's; 0 leaves the preset's. adapters: see presets.choose.
-    UserError where the sizes do not multiply to the number of devices.
+    sizes: overrides of mesh axis sizes; 0 keeps the size of the preset. adapters: see presets.choose.
+    Raises UserError if the product of the sizes is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
@@ -80,68 +80,71 @@ def make(
 
 
 def abstract(preset: str, sizes: Mapping[str, int], devices: int) -> Placement:
-    """A placement without devices, for shapes alone."""
+    """Returns a placement without devices, for shapes only."""
     shape = resolve(preset, sizes, devices)
     mesh = jax.sharding.AbstractMesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
     return Placement(preset, mesh, rules(preset, shape))
 
 
 def resolve(preset: str, sizes: Mapping[str, int], devices: int) -> dict[str, int]:
-    """{mesh axis: size} of a preset on so many devices."""
+    """Returns {mesh axis: size} of a preset on this number of devices."""
     shape = dict(presets.PRESETS[preset].mesh)
     unknown = [name for name in sizes if name not in shape]
     if unknown:
-        raise UserError(f"train.mesh.{unknown[0]}: preset {preset} has the axes {', '.join(shape)}; take another train.preset")
+        raise UserError(f"train.mesh.{unknown[0]}: preset {preset} has the axes {', '.join(shape)}; use another train.preset")
     shape.update(sizes)
     fixed = math.prod(size for size in shape.values() if size != -1)
     shape = {name: max(1, devices // fixed) if size == -1 else size for name, size in shape.items()}
     if preset != "single" and math.prod(shape.values()) != devices:
-        told = " x ".join(f"{name} {size}" for name, size in shape.items())
-        raise UserError(f"train.preset = {preset!r}: {told} does not make {devices} devices; set train.mesh.{list(shape)[-1]}")
+        product = " x ".join(f"{name} {size}" for name, size in shape.items())
+        raise UserError(
+            f"train.preset = {preset!r}: {product} does not match {devices} devices; set train.mesh.{list(shape)[-1]}"
+        )
     return shape
 
 
 def rules(preset: str, shape: Mapping[str, int]) -> Rules:
-    """The preset's rules on the axes that its mesh has, then all other logical axes, which stay whole."""
-    given: dict[str, str | tuple[str, ...] | None] = {}
+    """Returns the rules of the preset for the axes of its mesh, then all other logical axes, which are not sharded."""
+    result: dict[str, str | tuple[str, ...] | None] = {}
     for axis, over in presets.PRESETS[preset].rules:
-        there = tuple(name for name in over if name in shape)
-        given[axis] = there[0] if len(there) == 1 else there or None  # JAX tells P("data") from P(("data",))
-    return (*given.items(), *((axis, None) for axis in axes.AXES if axis not in given))
+        mesh_axes = tuple(name for name in over if name in shape)
+        # JAX distinguishes P("data") from P(("data",)).
+        result[axis] = mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes or None
+    return (*result.items(), *((axis, None) for axis in axes.AXES if axis not in result))
 
 
 @contextlib.contextmanager
 def use(placed: Placement) -> Iterator[None]:
-    """Inside, constrain() takes effect."""
+    """Activates the mesh and its rules, so that constrain() takes effect."""
     with jax.set_mesh(placed.mesh), nn.logical_axis_rules(placed.rules):
         yield
 
 
 def spec_of(names: Sequence[str | None], shape: Sequence[int], placed: Placement) -> P:
-    """Where the dimensions of a parameter lie. One that its mesh axes do not divide stays whole."""
-    if math.prod(shape) < placed.smallest:
+    """Returns the PartitionSpec of a parameter. A dimension that its mesh axes do not divide is not sharded."""
+    if math.prod(shape) < placed.min_size:
         return P()
     spec = axes.resolve(names, placed.rules)
-    kept = [axis if n % axes.num_shards(axis, placed.mesh) == 0 else None for n, axis in zip(shape, spec, strict=True)]
-    while kept and kept[-1] is None:  # JAX tells P() from P(None)
-        kept.pop()
-    return P(*kept)
+    result = [axis if n % axes.num_shards(axis, placed.mesh) == 0 else None for n, axis in zip(shape, spec, strict=True)]
+    while result and result[-1] is None:  # JAX distinguishes P() from P(None)
+        result.pop()
+    return P(*result)
 
 
 def shardings(boxed: Any, placed: Placement) -> Any:
-    """The sharding of each parameter, from parameters boxed with their axis names (the shapes of a system's `init`)."""
+    """Returns the sharding of each parameter. boxed: parameters with their axis names (the shapes of a system's `init`)."""
 
-    def of(leaf: Any) -> NamedSharding:
+    def sharding(leaf: Any) -> NamedSharding:
         names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else (None,) * leaf.ndim
         shape = leaf.value.shape if isinstance(leaf, nn.LogicallyPartitioned) else leaf.shape
         return NamedSharding(placed.mesh, spec_of(names, shape, placed))
 
-    return jax.tree.map(of, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    return jax.tree.map(sharding, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
-def abstract_arrays(abstract: Any, where: Any) -> Any:
-    """Shapes and types with their places. where: a tree of shardings, or one for all."""
-    if isinstance(where, NamedSharding):
-        one = where
-        where = jax.tree.map(lambda _: one, abstract)
-    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), abstract, where)
+def abstract_arrays(abstract: Any, shardings: Any) -> Any:
+    """Adds shardings to shapes and types. shardings: a tree of shardings, or a single one for all leaves."""
+    if isinstance(shardings, NamedSharding):
+        single = shardings
+        shardings = jax.tree.map(lambda _: single, abstract)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract, shardings)

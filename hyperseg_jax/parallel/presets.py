@@ -1,7 +1,7 @@
-"""How a run is spread over devices, as data: mesh axes and the logical axes that are split over them.
+"""Sharding presets as data: mesh axes, and the logical axes that are sharded over them.
 
-Four mesh axes: "data" holds copies of the parameters, "fsdp" splits parameters and batch, "tensor" splits the inside of
-layers, "space" splits images by rows. Where two dimensions of an array want the same mesh axis, the earlier rule counts.
+There are four mesh axes: "data" replicates the parameters, "fsdp" shards parameters and batch, "tensor" shards the inside of
+layers, "space" shards images by rows. If two dimensions of an array map to the same mesh axis, the earlier rule wins.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from hyperseg_jax import axes
 from hyperseg_jax.errors import UserError
 
 MESH_AXES = {
-    "data": "copies of the parameters; the batch is split",
-    "fsdp": "parameters and batch are split, parameters are gathered layer by layer",
-    "tensor": "heads, hidden widths and vocabulary are split, activations are summed",
-    "space": "rows of images and feature maps are split",
+    "data": "parameters are replicated, the batch is sharded",
+    "fsdp": "parameters and batch are sharded, parameters are gathered layer by layer",
+    "tensor": "heads, hidden widths and vocabulary are sharded, activations are summed",
+    "space": "rows of images and feature maps are sharded",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """mesh: {mesh axis: size}; -1 takes the devices that are left. rules: (logical axis, mesh axes); those not named are whole.
-    slices: the mesh axis whose outer part runs between slices, over the data-center network."""
+    """A way to shard a run. mesh: {mesh axis: size}; -1 uses the remaining devices. rules: (logical axis, mesh axes); logical
+    axes without a rule are not sharded. slices: the mesh axis whose outer part spans slices, over the data-center network."""
 
     mesh: Mapping[str, int]
     rules: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -37,7 +37,7 @@ class Preset:
 
 
 BATCH = (("batch", ("data", "fsdp")),)
-# token tables by their rows: split by columns, their gradient would need all activations on every device
+# Token tables are sharded by rows: sharded by columns, their gradient would need all activations on every device.
 WEIGHTS = (("vocab", ("fsdp", "tensor")), ("embed", ("fsdp",)), ("conv_out", ("fsdp",)))
 LAYERS = (("heads", ("tensor",)), ("mlp", ("tensor",)))
 SPACE = (("height", ("space",)), ("tokens", ("space",)))
@@ -45,7 +45,7 @@ SPACE = (("height", ("space",)), ("tokens", ("space",)))
 PRESETS = {
     "single": Preset({"data": 1}),
     "data": Preset({"data": -1}, BATCH),
-    # adapters: the frozen base is whole everywhere; the token tables, if they are trained, are split with their moments
+    # LoRA: the frozen base model is replicated; token tables, if trained, are sharded together with their moments.
     "lora": Preset({"data": -1}, (*BATCH, ("vocab", ("data",)))),
     "fsdp": Preset({"fsdp": -1}, (*BATCH, *WEIGHTS)),
     "data_fsdp": Preset({"data": -1, "fsdp": 2}, (*BATCH, *WEIGHTS)),
@@ -54,15 +54,15 @@ PRESETS = {
     "large_image": Preset({"data": -1, "space": 2}, (*BATCH, *SPACE)),
 }
 
-# TPU generation -> (for adapters, for full training), each a preset and its sizes. A v5e chip holds the base in bfloat16 (6.5
-# of 16 GB) and then needs no traffic but gradients. More than 32 parts leave less than a tile of a row of 2560.
+# TPU generation -> (for LoRA, for full training), each a preset and its sizes. A v5e chip holds the base model in bfloat16
+# (6.5 of 16 GB), so only gradients are communicated. With more than 32 parts, a row of 2560 has less than one tile per part.
 DEFAULTS: dict[str, tuple[tuple[str, dict[str, int]], tuple[str, dict[str, int]]]] = {
     "v4": (("lora", {}), ("data_fsdp", {"fsdp": 16})),
     "v5e": (("lora", {}), ("data_fsdp", {"fsdp": 32})),
     "v5p": (("lora", {}), ("data_fsdp", {"fsdp": 16})),
     "v6e": (("lora", {}), ("data_fsdp", {"fsdp": 16})),
 }
-# what JAX calls them (Device.device_kind)
+# Device.device_kind of JAX -> TPU generation
 GENERATIONS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -75,9 +75,9 @@ GENERATIONS = {
 
 
 def choose(name: str, device_kind: str, devices: int, slices: int, adapters: bool) -> tuple[str, dict[str, int]]:
-    """(preset, sizes of its axes) that train.preset asks for; "auto" is the default for these devices.
+    """Returns (preset, sizes of its axes) for train.preset; "auto" selects the default for these devices.
 
-    adapters: the base is frozen and low-rank adapters are trained.
+    adapters: whether LoRA adapters are trained on a frozen base model.
     """
     if name != "auto":
         if name not in PRESETS:
@@ -91,6 +91,6 @@ def choose(name: str, device_kind: str, devices: int, slices: int, adapters: boo
     if "fsdp" in sizes:
         in_slice = devices // slices
         sizes = {"fsdp": min(sizes["fsdp"], in_slice)}
-        if slices > 1:  # gathering parameters stays inside a slice
+        if slices > 1:  # parameters are gathered within a slice
             return "multi_slice", {"data": devices // sizes["fsdp"], **sizes}
     return preset, dict(sizes)

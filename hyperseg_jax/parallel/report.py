@@ -1,4 +1,4 @@
-"""What lies where: one row a parameter, and what should be split but is not (in presets that split the width of the model)."""
+"""Table of the shardings of all parameters. Flags large replicated ones in presets that shard the width of the model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from hyperseg_jax.parallel.placement import Placement
 from hyperseg_jax.tables import flatten
 
-LARGE = 4.0  # MB that a device should not hold whole where parameters are split
+LARGE = 4.0  # MB; larger parameters should not be replicated in presets that shard parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter. megabytes: 1e6 bytes a device. flagged: it should be split and is not."""
+    """One parameter. megabytes: 1e6 bytes per device. flagged: whether it should be sharded but is replicated."""
 
     path: str
     shape: tuple[int, ...]
@@ -28,29 +28,41 @@ class Row:
 
 
 def rows(abstract: Mapping[str, Any], placed: Placement) -> list[Row]:
-    """One row for each leaf of nested shapes with shardings."""
-    splits = dict(placed.rules)["embed"] is not None
-    made = []
+    """Returns one row for each leaf of nested shapes with shardings."""
+    shards_parameters = dict(placed.rules)["embed"] is not None
+    result = []
     for path, leaf in flatten(abstract).items():
-        held = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize / 1e6
-        whole = all(axis is None for axis in leaf.sharding.spec)
-        made.append(Row(path, leaf.shape, str(leaf.dtype), _spec(leaf.sharding.spec), held, splits and whole and held > LARGE))
-    return made
-
-
-def lines(found: list[Row], placed: Placement) -> list[str]:
-    """The rows as text, equal blocks (layers_0, layers_1, ...) as one with their number; above them the mesh, below the sum."""
-    sizes = " x ".join(f"{name} {size}" for name, size in placed.mesh.shape.items())
-    told = [dataclasses.replace(row, path=re.sub(r"_\d+/", "_*/", row.path)) for row in found]
-    width = max(len(row.path) for row in told)
-    made = [f"preset {placed.preset}, mesh {sizes}; of each parameter: shape, type, MB a device, what splits each dimension"]
-    for row, count in collections.Counter(told).items():
-        made.append(
-            f"{count:3} x {row.path:{width}}  {_shape(row):>20}  {row.type:8}  {row.megabytes:9.3f} MB  {row.spec}"
-            + ("  <- whole on every device, though the preset splits parameters" if row.flagged else "")
+        megabytes = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize / 1e6
+        replicated = all(axis is None for axis in leaf.sharding.spec)
+        result.append(
+            Row(
+                path,
+                leaf.shape,
+                str(leaf.dtype),
+                _spec(leaf.sharding.spec),
+                megabytes,
+                shards_parameters and replicated and megabytes > LARGE,
+            )
         )
-    made.append(f"parameters: {sum(row.megabytes for row in found):.1f} MB a device")
-    return made
+    return result
+
+
+def lines(rows: list[Row], placed: Placement) -> list[str]:
+    """Returns the rows as text: the mesh, then one line with a count for equal blocks (layers_0, layers_1, ...), then the
+    sum."""
+    sizes = " x ".join(f"{name} {size}" for name, size in placed.mesh.shape.items())
+    merged = [dataclasses.replace(row, path=re.sub(r"_\d+/", "_*/", row.path)) for row in rows]
+    width = max(len(row.path) for row in merged)
+    result = [
+        f"preset {placed.preset}, mesh {sizes}; for each parameter: shape, type, MB per device, mesh axes of each dimension"
+    ]
+    for row, count in collections.Counter(merged).items():
+        result.append(
+            f"{count:3} x {row.path:{width}}  {_shape(row):>20}  {row.type:8}  {row.megabytes:9.3f} MB  {row.spec}"
+            + ("  <- replicated, though the preset shards parameters" if row.flagged else "")
+        )
+    result.append(f"parameters: {sum(row.megabytes for row in rows):.1f} MB per device")
+    return result
 
 
 def _shape(row: Row) -> str:
@@ -59,4 +71,4 @@ def _shape(row: Row) -> str:
 
 def _spec(spec: Any) -> str:
     named = ["+".join(axis) if isinstance(axis, tuple) else axis or "-" for axis in spec]
-    return ", ".join(named) or "whole"
+    return ", ".join(named) or "replicated"

@@ -16,7 +16,7 @@ from hyperseg_jax.parallel import placement
 from hyperseg_jax.planning import program
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import checks, param_groups
-from hyperseg_jax.training.beginning import begin
+from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.training.state import make_step
 
 
@@ -71,12 +71,12 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
     model = system.build(config)
     placed = placement.make(config.train.preset, config.train.mesh, devices=devices, adapters=systems.lora(config) is not None)
     checks.check_split(config, placed)
-    rules = param_groups.of_config(config.optimizer.param_groups)
+    rules = param_groups.from_config(config.optimizer.param_groups)
     rate = param_groups.schedule(config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps)
-    beginning = begin(config, system, model, rules, rate, placed)
+    initial = trace_initial_state(config, system, model, rules, rate, placed)
     batch = sources.processor(config, system, None, task).spec(config.train.batch_size)
     batch = placement.abstract_arrays(batch, placed.batch)
-    step = make_step(system, model, config, beginning.tx)
+    step = make_step(system, model, config, initial.tx)
     fields: dict[str, Any] = {
         "task": task,
         "preset": placed.preset,
@@ -84,7 +84,7 @@ def plan(config: ml_collections.ConfigDict, task: str, devices: Sequence[Any]) -
         "examples": config.train.batch_size / placed.mesh.size,
     }
     with placement.use(placed):
-        lowered = jax.jit(step, donate_argnums=0).lower(beginning.abstract, batch)
+        lowered = jax.jit(step, donate_argnums=0).lower(initial.abstract, batch)
         began = time.process_time()
         try:
             compiled = lowered.compile()

@@ -18,7 +18,7 @@ from PIL import Image
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.regions import has_positive_mark
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, finder
+from hyperseg_jax.evaluation.engine import NEW_TOKENS, TEXT, AnswerOptions, Engine, Request, prediction_fn
 from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.results.mask_resize import canvas, geometry_array
 from hyperseg_jax.structs import Example, Prediction, Prompt, Region
@@ -44,7 +44,7 @@ class Model:
         self._system = systems.get(config.system)
         self._processor = self._system.processor(config, tokenizer, {})
         self.params = jax.device_put(params)
-        self.engine = Engine.of(self._system, config, self.params)
+        self.engine = Engine.from_system(self._system, config, self.params)
 
     @classmethod
     def load(cls, name: str | os.PathLike[str]) -> Model:
@@ -129,7 +129,7 @@ class Model:
         options = self._options("expression", no_target_threshold=no_target_threshold)
         for image in frames:
             frame = read_image(image)
-            predicted, memory = self._predict(frame, prompt, options, memory, apart=False)
+            predicted, memory = self._predict(frame, prompt, options, memory, cache_features=False)
             yield frame, _with_name(predicted, text)
 
     def chat(self, image: ImageLike, question: str, *, max_new_tokens: int = NEW_TOKENS) -> str:
@@ -150,8 +150,8 @@ class Model:
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens = {max_new_tokens}: must be at least 1")
         request, geometry = self._request(Example("the image", frame[None], (prompt,)))
-        row = {"texts": self.engine.written(request, max_new_tokens=max_new_tokens)[0]}
-        return finder(self.engine, AnswerOptions(TEXT, self.engine.answers.default), geometry)(prompt, row).texts
+        row = {"texts": self.engine.generate(request, max_new_tokens=max_new_tokens)[0]}
+        return prediction_fn(self.engine, AnswerOptions(TEXT, self.engine.answers.default), geometry)(prompt, row).texts
 
     def _options(self, kind: str, **thresholds: float | types.EllipsisType | None) -> AnswerOptions:
         """Returns the system's default thresholds with the given ones replaced."""
@@ -159,23 +159,25 @@ class Model:
         return AnswerOptions(kind, dataclasses.replace(self.engine.answers.default, **overrides))  # type: ignore[arg-type]
 
     def _predict(
-        self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None, *, apart: bool = True
+        self, frame: np.ndarray, prompt: Prompt, options: AnswerOptions, memory: Any = None, *, cache_features: bool = True
     ) -> tuple[Prediction, Any]:
-        """Returns the prediction of one prompt about one image, and the memory for the next frame. apart: see Request."""
-        request, geometry = self._request(Example("the image", frame[None], (prompt,)), apart)
-        outputs, memory = self.engine.ask(request, options, memory)
+        """Returns the prediction for one prompt and image, and the memory for the next frame. cache_features: see Request."""
+        request, geometry = self._request(Example("the image", frame[None], (prompt,)), cache_features)
+        outputs, memory = self.engine.select(request, options, memory)
         if not outputs.pop("finite").all():
             raise UserError("the outputs of the model are not finite, so its weights are damaged; use another checkpoint")
         row = {name: value[0] for name, value in outputs.items()}
-        return finder(self.engine, options, geometry)(prompt, row), memory
+        return prediction_fn(self.engine, options, geometry)(prompt, row), memory
 
-    def _request(self, example: Example, apart: bool = True) -> tuple[Request, Geometry]:
+    def _request(self, example: Example, cache_features: bool = True) -> tuple[Request, Geometry]:
         """Returns a batch of one example with one frame and one prompt, in the smallest bucket that fits it, and the geometry
         of the frame in the model input."""
         processor = self._processor.for_bucket(self._processor.bucket(example))
         batch = jax.tree.map(lambda x: x[None], processor(example, train=False))
         geometry = processor.geometry(*example.frames.shape[1:3])
-        request = Request(processor, batch, geometry_array(geometry)[None], canvas(*geometry.original), apart=apart)
+        request = Request(
+            processor, batch, geometry_array(geometry)[None], canvas(*geometry.original), cache_features=cache_features
+        )
         return request, geometry
 
 

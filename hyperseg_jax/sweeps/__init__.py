@@ -1,15 +1,15 @@
-"""Sweeps: many trainings that differ in a few config fields.
+"""Sweeps: training runs that differ in a few config fields.
 
-What is run
+Trials
     grids.py    --grid, --zip and --chain: lists of trials
-    trials.py   a trial: its name, command, status and scores; the metric
-    devices.py  equal shares of the accelerators or cores of this machine
+    trials.py   a trial: its name, command, status and scores; the metric of a sweep
+    devices.py  splits the accelerators or cores of this machine into equal shares
 
-How it is run
-    process.py      the training of a trial as a process
-    child_guard.py  ends that process when the sweep dies; one process a workdir
+Execution
+    process.py      runs the training of a trial as a process
+    child_guard.py  stops that process when the sweep dies; locks the workdir of a trial
     backends/       this machine, Ray, GKE and Slurm
 
-What it found
+Results
     results.py  the table, results.json and results.png
 """

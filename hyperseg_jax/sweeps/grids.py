@@ -1,4 +1,4 @@
-"""Sets of trials as lists of {config field: value}, and the three ways to combine them. Values stay the text that was given."""
+"""Grids of trials as lists of {config field: value}, with three ways to combine them. Values stay text."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ Grid = list[dict[str, str]]
 
 
 def values(text: str) -> Grid:
-    """One field and its values: "a=1,2" -> [{a: 1}, {a: 2}]. Commas inside brackets and quotes do not separate."""
+    """Parses a field and its values: "a=1,2" -> [{a: 1}, {a: 2}]. Commas inside brackets and quotes do not separate values."""
     field, equals, rest = text.partition("=")
-    given = _split(rest)
-    if not (field and equals and all(given)):
+    parts = _split(rest)
+    if not (field and equals and all(parts)):
         raise UserError(f"{text}: give a field and its values, as in optimizer.learning_rate=1e-5,4e-5")
-    return [{field: value} for value in given]
+    return [{field: value} for value in parts]
 
 
 def prod(*grids: Grid) -> Grid:
-    """Every member of each with every member of the others; the last one varies fastest."""
+    """Returns the Cartesian product of grids; the last one varies fastest."""
     return [_merged(members) for members in itertools.product(*grids)]
 
 
 def zipped(*grids: Grid) -> Grid:
-    """The first member of each together, then the second, and so on. UserError unless all are equally long."""
+    """Combines the first members of all grids, then the second ones, and so on. Raises UserError unless all have equal
+    length."""
     if len({len(grid) for grid in grids}) > 1:
-        told = ", ".join(f"{len(grid)} of {'+'.join(grid[0])}" for grid in grids)
-        raise UserError(f"--zip: takes as many values of each field ({told})")
+        lengths = ", ".join(f"{len(grid)} of {'+'.join(grid[0])}" for grid in grids)
+        raise UserError(f"--zip: all fields need the same number of values ({lengths})")
     return [_merged(members) for members in zip(*grids, strict=True)]
 
 
 def chain(*grids: Grid) -> Grid:
-    """The members of the first, then those of the second, and so on; what comes again is left out."""
-    kept: Grid = []
+    """Concatenates grids, without duplicates."""
+    result: Grid = []
     for member in itertools.chain(*grids):
-        if member not in kept:
-            kept.append(member)
-    return kept
+        if member not in result:
+            result.append(member)
+    return result
 
 
 def from_options(options: Sequence[tuple[str, Sequence[str]]]) -> Grid:
-    """The options of a command line in their order: a chain of products.
+    """Builds the grid of the command-line options, in their order: a chain of products.
 
-    ("--grid", ["a=1,2", ...]) and ("--zip", ["a=1,2", "b=3,4"]) are factors of a product; ("--chain", []) begins the next one.
+    ("--grid", ["a=1,2", ...]) and ("--zip", ["a=1,2", "b=3,4"]) are factors of a product; ("--chain", []) starts the next one.
     """
     products: list[list[Grid]] = [[]]
     for option, texts in options:
@@ -53,20 +54,20 @@ def from_options(options: Sequence[tuple[str, Sequence[str]]]) -> Grid:
         else:
             products[-1].append((zipped if option == "--zip" else prod)(*map(values, texts)))
     if not all(products):
-        raise UserError("give fields to vary, as in --grid optimizer.learning_rate=1e-5,4e-5; --chain stands between two sets")
+        raise UserError("give fields to vary, as in --grid optimizer.learning_rate=1e-5,4e-5; --chain separates two grids")
     return chain(*(prod(*factors) for factors in products))
 
 
 def _merged(members: Sequence[dict[str, str]]) -> dict[str, str]:
     fields = [field for member in members for field in member]
-    twice = next((field for field in fields if fields.count(field) > 1), None)
-    if twice:
-        raise UserError(f"{twice}: varied twice in one set of trials; name it once, or begin another set with --chain")
+    duplicate = next((field for field in fields if fields.count(field) > 1), None)
+    if duplicate:
+        raise UserError(f"{duplicate}: appears twice in one grid; name it once, or start another grid with --chain")
     return {field: value for member in members for field, value in member.items()}
 
 
 def _split(text: str) -> list[str]:
-    """At commas that stand outside brackets and quotes."""
+    """Splits at commas outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:

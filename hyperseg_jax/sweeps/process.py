@@ -1,4 +1,4 @@
-"""The training of a trial as a process of its own."""
+"""Runs the training of a trial as a subprocess."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 from hyperseg_jax.sweeps.trials import Trial
 
-ALONE = {"HYPERSEG_PROCESSES": "1"}  # a trial inside a job of Slurm or on a host of a pod does not look for others
+SINGLE_PROCESS = {"HYPERSEG_PROCESSES": "1"}  # keeps a trial in a Slurm job or on a pod host from joining other processes
 
 
-class Training:
-    """A started training; its output goes to the trial's log. It is asked to stop when this process dies, however it dies."""
+class TrainingProcess:
+    """A running training process that writes to the log of the trial. It gets SIGTERM when this process dies for any reason."""
 
     def __init__(self, trial: Trial, *, environment: Mapping[str, str] = {}, cores: tuple[int, ...] = ()) -> None:
         trial.folder.mkdir(parents=True, exist_ok=True)
@@ -28,10 +28,10 @@ class Training:
             ",".join(map(str, cores)),
             str(os.getpid()),
         )
-        with trial.open_log() as log:  # a session of its own: Ctrl-C reaches it through stop() alone
+        with trial.open_log() as log:  # in a new session, so that Ctrl-C does not reach it directly
             self._process = subprocess.Popen(
                 [*child_guard, *trial.command()],
-                env={**os.environ, **ALONE, **environment},
+                env={**os.environ, **SINGLE_PROCESS, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -39,11 +39,11 @@ class Training:
             )
 
     def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """Returns the exit code, or None while the process runs."""
         return self._process.poll()
 
-    def ask_to_stop(self) -> None:
-        """It saves and ends."""
+    def request_stop(self) -> None:
+        """Asks the process to save and exit."""
         if self.poll() is None:
             self._process.send_signal(signal.SIGTERM)
 
@@ -53,9 +53,9 @@ class Training:
 
 @contextlib.contextmanager
 def on_sigterm(handler: Callable[..., Any]) -> Iterator[None]:
-    """SIGTERM ends a sweep in the way that Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, handler)
+    """Sets the handler of SIGTERM in the body, so that it ends a sweep like Ctrl-C."""
+    previous = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

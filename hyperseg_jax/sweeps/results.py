@@ -1,4 +1,4 @@
-"""What a sweep found: a table, JSON, and a plot."""
+"""Results of a sweep as a table, JSON and a plot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.sweeps.trials import Metric, Trial, metrics_seen
+from hyperseg_jax.sweeps.trials import Metric, Trial, available_metrics
 from hyperseg_jax.training.plots import saved_panels
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.printing import cell, shown
@@ -19,7 +19,7 @@ from hyperseg_jax.untrusted.printing import cell, shown
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One trial: its status, and its scores over steps, from the first to the last."""
+    """One trial: its status, and its (step, score) pairs in order."""
 
     trial: Trial
     status: str
@@ -30,52 +30,53 @@ class Row:
         return self.scores[-1][1] if self.scores else None
 
     def best(self, metric: Metric) -> tuple[int, float] | None:
-        """(step, score) of the best validation; the earliest of equals."""
-        found: tuple[int, float] | None = None
+        """Returns (step, score) of the best validation, the earliest one if several are equal."""
+        best: tuple[int, float] | None = None
         for step, score in self.scores:
-            if found is None or metric.better(score, found[1]):
-                found = step, score
-        return found
+            if best is None or metric.better(score, best[1]):
+                best = step, score
+        return best
 
 
 def collect(trials: Sequence[Trial], metric: Metric) -> list[Row]:
-    """The best last score first, trials without any at the end. UserError where runs have ended, and none wrote the metric."""
+    """Returns the trials, sorted by their last score, best first; trials without scores come last. Raises UserError if runs
+    have finished but none wrote the metric."""
     rows = [Row(trial, trial.status(), tuple(metric.scores(trial.lines()))) for trial in trials]
     finished = [row for row in rows if row.status == "finished"]
     if finished and not any(row.scores for row in rows):
-        seen = metrics_seen(line for row in finished for line in row.trial.lines())
+        seen = available_metrics(line for row in finished for line in row.trial.lines())
         raise UserError(
-            f"--metric {metric}: never appears in metrics.jsonl; there are {', '.join(map(shown, seen)) or 'none'}. Nothing "
-            "is lost: the same command with another --metric trains nothing again"
+            f"--metric {metric}: never appears in metrics.jsonl; known metrics: {', '.join(map(shown, seen)) or 'none'}. "
+            "Run the same command with another --metric; no trial is trained again"
         )
     sign = -1.0 if metric.mode == "max" else 1.0
     return sorted(rows, key=lambda row: (row.last is None, sign * (row.last or 0.0)))
 
 
 def fields(rows: Sequence[Row]) -> list[str]:
-    """The fields that the sweep varies, in the order of the command line."""
+    """Returns the fields that the sweep varies, in the order of the command line."""
     return list(dict.fromkeys(field for row in rows for field in row.trial.values))
 
 
 def table(rows: Sequence[Row], metric: Metric) -> Table:
-    """For the terminal."""
+    """Returns the results as a table for the terminal."""
     heads = (*fields(rows), str(metric), f"best ({metric.mode})", "at step", "last step", "status")
-    shown = Table(*(Column(cell(head), overflow="fold") for head in heads))
+    result = Table(*(Column(cell(head), overflow="fold") for head in heads))
     for row in rows:
         best = row.best(metric)
         numbers = ("", "", "", "")
         if best:
             numbers = (f"{row.last:.4f}", f"{best[1]:.4f}", str(best[0]), str(row.scores[-1][0]))
-        shown.add_row(*(cell(row.trial.values.get(field, "")) for field in fields(rows)), *numbers, row.status)
-    return shown
+        result.add_row(*(cell(row.trial.values.get(field, "")) for field in fields(rows)), *numbers, row.status)
+    return result
 
 
 def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
-    """results.json and, once there are scores, results.png."""
-    told: list[dict[str, Any]] = []
+    """Writes results.json and, if there are scores, results.png."""
+    entries: list[dict[str, Any]] = []
     for row in rows:
         best = row.best(metric)
-        told.append(
+        entries.append(
             {
                 "name": row.trial.name,
                 "values": dict(row.trial.values),
@@ -87,39 +88,43 @@ def save(rows: Sequence[Row], metric: Metric, out: pathlib.Path) -> None:
                 "scores": row.scores,
             }
         )
-    write_text(out / "results.json", strict_json.dumps({"metric": str(metric), "mode": metric.mode, "trials": told}))
+    write_text(out / "results.json", strict_json.dumps({"metric": str(metric), "mode": metric.mode, "trials": entries}))
     if any(row.scores for row in rows):
         plot(rows, metric, out / "results.png")
 
 
 def plot(rows: Sequence[Row], metric: Metric, image: pathlib.Path) -> None:
-    """Score over steps by trial, then the last score by each field."""
+    """Plots the scores of each trial over steps, and the last score by each varied field."""
     scored, varied = [row for row in rows if row.scores], fields(rows)
     columns = min(len(varied) + 1, 3)
     lines = -(-(len(varied) + 1) // columns)
     with saved_panels(image, lines, columns, (5 * columns, 3.8 * lines)) as panels:
-        over, *by_field = panels.flat
+        curve_panel, *field_panels = panels.flat
         for row in scored:
             label = ", ".join(f"{field.rpartition('.')[2]} {value}" for field, value in row.trial.values.items())
-            over.plot(*zip(*row.scores, strict=True), "o-", markersize=3, linewidth=1, label=label)
-        over.set(xlabel="step", ylabel=str(metric))
+            curve_panel.plot(*zip(*row.scores, strict=True), "o-", markersize=3, linewidth=1, label=label)
+        curve_panel.set(xlabel="step", ylabel=str(metric))
         if len(scored) <= 10:
-            over.legend(fontsize=7)
-        for panel, field in zip(by_field, varied, strict=False):
-            given = list(dict.fromkeys(row.trial.values[field] for row in scored if field in row.trial.values))
-            places = {value: place for place, value in enumerate(sorted(given, key=_order))}
-            mine = [row for row in scored if field in row.trial.values]
+            curve_panel.legend(fontsize=7)
+        for panel, field in zip(field_panels, varied, strict=False):
+            field_values = list(dict.fromkeys(row.trial.values[field] for row in scored if field in row.trial.values))
+            positions = {value: position for position, value in enumerate(sorted(field_values, key=_sort_key))}
+            with_field = [row for row in scored if field in row.trial.values]
             panel.plot(
-                [places[row.trial.values[field]] for row in mine], [row.last for row in mine], "o", markersize=5, alpha=0.7
+                [positions[row.trial.values[field]] for row in with_field],
+                [row.last for row in with_field],
+                "o",
+                markersize=5,
+                alpha=0.7,
             )
-            panel.set(xlabel=field, ylabel=f"last {metric}", xlim=(-0.5, len(places) - 0.5))
-            panel.set_xticks(range(len(places)), list(places))
-        for panel in by_field[len(varied) :]:
+            panel.set(xlabel=field, ylabel=f"last {metric}", xlim=(-0.5, len(positions) - 0.5))
+            panel.set_xticks(range(len(positions)), list(positions))
+        for panel in field_panels[len(varied) :]:
             panel.set_visible(False)
 
 
-def _order(value: str) -> tuple[bool, float, str]:
-    """Numbers by size, then words."""
+def _sort_key(value: str) -> tuple[bool, float, str]:
+    """Sorts numbers by value, then texts."""
     try:
         return False, float(value), value
     except ValueError:

@@ -1,4 +1,4 @@
-"""A trial: one training of a sweep. Its name, its command, what became of it, and its scores."""
+"""A trial, one training run of a sweep: its name, command, status and scores."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from etils import epath
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.training.observers import sound_lines
+from hyperseg_jax.training.observers import valid_lines
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, naming
 from hyperseg_jax.untrusted.printing import one_line
 
-DONE = ("finished", "stopped")  # these are not run again
-LAST = 2**16
-"""Bytes at the end of a log that are looked at."""
-SEEN = 50
-"""Metrics that are listed where the wanted one is not there."""
+DONE = ("finished", "stopped")  # trials with these statuses are not run again
+LOG_TAIL = 2**16
+"""Bytes at the end of a log that are searched for its last line."""
+MAX_LISTED = 50
+"""Metrics listed in the error for an unknown metric."""
 STATUSES = ("waiting", "running", "submitted", "interrupted", "failed", *DONE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training.
+    """One training run.
 
-    values: the fields that the sweep varies. fixed: overrides ("x.y=value") of every trial. steps: config.train.steps of this
-    trial. folder: where sweeps keep records, logs and locks. workdirs: where the workdirs lie, folder itself by default; it
-    may be a bucket.
+    values: the fields that the sweep varies. config: path of the config. fixed: overrides ("x.y=value") of all trials. steps:
+    config.train.steps of this trial. folder: contains records, logs and locks of trials. workdirs: folder or bucket of the
+    workdirs, by default `folder`.
     """
 
     values: Mapping[str, str]
@@ -54,9 +54,9 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """From the values alone: short to read, safe as a file name, and the same in every sweep."""
-        told = "_".join(f"{field.rpartition('.')[2]}={value}" for field, value in sorted(self.values.items()))
-        return f"{re.sub(r'[^A-Za-z0-9._=+-]+', '-', told)[:80]}_{self.digest}"
+        """A short file name that depends only on the values, so it is the same in every sweep."""
+        text = "_".join(f"{field.rpartition('.')[2]}={value}" for field, value in sorted(self.values.items()))
+        return f"{re.sub(r'[^A-Za-z0-9._=+-]+', '-', text)[:80]}_{self.digest}"
 
     @property
     def workdir(self) -> str:
@@ -68,7 +68,7 @@ class Trial:
 
     @property
     def lock(self) -> pathlib.Path:
-        """Held by the process that trains, wherever it was started from."""
+        """The lock file of the training process."""
         return self.folder / f"{self.name}.lock"
 
     @property
@@ -76,36 +76,36 @@ class Trial:
         return self.folder / f"{self.name}.json"
 
     def flags(self) -> list[str]:
-        """--config.x.y=value for all that differs from the config file."""
+        """Returns --config.x.y=value for every override of the config file."""
         return [f"--config.{text}" for text in (*self.fixed, *(f"{field}={value}" for field, value in self.values.items()))]
 
     def command(self) -> list[str]:
-        """What trains it; the same line goes on after a stop or a kill."""
+        """Returns the command that trains the trial, or resumes it."""
         return [sys.executable, "-m", self.training, "--config", self.config, "--workdir", self.workdir, *self.flags()]
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """What its run has written to metrics.jsonl so far, line by line."""
-        return sound_lines(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
+        """Yields the valid lines of metrics.jsonl so far."""
+        return valid_lines(epath.Path(self.workdir) / "metrics.jsonl")  # type: ignore[arg-type]  # gs:// as well
 
-    def reached_its_end(self) -> bool:
-        """Whether the last step has been logged."""
+    def is_complete(self) -> bool:
+        """Returns whether the last step has been logged."""
         return any(line["kind"] == "train" and line["step"] >= self.steps for line in self.lines())
 
-    def last_words(self) -> str:
-        """The last line of its log, for messages."""
-        words: list[str] = []
+    def last_log_line(self) -> str:
+        """Returns the last non-empty line of the log, for messages."""
+        lines: list[str] = []
         with contextlib.suppress(OSError, BadFile), paths.open_file(paths.own(self.log)) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST))
-            words = file.read(LAST).decode(errors="replace").split("\n")
-        return next((one_line(line.strip()) for line in reversed(words) if line.strip()), "no output")
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
+            lines = file.read(LOG_TAIL).decode(errors="replace").split("\n")
+        return next((one_line(line.strip()) for line in reversed(lines) if line.strip()), "no output")
 
     def open_log(self) -> BinaryIO:
-        """Its log, to add to. UserError where something else stands there."""
+        """Opens the log for appending. Raises UserError if the path is not a regular file."""
         with naming(self.log):
             return paths.append_to(self.log)
 
     def status(self) -> str:
-        """waiting, running, submitted, interrupted, failed, stopped (early) or finished."""
+        """Returns the recorded status: waiting, running, submitted, interrupted, failed, stopped (early) or finished."""
         if not self.record.exists():
             return "waiting"
         try:
@@ -114,27 +114,27 @@ class Trial:
                 raise BadFile("it has no status")
         except (OSError, BadFile) as error:
             raise UserError(
-                f"{one_line(self.record)}: not a readable record ({error}); delete it, the trial goes on"
+                f"{one_line(self.record)}: not a readable record ({error}); delete it, and the trial is resumed"
             ) from error
         return status
 
-    def note(self, status: str, reason: str = "") -> None:
-        """Records what became of it."""
+    def set_status(self, status: str, reason: str = "") -> None:
+        """Writes the record of the trial."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        facts = {"status": status, "reason": reason, "values": dict(self.values), "workdir": self.workdir}
-        write_text(self.record, json.dumps(facts, indent=2) + "\n")
+        record = {"status": status, "reason": reason, "values": dict(self.values), "workdir": self.workdir}
+        write_text(self.record, json.dumps(record, indent=2) + "\n")
 
 
 def outcome(trial: Trial, code: int) -> tuple[str, str]:
-    """(status, reason) of a training that ended with an exit code. One that was asked to stop ends with 0 before its end."""
+    """Returns (status, reason) for an exit code. A training that was requested to stop exits with 0 before its last step."""
     if code:
-        return "failed", f"exit code {code}: {trial.last_words()}"
-    return ("finished", "") if trial.reached_its_end() else ("interrupted", "ended before its last step")
+        return "failed", f"exit code {code}: {trial.last_log_line()}"
+    return ("finished", "") if trial.is_complete() else ("interrupted", "ended before its last step")
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What trials are compared by: a validation score TASK/NAME, or train/NAME of the training lines of any task."""
+    """The metric to compare trials by: a validation score TASK/NAME, or train/NAME for the training lines of all tasks."""
 
     task: str
     name: str
@@ -142,7 +142,7 @@ class Metric:
 
     @classmethod
     def parse(cls, text: str, mode: str | None) -> Metric:
-        """mode: max or min; without one, min for training lines and max for validation scores."""
+        """Parses TASK/NAME. mode: max or min; None means min for training metrics and max for validation scores."""
         task, slash, name = text.partition("/")
         if not (task and slash and name):
             raise UserError(f"--metric {text}: give TASK/NAME as in metrics.jsonl, such as referring/ciou, or train/loss")
@@ -152,23 +152,23 @@ class Metric:
         return f"{self.task}/{self.name}"
 
     def scores(self, lines: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
-        """(step, value) in the order of steps; what is no finite number is left out. Of the training lines of several tasks at
-        one step, the mean over their steps."""
-        found: dict[int, list[tuple[float, int]]] = {}
+        """Returns (step, value) in order, without non-finite values. Training lines of several tasks at one step are averaged,
+        weighted by their number of steps."""
+        values_by_step: dict[int, list[tuple[float, int]]] = {}
         for line in lines:
             value = line.get(self.name)
             if _key(line) == self.task and isinstance(value, int | float) and math.isfinite(value):
-                found.setdefault(line["step"], []).append((float(value), line.get("steps", 1)))
-        total = lambda pairs: sum(value * steps for value, steps in pairs) / sum(steps for _, steps in pairs)
-        scores = ((step, pairs[0][0] if len(pairs) == 1 else total(pairs)) for step, pairs in found.items())
+                values_by_step.setdefault(line["step"], []).append((float(value), line.get("steps", 1)))
+        mean = lambda pairs: sum(value * steps for value, steps in pairs) / sum(steps for _, steps in pairs)
+        scores = ((step, pairs[0][0] if len(pairs) == 1 else mean(pairs)) for step, pairs in values_by_step.items())
         return sorted((step, value) for step, value in scores if math.isfinite(value))
 
-    def better(self, one: float, other: float) -> bool:
-        return one > other if self.mode == "max" else one < other
+    def better(self, score: float, reference: float) -> bool:
+        return score > reference if self.mode == "max" else score < reference
 
 
-def metrics_seen(lines: Iterable[dict[str, Any]], most: int = SEEN) -> list[str]:
-    """The metrics that these lines could be compared by, or the first so many of them."""
+def available_metrics(lines: Iterable[dict[str, Any]], most: int = MAX_LISTED) -> list[str]:
+    """Returns the metrics in these lines, at most the first `most` in alphabetical order."""
     found: set[str] = set()
     for line in lines:
         numbers = (name for name, value in line.items() if isinstance(value, int | float) and name != "step")

@@ -1,4 +1,4 @@
-"""What a run checks in its config before it trains, and what it reports of its data and its placement."""
+"""Checks of the config before training, and reports of padding and sharding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hyperseg_jax.untrusted import printing
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
-    """Counts of steps and examples are one or more, and the task that comes first is one of them."""
+    """Raises UserError if a count of steps or examples is below one, or if data.first or train.best names an unknown task."""
     first, tasks = config.data.first, config.data.tasks
     if not 0 <= first.share < 1:
         raise UserError(f"data.first.share = {first.share}: give a share of train.steps, from 0 to less than 1")
@@ -42,8 +42,8 @@ def check_counts(config: ml_collections.ConfigDict) -> None:
 
 
 def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) -> None:
-    """A step goes through its batch in optimizer.accumulate equal slices, and each can be split over the mesh."""
-    slices, parts = config.optimizer.accumulate, mesh.batch_parts
+    """Raises UserError unless the batch can be split into optimizer.accumulate slices, and each slice over the mesh."""
+    slices, parts = config.optimizer.accumulate, mesh.batch_shards
     if config.train.batch_size % (slices * parts):
         raise UserError(
             f"train.batch_size = {config.train.batch_size}: give a multiple of {slices * parts}; preset {mesh.preset} splits "
@@ -52,7 +52,7 @@ def check_split(config: ml_collections.ConfigDict, mesh: placement.Placement) ->
 
 
 def report_placement(state: TrainState, mesh: placement.Placement, workdir: pathlib.Path, console: Console) -> None:
-    """Says where each parameter lies, on the console where there are several devices, and in the workdir's sharding.txt."""
+    """Writes the sharding of each parameter to sharding.txt in the workdir, and to the console if there are several devices."""
     lines = report.lines(report.rows(state.params, mesh), mesh)
     if mesh.mesh.size > 1:
         for line in lines:
@@ -61,20 +61,20 @@ def report_placement(state: TrainState, mesh: placement.Placement, workdir: path
 
 
 def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task], console: Console) -> None:
-    """Reads some training records of each task and says how much of its batches is padding. UserError, on all hosts, where one
-    of them can read none of them."""
+    """Reads some training records of each task and prints the share of padding in its batches. Raises UserError on all hosts if
+    one of them can read none of the records of a task."""
     ratios = {name: task.ratio for name, task in tasks.items() if task.ratio}
-    found = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
-    unread = [
-        f"data.tasks.{name}.train: none of its first records can be read: {one.error}"
-        for name, one in found.items()
-        if not one.read
+    measured = {name: padding.measure(tasks[name], seed=config.seed) for name in ratios}
+    unreadable = [
+        f"data.tasks.{name}.train: none of its first records can be read: {padded.error}"
+        for name, padded in measured.items()
+        if not padded.read
     ]
-    if failure := hosts.agree("a look at the training data", unread[0] if unread else ""):
+    if failure := hosts.combine_failures("reading the first training records", unreadable[0] if unreadable else ""):
         raise UserError(failure)
     console.print(
         padding.table(
-            found,
+            measured,
             ratios,
             batch_size=config.train.batch_size,
             length_buckets=config.data.length_buckets,
@@ -84,11 +84,11 @@ def report_padding(config: ml_collections.ConfigDict, tasks: Mapping[str, Task],
 
 
 STEP_METRICS = ("loss", "gradient_norm", *COUNTERS, "goodput", "steps_per_second", "mfu")
-"""Numbers of every training line, whatever the system's losses are called."""
+"""Metrics of every training line, independent of the system's losses."""
 
 
 def train_metrics(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The names of all numbers of a training line. The losses of the system are traced, not computed: seconds for a small
+    """Returns the names of all metrics of a training line. Traces the losses of the system, which takes seconds for a small
     model."""
     system = systems.get(config.system)
     batch = sources.processor(config, system, None, sources.programs(config)[0]).spec(1)

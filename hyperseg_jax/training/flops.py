@@ -1,4 +1,4 @@
-"""How much arithmetic a step asks for, and which part of a device's peak that is."""
+"""FLOPs of a train step, and model FLOP utilization (MFU)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax.extend import core
 from hyperseg_jax.systems.system import System
 from hyperseg_jax.training import param_groups
 
-# bfloat16 FLOP/s of one device, as its maker states it: cloud.google.com/tpu/docs (a v4 or v5p device is a whole chip)
+# Peak bfloat16 FLOP/s of one device, from vendor documentation: cloud.google.com/tpu/docs (a v4 or v5p device is a whole chip)
 PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -28,53 +28,53 @@ PEAKS = {
 }
 
 
-def of_function(function: Callable[..., Any], *arguments: Any) -> float:
-    """FLOP of the matrix products and convolutions in one call, the bodies of scans as often as they turn.
+def count_flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """Returns the FLOPs of the matrix products and convolutions in one call. The body of a scan counts once per iteration.
 
-    Loops without a known number of turns count once. What is computed again for the backward pass (remat) counts; give a
-    function without it for the arithmetic that the model asks for.
+    Loops without a known number of iterations count once. Recomputation for the backward pass (remat) counts; pass a function
+    without remat to get model FLOPs.
     """
-    return _of_jaxpr(jax.jit(function).trace(*arguments).jaxpr.jaxpr)
+    return _count_jaxpr(jax.jit(function).trace(*arguments).jaxpr.jaxpr)
 
 
-class Arithmetic:
-    """FLOP of the steps of this process that a model asks for; none are counted where the devices' peak is not known."""
+class FlopCounter:
+    """Counts the model FLOPs of the steps of this process. Counts nothing if the peak of the devices is unknown."""
 
     def __init__(self, config: ml_collections.ConfigDict, system: System[Any]) -> None:
-        plain = config.copy_and_resolve_references().unlock()
-        for block in plain.model.values():
+        no_remat = config.copy_and_resolve_references().unlock()
+        for block in no_remat.model.values():
             if isinstance(block, ml_collections.ConfigDict) and "remat" in block:
-                block.remat = "none"  # what is computed twice counts once
-        self._loss = system.full_loss(system.build(plain), plain)
+                block.remat = "none"  # MFU excludes recomputation
+        self._loss = system.full_loss(system.build(no_remat), no_remat)
         self._known = jax.devices()[0].device_kind in PEAKS
-        self._of_task: dict[str, float] = {}
+        self._flops_by_task: dict[str, float] = {}
         self.total = 0.0
 
-    def learn(self, task: str, state: Any, batch: Any) -> None:
-        """Counts the arithmetic of a step with such a batch; nothing is computed."""
+    def trace_task(self, task: str, state: Any, batch: Any) -> None:
+        """Traces a step of the task with such a batch, and stores its FLOPs. Nothing is computed."""
         if self._known:
 
-            def of_trainable(trainable: Any) -> Any:
+            def loss_fn(trainable: Any) -> Any:
                 return self._loss(param_groups.merge(trainable, state.frozen), batch, state.key)
 
-            self._of_task[task] = of_function(jax.value_and_grad(of_trainable, has_aux=True), state.trainable)
+            self._flops_by_task[task] = count_flops(jax.value_and_grad(loss_fn, has_aux=True), state.trainable)
 
-    def count(self, task: str) -> None:
-        """A step of the task was done."""
-        self.total += self._of_task.get(task, 0.0)
+    def add_step(self, task: str) -> None:
+        """Adds the FLOPs of one finished step of the task."""
+        self.total += self._flops_by_task.get(task, 0.0)
 
 
 def utilization(flops: float, seconds: float, devices: list[Any]) -> float | None:
-    """Model FLOP utilization: arithmetic a second as a part of the devices' peak; None where the peak is not known."""
+    """Returns the model FLOP utilization: FLOP/s divided by the peak of all devices, or None if the peak is unknown."""
     peak = PEAKS.get(devices[0].device_kind)
     return None if peak is None else flops / seconds / (peak * len(devices))
 
 
-def _of_jaxpr(jaxpr: Any) -> float:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _count_jaxpr(jaxpr: Any) -> float:
+    return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> float:
+def _count_equation(equation: Any) -> float:
     name = equation.primitive.name
     if name == "dot_general":
         contracted, _ = equation.params["dimension_numbers"]
@@ -84,11 +84,11 @@ def _of_equation(equation: Any) -> float:
         kernel = equation.invars[1].aval.shape
         features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
-    turns = equation.params["length"] if name == "scan" else 1
+    iterations = equation.params["length"] if name == "scan" else 1
     inner = [part for value in equation.params.values() for part in _jaxprs(value)]
     if name == "cond":
-        return max(map(_of_jaxpr, inner), default=0.0)
-    return turns * sum(map(_of_jaxpr, inner))
+        return max(map(_count_jaxpr, inner), default=0.0)
+    return iterations * sum(map(_count_jaxpr, inner))
 
 
 def _jaxprs(value: Any) -> list[Any]:

@@ -1,7 +1,7 @@
-"""Batches cut to the shortest of some lengths that holds all of their sequences.
+"""Truncation of batches to the shortest length bucket that holds all of their sequences.
 
-Which one is decided on the devices, from the batch itself, so all of them take the same; no host has to know of the rows of
-another, and the stream stays as it is. One program holds them all, with a branch for each length.
+The bucket is chosen on the devices, from the whole batch, so all devices take the same one without communication between hosts,
+and the data stream does not depend on it. All buckets are branches of a single compiled program.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from hyperseg_jax.systems.system import System
 T = TypeVar("T")
 
 
-def at_its_length(function: Callable[[Batch], T], batch: Batch, lengths: Sequence[int], system: System) -> T:
-    """function(batch), the sequences of the batch cut to the shortest of `lengths` that holds all of them, where one does.
+def apply_at_bucket_length(function: Callable[[Batch], T], batch: Batch, lengths: Sequence[int], system: System) -> T:
+    """Returns function(batch), with sequences truncated to the shortest of `lengths` that holds all of them, if there is one.
 
-    Differentiate inside: the gradient of a branch from outside would keep what every branch keeps.
+    Differentiate inside `function`: differentiating through the switch would store the residuals of every branch.
     """
     shorter = [length for length in sorted(lengths) if system.shorten(batch, length) is not None]
     if not shorter:
         return function(batch)
 
-    def at(length: int) -> Callable[[Batch], T]:
+    def branch(length: int) -> Callable[[Batch], T]:
         return lambda batch: function(system.shorten(batch, length) or batch)
 
-    number = (system.needed_length(batch) > jnp.asarray(shorter, jnp.int32)).sum()
-    return jax.lax.switch(number, [*map(at, shorter), function], batch)
+    bucket = (system.needed_length(batch) > jnp.asarray(shorter, jnp.int32)).sum()
+    return jax.lax.switch(bucket, [*map(branch, shorter), function], batch)

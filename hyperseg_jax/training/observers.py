@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind: progress bar, lines on the console, metrics.jsonl, TensorBoard scalars, loss.png."""
+"""Progress and metrics of a run: progress bar, console lines, metrics.jsonl, TensorBoard scalars and loss.png."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from hyperseg_jax.training.state import COUNTERS
 from hyperseg_jax.untrusted import paths, printing, stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 
-LARGEST, LINE = 2**28, 2**16  # bytes of a log, and of one of its lines
-LARGEST_LOSS = 1e39  # a loss is a float32
+MAX_LOG_BYTES, MAX_LINE_BYTES = 2**28, 2**16
+MAX_LOSS = 1e39  # a loss is a float32
 
 
 class Observers:
-    """A context manager around the record of one run. Lines of steps after `start` (of a run cut off) are dropped.
+    """A context manager that reports one run. Removes lines of steps after `start`, which an interrupted run wrote.
 
-    timer: where the run's time goes. profiled: (first, last) step to write a profile of for TensorBoard; (0, 0) for none. look:
-    called with a step and its counters (state.COUNTERS) once they are told. headlines: names of the validation scores to
-    plot (plots.plot_losses). untold: `untold` of the run that this one goes on with.
+    timer: time accounting of the run. profiled: (first, last) step to profile for TensorBoard; (0, 0) for none. on_metrics:
+    called with a step and its counters (state.COUNTERS) after they are written. headlines: names of the validation scores to
+    plot (plots.plot_losses). pending: `pending_state()` of the run that is resumed.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class Observers:
         console: Console,
         timer: clock.Clock,
         profiled: tuple[int, int] = (0, 0),
-        look: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
+        on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
         headlines: Sequence[str] = (),
-        untold: Mapping[str, Any] | None = None,
+        pending: Mapping[str, Any] | None = None,
     ) -> None:
-        self._look, self._headlines = look, headlines
+        self._on_metrics, self._headlines = on_metrics, headlines
         self._path = workdir / "metrics.jsonl"
-        damage = [told for told in (_truncate(self._path, start), _own_folder(workdir / "tensorboard")) if told]
+        messages = [_truncate(self._path, start), _ensure_folder(workdir / "tensorboard")]
         self._file = self._path.open("a", buffering=1)
-        self._board = _Board(workdir / "tensorboard", start)
-        self._refused = ""
+        self._board = _TensorBoard(workdir / "tensorboard", start)
+        self._write_error = ""
         self._plot = workdir / "loss.png"
         columns = (
             TextColumn("{task.description}"),
@@ -69,14 +69,14 @@ class Observers:
         )
         self._progress = Progress(*columns, console=console, refresh_per_second=2)
         self._bar = self._progress.add_task("training", total=steps, completed=start, note="")
-        for told in damage:
-            self.say(told)
+        for message in filter(None, messages):
+            self.log(message)
         self._timer, self._profiled, self._folder, self._profiling = timer, profiled, workdir / "tensorboard", False
         self._last, self._note = (timer.read(), 0.0), ""
-        self._means, self._counters, self._timed = RunningMeans(untold), dict[str, jax.Array](), 0
-        self._waiting: tuple[int, RunningMeans, Mapping[str, jax.Array], int, float] | None = None
+        self._means, self._counters, self._timed_steps = RunningMeans(pending), dict[str, jax.Array](), 0
+        self._pending: tuple[int, RunningMeans, Mapping[str, jax.Array], int, float] | None = None
         self._validated: set[str] = set()
-        self._validation_mark = 0.0
+        self._validation_time = 0.0
 
     def __enter__(self) -> Observers:
         self._progress.start()
@@ -86,88 +86,88 @@ class Observers:
         if self._profiling:
             jax.profiler.stop_trace()
         if exception[0] is None:
-            self.tell()
+            self.write_pending()
         self._progress.stop()
         for end in (self._file.close, self._board.flush, self._draw):
-            self._unless_refused(end)
+            self._try_write(end)
 
     def advance(self, step: int) -> None:
-        """Moves the bar; never waits for the device."""
+        """Updates the progress bar without waiting for the device."""
         self._progress.update(self._bar, completed=step, note=self._note)
 
     def note(self, text: str) -> None:
-        """What takes long just now, behind the bar until it moves."""
+        """Shows a text behind the progress bar until its next update."""
         self._progress.update(self._bar, note=text)
 
     @contextlib.contextmanager
     def compiling(self, what: str) -> Iterator[None]:
-        """Says that a program is compiled inside, and afterwards how long that took."""
-        self.say(f"compiling {what}")
+        """Logs the start and the duration of a compilation in its body."""
+        self.log(f"compiling {what}")
         self.note(f"compiling {what}")
-        began = time.monotonic()
+        start = time.monotonic()
         yield
-        self.say(f"compiled {what} in {time.monotonic() - began:.1f} s")
+        self.log(f"compiled {what} in {time.monotonic() - start:.1f} s")
 
     def begin_validation(self) -> None:
-        """Says that a validation begins, and that the first one compiles a program for each task."""
-        first = "" if self._validated else "; the first time, a program is compiled for each task"
-        self.say(f"validating{first}")
-        self._validation_mark = time.monotonic()
+        """Logs the start of a validation. The first one compiles a program for each task."""
+        first = "" if self._validated else "; the first validation compiles a program for each task"
+        self.log(f"validating{first}")
+        self._validation_time = time.monotonic()
 
     def validating(self, task: str, done: int, count: int) -> None:
-        """How far a validation is. The first time it comes to a task, it says how long the first batch took to compile."""
+        """Shows the progress of a validation. Logs the time of the first batch of each task, which includes compilation."""
         self.note(f"validating {task} {done}/{count}")
         if task not in self._validated:
             self._validated.add(task)
-            took = time.monotonic() - self._validation_mark
-            self.say(f"validation of {task}: compiled and answered the first batch in {took:.1f} s")
-        self._validation_mark = time.monotonic()
+            seconds = time.monotonic() - self._validation_time
+            self.log(f"validation of {task}: compiled and ran the first batch in {seconds:.1f} s")
+        self._validation_time = time.monotonic()
 
-    def count(self, task: str, metrics: Mapping[str, jax.Array], *, timed: bool = True) -> None:
-        """Takes the metrics of a step; never waits for the device. timed: it counts in the steps a second, as all steps do but
-        those that compiled their program."""
+    def add_metrics(self, task: str, metrics: Mapping[str, jax.Array], *, timed: bool = True) -> None:
+        """Adds the metrics of a step without waiting for the device. timed: whether the step counts for steps per second; False
+        for steps that compiled their program."""
         self._means.add(task, {name: value for name, value in metrics.items() if name not in COUNTERS})
         self._counters = {name: metrics[name] for name in COUNTERS if name in metrics}
-        self._timed += timed
+        self._timed_steps += timed
 
-    def losses(self, step: int, flops: float) -> None:
-        """Ends an interval with this step; `tell` writes its means once the device has the next step to do.
+    def end_interval(self, step: int, flops: float) -> None:
+        """Ends an interval with this step. Call `write_pending` after the next step has been dispatched, to write the means.
 
-        flops: arithmetic of all timed steps of this process so far.
+        flops: FLOPs of all timed steps of this process so far.
         """
-        self._waiting = (step, self._means, self._counters, self._timed, flops)
-        self._means, self._timed = RunningMeans(), 0
+        self._pending = (step, self._means, self._counters, self._timed_steps, flops)
+        self._means, self._timed_steps = RunningMeans(), 0
 
-    def untold(self) -> dict[str, Any]:
-        """The sums of the interval that has not ended yet, for the checkpoint. Waits for the device."""
+    def pending_state(self) -> dict[str, Any]:
+        """Returns the sums of the current interval, for the checkpoint. Waits for the device."""
         return self._means.state()
 
-    def tell(self) -> None:
-        """Writes a line of means for each task of the interval that waits; waits for the device to have computed them."""
-        if self._waiting is None:
+    def write_pending(self) -> None:
+        """Writes a line of means for each task of the last ended interval, if not written yet. Waits for the device."""
+        if self._pending is None:
             return
-        (step, means, counted, timed, flops), self._waiting = self._waiting, None
-        told = means.compute()
-        counters = {name: float(value) for name, value in counted.items()}
-        seconds, (then, done) = self._timer.read(), self._last
+        (step, means, device_counters, timed, flops), self._pending = self._pending, None
+        means_by_task = means.compute()
+        counters = {name: float(value) for name, value in device_counters.items()}
+        seconds, (last_seconds, last_flops) = self._timer.read(), self._last
         self._last = (seconds, flops)
-        rates = self._rates(seconds, then, timed, flops - done)
-        for task, values in told.items():
+        rates = self._rates(seconds, last_seconds, timed, flops - last_flops)
+        for task, values in means_by_task.items():
             line = {"kind": "train", "step": step, "task": task, **rates, **values, **counters, "seconds": seconds}
             self._write(line)
             for name, value in (values | counters).items():
-                self._unless_refused(self._board.scalar, f"train/{task}/{name}", value, step)
+                self._try_write(self._board.scalar, f"train/{task}/{name}", value, step)
         for name, value in rates.items():
-            self._unless_refused(self._board.scalar, f"speed/{name}", value, step)
-        self._note = "loss " + ", ".join(f"{values['loss']:.3f} ({task})" for task, values in told.items())
+            self._try_write(self._board.scalar, f"speed/{name}", value, step)
+        self._note = "loss " + ", ".join(f"{values['loss']:.3f} ({task})" for task, values in means_by_task.items())
         self._note += f"  {rates['steps_per_second']:.2f} steps/s" if "steps_per_second" in rates else ""
         self._note += f"  MFU {100 * rates['mfu']:.1f} %" if "mfu" in rates else ""
-        if not self._progress.console.is_terminal:  # one line an interval where no bar can be seen
-            self.say(f"step {step}  {self._note}  {clock.told(seconds)}")
-        self._look(step, counters)
+        if not self._progress.console.is_terminal:  # without a progress bar, one line per interval
+            self.log(f"step {step}  {self._note}  {clock.summary(seconds)}")
+        self._on_metrics(step, counters)
 
     def _rates(self, seconds: Mapping[str, float], before: Mapping[str, float], timed: int, flops: float) -> dict[str, float]:
-        """Of an interval: timed steps a second and MFU, where it had any, and the goodput of the whole run."""
+        """Returns steps per second and MFU of the timed steps of an interval, if any, and the goodput of the whole run."""
         trained = max(sum(seconds[share] - before[share] for share in ("step", "data")), 1e-9)
         rates = {"goodput": clock.goodput(seconds)}
         if timed:
@@ -177,54 +177,55 @@ class Observers:
         return {name: round(value, 4) for name, value in rates.items()}
 
     def profile(self, step: int) -> None:
-        """Begins a profile before its first step and ends it after its last one."""
+        """Starts the profiler before the first profiled step and stops it after the last one."""
         first, last = self._profiled
         if step == first:
-            for folder in (self._folder / "plugins", self._folder / "plugins" / "profile"):  # where the profiler writes
-                if told := _own_folder(folder):
-                    self.say(told)
+            # The profiler writes to these folders.
+            for folder in (self._folder / "plugins", self._folder / "plugins" / "profile"):
+                if message := _ensure_folder(folder):
+                    self.log(message)
             jax.profiler.start_trace(self._folder)
             self._profiling = True
         if self._profiling and step == last + 1:
             jax.profiler.stop_trace()
             self._profiling = False
-            self.say(f"profile of steps {first} to {last}: tensorboard --logdir {self._folder}")
+            self.log(f"profile of steps {first} to {last}: tensorboard --logdir {self._folder}")
 
     def scores(self, step: int, scores: dict[str, dict[str, float]]) -> None:
-        """One line of validation scores for each task."""
+        """Writes and logs the validation scores of each task."""
         for task, values in scores.items():
             self._write({"kind": "validation", "step": step, "task": task, **values})
             for name, value in values.items():
-                self._unless_refused(self._board.scalar, f"validation/{task}/{name}", value, step)
-            told = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if isinstance(value, float))
-            self.say(f"step {step}  {task}: {told}")
+                self._try_write(self._board.scalar, f"validation/{task}/{name}", value, step)
+            text = ", ".join(f"{name} {value:.3f}" for name, value in values.items() if isinstance(value, float))
+            self.log(f"step {step}  {task}: {text}")
 
-    def say(self, text: str) -> None:
-        """A line above the bar."""
+    def log(self, text: str) -> None:
+        """Prints a line above the progress bar."""
         printing.log(self._progress.console, text)
 
     def _draw(self) -> None:
         try:
-            plot_losses(sound_lines(self._path), self._plot, self._headlines)
+            plot_losses(valid_lines(self._path), self._plot, self._headlines)
         except UserError as error:
-            self.say(str(error))
+            self.log(str(error))
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._unless_refused(self._file.write, json.dumps(line) + "\n")
+        self._try_write(self._file.write, json.dumps(line) + "\n")
 
-    def _unless_refused(self, write: Callable[..., Any], *given: Any) -> None:
-        """write(*given). A full disk costs the record some lines, never the run; it is told once."""
+    def _try_write(self, write: Callable[..., Any], *args: Any) -> None:
+        """Calls write(*args). A full disk loses some metrics but never ends the run; the first error is logged."""
         try:
-            write(*given)
+            write(*args)
         except OSError as error:
-            if not self._refused:
-                self.say(f"{self._path.parent}: metrics cannot be written ({error.strerror or error}); training goes on")
-            self._refused = str(error)
+            if not self._write_error:
+                self.log(f"{self._path.parent}: metrics cannot be written ({error.strerror or error}); training continues")
+            self._write_error = str(error)
 
 
-class _Board:
-    """Scalars for TensorBoard. Written at once: the threads of tensorboardX's own writer end at a full disk, and its queue
-    then waits for ever."""
+class _TensorBoard:
+    """Writes scalars for TensorBoard, synchronously: the threads of tensorboardX's own writer die on a full disk, and its queue
+    then blocks forever."""
 
     def __init__(self, folder: pathlib.Path, start: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter  # imported late: slow to import
@@ -250,96 +251,96 @@ class _Board:
         self._flushed = time.monotonic()
 
 
-def sound_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """The sound lines of a metrics file, one after the other; one cut off by a kill is left out, as is all else that no run
-    wrote."""
+def valid_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Yields the valid lines of a metrics file. Skips truncated lines of killed runs and anything that no run wrote."""
     return (line for line in _lines(path) if line is not None)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """All of `sound_lines`, which take up to ten times as much memory as the file."""
-    return list(sound_lines(path))
+    """Returns all `valid_lines` of a file, which take up to ten times its size in memory."""
+    return list(valid_lines(path))
 
 
 def _lines(path: pathlib.Path) -> Iterator[dict[str, Any] | None]:
-    """One after the other; None for each that is not sound."""
+    """Yields all lines of a metrics file, None for each invalid one."""
     if not _is_log(path):
         return
     with path.open("rb") as file:
-        goes_on = False
-        for data in iter(lambda: file.readline(LINE), b""):
-            if data.strip() and not goes_on:
+        inside_line = False
+        for data in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
+            if data.strip() and not inside_line:
                 yield _line(data)
-            goes_on = not data.endswith(b"\n")  # what is beyond LINE is left out
+            inside_line = not data.endswith(b"\n")  # the rest of a line that is too long is skipped
 
 
 def _line(data: bytes) -> dict[str, Any] | None:
-    """A line as a run writes it, else None."""
+    """Returns the parsed line if a run can have written it, else None."""
     try:
         line = strict_json.parse_any(data, "a line", finite=False)  # losses may be NaN
     except BadFile:
         return None
     if not isinstance(line, dict) or not all(printing.is_name(line.get(name)) for name in ("kind", "task")):
         return None
-    others = [value for name, value in line.items() if name not in ("kind", "task", "seconds")]
+    values = [value for name, value in line.items() if name not in ("kind", "task", "seconds")]
     seconds = line.get("seconds", {})
-    sound = (
+    valid = (
         line["kind"] in ("train", "validation")
-        and all(map(_is_number, others))
+        and all(map(_is_number, values))
         and type(line.get("step")) is int
         and 0 <= line["step"] < 2**53
         and (line["kind"] != "train" or "loss" in line)
         and line.get("steps", 1) > 0
     )
-    return line if sound and isinstance(seconds, dict) and all(map(_is_number, seconds.values())) else None
+    return line if valid and isinstance(seconds, dict) and all(map(_is_number, seconds.values())) else None
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, float):
-        return not math.isfinite(value) or abs(value) < LARGEST_LOSS
+        return not math.isfinite(value) or abs(value) < MAX_LOSS
     return isinstance(value, int) and abs(value) < 2**63
 
 
-def seconds_lost(path: pathlib.Path, kept: Mapping[str, float]) -> float:
-    """How long a run went on after its checkpoint, to no avail. kept: its seconds at the checkpoint."""
-    told: Mapping[str, float] = kept
+def lost_seconds(path: pathlib.Path, saved: Mapping[str, float]) -> float:
+    """Returns the seconds that a run spent after its last checkpoint. saved: its seconds by category at the checkpoint."""
+    last: Mapping[str, float] = saved
     for line in _lines(path):
-        told = line.get("seconds", told) if line else told
-    lost = sum(told.values()) - sum(kept.values())
+        last = line.get("seconds", last) if line else last
+    lost = sum(last.values()) - sum(saved.values())
     return max(0.0, lost) if math.isfinite(lost) else 0.0
 
 
 def _is_log(path: pathlib.Path) -> bool:
-    """Whether a file, which may lie in a bucket, can be a log: a link out of the workdir is none, nor is a pipe."""
+    """Returns whether a path, possibly in a bucket, is a regular file of plausible size inside the workdir."""
     if not stores.is_url(os.fspath(path)):
-        path = pathlib.Path(path)  # epath takes a pipe for a file
+        path = pathlib.Path(path)  # epath treats a pipe as a file
         try:
             paths.own(path)
         except BadFile:
             return False
-    return path.is_file() and epath.Path(path).stat().length <= LARGEST
+    return path.is_file() and epath.Path(path).stat().length <= MAX_LOG_BYTES
 
 
 def _truncate(path: pathlib.Path, step: int) -> str:
-    """Leaves the sound lines up to a step; what is no plain file of a plausible size is put aside. A line about what else was
-    there, "" for nothing."""
+    """Keeps the valid lines up to a step. Moves the path aside if it is not a regular file of plausible size. Returns a message
+    about removed content, "" if there is none."""
     if not path.is_symlink() and not path.exists():
         return ""
     if not _is_log(path):
-        return f"{paths.rename_damaged(path)}: was no log of metrics; a new one is begun"
-    others = 0
+        return f"{paths.rename_damaged(path)}: was not a metrics log; starting a new one"
+    invalid = 0
     with atomic_file(path) as part, part.open("w") as file:
         for line in _lines(path):
-            others += line is None
+            invalid += line is None
             if line and line["step"] <= step:
                 file.write(json.dumps(line) + "\n")
-    return f"{path}: {others} damaged lines are left out" if others > 1 else ""  # the last one may be cut off
+    return f"{path}: {invalid} damaged lines are removed" if invalid > 1 else ""  # one truncated line is normal after a kill
 
 
-def _own_folder(folder: pathlib.Path) -> str:
-    """Puts aside what is no folder, or one out of the workdir; a line about it, "" for nothing."""
+def _ensure_folder(folder: pathlib.Path) -> str:
+    """Moves an existing path aside unless it is a folder inside the workdir. Returns a message about it, "" if nothing was
+    moved."""
     with contextlib.suppress(BadFile):
         paths.own(folder)
         if folder.is_dir() or not os.path.lexists(folder):
             return ""
-    return f"{paths.rename_damaged(folder)}: was no folder of this run; a new one is begun"
+    return f"{paths.rename_damaged(folder)}: was not a folder of this run; starting a new one"

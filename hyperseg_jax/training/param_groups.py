@@ -1,4 +1,4 @@
-"""Freezing, learning rates and weight decay by one ordered table of regexes that must cover every parameter."""
+"""Param groups: an ordered list of regexes that sets freezing, learning rate and weight decay of every parameter."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hyperseg_jax.tables import flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """Parameters whose path matches `pattern` (re.fullmatch; the first match counts).
+class ParamGroup:
+    """The parameters whose path matches `pattern` (re.fullmatch; the first matching group counts).
 
-    rate: factor on the learning rate; 0 freezes. decay: AdamW weight decay.
+    rate: multiplier of the learning rate; 0 freezes. decay: AdamW weight decay.
     """
 
     pattern: str
@@ -26,36 +26,36 @@ class Group:
     decay: float = 0.0
 
 
-def of_config(rules: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:
-    """The table of optimizer.param_groups. UserError where a rule has other fields."""
+def from_config(rules: Iterable[Mapping[str, Any]]) -> tuple[ParamGroup, ...]:
+    """Returns the groups of optimizer.param_groups. Raises UserError if a rule has unknown fields."""
     table = [dict(rule) for rule in rules]
     for rule in table:
-        check_fields("optimizer.param_groups: a rule", Group, rule)
-    return tuple(Group(**rule) for rule in table)
+        check_fields("optimizer.param_groups: a rule", ParamGroup, rule)
+    return tuple(ParamGroup(**rule) for rule in table)
 
 
-def assign(paths: Iterable[str], groups: Sequence[Group]) -> dict[str, int]:
-    """{path: index of its group}; raises UserError naming some of the paths that no group matches."""
+def assign(paths: Iterable[str], groups: Sequence[ParamGroup]) -> dict[str, int]:
+    """Returns {path: index of its group}. Raises UserError, naming some paths, if no group matches them."""
     compiled = [re.compile(group.pattern) for group in groups]
-    found = {path: next((k for k, c in enumerate(compiled) if c.fullmatch(path)), -1) for path in paths}
-    lost = [path for path, k in found.items() if k < 0]
-    if lost:
-        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+    indices = {path: next((k for k, c in enumerate(compiled) if c.fullmatch(path)), -1) for path in paths}
+    unmatched = [path for path, k in indices.items() if k < 0]
+    if unmatched:
+        more = f" and {len(unmatched) - 4} more" if len(unmatched) > 4 else ""
         raise UserError(
-            f"optimizer.param_groups: no pattern matches {', '.join(lost[:4])}{more} of {len(found)} parameters; "
+            f"optimizer.param_groups: no pattern matches {', '.join(unmatched[:4])}{more} of {len(indices)} parameters; "
             'add a rule, or a last one with pattern ".*"'
         )
-    return found
+    return indices
 
 
-def split(params: Mapping[str, Any], groups: Sequence[Group]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(trainable, frozen) halves of nested parameters. Only the first is differentiated and has optimizer state."""
+def split(params: Mapping[str, Any], groups: Sequence[ParamGroup]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (trainable, frozen), two parts of nested parameters. Only `trainable` has gradients and optimizer state."""
     flat = flatten(params)
-    where = assign(flat, groups)
-    halves: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    indices = assign(flat, groups)
+    parts: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for path, value in flat.items():
-        halves[groups[where[path]].rate == 0][path] = value
-    return unflatten(halves[0]), unflatten(halves[1])
+        parts[groups[indices[path]].rate == 0][path] = value
+    return unflatten(parts[0]), unflatten(parts[1])
 
 
 def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,27 +64,27 @@ def merge(trainable: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, 
 
 
 def schedule(learning_rate: float, warmup_steps: int, steps: int, final: float = 0.0) -> optax.Schedule:
-    """Linear warm-up, then cosine to `final` times the peak. A warm-up longer than half the run is cut to that."""
+    """Returns linear warm-up, then cosine decay to `final` times the peak. Warm-up is limited to half of the run."""
     warmup = min(warmup_steps, steps // 2)
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(1, steps), learning_rate * final)
 
 
 def optimizer(
     trainable: Mapping[str, Any],
-    groups: Sequence[Group],
+    groups: Sequence[ParamGroup],
     rate: optax.Schedule,
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     clip_norm: float | None = 1.0,
 ) -> optax.GradientTransformation:
-    """AdamW by group, clipped by the global norm of the trainable half."""
+    """Returns AdamW by group, with gradients clipped by the global norm of all trainable parameters."""
 
-    def of_group(group: Group) -> optax.GradientTransformation:
+    def group_optimizer(group: ParamGroup) -> optax.GradientTransformation:
         return optax.adamw(lambda count: group.rate * rate(count), *betas, weight_decay=group.decay)
 
-    where = assign(flatten(trainable), groups)
-    labels = unflatten({path: str(k) for path, k in where.items()})
-    tx = optax.partition({str(k): of_group(groups[k]) for k in set(where.values())}, labels)
+    indices = assign(flatten(trainable), groups)
+    labels = unflatten({path: str(k) for path, k in indices.items()})
+    tx = optax.partition({str(k): group_optimizer(groups[k]) for k in set(indices.values())}, labels)
     if clip_norm is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_norm), tx)
     return tx

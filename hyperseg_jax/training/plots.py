@@ -1,4 +1,4 @@
-"""Plots that a run or a sweep leaves as PNG files."""
+"""Plots of runs and sweeps, saved as PNG files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.printing import first_line, shown
 
-DRAWN = 50
+MAX_TASKS = 50
 
 
 @contextlib.contextmanager
 def saved_panels(image: pathlib.Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[np.ndarray]:
-    """Axes [rows, columns] of matplotlib to draw in; at the end they are saved as a PNG. size: (width, height) in inches.
+    """Yields matplotlib axes [rows, columns] to draw in, and saves them as a PNG at the end. size: (width, height) in inches.
 
-    Names are drawn as they are, a "$" too. UserError where matplotlib cannot draw what it was given.
+    Texts are drawn literally, including "$". Raises UserError if matplotlib fails to draw.
     """
     import matplotlib
 
@@ -44,57 +44,56 @@ def saved_panels(image: pathlib.Path, rows: int, columns: int, size: tuple[float
 
 
 Curve = tuple["array[float]", "array[float]"]
-"""Steps and values, eight bytes each: a log may be long."""
+"""Steps and values, eight bytes each, because a log may be long."""
 
 
 def plot_losses(lines: Iterable[dict[str, Any]], image: pathlib.Path, headlines: Sequence[str]) -> None:
-    """Draws the training loss of each task and, beside it, its headline score of validation over steps.
+    """Plots the training loss and the headline validation score of each task over steps.
 
-    lines: those of metrics.jsonl, of which one at a time is looked at. headlines: names of scores; of each task the first one
-    that its last line has is drawn. Nothing is written where there are no training lines. Of more than DRAWN tasks the first
-    ones are drawn.
+    lines: lines of metrics.jsonl, read one at a time. headlines: score names; for each task, the first one that its last line
+    has is plotted. Writes nothing if there are no training lines. Plots the first MAX_TASKS tasks in alphabetical order.
     """
     train, validation = _curves(lines, headlines)
     if not train:
         return
     with saved_panels(image, 1, 2 if validation else 1, (11 if validation else 6, 3.6)) as panels:
-        left = panels[0][0]
+        loss_axes = panels[0][0]
         for task in sorted(train):
-            left.plot(*train[task]["loss"], label=task, linewidth=1)
-        left.set(xlabel="step", ylabel="training loss")
-        left.legend(fontsize=8)
+            loss_axes.plot(*train[task]["loss"], label=task, linewidth=1)
+        loss_axes.set(xlabel="step", ylabel="training loss")
+        loss_axes.legend(fontsize=8)
         if not validation:
             return
-        right = panels[0][1]
+        score_axes = panels[0][1]
         for task in sorted(validation):
-            if drawn := validation[task]:
-                name = next(iter(drawn))
-                right.plot(*drawn[name], "o-", markersize=3, label=f"{task} {name}")
-        right.set(xlabel="step", ylabel="validation score", ylim=(0, 1))
-        right.legend(fontsize=8)
+            if curves := validation[task]:
+                name = next(iter(curves))
+                score_axes.plot(*curves[name], "o-", markersize=3, label=f"{task} {name}")
+        score_axes.set(xlabel="step", ylabel="validation score", ylim=(0, 1))
+        score_axes.legend(fontsize=8)
 
 
 def _curves(
     lines: Iterable[dict[str, Any]], headlines: Sequence[str]
 ) -> tuple[dict[str, dict[str, Curve]], dict[str, dict[str, Curve]]]:
-    """The training losses of each task, and those headline scores that the last line of each has, in their order."""
+    """Returns the training losses of each task, and the headline scores that the last line of each task has, in order."""
     train, validation = dict[str, dict[str, Curve]](), dict[str, dict[str, Curve]]()
     last: dict[str, set[str]] = {}
     for line in lines:
-        task, wanted = line["task"], ("loss",) if line["kind"] == "train" else headlines
-        kept = train if line["kind"] == "train" else validation
-        curves = kept.setdefault(task, {})
-        for name in wanted:
+        task, names = line["task"], ("loss",) if line["kind"] == "train" else headlines
+        by_task = train if line["kind"] == "train" else validation
+        curves = by_task.setdefault(task, {})
+        for name in names:
             if name in line:
                 steps, values = curves.setdefault(name, (array("d"), array("d")))
                 steps.append(line["step"])
                 values.append(line[name])
-        if kept is validation:
+        if by_task is validation:
             last[task] = {name for name in headlines if name in line}
-        if len(kept) > DRAWN:
-            gone = max(kept)
-            del kept[gone]
-            last.pop(gone, None)
+        if len(by_task) > MAX_TASKS:
+            removed = max(by_task)
+            del by_task[removed]
+            last.pop(removed, None)
     return train, {
         task: {name: curves[name] for name in headlines if name in last[task]} for task, curves in validation.items()
     }

@@ -1,4 +1,4 @@
-"""When a run is told to stop: by Ctrl-C or SIGTERM, to one process or to one of many."""
+"""Graceful stopping on Ctrl-C or SIGTERM, in runs of one or many processes."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from hyperseg_jax.parallel import hosts
 
 
 class Stop:
-    """Whether this process was told to."""
+    """The stop request of this process."""
 
-    told = False
+    requested = False
 
-    def asked(self, step: int) -> bool:
-        """Whether the run ends after this step; the same on all processes, which all ask at every step."""
-        return self.told or hosts.reached_stop(step)
+    def should_stop(self, step: int) -> bool:
+        """Returns whether the run stops after this step, the same on all processes. All of them must call it at every step."""
+        return self.requested or hosts.reached_stop(step)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Stop]:
     """Turns the first Ctrl-C or SIGTERM into a request to save and stop; a second one acts as usual.
 
-    In a run of many processes SIGTERM is left to JAX, which brings it to all of them, and Ctrl-C becomes a SIGTERM.
+    With many processes, JAX handles SIGTERM and propagates it to all of them; Ctrl-C is turned into SIGTERM.
     """
     stop = Stop()
-    before: dict[int, Any] = {}
+    previous: dict[int, Any] = {}
 
-    def ask(number: int, _: Any) -> None:
-        stop.told = True
-        signal.signal(number, before[number])
+    def request_stop(number: int, _: Any) -> None:
+        stop.requested = True
+        signal.signal(number, previous[number])
 
-    def pass_on(number: int, _: Any) -> None:
-        signal.signal(number, before[number])
+    def send_sigterm(number: int, _: Any) -> None:
+        signal.signal(number, previous[number])
         os.kill(os.getpid(), signal.SIGTERM)
 
     many = jax.process_count() > 1
-    handlers: dict[int, Any] = {signal.SIGINT: pass_on} if many else {signal.SIGINT: ask, signal.SIGTERM: ask}
+    handlers: dict[int, Any] = (
+        {signal.SIGINT: send_sigterm} if many else {signal.SIGINT: request_stop, signal.SIGTERM: request_stop}
+    )
     try:
         for number, handler in handlers.items():
-            before[number] = signal.signal(number, handler)
-    except ValueError:  # not the main thread: leave signals to whoever owns it
-        before.clear()
+            previous[number] = signal.signal(number, handler)
+    except ValueError:  # not the main thread, which alone can set handlers
+        previous.clear()
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What of the training data cannot be read: counted over all hosts, named, and in the end too much."""
+"""Unreadable training records: counted over all hosts, listed in a file, and an error above a threshold."""
 
 from __future__ import annotations
 
@@ -15,85 +15,88 @@ from hyperseg_jax.untrusted import paths
 from hyperseg_jax.untrusted.bad_file import BadFile, reason
 from hyperseg_jax.untrusted.printing import one_line
 
-FEW = 10
-"""So many end no run, be they the first that it reads."""
-GONE = 0.5
-"""More than this share of what came since the last look ends it as well: a disk is no longer there."""
-NAMED = 1000
-LARGEST, DIGITS = 2**24, 18
-"""Bytes of the file, and of the number of an element."""
+ALWAYS_ALLOWED = 10
+"""This many unreadable records never abort a run, even at its start."""
+MAX_RECENT_SHARE = 0.5
+"""A larger share of unreadable records since the last check aborts the run: the storage is probably gone."""
+MAX_LISTED = 1000
+"""Records in the file."""
+MAX_BYTES, MAX_DIGITS = 2**24, 18
+"""Limits for the size of the file and for the digits of a record number in it."""
 
 
 class UnreadableRecords:
-    """The account of one run. All hosts make the same calls in the same order.
+    """The unreadable records of one run. All hosts must make the same calls in the same order.
 
-    faults: (global element, why) of this host, to which its stream adds. share: how much of the data may be bad. batch_size:
-    elements a step. workdir: where the file with their names lies. say: tells a line on the console. start, bad: the steps
-    of the run so far, and the bad elements in them.
+    errors: (global element index, reason) of this host; its stream appends to it. share: maximum share of unreadable records.
+    batch_size: elements per step. workdir: holds the file that lists them. log: prints a line on the console. start, bad:
+    steps of the run so far, and unreadable elements in them.
     """
 
     def __init__(
         self,
-        faults: Sequence[tuple[int, str]],
+        errors: Sequence[tuple[int, str]],
         *,
         share: float,
         batch_size: int,
         workdir: Workdir,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         start: int,
         bad: int,
     ) -> None:
-        self._faults, self._share, self._batch_size, self._say = faults, share, batch_size, say
+        self._errors, self._share, self._batch_size, self._log = errors, share, batch_size, log
         self._workdir, self._path = workdir, workdir.local / UNREADABLE_RECORDS
-        self._seen, self._told = (start, bad), bad > 0
-        self._names = self._read()
+        self._last_check, self._warned = (start, bad), bad > 0
+        self._reasons = self._read()
 
     def _read(self) -> dict[int, str]:
-        """What the run has named so far. The file is not trusted; what is no such list is put aside."""
+        """Returns the records listed so far. The file is untrusted; an invalid one is moved aside."""
         if not os.path.lexists(self._path):
             return {}
         try:
-            lines = paths.read_file(paths.own(self._path), LARGEST).decode(errors="replace").splitlines()
+            lines = paths.read_file(paths.own(self._path), MAX_BYTES).decode(errors="replace").splitlines()
         except (BadFile, OSError) as error:
             with contextlib.suppress(OSError):
-                self._say(
-                    f"{paths.rename_damaged(self._path)}: was no list of bad records ({reason(error)}); a new one is begun"
+                self._log(
+                    f"{paths.rename_damaged(self._path)}: was not a list of unreadable records ({reason(error)}); starting a new one"
                 )
             return {}
-        named = [(at, why) for at, _, why in (line.partition("\t") for line in lines) if at.isascii() and at.isdigit()]
-        return {int(at): one_line(why) for at, why in named[:NAMED] if len(at) <= DIGITS}
+        listed = [
+            (index, why) for index, _, why in (line.partition("\t") for line in lines) if index.isascii() and index.isdigit()
+        ]
+        return {int(index): one_line(why) for index, why in listed[:MAX_LISTED] if len(index) <= MAX_DIGITS}
 
-    def look(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the metrics of a step. UserError, on all hosts, where too much could not be read."""
-        bad, (before, known) = int(metrics["bad"]), self._seen
-        self._seen = step, bad
-        if bad == known:
+    def check(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of a step. Raises UserError on all hosts if too many records are unreadable."""
+        bad, (last_step, last_bad) = int(metrics["bad"]), self._last_check
+        self._last_check = step, bad
+        if bad == last_bad:
             return
-        taken, fresh = step * self._batch_size, (step - before) * self._batch_size
-        allowed = max(FEW, self._share * taken) if self._share else 0
-        ends = bad > allowed or bad - known > max(FEW, GONE * fresh)
-        if self._told and not ends:
+        total, recent = step * self._batch_size, (step - last_step) * self._batch_size
+        allowed = max(ALWAYS_ALLOWED, self._share * total) if self._share else 0
+        abort = bad > allowed or bad - last_bad > max(ALWAYS_ALLOWED, MAX_RECENT_SHARE * recent)
+        if self._warned and not abort:
             return
-        told = f"{bad} of {taken} training records could not be read and count for nothing; the first: {self.write()}"
-        where = self._workdir.home / UNREADABLE_RECORDS
-        if ends:
+        message = f"{bad} of {total} training records could not be read and are ignored; the first: {self.write()}"
+        path = self._workdir.path / UNREADABLE_RECORDS
+        if abort:
             raise UserError(
-                f"{told}. All are named in {where}: mend or remove them, or raise "
+                f"{message}. All are listed in {path}: fix or remove them, or raise "
                 f"data.max_unreadable_share, which is {self._share:g}"
             )
-        self._say(f"{told}. Training goes on; all are named in {where}")
-        self._told = True
+        self._log(f"{message}. Training continues; all are listed in {path}")
+        self._warned = True
 
     def write(self) -> str:
-        """Brings the file up to what all hosts know, and returns the first of the names; nothing where all could be read."""
-        if not self._seen[1]:
+        """Writes the unreadable records of all hosts to the file. Returns the reason of the first one, "" if there are none."""
+        if not self._last_check[1]:
             return ""
-        for told in hosts.exchange_long("bad records", json.dumps(list(self._faults)[:NAMED])):
-            self._names |= {int(at): why for at, why in json.loads(told)}
-        self._names = dict(sorted(self._names.items())[:NAMED])
+        for text in hosts.exchange_long("bad records", json.dumps(list(self._errors)[:MAX_LISTED])):
+            self._reasons |= {int(index): why for index, why in json.loads(text)}
+        self._reasons = dict(sorted(self._reasons.items())[:MAX_LISTED])
         try:
-            write_text(self._path, "".join(f"{at}\t{why}\n" for at, why in self._names.items()))
+            write_text(self._path, "".join(f"{index}\t{why}\n" for index, why in self._reasons.items()))
             self._workdir.push()
         except OSError as error:
-            self._say(f"{self._path}: cannot be written ({error.strerror or error}); training goes on")
-        return next(iter(self._names.values()), "of a host that is gone")
+            self._log(f"{self._path}: cannot be written ({error.strerror or error}); training continues")
+        return next(iter(self._reasons.values()), "read by a host that no longer runs")

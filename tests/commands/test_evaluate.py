@@ -59,7 +59,7 @@ def test_bad_records_are_left_out_of_the_controls_too(trained, world, tmp_path, 
     scores, told = json.loads((tmp_path / "out" / "scores.json").read_text())["referring"], capsys.readouterr().err
     assert scores["unread"] == 3 and {"ciou_shuffled", "ciou_blind"} <= scores.keys()
     assert "3 of 4 validation records could not be read" in told
-    assert "2 images could not be read and are in no answer that ignores the text; the first: image 0: " in told
+    assert "2 images could not be read and are not part of the text-blind baseline; the first: image 0: " in told
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "--model", str(trained), "--limit", "1", *out])
-    assert ended.value.code == 2 and "none of the records that are asked can be read" in capsys.readouterr().err
+    assert ended.value.code == 2 and "none of the requested records can be read" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
     sheet = np.asarray(Image.open(tmp_path / "whole" / "toy_referring.png"))
     assert sheet.std() > 10
 
-    run, answer, calls = benchmark_run.run, engine._answer, []
+    run, answer, calls = benchmark_run.run, engine._run_batch, []
     monkeypatch.setattr(benchmark_run, "run", lambda *given, **more: run(*given, **{**more, "save_every": 1}))
 
     def dies(model, batch, writes):
@@ -73,7 +73,7 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
             raise Killed
         answer(model, batch, writes)
 
-    monkeypatch.setattr(engine, "_answer", dies)
+    monkeypatch.setattr(engine, "_run_batch", dies)
     with pytest.raises(SystemExit):
         evaluate("toy_referring", "--limit", "11")
     assert json.loads((tmp_path / "out" / "partial" / "toy_referring.json").read_text())["done"] == 8
@@ -85,7 +85,7 @@ def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, cap
     assert [case["index"] for case in cases[0]] == [case["index"] for case in cases[1]]
     with pytest.raises(SystemExit):
         evaluate("toy_referring", "--limit", "10")
-    assert "is of an evaluation with examples = 11, this one has 10" in capsys.readouterr().err.replace("\n", " ")
+    assert "is from an evaluation with examples = 11, not 10" in capsys.readouterr().err.replace("\n", " ")
 
 
 ON_NOTHING = ["evaluate", "--config", "tiny", "--checkpoint", "tiny", "--benchmarks", "toy_video", "--data-root"]
@@ -146,7 +146,7 @@ def test_every_kind_of_question(micro, evaluate, tmp_path):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: not known; choose some of refcoco"),
+        (["--benchmarks", "nope", "--config", "tiny", "--checkpoint", "tiny"], "nope: unknown; choose from refcoco"),
         (["--benchmarks", "refcoco", "--model", "tiny"], "requires --config and --checkpoint"),
         (["--config", "tiny"], "give --model, or --benchmarks"),
         (["--model", "tiny", "--batch-size", "0"], "give at least 1"),

@@ -71,15 +71,15 @@ def renamed(example, number):
 if __name__ == "__main__":
     world, kept, *names = sys.argv[1:]
     hosts.join(hosts.Timeouts(start=60, barrier=60))
-    with hosts.ending():
+    with hosts.exit_on_error():
         devices = np.array(jax.devices())  # of four, two hold the same rows
         mesh = Mesh(devices.reshape(2, 2) if len(devices) == 4 else devices.reshape(-1, 1), ("data", "tensor"))
         rows = NamedSharding(mesh, PartitionSpec("data"))
         config, system = configs.load("tiny"), systems.get("hyperseg")
         encoded, made = FeatureCache(ENCODINGS), []
         encoded._jitted["image"] = lambda *given: made.append(1) or jax.jit(seen)(*given)
-        engine = Engine(jax.jit(predict, out_shardings=rows), None, faked.ANSWERS, None, feed=Feed(rows), encoded=encoded)
-        hosts.PIECE = 200  # long states travel in many pieces
+        engine = Engine(jax.jit(predict, out_shardings=rows), None, faked.ANSWERS, None, feed=Feed(rows), feature_cache=encoded)
+        hosts.CHUNK = 200  # long states travel in many pieces
         scores = {}
         for name in names:
             line = LINES.get(name) or benchmarks.BENCHMARKS[name]
@@ -87,7 +87,9 @@ if __name__ == "__main__":
             many = [task.val[k % len(task.val)] for k in range(LIMIT)]
             named = [renamed(one, k) for k, one in enumerate(many)]
             task = dataclasses.replace(task, val=named)
-            found = benchmark_run.run(engine, line, task, batch_size=4, save_every=2, kept=pathlib.Path(kept) / f"{name}.json")
+            found = benchmark_run.run(
+                engine, line, task, batch_size=4, save_every=2, state_file=pathlib.Path(kept) / f"{name}.json"
+            )
             scores[name] = {
                 "scores": found.scorer.compute(),
                 "cases": found.cases.rows,
@@ -95,6 +97,6 @@ if __name__ == "__main__":
                 "encoded": len(made),
             }
             made.clear()
-        if hosts.leads():
+        if hosts.is_primary():
             print(json.dumps(scores))
-    hosts.leave()
+    hosts.shut_down()

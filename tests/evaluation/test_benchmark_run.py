@@ -100,13 +100,13 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
 @pytest.mark.parametrize(
     ("line", "key", "why"),
     [
-        ("toy_video", "b", "b: 'b' is no video/expression; correct it"),
-        ("toy_video", "../b/0", "b: '../b/0' is no name of a file in a zip"),
-        ("toy_video", "a/0", "benchmark clips: record 1 asks the question 'a/0' of record 0 again; correct its files"),
-        ("coco_panoptic", "12a", "b: its image_id is '12a', and the benchmark wants a whole number; correct it"),
-        ("youtube_vis_2019", "0012", "b: its video id is '0012', and"),
-        ("vqav2", "\u0661", "b: its question_id is '\u0661', and"),
-        ("mmbench", "", "b: its index is '', and"),
+        ("toy_video", "b", "b: 'b' is not video/expression; correct it"),
+        ("toy_video", "../b/0", "b: '../b/0' cannot be a file name in a zip"),
+        ("toy_video", "a/0", "benchmark clips: record 1 repeats the question 'a/0' of record 0; correct its files"),
+        ("coco_panoptic", "12a", "b: its image_id is '12a', but the benchmark needs an integer; correct it"),
+        ("youtube_vis_2019", "0012", "b: its video id is '0012', but"),
+        ("vqav2", "\u0661", "b: its question_id is '\u0661', but"),
+        ("mmbench", "", "b: its index is '', but"),
     ],
 )
 def test_what_the_server_needs_is_looked_at_before_the_model_is_asked(line, key, why):
@@ -121,12 +121,12 @@ def test_what_the_server_needs_is_looked_at_before_the_model_is_asked(line, key,
 
 def test_a_video_that_lists_a_frame_twice_goes_into_no_zip():
     twice = dataclasses.replace(clip("a", 2), frame_names=("0", "0"))
-    with pytest.raises(UserError, match="a: its video has two frames of one name"):
+    with pytest.raises(UserError, match="a: its video has two frames with the same name"):
         benchmark_run.run(engine(predict), LINE, task_of([twice]))
 
 
 def test_a_choice_without_a_number_is_one_line():
-    with pytest.raises(UserError, match=r"name#3: its index is 'x1', and the benchmark wants a whole number"):
+    with pytest.raises(UserError, match=r"name#3: its index is 'x1', but the benchmark needs an integer"):
         Scorer({"chat": "multiple_choice"}).add(
             "name#3",
             Prompt(task="chat", text="q\nA. a", answer="A", key="x1"),
@@ -143,7 +143,7 @@ ASKED = {"benchmark": "clips", "rules": "official", "examples": 2}
 def resumed(kept, said):
     """The scores over two clips where `kept` holds a state."""
     task = task_of([clip("a", 2), clip("b", 1)])
-    found = benchmark_run.run(engine(predict), LINE, task, kept=kept, batch_size=2, say=said.append)
+    found = benchmark_run.run(engine(predict), LINE, task, state_file=kept, batch_size=2, log=said.append)
     assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 2
     return found.resumed
 
@@ -190,7 +190,7 @@ def test_a_state_is_gone_on_from(tmp_path):
     assert resumed(kept, said) == 1 and not said
     assert resumed(kept, said) == 2 and not said
     kept.write_text(json.dumps({"asked": {**ASKED, "rules": "a\x1bb"}, **STATE}))
-    with pytest.raises(UserError, match=r"is of an evaluation with rules = 'a\\x1bb', this one has 'official'"):
+    with pytest.raises(UserError, match=r"is from an evaluation with rules = 'a\\x1bb', not 'official'"):
         resumed(kept, said)
 
 
@@ -207,8 +207,8 @@ def test_a_state_that_has_seen_what_comes_is_one_line(tmp_path, monkeypatch):
 
     kept = tmp_path / "clips.json"
     kept.write_text(json.dumps({"asked": ASKED, **STATE}))
-    whole = benchmark_run.Partial.merge
+    whole = benchmark_run.PartialResults.merge
     merges = iter((whole, whole, twice))  # of the check, of the state, of what comes
-    monkeypatch.setattr(benchmark_run.Partial, "merge", lambda self, state: next(merges)(self, state))
-    with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start anew"):
+    monkeypatch.setattr(benchmark_run.PartialResults, "merge", lambda self, state: next(merges)(self, state))
+    with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start again"):
         resumed(kept, [])

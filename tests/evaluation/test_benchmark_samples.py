@@ -77,7 +77,7 @@ def test_every_benchmark_runs_on_files_of_its_layout(samples, tmp_path, monkeypa
     limit = 1 if line.scoring in ("clips", "revos", "ref_davis", "clicks") else 5
     monkeypatch.setattr(clicks, "LIMIT", 3)
     made, again = (
-        benchmark_run.run(ENGINE, line, task, batch_size=3, kept=tmp_path / "kept.json", limit=limit) for _ in range(2)
+        benchmark_run.run(ENGINE, line, task, batch_size=3, state_file=tmp_path / "kept.json", limit=limit) for _ in range(2)
     )
     scores = made.scorer.compute()
     assert again.resumed == made.done == min(limit, len(task.val)) and again.scorer.compute() == pytest.approx(

@@ -157,7 +157,7 @@ def test_an_example_whose_last_prompt_cannot_be_asked_is_in_no_score():
     empty = dataclasses.replace(first.prompts[1], text=" ")
     task = task_of([dataclasses.replace(first, prompts=(first.prompts[0], empty)), second], prompts=1)
     told = []
-    found = validation.evaluate(engine(rows_by_frame), {"videos": task}, say=told.append).scores["videos"]
+    found = validation.evaluate(engine(rows_by_frame), {"videos": task}, log=told.append).scores["videos"]
     assert found["count"] == 1 and found["unread"] == 1 and len(told) == 1 and "record 0" in told[0]
 
 
@@ -166,7 +166,9 @@ def test_what_stops_an_evaluation_is_told_once():
         raise UserError(f"record {index}: {reason}")
 
     task = task_of(Records([video("a", 1), None]))
-    protocol = lambda example: AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
+    protocol = lambda example: AllFrames(
+        example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1
+    )
     answered = predictions(engine(rows_by_frame), task, task.val, protocol, count=2, options=EXPRESSION, unread=refuse)
     with pytest.raises(UserError) as stopped:
         list(answered)
@@ -207,8 +209,16 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
         size = staticmethod(lambda wanted: 2)
         rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
         put = staticmethod(lambda batch, rows: batch)
+<<<<<<< HEAD
         own = staticmethod(np.asarray)
         map_shards = staticmethod(lambda function: function)
+||||||| ef4ad52
+        own = staticmethod(np.asarray)
+        by_shard = staticmethod(lambda function: function)
+=======
+        local_rows = staticmethod(np.asarray)
+        shard_map = staticmethod(lambda function: function)
+>>>>>>> plain-training
 
     long = video("a", 1)
     long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
@@ -232,7 +242,7 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
     alive, counts = weakref.WeakSet(), []
 
     def protocol(example):
-        made = AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), room=1)
+        made = AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1)
         alive.add(made)
         return made
 
@@ -251,12 +261,12 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
     assert counts == [2, 2 + 1, 2 + 1]  # one is the caller's loop variable
 
 
-@pytest.mark.parametrize("feeds_back", [False, True])
-def test_a_step_sees_the_one_before_only_where_its_protocol_says_so(feeds_back):
+@pytest.mark.parametrize("uses_memory", [False, True])
+def test_a_step_sees_the_one_before_only_where_its_protocol_says_so(uses_memory):
     class Steps(EvalProtocol):
         pass
 
-    Steps.feeds_back = feeds_back
+    Steps.uses_memory = uses_memory
     seen = []
 
     def watched(params, batch, memory):
@@ -269,7 +279,7 @@ def test_a_step_sees_the_one_before_only_where_its_protocol_says_so(feeds_back):
     given = {"count": 1, "batch_size": 1, "options": EXPRESSION, "unread": pytest.fail}
     for _, answered in predictions(engine(watched), task, task.val, protocol, **given):
         list(answered)
-    assert seen == ([None, 1, 2] if feeds_back else [None, None, None])
+    assert seen == ([None, 1, 2] if uses_memory else [None, None, None])
 
 
 def test_an_image_of_another_size_on_a_known_canvas_compiles_nothing(random_model):

@@ -62,7 +62,7 @@ def test_a_first_record_that_cannot_be_prepared_is_counted(monkeypatch):
     empty = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], text=" "),))
     task = Task("referring", None, [empty, *others], 0, processor)
     told = []
-    scores = validation.evaluate(engine(predict), {"referring": task}, say=told.append).scores["referring"]
+    scores = validation.evaluate(engine(predict), {"referring": task}, log=told.append).scores["referring"]
     assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in told[0]
 
 

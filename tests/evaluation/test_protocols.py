@@ -8,11 +8,11 @@ from drawn import pixels_of, regions_of
 
 from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.evaluation.clicks import Clicked, Corrected, centre
+from hyperseg_jax.evaluation.clicks import CorrectiveClicks, SimulatedClicks, centre
 from hyperseg_jax.evaluation.protocols import JointExpressions, SemiSupervisedVOS
 from hyperseg_jax.evaluation.scoring import SCORINGS
-from hyperseg_jax.evaluation.submissions import WRITERS, row_of
-from hyperseg_jax.evaluation.tracks import Tracked
+from hyperseg_jax.evaluation.submissions import WRITERS, make_row
+from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.structs import Example, Prediction, Prompt
 
 SIDE = 48
@@ -35,8 +35,8 @@ def run(protocol, outputs):
         for k in range(protocol.prompts):
             given = {}
             prepare = lambda one, given=given: given.setdefault("made", {"example": one})
-            asked.append(protocol.ask(step, k, prepare))
-            protocol.hear(k, outputs(step, k))
+            asked.append(protocol.query(step, k, prepare))
+            protocol.add_outputs(k, outputs(step, k))
     return asked
 
 
@@ -132,7 +132,7 @@ def tracked():
     truth = masks.swapaxes(0, 1).copy()
     truth[1, 3] = False
     prompt = Prompt(task="panoptic", classes=("cat", "dog"), things=(True, True), masks=truth, labels=(1, 0), key="7")
-    protocol = Tracked(clip(prompt, frames=4), lambda prompt, out: out)
+    protocol = TrackedInstances(clip(prompt, frames=4), lambda prompt, out: out)
     orders = [(0, 1), (1, 0), (0, 1), (0,)]
     run(protocol, lambda step, k: candidates(orders[step], masks[step]))
     return protocol, truth
@@ -153,7 +153,7 @@ def test_tracks_for_the_server(tracked, tmp_path):
     protocol, _ = tracked
     ((prompt, found),) = protocol.answers()
     reader = type("reader", (), {"category_ids": (11, 22)})
-    path = WRITERS["youtube_vis"](tmp_path, [json.loads(json.dumps(row_of(protocol.example, prompt, found)))], reader)
+    path = WRITERS["youtube_vis"](tmp_path, [json.loads(json.dumps(make_row(protocol.example, prompt, found)))], reader)
     with zipfile.ZipFile(path) as file:
         rows = json.loads(file.read("results.json"))
     assert [(row["video_id"], row["category_id"]) for row in rows] == [(7, 22), (7, 11)]
@@ -165,7 +165,7 @@ def test_a_clip_in_which_nothing_is_found():
     numbers = np.zeros((0, 2), np.float32)
     empty = Prediction(np.zeros((0, SIDE, SIDE), bool), classes=numbers[:, :1], embeddings=numbers)
     for name in ("tracks", "davis_unsupervised"):
-        protocol = Tracked(clip(prompt), lambda prompt, out: out)
+        protocol = TrackedInstances(clip(prompt), lambda prompt, out: out)
         run(protocol, lambda step, k: empty)
         found = score(name, protocol).compute()
         assert found["count"] == 1 and found.get("ap", found.get("j")) == 0
@@ -214,7 +214,7 @@ def test_clicks_go_on_until_an_object_is_found():
         asked.append(pixels_of(one, (SIDE, SIDE)))
         return Prediction(grown(one, 6) & bars)
 
-    protocol = Clicked(clip(prompt, frames=1), find)
+    protocol = SimulatedClicks(clip(prompt, frames=1), find)
     run(protocol, lambda step, k: None)
     assert protocol.steps == 20 and asked[0].sum((1, 2)).tolist() == [5, 5] and (asked[0] <= bars).all()
     ((_, (found,)),) = protocol.answers()
@@ -231,15 +231,15 @@ def test_clicks_are_asked_as_points():
     """One more each step; an object that is ignored as a whole has none, and is asked for with an empty mask."""
     bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
     prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars), ignore=bars[1:])
-    protocol = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
-    first, second = protocol.asked(0).regions
+    protocol = SimulatedClicks(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
+    first, second = protocol.current_prompt(0).regions
     assert first.kind == second.kind == "point" and second.mask is not None and not second.mask.any()
     assert first.mask is None and first.points.tolist() == [[3.5, 3.5, 1]]
     for clicks in range(1, 4):
-        points = protocol.asked(0).regions[0].points
+        points = protocol.current_prompt(0).regions[0].points
         assert len(points) == clicks and (points[:, 2] == 1).all() and (points[:, :2] % 1 == 0.5).all()
-        assert np.array_equal(draw_region(protocol.asked(0).regions[0], (SIDE, SIDE)), protocol._drawn[0])
-        protocol.hear(0, None)
+        assert np.array_equal(draw_region(protocol.current_prompt(0).regions[0], (SIDE, SIDE)), protocol._drawn[0])
+        protocol.add_outputs(0, None)
 
 
 def test_interactive_systems_are_told_what_is_too_much():
@@ -248,24 +248,24 @@ def test_interactive_systems_are_told_what_is_too_much():
     target, beside = block(0, 0, 10, 20), block(20, 20, 20, 20)
     prompt = Prompt(task="region", masks=target[None, None], labels=(0,), regions=regions_of(target[None]))
     answers = iter([block(0, 0, 10, 15) | beside, block(0, 0, 10, 15)])
-    protocol = Corrected(clip(prompt, frames=1), lambda one, out: Prediction(next(answers)[None]))
-    assert protocol.feeds_back and protocol.one_image
+    protocol = CorrectiveClicks(clip(prompt, frames=1), lambda one, out: Prediction(next(answers)[None]))
+    assert protocol.uses_memory and protocol.same_image
     assert protocol.measure(0, lambda example: len(example.prompts[0].regions[0].points)) == protocol.steps == 20
-    protocol.hear(0, None)
-    protocol.hear(0, None)
-    first, second, third = protocol.asked(0).regions[0].points
+    protocol.add_outputs(0, None)
+    protocol.add_outputs(0, None)
+    first, second, third = protocol.current_prompt(0).regions[0].points
     assert first[2] == third[2] == 1 and second[2] == 0
     assert beside[int(second[1]), int(second[0])] and third[0] > 15
 
 
-@pytest.mark.parametrize("kind", [Clicked, Corrected])
+@pytest.mark.parametrize("kind", [SimulatedClicks, CorrectiveClicks])
 def test_an_object_that_nobody_clicks_at_has_room_as_well(kind):
     """It is ignored as a whole, and asked for with an empty mask at each step."""
     bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
     prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars), ignore=bars[1:])
     protocol = kind(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
     regions = protocol.measure(0, lambda example: example.prompts[0].regions)
-    assert [len(region.points) for region in regions] == [20, 0] and len(protocol.asked(0).regions) == 2
+    assert [len(region.points) for region in regions] == [20, 0] and len(protocol.current_prompt(0).regions) == 2
 
 
 def test_an_object_that_is_never_found_counts_twenty_clicks():
@@ -273,7 +273,7 @@ def test_an_object_that_is_never_found_counts_twenty_clicks():
     prompt = Prompt(
         task="region", masks=whole[None], labels=(0,), regions=regions_of(whole, "box"), ignore=block(0, 0, 2, SIDE)[None]
     )
-    protocol = Clicked(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros((1, SIDE, SIDE), bool)))
+    protocol = SimulatedClicks(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros((1, SIDE, SIDE), bool)))
     run(protocol, lambda step, k: None)
     scores = score("clicks", protocol).compute()
     assert (scores["noc@50"], scores["failed@50"], scores["iou@1"]) == (20, 1, 0)
@@ -286,11 +286,11 @@ def test_border_pixels_do_not_count():
     """IoU is 1 where the answer differs in ignored pixels alone."""
     target, ignore = block(0, 0), block(12, 0, 2, 12)
     prompt = Prompt(task="region", masks=target[None, None], labels=(0,), regions=regions_of(target[None]), ignore=ignore[None])
-    protocol = Clicked(clip(prompt, frames=1), lambda one, out: Prediction((target | ignore)[None]))
+    protocol = SimulatedClicks(clip(prompt, frames=1), lambda one, out: Prediction((target | ignore)[None]))
     run(protocol, lambda step, k: None)
     assert protocol.answers()[0][1][0].ious[0][0] == pytest.approx(1, abs=1e-4)
 
 
 def test_nothing_to_click_at_is_named():
-    with pytest.raises(UserError, match="clip: has no object to click at"):
-        Clicked(clip(Prompt(task="region", regions=regions_of(block(0, 0)[None]))), lambda one, out: None)
+    with pytest.raises(UserError, match="clip: has no objects to click on"):
+        SimulatedClicks(clip(Prompt(task="region", regions=regions_of(block(0, 0)[None]))), lambda one, out: None)

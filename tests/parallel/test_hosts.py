@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.parallel import hosts
-from hyperseg_jax.parallel.feed import ALONE, Feed, Rows
+from hyperseg_jax.parallel.feed import SINGLE_PROCESS, Feed, Rows
 from hyperseg_jax.parallel.startup_barrier import startup_barrier
 from hyperseg_jax.parallel.watchdog import Watchdog
 
@@ -40,12 +40,12 @@ def test_all_who_come_learn_all_names():
 
 def test_who_does_not_come_is_named_to_all():
     for told in call(4, [0, 2], seconds=1.0):
-        assert told.startswith("after 1 s, process 1, 3 of 4 has not come to the start; there are 0 (host0), 2 (host2)")
+        assert told.startswith("after 1 s, process 1, 3 of 4 did not reach the start; present: 0 (host0), 2 (host2)")
 
 
 def test_without_process_0_each_says_whom_it_misses():
     (told,) = call(2, [1], seconds=0.5)
-    assert "process 0 of 2 has not come" in told
+    assert "process 0 of 2 did not reach the start" in told
 
 
 def test_flags_that_do_not_fit_are_one_line(monkeypatch):
@@ -77,9 +77,9 @@ def test_a_cluster_tells_who_is_who(monkeypatch):
     told, begun = [], []
     monkeypatch.setattr(hosts, "startup_barrier", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **timeouts: begun.append((given, timeouts)))
-    monkeypatch.setattr(hosts, "_joined", hosts._Joined())
+    monkeypatch.setattr(hosts, "_group", hosts._ProcessGroup())
     hosts.join(hosts.Timeouts(start=7, heartbeat=8, barrier=9))
-    assert told == [("node07:61440", 2, 4)] and hosts.name(2) == "2 (c)"
+    assert told == [("node07:61440", 2, 4)] and hosts.process_name(2) == "2 (c)"
     timeouts = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
     assert begun == [(("node07:61440", 4, 2), timeouts)]
     hosts.join(hosts.Timeouts(), coordinator="here:1", process_id=3)
@@ -90,8 +90,8 @@ def test_a_cluster_tells_who_is_who(monkeypatch):
 
 def test_one_process_agrees_with_itself():
     hosts.join(hosts.Timeouts(), processes=1)
-    assert hosts.leads() and hosts.exchange("a word", "x") == ["x"] and hosts.agree("a failure", "no") == "no"
-    with pytest.raises(RuntimeError, match="as it was"), hosts.ending():
+    assert hosts.is_primary() and hosts.exchange("a word", "x") == ["x"] and hosts.combine_failures("a failure", "no") == "no"
+    with pytest.raises(RuntimeError, match="as it was"), hosts.exit_on_error():
         raise RuntimeError("as it was")
 
 
@@ -107,10 +107,10 @@ def test_rows_go_to_the_devices_and_come_back(mesh):
     batch = {"x": np.arange(24).reshape(8, 3)}
     placed = feed.put(batch, every)["x"]
     np.testing.assert_array_equal(placed, batch["x"])
-    np.testing.assert_array_equal(feed.own(placed), batch["x"])
+    np.testing.assert_array_equal(feed.local_rows(placed), batch["x"])
     with pytest.raises(UserError, match=r"train\.batch_size = 6: give a multiple of 4"):
         feed.rows(6)
-    assert ALONE.size(5) == 5 and ALONE.rows(8) == every and ALONE.put(batch, every) is batch
+    assert SINGLE_PROCESS.size(5) == 5 and SINGLE_PROCESS.rows(8) == every and SINGLE_PROCESS.put(batch, every) is batch
 
 
 class Devices:
@@ -142,7 +142,7 @@ def test_the_rows_of_a_process_among_many(monkeypatch):
             assert two.rows(8) == Rows(8, ((0, 1, 2, 3), (4, 5, 6, 7))[process], (True,) * 4)
             assert ring.rows(8) == Rows(8, ((0, 1, 6, 7), (2, 3, 4, 5))[process], (True,) * 4)
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    with pytest.raises(UserError, match="no device of the mesh"):
+    with pytest.raises(UserError, match="no device in the mesh"):
         Feed(Devices((1, 0, 8))).rows(8)
 
 
@@ -157,7 +157,7 @@ def test_a_silence_is_told_once_with_all_stacks(tmp_path, capfd):
         time.sleep(0.6)
         assert not file.exists()  # nothing has begun
         watchdog.beat()
-        watchdog.patient()
+        watchdog.pause()
         time.sleep(0.6)
         assert not file.exists()
         watchdog.beat()

@@ -25,14 +25,14 @@ COLLECTIVE = r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-per
 def whole_tree_split(name):
     """The preset on eight devices, small parameters split as well."""
     made = placement.make(name, SIZES.get(name))
-    return placement.Placement(made.preset, made.mesh, made.rules, smallest=0)
+    return placement.Placement(made.preset, made.mesh, made.rules, min_size=0)
 
 
 def lower(case, placed):
     where = placement.shardings(case.boxed, placed)
     arguments = jax.device_put(case.params, where), jax.device_put(case.batch, placed.batch), case.key
     with placement.use(placed):
-        outputs = ((placed.whole, placed.whole), where)
+        outputs = ((placed.replicated, placed.replicated), where)
         return jax.jit(jax.value_and_grad(case.loss, has_aux=True), out_shardings=outputs).lower(*arguments), arguments
 
 
@@ -106,7 +106,7 @@ def test_a_batch_that_cannot_be_split_is_refused(case):
     ("name", "sizes", "told"),
     [
         ("fsdp2", {}, "use auto or one of single, data"),
-        ("data_fsdp", {"fsdp": 3}, "does not make 8 devices"),
+        ("data_fsdp", {"fsdp": 3}, "does not match 8 devices"),
         ("data", {"fsdp": 2}, "train.mesh.fsdp: preset data has the axes data"),
     ],
 )

@@ -13,7 +13,7 @@ from hyperseg_jax import config as configs
 from hyperseg_jax.parallel import placement, presets, report
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import param_groups
-from hyperseg_jax.training.beginning import begin
+from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.training.state import shardings
 
 FOLDER = pathlib.Path(__file__).parent / "snapshots"
@@ -35,10 +35,10 @@ def shapes():
     def of(kind):
         config = configs.load(f"hyperseg_3b_{kind}")
         system = systems.get(config.system)
-        rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.param_groups)
+        rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
         boxed = system.boxed_shapes(config)
         anywhere = placement.abstract("single", {}, 1)
-        begun = begin(config, system, system.build(config), rules, lambda step: 1.0, anywhere)
+        begun = trace_initial_state(config, system, system.build(config), rules, lambda step: 1.0, anywhere)
         state, tx = begun.abstract, begun.tx
         return config, boxed, state, rules, tx
 
@@ -52,12 +52,12 @@ def test_snapshot(shapes, topology, kind, request):
     device_kind, chips = TOPOLOGIES[topology]
     preset, sizes = presets.choose("auto", device_kind, chips, 1, config.model.lora.rank > 0)
     placed = placement.abstract(preset, sizes, chips)
-    where = shardings(state, placement.shardings(boxed, placed), rules, tx, placed.whole)
+    where = shardings(state, placement.shardings(boxed, placed), rules, tx, placed.replicated)
     state = placement.abstract_arrays(state, where)
     rows = report.rows(state.params, placed)
     assert not [row.path for row in rows if row.flagged]
     moments = sum(row.megabytes for row in report.rows(arrays(state), placed))
-    text = "\n".join([*report.lines(rows, placed), f"optimizer: {moments:.1f} MB a device\n"])
+    text = "\n".join([*report.lines(rows, placed), f"optimizer: {moments:.1f} MB per device\n"])
     file = FOLDER / f"{topology}_{kind}.txt"
     if request.config.getoption("--write-snapshots"):
         FOLDER.mkdir(exist_ok=True)

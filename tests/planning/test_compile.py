@@ -140,8 +140,8 @@ def test_every_host_of_a_slice_feeds_its_rows(topology, adapters, monkeypatch):
     for process in {device.process_index for device in devices}:
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         rows = feed.rows(2 * len(devices))
-        assert len(rows.places) == 2 * 4  # chips of a host
-        fed += [row for row, scored in zip(rows.places, rows.scored, strict=True) if scored]
+        assert len(rows.indices) == 2 * 4  # chips of a host
+        fed += [row for row, scored in zip(rows.indices, rows.scored, strict=True) if scored]
     assert sorted(fed) == list(range(2 * len(devices)))
 
 

@@ -22,7 +22,7 @@ def matched(function, placed):
     cost = jax.ShapeDtypeStruct((2, 8, 6, 3), jnp.float32, sharding=NamedSharding(placed.mesh, P(None, "data")))
     valid = jax.ShapeDtypeStruct((8, 3), bool, sharding=placed.batch)
     with placement.use(placed):
-        return program.read(jax.jit(function, out_shardings=placed.whole).lower(cost, valid).compile().as_text())
+        return program.read(jax.jit(function, out_shardings=placed.replicated).lower(cost, valid).compile().as_text())
 
 
 def test_matching_waits_for_nobody(placed):

@@ -56,7 +56,7 @@ def test_a_sweep_leaves_a_table_json_and_a_plot(type_in):
         assert len(image.convert("RGB").resize((300, 200)).getcolors(60000)) > 30
 
     code, shown, told = type_in("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --metric train/loss")
-    assert code == 0 and "6 of 6 trials are done already" in told and "best (min)" in shown
+    assert code == 0 and "6 of 6 trials are already done" in told and "best (min)" in shown
     found = json.loads(pathlib.Path("s/results.json").read_text())["trials"]
     assert [trial["last"] for trial in found] == sorted(trial["last"] for trial in found)
 
@@ -128,7 +128,7 @@ def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name
             "--grid rate=1 --zip name=a,b pause=1",
             (
                 "--zip",
-                "as many values",
+                "the same number of values",
             ),
         ),
         ("", ("give fields to vary",)),
@@ -140,7 +140,7 @@ def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name
             ),
         ),
         ("--grid rate=1 --metric referring/cio", ("--metric referring/cio", "no score 'cio'; did you mean ciou?", "giou")),
-        ("--grid rate=1 --metric video/ciou", ("--metric video/ciou", "no score 'ciou'", "Known are j, f, jf, count")),
+        ("--grid rate=1 --metric video/ciou", ("--metric video/ciou", "no score 'ciou'", "known scores: j, f, jf, count")),
         ("--grid rate=1 --metric words/ciou", ("--metric words/ciou", "data.tasks.words has no validation records")),
         (
             "--grid rate=1 --asha",

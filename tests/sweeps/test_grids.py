@@ -15,7 +15,7 @@ def test_prod_is_each_with_all():
 
 def test_zip_is_side_by_side():
     assert grids.zipped(A, B) == [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
-    with pytest.raises(UserError, match=r"as many values of each field \(2 of a, 3 of c\)"):
+    with pytest.raises(UserError, match=r"all fields need the same number of values \(2 of a, 3 of c\)"):
         grids.zipped(A, grids.values("c=1,2,3"))
 
 
@@ -52,9 +52,9 @@ def test_options_are_a_chain_of_products():
         ([("--grid", ["a"])], "a: give a field and its values"),
         ([("--grid", ["a="])], "a=: give a field and its values"),
         ([("--grid", ["a=1,,2"])], "a=1,,2: give"),
-        ([("--grid", ["a=1"]), ("--zip", ["a=2"])], "a: varied twice"),
+        ([("--grid", ["a=1"]), ("--zip", ["a=2"])], "a: appears twice"),
         ([], "give fields to vary"),
-        ([("--grid", ["a=1"]), ("--chain", [])], "--chain stands between two sets"),
+        ([("--grid", ["a=1"]), ("--chain", [])], "--chain separates two grids"),
     ],
 )
 def test_what_cannot_be_read_is_named(options, told):

@@ -31,7 +31,7 @@ def calls(root):
 def submit(trials, root, resubmit=False):
     told = []
     trials[0].folder.mkdir(parents=True, exist_ok=True)
-    launchers.run(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, say=told.append, root=root)
+    launchers.run(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, log=told.append, root=root)
     return told
 
 
@@ -66,5 +66,5 @@ def test_a_script_that_fails_ends_it_and_keeps_what_was_submitted(fakes, root):
 
 
 def test_without_a_checkout_the_script_is_named(fakes, root):
-    with pytest.raises(UserError, match=r"needs launch/gke\.py, and .* has none; run from a checkout"):
+    with pytest.raises(UserError, match=r"needs launch/gke\.py, which .* does not have; run from a checkout"):
         launchers.command(fakes((1,))[0], "gke", root=root)

@@ -24,7 +24,7 @@ def _quick(monkeypatch):
 def test_trials_are_packed_on_the_shares(fakes, seen):
     trials, told = fakes((1, 2, 3, 4, 5), pause=0.01), []
     shares = [Share({"CUDA_VISIBLE_DEVICES": "0"}), Share({"CUDA_VISIBLE_DEVICES": "1"}, cores=(CORE,))]
-    local.run(trials, shares, say=told.append)
+    local.run(trials, shares, log=told.append)
     assert [trial.status() for trial in trials] == ["finished"] * 5
     starts = [seen.starts(trial) for trial in trials]
     assert all(len(start) == 1 for start in starts)
@@ -40,8 +40,8 @@ def test_trials_are_packed_on_the_shares(fakes, seen):
     ends = [line for line in told if line.startswith(("started", "finished"))]
     assert [line.split()[0] for line in ends[:2]] == ["started"] * 2 and ends[2].startswith("finished")  # two at a time
 
-    local.run(trials, [Share()], say=told.append)
-    assert told[-1] == "5 of 5 trials are done already"
+    local.run(trials, [Share()], log=told.append)
+    assert told[-1] == "5 of 5 trials are already done"
     assert [seen.starts(trial) for trial in trials] == starts, "a finished trial was started again"
 
 
@@ -49,7 +49,7 @@ def test_a_failure_leaves_the_others_alone_and_is_tried_again(fakes, seen):
     trials = fakes((-1, 2))
     for count in (1, 2):
         told = []
-        local.run(trials, [Share()], say=told.append)
+        local.run(trials, [Share()], log=told.append)
         assert [trial.status() for trial in trials] == ["failed", "finished"]
         assert any("failed rate=-1" in line and "exit code 1: rate is negative" in line for line in told)
         assert trials[0].log.read_text().count("rate is negative") == count
@@ -59,7 +59,7 @@ def test_a_failure_leaves_the_others_alone_and_is_tried_again(fakes, seen):
 def test_what_ends_early_is_not_finished(fakes):
     (short,) = fakes((1,), steps=5)
     (longer,) = [type(short)(short.values, short.config, short.fixed, 10, short.folder, training=short.training)]
-    local.run([longer], [Share()], say=lambda _: None)
+    local.run([longer], [Share()], log=lambda _: None)
     assert longer.status() == "interrupted"
 
 
@@ -71,7 +71,7 @@ from hyperseg_jax.sweeps.trials import Trial
 fixed = ("train.steps=60", "pause=0.05")
 out = pathlib.Path(sys.argv[1])
 trials = [Trial({"rate": rate}, "tiny", fixed, 60, out, training="fake_training") for rate in ("1", "2", "3")]
-local.run(trials, [Share(), Share()], say=lambda line: print(line, flush=True))
+local.run(trials, [Share(), Share()], log=lambda line: print(line, flush=True))
 """
 
 
@@ -86,25 +86,25 @@ def test_a_sweep_that_was_ended_goes_on_and_loses_nothing(fakes, seen, number, t
     if number != signal.SIGKILL:
         assert [trial.status() for trial in trials] == ["interrupted", "interrupted", "waiting"]
 
-    local.run(trials, [Share(), Share()], say=lambda _: None)
+    local.run(trials, [Share(), Share()], log=lambda _: None)
     assert [trial.status() for trial in trials] == ["finished"] * 3
     for trial in trials[:2]:
         first, second = seen.starts(trial)
         assert first["from"] == 0 and 3 <= second["from"] < 60, "it did not save when the sweep died"
     undisturbed = [type(t)(t.values, t.config, ("train.steps=60",), 60, tmp_path / "calm", training=t.training) for t in trials]
-    local.run(undisturbed, [Share(), Share()], say=lambda _: None)
+    local.run(undisturbed, [Share(), Share()], log=lambda _: None)
     assert [seen.end(trial) for trial in trials] == [seen.end(trial) for trial in undisturbed]
 
 
 def test_two_processes_never_work_on_one_trial(fakes, seen):
     """Started while an earlier process still trains, it waits for its end."""
-    from hyperseg_jax.sweeps.process import Training
+    from hyperseg_jax.sweeps.process import TrainingProcess
 
     (trial,) = fakes((1,), steps=10, pause=0.05)
-    one = Training(trial)
+    one = TrainingProcess(trial)
     seen.wait(lambda: seen.starts(trial))
-    other = Training(trial)
-    assert (one.wait(), other.wait()) == (0, 0), trial.last_words()
+    other = TrainingProcess(trial)
+    assert (one.wait(), other.wait()) == (0, 0), trial.last_log_line()
     first, second = seen.starts(trial)
     assert (first["from"], second["from"]) == (0, 10)
     assert "waiting for an earlier process" in trial.log.read_text()

@@ -43,7 +43,7 @@ def sweep(trials, tmp_path, metric=SCORE, asha=None, per_trial=1):
     from hyperseg_jax.sweeps.backends import ray_tune
 
     told = []
-    ray_tune.run(trials, metric, tmp_path / "out" / "ray", per_trial=per_trial, asha=asha, say=told.append)
+    ray_tune.run(trials, metric, tmp_path / "out" / "ray", per_trial=per_trial, asha=asha, log=told.append)
     return told
 
 
@@ -73,7 +73,7 @@ def last_step(trial):
 def calm(trials, folder):
     """The same trials where nothing disturbs them."""
     copies = [Trial(t.values, t.config, t.fixed, t.steps, folder, training=t.training) for t in trials]
-    local.run(copies, [Share(), Share()], say=lambda _: None)
+    local.run(copies, [Share(), Share()], log=lambda _: None)
     return copies
 
 
@@ -85,7 +85,7 @@ def test_killed_workers_and_trainings_come_back(cluster, fakes, seen, tmp_path):
     told = sweep(trials, tmp_path)
     assert worker.killed and training.killed
     assert [trial.status() for trial in trials] == ["finished"] * 4
-    assert sum("killed, goes on" in line for line in told) == 2
+    assert sum("killed, resumes" in line for line in told) == 2
     starts = [seen.starts(trial) for trial in trials]
     assert [len(start) for start in starts] == [2, 2, 1, 1]
     assert starts[0][1]["from"] >= 13, "asked to stop by the death of its worker, it did not save"
@@ -140,7 +140,7 @@ from hyperseg_jax.sweeps.trials import Metric, Trial
 out = pathlib.Path(sys.argv[1])
 fixed = ("train.steps=60", "pause=0.1")
 trials = [Trial({"rate": rate}, "tiny", fixed, 60, out, training="fake_training") for rate in ("1", "2", "3")]
-ray_tune.run(trials, Metric("referring", "ciou", "max"), out.parent / "ray", per_trial=1, asha=None, say=print)
+ray_tune.run(trials, Metric("referring", "ciou", "max"), out.parent / "ray", per_trial=1, asha=None, log=print)
 """
 
 
@@ -169,8 +169,8 @@ def test_true_trainings_on_both_backends_are_bit_equal_after_a_kill(cluster, wor
     fixed = (f"data.root={world}", "train.steps=64", "train.save_every=2", "train.eval_every=32")
     make = lambda folder: [Trial({"optimizer.learning_rate": rate}, config, fixed, 64, folder) for rate in ("1e-3", "1e-2")]
     undisturbed, trials = make(tmp_path / "calm"), make(tmp_path / "out" / "trials")
-    local.run(undisturbed, [Share()], say=lambda _: None)
-    assert [trial.status() for trial in undisturbed] == ["finished"] * 2, undisturbed[0].last_words()
+    local.run(undisturbed, [Share()], log=lambda _: None)
+    assert [trial.status() for trial in undisturbed] == ["finished"] * 2, undisturbed[0].last_log_line()
 
     def of_training(kind):
         pids = [int(path.name) for path in pathlib.Path("/proc").iterdir() if path.name.isdecimal()]
@@ -182,8 +182,8 @@ def test_true_trainings_on_both_backends_are_bit_equal_after_a_kill(cluster, wor
     resumed = lambda: trials[0].log.read_text().count("resuming at step")
     second = killer(lambda: first.killed and resumed() == 1 and last_step(trials[0]) >= 11, lambda: of_training("training"))
     told = sweep(trials, tmp_path)
-    assert first.killed and second.killed and sum("killed, goes on" in line for line in told) == 2
-    assert [trial.status() for trial in trials] == ["finished"] * 2, trials[0].last_words()
+    assert first.killed and second.killed and sum("killed, resumes" in line for line in told) == 2
+    assert [trial.status() for trial in trials] == ["finished"] * 2, trials[0].last_log_line()
     assert resumed() == 2
     model = lambda trial: model_folder.read(pathlib.Path(trial.workdir, "model"))
     same = lambda one, other: [name for name in one if not np.array_equal(one[name], other[name])] == []

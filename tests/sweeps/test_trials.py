@@ -10,7 +10,7 @@ import pytest
 from hyperseg_jax.commands import sweep
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps import devices
-from hyperseg_jax.sweeps.process import Training
+from hyperseg_jax.sweeps.process import TrainingProcess
 from hyperseg_jax.sweeps.trials import Metric, Trial
 
 
@@ -54,7 +54,7 @@ def test_a_metric_picks_its_lines():
 def test_a_broken_record_is_named(tmp_path):
     broken = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
     assert broken.status() == "waiting"
-    broken.note("failed", "no luck")
+    broken.set_status("failed", "no luck")
     assert broken.status() == "failed"
     broken.record.write_text("[]")
     with pytest.raises(UserError, match=r"\.json: not a readable record"):
@@ -79,7 +79,7 @@ def test_shares_are_equal_and_apart():
     "arguments, words",
     [
         (("gpu", ("0", "1"), 3), "this machine has 2 GPUs; give 1 to 2"),
-        (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: TPU chips go to a process by 1, 2, 4, 8"),
+        (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: a process can use 1, 2, 4, 8 TPU chips"),
     ],
 )
 def test_a_share_that_is_not_there_is_named(arguments, words):
@@ -90,12 +90,12 @@ def test_a_share_that_is_not_there_is_named(arguments, words):
 def test_jax_says_what_there_is(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(devices, "PROBE", "print('noise'); print('gpu', 2)")
-    assert devices.found() == ("gpu", ("0", "1"))
+    assert devices.detect() == ("gpu", ("0", "1"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert devices.found() == ("gpu", ("4", "6"))
+    assert devices.detect() == ("gpu", ("4", "6"))
     monkeypatch.setattr(devices, "PROBE", "raise SystemExit('no driver')")
     with pytest.raises(UserError, match="JAX finds no devices"):
-        devices.found()
+        devices.detect()
 
 
 def test_a_score_of_training_lines_is_the_mean_over_the_steps_of_all_tasks():
@@ -137,9 +137,9 @@ def test_a_log_is_only_written_where_it_is_a_file(tmp_path, content):
     (tmp_path / "other").write_text("other")
     fuzz.placed(odd.log, content)
     with fuzz.bounded(seconds=20):
-        assert odd.last_words() == "no output"
+        assert odd.last_log_line() == "no output"
         with pytest.raises(UserError, match=r"\.log: is not a regular file; remove it"):
-            Training(odd)
+            TrainingProcess(odd)
     assert (tmp_path / "other").read_text() == "other"
 
 
@@ -150,13 +150,13 @@ def test_the_last_words_of_a_long_log(tmp_path):
         file.seek(0, 2)
         file.write(b"x\nerror: \xff\x1b[2J\n\n")
     with fuzz.bounded(seconds=60, memory=2**26):
-        assert one.last_words() == "error: \ufffd\\x1b[2J"
+        assert one.last_log_line() == "error: \ufffd\\x1b[2J"
 
 
 def test_a_lock_that_is_a_link_ends_the_trial(tmp_path):
     one = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
     one.lock.symlink_to(tmp_path / "other")
-    assert Training(one).wait() == 1 and f"{one.lock}: is no lock of a trial" in one.last_words()
+    assert TrainingProcess(one).wait() == 1 and f"{one.lock}: cannot be used as the lock of a trial" in one.last_log_line()
     assert not (tmp_path / "other").exists()
 
 
@@ -166,7 +166,7 @@ def test_a_metrics_log_that_is_no_file_has_no_lines(tmp_path, content):
     pathlib.Path(one.workdir).mkdir(parents=True)
     fuzz.placed(pathlib.Path(one.workdir) / "metrics.jsonl", content)
     with fuzz.bounded(seconds=10):
-        assert list(one.lines()) == [] and not one.reached_its_end()
+        assert list(one.lines()) == [] and not one.is_complete()
 
 
 def test_steps_without_an_end_give_no_score():

@@ -11,7 +11,7 @@ from drawn import regions_of
 
 from hyperseg_jax.data.sources import Task
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, predictions
-from hyperseg_jax.evaluation.features import KEPT, FeatureCache
+from hyperseg_jax.evaluation.features import CACHE_SIZE, FeatureCache
 from hyperseg_jax.evaluation.protocols import EvalProtocol
 from hyperseg_jax.parallel import hosts, placement
 from hyperseg_jax.structs import Example, Prompt
@@ -126,7 +126,7 @@ def test_features_are_kept_by_content(asked, random_model):
     assert features([example(PROMPTS["video"])]) == ["layout"]  # "This is a frame"
     assert features([example(PROMPTS["referring"], frame=1)]) == everything
     assert features([example(PROMPTS["referring"])]) == ["layout"]  # two of each part are kept
-    assert KEPT == 2
+    assert CACHE_SIZE == 2
     assert features([example(PROMPTS["referring"])], dict(random_model.params)) == []  # the same arrays
     assert features([example(PROMPTS["referring"])], jax.tree.map(lambda leaf: leaf + 0, random_model.params)) == everything
     cache.clear()
@@ -159,7 +159,7 @@ def test_hosts_agree_on_what_is_encoded(asked, random_model, monkeypatch):
 
 def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
     encoded = []
-    cache = random_model.engine.encoded
+    cache = random_model.engine.feature_cache
     cache.clear()
     jitted = {name: lambda *given, f=f, name=name: encoded.append(name) or f(*given) for name, f in cache._jitted.items()}
     monkeypatch.setattr(cache, "_jitted", jitted)
@@ -171,14 +171,14 @@ def test_prompts_about_one_image_encode_it_once(random_model, monkeypatch):
     for _, answered in predictions(random_model.engine, task, examples, protocol, **given):
         list(answered)
     assert encoded == ["image_tokens", "image", "prefix"]
-    assert not any(cache._kept.values())  # and their memory is free again
+    assert not any(cache._cached.values())  # and their memory is free again
 
 
 def test_features_lie_on_a_mesh(random_model):
     """Eight rows on eight devices that share the weights: the answers are those of one device."""
     mesh = placement.make("fsdp")
     places = placement.shardings(SYSTEM.boxed_shapes(random_model.config), mesh)
-    engine = Engine.of(SYSTEM, random_model.config, jax.device_put(random_model.params, places), mesh.batch)
+    engine = Engine.from_system(SYSTEM, random_model.config, jax.device_put(random_model.params, places), mesh.batch)
     frames = RNG.integers(0, 255, (8, 1, 40, 60, 3), np.uint8)
     prompts = tuple(Prompt("referring", text) for text in ("the red ring", "the star on the left"))
     examples = [Example(str(k), frame, prompts) for k, frame in enumerate(frames)]

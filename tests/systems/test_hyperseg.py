@@ -13,7 +13,7 @@ from hyperseg_jax.parallel import placement
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.training import param_groups
-from hyperseg_jax.training.beginning import begin
+from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.weights import model_folder
 
 SYSTEM = systems.get("hyperseg")
@@ -142,9 +142,9 @@ def test_a_config_without_a_block_is_one_line(config):
 
 def test_what_is_frozen_has_no_optimizer_state(config):
     config = adapted(config)
-    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.param_groups)
+    rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
     mesh, model = placement.make("single"), SYSTEM.build(config)
-    state = begin(config, SYSTEM, model, rules, lambda step: 1e-3, mesh).abstract
+    state = trace_initial_state(config, SYSTEM, model, rules, lambda step: 1e-3, mesh).abstract
     assert state.trainable and all("lora" in path for path in flatten(state.trainable))
     assert not any("lora" in path for path in flatten(state.frozen))
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]

@@ -14,7 +14,7 @@ from hyperseg_jax.parallel import placement
 from hyperseg_jax.parallel.feed import Feed
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.training import loop, param_groups
-from hyperseg_jax.training.beginning import begin
+from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.training.state import make_step
 
 SYSTEM = systems.get("hyperseg")
@@ -54,13 +54,13 @@ def step(micro):
     """An element, a blank, and the first step of a training on some: its metrics, and the moments of its gradient."""
     config = micro()
     task = sources.build(config, SYSTEM, console=Console(quiet=True))["referring"]
-    rules = tuple(param_groups.Group(**dict(rule)) for rule in config.optimizer.param_groups)
+    rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
     rate = param_groups.schedule(
         config.optimizer.learning_rate, config.optimizer.warmup_steps, config.train.steps, config.optimizer.final_rate
     )
     mesh, model = placement.make(config.train.preset, config.train.mesh), SYSTEM.build(config)
-    begun = begin(config, SYSTEM, model, rules, rate, mesh)
-    state, tx = begun.fresh(), begun.tx
+    begun = trace_initial_state(config, SYSTEM, model, rules, rate, mesh)
+    state, tx = begun.create(), begun.tx
     whole = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = loop.jit_step(make_step(SYSTEM, model, config, tx), whole, mesh)
     feed = Feed(mesh.batch)

@@ -102,14 +102,14 @@ def test_what_it_encodes_is_kept_and_changes_nothing(workdir):
     asked = [Example("it", one, (region,)), Example("it", one, (region,), drawn_on=other[0])]
     asked.append(Example("it", one, (Prompt("panoptic", classes=("ring", "star"), things=(True, True)),)))
     kinds, masks = ("regions", "regions", "panoptic"), []
-    encoded, jitted = [], dict(model.engine.encoded._jitted)
+    encoded, jitted = [], dict(model.engine.feature_cache._jitted)
     for name, function in jitted.items():
-        model.engine.encoded._jitted[name] = lambda *given, n=name, f=function: encoded.append(n) or f(*given)
+        model.engine.feature_cache._jitted[name] = lambda *given, n=name, f=function: encoded.append(n) or f(*given)
     for example, kind in zip(asked, kinds, strict=True):
         request, _ = model._request(example)
         options = AnswerOptions(kind, Thresholds(None, 0.0, 0.0))
-        found, _ = model.engine.ask(request, options)
-        whole, _ = model.engine.ask(dataclasses.replace(request, apart=False), options)
+        found, _ = model.engine.select(request, options)
+        whole, _ = model.engine.select(dataclasses.replace(request, cache_features=False), options)
         jax.tree.map(np.testing.assert_array_equal, found, whole)
         masks.append(found)
     assert encoded == ["image", "example", "vocabulary", "example", "example", "vocabulary"]
@@ -123,7 +123,7 @@ def test_a_frame_sees_what_the_one_before_answered(workdir):
 
     def asked(frame, memory):
         request, _ = model._request(Example("it", frame[None], (prompt,)))
-        return model.engine.ask(request, options, memory)
+        return model.engine.select(request, options, memory)
 
     first, memory = asked(frames[0], None)
     alone, _ = asked(frames[1], None)
@@ -150,7 +150,7 @@ def test_rounds_encode_the_image_once_and_feed_each_other_in_an_interactive_syst
     alone = model.segment_regions(image, [first, second])
     assert len(alone) == len(both) == 2
     assert ([segment.score for segment in alone] == [segment.score for segment in both]) != interactive
-    assert sum(map(len, model.engine.encoded._kept.values())) <= 2 * 3
+    assert sum(map(len, model.engine.feature_cache._cached.values())) <= 2 * 3
 
 
 def test_a_benchmark_is_evaluated(config, workdir):

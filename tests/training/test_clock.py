@@ -18,7 +18,7 @@ def test_every_second_counts_once(seconds):
     assert found == {"start": 5, "compile": 4, "data": 1, "step": 15, "evaluation": 0, "checkpoint": 0, "lost": 0}
     assert list(found) == list(SHARES)
     assert clock.goodput(found) == 15 / 25
-    assert clock.told(found) == "goodput 60.0 %  (start 20.0  compile 16.0  data 4.0  step 60.0)"
+    assert clock.summary(found) == "goodput 60.0 %  (start 20.0  compile 16.0  data 4.0  step 60.0)"
 
 
 def test_a_run_that_goes_on_counts_what_was_and_what_was_lost(seconds):
@@ -44,7 +44,7 @@ def test_a_run_that_goes_on_counts_what_was_and_what_was_lost(seconds):
     ],
 )
 def test_arithmetic(function, shapes, wanted):
-    assert flops.of_function(function, *[jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]) == wanted
+    assert flops.count_flops(function, *[jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]) == wanted
 
 
 def test_utilization():

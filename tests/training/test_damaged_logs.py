@@ -8,11 +8,11 @@ import fuzz
 import pytest
 from rich.console import Console
 
-from hyperseg_jax.sweeps.trials import Metric, metrics_seen
+from hyperseg_jax.sweeps.trials import Metric, available_metrics
 from hyperseg_jax.training import observers, plots
 from hyperseg_jax.training.checkpoint import check_facts
 from hyperseg_jax.training.clock import Clock
-from hyperseg_jax.training.observers import Observers, read_metrics, seconds_lost
+from hyperseg_jax.training.observers import Observers, lost_seconds, read_metrics
 
 SOUND = [
     {"kind": "train", "step": 1, "task": "a", "loss": float("nan"), "steps": 1, "seconds": {"step": 1.5, "data": 0.5}},
@@ -36,7 +36,7 @@ def went_on(folder):
     """What a run says that goes on at step 2 in a folder, and the lines that it leaves."""
     console = Console(record=True, file=io.StringIO(), width=300)
     with Observers(folder, start=2, steps=9, console=console, timer=Clock(), headlines=("ciou",)) as watch:
-        seconds_lost(folder / "metrics.jsonl", {"step": 1.0})
+        lost_seconds(folder / "metrics.jsonl", {"step": 1.0})
         watch.scores(2, {"b": {"ciou": 0.25}})
     return console.export_text(), read_metrics(folder / "metrics.jsonl")
 
@@ -45,7 +45,7 @@ def went_on(folder):
 def test_damaged_lines_are_told_once_and_the_others_stay(tmp_path, damage):
     (tmp_path / "metrics.jsonl").write_bytes(damage + TEXT)
     said, lines = went_on(tmp_path)
-    assert ("damaged lines are left out" in said) == (len(damage.split()) > 1)
+    assert ("damaged lines are removed" in said) == (len(damage.split()) > 1)
     assert [(line["step"], line["task"]) for line in lines] == [(1, "a"), (2, "a"), (2, "b")]
     assert (tmp_path / "loss.png").exists()
 
@@ -55,14 +55,14 @@ def test_what_is_no_log_is_put_aside(tmp_path, monkeypatch):
     for make in (lambda: os.mkfifo(file), lambda: file.symlink_to("/dev/zero"), file.mkdir):
         make()
         with fuzz.bounded(seconds=20):
-            assert seconds_lost(file, {}) == 0
+            assert lost_seconds(file, {}) == 0
             said, lines = went_on(tmp_path)
-        assert "was no log of metrics" in said and [line["task"] for line in lines] == ["b"]
+        assert "was not a metrics log" in said and [line["task"] for line in lines] == ["b"]
         file.unlink()
     assert len(list(tmp_path.glob("metrics.jsonl.damaged-*"))) == 3
-    monkeypatch.setattr(observers, "LARGEST", len(TEXT) - 1)
+    monkeypatch.setattr(observers, "MAX_LOG_BYTES", len(TEXT) - 1)
     file.write_bytes(TEXT)
-    assert "was no log of metrics" in went_on(tmp_path)[0]
+    assert "was not a metrics log" in went_on(tmp_path)[0]
 
 
 FACTS = {"format": 1, "global_next_index": 8, "system": "hyperseg", "seconds": {"step": 1.0}, "bad": 0, "untold": None}
@@ -99,7 +99,7 @@ def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
 def test_damaged_run_facts_are_a_checkpoint_that_cannot_be_read(changed):
     check_facts(FACTS)
     check_facts({**FACTS, "untold": {"[/a]": {"steps": 1, "sums": {"loss": [1.0, 1.0], "dice": [0.5, 1.0]}}}})
-    with pytest.raises(ValueError, match="its run facts have no"):
+    with pytest.raises(ValueError, match="its run metadata has no"):
         check_facts({**FACTS, **changed})
 
 
@@ -111,7 +111,7 @@ def promise(folder):
         with fuzz.bounded(seconds=20):
             lines = read_metrics(folder / "metrics.jsonl")
             assert all(type(line["step"]) is int and line["kind"] and type(line["task"]) is str for line in lines)
-            assert seconds_lost(folder / "metrics.jsonl", {"step": 1.0}) >= 0
+            assert lost_seconds(folder / "metrics.jsonl", {"step": 1.0}) >= 0
             observers._truncate(folder / "metrics.jsonl", 2)
             assert all(line["step"] <= 2 for line in read_metrics(folder / "metrics.jsonl"))
 
@@ -134,11 +134,11 @@ def test_any_log_for_long(tmp_path, tried_long):
 
 def test_a_log_is_read_line_by_line(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    file.write_bytes(TEXT + b"[" * 3 * observers.LINE + b"\n" + TEXT)
+    file.write_bytes(TEXT + b"[" * 3 * observers.MAX_LINE_BYTES + b"\n" + TEXT)
     assert len(read_metrics(file)) == 6
     os.truncate(file, 2**26)  # zeros that take no place
     with fuzz.bounded(seconds=60, memory=2**25):
-        assert seconds_lost(file, {"step": 1.0}) == 2.0
+        assert lost_seconds(file, {"step": 1.0}) == 2.0
         observers._truncate(file, 2)
     assert len(read_metrics(file)) == 4 and file.stat().st_size < 2000
 
@@ -154,13 +154,13 @@ def test_of_a_long_log_only_what_is_drawn_or_compared_is_kept(tmp_path):
                 line = {"kind": "validation", "step": step, "task": "a", "giou": 0.1, **({} if step else {"ciou": 0.2})}
                 log.write(json.dumps(line) + "\n")
     with fuzz.bounded(seconds=120, memory=2**25):
-        train, validation = plots._curves(observers.sound_lines(file), ("ciou", "giou"))
+        train, validation = plots._curves(observers.valid_lines(file), ("ciou", "giou"))
         assert sorted(train) == [f"t{k:02}" for k in range(50)] and train["t00"]["loss"][0].tolist() == list(
             range(0, 15_000, 70)
         )
         assert list(validation["a"]) == ["giou"] and len(validation["a"]["giou"][1]) == 150
-        assert len(Metric("train", "m5", "min").scores(observers.sound_lines(file))) == 15_000
-        assert metrics_seen(observers.sound_lines(file), 3) == ["a/ciou", "a/giou", "train/loss"]
+        assert len(Metric("train", "m5", "min").scores(observers.valid_lines(file))) == 15_000
+        assert available_metrics(observers.valid_lines(file), 3) == ["a/ciou", "a/giou", "train/loss"]
 
 
 def test_a_log_that_is_a_link_out_is_put_aside(tmp_path):
@@ -170,7 +170,7 @@ def test_a_log_that_is_a_link_out_is_put_aside(tmp_path):
     (home / "metrics.jsonl").symlink_to(other)
     assert read_metrics(home / "metrics.jsonl") == []
     said, lines = went_on(home)
-    assert "was no log of metrics" in said and [line["task"] for line in lines] == ["b"] and other.read_bytes() == TEXT
+    assert "was not a metrics log" in said and [line["task"] for line in lines] == ["b"] and other.read_bytes() == TEXT
 
 
 @pytest.mark.parametrize("name", ["plugins", "plugins/profile"])
@@ -185,7 +185,7 @@ def test_a_profile_stays_in_the_workdir(tmp_path, monkeypatch, name):
     console = Console(record=True, file=io.StringIO(), width=300)
     with Observers(home, start=0, steps=9, console=console, timer=Clock(), profiled=(1, 2)) as watch:
         watch.profile(1)
-    assert "was no folder of this run" in console.export_text() and not link.exists() and not list(other.iterdir())
+    assert "was not a folder of this run" in console.export_text() and not link.exists() and not list(other.iterdir())
 
 
 @pytest.mark.parametrize("make", ["link", "pipe", "file"])
@@ -202,5 +202,5 @@ def test_scalars_stay_in_the_workdir(tmp_path, make):
             (home / "tensorboard").write_text("")
     with fuzz.bounded(seconds=60):
         said, _ = went_on(home)
-    assert "tensorboard.damaged-0: was no folder of this run" in said
+    assert "tensorboard.damaged-0: was not a folder of this run" in said
     assert list((home / "tensorboard").iterdir()) and not list(other.iterdir())

@@ -216,7 +216,7 @@ def test_what_one_host_cannot_read_is_counted_and_named_on_all(world, tmp_path):
     named = [int(line.split("\t")[0]) for line in (run.workdir / "unreadable_records.txt").read_text().splitlines()]
     assert [sum(at < 8 * step for at in named) for step in range(1, 11)] == counts
     assert {at % 8 // 4 for at in named} == {0, 1}, "only one of the hosts had bad records"
-    assert run.said().count("training records could not be read and count for nothing") == 1
+    assert run.said().count("training records could not be read and are ignored") == 1
 
 
 @pytest.mark.slow
@@ -305,7 +305,7 @@ def test_ctrl_c_with_workers_in_one_process_ends_cleanly(world, tmp_path):
 def test_hosts_that_do_not_come_are_named(world, tmp_path):
     run = Run(tmp_path, world, 4, only=(0, 2), hosts__start=15)
     assert run.codes(60) == [1, 1]
-    assert run.said().count("after 15 s, process 1, 3 of 4 has not come to the start") == 2
+    assert run.said().count("after 15 s, process 1, 3 of 4 did not reach the start") == 2
 
 
 @pytest.mark.slow
@@ -313,7 +313,9 @@ def test_a_torn_checkpoint_is_passed_over_by_all(pair, world, tmp_path):
     folder = continued(pair, tmp_path, 16)
     shutil.rmtree(folder / "run" / "checkpoints" / "16" / "params" / "d")
     resumed = Run(folder, world, 2).done()
-    assert "/16: cannot be read whole, trying the one before" in resumed.said() and "resuming at step 8" in resumed.said()
+    assert (
+        "/16: cannot be read completely, trying the previous one" in resumed.said() and "resuming at step 8" in resumed.said()
+    )
     assert same_model(resumed.model(), pair.model()) and resumed.saved() == [8, 16, 24, 28]
 
 

@@ -141,7 +141,7 @@ def test_nothing_is_written_before_all_of_the_config_fits(small_system, micro, t
 @pytest.mark.parametrize(
     "best, words",
     [
-        ("referring/cio", r"no score 'cio'; did you mean ciou\? Known are ciou, giou"),
+        ("referring/cio", r"no score 'cio'; did you mean ciou\? known scores: ciou, giou"),
         ("referring/pq", "no score 'pq'"),
         ("refering/ciou", r"train\.best = 'refering/ciou'.*referring"),
     ],
@@ -208,7 +208,7 @@ def test_killed_and_interrupted_it_goes_on_bit_equal(small_system, micro, world,
     stopped.send_signal(signal.SIGINT)
     said = stopped.communicate()[1]
     assert stopped.returncode == 0, said[-2000:]
-    assert "resuming at step 1" in said and "the same command goes on from here" in said
+    assert "resuming at step 1" in said and "run the same command to resume" in said
     assert not (run / "predictions.png").exists() and "loss.png" in said and "predictions.png" not in said
 
     last = started(run, world, TEST_PAUSE="0")

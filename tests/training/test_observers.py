@@ -19,8 +19,8 @@ from hyperseg_jax.training.observers import Observers, read_metrics
 
 def end(watch, step, loss, task="a"):
     """A step that is an interval of its own."""
-    watch.count(task, {"loss": loss})
-    watch.losses(step, 0.0)
+    watch.add_metrics(task, {"loss": loss})
+    watch.end_interval(step, 0.0)
 
 
 def observed(folder, console=None, **options):
@@ -34,11 +34,11 @@ def recorded():
 
 def test_every_task_of_an_interval_has_its_mean(tmp_path):
     console, seen = recorded(), []
-    with observed(tmp_path, console, look=lambda step, counters: seen.append((step, counters))) as watch:
+    with observed(tmp_path, console, on_metrics=lambda step, counters: seen.append((step, counters))) as watch:
         for step, (task, loss) in enumerate([("a", 1.0), ("b", 5.0), ("a", 2.0), ("a", 3.0)], 1):
-            watch.count(task, {"loss": jnp.float32(loss), "bad": jnp.int32(step), "skipped": jnp.int32(0)})
-        watch.losses(4, 0.0)
-        watch.tell()
+            watch.add_metrics(task, {"loss": jnp.float32(loss), "bad": jnp.int32(step), "skipped": jnp.int32(0)})
+        watch.end_interval(4, 0.0)
+        watch.write_pending()
         end(watch, 5, 7.0, "b")
     lines = [(line["step"], line["task"], line["steps"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert lines == [(4, "a", 3, 2.0), (4, "b", 1, 5.0), (5, "b", 1, 7.0)]
@@ -76,17 +76,17 @@ def test_steps_a_second_leave_out_compilation_and_validation(tmp_path, seconds):
                 seconds(60)
             timer.begin("step")
             seconds(0 if compiles else 2)
-            watch.count(task, {"loss": 1.0}, timed=not compiles)
+            watch.add_metrics(task, {"loss": 1.0}, timed=not compiles)
         timer.begin("evaluation")
         seconds(500)
         timer.begin("data")
-        watch.losses(5, 0.0)
-        watch.tell()
+        watch.end_interval(5, 0.0)
+        watch.write_pending()
         timer.begin("compile")
         seconds(60)
         timer.begin("step")
-        watch.count("c", {"loss": 1.0}, timed=False)
-        watch.losses(6, 0.0)
+        watch.add_metrics("c", {"loss": 1.0}, timed=False)
+        watch.end_interval(6, 0.0)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert {line["steps_per_second"] for line in lines[:2]} == {0.5}, "three steps of two seconds"
     assert "steps_per_second" not in lines[2], "no step of this interval tells"
@@ -110,10 +110,10 @@ def test_what_is_compiled_is_said_before_and_how_long_it_took_after(tmp_path, se
     told = console.export_text()
     assert "compiling the train step of a" in before and "compiled" not in before
     assert "compiled the train step of a in 83.0 s" in told
-    assert "validating; the first time, a program is compiled for each task" in told
-    assert "validation of a: compiled and answered the first batch in 40.0 s" in told
-    assert "validation of b: compiled and answered the first batch in 9.0 s" in told
-    assert told.count("answered the first batch") == 2 and told.count("the first time") == 1
+    assert "validating; the first validation compiles a program for each task" in told
+    assert "validation of a: compiled and ran the first batch in 40.0 s" in told
+    assert "validation of b: compiled and ran the first batch in 9.0 s" in told
+    assert told.count("ran the first batch") == 2 and told.count("the first validation") == 1
 
 
 @pytest.mark.parametrize("kind", ["referring", "video", "region", "panoptic"])
@@ -129,10 +129,10 @@ def test_the_plot_draws_the_headline_score_of_every_kind_of_task(tmp_path, kind,
         return type("Context", (), {"__enter__": lambda _: panels, "__exit__": lambda _, *e: context.__exit__(*e)})()
 
     monkeypatch.setattr(plots, "saved_panels", looked_at)
-    scores = dict.fromkeys(score_names.of_prompts(kind), 0.25)
+    scores = dict.fromkeys(score_names.validation_scores(kind), 0.25)
     with observed(tmp_path, headlines=score_names.headlines()) as watch:
         end(watch, 1, 1.0, "mine")
-        watch.tell()
+        watch.write_pending()
         watch.scores(1, {"mine": scores})
         watch.scores(2, {"mine": scores})
     (line,) = drawn[0][0][1].lines
@@ -157,12 +157,12 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path):
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with observed(tmp_path, console) as watch:
         end(watch, 1, 1.0)
-        watch.tell()
+        watch.write_pending()
         resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
         try:
             for step in range(2, 40):
                 end(watch, step, 1.0)
-                watch.tell()
+                watch.write_pending()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         end(watch, 40, 1.0)

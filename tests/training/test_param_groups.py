@@ -10,10 +10,15 @@ from plain_step import step_of
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
 from hyperseg_jax.training import param_groups
-from hyperseg_jax.training.param_groups import Group
+from hyperseg_jax.training.param_groups import ParamGroup
 from hyperseg_jax.training.state import create
 
-RULES = (Group(r".*/lora_[ab]"), Group("llm/.*", rate=0), Group("head/.*", rate=0.5, decay=0.1), Group(".*"))
+RULES = (
+    ParamGroup(r".*/lora_[ab]"),
+    ParamGroup("llm/.*", rate=0),
+    ParamGroup("head/.*", rate=0.5, decay=0.1),
+    ParamGroup(".*"),
+)
 
 
 def params():

@@ -15,7 +15,7 @@ from hyperseg_jax.planning import program
 from hyperseg_jax.systems.hyperseg import lengths
 from hyperseg_jax.training import param_groups, state
 
-TABLE = (param_groups.Group("frozen/.*", rate=0), param_groups.Group(".*"))
+TABLE = (param_groups.ParamGroup("frozen/.*", rate=0), param_groups.ParamGroup(".*"))
 RATE = 0.1
 
 
@@ -102,7 +102,7 @@ def test_no_element_leaves_its_device_for_a_slice():
     step = jax.jit(step_of(loss, tx, counts=counts, accumulate=4))
     wanted, _ = step(one, batch)
     with placement.use(placed):
-        given = jax.device_put(one, placed.whole), jax.device_put(batch, placed.batch)
+        given = jax.device_put(one, placed.replicated), jax.device_put(batch, placed.batch)
         compiled = step.lower(*given).compile()
         changed, _ = compiled(*given)
     assert set(program.read(compiled.as_text()).collectives()) == {"all-reduce"}
@@ -160,11 +160,11 @@ def test_moments_and_averages_lie_beside_their_parameter():
         "head": {"kernel": nn.LogicallyPartitioned(jnp.zeros((16, 8)), axes.check(("embed", "mlp")))},
     }
     placed = placement.make("fsdp")
-    placed = placement.Placement(placed.preset, placed.mesh, placed.rules, smallest=0)
+    placed = placement.Placement(placed.preset, placed.mesh, placed.rules, min_size=0)
     plain = nn.unbox(boxed)
     tx = param_groups.optimizer(param_groups.split(plain, TABLE)[0], TABLE, lambda _: RATE)
     made = jax.eval_shape(lambda: state.create(plain, TABLE, tx, 0, averaged=True))
-    where = state.shardings(made, placement.shardings(boxed, placed), TABLE, tx, placed.whole)
+    where = state.shardings(made, placement.shardings(boxed, placed), TABLE, tx, placed.replicated)
     assert jax.tree.structure(where) == jax.tree.structure(made)
     split = [at.spec for leaf, at in zip(jax.tree.leaves(made), jax.tree.leaves(where), strict=True) if leaf.shape == (16, 8)]
     assert len(split) == 4  # parameter, average and two moments

@@ -24,7 +24,7 @@ def account(tmp_path):
 
     def make(faults, **fields):
         given = {"share": 0.01, "batch_size": 10, "start": 0, "bad": 0, **fields}
-        return UnreadableRecords(faults, workdir=Workdir(tmp_path), say=said.append, **given)
+        return UnreadableRecords(faults, workdir=Workdir(tmp_path), log=said.append, **given)
 
     return make, said
 
@@ -33,21 +33,21 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
     make, said = account
     faults = [(7, "a record 3: x.jpg: cannot be read")]
     bad = make(faults)
-    bad.look(1, {"bad": 0})
+    bad.check(1, {"bad": 0})
     assert not said and not (tmp_path / "unreadable_records.txt").exists()
-    bad.look(2, {"bad": 1})
+    bad.check(2, {"bad": 1})
     faults.append((3, "b record 9: y.jpg: no such image"))
-    bad.look(3, {"bad": 2})
+    bad.check(3, {"bad": 2})
     assert said == [
-        "1 of 20 training records could not be read and count for nothing; the first: a record 3: x.jpg: cannot be "
-        f"read. Training goes on; all are named in {tmp_path}/unreadable_records.txt"
+        "1 of 20 training records could not be read and are ignored; the first: a record 3: x.jpg: cannot be "
+        f"read. Training continues; all are listed in {tmp_path}/unreadable_records.txt"
     ]
     bad.write()
     assert (tmp_path / "unreadable_records.txt").read_text() == (
         "3\tb record 9: y.jpg: no such image\n7\ta record 3: x.jpg: cannot be read\n"
     )
     again = make([(31, "a record 3: x.jpg: cannot be read")], start=3, bad=2)  # a resumed run keeps the names
-    again.look(4, {"bad": 3})
+    again.check(4, {"bad": 3})
     again.write()
     assert len((tmp_path / "unreadable_records.txt").read_text().splitlines()) == 3 and len(said) == 1
 
@@ -55,19 +55,19 @@ def test_a_few_are_told_once_and_all_are_named(account, tmp_path):
 def test_too_many_end_the_run(account):
     make, _ = account
     faults = [(0, "a record 3: x.jpg: cannot be read")]
-    make(faults).look(1, {"bad": 10})  # ten of the first ten
+    make(faults).check(1, {"bad": 10})  # ten of the first ten
     with pytest.raises(
         UserError, match=r"11 of 20 .*the first: a record 3: x\.jpg.*or raise data\.max_unreadable_share, which is 0\.01"
     ):
-        make(faults).look(2, {"bad": 11})
-    make(faults).look(200, {"bad": 20})  # one in a hundred
+        make(faults).check(2, {"bad": 11})
+    make(faults).check(200, {"bad": 20})  # one in a hundred
     with pytest.raises(UserError, match="21 of 2000"):
-        make(faults).look(200, {"bad": 21})
+        make(faults).check(200, {"bad": 21})
     with pytest.raises(UserError, match="1 of 20000"):
-        make(faults, share=0.0).look(2000, {"bad": 1})
-    make(faults, start=2000).look(2002, {"bad": 10})
+        make(faults, share=0.0).check(2000, {"bad": 1})
+    make(faults, start=2000).check(2002, {"bad": 10})
     with pytest.raises(UserError, match="11 of 20020"):  # the disk is gone
-        make(faults, start=2000).look(2002, {"bad": 11})
+        make(faults, start=2000).check(2002, {"bad": 11})
 
 
 def damage(world, folder, which):
@@ -95,8 +95,8 @@ def test_a_run_on_damaged_images_goes_on_and_counts_them(small_system, micro, wo
     assert counts[at // 2] == 1 and (at < 2 or counts[at // 2 - 1] == 0)  # two elements a step
     assert all(line["loss"] > 0 for line in steps) and steps[-1]["skipped"] == 0
     told = console.export_text()
-    assert told.count("training records could not be read and count for nothing") == 1
-    assert "validation records could not be read and are in no score; the first: record 0: " in told
+    assert told.count("training records could not be read and are ignored") == 1
+    assert "validation records could not be read and are not scored; the first: record 0: " in told
     scores = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "validation"][-1]
     assert 1 <= scores["unread"] < 4 and scores["count"] >= 1  # of four records; those of an image stand side by side
 
@@ -122,11 +122,11 @@ def test_what_is_no_list_of_bad_records_is_put_aside(account, tmp_path, content)
     path = tmp_path / "unreadable_records.txt"
     fuzz.placed(path, content)
     if content == "large":
-        os.truncate(path, unreadable_records.LARGEST + 1)
+        os.truncate(path, unreadable_records.MAX_BYTES + 1)
     jax.devices()  # their first use takes memory
     with fuzz.bounded(seconds=20):
         make([(3, "x.jpg")], start=3, bad=1).write()
-    assert len(said) == 1 and "unreadable_records.txt.damaged-0: was no list of bad records (" in said[0]
+    assert len(said) == 1 and "unreadable_records.txt.damaged-0: was not a list of unreadable records (" in said[0]
     assert path.read_text() == "3\tx.jpg\n"
 
 
@@ -135,5 +135,5 @@ def test_odd_lines_of_bad_records_are_left_out(account, tmp_path):
     path = tmp_path / "unreadable_records.txt"
     odd = f"\u00b2\ta\n{'9' * 19}\tb\n{'9' * 5000}\tc\n-1\td\n5\te\x1b[2J\n7\t{'x' * 10**5}\n".encode()
     path.write_bytes(b"\xff\xfe\tz\n" + odd + b"8\t\xff\n")
-    named = make([], start=3, bad=1)._names
+    named = make([], start=3, bad=1)._reasons
     assert list(named) == [5, 7, 8] and named[5] == "e\\x1b[2J" and len(named[7]) < 2000 and not said

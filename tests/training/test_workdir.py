@@ -83,7 +83,10 @@ def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
         assert (again.local / "tensorboard" / "events").read_text() == "x"
         assert not (again.local / "model").exists()
     begun(bucket / "name" / "run")
-    with Workdir("gs://name/run") as other, pytest.raises(UserError, match=r"gs://name/run: holds a run of another config"):
+    with (
+        Workdir("gs://name/run") as other,
+        pytest.raises(UserError, match=r"gs://name/run: contains a run with another config"),
+    ):
         other.check(micro(model__num_queries=5))
 
 
@@ -125,7 +128,8 @@ def test_checkpoints_in_a_bucket_are_looked_at_as_those_of_this_machine(bucket, 
         file.truncate(untrusted.LARGEST + 1)
     for _ in range(2):
         with pytest.raises(
-            UserError, match=r"gs://name/checkpoints: 3 is no checkpoint.*params/more has \d+ bytes.*; remove it, or"
+            UserError,
+            match=r"gs://name/checkpoints: 3 is not a readable checkpoint.*params/more has \d+ bytes.*; remove it, or",
         ):
             Checkpoints(home)
     assert there.is_dir()
@@ -150,7 +154,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_writes_nothing(request, tmp_pa
         with Workdir(home) as second, pytest.raises(UserError, match=rf"{home}: is in use by another run .process \d+ on "):
             second.open(micro(train__steps=7))
         workdir.check_lock()
-        assert json.loads((workdir.home / "config.json").read_text())["train"]["steps"] != 7
+        assert json.loads((workdir.path / "config.json").read_text())["train"]["steps"] != 7
     with Workdir(home) as again:
         again.open(micro())
         with pytest.raises(UserError, match="another run has taken over its lock"):
@@ -175,7 +179,7 @@ def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
     path = tmp_path / "run" / "config.json"
     begun(path.parent)
     fuzz.placed(path, content)
-    with pytest.raises(UserError, match=r"run/config\.json: not readable|run: holds a run of another config") as error:
+    with pytest.raises(UserError, match=r"run/config\.json: not readable|run: contains a run with another config") as error:
         Workdir(tmp_path / "run").check(micro())
     assert "\n" not in str(error.value)
 
@@ -214,7 +218,7 @@ def test_a_finished_run_without_its_checkpoints_is_kept(tmp_path, micro):
     for config in (micro(), micro(model__num_queries=5)):
         with Workdir(tmp_path) as workdir, contextlib.ExitStack() as refused:
             if (tmp_path / "model").exists():
-                refused.enter_context(pytest.raises(UserError, match=r"holds a run of another config .model\.num_queries"))
+                refused.enter_context(pytest.raises(UserError, match=r"contains a run with another config .model\.num_queries"))
             workdir.open(config)
             (tmp_path / "model").mkdir()
 
@@ -227,7 +231,7 @@ def test_a_run_that_began_after_the_check_is_seen_with_the_lock(tmp_path, micro)
             first.check(micro())
             first.open(micro())
             begun(home)
-        with pytest.raises(UserError, match=r"run: holds a run of another config .model\.num_queries"):
+        with pytest.raises(UserError, match=r"run: contains a run with another config .model\.num_queries"):
             late.open(micro(model__num_queries=5))
     with Workdir(home) as again:
         again.open(micro())

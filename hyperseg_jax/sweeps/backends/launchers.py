@@ -1,4 +1,4 @@
-"""GKE and Slurm: each trial is a job of its own, handed to the project's launch script; the cluster's queue packs them."""
+"""GKE and Slurm: submits each trial as a job through the scripts in launch/; the cluster schedules the jobs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ROOT = pathlib.Path(hyperseg_jax.__file__).parent.parent
 
 
 def command(trial: Trial, backend: str, options: Sequence[str] = (), *, root: pathlib.Path = ROOT) -> list[str]:
-    """The launch script's line for a trial; options: what else the script is told, such as the type of a slice.
+    """Returns the command that submits a trial. options: extra options of the launch script, such as the slice type.
 
-    UserError where there is no checkout with that script.
+    Raises UserError if the package is not installed from a checkout with that script.
     """
     script = root / "launch" / f"{backend}.py"
     if not script.is_file():
         raise UserError(
-            f"--backend {backend}: needs launch/{backend}.py, and {root} has none; run from a checkout, "
+            f"--backend {backend}: needs launch/{backend}.py, which {root} does not have; run from a checkout, "
             "installed with pip install -e"
         )
     return [sys.executable, str(script), trial.config, trial.workdir, "--name", job_name(trial), *options, *trial.flags()]
 
 
 def job_name(trial: Trial) -> str:
-    """Of letters, digits and dashes, at most 33 of them, as Kubernetes wants it; the same for the same sweep and trial."""
+    """Returns a job name for Kubernetes: at most 33 letters, digits and dashes, deterministic for a sweep and trial."""
     sweep = re.sub(r"[^a-z0-9]+", "-", trial.folder.parent.name.lower()).strip("-")[:20].rstrip("-")
     return f"hs-{sweep + '-' if sweep else ''}{trial.digest}"
 
@@ -42,28 +42,28 @@ def run(
     options: Sequence[str] = (),
     *,
     resubmit: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     root: pathlib.Path = ROOT,
 ) -> None:
-    """Submits what has not been submitted, and notes what has come to its end since.
+    """Submits the trials that are not submitted yet, and records those that have finished since.
 
-    resubmit: submits again what was submitted and has not ended, whether its job lives or not.
+    resubmit: whether to submit unfinished trials again, even if their jobs may still run.
     """
     for trial in trials:
-        if trial.status() not in DONE and trial.reached_its_end():
-            trial.note("finished")
+        if trial.status() not in DONE and trial.is_complete():
+            trial.set_status("finished")
     for trial in trials:
         status = trial.status()
         if status in DONE or (status == "submitted" and not resubmit):
-            say(f"{status} {trial.name}")
+            log(f"{status} {trial.name}")
             continue
-        with trial.open_log() as log:
+        with trial.open_log() as log_file:
             line = command(trial, backend, options, root=root)
-            code = subprocess.run(line, stdout=log, stderr=subprocess.STDOUT).returncode
+            code = subprocess.run(line, stdout=log_file, stderr=subprocess.STDOUT).returncode
         if code:
             raise UserError(
-                f"launch/{backend}.py ended with code {code}: {trial.last_words()} (all of it in {trial.log}); "
-                "what was submitted before stays so, the same command submits the rest"
+                f"launch/{backend}.py ended with code {code}: {trial.last_log_line()} (full output in {trial.log}); "
+                "earlier submissions are kept; run the same command to submit the rest"
             )
-        trial.note("submitted")
-        say(f"submitted {trial.name} as {job_name(trial)}")
+        trial.set_status("submitted")
+        log(f"submitted {trial.name} as {job_name(trial)}")

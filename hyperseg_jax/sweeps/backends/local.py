@@ -1,4 +1,4 @@
-"""The embedded backend: a queue on this machine, as many trials at a time as there are shares of its devices."""
+"""The local backend: a queue on this machine that runs one trial on each share of the devices."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ import time
 from collections.abc import Callable, Sequence
 
 from hyperseg_jax.sweeps.devices import Share
-from hyperseg_jax.sweeps.process import Training, on_sigterm
+from hyperseg_jax.sweeps.process import TrainingProcess, on_sigterm
 from hyperseg_jax.sweeps.trials import DONE, Trial, outcome
 
 POLL_SECONDS = 0.2
 
 
-def run(trials: Sequence[Trial], shares: Sequence[Share], *, say: Callable[[str], None]) -> None:
-    """Runs what is not done yet; what was interrupted goes on from its checkpoint.
+def run(trials: Sequence[Trial], shares: Sequence[Share], *, log: Callable[[str], None]) -> None:
+    """Runs all unfinished trials; interrupted ones resume from their checkpoints.
 
-    Ctrl-C and SIGTERM ask the running ones to save and stop, and end in KeyboardInterrupt. A trial that fails leaves the others
-    alone; its record says why.
+    On Ctrl-C or SIGTERM, running trials save and stop, and KeyboardInterrupt is raised. A failed trial does not stop the
+    others; its record has the reason.
     """
     waiting = [trial for trial in trials if trial.status() not in DONE]
     free = list(shares)
-    running: list[tuple[Trial, Training, Share]] = []
+    running: list[tuple[Trial, TrainingProcess, Share]] = []
     ended = len(trials) - len(waiting)
     if ended:
-        say(f"{ended} of {len(trials)} trials are done already")
+        log(f"{ended} of {len(trials)} trials are already done")
     with on_sigterm(signal.default_int_handler):
         try:
             while waiting or running:
                 while waiting and free:
                     trial, share = waiting.pop(0), free.pop(0)
-                    trial.note("running")
-                    running.append((trial, Training(trial, environment=share.environment, cores=share.cores), share))
-                    say(f"started {trial.name}")
+                    trial.set_status("running")
+                    running.append((trial, TrainingProcess(trial, environment=share.environment, cores=share.cores), share))
+                    log(f"started {trial.name}")
                 for entry in list(running):
                     trial, training, share = entry
                     if (code := training.poll()) is not None:
                         status, reason = outcome(trial, code)
-                        trial.note(status, reason)
+                        trial.set_status(status, reason)
                         running.remove(entry)
                         free.append(share)
                         ended += 1
-                        say(f"{status} {trial.name} ({ended} of {len(trials)}){': ' + reason if reason else ''}")
+                        log(f"{status} {trial.name} ({ended} of {len(trials)}){': ' + reason if reason else ''}")
                 time.sleep(POLL_SECONDS)
         finally:
-            _stop(running, say)
+            _stop(running, log)
 
 
-def _stop(running: Sequence[tuple[Trial, Training, Share]], say: Callable[[str], None]) -> None:
+def _stop(running: Sequence[tuple[Trial, TrainingProcess, Share]], log: Callable[[str], None]) -> None:
     if running:
-        say(f"stopping: {len(running)} trials save what they have")
+        log(f"stopping: waiting for {len(running)} trials to save")
     for _, training, _ in running:
-        training.ask_to_stop()
+        training.request_stop()
     for trial, training, _ in running:
         training.wait()
-        finished = trial.reached_its_end()
-        trial.note("finished" if finished else "interrupted", "" if finished else "the sweep was stopped")
+        finished = trial.is_complete()
+        trial.set_status("finished" if finished else "interrupted", "" if finished else "the sweep was stopped")

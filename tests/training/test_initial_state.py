@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hyperseg_jax.training.beginning import Beginning
-from hyperseg_jax.training.param_groups import Group
+from hyperseg_jax.training.initial_state import InitialState
+from hyperseg_jax.training.param_groups import ParamGroup
 from hyperseg_jax.training.state import create
 
 
@@ -21,7 +21,7 @@ def test_the_program_that_makes_the_first_state_is_not_kept():
     tx = optax.sgd(1.0)
 
     def first_state(given):
-        return create({"kernel": jnp.ones(3)}, (Group(".*"),), tx, seed=0)
+        return create({"kernel": jnp.ones(3)}, (ParamGroup(".*"),), tx, seed=0)
 
     plain = jax.jit(first_state)
     plain({})
@@ -30,6 +30,6 @@ def test_the_program_that_makes_the_first_state_is_not_kept():
 
     abstract = jax.eval_shape(first_state, {})
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    begun = Beginning(abstract, jax.tree.map(lambda _: here, abstract), tx, first_state, "", ())
-    assert begun.fresh().trainable["kernel"].sum() == 3
+    begun = InitialState(abstract, jax.tree.map(lambda _: here, abstract), tx, first_state, "", ())
+    assert begun.create().trainable["kernel"].sum() == 3
     assert "jit_first_state" not in programs()
