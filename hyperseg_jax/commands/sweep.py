@@ -156,7 +156,9 @@ def _check_score(sweep: _Sweep, console: Console) -> None:
         if block["reader"] == "toy":
             kind = fields["task"]
         elif sweep.parsed.backend == "local":
-            kind = score_names.prompt_kind(sources.open_reader(where, block["reader"], fields, sources.resolve_root(data, console)))
+            kind = score_names.prompt_kind(
+                sources.open_reader(where, block["reader"], fields, sources.resolve_root(data, console))
+            )
         else:
             kind = ""
         score_names.check_score(field, metric.name, score_names.validation_scores(kind))

@@ -158,13 +158,7 @@ def _selector(answer: Answer, feed: Feed, size: tuple[int, int]) -> Callable[...
         selected = jax.lax.map(select_one, (flat, jnp.repeat(geometries, frames * prompts, axis=0)))
         return jax.tree.map(lambda leaf: leaf.reshape(batch, frames, prompts, *leaf.shape[1:]), selected)
 
-<<<<<<< HEAD
-    return jax.jit(feed.map_shards(of_rows))
-||||||| ef4ad52
-    return jax.jit(feed.by_shard(of_rows))
-=======
-    return jax.jit(feed.shard_map(select_rows))
->>>>>>> plain-training
+    return jax.jit(feed.map_shards(select_rows))
 
 
 def prediction_fn(engine: Engine, options: AnswerOptions, geometry: Geometry) -> PredictionFn:

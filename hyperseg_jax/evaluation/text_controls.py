@@ -65,7 +65,9 @@ def referring_with_controls(
     if "ciou" not in evaluation.scores["controls"]:
         raise UserError(f"task {task.name}: none of the requested records can be read, so there is no score; fix them")
     shuffled = evaluate(engine, tasks, limit=limit, tiles=0, change=lambda _, examples: shuffle(examples))
-    images = objects_and_targets(*task.controls, limit=limit, on_unreadable=lambda k, reason: unread.append(f"image {k}: {reason}"))
+    images = objects_and_targets(
+        *task.controls, limit=limit, on_unreadable=lambda k, reason: unread.append(f"image {k}: {reason}")
+    )
     blind = text_blind_scores(images)["best"]
     if unread:
         log(f"{len(unread)} images could not be read and are not part of the text-blind baseline; the first: {unread[0]}")

@@ -83,17 +83,9 @@ class Feed:
 
         return jax.tree.map(to_global, batch)
 
-<<<<<<< HEAD
     def map_shards(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """function(rows, shared): each device on its own rows; what it makes of them lies as they do."""
-||||||| ef4ad52
-    def by_shard(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """function(rows, shared): each device on its own rows; what it makes of them lies as they do."""
-=======
-    def shard_map(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns function(rows, replicated) mapped over the devices, each with its own rows; outputs are sharded like
         `rows`."""
->>>>>>> plain-training
         if self.sharding is None:
             return function
         sharding = cast(NamedSharding, self.sharding)

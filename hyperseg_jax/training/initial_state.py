@@ -44,7 +44,7 @@ class InitialState:
     def check_source(self) -> None:
         """Raises UserError if the parameters of the source model do not fit. Reads only their names and shapes."""
         if self.source:
-            model_folder.fitting(self.source, flatten(self.params), fresh=self.optional_params)
+            model_folder.read_params(self.source, flatten(self.params), fresh=self.optional_params)
 
     def create(self) -> TrainState:
         """Creates the initial state from the model `config.init_from`, if set, and from the seed."""

@@ -58,7 +58,8 @@ class UnreadableRecords:
         except (BadFile, OSError) as error:
             with contextlib.suppress(OSError):
                 self._log(
-                    f"{paths.rename_damaged(self._path)}: was not a list of unreadable records ({reason(error)}); starting a new one"
+                    f"{paths.rename_damaged(self._path)}: was not a list of unreadable records ({reason(error)}); "
+                    "starting a new one"
                 )
             return {}
         listed = [

@@ -105,7 +105,9 @@ class Workdir:
     def _check(self, resolved: dict[str, Any]) -> None:
         path = self.path / "config.json"
         has_results = path.exists() and (self.has_checkpoints or (self.path / "model").exists())
-        if has_results and (difference := configs.describe_differences(_fixed_fields(self._config(path)), _fixed_fields(resolved))):
+        if has_results and (
+            difference := configs.describe_differences(_fixed_fields(self._config(path)), _fixed_fields(resolved))
+        ):
             raise UserError(
                 f"{self.path}: contains a run with another config ({difference}); "
                 "use another --workdir, or the config it was trained with"

@@ -209,16 +209,8 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
         size = staticmethod(lambda wanted: 2)
         rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
         put = staticmethod(lambda batch, rows: batch)
-<<<<<<< HEAD
         own = staticmethod(np.asarray)
         map_shards = staticmethod(lambda function: function)
-||||||| ef4ad52
-        own = staticmethod(np.asarray)
-        by_shard = staticmethod(lambda function: function)
-=======
-        local_rows = staticmethod(np.asarray)
-        shard_map = staticmethod(lambda function: function)
->>>>>>> plain-training
 
     long = video("a", 1)
     long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))

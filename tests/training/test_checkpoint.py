@@ -221,18 +221,10 @@ def test_where_no_checkpoint_is_left_the_run_ends_and_all_stays(copy):
     shutil.rmtree(copy / "1")
     pipe(copy / "2" / "_CHECKPOINT_METADATA")
     for _ in range(2):
-<<<<<<< HEAD
-        with pytest.raises(
-            UserError, match=r"checkpoints: 2 is no .*_METADATA is not a regular file.* there is no other; remove"
-        ):
-||||||| ef4ad52
-        with pytest.raises(UserError, match=r"checkpoints: 2 is no .*_METADATA is no regular file.* there is no other; remove"):
-=======
         with pytest.raises(
             UserError,
-            match=r"checkpoints: 2 is not a readable checkpoint .*_METADATA is no regular file.* there is no other; remove",
+            match=r"checkpoints: 2 is not a readable checkpoint .*_METADATA is not a regular file.* there is no other; remove",
         ):
->>>>>>> plain-training
             Checkpoints(copy)
 
 
@@ -310,7 +302,11 @@ TREE_KERNEL = "('trainable', 'a', 'kernel')"
         ("params", rewritten(KERNEL, shape=[32, 64], chunk_grid=sides(32, 64)), r"has the shape \[32, 64\]"),
         ("params", rewritten(KERNEL, data_type="bfloat16"), "has the type 'bfloat16', expected float32"),
         ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "gzip"}]), "uses the codec 'gzip'"),
-        ("params", rewritten(KERNEL, codecs=[BYTES, {"name": "zstd", "configuration": {"level": "x"}}]), "metadata that TensorStore cannot read"),
+        (
+            "params",
+            rewritten(KERNEL, codecs=[BYTES, {"name": "zstd", "configuration": {"level": "x"}}]),
+            "metadata that TensorStore cannot read",
+        ),
         ("params", rewritten(KERNEL, node_type="group"), "kernel has metadata that TensorStore cannot read"),
         ("params", rewritten(KERNEL, fill_value="x"), "kernel has metadata that TensorStore cannot read"),
         ("params", rewritten(KERNEL, chunk_key_encoding={"name": "v2"}), "NOT_FOUND: chunk"),

@@ -218,7 +218,6 @@ def test_one_build_of_a_folder_on_a_machine(refs, tmp_path):
     with (
         building.process_lock(tmp_path / "a" / ".staging" / "lock", wait=False),
         pytest.raises(UserError, match="another process on this machine"),
-    ),
     ):
         build(refs[0], tmp_path / "a", refs[1])
 
