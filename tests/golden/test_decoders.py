@@ -142,7 +142,7 @@ def first_flip(case, made, blocked, sizes):
     legal = case.near_zero((name for name in case.outputs if "pred_masks" in name), floors=10)
     for i, expected in enumerate(blocked):
         logits = jnp.moveaxis(made.stages[i]["mask_logits"], 1, -1)
-        logits = np.moveaxis(np.asarray(resize_bilinear(logits, sizes[i % len(sizes)])), -1, 1).reshape(expected.shape)
+        logits = np.moveaxis(np.asarray(resize_bilinear(logits, tuple(sizes[i % len(sizes)]))), -1, 1).reshape(expected.shape)
         name = f"attn_mask_{i}" if f"attn_mask_{i}" in case.outputs else f"attn_mask_{i}_packedbits"
         if case.compare_signs(name, made.stages[i]["attention_mask"], expected, logits, legal):
             return i

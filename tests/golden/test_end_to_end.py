@@ -155,7 +155,7 @@ def compare_attention(case, prefix, made):
         stage = made.prediction.stages[i]
         logits = np.moveaxis(np.asarray(stage["mask_logits"]), 1, -1)
         size = [-(-n // (8, 4, 2)[i % 3]) for n in logits.shape[1:3]]
-        logits = np.moveaxis(np.asarray(resize_bilinear(logits, size)), -1, 1).reshape(wanted.shape)
+        logits = np.moveaxis(np.asarray(resize_bilinear(logits, tuple(size))), -1, 1).reshape(wanted.shape)
         if case.compare_signs(f"{prefix}attn_mask_{i}_packedbits", stage["attention_mask"], wanted, logits, legal):
             return False
     return True
