@@ -156,7 +156,7 @@ class Region:
             raise UserError(f"a region has {len(self.scribbles)} scribbles; give {_MAX_POINTS} at most")
         scribbles = tuple(_coordinates("scribbles", line, 2) for line in self.scribbles)
         if not np.isin(points[:, 2], (0, 1)).all():
-            raise UserError("the third number of a point must be 1 (on the object) or 0 (beside it); found another number")
+            raise UserError("the third number of a point must be 1 (positive) or 0 (negative); found another number")
         if (boxes[:, :2] > boxes[:, 2:]).any():
             raise UserError("a box of a region must be left, top, right, bottom; found a box with swapped sides")
         if not all(map(len, scribbles)) or sum(map(len, scribbles)) > _MAX_POINTS:

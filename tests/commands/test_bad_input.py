@@ -145,11 +145,15 @@ TRAIN = {
         "error: model: invalid for system hyperseg",
         "num_heads 3",
     ),
-    "parts that do not meet": (f"{MICRO} --config.model.mask_decoder.mask_dim=8", "error: model: describes no", "correct"),
+    "parts that do not meet": (
+        f"{MICRO} --config.model.mask_decoder.mask_dim=8",
+        "error: model: invalid for system",
+        "correct",
+    ),
     "no precision": (f"{MICRO} --config.model.precision.compute=int8", "error: model: ", "precision.compute = 'int8'"),
     "groups that do not divide": (f"{MICRO} --config.model.pixel_decoder.group_norm_groups=3", "error: model: ", "GroupNorm"),
     "no gate": (f"{MICRO} --config.model.perceiver.gate=x", "error: model: ", "gate = 'x'"),
-    "no such points": (f"{MICRO} --config.loss.points=here", "error: loss: describes no hyperseg", "points = 'here'"),
+    "no such points": (f"{MICRO} --config.loss.points=here", "error: loss: invalid for system hyperseg", "points = 'here'"),
     "a rule of other fields": (
         f'{MICRO} \'--config.optimizer.param_groups=({{"patern":"x"}},)\'',
         "optimizer.param_groups: a rule",

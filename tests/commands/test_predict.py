@@ -89,7 +89,7 @@ def test_regions_of_marks_and_masks_are_asked_together(trained, image):
         with pytest.raises(UserError, match="region 2 is empty; draw it inside the image"):
             model.segment_regions(image, [masks[0], empty])
     for other in (masks[0].T, Region.from_mask(masks[0].T)):
-        with pytest.raises(UserError, match=r"region 1 has size \(150, 100\), the image \(100, 150\)"):
+        with pytest.raises(UserError, match=r"region 1 has size \(150, 100\), but the image has \(100, 150\)"):
             model.segment_regions(image, [other])
 
 

@@ -64,7 +64,7 @@ def test_the_table_counts_the_splits_of_an_own_folder(own, capsys):
     [
         (("mscoco", "--root", "."), "benchmark 'mscoco' is unknown; use one of coco_panoptic"),
         (("gqa", "--root", "none"), "none: no such folder"),
-        (("gqa", "--root", ".", "--split", "test"), "--split test: gqa has train_balanced"),
+        (("gqa", "--root", ".", "--split", "test"), "--split test: gqa has the splits train_balanced"),
         (("gqa", "--root", ".", "--show", "-1"), "--show -1: give zero or more"),
     ],
 )

@@ -209,7 +209,7 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
         size = staticmethod(lambda wanted: 2)
         rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
         put = staticmethod(lambda batch, rows: batch)
-        own = staticmethod(np.asarray)
+        local_rows = staticmethod(np.asarray)
         map_shards = staticmethod(lambda function: function)
 
     long = video("a", 1)

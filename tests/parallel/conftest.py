@@ -80,8 +80,8 @@ def smallest_margin(model, params, batch):
         decided.append(logits)
         return negative(mask_embedding, features)
 
-    negative = mask2former._negative
-    with unittest.mock.patch.object(mask2former, "_negative", recorded):
+    negative = mask2former._blocked_positions
+    with unittest.mock.patch.object(mask2former, "_blocked_positions", recorded):
 
         def of(params, batch):
             decided.clear()

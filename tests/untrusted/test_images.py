@@ -209,7 +209,7 @@ def test_numbers_of_no_range_are_no_colours(tmp_path, dtype):
     path.write_bytes(saved(STEPS.astype(dtype), "TIFF"))
     with pytest.raises(UserError, match=r"a\.tif: .*has one 32-bit number per pixel, not a colour; save it with 8 or 16"):
         files.read_image(path)
-    with pytest.raises(UserError, match="has one 32-bit number a pixel, which is no colour"):
+    with pytest.raises(UserError, match="has one 32-bit number per pixel, not a colour"):
         read_image(Image.open(path))
 
 

@@ -92,7 +92,7 @@ def test_links_among_staged_shards_are_refused(begun, victim, name):
     link = out / name.replace("MARK", staged.name)
     link.parent.mkdir(parents=True)
     link.symlink_to(victim if "lock" not in name else victim / "new")
-    with pytest.raises(UserError, match=rf"{link.name}: is (a symbolic link|no lock file); remove it"):
+    with pytest.raises(UserError, match=rf"{link.name}: is (a symbolic link|not a lock file); remove it"):
         build(reader, out, plan)
 
 

@@ -223,7 +223,7 @@ def test_a_broken_folder_is_named(adapted, tmp_path, random_ours, phi_shapes):
     with pytest.raises(UserError, match=r"adapter_model\.safetensors: the layers' adapters differ in shape"):
         peft_adapter.read(folder, config)
     (folder / peft_adapter.WEIGHTS).write_bytes(b"\0" * 9)
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors: is no weight file"):
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: is not a weight file"):
         peft_adapter.read(folder, config)
     (folder / peft_adapter.CONFIG).write_text('{"peft_type": "IA3"}')
     with pytest.raises(UserError, match=r"adapter_config\.json: peft_type = 'IA3'"):
