@@ -82,22 +82,8 @@ def answered(
             chosen = jax.device_get(selection.panoptic(*given, valid=valid, **limits))
             segments = answers.panoptic(chosen, prompt, geometry, Thresholds(None, threshold, threshold))
             listed = [(k, things[label], label) for k, label in enumerate(segments.labels, 1)]
-            made[f"{name}_margin"] = choice_margin(np.asarray(logits), np.asarray(scores["class"]), threshold)
             made |= {name: segments.ids, f"{name}_segments": np.array(listed, np.int32).reshape(-1, 3)}
     return made, flipped
-
-
-def choice_margin(logits: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """float64 [H, W]: by how much the best query of a pixel is ahead of the second, as panoptic segments weigh them: class
-    probability * mask probability. logits [Q, H, W], scores [Q, C + 1]."""
-    classes = np.exp(scores.astype(np.float64) - scores.max(-1, keepdims=True))
-    classes /= classes.sum(-1, keepdims=True)
-    kept = (classes.argmax(-1) != classes.shape[-1] - 1) & (classes.max(-1) > threshold)
-    weighed = classes.max(-1)[kept, None, None] / (1 + np.exp(-logits[kept].astype(np.float64)))
-    if len(weighed) < 2:
-        return np.full(logits.shape[1:], np.inf)
-    second, first = np.partition(weighed, (-2, -1), axis=0)[-2:]
-    return first - second
 
 
 def resize_of(masks: np.ndarray, geometry: Geometry):

@@ -154,18 +154,6 @@ class GoldenCase:
         self.rows.append((name, float((near > legal).sum()), 0.0))
         return len(near)
 
-    def compare_choices(self, name: str, actual, margin, legal: float) -> None:
-        """Records how many pixels of a choice of the largest value differ illegally. A pixel may differ where the two largest
-        values lie within `legal` of each other, and is printed; then the reference's own runs need not agree either.
-        """
-        differ = np.asarray(actual) != self.outputs[name]
-        near = np.asarray(margin)[differ]
-        if len(near):
-            self.notes.append(
-                f"{name}: {len(near)} of {differ.size} choices differ, largest margin {near.max():.1e}, legal below {legal:.1e}"
-            )
-        self.rows.append((name, float((near > legal).sum()), 0.0))
-
     def done(self, *, given: Iterable[str] = ()) -> None:
         """given: outputs that the test handed to our code as inputs, or that lie behind a legally flipped bit."""
         bad = [f"{name}: error {error:.3g} > {tolerance:.3g}" for name, error, tolerance in self.rows if error > tolerance]

@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from answered import answered, choice_margin
+from answered import answered
 from golden_case import GoldenCase, recipe_normal, thinned
 
 from hyperseg_jax.ops.transforms import Geometry
@@ -73,17 +73,3 @@ def test_rows_of_a_layout_are_read_one_by_one():
     both = of(np.concatenate([ids, ids + 1]))
     for k in range(2):
         np.testing.assert_array_equal(both.text_ids[k], of(ids + k).text_ids[0])
-
-
-def test_a_choice_between_two_equal_values_may_differ(tmp_path):
-    case = case_of(tmp_path, {"ids": np.array([[1, 2, 2]])})
-    case.compare_choices("ids", np.array([[1, 1, 2]]), np.array([[0.5, 4e-8, 0.5]]), 1e-6)
-    case.compare_choices("ids", np.array([[1, 1, 1]]), np.array([[0.5, 4e-8, 0.5]]), 1e-6)
-    assert [error for _, error, _ in case.rows] == [0, 1] and "1 of 3 choices differ" in case.notes[0]
-
-
-def test_the_margin_of_a_choice_is_between_the_two_best_queries():
-    logits, scores = np.array([3.0, 2.0, 9.0]).reshape(3, 1, 1), np.array([[5.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
-    first, second = ((1 / (1 + np.exp(-x))) / (1 + np.exp(-y)) for x, y in ((5.0, 3.0), (4.0, 2.0)))
-    assert choice_margin(logits, scores, 0.3)[0, 0] == pytest.approx(first - second)  # the third is background
-    assert np.isinf(choice_margin(logits, scores, 0.99)).all()
