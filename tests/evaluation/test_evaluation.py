@@ -51,34 +51,34 @@ def test_every_prompt_is_scored(monkeypatch, room):
     assert len(made.tiles) == 3 and done[-1] == (3, 3)
 
 
-def test_a_first_record_that_cannot_be_prepared_is_counted(monkeypatch):
-    def predict(params, batch, memory):
-        rows, prompts = batch["uses_expression"].shape
-        logits = np.full((rows, 1, prompts, 1, 24, 24), 9.0)
-        return outputs_of(batch, mask_logits=logits, expression=np.full((rows, 1, prompts, 1), 9.0)), None
+def predict_everything(params, batch, memory):
+    """Marks every pixel for every prompt."""
+    rows, prompts = batch["uses_expression"].shape
+    logits = np.full((rows, 1, prompts, 1, 24, 24), 9.0)
+    return outputs_of(batch, mask_logits=logits, expression=np.full((rows, 1, prompts, 1), 9.0)), None
 
+
+def evaluate_referring(examples, **options):
+    """Scores of predict_everything on referring prompts."""
     processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": 6})
+    task = Task("referring", None, examples, 0, processor)
+    return validation.evaluate(engine(predict_everything), {"referring": task}, **options).scores["referring"]
+
+
+def test_a_first_record_that_cannot_be_prepared_is_counted():
     first, *others = examples()
     empty = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], text=" "),))
-    task = Task("referring", None, [empty, *others], 0, processor)
-    told = []
-    scores = validation.evaluate(engine(predict), {"referring": task}, log=told.append).scores["referring"]
-    assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in told[0]
+    messages = []
+    scores = evaluate_referring([empty, *others], log=messages.append)
+    assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in messages[0]
 
 
 def test_a_first_record_of_a_kind_that_is_not_asked_does_not_decide_how_all_are_asked():
     """HyperSeg has no words for captions: such a record is unread, and the others are asked for masks."""
-
-    def predict(params, batch, memory):
-        rows, prompts = batch["uses_expression"].shape
-        logits = np.full((rows, 1, prompts, 1, 24, 24), 9.0)
-        return outputs_of(batch, mask_logits=logits, expression=np.full((rows, 1, prompts, 1), 9.0)), None
-
-    processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 320, "prompts": 6})
     first, *others = examples()
     odd = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], task="caption"),))
-    scores = validation.evaluate(engine(predict), {"referring": Task("referring", None, [odd, *others], 0, processor)})
-    assert scores.scores["referring"]["count"] == 8 and scores.scores["referring"]["unread"] == 1
+    scores = evaluate_referring([odd, *others])
+    assert scores["count"] == 8 and scores["unread"] == 1
 
 
 @pytest.mark.parametrize("thing", [None, "yes", np.zeros(0, int), 0.5])
