@@ -6,7 +6,6 @@ for regions, and Mask2Former's inference for class lists. The last valid class o
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -123,31 +122,30 @@ def panoptic(
     probability = class_probabilities(logits, valid)
     score, label = probability.max(-1), probability.argmax(-1)
     accepted = (label != valid.sum() - 1) & (score > object_threshold)
-    empty = jnp.full(resize.inside.shape, -1.0, jnp.float32)
+    nowhere = jnp.full(resize.inside.shape, -jnp.inf, jnp.float32)
 
-    def mask_probability(query: Int[DeviceArray, ""]) -> Float[jax.Array, "H W"]:
-        """Returns the mask probabilities of a query; -1 beyond the image and for rejected queries."""
-        mask = lambda: jnp.where(resize.inside, jax.nn.sigmoid(resize_masks(masks[query], resize)), empty)
-        return jax.lax.cond(accepted[query], mask, lambda: empty)
+    def mask_logits(query: Int[DeviceArray, ""]) -> Float[jax.Array, "H W"]:
+        """Returns the mask logits of a query; -inf beyond the image and for rejected queries."""
+        resized = lambda: jnp.where(resize.inside, resize_masks(masks[query], resize), nowhere)
+        return jax.lax.cond(accepted[query], resized, lambda: nowhere)
 
     def compete(
         state: tuple[DeviceArray, DeviceArray], query: Int[DeviceArray, ""]
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         best, owner = state
-        probabilities = mask_probability(query)
-        weighted = jnp.where(probabilities < 0, probabilities, score[query] * probabilities)
+        weighted = score[query] / (1 + jnp.exp(-mask_logits(query)))  # rounds once less than score * sigmoid
         better = weighted > best
         return (jnp.where(better, weighted, best), jnp.where(better, query, owner)), None
 
     def claim(segment_map: Int32[DeviceArray, "H W"], query: Int[DeviceArray, ""]) -> tuple[jax.Array, Bool[jax.Array, ""]]:
-        mask, owned = mask_probability(query) >= 0.5, owner == query
+        mask, owned = jax.nn.sigmoid(mask_logits(query)) >= 0.5, owner == query
         visible_enough = owned.sum() / jnp.maximum(mask.sum(), 1) >= overlap_threshold
         found = accepted[query] & (owned & mask).any() & visible_enough
         return jnp.where(owned & mask & found, query + 1, segment_map), found
 
     queries = jnp.arange(len(masks))
-    (_, owner), _ = jax.lax.scan(compete, (empty, jnp.full(empty.shape, -1)), queries)
-    segment_map, found = jax.lax.scan(claim, jnp.zeros(empty.shape, jnp.int32), queries)
+    (_, owner), _ = jax.lax.scan(compete, (jnp.zeros_like(nowhere), jnp.full(nowhere.shape, -1)), queries)
+    segment_map, found = jax.lax.scan(claim, jnp.zeros(nowhere.shape, jnp.int32), queries)
     return {"owner": segment_map.astype(_smallest_dtype(len(masks))), "label": label, "score": score, "found": found}
 
 
@@ -231,13 +229,11 @@ def by_rows(
     """Applies reduce(class scores [C, ROWS, W]) to blocks of rows and joins the results to [..., H, W]; see `semantic`."""
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
 
-    def reduce_block(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> jax.Array:
-        rows, inside = block
-        resized = resize_masks(masks, dataclasses.replace(resize, rows=rows, inside=inside))
+    def reduce_block(first: Int[DeviceArray, ""]) -> jax.Array:
+        resized = resize_masks(masks, resize.row_block(first, ROWS))
         return reduce(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(resized), precision="highest"))
 
-    blocks = tuple(side.reshape(-1, ROWS, side.shape[1]) for side in (resize.rows, resize.inside))
-    reduced = jax.lax.map(reduce_block, blocks)  # [blocks, ..., ROWS, W]
+    reduced = jax.lax.map(reduce_block, jnp.arange(0, len(resize.inside), ROWS))  # [blocks, ..., ROWS, W]
     return jnp.moveaxis(reduced, 0, -3).reshape(*reduced.shape[1:-2], *resize.inside.shape)
 
 
