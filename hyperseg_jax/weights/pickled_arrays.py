@@ -40,7 +40,9 @@ class PickledArray(Unfinished):
         if self.stored is not None or type(state) is not tuple or len(state) != 5:
             raise BadFile("has an array in an unknown format", CONVERT)
         _, shape, dtype, fortran, raw = state
-        self.stored = _array(machine, raw, dtype, shape, "F" if fortran is True else "C")
+        if type(fortran) is not bool:
+            raise BadFile("has an array whose axis order is not told by True or False", CONVERT)
+        self.stored = _array(machine, raw, dtype, shape, "F" if fortran else "C")
 
 
 def stored_array(array: PickledArray) -> StoredArray:

@@ -245,6 +245,16 @@ def test_arrays_have_their_bytes(tmp_path, shape, raw):
     refused(path, "shape" if len(shape) < 65 else "dimensions")
 
 
+@pytest.mark.parametrize("flag", [b"K\x00", b"K\x01", b"N", text("F")])
+def test_the_order_of_axes_is_a_boolean(tmp_path, flag):
+    """NumPy would read 1 as Fortran's order; it writes True and False alone."""
+    dtype = name("numpy", "dtype") + text("u1") + b"\x85R"
+    new = name("numpy.core.multiarray", "_reconstruct") + name("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
+    path = tmp_path / "x"
+    path.write_bytes(lone_pickle(b"}" + text("w") + new + b"(K\x01" + sizes(2, 2) + dtype + flag + b"C\x04\0\1\2\3tb" + b"s."))
+    refused(path, "axis order is not told by True or False")
+
+
 def test_booleans_are_0_or_1(tmp_path):
     path = tmp_path / "x"
     body = b"}" + text("w") + tensor(kind="BoolStorage") + b"s."
