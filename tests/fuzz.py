@@ -153,11 +153,11 @@ def kept_promise(call, *, seconds=SECONDS, memory=MEMORY, says=""):
 
 
 def _ran_out(error):
-    """Whether a MemoryError is what an error began with."""
+    """Whether a MemoryError is what an error began with. FFmpeg's own one has a number; it refuses sizes with it as well."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) and not hasattr(error, "errno"):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -81,6 +81,8 @@ def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray
         raise UserError(f"{name}: {error}") from error
     except Exception as error:  # a damaged file can make PyAV raise any exception
         why = error.strerror if isinstance(error, av.FFmpegError | OSError) else shown(f"{type(error).__name__}: {error}")
+        if isinstance(error, MemoryError):  # FFmpeg's error for sizes that it refuses, too
+            why = "it asks for more memory than there is, or than a video needs"
         at = f"after frame {count - 1}" if count else "as a video"
         raise UserError(f"{name}: cannot be read {at} ({why}); {videos.AGAIN}") from error
 

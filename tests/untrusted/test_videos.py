@@ -1,6 +1,7 @@
 """Video files: containers by name, nothing beside the file is opened, and limits of frames and pixels."""
 
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -163,13 +164,59 @@ def test_a_codec_that_is_not_read(tmp_path):
         list(read_frames(path))
 
 
+def test_a_size_that_grows_beyond_the_limit_takes_no_memory(tmp_path):
+    """The frame of the second stream would take 24 MB, and its decoder holds some of them."""
+    path = tmp_path / "both.mpg"
+    parts = [write(tmp_path / f"{k}.mpg", plain(3, size), "mpeg2video") for k, size in enumerate([SIZE, (4000, 4000)])]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    root = pathlib.Path(__file__).parents[2]
+    shown = subprocess.run(
+        [sys.executable, "-c", GROWN, path], capture_output=True, text=True, cwd=root, check=True, timeout=60
+    )
+    grown, told = shown.stdout.splitlines()
+    assert float(grown) < 12 and f"{path}: cannot be read after frame" in told
+
+
+GROWN = """
+import resource, sys
+from hyperseg_jax.data.video_files import read_frames
+from hyperseg_jax.errors import UserError
+from hyperseg_jax.untrusted import limits
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+with limits.applied(pixels=48 * 64):
+    reading, told = read_frames(sys.argv[1]), "all is read"
+    next(reading)
+    before = peak()
+    try:
+        for _ in reading:
+            pass
+    except UserError as error:
+        told = error
+print(peak() - before)
+print(told)
+"""
+
+
+def test_a_table_of_more_entries_than_memory_is_one_line(tmp_path):
+    """The times of an mp4's frames; FFmpeg refuses the table with its error for memory."""
+    path = write(tmp_path / "a.mp4", plain())
+    data = path.read_bytes()
+    at = data.index(b"stts") + 8
+    path.write_bytes(data[:at] + b"\x7f\xff\xff\xff" + data[at + 4 :])
+    with fuzz.bounded(memory=2**28):
+        assert "asks for more memory than there is, or than a video needs" in refused(path)
+
+
 def promise(path):
-    """Frames or one line."""
+    """Frames or one line, in 256 MB of memory that is really used: FFmpeg's own error for memory says nothing of it."""
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    before = peak()
 
     def holds(data):
         path.write_bytes(data)
         with limits.applied(pixels=100_000, frames=100, seconds=5.0):
             found = fuzz.kept_promise(lambda: list(read_frames(path)))
+        assert peak() - before < 256
         assert isinstance(found, UserError) or all(frame.ndim == 3 and frame.dtype == np.uint8 for frame in found)
 
     return holds
