@@ -15,6 +15,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, videos
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.video_ends import missing_bytes
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -77,6 +78,8 @@ def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray
                 raise BadFile(f"ends after {seconds:.1f} of its {declared:.1f} seconds", videos.AGAIN)
             if not count:
                 raise BadFile("holds no frames", videos.AGAIN)
+            if missing := missing_bytes(file, container.format.name):
+                raise BadFile(f"is cut after frame {count - 1}: {missing} bytes are missing at its end", videos.AGAIN)
     except BadFile as error:
         raise UserError(f"{name}: {error}") from error
     except Exception as error:  # a damaged file can make PyAV raise any exception

@@ -8,6 +8,7 @@ images          decodes all images, with an allowlist of formats
 libtiff         collects errors of Pillow's TIFF decoder
 label_maps      reads matrices from MATLAB files
 videos          decodes videos, with an allowlist of containers and codecs
+video_ends      tells whether the end of a video file is missing
 json_text       parses annotation files
 features        reads the metadata of datasets prepared by tensorflow-datasets
 stores          opens buckets, with an allowlist of protocols

@@ -1,0 +1,135 @@
+"""Tells whether a video file lacks its end. FFmpeg reads what is left of some containers without an error."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+MAX_PARTS = 200_000
+"""Maximum number of chunks, boxes or elements that are visited."""
+TS_PACKET, TS_SYNC, TS_STRIDES = 188, 0x47, (188, 192, 204)
+"""Bytes and first byte of a packet of MPEG-TS; distances of packets in files (192: m2ts with times, 204: with checksums)."""
+TS_RUN = 5
+"""Number of packets at the end of a file that show their distance."""
+OGG_PAGE = 27 + 255 + 255 * 255
+"""Maximum size of a page of Ogg in bytes."""
+EBML, SEGMENT, CLUSTER, BLOCKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, (0xA3, 0xA0)
+"""Ids of Matroska."""
+UNKNOWN = -1
+BOX = 8
+"""Bytes of the header of an mp4 box."""
+
+
+def missing_bytes(file: BinaryIO, container: str) -> int:
+    """Returns how many bytes the file lacks at least, by its own headers; 0 if they do not tell, or for a pipe. container:
+    FFmpeg's name of the format. Moves the position of the file."""
+    find_end = _ENDS.get(container)
+    try:
+        size = file.seek(0, os.SEEK_END)
+        return max(0, find_end(file, size) - size) if find_end else 0
+    except (OSError, ValueError, OverflowError):
+        return 0
+
+
+def _avi_end(file: BinaryIO, size: int) -> int:
+    """Returns the end of the last list of frames ("movi")."""
+    at = end = 0
+    for _ in range(MAX_PARTS):
+        header = _read(file, at, 12)
+        length = int.from_bytes(header[4:8], "little")
+        if header[:4] == b"LIST" and header[8:] == b"movi":
+            if length in (0, 2**32 - 1):  # was written as a stream
+                break
+            end = at + 8 + length
+        at += 12 if header[:4] == b"RIFF" else 8 + length + length % 2
+        if at >= size:
+            break
+    return end
+
+
+def _matroska_end(file: BinaryIO, size: int) -> int:
+    """Returns the end of the segment; if a stream was written, without its length, that of the last cluster or block."""
+    at = end = 0
+    for _ in range(MAX_PARTS):
+        header = _read(file, at, 12)
+        kind, after = _number(header, 0, marked=True)
+        length, body = _number(header, after)
+        if not after or not body or (at == 0 and kind != EBML):
+            break
+        at += body + max(length, 0)
+        if length == UNKNOWN:  # continues with its parts
+            continue
+        if kind == SEGMENT:
+            return at
+        if kind == CLUSTER or kind in BLOCKS:
+            end = at
+    return end
+
+
+def _number(data: bytes, at: int, *, marked: bool = False) -> tuple[int, int]:
+    """Reads a number of EBML, or UNKNOWN, and returns it with the place behind it; (0, 0) if it is not complete. marked:
+    whether to keep the bit that tells its width, as ids do."""
+    width = 9 - data[at].bit_length() if at < len(data) else 9
+    if at + width > len(data) or width > 8:
+        return 0, 0
+    number, mark = int.from_bytes(data[at : at + width], "big"), 1 << 7 * width
+    if not marked:
+        number = UNKNOWN if number == 2 * mark - 1 else number - mark
+    return number, at + width
+
+
+def _ts_end(file: BinaryIO, size: int) -> int:
+    """Returns the end of the last packet."""
+    start = max(0, size - (TS_RUN + 1) * max(TS_STRIDES))
+    tail = _read(file, start, size - start)
+    for at in range(len(tail) - 1, -1, -1):
+        for stride in TS_STRIDES:
+            if all(k >= 0 and tail[k] == TS_SYNC for k in range(at, at - TS_RUN * stride, -stride)):
+                return start + at + TS_PACKET
+    return 0
+
+
+def _ogg_end(file: BinaryIO, size: int) -> int:
+    """Returns the end of the last page."""
+    start = max(0, size - 2 * OGG_PAGE)
+    tail = _read(file, start, size - start)
+    end = at = tail.find(b"OggS")
+    while at >= 0 and tail[at : at + 4] == b"OggS":
+        lengths = tail[at + 27 : at + 27 + tail[at + 26]] if at + 26 < len(tail) else b""
+        end = at = at + 27 + len(lengths) + sum(lengths)
+    return start + end
+
+
+def _mp4_end(file: BinaryIO, size: int) -> int:
+    """Returns the end of the last box of a fragmented file. Otherwise, FFmpeg itself misses samples that the file lists."""
+    at = end = 0
+    is_fragmented = False
+    for _ in range(MAX_PARTS):
+        header = _read(file, at, 16)
+        if 0 < len(header) < BOX:
+            end = at + BOX
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:], "big")
+        if len(header) < BOX or length < BOX:
+            break
+        at += length
+        if kind == b"moof":  # is followed by its samples
+            is_fragmented, end = True, at + BOX
+        if kind == b"mdat":
+            end = at
+    return end if is_fragmented else 0
+
+
+def _read(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
+
+
+_ENDS = {
+    "avi": _avi_end,
+    "matroska,webm": _matroska_end,
+    "mpegts": _ts_end,
+    "ogg": _ogg_end,
+    "mov,mp4,m4a,3gp,3g2,mj2": _mp4_end,
+}
