@@ -43,7 +43,7 @@ class DavisScores(Sums):
     columns = 7
     bounds = tuple((k, 6) for k in range(6))
     count_column = 6
-    signed = True  # a decay may be negative
+    signed = (2, 5)  # decays
 
     def __init__(self, task: str = "semi-supervised") -> None:
         if task not in TASKS:

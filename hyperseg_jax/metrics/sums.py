@@ -22,13 +22,13 @@ class Sums:
     """An accumulator: rows of float64 numbers by name (of a group or class).
 
     options: arguments of __init__, saved in the state. columns: numbers per row. optional_scores: scores that compute()
-    returns only if prompts of their kind were seen. signed: whether numbers may be negative. bounds: pairs (a, b) of columns
-    with a <= b, such as a sum of IoUs and the number of prompts. count_column: a column that is at least 1 in every row.
+    returns only if prompts of their kind were seen. signed: columns that may be negative. bounds: pairs (a, b) of columns with
+    |a| <= b, such as a sum of IoUs and the number of prompts. count_column: a column that is at least 1 in every row.
     """
 
     columns: ClassVar[int]
     optional_scores: ClassVar[tuple[str, ...]] = ()
-    signed: ClassVar[bool] = False
+    signed: ClassVar[tuple[int, ...]] = ()
     bounds: ClassVar[tuple[tuple[int, int], ...]] = ()
     count_column: ClassVar[int | None] = None
 
@@ -76,7 +76,7 @@ class Sums:
         """Returns whether a row is possible as the result of updates."""
         return bool(
             np.isfinite(row).all()
-            and (cls.signed or (row >= 0).all())
+            and (np.delete(row, cls.signed) >= 0).all()
             and row.any()
             and all(abs(row[lower]) <= row[upper] for lower, upper in cls.bounds)
             and (cls.count_column is None or row[cls.count_column] >= 1)

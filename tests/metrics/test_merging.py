@@ -176,6 +176,21 @@ def test_sums_larger_than_their_number_are_refused(kind):
         type(seen).from_state(kept)
 
 
+def test_of_davis_decays_alone_may_be_negative():
+    seen = metrics.DavisScores("unsupervised")
+    davis(seen, 0)
+    kept = seen.state()
+    for k in range(seen.columns):
+        state = copy.deepcopy(kept)
+        for row in state["sums"].values():
+            row[k] = -abs(row[k]) or -0.5
+        if k in (2, 5):
+            assert metrics.DavisScores.from_state(state).state() == state
+        else:
+            with pytest.raises(ValueError, match="valid numbers"):
+                metrics.DavisScores.from_state(state)
+
+
 def test_a_state_of_more_things_than_any_benchmark_has_is_refused():
     """Each would be an array of as many numbers."""
     found = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "wanted": [2**23] * 4}
