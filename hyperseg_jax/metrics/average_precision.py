@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
+from hyperseg_jax.metrics.sums import is_list
 from hyperseg_jax.ops.run_lengths import encode
 
 NAMES = (
@@ -175,18 +176,26 @@ def _bits(flags: np.ndarray) -> list[int]:
 
 def _are_matches(matches: Mapping[str, Any], areas: int) -> bool:
     """Returns whether a value has the format of the matches of one class of one image."""
-    count = len(matches["scores"])
     are_integers = lambda values, length, below: (
-        len(values) == length and all(type(value) is int and 0 <= value < below for value in values)
+        is_list(values, int) and len(values) == length and all(0 <= value < below for value in values)
     )
     return (
-        all(type(score) in (int, float) for score in matches["scores"])
+        is_list(matches["scores"], float)
         and all(
-            len(matches[key]) == areas and all(are_integers(row, count, 2**16) for row in matches[key])
+            is_list(matches[key], list)
+            and len(matches[key]) == areas
+            and all(are_integers(row, len(matches["scores"]), 2**16) for row in matches[key])
             for key in ("matched", "ignored")
         )
         and are_integers(matches["wanted"], areas, MAX_TARGETS)
+        and all(map(_are_enough, matches["matched"], matches["ignored"], matches["wanted"]))
     )
+
+
+def _are_enough(matched: Sequence[int], ignored: Sequence[int], wanted: int) -> bool:
+    """Returns whether there are as many targets as detections that matched one, at each threshold."""
+    found = [hit & ~ignore for hit, ignore in zip(matched, ignored, strict=True)]
+    return all(sum(hit >> t & 1 for hit in found) <= wanted for t in range(max(found, default=0).bit_length()))
 
 
 def _unpack(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from hyperseg_jax.metrics.sums import Sums
+from hyperseg_jax.metrics.sums import Sums, is_list
 
 
 class PanopticQuality(Sums):
@@ -79,6 +79,8 @@ class PanopticQuality(Sums):
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Restores an accumulator."""
         restored = super().from_state(state)
+        if type(state["thing"]) is not dict or not is_list(list(state["thing"].values()), bool):
+            raise ValueError("what is a thing is not told by true and false")
         restored._is_thing = dict(state["thing"])
         if missing := restored._sums.keys() - restored._is_thing.keys():
             raise ValueError(f"{sorted(missing)[0]!r} is neither listed as thing nor as stuff")

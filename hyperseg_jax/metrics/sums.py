@@ -18,6 +18,11 @@ def check_rules(rules: str) -> str:
     return rules
 
 
+def is_list(value: Any, *kinds: type) -> bool:
+    """Returns whether a JSON value is a list whose members are all of these types."""
+    return type(value) is list and all(type(member) in kinds for member in value)
+
+
 class Sums:
     """An accumulator: rows of float64 numbers by name (of a group or class).
 
@@ -65,10 +70,11 @@ class Sums:
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Restores an accumulator. Raises ValueError, TypeError or KeyError for an invalid state."""
         restored = cls(**state["options"])
-        restored._sums = {name: np.array(row, np.float64) for name, row in state["sums"].items()}
-        for name, row in restored._sums.items():
-            if row.shape != (cls.columns,) or not cls._is_valid(row):
+        for name, row in state["sums"].items():
+            numbers = np.array(row, np.float64) if is_list(row, int, float) else np.zeros(0)
+            if numbers.shape != (cls.columns,) or not cls._is_valid(numbers):
                 raise ValueError(f"the sums of {name!r} are not {cls.columns} valid numbers")
+            restored._sums[name] = numbers
         return restored
 
     @classmethod

@@ -176,6 +176,54 @@ def test_sums_larger_than_their_number_are_refused(kind):
         type(seen).from_state(kept)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_another_kind_are_refused(kind):
+    """Else texts would count as their numbers, and where nothing was found, `{}` and "" would pass for lists until the score is
+    asked for."""
+    new, feed = KINDS[kind]
+    seen = new()
+    feed(seen, 0)
+    kept = json.loads(json.dumps(seen.state()))
+    changes = [lambda row: [str(value) for value in row], lambda row: [value > 0 for value in row], dict.fromkeys]
+    for change in changes:
+        state = copy.deepcopy(kept)
+        _each(state, change)
+        with pytest.raises(ValueError, match=r"valid numbers|unexpected format"):
+            type(seen).from_state(state)
+
+
+@pytest.mark.parametrize("kind", ["mask_ap", "video_ap"])
+@pytest.mark.parametrize("value", [{}, "", None, 0])
+def test_matches_are_lists(kind, value):
+    state = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "wanted": [1] * 4}
+    damaged = [state | {name: [value] * 4} for name in ("matched", "ignored")]
+    damaged += [state | {name: value} for name in state] + [value, state | {"scores": [value]}]
+    for matches in damaged:
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            KINDS[kind][0].from_state({"options": {}, "pictures": {"a": {"cat": matches}}})
+    whole = KINDS[kind][0].from_state({"options": {}, "pictures": {"a": {"cat": state}}})
+    assert whole.compute()["ar@100"] == 0
+
+
+def test_no_more_is_found_than_there_is():
+    """Else the recall of a damaged file would be above 1."""
+    state = {"scores": [0.5, 0.4], "matched": [[1, 3]] * 4, "ignored": [[0, 1]] * 4, "wanted": [1] * 4}
+    read = lambda **fields: metrics.MaskAP.from_state({"options": {}, "pictures": {"a": {"cat": state | fields}}})
+    assert 0 < read().compute()["ar@100"] <= 1
+    for fields in ({"ignored": [[0, 0]] * 4}, {"wanted": [1, 1, 0, 1]}):
+        with pytest.raises(ValueError, match="unexpected format"):
+            read(**fields)
+
+
+@pytest.mark.parametrize("value", [{"a": "no"}, {"a": 0}, [["a", True]], "", None])
+def test_things_are_true_or_false(value):
+    seen = metrics.PanopticQuality()
+    panoptic(seen, 0)
+    state = {**seen.state(), "thing": value if type(value) is not dict else dict.fromkeys("abc", value["a"])}
+    with pytest.raises(ValueError, match="true and false"):
+        metrics.PanopticQuality.from_state(state)
+
+
 def test_of_davis_decays_alone_may_be_negative():
     seen = metrics.DavisScores("unsupervised")
     davis(seen, 0)
