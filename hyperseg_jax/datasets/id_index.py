@@ -16,7 +16,8 @@ class IdIndex:
     """Maps each id to the index of the first record with that id, in file order.
 
     name: the id field. where: the location of the list, for messages. strict: True raises UserError for a record without an
-    id; False skips it, and the error is raised when the record is read.
+    id; False skips it, and the error is raised when the record is read. The ids 1 and "1" are the same one, as examples are
+    named by their text.
     """
 
     def __init__(self, rows: Sequence[Any], name: str, where: str, *, strict: bool = True) -> None:
@@ -28,6 +29,10 @@ class IdIndex:
                 number = files.record_id(row, name, f"{where}#{k}")
                 if self._first.setdefault(number, k) != k:
                     self._duplicates.setdefault(number, k)
+        numbers = {str(number): number for number in self._first if isinstance(number, int)}
+        for text in (numbers.keys() & self._first.keys()) if len(numbers) < len(self._first) else ():
+            self._duplicates.setdefault(text, self._first[numbers[text]])
+            self._duplicates.setdefault(numbers[text], self._first[text])
 
     def __contains__(self, number: int | str) -> bool:
         return number in self._first

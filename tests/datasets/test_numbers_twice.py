@@ -23,6 +23,17 @@ def again(*keys):
     return edit
 
 
+def as_text(*keys):
+    """Puts the first member of a list behind its last one, with its number as text."""
+
+    def edit(content):
+        for key in keys[:-1]:
+            content = content[key]
+        content.append(content[0] | {keys[-1]: str(content[0][keys[-1]])})
+
+    return edit
+
+
 CASES = {  # benchmark, file, edit, message, whether the reader opens
     "segment": ("coco_panoptic", PANOPTIC, again("annotations", 0, "segments_info"), "segments_info#0: id ", True),
     "picture": ("coco_panoptic", PANOPTIC, again("images"), "images#0: id ", True),
@@ -34,6 +45,9 @@ CASES = {  # benchmark, file, edit, message, whether the reader opens
     "question": ("vqav2", QUESTIONS, again("questions"), "questions#0: question_id ", True),
     "answer": ("vqav2", "vqav2/v2_mscoco_val2014_annotations.json", again("annotations"), "annotations#0: ques", True),
     "video": ("youtube_vis_2019", "youtube_vis_2019/train.json", again("videos"), "videos#0: id ", True),
+    "video as text": ("youtube_vis_2019", "youtube_vis_2019/train.json", as_text("videos", "id"), "is also the id of #", True),
+    "picture as text": ("coco_instances", INSTANCES, as_text("images", "id"), "is also the id of #", True),
+    "question as text": ("vqav2", QUESTIONS, as_text("questions", "question_id"), "is also the id of #", True),
     "class of videos": ("youtube_vis_2019", "youtube_vis_2019/train.json", again("categories"), "categories#0: id ", False),
 }
 
