@@ -73,6 +73,14 @@ def collecting_problems(collector: ProblemCollector) -> Iterator[None]:
         _collected.reset(token)
 
 
+def note_problem(kind: str, message: str) -> None:
+    """Records a problem inside `collecting_problems`, and does nothing otherwise: for records that cannot be scored, but from
+    which a model can learn. An evaluation ends with a message at such a record."""
+    collector = active_collector()
+    if collector is not None:
+        collector.add(kind, message)
+
+
 def report_problem(kind: str, message: str) -> None:
     """Raises a Problem. Inside `collecting_problems`, records it instead, and the caller continues with an empty value."""
     collector = active_collector()

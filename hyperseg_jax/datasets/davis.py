@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.record_errors import guard_record
@@ -25,6 +25,8 @@ TASKS = {"semi-supervised": "Annotations", "unsupervised": "Annotations_unsuperv
 """The tasks of DAVIS 2017 and their mask folders."""
 CLASS = "object"
 """The only class of the unsupervised task."""
+MIN_FRAMES = 3
+"""Minimum number of frames of a video of the semi-supervised task: the first and last one are not scored."""
 
 
 class Davis2017(ClipReader):
@@ -87,6 +89,9 @@ class Davis2017(ClipReader):
         if self._semi_supervised and not objects and not video.lacks_masks:
             message = f"{self._folders.root / name}: its masks show no object in frame {times[0]}; remove the video"
             report_problem("bad mask", message)
+        if self._semi_supervised and self._sampling.frames is None and len(times) < MIN_FRAMES:
+            message = f"{self._folders.root / name}: has {len(times)} frames, and the scores need {MIN_FRAMES}; add the others"
+            note_problem("bad record", message)
         budget.charge(len(objects) * len(times), video.size, name)
         masks = object_ids == np.array(objects, np.uint8)[:, None, None, None]
         void, count = object_ids == VOID, len(objects)

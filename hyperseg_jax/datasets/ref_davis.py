@@ -12,15 +12,17 @@ import re
 from collections.abc import Iterator, Sequence
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.davis import read_split
-from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
+from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos, by_group
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
 
 VIEWS = {"first_frame": "Davis17_annot{}.txt", "full_video": "Davis17_annot{}_full_video.txt"}
 """What the annotators saw -> file name; {} is the annotator, 1 or 2."""
+MAX_OBJECTS = 20
+"""Maximum number of objects of a video that DAVIS allows to be predicted together."""
 _MISSPELT = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
 _LINE = re.compile(r'(\S+)\s+(\d+)\s+"?(.*?)"?')
 
@@ -72,6 +74,9 @@ class RefDavis(ReferringVideos):
         if missing and (split is not None or len(missing) == len(videos)):
             message = f"{texts}: no expression for {missing[0]}; use texts and video list from the same release"
             report_problem("bad record", message)
+        for video, expressions in by_video.items():
+            if (most := max(map(len, by_group(expressions)), default=0)) > MAX_OBJECTS:
+                note_problem("bad record", f"{texts}: {video} has {most} objects, and scores allow {MAX_OBJECTS}; remove some")
         ordered = {video: sorted(group, key=lambda expression: expression.number or 0) for video, group in by_video.items()}
         super().__init__(
             folders,

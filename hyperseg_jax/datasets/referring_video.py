@@ -62,7 +62,7 @@ class ReferringVideos(ClipReader):
         self._items = []
         for video, of_video in expressions.items():
             queries = _joined(of_video) if sentences == "joined" else list(of_video)
-            groups = _by_group(queries) if together else files.chunks(queries, per_example or 1)
+            groups = by_group(queries) if together else files.chunks(queries, per_example or 1)
             self._items += [(video, group) for group in groups]
 
     @guard_record
@@ -91,7 +91,7 @@ class ReferringVideos(ClipReader):
         return Prompt(task="video", text=text, masks=masks, group=expression.group, key=f"{name}/{expression.key}")
 
 
-def _by_group(expressions: Sequence[Expression]) -> list[list[Expression]]:
+def by_group(expressions: Sequence[Expression]) -> list[list[Expression]]:
     """Groups expressions by their group; keeps the first expression about each object."""
     groups: dict[str, dict[int | None, Expression]] = {}
     for expression in expressions:

@@ -7,10 +7,13 @@ import os
 import pathlib
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.check_errors import report_problem
+from hyperseg_jax.datasets.check_errors import note_problem, report_problem
 from hyperseg_jax.datasets.id_index import IdIndex
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.structs import Prompt
+
+MIN_ANSWERS = 2
+"""Minimum number of answers that VQA accuracy can compare."""
 
 
 class VqaV2(PerImage):
@@ -60,6 +63,11 @@ class VqaV2(PerImage):
             report_problem("bad record", f"{where}: question_id {key} has no answer; use both files of the same split")
         answer_where = where if self._answers is None else f"{self._answers_path} question_id {key}"
         answers = files.list_field(annotation, "answers", answer_where) if "answers" in annotation else []
+        if annotation and len(answers) < MIN_ANSWERS:
+            message = (
+                f"{answer_where}: has {len(answers)} answers, and the accuracy needs {MIN_ANSWERS}; download the file again"
+            )
+            note_problem("bad record", message)
         return Prompt(
             task="chat",
             text=files.text_field(row, "question", where) + self._suffix,
