@@ -12,6 +12,7 @@ from typing import Any
 
 from hyperseg_jax.atomic import write_text
 from hyperseg_jax.data.sources import Task
+from hyperseg_jax.datasets import record_errors
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, prediction_fn, predictions
@@ -122,7 +123,10 @@ def run(
     )
     for number, (done, protocols) in enumerate(finished, 1):
         for index, protocol in protocols:
-            _count(fresh, benchmark, index, protocol)
+            try:
+                _count(fresh, benchmark, index, protocol)
+            except BaseException as error:
+                _raise_unreadable(task.name, index, record_errors.reason(error))
         progress(done, count)
         if number % save_every == 0 or done == count:
             states = hosts.exchange_long(f"{task.name} to {done}", json.dumps(fresh.state()))

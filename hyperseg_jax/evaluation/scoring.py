@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperseg_jax import metrics
+from hyperseg_jax.datasets.record_errors import reason
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.clicks import CorrectiveClicks, SimulatedClicks
 from hyperseg_jax.evaluation.protocols import EvalProtocol, JointExpressions, SemiSupervisedVOS
@@ -18,7 +19,7 @@ from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Prediction, Prompt
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import one_line, shown_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,12 +253,21 @@ class Scorer:
 
     def add(self, name: str, prompt: Prompt, predictions: Sequence[Prediction]) -> float | None:
         """Adds the predictions for one prompt, one per frame. Returns the headline score of this prompt alone, None if it has
-        none."""
+        none. Raises UserError, with nothing added, if the prompt cannot be scored."""
         scoring = SCORINGS[self._by_task[prompt.task]]
         single = scoring.new(self._rules)
-        scoring.add(single, name, prompt, predictions)
-        self._merge_into(self._by_task[prompt.task], single)
-        return single.compute().get(scoring.headline)
+        try:
+            scoring.add(single, name, prompt, predictions)
+            value = single.compute().get(scoring.headline)
+            self._merge_into(self._by_task[prompt.task], single)
+        except UserError:
+            raise
+        except ValueError as error:  # of a metric, in words
+            why = " ".join(str(error).split())
+            raise UserError(one_line(f"{name}: cannot be scored ({why}); correct or remove the record")) from error
+        except BaseException as error:
+            raise UserError(f"{one_line(name)}: {reason(error)}") from error
+        return value
 
     def _merge_into(self, name: str, accumulator: Any) -> None:
         self._accumulators.setdefault(name, SCORINGS[name].new(self._rules)).merge(accumulator)

@@ -51,8 +51,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores every task that has validation records and a metric.
 
-    Unreadable records are not scored; the score "unread" counts them, and `log` receives a line. Raises UserError if no record
-    of a task can be read.
+    Records that cannot be read, queried or scored are left out; the score "unread" counts them, and `log` receives a line.
+    Raises UserError if no record of a task can be read.
 
     limit: maximum number of examples per task. tiles: number of images for the sheet. change: replaces the examples of a task,
     for controls such as shuffled expressions. workers: number of processes that decode images, 0 for threads. In multi-host
@@ -84,14 +84,14 @@ def evaluate(
             workers=workers,
         ):
             for index, protocol in finished:
-                for k, (prompt, predictions_by_frame) in enumerate(protocol.answers()):
-                    if scorer.scoring(prompt) is None:
-                        continue
-                    scorer.add(f"{protocol.example.name} {k}", prompt, predictions_by_frame)
-                    if index * share % count < share and k == 0:
-                        evaluation.tiles.append(
-                            compare(protocol.example.frames[0], prompt, list(predictions_by_frame[0].masks))
-                        )
+                scores_of_example = Scorer(scored_tasks)
+                try:
+                    tile = _score(scores_of_example, protocol, draw=index * share % count < share)
+                    scorer.merge(scores_of_example.state())
+                except BaseException as error:
+                    add_unread(index, record_errors.reason(error))
+                    continue
+                evaluation.tiles += tile
             if progress is not None:
                 progress(name, done, total)
         scores = scorer.sum_over_hosts(name).compute()
@@ -119,6 +119,18 @@ def _protocol(engine: Engine, options: AnswerOptions, scorer: Scorer, task: Task
         )
 
     return AllFrames(example, predict_if_scored, group_size=task.processor.prompts)
+
+
+def _score(scorer: Scorer, protocol: EvalProtocol, *, draw: bool) -> list[np.ndarray]:
+    """Scores the prompts of an example that have a metric. Returns an image of the first prompt if `draw`."""
+    tiles = []
+    for k, (prompt, predictions_by_frame) in enumerate(protocol.answers()):
+        if scorer.scoring(prompt) is None:
+            continue
+        scorer.add(f"{protocol.example.name} {k}", prompt, predictions_by_frame)
+        if draw and k == 0:
+            tiles.append(compare(protocol.example.frames[0], prompt, list(predictions_by_frame[0].masks)))
+    return tiles
 
 
 def _readable(examples: Sequence[Example], count: int, add_unread: Callable[[int, str], None]) -> Iterator[Example]:

@@ -97,6 +97,54 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
         benchmark_run.run(engine(predict), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))
 
 
+def test_a_record_that_cannot_be_scored_ends_the_run_in_one_line():
+    short = clip("b", 3)
+    short = dataclasses.replace(short, prompts=(dataclasses.replace(short.prompts[0], masks=short.prompts[0].masks[:, :2]),))
+    with pytest.raises(UserError) as told:
+        benchmark_run.run(engine(predict), LINE, task_of([clip("a", 1), short]))
+    fuzz.one_line(str(told.value))
+    assert str(told.value).startswith("benchmark clips record 1: b: cannot be scored (prediction (3, 96, 96) and target")
+    assert "; correct or remove the record" in str(told.value)
+
+
+NOTHING = np.zeros((0, 4, 4), bool)
+UNSCORABLE = {  # scoring, prompt, predictions by frame, message
+    "no answer": ("vqa", {"answers": ()}, [Prediction(NOTHING, texts=("a",))], "0 true answers; leave-one-out needs"),
+    "one answer": ("vqa", {"answers": ("a",)}, [Prediction(NOTHING, texts=("a",))], "1 true answers; leave-one-out needs"),
+    "two frames": (
+        "davis",
+        {"masks": np.ones((1, 2, 4, 4), bool)},
+        [Prediction(np.ones((1, 4, 4), bool))] * 2,
+        "2 frames, but",
+    ),
+    "21 objects": (
+        "ref_davis",
+        {"masks": np.ones((21, 3, 4, 4), bool)},
+        [Prediction(np.ones((21, 4, 4), bool))] * 3,
+        "21 proposals; DAVIS allows 20",
+    ),
+    "no prediction": ("exact", {}, [], "it: is in an unexpected format"),
+}
+
+
+@pytest.mark.parametrize("case", UNSCORABLE)
+def test_what_cannot_be_scored_is_named_and_nothing_is_added(case):
+    name, fields, predictions, message = UNSCORABLE[case]
+    scorer = Scorer({"chat": name})
+    with pytest.raises(UserError, match=r"^it: ") as told:
+        scorer.add("it", Prompt(task="chat", **fields), predictions)
+    fuzz.one_line(str(told.value))
+    assert message in str(told.value) and not scorer.state()
+
+
+def test_a_name_that_is_scored_twice_is_one_line():
+    scorer = Scorer({"panoptic": "tracks"})
+    prompt = Prompt(task="panoptic", masks=np.zeros((0, 1, 4, 4), bool))
+    scorer.add("a", prompt, [Prediction(NOTHING)])
+    with pytest.raises(UserError, match=r"a: cannot be scored \(a: scored twice; add each image once\)"):
+        scorer.add("a", prompt, [Prediction(NOTHING)])
+
+
 @pytest.mark.parametrize(
     ("line", "key", "why"),
     [

@@ -73,6 +73,17 @@ def test_a_first_record_that_cannot_be_prepared_is_counted():
     assert scores["count"] == 8 and scores["unread"] == 1 and "example 0" in messages[0]
 
 
+def test_a_record_that_cannot_be_scored_is_counted():
+    """All of it: its first prompts alone would be a part of an example."""
+    first, second, third = examples()
+    *others, last = second.prompts
+    odd = dataclasses.replace(second, prompts=(*others, dataclasses.replace(last, masks=last.masks[..., :7])))
+    messages = []
+    scores = evaluate_referring([first, odd, third], log=messages.append)
+    assert scores["count"] == 4 and scores["unread"] == 1
+    assert "record 1: example 1 4: cannot be scored" in messages[0] and "\n" not in messages[0]
+
+
 def test_a_first_record_of_a_kind_that_is_not_asked_does_not_decide_how_all_are_asked():
     """HyperSeg has no words for captions: such a record is unread, and the others are asked for masks."""
     first, *others = examples()
