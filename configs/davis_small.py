@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c = TINY["get_config"]()
     c.init_from = "tiny"
     c.data.image_size = 384  # images of 428x240 and, side by side, 856x240
-    c.data.first.share = 0.0
+    c.data.curriculum.share = 0.0
     frames = {"folder": "{root}"}
     c.data.tasks = {
         "referring": {

@@ -35,7 +35,7 @@ def recipe() -> ml_collections.ConfigDict:
     c.system = "hyperseg"
     c.seed = 0
     c.init_from = ""  # a model to start from: a workdir or a model folder
-    c.init_fresh = (r".*/lora_[ab]", r"perceiver/.*/gate/.*")  # not in the published weights
+    c.init_exclude = (r".*/lora_[ab]", r"perceiver/.*/gate/.*")  # not in the published weights
 
     c.model = {
         # ours: float32 parameters, bfloat16 compute
@@ -145,7 +145,7 @@ def recipe() -> ml_collections.ConfigDict:
         "length_buckets": (),  # shorter sequence lengths, as in (1152, 1408); each one is a further branch to compile
         "batches": "task",  # what a batch is of: one task, or "mixed", all of them with shapes that hold each
         "max_unreadable_share": 0.01,  # of the training records; the run ends when more are unreadable; 0: none may be
-        "first": {"task": "", "share": 0.0},
+        "curriculum": {"task": "", "share": 0.0},
         # ratios of the shared tasks: InstructSeg's 4 : 2 : 1 : 3 for referring, chat, reasoning, video; the others are ours
         "tasks": {
             "referring": {

@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.system = "hyperseg"
     c.seed = 0
     c.init_from = ""  # a model to start from: a workdir, a model folder, or a shipped model's name
-    c.init_fresh = ()  # regexes of parameters that may be missing there
+    c.init_exclude = ()  # regexes of parameters that may be missing there
 
     c.model = {
         "precision": {"params": "float32", "compute": "float32", "output": "float32", "matmul": "highest"},
@@ -73,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
         "batches": "task",  # what a batch is of: one task, or "mixed", all of them with shapes that hold each
         "max_unreadable_share": 0.01,  # of the training records; the run ends when more are unreadable; 0: none may be
         # What a run from scratch begins with, for this share of its steps: class lists teach names several times sooner.
-        "first": {"task": "panoptic", "share": 0.4},
+        "curriculum": {"task": "panoptic", "share": 0.4},
         # ratio: how often a batch is of this task. The sizes are fields of the processor.
         "tasks": {
             "referring": task("referring", 8, length=208, prompts=6, read={"group_by_image": True, "prompts_per_example": 6}),
@@ -89,7 +89,7 @@ def get_config() -> ml_collections.ConfigDict:
                 prompts=2,
                 frames=2,
                 val={"frames": 6},
-                read={"frames": 2, "group_by_clip": True, "prompts_per_example": 2},
+                read={"frames": 2, "group_by_video": True, "prompts_per_example": 2},
             ),
             "chat": task("chat", 1, length=124, prompts=3, read={"prompts_per_example": 3}),
         },

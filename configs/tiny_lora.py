@@ -15,10 +15,10 @@ TINY = runpy.run_path(str(pathlib.Path(__file__).with_name("tiny.py")))
 def get_config() -> ml_collections.ConfigDict:
     c = TINY["get_config"]()
     c.init_from = "tiny"
-    c.init_fresh = (r".*/lora_[ab]",)
+    c.init_exclude = (r".*/lora_[ab]",)
     c.model.lora.update({"rank": 8, "alpha": 16.0, "targets": ("query", "key", "value", "out", "up", "down")})
 
-    c.data.first.share = 0.0
+    c.data.curriculum.share = 0.0
     referring, panoptic = c.data.tasks.referring.to_dict(), c.data.tasks.panoptic.to_dict()
     c.data.tasks = {
         "new": _at("new", referring, 2),

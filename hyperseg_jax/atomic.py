@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 DAY = 24 * 3600
 """Age in seconds at which a temporary folder counts as stale when file locks cannot tell whether its writer is alive."""
@@ -64,7 +64,7 @@ def check_replaceable(folder: pathlib.Path, outputs: Iterable[str], sources: Ite
     patterns = tuple(outputs)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if not is_temporary(path) and not any(path.match(pattern) for pattern in patterns):
-            raise UserError(f"{folder}: contains {shown(path.name)}, which would be deleted; give a new folder")
+            raise UserError(f"{folder}: contains {escaped(path.name)}, which would be deleted; give a new folder")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import hyperseg_jax
 from hyperseg_jax import config_fields, renamed_fields
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 PACKAGE = pathlib.Path(hyperseg_jax.__file__).parent
 
@@ -31,7 +31,7 @@ def describe_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> s
     untrusted files."""
     differing = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
     messages = [
-        f"{shown(key.replace('/', '.'))}: {shown_value(there.get(key))} there, {shown_value(here.get(key))} here"
+        f"{escaped(key.replace('/', '.'))}: {escaped_value(there.get(key))} there, {escaped_value(here.get(key))} here"
         for key in differing[:MAX_DIFFERENCES]
     ]
     more = [f"{len(differing) - MAX_DIFFERENCES} more"] if len(differing) > MAX_DIFFERENCES else []
@@ -119,9 +119,9 @@ def _run(name: str) -> ml_collections.ConfigDict:
 def _override(config: ml_collections.ConfigDict, text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UserError(f"--config.{shown(text)}: give a value, as in --config.{shown(text)}=1")
+        raise UserError(f"--config.{escaped(text)}: give a value, as in --config.{escaped(text)}=1")
     if not key.isprintable():
-        raise UserError(f"--config.{shown(key)}: no such field; use a field name of the config")
+        raise UserError(f"--config.{escaped(key)}: no such field; use a field name of the config")
     *parents, leaf = key.split(".")
     node: Any = config
     for depth, part in enumerate((*parents, leaf)):
@@ -140,14 +140,14 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
     if isinstance(current, ml_collections.ConfigDict):
         _check_block(key, parsed, current)
     elif parsed is None and current is not None:
-        raise UserError(f"--config.{key}={shown(value)}: the field takes {type(current).__name__}, not None")
+        raise UserError(f"--config.{key}={escaped(value)}: the field takes {type(current).__name__}, not None")
     try:
         if isinstance(current, float) and isinstance(parsed, int):
             parsed = float(parsed)
         node[leaf] = parsed
     except (TypeError, ValueError, OverflowError) as error:
         expected = type(current).__name__
-        raise UserError(f"--config.{key}={shown(value)}: the field takes {expected}, not {type(parsed).__name__}") from error
+        raise UserError(f"--config.{key}={escaped(value)}: the field takes {expected}, not {type(parsed).__name__}") from error
 
 
 def _value(key: str, text: str) -> Any:
@@ -157,7 +157,7 @@ def _value(key: str, text: str) -> Any:
     except (ValueError, TypeError, SyntaxError):
         return text
     except (MemoryError, RecursionError) as error:
-        raise UserError(f"--config.{key}={shown(text)}: is nested too deeply; give a plain value") from error
+        raise UserError(f"--config.{key}={escaped(text)}: is nested too deeply; give a plain value") from error
 
 
 def _check_block(key: str, value: Any, current: ml_collections.ConfigDict) -> None:

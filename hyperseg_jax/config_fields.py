@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 MAX_INTEGER = 2**31 - 1
 BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -86,7 +86,7 @@ LENGTHS = {
 """{field name: (minimum, maximum)} of the lengths of lists."""
 ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
-REGEXES = ("init_fresh", "pattern")
+REGEXES = ("init_exclude", "pattern")
 UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "limits")
 """Blocks with user-defined names, or that are checked where they are used."""
 TASK_FIELDS = {"reader": "", "ratio": 0}
@@ -111,7 +111,7 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
     tasks, augment = (data.get("tasks"), data.get("augment")) if isinstance(data, Mapping) else (None, None)
     for name, block in augment.items() if isinstance(augment, Mapping) else ():
         if not isinstance(block, Mapping):
-            yield f"data.augment: {shown_value(name)} is {shown_value(block)}; give a task and a block of fields"
+            yield f"data.augment: {escaped_value(name)} is {escaped_value(block)}; give a task and a block of fields"
     if isinstance(tasks, Mapping):
         if not tasks:
             yield "data.tasks: is empty; add at least one task"
@@ -149,7 +149,7 @@ def name_problems(path: str, value: Any) -> Iterator[str]:
     members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, inner in members:
         if isinstance(value, Mapping) and not (isinstance(name, str) and NAME.fullmatch(name)):
-            yield f"{path or 'config'}: {shown_value(name)} is not a valid field name; use letters, digits and _"
+            yield f"{path or 'config'}: {escaped_value(name)} is not a valid field name; use letters, digits and _"
         else:
             yield from name_problems(f"{path}.{name}" if path else str(name), inner)
 
@@ -159,7 +159,7 @@ def _block_problems(path: str, block: Mapping[str, Any], known: Mapping[str, Any
         field_path = f"{path}.{name}" if path else name
         if field_path in UNCHECKED_BLOCKS:
             if not isinstance(value, Mapping):
-                yield f"{field_path} = {shown_value(value)}: give a block of fields"
+                yield f"{field_path} = {escaped_value(value)}: give a block of fields"
         elif name in known:
             yield from _field_problems(field_path, name, value, known[name])
         elif path.startswith("model"):
@@ -172,18 +172,18 @@ def _field_problems(path: str, name: str, value: Any, example: Any) -> Iterator[
         if isinstance(value, Mapping):
             yield from _block_problems(path, value, example)
         else:
-            yield f"{path} = {shown_value(value)}: give a block of fields ({', '.join(example)})"
+            yield f"{path} = {escaped_value(value)}: give a block of fields ({', '.join(example)})"
     elif isinstance(example, list | tuple):
         shortest, longest = LENGTHS.get(name, (0, 10_000))
         if not isinstance(value, list | tuple) or not shortest <= len(value) <= longest:
             count = f"{shortest}" if shortest == longest else f"{shortest} or more" if shortest else "any number of"
-            yield f"{path} = {shown_value(value)}: give a list of {count} values"
+            yield f"{path} = {escaped_value(value)}: give a list of {count} values"
         else:
             element_example = example[0] if example else ELEMENTS.get(name, "")
             for element in value:
                 yield from _field_problems(path, name, element, element_example)
     elif problem := _value_problem(name, value, example):
-        yield f"{path} = {shown_value(value)}: {problem}"
+        yield f"{path} = {escaped_value(value)}: {problem}"
 
 
 def _value_problem(name: str, value: Any, example: Any) -> str:
@@ -219,18 +219,18 @@ def _is_regex(text: str) -> bool:
 
 def _task_problems(path: str, name: Any, task: Any, sizes: Mapping[str, Any] | None) -> Iterator[str]:
     if len(name) > 100:
-        yield f"data.tasks: the task name {shown_value(name)} is too long; give at most 100 characters"
+        yield f"data.tasks: the task name {escaped_value(name)} is too long; give at most 100 characters"
     elif not isinstance(task, Mapping):
-        yield f"{path} = {shown_value(task)}: give a block of fields"
+        yield f"{path} = {escaped_value(task)}: give a block of fields"
     else:
         if "reader" not in task:
             yield f"{path}: lacks reader; give its name"
         for field, value in task.items():
             if field in ("train", "val"):
                 if not (value is None or isinstance(value, Mapping)):
-                    yield f"{path}.{field} = {shown_value(value)}: give a block with the fields of the reader"
+                    yield f"{path}.{field} = {escaped_value(value)}: give a block with the fields of the reader"
             elif field not in TASK_FIELDS and sizes is not None and field not in sizes:
                 known = ", ".join((*TASK_FIELDS, *sizes, "train", "val"))
-                yield f"{path}.{shown_value(field)}: no such field; known fields: {known}"
+                yield f"{path}.{escaped_value(field)}: no such field; known fields: {known}"
             elif problem := _value_problem(field, value, {**(sizes or {}), **TASK_FIELDS}.get(field)):
-                yield f"{path}.{field} = {shown_value(value)}: {problem}"
+                yield f"{path}.{field} = {escaped_value(value)}: {problem}"

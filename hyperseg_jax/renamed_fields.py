@@ -11,6 +11,9 @@ FIELDS: Mapping[str, str] = {
     "data.augment.*.mirror": "horizontal_flip",
     "data.cuts": "length_buckets",
     "data.bad_share": "max_unreadable_share",
+    "data.first": "curriculum",
+    "data.tasks.*.*.group_by_clip": "group_by_video",
+    "init_fresh": "init_exclude",
     "optimizer.groups": "param_groups",
 }
 """{old path, where * matches any name: new name of its last part}."""
@@ -27,7 +30,7 @@ def new_name(path: str) -> str:
     """Returns the current path of a field, given its old path; "" if it was not renamed."""
     for old, new in FIELDS.items():
         if fnmatch.fnmatchcase(path, old) and path.count(".") == old.count("."):
-            return f"{path.rpartition('.')[0]}.{new}"
+            return ".".join((*path.split(".")[:-1], new))
     return ""
 
 

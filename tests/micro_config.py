@@ -25,7 +25,7 @@ def get_config(tasks: tuple[str, ...] = ("referring",)) -> ml_collections.Config
 
     c.loss = {"points": "grid", "text_weight": 0.5}
     c.data.image_size = 32
-    c.data.first.share = 0.0
+    c.data.curriculum.share = 0.0
     c.data.buckets = (64, 96, 160, 288)
     c.data.tasks.referring.update({"prompts": 2, "length": 96})
     c.data.tasks.referring.train.prompts_per_example = 2

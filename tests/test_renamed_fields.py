@@ -16,20 +16,27 @@ OLD = {
         "mirror": 0.5,
         "cuts": [64],
         "bad_share": 0.1,
+        "first": {"task": "region", "share": 0.1},
         "augment": {"referring": {"mirror": 1.0}},
-        "tasks": {"region": {"reader": "coco_marks"}, "video": {"reader": "spoken_frames"}},
+        "tasks": {"region": {"reader": "coco_marks"}, "video": {"reader": "spoken_frames", "train": {"group_by_clip": True}}},
     },
     "optimizer": {"groups": [{"pattern": ".*"}]},
+    "init_fresh": [".*"],
 }
 NEW = {
     "data": {
         "horizontal_flip": 0.5,
         "length_buckets": [64],
         "max_unreadable_share": 0.1,
+        "curriculum": {"task": "region", "share": 0.1},
         "augment": {"referring": {"horizontal_flip": 1.0}},
-        "tasks": {"region": {"reader": "coco_visual_prompts"}, "video": {"reader": "referring_frames"}},
+        "tasks": {
+            "region": {"reader": "coco_visual_prompts"},
+            "video": {"reader": "referring_frames", "train": {"group_by_video": True}},
+        },
     },
     "optimizer": {"param_groups": [{"pattern": ".*"}]},
+    "init_exclude": [".*"],
 }
 
 

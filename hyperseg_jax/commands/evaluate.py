@@ -79,7 +79,7 @@ def run(parsed: argparse.Namespace) -> None:
     elif not parsed.model or parsed.config or parsed.checkpoint:
         raise UserError("give --model, or --benchmarks with --config and --checkpoint")
     elif parsed.overrides:
-        override = printing.shown(parsed.overrides[0])
+        override = printing.escaped(parsed.overrides[0])
         raise UserError(
             f"--config.{override}: a model is evaluated with its own config; remove this option, and give the data folder with "
             "--data-root"
@@ -92,7 +92,7 @@ def check_out(out: pathlib.Path, folders: Iterable[str], files: Iterable[str]) -
     """Raises UserError if one of these files or folders cannot be written below --out. Called before the evaluation starts."""
     for name in folders:
         with naming(out):
-            paths.inside(out, name)
+            paths.join_inside(out, name)
         if os.path.lexists(out / name) and not (out / name).is_dir():
             raise UserError(f"--out {out}: {name} is not a folder; remove it, or give another folder")
     for name in files:
@@ -118,7 +118,7 @@ def _on_own_tasks(parsed: argparse.Namespace) -> None:
     where, config_root = printing.one_line(folder / "config.json"), config.data.get("root", "")
     if config_root and not parsed.data_root:
         raise UserError(
-            f"{where}: data.root = {printing.shown_value(config_root)} is ignored, since model files are untrusted; give the "
+            f"{where}: data.root = {printing.escaped_value(config_root)} is ignored, since model files are untrusted; give the "
             "data folder with --data-root"
         )
     sources.check_untrusted_paths(config, where)

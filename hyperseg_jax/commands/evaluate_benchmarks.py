@@ -27,7 +27,7 @@ from hyperseg_jax.results.server import coco_panoptic
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.limits import apply_block
-from hyperseg_jax.untrusted.printing import cell, first_line, log, shown
+from hyperseg_jax.untrusted.printing import cell, escaped, first_line, log
 from hyperseg_jax.weights import model_folder
 
 PARTIAL = "partial"  # folder of partial results below --out
@@ -127,7 +127,7 @@ def _submission(
     except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
         if isinstance(error, UserError) or not result.resumed:
             raise
-        reason = shown(first_line(error))
+        reason = escaped(first_line(error))
         raise UserError(f"{state_file}: contains an invalid prediction ({reason}); remove the file to start over") from error
 
 

@@ -22,7 +22,7 @@ from hyperseg_jax.errors import EXIT_EXCEPTIONS, HostLost, UserError
 from hyperseg_jax.renamed_fields import FLAGS
 from hyperseg_jax.untrusted import limits, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import first_line, printable, shown
+from hyperseg_jax.untrusted.printing import escaped, first_line, printable
 
 VERBS = {
     "quickstart": "segment images, fine-tune, and write an HTML report, in minutes on a CPU",
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed, extra = parser.parse_known_args(arguments)
     try:
         if invalid := next((text for text in arguments if "\0" in text), None):
-            raise UserError(f"{shown(invalid)}: contains a NUL character; remove it")
+            raise UserError(f"{escaped(invalid)}: contains a NUL character; remove it")
         for name in WRITTEN:  # such as an unset shell variable; an empty path would mean the current directory
             if f"{name}=" in arguments or (name, "") in itertools.pairwise(arguments):
                 raise UserError(f"{name}: is empty; give a folder")
@@ -147,7 +147,7 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--limits {shown(text)}: give NAME=VALUE, as in --limits pixels=100000000")
+            raise UserError(f"--limits {escaped(text)}: give NAME=VALUE, as in --limits pixels=100000000")
         try:
             values[name] = ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -160,7 +160,7 @@ def _parse_limits(parsed: argparse.Namespace, settings: Sequence[str]) -> Mappin
 
 
 def _internal_error(error: BaseException) -> str:
-    message = f"{type(error).__name__}: {shown(first_line(error))}"
+    message = f"{type(error).__name__}: {escaped(first_line(error))}"
     return f"internal error of hyperseg, not caused by your input ({message}); --traceback shows where; please report it"
 
 

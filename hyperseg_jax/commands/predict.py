@@ -79,7 +79,7 @@ def run(parsed: argparse.Namespace) -> None:
     with _results(parsed.out) as out:
         if has_frames:
             rows = []
-            predictions = model.segment_clip(itertools.chain([frame], frames), parsed.text, no_target_threshold=absent)
+            predictions = model.segment_video(itertools.chain([frame], frames), parsed.text, no_target_threshold=absent)
             for (name, stem), (frame, predicted) in zip(names, predictions, strict=False):
                 rows.append({"frame": name, "segments": _write(out, stem, frame, predicted)})
             report |= {"text": parsed.text, "frames": rows}

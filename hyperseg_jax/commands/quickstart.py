@@ -46,7 +46,7 @@ def run(parsed: argparse.Namespace) -> None:
         "machine just now."
     )
     with naming(parsed.out):
-        data, tuned = (paths.inside(parsed.out, name) for name in ("data", "fine_tuned"))
+        data, tuned = (paths.join_inside(parsed.out, name) for name in ("data", "fine_tuned"))
     root = draw_worlds(data, parsed.images, log)
     config = configs.load("tiny_lora", [f"data.root={root}", *([f"train.steps={parsed.steps}"] if parsed.steps else [])])
     tasks = open_tasks(config, console)
@@ -174,7 +174,7 @@ def show_clip(page: Page, model: Any, world: pathlib.Path, log: Callable[[str], 
     text = example.prompts[0].text
     tiles = [
         caption(draw_segments(frame, segments), f"frame {t + 1}")
-        for t, (frame, segments) in enumerate(model.segment_clip(example.frames, text))
+        for t, (frame, segments) in enumerate(model.segment_video(example.frames, text))
     ]
     page.heading("3. A video")
     page.text(f"“{text}”: features of each frame are passed on to the next.")

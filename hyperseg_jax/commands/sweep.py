@@ -201,7 +201,7 @@ def _starter(sweep: _Sweep) -> Callable[[], None]:
         try:
             options = shlex.split(parsed.launch)
         except ValueError as error:
-            raise UserError(f"--launch {printing.shown(parsed.launch)}: {error}; correct the quotes") from error
+            raise UserError(f"--launch {printing.escaped(parsed.launch)}: {error}; correct the quotes") from error
         _show(parsed, [launchers.command(trial, backend, options) for trial in trials])
         return lambda: launchers.run(trials, backend, options, resubmit=parsed.resubmit, log=log)
     _show(parsed, [trial.command() for trial in trials])
@@ -243,11 +243,11 @@ def _open(out: pathlib.Path, base: ml_collections.ConfigDict, trials: Sequence[T
     that no output folder is a link out of the sweep folder."""
     with naming(out):
         for name in (RAY, TRIALS, *(f"{TRIALS}/{trial.name}" for trial in trials)):
-            paths.inside(out, name)
+            paths.join_inside(out, name)
     path, config = out / "sweep.json", json.loads(json.dumps(base.to_dict()))
     if path.exists():
         try:
-            saved_config = strict_json.parse(strict_json.contents(paths.own(path)), "its content").get("config")
+            saved_config = strict_json.parse(strict_json.contents(paths.check_link(path)), "its content").get("config")
         except (BadFile, OSError) as error:
             raise UserError(f"{path}: {reason(error)}; give another --out") from error
         if not isinstance(saved_config, dict):

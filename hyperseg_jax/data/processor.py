@@ -25,12 +25,13 @@ class Encoding:
     """How one part of a batch is encoded separately from the rest.
 
     function: f(parameters, arrays of the part, features) -> features of the part, a pytree. needs: the parts whose features
-    the function may use, if the batch has them. first: whether the features are only valid without memory of earlier frames.
+    the function may use, if the batch has them. without_memory: whether the features are only valid without memory of earlier
+    frames.
     """
 
     function: Callable[[Any, Batch, Mapping[str, Any]], Any]
     needs: tuple[str, ...] = ()
-    first: bool = False
+    without_memory: bool = False
 
 
 class Processor(Protocol):

@@ -29,7 +29,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example
 from hyperseg_jax.text.tokenizer import Tokenizer
 from hyperseg_jax.untrusted import limits, printing, stores
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 # Reader name in a config -> factory. "toy" fills in the paths of a generated toy dataset, "benchmark" those of
 # datasets/layouts; all other readers take paths as fields.
@@ -227,7 +227,7 @@ def check_untrusted_paths(config: ml_collections.ConfigDict, where: str) -> None
             parts = value.split("/")
             if value[:1] == "/" or ".." in parts or "://" in value or (field in opened and parts[0] != "{root}"):
                 raise UserError(
-                    f"{where}: data.tasks.{name}.val.{field} = {shown_value(value)}, but a model may only name files below "
+                    f"{where}: data.tasks.{name}.val.{field} = {escaped_value(value)}, but a model may only name files below "
                     "the folder given with --data-root; write {root}/... if you trust it"
                 )
 

@@ -14,7 +14,7 @@ from hyperseg_jax.datasets import files
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import paths, videos
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 from hyperseg_jax.untrusted.video_ends import missing_bytes
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv")
@@ -47,7 +47,7 @@ def read_frames(source: str | os.PathLike[str] | BinaryIO) -> Iterator[np.ndarra
     path = pathlib.Path(source)
     if path.is_dir():
         for image in image_files(path):
-            yield files.read_image(files.inside(path, image.name, str(path)))
+            yield files.read_image(files.join_inside(path, image.name, str(path)))
         return
     try:
         file = paths.open_file(path)
@@ -83,7 +83,7 @@ def _decode(file: BinaryIO, name: str | os.PathLike[str]) -> Iterator[np.ndarray
     except BadFile as error:
         raise UserError(f"{name}: {error}") from error
     except Exception as error:  # a damaged file can make PyAV raise any exception
-        why = error.strerror if isinstance(error, av.FFmpegError | OSError) else shown(f"{type(error).__name__}: {error}")
+        why = error.strerror if isinstance(error, av.FFmpegError | OSError) else escaped(f"{type(error).__name__}: {error}")
         if isinstance(error, MemoryError):  # FFmpeg's error for sizes that it refuses, too
             why = "it asks for more memory than there is, or than a video needs"
         at = f"after frame {count - 1}" if count else "as a video"

@@ -63,8 +63,8 @@ Shared by readers: prompts
     regions             transforms visual prompts with their image
 
 Shared by readers: videos
-    clip_reader         base class with random access to clips
-    clip_sampling       frame sampling
+    video_reader        base class with random access to clips
+    frame_sampling       frame sampling
     referring_video     expressions about annotated objects (Ref-DAVIS, Ref-YouTube-VOS)
 """
 

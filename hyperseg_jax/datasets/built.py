@@ -25,7 +25,7 @@ from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
-from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.process_lock import process_lock
@@ -67,7 +67,7 @@ class Built:
         seed: int = 0,
     ):
         """folder: --out of the build, a path or fsspec URL. max_classes, prompts_per_example: for class lists of images, see
-        class_prompts.ClassLists. frames, sampling, reach: for videos, see clip_sampling.Sampling. seed: class lists and clips
+        class_prompts.ClassLists. frames, sampling, reach: for videos, see frame_sampling.Sampling. seed: class lists and clips
         are sampled from the seed and the index. Raises UserError if there is no finished build of the split.
         """
         root = Store(folder)
@@ -180,7 +180,7 @@ class Built:
     def _local_path(self, shard: Shard) -> pathlib.Path:
         """Returns the local path of a shard. Raises UserError if it is missing or its size or checksum is wrong."""
         if self._store.path is not None:
-            path, size = files.inside(self._store.path, shard.file, str(self._store)), self._store.size(shard.file)
+            path, size = files.join_inside(self._store.path, shard.file, str(self._store)), self._store.size(shard.file)
             if size is None:
                 raise Problem("missing file", f"{path}: no such shard; build again, or copy it there")
             if size != shard.bytes:

@@ -44,7 +44,7 @@ class CocoInstances(CategoryReader):
         where = f"{self._records.path} images#{index}"
         image = self._records.image(image_id)
         size = files.image_size(image, where)
-        pixels = files.read_image(files.inside(self._images, files.field(image, "file_name", where), where), size)
+        pixels = files.read_image(files.join_inside(self._images, files.field(image, "file_name", where), where), size)
         object_masks, labels, areas, ignore, crowds = [], [], [], np.zeros(size, bool), []
         for k in self._records.annotations[image_id]:
             annotation, location = self._records.annotation(k), self._records.where(k)

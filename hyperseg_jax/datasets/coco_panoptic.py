@@ -63,7 +63,7 @@ class CocoPanoptic(CategoryReader):
         self._annotation_index[image_id]  # reports duplicates
         image = self._file.content["images"][self._image_index[image_id]]
         size = files.image_size(image, where)
-        pixels = files.read_image(files.inside(self._images, files.field(image, "file_name", where), where), size)
+        pixels = files.read_image(files.join_inside(self._images, files.field(image, "file_name", where), where), size)
         masks, labels, ignore, crowds = self._segments(annotation, size, where)
         prompts = self._class_lists.prompts(index, masks, labels, ignore, key=str(image_id), crowds=list(crowds.items()))
         return Example(f"{self._file.path.name}#{index}", pixels[None], prompts)
@@ -73,7 +73,7 @@ class CocoPanoptic(CategoryReader):
     ) -> tuple[np.ndarray, list[int], np.ndarray, dict[int, np.ndarray]]:
         """Returns masks [N, H, W], the class of each mask, the ignored pixels (crowds and void), and the crowd mask of each
         class."""
-        png = files.inside(self._pngs, pathlib.PurePosixPath(files.text_field(annotation, "file_name", where)).name, where)
+        png = files.join_inside(self._pngs, pathlib.PurePosixPath(files.text_field(annotation, "file_name", where)).name, where)
         coded = files.read_segment_ids(png, size)
         if coded is None:
             return np.zeros((0, *size), bool), [], np.ones(size, bool), {}

@@ -13,10 +13,10 @@ import numpy as np
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import note_problem, report_problem
-from hyperseg_jax.datasets.clip_reader import ClipReader
-from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
+from hyperseg_jax.datasets.video_reader import VideoReader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget
@@ -29,7 +29,7 @@ MIN_FRAMES = 3
 """Minimum number of frames of a video of the semi-supervised task: the first and last one are not scored."""
 
 
-class Davis2017(ClipReader):
+class Davis2017(VideoReader):
     """Random access to the videos of one split, in the order of its list.
 
     semi-supervised: the masks of the first frame are regions of kind "mask", and each object is to be tracked.
@@ -51,7 +51,7 @@ class Davis2017(ClipReader):
         seed: int = 0,
     ):
         """split: a list in ImageSets; None reads all videos. annotations: the mask folder in root, by default that of the task.
-        frames, sampling, reach: see clip_sampling.Sampling; a clip of the semi-supervised task starts at a frame that shows an
+        frames, sampling, reach: see frame_sampling.Sampling; a clip of the semi-supervised task starts at a frame that shows an
         object. seed: clips are sampled from the seed and the index.
         """
         if task not in TASKS:

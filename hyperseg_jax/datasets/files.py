@@ -15,7 +15,7 @@ from hyperseg_jax.datasets.check_errors import Problem, active_collector, report
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import budget, images, json_text, limits, paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 T = TypeVar("T")
 
@@ -23,18 +23,18 @@ LARGEST_NUMBER = 2**60
 """Larger integers could be chosen to collide in a dict, which would make lookups take hours."""
 
 
-def inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Path:
+def join_inside(root: str | os.PathLike, name: object, where: str) -> pathlib.Path:
     """Returns root/name for an untrusted name. where: the source of the name. Raises UserError if the path leaves root
     (untrusted/paths)."""
     try:
-        return paths.inside(root, name)
+        return paths.join_inside(root, name)
     except BadFile as error:
         raise Problem("bad record", f"{where}: {error}") from error
 
 
 def subpath(root: str | os.PathLike, *names: str) -> pathlib.Path:
     """Returns a path with fixed names below a configured folder. Raises UserError if a link leads out of that folder."""
-    return inside(root, "/".join(names), str(root))
+    return join_inside(root, "/".join(names), str(root))
 
 
 def list_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -42,7 +42,7 @@ def list_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     matches = []
     for path in sorted(root.glob(pattern)):
         try:
-            matches.append(inside(root, path.relative_to(root), str(root)))
+            matches.append(join_inside(root, path.relative_to(root), str(root)))
         except Problem as problem:
             report_problem(problem.kind, str(problem))
     return matches
@@ -176,7 +176,7 @@ def field(record: Any, name: str, where: str) -> Any:
 
 def _check_type(value: Any, kind: type[T], what: str, name: str, where: str) -> T:
     if not isinstance(value, kind):
-        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected {what}; correct the record")
+        raise Problem("bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected {what}; correct the record")
     return value
 
 
@@ -219,7 +219,7 @@ def _check_id(value: Any, name: str, where: str) -> int | str:
     if isinstance(value, str) or (type(value) is int and abs(value) < LARGEST_NUMBER):
         return value
     raise Problem(
-        "bad record", f"{where}: field {name!r} is {shown_value(value)}, expected an integer or string id; correct it"
+        "bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected an integer or string id; correct it"
     )
 
 
@@ -228,7 +228,9 @@ def integer(record: Any, name: str, where: str) -> int:
     value = field(record, name, where)
     is_integer = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # False for infinity
     if isinstance(value, bool) or not is_integer or abs(value) >= LARGEST_NUMBER:
-        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected an integer; correct the record")
+        raise Problem(
+            "bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected an integer; correct the record"
+        )
     return int(value)
 
 
@@ -238,7 +240,7 @@ def flag(record: Any, name: str, where: str, default: bool | None = None) -> boo
         return default
     value = field(record, name, where)
     if not isinstance(value, int | float) or value not in (0, 1):
-        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected 0 or 1; correct the record")
+        raise Problem("bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected 0 or 1; correct the record")
     return bool(value)
 
 
@@ -246,7 +248,7 @@ def number(record: Any, name: str, where: str) -> float:
     """Returns a numeric field of a record as float. Raises UserError for other types."""
     value = field(record, name, where)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
-        raise Problem("bad record", f"{where}: field {name!r} is {shown_value(value)}, expected a number; correct the record")
+        raise Problem("bad record", f"{where}: field {name!r} is {escaped_value(value)}, expected a number; correct the record")
     return float(value)
 
 
@@ -255,7 +257,7 @@ def image_size(record: Any, where: str, height: str = "height", width: str = "wi
     size = integer(record, height, where), integer(record, width, where)
     most = limits.current().pixels
     if min(size) < 1 or size[0] * size[1] > most:
-        shape = shown_value(size[1]) + "x" + shown_value(size[0])
+        shape = escaped_value(size[1]) + "x" + escaped_value(size[0])
         raise Problem(
             "bad record",
             f"{where}: the declared image size is {shape} pixels, and the limit is {most}; correct its height and width, or "

@@ -42,7 +42,7 @@ class Folder(PerImage):
         if task not in TASKS:
             raise UserError(f"task={task!r} is unknown; choose one of {', '.join(TASKS)}")
         self._root, self._task = files.existing_folder(folder), task
-        self._file = files.JsonLines(files.inside(self._root, "captions.jsonl", str(self._root)))
+        self._file = files.JsonLines(files.join_inside(self._root, "captions.jsonl", str(self._root)))
         self.name = self._root.name
         self._splits = [self._split(n) for n in range(len(self._file))]
         if (split or None) not in (None, *self._splits) or not self._splits:
@@ -66,7 +66,7 @@ class Folder(PerImage):
         return files.text_field(self._file[line], "picture", self._file.where(line))
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.inside(self._root, self._image_name(n), self._file.where(self._records[n])), None
+        return files.join_inside(self._root, self._image_name(n), self._file.where(self._records[n])), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         line = self._records[n]
@@ -79,7 +79,7 @@ class Folder(PerImage):
         names = [mask] if isinstance(mask, str) else [] if mask is None else files.text_list(row, "mask", where)
         target = np.zeros(size, bool)
         for name in names:
-            path = files.inside(self._root, name, where)
+            path = files.join_inside(self._root, name, where)
             budget.charge(1, size, where)
             labels = read_labels(path, size)
             if labels is None:

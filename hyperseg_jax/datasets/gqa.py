@@ -32,7 +32,7 @@ class Gqa(Questions):
         return f"{self._file.path} {self._keys[n]}"
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.inside(self._images, f"{self._text(n, 'imageId')}.jpg", self._where(n)), None
+        return files.join_inside(self._images, f"{self._text(n, 'imageId')}.jpg", self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         question, where = self._question(n), self._where(n)

@@ -9,7 +9,7 @@ from typing import Any
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import report_problem
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 
 class IdIndex:
@@ -44,7 +44,7 @@ class IdIndex:
         """Returns the index of the first record with that id. Reports a problem if another record has the same id."""
         first = self._first[number]
         if number in self._duplicates:
-            what = f"{self._where}#{first}: {self._name} {shown_value(number)}"
+            what = f"{self._where}#{first}: {self._name} {escaped_value(number)}"
             report_problem("bad record", f"{what} is also the id of #{self._duplicates[number]}; correct one of them")
         return first
 

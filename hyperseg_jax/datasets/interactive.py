@@ -59,7 +59,7 @@ class CocoInteractive:
     def __getitem__(self, index: int) -> Example:
         where, info, anns = self._record(index)
         size = files.image_size(info, where)
-        pixels = files.read_image(files.inside(self._images, files.field(info, "file_name", where), where), size)
+        pixels = files.read_image(files.join_inside(self._images, files.field(info, "file_name", where), where), size)
         prompts = tuple(
             self._prompt(anns, np.random.default_rng([self._seed, index, k]), size, where) for k in range(self._prompts)
         )

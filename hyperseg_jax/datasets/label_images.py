@@ -75,7 +75,7 @@ class ImageLabels(ClassListReader):
 def read_pair(pair: Pair, where: str) -> tuple[pathlib.Path, np.ndarray, pathlib.Path, np.ndarray | None]:
     """Returns the path and pixels of an image and of its label image. During a check, the label pixels are None if they cannot
     be read."""
-    image, path = (files.inside(folder, name, where) for folder, name in pair)
+    image, path = (files.join_inside(folder, name, where) for folder, name in pair)
     pixels = files.read_image(image)
     return image, pixels, path, read_labels(path, (pixels.shape[0], pixels.shape[1]))
 

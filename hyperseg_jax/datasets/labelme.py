@@ -61,7 +61,7 @@ class LabelMe(ClassListReader):
         record = files.read_json(path)
         size = files.image_size(record, str(path), "imageHeight", "imageWidth")
         name = files.text_field(record, "imagePath", str(path)).replace("\\", "/")
-        pixels = files.read_image(files.inside(self._root, name, str(path)), size)
+        pixels = files.read_image(files.join_inside(self._root, name, str(path)), size)
         objects: dict[tuple, np.ndarray] = {}
         for k, shape in enumerate(files.list_field(record, "shapes", str(path))):
             where = f"{path} shapes#{k}"

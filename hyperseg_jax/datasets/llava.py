@@ -51,7 +51,7 @@ class Llava:
         number, turns = self._items[index]
         where = self._where(number)
         record = self._file.content[number]
-        pixels = files.read_image(files.inside(self._images, files.field(record, "image", where), where))
+        pixels = files.read_image(files.join_inside(self._images, files.field(record, "image", where), where))
         prompts = tuple(self._prompt(record["conversations"][2 * turn : 2 * turn + 2], where) for turn in turns)
         return Example(f"{self._file.path.name}#{number}.{turns[0]}", pixels[None], prompts)
 

@@ -9,7 +9,7 @@ from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.ops.fill_poly import fill_poly
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 POLYGON_RULES = ("fill_poly", "coco")
 MAX_COORDINATE = 1e6  # maximum absolute coordinate of a polygon corner in pixels
@@ -36,9 +36,9 @@ def decode(segmentation: dict | list, height: int, width: int, where: str, *, po
     except Problem:
         raise
     except ValueError as error:
-        why = shown(str(error))
+        why = escaped(str(error))
     except (KeyError, TypeError, OverflowError):
-        why = f"found {shown_value(segmentation)}"
+        why = f"found {escaped_value(segmentation)}"
     report_problem("bad mask", f"{where}: neither polygons nor a run-length encoding ({why}); write the annotation again")
     return np.zeros((height, width), bool)
 

@@ -23,7 +23,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, images, limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 CHOICES = "ABCD"
 INDEX_LENGTH = 64  # a shorter image field is an index
@@ -100,14 +100,14 @@ class MmBench:
         row, where = self._read(index), f"{self._path}#{index}"
         if (first := self._row_of.get(row["index"], index)) != index:
             report_problem(
-                "bad record", f"{where}: index {shown_value(row['index'])} is also the index of #{first}; correct one of them"
+                "bad record", f"{where}: index {escaped_value(row['index'])} is also the index of #{first}; correct one of them"
             )
         choices = list(itertools.takewhile(_is_given, (row.get(letter, "") for letter in CHOICES)))
         if any(_is_given(row.get(letter, "")) for letter in CHOICES[len(choices) :]):
             raise UserError(f"{where}: choice {CHOICES[len(choices)]} is empty, but a later choice is not; correct it")
         answer = row.get("answer", "").strip()
         if answer and answer not in tuple(LETTERS[: len(choices)]):
-            raise UserError(f"{where}: answer {shown_value(answer)} is not one of its choices; correct it")
+            raise UserError(f"{where}: answer {escaped_value(answer)} is not one of its choices; correct it")
         hint = row.get("hint", "")
         prompt = Prompt(
             task="chat",

@@ -33,7 +33,7 @@ class Objects365(PerImage):
         image = self._records.image(self._items[n][0])
         where = f"{self._records.path} image {image['id']}"
         name = pathlib.PurePosixPath(files.text_field(image, "file_name", where))
-        path = files.inside(self._images, pathlib.PurePosixPath(name.parent.name, name.name), where)
+        path = files.join_inside(self._images, pathlib.PurePosixPath(name.parent.name, name.name), where)
         return path, files.image_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:

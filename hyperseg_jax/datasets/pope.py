@@ -35,7 +35,7 @@ class Pope(Questions):
         return self._file.where(n)
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
-        return files.inside(self._images, self._text(n, "image"), self._where(n)), None
+        return files.join_inside(self._images, self._text(n, "image"), self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         label = self._text(n, "label")

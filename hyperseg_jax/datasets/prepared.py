@@ -24,7 +24,7 @@ from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, images
 from hyperseg_jax.untrusted import features as prepared
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 LABEL_IMAGES = ("annotation", "segmentation_label", "segmentation_mask")
 MASKS = ("mask", "segmentation")
@@ -50,11 +50,11 @@ class Prepared:
         features, info = prepared.read_features(self._folder), prepared.read_info(self._folder)
         if info.format != prepared.FORMAT:
             raise UserError(
-                f"{self._folder}: has the format {shown(info.format)}, which needs TensorFlow; "
+                f"{self._folder}: has the format {escaped(info.format)}, which needs TensorFlow; "
                 "prepare it again with --file_format=array_record"
             )
         if split not in info.splits:
-            raise UserError(f"{self._folder}: no split {split!r}; available splits: {shown(', '.join(info.splits))}")
+            raise UserError(f"{self._folder}: no split {split!r}; available splits: {escaped(', '.join(info.splits))}")
         self._files = info.splits[split]
         inner = features["objects"].parts if "objects" in features else {}
         self._masks = next((name for name in MASKS if name in inner), None)
@@ -105,7 +105,7 @@ class Prepared:
         try:
             record = Values(self._source[index], where)
         except Exception as error:  # a damaged record can raise any exception
-            why = f"{type(error).__name__}: {shown(str(error))}"
+            why = f"{type(error).__name__}: {escaped(str(error))}"
             raise Problem("bad record", f"{where}: cannot be read ({why}); prepare it again") from error
         pixels = _image(record.single("image"), where)
         budget.charge_frame(pixels.shape, where)
@@ -138,7 +138,7 @@ class Prepared:
         labels = list(record.values("objects/label"))
         odd = [label for label in labels if not isinstance(label, int) or not 0 <= label < len(self.classes)]
         if odd or len(labels) != count:
-            bad_label = f"has the label {shown_value(odd[0])}, but there are {len(self.classes)} classes" if odd else ""
+            bad_label = f"has the label {escaped_value(odd[0])}, but there are {len(self.classes)} classes" if odd else ""
             why = bad_label or f"has {count} objects and {len(labels)} labels"
             raise Problem("bad record", f"{where}: {why}; prepare it again")
         return labels

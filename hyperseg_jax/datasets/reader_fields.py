@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -37,7 +37,7 @@ def check_fields(what: str, make: Callable[..., Any], fields: Mapping[str, Any],
         if name in named:
             kind = named[name].annotation
             if not _fits(value, kind):
-                raise UserError(f"{what}: {name} = {shown_value(value)}; give {_words(kind)}")
+                raise UserError(f"{what}: {name} = {escaped_value(value)}; give {_words(kind)}")
         elif not any(p.kind is p.VAR_KEYWORD for p in parameters):
             near = difflib.get_close_matches(name, named, 1)
             guess = f" (did you mean {near[0]!r}?)" if near else ""

@@ -61,7 +61,7 @@ class ReasonSeg:
         texts = files.text_list(record, "text", str(path))
         if not texts:
             raise UserError(f"{path}: field 'text' is empty; add a question or remove the image")
-        image_path = files.inside(self._folder, path.with_suffix(".jpg").name, str(path))
+        image_path = files.join_inside(self._folder, path.with_suffix(".jpg").name, str(path))
         pixels = files.read_image(image_path)
         target, ignored = self._paint(record, pixels.shape[:2], str(path))
         text = texts[sentence].strip()

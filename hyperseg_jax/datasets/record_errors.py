@@ -16,7 +16,7 @@ from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
 from hyperseg_jax.structs import Example, Region
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value, one_line
 
 MESSAGE_BYTES = 400
 """Size of an encoded error message in bytes."""
@@ -50,7 +50,7 @@ def opening(what: str) -> Iterator[None]:
 def describe_error(error: BaseException) -> str:
     """Describes what a Python exception means for the content of a file."""
     if isinstance(error, KeyError):
-        return f"{shown_value(error.args[0] if error.args else '')} is missing"
+        return f"{escaped_value(error.args[0] if error.args else '')} is missing"
     if isinstance(error, MemoryError):
         return "it needs more memory than is available"
     if isinstance(error, RecursionError):
@@ -58,7 +58,7 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, UnicodeError):
         return "a text is not valid Unicode"
     if isinstance(error, OSError):
-        return f"a file cannot be read: {shown(error.strerror or str(error))}"
+        return f"a file cannot be read: {escaped(error.strerror or str(error))}"
     return "a value has the wrong type or size"
 
 
@@ -81,18 +81,18 @@ def _check_prompts(example: Example) -> None:
         lists = ((name, value) for name in LISTS for value in getattr(prompt, name))
         for name, value in (*((name, getattr(prompt, name)) for name in TEXTS), *lists):
             if not isinstance(value, str):
-                why = f"field {name!r} of a prompt is {shown_value(value)}, expected a string"
+                why = f"field {name!r} of a prompt is {escaped_value(value)}, expected a string"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
         if not isinstance(prompt.regions, tuple) or not all(isinstance(region, Region) for region in prompt.regions):
             why = f"field 'regions' of a prompt is a {type(prompt.regions).__name__}, expected a tuple of Region"
             raise Problem("bad record", f"{example.name}: {why}; correct the reader")
         if odd := [thing for thing in prompt.things if not isinstance(thing, bool | int | np.bool_)]:
-            why = f"field 'things' of a prompt has {shown_value(odd[0])}, expected a boolean per class"
+            why = f"field 'things' of a prompt has {escaped_value(odd[0])}, expected a boolean per class"
             raise Problem("bad record", f"{example.name}: {why}; give true or false")
         count = len(prompt.classes if prompt.task == "panoptic" else prompt.regions)
         for label in (*prompt.labels, *prompt.crowd_labels) if prompt.task in ("panoptic", "region") else ():
             if not isinstance(label, int) or not 0 <= label < count:
-                why = f"a mask has the label {shown_value(label)}, and there are {count} classes or regions"
+                why = f"a mask has the label {escaped_value(label)}, and there are {count} classes or regions"
                 raise Problem("bad record", f"{example.name}: {why}; correct the record")
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import note_problem, report_problem
-from hyperseg_jax.datasets.clip_sampling import Sampling
 from hyperseg_jax.datasets.davis import read_split
+from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos, by_group
 from hyperseg_jax.datasets.video_folders import VideoFolders
 from hyperseg_jax.errors import UserError
@@ -48,14 +48,14 @@ class RefDavis(ReferringVideos):
         frames: int | None = None,
         sampling: str = "stride",
         reach: int | None = None,
-        group_by_clip: bool = False,
+        group_by_video: bool = False,
         prompts_per_example: int = 4,
         together: bool = False,
         seed: int = 0,
     ):
         """root: the folder of DAVIS 2017. text_root: the folder of the text files. split: a list in ImageSets/2017; None reads
         all videos that exist and have expressions. annotations: the mask folder in root. sentences: "each" is one prompt per
-        expression, "joined" one prompt per object. frames, sampling, reach: see clip_sampling.Sampling. group_by_clip: an
+        expression, "joined" one prompt per object. frames, sampling, reach: see frame_sampling.Sampling. group_by_video: an
         example has up to prompts_per_example prompts of one video. together: an example has one prompt per object from the same
         annotator and view, as the benchmark evaluates them, and Prompt.others of its first prompt contains the objects of the
         first frame without expression. seed: clips are sampled from the seed and the index.
@@ -84,7 +84,7 @@ class RefDavis(ReferringVideos):
             str(texts),
             sentences=sentences,
             sampling=Sampling(frames, sampling, reach),
-            per_example=prompts_per_example if group_by_clip else None,
+            per_example=prompts_per_example if group_by_video else None,
             together=together,
             seed=seed,
         )

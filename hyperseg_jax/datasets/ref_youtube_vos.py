@@ -12,10 +12,10 @@ from typing import Any
 
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
-from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.referring_video import Expression, ReferringVideos
 from hyperseg_jax.datasets.video_folders import VideoFolders
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 
 class RefYouTubeVos(ReferringVideos):
@@ -31,14 +31,14 @@ class RefYouTubeVos(ReferringVideos):
         frames: int | None = None,
         sampling: str = "stride",
         reach: int | None = None,
-        group_by_clip: bool = False,
+        group_by_video: bool = False,
         prompts_per_example: int = 4,
         seed: int = 0,
     ):
         """frame_root: JPEGImages. mask_root: Annotations; None for valid and test, whose prompts have no masks.
 
         sentences: "each" is one prompt per expression, "joined" one prompt per object. frames, sampling, reach: see
-        clip_sampling.Sampling. group_by_clip: an example has up to prompts_per_example prompts of one video. seed: clips are
+        frame_sampling.Sampling. group_by_video: an example has up to prompts_per_example prompts of one video. seed: clips are
         sampled from the seed and the index.
         """
         meta = files.Json(meta_path, dict)
@@ -58,7 +58,7 @@ class RefYouTubeVos(ReferringVideos):
             names=names,
             sentences=sentences,
             sampling=Sampling(frames, sampling, reach),
-            per_example=prompts_per_example if group_by_clip else None,
+            per_example=prompts_per_example if group_by_video else None,
             seed=seed,
         )
 
@@ -71,5 +71,5 @@ def _expression(key: str, record: Any, has_masks: bool, where: str) -> Expressio
     try:
         return Expression(key, (text,), int(str(number)))
     except ValueError:
-        report_problem("bad record", f"{where}: obj_id {shown_value(number)} is not an object number; correct it")
+        report_problem("bad record", f"{where}: obj_id {escaped_value(number)} is not an object number; correct it")
         return Expression(key, (text,), None)

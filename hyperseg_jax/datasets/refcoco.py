@@ -75,7 +75,7 @@ class RefCoco:
         where = self._where(group[0][0])
         info = files.field(self._file.content[group[0][0]], "image_info", where)
         size = files.image_size(info, where)
-        pixels = files.read_image(files.inside(self._images, files.field(info, "file_name", where), where), size)
+        pixels = files.read_image(files.join_inside(self._images, files.field(info, "file_name", where), where), size)
         prompts = tuple(self._prompt(record, sentence, size) for record, sentence in group)
         name = f"{self._file.path.name}#{group[0][0]}" + (f".{group[0][1]}" if group[0][1] >= 0 else "")
         return Example(name, pixels[None], prompts)

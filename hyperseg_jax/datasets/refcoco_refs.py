@@ -26,7 +26,7 @@ from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import BadFile, map_file
 from hyperseg_jax.untrusted.old_pickles import OLD_TABLE
 from hyperseg_jax.untrusted.pickle_machine import PickleMachine
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 OPERATIONS = 50_000_000  # limit of pickle operations; RefCOCOg has about 5 000 000
 NOTHING = -1
@@ -104,14 +104,14 @@ class RefCocoRefs(PerImage):
                 }
             )
         if split not in splits:
-            available = shown(", ".join(sorted(map(str, splits))) or "none")
+            available = escaped(", ".join(sorted(map(str, splits))) or "none")
             raise UserError(f"{self._path}: no split {split!r}; available splits: {available}")
         return result
 
     def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         image = self._records.image(self._refs[self._items[n][0]]["image_id"])
         where = f"{self._records.path} image {image['id']}"
-        return files.inside(self._images, files.field(image, "file_name", where), where), files.image_size(image, where)
+        return files.join_inside(self._images, files.field(image, "file_name", where), where), files.image_size(image, where)
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         number, sentence = self._items[n]

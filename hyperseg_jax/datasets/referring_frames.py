@@ -36,7 +36,7 @@ class ReferringFrames:
         if part not in PARTS:
             raise UserError(f"part={part!r} is unknown; choose one of {', '.join(PARTS)}")
         root = pathlib.Path(folder)
-        self._file = files.Json(files.inside(root, "expressions.json", str(root)), dict)
+        self._file = files.Json(files.join_inside(root, "expressions.json", str(root)), dict)
         self._folders = VideoFolders(*(files.subpath(root, name, resolution) for name in ("JPEGImages", "Annotations")))
         self.videos = tuple(sorted(self._file.content))
         self._frames = {video: self._folders.names(video)[PARTS[part]] for video in self.videos}

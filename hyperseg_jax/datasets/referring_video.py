@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hyperseg_jax.datasets import files
-from hyperseg_jax.datasets.clip_reader import ClipReader
-from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.datasets.video_folders import VOID, Video, VideoFolders
+from hyperseg_jax.datasets.video_reader import VideoReader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import join_sentences
@@ -31,7 +31,7 @@ class Expression:
     group: str = ""
 
 
-class ReferringVideos(ClipReader):
+class ReferringVideos(VideoReader):
     """Random access to the expressions of videos, in the order of `expressions`."""
 
     def __init__(

@@ -10,9 +10,9 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import Problem, report_problem
-from hyperseg_jax.datasets.clip_reader import ClipReader
-from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.record_errors import guard_record
+from hyperseg_jax.datasets.video_reader import VideoReader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.text.expressions import video_expression
@@ -22,7 +22,7 @@ TYPES = {0: "referring", 1: "reasoning", 2: "absent"}
 """type_id -> group of the scores; expressions of type 2 refer to nothing in the video."""
 
 
-class ReVos(ClipReader):
+class ReVos(VideoReader):
     """Random access to the expressions of one meta file in file order, each with its clip."""
 
     def __init__(
@@ -35,7 +35,7 @@ class ReVos(ClipReader):
         frames: int | None = None,
         sampling: str = "stride",
         reach: int | None = None,
-        group_by_clip: bool = False,
+        group_by_video: bool = False,
         prompts_per_example: int = 4,
         seed: int = 0,
     ):
@@ -43,8 +43,8 @@ class ReVos(ClipReader):
         foreground_path: mask_dict_foreground.json, {video: {masks_rle: [run-length encodings per frame]}}, for the robustness
         score.
 
-        frames, sampling, reach: see clip_sampling.Sampling; with rule "jump", the key frame shows a target.
-        group_by_clip: an example has up to prompts_per_example prompts of one video. seed: clips are sampled from the seed and
+        frames, sampling, reach: see frame_sampling.Sampling; with rule "jump", the key frame shows a target.
+        group_by_video: an example has up to prompts_per_example prompts of one video. seed: clips are sampled from the seed and
         the index.
         """
         if prompts_per_example < 1:
@@ -63,7 +63,7 @@ class ReVos(ClipReader):
                 report_problem(problem.kind, str(problem))
                 continue
             if keys:
-                groups = files.chunks(keys, prompts_per_example) if group_by_clip else [[key] for key in keys]
+                groups = files.chunks(keys, prompts_per_example) if group_by_video else [[key] for key in keys]
                 self._items += [(video, group) for group in groups]
 
     @guard_record
@@ -78,7 +78,9 @@ class ReVos(ClipReader):
         expressions = {key: files.dict_field(record["expressions"], key, where) for key in keys}
         anno_ids = {key: files.record_ids(expressions[key], "anno_id", f"{where}/{key}") for key in keys}
         times = self._frame_indices([anno_id for ids in anno_ids.values() for anno_id in ids], len(names), rng)
-        frames = np.stack([files.read_image(files.inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times])
+        frames = np.stack(
+            [files.read_image(files.join_inside(self._root, f"{video}/{names[t]}.jpg", where), size) for t in times]
+        )
         foreground = self._objects(video, times, size)
         prompts = tuple(
             self._prompt(expressions[key], anno_ids[key], times, len(names), size, f"{video}/{key}", foreground) for key in keys

@@ -13,7 +13,7 @@ from hyperseg_jax.datasets.choices import LETTERS, format_question
 from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 
 class ScienceQa(PerImage):
@@ -26,12 +26,12 @@ class ScienceQa(PerImage):
         """folder: contains problems.json, pid_splits.json and images. split: "train", "val", "test", "minitest", ...
         hints: whether prompts include the hint."""
         root = pathlib.Path(folder)
-        self._file = files.Json(files.inside(root, "problems.json", str(root)), dict)
+        self._file = files.Json(files.join_inside(root, "problems.json", str(root)), dict)
         self._images, self._hints = files.subpath(root, "images"), hints
-        splits = files.Json(files.inside(root, "pid_splits.json", str(root)), dict)
+        splits = files.Json(files.join_inside(root, "pid_splits.json", str(root)), dict)
         if split not in splits.content:
             raise UserError(
-                f"{splits.path}: no split {split!r}; available splits: {shown(', '.join(splits.content) or 'none')}"
+                f"{splits.path}: no split {split!r}; available splits: {escaped(', '.join(splits.content) or 'none')}"
             )
         self.name = f"scienceqa:{split}"
         keys = files.text_list(splits.content, split, str(splits.path))
@@ -46,7 +46,7 @@ class ScienceQa(PerImage):
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"
         split, image = (files.text_field(self._row(key), name, where) for name in ("split", "image"))
-        return files.inside(self._images, f"{split}/{key}/{image}", where), None
+        return files.join_inside(self._images, f"{split}/{key}/{image}", where), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         key, where = self._keys[n], f"{self._file.path} {self._keys[n]}"

@@ -42,11 +42,11 @@ class VideoFolders:
         return sorted(frames | masks)
 
     def frame_folder(self, video: str) -> pathlib.Path:
-        return files.inside(self.root, video, str(self.root))
+        return files.join_inside(self.root, video, str(self.root))
 
     def _mask_folder(self, video: str) -> pathlib.Path:
         assert self._masks is not None
-        return files.inside(self._masks, video, str(self._masks))
+        return files.join_inside(self._masks, video, str(self._masks))
 
     def open(self, video: str, names: Sequence[str]) -> Video:
         """Opens one video for the duration of one example. names: its frame names in order."""
@@ -67,7 +67,7 @@ class Video:
         self.size = self._first_size()
 
     def _frame(self, name: str) -> pathlib.Path:
-        return files.inside(self._frames, f"{name}.jpg", str(self._frames))
+        return files.join_inside(self._frames, f"{name}.jpg", str(self._frames))
 
     def _first_size(self) -> tuple[int, int]:
         """Returns (height, width) of the first frame; during a check, of the first readable frame."""
@@ -103,7 +103,7 @@ class Video:
         if self._masks is None:
             raise UserError(f"{self._frames}: opened without masks; give the folder of the annotations")
         if t not in self._read:
-            path = files.inside(self._masks, f"{self._names[t]}.png", str(self._masks))
+            path = files.join_inside(self._masks, f"{self._names[t]}.png", str(self._masks))
             budget.charge(1, self.size, str(path))
             numbers = read_labels(path, self.size, what="mask", whose="frame", modes=MODES)
             self.lacks_masks |= numbers is None

@@ -13,7 +13,7 @@ from hyperseg_jax.datasets.per_image import PerImage
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Prompt
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 FOLDERS = ("VG_100K", "VG_100K_2")
 
@@ -27,7 +27,7 @@ class VisualGenome(PerImage):
         self._file = self._open("region_descriptions.json", list)
         splits = self._open("densecap_splits.json", dict).content
         if split not in splits:
-            available = shown(", ".join(splits) or "none")
+            available = escaped(", ".join(splits) or "none")
             raise UserError(f"{self._root / 'densecap_splits.json'}: no split {split!r}; available splits: {available}")
         image_ids = set(files.record_ids(splits, split, str(self._root / "densecap_splits.json")))
         data = self._open("image_data.json", list)
@@ -51,12 +51,12 @@ class VisualGenome(PerImage):
         self._group_prompts(len(self._items), lambda n: self._items[n][0], prompts_per_example)
 
     def _open(self, name: str, kind: type) -> files.Json:
-        return files.Json(files.inside(self._root, name, str(self._root)), kind)
+        return files.Json(files.join_inside(self._root, name, str(self._root)), kind)
 
     def _image(self, n: int) -> tuple[pathlib.Path, tuple[int, int]]:
         where = f"{self._file.path}#{self._items[n][0]}"
         image_id = files.record_id(self._file.content[self._items[n][0]], "id", where)
-        paths = [files.inside(self._root, f"{folder}/{image_id}.jpg", where) for folder in FOLDERS]
+        paths = [files.join_inside(self._root, f"{folder}/{image_id}.jpg", where) for folder in FOLDERS]
         return next((path for path in paths if path.exists()), paths[0]), self._sizes[image_id]
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:

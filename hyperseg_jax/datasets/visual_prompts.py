@@ -15,7 +15,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.dilation import dilate
 from hyperseg_jax.structs import Region
 from hyperseg_jax.untrusted import budget
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 RADII = {"point": 10, "scribble": 5}
 """Dilation of points and scribbles in pixels, from the published mapper (HyperSeg 5cfcf52), which uses it for training images
@@ -127,11 +127,11 @@ def box_regions(box: object, size: tuple[int, int], where: str) -> tuple[Region,
         x, y, width, height = (float(value) for value in box)  # type: ignore[attr-defined]
         pixels = math.floor(x), math.floor(y), math.ceil(x + width), math.ceil(y + height)
     except (TypeError, ValueError, OverflowError):
-        report_problem("bad mask", f"{where}: box {shown_value(box)} is invalid, expected [x, y, width, height]; correct it")
+        report_problem("bad mask", f"{where}: box {escaped_value(box)} is invalid, expected [x, y, width, height]; correct it")
         return ()
     if width < 0 or height < 0 or pixels[0] >= pixels[2] or pixels[1] >= pixels[3] or not shares_area(pixels, size):
         why = f"contains no pixel of its image, {size[1]}x{size[0]}; correct or remove it"
-        report_problem("bad mask", f"{where}: box {shown_value(box)} {why}")
+        report_problem("bad mask", f"{where}: box {escaped_value(box)} {why}")
         return ()
     return (Region.from_box(max(0, x), max(0, y), min(x + width, size[1]), min(y + height, size[0])),)
 

@@ -50,7 +50,7 @@ class VqaV2(PerImage):
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
         name = f"COCO_{self._images.name}_{self._image_id(n):012d}.jpg"
-        return files.inside(self._images, name, self._where(n)), None
+        return files.join_inside(self._images, name, self._where(n)), None
 
     def _prompt(self, n: int, size: tuple[int, int]) -> Prompt:
         row, where = self._questions[n], self._where(n)

@@ -11,16 +11,16 @@ import numpy as np
 
 from hyperseg_jax.datasets import files, masks
 from hyperseg_jax.datasets.check_errors import report_problem
-from hyperseg_jax.datasets.clip_reader import ClipReader
-from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.id_index import IdIndex, index_categories
 from hyperseg_jax.datasets.record_errors import guard_record
+from hyperseg_jax.datasets.video_reader import VideoReader
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
 from hyperseg_jax.untrusted import budget, limits
 
 
-class YouTubeVis(ClipReader):
+class YouTubeVis(VideoReader):
     """Random access to the videos of one json file in file order, each with the class list of the file.
 
     A prompt has one mask [T, H, W] per object, empty for frames with null. An example is named "<json>#<video id>".
@@ -36,7 +36,7 @@ class YouTubeVis(ClipReader):
         reach: int | None = None,
         seed: int = 0,
     ):
-        """frame_root: JPEGImages. frames, sampling, reach: see clip_sampling.Sampling; objects that are not visible in a
+        """frame_root: JPEGImages. frames, sampling, reach: see frame_sampling.Sampling; objects that are not visible in a
         sampled clip are dropped. seed: clips are sampled from the seed and the index.
         """
         self._file = files.Json(json_path, dict)
@@ -86,7 +86,7 @@ class YouTubeVis(ClipReader):
         if not names:
             raise UserError(f"{where}: lists no frames; correct or remove it")
         times = self._frame_indices(video, len(names), rng)
-        frames = np.stack([files.read_image(files.inside(self._root, names[t], where), size) for t in times])
+        frames = np.stack([files.read_image(files.join_inside(self._root, names[t], where), size) for t in times])
         return Example(f"{self._file.path.name}#{video}", frames, (self._prompt(video, times, len(names), size),))
 
     def _frame_indices(self, video: int | str, length: int, rng: np.random.Generator) -> np.ndarray:

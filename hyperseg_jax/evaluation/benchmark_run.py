@@ -24,7 +24,7 @@ from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile, reason, without_panics
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 MAX_BYTES, MAX_PARTS = 2**30, 50_000_000
 """Limits for the size of a state file, and for its number of values and containers."""
@@ -49,7 +49,7 @@ class PartialResults:
         """Raises BadFile or another error if no run over `count` examples wrote the state. Scores are checked when merged."""
         is_index = lambda value, below: type(value) is int and 0 <= value < below
         if not (is_index(state["done"], count + 1) and state["done"]):
-            raise BadFile(f"it contains {shown(str(state['done']))} of {count} examples")
+            raise BadFile(f"it contains {escaped(str(state['done']))} of {count} examples")
         if not all(is_example_row(row) and row["index"] < count for row in state["cases"]):
             raise BadFile("a best or worst case has an unexpected format")
         if not all(is_index(i, count) and is_index(k, 2**31) and is_row(row) for i, k, row in state["rows"]):
@@ -96,7 +96,7 @@ def run(
         SCORINGS[benchmark.scoring].kind, engine.answers.published if benchmark.published else engine.answers.default
     )
     new = lambda: PartialResults(Scorer({benchmark.task: scoring}, rules), QualitativeExamples(), [])
-    total, fresh = new(), new()
+    total, new_results = new(), new()
     saved = ""
     if state_file is not None and os.path.lexists(state_file) and hosts.is_primary():
         try:
@@ -124,22 +124,22 @@ def run(
     for number, (done, protocols) in enumerate(finished, 1):
         for index, protocol in protocols:
             try:
-                _count(fresh, benchmark, index, protocol)
+                _count(new_results, benchmark, index, protocol)
             except BaseException as error:
                 _raise_unreadable(task.name, index, record_errors.reason(error))
         progress(done, count)
         if number % save_every == 0 or done == count:
-            states = hosts.exchange_long(f"{task.name} to {done}", json.dumps(fresh.state()))
+            states = hosts.exchange_long(f"{task.name} to {done}", json.dumps(new_results.state()))
             try:
                 for text in states:
                     total.merge(json.loads(text))
             except ValueError as error:
                 if not resumed:
-                    raise UserError(f"benchmark {task.name}: {shown(str(error))}; correct its files") from error
+                    raise UserError(f"benchmark {task.name}: {escaped(str(error))}; correct its files") from error
                 raise UserError(
-                    f"{state_file}: does not fit the examples ({shown(str(error))}); remove it to start again"
+                    f"{state_file}: does not fit the examples ({escaped(str(error))}); remove it to start again"
                 ) from error
-            total.done, fresh = done, new()
+            total.done, new_results = done, new()
             if state_file is not None and hosts.is_primary():
                 write_text(state_file, json.dumps({"asked": settings, **total.state()}))
     return total
@@ -150,12 +150,12 @@ def _read(state_file: pathlib.Path, settings: dict[str, Any], new: PartialResult
     wrote it."""
     with without_panics("it has other fields"):
         state = strict_json.parse_any(
-            strict_json.contents(paths.own(state_file), MAX_BYTES), "its content", finite=False, parts=MAX_PARTS
+            strict_json.contents(paths.check_link(state_file), MAX_BYTES), "its content", finite=False, parts=MAX_PARTS
         )
         for key, value in settings.items():
             if (other := state["asked"].get(key)) != value:
                 raise UserError(
-                    f"{state_file}: is from an evaluation with {key} = {shown(repr(other))}, not {shown(repr(value))}; "
+                    f"{state_file}: is from an evaluation with {key} = {escaped(repr(other))}, not {escaped(repr(value))}; "
                     "use another --out, or remove the file to start again"
                 )
         new.check(state, settings["examples"])
@@ -165,12 +165,12 @@ def _read(state_file: pathlib.Path, settings: dict[str, Any], new: PartialResult
     return json.dumps(state)
 
 
-def _count(fresh: PartialResults, benchmark: Benchmark, index: int, protocol: EvalProtocol) -> None:
+def _count(new_results: PartialResults, benchmark: Benchmark, index: int, protocol: EvalProtocol) -> None:
     for k, (prompt, predictions_by_frame) in enumerate(protocol.answers()):
-        value = fresh.scorer.add(protocol.example.name, prompt, predictions_by_frame)
-        fresh.cases.add(value, index, k, predictions_by_frame[0])
+        value = new_results.scorer.add(protocol.example.name, prompt, predictions_by_frame)
+        new_results.cases.add(value, index, k, predictions_by_frame[0])
         if benchmark.submission:
-            fresh.rows.append((index, k, make_row(protocol.example, prompt, predictions_by_frame)))
+            new_results.rows.append((index, k, make_row(protocol.example, prompt, predictions_by_frame)))
 
 
 def _raise_unreadable(name: str, index: int, reason: str) -> None:

@@ -48,7 +48,7 @@ class FeatureCache:
             self._params = leaves
         if self._encodings and (unknown := parts.keys() - self._encodings.keys()):
             raise ValueError(f"the processor returns the part {min(unknown)!r}, which the system does not encode")
-        names = [name for name in self._encodings if name in parts and not (memory and self._encodings[name].first)]
+        names = [name for name in self._encodings if name in parts and not (memory and self._encodings[name].without_memory)]
         keys: dict[str, str] = {}
         for name in names:
             needed_keys = [keys[needed] for needed in self._encodings[name].needs if needed in keys]

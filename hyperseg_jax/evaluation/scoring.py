@@ -19,7 +19,7 @@ from hyperseg_jax.evaluation.tracks import TrackedInstances
 from hyperseg_jax.metrics.davis import MAX_PROPOSALS
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Prediction, Prompt
-from hyperseg_jax.untrusted.printing import one_line, shown_value
+from hyperseg_jax.untrusted.printing import escaped_value, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,7 @@ def parse_number(key: str, field: str, where: str) -> int:
     """Returns the id of a question as a number. Raises UserError if it is not one. field, where: source of the id, for
     messages."""
     if not re.fullmatch("0|-?[1-9][0-9]{0,17}", key):
-        raise UserError(f"{where}: its {field} is {shown_value(key)}, but the benchmark needs an integer; correct it")
+        raise UserError(f"{where}: its {field} is {escaped_value(key)}, but the benchmark needs an integer; correct it")
     return int(key)
 
 
@@ -207,7 +207,7 @@ def _add_choice(scores: Any, name: str, prompt: Prompt, predictions: Sequence[Pr
 SCORINGS: dict[str, Scoring] = {
     "referring": Scoring(metrics.ReferringScores, "expression", _add_expression, "giou"),
     "generalized": Scoring(metrics.GeneralizedScores, "expression", _add_generalized, "giou"),
-    "clips": Scoring(lambda _: metrics.ClipScores(), "expression", _add_clip, "jf"),
+    "clips": Scoring(lambda _: metrics.VideoScores(), "expression", _add_clip, "jf"),
     "revos": Scoring(metrics.ReVosScores, "expression", _add_revos, "jf"),
     "ref_davis": Scoring(
         lambda _: metrics.DavisScores("unsupervised"), "soft_expression", _add_objects, "jf", JointExpressions

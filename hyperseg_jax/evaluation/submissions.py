@@ -16,7 +16,7 @@ from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.results.server import coco_panoptic, mmbench, ref_youtube_vos, vqa, youtube_vis
 from hyperseg_jax.structs import Example, Prediction, Prompt
 from hyperseg_jax.untrusted import limits
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 Row = dict[str, Any]
 
@@ -32,11 +32,11 @@ def check_question(submission: str, example: Example, prompt: Prompt) -> None:
     elif submission == "ref_youtube_vos":  # they become file names in a zip
         for name in (prompt.key, *example.frame_names):
             if not ref_youtube_vos.is_file_name(name):
-                raise UserError(f"{example.name}: {shown_value(name)} cannot be a file name in a zip; correct it")
+                raise UserError(f"{example.name}: {escaped_value(name)} cannot be a file name in a zip; correct it")
         if len(set(example.frame_names)) < len(example.frame_names):
             raise UserError(f"{example.name}: its video has two frames with the same name; correct the list of frames")
         if "/" not in prompt.key:
-            raise UserError(f"{example.name}: {shown_value(prompt.key)} is not video/expression; correct it")
+            raise UserError(f"{example.name}: {escaped_value(prompt.key)} is not video/expression; correct it")
 
 
 def make_row(example: Example, prompt: Prompt, predictions: Sequence[Prediction]) -> Row:

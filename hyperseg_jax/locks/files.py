@@ -38,7 +38,7 @@ def open_files(folder: str) -> Files:
         return _StoreFiles(folder)
     path = pathlib.Path(folder)
     with naming(path):
-        return _LocalFiles(paths.inside(path.parent, path.name))
+        return _LocalFiles(paths.join_inside(path.parent, path.name))
 
 
 class _LocalFiles:

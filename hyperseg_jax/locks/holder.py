@@ -10,7 +10,7 @@ import pathlib
 import socket
 import uuid
 
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Holder:
         return json.dumps(dataclasses.asdict(self))
 
     def __str__(self) -> str:
-        return f"process {self.process} on {shown(self.host)}, since {shown(self.since)}"
+        return f"process {self.process} on {escaped(self.host)}, since {escaped(self.since)}"
 
     def lives(self) -> bool | None:
         """Returns whether the process of the holder is alive; None if it cannot be determined from this machine."""

@@ -147,7 +147,7 @@ class MaskCriterion:
         if draws is None:
             predicted, target_values = (sample_cells(x, logits.shape[2:]) for x in (chosen, targets.masks))
         else:
-            points = uncertain_points(chosen, is_matched, draws.candidates, draws.fresh, self.num_points)
+            points = uncertain_points(chosen, is_matched, draws.candidates, draws.unselected, self.num_points)
             predicted, target_values = sample_masks(chosen, points), sample_segments(targets.segments, targets.planes, points)
         divisor = jnp.maximum(counts.targets, 1.0)
         losses = {

@@ -18,12 +18,12 @@ class PointDraws:
 
     matching: points of the matching costs, shared by all queries and targets of a row.
     candidates: points of which the most uncertain are selected; M = N for separate points of each target, M = 1 for shared.
-    fresh: the remaining of the P points, which are used without selection.
+    unselected: the remaining of the P points, which are used without selection.
     """
 
     matching: Float[DeviceArray, "*stages B P 2"]
     candidates: Float[DeviceArray, "*stages B M tried 2"]
-    fresh: Float[DeviceArray, "*stages B M fresh 2"]
+    unselected: Float[DeviceArray, "*stages B M unselected 2"]
 
 
 def draw_points(
@@ -34,9 +34,9 @@ def draw_points(
     # One call for all three, because every call of the generator is compiled separately.
     drawn = jax.random.uniform(key, (stages, rows, num_points + sets * (tried + num_points - num_selected), 2))
     drawn = axes.constrain(drawn, None, "batch", None, None)
-    matching, candidates, fresh = jnp.split(drawn, (num_points, num_points + sets * tried), axis=2)
+    matching, candidates, unselected = jnp.split(drawn, (num_points, num_points + sets * tried), axis=2)
     shape = (stages, rows, sets, -1, 2)
-    return PointDraws(matching, candidates.reshape(shape), fresh.reshape(shape))
+    return PointDraws(matching, candidates.reshape(shape), unselected.reshape(shape))
 
 
 def sample_masks(masks: Shaped[DeviceArray, "B N h w"], points: Float[DeviceArray, "B M P 2"]) -> Float32[jax.Array, "B N P"]:
@@ -84,20 +84,20 @@ def uncertain_points(
     logits: Float[DeviceArray, "B N h w"],
     valid: Bool[DeviceArray, "B N"],
     candidates: Float[DeviceArray, "B M tried 2"],
-    fresh: Float[DeviceArray, "B M fresh 2"],
+    unselected: Float[DeviceArray, "B M unselected 2"],
     num_points: int,
 ) -> Float[jax.Array, "B M {num_points} 2"]:
-    """Returns the candidates with logits nearest to zero, followed by the fresh points.
+    """Returns the candidates with logits nearest to zero, followed by the unselected points.
 
     valid: shared points (M = 1) are selected by the most uncertain valid mask. As in Mask2Former, no gradient flows through
     the selection.
     """
-    num_selected = num_points - fresh.shape[-2]
+    num_selected = num_points - unselected.shape[-2]
     if not num_selected:
-        return fresh
+        return unselected
     uncertainty = -jnp.abs(sample_masks(jax.lax.stop_gradient(logits), candidates))  # [B, N, P']
     if candidates.shape[1] == 1:
         uncertainty = jnp.max(jnp.where(valid[..., None], uncertainty, -jnp.inf), axis=1, keepdims=True)
     rows = ("batch", None, None)  # the compiler does not partition top_k by itself
     selected = axes.map_shards(lambda x: jax.lax.top_k(x, num_selected)[1], rows, out=rows)(uncertainty)
-    return jnp.concatenate([jnp.take_along_axis(candidates, selected[..., None], axis=2), fresh], axis=2)
+    return jnp.concatenate([jnp.take_along_axis(candidates, selected[..., None], axis=2), unselected], axis=2)

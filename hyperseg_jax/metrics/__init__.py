@@ -35,7 +35,7 @@ from hyperseg_jax.metrics.davis import DavisScores
 from hyperseg_jax.metrics.exact_answer import ExactScores
 from hyperseg_jax.metrics.generalized import GeneralizedScores
 from hyperseg_jax.metrics.interactive import InteractiveScores
-from hyperseg_jax.metrics.jf import ClipScores
+from hyperseg_jax.metrics.jf import VideoScores
 from hyperseg_jax.metrics.mean_iou import SemanticScores
 from hyperseg_jax.metrics.multiple_choice import MultipleChoiceScores
 from hyperseg_jax.metrics.no_ground_truth import NoGroundTruth
@@ -47,7 +47,6 @@ from hyperseg_jax.metrics.vqa import VqaScores
 
 __all__ = [
     "ClickScores",
-    "ClipScores",
     "DavisScores",
     "ExactScores",
     "GeneralizedScores",
@@ -61,5 +60,6 @@ __all__ = [
     "ReferringScores",
     "SemanticScores",
     "VideoAP",
+    "VideoScores",
     "VqaScores",
 ]

@@ -70,7 +70,7 @@ def davis_statistics(values: np.ndarray) -> dict[str, float]:
     }
 
 
-class ClipScores(Sums):
+class VideoScores(Sums):
     """Mean J, F and J&F over videos (each the mean over its frames), overall and by group."""
 
     # sums of each group: J, F, videos

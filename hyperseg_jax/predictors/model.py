@@ -121,7 +121,7 @@ class Model:
             memory = new_memory if self.engine.interactive else None
             yield dataclasses.replace(predicted, names=names)
 
-    def segment_clip(
+    def segment_video(
         self, frames: Iterable[ImageLike], text: str, *, no_target_threshold: float | types.EllipsisType | None = ...
     ) -> Iterator[tuple[np.ndarray, Prediction]]:
         """Yields (image, prediction) for each frame. The model state passes from frame to frame; memory use is constant."""

@@ -75,7 +75,8 @@ def resize_masks(logits: Float[DeviceArray, "*B h w"], resize: MaskResize) -> Fl
     """
     rows, columns = resize.rows, resize.columns
     logits = jnp.asarray(logits, jnp.float32)
-    wide = _lerp(*(logits[..., columns.cells[:, cell]] for cell in (0, 1)), columns.cell_fractions)  # [..., h, 2, W]
+    column = lambda cell: jnp.take(logits, columns.cells[:, cell], axis=-1)  # [..., h, 2, W]
+    wide = _lerp(column(0), column(1), columns.cell_fractions)
     row = lambda cell: jnp.take(wide, rows.cells[:, cell], axis=-3)  # [..., 2, H, 2, W]
     padded = _lerp(row(0), row(1), rows.cell_fractions[:, :, None, None])
     tall = _lerp(padded[..., 0, :], padded[..., 1, :], columns.fractions)

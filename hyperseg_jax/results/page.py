@@ -59,7 +59,7 @@ class Page:
         """Embeds an image: uint8 [H, W, 3] or a PNG file."""
         if isinstance(image, pathlib.Path):
             with naming(image):
-                data = paths.read_file(paths.own(image), MAX_IMAGE_BYTES)
+                data = paths.read_file(paths.check_link(image), MAX_IMAGE_BYTES)
         else:
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, format="PNG")

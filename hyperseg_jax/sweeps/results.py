@@ -14,7 +14,7 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.sweeps.trials import Metric, Trial, available_metrics
 from hyperseg_jax.training.plots import saved_panels
 from hyperseg_jax.untrusted import strict_json
-from hyperseg_jax.untrusted.printing import cell, shown
+from hyperseg_jax.untrusted.printing import cell, escaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def collect(trials: Sequence[Trial], metric: Metric) -> list[Row]:
     if finished and not any(row.scores for row in rows):
         seen = available_metrics(line for row in finished for line in row.trial.lines())
         raise UserError(
-            f"--metric {metric}: never appears in metrics.jsonl; known metrics: {', '.join(map(shown, seen)) or 'none'}. "
+            f"--metric {metric}: never appears in metrics.jsonl; known metrics: {', '.join(map(escaped, seen)) or 'none'}. "
             "Run the same command with another --metric; no trial is trained again"
         )
     sign = -1.0 if metric.mode == "max" else 1.0

@@ -94,7 +94,7 @@ class Trial:
     def last_log_line(self) -> str:
         """Returns the last non-empty line of the log, for messages."""
         lines: list[str] = []
-        with contextlib.suppress(OSError, BadFile), paths.open_file(paths.own(self.log)) as file:
+        with contextlib.suppress(OSError, BadFile), paths.open_file(paths.check_link(self.log)) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
             lines = file.read(LOG_TAIL).decode(errors="replace").split("\n")
         return next((one_line(line.strip()) for line in reversed(lines) if line.strip()), "no output")
@@ -109,7 +109,7 @@ class Trial:
         if not self.record.exists():
             return "waiting"
         try:
-            status = strict_json.parse(strict_json.contents(paths.own(self.record)), "its content").get("status")
+            status = strict_json.parse(strict_json.contents(paths.check_link(self.record)), "its content").get("status")
             if type(status) is not str or status not in STATUSES:
                 raise BadFile("it has no status")
         except (OSError, BadFile) as error:

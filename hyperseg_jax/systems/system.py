@@ -21,7 +21,7 @@ from hyperseg_jax.llms.generate import Writer
 from hyperseg_jax.results.answers import Answers
 from hyperseg_jax.tables import Adapters, Part, Rule, SourceCheckpoint, Table
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.untrusted.printing import first_line, shown
+from hyperseg_jax.untrusted.printing import escaped, first_line
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -162,7 +162,7 @@ def get(name: str) -> System[Any]:
         register(point.load())
     if name not in _registered:
         raise UserError(
-            f"system = {shown(str(name))!r} is not known; use one of {', '.join(_registered)}, "
+            f"system = {escaped(str(name))!r} is not known; use one of {', '.join(_registered)}, "
             "or install the package that provides it"
         )
     registered = _registered[name]
@@ -197,6 +197,6 @@ def _with_user_errors(function: Callable[Args, Result], message: str) -> Callabl
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{message} ({shown(first_line(error))}); correct this block of the config") from error
+            raise UserError(f"{message} ({escaped(first_line(error))}); correct this block of the config") from error
 
     return wrapper

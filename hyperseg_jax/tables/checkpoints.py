@@ -30,7 +30,7 @@ class SourceCheckpoint:
     name: its common name. mark: a regex of tensor names that identifies it; a tensor of every copy matches, and no tensor of
     a kind that is listed later. file: the argument for the command line.
     renames: (regex, replacement) from its names to names of the weight table; the first full match is used.
-    ignored: its names that the system does not use. fresh: names of the weight table that it lacks; their parameters are
+    ignored: its names that the system does not use. initialized: names of the weight table that it lacks; their parameters are
     randomly initialized.
     rows: {table name: count}; a larger tensor is truncated to its first rows.
     sizes: {config field: (table name, axis)}; config fields that are set from its shapes.
@@ -41,7 +41,7 @@ class SourceCheckpoint:
     file: str
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[Rule, ...] = ()
-    fresh: tuple[Rule, ...] = ()
+    initialized: tuple[Rule, ...] = ()
     rows: tuple[tuple[str, int], ...] = ()
     sizes: tuple[tuple[str, tuple[str, int]], ...] = ()
 

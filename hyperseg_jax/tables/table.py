@@ -104,22 +104,22 @@ class Table:
         expected: Any = None,
         *,
         ignore: Iterable[str] = (),
-        fresh: Iterable[str] = (),
+        optional: Iterable[str] = (),
     ) -> dict[str, Any]:
         """Converts PyTorch tensors to nested flax parameters.
 
         expected: nested abstract parameters (jax.eval_shape of init); names and shapes must match exactly.
-        ignore: regexes of PyTorch names that may be unused. fresh: regexes of flax paths that may stay unfilled.
+        ignore: regexes of PyTorch names that may be unused. optional: regexes of flax paths that may stay unfilled.
         Raises UserError that lists all missing, unexpected and mismatched entries.
         """
         flat: dict[str, np.ndarray] = {}
         known = {name for row in self.rows for name in row.names}
-        fresh, ignore = tuple(fresh), tuple(ignore)
+        optional, ignore = tuple(optional), tuple(ignore)
         missing, used = [], set()
         for row in self.rows:
             absent_names = [name for name in row.names if name not in tensors]
             if absent_names:
-                if any(not _matches(path, fresh) for path in row.paths):
+                if any(not _matches(path, optional) for path in row.paths):
                     missing += absent_names
                 continue
             used |= set(row.names)
@@ -132,7 +132,7 @@ class Table:
             problems += [
                 f"not filled by the table: {path}"
                 for path in expected_leaves
-                if path not in flat and not _matches(path, fresh) and not any(path in row.paths for row in self.rows)
+                if path not in flat and not _matches(path, optional) and not any(path in row.paths for row in self.rows)
             ]
             problems += [f"unknown to the model: {path}" for path in flat if path not in expected_leaves]
             problems += [

@@ -16,7 +16,7 @@ from hyperseg_jax.atomic import scratch_folder
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits, paths, strict_json, tokenizers
 from hyperseg_jax.untrusted.bad_file import BadFile, naming, without_panics
-from hyperseg_jax.untrusted.printing import one_line, shown
+from hyperseg_jax.untrusted.printing import escaped, one_line
 
 EOS = "<|endoftext|>"  # end-of-sequence token of GPT-2 and similar tokenizers
 TOY_FILE = paths.ASSETS / "toy_tokenizer.json"
@@ -62,7 +62,7 @@ class Tokenizer:
         """Returns the token ids of a text, without special tokens before or after it. Raises UserError if the text is longer
         than the limit `letters`, or cannot be tokenized."""
         if len(text) > limits.current().letters:  # checked here first, since class lists have hundreds of texts
-            limits.check("letters", len(text), shown(text[:40]), "letters")
+            limits.check("letters", len(text), escaped(text[:40]), "letters")
         return list(self._ids(text))
 
     def _encode(self, text: str) -> tuple[int, ...]:
@@ -70,7 +70,7 @@ class Tokenizer:
             with without_panics("cannot be tokenized"):
                 return tuple(self._backend.encode(text, add_special_tokens=False).ids)
         except BadFile as error:
-            raise UserError(f"the text {shown(text[:40])}: {error.why}; change the text, or use another tokenizer") from error
+            raise UserError(f"the text {escaped(text[:40])}: {error.why}; change the text, or use another tokenizer") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids, without special tokens."""
@@ -99,7 +99,7 @@ class Tokenizer:
             raise UserError(f"{file}: no such file; give a tokenizer.json or a folder that contains one")
         with naming(path):
             for name in (*JSON_FILES, "merges.txt") if path.is_dir() else ():
-                paths.of_model(path, name)
+                paths.model_file(path, name)
         # A tokenizer.json without tokenizer_config.json is complete; transformers takes seconds to import.
         is_complete = file.is_file() and not (file.parent / "tokenizer_config.json").is_file()
         if is_complete or not path.is_dir():
@@ -162,7 +162,7 @@ def _check_ids(backend: _Backend, table: Mapping[str, int]) -> None:
     vocab = backend.get_vocab(with_added_tokens=True)
     if vocab != table:
         token = next(token for token in sorted(vocab.keys() | table.keys()) if vocab.get(token) != table.get(token))
-        raise BadFile(f"the token {shown(token)} does not get its id {table.get(token)} when loaded", tokenizers.PUBLISHED)
+        raise BadFile(f"the token {escaped(token)} does not get its id {table.get(token)} when loaded", tokenizers.PUBLISHED)
 
 
 def _from_folder(folder: pathlib.Path) -> _Backend:
@@ -206,7 +206,7 @@ def _from_folder(folder: pathlib.Path) -> _Backend:
         table = parsed.get("added_tokens.json", {}) | {token["content"]: int(number) for number, token in added.items()}
         for token, number in table.items():
             if backend.token_to_id(token) != number:
-                raise BadFile(f"gives {shown(token)} the id {number}, which is not the next free id", tokenizers.PUBLISHED)
+                raise BadFile(f"gives {escaped(token)} the id {number}, which is not the next free id", tokenizers.PUBLISHED)
         tokenizers.check_dense(backend.get_vocab(with_added_tokens=True))
     return backend
 

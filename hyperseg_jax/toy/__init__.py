@@ -4,7 +4,7 @@ Drawing
     vocabulary      colours, shapes and sizes, and which are held out from training
     scenes          the placement and visibility of shapes
     drawing         rasterizes shapes
-    clips           videos of shapes that move and occlude each other
+    videos          videos of shapes that move and occlude each other
 
 Text
     expressions     referring expressions
@@ -15,15 +15,15 @@ Records, files and readers
     toy_images      generates the records of a world from seed and index
     writer          writes a world
     readers         reads a world
-    clip_layouts    writes toy videos in the layouts of the video benchmarks
+    video_layouts   writes toy videos in the layouts of the video benchmarks
     samples         writes a few toy examples in the layout of every benchmark
     text_controls   objects and targets for the text-control test of referring expressions
 """
 
-from hyperseg_jax.toy.clip_layouts import write_clip_layouts
 from hyperseg_jax.toy.readers import open_reader
 from hyperseg_jax.toy.toy_images import World
+from hyperseg_jax.toy.video_layouts import write_video_layouts
 from hyperseg_jax.toy.vocabulary import VERSION
 from hyperseg_jax.toy.writer import read_world, write
 
-__all__ = ["VERSION", "World", "open_reader", "read_world", "write", "write_clip_layouts"]
+__all__ = ["VERSION", "World", "open_reader", "read_world", "write", "write_video_layouts"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.toy import clips, expressions, questions, scenes
+from hyperseg_jax.toy import expressions, questions, scenes, videos
 from hyperseg_jax.toy.vocabulary import BACKGROUNDS, COLORS, SHAPES, plural
 
 VOCAB_SIZE = 640
@@ -24,15 +24,15 @@ def sentences() -> list[str]:
         rng = np.random.default_rng(index)
         kinds = (scenes.KNOWN, scenes.COMPOSITIONAL, scenes.HELD_BACK)[index % 3]
         scene = scenes.sample(kinds, int(rng.integers(3, 7)), "default", rng)
-        clip = clips.sample(kinds, 4, "default", rng)
+        clip = videos.sample(kinds, 4, "default", rng)
         if scene:
             texts += [text for pair in questions.conversation(scene, rng) for text in pair]
             texts += [text for question in questions.reasoning(scene) for text in (question.text, question.answer)]
             for group in sorted(set(expressions.DECK)):
                 texts += [e.text for e in expressions.write_expressions(scene, [group], scenes.KNOWN, rng) or ()]
         if clip:
-            for group in clips.SHARES:
-                texts += [e.text for e in clips.write_expressions(clip, [group], scenes.KNOWN, rng) or ()]
+            for group in videos.SHARES:
+                texts += [e.text for e in videos.write_expressions(clip, [group], scenes.KNOWN, rng) or ()]
     return texts
 
 

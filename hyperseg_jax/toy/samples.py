@@ -22,7 +22,7 @@ from hyperseg_jax.atomic import atomic_folder, is_temporary
 from hyperseg_jax.datasets import class_names, masks
 from hyperseg_jax.datasets.choices import LETTERS
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.toy import clip_layouts, toy_images, writer
+from hyperseg_jax.toy import toy_images, video_layouts, writer
 from hyperseg_jax.toy.vocabulary import CATEGORY_IDS, SHAPES, SIZE
 
 YEARS = ("train2017", "val2017", "train2014", "val2014")
@@ -44,7 +44,7 @@ def write_samples(out_dir: str | os.PathLike, *, count: int = 2, seed: int = 0) 
         _regions(root, drawn)
         _questions(root, drawn)
         _own_data(root, drawn)
-        clip_layouts.write_clip_layouts(root, train=1, val=1, seed=seed)
+        video_layouts.write_video_layouts(root, train=1, val=1, seed=seed)
     return drawn
 
 

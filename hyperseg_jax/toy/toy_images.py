@@ -8,14 +8,14 @@ import numpy as np
 
 from hyperseg_jax.datasets import visual_prompts
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.toy import clips, expressions, questions, scenes
+from hyperseg_jax.toy import expressions, questions, scenes, videos
 from hyperseg_jax.toy.vocabulary import VERSION
 
 SPLITS = ("train", "val", "compositional")
 CLIP_EXPRESSIONS = 4
 MIN_THINGS, MAX_THINGS = 3, 6
 _KINDS = {"known": scenes.KNOWN, "held_back": scenes.HELD_BACK}
-_STREAMS = {"picture": 0, "reasoning": 1, "clip": 2, "deck": 3}
+_STREAMS = {"image": 0, "reasoning": 1, "clip": 2, "deck": 3}
 _ATTEMPTS = 2000
 
 
@@ -91,7 +91,7 @@ def _expression_groups(world: World, split: str, index: int) -> list[str]:
 
 def image(world: World, split: str, index: int) -> ToyImage:
     """Generates an image of a split."""
-    rng = world.rng(split, "picture", index)
+    rng = world.rng(split, "image", index)
     kinds = world.kinds_of(split)
     groups = _expression_groups(world, split, index)
     for _ in range(_ATTEMPTS):
@@ -116,15 +116,15 @@ def reasoning_image(world: World, split: str, index: int) -> tuple[scenes.Scene,
     raise RuntimeError(f"no scene supports a {group} question ({split} reasoning image {index})")
 
 
-def clip(world: World, split: str, index: int) -> tuple[clips.Clip, np.ndarray, list[expressions.Expression]]:
+def video(world: World, split: str, index: int) -> tuple[videos.Video, np.ndarray, list[expressions.Expression]]:
     """Generates a video, its frames and its expressions."""
     rng = world.rng(split, "clip", index)
     kinds = world.kinds_of(split)
-    shares = clips.SHARES
+    shares = videos.SHARES
     groups = [str(name) for name in rng.choice(list(shares), size=CLIP_EXPRESSIONS, p=list(shares.values()))]
     for _ in range(_ATTEMPTS):
-        drawn = clips.sample(kinds, int(rng.integers(3, 6)), world.level, rng)
-        written = clips.write_expressions(drawn, groups, kinds, rng) if drawn else None
+        drawn = videos.sample(kinds, int(rng.integers(3, 6)), world.level, rng)
+        written = videos.write_expressions(drawn, groups, kinds, rng) if drawn else None
         if drawn and written:
-            return drawn, clips.render(drawn, world.level, rng), written
+            return drawn, videos.render(drawn, world.level, rng), written
     raise RuntimeError(f"no video supports the expressions {groups} ({split} clip {index})")

@@ -173,9 +173,9 @@ def _draw_reasoning(world: World, folder: pathlib.Path, item: tuple[str, int]) -
     return {"image": f"{index:08d}.jpg", "query": question.text, "outputs": question.answer}
 
 
-def _draw_clip(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
+def _draw_video(world: World, folder: pathlib.Path, item: tuple[str, int]) -> dict:
     split, index = item
-    clip, frames, written = toy_images.clip(world, split, index)
+    clip, frames, written = toy_images.video(world, split, index)
     frame_folder = folder / "revos" / "JPEGImages" / f"{split}_{index:05d}"
     frame_folder.mkdir()
     for t, frame in enumerate(frames):
@@ -225,12 +225,12 @@ def _write_split(world: World, folder: pathlib.Path, split: str, run: Callable) 
     _dump(folder / "reasonseg" / "explanatory" / f"{split}.json", explanations)
 
 
-def _write_clips(world: World, folder: pathlib.Path, run: Callable) -> None:
+def _write_videos(world: World, folder: pathlib.Path, run: Callable) -> None:
     mask_dict: dict[str, list] = {}
     foregrounds = {}
     for split, revos_name in REVOS_NAMES.items():
         videos = {}
-        for number, record in enumerate(run(_draw_clip, [(split, k) for k in range(world.clip_count(split))])):
+        for number, record in enumerate(run(_draw_video, [(split, k) for k in range(world.clip_count(split))])):
             first = len(mask_dict)
             mask_dict |= {str(first + k): track for k, track in enumerate(record["tracks"])}
             foregrounds[record["name"]] = {"masks_rle": record["foreground"]}
@@ -266,7 +266,7 @@ def _write_all(world: World, folder: pathlib.Path, run: Callable) -> None:
         _write_split(world, folder, split, run)
     if world.clips:
         (folder / "revos" / "JPEGImages").mkdir(parents=True)
-        _write_clips(world, folder, run)
+        _write_videos(world, folder, run)
     (folder / "toy.json").write_text(json.dumps(dataclasses.asdict(world), indent=1))
 
 

@@ -30,7 +30,7 @@ from hyperseg_jax.untrusted import checkpoints as untrusted
 from hyperseg_jax.untrusted import paths, stores
 from hyperseg_jax.untrusted.bad_file import BadFile, reason
 from hyperseg_jax.untrusted.checkpoint_arrays import Arrays, check_arrays
-from hyperseg_jax.untrusted.printing import is_name, shown
+from hyperseg_jax.untrusted.printing import escaped, is_name
 
 # This module logs failed saves in one line each; the messages of Orbax are dropped.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -78,7 +78,7 @@ class Checkpoints:
         """Removes files of killed saves and moves checkpoints aside that Orbax must not open. Raises BadFile if no valid
         checkpoint remains."""
         if not self._remote:
-            paths.own(pathlib.Path(self._folder))
+            paths.check_link(pathlib.Path(self._folder))
         with contextlib.suppress(Exception):  # storage clients raise many types of errors
             for probe in self._folder.glob(f"{PROBE}*"):
                 probe.unlink()
@@ -99,12 +99,12 @@ class Checkpoints:
         for path, why in invalid.items():
             if not valid:
                 raise BadFile(
-                    f"{shown(path.name)} is not a readable checkpoint ({why}), and there is no other",
+                    f"{escaped(path.name)} is not a readable checkpoint ({why}), and there is no other",
                     "remove it, or give another --workdir",
                 )
             aside = paths.rename_damaged(path)
             self._log(
-                f"{self._folder}: {shown(path.name)} is not a readable checkpoint ({why}); renamed to {shown(aside.name)}"
+                f"{self._folder}: {escaped(path.name)} is not a readable checkpoint ({why}); renamed to {escaped(aside.name)}"
             )
 
     def _check_remote(self) -> None:
@@ -117,7 +117,7 @@ class Checkpoints:
             try:
                 untrusted.check(path)
             except Exception as error:  # as above
-                why = f"{shown(path.name)} is not a readable checkpoint ({_cause(error)})"
+                why = f"{escaped(path.name)} is not a readable checkpoint ({_cause(error)})"
                 raise BadFile(why, "remove it, or give another --workdir") from error
 
     def _open(self) -> ocp.training.Checkpointer:

@@ -21,12 +21,14 @@ from hyperseg_jax.untrusted import printing
 
 
 def check_counts(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError if a count of steps or examples is below one, or if data.first or train.best names an unknown task."""
-    first, tasks = config.data.first, config.data.tasks
-    if not 0 <= first.share < 1:
-        raise UserError(f"data.first.share = {first.share}: give a share of train.steps, from 0 to less than 1")
-    if first.share and not tasks.get(first.task, {"ratio": 0})["ratio"]:
-        raise UserError(f"data.first.task = {first.task!r}: give a task with a ratio ({', '.join(tasks)}), or share 0")
+    """Raises UserError if a count of steps or examples is below one, or if data.curriculum or train.best names no task."""
+    curriculum, tasks = config.data.curriculum, config.data.tasks
+    if not 0 <= curriculum.share < 1:
+        raise UserError(f"data.curriculum.share = {curriculum.share}: give a share of train.steps, from 0 to less than 1")
+    if curriculum.share and not tasks.get(curriculum.task, {"ratio": 0})["ratio"]:
+        raise UserError(
+            f"data.curriculum.task = {curriculum.task!r}: give a task with a ratio ({', '.join(tasks)}), or share 0"
+        )
     if not 0 <= config.data.max_unreadable_share < 1:
         raise UserError(
             f"data.max_unreadable_share = {config.data.max_unreadable_share}: give a share of the records (0 or more, below 1)"

@@ -44,11 +44,11 @@ class InitialState:
     def check_source(self) -> None:
         """Raises UserError if the parameters of the source model do not fit. Reads only their names and shapes."""
         if self.source:
-            model_folder.read_params(self.source, flatten(self.params), fresh=self.optional_params)
+            model_folder.read_params(self.source, flatten(self.params), optional=self.optional_params)
 
     def create(self) -> TrainState:
         """Creates the initial state from the model `config.init_from`, if set, and from the seed."""
-        loaded = model_folder.load_params(self.source, self.params, fresh=self.optional_params) if self.source else {}
+        loaded = model_folder.load_params(self.source, self.params, optional=self.optional_params) if self.source else {}
         init: Any = jax.jit(self.init_fn, out_shardings=self.shardings, donate_argnums=0)
         state = init(loaded)
         init.clear_cache()  # the program runs once; JAX would keep it in memory as long as `init_fn` exists
@@ -83,5 +83,5 @@ def trace_initial_state(
     abstract = jax.eval_shape(with_params, shapes)
     shardings = state_shardings(abstract, placement.shardings(boxed, mesh), groups, tx, mesh.replicated)
     return InitialState(
-        placement.abstract_arrays(abstract, shardings), shardings, tx, init_fn, config.init_from, tuple(config.init_fresh)
+        placement.abstract_arrays(abstract, shardings), shardings, tx, init_fn, config.init_from, tuple(config.init_exclude)
     )

@@ -79,12 +79,12 @@ def train(
             config.train.steps,
             config.optimizer.final_rate,
         )
-        first = config.data.first
+        curriculum = config.data.curriculum
         mixture = Mixture(
             tasks,
             config.train.batch_size,
             config.seed,
-            (first.task, int(first.share * config.train.steps)),
+            (curriculum.task, int(curriculum.share * config.train.steps)),
             config.data.batches,
         )
         feed = Feed(mesh.batch)

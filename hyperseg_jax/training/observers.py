@@ -314,7 +314,7 @@ def _is_log(path: pathlib.Path) -> bool:
     if not stores.is_url(os.fspath(path)):
         path = pathlib.Path(path)  # epath treats a pipe as a file
         try:
-            paths.own(path)
+            paths.check_link(path)
         except BadFile:
             return False
     return path.is_file() and epath.Path(path).stat().length <= MAX_LOG_BYTES
@@ -340,7 +340,7 @@ def _ensure_folder(folder: pathlib.Path) -> str:
     """Moves an existing path aside unless it is a folder inside the workdir. Returns a message about it, "" if nothing was
     moved."""
     with contextlib.suppress(BadFile):
-        paths.own(folder)
+        paths.check_link(folder)
         if folder.is_dir() or not os.path.lexists(folder):
             return ""
     return f"{paths.rename_damaged(folder)}: was not a folder of this run; starting a new one"

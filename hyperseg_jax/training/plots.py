@@ -12,7 +12,7 @@ import numpy as np
 
 from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import first_line, shown
+from hyperseg_jax.untrusted.printing import escaped, first_line
 
 MAX_TASKS = 50
 
@@ -38,7 +38,9 @@ def saved_panels(image: pathlib.Path, rows: int, columns: int, size: tuple[float
             with atomic_file(image) as part:
                 figure.savefig(part, dpi=110, format="png")
         except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError) as error:
-            raise UserError(f"{image}: cannot be drawn ({shown(first_line(error))}); look for odd values in the log") from error
+            raise UserError(
+                f"{image}: cannot be drawn ({escaped(first_line(error))}); look for odd values in the log"
+            ) from error
         finally:
             pyplot.close(figure)
 

@@ -54,7 +54,7 @@ class UnreadableRecords:
         if not os.path.lexists(self._path):
             return {}
         try:
-            lines = paths.read_file(paths.own(self._path), MAX_BYTES).decode(errors="replace").splitlines()
+            lines = paths.read_file(paths.check_link(self._path), MAX_BYTES).decode(errors="replace").splitlines()
         except (BadFile, OSError) as error:
             with contextlib.suppress(OSError):
                 self._log(

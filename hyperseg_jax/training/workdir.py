@@ -118,12 +118,12 @@ class Workdir:
             if not existing.is_dir():
                 raise UserError(f"--workdir {self.path}: cannot be written ({existing} is a file); give another folder")
             with naming(folder):
-                paths.inside(folder, "model")
+                paths.join_inside(folder, "model")
 
     def _config(self, path: epath.Path) -> dict[str, Any]:
         """Returns the content of the existing config.json, which is untrusted."""
         try:
-            data = path.read_bytes() if self.remote else strict_json.contents(paths.own(pathlib.Path(path)))
+            data = path.read_bytes() if self.remote else strict_json.contents(paths.check_link(pathlib.Path(path)))
             return renamed_fields.migrate(strict_json.parse(data, "its content"))
         except (BadFile, OSError) as error:
             raise UserError(f"{path}: not readable ({reason(error)}); delete this workdir or give another --workdir") from error

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator
 
 from hyperseg_jax.errors import EXIT_EXCEPTIONS, UserError
-from hyperseg_jax.untrusted.printing import first_line, one_line, shown
+from hyperseg_jax.untrusted.printing import escaped, first_line, one_line
 
 ANOTHER_COPY = "get another copy of it"
 CONVERT = "convert it to safetensors with the tools that wrote it"
@@ -24,7 +24,7 @@ class BadFile(Exception):
 
     def about(self, name: str) -> BadFile:
         """Returns the error with the name of a tensor in the file added."""
-        return BadFile(f"{shown(name)}: {self.why}", self.fix)
+        return BadFile(f"{escaped(name)}: {self.why}", self.fix)
 
 
 def reason(error: BaseException) -> str:
@@ -55,7 +55,7 @@ def without_panics(what: str) -> Iterator[None]:
     except (UserError, BadFile, *EXIT_EXCEPTIONS):
         raise
     except BaseException as error:
-        raise BadFile(f"{what} ({shown(first_line(error))})") from error
+        raise BadFile(f"{what} ({escaped(first_line(error))})") from error
 
 
 def map_file(path: pathlib.Path) -> memoryview:

@@ -10,7 +10,7 @@ from typing import Any
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.checkpoints import LARGEST, TREE, AnyPath, files, is_remote, read_fields
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 DESCRIPTIONS = 2**25
 """Maximum bytes of the array metadata of a part."""
@@ -79,7 +79,7 @@ def _check_notes(folder: AnyPath) -> None:
     for path in notes.iterdir() if notes.is_dir() else ():
         fields = read_fields(path)
         if set(fields) != {NOTES} or type(fields[NOTES]) is not list or not all(map(_is_note, fields[NOTES])):
-            raise BadFile(f"{NOTES}/{shown(path.name)} has an unknown format")
+            raise BadFile(f"{NOTES}/{escaped(path.name)} has an unknown format")
 
 
 def _is_note(value: Any) -> bool:
@@ -129,7 +129,7 @@ def _listed(folder: AnyPath, kinds: tuple[str, ...]) -> Iterator[tuple[Name, str
         if not known or type(kind) is not str or empty is not (kind in EMPTY):
             raise BadFile(f"{TREE} has an entry of an unknown kind")
         if not empty and kind not in kinds:
-            raise BadFile(f"{TREE} has an unexpected {shown_value(kind)}")
+            raise BadFile(f"{TREE} has an unexpected {escaped_value(kind)}")
         if not empty:
             yield name, kind
 
@@ -148,7 +148,7 @@ def _check_texts(folder: AnyPath, names: list[Name]) -> None:
 
 def _format_name(name: Name) -> str:
     """Formats the name of an array for a message."""
-    return shown(".".join(name))
+    return escaped(".".join(name))
 
 
 def _read_descriptions(store: Any, names: list[Name]) -> Iterator[tuple[Name, bytes]]:
@@ -164,9 +164,9 @@ def _check(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], dtype: 
     """Raises BadFile if the metadata of an array does not match. dtype: "" for any number."""
     what = _format_name(name)
     if array.get("shape") != list(shape):
-        raise BadFile(f"{what} has the shape {shown_value(array.get('shape'))}, expected {list(shape)}")
+        raise BadFile(f"{what} has the shape {escaped_value(array.get('shape'))}, expected {list(shape)}")
     if array.get("data_type") not in ((dtype,) if dtype else NUMBERS):
-        raise BadFile(f"{what} has the type {shown_value(array.get('data_type'))}, expected {dtype or 'a number'}")
+        raise BadFile(f"{what} has the type {escaped_value(array.get('data_type'))}, expected {dtype or 'a number'}")
     try:
         chunk = array["chunk_grid"]["configuration"]["chunk_shape"]
         is_valid = len(shape) == len(chunk) and all(0 <= c <= max(n, 1) for n, c in zip(shape, chunk, strict=True))
@@ -176,7 +176,7 @@ def _check(name: Name, array: Mapping[str, Any], shape: tuple[int, ...], dtype: 
     if not is_valid:
         raise BadFile(f"{what} has chunks larger than its array")
     if unknown:
-        raise BadFile(f"{what} uses the codec {shown_value(unknown[0])}, but only {', '.join(CODECS)} are supported")
+        raise BadFile(f"{what} uses the codec {escaped_value(unknown[0])}, but only {', '.join(CODECS)} are supported")
 
 
 def _codecs(listed: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from etils import epath
 
 from hyperseg_jax.untrusted import stores, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 STEPS = 2**53
 FILES, DEEPEST = 100_000, 8
@@ -68,7 +68,7 @@ def files(folder: AnyPath) -> Iterator[tuple[AnyPath, int]]:
     while stack:
         parent, depth = stack.pop()
         for path, mode, size in list_entries(parent):
-            what, count = shown(os.path.relpath(path, folder)), count + 1
+            what, count = escaped(os.path.relpath(path, folder)), count + 1
             if count > FILES or depth > DEEPEST:
                 raise BadFile(f"has more than {FILES} files, or folders deeper than {DEEPEST}")
             if stat.S_ISDIR(mode):
@@ -127,6 +127,6 @@ def _check_scores(fields: Mapping[str, Any]) -> None:
 def _check_tree(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         if name not in TREE_FIELDS or not TREE_FIELDS[name](value):
-            raise BadFile(f"{TREE} has an unsupported {shown(name)}")
+            raise BadFile(f"{TREE} has an unsupported {escaped(name)}")
     if not {"tree_metadata", "use_ocdbt", "use_zarr3"} <= fields.keys():
         raise BadFile(f"{TREE} has another format")

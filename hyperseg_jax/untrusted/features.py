@@ -13,7 +13,7 @@ from typing import Any
 
 from hyperseg_jax.untrusted import json_text, limits, paths
 from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile, naming
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 FEATURES, INFO = "features.json", "dataset_info.json"
 FORMAT = "array_record"
@@ -53,7 +53,7 @@ def read_features(folder: pathlib.Path) -> Mapping[str, Feature]:
     with naming(path):
         feature = _feature(_parsed(folder, FEATURES), limits.current().depth)
         if feature.name != DICT:
-            raise BadFile(f"is a {shown(feature.name)}, expected a FeaturesDict")
+            raise BadFile(f"is a {escaped(feature.name)}, expected a FeaturesDict")
         return feature.parts
 
 
@@ -65,7 +65,7 @@ def _feature(part: Any, depth: int) -> Feature:
         raise BadFile(f"has a {type(part).__name__}, expected a feature")
     name = _first_of(part, "type", "pythonClassName", "python_class_name")
     if name not in CLASSES:
-        raise BadFile(f"names the class {shown_value(name)}, which is not a supported feature", _DISTRUST)
+        raise BadFile(f"names the class {escaped_value(name)}, which is not a supported feature", _DISTRUST)
     content = _first_of(part, "content", "featuresDict", "features_dict", "sequence", "jsonFeature", "json_feature")
     while isinstance(content, str) or (isinstance(content, dict) and set(content) == {"json"}):
         if depth < 0:
@@ -122,7 +122,7 @@ def read_info(folder: pathlib.Path) -> Info:
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, BadFile):
                 raise
-            raise BadFile(f"has a split in an unexpected format ({type(error).__name__}: {shown(str(error))})") from error
+            raise BadFile(f"has a split in an unexpected format ({type(error).__name__}: {escaped(str(error))})") from error
         return Info(str(content.get("fileFormat")), splits)
 
 
@@ -148,8 +148,8 @@ def _files(folder: pathlib.Path, dataset: str, split: Mapping[str, Any]) -> dict
         ):
             name = name.replace(f"{{{variable}}}", value)
         if "[" in name or len(name) > LONGEST_NAME:  # ArrayRecord interprets a name with brackets as a slice of another file
-            raise BadFile(f"names the file {shown(name)}, which is not a shard of this folder", _DISTRUST)
-        files[paths.inside(folder, name)] = length
+            raise BadFile(f"names the file {escaped(name)}, which is not a shard of this folder", _DISTRUST)
+        files[paths.join_inside(folder, name)] = length
     return files
 
 
@@ -161,4 +161,4 @@ def _parsed(folder: pathlib.Path, name: str) -> Any:
 
 
 def _content(folder: pathlib.Path, name: str) -> bytes:
-    return json_text.read_bytes(paths.inside(folder, name))
+    return json_text.read_bytes(paths.join_inside(folder, name))

@@ -20,7 +20,7 @@ from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImage
 from hyperseg_jax.untrusted import libtiff, limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.label_maps import check_labels
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 warnings.filterwarnings("ignore", module=r"PIL\b")  # problems of files are reported as one line, or not at all
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -81,7 +81,7 @@ def _take(content: IO[bytes], take: Callable[[Image.Image], T], formats: tuple[s
         with libtiff.collect_errors() as errors:
             result = take(image)
         if errors:  # Pillow returns partial data of damaged files
-            raise BadFile(f"is a damaged TIFF ({shown(errors[0])})", AGAIN)
+            raise BadFile(f"is a damaged TIFF ({escaped(errors[0])})", AGAIN)
         return result
 
 
@@ -93,7 +93,9 @@ def _check_tiles(image: TiffImagePlugin.TiffImageFile, limit: int) -> None:
     """Checks the size of a tile, which is decoded completely even if it is larger than the image."""
     width, height = (image.tag_v2.get(tag, 1) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
     if not isinstance(width, int) or not isinstance(height, int) or width * height > limit:
-        raise BadFile(f"has tiles of {shown_value(width)}x{shown_value(height)} pixels, and the limit is {limit}", TOO_LARGE)
+        raise BadFile(
+            f"has tiles of {escaped_value(width)}x{escaped_value(height)} pixels, and the limit is {limit}", TOO_LARGE
+        )
 
 
 def _check_scans(image: Image.Image, content: IO[bytes]) -> None:
@@ -147,8 +149,8 @@ def _message(error: Exception, formats: tuple[str, ...]) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"it is none of {', '.join(formats)}, or damaged"
     if isinstance(error, OSError | SyntaxError | ValueError) and str(error):
-        return shown(str(error))
-    return shown(f"{type(error).__name__}: {error}")
+        return escaped(str(error))
+    return escaped(f"{type(error).__name__}: {error}")
 
 
 def size(source: pathlib.Path | bytes) -> tuple[int, int]:

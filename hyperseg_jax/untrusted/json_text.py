@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 AGAIN = "download or write it again"
 BLOCK = 2**24
@@ -43,7 +43,7 @@ def parse(data: bytes) -> Any:
         line = f"line {error.lineno}, " if "\n" in text else ""  # callers add the line number for files with one JSON per line
         raise BadFile(f"not json ({error.msg} at {line}column {error.colno})", AGAIN) from error
     except (ValueError, RecursionError) as error:  # such as numbers with too many digits
-        raise BadFile(f"not json ({shown(str(error))})", AGAIN) from error
+        raise BadFile(f"not json ({escaped(str(error))})", AGAIN) from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         seen: set[str] = set()
         duplicate = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise BadFile(f"names {shown(duplicate)} twice", AGAIN)
+        raise BadFile(f"names {escaped(duplicate)} twice", AGAIN)
     return fields
 
 

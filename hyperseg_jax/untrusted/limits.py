@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hyperseg_jax.errors import UserError
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def from_fields(fields: Mapping[str, Any], where: str) -> Limits:
             value = float(value)
         if type(value) is not kind or (kind is not bool and not 0 < value < float("inf")):
             expected = "True or False" if kind is bool else "an integer above 0" if kind is int else "a number above 0"
-            raise UserError(f"{where}: {name} is {shown_value(value)}; give {expected}")
+            raise UserError(f"{where}: {name} is {escaped_value(value)}; give {expected}")
         checked[name] = value
     return Limits(**checked)
 

@@ -12,7 +12,7 @@ import stat
 
 from hyperseg_jax.untrusted import limits
 from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, BadFile
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 BLOCK = 2**16
 LONGEST = 4096
@@ -22,21 +22,21 @@ ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 """The folder of shipped models in the installed package. It is trusted; some installers create links for its files."""
 
 
-def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
+def join_inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     """Returns root/name for a `name` from an untrusted file or listing.
 
     root is trusted and may be a link. Raises BadFile if the name is not a valid file name, or, unless limits.outside is set, if
     it leaves root through an absolute path, "..", or a link.
     """
     if not isinstance(name, str | os.PathLike):
-        raise BadFile(f"{shown_value(name)} is not a file name", "correct it")
+        raise BadFile(f"{escaped_value(name)} is not a file name", "correct it")
     text = os.fspath(name)
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
         encoded = b"\0"
     if not text.strip() or b"\0" in encoded or len(encoded) > LONGEST or max(map(len, encoded.split(b"/"))) > 255:
-        raise BadFile(f"{shown_value(text)} is not a file name", "correct it")
+        raise BadFile(f"{escaped_value(text)} is not a file name", "correct it")
     path = pathlib.Path(root) / text
     if limits.current().outside:
         return path
@@ -45,17 +45,17 @@ def inside(root: str | os.PathLike, name: object) -> pathlib.Path:
     try:
         real_path = _resolved(os.path.join(base, path))
     except OSError as error:
-        raise BadFile(f"{shown(text)} cannot be resolved ({error.strerror})", "correct it") from error
+        raise BadFile(f"{escaped(text)} cannot be resolved ({error.strerror})", "correct it") from error
     if _is_inside(real_root, real_path):
         return path
     if _is_inside(real_root, os.path.normpath(os.path.join(real_root, text))):
         raise BadFile(
-            f"{shown(text)} is a link that leaves {root}", f"copy the file there, or, if you trust the link, {OUTSIDE_FIX}"
+            f"{escaped(text)} is a link that leaves {root}", f"copy the file there, or, if you trust the link, {OUTSIDE_FIX}"
         )
-    raise BadFile(f"{shown(text)} leaves {root}", f"correct the name, or, if it is intended, {OUTSIDE_FIX}")
+    raise BadFile(f"{escaped(text)} leaves {root}", f"correct the name, or, if it is intended, {OUTSIDE_FIX}")
 
 
-def of_model(folder: pathlib.Path, name: str) -> pathlib.Path:
+def model_file(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Returns the path of a file in a model folder. Raises BadFile if it is a link out of the folder, except for links from
     snapshots to blobs in a Hugging Face cache, for shipped models, and if limits.outside is set."""
     real_folder, real_path = pathlib.Path(os.path.realpath(folder)), os.path.realpath(folder / name)
@@ -64,7 +64,7 @@ def of_model(folder: pathlib.Path, name: str) -> pathlib.Path:
     if trusted or any(_is_inside(str(allowed), real_path) for allowed in (real_folder, *blobs)):
         return folder / name
     raise BadFile(
-        f"{shown(name)} is a link out of this folder",
+        f"{escaped(name)} is a link out of this folder",
         f"give the folder that it points to, or, if you trust the link, {OUTSIDE_FIX}",
     )
 
@@ -103,9 +103,9 @@ def check_regular(path: pathlib.Path) -> None:
     _check_regular(os.stat(path))
 
 
-def own(path: pathlib.Path) -> pathlib.Path:
+def check_link(path: pathlib.Path) -> pathlib.Path:
     """Returns the path. Raises BadFile if it is a link out of its parent folder."""
-    return inside(path.parent, path.name)
+    return join_inside(path.parent, path.name)
 
 
 def open_file(path: pathlib.Path) -> io.BufferedReader:

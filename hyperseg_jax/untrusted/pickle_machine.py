@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 OPERATIONS = 2_000_000  # about 40 per tensor; each may take 200 bytes of memory
 INTEGER_BYTES = 16
@@ -151,7 +151,7 @@ class PickleMachine:
         if type(module) is not str or type(name) is not str:
             raise BadFile("its pickle asks for a name that is not a string", DISTRUST)
         if f"{module}.{name}" not in self.names:
-            raise BadFile(f"asks for {shown(f'{module}.{name}')}, which {self.what} never need", DISTRUST)
+            raise BadFile(f"asks for {escaped(f'{module}.{name}')}, which {self.what} never need", DISTRUST)
         return self.names[f"{module}.{name}"]
 
     def memo_get(self, index: int) -> object:
@@ -202,12 +202,12 @@ def fill(target: dict[Any, Any], keys: list[Any], values: list[Any]) -> None:
         if type(key) is not str and not (type(key) is int and abs(key) < KEY_INTEGERS):
             raise BadFile(f"its pickle has {_kind(key)} as a name", CONVERT)
         if key in target:
-            raise BadFile(f"its pickle names {shown(str(key))} twice")
+            raise BadFile(f"its pickle names {escaped(str(key))} twice")
         target[key] = value
 
 
 def _kind(value: object) -> str:
-    return shown(value.name) if isinstance(value, Builder) else f"a {type(value).__name__}"
+    return escaped(value.name) if isinstance(value, Builder) else f"a {type(value).__name__}"
 
 
 def _operation_name(code: int) -> str:

@@ -35,12 +35,12 @@ def one_line(text: str | os.PathLike[str], most: int = LINE) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def shown(text: str) -> str:
+def escaped(text: str) -> str:
     """Formats an untrusted name or text for a message."""
     return one_line(text, NAME)
 
 
-def shown_value(value: object) -> str:
+def escaped_value(value: object) -> str:
     """Formats an untrusted value for a message: strings in quotes, only the first elements of lists and dicts."""
     return one_line(_values.repr(value), NAME)
 
@@ -48,7 +48,7 @@ def shown_value(value: object) -> str:
 def listed(lines: Sequence[str]) -> str:
     """Formats untrusted lines below a message: the first LISTED of them, and the number of further ones."""
     more = [f"... {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-    return "".join(f"\n  {line}" for line in [*map(shown, lines[:LISTED]), *more])
+    return "".join(f"\n  {line}" for line in [*map(escaped, lines[:LISTED]), *more])
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperseg_jax.untrusted import json_text, paths
 from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, naming
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 PARTS = 5_000_000  # maximum number of values and containers; a safetensors header has about 8 per tensor
 LARGEST = 2**24  # default maximum bytes of a file
@@ -48,7 +48,7 @@ def parse_any(data: bytes, what: str, *, finite: bool = True, parts: int = PARTS
         number, unique = _finite if finite else float, functools.partial(_unique, what)
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError) as error:
-        raise BadFile(f"{what} is not readable JSON ({shown(str(error))})") from error
+        raise BadFile(f"{what} is not readable JSON ({escaped(str(error))})") from error
 
 
 def dumps(value: Any) -> str:
@@ -68,7 +68,7 @@ def _unique(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in pairs:
         if name in fields:
-            raise BadFile(f"{what} names {shown(name)} twice")
+            raise BadFile(f"{what} names {escaped(name)} twice")
         fields[name] = value
     return fields
 

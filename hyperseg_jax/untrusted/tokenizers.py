@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 PUBLISHED = "give the tokenizer that the model was published with"
 COMPONENTS = 32  # maximum components per role, including nested ones
@@ -168,7 +168,7 @@ def validate(content: Mapping[str, Any]) -> dict[str, Any]:
     BadFile."""
     known = ("version", "truncation", "padding", "added_tokens", "model", *ROLES)
     if unknown := [name for name in content if name not in known]:
-        raise BadFile(f"has an unknown field {shown(unknown[0])}", PUBLISHED)
+        raise BadFile(f"has an unknown field {escaped(unknown[0])}", PUBLISHED)
     for role in ROLES:
         if content.get(role) is not None:
             _check_role(role, content[role])
@@ -207,10 +207,10 @@ def token_ids(content: Mapping[str, Any]) -> dict[str, int]:
         text, number = token["content"], token["id"]
         if (token.get("lstrip") or token.get("rstrip")) and (text != text.strip() or (rewritten and token.get("normalized"))):
             raise BadFile(
-                f"its added token {shown(text)} strips surrounding spaces, and may itself consist of spaces", PUBLISHED
+                f"its added token {escaped(text)} strips surrounding spaces, and may itself consist of spaces", PUBLISHED
             )
         if table.setdefault(text, number) != number or by_id.setdefault(number, text) != text:
-            raise BadFile(f"its added token {shown(text)} has the id {number} of another token, or two ids")
+            raise BadFile(f"its added token {escaped(text)} has the id {number} of another token, or two ids")
     return check_dense(table)
 
 
@@ -220,7 +220,7 @@ def validate_vocabulary(value: Any, what: str) -> dict[str, int]:
         raise BadFile(f"{what} is not a table of at most {TOKENS} tokens")
     for token, number in value.items():
         if len(token) > LETTERS or not _integer(TOKENS)(number):
-            raise BadFile(f"{what} gives {shown(token)} the id {shown(str(number))}")
+            raise BadFile(f"{what} gives {escaped(token)} the id {escaped(str(number))}")
     return dict(value)
 
 
@@ -242,7 +242,7 @@ def check_settings(fields: Mapping[str, Any]) -> None:
                 raise BadFile(f"{name} is not a table of at most {ADDED} tokens")
             for number, token in value.items():
                 if not (number.isascii() and number.isdecimal() and len(number) <= 8 and _is_token(token)):
-                    raise BadFile(f"{name} has {shown(number)}, which is not a token with an id")
+                    raise BadFile(f"{name} has {escaped(number)}, which is not a token with an id")
         elif not (_flag(value) if name == "add_prefix_space" else value is None or _text(LETTERS)(value) or _is_token(value)):
             raise BadFile(f"{name} is not a {'flag' if name == 'add_prefix_space' else 'token'}")
 
@@ -287,17 +287,17 @@ def _check_role(role: str, value: Any) -> None:
 
 def _check_fields(value: Any, types: Mapping[str, Mapping[str, Check]], role: str, also: tuple[str, ...]) -> None:
     if type(value) is not dict or type(value.get("type")) is not str or value["type"] not in types:
-        kind = shown(str(value.get("type"))) if type(value) is dict else "not a component"
+        kind = escaped(str(value.get("type"))) if type(value) is dict else "not a component"
         raise BadFile(f"its {role} is {kind}; supported are {', '.join(types)}", PUBLISHED)
     fields = types[value["type"]]
     for name, field_value in value.items():
         if name in also:
             continue
         if name not in fields:
-            raise BadFile(f"its {role} {value['type']} has an unknown field {shown(name)}", PUBLISHED)
+            raise BadFile(f"its {role} {value['type']} has an unknown field {escaped(name)}", PUBLISHED)
         if not fields[name](field_value):
             raise BadFile(
-                f"its {role} {value['type']} has a {name} that is not allowed ({shown_value(field_value)})", PUBLISHED
+                f"its {role} {value['type']} has a {name} that is not allowed ({escaped_value(field_value)})", PUBLISHED
             )
 
 
@@ -308,7 +308,8 @@ def _check_replace(component: Mapping[str, Any], role: str) -> None:
         raise BadFile(f"its {role} Replace has no pattern or content")
     if len(content) > len(pattern.get("String", "x")) or not content.replace("\u2581", " ").isascii():
         raise BadFile(
-            f"its {role} replaces {shown_value(next(iter(pattern.values())))} by the longer {shown_value(content)}", PUBLISHED
+            f"its {role} replaces {escaped_value(next(iter(pattern.values())))} by the longer {escaped_value(content)}",
+            PUBLISHED,
         )
 
 
@@ -335,14 +336,14 @@ def check_merges(merges: Iterable[Any], table: Mapping[str, int], prefix: str = 
     for merge in merges:
         first, second = merge.split(" ") if type(merge) is str else merge
         if not second.startswith(prefix) or not {first, second, first + second[len(prefix) :]} <= table.keys():
-            raise BadFile(f"its merge of {shown(first)} and {shown(second)} does not match its vocabulary", PUBLISHED)
+            raise BadFile(f"its merge of {escaped(first)} and {escaped(second)} does not match its vocabulary", PUBLISHED)
 
 
 def parse_merges(text: str) -> list[str]:
     """Parses a merges.txt. Raises BadFile for invalid lines."""
     merges = [line for line in text.split("\n") if line.strip() and not line.startswith("#version")]
     if invalid := [line for line in merges if not _merge(line)]:
-        raise BadFile(f"the line {shown(invalid[0])} is not a merge of two tokens", PUBLISHED)
+        raise BadFile(f"the line {escaped(invalid[0])} is not a merge of two tokens", PUBLISHED)
     return merges
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import DISTRUST, BadFile
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 from hyperseg_jax.weights.mapped_file import MappedTensors
 
 FULL_MODEL = (("model.safetensors.index.json", "model.safetensors"), ("pytorch_model.bin.index.json", "pytorch_model*.bin"))
@@ -51,10 +51,10 @@ def _indexed(folder: pathlib.Path, path: pathlib.Path) -> Shards:
 def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Returns the path of a file in the folder, named in an index or a listing. Raises BadFile if it is elsewhere."""
     if name in ("", ".", "..") or any(sign in name for sign in "/\\:\0"):
-        raise BadFile(f"its index names {shown(name)}, which is not a file of this folder", DISTRUST)
+        raise BadFile(f"its index names {escaped(name)}, which is not a file of this folder", DISTRUST)
     if not (folder / name).exists():
-        raise BadFile(f"lacks {shown(name)}", "copy the whole folder again")
-    return paths.of_model(folder, name)
+        raise BadFile(f"lacks {escaped(name)}", "copy the whole folder again")
+    return paths.model_file(folder, name)
 
 
 class JoinedTensors:
@@ -66,13 +66,13 @@ class JoinedTensors:
         for file in files:
             for name in file.tensors:
                 if name in self._file_of:
-                    raise BadFile(f"{shown(name)} is in both {self._file_of[name].path.name} and {file.path.name}")
+                    raise BadFile(f"{escaped(name)} is in both {self._file_of[name].path.name} and {file.path.name}")
                 if index is not None and index.get(name) != file.path:
-                    raise BadFile(f"{file.path.name} has {shown(name)}, which its index does not list there")
+                    raise BadFile(f"{file.path.name} has {escaped(name)}, which its index does not list there")
                 self._file_of[name] = file
         for name, shard in (index or {}).items():
             if name not in self._file_of:
-                raise BadFile(f"{shard.name} lacks {shown(name)}, which its index lists there")
+                raise BadFile(f"{shard.name} lacks {escaped(name)}, which its index lists there")
         self.tensors = {name: file.tensors[name] for name, file in self._file_of.items()}
         self.ignored = tuple(name for file in files for name in file.ignored)
 

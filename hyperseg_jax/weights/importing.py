@@ -19,7 +19,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Piece, Row, Rule, SourceCheckpoint, first_rule, flatten
 from hyperseg_jax.tables.operators import Constant
 from hyperseg_jax.text.tokenizer import Tokenizer
-from hyperseg_jax.untrusted.printing import listed, shown
+from hyperseg_jax.untrusted.printing import escaped, listed
 from hyperseg_jax.weights import model_folder, peft_adapter
 from hyperseg_jax.weights.report import ImportReport
 from hyperseg_jax.weights.safetensors_writer import FLOATS, SafetensorsWriter, cast, is_finite, run_in_threads
@@ -89,9 +89,9 @@ def import_weights(
         expected = flatten(system.shapes(config))
         lora = {path: array for adapter in adapters.values() for path, array in adapter.items()}
         report.sources |= {f"PEFT adapter {path.name}": str(path) for path in adapters}
-        rows, fresh = _match(system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report)
-        initialized = _initialize(init, fresh, jax.random.key(config.seed)) if fresh else {}
-        leaves = _leaf_types(rows, tensors, expected, fresh, lora, dtype)
+        rows, missing = _match(system.weight_table(config).rows, tensors, expected, lora, [kind for kind, _ in files], report)
+        initialized = _initialize(init, missing, jax.random.key(config.seed)) if missing else {}
+        leaves = _leaf_types(rows, tensors, expected, missing, lora, dtype)
         with atomic_folder(out) as part:
             text.save(part)
             (part / "config.json").write_text(config.to_json(indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -101,7 +101,9 @@ def import_weights(
                 pieces = [piece for row in rows for piece in row.pieces()]
                 run_in_threads(lambda piece: _convert(piece, tensors, leaves, writer), pieces)
             report.loaded = {
-                path: {"shape": list(shape), "dtype": kind.name} for path, (shape, kind) in leaves.items() if path not in fresh
+                path: {"shape": list(shape), "dtype": kind.name}
+                for path, (shape, kind) in leaves.items()
+                if path not in missing
             }
             report.save(part / "import_report.json")
     return report
@@ -112,7 +114,7 @@ def _kind(system: systems.System, file: TensorFile) -> SourceCheckpoint:
         if kind.is_in(file.tensors):
             return kind
     known = "\n  ".join(f"{kind.name}: {kind.file}" for kind in system.source_checkpoints)
-    names = shown(", ".join(list(file.tensors)[:3]))
+    names = escaped(", ".join(list(file.tensors)[:3]))
     raise UserError(
         f"{file.path}: is not a checkpoint known to {system.name} (its first tensors are {names}); give one of\n  {known}"
     )
@@ -189,9 +191,9 @@ def _match(
 ) -> tuple[list[Row], list[str]]:
     """Returns (rows of the weight table that the sources contain, paths to be initialized). Raises UserError listing all
     mismatches."""
-    rules = [rule for kind in kinds for rule in kind.fresh]
+    rules = [rule for kind in kinds for rule in kind.initialized]
     available: list[Row] = []
-    fresh: list[str] = []
+    uninitialized: list[str] = []
     problems: list[str] = []
     known = {name for row in rows for name in row.names}
     problems += [f"unexpected: {tensor.name} of {tensor.file.path}" for name, tensor in tensors.items() if name not in known]
@@ -201,8 +203,8 @@ def _match(
         if isinstance(row.operator, Constant) and missing == list(row.names):
             continue  # a buffer that some versions do not save
         if missing == list(row.names) and reasons:
-            fresh += row.paths
-            report.add_fresh(row.paths, " ".join(sorted(reasons)))
+            uninitialized += row.paths
+            report.add_initialized(row.paths, " ".join(sorted(reasons)))
         elif missing:
             problems += [f"missing: {name}" for name in missing]
         else:
@@ -211,8 +213,8 @@ def _match(
     filled = {path for row in rows for path in row.paths} | lora.keys()
     for path in expected:
         if path not in filled and first_rule((ADAPTER,), path):
-            fresh.append(path)
-            report.add_fresh((path,), ADAPTER.reason)
+            uninitialized.append(path)
+            report.add_initialized((path,), ADAPTER.reason)
         elif path not in filled:
             problems.append(f"not in the weight table: {path}")
     if problems:
@@ -221,7 +223,7 @@ def _match(
             f"the sources ({names}) do not match the model of this config; give all required checkpoints, or the "
             f"config of this checkpoint:{listed(problems)}"
         )
-    return available, fresh
+    return available, uninitialized
 
 
 def _mismatches(row: Row, tensors: Mapping[str, Tensor], expected: Mapping[str, Any]) -> list[str]:
@@ -270,7 +272,7 @@ def _leaf_types(
     rows: Sequence[Row],
     tensors: Mapping[str, Tensor],
     expected: Mapping[str, Any],
-    fresh: Sequence[str],
+    missing: Sequence[str],
     lora: Mapping[str, np.ndarray],
     dtype: str,
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -279,7 +281,7 @@ def _leaf_types(
     for row in rows:
         row_dtypes = {tensors[name].dtype for name in row.names}
         dtypes |= dict.fromkeys(row.paths, row_dtypes.pop() if len(row_dtypes) == 1 else FLOATS["float32"])
-    dtypes |= {path: np.dtype(expected[path].dtype) for path in fresh} | {path: array.dtype for path, array in lora.items()}
+    dtypes |= {path: np.dtype(expected[path].dtype) for path in missing} | {path: array.dtype for path, array in lora.items()}
     return {path: (tuple(expected[path].shape), kind if dtype == "source" else FLOATS[dtype]) for path, kind in dtypes.items()}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.bad_file import ANOTHER_COPY, CONVERT, BadFile, naming
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 DIMENSIONS = 64  # the maximum of NumPy
 ELEMENTS = 2**48  # larger than any file, and small enough that products of sizes do not overflow
@@ -60,7 +60,7 @@ class MappedTensors:
     ) -> None:
         for name in arrays:
             if not name.isprintable():  # names are used in messages and file names
-                raise BadFile(f"names a tensor {shown(name)}", CONVERT)
+                raise BadFile(f"names a tensor {escaped(name)}", CONVERT)
         self.path = path
         self.tensors = {name: TensorInfo(stored.array.shape, stored.array.dtype) for name, stored in arrays.items()}
         self.ignored = tuple(ignored)
@@ -82,7 +82,9 @@ class MappedTensors:
                 self._checks[name]()
         array = stored.array.byteswap() if stored.swapped else stored.array
         if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
-            raise UserError(f"{self.path}: {shown(name)} is a boolean array, but has bytes other than 0 and 1; {ANOTHER_COPY}")
+            raise UserError(
+                f"{self.path}: {escaped(name)} is a boolean array, but has bytes other than 0 and 1; {ANOTHER_COPY}"
+            )
         array.flags.writeable = False
         return array
 

@@ -40,7 +40,7 @@ def find(name: str | os.PathLike[str]) -> pathlib.Path:
         if os.path.isfile(candidate / "model.safetensors"):  # returns False for invalid file names, where pathlib raises
             if candidate == path / "model":
                 with naming(candidate):
-                    paths.own(candidate)  # the folder in a workdir must not be a link out of it
+                    paths.check_link(candidate)  # the folder in a workdir must not be a link out of it
             return candidate
     shipped = sorted(p.parent.name for p in paths.ASSETS.glob("*/model.safetensors"))
     raise UserError(
@@ -147,9 +147,9 @@ def _integers(value: Any) -> Iterator[int]:
 
 def file_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Returns the path of a file in a model folder. Raises UserError if it is a link out of the folder
-    (untrusted/paths.of_model)."""
+    (untrusted/paths.model_file)."""
     with naming(folder / name):
-        return paths.of_model(folder, name)
+        return paths.model_file(folder, name)
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -158,14 +158,14 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
         return {path: file.read(path) for path in file.tensors}
 
 
-def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh: Sequence[str] = ()) -> dict[str, Any]:
+def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
     """Loads parameters with the shapes, dtypes and, if given, shardings of `expected` (nested).
 
     Parameters are read, cast and placed on the devices one after the other; each device gets its own shard. Raises UserError as
     `read_params`, and if a value is not finite.
     """
     flat_expected, placed = flatten(expected), {}
-    for path, array in read_params(name, flat_expected, fresh=fresh).items():
+    for path, array in read_params(name, flat_expected, optional=optional).items():
         if not is_finite(array):
             raise UserError(
                 f"{find(name)}: {path} has values that are not finite, since training diverged; use an earlier checkpoint"
@@ -174,14 +174,16 @@ def load_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh:
     return unflatten(placed)
 
 
-def read_params(name: str | pathlib.Path, expected: Mapping[str, Any], *, fresh: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def read_params(
+    name: str | pathlib.Path, expected: Mapping[str, Any], *, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Reads {path: array} of a model and checks their names and shapes; the arrays are views of the mapped file.
 
-    Paths that match a regex of `fresh` may be missing and are omitted. Raises UserError listing all mismatches.
+    Paths that match a regex of `optional` may be missing and are omitted. Raises UserError listing all mismatches.
     """
     folder = find(name)
     params = read(folder)
-    check_params(folder, {path: array.shape for path, array in params.items()}, expected, fresh=fresh)
+    check_params(folder, {path: array.shape for path, array in params.items()}, expected, optional=optional)
     return params
 
 
@@ -197,10 +199,10 @@ def expected_params(folder: pathlib.Path, config: ml_collections.ConfigDict) -> 
 
 
 def check_params(
-    folder: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Any], *, fresh: Sequence[str] = ()
+    folder: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, Any], *, optional: Sequence[str] = ()
 ) -> None:
-    """Raises UserError listing all missing, unknown and wrongly shaped parameters; those that match `fresh` may be missing."""
-    problems = [f"missing: {path}" for path in expected if path not in shapes and not _matches_any(path, fresh)]
+    """Raises UserError listing all missing, unknown and wrongly shaped parameters, except missing `optional` ones."""
+    problems = [f"missing: {path}" for path in expected if path not in shapes and not _matches_any(path, optional)]
     problems += [f"unknown: {path}" for path in shapes if path not in expected]
     problems += [
         f"{path}: shape {tuple(shapes[path])}, the config expects {tuple(expected[path].shape)}"

@@ -19,7 +19,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.tables import Adapters, flatten, unflatten
 from hyperseg_jax.untrusted import paths, strict_json
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 from hyperseg_jax.weights.safetensors_writer import FLOATS
 from hyperseg_jax.weights.tensor_file import open_tensors
 
@@ -63,7 +63,7 @@ def write(
     ours, folder, lora = _adapters(config), pathlib.Path(folder), config.model.lora
     foreign = sorted({path.name for path in folder.iterdir()} - {CONFIG, WEIGHTS}) if folder.is_dir() else []
     if foreign:
-        raise UserError(f"{folder}: contains {shown(foreign[0])}, which would be deleted; give a new folder")
+        raise UserError(f"{folder}: contains {escaped(foreign[0])}, which would be deleted; give a new folder")
     leaves = params if any("/" in key for key in params) else flatten(params)
     adapters = {path: np.asarray(leaves[path]) for path in leaves if re.fullmatch(ADAPTER, path)}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in ours.table.to_torch(adapters).items()}
@@ -98,7 +98,7 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
     path = folder / CONFIG
     try:
         for name in (CONFIG, WEIGHTS):
-            paths.of_model(folder, name)
+            paths.model_file(folder, name)
         fields = strict_json.parse(strict_json.contents(path), path.name)
     except (OSError, BadFile) as error:
         raise UserError(f"{path}: not a readable config ({error}); give a folder that peft's save_pretrained wrote") from error
@@ -108,7 +108,7 @@ def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> d
         unsupported = [name for name, info in file.tensors.items() if info.dtype.name not in FLOATS]
         if unsupported:
             raise UserError(
-                f"{path}: {shown(', '.join(unsupported))}: not float32, float16 or bfloat16; save it in one of these with peft"
+                f"{path}: {escaped(', '.join(unsupported))}: not float32, float16 or bfloat16; save as one of these with peft"
             )
         tensors = {name: file.read(name) for name in file.tensors}
     try:
@@ -148,24 +148,24 @@ def _shapes(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _check(path: pathlib.Path, fields: Mapping[str, Any], config: ml_collections.ConfigDict) -> None:
     """Raises UserError unless the fields describe a plain LoRA with the config's rank and alpha."""
     if fields.get("peft_type") != "LORA":
-        raise UserError(f"{path}: peft_type = {shown_value(fields.get('peft_type'))}; only LORA adapters are supported")
+        raise UserError(f"{path}: peft_type = {escaped_value(fields.get('peft_type'))}; only LORA adapters are supported")
     for field, ours in (("r", "rank"), ("lora_alpha", "alpha")):
         if fields.get(field) != config.model.lora[ours]:
             raise UserError(
-                f"{path}: {field} = {shown_value(fields.get(field))}, but model.lora.{ours} = {config.model.lora[ours]!r}; "
+                f"{path}: {field} = {escaped_value(fields.get(field))}, but model.lora.{ours} = {config.model.lora[ours]!r}; "
                 f"set model.lora.{ours} to the adapter's"
             )
     if fields.get("bias", "none") != "none":
         raise UserError(
-            f"{path}: bias = {shown_value(fields['bias'])}; only adapters without trained biases ('none') are supported"
+            f"{path}: bias = {escaped_value(fields['bias'])}; only adapters without trained biases ('none') are supported"
         )
     if fields.get("init_lora_weights") not in STARTS:
         raise UserError(
-            f"{path}: init_lora_weights = {shown_value(fields['init_lora_weights'])} also changes the base weights; "
+            f"{path}: init_lora_weights = {escaped_value(fields['init_lora_weights'])} also changes the base weights; "
             "convert it to a plain LoRA with peft first"
         )
     read = {"peft_type", "r", "lora_alpha", "bias"}
     unsupported = sorted(name for name, value in fields.items() if value and name not in HARMLESS | read)
     if unsupported:
-        listed = shown(", ".join(f"{name} = {fields[name]!r}" for name in unsupported))
+        listed = escaped(", ".join(f"{name} = {fields[name]!r}" for name in unsupported))
         raise UserError(f"{path}: {listed}: only plain LoRA is supported; merge it into its base model with peft first")

@@ -8,7 +8,7 @@ import numpy as np
 
 from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile
 from hyperseg_jax.untrusted.pickle_machine import Builder, PickleMachine, Unfinished, known, latin1
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 from hyperseg_jax.weights.mapped_file import StoredArray, element_count
 
 KINDS = ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
@@ -26,7 +26,7 @@ class PickledDtype(Unfinished):
         if type(state) is not tuple or len(state) < 5 or state[2:5] != (None, None, None) or type(state[1]) is not str:
             raise BadFile("has an array of a structured type, which weights never need", CONVERT)
         if state[1] not in ("<", ">", "=", "|"):
-            raise BadFile(f"has an array of byte order {shown(state[1])}")
+            raise BadFile(f"has an array of byte order {escaped(state[1])}")
         self.swapped = state[1] == ">"
 
 
@@ -60,13 +60,13 @@ def _array(machine: PickleMachine, raw: object, kind: object, shape: object, ord
     if type(shape) is not tuple or type(raw) is not memoryview:
         raise BadFile("has an array that is not stored as plain bytes", CONVERT)
     if element_count(shape) * kind.dtype.itemsize != len(raw):
-        raise BadFile(f"has an array of shape {shown(str(shape))} and type {kind.dtype} in {len(raw)} bytes")
+        raise BadFile(f"has an array of shape {escaped(str(shape))} and type {kind.dtype} in {len(raw)} bytes")
     return StoredArray(np.ndarray(shape, kind.dtype, raw, order="F" if order == "F" else "C"), kind.swapped)
 
 
 def _dtype(machine: PickleMachine, args: tuple[Any, ...]) -> PickledDtype:
     if not args or type(args[0]) is not str or args[0] not in KINDS:
-        name = shown(args[0]) if args and type(args[0]) is str else "without a name"
+        name = escaped(args[0]) if args and type(args[0]) is str else "without a name"
         raise BadFile(f"has an array of NumPy type {name}, which weights never need", CONVERT)
     return PickledDtype(args[0])
 

@@ -20,22 +20,22 @@ class ImportReport:
     """The report of an import.
 
     out: the model folder. sources: {checkpoint kind: path}. loaded: {parameter path: {"shape", "dtype"}}. ignored: {reason:
-    tensor names}. fresh: {reason: paths of initialized parameters}. config: {field: [before, after]} of fields that were set to
-    match the checkpoint.
+    tensor names}. initialized: {reason: paths of initialized parameters}. config: {field: [before, after]} of
+    fields that were set to match the checkpoint.
     """
 
     out: pathlib.Path
     sources: dict[str, str]
     loaded: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     ignored: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    fresh: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    initialized: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     config: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
     def ignore(self, kind: str, name: str, reason: str) -> None:
         self.ignored.setdefault(f"{kind}: {reason}", []).append(name)
 
-    def add_fresh(self, paths: Iterable[str], reason: str) -> None:
-        self.fresh.setdefault(reason, []).extend(paths)
+    def add_initialized(self, paths: Iterable[str], reason: str) -> None:
+        self.initialized.setdefault(reason, []).extend(paths)
 
     def save(self, path: pathlib.Path) -> None:
         fields = dataclasses.asdict(self)
@@ -56,7 +56,7 @@ class ImportReport:
             table.add_column(name, justify="right" if name in ("arrays", "parameters") else "left")
         for part, (count, size, types) in parts.items():
             table.add_row("loaded", part, str(count), f"{size:,}", " ".join(sorted(types)))
-        for title, rules in (("ignored", self.ignored), ("initialized", self.fresh)):
+        for title, rules in (("ignored", self.ignored), ("initialized", self.initialized)):
             for reason, names in rules.items():
                 table.add_row(title, reason, str(len(names)))
         for field, (before, after) in self.config.items():

@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperseg_jax.untrusted import strict_json
 from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, map_file, naming
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 from hyperseg_jax.weights.mapped_file import MappedTensors, StoredArray, element_count
 
 HEADER_LIMIT = 100_000_000  # as in the safetensors library
@@ -64,19 +64,19 @@ def _check_metadata(metadata: Any) -> None:
 def _span(name: str, entry: Any) -> tuple[int, int]:
     """Validates a header entry and returns the byte range (begin, end) of its tensor."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise BadFile(f"{shown(name)} in its header does not have exactly dtype, shape and data_offsets")
+        raise BadFile(f"{escaped(name)} in its header does not have exactly dtype, shape and data_offsets")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        dtype = shown(entry["dtype"]) if isinstance(entry["dtype"], str) else "that is not a string"
-        raise BadFile(f"{shown(name)} has a dtype {dtype}, which is not supported", CONVERT)
+        dtype = escaped(entry["dtype"]) if isinstance(entry["dtype"], str) else "that is not a string"
+        raise BadFile(f"{escaped(name)} has a dtype {dtype}, which is not supported", CONVERT)
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list) or [type(x) for x in offsets] != [int, int]:
-        raise BadFile(f"{shown(name)} in its header has an invalid shape or invalid data_offsets")
+        raise BadFile(f"{escaped(name)} in its header has an invalid shape or invalid data_offsets")
     try:
         size = element_count(shape) * DTYPES[entry["dtype"]].itemsize
     except BadFile as error:
         raise error.about(name) from error
     if offsets[0] < 0 or offsets[1] - offsets[0] != size:
-        raise BadFile(f"{shown(name)} needs {size} bytes, but its data_offsets span another size")
+        raise BadFile(f"{escaped(name)} needs {size} bytes, but its data_offsets span another size")
     return offsets[0], offsets[1]
 
 
@@ -85,10 +85,10 @@ def _check_cover(spans: dict[str, tuple[int, int]], size: int) -> None:
     position = 0
     for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         if begin != position:
-            raise BadFile(f"{shown(name)} {'overlaps another tensor' if begin < position else 'has a gap before it'}")
+            raise BadFile(f"{escaped(name)} {'overlaps another tensor' if begin < position else 'has a gap before it'}")
         position = end
     if position != size:
-        raise BadFile(f"its tensors should have {shown(str(position))} bytes in total, but the file has {size}")
+        raise BadFile(f"its tensors should have {escaped(str(position))} bytes in total, but the file has {size}")
 
 
 def _view(body: memoryview, span: tuple[int, int], entry: Any) -> np.ndarray:

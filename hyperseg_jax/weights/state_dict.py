@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 KNOWN = ("model", "state_dict", "module")
 
@@ -25,22 +25,22 @@ def find_tensors(root: Any, is_tensor: Callable[[Any], bool]) -> tuple[dict[str,
     if not chosen and not any(map(is_tensor, root.values())):
         chosen = list(inner)
     if len(chosen) > 1:
-        raise BadFile(f"contains several models ({', '.join(shown(str(key)) for key in chosen[:10])})", CONVERT)
+        raise BadFile(f"contains several models ({', '.join(escaped(str(key)) for key in chosen[:10])})", CONVERT)
     mapping = inner[chosen[0]] if chosen else root
     ignored = [key for key in root if [key] != chosen] if chosen else []
     tensors = {}
     for key, value in mapping.items():
         if is_tensor(value):
             if type(key) is not str:
-                raise BadFile(f"names a tensor {shown(str(key))}, which is not a string", CONVERT)
+                raise BadFile(f"names a tensor {escaped(str(key))}, which is not a string", CONVERT)
             tensors[key] = value
         elif _holds(value, is_tensor):
-            raise BadFile(f"contains tensors in {shown(str(key))}, outside of the state dict of the model", CONVERT)
+            raise BadFile(f"contains tensors in {escaped(str(key))}, outside of the state dict of the model", CONVERT)
         else:
             ignored.append(key)
     if not tensors:
         raise BadFile("contains no tensors", "give a weight file")
-    return tensors, [shown(str(key)) for key in ignored]
+    return tensors, [escaped(str(key)) for key in ignored]
 
 
 def _holds(value: Any, is_tensor: Callable[[Any], bool]) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile, map_file, naming
 from hyperseg_jax.untrusted.pickle_machine import PLAIN_NAMES, Builder, PickleMachine, known
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 from hyperseg_jax.weights.mapped_file import MappedTensors, StoredArray, element_count
 from hyperseg_jax.weights.pickled_arrays import ARRAY_NAMES, PickledArray, stored_array
 from hyperseg_jax.weights.state_dict import find_tensors
@@ -131,7 +131,7 @@ def open_torch_stream(path: pathlib.Path) -> MappedTensors:
         for key in keys:
             count = int.from_bytes(data[at : at + 8], "little")
             if at + 8 + count * sizes[key] > len(data):
-                raise BadFile(f"is cut off in storage {shown(key)}")
+                raise BadFile(f"is cut off in storage {escaped(key)}")
             storages[key] = data[at + 8 : at + 8 + count * sizes[key]]
             at += 8 + count * sizes[key]
         if at != len(data):
@@ -167,9 +167,9 @@ def _view(tensor: Tensor, storages: Mapping[str, memoryview]) -> np.ndarray:
     storage, size = tensor.storage, tensor.dtype.itemsize
     raw = storages.get(storage.key)
     if raw is None:
-        raise BadFile(f"its storage {shown(storage.key)} is not in the file")
+        raise BadFile(f"its storage {escaped(storage.key)} is not in the file")
     if len(raw) != storage.size:
-        raise BadFile(f"its storage {shown(storage.key)} has {len(raw)} bytes, not {storage.size}")
+        raise BadFile(f"its storage {escaped(storage.key)} has {len(raw)} bytes, not {storage.size}")
     count = element_count(tensor.shape)
     # the stride of an axis of length 1 has no meaning and may have any value
     strides = [stride if length > 1 else 1 for length, stride in zip(tensor.shape, tensor.strides, strict=True)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hyperseg_jax.untrusted.bad_file import CONVERT, DISTRUST, BadFile
-from hyperseg_jax.untrusted.printing import shown
+from hyperseg_jax.untrusted.printing import escaped
 
 END = struct.Struct("<4s4H2LH")  # end of central directory record
 END64_LOCATOR = struct.Struct("<4sLQL")
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     def checked(self, name: str) -> memoryview:
         """Returns the bytes. Raises BadFile if their checksum is wrong."""
         if zlib.crc32(self.data) != self.crc:
-            raise BadFile(f"{shown(name)} in its archive has a wrong checksum", AGAIN)
+            raise BadFile(f"{escaped(name)} in its archive has a wrong checksum", AGAIN)
         return self.data
 
 
@@ -44,10 +44,10 @@ def zip_entries(data: memoryview) -> dict[str, Entry]:
     spans = []
     for name, header, size, crc in _central(data, begin, end):
         if name in entries:
-            raise BadFile(f"its archive has {shown(name)} twice", DISTRUST)
+            raise BadFile(f"its archive has {escaped(name)} twice", DISTRUST)
         start = _local(data, name, header, begin)
         if size > begin - start:
-            raise BadFile(f"{shown(name)} in its archive is longer than the archive")
+            raise BadFile(f"{escaped(name)} in its archive is longer than the archive")
         entries[name] = Entry(data[start : start + size], crc)
         spans.append((header, start + size, name))
     if len(entries) != count:
@@ -55,7 +55,7 @@ def zip_entries(data: memoryview) -> dict[str, Entry]:
     spans.sort()
     for (_, before, _), (after, _, name) in itertools.pairwise(spans):
         if after < before:
-            raise BadFile(f"{shown(name)} in its archive overlaps another entry", DISTRUST)
+            raise BadFile(f"{escaped(name)} in its archive overlaps another entry", DISTRUST)
     return entries
 
 
@@ -98,12 +98,12 @@ def _central(data: memoryview, at: int, end: int) -> Iterator[tuple[str, int, in
         wide = _wide(bytes(data[at + name_size : at + name_size + extra_size]))
         fields = [size, packed, place]
         if fields.count(FULL) > len(wide):
-            raise BadFile(f"{shown(name)} in its archive lacks its zip64 sizes")
+            raise BadFile(f"{escaped(name)} in its archive lacks its zip64 sizes")
         size, packed, place = (wide.pop(0) if field == FULL else field for field in fields)
         if method or packed != size or flags & ENCRYPTED:
-            raise BadFile(f"{shown(name)} in its archive is compressed or encrypted, which PyTorch never does", CONVERT)
+            raise BadFile(f"{escaped(name)} in its archive is compressed or encrypted, which PyTorch never does", CONVERT)
         if disk:
-            raise BadFile(f"{shown(name)} is in another part of a split archive", CONVERT)
+            raise BadFile(f"{escaped(name)} is in another part of a split archive", CONVERT)
         yield name, place, size, crc
         at += name_size + extra_size + comment_size
 
@@ -114,7 +114,7 @@ def _name(raw: bytes) -> str:
     except UnicodeDecodeError as error:
         raise BadFile("a name in its archive is not UTF-8") from error
     if "\\" in name or "\0" in name or ":" in name or name.startswith("/") or ".." in name.split("/"):
-        raise BadFile(f"{shown(name)} in its archive is a path out of its folder", DISTRUST)
+        raise BadFile(f"{escaped(name)} in its archive is a path out of its folder", DISTRUST)
     return name
 
 
@@ -132,7 +132,7 @@ def _wide(extra: bytes) -> list[int]:
 
 def _local(data: memoryview, name: str, place: int, end: int) -> int:
     """Returns the offset of the data of an entry, after its local header at `place`. end: upper bound of all entries."""
-    what = f"{shown(name)} at the offset in its directory"
+    what = f"{escaped(name)} at the offset in its directory"
     name_size, extra_size = _unpack(LOCAL, data[:end], place, b"PK\x03\x04", what)[-2:]
     start = place + LOCAL.size + name_size + extra_size
     if start > end or bytes(data[place + LOCAL.size : place + LOCAL.size + name_size]) != name.encode("utf-8"):

@@ -57,7 +57,7 @@ def regional():
     )
 
 
-def shown(frames, colour):
+def escaped(frames, colour):
     return (frames == colour).all(-1)
 
 
@@ -71,10 +71,10 @@ def test_a_window_of_a_class_list():
     assert part.frames.shape == (2, 22, 48, 3) and prompt.masks.shape == (2, 2, 22, 48)
     assert prompt.labels == (1, 2) and prompt.classes == ("a", "b", "c") and prompt.crowd_labels == (1,)
     for mask, label in zip(prompt.masks, prompt.labels, strict=True):
-        np.testing.assert_array_equal(mask, shown(part.frames, COLOURS[label]))
+        np.testing.assert_array_equal(mask, escaped(part.frames, COLOURS[label]))
     assert [tuple(np.argwhere(mask[0])[0]) for mask in prompt.masks] == [(2, 32), (7, 2)]
     assert not prompt.ignore.any() and prompt.ignore.shape == (2, 22, 48)
-    np.testing.assert_array_equal(prompt.crowds[0], shown(part.frames, COLOURS[1]))
+    np.testing.assert_array_equal(prompt.crowds[0], escaped(part.frames, COLOURS[1]))
 
 
 def test_a_window_of_regions_renumbers_them():
@@ -136,7 +136,7 @@ def test_any_draw_keeps_masks_on_their_pixels(make):
         colours = {label: k for k, label in enumerate((0, 1, 2))} if make is example else None
         for mask, label in zip(prompt.masks, prompt.labels, strict=True):
             colour = COLOURS[colours[label]] if colours else changed.frames[mask][0]
-            np.testing.assert_array_equal(mask, shown(changed.frames, colour))
+            np.testing.assert_array_equal(mask, escaped(changed.frames, colour))
             if not colours:
                 assert (pixels_of(prompt)[label] & mask[0]).any()
         arrays = PROCESSOR(changed, train=True, fill=fill)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hyperseg_jax.datasets.clip_sampling import (
+from hyperseg_jax.datasets.frame_sampling import (
     REACH,
     Sampling,
     around_random_frame,

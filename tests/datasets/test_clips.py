@@ -14,12 +14,12 @@ from hyperseg_jax.data.sources import READERS
 from hyperseg_jax.datasets import Davis2016, Davis2017, RefDavis, RefYouTubeVos, YouTubeVis, files, masks, video_folders
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.toy.toy_images import clip
+from hyperseg_jax.toy.toy_images import video
 
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory):
-    return toy.write_clip_layouts(tmp_path_factory.mktemp("clips"))
+    return toy.write_video_layouts(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def copy(written, tmp_path):
 
 
 def drawn(split, k):
-    found, frames, said = clip(toy.World(clips=5), split, k)
+    found, frames, said = video(toy.World(clips=5), split, k)
     return found, frames, {e.text: e.targets[0] for e in said if len(e.targets) == 1}
 
 
@@ -130,7 +130,7 @@ def test_ref_davis_sentences_of_two_people_and_two_views(written):
     assert groups == [f"annotator {a}, {v}" for a in (1, 2) for v in ("first_frame", "full_video")]
     one = ref_davis(written / "davis2017", annotators=(2,), views=("full_video",))
     assert len(one) * 4 == len(reader) and one[0].prompts[0].text.endswith("as 2 saw it in the full video.")
-    joined = ref_davis(written / "davis2017", sentences="joined", group_by_clip=True)
+    joined = ref_davis(written / "davis2017", sentences="joined", group_by_video=True)
     assert len(joined) == 2 and joined[0].prompts[0].text.count(", as ") == 4
 
 

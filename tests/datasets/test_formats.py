@@ -147,7 +147,7 @@ def test_revos_unions_and_gaps(root):
     assert first.prompts[0].text == "the cat" and first.prompts[0].group == "referring"
     assert first.prompts[0].masks.any((0, 2, 3)).tolist() == [True, False, True, True]
     assert second.prompts[0].masks.shape == (0, 4, *SIZE) and second.prompts[0].group == "absent"
-    assert len(revos(root, group_by_clip=True)[0].prompts) == 2
+    assert len(revos(root, group_by_video=True)[0].prompts) == 2
 
 
 def test_revos_clips_are_drawn(root):
@@ -155,7 +155,7 @@ def test_revos_clips_are_drawn(root):
     assert shown(frames=6) == [True, False, True, True, True, True]  # in order, the last repeated
     only_second = [None, run_lengths.encode(SQUARE), None, None]
     for seed in range(6):
-        jumps = revos(root, only_second, frames=3, sampling="jump", seed=seed, group_by_clip=True)
+        jumps = revos(root, only_second, frames=3, sampling="jump", seed=seed, group_by_video=True)
         jumps._masks.content["6"] = [None] * 4
         assert jumps[0].prompts[0].masks.any((0, 2, 3)).tolist() == [False, True, False]  # the key frame is the middle one
     with pytest.raises(UserError, match="sampling='even' is unknown"):

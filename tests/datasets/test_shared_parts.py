@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from hyperseg_jax.datasets.clip_reader import ClipReader
 from hyperseg_jax.datasets.prompt_masks import map_masks
+from hyperseg_jax.datasets.video_reader import VideoReader
 from hyperseg_jax.structs import Example, Prompt
 
 
-class Numbers(ClipReader):
+class Numbers(VideoReader):
     def __init__(self, seed):
         self._items, self._seed = range(4), seed
 

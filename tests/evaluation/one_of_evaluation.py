@@ -23,7 +23,9 @@ from hyperseg_jax.systems import system as systems
 
 QUERIES, LIMIT = 3, 11
 VIDEO = benchmarks.BENCHMARKS["toy_video"]
-LINES = {"toy_packed": dataclasses.replace(VIDEO, fields={**VIDEO.fields, "group_by_clip": True})}  # several prompts an example
+LINES = {
+    "toy_packed": dataclasses.replace(VIDEO, fields={**VIDEO.fields, "group_by_video": True})
+}  # several prompts an example
 
 
 def seen(params, part, features):
@@ -40,7 +42,7 @@ ENCODINGS = {
     "image_tokens": Encoding(nothing),
     "image": Encoding(seen),
     "example": Encoding(nothing),
-    "prefix": Encoding(nothing, needs=("image_tokens", "image"), first=True),
+    "prefix": Encoding(nothing, needs=("image_tokens", "image"), without_memory=True),
 }
 
 

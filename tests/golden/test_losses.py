@@ -61,7 +61,7 @@ def test_instructseg_criterion(case):
     draws = PointDraws(
         matching=np.stack([np.concatenate([drawn(name) for name in layer["matcher_draws"]]) for layer in layers]),
         candidates=np.stack([by_target(drawn(x["oversample_draw"]), pairs[x["layer"]], number) for x in layers]),
-        fresh=np.stack([by_target(drawn(x["random_draw"]), pairs[x["layer"]], number) for x in layers]),
+        unselected=np.stack([by_target(drawn(x["random_draw"]), pairs[x["layer"]], number) for x in layers]),
     )
     size = [batch, config["queries"]]
     masks = {x: case.drawn_as(f"pred_masks/{x}", [*size, *config["pred_mask_hw"]]) for x in order}
@@ -153,7 +153,7 @@ def test_psalm_losses(case, kind):
     draws = PointDraws(
         matching=np.stack([np.concatenate([read[f"{kind}_{x}_match_points_{b}"] for b in batch]) for x in suffixes]),
         candidates=points[..., :0, :],
-        fresh=points,
+        unselected=points,
     )
     config = case.config
     classes = ClassScores(background=config["no_object_class_weight"], matching=config["cost_class"])

@@ -45,7 +45,7 @@ class WholeModel:
         held = {row.paths for row in table if set(row.names) <= weights.keys()}
         parts = {path.split("/")[0] for paths in held for path in paths}
         absent = [path for path in flatten(expected) if path.split("/")[0] not in parts]
-        found = flatten(table.to_flax(weights, expected, fresh=absent))
+        found = flatten(table.to_flax(weights, expected, optional=absent))
         zeros = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in flatten(expected).items() if path not in found}
         self.params = unflatten({**found, **zeros})
         self.counts = TokenCounts(self.model.clip_encoder.num_tokens, self.model.perceiver.num_queries, self.model.num_queries)

@@ -75,7 +75,7 @@ def test_padding_of_targets_changes_nothing(rng):
     wide = asked.replace(
         **apart(widen(asked.masks, 1, 4, True)), valid=widen(asked.valid, 1, 4, False), labels=widen(asked.labels, 1, 4, 77)
     )
-    wide_draws = draws.replace(candidates=widen(draws.candidates, 2, 4, 0.5), fresh=widen(draws.fresh, 2, 4, 0.5))
+    wide_draws = draws.replace(candidates=widen(draws.candidates, 2, 4, 0.5), unselected=widen(draws.unselected, 2, 4, 0.5))
     alone, d_alone = evaluate(CRITERION, stages, asked, draws)
     padded, d_padded = evaluate(CRITERION, stages, wide, wide_draws)
     agree(padded, alone)

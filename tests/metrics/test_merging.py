@@ -92,7 +92,7 @@ def no_ground_truth(scores, k):
 
 KINDS = {
     "referring": (metrics.ReferringScores, referring),
-    "clip": (metrics.ClipScores, clip),
+    "clip": (metrics.VideoScores, clip),
     "interactive": (metrics.InteractiveScores, interactive),
     "panoptic": (metrics.PanopticQuality, panoptic),
     "semantic": (metrics.SemanticScores, semantic),

@@ -5,12 +5,12 @@ import pytest
 
 from hyperseg_jax.metrics import (
     ClickScores,
-    ClipScores,
     DavisScores,
     GeneralizedScores,
     ReferringScores,
     ReVosScores,
     SemanticScores,
+    VideoScores,
 )
 
 
@@ -114,6 +114,6 @@ def test_revos_by_hand():
 
 
 def test_clips_of_another_size_are_refused():
-    for scores in (ClipScores(), ReVosScores(), DavisScores()):
+    for scores in (VideoScores(), ReVosScores(), DavisScores()):
         with pytest.raises(ValueError, match="resize"):
             scores.update(A[None, None, :5], A[None, None])

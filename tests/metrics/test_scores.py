@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hyperseg_jax.metrics import ClipScores, InteractiveScores, PanopticQuality, ReferringScores
+from hyperseg_jax.metrics import InteractiveScores, PanopticQuality, ReferringScores, VideoScores
 from hyperseg_jax.metrics.baselines import blind_answers, shuffled_order, text_blind_scores
 from hyperseg_jax.metrics.jf import boundary_accuracy, boundary_map, region_similarity
 
@@ -61,7 +61,7 @@ def test_merged_halves_equal_the_whole(kind):
                 scores.update(ours, true, group=f"g{seed % 2}")
         return scores
 
-    new = {"referring": ReferringScores, "clip": ClipScores, "interactive": InteractiveScores, "panoptic": PanopticQuality}
+    new = {"referring": ReferringScores, "clip": VideoScores, "interactive": InteractiveScores, "panoptic": PanopticQuality}
     whole = feed(new[kind](), range(6)).compute()
     first, second = feed(new[kind](), range(2)), feed(new[kind](), range(2, 6))
     first.merge(new[kind].from_state(json.loads(json.dumps(second.state()))))
@@ -118,7 +118,7 @@ def test_region_and_boundary_rules():
 
 
 def test_clip_scores():
-    scores = ClipScores()
+    scores = VideoScores()
     scores.update(np.stack([A, NONE]), np.stack([B, NONE]))
     assert scores.compute()["j"] == pytest.approx(0.75)
     assert scores.compute()["jf"] == pytest.approx((scores.compute()["j"] + scores.compute()["f"]) / 2)

@@ -87,7 +87,7 @@ def test_it_predicts_at_any_size(workdir):
         (segment,) = model.segment(rng.integers(0, 255, (*size, 3), np.uint8), "the red ring")
         assert segment.mask.shape == size and 0 <= segment.score <= 1
     frames = rng.integers(0, 255, (3, 60, 60, 3), np.uint8)
-    assert len(list(model.segment_clip(frames, "the star that moves"))) == 3
+    assert len(list(model.segment_video(frames, "the star that moves"))) == 3
     segments = model.segment_classes(frames[0], ["ring", "star"], threshold=0.0, overlap=0.0)
     assert len(segments) and {segment.label for segment in segments} <= {"ring", "star"}
     with pytest.raises(UserError, match="does not support answers of kind 'soft_expression'"):
@@ -136,7 +136,7 @@ def test_a_frame_sees_what_the_one_before_answered(workdir):
     for t, made in enumerate((one, other)):
         np.testing.assert_allclose(whole["mask_logits"][:, t], made["mask_logits"][:, 0], rtol=1e-5, atol=1e-6)
     assert float(alone["score"].item()) != float(behind["score"].item()) and not np.array_equal(alone["mask"], behind["mask"])
-    told = [prediction for _, prediction in model.segment_clip(frames, "the star that moves")]
+    told = [prediction for _, prediction in model.segment_video(frames, "the star that moves")]
     assert [found[0].score for found in told] == pytest.approx([first["score"].item(), behind["score"].item()], rel=1e-6)
 
 

@@ -108,7 +108,7 @@ def test_everything_that_does_not_fit_is_listed():
 def test_rules_allow_by_name():
     given = tensors() | {"head.weight": np.zeros(1)}
     del given["scale"]
-    params = table().to_flax(given, ignore=[r"head\..*"], fresh=["scale"])
+    params = table().to_flax(given, ignore=[r"head\..*"], optional=["scale"])
     assert "scale" not in params
 
 

@@ -133,7 +133,7 @@ def test_reasoning_region_chat_and_video_round_trip(folder):
     assert [(prompt.text, prompt.answer) for prompt in chat.prompts] == drawn.conversation
 
     video = toy.open_reader(folder, "video", "val")
-    clip, frames, written = toy_images.clip(world, "val", 0)
+    clip, frames, written = toy_images.video(world, "val", 0)
     for k, expression in enumerate(written):
         example = video[k]
         assert example.frames.shape == frames.shape and example.prompts[0].text == expression.text

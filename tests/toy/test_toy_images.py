@@ -39,7 +39,7 @@ def digest(parts):
 def test_generator_is_frozen(val):
     """A change of any image or sentence must raise vocabulary.VERSION, and then these."""
     questions = [toy_images.reasoning_image(WORLD, "val", k) for k in range(4)]
-    clips = [toy_images.clip(WORLD, "val", k) for k in range(3)]
+    clips = [toy_images.video(WORLD, "val", k) for k in range(3)]
     found = {
         "pictures": digest((writer.image_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
         "reasoning": digest(([question.text, question.answer], pixels) for _, pixels, question in questions),
@@ -222,7 +222,7 @@ def test_reasoning_questions_are_true():
 def test_clips_move_cross_and_hide():
     hidden = 0
     for k in range(12):
-        clip, frames, written = toy_images.clip(WORLD, "val", k)
+        clip, frames, written = toy_images.video(WORLD, "val", k)
         assert 6 <= len(frames) <= 8 and frames.shape[1:] == (SIZE, SIZE, 3)
         first, last = clip.scenes[0].things, clip.scenes[-1].things
         moves = [(b.x - a.x, b.y - a.y) for a, b in zip(first, last, strict=True)]

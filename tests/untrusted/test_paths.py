@@ -25,7 +25,7 @@ def home(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jpg", "in.jpg", "deep/../a.jpg", "none.jpg", "deep/none.jpg", "..a.jpg", "caf\u00e9.jpg"])
 def test_names_that_stay(home, name):
-    assert paths.inside(home, name) == home / name
+    assert paths.join_inside(home, name) == home / name
 
 
 LEAVING = ["../secret.jpg", "out.jpg", "up/secret.jpg", "/etc/passwd", "deep/../../secret.jpg", "../real2/a.jpg", ".."]
@@ -34,9 +34,9 @@ LEAVING = ["../secret.jpg", "out.jpg", "up/secret.jpg", "/etc/passwd", "deep/../
 @pytest.mark.parametrize("name", LEAVING)
 def test_names_that_leave(home, name):
     with pytest.raises(BadFile, match=r"leaves .*--limits outside=True"):
-        paths.inside(home, name)
+        paths.join_inside(home, name)
     with limits.applied(outside=True):
-        assert paths.inside(home, name) == home / name
+        assert paths.join_inside(home, name) == home / name
 
 
 def test_a_folder_is_followed_once(home, monkeypatch):
@@ -45,13 +45,13 @@ def test_a_folder_is_followed_once(home, monkeypatch):
     monkeypatch.setattr(os.path, "realpath", lambda path, **options: followed.append(path) or real(path, **options))
     for k in range(100):
         (home / "deep" / f"{k}.jpg").write_bytes(b"x")
-        assert paths.inside(home, f"deep/{k}.jpg") == home / "deep" / f"{k}.jpg"
+        assert paths.join_inside(home, f"deep/{k}.jpg") == home / "deep" / f"{k}.jpg"
     assert len(followed) <= 2
     (home / "deep" / "out.jpg").symlink_to("../../secret.jpg")
     with pytest.raises(
         BadFile, match=r"deep/out\.jpg is a link that leaves .*; copy the file there, or.*--limits outside=True"
     ):
-        paths.inside(home, "deep/out.jpg")
+        paths.join_inside(home, "deep/out.jpg")
 
 
 def test_relative_folders_are_those_of_now(home, monkeypatch):
@@ -60,9 +60,9 @@ def test_relative_folders_are_those_of_now(home, monkeypatch):
         (folder / "inner").mkdir()
         (folder / "inner" / "out.jpg").symlink_to(home.parent / "secret.jpg")
         monkeypatch.chdir(folder)
-        assert paths.inside("inner", "a.jpg") == pathlib.Path("inner/a.jpg")
+        assert paths.join_inside("inner", "a.jpg") == pathlib.Path("inner/a.jpg")
         with pytest.raises(BadFile, match="is a link that leaves"):
-            paths.inside("inner", "out.jpg")
+            paths.join_inside("inner", "out.jpg")
 
 
 def test_a_working_folder_that_is_gone(home, monkeypatch):
@@ -70,16 +70,16 @@ def test_a_working_folder_that_is_gone(home, monkeypatch):
     (home.parent / "gone").mkdir()
     monkeypatch.chdir(home.parent / "gone")
     (home.parent / "gone").rmdir()
-    assert paths.inside(home, "a.jpg") == home / "a.jpg"
+    assert paths.join_inside(home, "a.jpg") == home / "a.jpg"
     with pytest.raises(BadFile, match="is a link that leaves"):
-        paths.inside(home, "out.jpg")
+        paths.join_inside(home, "out.jpg")
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\0.jpg", "a" * 300, "a/" * 3000, "\ud800.jpg", None, 5, ["a"], {}, True])
 @pytest.mark.parametrize("outside", [False, True])
 def test_what_is_no_name(home, name, outside):
     with limits.applied(outside=outside), pytest.raises(BadFile, match="is not a file name; correct it"):
-        paths.inside(home, name)
+        paths.join_inside(home, name)
 
 
 def test_pipes_devices_and_sizes(tmp_path):

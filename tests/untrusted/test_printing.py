@@ -3,7 +3,7 @@
 import time
 
 from hyperseg_jax.datasets.check_errors import Problem
-from hyperseg_jax.untrusted.printing import one_line, shown, shown_value
+from hyperseg_jax.untrusted.printing import escaped, escaped_value, one_line
 
 
 def test_messages_are_printable_and_short():
@@ -13,8 +13,8 @@ def test_messages_are_printable_and_short():
 
 
 def test_names_and_paths_are_told_whole_where_they_are_short(tmp_path):
-    assert one_line(tmp_path) == str(tmp_path) and shown("a" * 200) == "a" * 200
-    assert len(shown("a" * 10**6 + "end")) < 250 and shown("a" * 10**6 + "end").endswith("end")
+    assert one_line(tmp_path) == str(tmp_path) and escaped("a" * 200) == "a" * 200
+    assert len(escaped("a" * 10**6 + "end")) < 250 and escaped("a" * 10**6 + "end").endswith("end")
 
 
 def test_values_are_told_in_brief():
@@ -23,7 +23,7 @@ def test_values_are_told_in_brief():
         deep = [deep]
     began = time.monotonic()
     for value in ("x" * 10**7, ["x" * 10**7] * 1000, {"a\x1b": "\ud800"}, deep, 10**4000, float("nan"), b"x" * 10**6):
-        told = shown_value(value)
+        told = escaped_value(value)
         assert told.isprintable() and len(told) < 250
     assert time.monotonic() - began < 1
-    assert [shown_value(value) for value in ("3", 3, [1, "a"], None)] == ["'3'", "3", "[1, 'a']", "None"]
+    assert [escaped_value(value) for value in ("3", 3, [1, "a"], None)] == ["'3'", "3", "[1, 'a']", "None"]

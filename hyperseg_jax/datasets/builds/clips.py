@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hyperseg_jax.datasets.builds.records import PER_FRAME_MASKS, Record
-from hyperseg_jax.datasets.clip_sampling import Sampling
+from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.prompt_masks import map_masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region

@@ -14,7 +14,7 @@ from hyperseg_jax.datasets.check_errors import Problem
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import json_text, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 FORMAT = 1
 INDEX, SETTINGS = "index.json", "build.json"
@@ -154,18 +154,18 @@ def _parsed_bad_record(row: Any) -> tuple[int, str]:
     match row:
         case [int(number), str(why)]:
             return number, why
-    raise ValueError(f"a bad record is {shown_value(row)}, expected [number, message]")
+    raise ValueError(f"a bad record is {escaped_value(row)}, expected [number, message]")
 
 
 def _check_kinds(row: Any, kinds: Mapping[str, type], what: str) -> None:
     """Raises ValueError if a field is missing or has the wrong type. what: description of the row for messages."""
     if not isinstance(row, dict):
-        raise ValueError(f"{what} is {shown_value(row)}, expected an object {{...}}")
+        raise ValueError(f"{what} is {escaped_value(row)}, expected an object {{...}}")
     for name, kind in kinds.items():
         if name not in row:
             raise ValueError(f"{what} has no field {name!r}")
         if type(row[name]) is not kind:
-            raise ValueError(f"{what} has {shown_value(row[name])} in the field {name!r}")
+            raise ValueError(f"{what} has {escaped_value(row[name])} in the field {name!r}")
 
 
 def _parsed(store: Store, name: str, damaged: Any = None) -> Any:

@@ -28,7 +28,7 @@ from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region
 from hyperseg_jax.untrusted import budget, images, limits
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import shown_value
+from hyperseg_jax.untrusted.printing import escaped_value
 
 IMAGES = ("JPEG", "PNG")
 FIELDS = {field.name: field.default for field in dataclasses.fields(Prompt) if field.name != "task"}
@@ -247,11 +247,11 @@ def _rows(data: Any, columns: int) -> np.ndarray:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise CorruptRecord(f"{shown_value(value)} is not a string")
+        raise CorruptRecord(f"{escaped_value(value)} is not a string")
     return value
 
 
 def _bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
-        raise CorruptRecord(f"{shown_value(value)} is not a byte string")
+        raise CorruptRecord(f"{escaped_value(value)} is not a byte string")
     return value

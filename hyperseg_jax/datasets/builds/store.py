@@ -37,7 +37,7 @@ class Store:
     def subfolder(self, name: str) -> Store:
         if self.path is not None:
             with self._store_errors(name, "read"):
-                paths.inside(self.path, name)
+                paths.join_inside(self.path, name)
         return Store(f"{self.folder}/{name}")
 
     def folders(self) -> list[str]:
@@ -55,7 +55,7 @@ class Store:
         with self._store_errors(name, "read"):
             try:
                 if self.path is not None:
-                    return paths.inside(self.path, name).stat().st_size
+                    return paths.join_inside(self.path, name).stat().st_size
                 return int(self._fs.info(self._at(name))["size"])
             except FileNotFoundError:
                 return None
@@ -66,7 +66,7 @@ class Store:
             try:
                 limits.check("json_bytes", self.size(name) or 0, f"{self.folder}/{name}", "bytes")
                 if self.path is not None:
-                    data = json_text.read_bytes(paths.inside(self.path, name))
+                    data = json_text.read_bytes(paths.join_inside(self.path, name))
                 else:
                     data = self._fs.cat_file(self._at(name))
             except FileNotFoundError:
@@ -93,7 +93,7 @@ class Store:
         """Copies a file of the folder to a local path."""
         with self._store_errors(name, "read"):
             if self.path is not None:
-                shutil.copyfile(paths.inside(self.path, name), file)
+                shutil.copyfile(paths.join_inside(self.path, name), file)
             else:
                 self._fs.get_file(self._at(name), str(file))
 
@@ -117,7 +117,7 @@ class Store:
         """Yields a temporary name, which is renamed to the final name at the end."""
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
-            with atomic_file(paths.inside(self.path, name)) as part:
+            with atomic_file(paths.join_inside(self.path, name)) as part:
                 yield str(part)
         else:
             part_name = self._at(f"{name}.{uuid.uuid4().hex[:12]}{PART}")

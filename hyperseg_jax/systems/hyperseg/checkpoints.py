@@ -15,7 +15,7 @@ HYPERSEG = SourceCheckpoint(
     "HyperSeg-3B",
     mark=r"seg_query",
     file="the folder with its config.json and *.safetensors or pytorch_model*.bin",
-    fresh=(GATES,),
+    initialized=(GATES,),
     sizes=(("model.llm.vocab_size", TOKENS), ("model.head_vocab_size", HEAD)),
 )
 
@@ -25,7 +25,7 @@ MIPHA = SourceCheckpoint(
     mark=r"model\.mm_projector\.0\.weight",
     file="the folder of zhumj34/Mipha-3B",
     ignored=(Rule(r"lm_head\.bias", "HyperSeg's head has no bias; the release drops it too"),),
-    fresh=(
+    initialized=(
         GATES,
         Rule(r"seg_query", "the mask queries are initialized to zero"),
         Rule(
@@ -69,7 +69,7 @@ MASK2FORMER = SourceCheckpoint(
         Rule(r"sem_seg_head\.predictor\.class_embed\..*", "HyperSeg scores queries against the prompt instead of 134 classes"),
         Rule(r"criterion\..*", "a constant of the loss"),
     ),
-    fresh=(
+    initialized=(
         Rule(
             r"pixel_decoder\.(adapter_1|layer_1)\.0\.bias",
             "Mask2Former's lateral convolutions have no bias; ours are initialized to zero",

@@ -46,7 +46,7 @@ def encode(model: HyperSeg, config: ml_collections.ConfigDict) -> dict[str, Enco
         "image_tokens": Encoding(image_tokens),
         "image": Encoding(image),
         "example": Encoding(image_tokens),
-        "prefix": Encoding(prefix, needs=("image_tokens", "image"), first=True),
+        "prefix": Encoding(prefix, needs=("image_tokens", "image"), without_memory=True),
     }
 
 

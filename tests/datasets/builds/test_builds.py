@@ -35,7 +35,7 @@ def samples(shared):
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory):
-    return toy.write_clip_layouts(tmp_path_factory.mktemp("clips"))
+    return toy.write_video_layouts(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from drawn import kinds_of, pixels_of, regions_of
 from hyperseg_jax.datasets.builds import images, records
 from hyperseg_jax.datasets.builds.clips import sample_clip
 from hyperseg_jax.datasets.builds.records import Record
-from hyperseg_jax.datasets.clip_sampling import REACH, Sampling
+from hyperseg_jax.datasets.frame_sampling import REACH, Sampling
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt, Region
 

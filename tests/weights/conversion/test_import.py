@@ -116,7 +116,7 @@ def test_the_parents_fill_the_model(whole, draw, checkpoint, tmp_path):
     )
     np.testing.assert_array_equal(ours["queries"], 0 * ours["queries"])
     assert ours["perceiver/query"].std() == pytest.approx(1, abs=0.2)
-    fresh = {path for paths in report.fresh.values() for path in paths}
+    fresh = {path for paths in report.initialized.values() for path in paths}
     assert {
         "queries",
         "perceiver/query",
@@ -143,7 +143,7 @@ def test_an_adapter_comes_beside_its_base(whole, draw, params_of, checkpoint, tm
     model_folder.save(tmp_path / "tuned", config, Tokenizer.toy(), params_of(config))
     export_weights(tmp_path / "tuned", tmp_path / "adapter", format="peft")
     report = import_weights([tmp_path / "adapter", checkpoint(draw(whole()))], config, tmp_path / "ours")
-    assert not report.fresh and list(report.sources) == ["HyperSeg-3B", "PEFT adapter adapter"]
+    assert not report.initialized and list(report.sources) == ["HyperSeg-3B", "PEFT adapter adapter"]
     tuned, ours = model_folder.read(tmp_path / "tuned"), model_folder.read(tmp_path / "ours")
     np.testing.assert_array_equal(ours["llm/layers/attention/value/lora_b"], tuned["llm/layers/attention/value/lora_b"])
 

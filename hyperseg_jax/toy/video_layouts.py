@@ -15,9 +15,10 @@ from PIL import Image
 
 from hyperseg_jax.datasets.ref_davis import VIEWS
 from hyperseg_jax.ops import run_lengths
-from hyperseg_jax.toy.clips import Clip
+from hyperseg_jax.toy import toy_images
 from hyperseg_jax.toy.expressions import Expression
-from hyperseg_jax.toy.toy_images import World, clip
+from hyperseg_jax.toy.toy_images import World
+from hyperseg_jax.toy.videos import Video
 from hyperseg_jax.toy.vocabulary import CATEGORY_IDS, SIZE
 from hyperseg_jax.toy.writer import REVOS_TYPES
 
@@ -29,19 +30,19 @@ _QUALITY = 90
 
 
 @dataclasses.dataclass(frozen=True)
-class _Video:
+class _RenderedVideo:
     """A rendered video. number: its index in the split."""
 
     name: str
     number: int
-    clip: Clip
+    video: Video
     frames: np.ndarray
     expressions: list[Expression]
 
     @property
     def object_map(self) -> np.ndarray:
         """uint8 [T, H, W]: the object of each pixel, numbered from 1; 0 is background."""
-        return (self.clip.masks * np.arange(1, len(self.clip.things) + 1)[:, None, None, None]).max(0).astype(np.uint8)
+        return (self.video.masks * np.arange(1, len(self.video.things) + 1)[:, None, None, None]).max(0).astype(np.uint8)
 
     @property
     def names(self) -> list[str]:
@@ -54,7 +55,7 @@ class _Video:
                 yield expression.targets[0] + 1, expression.text
 
 
-def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 1, seed: int = 0) -> pathlib.Path:
+def write_video_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 1, seed: int = 0) -> pathlib.Path:
     """Renders videos and writes them as davis2016/, davis2017/ (with davis_text_annotations/), ref_youtube_vos/,
     youtube_vis_2019/, youtube_vis_2021/ and revos/.
 
@@ -62,10 +63,10 @@ def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 
     """
     root, world = pathlib.Path(folder), World(seed=seed, clips=max(train, 5 * val))
     splits = {
-        split: [_Video(f"{split}-{k}", k, *clip(world, split, k)) for k in range(count)]
+        split: [_RenderedVideo(f"{split}-{k}", k, *toy_images.video(world, split, k)) for k in range(count)]
         for split, count in (("train", train), ("val", val))
     }
-    used_names = {thing.name for rendered in splits.values() for video in rendered for thing in video.clip.things}
+    used_names = {thing.name for rendered in splits.values() for video in rendered for thing in video.video.things}
     names = [name for name in CATEGORY_IDS if name in used_names]
     for split, rendered in splits.items():
         _davis2016(root / "davis2016", split, rendered)
@@ -85,7 +86,7 @@ def write_clip_layouts(folder: str | os.PathLike, *, train: int = 2, val: int = 
     return root
 
 
-def _davis2016(root: pathlib.Path, split: str, rendered: list[_Video]) -> None:
+def _davis2016(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
     """Writes DAVIS 2016: masks of 0 and 255, and lists of image and mask files."""
     lines = []
     for video in rendered:
@@ -100,7 +101,7 @@ def _davis2016(root: pathlib.Path, split: str, rendered: list[_Video]) -> None:
     _text(root / "ImageSets" / "480p" / f"{split}.txt", lines)
 
 
-def _davis2017(root: pathlib.Path, split: str, rendered: list[_Video]) -> None:
+def _davis2017(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
     lines_by_file: dict[str, list[str]] = {}
     for video in rendered:
         _jpegs(root / "JPEGImages" / "480p" / video.name, video)
@@ -118,7 +119,7 @@ def _davis2017(root: pathlib.Path, split: str, rendered: list[_Video]) -> None:
         _text(path, path.read_text().splitlines() + lines if path.exists() else lines)
 
 
-def _ref_youtube_vos(root: pathlib.Path, split: str, rendered: list[_Video]) -> None:
+def _ref_youtube_vos(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
     """Writes Ref-YouTube-VOS; as published, only train has masks and object ids."""
     videos = {}
     for video in rendered:
@@ -132,7 +133,7 @@ def _ref_youtube_vos(root: pathlib.Path, split: str, rendered: list[_Video]) -> 
     _json(root / "meta_expressions" / split / "meta_expressions.json", {"videos": videos})
 
 
-def _youtube_vis(annotations_path: pathlib.Path, root: pathlib.Path, rendered: list[_Video], names: list[str]) -> None:
+def _youtube_vis(annotations_path: pathlib.Path, root: pathlib.Path, rendered: list[_RenderedVideo], names: list[str]) -> None:
     """Writes YouTube-VIS. names: the categories. As published, the annotations of valid are null."""
     videos: list[dict] = []
     annotations: list[dict] = []
@@ -141,7 +142,7 @@ def _youtube_vis(annotations_path: pathlib.Path, root: pathlib.Path, rendered: l
         files = [f"{video.name}/{t}.jpg" for t in video.names]
         size = {"height": SIZE, "width": SIZE}
         videos.append({"id": video.number + 1, **size, "length": len(files), "file_names": files})
-        for thing, track in zip(video.clip.things, video.clip.masks, strict=True):
+        for thing, track in zip(video.video.things, video.video.masks, strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -158,13 +159,13 @@ def _youtube_vis(annotations_path: pathlib.Path, root: pathlib.Path, rendered: l
     _json(annotations_path, content)
 
 
-def _revos(root: pathlib.Path, split: str, rendered: list[_Video]) -> None:
+def _revos(root: pathlib.Path, split: str, rendered: list[_RenderedVideo]) -> None:
     """Writes ReVOS; as published, one file has the masks of both splits. All objects are foreground."""
     videos, tracks, foreground = {}, _read(root / "mask_dict.json"), _read(root / "mask_dict_foreground.json")
     for video in rendered:
         _jpegs(root / "JPEGImages" / video.name, video)
         first = len(tracks)
-        for k, track in enumerate(video.clip.masks):
+        for k, track in enumerate(video.video.masks):
             tracks[str(first + k)] = [run_lengths.encode(mask) if mask.any() else None for mask in track]
         foreground[video.name] = {"masks_rle": [run_lengths.encode(object_map > 0) for object_map in video.object_map]}
         records = {
@@ -187,7 +188,7 @@ def _read(path: pathlib.Path) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _jpegs(folder: pathlib.Path, video: _Video) -> None:
+def _jpegs(folder: pathlib.Path, video: _RenderedVideo) -> None:
     folder.mkdir(parents=True)
     for name, frame in zip(video.names, video.frames, strict=True):
         Image.fromarray(frame).save(folder / f"{name}.jpg", quality=_QUALITY)

@@ -32,7 +32,7 @@ _HEADINGS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class Video:
     """A video. scenes: one per frame, with the same objects in the same order. headings: direction of each object, "" if it
     does not move. distances: pixels that each object moves over the video."""
 
@@ -64,7 +64,7 @@ def _sample_motion(thing: Thing, rng: np.random.Generator) -> tuple[str, float]:
     return (pick(rng, free), distance) if free else ("", 0.0)
 
 
-def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Clip | None:
+def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Video | None:
     """Samples a video of `count` objects that are visible in the first frame; None if the draw is rejected."""
     things = place_objects(kinds, count, level, rng)
     if things is None:
@@ -83,10 +83,10 @@ def sample(kinds: Kinds, count: int, level: str, rng: np.random.Generator) -> Cl
             offset = distance * t / (frames - 1)
             moved.append(dataclasses.replace(thing, x=thing.x + dx * offset, y=thing.y + dy * offset))
         scenes.append(build_scene(moved, background))
-    return Clip(tuple(scenes), tuple(heading for heading, _ in motions), tuple(offset for _, offset in motions))
+    return Video(tuple(scenes), tuple(heading for heading, _ in motions), tuple(offset for _, offset in motions))
 
 
-def render(clip: Clip, level: str, rng: np.random.Generator) -> np.ndarray:
+def render(clip: Video, level: str, rng: np.random.Generator) -> np.ndarray:
     """Renders a video, uint8 [T, SIZE, SIZE, 3]; background and textures are constant."""
     background = drawing.paint_background(clip.scenes[0].background, level, rng)
     seeds = rng.integers(0, 2**32, size=len(clip.things))
@@ -99,7 +99,7 @@ def render(clip: Clip, level: str, rng: np.random.Generator) -> np.ndarray:
     return np.stack(frames)
 
 
-def _motions(clip: Clip) -> Iterator[Candidate]:
+def _motions(clip: Video) -> Iterator[Candidate]:
     """Yields 'the circle moving right' if exactly one of several circles does."""
     for k, thing in enumerate(clip.things):
         for words in phrases_for(thing):
@@ -111,7 +111,7 @@ def _motions(clip: Clip) -> Iterator[Candidate]:
             yield candidate(text, (k,), "motion", words, heading or "still")
 
 
-def _absent_motions(clip: Clip) -> Iterator[Candidate]:
+def _absent_motions(clip: Video) -> Iterator[Candidate]:
     """Yields 'the ring moving left' if there are rings, but none moves left."""
     for thing, heading in itertools.product(clip.things, _HEADINGS):
         for words in phrases_for(thing):
@@ -120,7 +120,7 @@ def _absent_motions(clip: Clip) -> Iterator[Candidate]:
                 yield candidate(f"the {words.phrase()} moving {heading}", (), "absent", words, "motion")
 
 
-def _reasoning(clip: Clip) -> Iterator[Candidate]:
+def _reasoning(clip: Video) -> Iterator[Candidate]:
     order = np.argsort(clip.distances)
     if clip.distances[order[-1]] > 1.3 * clip.distances[order[-2]]:
         text = "Which shape moves the farthest?"
@@ -134,7 +134,7 @@ def _reasoning(clip: Clip) -> Iterator[Candidate]:
         yield candidate(text, (int(min_visible.argmin()),), "reasoning", Words(), "behind")
 
 
-def write_expressions(clip: Clip, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator) -> list[Expression] | None:
+def write_expressions(clip: Video, groups: Sequence[str], kinds: Kinds, rng: np.random.Generator) -> list[Expression] | None:
     """Returns one expression for each group, with different texts; None if the video does not support all groups."""
     generators = {
         "attribute": lambda: attributes(clip.things),

@@ -11,7 +11,7 @@ import numpy as np
 from hyperseg_jax.structs import Example
 
 
-class ClipReader(abc.ABC):
+class VideoReader(abc.ABC):
     """Random access to videos. Subclasses set `_items` (one entry per example) and `_seed` and implement `sample`."""
 
     _items: Sequence[Any]
