@@ -160,6 +160,14 @@ def test_documents_name_files_that_exist():
     assert not missing
 
 
+def test_documents_link_files_that_exist():
+    root = PACKAGE.parent
+    for page in (root / "README.md", root / "AGENTS.md", root / "CHANGELOG.md", *(root / "docs").glob("*.md")):
+        links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())
+        missing = [link for link in links if not (page.parent / link).exists()]
+        assert not missing, f"{page.name}: {missing}"
+
+
 def test_the_document_of_the_rooms_names_what_exists():
     """`room/file.name`: a function or class of that file."""
     page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
