@@ -23,6 +23,7 @@ RUN_TIME = [
     "huggingface-hub>=1.31,<3",  # hub files
     "tokenizers>=0.22.1,<0.24",
     "tensorflow-datasets>=4.9.9,<5",  # readers of prepared datasets
+    "pyarrow>=17",  # zstd in their shards; tensorflow-datasets needs it as well
     "numpy>=2.2.6,<3",
     "ml_dtypes>=0.5,<0.7",  # bfloat16 and 8-bit floats of weight files
     "pillow>=12,<14",

@@ -51,8 +51,8 @@ def atomic_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def check_replaceable(folder: pathlib.Path, outputs: Iterable[str], sources: Iterable[pathlib.Path] = ()) -> None:
     """Raises UserError if replacing `folder` would delete anything but earlier outputs.
 
-    outputs: glob patterns of the file names that an earlier run may have written. sources: inputs that must not lie in `folder`
-    or be the folder itself.
+    outputs: glob patterns of the names that an earlier run may have written, folders with a slash at the end. sources: inputs
+    that must not lie in `folder` or be the folder itself.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a new folder")
@@ -63,19 +63,23 @@ def check_replaceable(folder: pathlib.Path, outputs: Iterable[str], sources: Ite
             raise UserError(f"{folder}: is or contains {source}, which would be deleted; give a new folder")
     patterns = tuple(outputs)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not is_temporary(path) and not any(path.match(pattern) for pattern in patterns):
+        is_folder = path.is_dir() and not path.is_symlink()
+        is_output = any(path.match(pattern) and pattern.endswith("/") == is_folder for pattern in patterns)
+        if not is_temporary(path) and not is_output:
             raise UserError(f"{folder}: contains {escaped(path.name)}, which would be deleted; give a new folder")
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary folder on the same disk, which replaces `folder` on exit. After an exception the temporary folder is
-    removed and `folder` is unchanged. An OSError names `folder` or a path in it."""
+    removed and `folder` is unchanged, likewise if the temporary folder was removed or replaced meanwhile. An OSError names
+    `folder` or a path in it."""
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_folder(folder) as (new, before):
         new.mkdir()
-        yield new
+        with _same_folder(new, folder):
+            yield new
         while True:
             if folder.exists():
                 before.parent.mkdir(exist_ok=True)
@@ -89,6 +93,20 @@ def atomic_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
                     raise
                 remove_tree(before.parent)  # another process wrote the folder in the meantime; the last writer wins
+
+
+@contextlib.contextmanager
+def _same_folder(new: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
+    """Raises OSError if the temporary folder `new` of `folder` is another one at the end, since files in it were lost."""
+    handle = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.lstat(new)):
+                return
+        raise FileNotFoundError(errno.ENOENT, "its temporary folder was removed while it was written", str(folder))
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

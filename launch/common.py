@@ -11,11 +11,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ("hyperseg_jax", "configs", "setup.py", "pyproject.toml", "README.md")  # what an installation needs of the checkout
+
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of letters, breaks of lines and paragraphs
 
 
 class LaunchError(Exception):
@@ -60,6 +64,9 @@ def add_mounts(options: argparse.ArgumentParser) -> None:
 
 def parse(options: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """The parsed arguments; `overrides` holds each --config.x.y=value, `name` fits clusters. Unknown options exit with 2."""
+    for text in arguments:
+        if any(unicodedata.category(letter) in UNPRINTABLE for letter in text):
+            raise LaunchError(f"{text!a}: has a character that cannot be printed, such as a line break; remove it")
     overrides = [text for text in arguments if text.startswith("--config.")]  # argparse would split values with spaces
     parsed = options.parse_args([text for text in arguments if not text.startswith("--config.")])
     for text in overrides:

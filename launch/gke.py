@@ -10,6 +10,7 @@ often as it happens, and the run goes on from WORKDIR; other failures restart th
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import subprocess
 import time
@@ -44,7 +45,7 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
         {
             "name": "train",
             "image": parsed.image,
-            "command": ["bash", "-c", common.guarded(common.train_command(parsed))],
+            "command": ["bash", "-c", escaped(common.guarded(common.train_command(parsed)))],
             "ports": [{"containerPort": 8471}, {"containerPort": 8080}],  # between TPU hosts, between slices
             "resources": {"limits": {"google.com/tpu": piece.chips}},
             "volumeMounts": mounts,
@@ -74,6 +75,11 @@ def manifest(parsed: argparse.Namespace) -> dict[str, Any]:
         "metadata": metadata,
         "spec": {"failurePolicy": policy, "replicatedJobs": jobs},
     }
+
+
+def escaped(text: str) -> str:
+    """As Kubernetes reads a command: it takes $$ for $, and $(NAME) for a variable."""
+    return re.sub(r"\$(?=[$(])", "$$", text)
 
 
 def node_pool(parsed: argparse.Namespace) -> list[str]:

@@ -212,6 +212,33 @@ def test_scratch_is_removed_at_the_end_and_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 
+@pytest.mark.parametrize("gone", ["new", "all"])
+def test_a_folder_that_vanishes_while_it_is_written_is_an_error(tmp_path, gone):
+    """Also where its writer makes it again, with what is left to write."""
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "a").write_text("before")
+    with (
+        pytest.raises(OSError, match="its temporary folder was removed while it was written") as told,
+        atomic_folder(target) as part,
+    ):
+        (part / "a").write_text("lost")
+        remove_tree(part if gone == "new" else part.parents[1])
+        part.mkdir(parents=True)
+        (part / "b").write_text("after")
+    assert told.value.filename == str(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (target / "a").read_text() == "before"
+
+
+def test_a_folder_does_not_count_as_a_file_of_an_earlier_run(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    (tmp_path / "b").touch()
+    for outputs, lost in ((("*.json", "b"), "a.json"), (("*.json/", "b/"), "b")):
+        with pytest.raises(UserError, match=f"contains {lost}, which would be deleted"):
+            check_replaceable(tmp_path, outputs)
+    check_replaceable(tmp_path, ("*.json/", "b"))
+
+
 def test_a_name_that_would_be_lost_is_told_on_one_line(tmp_path):
     (tmp_path / "x\nerror: all is well").touch()
     with pytest.raises(UserError) as error:

@@ -76,7 +76,7 @@ def run(parsed: argparse.Namespace) -> None:
     regions, labels = _regions(parsed.point, parsed.box, parsed.scribble, frame.shape[:2])
     model = load(parsed.model)
     report: dict = {"model": str(parsed.model), "image": str(parsed.image)}
-    with _results(parsed.out) as out:
+    with _results(parsed.out, parsed.image) as out:
         if has_frames:
             rows = []
             predictions = model.segment_video(itertools.chain([frame], frames), parsed.text, no_target_threshold=absent)
@@ -141,13 +141,13 @@ def _write(out: pathlib.Path, stem: str, frame: np.ndarray, segments: Prediction
 
 
 @contextlib.contextmanager
-def _results(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder that atomically replaces `out`. Earlier results are replaced; a folder with any other files
-    raises UserError."""
+def _results(out: pathlib.Path, image: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder that atomically replaces `out`. Earlier results are replaced; a folder with any other files, or
+    with the input `image`, raises UserError."""
     folder = pathlib.Path(os.path.realpath(out))  # follows a link given by the user
     if folder == pathlib.Path.cwd():
         raise UserError(f"--out {out}: is the current directory; give a separate folder")
-    check_replaceable(out, WRITTEN if (out / "result.json").exists() else ())
+    check_replaceable(out, WRITTEN if (out / "result.json").is_file() else (), [image])
     try:
         with atomic_folder(folder) as part:
             yield part

@@ -46,6 +46,7 @@ File layouts and error handling
 Shared by readers: files
     files               reads images, json files and fields of records
     labels              label images: one class or object number per pixel
+    shards              records of ArrayRecord shards, checked before they are unpacked
     masks               run-length encodings and polygons of json files
     coco_records        images, annotations and categories of a COCO json, by id
     id_index            looks up records by id and detects duplicate ids

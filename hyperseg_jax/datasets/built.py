@@ -7,11 +7,9 @@ access, and their checksum is verified.
 from __future__ import annotations
 
 import bisect
-import collections
 import itertools
 import os
 import pathlib
-import threading
 from typing import Any
 
 import numpy as np
@@ -20,19 +18,18 @@ from hyperseg_jax.atomic import atomic_file
 from hyperseg_jax.cache import cache_folder
 from hyperseg_jax.datasets import files
 from hyperseg_jax.datasets.builds.clips import sample_clip
-from hyperseg_jax.datasets.builds.index import SETTINGS, Shard, read_index
+from hyperseg_jax.datasets.builds.index import INDEX, SETTINGS, Shard, read_index
 from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.datasets.builds.store import Store, sha256
 from hyperseg_jax.datasets.check_errors import Problem, active_collector, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.frame_sampling import Sampling
 from hyperseg_jax.datasets.record_errors import guard_record
+from hyperseg_jax.datasets.shards import OpenShard, OpenShards
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.process_lock import process_lock
 from hyperseg_jax.structs import Example, Prompt
-
-OPEN = 256
-"""Maximum number of open shards per process."""
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 
 def splits(folder: str | os.PathLike) -> list[str]:
@@ -88,14 +85,7 @@ class Built:
             raise UserError(f"{self._store}: frames={frames} applies to videos; this is a build of images")
         self._seed = seed
         self._ends = list(itertools.accumulate(shard.records for shard in self._index.shards))
-        self._open_shards: collections.OrderedDict[int, Any] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_open_shards", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open_shards=collections.OrderedDict(), _lock=threading.Lock())
+        self._shards = OpenShards()
 
     def __getattr__(self, name: str) -> Any:
         """classes, things, category_ids: attributes of the source reader, if it has them."""
@@ -148,34 +138,17 @@ class Built:
         position = index - (self._ends[number] - shard.records)
         where = f"{self._store}/{shard.file}#{position}"
         try:
-            data = self._reader(number).read([position])[0]
-        except UserError:
-            raise
-        except Exception as error:  # a damaged shard can raise any exception
-            raise Problem("bad record", f"{where}: cannot be read ({str(error)[:120]}); build this shard again") from error
+            data = self._shards.get(number, lambda: self._opened(shard)).read(position)
+        except BadFile as error:
+            raise Problem("bad record", f"{where}: {error}") from error
         return Record(data, where), where
 
-    def _reader(self, number: int) -> Any:
-        """Returns the open reader of a shard."""
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        with self._lock:
-            if number in self._open_shards:
-                self._open_shards.move_to_end(number)
-                return self._open_shards[number]
-        shard = self._index.shards[number]
-        reader = ArrayRecordReader(str(self._local_path(shard)), "readahead_buffer_size:0", file_reader_buffer_size=32768)
-        if reader.num_records() != shard.records:
-            raise Problem(
-                "bad record",
-                f"{self._store}/{shard.file}: has {reader.num_records()} records, its index says "
-                f"{shard.records}; remove it and build again",
-            )
-        with self._lock:
-            self._open_shards[number] = reader
-            while len(self._open_shards) > OPEN:
-                self._open_shards.popitem(last=False)
-        return reader
+    def _opened(self, shard: Shard) -> OpenShard:
+        path = self._local_path(shard)
+        try:
+            return OpenShard(path, shard.records, INDEX, compressed=False)
+        except BadFile as error:
+            raise Problem("bad record", f"{self._store}/{shard.file}: {error}") from error
 
     def _local_path(self, shard: Shard) -> pathlib.Path:
         """Returns the local path of a shard. Raises UserError if it is missing or its size or checksum is wrong."""

@@ -89,14 +89,14 @@ def _shape_mask(shape: dict, size: tuple[int, int], where: str) -> np.ndarray | 
     if points is None:
         return None
     if kind == "polygon" and len(points) > 2:
-        return masks.fill_polygons([points], *size)
+        return masks.fill_polygons([points], *size, where)
     if len(points) != 2:
         return None
     (x, y), (u, v) = points
     if kind == "rectangle":
-        return masks.fill_polygons([np.array([(x, y), (u, y), (u, v), (x, v)])], *size)
+        return masks.fill_polygons([np.array([(x, y), (u, y), (u, v), (x, v)])], *size, where)
     if kind == "circle":  # points: the centre and a point on the border
-        rows, columns = np.mgrid[: size[0], : size[1]]
+        rows, columns = np.ogrid[: size[0], : size[1]]
         return np.hypot(columns - x, rows - y) <= np.hypot(u - x, v - y)
     return _pasted(shape, (min(x, u), min(y, v)), (abs(v - y), abs(u - x)), size) if kind == "mask" else None
 

@@ -13,7 +13,7 @@ from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 POLYGON_RULES = ("fill_poly", "coco")
 MAX_COORDINATE = 1e6  # maximum absolute coordinate of a polygon corner in pixels
-MAX_OUTLINE = 1e6  # maximum length of polygon outlines in pixels; filling needs memory for each pixel
+MAX_OUTLINE = 1e6  # maximum length of polygon outlines in pixels, plus their corners; filling needs memory for each
 
 
 def decode(segmentation: dict | list, height: int, width: int, where: str, *, polygons: str = "fill_poly") -> np.ndarray:
@@ -54,14 +54,7 @@ def _polygons(segmentation: list, height: int, width: int, where: str, rule: str
     ):
         report_problem("bad mask", f"{where}: a polygon needs at least three x, y pairs; correct or remove it")
         return np.zeros((height, width), bool)
-    perimeter = sum(float(np.abs(np.diff(polygon.reshape(-1, 2), axis=0, append=polygon[None, :2])).sum()) for polygon in flat)
-    if perimeter > MAX_OUTLINE:
-        report_problem("bad mask", f"{where}: its polygons have a perimeter of {perimeter:.0f} pixels; correct their corners")
-        return np.zeros((height, width), bool)
-    if rule == "fill_poly":
-        return fill_polygons([polygon.reshape(-1, 2) for polygon in flat], height, width)
-    parts = coco_mask.frPyObjects([polygon.tolist() for polygon in flat], height, width)
-    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
+    return fill_polygons([polygon.reshape(-1, 2) for polygon in flat], height, width, where, rule=rule)
 
 
 def _report_wrong_size(size: tuple, height: int, width: int, where: str) -> np.ndarray:
@@ -83,15 +76,37 @@ def parse_points(points: object) -> np.ndarray | None:
     return array if valid else None
 
 
-def fill_polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Fills the union of polygons like cv2.fillPoly: corners are truncated to whole pixels, outlines are included.
+def fill_polygons(
+    polygons: list[np.ndarray], height: int, width: int, where: str = "", *, rule: str = "fill_poly"
+) -> np.ndarray:
+    """Fills the union of polygons. All are painted in one canvas, and limits.seconds is checked between them.
 
-    polygons: each [V, 2] as x, y. Returns bool [height, width].
+    polygons: each [V, 2] as x, y. where: file and field, for messages. rule: one of POLYGON_RULES; with "fill_poly",
+    corners are truncated to whole pixels, and outlines are included.
+    Returns bool [height, width]. Raises UserError for too many or too long edges.
     """
-    mask = np.zeros((height, width), bool)
+    corners = sum(map(len, polygons))
+    perimeter = sum(float(np.abs(np.diff(polygon, axis=0, append=polygon[:1])).sum()) for polygon in polygons)
+    if corners + perimeter > MAX_OUTLINE:
+        why = f"{corners} corners and a perimeter of {perimeter:.0f} pixels"
+        report_problem("bad mask", f"{where}: its polygons have {why}; correct their corners")
+        return np.zeros((height, width), bool)
+    runs = _coco_runs if rule == "coco" else fill_poly
+    first, after = [np.zeros(0, int)], [np.zeros(0, int)]
     for polygon in polygons:
-        mask |= fill_poly(np.asarray(polygon), height, width)
-    return mask
+        budget.check_time(where)
+        begin, end = runs(polygon, height, width)
+        first.append(begin)
+        after.append(end)
+    pixels = run_lengths.paint(np.concatenate(first), np.concatenate(after), height * width)
+    return pixels.reshape(width, height).T if rule == "coco" else pixels.reshape(height, width)
+
+
+def _coco_runs(polygon: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the runs of a polygon down the columns, see fill_poly."""
+    (encoded,) = coco_mask.frPyObjects([polygon.reshape(-1).tolist()], height, width)
+    edges = np.cumsum(run_lengths.lengths(encoded["counts"], height * width))
+    return edges[:-1:2], edges[1::2]
 
 
 _NEIGHBOURS = ((0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1))

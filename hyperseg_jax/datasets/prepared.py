@@ -7,7 +7,10 @@ a label image (scene_parse150, oxford_iiit_pet) is a class list of semantic mask
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +21,7 @@ from hyperseg_jax.datasets.check_errors import Problem, report_problem
 from hyperseg_jax.datasets.class_prompts import ClassLists
 from hyperseg_jax.datasets.labels import MODES
 from hyperseg_jax.datasets.record_errors import guard_record
+from hyperseg_jax.datasets.shards import OpenShard, OpenShards
 from hyperseg_jax.datasets.visual_prompts import box_regions
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import Example, Prompt
@@ -55,7 +59,9 @@ class Prepared:
             )
         if split not in info.splits:
             raise UserError(f"{self._folder}: no split {split!r}; available splits: {escaped(', '.join(info.splits))}")
-        self._files = info.splits[split]
+        self._files = dict(info.splits[split])
+        if not self._files:
+            raise UserError(f"{self._folder}: the split {split!r} has no shards; prepare it again")
         inner = features["objects"].parts if "objects" in features else {}
         self._masks = next((name for name in MASKS if name in inner), None)
         self._labels = next((name for name in LABEL_IMAGES if name in features), None)
@@ -72,24 +78,17 @@ class Prepared:
             raise UserError(f"{self._folder}: its features {', '.join(features)} include no supported masks, labels or boxes")
         things = (self._kind == "instances",) * len(names)
         self._class_lists = ClassLists(names, things, max_classes, prompts_per_example, seed)
-        self._open()
+        self._ends, self._shards = list(itertools.accumulate(self._files.values())), OpenShards()
+        self._check_shards()
 
-    def _open(self) -> None:
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        for path in self._files:
+    def _check_shards(self) -> None:
+        """Raises a Problem if a shard is damaged or has another number of records."""
+        for path, records in self._files.items():
             files.check_regular(path, "shard")
-        self._source = ArrayRecordDataSource([str(path) for path in self._files])
-        if len(self._source) != sum(self._files.values()):
-            why = f"has {len(self._source)} records, but {prepared.INFO} says {sum(self._files.values())}"
-            raise Problem("bad record", f"{self._folder} {self._split}: {why}; prepare it again")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_source"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._open()
+            try:
+                _opened(path, records)
+            except BadFile as error:
+                raise Problem("bad record", f"{path}: {error}") from error
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,13 +96,16 @@ class Prepared:
         return self._class_lists.names
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self._ends[-1]
 
     @guard_record
     def __getitem__(self, index: int) -> Example:
+        index = range(len(self))[index]
         where = f"{self._folder} {self._split}#{index}"
         try:
-            record = Values(self._source[index], where)
+            record = Values(self._data(index), where)
+        except BadFile as error:
+            raise Problem("bad record", f"{where}: {error}") from error
         except Exception as error:  # a damaged record can raise any exception
             why = f"{type(error).__name__}: {escaped(str(error))}"
             raise Problem("bad record", f"{where}: cannot be read ({why}); prepare it again") from error
@@ -133,6 +135,11 @@ class Prepared:
             raise Problem("bad record", f"{where}: has no objects; remove the record")
         return Example(f"{self._folder.parent.name}:{self._split}#{index}", pixels[None], prompts)
 
+    def _data(self, index: int) -> bytes:
+        number = bisect.bisect_right(self._ends, index)
+        path, records = list(self._files.items())[number]
+        return self._shards.get(number, lambda: _opened(path, records)).read(index - (self._ends[number] - records))
+
     def _object_labels(self, record: Values, count: int, where: str) -> list[int]:
         """Returns the class index of each object."""
         labels = list(record.values("objects/label"))
@@ -148,6 +155,10 @@ class Prepared:
         for (top, left, bottom, right), label in zip(boxes, self._object_labels(record, len(boxes), where), strict=True):
             box = [left * size[1], top * size[0], (right - left) * size[1], (bottom - top) * size[0]]
             yield Prompt(task="caption", answer=self.classes[label], regions=box_regions(np.round(box, 3), size, where))
+
+
+def _opened(path: pathlib.Path, records: int) -> OpenShard:
+    return OpenShard(path, records, prepared.INFO, compressed=True)
 
 
 def _referring(record: Values, size: tuple[int, int], where: str) -> Iterator[Prompt]:

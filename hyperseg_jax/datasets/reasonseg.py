@@ -90,7 +90,7 @@ class ReasonSeg:
                     "bad mask", f"{where}: field 'points' must list at least two [x, y]; correct or remove the shape"
                 )
                 continue
-            painted.append((masks.fill_polygons([points], *size), "ignore" in label))
+            painted.append((masks.fill_polygons([points], *size, where), "ignore" in label))
         target, ignored = np.zeros(size, bool), np.zeros(size, bool)
         for mask, to_ignore in sorted(painted, key=lambda pair: int(pair[0].sum()))[::-1]:
             target[mask] = not to_ignore

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Real
+from jaxtyping import Int, Real
 
 _ONE = 1 << 16  # one pixel in OpenCV's fixed-point coordinates
 
 
-def fill_poly(polygon: Real[np.ndarray, "V 2"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+def fill_poly(polygon: Real[np.ndarray, "V 2"], height: int, width: int) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Returns the interior (even-odd rule) and the outline of a polygon, with corners truncated to integers.
 
-    polygon: x and y of its corners. The result equals that of OpenCV 5.0.
+    polygon: x and y of its corners. The result equals that of OpenCV 5.0. It is returned as runs of pixels, which may overlap:
+    the numbers of their first pixels, counted along the rows, and of the pixels after their last ones.
     """
-    canvas = np.zeros((height, width), bool)
     corners = np.trunc(polygon).astype(np.int64)
     start, end = np.roll(corners, 1, 0), corners
     is_visible = np.ones(len(corners), bool)
@@ -23,13 +23,12 @@ def fill_poly(polygon: Real[np.ndarray, "V 2"], height: int, width: int) -> Bool
         is_visible[k], clipped_start[k], clipped_end[k] = _clip_edge(start[k].tolist(), end[k].tolist(), width - 1, height - 1)
     rises = (clipped_start[:, 1] != clipped_end[:, 1])[:, None]
     slope_points = np.where(rises, clipped_start, start), np.where(rises, clipped_end, end)
-    for x, y in (
-        _outline(clipped_start[is_visible], clipped_end[is_visible]),
-        _interior(start, end, slope_points, height, width),
-    ):
-        is_inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
-        canvas[y[is_inside], x[is_inside]] = True
-    return canvas
+    x, y = _outline(clipped_start[is_visible], clipped_end[is_visible])
+    left, right, row = _interior(start, end, slope_points, width)
+    left, right, row = np.append(left, x), np.append(right, x), np.append(row, y)
+    is_inside = (left >= 0) & (right < width) & (left <= right) & (row >= 0) & (row < height)
+    first = (row * width)[is_inside]
+    return first + left[is_inside], first + right[is_inside] + 1
 
 
 def _clip_edge(start: list[int], end: list[int], right: int, bottom: int) -> tuple[bool, list[int], list[int]]:
@@ -73,9 +72,10 @@ def _outline(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _interior(
-    start: np.ndarray, end: np.ndarray, slope_points: tuple[np.ndarray, np.ndarray], height: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns x, y of all pixels between the first and second, third and fourth, ... edge that crosses a row.
+    start: np.ndarray, end: np.ndarray, slope_points: tuple[np.ndarray, np.ndarray], width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the first x, the last x, and y of the pixels between the first and second, third and fourth, ... edge that
+    crosses a row.
 
     slope_points: two points of each edge that define its slope, in the same order.
     """
@@ -92,6 +92,4 @@ def _interior(
     x, y = origin[owner] + slope[owner] * k, low[owner, 1] + k
     order = np.lexsort((x, y))
     x, y = x[order], y[order]
-    left, right, row = np.maximum((x[::2] + _ONE - 1) // _ONE, 0), np.minimum(x[1::2] // _ONE, width - 1), y[::2]
-    owner, k = _group_indices(np.where((row >= 0) & (row < height), np.maximum(right - left + 1, 0), 0))
-    return left[owner] + k, row[owner]
+    return np.maximum((x[::2] + _ONE - 1) // _ONE, 0), np.minimum(x[1::2] // _ONE, width - 1), y[::2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from pycocotools import mask as coco_mask
 
 LONGEST_NUMBER = 6  # characters after the first; more than any image's pixels
@@ -21,11 +21,30 @@ def decode(counts: object, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     counts: the lengths of alternating runs of False and True down the columns, as a list or COCO's compressed text.
     Raises ValueError if they are damaged or do not sum to height * width.
     """
+    runs = lengths(counts, height * width)
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def lengths(counts: object, pixels: int) -> Int[np.ndarray, " N"]:
+    """Returns the lengths of runs of this many pixels in all, see decode."""
     flat = isinstance(counts, list) and not any(isinstance(run, list) for run in counts)
     runs = np.asarray(counts) if flat else _decode_text(counts)
-    if runs.dtype.kind not in "ui" or runs.ndim != 1 or (runs < 0).any() or sum(runs.tolist()) != height * width:
-        raise ValueError(f"the runs are not of {height * width} pixels in all")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    if runs.dtype.kind not in "ui" or runs.ndim != 1 or (runs < 0).any() or sum(runs.tolist()) != pixels:
+        raise ValueError(f"the runs are not of {pixels} pixels in all")
+    return runs
+
+
+def paint(first: Int[np.ndarray, " N"], after: Int[np.ndarray, " N"], pixels: int) -> Bool[np.ndarray, " P"]:
+    """Paints runs of pixels, which may overlap, in one canvas. first, after: the first pixel of each run and the one after its
+    last. pixels: of the canvas."""
+    if not len(first):
+        return np.zeros(pixels, bool)
+    order = np.argsort(first)
+    first, after = first[order], np.maximum.accumulate(after[order])
+    last = np.flatnonzero(np.append(first[1:] > after[:-1], True))  # of those that touch or overlap
+    edges = np.stack([first[np.append(0, last[:-1] + 1)], after[last]], 1).reshape(-1)
+    runs = np.diff(edges, prepend=0, append=pixels)
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
 
 def _decode_text(counts: object) -> np.ndarray:

@@ -8,6 +8,7 @@ Devices
 
 Hosts
     hosts.py            joining, exchanging texts, failing in bounded time
+    failure_watch.py    tells all hosts that one has failed
     startup_barrier.py  waits for all hosts when a run starts, and names missing ones
     watchdog.py         dumps the stacks of a run that hangs
 """

@@ -12,7 +12,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import orbax.checkpoint  # noqa: F401  it defines the flag below
@@ -21,6 +21,7 @@ from jax._src import clusters, distributed  # JAX has no public API for its coor
 from jax.experimental import multihost_utils
 
 from hyperseg_jax.errors import HostLost, UserError
+from hyperseg_jax.parallel.failure_watch import FailureWatch
 from hyperseg_jax.parallel.startup_barrier import startup_barrier
 from hyperseg_jax.untrusted.printing import printable
 
@@ -45,11 +46,13 @@ class Timeouts:
 
 
 class _ProcessGroup:
-    """Global state of this module: timeouts, names of all processes, number of barriers so far."""
+    """Global state of this module: timeouts, names of all processes, number of barriers so far, and the watch over failures of
+    the others."""
 
     timeouts = Timeouts()
     names: tuple[str, ...] = ()
     barriers = 0
+    watch: FailureWatch | None = None
 
 
 _group = _ProcessGroup()
@@ -91,6 +94,7 @@ def join(
         heartbeat_timeout_seconds=int(timeouts.heartbeat),
         shutdown_timeout_seconds=int(timeouts.barrier),
     )
+    _group.watch = FailureWatch(_client(), _end_with)
 
 
 def _read_integer(variable: str) -> int | None:
@@ -171,28 +175,45 @@ def reached_stop(step: int) -> bool:
 def shut_down() -> None:
     """Waits for all processes and leaves the run. All processes must call it."""
     if jax.process_count() > 1:
-        exchange("the end")
+        with exit_on_error():
+            exchange("the end")
+        if _group.watch is not None:
+            _group.watch.stop()
         jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
 def exit_on_error() -> Iterator[None]:
-    """In a multi-process run, prints an error of the body and exits at once with code 1, or 2 for bad input: the other
-    processes would wait for this one. They notice within hosts.heartbeat."""
+    """In a multi-process run, prints an error of the body, tells it to the other processes and exits with code 1, or 2 for bad
+    input. The others exit as well, with one line and the same code; of a process that could not tell, they notice within
+    hosts.heartbeat, and JAX aborts them."""
     try:
         yield
     except BaseException as error:
         if jax.process_count() == 1:
             raise
+        is_input = isinstance(error, UserError) and not isinstance(error, HostLost)
+        line = f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UserError) else str(error)
+        code, line = 2 if is_input else 1, printable(line)
+        if _group.watch is not None:
+            _group.watch.tell(jax.process_index(), f"{code} {line}")
         if not isinstance(error, UserError):
             traceback.print_exc()
-        line = f"{type(error).__name__}: {error}".splitlines()[0] if not isinstance(error, UserError) else str(error)
-        connection_lost = isinstance(error, jax.errors.JaxRuntimeError)
         hint = ""
-        if connection_lost:
+        if isinstance(error, jax.errors.JaxRuntimeError):  # a lost connection
             hint = "; another host may have failed; rerun the command on all hosts to resume from the newest checkpoint"
-        print(f"error: process {process_name(jax.process_index())}: {printable(line)}{hint}", file=sys.stderr, flush=True)
-        with contextlib.suppress(Exception):  # if all processes fail alike, all can print their errors before any exits
-            _client().wait_at_barrier("hyperseg/ending", 5000)
-        time.sleep(1 if is_primary() else 0)  # process 0 runs the coordination service of the others
-        os._exit(2 if isinstance(error, UserError) and not isinstance(error, HostLost) else 1)
+        _exit(code, f"{line}{hint}")
+
+
+def _end_with(failed: int, told: str) -> None:
+    """Ends this process because another one has failed. told: its exit code and what it printed."""
+    code, _, line = told.partition(" ")
+    _exit(int(code), f"process {process_name(failed)} has failed: {line}")
+
+
+def _exit(code: int, line: str) -> NoReturn:
+    print(f"error: process {process_name(jax.process_index())}: {line}", file=sys.stderr, flush=True)
+    with contextlib.suppress(Exception):  # all can print their errors before any exits
+        _client().wait_at_barrier("hyperseg/ending", 10_000)
+    time.sleep(1 if is_primary() else 0)  # process 0 runs the coordination service of the others
+    os._exit(code)

@@ -55,13 +55,16 @@ def make(
     """Returns the mesh of a preset (or "auto") over the devices, by default all devices of the run.
 
     sizes: overrides of mesh axis sizes; 0 keeps the size of the preset. adapters: see presets.choose.
-    Raises UserError if the product of the sizes is not the number of devices.
+    Raises UserError if the product of the sizes is not the number of devices, and for "single" in a run of several processes.
     """
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     preset, chosen = presets.choose(preset, devices[0].device_kind, len(devices), slices, adapters)
     shape = resolve(preset, {**chosen, **{name: size for name, size in (sizes or {}).items() if size}}, len(devices))
     if preset == "single":
+        if jax.process_count() > 1:
+            why = f"uses one device, and this run has {jax.process_count()} processes"
+            raise UserError(f"train.preset = 'single': {why}; add --config.train.preset=data, or use one process")
         devices = devices[:1]
     outer = presets.PRESETS[preset].slices
     if slices > 1:

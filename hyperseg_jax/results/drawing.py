@@ -83,8 +83,7 @@ def contact_sheet(tiles: Sequence[np.ndarray], columns: int, *, gap: int = 6) ->
 
 
 def save_image(path: pathlib.Path, image: np.ndarray) -> None:
-    """Writes a PNG atomically and creates its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a PNG atomically. Its folder must exist."""
     with atomic_file(path) as part:
         Image.fromarray(image).save(part, format="PNG")
 

@@ -10,6 +10,8 @@ label_maps      reads matrices from MATLAB files
 videos          decodes videos, with an allowlist of containers and codecs
 video_ends      tells whether the end of a video file is missing
 json_text       parses annotation files
+array_record    checks ArrayRecord shards before the library unpacks them
+msgpack_parts   counts the values of a record before it is unpacked
 features        reads the metadata of datasets prepared by tensorflow-datasets
 stores          opens buckets, with an allowlist of protocols
 checkpoints     validates Orbax checkpoint folders before Orbax opens them

@@ -15,11 +15,13 @@ from hyperseg_jax.untrusted.printing import escaped_value
 class Limits:
     """The fields of the `limits` block of a config, and the names accepted by `--limits NAME=VALUE`.
 
-    pixels: of one image, mask or video frame. masks: of one record, counted per frame. mask_pixels: of all masks of one record,
-    at one byte each. frame_pixels: of all frames of one record, at three bytes each. frames: of one video. records: of one
-    dataset. json_bytes: of one annotation file. depth: nesting depth of JSON. seconds: reading time of one record, checked
-    between its images. letters: characters of one text. side: image size in the config of a model folder. tokens: sequence
-    length in the config of a model folder. outside: whether paths and links in data may leave the dataset's folder.
+    pixels: of one image, mask or video frame. masks: of one record, counted per frame. mask_pixels: of all masks of one
+    record, at one byte each. frame_pixels: of all frames of one record, at three bytes each. frames: of one video. records:
+    of one dataset. record_bytes: of one record of a build or prepared dataset, unpacked. values: numbers, texts and lists of
+    one record of a build. json_bytes: of one annotation file. depth: nesting depth of JSON. seconds: reading time of one
+    record, checked between its images. letters: characters of one text. side: image size in the config of a model folder.
+    tokens: sequence length in the config of a model folder. outside: whether paths and links in data may leave the dataset's
+    folder.
     """
 
     pixels: int = 2**26
@@ -28,6 +30,8 @@ class Limits:
     frame_pixels: int = 2**31
     frames: int = 200_000
     records: int = 2**31
+    record_bytes: int = 2**28
+    values: int = 2**20
     json_bytes: int = 2**33
     depth: int = 100
     seconds: float = 300.0

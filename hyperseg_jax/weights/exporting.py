@@ -157,7 +157,7 @@ def _peft(file: TensorFile, config: ml_collections.ConfigDict, folder: pathlib.P
     if not adapters:
         raise UserError(f"{folder}: has no LoRA adapters; --format hf exports the whole model")
     with atomic_folder(out) as temporary:
-        peft_adapter.write(temporary, adapters, config)
+        peft_adapter.write_files(temporary, adapters, config)
     return ExportReport(out, sum(len(array) for array in adapters.values()), {}, merged=False)
 
 

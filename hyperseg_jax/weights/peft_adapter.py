@@ -60,10 +60,19 @@ def write(
     model. Raises UserError listing adapters that are missing, that the config does not have or that have another rank, and if
     the folder contains anything but an adapter.
     """
-    ours, folder, lora = _adapters(config), pathlib.Path(folder), config.model.lora
+    folder = pathlib.Path(folder)
     foreign = sorted({path.name for path in folder.iterdir()} - {CONFIG, WEIGHTS}) if folder.is_dir() else []
     if foreign:
         raise UserError(f"{folder}: contains {escaped(foreign[0])}, which would be deleted; give a new folder")
+    with atomic_folder(folder) as part:
+        write_files(part, params, config, base=base)
+
+
+def write_files(
+    folder: pathlib.Path, params: Mapping[str, Any], config: ml_collections.ConfigDict, *, base: str | None = None
+) -> None:
+    """Writes the files of an adapter into an existing folder, see `write`."""
+    ours, lora = _adapters(config), config.model.lora
     leaves = params if any("/" in key for key in params) else flatten(params)
     adapters = {path: np.asarray(leaves[path]) for path in leaves if re.fullmatch(ADAPTER, path)}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in ours.table.to_torch(adapters).items()}
@@ -83,9 +92,8 @@ def write(
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    with atomic_folder(pathlib.Path(folder)) as part:
-        (part / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-        save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def read(folder: str | os.PathLike[str], config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:

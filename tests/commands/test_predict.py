@@ -219,3 +219,46 @@ def test_what_cannot_be_named_or_followed_is_one_line(trained, image, tmp_path, 
             main(["predict", str(given), "red ring", "--model", str(trained), "--out", str(tmp_path / out)])
         told = capsys.readouterr().err
         assert ended.value.code == 2 and told.count("\n") == 1 and words in told
+
+
+def test_a_folder_that_vanishes_is_one_line(trained, image, tmp_path, monkeypatch, capsys):
+    """The temporary folder is removed after the masks were written into it."""
+
+    def drawn(frame, segments):
+        for path in tmp_path.glob(".out.hyperseg-*"):
+            shutil.rmtree(path)
+        return frame
+
+    monkeypatch.setattr("hyperseg_jax.commands.predict.draw_segments", drawn)
+    with pytest.raises(SystemExit) as ended:
+        predict(trained, tmp_path / "out", image, "the red ring", "--always")
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1 and "cannot be written" in told and not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("given", ["out/a_mask.png", "out", "link.png"])
+def test_the_input_is_never_replaced(trained, image, tmp_path, capsys, given):
+    """Named as our results are, beside a result.json."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "result.json").write_text("{}")
+    shutil.copy(image, out / "a_mask.png")
+    (tmp_path / "link.png").symlink_to(out / "a_mask.png")
+    with pytest.raises(SystemExit) as ended:
+        predict(trained, out, tmp_path / given, "the red ring", "--always")
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1 and f"is or contains {tmp_path / given}" in told
+    assert sorted(path.name for path in out.iterdir()) == ["a_mask.png", "result.json"]
+
+
+@pytest.mark.parametrize("name", ["result.json", "a_mask.png"])
+def test_folders_of_others_are_not_our_results(trained, image, tmp_path, capsys, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / name / "mine").touch()
+    if name != "result.json":
+        (tmp_path / "out" / "result.json").touch()
+    with pytest.raises(SystemExit) as ended:
+        predict(trained, tmp_path / "out", image, "the red ring", "--always")
+    assert ended.value.code == 2 and f"contains {name}, which would be deleted" in capsys.readouterr().err
+    assert (tmp_path / "out" / name / "mine").exists()

@@ -1,12 +1,19 @@
 """Run lengths and polygons: as pycocotools has them where they are sound, a message where they are not."""
 
+import itertools
+import json
+import time
+
+import fuzz
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
-from hyperseg_jax.datasets import masks
+from hyperseg_jax.datasets import LabelMe, ReasonSeg, masks
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
+from hyperseg_jax.untrusted import budget, limits
 
 
 def test_run_lengths_are_those_of_pycocotools():
@@ -51,7 +58,48 @@ def test_counts_of_another_make(counts):
 
 
 def test_polygons_take_bounded_memory():
-    zigzag = [[0, 0, 9e5, 9e5] * 1000]
+    zigzag, dots = [[0, 0, 9e5, 9e5] * 1000], [[3, 3] * (10**6 + 1)]
     for rule in masks.POLYGON_RULES:
-        with pytest.raises(UserError, match="perimeter of"):
-            masks.decode(zigzag, 20, 30, "x", polygons=rule)
+        for segmentation in (zigzag, dots):
+            with pytest.raises(UserError, match=r"^x: its polygons have .* corners and a perimeter of"):
+                masks.decode(segmentation, 20, 30, "x", polygons=rule)
+
+
+def test_many_polygons_are_the_union_of_each():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        size = tuple(int(side) for side in rng.integers(1, 50, 2))
+        polygons = [(rng.normal(20, 15, (rng.integers(3, 9), 2)) * rng.choice([1, 6])).reshape(-1).tolist() for _ in range(6)]
+        parts = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
+        assert np.array_equal(masks.decode(polygons, *size, "", polygons="coco"), coco_mask.decode(parts) > 0)
+        alone = [masks.decode([polygon], *size, "") for polygon in polygons]
+        assert np.array_equal(masks.decode(polygons, *size, ""), np.any(alone, 0))
+
+
+@pytest.mark.parametrize("rule", masks.POLYGON_RULES)
+def test_many_polygons_share_one_canvas(rule):
+    size, many = (7000, 9000), [[k, 5, k + 4, 5, k + 2, 9] for k in range(4000)]
+
+    def painted():
+        with budget.record_budget():
+            return masks.decode(many, *size, "x", polygons=rule)
+
+    assert fuzz.kept_promise(painted, seconds=5, memory=2**28).shape == size
+    whole = [[0, 0, 8999, 0, 8999, 6999, 0, 6999]] * 20
+    assert fuzz.kept_promise(lambda: masks.decode(whole, *size, "x", polygons=rule), seconds=5, memory=2**28).any()
+    ticks = itertools.count(time.monotonic())  # a second for each look at the clock
+    with pytest.MonkeyPatch.context() as patch, limits.applied(seconds=50.0):
+        patch.setattr(budget.time, "monotonic", lambda: next(ticks))
+        with pytest.raises(UserError, match=r"^x: has 5[01]\.\d+ seconds of reading time.*limits\.seconds"):
+            painted()
+
+
+@pytest.mark.parametrize("kind", ["labelme", "reasonseg"])
+def test_long_outlines_of_one_polygon(tmp_path, kind):
+    points = [[0, 0], [9e5, 9e5]] * 1000
+    shape = {"label": "a", "points": points, "shape_type": "polygon", "group_id": None}
+    content = {"text": ["a"], "shapes": [shape], "imagePath": "x.jpg", "imageHeight": 20, "imageWidth": 30}
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    Image.new("RGB", (30, 20)).save(tmp_path / "x.jpg")
+    reader = {"labelme": LabelMe, "reasonseg": ReasonSeg}[kind](tmp_path)
+    fuzz.kept_promise(lambda: reader[0], memory=2**27, says="2000 corners and a perimeter of 3600000000 pixels; correct")

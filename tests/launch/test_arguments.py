@@ -114,3 +114,13 @@ def test_wrong_counts_are_errors(scripts):
         shown = scripts.run(way, *RUN, *ALL[way][0], "--dry-run", *wrong)
         assert shown.returncode == 2 and len(shown.stderr.splitlines()) == 1, (way, wrong)
     assert "v5e-16" in shown.stderr and "v5p-128" in shown.stderr and "v6e-256" in shown.stderr
+
+
+@pytest.mark.parametrize("way", ALL)
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "a\x85b", "\u2028", "\x7f", "\udcff"])
+def test_what_cannot_be_printed_is_one_line(scripts, way, text):
+    for place in (["--config.data.root=" + text], ["--name", text]):
+        shown = scripts.run(way, *RUN, *ALL[way][0], "--dry-run", *place)
+        assert shown.returncode == 2 and not shown.stdout
+        (told,) = shown.stderr.splitlines()
+        assert told.isprintable() and "has a character that cannot be printed, such as a line break; remove it" in told

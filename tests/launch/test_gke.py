@@ -143,3 +143,17 @@ def test_a_cluster_out_of_reach_is_one_line(scripts):
     shown = start(scripts, ["error"])
     assert shown.returncode == 2 and "no such cluster" in shown.stderr and len(shown.stderr.splitlines()) == 1
     assert not (scripts.folder / "applied").exists()
+
+
+def expanded(text):
+    """What Kubernetes makes of a command whose container has no variables of such names: $$ is $, $(NAME) stays."""
+    return re.sub(r"\$(\$|\([^)]*\))", lambda found: "$" if found[1] == "$" else f"<{found[1]}>", text)
+
+
+@pytest.mark.parametrize("value", ["a$$b", "$(HOME)", "$$(HOME)", "a$", "$$$", "a$b${c}", "$$$$("])
+def test_dollars_come_as_they_were_given(scripts, split, value):
+    shown = scripts.run("gke", *RUN, *CASES["gke_v5e-16"], f"--config.x={value}", "--dry-run")
+    manifest = yaml.safe_load(shown.stdout.rpartition("kubectl ")[0])
+    pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    (line,) = [line for line in expanded(pod["containers"][0]["command"][-1]).splitlines() if "hyperseg_jax.train" in line]
+    assert split(line)[0][-2] == f"--config.x={value}"

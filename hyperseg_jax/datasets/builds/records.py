@@ -26,7 +26,7 @@ from hyperseg_jax.datasets.record_errors import describe_error
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.structs import Example, Prompt, Region
-from hyperseg_jax.untrusted import budget, images, limits
+from hyperseg_jax.untrusted import budget, images, limits, msgpack_parts
 from hyperseg_jax.untrusted.bad_file import BadFile
 from hyperseg_jax.untrusted.printing import escaped_value
 
@@ -82,7 +82,13 @@ def encode(example: Example, images: Sequence[bytes]) -> bytes:
         "planes": list(planes),
         "prompts": prompts,
     }
-    return msgpack.packb(content, **_FORM)
+    data = msgpack.packb(content, **_FORM)
+    limits.check("record_bytes", len(data), example.name, "bytes")
+    try:
+        msgpack_parts.check(data)
+    except BadFile as error:
+        raise Problem("bad record", f"{example.name}: {error}") from error
+    return data
 
 
 def _is_set(value: Any, name: str) -> bool:
@@ -112,6 +118,8 @@ class Record:
             self.prompts = tuple(self._prompt(fields) for fields in content["prompts"])
         except Problem:
             raise
+        except BadFile as error:
+            raise Problem("bad record", f"{where}: {error}") from error
         except CORRUPT_ERRORS as error:
             raise self._damaged(error) from error
         if not self._images:
@@ -232,6 +240,7 @@ class Record:
 
 def _unpacked(data: bytes) -> Any:
     try:
+        msgpack_parts.check(data)
         return msgpack.unpackb(data, strict_map_key=True, **_FORM)
     except (ValueError, TypeError, RecursionError) as error:  # the base classes of msgpack's errors
         raise CorruptRecord("its bytes are not a complete record") from error

@@ -17,7 +17,7 @@ NAME = "predictions"
 
 def check(folder: pathlib.Path) -> None:
     """Raises UserError if the folder contains files that `write` did not create."""
-    check_replaceable(folder, (f"{NAME}*",))
+    check_replaceable(folder, (f"{NAME}.json", f"{NAME}/"))
 
 
 def write(folder: pathlib.Path, rows: Iterable[tuple[int, str, np.ndarray, Sequence[Mapping[str, Any]]]]) -> None:

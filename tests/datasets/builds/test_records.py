@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import fuzz
 import msgpack
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from hyperseg_jax.datasets.builds.records import Record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.ops.transforms import fit, resize_and_pad_map
 from hyperseg_jax.structs import Example, Prompt, Region
-from hyperseg_jax.untrusted import budget, limits
+from hyperseg_jax.untrusted import budget, limits, msgpack_parts
+from hyperseg_jax.untrusted.bad_file import BadFile
 
 
 @pytest.fixture
@@ -227,3 +229,48 @@ def test_shrinking_is_that_of_the_pipeline(full):
     dot[..., 14, 23] = True
     one = dataclasses.replace(full, prompts=(Prompt(task="video", masks=dot),))
     assert (images.downscale(one, 4).prompts[0].masks.sum((-2, -1)) == 1).all()
+
+
+def test_lists_in_lists_take_no_memory():
+    """Each list is said to be long, and holds the next: what is unpacked makes room for all of them."""
+    nested = b"".join(b"\xdd" + (10**6).to_bytes(4) for _ in range(1000)) + bytes(10**6)
+
+    def read(data, words):
+        with pytest.raises(UserError, match=words):
+            Record(data, "s#0")
+
+    fuzz.kept_promise(lambda: read(nested, r"^s#0: has \d+ values, and the limit is 1048576; .*limits\.values"), memory=2**26)
+    read(b"\x91" * 200 + b"\x00", r"^s#0: nests deeper than 100 values; .*limits\.depth")
+    read(b"\xc7\x01\x01a", r"^s#0: is damaged \(it has a value of an unknown kind\)")
+
+
+def test_the_values_of_a_record_are_counted_as_they_are_unpacked(full):
+    data = packed(full)
+
+    def count(value):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return 1 + sum(map(count, inner))
+
+    values = count(msgpack.unpackb(data, unicode_errors="surrogatepass"))
+    with limits.applied(values=values):
+        assert Record(data, "s#0").name == full.name
+    with limits.applied(values=values - 1), pytest.raises(UserError, match=rf"^s#0: has {values} values"):
+        Record(data, "s#0")
+    for wide in (
+        [0] * 15,
+        [0] * 16,
+        [0] * 70_000,
+        {str(k): -k for k in range(16)},
+        {str(k): k for k in range(70_000)},
+        "a" * 300,
+    ):
+        for value in (wide, [wide, 2**40, 1.5, b"a" * 70_000, "b" * 70_000, None, True, -(2**30), -7, 300, 70_000]):
+            msgpack_parts.check(msgpack.packb(value))
+    with pytest.raises(BadFile, match="is damaged"):
+        msgpack_parts.check(msgpack.packb([1, 2]) + b"a")
+
+
+def test_a_record_that_no_reader_would_take_is_not_written(full):
+    for name in ("record_bytes", "values"):
+        with limits.applied(**{name: 50}), pytest.raises(UserError, match=rf"^clip/1: has \d+ .*limits\.{name}"):
+            packed(full)

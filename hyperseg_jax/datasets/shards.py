@@ -1,0 +1,69 @@
+"""Reads records of ArrayRecord shards, each checked by untrusted/array_record before it is unpacked."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+
+from hyperseg_jax.untrusted.array_record import AGAIN, CheckedShard
+from hyperseg_jax.untrusted.bad_file import BadFile
+from hyperseg_jax.untrusted.printing import escaped
+
+OPEN = 256
+"""Maximum number of open shards per reader."""
+
+
+class OpenShard:
+    """An open shard."""
+
+    def __init__(self, path: pathlib.Path, records: int, source: str, *, compressed: bool) -> None:
+        """records: the expected number, which `source` says. compressed: whether it may be compressed with zstd. Raises
+        BadFile, OSError."""
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        self._checked = CheckedShard(path, compressed=compressed)
+        if self._checked.records != records:
+            raise BadFile(f"has {self._checked.records} records, but {source} says {records}", AGAIN)
+        with _naming_faults():
+            self._reader = ArrayRecordReader(str(path), "readahead_buffer_size:0", file_reader_buffer_size=32768)
+
+    def read(self, record: int) -> bytes:
+        """Raises BadFile if the record is damaged or exceeds limits.record_bytes."""
+        self._checked.check(record)
+        with _naming_faults():
+            return self._reader.read([record])[0]
+
+
+@contextlib.contextmanager
+def _naming_faults() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged shard can raise any exception
+        raise BadFile(f"cannot be read ({escaped(str(error)[:120])})", AGAIN) from error
+
+
+class OpenShards:
+    """The shards of a reader that were used last. A copy in another process begins with none."""
+
+    def __init__(self) -> None:
+        self._shards: collections.OrderedDict[int, OpenShard] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[OpenShards], tuple[()]]:
+        return OpenShards, ()
+
+    def get(self, number: int, opened: Callable[[], OpenShard]) -> OpenShard:
+        """Returns a shard by its number. opened: opens it."""
+        with self._lock:
+            if number in self._shards:
+                self._shards.move_to_end(number)
+                return self._shards[number]
+        shard = opened()
+        with self._lock:
+            self._shards[number] = shard
+            while len(self._shards) > OPEN:
+                self._shards.popitem(last=False)
+        return shard

@@ -1,0 +1,132 @@
+"""ArrayRecord shards are checked before the library reads them: what they declare is bounded, and what is sound is read."""
+
+import os
+
+import fuzz
+import hypothesis.strategies as st
+import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from hyperseg_jax.datasets.shards import OpenShard
+from hyperseg_jax.untrusted import limits
+from hyperseg_jax.untrusted.array_record import CheckedShard
+from hyperseg_jax.untrusted.bad_file import BadFile
+
+UNCOMPRESSED, PREPARED = "group_size:1,uncompressed", "group_size:1"  # as our builds and as tensorflow-datasets write
+
+
+def written(path, options, records):
+    writer = ArrayRecordWriter(str(path), options)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("options", [UNCOMPRESSED, PREPARED, "group_size:3", f"{PREPARED},pad_to_block_boundary:true"])
+@pytest.mark.parametrize("count, size", [(0, 0), (1, 0), (7, 65_480), (5, 65_536), (40, 70_000), (5000, 9)])
+def test_sound_shards_are_read(tmp_path, options, count, size):
+    records = [os.urandom(size) if k % 2 else bytes([k % 256]) * size for k in range(count)]
+    path = written(tmp_path / "a", options, records)
+    shard = OpenShard(path, count, "index.json", compressed=True)
+    assert [shard.read(k) for k in range(count)] == records
+    with pytest.raises(BadFile, match=f"has {count} records, but index.json says {count + 1}; write it again"):
+        OpenShard(path, count + 1, "index.json", compressed=True)
+    if options == UNCOMPRESSED:
+        assert CheckedShard(path, compressed=False).records == count
+    else:
+        with pytest.raises(BadFile, match="is compressed in a way that is not supported; write it again without compression"):
+            CheckedShard(path, compressed=False)
+
+
+@pytest.mark.parametrize(
+    "options, words", [("brotli", "is compressed"), ("snappy", "is compressed"), ("transpose", "chunks of")]
+)
+def test_other_ways_to_write_are_refused(tmp_path, options, words):
+    path = written(tmp_path / "a", f"{PREPARED},{options}", [b"a" * 500] * 4)
+    with pytest.raises(BadFile, match=f"{words}.*; write it again with"):
+        CheckedShard(path, compressed=True).check(3)
+
+
+def test_what_a_record_takes_is_known_before_it_is_unpacked(tmp_path):
+    path = written(tmp_path / "a", PREPARED, [b"small", bytes(2**29)])
+    assert path.stat().st_size < 2**18
+    shard = OpenShard(path, 2, "index.json", compressed=True)
+    assert shard.read(0) == b"small"
+
+    def refused():
+        with pytest.raises(
+            BadFile, match=r"has 536870912 bytes in a record, and the limit is 268435456; .*limits\.record_bytes"
+        ):
+            shard.read(1)
+
+    fuzz.kept_promise(refused, memory=2**27)
+    with limits.applied(record_bytes=2**29):
+        assert len(shard.read(1)) == 2**29
+
+
+def moved(path, offset):
+    """The shard with another offset of the second chunk in its footer."""
+    data, shard = path.read_bytes(), CheckedShard(path, compressed=False)
+    start, second = shard._offsets[-1], shard._offsets[1]
+    entry = lambda number: b"\x08" + bytes([number & 127 | 128, number >> 7 & 127 | 128, number >> 14])
+    assert 2**14 <= second < 2**21 and data.count(entry(second), start) == 1
+    path.write_bytes(data[:start] + data[start:].replace(entry(second), entry(offset)))
+
+
+def test_a_chunk_inside_of_another_is_not_read(tmp_path):
+    path = written(tmp_path / "a", UNCOMPRESSED, [os.urandom(30_000), os.urandom(40_000), b"c"])
+    moved(path, 20_000)
+    shard = CheckedShard(path, compressed=False)
+    for record in (0, 1):
+        with pytest.raises(BadFile, match=r"is not a complete ArrayRecord shard|chunks of another kind"):
+            shard.check(record)
+    shard.check(2)
+    moved_back = written(tmp_path / "b", UNCOMPRESSED, [os.urandom(30_000), os.urandom(40_000), b"c"])
+    moved(moved_back, 2**20)
+    with pytest.raises(BadFile, match="is not a complete ArrayRecord shard; write it again"):
+        CheckedShard(moved_back, compressed=False)
+
+
+def damaged_shards(folder):
+    """(what holds, of which contents): a damaged shard is read as it was, or is one BadFile."""
+    path = folder / "damaged"
+    records = [bytes([k]) * 200 for k in range(30)]
+    contents = [written(folder / str(k), options, records).read_bytes() for k, options in enumerate((UNCOMPRESSED, PREPARED))]
+
+    def check():
+        shard = CheckedShard(path, compressed=True)
+        for k in range(shard.records):
+            shard.check(k)
+        OpenShard(path, shard.records, "index.json", compressed=True).read(0)
+
+    def holds(content):
+        path.write_bytes(content)
+        fuzz.kept_promise(check, memory=2**34)  # ArrayRecord maps much that it never takes
+
+    pieces = st.one_of(*(st.sampled_from([place(data) for place in PLACES]) for data in contents))
+    return holds, pieces.flatmap(lambda at: fuzz.damaged_bytes(at[1]).map(lambda piece: at[0] + piece + at[2]))
+
+
+PLACES = (  # the first chunks, the footer and the postscript
+    lambda data: (b"", data[:600], data[600:]),
+    lambda data: (data[: len(data) - 2**17], data[len(data) - 2**17 :][:1000], data[len(data) - 2**17 + 1000 :]),
+    lambda data: (data[: -(2**16)], data[-(2**16) :][:120], data[-(2**16) + 120 :]),
+)
+
+
+def test_damaged_shards(tmp_path):
+    holds, contents = damaged_shards(tmp_path)
+    fuzz.tried(holds, contents, examples=60)
+
+
+@pytest.mark.slow
+def test_damaged_shards_for_long(tmp_path, tried_long):
+    tried_long(*damaged_shards(tmp_path))
+
+
+def test_the_library_reads_what_was_checked(tmp_path):
+    """Its own count of records is ours."""
+    for k, options in enumerate((UNCOMPRESSED, PREPARED, "group_size:7")):
+        path = written(tmp_path / str(k), options, [b"a"] * 100)
+        assert ArrayRecordReader(str(path)).num_records() == CheckedShard(path, compressed=True).records == 100
