@@ -180,13 +180,13 @@ def full_disk(size):
         signal.signal(signal.SIGXFSZ, before)
 
 
-@pytest.mark.parametrize("write", ["text", "picture", "folder"])
+@pytest.mark.parametrize("write", ["text", "image", "folder"])
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(path, write):
     named = path if write != "folder" else path.parent / "folder" / "x.npy"
     with full_disk(10), pytest.raises(OSError, match=r"too large|encoder error") as failed:
         if write == "text":
             write_text(path, "after" * 100)
-        elif write == "picture":
+        elif write == "image":
             with atomic_file(path) as part:
                 Image.fromarray(np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)).save(part, "PNG")
         else:

@@ -1,6 +1,6 @@
 """Your own images and texts: a folder with captions.jsonl, one text per line:
 
-    {"picture": "pictures/0001.jpg", "text": "the red mug", "mask": "masks/0001_mug.png"}
+    {"image": "images/0001.jpg", "text": "the red mug", "mask": "masks/0001_mug.png"}
 
 mask: an image whose nonzero pixels are the target, a list of images (their union), or null if the text refers to nothing.
 answer: optional explanation. group: optional tag for scores by group. split: optional.
@@ -63,7 +63,7 @@ class Folder(PerImage):
 
     def _image_name(self, n: int) -> str:
         line = self._records[n]
-        return files.text_field(self._file[line], "picture", self._file.where(line))
+        return files.text_field(self._file[line], "image", self._file.where(line))
 
     def _image(self, n: int) -> tuple[pathlib.Path, None]:
         return files.join_inside(self._root, self._image_name(n), self._file.where(self._records[n])), None

@@ -101,7 +101,7 @@ class MaskAP:
         """Matches one class of one image.
 
         Returns scores [D], best first, and for each area range the matched and ignored detections, as one bit per IoU
-        threshold, and the number of targets ("wanted").
+        threshold, and the number of targets ("targets").
         """
         tool = self._evaluator()
         limit = tool.params.maxDets[-1]
@@ -115,7 +115,7 @@ class MaskAP:
             "scores": matches[0]["dtScores"],
             "matched": [_bits(row["dtMatches"] > 0) for row in matches],
             "ignored": [_bits(row["dtIgnore"]) for row in matches],
-            "wanted": [int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in matches],
+            "targets": [int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in matches],
         }
 
     def _evaluator(self) -> COCOeval:
@@ -133,20 +133,20 @@ class MaskAP:
 
     def state(self) -> dict[str, Any]:
         """Returns the state as JSON-compatible values."""
-        return {"options": {}, "pictures": self._images}
+        return {"options": {}, "images": self._images}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Restores an accumulator. Raises ValueError, TypeError or KeyError for an invalid state."""
         restored = cls()
-        for name, kinds in state["pictures"].items():
+        for name, kinds in state["images"].items():
             if not all(_are_matches(matches, len(cls.areas)) for matches in kinds.values()):
                 raise ValueError(f"{name!r} has matches in an unexpected format")
-        kinds = {kind for matches in state["pictures"].values() for kind in matches}
-        num_targets = sum(sum(matches["wanted"]) for kinds in state["pictures"].values() for matches in kinds.values())
-        if num_targets > MAX_TARGETS or len(kinds) * len(state["pictures"]) * len(cls.areas) > MAX_CELLS:
+        kinds = {kind for matches in state["images"].values() for kind in matches}
+        num_targets = sum(sum(matches["targets"]) for kinds in state["images"].values() for matches in kinds.values())
+        if num_targets > MAX_TARGETS or len(kinds) * len(state["images"]) * len(cls.areas) > MAX_CELLS:
             raise ValueError(f"{num_targets} targets of {len(kinds)} classes exceed the limits of any benchmark")
-        restored._images = {name: dict(kinds) for name, kinds in state["pictures"].items()}
+        restored._images = {name: dict(kinds) for name, kinds in state["images"].items()}
         return restored
 
     def compute(self) -> dict[str, float]:
@@ -187,8 +187,8 @@ def _are_matches(matches: Mapping[str, Any], areas: int) -> bool:
             and all(are_integers(row, len(matches["scores"]), 2**16) for row in matches[key])
             for key in ("matched", "ignored")
         )
-        and are_integers(matches["wanted"], areas, MAX_TARGETS)
-        and all(map(_are_enough, matches["matched"], matches["ignored"], matches["wanted"]))
+        and are_integers(matches["targets"], areas, MAX_TARGETS)
+        and all(map(_are_enough, matches["matched"], matches["ignored"], matches["targets"]))
     )
 
 
@@ -210,5 +210,5 @@ def _unpack(matches: Mapping[str, Any] | None, area: int, thresholds: int) -> di
         "dtScores": matches["scores"],
         "dtMatches": flags[0],
         "dtIgnore": flags[1].astype(bool),
-        "gtIgnore": np.zeros(matches["wanted"][area], int),
+        "gtIgnore": np.zeros(matches["targets"][area], int),
     }

@@ -344,7 +344,7 @@ def _own_data(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
     captions = []
     for k, image in enumerate(drawn):
         name = f"{k:04d}.jpg"
-        for folder in ("folder/pictures", "labelme", "coco_json/images"):
+        for folder in ("folder/images", "labelme", "coco_json/images"):
             _save(root / "yours" / folder / name, image.pixels)
         for number, mask in enumerate(image.scene.masks):
             _save(root / "yours" / "folder" / "masks" / f"{k:04d}_{number}.png", mask.astype(np.uint8) * (1, 255)[number % 2])
@@ -352,7 +352,7 @@ def _own_data(root: pathlib.Path, drawn: list[toy_images.ToyImage]) -> None:
             files = [f"masks/{k:04d}_{target}.png" for target in expression.targets]
             captions.append(
                 {
-                    "picture": f"pictures/{name}",
+                    "image": f"images/{name}",
                     "text": expression.text,
                     "group": expression.group,
                     "mask": files or None,

@@ -21,8 +21,8 @@ from hyperseg_jax.structs import Region
 def image(tmp_path, world):
     """An image that is not square."""
     with Image.open(next(iter(sorted((world / "coco" / "val").iterdir())))) as opened:
-        opened.crop((0, 10, 150, 110)).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
+        opened.crop((0, 10, 150, 110)).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
 
 
 def predict(trained, out, *arguments):
@@ -43,9 +43,9 @@ def test_text(trained, image, tmp_path, capsys):
     found = predict(trained, out, image, "the red ring", "--always")
     assert found["text"] == "the red ring" and [s["label"] for s in found["segments"]] == ["the red ring"]
     check_masks(out, found["segments"], (150, 100))
-    with Image.open(out / "picture_overlay.png") as overlay:
+    with Image.open(out / "image_overlay.png") as overlay:
         assert overlay.size == (150, 100)
-    assert sorted(p.name for p in out.iterdir()) == ["picture_mask.png", "picture_overlay.png", "result.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["image_mask.png", "image_overlay.png", "result.json"]
     assert "wrote" in capsys.readouterr().err
     (segment,) = hyperseg_jax.load(trained).segment(image, "the red ring", no_target_threshold=None)
     assert segment.mask.shape == (100, 150) and int(segment.mask.sum()) == found["segments"][0]["pixels"]
@@ -57,13 +57,13 @@ def test_classes_and_stuff(trained, image, tmp_path):
     found = predict(trained, tmp_path / "out", image, "--classes", "red ring, blue star", "--stuff", "grass")
     assert found["classes"] == ["red ring", "blue star", "grass"]
     check_masks(tmp_path / "out", found["segments"], (150, 100))
-    assert (tmp_path / "out" / "picture_overlay.png").exists()
+    assert (tmp_path / "out" / "image_overlay.png").exists()
 
 
 def test_points_and_boxes(trained, image, tmp_path):
     found = predict(trained, tmp_path / "out", image, "--point", "20,30", "--box", "50,20,120,90")
     assert [s["label"] for s in found["segments"]] == ["point 20,30", "box 50,20,120,90"]
-    assert [s["mask"] for s in found["segments"]] == ["picture_mask1.png", "picture_mask2.png"]
+    assert [s["mask"] for s in found["segments"]] == ["image_mask1.png", "image_mask2.png"]
     check_masks(tmp_path / "out", found["segments"], (150, 100))
 
 

@@ -118,7 +118,7 @@ def test_a_malformed_line_of_captions_is_one_bad_record(tmp_path):
             return {"record": np.int64(example.prompts[0].key), "noise": rng.random()}
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    line = json.dumps({"picture": "a.png", "text": "x", "mask": None})
+    line = json.dumps({"image": "a.png", "text": "x", "mask": None})
     (tmp_path / "captions.jsonl").write_text("\n".join([line, "{", line, line]))
     with Stream(Mixture({"a": Named(Folder(tmp_path), 1)}, 4, seed=3), 4) as stream:
         assert sorted(next(stream)["record"]) == [-1, 0, 2, 3]

@@ -56,7 +56,7 @@ def test_an_option_of_the_toy_world(world):
 
 
 def test_a_value_of_the_wrong_kind(tmp_path):
-    (tmp_path / "captions.jsonl").write_text('{"picture": "a.jpg", "text": "x", "mask": null}')
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "text": "x", "mask": null}')
     for reader, fields, told in (
         ("folder", {"prompts_per_example": "three"}, "prompts_per_example = 'three'; give a whole number"),
         ("folder", {"prompts_per_example": True}, "prompts_per_example = True; give a whole number"),

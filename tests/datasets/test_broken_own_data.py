@@ -23,7 +23,7 @@ OWN = {
         "line 1: field 'text' is empty",
     ),
     "no mask named": (
-        lambda home: (home / "captions.jsonl").write_text('{"picture": "pictures/0000.jpg", "text": "x"}\n'),
+        lambda home: (home / "captions.jsonl").write_text('{"image": "images/0000.jpg", "text": "x"}\n'),
         "bad record",
         "line 1: field 'mask' is missing",
     ),
@@ -38,7 +38,7 @@ OWN = {
         "has no pixel above 0",
     ),
     "a small mask": (lambda home: [small(path) for path in (home / "masks").iterdir()], "wrong size", "is 6x5 pixels"),
-    "a missing image": (lambda home: (home / "pictures" / "0000.jpg").unlink(), "missing file", "0000.jpg: no such image"),
+    "a missing image": (lambda home: (home / "images" / "0000.jpg").unlink(), "missing file", "0000.jpg: no such image"),
 }
 
 
@@ -74,15 +74,15 @@ def test_a_malformed_line_hides_no_others(own):
     home = own("yours") / "yours" / "folder"
     path = home / "captions.jsonl"
     sound = path.read_text().splitlines()
-    path.write_text("\n".join([sound[0], "", '{"picture": oops}', "[1]", '{"text": "no image"}', *sound[1:]]))
+    path.write_text("\n".join([sound[0], "", '{"image": oops}', "[1]", '{"text": "no image"}', *sound[1:]]))
     result = report(home, "folder")
     assert result.examples == len(sound) and sorted(message for _, message in found(result)) == [
-        f"{path} line 3: not json (Expecting value at column 13); download or write it again",
+        f"{path} line 3: not json (Expecting value at column 11); download or write it again",
         f"{path} line 4: is not a json object; write one {{...}} per line",
-        f"{path} line 5: field 'picture' is missing; check that the file has this format",
+        f"{path} line 5: field 'image' is missing; check that the file has this format",
     ]
     grouped = layouts.open_benchmark("folder", "all", home, prompts_per_example=len(sound))
-    assert len(grouped) == 3 + len({json.loads(line)["picture"] for line in sound})
+    assert len(grouped) == 3 + len({json.loads(line)["image"] for line in sound})
     assert sum(len(grouped[k].prompts) for k in range(len(grouped)) if k not in (1, 2, 3)) == len(sound)
 
 
@@ -128,10 +128,10 @@ def test_lines_are_counted_from_1_and_records_from_0(own):
 
 def test_lines_end_at_line_feeds_only(own):
     home = own("yours") / "yours" / "folder"
-    line = {"picture": "pictures/0000.jpg", "text": "one\u2028or\x85two", "mask": None}
+    line = {"image": "images/0000.jpg", "text": "one\u2028or\x85two", "mask": None}
     (home / "captions.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
     assert layouts.open_benchmark("folder", "all", home)[0].prompts[0].text == "one\u2028or\x85two"
-    (home / "captions.jsonl").write_text('{"picture": ' + "1" * 5000 + "}")
+    (home / "captions.jsonl").write_text('{"image": ' + "1" * 5000 + "}")
     with pytest.raises(UserError, match="line 1: not json"):
         layouts.open_benchmark("folder", "all", home)
 

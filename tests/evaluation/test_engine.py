@@ -67,7 +67,7 @@ def own_data(world, tmp_path_factory):
             mask = np.zeros((opened.height, opened.width), np.uint8)
         mask[20:90, 30:120] = 255
         Image.fromarray(mask).save(folder / f"{k}_mask.png")
-        lines.append(json.dumps({"picture": f"{k}.png", "text": text, "mask": f"{k}_mask.png"}))
+        lines.append(json.dumps({"image": f"{k}.png", "text": text, "mask": f"{k}_mask.png"}))
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 

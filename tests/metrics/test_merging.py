@@ -195,22 +195,22 @@ def test_numbers_of_another_kind_are_refused(kind):
 @pytest.mark.parametrize("kind", ["mask_ap", "video_ap"])
 @pytest.mark.parametrize("value", [{}, "", None, 0])
 def test_matches_are_lists(kind, value):
-    state = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "wanted": [1] * 4}
+    state = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "targets": [1] * 4}
     damaged = [state | {name: [value] * 4} for name in ("matched", "ignored")]
     damaged += [state | {name: value} for name in state] + [value, state | {"scores": [value]}]
     for matches in damaged:
         with pytest.raises((ValueError, TypeError, KeyError)):
-            KINDS[kind][0].from_state({"options": {}, "pictures": {"a": {"cat": matches}}})
-    whole = KINDS[kind][0].from_state({"options": {}, "pictures": {"a": {"cat": state}}})
+            KINDS[kind][0].from_state({"options": {}, "images": {"a": {"cat": matches}}})
+    whole = KINDS[kind][0].from_state({"options": {}, "images": {"a": {"cat": state}}})
     assert whole.compute()["ar@100"] == 0
 
 
 def test_no_more_is_found_than_there_is():
     """Else the recall of a damaged file would be above 1."""
-    state = {"scores": [0.5, 0.4], "matched": [[1, 3]] * 4, "ignored": [[0, 1]] * 4, "wanted": [1] * 4}
-    read = lambda **fields: metrics.MaskAP.from_state({"options": {}, "pictures": {"a": {"cat": state | fields}}})
+    state = {"scores": [0.5, 0.4], "matched": [[1, 3]] * 4, "ignored": [[0, 1]] * 4, "targets": [1] * 4}
+    read = lambda **fields: metrics.MaskAP.from_state({"options": {}, "images": {"a": {"cat": state | fields}}})
     assert 0 < read().compute()["ar@100"] <= 1
-    for fields in ({"ignored": [[0, 0]] * 4}, {"wanted": [1, 1, 0, 1]}):
+    for fields in ({"ignored": [[0, 0]] * 4}, {"targets": [1, 1, 0, 1]}):
         with pytest.raises(ValueError, match="unexpected format"):
             read(**fields)
 
@@ -241,26 +241,26 @@ def test_of_davis_decays_alone_may_be_negative():
 
 def test_a_state_of_more_things_than_any_benchmark_has_is_refused():
     """Each would be an array of as many numbers."""
-    found = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "wanted": [2**23] * 4}
+    found = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "targets": [2**23] * 4}
     with pytest.raises(ValueError, match="limits of any benchmark"):
-        metrics.MaskAP.from_state({"options": {}, "pictures": {"a": {"0": found}}})
-    none = found | {"wanted": [0] * 4}
+        metrics.MaskAP.from_state({"options": {}, "images": {"a": {"0": found}}})
+    none = found | {"targets": [0] * 4}
     with pytest.raises(ValueError, match="of 9000 classes"):
-        metrics.MaskAP.from_state({"options": {}, "pictures": {str(k): {str(k): none} for k in range(9000)}})
+        metrics.MaskAP.from_state({"options": {}, "images": {str(k): {str(k): none} for k in range(9000)}})
 
 
 def _each(state, change):
     """Changes the numbers of a state: rows of sums, or the things to find in an image."""
     for name, row in state.get("sums", {}).items():
         state["sums"][name] = change(row)
-    for kinds in state.get("pictures", {}).values():
+    for kinds in state.get("images", {}).values():
         for found in kinds.values():
-            found["wanted"] = change(found["wanted"])
+            found["targets"] = change(found["targets"])
 
 
 DAMAGE = (
     lambda state: state.clear(),
-    lambda state: state.update(options={"a": 1}, pictures=[], sums=[]),
+    lambda state: state.update(options={"a": 1}, images=[], sums=[]),
     lambda state: _each(state, lambda row: row[:-1]),
     lambda state: _each(state, lambda row: [*row, 1]),
     lambda state: _each(state, lambda row: [row]),

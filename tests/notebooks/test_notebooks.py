@@ -10,13 +10,13 @@ NOTEBOOKS = sorted((pathlib.Path(__file__).parents[2] / "notebooks").glob("*.ipy
 SHORT = {
     "1_quickstart.ipynb": (
         ("steps = 240", "steps = 2"),
-        ("pictures = 40", "pictures = 4"),
+        ("num_images = 40", "num_images = 4"),
         ("train=360", "train=24"),
         ("train(config, workdir, console=Console(quiet=True), stop_at=steps // 2)\n", ""),
         # sentences alone: one program to compile
         ('f"train.steps={steps}"', 'f"train.steps={steps}", "data.tasks.new_classes.ratio=0"'),
     ),
-    "3_your_own_data.ipynb": (("steps = 300", "steps = 2"), ("pictures = 300", "pictures = 24"), ("val=40", "val=8")),
+    "3_your_own_data.ipynb": (("steps = 300", "steps = 2"), ("num_images = 300", "num_images = 24"), ("val=40", "val=8")),
 }
 
 

@@ -215,7 +215,7 @@ def test_records_that_are_no_toys_are_asked_for_the_kind_of_their_prompts(type_i
     pathlib.Path("yours").mkdir()
     Image.new("RGB", (8, 8)).save("yours/a.png")
     Image.new("L", (8, 8), 255).save("yours/mask.png")
-    line = {"picture": "a.png", "text": "a thing", "mask": "mask.png", "split": "val"}
+    line = {"image": "a.png", "text": "a thing", "mask": "mask.png", "split": "val"}
     pathlib.Path("yours/captions.jsonl").write_text(json.dumps(line) + "\n")
     code, _, told = type_in("--grid rate=1 --metric referring/jf")
     assert code == 2 and "no score 'jf'" in told and "ciou" in told

@@ -22,7 +22,7 @@ def val():
 
 
 FROZEN = {
-    "pictures": "3889dcfc993b0e02",
+    "images": "3889dcfc993b0e02",
     "reasoning": "51491e2c5860ad9a",
     "clips": "4018eb9335ddf991",
 }
@@ -41,7 +41,7 @@ def test_generator_is_frozen(val):
     questions = [toy_images.reasoning_image(WORLD, "val", k) for k in range(4)]
     clips = [toy_images.video(WORLD, "val", k) for k in range(3)]
     found = {
-        "pictures": digest((writer.image_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
+        "images": digest((writer.image_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
         "reasoning": digest(([question.text, question.answer], pixels) for _, pixels, question in questions),
         "clips": digest(([e.text for e in written], frames) for _, frames, written in clips),
     }
