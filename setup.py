@@ -40,7 +40,6 @@ EXTRAS = {  # optional; each says what it is for
     "tpu": ["jax[tpu]>=0.10.0,<0.11"],  # the TPU runtime and compiler
     "torch": ["torch==2.13.0"],  # running an exported model in PyTorch
     "video": ["av>=14.4,<19"],  # video files (frames in folders need nothing)
-    "demo": ["gradio>=6.15,<7"],  # the web page
     "sweep": ["ray[tune]>=2.51,<3"],  # sweeps over clusters
     "cloud": ["gcsfs>=2026.1,<2027"],  # gs:// paths; others: the package of fsspec for that store
     "notebooks": ["jupyter>=1.1,<2", *NOTEBOOKS],  # opening and executing the notebooks

@@ -51,10 +51,11 @@ def _copy(process: subprocess.Popen[bytes], prefix: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
-def together(command: Sequence[str], environments: Sequence[Mapping[str, str]], name: str, grace: float) -> int:
-    """Runs one process for each environment and gives the first status that is not zero, else zero.
+def run_processes(command: Sequence[str], environments: Sequence[Mapping[str, str]], name: str, grace: float) -> int:
+    """Runs one process for each environment. Returns the exit status of the first process that fails, or 0.
 
-    SIGINT and SIGTERM are passed on to all. Once one has failed, the others get SIGTERM, and SIGKILL `grace` seconds later.
+    SIGINT and SIGTERM are forwarded to all processes. After one has failed, the others get SIGTERM, and SIGKILL after `grace`
+    seconds.
     """
     running = [
         subprocess.Popen(
@@ -106,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
     if parsed.processes == 1:
         os.environ.update(extras[0])
         os.execvp(command[0], command)
-    return together(command, extras, parsed.name, parsed.grace)
+    return run_processes(command, extras, parsed.name, parsed.grace)
 
 
 if __name__ == "__main__":

@@ -57,18 +57,20 @@ def script(parsed: argparse.Namespace) -> str:
 def run(arguments: Sequence[str]) -> int:
     options = common.parser(__doc__)
     options.add_argument("--nodes", type=int, default=1, help="hosts (default: 1)")
-    options.add_argument("--time", required=True, help="time limit of one stretch, as Slurm writes it: 24:00:00")
+    options.add_argument(
+        "--time", required=True, help="time limit of one job, in Slurm's format: 24:00:00; the run resumes in further jobs"
+    )
     options.add_argument("--gpus", type=int, help="GPUs on each host")
     options.add_argument("--cpus", type=int, help="CPU cores on each host")
     options.add_argument("--partition")
     options.add_argument("--account")
-    options.add_argument("--setup", help="a shell line before the run, to enter its environment")
+    options.add_argument("--setup", help="shell command to run first, such as activating an environment")
     options.add_argument("--output", default="%x-%j.log", help="file of the output (default: NAME-JOB.log)")
     options.add_argument("--save-seconds", type=int, default=300, help="how long before its time limit the run saves")
     options.add_argument("--wait", action="store_true", help="return when the job has ended, with its status")
     parsed = common.parse(options, arguments)
     if parsed.nodes < 1:
-        raise common.LaunchError("--nodes counts from 1")
+        raise common.LaunchError(f"--nodes {parsed.nodes}: must be at least 1")
     if not parsed.workdir.startswith("/") and not common.in_bucket(parsed.workdir):
         raise common.LaunchError(f"WORKDIR {parsed.workdir}: give gs://BUCKET/PATH, or an absolute path that all hosts share")
     if parsed.config.endswith(".py"):

@@ -97,7 +97,7 @@ def on_benchmarks(parsed: argparse.Namespace) -> None:
                 if parsed.out:
                     hosts.exchange(f"the files of {name}", seconds=WRITING)
     if hosts.is_primary():
-        Console().print(table(scores, parsed.rules))
+        Console().print(scores_table(scores, parsed.rules))
         if parsed.out:
             report = {
                 "rules": parsed.rules,
@@ -140,7 +140,7 @@ def load_engine(
     return Engine.from_system(system, config, params, mesh.batch)
 
 
-def table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:
+def scores_table(scores: Mapping[str, Mapping[str, float]], rules: str) -> Table:
     """Builds a table of all scores (in percent or their own unit) next to the published ones."""
     result = Table("benchmark", "metric", "ours", "published", title=f"scores by the {rules} rules")
     for name, values in scores.items():

@@ -60,8 +60,8 @@ class Processor(Protocol):
     def for_bucket(self, shape: Shape) -> Processor:
         """Returns a processor with these sizes and counts; all other sizes are kept."""
 
-    def widest(self, others: Iterable[Any]) -> Processor:
-        """Returns a processor whose elements are large enough for this processor and all others of the same model."""
+    def with_common_shape(self, others: Iterable[Any]) -> Processor:
+        """Returns a processor of the same model with the maximum of each size over this and the other processors."""
 
     def spec(self, batch_size: int) -> Batch:
         """Returns the shapes and dtypes of a batch (jax.ShapeDtypeStruct), for compilation without data."""

@@ -189,7 +189,7 @@ def processor(
     if task == MIXED:
         trained = cycle({name: block.ratio for name, block in config.data.tasks.items()})
         first, *others = (processor(config, system, tokenizer, name, **sizes) for name in dict.fromkeys(trained))
-        return first.widest(others)
+        return first.with_common_shape(others)
     fields = config.data.tasks[task].to_dict() | sizes
     result: Processor = system.processor(
         config, tokenizer, {name: size for name, size in fields.items() if name not in NOT_SIZES}

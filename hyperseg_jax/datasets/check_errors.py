@@ -55,7 +55,7 @@ def active_collector() -> ProblemCollector | None:
     return _collected.get()
 
 
-def problem_reported() -> bool:
+def has_reported_problem() -> bool:
     """Returns whether a problem was reported inside the current `collecting_problems` block, so that its consequences need not
     be reported."""
     return _problem_reported.get()

@@ -291,9 +291,9 @@ def read_image(path: pathlib.Path, size: tuple[int, int] | None = None) -> np.nd
     seen = active_collector()
     try:
         if seen is None:
-            pixels = _pixels(path)
+            pixels = _read_pixels(path)
         else:
-            pixels = np.zeros((*seen.sizes[path], 3), np.uint8) if path in seen.sizes else _pixels(path)
+            pixels = np.zeros((*seen.sizes[path], 3), np.uint8) if path in seen.sizes else _read_pixels(path)
             seen.sizes[path] = pixels.shape[:2]
         if size is not None:
             _check_size(pixels, size, path)
@@ -316,7 +316,7 @@ def read_segment_ids(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | 
     None.
     """
     try:
-        pixels = _pixels(path)
+        pixels = _read_pixels(path)
         _check_size(pixels, size, path)
     except Problem as problem:
         report_problem(problem.kind, str(problem))
@@ -324,7 +324,7 @@ def read_segment_ids(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray | 
     return pixels
 
 
-def _pixels(path: pathlib.Path) -> np.ndarray:
+def _read_pixels(path: pathlib.Path) -> np.ndarray:
     with _image_errors(path):
         return images.colours(path)
 

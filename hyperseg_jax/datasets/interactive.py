@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from hyperseg_jax.datasets import files, masks
-from hyperseg_jax.datasets.check_errors import problem_reported
+from hyperseg_jax.datasets.check_errors import has_reported_problem
 from hyperseg_jax.datasets.record_errors import guard_record
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import KINDS, Example, Prompt, Region
@@ -78,7 +78,7 @@ class CocoInteractive:
             if mark is not None:
                 pairs.append((mark, self._target(anns[k], size, f"{where} anns#{k}")))
         if not pairs:
-            if problem_reported():
+            if has_reported_problem():
                 return Prompt(task="region")
             raise UserError(f"{where}: no region has a mark of kind {', '.join(self._kinds)}; remove the record")
         regions, targets = zip(*pairs, strict=True)

@@ -196,7 +196,8 @@ def _table(
 ) -> Table:
     """Builds a weight table.
 
-    names: of the patch embedding, its norm, a stage and its norm. first_norm: index of the first norm.
+    names: PyTorch names of the patch embedding, the patch norm, a stage ("layers.{}") and a stage's output norm ("norm{}").
+    block_table: returns the table of a block, given its name and window size. first_norm: index of the first output norm.
     """
     patches, patch_norm, stage, norm = names
     rows = conv_table("patches", patches) + norm_table("patch_norm", patch_norm)

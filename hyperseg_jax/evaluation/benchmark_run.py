@@ -17,9 +17,9 @@ from hyperseg_jax.errors import UserError
 from hyperseg_jax.evaluation.benchmarks import Benchmark
 from hyperseg_jax.evaluation.engine import AnswerOptions, Engine, prediction_fn, predictions
 from hyperseg_jax.evaluation.protocols import EvalProtocol
-from hyperseg_jax.evaluation.qualitative import QualitativeExamples, is_example_row
+from hyperseg_jax.evaluation.qualitative import QualitativeExamples, is_valid_example_row
 from hyperseg_jax.evaluation.scoring import SCORINGS, Scorer
-from hyperseg_jax.evaluation.submissions import Row, check_question, is_row, make_row
+from hyperseg_jax.evaluation.submissions import Row, check_question, is_valid_row, make_row
 from hyperseg_jax.parallel import hosts
 from hyperseg_jax.structs import Example
 from hyperseg_jax.untrusted import paths, strict_json
@@ -50,9 +50,9 @@ class PartialResults:
         is_index = lambda value, below: type(value) is int and 0 <= value < below
         if not (is_index(state["done"], count + 1) and state["done"]):
             raise BadFile(f"it contains {escaped(str(state['done']))} of {count} examples")
-        if not all(is_example_row(row) and row["index"] < count for row in state["cases"]):
-            raise BadFile("a best or worst case has an unexpected format")
-        if not all(is_index(i, count) and is_index(k, 2**31) and is_row(row) for i, k, row in state["rows"]):
+        if not all(is_valid_example_row(row) and row["index"] < count for row in state["cases"]):
+            raise BadFile("one of the best or worst examples has an unexpected format")
+        if not all(is_index(i, count) and is_index(k, 2**31) and is_valid_row(row) for i, k, row in state["rows"]):
             raise BadFile("an answer has an unexpected format")
 
     def merge(self, state: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ class SimulatedClicks(EvalProtocol):
         for k in range(len(self._targets)):
             self._add_click(k)
 
-    def current_prompt(self, prompt: int) -> Prompt:
+    def prompt_at(self, prompt: int) -> Prompt:
         regions = tuple(map(self._region, range(len(self._targets))))
         return dataclasses.replace(self.example.prompts[0], regions=regions)
 
@@ -59,13 +59,13 @@ class SimulatedClicks(EvalProtocol):
     def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
         """Returns bucket(example) with LIMIT points in each region, as at the last step. A region without points stays
         empty."""
-        prompt_now = self.current_prompt(prompt)
+        prompt_now = self.prompt_at(prompt)
         padded = lambda region: Region("point", points=np.resize(region.points, (LIMIT, 3)))
         regions = tuple(padded(region) if len(region.points) else region for region in prompt_now.regions)
         return bucket(self._single_query(dataclasses.replace(prompt_now, regions=regions), 0))
 
     def add_outputs(self, prompt: int, outputs: Any) -> None:
-        prediction = self._prediction_fn(self.current_prompt(prompt), outputs)
+        prediction = self._prediction_fn(self.prompt_at(prompt), outputs)
         for k, mask in enumerate(prediction.masks):
             if self._ious[k] and self._ious[k][-1] >= THRESHOLDS[-1]:
                 continue

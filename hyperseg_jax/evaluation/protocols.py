@@ -42,7 +42,7 @@ class EvalProtocol:
 
     def query(self, step: int, prompt: int, prepare: Callable[[Example], T]) -> T:
         """Returns prepare(example), for an example with one frame and one prompt, without targets."""
-        return prepare(self._single_query(self.current_prompt(prompt), step))
+        return prepare(self._single_query(self.prompt_at(prompt), step))
 
     def measure(self, prompt: int, bucket: Callable[[Example], T]) -> T:
         """Returns bucket(example), for the query of the step that needs the longest sequence."""
@@ -50,13 +50,13 @@ class EvalProtocol:
 
     def add_outputs(self, prompt: int, outputs: Any) -> None:
         """Adds the outputs of a query of the current step."""
-        self._predictions[prompt].append(self._prediction_fn(self.current_prompt(prompt), outputs))
+        self._predictions[prompt].append(self._prediction_fn(self.prompt_at(prompt), outputs))
 
     def answers(self) -> Iterable[tuple[Prompt, list[Prediction]]]:
         """Returns the prompts to score, each with its predictions, one per frame."""
         return list(zip(self.example.prompts, self._predictions, strict=True))
 
-    def current_prompt(self, prompt: int) -> Prompt:
+    def prompt_at(self, prompt: int) -> Prompt:
         """Returns the prompt of the query at the current step."""
         return self.example.prompts[prompt]
 

@@ -55,7 +55,7 @@ class QualitativeExamples:
             save_image(path, contact_sheet(tiles, 3))
 
 
-def is_example_row(row: Any) -> bool:
+def is_valid_example_row(row: Any) -> bool:
     """Returns whether a JSON value can be a saved case."""
     return (
         type(row) is dict

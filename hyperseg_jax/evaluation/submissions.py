@@ -57,8 +57,8 @@ def make_row(example: Example, prompt: Prompt, predictions: Sequence[Prediction]
     }
 
 
-def is_row(row: Any) -> bool:
-    """Returns whether a JSON value can be a saved row of `make_row`."""
+def is_valid_row(row: Any) -> bool:
+    """Returns whether a JSON value has the fields and types of a row of `make_row`, and is within the limits."""
     kinds = {**dict.fromkeys(("key", "question", "text"), str), **dict.fromkeys(("labels", "scores", "frames", "masks"), list)}
     if type(row) is not dict or {name: type(value) for name, value in row.items()} != {**kinds, "height": int, "width": int}:
         return False

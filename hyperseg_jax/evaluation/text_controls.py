@@ -40,8 +40,8 @@ class TextControls:
         """Returns rows of (label, cIoU, gIoU) for a table."""
         return [
             ("the model", self.ciou, self.giou),
-            ("the same, expressions shuffled", self.shuffled_ciou, self.shuffled_giou),
-            ("best answer that ignores the text", self.blind_ciou, self.blind_giou),
+            ("the model, expressions shuffled", self.shuffled_ciou, self.shuffled_giou),
+            ("best prediction without the text", self.blind_ciou, self.blind_giou),
         ]
 
 

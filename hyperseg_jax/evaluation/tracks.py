@@ -35,7 +35,7 @@ class TrackedInstances(EvalProtocol):
         self._frames_seen = 0
 
     def add_outputs(self, prompt: int, outputs: Any) -> None:
-        candidates = self._prediction_fn(self.current_prompt(prompt), outputs)
+        candidates = self._prediction_fn(self.prompt_at(prompt), outputs)
         assert candidates.embeddings is not None and candidates.classes is not None
         tracked = self._tracker.update(candidates.masks, np.array(candidates.scores), candidates.embeddings)
         for index, track_id in zip(tracked.kept.tolist(), tracked.ids.tolist(), strict=True):

@@ -152,7 +152,7 @@ def _add_unread(unread: list[str], index: int, reason: str) -> None:
 
 
 def _first_prompt(name: str, task: Task) -> Prompt:
-    """Returns a prompt of the first record that can be read and queried. Raises UserError if there is none."""
+    """Returns a prompt of the first record that can be read and processed. Raises UserError if there is none."""
     examples, reason = task.val or (), "it is empty"
     for k in range(len(examples)):
         try:

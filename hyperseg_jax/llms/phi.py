@@ -17,7 +17,7 @@ from hyperseg_jax.layers.mlp import ACTIVATIONS
 from hyperseg_jax.layers.norms import LayerNorm, norm_table
 from hyperseg_jax.layers.precision import Precision
 from hyperseg_jax.layers.remat import stack
-from hyperseg_jax.layers.rotary import Angles, rotary_angles, rotate
+from hyperseg_jax.layers.rotary import CosSin, rotary_angles, rotate
 from hyperseg_jax.llms.cache import KeyValues, write_slots
 from hyperseg_jax.ops.attention import attend
 from hyperseg_jax.structs import DeviceArray, TokenStream
@@ -53,14 +53,14 @@ class PhiAttention(nn.Module):
     def __call__(
         self,
         x: Float[DeviceArray, "B L D"],
-        angles: Angles,
+        cos_sin: CosSin,
         mask: Bool[DeviceArray, "B 1 L S"],
         past: tuple[LayerSlots, LayerSlots, Int[DeviceArray, ""]] | None = None,
     ) -> tuple[Float[jax.Array, "B L D"], tuple[LayerSlots, LayerSlots]]:
         width = x.shape[-1]
         projected = (self._linear(name, width, ("embed", "heads"))(x, self.deterministic) for name in ("query", "key", "value"))
         q, k, v = (rearrange(y, "b l (heads d) -> b l heads d", heads=self.num_heads) for y in projected)
-        q, k = rotate(q, angles), rotate(k, angles)
+        q, k = rotate(q, cos_sin), rotate(k, cos_sin)
         if past is not None:
             keys, values, slot = past
             k, v = write_slots(keys, k, slot), write_slots(values, v, slot)
@@ -111,7 +111,7 @@ class PhiLayer(nn.Module):
     def __call__(
         self,
         x: Float[DeviceArray, "B L D"],
-        angles: Angles,
+        cos_sin: CosSin,
         mask: Bool[DeviceArray, "B 1 L S"],
         keys: LayerSlots | None = None,
         values: LayerSlots | None = None,
@@ -121,7 +121,7 @@ class PhiLayer(nn.Module):
         normed = LayerNorm(self.epsilon, self.precision, name="norm")(x)
         past: Any = None if slot is None else (keys, values, slot)
         attention = PhiAttention(self.num_heads, *shared, name="attention")
-        attended, keys_values = attention(normed, angles, mask, past)
+        attended, keys_values = attention(normed, cos_sin, mask, past)
         x = x + attended
         x = x + PhiMLP(self.mlp_size, *shared, name="mlp")(normed)
         x = axes.constrain(x, "batch", "length", "act_embed")
@@ -231,7 +231,7 @@ class Phi(nn.Module):
     ) -> tuple[Float[jax.Array, "B L D"], Any]:
         """Returns (hidden states after the final norm, stacked additional outputs of the layers)."""
         dims = int(self.rotary_fraction * (self.hidden_size // self.num_heads))
-        angles = rotary_angles(positions, dims, self.rotary_theta)
+        cos_sin = rotary_angles(positions, dims, self.rotary_theta)
         x = axes.constrain(self.precision.cast(embeddings), "batch", "length", "act_embed")
         broadcast, per_layer = nn.broadcast, 0
         layers = stack(
@@ -247,7 +247,7 @@ class Phi(nn.Module):
             deterministic=deterministic,
             collect=collect,
             name="layers",
-        )(x, angles, mask, *past)
+        )(x, cos_sin, mask, *past)
         return LayerNorm(self.epsilon, self.precision, name="norm")(last), collected
 
 

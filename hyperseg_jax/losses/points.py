@@ -42,7 +42,7 @@ def draw_points(
 def sample_masks(masks: Shaped[DeviceArray, "B N h w"], points: Float[DeviceArray, "B M P 2"]) -> Float32[jax.Array, "B N P"]:
     """Samples masks bilinearly at points.
 
-    points: M = 1: all masks of the image share the points and gathered rows; M = N: each mask has separate points.
+    points: with M = 1, all masks of an image are sampled at the same points, in one gather; with M = N, each mask has its own.
     """
     batch, number, height, width = masks.shape
     if points.shape[1] == 1:

@@ -100,7 +100,7 @@ def _sample_backward(shapes, saved, gradient):
             value_gradients = rearrange(
                 corner_weights[..., None] * gradient[..., None, :], "b points q corners d -> b points q (corners d)"
             )
-            d_value.append(_unpack(_scatter(value_gradients, index, shape), shape))
+            d_value.append(_pack_transpose(_scatter(value_gradients, index, shape), shape))
         d_value = jnp.concatenate(d_value, axis=1).astype(value.dtype)
         return d_value, jnp.stack(d_locations), jnp.stack(d_weights)
 
@@ -127,8 +127,8 @@ def _pack(maps: DeviceArray, shape: tuple[int, int]) -> jax.Array:
     return rearrange(jnp.concatenate(patches, axis=-1), "b h w lanes -> b (h w) lanes")
 
 
-def _unpack(packed: DeviceArray, shape: tuple[int, int]) -> jax.Array:
-    """The transpose of _pack: every cell sums its values in the four patches that contain it."""
+def _pack_transpose(packed: DeviceArray, shape: tuple[int, int]) -> jax.Array:
+    """The transpose of _pack: sums the values of each cell over the four patches that contain it."""
     height, width = shape
     patches = rearrange(packed, "b (h w) (dy dx d) -> b h w dy dx d", h=height + 1, dy=2, dx=2)
     corners = [patches[:, 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width, dy, dx] for dy in (0, 1) for dx in (0, 1)]

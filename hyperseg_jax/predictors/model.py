@@ -202,7 +202,8 @@ def load(name: str | os.PathLike) -> Model:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(folder: pathlib.Path, _: int) -> Model:
+def _load(folder: pathlib.Path, modified_ns: int) -> Model:
+    """modified_ns: time of the last change of the model file, a part of the cache key."""
     return Model.load(folder)
 
 

@@ -20,7 +20,7 @@ from hyperseg_jax.atomic import write_text
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.training.observers import valid_lines
 from hyperseg_jax.untrusted import paths, strict_json
-from hyperseg_jax.untrusted.bad_file import BadFile, naming
+from hyperseg_jax.untrusted.bad_file import BadFile, naming, reason
 from hyperseg_jax.untrusted.printing import one_line
 
 DONE = ("finished", "stopped")  # trials with these statuses are not run again
@@ -114,7 +114,8 @@ class Trial:
                 raise BadFile("it has no status")
         except (OSError, BadFile) as error:
             raise UserError(
-                f"{one_line(self.record)}: not a readable record ({error}); delete it, and the trial is resumed"
+                f"{one_line(self.record)}: cannot be read as the record of a trial ({reason(error)}); "
+                "delete it to resume the trial"
             ) from error
         return status
 

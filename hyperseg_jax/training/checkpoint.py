@@ -70,7 +70,7 @@ class Checkpoints:
                 self._remove_leftovers()
             except (BadFile, OSError) as error:
                 fix = error.fix if isinstance(error, BadFile) else "give another --workdir"
-                failure = f"{self._folder}: {_cause(error)}; {fix}"
+                failure = f"{self._folder}: {_root_cause(error)}; {fix}"
         if failure := hosts.exchange("the folder of checkpoints", failure)[0]:
             raise UserError(failure)
 
@@ -95,7 +95,7 @@ class Checkpoints:
                     untrusted.check(path)
                     valid += 1
                 except (BadFile, OSError) as error:
-                    invalid[path] = _cause(error)
+                    invalid[path] = _root_cause(error)
         for path, why in invalid.items():
             if not valid:
                 raise BadFile(
@@ -117,7 +117,7 @@ class Checkpoints:
             try:
                 untrusted.check(path)
             except Exception as error:  # as above
-                why = f"{escaped(path.name)} is not a readable checkpoint ({_cause(error)})"
+                why = f"{escaped(path.name)} is not a readable checkpoint ({_root_cause(error)})"
                 raise BadFile(why, "remove it, or give another --workdir") from error
 
     def _open(self) -> ocp.training.Checkpointer:
@@ -137,7 +137,7 @@ class Checkpoints:
             )
         except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             action = "written" if isinstance(error, OSError) else "read"
-            raise UserError(f"{self._folder}: cannot be {action} ({_cause(error)}); give another --workdir") from error
+            raise UserError(f"{self._folder}: cannot be {action} ({_root_cause(error)}); give another --workdir") from error
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -183,7 +183,7 @@ class Checkpoints:
                 torn = any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints)
                 self._checkpointer.save_checkpointables_async(step, parts, force=True, overwrite=torn, metrics=metrics)
             except Exception as error:  # files, buckets and Orbax raise many types of errors
-                failure = _cause(error)
+                failure = _root_cause(error)
         self._pending = step, failure
         return self._finish_pending() if wait else previous_error
 
@@ -198,7 +198,7 @@ class Checkpoints:
             file.write_text("write test\n")
             file.unlink()
         except Exception as error:  # storage clients raise many types of errors
-            return _cause(error)
+            return _root_cause(error)
         return ""
 
     def _finish_pending(self) -> str:
@@ -210,7 +210,7 @@ class Checkpoints:
             try:
                 self._checkpointer.wait()
             except Exception as error:  # as above
-                failure = _cause(error)
+                failure = _root_cause(error)
         # If the save failed on one host, the others first run into the timeouts of Orbax's barriers, one after the other.
         failure = hosts.combine_failures(f"the end of the save of step {step}", failure, seconds=4 * self._seconds)
         if failure:
@@ -281,7 +281,7 @@ class Checkpoints:
             if hosts.is_primary():
                 check_arrays(path, {name: _arrays(part) for name, part in abstract.items()})
         except Exception as error:  # damaged files raise many types of errors
-            failure = _cause(error)
+            failure = _root_cause(error)
         if failure := hosts.exchange(f"the arrays of step {step}", failure)[0]:
             return loaded, failure
         try:
@@ -289,7 +289,7 @@ class Checkpoints:
                 loaded = self._load(step, {**abstract, "run": None})
             check_facts(loaded["run"])
         except Exception as error:  # as above
-            failure = _cause(error)
+            failure = _root_cause(error)
         if failure := hosts.combine_failures(f"reading step {step}", failure):
             return loaded, failure
         saved_step, finite = jax.device_get((loaded["train"]["step"], _are_finite(loaded["params"], loaded["train"])))
@@ -303,7 +303,7 @@ class Checkpoints:
         try:
             return dict(self._checkpointer.load_checkpointables(step, abstract))
         except Exception as error:  # as above
-            cause = _cause(error)
+            cause = _root_cause(error)
         gc.collect()  # frees the asyncio tasks of the failed load, which the error no longer references
         raise BadFile(cause)
 
@@ -345,8 +345,8 @@ def _is_task_sums(task: Any, saved: Any) -> bool:
     )
 
 
-def _cause(error: BaseException) -> str:
-    """Returns the reason of the first error in a chain of causes."""
+def _root_cause(error: BaseException) -> str:
+    """Returns the reason of the root cause: the last __cause__ in the chain, or the first BadFile before it."""
     while error.__cause__ is not None and not isinstance(error, BadFile):
         error = error.__cause__
     return reason(error)

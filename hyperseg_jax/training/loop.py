@@ -265,7 +265,8 @@ def jit_step(step: Callable[..., Any], shardings: TrainState, mesh: placement.Pl
 
 
 def check_compilations(step_fn: Any, buckets: int) -> None:
-    """Raises RuntimeError if there are more programs than buckets: then a shape, type or constant changed between steps."""
+    """Raises RuntimeError if step_fn was compiled more often than there are buckets, which means that a shape, dtype or static
+    value changed between steps."""
     compiled = step_fn._cache_size()
     if compiled > buckets:
         raise RuntimeError(f"the train step was compiled {compiled} times for {buckets} buckets")

@@ -98,8 +98,8 @@ def make_step(
     batch["bad"]: bool [B], the unreadable elements; the loss ignores them.
 
     optimizer.accumulate: number of slices for gradient accumulation. Losses are normalized by the counts of the full batch, so
-    their sum equals the loss and gradient of the full batch, even for unequal slices. Each slice folds its index into the key,
-    so its random points and dropout differ from those of the unsliced batch.
+    that losses and gradients of the slices sum to those of the full batch, even if slices have different numbers of targets.
+    Each slice folds its index into the key, so its random points and dropout differ from those of the unsliced batch.
     train.average: decay of the moving average (0.999), if the state has one. After n steps the decay is at most
     (1 + n) / (10 + n), so the average warms up quickly.
     data.length_buckets: lengths to truncate a slice to, if all of it fits (training/length_buckets.py).

@@ -12,7 +12,7 @@ from hyperseg_jax.untrusted.printing import escaped, first_line, one_line
 
 ANOTHER_COPY = "get another copy of it"
 CONVERT = "convert it to safetensors with the tools that wrote it"
-DISTRUST = "do not load this file with other tools either; ask its authors for safetensors"
+DISTRUST = "the file may be malicious, so do not load it with other tools; ask its authors for safetensors"
 
 
 class BadFile(Exception):

@@ -62,7 +62,7 @@ def _check_all(folder: AnyPath, arrays: Arrays) -> None:
     import tensorstore
 
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": _base(folder)}, context=context).result()
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": _tensorstore_spec(folder)}, context=context).result()
     names, batch_size, total = list(arrays), AT_ONCE if is_remote(folder) else 1, 0
     for batch in (names[k : k + batch_size] for k in range(0, len(names), batch_size)):
         for name, description in _read_descriptions(store, batch):
@@ -106,7 +106,7 @@ def _size(array: tuple[tuple[int, ...], str]) -> int:
     return math.prod(array[0]) * int(tensorstore.dtype(array[1]).numpy_dtype.itemsize)
 
 
-def _base(folder: AnyPath) -> dict[str, Any]:
+def _tensorstore_spec(folder: AnyPath) -> dict[str, Any]:
     """Returns the TensorStore spec of a folder, as Orbax builds it."""
     if not is_remote(folder):
         return {"driver": "file", "path": f"{folder}/"}

@@ -36,7 +36,7 @@ CLASSES = (
 SHARDS, LONGEST_NAME = 100_000, 255
 """Maximum number of files of a split, and of characters of a name."""
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_DISTRUST = "do not open this folder with other tools either"
+_DISTRUST = "the folder may be malicious, so do not open it with other tools"
 
 
 @dataclasses.dataclass(frozen=True)

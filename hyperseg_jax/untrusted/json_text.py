@@ -10,7 +10,7 @@ import numpy as np
 
 from hyperseg_jax.untrusted import limits, paths
 from hyperseg_jax.untrusted.bad_file import BadFile
-from hyperseg_jax.untrusted.printing import escaped
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 AGAIN = "download or write it again"
 BLOCK = 2**24
@@ -51,7 +51,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         seen: set[str] = set()
         duplicate = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise BadFile(f"names {escaped(duplicate)} twice", AGAIN)
+        raise BadFile(f"has the key {escaped_value(duplicate)} twice in one object", AGAIN)
     return fields
 
 

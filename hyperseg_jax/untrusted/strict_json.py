@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperseg_jax.untrusted import json_text, paths
 from hyperseg_jax.untrusted.bad_file import CONVERT, BadFile, naming
-from hyperseg_jax.untrusted.printing import escaped
+from hyperseg_jax.untrusted.printing import escaped, escaped_value
 
 PARTS = 5_000_000  # maximum number of values and containers; a safetensors header has about 8 per tensor
 LARGEST = 2**24  # default maximum bytes of a file
@@ -68,7 +68,7 @@ def _unique(what: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in pairs:
         if name in fields:
-            raise BadFile(f"{what} names {escaped(name)} twice")
+            raise BadFile(f"{what} has the key {escaped_value(name)} twice in one object")
         fields[name] = value
     return fields
 

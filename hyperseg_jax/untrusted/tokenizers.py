@@ -217,7 +217,7 @@ def token_ids(content: Mapping[str, Any]) -> dict[str, int]:
 def validate_vocabulary(value: Any, what: str) -> dict[str, int]:
     """Validates a vocabulary and returns {token: id}. Raises BadFile."""
     if type(value) is not dict or len(value) > TOKENS:
-        raise BadFile(f"{what} is not a table of at most {TOKENS} tokens")
+        raise BadFile(f"{what} is not a JSON object with at most {TOKENS} tokens")
     for token, number in value.items():
         if len(token) > LETTERS or not _integer(TOKENS)(number):
             raise BadFile(f"{what} gives {escaped(token)} the id {escaped(str(number))}")
@@ -239,7 +239,7 @@ def check_settings(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         if name == "added_tokens_decoder":
             if type(value) is not dict or len(value) > ADDED:
-                raise BadFile(f"{name} is not a table of at most {ADDED} tokens")
+                raise BadFile(f"{name} is not a JSON object with at most {ADDED} tokens")
             for number, token in value.items():
                 if not (number.isascii() and number.isdecimal() and len(number) <= 8 and _is_token(token)):
                     raise BadFile(f"{name} has {escaped(number)}, which is not a token with an id")

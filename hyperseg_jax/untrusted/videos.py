@@ -34,7 +34,7 @@ def open_container(file: BinaryIO) -> Any:
         "enable_drefs": "0",
         "use_absolute_path": "0",
     }
-    most = {**_most_pixels(), "codec_whitelist": ",".join(CODECS)}
+    most = {**_max_pixels_option(), "codec_whitelist": ",".join(CODECS)}
     try:
         return av.open(_Readable(file), "r", options=most, container_options=allowed, io_open=_refuse)
     except av.ArgumentError as error:  # FFmpeg's error for containers that are not in the allowlist
@@ -68,7 +68,7 @@ def frames(container: Any) -> Iterator[Any]:
     if stream.codec_context.codec.name not in CODECS:
         raise BadFile(f"uses the codec {stream.codec_context.codec.name}, which is not supported", "convert it to H.264")
     _check_pixels(stream.codec_context)
-    stream.codec_context.options = _most_pixels()
+    stream.codec_context.options = _max_pixels_option()
     current, count, began = limits.current(), 0, time.monotonic()
     for packet in container.demux(stream):
         for frame in packet.decode():
@@ -84,9 +84,9 @@ def frames(container: Any) -> Iterator[Any]:
             )
 
 
-def _most_pixels() -> dict[str, str]:
-    """Returns the decoder option that bounds the memory of a frame. It is larger than limits.pixels, because decoders count the
-    borders that they add to a frame; `_check_pixels` is exact."""
+def _max_pixels_option() -> dict[str, str]:
+    """Returns the decoder option that bounds the memory of a frame. The bound is looser than limits.pixels, because decoders
+    also count the padding that they add; `_check_pixels` checks the exact size."""
     return {"max_pixels": str(2 * limits.current().pixels + 2**20)}
 
 

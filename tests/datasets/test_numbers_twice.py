@@ -78,5 +78,5 @@ def test_a_number_that_stands_twice(own, case):
 
 def test_json_that_has_a_name_twice():
     assert json_text.parse(b'{"a": {"b": 1}, "b": {"b": 2}}')["b"] == {"b": 2}
-    with pytest.raises(BadFile, match="names a twice"):
+    with pytest.raises(BadFile, match="the key 'a' twice"):
         json_text.parse(b'[{"a": 1, "b": 2, "a": 3}]')

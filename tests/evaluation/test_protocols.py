@@ -232,13 +232,13 @@ def test_clicks_are_asked_as_points():
     bars = np.stack([block(0, 0, 8, 40), block(20, 20, 8, 8)])
     prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars), ignore=bars[1:])
     protocol = SimulatedClicks(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
-    first, second = protocol.current_prompt(0).regions
+    first, second = protocol.prompt_at(0).regions
     assert first.kind == second.kind == "point" and second.mask is not None and not second.mask.any()
     assert first.mask is None and first.points.tolist() == [[3.5, 3.5, 1]]
     for clicks in range(1, 4):
-        points = protocol.current_prompt(0).regions[0].points
+        points = protocol.prompt_at(0).regions[0].points
         assert len(points) == clicks and (points[:, 2] == 1).all() and (points[:, :2] % 1 == 0.5).all()
-        assert np.array_equal(draw_region(protocol.current_prompt(0).regions[0], (SIDE, SIDE)), protocol._drawn[0])
+        assert np.array_equal(draw_region(protocol.prompt_at(0).regions[0], (SIDE, SIDE)), protocol._drawn[0])
         protocol.add_outputs(0, None)
 
 
@@ -253,7 +253,7 @@ def test_interactive_systems_are_told_what_is_too_much():
     assert protocol.measure(0, lambda example: len(example.prompts[0].regions[0].points)) == protocol.steps == 20
     protocol.add_outputs(0, None)
     protocol.add_outputs(0, None)
-    first, second, third = protocol.current_prompt(0).regions[0].points
+    first, second, third = protocol.prompt_at(0).regions[0].points
     assert first[2] == third[2] == 1 and second[2] == 0
     assert beside[int(second[1]), int(second[0])] and third[0] > 15
 
@@ -265,7 +265,7 @@ def test_an_object_that_nobody_clicks_at_has_room_as_well(kind):
     prompt = Prompt(task="region", masks=bars[:, None], labels=(0, 1), regions=regions_of(bars), ignore=bars[1:])
     protocol = kind(clip(prompt, frames=1), lambda one, out: Prediction(np.zeros_like(bars)))
     regions = protocol.measure(0, lambda example: example.prompts[0].regions)
-    assert [len(region.points) for region in regions] == [20, 0] and len(protocol.current_prompt(0).regions) == 2
+    assert [len(region.points) for region in regions] == [20, 0] and len(protocol.prompt_at(0).regions) == 2
 
 
 def test_an_object_that_is_never_found_counts_twenty_clicks():

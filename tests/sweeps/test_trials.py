@@ -57,7 +57,7 @@ def test_a_broken_record_is_named(tmp_path):
     broken.set_status("failed", "no luck")
     assert broken.status() == "failed"
     broken.record.write_text("[]")
-    with pytest.raises(UserError, match=r"\.json: not a readable record"):
+    with pytest.raises(UserError, match=r"\.json: cannot be read as the record"):
         broken.status()
 
 
@@ -112,7 +112,7 @@ ODD = ["[]", "{", "[" * 100_000, "pipe", "endless", "folder"]
 def test_a_damaged_record_is_one_line(tmp_path, content):
     broken = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
     fuzz.placed(broken.record, content)
-    assert isinstance(fuzz.kept_promise(broken.status, says="not a readable record"), UserError)
+    assert isinstance(fuzz.kept_promise(broken.status, says="cannot be read as the record"), UserError)
 
 
 @pytest.mark.parametrize("content", [*ODD, "{}", '{"config": [1]}', '{"config": {"a": NaN}}'])

@@ -80,7 +80,7 @@ class Processor:
     def for_bucket(self, shape):
         return dataclasses.replace(self, **shape)
 
-    def widest(self, others):
+    def with_common_shape(self, others):
         sizes = ("prompts", "regions")
         return dataclasses.replace(self, **{name: max(getattr(one, name) for one in (self, *others)) for name in sizes})
 

@@ -41,7 +41,7 @@ def asked(random_model):
         processor = random_model._processor
         processor = processor.for_bucket({"prompts": max(len(example.prompts) for example in examples)})
         for example in examples:
-            processor = processor.widest([processor.for_bucket(processor.bucket(example))])
+            processor = processor.with_common_shape([processor.for_bucket(processor.bucket(example))])
         drawn_on = int(any(example.drawn_on is not None for example in examples))
         processor = dataclasses.replace(processor, drawn_on=drawn_on, targets=0)
         rows = [processor(example, train=False) for example in examples]

@@ -171,7 +171,7 @@ def test_shared_sizes_hold_every_task_and_each_keeps_its_own_counts(micro):
     config = micro(("referring", "panoptic", "region", "video"), data__batches="mixed")
     own = {name: sources.processor(config, SYSTEM, None, name) for name in config.data.tasks}
     first, *others = own.values()
-    shared = first.widest(others)
+    shared = first.with_common_shape(others)
     assert (shared.frames, shared.targets, shared.classes, shared.regions, shared.prompts) == (2, 8, 9, 3, 2)
     assert shared.length == max(sizes.length for sizes in own.values())
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))

@@ -59,7 +59,7 @@ def test_the_room_is_told_by_planes_and_targets():
     one = dataclasses.replace(PROCESSOR, planes=1)
     many = dataclasses.replace(one, targets=256, prompts=1)
     evaluated = one.for_bucket({**one.bucket(example(np.zeros((0, 2, 8, 8), bool))), "targets": 0})
-    mixed = dataclasses.replace(PROCESSOR, targets=3).widest([many])
+    mixed = dataclasses.replace(PROCESSOR, targets=3).with_common_shape([many])
     wanted = {PROCESSOR: (6, "uint8"), one: (1, "uint8"), many: (1, "uint16"), evaluated: (0, "uint8"), mixed: (3, "uint16")}
     for processor, (planes, dtype) in wanted.items():
         spec, blank = processor.spec(5), processor.blank()

@@ -87,7 +87,7 @@ def test_an_odd_field_is_named_in_one_line(folder, path, value, told):
         (b"[" * 100_000, "nests deeper than 100"),
         (b'{"seed": NaN}', "has the number nan"),
         (b'{"seed": 1e999}', "has the number inf"),
-        (b'{"seed": 1, "seed": 2}', "names seed twice"),
+        (b'{"seed": 1, "seed": 2}', "the key 'seed' twice"),
         (b'{"seed": ' + b"9" * 10_000 + b"}", "not readable JSON"),
         (b" " * (2**24 + 1), "bytes, and the limit is 16777216"),
         (b"", "not readable JSON"),

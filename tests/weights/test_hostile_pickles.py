@@ -116,7 +116,7 @@ def test_the_message_tells_what_to_do(tmp_path):
     path.write_bytes(lone_pickle(ASKS["reduce"][0] + b"."))
     assert refused(path) == (
         f"{path}: asks for os.system, which weights never need; "
-        "do not load this file with other tools either; ask its authors for safetensors"
+        "the file may be malicious, so do not load it with other tools; ask its authors for safetensors"
     )
 
 

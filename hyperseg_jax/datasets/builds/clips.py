@@ -31,7 +31,7 @@ def sample_clip(record: Record, sampling: Sampling, rng: np.random.Generator, wh
 
 def _frame_indices(record: Record, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator) -> np.ndarray:
     objects = [numbers for prompt in prompts for numbers in (prompt.masks, prompt.crowds) if numbers is not None]
-    tracks = [record.shows(numbers) for numbers in objects if len(numbers)]
+    tracks = [record.is_nonempty(numbers) for numbers in objects if len(numbers)]
     only_expressions = all(prompt.task not in ("region", "panoptic") for prompt in prompts)
     if not tracks or (only_expressions and sampling.rule != "jump"):
         return sampling.frame_indices(len(record), rng)
@@ -46,12 +46,12 @@ def _frame_indices(record: Record, prompts: Sequence[Prompt], sampling: Sampling
 def _clip_prompt(record: Record, prompt: Prompt, times: np.ndarray, where: str) -> Prompt:
     def select_frames(name: str, numbers: np.ndarray) -> np.ndarray | None:
         selected = numbers[..., times] if name in PER_FRAME_MASKS else numbers
-        return None if name == "ignore" and not record.shows(selected).any() else selected
+        return None if name == "ignore" and not record.is_nonempty(selected).any() else selected
 
     part = map_masks(prompt, select_frames)
     if prompt.task not in ("region", "panoptic") or prompt.masks is None or part.masks is None:
         return part
-    seen = record.shows(part.masks)
+    seen = record.is_nonempty(part.masks)
     kept = np.flatnonzero(seen[:, 0] if prompt.task == "region" else seen.any(1))
     masks = part.masks[kept]
     if prompt.task == "panoptic":

@@ -131,9 +131,9 @@ class Record:
         """The number of frames."""
         return len(self._images)
 
-    def shows(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns whether each plane is nonempty, bool in the shape of `numbers`."""
-        return ~np.asarray(self._empty[numbers])
+    def is_nonempty(self, planes: np.ndarray) -> np.ndarray:
+        """Returns for each plane number whether its mask has any pixel, bool in the shape of `planes`."""
+        return ~np.asarray(self._empty[planes])
 
     def example(self, times: Sequence[int] | None = None, prompts: Sequence[Prompt] | None = None) -> Example:
         """Decodes the Example. times: indices of the frames to decode; prompts: the matching prompts. Default: all."""

@@ -37,7 +37,7 @@ class FrameCounts:
 
 def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batch], FrameCounts]:
     """Returns f(batch) -> FrameCounts. Padding frames are not counted."""
-    masks = criterion(config)
+    masks = build_criterion(config)
 
     def count_batch(batch: Batch) -> FrameCounts:
         def count_frame(t: int) -> FrameCounts:
@@ -54,7 +54,7 @@ def counts(model: HyperSeg, config: ml_collections.ConfigDict) -> Callable[[Batc
 
 def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
     """Returns the Loss: the mean over frames of each frame's loss, weighted by the number of examples that have the frame."""
-    masks, text_weight = criterion(config), config.loss.text_weight
+    masks, text_weight = build_criterion(config), config.loss.text_weight
     head: Any = lambda params, hidden: model.language_head.apply({"params": params}, hidden)
 
     def batch_loss(params: Any, batch: Batch, key: jax.Array, counts: FrameCounts) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -86,8 +86,8 @@ def loss(model: HyperSeg, config: ml_collections.ConfigDict) -> Loss:
     return batch_loss
 
 
-def criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
-    """Returns the mask criterion of config.loss; its fields are those of MaskCriterion, text_weight and the score weights."""
+def build_criterion(config: ml_collections.ConfigDict) -> MaskCriterion:
+    """Builds the mask criterion. config.loss has the fields of MaskCriterion, text_weight and the weights of the scores."""
     options = {name: value for name, value in config.loss.items() if name != "text_weight"}
     scores: dict[str, ScoreLoss] = {
         "expression": BalancedScores(options.pop("expression_weight", 2.0)),

@@ -33,10 +33,10 @@ def adapters(config: ConfigDict) -> Adapters:
     )
 
 
-def _vocabulary(config: ConfigDict) -> tuple[int, int]:
-    """Returns (rows of the token table, rows of the head, which is vocab_size of PhiForCausalLM).
+def _vocab_sizes(config: ConfigDict) -> tuple[int, int]:
+    """Returns the number of rows of the token embedding and of the LM head (vocab_size of PhiForCausalLM).
 
-    The token table may be shorter: padding it with zero rows does not affect existing ids. A shorter head cannot be padded,
+    The token embedding may be shorter: zero rows do not affect existing ids. A shorter head cannot be padded,
     because every logit contributes to the softmax. Raises UserError in this case.
     """
     tokens, head = config.model.llm.vocab_size, config.model.head_vocab_size
@@ -49,7 +49,7 @@ def _vocabulary(config: ConfigDict) -> tuple[int, int]:
 
 
 def _phi_table(config: ConfigDict) -> Table:
-    tokens, head = _vocabulary(config)
+    tokens, head = _vocab_sizes(config)
     embedding = "model.embed_tokens.weight"
     rows = [row for row in phi.table(build(config).llm).with_prefix("llm/", "model.") if row.names != (embedding,)]
     pad = PaddedRows(tokens, head, embedding) if tokens < head else Identity()
@@ -68,7 +68,7 @@ def _phi_config(config: ConfigDict) -> dict[str, Any]:
     return {
         "architectures": ["PhiForCausalLM"],
         "model_type": "phi",
-        "vocab_size": _vocabulary(config)[1],
+        "vocab_size": _vocab_sizes(config)[1],
         "hidden_size": llm.hidden_size,
         "intermediate_size": llm.mlp_size,
         "num_hidden_layers": llm.num_layers,

@@ -117,7 +117,7 @@ class HyperSegProcessor:
     def for_bucket(self, shape: Shape) -> HyperSegProcessor:
         return dataclasses.replace(self, **shape)  # type: ignore[arg-type]
 
-    def widest(self, other_processors: Iterable[Any]) -> HyperSegProcessor:
+    def with_common_shape(self, other_processors: Iterable[Any]) -> HyperSegProcessor:
         counts = ("frames", "prompts", "length", "targets", "classes", "regions", "drawn_on")
         processors = [self, *other_processors]
         largest = {name: max(getattr(processor, name) for processor in processors) for name in counts}

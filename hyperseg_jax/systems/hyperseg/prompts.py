@@ -139,7 +139,10 @@ def _pieces(template: str, words: dict[str, str]) -> list[str]:
 
 
 def _encode(pieces: list[str], tokenizer: Tokenizer, answer_ids: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Returns the ids of the pieces: markers are at odd indices, and each text between them is encoded separately."""
+    """Returns the token ids of a split template. Even pieces are texts, each encoded separately; odd pieces are markers.
+
+    answer_ids: token ids that replace the marker <gt>.
+    """
     ids: list[int] = []
     for k, piece in enumerate(pieces):
         if k % 2 == 0:
