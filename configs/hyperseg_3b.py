@@ -34,8 +34,8 @@ def recipe() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.system = "hyperseg"
     c.seed = 0
-    c.init_from = ""  # a model to start from: a workdir or a model folder
-    c.init_exclude = (r".*/lora_[ab]", r"perceiver/.*/gate/.*")  # not in the published weights
+    c.init_from = ""  # initial weights: a workdir or a model folder
+    c.init_optional = (r".*/lora_[ab]", r"perceiver/.*/gate/.*")  # not in the published weights
 
     c.model = {
         # ours: float32 parameters, bfloat16 compute
@@ -142,9 +142,9 @@ def recipe() -> ml_collections.ConfigDict:
         "horizontal_flip": 0.0,
         "workers": 8,
         "augment": {},  # by task, fields of data.augment.Augment, as in {"panoptic": {"scale": (0.1, 2.0)}}
-        "length_buckets": (),  # shorter sequence lengths, as in (1152, 1408); each one is a further branch to compile
-        "batches": "task",  # what a batch is of: one task, or "mixed", all of them with shapes that hold each
-        "max_unreadable_share": 0.01,  # of the training records; the run ends when more are unreadable; 0: none may be
+        "length_buckets": (),  # shorter sequence lengths, such as (1152, 1408); each compiles one more branch
+        "batches": "task",  # batches contain one task, or "mixed": all tasks, padded to common shapes
+        "max_unreadable_share": 0.01,  # maximum share of unreadable training records; 0: abort at the first
         "curriculum": {"task": "", "share": 0.0},
         # ratios of the shared tasks: InstructSeg's 4 : 2 : 1 : 3 for referring, chat, reasoning, video; the others are ours
         "tasks": {
@@ -224,7 +224,7 @@ def recipe() -> ml_collections.ConfigDict:
         "final_rate": 0.0,
         "betas": (0.9, 0.999),
         "clip_norm": 1.0,  # ours
-        "accumulate": 1,  # slices that a step goes through its batch in; more take less memory
+        "accumulate": 1,  # number of micro-batches per step; more use less memory
         "param_groups": (
             {"pattern": r".*/lora_[ab]", "rate": 1.0, "decay": 0.0},
             {"pattern": r"(clip_encoder|mask_encoder|projector)/.*", "rate": 0.0, "decay": 0.0},
@@ -236,19 +236,19 @@ def recipe() -> ml_collections.ConfigDict:
     c.train = {
         "steps": 100000,
         "batch_size": 32,
-        "preset": "auto",  # how a run is spread over devices (parallel/presets.py); auto: by their kind
-        "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},  # sizes of its axes, 0: as the preset says
-        "frozen_type": "bfloat16",  # ours: the frozen half as it is published
-        "average": 0.0,  # share of a moving average of the weights that a step keeps (0.999); 0: no average
+        "preset": "auto",  # sharding over devices (parallel/presets.py); auto: by the kind of device
+        "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},  # sizes of the mesh axes; 0: set by the preset
+        "frozen_type": "bfloat16",  # ours: frozen parameters keep their published dtype
+        "average": 0.0,  # decay of the moving average of the weights, such as 0.999; 0: no average
         "profile": (0, 0),  # first and last step to profile for TensorBoard
         "log_every": 20,
         "save_every": 2000,
         "eval_every": 5000,
         "eval_examples": 500,
         "keep": 2,
-        "best": "",  # a score whose best checkpoint is kept as well, such as "referring/ciou"
+        "best": "",  # also keep the checkpoint with the best value of this score, such as "referring/ciou"
     }
     # Limits in seconds (parallel/hosts.py).
     c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
-    c.limits = limits.block()  # how much the files of data sets may ask for (untrusted/limits.py)
+    c.limits = limits.block()  # limits for untrusted files (untrusted/limits.py)
     return c

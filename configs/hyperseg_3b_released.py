@@ -10,7 +10,7 @@ TRAINED = runpy.run_path(str(pathlib.Path(__file__).with_name("hyperseg_3b.py"))
 
 def get_config() -> ml_collections.ConfigDict:
     c = TRAINED["get_config"]()
-    c.init_exclude = ()
+    c.init_optional = ()
     c.model.precision.update({"compute": "float32", "matmul": "highest"})
     c.model.lora.rank = 0
     c.model.perceiver.gate = "none"

@@ -16,13 +16,13 @@ def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.system = "hyperseg"
     c.seed = 0
-    c.init_from = ""  # a model to start from: a workdir, a model folder, or a shipped model's name
-    c.init_exclude = ()  # regexes of parameters that may be missing there
+    c.init_from = ""  # initial weights: a workdir, a model folder, or a shipped model's name
+    c.init_optional = ()  # regexes of parameters that may be missing in init_from
 
     c.model = {
         "precision": {"params": "float32", "compute": "float32", "output": "float32", "matmul": "highest"},
         "num_queries": 8,
-        "query_std": 0.5,  # the release starts at zero; from scratch, queries that differ learn sooner
+        "query_std": 0.5,  # the release initializes with zeros; from scratch, distinct queries learn faster
         "head_vocab_size": 576,
         "lora": {"rank": 0, "alpha": 16.0, "dropout": 0.0, "targets": ("query", "value")},
         "clip_encoder": {
@@ -60,21 +60,21 @@ def get_config() -> ml_collections.ConfigDict:
     c.loss = {"points": "grid", "text_weight": 0.5, "expression_weight": 6.0, "class_weight": 6.0, "region_weight": 6.0}
 
     c.data = {
-        "root": "",  # where the toy world lies; empty: drawn once into the user's cache folder
+        "root": "",  # folder of the toy world; empty: rendered once into the user's cache folder
         "toy": {"seed": 0, "train": 16000, "val": 200, "clips": 400, "level": "default", "kinds": "known"},
         "tokenizer": "toy",
         "template": "v0",
         "image_size": 96,
         "buckets": (100, 128, 192, 320),
-        "horizontal_flip": 0.5,  # probability; left and right in the texts are swapped as well
+        "horizontal_flip": 0.5,  # probability; also swaps left and right in the texts
         "workers": 0,
         "augment": {},  # by task, fields of data.augment.Augment, as in {"panoptic": {"scale": (0.1, 2.0)}}
-        "length_buckets": (),  # shorter sequence lengths, as in (1152, 1408); each one is a further branch to compile
-        "batches": "task",  # what a batch is of: one task, or "mixed", all of them with shapes that hold each
-        "max_unreadable_share": 0.01,  # of the training records; the run ends when more are unreadable; 0: none may be
-        # What a run from scratch begins with, for this share of its steps: class lists teach names several times sooner.
+        "length_buckets": (),  # shorter sequence lengths, such as (1152, 1408); each compiles one more branch
+        "batches": "task",  # batches contain one task, or "mixed": all tasks, padded to common shapes
+        "max_unreadable_share": 0.01,  # maximum share of unreadable training records; 0: abort at the first
+        # Training from scratch starts with this task: class lists teach class names several times faster.
         "curriculum": {"task": "panoptic", "share": 0.4},
-        # ratio: how often a batch is of this task. The sizes are fields of the processor.
+        # ratio: relative number of batches of the task. The sizes are fields of the processor.
         "tasks": {
             "referring": task("referring", 8, length=208, prompts=6, read={"group_by_image": True, "prompts_per_example": 6}),
             "panoptic": task(
@@ -100,9 +100,9 @@ def get_config() -> ml_collections.ConfigDict:
         "final_rate": 0.02,
         "betas": (0.9, 0.98),
         "clip_norm": 5.0,
-        "accumulate": 1,  # slices that a step goes through its batch in; more take less memory
+        "accumulate": 1,  # number of micro-batches per step; more use less memory
         "param_groups": (
-            # embeddings are of size one and have far to go: at the common rate, names are learned half as fast
+            # embeddings have unit scale: with the base learning rate, class names are learned half as fast
             {"pattern": r"llm/tokens/embedding", "rate": 10.0, "decay": 0.0},
             {"pattern": r".*/(bias|scale|positions|level_embed|query|queries|embedding)", "rate": 1.0, "decay": 0.0},
             {"pattern": r".*", "rate": 1.0, "decay": 0.02},
@@ -111,19 +111,19 @@ def get_config() -> ml_collections.ConfigDict:
     c.train = {
         "steps": 6500,
         "batch_size": 12,
-        "preset": "single",  # how a run is spread over devices (parallel/presets.py)
-        "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},  # sizes of its axes, 0: as the preset says
-        "frozen_type": "",  # type of the frozen half, "" as it is
-        "average": 0.0,  # share of a moving average of the weights that a step keeps (0.999); 0: no average
+        "preset": "single",  # sharding over devices (parallel/presets.py)
+        "mesh": {"data": 0, "fsdp": 0, "tensor": 0, "space": 0},  # sizes of the mesh axes; 0: set by the preset
+        "frozen_type": "",  # dtype of frozen parameters; "": unchanged
+        "average": 0.0,  # decay of the moving average of the weights, such as 0.999; 0: no average
         "profile": (0, 0),  # first and last step to profile for TensorBoard
         "log_every": 20,
         "save_every": 500,
         "eval_every": 2000,
         "eval_examples": 60,
         "keep": 2,
-        "best": "",  # a score whose best checkpoint is kept as well, such as "referring/ciou"
+        "best": "",  # also keep the checkpoint with the best value of this score, such as "referring/ciou"
     }
     # Limits in seconds (parallel/hosts.py).
     c.hosts = {"start": 300, "barrier": 600, "heartbeat": 100, "watchdog": 1800}
-    c.limits = limits.block()  # how much the files of data sets may ask for (untrusted/limits.py)
+    c.limits = limits.block()  # limits for untrusted files (untrusted/limits.py)
     return c

@@ -15,7 +15,7 @@ TINY = runpy.run_path(str(pathlib.Path(__file__).with_name("tiny.py")))
 def get_config() -> ml_collections.ConfigDict:
     c = TINY["get_config"]()
     c.init_from = "tiny"
-    c.init_exclude = (r".*/lora_[ab]",)
+    c.init_optional = (r".*/lora_[ab]",)
     c.model.lora.update({"rank": 8, "alpha": 16.0, "targets": ("query", "key", "value", "out", "up", "down")})
 
     c.data.curriculum.share = 0.0
@@ -23,13 +23,13 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.tasks = {
         "new": _at("new", referring, 2),
         "known": _at("known", referring, 1),
-        "new_classes": _at("new", panoptic, 2),  # class lists teach a name soonest
+        "new_classes": _at("new", panoptic, 2),  # class lists teach class names fastest
     }
     c.optimizer.learning_rate = 5e-4
     c.optimizer.warmup_steps = 20
     c.optimizer.param_groups = (
         {"pattern": r".*/lora_[ab]", "rate": 1.0, "decay": 0.0},
-        # The new words have never been trained. Embeddings are of size one, and have far to go in these few steps.
+        # The new words are untrained. Embeddings have unit scale, so they need a larger learning rate in these few steps.
         {"pattern": r"llm/tokens/embedding", "rate": 20.0, "decay": 0.0},
         {"pattern": r"(clip_encoder|projector|mask_encoder|llm|language_head)/.*", "rate": 0.0, "decay": 0.0},
         {"pattern": r".*", "rate": 1.0, "decay": 0.0},

@@ -86,7 +86,7 @@ LENGTHS = {
 """{field name: (minimum, maximum)} of the lengths of lists."""
 ELEMENTS: Mapping[str, Any] = {"length_buckets": 0}
 """Example elements of lists that are empty in the shipped configs; other empty lists hold strings."""
-REGEXES = ("init_exclude", "pattern")
+REGEXES = ("init_optional", "pattern")
 UNCHECKED_BLOCKS = ("data.tasks", "data.augment", "limits")
 """Blocks with user-defined names, or that are checked where they are used."""
 TASK_FIELDS = {"reader": "", "ratio": 0}

@@ -13,7 +13,7 @@ FIELDS: Mapping[str, str] = {
     "data.bad_share": "max_unreadable_share",
     "data.first": "curriculum",
     "data.tasks.*.*.group_by_clip": "group_by_video",
-    "init_fresh": "init_exclude",
+    "init_fresh": "init_optional",
     "optimizer.groups": "param_groups",
 }
 """{old path, where * matches any name: new name of its last part}."""

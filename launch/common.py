@@ -45,9 +45,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
         epilog="--config.x.y=value changes one field of the config.",
     )
     made.add_argument("config", metavar="CONFIG", help="a config file, or the name of a shipped one (tiny)")
-    made.add_argument("workdir", metavar="WORKDIR", help="where the run lives; the same command goes on where it stopped")
-    made.add_argument("--name", help="what the run is called outside (default: from WORKDIR)")
-    made.add_argument("--dry-run", action="store_true", help="print what would be run or applied, and change nothing")
+    made.add_argument("workdir", metavar="WORKDIR", help="folder or bucket of the run; the same command resumes it")
+    made.add_argument("--name", help="name of the run or job (default: from WORKDIR)")
+    made.add_argument("--dry-run", action="store_true", help="print the commands without running them")
     return made
 
 
@@ -58,7 +58,7 @@ def add_mounts(options: argparse.ArgumentParser) -> None:
         type=Mount,
         action="append",
         default=[],
-        help="show a bucket as a folder on every host (for datasets); may be repeated",
+        help="mount a bucket as a folder on every host (for datasets); repeatable",
     )
 
 

@@ -92,8 +92,10 @@ def run_processes(command: Sequence[str], environments: Sequence[Mapping[str, st
 
 def run(arguments: Sequence[str]) -> int:
     options = common.parser(__doc__)
-    options.add_argument("--processes", type=int, default=1, help="how many processes form the run (default: 1)")
-    options.add_argument("--cpu-devices", type=int, help="train on the CPU, with as many virtual devices in each process")
+    options.add_argument("--processes", type=int, default=1, help="number of processes (default: 1)")
+    options.add_argument(
+        "--cpu-devices", type=int, help="train on the CPU, with this number of virtual devices in each process"
+    )
     options.add_argument("--grace", type=float, default=30.0, help="seconds between SIGTERM and SIGKILL once one has failed")
     parsed = common.parse(options, arguments)
     if parsed.processes < 1 or (parsed.cpu_devices is not None and parsed.cpu_devices < 1):

@@ -65,8 +65,8 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--partition")
     options.add_argument("--account")
     options.add_argument("--setup", help="shell command to run first, such as activating an environment")
-    options.add_argument("--output", default="%x-%j.log", help="file of the output (default: NAME-JOB.log)")
-    options.add_argument("--save-seconds", type=int, default=300, help="how long before its time limit the run saves")
+    options.add_argument("--output", default="%x-%j.log", help="log file (default: NAME-JOB.log)")
+    options.add_argument("--save-seconds", type=int, default=300, help="seconds before the time limit at which the run saves")
     options.add_argument("--wait", action="store_true", help="return when the job has ended, with its status")
     parsed = common.parse(options, arguments)
     if parsed.nodes < 1:

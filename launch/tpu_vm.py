@@ -199,14 +199,16 @@ def run(arguments: Sequence[str]) -> int:
     options.add_argument("--zone", required=True)
     options.add_argument("--project", help="default: gcloud's")
     options.add_argument("--queued", action="store_true", help="wait for capacity as a queued resource")
-    options.add_argument("--slices", type=int, default=1, help="several slices as one run over the network; needs --queued")
+    options.add_argument(
+        "--slices", type=int, default=1, help="number of slices in one run, connected by the network; needs --queued"
+    )
     options.add_argument("--spot", action="store_true", help="cheaper, and may be preempted at any time")
     options.add_argument("--reserved", action="store_true", help="from a reservation")
-    options.add_argument("--service-account", help="e-mail of the account whose rights the hosts have")
+    options.add_argument("--service-account", help="e-mail of the service account of the hosts")
     options.add_argument("--image", help="TPU VM software version (default: by type)")
-    options.add_argument("--retries", type=int, default=3, help="starts after failures in a row that are no preemption")
-    options.add_argument("--poll", type=float, default=30.0, help="seconds between looks at the slice's state")
-    options.add_argument("--keep", action="store_true", help="leave the slice when the run has ended")
+    options.add_argument("--retries", type=int, default=3, help="consecutive restarts after failures other than preemption")
+    options.add_argument("--poll", type=float, default=30.0, help="seconds between checks of the slice's state")
+    options.add_argument("--keep", action="store_true", help="keep the slice after the run has ended")
     common.add_mounts(options)
     parsed = common.parse(options, arguments)
     if parsed.slices < 1 or (parsed.slices > 1 and not parsed.queued):

@@ -36,7 +36,7 @@ NEW = {
         },
     },
     "optimizer": {"param_groups": [{"pattern": ".*"}]},
-    "init_exclude": [".*"],
+    "init_optional": [".*"],
 }
 
 

@@ -83,5 +83,5 @@ def trace_initial_state(
     abstract = jax.eval_shape(with_params, shapes)
     shardings = state_shardings(abstract, placement.shardings(boxed, mesh), groups, tx, mesh.replicated)
     return InitialState(
-        placement.abstract_arrays(abstract, shardings), shardings, tx, init_fn, config.init_from, tuple(config.init_exclude)
+        placement.abstract_arrays(abstract, shardings), shardings, tx, init_fn, config.init_from, tuple(config.init_optional)
     )

@@ -24,7 +24,7 @@ def config_of(folder, system, model, root, tasks, **train):
     }
     data = {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in data.items()}
     data |= {"root": str(root), "curriculum": {"task": "", "share": 0.0}, "tasks": tasks}
-    fields |= {"system": system, "seed": 0, "init_from": "", "init_exclude": (), "model": model, "loss": {}, "data": data}
+    fields |= {"system": system, "seed": 0, "init_from": "", "init_optional": (), "model": model, "loss": {}, "data": data}
     file = folder / f"{system}.py"
     file.write_text(f"import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict({fields!r})\n")
     return configs.load(str(file))
