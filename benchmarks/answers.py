@@ -1,10 +1,9 @@
-"""What an answer costs the host: masks selected on the device, against the same rule on the host with all masks at full size.
+"""Host cost of an answer: mask selection on the device, against the same rule on the host with all masks at full size.
 
     python benchmarks/answers.py [--side 1024] [--queries 100] [--rounds 5]
 
-One expression about one image. Both take mask logits of a quarter of the model's input of 1024 px, and give the same mask
-outside of pixels beside zero. The device part, which runs on the CPU here, is timed apart from what the host does with its
-outcome."""
+One expression for one image. Both take mask logits at a quarter of the model's input of 1024 px, and give the same mask except
+for pixels near zero. The device part, which runs on the CPU here, is timed separately from the host's post-processing."""
 
 from __future__ import annotations
 
@@ -26,8 +25,8 @@ from hyperseg_jax.systems import system as systems
 INPUT, STRIDE = 1024, 4
 
 
-def interpolation(source: int, target: int) -> np.ndarray:
-    """float32 [target, source]: bilinear, as torch's."""
+def interpolation_matrix(source: int, target: int) -> np.ndarray:
+    """Returns the matrix float32 [target, source] of torch's bilinear interpolation."""
     at = np.maximum((np.arange(target) + 0.5) * source / target - 0.5, 0)
     low = np.minimum(at.astype(int), source - 1)
     matrix = np.zeros((target, source), np.float32)
@@ -36,13 +35,13 @@ def interpolation(source: int, target: int) -> np.ndarray:
     return matrix
 
 
-def on_the_host(masks: np.ndarray, scores: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Every mask at the size of the image, then the best: bool [H, W]."""
-    resize = lambda x, size: interpolation(x.shape[-2], size[0]) @ x @ interpolation(x.shape[-1], size[1]).T
+def select_on_host(masks: np.ndarray, scores: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Resizes every mask to the image and returns the best: bool [H, W]."""
+    resize = lambda x, size: interpolation_matrix(x.shape[-2], size[0]) @ x @ interpolation_matrix(x.shape[-1], size[1]).T
     full = resize(resize(masks, geometry.padded)[:, : geometry.filled[0], : geometry.filled[1]], geometry.original)
     chance = lambda x: 0.5 * (np.tanh(0.5 * x) + 1)
-    sure = (chance(full) * (full > 0)).sum((1, 2)) / ((full > 0).sum((1, 2)) + 1e-6)
-    return full[np.argmax(chance(scores) * sure)] > 0
+    quality = (chance(full) * (full > 0)).sum((1, 2)) / ((full > 0).sum((1, 2)) + 1e-6)
+    return full[np.argmax(chance(scores) * quality)] > 0
 
 
 def main() -> None:
@@ -56,7 +55,7 @@ def main() -> None:
     geometry, prompt = fit(parsed.side * 3 // 4, parsed.side, INPUT), Prompt("referring", "it")
     noise = rng.normal(0, 2, (parsed.queries, 8, 8)).astype(np.float32)
     cells = INPUT // STRIDE
-    masks = interpolation(8, cells) @ noise @ interpolation(8, cells).T  # smooth blobs
+    masks = interpolation_matrix(8, cells) @ noise @ interpolation_matrix(8, cells).T  # smooth blobs
     scores = rng.normal(-3, 2, parsed.queries).astype(np.float32)
     outputs = {"mask_logits": masks, "expression": scores, "asked": np.asarray(True)}
     answer, size = answers.find("expression"), canvas(*geometry.original)
@@ -64,30 +63,30 @@ def main() -> None:
     def select(outputs: dict[str, jax.Array], geometry: jax.Array) -> dict[str, jax.Array]:
         return answer.select(outputs, mask_resize(geometry, masks.shape[1:], size), answers.default.segment_thresholds())
 
-    jitted, held = jax.jit(select), jax.device_put(outputs)
-    selected = jax.block_until_ready(jitted(held, geometry_array(geometry)))
+    jitted, loaded = jax.jit(select), jax.device_put(outputs)
+    selected = jax.block_until_ready(jitted(loaded, geometry_array(geometry)))
     always = answers.published
 
     def finish(selected: dict[str, jax.Array]) -> np.ndarray:
         return answer.predict({name: np.asarray(value) for name, value in selected.items()}, prompt, geometry, always).masks[0]
 
-    old, new = on_the_host(masks, scores, geometry), finish(selected)
+    old, new = select_on_host(masks, scores, geometry), finish(selected)
     print(f"{parsed.queries} queries, image {geometry.original}: {(old != new).sum()} of {old.size} pixels differ")
 
     times: dict[str, list[float]] = {"host, all queries": [], "device part": [], "host part": []}
     for _ in range(parsed.rounds):
         began = time.perf_counter()
-        on_the_host(masks, scores, geometry)
+        select_on_host(masks, scores, geometry)
         times["host, all queries"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        selected = jax.block_until_ready(jitted(held, geometry_array(geometry)))
+        selected = jax.block_until_ready(jitted(loaded, geometry_array(geometry)))
         times["device part"].append(time.perf_counter() - began)
         began = time.perf_counter()
         finish(selected)
         times["host part"].append(time.perf_counter() - began)
     peaks = {}
     for name, work in (
-        ("host, all queries", lambda: on_the_host(masks, scores, geometry)),
+        ("host, all queries", lambda: select_on_host(masks, scores, geometry)),
         ("host part", lambda: finish(selected)),
     ):
         tracemalloc.start()

@@ -1,6 +1,6 @@
-"""J and F of a model of configs/davis_small.py on the frames that it was not trained on, beside answers that read no text.
+"""J and F of a model of configs/davis_small.py on frames that it was not trained on, with text-blind baselines.
 
-Not a benchmark result: the frames between are what it was trained on.
+Not a benchmark result: the model was trained on the frames in between.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Values = dict[str, list[float]]
 
 
 def mean_masks(frames: ReferringFrames) -> dict[str, np.ndarray]:
-    """Where the object of each video is in most frames, bool [H, W]."""
+    """Returns the pixels that the object of each video covers in most frames, bool [H, W]."""
     sums: dict[str, list[np.ndarray]] = defaultdict(list)
     for example in frames:
         prompt = example.prompts[0]
@@ -35,14 +35,14 @@ def mean_masks(frames: ReferringFrames) -> dict[str, np.ndarray]:
     return {video: np.mean(masks, axis=0) > 0.5 for video, masks in sums.items()}
 
 
-def blind_answers(example: Example, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What can be answered without the text, bool [H, W]: everything, the mean mask of each video that is seen, and the perfect
-    masks of all objects that are seen."""
-    own: dict[str, np.ndarray] = {prompt.key: prompt.masks[0, 0] for prompt in example.prompts if prompt.masks is not None}
+def text_blind_baselines(example: Example, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns predictions that ignore the text, bool [H, W]: all pixels, the mean mask of each visible video, and the union of
+    the target masks of all visible objects."""
+    targets: dict[str, np.ndarray] = {prompt.key: prompt.masks[0, 0] for prompt in example.prompts if prompt.masks is not None}
     return {
         "all foreground": np.ones(example.frames.shape[1:3], bool),
-        "mean mask": np.concatenate([means[video] for video in own], axis=1),
-        "every object": np.any(list(own.values()), axis=0),
+        "mean mask": np.concatenate([means[video] for video in targets], axis=1),
+        "every object": np.any(list(targets.values()), axis=0),
     }
 
 
@@ -55,10 +55,10 @@ def main() -> None:
     model, odd = load(parsed.model), ReferringFrames(parsed.root, "odd")
     means = mean_masks(ReferringFrames(parsed.root, "even", beside=False))
 
-    values: dict[str, Values] = defaultdict(lambda: defaultdict(list))  # video (or "all") -> score -> a value a prompt
-    tiles: dict[str, dict[str, np.ndarray]] = {}  # video -> alone and beside another
+    values: dict[str, Values] = defaultdict(lambda: defaultdict(list))  # video (or "all") -> score -> one value per prompt
+    tiles: dict[str, dict[str, np.ndarray]] = {}  # video -> alone and next to another
     for example in track(odd, "frames", console=Console(stderr=True)):
-        blind = blind_answers(example, means)
+        blind = text_blind_baselines(example, means)
         for prompt in example.prompts:
             assert prompt.masks is not None
             target = prompt.masks[0, 0]
@@ -73,7 +73,9 @@ def main() -> None:
             if example.name.startswith(f"{prompt.key}/"):
                 tiles.setdefault(prompt.key, {}).setdefault(prompt.group, compare(example.frames[0], prompt, [ours]))
 
-    averages = {video: {name: float(np.mean(own[name])) for name in sorted(own)} for video, own in sorted(values.items())}
+    averages = {
+        video: {name: float(np.mean(targets[name])) for name in sorted(targets)} for video, targets in sorted(values.items())
+    }
     table = Table("", *averages["all"])
     for video in [*odd.videos, "all"]:
         table.add_row(video, *(f"{averages[video][name]:.3f}" for name in averages["all"]))

@@ -1,4 +1,4 @@
-"""Our deformable sampling against PyTorch's grid_sample formula on the processor: forward, and forward with backward."""
+"""Our deformable sampling against PyTorch's grid_sample formula on the CPU: forward, and forward with backward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the other side is on the processor as well
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # PyTorch runs on the CPU as well
 
 import jax
 import numpy as np
@@ -21,8 +21,8 @@ from hyperseg_jax.ops.deformable import Shapes, deformable_sampling
 HEADS, CHANNELS, POINTS = 8, 32, 4  # of the published pixel decoder
 
 
-def draw(shapes: Shapes, batch: int) -> list[np.ndarray]:
-    """Values, locations, weights and a cotangent; every cell is a query, its points lie a few cells around it."""
+def random_inputs(shapes: Shapes, batch: int) -> list[np.ndarray]:
+    """Returns values, locations, weights and a cotangent; every cell is a query with points a few cells around it."""
     rng = np.random.default_rng(0)
     cells = [(np.stack(np.mgrid[:h, :w][::-1], -1).reshape(-1, 2) + 0.5) / (w, h) for h, w in shapes]
     centres = np.concatenate(cells)[None, :, None, None, None]
@@ -35,7 +35,7 @@ def draw(shapes: Shapes, batch: int) -> list[np.ndarray]:
     return [np.asarray(x, np.float32) for x in (value, centres + moves, weights, cotangent)]
 
 
-def with_torch(value: Any, locations: Any, weights: Any, shapes: Shapes) -> Any:
+def sample_with_torch(value: Any, locations: Any, weights: Any, shapes: Shapes) -> Any:
     """ms_deform_attn_core_pytorch, the published formula without a compiled extension."""
     batch, queries = locations.shape[:2]
     samples = []
@@ -48,32 +48,32 @@ def with_torch(value: Any, locations: Any, weights: Any, shapes: Shapes) -> Any:
     return mixed.reshape(batch, HEADS * CHANNELS, queries).transpose(1, 2)
 
 
-def pair(shapes: Shapes, arrays: list[np.ndarray], backward: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """(ours, PyTorch's) as functions of nothing that give their results as arrays, finished."""
+def make_pair(shapes: Shapes, arrays: list[np.ndarray], backward: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Returns (ours, PyTorch's) as functions without arguments that block until their result arrays are ready."""
     *inputs, cotangent = arrays
 
     def forward(*args: Any) -> Any:
         return deformable_sampling(args[0], shapes, *args[1:])
 
-    def both(*args: Any) -> Any:
+    def forward_backward(*args: Any) -> Any:
         out, pull = jax.vjp(forward, *args)
         return out, *pull(cotangent)
 
-    program = jax.jit(both if backward else lambda *args: (forward(*args),))
+    program = jax.jit(forward_backward if backward else lambda *args: (forward(*args),))
     leaves = [torch.tensor(x, requires_grad=backward) for x in inputs]
     upstream = torch.tensor(cotangent)
 
-    def theirs() -> list[np.ndarray]:
+    def run_torch() -> list[np.ndarray]:
         if not backward:
             with torch.no_grad():
-                return [with_torch(*leaves, shapes).numpy()]
-        out = with_torch(*leaves, shapes)
+                return [sample_with_torch(*leaves, shapes).numpy()]
+        out = sample_with_torch(*leaves, shapes)
         return [out.detach().numpy(), *(g.numpy() for g in torch.autograd.grad(out, leaves, upstream))]
 
-    return lambda: jax.block_until_ready(program(*inputs)), theirs
+    return lambda: jax.block_until_ready(program(*inputs)), run_torch
 
 
-def seconds(function: Callable[[], Any]) -> float:
+def measure_seconds(function: Callable[[], Any]) -> float:
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parsed = parser.parse_args()
     shapes = tuple((parsed.side // stride,) * 2 for stride in (32, 16, 8))
-    arrays = draw(shapes, parsed.batch)
+    arrays = random_inputs(shapes, parsed.batch)
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     print(
@@ -94,15 +94,15 @@ def main() -> None:
         f"jax {jax.__version__}, torch {torch.__version__}; compilation left out"
     )
     for name, backward in (("forward", False), ("forward and backward", True)):
-        ours, theirs = pair(shapes, arrays, backward)
-        worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours(), theirs(), strict=True))
+        ours, run_torch = make_pair(shapes, arrays, backward)
+        worst = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours(), run_torch(), strict=True))
         if worst > 1e-3:
             raise SystemExit(f"{name}: the two differ by {worst:.1e} of the largest value; nothing was measured")
-        times = [(seconds(ours), seconds(theirs)) for _ in range(parsed.rounds)]
-        ratios = sorted(other / own for own, other in times)
-        own, other = (statistics.median(column) for column in zip(*times, strict=True))
+        times = [(measure_seconds(ours), measure_seconds(run_torch)) for _ in range(parsed.rounds)]
+        ratios = sorted(torch_time / ours_time for ours_time, torch_time in times)
+        ours_time, torch_time = (statistics.median(column) for column in zip(*times, strict=True))
         print(
-            f"{name:22} ours {own * 1e3:8.1f} ms   grid_sample {other * 1e3:8.1f} ms   "
+            f"{name:22} ours {ours_time * 1e3:8.1f} ms   grid_sample {torch_time * 1e3:8.1f} ms   "
             f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), agree to {worst:.0e}"
         )
 

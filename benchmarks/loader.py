@@ -1,8 +1,8 @@
-"""Our stream of batches against torch's DataLoader: images a second, with the same decoder, resize, workers and files.
+"""Our stream of batches against torch's DataLoader: images per second, with the same decoder, resize, workers and files.
 
-The files are made for this: 640 x 480 (the size of COCO's) of smooth and fine noise, as JPEG of about COCO's bytes an image.
-Both sides turn each into uint8 [size, size, 3] with the same decoder and resize of Pillow, in batches, in random order (torch's
-opens and converts as torchvision's loader does). Ours reads the files themselves, and then a build of them
+The files are generated: 640 x 480 (like COCO) of smooth and fine noise, as JPEG of about COCO's bytes per image.
+Both convert each to uint8 [size, size, 3] with the same decoder and resize of Pillow, in batches, in random order (torch's
+opens and converts like torchvision's loader). Ours reads the files, and then a build of them
 (`hyperseg data build --long-edge size`).
 """
 
@@ -41,7 +41,7 @@ Batches = Callable[[], contextlib.AbstractContextManager[Iterator[Any]]]
 
 
 def write_files(folder: pathlib.Path, count: int) -> tuple[pathlib.Path, pathlib.Path]:
-    """(json with a question about each, as of GQA; folder of the images, DRAWN different ones under many names)."""
+    """Returns (GQA-like json with a question per image; folder of the images, DRAWN distinct ones under many names)."""
     images = folder / "images"
     images.mkdir()
     rng, rows = np.random.default_rng(0), {}
@@ -60,24 +60,24 @@ def write_files(folder: pathlib.Path, count: int) -> tuple[pathlib.Path, pathlib
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """What our stream knows of a task."""
+class ImageTask:
+    """A task as our stream requires it."""
 
     train: Any
     size: int
     ratio: int = 1
 
     def prepare(self, example: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {"images": fixed(example.frames[0], self.size)}
+        return {"images": resize(example.frames[0], self.size)}
 
 
-def fixed(pixels: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> [size, size, 3]."""
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resizes uint8 [H, W, 3] to [size, size, 3]."""
     return resize_and_pad(pixels, fit(*pixels.shape[:2], size))
 
 
-class Files(torch.utils.data.Dataset):
-    """The same images for torch."""
+class ImageFiles(torch.utils.data.Dataset):
+    """The same images as a torch dataset."""
 
     def __init__(self, images: pathlib.Path, size: int):
         self._paths, self._size = sorted(map(str, images.iterdir())), size
@@ -86,38 +86,38 @@ class Files(torch.utils.data.Dataset):
         return len(self._paths)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"images": torch.from_numpy(fixed(images.colours(pathlib.Path(self._paths[index])), self._size))}
+        return {"images": torch.from_numpy(resize(images.colours(pathlib.Path(self._paths[index])), self._size))}
 
 
-def ours(reader: Any, size: int, batch: int, workers: int) -> Batches:
-    return lambda: Stream(Mixture({"images": Images(reader, size)}, batch, seed=0), batch, workers=workers)
+def make_our_batches(reader: Any, size: int, batch: int, workers: int) -> Batches:
+    return lambda: Stream(Mixture({"images": ImageTask(reader, size)}, batch, seed=0), batch, workers=workers)
 
 
-def of_torch(images: pathlib.Path, size: int, batch: int, workers: int) -> Batches:
+def make_torch_batches(images: pathlib.Path, size: int, batch: int, workers: int) -> Batches:
     @contextlib.contextmanager
-    def opened() -> Iterator[Iterator[Any]]:
-        order = torch.utils.data.RandomSampler(Files(images, size), replacement=True, num_samples=10**9)
-        loader = torch.utils.data.DataLoader(Files(images, size), batch, sampler=order, num_workers=workers)
+    def open_batches() -> Iterator[Iterator[Any]]:
+        order = torch.utils.data.RandomSampler(ImageFiles(images, size), replacement=True, num_samples=10**9)
+        loader = torch.utils.data.DataLoader(ImageFiles(images, size), batch, sampler=order, num_workers=workers)
         batches = iter(loader)
         yield batches
-        del batches  # ends its workers
+        del batches  # stops its workers
 
-    return opened
-
-
-def helpers() -> list[psutil.Process]:
-    """The workers: processes that this one started, those that keep the books of shared memory left out."""
-    found = psutil.Process().children(recursive=True)
-    return [one for one in found if "resource_tracker" not in " ".join(one.cmdline())]
+    return open_batches
 
 
-def worked(processes: list[psutil.Process]) -> float:
-    """Seconds of processors that this process and its workers took."""
+def list_workers() -> list[psutil.Process]:
+    """Returns the worker processes of this process, without shared-memory trackers."""
+    result = psutil.Process().children(recursive=True)
+    return [one for one in result if "resource_tracker" not in " ".join(one.cmdline())]
+
+
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Returns the CPU seconds of this process and its workers."""
     return sum(sum(one.cpu_times()[:2]) for one in [psutil.Process(), *processes])
 
 
-def memory(process: psutil.Process, field: str = "RssAnon", file: str = "status") -> float:
-    """MiB that /proc says of a process."""
+def read_memory(process: psutil.Process, field: str = "RssAnon", file: str = "status") -> float:
+    """Returns a memory field of a process from /proc, in MiB."""
     for line in pathlib.Path(f"/proc/{process.pid}/{file}").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
@@ -125,40 +125,40 @@ def memory(process: psutil.Process, field: str = "RssAnon", file: str = "status"
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """rate: images a second. a_core: images a second of processor time, workers and consumer together. pss: MiB of all
-    workers at their peak, shared pages split among those who share them."""
+class Measurement:
+    """rate: images per second. a_core: images per CPU second, workers and consumer together. pss: peak MiB of all workers, with
+    shared pages divided among their users."""
 
     rate: float
     a_core: float
     pss: float
 
 
-def measure(batches: Batches, count: int, batch: int) -> Measured:
-    """Starting the workers and the first batches are left out."""
+def measure(batches: Batches, count: int, batch: int) -> Measurement:
+    """Measures batches, without the start of the workers and the first batches."""
     with batches() as stream:
         for _ in range(4):
             next(stream)
-        workers, peak = helpers(), 0.0
-        cpu, began = worked(workers), time.perf_counter()
+        workers, peak = list_workers(), 0.0
+        cpu, began = cpu_seconds(workers), time.perf_counter()
         for k in range(count // batch):
-            taken = next(stream)["images"]
-            assert len(taken) == batch
+            count_read = next(stream)["images"]
+            assert len(count_read) == batch
             if k % 8 == 0:
-                peak = max(peak, sum(memory(one, "Pss", "smaps_rollup") for one in workers))
+                peak = max(peak, sum(read_memory(one, "Pss", "smaps_rollup") for one in workers))
         seconds = time.perf_counter() - began
-        cpu = worked(workers) - cpu
-    return Measured(count / seconds, count / cpu, peak)
+        cpu = cpu_seconds(workers) - cpu
+    return Measurement(count / seconds, count / cpu, peak)
 
 
-def compare(ways: dict[str, Batches], count: int, batch: int, rounds: int) -> None:
-    """Every way in turn, `rounds` times; ratios are within a round, to the first way."""
-    found: dict[str, list[Measured]] = {name: [] for name in ways}
+def compare(methods: dict[str, Batches], count: int, batch: int, rounds: int) -> None:
+    """Measures every method in turn, `rounds` times; ratios are within a round, relative to the first method."""
+    result: dict[str, list[Measurement]] = {name: [] for name in methods}
     for _ in range(rounds):
-        for name, way in ways.items():
-            found[name].append(measure(way, count, batch))
-    first = found[next(iter(ways))]
-    for name, runs in found.items():
+        for name, way in methods.items():
+            result[name].append(measure(way, count, batch))
+    first = result[next(iter(methods))]
+    for name, runs in result.items():
         line = f"{name:28}"
         for what in ("rate", "a_core"):
             ratios = sorted(getattr(run, what) / getattr(one, what) for run, one in zip(runs, first, strict=True))
@@ -167,14 +167,14 @@ def compare(ways: dict[str, Batches], count: int, batch: int, rounds: int) -> No
         print(f"{line}  workers {max(run.pss for run in runs):5.0f} MiB", flush=True)
 
 
-def flatness(batches: Batches, samples: int, batch: int) -> None:
-    """Memory of each worker's own (RssAnon) along the way."""
+def print_memory(batches: Batches, samples: int, batch: int) -> None:
+    """Prints the private memory (RssAnon) of each worker over time."""
     with batches() as stream:
-        shown = {round(samples // batch * part / 10): part for part in range(1, 11)}
+        output = {round(samples // batch * part / 10): part for part in range(1, 11)}
         for k in range(1, samples // batch + 1):
             next(stream)
-            if k in shown:
-                each = ", ".join(f"{memory(one):.1f}" for one in helpers())
+            if k in output:
+                each = ", ".join(f"{read_memory(one):.1f}" for one in list_workers())
                 print(f"after {k * batch:6d} samples: workers hold {each} MiB of their own", flush=True)
 
 
@@ -202,13 +202,13 @@ def main() -> None:
         )
         kinds = {"files": files, "a build": built}
         loaded = (parsed.size, parsed.batch, parsed.workers)
-        streams = {f"ours, {name}": ours(reader, *loaded) for name, reader in kinds.items()}
+        streams = {f"ours, {name}": make_our_batches(reader, *loaded) for name, reader in kinds.items()}
         if parsed.flat:
             for name, stream in streams.items():
                 print(name)
-                flatness(stream, parsed.flat, parsed.batch)
+                print_memory(stream, parsed.flat, parsed.batch)
         else:
-            theirs = of_torch(images, *loaded)
+            theirs = make_torch_batches(images, *loaded)
             compare({"torch, files": theirs, **streams}, parsed.images, parsed.batch, parsed.rounds)
 
 

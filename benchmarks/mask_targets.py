@@ -1,8 +1,8 @@
-"""Segment maps against a mask for each target: bytes and processor time of one panoptic training element of HyperSeg-3B.
+"""Segment maps against a mask for each target: bytes and CPU time of one panoptic training element of HyperSeg-3B.
 
-The image is 640 x 480 (the size of COCO's), cut into segments that do not overlap, with COCO's list of 133 classes. The other
-way resizes and pads each mask alone. Both make the same images, tokens and labels, which is part of their time. The toy
-tokenizer stands in for Phi's; its tokens of the class list are more, so the sequence gets more room.
+The image is 640 x 480 (like COCO), divided into disjoint segments, with COCO's list of 133 classes. The alternative resizes
+and pads each mask separately. Both create the same images, tokens and labels, which is part of their time. The toy tokenizer
+replaces Phi's; it needs more tokens for the class list, so the sequence is longer.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ COCO_PANOPTIC_STUFF = """banner, blanket, bridge, cardboard, counter, curtain, d
     building-other-merged, rock-merged, wall-other-merged, rug-merged"""
 
 
-def example(segments: int) -> Example:
-    """An image of noise; its segments are the pixels nearest to each of some points."""
+def make_example(segments: int) -> Example:
+    """Returns a noise image whose segments are the Voronoi cells of random points."""
     rng = np.random.default_rng(segments)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     centres = rng.random((segments, 2)) * (HEIGHT, WIDTH)
@@ -55,36 +55,36 @@ def example(segments: int) -> Example:
     return Example("an image", rng.integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8), (prompt,))
 
 
-def with_maps(processor: Processor, given: Example) -> Batch:
-    return processor(given, train=True)
+def prepare_with_maps(processor: Processor, example: Example) -> Batch:
+    return processor(example, train=True)
 
 
-def with_masks(processor: Processor, given: Example, targets: int) -> Batch:
-    """The element with bool [K, N, T, S, S] in the place of the maps."""
-    (prompt,) = given.prompts
-    bare = dataclasses.replace(given, prompts=(dataclasses.replace(prompt, masks=None, labels=()),))
-    made, geometry = processor(bare, train=True), processor.geometry(HEIGHT, WIDTH)
+def prepare_with_masks(processor: Processor, example: Example, targets: int) -> Batch:
+    """Returns the element with masks bool [K, N, T, S, S] instead of the maps."""
+    (prompt,) = example.prompts
+    bare = dataclasses.replace(example, prompts=(dataclasses.replace(prompt, masks=None, labels=()),))
+    result, geometry = processor(bare, train=True), processor.geometry(HEIGHT, WIDTH)
     masks = np.zeros((targets, 1, *geometry.padded), bool)
     for n, mask in enumerate(prompt.masks):
-        masks[n, 0] = resized(mask[0], geometry)
+        masks[n, 0] = resize_mask(mask[0], geometry)
     valid = np.array([n < len(prompt.masks) and bool(masks[n].any()) for n in range(targets)])
     left_out = ("segments", "planes")
     return {
-        **{name: value for name, value in made.items() if name not in left_out},
+        **{name: value for name, value in result.items() if name not in left_out},
         "masks": np.stack([masks]),
         "valid": valid[None],
     }
 
 
-def resized(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+def resize_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     (height, width), padded = geometry.filled, np.zeros(geometry.padded, bool)
     image = Image.fromarray(mask.astype(np.uint8))
     padded[:height, :width] = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
     return padded
 
 
-def seconds(function: Callable[[], Batch]) -> float:
-    """Of this process on a processor."""
+def measure_seconds(function: Callable[[], Batch]) -> float:
+    """Returns the CPU seconds of a call."""
     began = time.process_time()
     function()
     return time.process_time() - began
@@ -99,18 +99,22 @@ def main() -> None:
     processor = sources.processor(config, systems.get(config.system), Tokenizer.toy(), "panoptic", length=4096)
     targets = config.data.tasks.panoptic.targets
     for segments in parsed.segments:
-        given = example(segments)
-        ways = (lambda given=given: with_maps(processor, given), lambda given=given: with_masks(processor, given, targets))
+        inputs = make_example(segments)
+        ways = (
+            lambda inputs=inputs: prepare_with_maps(processor, inputs),
+            lambda inputs=inputs: prepare_with_masks(processor, inputs, targets),
+        )
         maps, masks = (way() for way in ways)
         numbers = np.arange(1, targets + 1)[:, None, None, None]
         if not np.array_equal(maps["segments"][0] == numbers, masks["masks"][0]) or (maps["valid"] != masks["valid"]).any():
             raise SystemExit(f"{segments} segments: the two ways have different masks; nothing was measured")
-        times = [tuple(map(seconds, ways)) for _ in range(parsed.rounds)]
-        ratios = sorted(other / own for own, other in times)
-        own, other = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
+        times = [tuple(map(measure_seconds, ways)) for _ in range(parsed.rounds)]
+        ratios = sorted(masks_ms / maps_ms for maps_ms, masks_ms in times)
+        maps_ms, masks_ms = (statistics.median(column) * 1e3 for column in zip(*times, strict=True))
         megabytes = [sum(leaf.nbytes for leaf in jax.tree.leaves(one)) / 1e6 for one in (maps, masks)]
         print(
-            f"{segments:3} segments: maps {megabytes[0]:6.2f} MB {own:6.1f} ms, masks {megabytes[1]:6.2f} MB {other:6.1f} ms, "
+            f"{segments:3} segments: maps {megabytes[0]:6.2f} MB {maps_ms:6.1f} ms, "
+            f"masks {megabytes[1]:6.2f} MB {masks_ms:6.1f} ms, "
             f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
             flush=True,
         )

@@ -1,11 +1,11 @@
-"""What further prompts about one image cost: features encoded once, against a full pass for each prompt.
+"""Cost of further prompts for one image: features encoded once, against a full pass for each prompt.
 
     python benchmarks/prompts.py [--prompts 10] [--layers 2] [--rounds 3] [--flops-only]
 
 The first part runs hyperseg_3b_released with its vision parts at real size, random weights, float32 and a language model of
---layers layers, and compares the masks of both. The second part counts the FLOP of the whole model, without running it. Both
-take an image of 1024 x 1024 px and referring prompts of some words. The tokenizer is the toy world's, whose tokens are shorter
-than a real one's, so prompts are a little longer here."""
+--layers layers, and compares the masks of both. The second part counts the FLOP of the full model, without running it. Both
+use an image of 1024 x 1024 px and referring prompts of a few words. The toy tokenizer has shorter tokens than a real one, so
+prompts are slightly longer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS = ["ring", "star", "square", "disc", "cross", "arrow", "heart", "moon", "c
 
 
 class Case:
-    """A model, and batches of one image and one prompt each. functions: the full pass; by part how it is encoded."""
+    """A model, and batches of one image and one prompt each, with functions for the full pass and for each encoding."""
 
     def __init__(self, config: ml_collections.ConfigDict, prompts: int) -> None:
         self.model = SYSTEM.build(config)
@@ -44,19 +44,19 @@ class Case:
         processor = self.processor.for_bucket(self.processor.bucket(examples[0]))
         self.batches = [jax.tree.map(lambda x: x[None], processor(one, train=False)) for one in examples]
         self.parts = self.processor.parts(self.batches[0])
-        whole = {"images", "clip_images"}
-        self.rest = [{name: value for name, value in batch.items() if name not in whole} for batch in self.batches]
+        full = {"images", "clip_images"}
+        self.rest = [{name: value for name, value in batch.items() if name not in full} for batch in self.batches]
 
     def features(self, encode: dict[str, Any], params: Any) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for name, function in encode.items():
             if name in self.parts:
-                needed = {other: made[other] for other in self.encode[name].needs}
-                made[name] = function(params, self.parts[name], needed)
-        return made
+                needed = {other: result[other] for other in self.encode[name].needs}
+                result[name] = function(params, self.parts[name], needed)
+        return result
 
 
-def real_size(layers: int, prompts: int, rounds: int) -> None:
+def measure_real_size(layers: int, prompts: int, rounds: int) -> None:
     config = configs.load("hyperseg_3b_released", [f"model.llm.num_layers={layers}"])
     config = config.copy_and_resolve_references().unlock()
     config.model.precision.update({"compute": "float32", "matmul": "default"})
@@ -68,22 +68,24 @@ def real_size(layers: int, prompts: int, rounds: int) -> None:
     def masks(batch: dict[str, Any], features: dict[str, Any]) -> np.ndarray:
         return np.asarray(predict(params, batch, features, None)[0]["mask_logits"])
 
-    def full() -> list[np.ndarray]:
+    def run_full() -> list[np.ndarray]:
         return [masks(batch, {}) for batch in case.batches]
 
-    def once() -> list[np.ndarray]:
+    def run_with_features() -> list[np.ndarray]:
         features = case.features(encode, params)
         return [masks(rest, features) for rest in case.rest]
 
-    one, other = full(), once()  # compiles both
-    largest = max(float(np.abs(a).max()) for a in one)
-    apart = max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True))
-    flipped = np.mean([((a > 0) != (b > 0)).mean() for a, b in zip(one, other, strict=True)])
-    print(f"mask logits up to {largest:.3g}, which differ by at most {apart:.2g}; {100 * flipped:.4f} % of the pixels flip")
+    first, second = run_full(), run_with_features()  # compile both
+    largest = max(float(np.abs(a).max()) for a in first)
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(first, second, strict=True))
+    flipped = np.mean([((a > 0) != (b > 0)).mean() for a, b in zip(first, second, strict=True)])
+    print(
+        f"mask logits up to {largest:.3g}, which differ by at most {difference:.2g}; {100 * flipped:.4f} % of the pixels flip"
+    )
     ratios = []
     for _ in range(rounds):
         seconds = []
-        for run in (full, once):
+        for run in (run_full, run_with_features):
             began = time.perf_counter()
             run()
             seconds.append(time.perf_counter() - began)
@@ -93,15 +95,15 @@ def real_size(layers: int, prompts: int, rounds: int) -> None:
 
 
 def random_leaf(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Values about as large as trained ones, so that nothing overflows."""
+    """Returns values of the magnitude of trained ones, to avoid overflows."""
     scale = np.float32(0.02 if len(leaf.shape) > 1 else 0.1)
     return (scale * np.random.default_rng(len(leaf.shape)).standard_normal(leaf.shape, np.float32)).astype(leaf.dtype)
 
 
-def counted(prompts: int) -> None:
+def count_model_flops(prompts: int) -> None:
     case = Case(configs.load("hyperseg_3b_released"), prompts)
     full = count_flops(case.predict, case.shapes, case.batches[0], {}, None)
-    shaped = {name: lambda *given, f=encoding.function: jax.eval_shape(f, *given) for name, encoding in case.encode.items()}
+    shaped = {name: lambda *args, f=encoding.function: jax.eval_shape(f, *args) for name, encoding in case.encode.items()}
     features = case.features(shaped, case.shapes)
     print(f"one full pass: {full / 1e12:.2f} TFLOP")
     total = 0.0
@@ -122,9 +124,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--flops-only", action="store_true", help="leave out the timed part")
     parsed = parser.parse_args()
-    counted(parsed.prompts)
+    count_model_flops(parsed.prompts)
     if not parsed.flops_only:
-        real_size(parsed.layers, parsed.prompts, parsed.rounds)
+        measure_real_size(parsed.layers, parsed.prompts, parsed.rounds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Settings of every test: CPU, eight virtual devices, a compilation cache, and the golden options."""
+"""Settings of all tests: CPU, eight virtual devices, a compilation cache, and the golden options."""
 
 import contextlib
 import fcntl
@@ -9,7 +9,7 @@ import pathlib
 import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile much and compute little: without these passes, XLA compiles the step of a small model in a fifth of the time.
+# Tests are dominated by compilation: without these passes, XLA compiles the step of a small model in a fifth of the time.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
@@ -20,13 +20,13 @@ import jax
 import pytest
 import shapes
 
-shapes.install()  # before anything of the package is imported
+shapes.install()  # before any module of the package is imported
 
 import fuzz  # noqa: E402
 
 MICRO = pathlib.Path(__file__).parent / "micro_config.py"
 
-# Tracing makes very many small objects that live on: looking for garbage among them took a tenth of the tests' time.
+# Tracing creates many small long-lived objects: garbage collection of them took a tenth of the tests' time.
 gc.set_threshold(200_000, 20, 20)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -56,20 +56,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def tried_long(request):
-    """tried_long(property, strategy): `fuzz.tried` with ever new input, for --fuzz-seconds; for slow tests. The summary of the
-    run tells the number of examples."""
+def run_property_long(request):
+    """run_property_long(property, strategy): `fuzz.run_property` with new samples, for --fuzz-seconds; for slow tests.
+    The terminal summary reports the number of examples."""
     seconds, seed = request.config.getoption("--fuzz-seconds"), request.config.getoption("--fuzz-seed")
 
-    def run(holds, *strategies):
-        examples = fuzz.tried_for(seconds, holds, *strategies, seed=seed)
+    def run(prop, *strategies):
+        examples = fuzz.run_property_for(seconds, prop, *strategies, seed=seed)
         request.node.user_properties.append(("examples", examples))
 
     return run
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """How many examples each of the longer property tests tried."""
+    """Reports the number of examples of each long property test."""
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:
             if name == "examples" and report.when == "call":
@@ -77,17 +77,17 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The notebooks take longest, so they begin first: at the end, the other worker would wait for them."""
+    """The notebooks take longest, so they run first; at the end, the other worker would wait for them."""
     items.sort(key=lambda item: "notebooks" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """once(name, make): the folder of that name, made by the first worker that asks for it."""
+    """shared(name, make): a folder created by the first worker that requests it."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
 
-    def once(name, make):
+    def get_folder(name, make):
         with (base / f".{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (base / f".{name}.made").exists():
@@ -95,7 +95,7 @@ def shared(tmp_path_factory):
                 (base / f".{name}.made").touch()
         return base / name
 
-    return once
+    return get_folder
 
 
 @pytest.fixture(scope="session")
@@ -124,29 +124,29 @@ def micro(world):
 
 @pytest.fixture(scope="session")
 def trained(shared, micro):
-    """The workdir of a micro run that was never stopped."""
+    """The workdir of an uninterrupted micro run."""
     from hyperseg_jax.training.loop import train
 
-    with quickly():
+    with fast_compilation():
         return shared("trained", lambda folder: train(micro(), folder))
 
 
 @pytest.fixture(scope="session")
 def random_model(micro):
-    """A micro Model with random weights, whose masks are neither empty nor full; nothing in it may be changed."""
-    from drawn import drawn_params
+    """A micro Model with random weights, whose masks are neither empty nor full; must not be modified."""
+    from sample_inputs import random_params
 
     from hyperseg_jax.predictors.model import Model
     from hyperseg_jax.systems import system as systems
     from hyperseg_jax.text.tokenizer import Tokenizer
 
     config = micro()
-    return Model(config, Tokenizer.toy(), drawn_params(systems.get("hyperseg").shapes(config), seed=1))
+    return Model(config, Tokenizer.toy(), random_params(systems.get("hyperseg").shapes(config), seed=1))
 
 
 @pytest.fixture(scope="session")
-def hollow(shared, micro):
-    """A whole micro model whose parameters are all zero: for what happens before it segments."""
+def zero_model(shared, micro):
+    """A folder with a micro model whose parameters are zero, for tests of what happens before inference."""
     import numpy as np
 
     from hyperseg_jax.systems import system as systems
@@ -162,8 +162,8 @@ def hollow(shared, micro):
 
 
 @contextlib.contextmanager
-def quickly():
-    """Programs are compiled without most optimizations: micro models run for moments."""
+def fast_compilation():
+    """Compiles without most optimizations, since micro models run briefly."""
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
@@ -172,6 +172,6 @@ def quickly():
 
 
 @pytest.fixture(autouse=True)
-def _quick_programs_of_micro_models(request):
-    with quickly() if "micro" in request.fixturenames else contextlib.nullcontext():
+def _fast_compilation_of_micro_models(request):
+    with fast_compilation() if "micro" in request.fixturenames else contextlib.nullcontext():
         yield

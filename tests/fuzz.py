@@ -1,11 +1,11 @@
-"""What property tests share: damaged JSON and bytes, and the promise that holds for all input: the right value or one line.
+"""Helpers of property tests: damaged JSON and bytes, and the property of all readers: a valid result or a one-line error.
 
 def test_damaged_indices(tmp_path):
-    fuzz.tried(lambda text: fuzz.kept_promise(lambda: read(written(tmp_path, text))), fuzz.damaged_json(INDEX))
+    fuzz.run_property(lambda text: fuzz.check_call(lambda: read(write(tmp_path, text))), fuzz.damaged_json(INDEX))
 
 @pytest.mark.slow
-def test_damaged_indices_for_long(tmp_path, tried_long):
-    tried_long(...the same...)
+def test_damaged_indices_for_long(tmp_path, run_property_long):
+    run_property_long(...the same arguments...)
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import hypothesis.strategies as st
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted.bad_file import BadFile
 
-SECONDS, MEMORY = 10.0, 2**30  # of one call, beside what the process has already
+SECONDS, MEMORY = 10.0, 2**30  # limits of one call; memory in addition to that of the process
 
 NAMES = st.sampled_from(
     ("", "a", "a.b", "__class__", "__dict__", "\x1b[31m", "\ud800", "[red]", "{0.__class__}", "../x", "/dev/zero", "\0")
@@ -32,11 +32,12 @@ NAMES = st.sampled_from(
 NUMBERS = st.sampled_from((0, 1, -1, 3, 255, 2**31, 2**63, 10**9, 10**40, 1.5, -0.0, 1e308, float("nan"), float("inf")))
 ODD = st.one_of(st.none(), st.booleans(), NUMBERS, st.integers(), NAMES, st.text(max_size=20))
 VALUES = st.recursive(ODD, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4), max_leaves=8)
-"""JSON values of all kinds, the inconvenient ones first."""
+"""JSON values of all types, unusual ones first."""
 
 
-def placed(path, content):
-    """What may stand in the place of a file: its content, or what it is instead. A link leads to "other", two folders up."""
+def write_content(path, content):
+    """Writes a file, or replaces it by a special one: content is text, "link" (to "other", two folders up), "pipe", "endless"
+    or "folder"."""
     match content:
         case "link":
             path.symlink_to(path.parents[1] / "other")
@@ -50,57 +51,57 @@ def placed(path, content):
             path.write_text(content)
 
 
-def _places(value, path=()):
-    """The paths to all containers' members in a JSON value."""
+def member_paths(value, path=()):
+    """Yields the paths of all members in a JSON value."""
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, member in members:
         yield (*path, name)
-        yield from _places(member, (*path, name))
+        yield from member_paths(member, (*path, name))
 
 
 @st.composite
 def damaged(draw, value, most=3):
-    """The JSON value with one to `most` members replaced, taken out, doubled under another name or nested deep."""
+    """Changes one to `most` members of a JSON value: replaced, removed, renamed, scaled, swapped or deeply nested."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, most))):
-        places = list(_places(value))
-        if not places:
+        positions = list(member_paths(value))
+        if not positions:
             break
-        *path, last = draw(st.sampled_from(places))
-        home = value
+        *path, last = draw(st.sampled_from(positions))
+        parent = value
         for name in path:
-            home = home[name]
+            parent = parent[name]
         match draw(st.sampled_from(("replace", "replace", "remove", "rename", "scale", "nest", "swap"))):
             case "replace":
-                home[last] = draw(VALUES)
+                parent[last] = draw(VALUES)
             case "remove":
-                del home[last]
-            case "rename" if isinstance(home, dict):
-                home[draw(NAMES)] = home.pop(last)
-            case "scale" if isinstance(home[last], int | float):
-                home[last] = home[last] * draw(st.sampled_from((-1, 0, 2, 1000, 10**9)))
+                del parent[last]
+            case "rename" if isinstance(parent, dict):
+                parent[draw(NAMES)] = parent.pop(last)
+            case "scale" if isinstance(parent[last], int | float):
+                parent[last] = parent[last] * draw(st.sampled_from((-1, 0, 2, 1000, 10**9)))
             case "nest":
                 for _ in range(draw(st.sampled_from((1, 2, 90, 400)))):
-                    home[last] = [home[last]]
+                    parent[last] = [parent[last]]
             case "swap":
-                other = draw(st.sampled_from(places))
-                found = value
+                other = draw(st.sampled_from(positions))
+                result = value
                 with contextlib.suppress(KeyError, IndexError, TypeError):
                     for name in other:
-                        found = found[name]
-                    home[last] = copy.deepcopy(found)
+                        result = result[name]
+                    parent[last] = copy.deepcopy(result)
     return value
 
 
 def damaged_json(value, most=3):
-    """Bytes of a damaged JSON value; some are no longer JSON, or not UTF-8."""
-    whole = damaged(value, most).map(lambda made: json.dumps(made).encode())
-    return st.one_of(whole, whole, whole, damaged_bytes(json.dumps(value).encode()))
+    """Returns a strategy for bytes of a damaged JSON value; some are invalid JSON or UTF-8."""
+    full = damaged(value, most).map(lambda result: json.dumps(result).encode())
+    return st.one_of(full, full, full, damaged_bytes(json.dumps(value).encode()))
 
 
 @st.composite
 def damaged_bytes(draw, data, most=4):
-    """The bytes with one to `most` places overwritten, cut out, doubled or filled."""
+    """Overwrites, removes, duplicates or inserts bytes at one to `most` positions."""
     data = bytearray(data)
     for _ in range(draw(st.integers(1, most))):
         at, size = draw(st.integers(0, len(data))), draw(st.sampled_from((1, 1, 2, 4, 16, 100)))
@@ -119,41 +120,41 @@ def damaged_bytes(draw, data, most=4):
     return bytes(data)
 
 
-def one_line(message):
-    """That a message may be shown: one printable line that is not too long."""
+def assert_one_line(message):
+    """Asserts that a message is one printable line of bounded length."""
     assert message and "\n" not in message and message.isprintable() and len(message) < 2000, ascii(message)
 
 
 PYTHON = re.compile(
     r"\b[A-Z]\w*(Error|Exception|Interrupt)\b|NoneType|' object |unhashable|must be (real|str|int|integers|a string)|argument"
 )
-"""What errors of Python and NumPy are called, and how they speak."""
+"""Terms of Python's and NumPy's own error messages."""
 
 
-def plain_words(message, names):
-    """That a message is in the words of files, and has one of the names of files in it."""
+def assert_plain_words(message, names):
+    """Asserts that a message has no Python terms and names one of the files."""
     assert not PYTHON.search(message), message
     assert any(name in message for name in names), message
 
 
-def kept_promise(call, *, seconds=SECONDS, memory=MEMORY, says=""):
-    """What the call returns, or the UserError or BadFile that it raised with one printable line (which holds `says`). Fails on
-    any other exception, and beyond the time or memory."""
+def check_call(call, *, seconds=SECONDS, memory=MEMORY, says=""):
+    """Returns the result of the call, or the UserError or BadFile that it raised with one printable line that contains `says`.
+    Fails on other exceptions, and beyond the time or memory limit."""
     began = time.perf_counter()
     try:
-        with bounded(seconds, memory):
+        with limit_resources(seconds, memory):
             value = call()
     except (UserError, BadFile) as error:
-        one_line(str(error))
+        assert_one_line(str(error))
         assert says in str(error), str(error)
-        assert not _ran_out(error), "took more memory than it may"
+        assert not is_memory_error(error), "exceeded the memory limit"
         value = error
     assert time.perf_counter() - began < seconds
     return value
 
 
-def _ran_out(error):
-    """Whether a MemoryError is what an error began with. FFmpeg's own one has a number; it refuses sizes with it as well."""
+def is_memory_error(error):
+    """Returns whether an error was caused by a MemoryError. FFmpeg's has an errno, and is also raised for refused sizes."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -164,14 +165,14 @@ def _ran_out(error):
 
 
 @contextlib.contextmanager
-def bounded(seconds=SECONDS, memory=MEMORY):
-    """TimeoutError after so many seconds in Python, and MemoryError where so many bytes more are taken."""
+def limit_resources(seconds=SECONDS, memory=MEMORY):
+    """Raises TimeoutError after `seconds`, and MemoryError for allocations beyond `memory` more bytes."""
 
-    def late(*_):
+    def raise_timeout(*_):
         raise TimeoutError(f"took more than {seconds} seconds")
 
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
-    limits, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, late)
+    limits, handler = resource.getrlimit(resource.RLIMIT_AS), signal.signal(signal.SIGALRM, raise_timeout)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory, limits[1]))
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -182,29 +183,29 @@ def bounded(seconds=SECONDS, memory=MEMORY):
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def tried(holds, *strategies, examples=100, seed=0):
-    """Calls holds(...) with so many examples drawn from the strategies, the same ones for the same seed."""
+def run_property(prop, *strategies, examples=100, seed=0):
+    """Calls prop(...) with `examples` samples of the strategies, reproducible by seed."""
     quiet = list(hypothesis.HealthCheck)
 
     @hypothesis.seed(seed)
     @hypothesis.settings(max_examples=examples, deadline=None, database=None, suppress_health_check=quiet)
     @hypothesis.given(st.tuples(*strategies))
     def run(drawn):
-        holds(*drawn)
+        prop(*drawn)
 
     run()
 
 
-def tried_for(seconds, holds, *strategies, seed=0):
-    """tried() with ever new input, until the time is over; how many examples that were."""
+def run_property_for(seconds, prop, *strategies, seed=0):
+    """Runs run_property() with new samples until the time is over; returns the number of samples."""
     began, rounds, calls = time.monotonic(), 0, 0
 
-    def counted(*drawn):
+    def count_calls(*drawn):
         nonlocal calls
         calls += 1
-        holds(*drawn)
+        prop(*drawn)
 
     while not rounds or time.monotonic() - began < seconds:
-        tried(counted, *strategies, examples=200, seed=f"{seed} {rounds}")
+        run_property(count_calls, *strategies, examples=200, seed=f"{seed} {rounds}")
         rounds += 1
     return calls

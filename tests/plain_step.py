@@ -1,4 +1,4 @@
-"""The step of a loss that is no system's."""
+"""A training step for a plain loss function, without a system."""
 
 import types
 
@@ -8,8 +8,10 @@ import ml_collections
 from hyperseg_jax.training.state import make_step
 
 
-def step_of(loss, tx, *, counts=lambda batch: jnp.float32(1), accumulate=1, average=0.0, length_buckets=(), **functions):
-    """make_step for loss(params, batch, key, counts). functions: further fields of the system."""
+def make_plain_step(
+    loss, tx, *, counts=lambda batch: jnp.float32(1), accumulate=1, average=0.0, length_buckets=(), **functions
+):
+    """Returns make_step for loss(params, batch, key, counts). functions: further fields of the system."""
     system = types.SimpleNamespace(
         loss=lambda model, config: loss,
         counts=lambda model, config: counts,

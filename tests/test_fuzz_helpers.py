@@ -1,4 +1,4 @@
-"""The helpers of property tests: they repeat themselves, and see what breaks the promise."""
+"""The helpers of property tests are reproducible and detect violations."""
 
 import json
 
@@ -12,8 +12,8 @@ SAMPLE = {"a": [1, {"b": "c"}], "d": {"e": 2.5, "f": None}}
 
 def test_the_same_seed_gives_the_same_examples():
     drawn = [[], [], []]
-    for seen, seed in zip(drawn, (0, 0, 1), strict=True):
-        fuzz.tried(seen.append, fuzz.damaged_json(SAMPLE), examples=40, seed=seed)
+    for recorded, seed in zip(drawn, (0, 0, 1), strict=True):
+        fuzz.run_property(recorded.append, fuzz.damaged_json(SAMPLE), examples=40, seed=seed)
     assert drawn[0] == drawn[1] != drawn[2] and set(drawn[0]) - {json.dumps(SAMPLE).encode()}
 
 
@@ -31,17 +31,17 @@ def _raise(error):
         lambda: [None for _ in iter(int, 1)],
     ],
 )
-def test_a_broken_promise_is_seen(call):
+def test_violations_are_detected(call):
     with pytest.raises((AssertionError, ValueError, MemoryError, TimeoutError)):
-        fuzz.kept_promise(call, seconds=0.2, memory=2**29)
+        fuzz.check_call(call, seconds=0.2, memory=2**29)
 
 
-def test_a_kept_promise():
-    assert fuzz.kept_promise(lambda: 5) == 5
-    assert str(fuzz.kept_promise(lambda: _raise(UserError("x: bad; fix it")), says="x:")) == "x: bad; fix it"
+def test_accepted_results():
+    assert fuzz.check_call(lambda: 5) == 5
+    assert str(fuzz.check_call(lambda: _raise(UserError("x: bad; fix it")), says="x:")) == "x: bad; fix it"
 
 
-def test_longer_runs_go_on(tried_long):
-    seen = []
-    count = fuzz.tried_for(0.5, seen.append, fuzz.damaged_bytes(b"some bytes"))
-    assert count >= 200 and len(seen) <= count and len(set(seen)) > 100 and tried_long
+def test_longer_runs(run_property_long):
+    recorded = []
+    count = fuzz.run_property_for(0.5, recorded.append, fuzz.damaged_bytes(b"some bytes"))
+    assert count >= 200 and len(recorded) <= count and len(set(recorded)) > 100 and run_property_long

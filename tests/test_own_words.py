@@ -1,5 +1,4 @@
-"""What is HyperSeg's own stands in systems/hyperseg, in the weight tables of modules, in shipped assets and published
-scores."""
+"""HyperSeg-specific terms occur only in systems/hyperseg, weight tables, shipped assets and published scores."""
 
 import ast
 import pathlib
@@ -55,21 +54,21 @@ WORDS = (
     r"^hyperseg$",
 )
 NUMBERS = (123.675, 116.28, 103.53, 58.395, 57.12, 57.375)
-"""The colours that its pixels are normalized by. Its grey, sizes and thresholds are numbers that others use as well."""
-OF_PIXELS = "a colour of its pixels:"
+"""Its pixel normalization. Its grey value, sizes and thresholds are also used by others."""
+PIXEL_STATISTIC = "pixel statistic:"
 ALLOWED = ("commands/main.py: 'hyperseg'",)
 """The name of the program."""
-PATTERN = re.compile("|".join((*WORDS, OF_PIXELS)))
+PATTERN = re.compile("|".join((*WORDS, PIXEL_STATISTIC)))
 
 
-def told(tree):
-    """Names, texts that are no docstrings, and the numbers of NUMBERS."""
+def list_terms(tree):
+    """Yields names, strings other than docstrings, and values of NUMBERS."""
     docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
             yield node.value
         elif isinstance(node, ast.Constant) and node.value in NUMBERS and not isinstance(node.value, bool):
-            yield f"{OF_PIXELS} {node.value}"
+            yield f"{PIXEL_STATISTIC} {node.value}"
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.ImportFrom):
@@ -86,13 +85,13 @@ def told(tree):
             yield node.arg or ""
 
 
-def test_shared_rooms_have_no_words_of_a_system():
-    found = []
+def test_shared_rooms_have_no_system_specific_terms():
+    result = []
     for path in sorted(ROOT.rglob("*.py")):
-        place = path.relative_to(ROOT)
-        if place.parts[0] not in OWN:
-            found += [f"{place}: {text[:60]!r}" for text in told(ast.parse(path.read_text())) if PATTERN.search(text)]
-    assert not set(found) - set(ALLOWED), "\n".join(found)
+        file = path.relative_to(ROOT)
+        if file.parts[0] not in OWN:
+            result += [f"{file}: {text[:60]!r}" for text in list_terms(ast.parse(path.read_text())) if PATTERN.search(text)]
+    assert not set(result) - set(ALLOWED), "\n".join(result)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +106,11 @@ def test_shared_rooms_have_no_words_of_a_system():
         'NAME = "sem_seg_head.predictor.SEG_proj"',
     ],
 )
-def test_a_word_of_a_system_is_seen(line):
-    assert any(PATTERN.search(text) for text in told(ast.parse(line)))
+def test_system_specific_terms_are_detected(line):
+    assert any(PATTERN.search(text) for text in list_terms(ast.parse(line)))
 
 
-def test_the_words_are_those_of_hyperseg():
-    """Each stands in its folder, so the list is of things that exist."""
-    texts = [text for path in (ROOT / "systems" / "hyperseg").glob("*.py") for text in told(ast.parse(path.read_text()))]
+def test_all_terms_occur_in_hyperseg():
+    """Each term occurs in the system's folder, so the list is up to date."""
+    texts = [text for path in (ROOT / "systems" / "hyperseg").glob("*.py") for text in list_terms(ast.parse(path.read_text()))]
     assert all(any(re.search(word, text) for text in texts) for word in WORDS)

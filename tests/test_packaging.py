@@ -1,4 +1,4 @@
-"""A built wheel, installed elsewhere, stands on its own: configs by name, assets, the console script."""
+"""An installed wheel works without the repository: configs by name, assets, the console script."""
 
 import os
 import pathlib
@@ -25,11 +25,11 @@ def run(*command: object, **options: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with the installed wheel, and an environment that looks there first."""
+    """A folder with the installed wheel, and an environment that imports from it first."""
     folder = tmp_path_factory.mktemp("wheel")
     source, site = folder / "source", folder / "site"
     source.mkdir()
-    for name in SOURCES:  # a copy, so that the build leaves nothing in the checkout
+    for name in SOURCES:  # a copy, so that the build does not write to the checkout
         path = ROOT / name
         if path.is_dir():
             shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -44,11 +44,11 @@ def installed(tmp_path_factory):
     return site, os.environ | {"PYTHONPATH": str(site)}
 
 
-def test_configs_and_assets_travel(installed, tmp_path):
+def test_configs_and_assets_are_installed(installed, tmp_path):
     site, environment = installed
-    shown = run(sys.executable, "-c", SHOW, cwd=tmp_path, env=environment)
+    output = run(sys.executable, "-c", SHOW, cwd=tmp_path, env=environment)
     package = site / "hyperseg_jax"
-    assert shown.stdout.split() == [str(package), str(package / "configs"), "True", "hyperseg", "True"], shown.stderr
+    assert output.stdout.split() == [str(package), str(package / "configs"), "True", "hyperseg", "True"], output.stderr
     shipped = {path.name for path in (package / "configs").glob("*.py")}
     assert shipped == {path.name for path in (ROOT / "configs").glob("*.py")}
 

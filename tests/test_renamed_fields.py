@@ -1,4 +1,4 @@
-"""Names of earlier versions: told in configs, read in what those versions wrote."""
+"""Field names of earlier versions: reported in configs, and migrated in saved models."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ NEW = {
 }
 
 
-def test_every_old_name_is_told_and_migrated():
+def test_old_names_are_reported_and_migrated():
     lines = list(renamed_fields.problems(OLD))
     assert len(lines) == len(renamed_fields.FIELDS) + len(renamed_fields.READERS)
     assert "data.augment.referring.mirror: was renamed to data.augment.referring.horizontal_flip; use the new name" in lines
@@ -48,26 +48,26 @@ def test_every_old_name_is_told_and_migrated():
     assert renamed_fields.migrate(copy.deepcopy(NEW)) == NEW and not list(renamed_fields.problems(NEW))
 
 
-def test_what_no_config_is_stays():
+def test_other_objects_are_unchanged():
     for value in ([], {"data": None}, {"data": {"tasks": [1], "augment": {"a": 3}}}, {"optimizer": "groups"}):
         assert renamed_fields.migrate(copy.deepcopy(value)) == value
 
 
-def test_an_override_is_told_the_new_name():
+def test_old_names_in_overrides_are_reported():
     with pytest.raises(UserError, match=r"data\.cuts: was renamed to data\.length_buckets; use --config\.data\.length_buckets"):
         configs.load("tiny", ["data.cuts=(64,)"])
     with pytest.raises(UserError, match=r"known fields|did you mean"):
         configs.load("tiny", ["data.cutting=1"])
 
 
-def test_a_config_file_is_told_the_new_name():
+def test_old_names_in_config_files_are_reported():
     fields = configs.load("tiny").to_dict()
     fields["optimizer"]["groups"] = fields["optimizer"].pop("param_groups")
     with pytest.raises(UserError, match=r"mine: optimizer\.groups: was renamed to optimizer\.param_groups; use the new name"):
         configs.check(fields, "mine: ")
 
 
-def test_a_model_folder_of_an_earlier_version_opens(tmp_path):
+def test_model_folders_of_earlier_versions_load(tmp_path):
     folder = tmp_path / "old"
     shutil.copytree(model_folder.find("tiny"), folder)
     path = folder / "config.json"

@@ -1,4 +1,4 @@
-"""The rooms import one way only: a room imports from itself and from rooms above its own line."""
+"""Rooms import in one direction: a room imports from itself and from rooms on earlier lines of ORDER."""
 
 import ast
 import pathlib
@@ -60,11 +60,11 @@ def imported_rooms(path: pathlib.Path) -> set[str]:
     return rooms
 
 
-def test_every_arrow_points_up():
+def test_imports_follow_the_order():
     wrong = []
     for path in sorted(ROOT.rglob("*.py")):
         room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if room in ("__init__", "train", "evaluate", "predict"):  # the front doors
+        if room in ("__init__", "train", "evaluate", "predict"):  # entry points
             continue
         assert room in ORDER, f"{path}: room {room!r} is not in docs/architecture.md"
         wrong += [
@@ -75,8 +75,8 @@ def test_every_arrow_points_up():
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_the_loop_evaluates():
-    """Of training/, one file knows how models are evaluated."""
+def test_only_the_loop_imports_evaluation():
+    """Within training/, only loop.py imports evaluation."""
     asking = [path.name for path in sorted((ROOT / "training").rglob("*.py")) if "evaluation" in imported_rooms(path)]
     assert asking == ["loop.py"]
 
@@ -90,19 +90,19 @@ def test_the_document_has_the_same_order():
 
 
 def entries(contents: str) -> set[str]:
-    """What a table of contents has lines for: "name, other   what they are"; a folder's name ends with a slash."""
+    """Returns the entries of a table of contents with lines "name, other   description"; folder names end with a slash."""
     columns = re.findall(r"^ *(\w[\w./]*(?:, \w[\w./]*)*) {2,}\S", contents, re.MULTILINE)
     return {name.removesuffix(".py") for column in columns for name in column.split(", ")}
 
 
 def test_every_room_has_a_table_of_contents():
-    """Its __init__.py has a line for each file and folder beside it, and for nothing else."""
+    """Its __init__.py has a line for each file and subfolder, and no others."""
     wrong = []
     for contents in sorted(ROOT.glob("*/**/__init__.py")):
-        named = entries(ast.get_docstring(ast.parse(contents.read_text())) or "")
-        there = {path.stem for path in contents.parent.glob("*.py")} - {"__init__"}
-        there |= {path.parent.name + "/" for path in contents.parent.glob("*/__init__.py")}
+        listed = entries(ast.get_docstring(ast.parse(contents.read_text())) or "")
+        existing = {path.stem for path in contents.parent.glob("*.py")} - {"__init__"}
+        existing |= {path.parent.name + "/" for path in contents.parent.glob("*/__init__.py")}
         room = contents.parent.relative_to(ROOT)
-        wrong += [f"{room}: no line for {name}" for name in sorted(there - named)]
-        wrong += [f"{room}: {name} has a line and is not there" for name in sorted(named - there)]
+        wrong += [f"{room}: no line for {name}" for name in sorted(existing - listed)]
+        wrong += [f"{room}: {name} has a line and is not there" for name in sorted(listed - existing)]
     assert not wrong, "\n".join(wrong)

@@ -1,4 +1,4 @@
-"""What bad input gets: one clear line that names the thing and the fix, exit code 2, no traceback, nothing half-written."""
+"""Invalid input gives one line with the cause and the fix, exit code 2, no traceback and no partial files."""
 
 import json
 import pathlib
@@ -15,8 +15,8 @@ MICRO = f"--config {pathlib.Path(__file__).parents[1] / 'micro_config.py'} --con
 
 
 @pytest.fixture
-def here(tmp_path, hollow, world, monkeypatch):
-    """A folder with good and bad things in it, as the working folder."""
+def working_folder(tmp_path, zero_model, world, monkeypatch):
+    """A working folder with valid and invalid files."""
     monkeypatch.chdir(tmp_path)
     image = next((world / "coco" / "val").iterdir())
     shutil.copy(image, "good.jpg")
@@ -36,12 +36,12 @@ def here(tmp_path, hollow, world, monkeypatch):
     (tmp_path / "labels" / "cat_mask.png").write_text("mine")
     (tmp_path / "world").symlink_to(world)
     for name in ("cut_model", "bad_config", "other_config", "list_config", "no_tokenizer", "bad_tokenizer", "odd_config"):
-        shutil.copytree(hollow / "model", name)
+        shutil.copytree(zero_model / "model", name)
     weights = tmp_path / "cut_model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     (tmp_path / "bad_config" / "config.json").write_text('{"system": ')
     (tmp_path / "list_config" / "config.json").write_text("[]")
-    config = json.loads((hollow / "model" / "config.json").read_text())
+    config = json.loads((zero_model / "model" / "config.json").read_text())
     odd = config | {"model": config["model"] | {"llm": {"depth": 3}}}
     (tmp_path / "odd_config" / "config.json").write_text(json.dumps(odd))
     config["model"]["num_queries"] = config["model"]["mask_decoder"]["num_queries"] = 7
@@ -200,28 +200,28 @@ CASES = [
 
 
 @pytest.mark.parametrize("verb, line, thing, fix", CASES)
-def test_one_line_exit_code_2_and_nothing_written(here, hollow, capsys, verb, line, thing, fix):
+def test_invalid_input_is_one_line(working_folder, zero_model, capsys, verb, line, thing, fix):
     arguments = shlex.split(line)
     if verb == "train" and "--workdir" not in arguments:
         arguments += ["--workdir", "run"]
     elif verb in ("predict", "evaluate") and not {"--model", "--benchmarks"} & {*arguments}:
-        arguments += ["--model", str(hollow)]
-    before = sorted(here.rglob("*"))
+        arguments += ["--model", str(zero_model)]
+    before = sorted(working_folder.rglob("*"))
     with pytest.raises(SystemExit) as ended:
         main([verb, *arguments])
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert ended.value.code == 2
-    assert said.startswith("error: ") and thing in said and fix in said and "Traceback" not in said
-    assert said.count("\n") == 1 or "other_config" in said, "one line"  # a list of what does not fit follows its line
-    assert not set(here.rglob("*")) - set(before), "half-written files"
+    assert output.startswith("error: ") and thing in output and fix in output and "Traceback" not in output
+    assert output.count("\n") == 1 or "other_config" in output, "one line"  # a list of what does not fit follows its line
+    assert not set(working_folder.rglob("*")) - set(before), "half-written files"
 
 
-def test_traceback_is_shown_when_asked_for(here):
+def test_traceback_option(working_folder):
     with pytest.raises(ValueError, match=r"none\.jpg"):
         main(["predict", "none.jpg", "a ring", "--traceback"])
 
 
-def test_a_truncated_training_image_ends_the_command(world, trained, tmp_path, capsys):
+def test_a_truncated_training_image_stops_the_command(world, trained, tmp_path, capsys):
     root = shutil.copytree(world, tmp_path / "world")
     for path in (root / "coco" / "train").iterdir():
         path.write_bytes(path.read_bytes()[:700])
@@ -230,25 +230,25 @@ def test_a_truncated_training_image_ends_the_command(world, trained, tmp_path, c
     micro = str(pathlib.Path(__file__).parents[1] / "micro_config.py")
     with pytest.raises(SystemExit) as ended:
         main(["train", "--config", micro, "--workdir", str(tmp_path / "run"), f"--config.data.root={root}"])
-    said = capsys.readouterr().err
-    assert ended.value.code == 2 and "cannot be read as an image" in said and ".jpg" in said
+    output = capsys.readouterr().err
+    assert ended.value.code == 2 and "cannot be read as an image" in output and ".jpg" in output
 
 
-def test_ctrl_c_outside_training_is_quiet(here, monkeypatch, capsys):
-    def interrupted(*_):
+def test_ctrl_c_outside_training_prints_no_traceback(working_folder, monkeypatch, capsys):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hyperseg_jax.commands.predict.run", interrupted)
+    monkeypatch.setattr("hyperseg_jax.commands.predict.run", interrupt)
     with pytest.raises(SystemExit) as ended:
         main(["predict", "good.jpg", "a ring"])
     assert ended.value.code == 130 and "stopped" in capsys.readouterr().err
 
 
-def test_arrays_that_are_no_image(hollow):
+def test_invalid_image_arrays(zero_model):
     import hyperseg_jax
     from hyperseg_jax.errors import UserError
 
-    model = hyperseg_jax.load(hollow)
+    model = hyperseg_jax.load(zero_model)
     for bad in (np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8)):
         with pytest.raises(UserError, match="give uint8"):
             model.segment(bad, "a ring")

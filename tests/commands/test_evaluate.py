@@ -1,4 +1,4 @@
-"""hyperseg evaluate writes the scores of the workdir's own validation, with controls beside them."""
+"""hyperseg evaluate writes the scores of a workdir's validation, with controls."""
 
 import json
 import shutil
@@ -33,8 +33,8 @@ def test_scores_of_a_workdir(trained, world, tmp_path, capsys):
         (None, "", "data.root = "),
     ],
 )
-def test_the_config_of_a_model_names_no_files(hollow, world, tmp_path, capsys, field, value, words):
-    shutil.copytree(hollow / "model", tmp_path / "model")
+def test_model_configs_cannot_name_files(zero_model, world, tmp_path, capsys, field, value, words):
+    shutil.copytree(zero_model / "model", tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     config = json.loads(file.read_text())
     if field:
@@ -42,13 +42,13 @@ def test_the_config_of_a_model_names_no_files(hollow, world, tmp_path, capsys, f
     file.write_text(json.dumps(config))
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "--model", str(tmp_path), *(["--data-root", str(world)] if field else [])])
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.count("\n") == 1
-    assert str(file) in told and words in told and "--data-root" in told
+    messages = capsys.readouterr().err
+    assert ended.value.code == 2 and messages.count("\n") == 1
+    assert str(file) in messages and words in messages and "--data-root" in messages
 
 
-def test_bad_records_are_left_out_of_the_controls_too(trained, world, tmp_path, capsys):
-    """The first image, with three expressions, cannot be read, the second has no segments."""
+def test_bad_records_are_excluded_from_the_controls(trained, world, tmp_path, capsys):
+    """The first image, with three expressions, is unreadable; the second has no segments."""
     shutil.copytree(world, tmp_path / "world")
     notes = tmp_path / "world" / "coco" / "annotations"
     first, second = sorted((tmp_path / "world" / "coco" / "val").iterdir())[:2]
@@ -56,10 +56,10 @@ def test_bad_records_are_left_out_of_the_controls_too(trained, world, tmp_path, 
     (notes / "panoptic_val" / f"{second.stem}.png").unlink()
     out = ["--data-root", str(tmp_path / "world"), "--out", str(tmp_path / "out")]
     main(["evaluate", "--model", str(trained), "--limit", "4", *out])
-    scores, told = json.loads((tmp_path / "out" / "scores.json").read_text())["referring"], capsys.readouterr().err
+    scores, messages = json.loads((tmp_path / "out" / "scores.json").read_text())["referring"], capsys.readouterr().err
     assert scores["unread"] == 3 and {"ciou_shuffled", "ciou_blind"} <= scores.keys()
-    assert "3 of 4 validation records could not be read" in told
-    assert "2 images could not be read and are not part of the text-blind baseline; the first: image 0: " in told
+    assert "3 of 4 validation records could not be read" in messages
+    assert "2 images could not be read and are not part of the text-blind baseline; the first: image 0: " in messages
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "--model", str(trained), "--limit", "1", *out])
     assert ended.value.code == 2 and "none of the requested records can be read" in capsys.readouterr().err

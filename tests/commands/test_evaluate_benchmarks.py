@@ -1,4 +1,4 @@
-"""hyperseg evaluate --benchmarks: a table, sheets, files for servers; a killed evaluation goes on and counts nothing twice."""
+"""hyperseg evaluate --benchmarks: table, sheets and submissions; a killed evaluation resumes without double counting."""
 
 import io
 import json
@@ -21,7 +21,7 @@ def get_config():
 
 
 @pytest.fixture
-def evaluate(world, trained, tmp_path):
+def run_evaluate(world, trained, tmp_path):
     config = tmp_path / "config.py"
     config.write_text(ALL.format(micro=str(MICRO)))
 
@@ -49,80 +49,80 @@ def evaluate(world, trained, tmp_path):
     return command
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
-def test_a_killed_evaluation_goes_on(micro, evaluate, tmp_path, monkeypatch, capsys):
+def test_a_killed_evaluation_resumes(micro, run_evaluate, tmp_path, monkeypatch, capsys):
     exchange, waited = hosts.exchange, {}
     noted = lambda what, *text, **more: waited.update({what: more}) or exchange(what, *text, **more)
     monkeypatch.setattr(hosts, "exchange", noted)
-    whole = evaluate("toy_referring", "--limit", "11", out=tmp_path / "whole")["toy_referring"]
-    assert whole["count"] == 11 and 0 < whole["giou"] < 1
+    full = run_evaluate("toy_referring", "--limit", "11", out=tmp_path / "whole")["toy_referring"]
+    assert full["count"] == 11 and 0 < full["giou"] < 1
     assert "toy_referring" in capsys.readouterr().out
     assert waited["the files of toy_referring"]["seconds"] >= 3600  # other hosts have patience with the one that writes
     sheet = np.asarray(Image.open(tmp_path / "whole" / "toy_referring.png"))
     assert sheet.std() > 10
 
     run, answer, calls = benchmark_run.run, engine._run_batch, []
-    monkeypatch.setattr(benchmark_run, "run", lambda *given, **more: run(*given, **{**more, "save_every": 1}))
+    monkeypatch.setattr(benchmark_run, "run", lambda *args, **more: run(*args, **{**more, "save_every": 1}))
 
-    def dies(model, batch, writes):
+    def raise_killed(model, batch, writes):
         calls.append(batch.first)
         if len(calls) == 3:
-            raise Killed
+            raise KilledError
         answer(model, batch, writes)
 
-    monkeypatch.setattr(engine, "_run_batch", dies)
+    monkeypatch.setattr(engine, "_run_batch", raise_killed)
     with pytest.raises(SystemExit):
-        evaluate("toy_referring", "--limit", "11")
+        run_evaluate("toy_referring", "--limit", "11")
     assert json.loads((tmp_path / "out" / "partial" / "toy_referring.json").read_text())["done"] == 8
-    found = evaluate("toy_referring", "--limit", "11")["toy_referring"]
+    result = run_evaluate("toy_referring", "--limit", "11")["toy_referring"]
     assert calls == [0, 4, 8, 8]
-    assert found == pytest.approx(whole, rel=1e-6)
+    assert result == pytest.approx(full, rel=1e-6)
     assert "resumed after 8 examples" in capsys.readouterr().err
     cases = [json.loads((tmp_path / f / "partial" / "toy_referring.json").read_text())["cases"] for f in ("out", "whole")]
     assert [case["index"] for case in cases[0]] == [case["index"] for case in cases[1]]
     with pytest.raises(SystemExit):
-        evaluate("toy_referring", "--limit", "10")
+        run_evaluate("toy_referring", "--limit", "10")
     assert "is from an evaluation with examples = 11, not 10" in capsys.readouterr().err.replace("\n", " ")
 
 
 ON_NOTHING = ["evaluate", "--config", "tiny", "--checkpoint", "tiny", "--benchmarks", "toy_video", "--data-root"]
 
 
-IN_THE_WAY = {
+OBSTACLES = {
     **dict.fromkeys(("partial", "toy_video", "toy_video/submission"), pathlib.Path.touch),
     **dict.fromkeys(("scores.json", "toy_video.png", "toy_video/submission.zip", "toy_video/submission/x"), pathlib.Path.mkdir),
 }
 
 
-@pytest.mark.parametrize("name", IN_THE_WAY)
-def test_what_stands_in_the_way_of_the_results_is_told_before_all_is_scored(name, tmp_path, capsys):
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_unwritable_outputs_are_reported_before_scoring(name, tmp_path, capsys):
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)
-    IN_THE_WAY[name](out / name)
+    OBSTACLES[name](out / name)
     with pytest.raises(SystemExit) as ended:
         main([*ON_NOTHING, str(tmp_path), "--out", str(out)])
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.count("\n") == 1 and str(out) in told
-    assert any(words in told for words in ("is not a folder", "is a folder, but a file", "would be deleted", "is a file"))
+    messages = capsys.readouterr().err
+    assert ended.value.code == 2 and messages.count("\n") == 1 and str(out) in messages
+    assert any(words in messages for words in ("is not a folder", "is a folder, but a file", "would be deleted", "is a file"))
 
 
 @pytest.mark.parametrize("name", ["partial", "toy_video"])
-def test_a_folder_that_is_a_link_out_is_not_written_into(name, tmp_path, capsys):
+def test_linked_folders_are_not_written(name, tmp_path, capsys):
     (tmp_path / "away").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(tmp_path / "away")
     command = [*ON_NOTHING, str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         main([*command, "--out", str(tmp_path / "out")])
-    told = capsys.readouterr().err.replace("\n", " ")
-    assert ended.value.code == 2 and f"out: {name} is a link that leaves" in told and not any((tmp_path / "away").iterdir())
+    messages = capsys.readouterr().err.replace("\n", " ")
+    assert ended.value.code == 2 and f"out: {name} is a link that leaves" in messages and not any((tmp_path / "away").iterdir())
 
 
 @pytest.mark.slow
-def test_every_kind_of_question(micro, evaluate, tmp_path):
+def test_benchmarks_of_every_task(micro, run_evaluate, tmp_path):
     names = (
         "toy_absent",
         "toy_reasoning",
@@ -133,7 +133,7 @@ def test_every_kind_of_question(micro, evaluate, tmp_path):
         "toy_video",
         "toy_chat",
     )
-    scores = evaluate(",".join(names), "--limit", "5")
+    scores = run_evaluate(",".join(names), "--limit", "5")
     keys = ("giou", "giou", "pq", "count", "miou", "miou", "jf", "accuracy")
     assert all(key in scores[name] for name, key in zip(names, keys, strict=True))
     assert all((tmp_path / "out" / f"{name}.png").exists() for name in names if name != "toy_instances")

@@ -1,4 +1,4 @@
-"""A full disk ends a command in one line that names a file, and leaves nothing half-written."""
+"""A full disk stops a command with one line that names a file, without partial files."""
 
 import os
 import pathlib
@@ -14,8 +14,8 @@ from hyperseg_jax.commands.main import main
 
 
 @pytest.fixture
-def limited():
-    """limited(size): no file of this process, and of those that it starts, grows beyond so many bytes."""
+def limit_files():
+    """limit_files(size): limits the file size of this process and its children."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -32,18 +32,18 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_one_line_and_nothing_is_left(name, hollow, limited, tmp_path, monkeypatch, capsys):
+def test_full_disks_are_one_line_without_partial_files(name, zero_model, limit_files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    limited(200)
+    limit_files(200)
     with pytest.raises(SystemExit) as ended:
-        main([word.replace("MODEL", str(hollow)) for word in COMMANDS[name].split()])
-    said = capsys.readouterr().err.splitlines()
+        main([word.replace("MODEL", str(zero_model)) for word in COMMANDS[name].split()])
+    output = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
-    assert said[-1].startswith("error: ") and "out" in said[-1] and "too large" in said[-1], said
+    assert output[-1].startswith("error: ") and "out" in output[-1] and "too large" in output[-1], output
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_toy_world_leaves_no_worker_and_is_drawn_again(tmp_path):
+def test_killed_toy_generation_leaves_no_worker_and_restarts(tmp_path):
     code = (
         "import sys; from hyperseg_jax import toy\n"
         "if __name__ == '__main__': toy.write(sys.argv[1], train=300, val=2, clips=0, workers=1)"

@@ -1,4 +1,4 @@
-"""Odd values on the command line end in one line and exit code 2 before any work; faults of our own are told as such."""
+"""Invalid command line values give one line and exit code 2 before any work; internal errors are reported as such."""
 
 import contextlib
 import io
@@ -17,11 +17,11 @@ from hyperseg_jax.untrusted.bad_file import without_panics
 
 
 class Panic(BaseException):
-    """As those of native code, which are no Exceptions."""
+    """Like panics of native code, which are not Exceptions."""
 
 
-def run(*arguments):
-    """(exit code, standard error) of a command."""
+def run_command(*arguments):
+    """Runs a command; returns (exit code, standard error)."""
     err = io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -62,10 +62,10 @@ OVERRIDES = {
 
 
 @pytest.mark.parametrize("text", OVERRIDES)
-def test_odd_overrides_end_before_any_work(tmp_path, text):
-    code, told = run("train", "--config", "tiny", "--workdir", str(tmp_path / "w"), f"--config.{text}")
-    assert code == 2 and told.startswith("error: ") and told.count("\n") == 1 and told[:-1].isprintable()
-    assert OVERRIDES[text] in told and not (tmp_path / "w").exists()
+def test_invalid_overrides_are_refused(tmp_path, text):
+    code, messages = run_command("train", "--config", "tiny", "--workdir", str(tmp_path / "w"), f"--config.{text}")
+    assert code == 2 and messages.startswith("error: ") and messages.count("\n") == 1 and messages[:-1].isprintable()
+    assert OVERRIDES[text] in messages and not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize(
@@ -90,32 +90,38 @@ def test_odd_overrides_end_before_any_work(tmp_path, text):
         (("predict", "\x1b[31m\ud800[red].jpg", "a ring"), r"\x1b[31m\ud800[red].jpg: no such file"),
     ],
 )
-def test_odd_arguments(tmp_path, monkeypatch, arguments, words):
+def test_invalid_arguments(tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
-    code, told = run(*arguments)
-    assert code == 2 and told.count("\n") == 1 and told[:-1].isprintable() and words in told
+    code, messages = run_command(*arguments)
+    assert code == 2 and messages.count("\n") == 1 and messages[:-1].isprintable() and words in messages
     assert not list(tmp_path.iterdir())
 
 
-def test_limits_hold_while_a_command_runs(monkeypatch):
-    seen = []
-    monkeypatch.setattr(predict, "run", lambda parsed: seen.append(limits.current()))
-    assert run("predict", "x", "y", "--limits", "pixels=1000", "--limits=seconds=2", "--limits", "outside=True") == (0, "")
-    assert seen == [limits.Limits(pixels=1000, seconds=2.0, outside=True)] and limits.current() == limits.Limits()
+def test_limits_apply_during_a_command(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(predict, "run", lambda parsed: recorded.append(limits.current()))
+    assert run_command("predict", "x", "y", "--limits", "pixels=1000", "--limits=seconds=2", "--limits", "outside=True") == (
+        0,
+        "",
+    )
+    assert recorded == [limits.Limits(pixels=1000, seconds=2.0, outside=True)] and limits.current() == limits.Limits()
 
 
-def test_the_number_of_examples_has_a_name_of_its_own(monkeypatch):
-    seen = []
-    monkeypatch.setattr(evaluate, "run", seen.append)
-    assert run("evaluate", "--model", "tiny", "--limit", "5", "--limits", "pixels=1000") == (0, "")
-    assert seen[0].limit == 5 and seen[0].limits == {"pixels": 1000}
+def test_the_limit_option_of_examples(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(evaluate, "run", recorded.append)
+    assert run_command("evaluate", "--model", "tiny", "--limit", "5", "--limits", "pixels=1000") == (0, "")
+    assert recorded[0].limit == 5 and recorded[0].limits == {"pixels": 1000}
 
 
-def test_limits_of_a_training_are_those_of_its_config(monkeypatch):
-    seen = []
-    monkeypatch.setattr(train, "run", seen.append)
-    assert run("train", "--config", "tiny", "--workdir", "w", "--limits", "pixels=1000", "--limits=outside=True") == (0, "")
-    config = configs.load("tiny", seen[0].overrides)
+def test_training_uses_the_limits_of_its_config(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(train, "run", recorded.append)
+    assert run_command("train", "--config", "tiny", "--workdir", "w", "--limits", "pixels=1000", "--limits=outside=True") == (
+        0,
+        "",
+    )
+    config = configs.load("tiny", recorded[0].overrides)
     assert limits.from_fields(config.limits, "limits") == limits.Limits(pixels=1000, outside=True)
 
 
@@ -129,14 +135,14 @@ def test_limits_of_a_training_are_those_of_its_config(monkeypatch):
         Panic("\x1b"),
     ],
 )
-def test_faults_of_our_own_are_told_as_such(monkeypatch, error):
-    def fails(parsed):
+def test_internal_errors_are_reported_as_such(monkeypatch, error):
+    def fail(parsed):
         raise error
 
-    monkeypatch.setattr(predict, "run", fails)
-    code, told = run("predict", "x", "y")
-    assert code == 1 and told.startswith("error: internal error of hyperseg") and "--traceback" in told
-    assert type(error).__name__ in told and told.count("\n") == 1 and told[:-1].isprintable()
+    monkeypatch.setattr(predict, "run", fail)
+    code, messages = run_command("predict", "x", "y")
+    assert code == 1 and messages.startswith("error: internal error of hyperseg") and "--traceback" in messages
+    assert type(error).__name__ in messages and messages.count("\n") == 1 and messages[:-1].isprintable()
     with pytest.raises(type(error)):
         main(["predict", "x", "y", "--traceback"])
 
@@ -148,22 +154,22 @@ def test_panics_become_bad_files_and_stops_do_not():
         raise KeyboardInterrupt
 
 
-def test_names_are_printed_as_they_are():
+def test_names_are_printed_without_markup():
     console = Console(file=io.StringIO(), width=200)
     for text in ("[red]a[/] [/b]", "\x1b[31m", "\ud800", "a\nb", "\u202e"):
         printing.log(console, text)
         console.print(printing.cell(text))
-    told = console.file.getvalue().split("\n")
-    assert told[:2] == ["[red]a[/] [/b]"] * 2 and told[2:4] == [r"\x1b[31m"] * 2 and told[4:6] == [r"\ud800"] * 2
-    assert told[6:9] == ["a", "b", r"a\nb"] and told[9] == r"\u202e"
+    messages = console.file.getvalue().split("\n")
+    assert messages[:2] == ["[red]a[/] [/b]"] * 2 and messages[2:4] == [r"\x1b[31m"] * 2 and messages[4:6] == [r"\ud800"] * 2
+    assert messages[6:9] == ["a", "b", r"a\nb"] and messages[9] == r"\u202e"
 
 
-def promise(key, value):
-    """Of any override: a config that is whole, or one line."""
+def check_override(key, value):
+    """Returns the property of any override: a complete config or a one-line error."""
     text = f"{key}={value}"
-    made = fuzz.kept_promise(lambda: configs.load("tiny", [text]))
-    if not isinstance(made, UserError):
-        fuzz.kept_promise(lambda: limits.from_fields(made.limits, "limits"))
+    result = fuzz.check_call(lambda: configs.load("tiny", [text]))
+    if not isinstance(result, UserError):
+        fuzz.check_call(lambda: limits.from_fields(result.limits, "limits"))
 
 
 def _keys(block, path=""):
@@ -178,17 +184,17 @@ DEEP = ("(" * 300, "[" * 3000, "-" * 3000 + "1", "1e999")
 VALUES = st.one_of(fuzz.VALUES.map(repr), st.text(max_size=20), st.sampled_from(DEEP))
 
 
-def test_any_override_is_right_or_one_line():
-    fuzz.tried(promise, KEYS, VALUES, examples=150)
+def test_random_overrides():
+    fuzz.run_property(check_override, KEYS, VALUES, examples=150)
 
 
 @pytest.mark.slow
-def test_any_override_for_long(tried_long):
-    tried_long(promise, KEYS, VALUES)
+def test_random_overrides_for_long(run_property_long):
+    run_property_long(check_override, KEYS, VALUES)
 
 
 @pytest.mark.parametrize("name", ["data", "fine_tuned"])
-def test_quickstart_writes_nothing_behind_a_link(tmp_path, capsys, name):
+def test_quickstart_does_not_follow_links(tmp_path, capsys, name):
     (tmp_path / "away").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).symlink_to(tmp_path / "away")
@@ -199,14 +205,14 @@ def test_quickstart_writes_nothing_behind_a_link(tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("arguments", [["--images", "0"], ["--images", "1"], ["--steps", "-1"]])
-def test_quickstart_of_too_little(tmp_path, capsys, arguments):
+def test_quickstart_with_too_small_values(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
     assert ended.value.code == 2 and "give at least 4 images" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("arguments", [["--pictures", "8"], ["--pictures=8"]])
-def test_a_flag_of_an_earlier_version_is_told_the_new_name(tmp_path, capsys, arguments):
+def test_old_flags_are_reported_with_the_new_name(tmp_path, capsys, arguments):
     with pytest.raises(SystemExit) as ended:
         main(["quickstart", "--out", str(tmp_path / "out"), *arguments])
     assert ended.value.code == 2 and "was renamed to --images; use --images" in " ".join(capsys.readouterr().err.split())

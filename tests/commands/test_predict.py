@@ -6,8 +6,8 @@ import shutil
 import av
 import numpy as np
 import pytest
-from drawn import pixels_of
 from PIL import Image
+from sample_inputs import draw_regions
 
 import hyperseg_jax
 from hyperseg_jax.commands.main import main
@@ -19,13 +19,13 @@ from hyperseg_jax.structs import Region
 
 @pytest.fixture
 def image(tmp_path, world):
-    """An image that is not square."""
+    """A non-square image."""
     with Image.open(next(iter(sorted((world / "coco" / "val").iterdir())))) as opened:
         opened.crop((0, 10, 150, 110)).save(tmp_path / "image.png")
     return tmp_path / "image.png"
 
 
-def predict(trained, out, *arguments):
+def run_predict(trained, out, *arguments):
     main(["predict", "--model", str(trained), "--out", str(out), *map(str, arguments)])
     return json.loads((out / "result.json").read_text())
 
@@ -40,49 +40,49 @@ def check_masks(out, segments, size):
 
 def test_text(trained, image, tmp_path, capsys):
     out = tmp_path / "out"
-    found = predict(trained, out, image, "the red ring", "--always")
-    assert found["text"] == "the red ring" and [s["label"] for s in found["segments"]] == ["the red ring"]
-    check_masks(out, found["segments"], (150, 100))
+    result = run_predict(trained, out, image, "the red ring", "--always")
+    assert result["text"] == "the red ring" and [s["label"] for s in result["segments"]] == ["the red ring"]
+    check_masks(out, result["segments"], (150, 100))
     with Image.open(out / "image_overlay.png") as overlay:
         assert overlay.size == (150, 100)
     assert sorted(p.name for p in out.iterdir()) == ["image_mask.png", "image_overlay.png", "result.json"]
     assert "wrote" in capsys.readouterr().err
     (segment,) = hyperseg_jax.load(trained).segment(image, "the red ring", no_target_threshold=None)
-    assert segment.mask.shape == (100, 150) and int(segment.mask.sum()) == found["segments"][0]["pixels"]
-    predict(trained, out, image, "the red ring", "--always")  # earlier results are replaced
+    assert segment.mask.shape == (100, 150) and int(segment.mask.sum()) == result["segments"][0]["pixels"]
+    run_predict(trained, out, image, "the red ring", "--always")  # earlier results are replaced
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_classes_and_stuff(trained, image, tmp_path):
-    found = predict(trained, tmp_path / "out", image, "--classes", "red ring, blue star", "--stuff", "grass")
-    assert found["classes"] == ["red ring", "blue star", "grass"]
-    check_masks(tmp_path / "out", found["segments"], (150, 100))
+    result = run_predict(trained, tmp_path / "out", image, "--classes", "red ring, blue star", "--stuff", "grass")
+    assert result["classes"] == ["red ring", "blue star", "grass"]
+    check_masks(tmp_path / "out", result["segments"], (150, 100))
     assert (tmp_path / "out" / "image_overlay.png").exists()
 
 
 def test_points_and_boxes(trained, image, tmp_path):
-    found = predict(trained, tmp_path / "out", image, "--point", "20,30", "--box", "50,20,120,90")
-    assert [s["label"] for s in found["segments"]] == ["point 20,30", "box 50,20,120,90"]
-    assert [s["mask"] for s in found["segments"]] == ["image_mask1.png", "image_mask2.png"]
-    check_masks(tmp_path / "out", found["segments"], (150, 100))
+    result = run_predict(trained, tmp_path / "out", image, "--point", "20,30", "--box", "50,20,120,90")
+    assert [s["label"] for s in result["segments"]] == ["point 20,30", "box 50,20,120,90"]
+    assert [s["mask"] for s in result["segments"]] == ["image_mask1.png", "image_mask2.png"]
+    check_masks(tmp_path / "out", result["segments"], (150, 100))
 
 
 def test_scribbles(trained, image, tmp_path):
-    found = predict(trained, tmp_path / "out", image, "--scribble", "20,30,60,35,70,80", "--point", "20,30")
-    assert [s["label"] for s in found["segments"]] == ["point 20,30", "scribble 20,30,60,35,70,80"]
-    check_masks(tmp_path / "out", found["segments"], (150, 100))
+    result = run_predict(trained, tmp_path / "out", image, "--scribble", "20,30,60,35,70,80", "--point", "20,30")
+    assert [s["label"] for s in result["segments"]] == ["point 20,30", "scribble 20,30,60,35,70,80"]
+    check_masks(tmp_path / "out", result["segments"], (150, 100))
 
 
-def test_regions_of_marks_and_masks_are_asked_together(trained, image):
-    """A mark is asked for as the mask that it is drawn as."""
+def test_marks_and_masks_in_one_request(trained, image):
+    """A mark is equivalent to its drawn mask."""
     model = hyperseg_jax.load(trained)
     marks = [Region.from_point(20, 30), Region("box", boxes=[[50, 20, 120, 90]], points=[[60, 60, 1]])]
     masks = [draw_region(mark, (100, 150)) for mark in marks]
-    wanted = model.segment_regions(image, masks)
-    for given in (marks, [marks[0], masks[1]], [masks[0], Region.from_mask(masks[1])]):
-        found = model.segment_regions(image, given)
-        assert np.array_equal(found.masks, wanted.masks) and found.scores == wanted.scores
-        assert found.names == ("region 1", "region 2")
+    expected = model.segment_regions(image, masks)
+    for inputs in (marks, [marks[0], masks[1]], [masks[0], Region.from_mask(masks[1])]):
+        result = model.segment_regions(image, inputs)
+        assert np.array_equal(result.masks, expected.masks) and result.scores == expected.scores
+        assert result.names == ("region 1", "region 2")
     with pytest.raises(UserError, match="the image: region 2: it has only points beside the object"):
         model.segment_regions(image, [marks[0], Region("point", points=[[3, 3, 0]])])
     for empty in (np.zeros((100, 150), bool), Region.from_mask(np.zeros((100, 150), bool))):
@@ -100,9 +100,9 @@ def test_a_folder_of_frames_of_different_sizes(trained, image, tmp_path):
     with Image.open(image) as opened:
         opened.resize((90, 120)).convert("RGB").save(frames / "a.jpg")
     (frames / "notes.txt").write_text("not a frame")
-    found = predict(trained, tmp_path / "out", frames, "the thing that moves", "--always")
-    assert [f["frame"] for f in found["frames"]] == ["a.jpg", "b.png"]
-    for frame, size in zip(found["frames"], ((90, 120), (150, 100)), strict=True):
+    result = run_predict(trained, tmp_path / "out", frames, "the thing that moves", "--always")
+    assert [f["frame"] for f in result["frames"]] == ["a.jpg", "b.png"]
+    for frame, size in zip(result["frames"], ((90, 120), (150, 100)), strict=True):
         check_masks(tmp_path / "out", frame["segments"], size)
 
 
@@ -114,50 +114,50 @@ def test_a_video_file(trained, image, tmp_path, capsys):
         frame = av.VideoFrame.from_ndarray(np.asarray(opened.convert("RGB")), format="rgb24")
         for packet in (*stream.encode(frame), *stream.encode(frame), *stream.encode()):
             container.mux(packet)
-    found = predict(trained, tmp_path / "out", path, "the thing that moves", "--always")
-    assert [f["frame"] for f in found["frames"]] == ["000000", "000001"] and "2 frames" in capsys.readouterr().err
-    for frame in found["frames"]:
+    result = run_predict(trained, tmp_path / "out", path, "the thing that moves", "--always")
+    assert [f["frame"] for f in result["frames"]] == ["000000", "000001"] and "2 frames" in capsys.readouterr().err
+    for frame in result["frames"]:
         check_masks(tmp_path / "out", frame["segments"], (150, 100))
     assert (tmp_path / "out" / "000001_overlay.png").exists()
-    for content, told in ((b"hello", "cannot be read as a video"), (path.read_bytes(), "give a text")):
+    for content, messages in ((b"hello", "cannot be read as a video"), (path.read_bytes(), "give a text")):
         path.write_bytes(content)
         with pytest.raises(SystemExit) as stopped:
-            predict(trained, tmp_path / "out", path, *(["a cat"] if content == b"hello" else ["--classes", "a cat"]))
-        assert stopped.value.code == 2 and told in capsys.readouterr().err
+            run_predict(trained, tmp_path / "out", path, *(["a cat"] if content == b"hello" else ["--classes", "a cat"]))
+        assert stopped.value.code == 2 and messages in capsys.readouterr().err
 
 
-def test_a_failure_leaves_earlier_results_alone(trained, image, tmp_path, monkeypatch):
+def test_failures_keep_earlier_results(trained, image, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    predict(trained, out, image, "the red ring", "--always")
+    run_predict(trained, out, image, "the red ring", "--always")
     before = (out / "result.json").read_text()
     monkeypatch.setattr("hyperseg_jax.commands.predict.draw_segments", lambda *_: 1 / 0)
     with pytest.raises(SystemExit):
-        predict(trained, out, image, "the blue star", "--always")
+        run_predict(trained, out, image, "the blue star", "--always")
     assert (out / "result.json").read_text() == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_a_question_is_asked_with_the_reasoning_prompt(trained, image, tmp_path, monkeypatch):
-    asked, real = [], Model._predict
+def test_questions_use_the_reasoning_prompt(trained, image, tmp_path, monkeypatch):
+    requests, real = [], Model._predict
     monkeypatch.setattr(
-        Model, "_predict", lambda self, frame, prompt, *a: asked.append(prompt) or real(self, frame, prompt, *a)
+        Model, "_predict", lambda self, frame, prompt, *a: requests.append(prompt) or real(self, frame, prompt, *a)
     )
-    predict(trained, tmp_path / "out", image, "what could one wear?", "--always", "--reasoning")
-    predict(trained, tmp_path / "other", image, "the red ring", "--always")
-    assert [(prompt.task, prompt.text) for prompt in asked] == [
+    run_predict(trained, tmp_path / "out", image, "what could one wear?", "--always", "--reasoning")
+    run_predict(trained, tmp_path / "other", image, "the red ring", "--always")
+    assert [(prompt.task, prompt.text) for prompt in requests] == [
         ("reasoning", "what could one wear?"),
         ("referring", "the red ring"),
     ]
 
 
 def test_marks_are_drawn_as_in_training(world):
-    """A point is the disc that the toy world's training examples hold; a box may be given by any two corners and is cut at the
+    """A point is the same disc as in training examples of the toy world; a box is given by any two corners and clipped at the
     border."""
     from hyperseg_jax import toy
     from hyperseg_jax.commands.predict import _regions
 
     example = toy.open_reader(world, "region", "train", kinds=("point",), max_regions=1)[0]
-    (drawn,) = pixels_of(example.prompts[0])
+    (drawn,) = draw_regions(example.prompts[0])
     rows, columns = np.nonzero(drawn)
     middle = f"{(columns.min() + columns.max()) / 2},{(rows.min() + rows.max()) / 2}"
     (point,), labels = _regions([middle], [], [], drawn.shape)
@@ -167,7 +167,7 @@ def test_marks_are_drawn_as_in_training(world):
     assert np.array_equal(one, other) and one.sum() == 30 * 30 and left.sum() == 30 * 50
 
 
-def test_a_video_is_opened_once(trained, image, tmp_path, monkeypatch):
+def test_videos_are_opened_once(trained, image, tmp_path, monkeypatch):
     from hyperseg_jax.data import video_files
 
     frames = tmp_path / "frames"
@@ -176,11 +176,11 @@ def test_a_video_is_opened_once(trained, image, tmp_path, monkeypatch):
         shutil.copy(image, frames / f"{k}.png")
     opened, real = [], video_files.read_frames
     monkeypatch.setattr(video_files, "read_frames", lambda source: opened.append(source) or real(source))
-    found = predict(trained, tmp_path / "out", frames, "the thing that moves", "--always")
-    assert len(found["frames"]) == 3 and opened == [frames]
+    result = run_predict(trained, tmp_path / "out", frames, "the thing that moves", "--always")
+    assert len(result["frames"]) == 3 and opened == [frames]
 
 
-def test_the_bucket_does_not_change_the_answer(trained, image):
+def test_buckets_do_not_change_the_prediction(trained, image):
     model = hyperseg_jax.load(trained)
     longer = model.config.copy_and_resolve_references().unlock()
     longer.data.buckets = [288]
@@ -190,7 +190,7 @@ def test_the_bucket_does_not_change_the_answer(trained, image):
     assert (one.mask != other.mask).mean() < 1e-3
 
 
-def test_a_model_that_was_trained_on_is_loaded_anew(trained, tmp_path):
+def test_changed_models_are_reloaded(trained, tmp_path):
     folder = shutil.copytree(trained / "model", tmp_path / "model")
     first = hyperseg_jax.load(folder)
     assert hyperseg_jax.load(folder) is first
@@ -198,7 +198,7 @@ def test_a_model_that_was_trained_on_is_loaded_anew(trained, tmp_path):
     assert hyperseg_jax.load(folder) is not first
 
 
-def test_results_go_where_a_given_link_leads(trained, image, tmp_path):
+def test_output_folders_may_be_links(trained, image, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "results")
     for _ in range(2):
@@ -206,19 +206,19 @@ def test_results_go_where_a_given_link_leads(trained, image, tmp_path):
         assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "results" / "result.json").is_file()
 
 
-def test_what_cannot_be_named_or_followed_is_one_line(trained, image, tmp_path, capsys):
+def test_invalid_outputs_are_one_line(trained, image, tmp_path, capsys):
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     (tmp_path / "frames").mkdir()
     long = shutil.copy(image, tmp_path / "frames" / f"{'a' * 240}.jpg")
-    for given, out, words in (
+    for inputs, out, words in (
         (image, "circle", "circle: cannot be written"),
         (long, "out", "the file name is too long"),
         (tmp_path / "frames", "out", "the file name is too long"),
     ):
         with pytest.raises(SystemExit) as ended:
-            main(["predict", str(given), "red ring", "--model", str(trained), "--out", str(tmp_path / out)])
-        told = capsys.readouterr().err
-        assert ended.value.code == 2 and told.count("\n") == 1 and words in told
+            main(["predict", str(inputs), "red ring", "--model", str(trained), "--out", str(tmp_path / out)])
+        messages = capsys.readouterr().err
+        assert ended.value.code == 2 and messages.count("\n") == 1 and words in messages
 
 
 def test_a_folder_that_vanishes_is_one_line(trained, image, tmp_path, monkeypatch, capsys):
@@ -231,9 +231,14 @@ def test_a_folder_that_vanishes_is_one_line(trained, image, tmp_path, monkeypatc
 
     monkeypatch.setattr("hyperseg_jax.commands.predict.draw_segments", drawn)
     with pytest.raises(SystemExit) as ended:
-        predict(trained, tmp_path / "out", image, "the red ring", "--always")
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.count("\n") == 1 and "cannot be written" in told and not (tmp_path / "out").exists()
+        run_predict(trained, tmp_path / "out", image, "the red ring", "--always")
+    messages = capsys.readouterr().err
+    assert (
+        ended.value.code == 2
+        and messages.count("\n") == 1
+        and "cannot be written" in messages
+        and not (tmp_path / "out").exists()
+    )
     assert not list(tmp_path.glob(".out*"))
 
 
@@ -246,9 +251,9 @@ def test_the_input_is_never_replaced(trained, image, tmp_path, capsys, given):
     shutil.copy(image, out / "a_mask.png")
     (tmp_path / "link.png").symlink_to(out / "a_mask.png")
     with pytest.raises(SystemExit) as ended:
-        predict(trained, out, tmp_path / given, "the red ring", "--always")
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.count("\n") == 1 and f"is or contains {tmp_path / given}" in told
+        run_predict(trained, out, tmp_path / given, "the red ring", "--always")
+    messages = capsys.readouterr().err
+    assert ended.value.code == 2 and messages.count("\n") == 1 and f"is or contains {tmp_path / given}" in messages
     assert sorted(path.name for path in out.iterdir()) == ["a_mask.png", "result.json"]
 
 
@@ -259,6 +264,6 @@ def test_folders_of_others_are_not_our_results(trained, image, tmp_path, capsys,
     if name != "result.json":
         (tmp_path / "out" / "result.json").touch()
     with pytest.raises(SystemExit) as ended:
-        predict(trained, tmp_path / "out", image, "the red ring", "--always")
+        run_predict(trained, tmp_path / "out", image, "the red ring", "--always")
     assert ended.value.code == 2 and f"contains {name}, which would be deleted" in capsys.readouterr().err
     assert (tmp_path / "out" / name / "mine").exists()

@@ -14,13 +14,13 @@ def features():
     return jax.random.normal(jax.random.key(0), (2, GRID * GRID, 6))
 
 
-def cells_by_hand(mask):
+def expected_cells(mask):
     height, width = mask.shape
     return sorted({(y * GRID // height, x * GRID // width) for y, x in np.argwhere(mask)})
 
 
-def read_between_cells(features, y, x):
-    """Bilinear, where the grid's corners are cell centres: cell c stands for c / GRID of the way to the last one."""
+def interpolate_cells(features, y, x):
+    """Bilinear interpolation with the grid's corners at cell centres: cell c is at c / GRID of the way to the last one."""
     (y0, fy), (x0, fx) = ((int(c * (GRID - 1) / GRID), c * (GRID - 1) / GRID % 1) for c in (y, x))
     grid = np.asarray(features).reshape(GRID, GRID, -1)
     y1, x1 = min(y0 + 1, GRID - 1), min(x0 + 1, GRID - 1)
@@ -36,9 +36,9 @@ def test_mean_over_covered_cells(features, size):
     pooled = SAMPLER(features, jnp.asarray(masks), jnp.ones((2, 3), bool))
     for b in range(2):
         for r in range(3):
-            cells = cells_by_hand(masks[b, r])
+            cells = expected_cells(masks[b, r])
             assert [tuple(c) for c in np.argwhere(covered_cells(jnp.asarray(masks[b, r]), GRID))] == cells
-            expected = np.mean([read_between_cells(features[b], *cell) for cell in cells], axis=0)
+            expected = np.mean([interpolate_cells(features[b], *cell) for cell in cells], axis=0)
             np.testing.assert_allclose(pooled[b, r], expected, atol=1e-6)
 
 
@@ -58,7 +58,7 @@ def test_empty_and_invalid_regions_give_zeros(features):
     assert not pooled[:, 0].any() and not pooled[1, 1].any() and pooled[0, 1].any()
 
 
-def test_prompts_of_an_image_share_its_features(features):
+def test_prompts_share_image_features(features):
     masks = jax.random.bernoulli(jax.random.key(2), 0.2, (2, 3, 4, 9, 9))
     valid = jnp.ones((2, 3, 4), bool)
     pooled = SAMPLER(features, masks, valid)

@@ -1,4 +1,4 @@
-"""Frames of video files, streams and folders: all of them, upright, in bounded memory; damaged files are named."""
+"""Frames of video files, streams and folders: complete, upright, in bounded memory; damaged files are named."""
 
 import io
 import os
@@ -19,8 +19,8 @@ SIZE = (48, 64)
 COUNT = 30
 
 
-def images(count=COUNT, size=SIZE):
-    """A bar that grows to the right, and a stripe at the top."""
+def make_frames(count=COUNT, size=SIZE):
+    """Yields frames of a bar that grows to the right, and a stripe at the top."""
     for t in range(count):
         frame = np.full((*size, 3), 40, np.uint8)
         frame[:, : 2 * t] = 200
@@ -28,10 +28,10 @@ def images(count=COUNT, size=SIZE):
         yield frame
 
 
-def write(path, frames=None, codec="mpeg4", **options):
+def write_video(path, frames=None, codec="mpeg4", **options):
     with av.open(str(path), "w", options=options) as container:
         stream = None
-        for frame in images() if frames is None else frames:
+        for frame in make_frames() if frames is None else frames:
             if stream is None:
                 stream = container.add_stream(codec, rate=10)
                 stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
@@ -42,62 +42,64 @@ def write(path, frames=None, codec="mpeg4", **options):
     return path
 
 
-def check(frames):
-    found = list(frames)
-    assert len(found) == COUNT
-    for frame, wanted in zip(found, images(), strict=True):
-        assert frame.dtype == np.uint8 and frame.shape == wanted.shape and frame.flags.c_contiguous
-        assert np.abs(frame.astype(int) - wanted).mean() < 8
+def check_frames(frames):
+    result = list(frames)
+    assert len(result) == COUNT
+    for frame, expected in zip(result, make_frames(), strict=True):
+        assert frame.dtype == np.uint8 and frame.shape == expected.shape and frame.flags.c_contiguous
+        assert np.abs(frame.astype(int) - expected).mean() < 8
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "c: strange.avi"])
-def test_a_file_a_stream_and_a_folder_are_the_same_clip(tmp_path, name):
-    path = write(tmp_path / name)
-    check(read_frames(path))
-    check(read_frames(str(path)))
-    check(read_frames(io.BytesIO(path.read_bytes())))
+def test_files_streams_and_folders_give_the_same_frames(tmp_path, name):
+    path = write_video(tmp_path / name)
+    check_frames(read_frames(path))
+    check_frames(read_frames(str(path)))
+    check_frames(read_frames(io.BytesIO(path.read_bytes())))
     with path.open("rb") as file:
-        check(read_frames(file))
+        check_frames(read_frames(file))
     folder = tmp_path / "frames"
     folder.mkdir()
-    for t, frame in enumerate(images()):
+    for t, frame in enumerate(make_frames()):
         Image.fromarray(frame).save(folder / f"{t:03d}.png")
-    check(read_frames(folder))
+    check_frames(read_frames(folder))
 
 
-def test_a_pipe_that_cannot_be_wound_back(tmp_path):
-    data = write(tmp_path / "a.mkv").read_bytes()
+def test_pipes_without_seek(tmp_path):
+    data = write_video(tmp_path / "a.mkv").read_bytes()
     out, into = os.pipe()
 
-    def feed():
+    def write_pipe():
         with os.fdopen(into, "wb") as file:
             file.write(data)
 
-    thread = threading.Thread(target=feed)
+    thread = threading.Thread(target=write_pipe)
     thread.start()
     with os.fdopen(out, "rb") as file:
-        check(read_frames(file))
+        check_frames(read_frames(file))
     thread.join()
 
 
-def test_a_telephone_held_upright(tmp_path):
-    """The matrix of the mp4's track header says a quarter turn to the right; players obey."""
-    path = write(tmp_path / "a.mp4")
+def test_rotated_videos(tmp_path):
+    """The matrix in the mp4's track header specifies a rotation of 90 degrees to the right."""
+    path = write_video(tmp_path / "a.mp4")
     data = path.read_bytes()
-    one = lambda value: int(value * 65536).to_bytes(4, "big", signed=True)
+    fixed_point = lambda value: int(value * 65536).to_bytes(4, "big", signed=True)
     none, last = bytes(4), (1 << 30).to_bytes(4, "big")
-    matrix = lambda a, b, c, d: one(a) + one(b) + none + one(c) + one(d) + none + none + none + last
+    matrix = lambda a, b, c, d: (
+        fixed_point(a) + fixed_point(b) + none + fixed_point(c) + fixed_point(d) + none + none + none + last
+    )
     at = data.index(b"tkhd")
-    place = data.index(matrix(1, 0, 0, 1), at)
-    path.write_bytes(data[:place] + matrix(0, 1, -1, 0) + data[place + 36 :])
+    offset = data.index(matrix(1, 0, 0, 1), at)
+    path.write_bytes(data[:offset] + matrix(0, 1, -1, 0) + data[offset + 36 :])
     frame = next(read_frames(path))
     assert frame.shape == (64, 48, 3)
-    assert frame[:, -6:, 0].min() > 200 and frame[:, -6:, 1].max() < 90  # the stripe at the top lies at the right
+    assert frame[:, -6:, 0].min() > 200 and frame[:, -6:, 1].max() < 90  # the stripe at the top is on the right
 
 
-def test_memory_stays_flat(tmp_path):
+def test_memory_is_constant(tmp_path):
     """250 frames of 320 x 240 are 58 MB; from the 50th on, the process that reads them one by one grows by less than 12 MB."""
-    path = write(tmp_path / "long.mp4", images(250, (240, 320)))
+    path = write_video(tmp_path / "long.mp4", make_frames(250, (240, 320)))
     code = """
 import resource, sys
 from hyperseg_jax.data.video_files import read_frames
@@ -108,13 +110,13 @@ for count, frame in enumerate(read_frames(sys.argv[1]), 1):
 print(count, peak() - before)
 """
     root = pathlib.Path(__file__).parents[2]
-    shown = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd=root, check=True)
-    count, grown = shown.stdout.split()
+    output = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, cwd=root, check=True)
+    count, grown = output.stdout.split()
     assert int(count) == 250 and float(grown) < 12
 
 
-def whole_and_error(path):
-    """(frames given before it, the line)."""
+def read_until_error(path):
+    """Returns (number of frames before the error, error message)."""
     count = 0
     with pytest.raises(UserError) as caught:
         for _ in read_frames(path):
@@ -124,28 +126,28 @@ def whole_and_error(path):
 
 
 def test_broken_files_are_named(tmp_path):
-    data = write(tmp_path / "whole.mp4", movflags="faststart").read_bytes()
+    data = write_video(tmp_path / "whole.mp4", movflags="faststart").read_bytes()
     path = tmp_path / "broken.mp4"
     for content in (b"", b"hello", data[:200]):
         path.write_bytes(content)
-        count, told = whole_and_error(path)
-        assert count == 0 and ("cannot be read as a video" in told or "has no video stream that can be decoded" in told)
+        count, messages = read_until_error(path)
+        assert count == 0 and ("cannot be read as a video" in messages or "has no video stream that can be decoded" in messages)
     path.write_bytes(data[: len(data) * 3 // 4])
-    count, told = whole_and_error(path)
-    assert 0 < count < COUNT and (f"after frame {count - 1}" in told or f"frame {count} is damaged" in told)
+    count, messages = read_until_error(path)
+    assert 0 < count < COUNT and (f"after frame {count - 1}" in messages or f"frame {count} is damaged" in messages)
     noise = np.random.default_rng(0).bytes(400)
     path.write_bytes(data[: len(data) * 2 // 3] + noise + data[len(data) * 2 // 3 + 400 :])
-    assert "frame" in whole_and_error(path)[1]
+    assert "frame" in read_until_error(path)[1]
     matroska = tmp_path / "cut.mkv"
-    matroska.write_bytes(write(tmp_path / "whole.mkv").read_bytes()[:1400])
-    count, told = whole_and_error(matroska)
-    assert 0 < count < COUNT and "of its 3.0 seconds" in told
+    matroska.write_bytes(write_video(tmp_path / "whole.mkv").read_bytes()[:1400])
+    count, messages = read_until_error(matroska)
+    assert 0 < count < COUNT and "of its 3.0 seconds" in messages
     (tmp_path / "empty").mkdir()
-    assert "no images here" in whole_and_error(tmp_path / "empty")[1]
-    assert "cannot be opened (No such file" in whole_and_error(tmp_path / "none.mp4")[1]
+    assert "no images here" in read_until_error(tmp_path / "empty")[1]
+    assert "cannot be opened (No such file" in read_until_error(tmp_path / "none.mp4")[1]
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_files_with_audio_only(tmp_path):
     path = tmp_path / "sound.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
@@ -153,10 +155,10 @@ def test_sound_alone_is_no_video(tmp_path):
         frame.sample_rate = 8000
         for packet in (*stream.encode(frame), *stream.encode()):
             container.mux(packet)
-    assert "has no video stream that can be decoded" in whole_and_error(path)[1]
+    assert "has no video stream that can be decoded" in read_until_error(path)[1]
 
 
-def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.mp4")
+def test_missing_pyav_names_the_extra(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4")
     monkeypatch.setitem(sys.modules, "av", None)
-    assert "pip install 'hyperseg-jax[video]'" in whole_and_error(path)[1]
+    assert "pip install 'hyperseg-jax[video]'" in read_until_error(path)[1]

@@ -1,14 +1,14 @@
-"""The command line, as a user runs it."""
+"""Runs the command line in tests."""
 
 import pytest
 
 from hyperseg_jax.commands.main import main
 
 
-def run(capsys, *arguments):
-    """(exit code, what was printed, errors)."""
+def run_command(capsys, *arguments):
+    """Runs a command; returns (exit code, standard output, standard error)."""
     with pytest.raises(SystemExit) as ended:
         main([*map(str, arguments)])
         raise SystemExit(0)
-    shown = capsys.readouterr()
-    return ended.value.code, shown.out, shown.err
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err

@@ -1,4 +1,4 @@
-"""Samples of every benchmark in the true layout, and a private copy of them for tests that break files."""
+"""Samples of every benchmark in its original layout, and temporary copies for tests that damage files."""
 
 import shutil
 
@@ -18,15 +18,15 @@ def samples(shared):
 
 
 @pytest.fixture(scope="session")
-def drawn():
-    """What the samples show."""
+def toy_scenes():
+    """The toy images of the samples."""
     world = toy_images.World(0, train=0, val=COUNT, compositional=0, clips=0)
     return [toy_images.image(world, "val", k) for k in range(COUNT)]
 
 
 @pytest.fixture
-def own(samples, tmp_path):
-    """own("coco", "refer"): a copy of these folders of the samples, to be broken."""
+def copy_samples(samples, tmp_path):
+    """copy_samples("coco", "refer"): a temporary copy of these folders of the samples."""
 
     def copy(*folders):
         for folder in folders:
@@ -36,6 +36,6 @@ def own(samples, tmp_path):
     return copy
 
 
-def overlap(a, b):
-    """Intersection over union of two masks."""
+def mask_iou(a, b):
+    """Returns the intersection over union of two masks."""
     return np.logical_and(a, b).sum() / max(1, np.logical_or(a, b).sum())

@@ -1,4 +1,4 @@
-"""Ways to damage the files of toy samples, and what a check says of them."""
+"""Functions that damage sample files, and the problems that a check reports."""
 
 import json
 
@@ -9,42 +9,42 @@ from hyperseg_jax.datasets import layouts
 from hyperseg_jax.datasets.check import check
 
 
-def change(path, edit):
+def edit_json(path, edit):
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
 
 
-def report(root, name, split=None):
+def run_check(root, name, split=None):
     layout = layouts.find_layout(name)
     return check(lambda: layout.open(root, split or layout.splits[-1]), lambda **_: None, threads=2)
 
 
-def found(result):
+def sorted_problems(result):
     return sorted((kind, message) for message, kind in result.collected.problems.items())
 
 
-def cut(path):
+def truncate_file(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def small(path):
+def write_small_mask(path):
     Image.fromarray(np.zeros((5, 6), np.uint8)).save(path)
 
 
-def colours(path):
+def write_rgb_mask(path):
     Image.fromarray(np.zeros((192, 192, 3), np.uint8)).save(path)
 
 
-def strange(path):
+def write_unknown_labels(path):
     Image.fromarray(np.full((192, 192), 200, np.uint8)).save(path)
 
 
-def edited(**fields):
-    return lambda path: change(path, lambda content: (content[0] if isinstance(content, list) else content).update(fields))
+def edit_first(**fields):
+    return lambda path: edit_json(path, lambda content: (content[0] if isinstance(content, list) else content).update(fields))
 
 
-def first_line(**fields):
+def edit_first_line(**fields):
     def edit(path):
         first, *rest = path.read_text().splitlines()
         path.write_text("\n".join([json.dumps(json.loads(first) | fields), *rest]))
@@ -52,10 +52,10 @@ def first_line(**fields):
     return edit
 
 
-def inside(*keys, **fields):
+def edit_nested(*keys, **fields):
     def edit(content):
         for key in keys:
             content = content[key]
         content.update(fields)
 
-    return lambda path: change(path, edit)
+    return lambda path: edit_json(path, edit)

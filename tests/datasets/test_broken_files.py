@@ -1,10 +1,21 @@
-"""Broken files of images: every problem is named once, with the file, the field and the fix."""
+"""Broken image data sets: every problem is reported once, with the file, the field and the fix."""
 
 import json
 
 import numpy as np
 import pytest
-from damage import change, colours, cut, edited, first_line, found, inside, report, small, strange
+from damage import (
+    edit_first,
+    edit_first_line,
+    edit_json,
+    edit_nested,
+    run_check,
+    sorted_problems,
+    truncate_file,
+    write_rgb_mask,
+    write_small_mask,
+    write_unknown_labels,
+)
 
 from hyperseg_jax.datasets import CocoInstances, files, layouts
 from hyperseg_jax.datasets.check import check
@@ -19,7 +30,7 @@ def set_note(number, **fields):
     return lambda content: content["annotations"][number].update(fields)
 
 
-EDITS = {  # what is done to instances_val2017.json -> the kind and the message of its one problem
+EDITS = {  # edit of instances_val2017.json -> type and message of its only problem
     "five numbers": (set_note(0, segmentation=[[1, 2, 3, 4, 5]]), "bad mask", "annotations#0 segmentation: a polygon"),
     "no polygon": (set_note(0, segmentation=[]), "bad mask", "annotations#0 segmentation: a polygon needs"),
     "two points": (set_note(0, segmentation=[[1, 2, 3, 4]]), "bad mask", "a polygon needs at least three x, y pairs"),
@@ -76,10 +87,10 @@ EDITS = {  # what is done to instances_val2017.json -> the kind and the message 
 
 
 @pytest.mark.parametrize("case", EDITS)
-def test_instances(own, case):
+def test_instances_problems(copy_samples, case):
     edit, kind, message = EDITS[case]
-    root = own("coco")
-    change(root / INSTANCES, edit)
+    root = copy_samples("coco")
+    edit_json(root / INSTANCES, edit)
     with pytest.raises(UserError) as error:
         reader = CocoInstances(root / INSTANCES, root / "coco" / "val2017")
         for k in range(len(reader)):
@@ -87,77 +98,83 @@ def test_instances(own, case):
     assert message in str(error.value) and "\n" not in str(error.value) and str(root) in str(error.value)
     problems = [
         pair
-        for pair in found(report(root, "coco_instances"))
+        for pair in sorted_problems(run_check(root, "coco_instances"))
         if "192x192 pixels, its image" not in pair[1] and "the mask is" not in pair[1]
-    ] or found(report(root, "coco_instances"))
+    ] or sorted_problems(run_check(root, "coco_instances"))
     assert [pair[0] for pair in problems] == [kind] and message in problems[0][1]
 
 
-def test_a_check_goes_on_and_names_all(own):
-    root = own("coco")
+def test_checks_continue_and_report_all_problems(copy_samples):
+    root = copy_samples("coco")
     for case in ("five numbers", "a mask of another size", "unknown category", "a missing image"):
-        change(root / INSTANCES, EDITS[case][0])
+        edit_json(root / INSTANCES, EDITS[case][0])
     (root / "coco" / "val2017" / "000000000000.jpg").write_bytes(b"\xff\xd8 not an image")
-    result = report(root, "coco_instances")
-    kinds = [kind for kind, _ in found(result)]
+    result = run_check(root, "coco_instances")
+    kinds = [kind for kind, _ in sorted_problems(result)]
     assert kinds == ["bad mask", "bad record", "missing file", "unreadable image", "wrong size"]
     assert result.examples == 2 and result.problem_count == 5 and result.masks > 5
 
 
-def test_a_check_survives_records_of_another_make(own):
-    root = own("coco")
-    change(root / INSTANCES, lambda c: c["annotations"][0].update(iscrowd=0, area=[]))
-    result = report(root, "coco_instances")
-    ((kind, message),) = found(result)
+def test_records_of_wrong_type(copy_samples):
+    root = copy_samples("coco")
+    edit_json(root / INSTANCES, lambda c: c["annotations"][0].update(iscrowd=0, area=[]))
+    result = run_check(root, "coco_instances")
+    ((kind, message),) = sorted_problems(result)
     assert (
         kind == "bad record"
         and "annotations#0: field 'area' is [], expected a number; correct the record" in message
         and result.examples == 1
     )
-    change(root / INSTANCES, lambda c: c.update(images=7))
-    ((kind, message),) = found(report(root, "coco_instances"))
+    edit_json(root / INSTANCES, lambda c: c.update(images=7))
+    ((kind, message),) = sorted_problems(run_check(root, "coco_instances"))
     assert kind == "bad record" and "field 'images' is 7, expected a list" in message
 
 
-def test_messages_are_bounded_and_all_counted(own, monkeypatch):
+def test_messages_are_bounded_and_counted(copy_samples, monkeypatch):
     from hyperseg_jax.datasets import check_errors
 
     monkeypatch.setattr(check_errors, "MESSAGES", 3)
-    root = own("coco")
-    change(root / INSTANCES, lambda c: [note.update(category_id=4711) for note in c["annotations"]])
-    result = report(root, "coco_instances")
+    root = copy_samples("coco")
+    edit_json(root / INSTANCES, lambda c: [note.update(category_id=4711) for note in c["annotations"]])
+    result = run_check(root, "coco_instances")
     count = len(json.loads((root / INSTANCES).read_text())["annotations"])
     assert len(result.collected.problems) == 3 and result.problem_count == count > 3
 
 
-def test_an_image_is_reported_once_and_decoded_once(own, monkeypatch):
-    root = own("coco", "refer")
+def test_an_image_is_reported_once_and_decoded_once(copy_samples, monkeypatch):
+    root = copy_samples("coco", "refer")
     (root / "coco" / "train2014" / "COCO_train2014_000000000000.jpg").unlink()
-    opened = []
+    opened_files = []
     original = files.images.colours
-    monkeypatch.setattr(files.images, "colours", lambda path: opened.append(path) or original(path))
+    monkeypatch.setattr(files.images, "colours", lambda path: opened_files.append(path) or original(path))
     result = check(lambda: layouts.find_layout("refcoco").open(root, "val"), lambda **_: None, threads=1)
-    assert [kind for kind, _ in found(result)] == ["missing file"] and result.examples > 4
-    assert len([path for path in opened if "000001.jpg" in str(path)]) == 1
+    assert [kind for kind, _ in sorted_problems(result)] == ["missing file"] and result.examples > 4
+    assert len([path for path in opened_files if "000001.jpg" in str(path)]) == 1
 
 
 ADE = "ADEChallengeData2016/annotations/validation/ADE_validation_00000000.png"
 TOWN = "cityscapes/gtFine/val/town/town_000000_000019_gtFine_labelIds.png"
 GREFS = "refer/grefcoco/grefs(unc).json"
-BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
+BREAKS = {  # (benchmark, file, edit) -> type and message
     "labels missing": ("ade20k", ADE, lambda path: path.unlink(), "missing file", "00000000.png: no such label image"),
-    "labels cut": ("ade20k", ADE, cut, "unreadable image", "00000000.png: cannot be read as a label image"),
-    "labels of another size": ("ade20k", ADE, small, "wrong size", "00000000.png: is 6x5 pixels, its image 192x192"),
-    "labels of colours": ("ade20k", ADE, colours, "unreadable image", "it has colours (mode RGB)"),
-    "labels of no class": ("ade20k", ADE, strange, "bad mask", "00000000.png: has pixel values 200, which are no class"),
+    "labels cut": ("ade20k", ADE, truncate_file, "unreadable image", "00000000.png: cannot be read as a label image"),
+    "labels of another size": ("ade20k", ADE, write_small_mask, "wrong size", "00000000.png: is 6x5 pixels, its image 192x192"),
+    "labels of colours": ("ade20k", ADE, write_rgb_mask, "unreadable image", "it has colours (mode RGB)"),
+    "labels of no class": (
+        "ade20k",
+        ADE,
+        write_unknown_labels,
+        "bad mask",
+        "00000000.png: has pixel values 200, which are no class",
+    ),
     "cityscapes image": (
         "cityscapes",
         "cityscapes/leftImg8bit/val/town/town_000000_000019_leftImg8bit.png",
-        cut,
+        truncate_file,
         "unreadable image",
         "leftImg8bit.png: cannot be read",
     ),
-    "cityscapes labels": ("cityscapes", TOWN, strange, "bad mask", "pixel values 200"),
+    "cityscapes labels": ("cityscapes", TOWN, write_unknown_labels, "bad mask", "pixel values 200"),
     "a list of names": (
         "pascal_voc20",
         "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
@@ -172,82 +189,88 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
         "missing file",
         "2012_000001.jpg: no such image",
     ),
-    "stuff": ("coco_stuff", "coco/stuffthingmaps/val2017/000000000001.png", strange, "bad mask", "pixel values 200"),
-    "grefs cut": ("grefcoco", GREFS, cut, "bad record", "grefs(unc).json: not json"),
+    "stuff": (
+        "coco_stuff",
+        "coco/stuffthingmaps/val2017/000000000001.png",
+        write_unknown_labels,
+        "bad mask",
+        "pixel values 200",
+    ),
+    "grefs cut": ("grefcoco", GREFS, truncate_file, "bad record", "grefs(unc).json: not json"),
     "grefs without its annotation": (
         "grefcoco",
         GREFS,
-        lambda path: change(path, lambda c: c[-1].update(ann_id=[77])),
+        lambda path: edit_json(path, lambda c: c[-1].update(ann_id=[77])),
         "bad record",
         "ann_id 77 is not in",
     ),
     "grefs without its image": (
         "grefcoco",
         GREFS,
-        lambda path: change(path, lambda c: c[-1].update(image_id=77)),
+        lambda path: edit_json(path, lambda c: c[-1].update(image_id=77)),
         "bad record",
         "image_id 77 is not in",
     ),
     "grefs without words": (
         "grefcoco",
         GREFS,
-        lambda path: change(path, lambda c: c[-1].update(sentences=[{"sent": " "}])),
+        lambda path: edit_json(path, lambda c: c[-1].update(sentences=[{"sent": " "}])),
         "bad record",
         "field 'sentences' is empty or has an empty sentence",
     ),
     "regions out of the image": (
         "visual_genome",
         "visual_genome/region_descriptions.json",
-        inside(0, "regions", 0, x=500),
+        edit_nested(0, "regions", 0, x=500),
         "bad mask",
         "#0 regions#0: box [500,",
     ),
     "regions without a phrase": (
         "visual_genome",
         "visual_genome/region_descriptions.json",
-        lambda path: change(path, lambda c: c[0]["regions"][0].pop("phrase")),
+        lambda path: edit_json(path, lambda c: c[0]["regions"][0].pop("phrase")),
         "bad record",
         "#0 regions#0: field 'phrase' is missing",
     ),
     "an image of another size": (
         "visual_genome",
         "visual_genome/image_data.json",
-        edited(width=7),
+        edit_first(width=7),
         "wrong size",
         "1.jpg: is 192x192 pixels, its annotations say 7x192",
     ),
     "a box of words": (
         "objects365",
         "objects365/zhiyuan_objv2_val.json",
-        inside("annotations", 0, bbox=["a", 1, 2, 3]),
+        edit_nested("annotations", 0, bbox=["a", 1, 2, 3]),
         "bad mask",
         "is invalid, expected [x, y, width, height]",
     ),
     "a box of no category": (
         "objects365",
         "objects365/zhiyuan_objv2_val.json",
-        inside("annotations", 0, category_id=999),
+        edit_nested("annotations", 0, category_id=999),
         "bad record",
         "annotations#0: category_id 999",
     ),
     "objects image": (
         "objects365",
         "objects365/val/patch0/objects365_v1_00000000.jpg",
-        cut,
+        truncate_file,
         "unreadable image",
         "patch0/objects365_v1_00000000.jpg: cannot be read",
     ),
     "no answer": (
         "vqav2",
         "vqav2/v2_mscoco_val2014_annotations.json",
-        inside("annotations", 0, question_id=99),
+        edit_nested("annotations", 0, question_id=99),
         "bad record",
         "questions#0: question_id 0 has no answer",
     ),
     "no question": (
         "gqa",
         "gqa/testdev_balanced_questions.json",
-        lambda path: change(path, lambda c: c["00000000"].pop("question")),
+        lambda path: edit_json(path, lambda c: c["00000000"].pop("question")),
         "bad record",
         "00000000: field 'question' is missing",
     ),
@@ -255,7 +278,7 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
     "neither yes nor no": (
         "pope",
         "pope/coco_pope_adversarial.json",
-        first_line(label="maybe"),
+        edit_first_line(label="maybe"),
         "bad record",
         "line 1: field 'label' is 'maybe'",
     ),
@@ -276,14 +299,14 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
     "an answer beyond the choices": (
         "scienceqa",
         "scienceqa/problems.json",
-        inside("test0", answer=9),
+        edit_nested("test0", answer=9),
         "bad record",
         "test0: answer 9 is not one of its",
     ),
     "a problem that is not there": (
         "scienceqa",
         "scienceqa/problems.json",
-        lambda path: change(path, lambda c: c.pop("test0")),
+        lambda path: edit_json(path, lambda c: c.pop("test0")),
         "bad record",
         "field 'test0' is missing",
     ),
@@ -318,29 +341,29 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
     "a polygon of a point": (
         "reasonseg",
         "reasonseg/test/0.json",
-        inside("shapes", 0, points=[[1, 2]]),
+        edit_nested("shapes", 0, points=[[1, 2]]),
         "bad mask",
         "field 'points' must list at least two",
     ),
-    "no question in words": ("reasonseg", "reasonseg/test/0.json", edited(text=["", " "]), "bad record", "field 'text'"),
+    "no question in words": ("reasonseg", "reasonseg/test/0.json", edit_first(text=["", " "]), "bad record", "field 'text'"),
     "a segment that is not painted": (
         "coco_panoptic",
         "coco/annotations/panoptic_val2017.json",
-        inside("annotations", 0, "segments_info", 0, id=77),
+        edit_nested("annotations", 0, "segments_info", 0, id=77),
         "bad mask",
         "no pixel has segment 77",
     ),
     "a panoptic png of another size": (
         "coco_panoptic",
         "coco/annotations/panoptic_val2017/000000000000.png",
-        small,
+        write_small_mask,
         "wrong size",
         "000000000000.png: is 6x5 pixels",
     ),
     "a given mark of another size": (
         "interactive",
         "interactive/coco_interactive_val.json",
-        inside(0, "anns", 0, segmentation=run_lengths.encode(np.ones((3, 3), bool))),
+        edit_nested(0, "anns", 0, segmentation=run_lengths.encode(np.ones((3, 3), bool))),
         "wrong size",
         "anns#0 segmentation: the mask is 3x3",
     ),
@@ -348,23 +371,25 @@ BREAKS = {  # (benchmark, file, what is done to it) -> kind and message
 
 
 @pytest.mark.parametrize("case", BREAKS)
-def test_what_each_reader_says(own, case):
+def test_messages_of_each_reader(copy_samples, case):
     name, file, spoil, kind, message = BREAKS[case]
-    root = own(*{file.split("/")[0], "coco"} if name not in ("ade20k", "cityscapes", "mmbench") else {file.split("/")[0]})
+    root = copy_samples(
+        *{file.split("/")[0], "coco"} if name not in ("ade20k", "cityscapes", "mmbench") else {file.split("/")[0]}
+    )
     spoil(root / file)
-    result = report(root, name)
-    assert any(pair[0] == kind and message in pair[1] for pair in found(result)), found(result)
-    assert all(str(root) in text and "\n" not in text and ";" in text for _, text in found(result))
+    result = run_check(root, name)
+    assert any(pair[0] == kind and message in pair[1] for pair in sorted_problems(result)), sorted_problems(result)
+    assert all(str(root) in text and "\n" not in text and ";" in text for _, text in sorted_problems(result))
     with pytest.raises(UserError) as error:
         reader = layouts.find_layout(name).open(root, layouts.find_layout(name).splits[-1])
         for k in range(len(reader)):
             reader[k]
-    assert str(error.value) in {text for _, text in found(result)}
+    assert str(error.value) in {text for _, text in sorted_problems(result)}
 
 
-def test_marks_of_another_size_are_not_also_called_missing(own):
-    root, bad = own("interactive", "coco"), run_lengths.encode(np.ones((3, 3), bool))
+def test_marks_of_wrong_size_are_reported_once(copy_samples):
+    root, bad = copy_samples("interactive", "coco"), run_lengths.encode(np.ones((3, 3), bool))
     marks = {f"{kind}_visual_prompt_mask": bad for kind in KINDS}
-    change(root / "interactive/coco_interactive_val.json", lambda c: [ann.update(marks) for ann in c[0]["anns"]])
-    told = found(report(root, "interactive"))
-    assert told and all(kind == "wrong size" and "the mask is 3x3" in message for kind, message in told)
+    edit_json(root / "interactive/coco_interactive_val.json", lambda c: [ann.update(marks) for ann in c[0]["anns"]])
+    messages = sorted_problems(run_check(root, "interactive"))
+    assert messages and all(kind == "wrong size" and "the mask is 3x3" in message for kind, message in messages)

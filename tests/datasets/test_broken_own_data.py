@@ -1,4 +1,4 @@
-"""Broken files of own data: captions.jsonl, masks and LabelMe folders."""
+"""Broken user data: captions.jsonl, masks and LabelMe folders."""
 
 import base64
 import io
@@ -8,17 +8,17 @@ import pathlib
 
 import numpy as np
 import pytest
-from damage import change, cut, first_line, found, inside, report, small
+from damage import edit_first_line, edit_json, edit_nested, run_check, sorted_problems, truncate_file, write_small_mask
 from PIL import Image
 
 from hyperseg_jax.datasets import Folder, MmBench, layouts
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.untrusted import limits
 
-OWN = {
+BROKEN_FOLDERS = {
     "no captions": (lambda home: (home / "captions.jsonl").unlink(), "missing file", "captions.jsonl: no such file"),
     "an empty text": (
-        lambda home: first_line(text=" ")(home / "captions.jsonl"),
+        lambda home: edit_first_line(text=" ")(home / "captions.jsonl"),
         "bad record",
         "line 1: field 'text' is empty",
     ),
@@ -37,23 +37,27 @@ OWN = {
         "bad mask",
         "has no pixel above 0",
     ),
-    "a small mask": (lambda home: [small(path) for path in (home / "masks").iterdir()], "wrong size", "is 6x5 pixels"),
+    "a small mask": (
+        lambda home: [write_small_mask(path) for path in (home / "masks").iterdir()],
+        "wrong size",
+        "is 6x5 pixels",
+    ),
     "a missing image": (lambda home: (home / "images" / "0000.jpg").unlink(), "missing file", "0000.jpg: no such image"),
 }
 
 
-@pytest.mark.parametrize("case", OWN)
-def test_own_folders(own, case):
-    spoil, kind, message = OWN[case]
-    home = own("yours") / "yours" / "folder"
+@pytest.mark.parametrize("case", BROKEN_FOLDERS)
+def test_broken_user_folders(copy_samples, case):
+    spoil, kind, message = BROKEN_FOLDERS[case]
+    home = copy_samples("yours") / "yours" / "folder"
     spoil(home)
-    assert any(pair[0] == kind and message in pair[1] for pair in found(report(home, "folder")))
+    assert any(pair[0] == kind and message in pair[1] for pair in sorted_problems(run_check(home, "folder")))
 
 
-@pytest.mark.parametrize("damage", [cut, small, pathlib.Path.unlink])
-def test_a_mask_that_cannot_be_read_is_reported_once(own, damage):
-    """An own folder, labels of classes (where 0 is no class), objects of VOC, segments, objects of videos."""
-    home = own("yours", "cityscapes", "VOCdevkit", "coco", "davis2017")
+@pytest.mark.parametrize("damage", [truncate_file, write_small_mask, pathlib.Path.unlink])
+def test_unreadable_masks_are_reported_once(copy_samples, damage):
+    """For user folders, class labels (where 0 is no class), VOC objects, segments and video objects."""
+    home = copy_samples("yours", "cityscapes", "VOCdevkit", "coco", "davis2017")
     mask = sorted((home / "yours" / "folder" / "masks").iterdir())[0]
     video = home / "davis2017" / "Annotations_unsupervised" / "480p" / "train-0"
     labels = home / "coco" / "annotations" / "panoptic_val2017" / "000000000000.png"
@@ -66,17 +70,17 @@ def test_a_mask_that_cannot_be_read_is_reported_once(own, damage):
     ):
         for path in paths:
             damage(path)
-        result = report(root, name, "train" if name == "ref_davis" else None)
-        assert sorted(message.split(":")[0] for _, message in found(result)) == sorted(map(str, paths)), name
+        result = run_check(root, name, "train" if name == "ref_davis" else None)
+        assert sorted(message.split(":")[0] for _, message in sorted_problems(result)) == sorted(map(str, paths)), name
 
 
-def test_a_malformed_line_hides_no_others(own):
-    home = own("yours") / "yours" / "folder"
+def test_malformed_lines_do_not_hide_others(copy_samples):
+    home = copy_samples("yours") / "yours" / "folder"
     path = home / "captions.jsonl"
     sound = path.read_text().splitlines()
     path.write_text("\n".join([sound[0], "", '{"image": oops}', "[1]", '{"text": "no image"}', *sound[1:]]))
-    result = report(home, "folder")
-    assert result.examples == len(sound) and sorted(message for _, message in found(result)) == [
+    result = run_check(home, "folder")
+    assert result.examples == len(sound) and sorted(message for _, message in sorted_problems(result)) == [
         f"{path} line 3: not json (Expecting value at column 11); download or write it again",
         f"{path} line 4: is not a json object; write one {{...}} per line",
         f"{path} line 5: field 'image' is missing; check that the file has this format",
@@ -86,9 +90,9 @@ def test_a_malformed_line_hides_no_others(own):
     assert sum(len(grouped[k].prompts) for k in range(len(grouped)) if k not in (1, 2, 3)) == len(sound)
 
 
-def test_a_malformed_line_is_in_every_split_and_in_none_alone(own):
-    """Nobody knows its split, so whoever reads any split hears of it; a split is not there because of it."""
-    home = own("yours") / "yours" / "folder"
+def test_malformed_lines_are_reported_in_every_split(copy_samples):
+    """Its split is unknown, so it is reported for every split, and does not create a split."""
+    home = copy_samples("yours") / "yours" / "folder"
     first, second, *_ = (json.loads(line) for line in (home / "captions.jsonl").read_text().splitlines())
     lines = [json.dumps(first | {"split": "train"}), "{", json.dumps(second | {"split": "val"})]
     (home / "captions.jsonl").write_text("\n".join(lines))
@@ -106,14 +110,14 @@ def test_a_malformed_line_is_in_every_split_and_in_none_alone(own):
         Folder(home, split="test")
 
 
-def test_lines_are_counted_from_1_and_records_from_0(own):
-    """The rule of docs/data.md, on the second of a kind: line 2 of a file of lines, #1 of a list."""
-    home = own("yours", "mmbench", "interactive", "coco")
+def test_lines_are_counted_from_1_and_records_from_0(copy_samples):
+    """The rule of docs/data.md for the second record: line 2 of a file of lines, #1 of a list."""
+    home = copy_samples("yours", "mmbench", "interactive", "coco")
     captions = home / "yours" / "folder" / "captions.jsonl"
     first, second, *_ = captions.read_text().splitlines()
     captions.write_text("\n".join([first, json.dumps(json.loads(second) | {"text": ""})]))
     marks = home / "interactive" / "coco_interactive_val.json"
-    change(marks, lambda content: content[1].pop("anns"))
+    edit_json(marks, lambda content: content[1].pop("anns"))
     table = home / "mmbench" / "MMBench_TEST_EN.tsv"
     last = len(MmBench(table)) - 1
     table.write_text(table.read_text()[:-9])
@@ -122,12 +126,12 @@ def test_lines_are_counted_from_1_and_records_from_0(own):
         ("interactive", home, f"{marks}#1: "),
         ("mmbench", home, f"{table}#{last}: "),
     ):
-        ((_, message),) = found(report(root, name))
+        ((_, message),) = sorted_problems(run_check(root, name))
         assert message.startswith(where), name
 
 
-def test_lines_end_at_line_feeds_only(own):
-    home = own("yours") / "yours" / "folder"
+def test_lines_end_at_line_feeds_only(copy_samples):
+    home = copy_samples("yours") / "yours" / "folder"
     line = {"image": "images/0000.jpg", "text": "one\u2028or\x85two", "mask": None}
     (home / "captions.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
     assert layouts.open_benchmark("folder", "all", home)[0].prompts[0].text == "one\u2028or\x85two"
@@ -151,18 +155,21 @@ LABELME = {
 
 
 @pytest.mark.parametrize("case", LABELME)
-def test_labelme(own, case):
+def test_labelme(copy_samples, case):
     fields, kind, message = LABELME[case]
-    home = own("yours") / "yours" / "labelme"
-    inside("shapes", 0, **fields)(home / "0000.json")
-    problems = found(report(home, "labelme"))
+    home = copy_samples("yours") / "yours" / "labelme"
+    edit_nested("shapes", 0, **fields)(home / "0000.json")
+    problems = sorted_problems(run_check(home, "labelme"))
     assert [pair[0] for pair in problems] == [kind] and message in problems[0][1]
-    inside(imageHeight=7)(home / "0001.json")
-    assert any("0001.jpg: is 192x192 pixels, its annotations say 192x7" in text for _, text in found(report(home, "labelme")))
+    edit_nested(imageHeight=7)(home / "0001.json")
+    assert any(
+        "0001.jpg: is 192x192 pixels, its annotations say 192x7" in text
+        for _, text in sorted_problems(run_check(home, "labelme"))
+    )
 
 
-def test_a_damaged_labelme_file_is_one_bad_record(own):
-    home = own("yours") / "yours" / "labelme"
+def test_damaged_labelme_files_are_bad_records(copy_samples):
+    home = copy_samples("yours") / "yours" / "labelme"
     classes = layouts.open_benchmark("labelme", "all", home).classes
     (home / "0000.json").write_text("{")
     reader = layouts.open_benchmark("labelme", "all", home)
@@ -172,28 +179,28 @@ def test_a_damaged_labelme_file_is_one_bad_record(own):
 
 
 @pytest.mark.parametrize("corner", [(50, 60), (-3, -2), (190, 191)])
-def test_a_labelme_mask_with_a_palette_is_cut_at_the_border(own, corner):
-    home = own("yours") / "yours" / "labelme"
+def test_labelme_palette_masks_are_clipped(copy_samples, corner):
+    home = copy_samples("yours") / "yours" / "labelme"
     drawn = np.random.default_rng(0).random((6, 8)) < 0.5
     image = Image.fromarray(drawn.astype(np.uint8), mode="P")
-    image.putpalette([0, 0, 0] * 256)  # told by its numbers, not by its colours
+    image.putpalette([0, 0, 0] * 256)  # labels are palette indices, not colours
     file = io.BytesIO()
     image.save(file, "PNG")
     x, y = corner
     mask = {"mask": base64.b64encode(file.getvalue()).decode(), "points": [[x, y], [x + 7, y + 5]], "shape_type": "mask"}
-    change(home / "0000.json", lambda content: content.update(shapes=[content["shapes"][0] | mask]))
+    edit_json(home / "0000.json", lambda content: content.update(shapes=[content["shapes"][0] | mask]))
     found = layouts.open_benchmark("labelme", "all", home)[0].prompts[0].masks[0, 0]
-    wanted = np.zeros((212, 212), bool)
-    wanted[10 + y : 16 + y, 10 + x : 18 + x] = drawn
-    np.testing.assert_array_equal(found, wanted[10:202, 10:202])
+    expected = np.zeros((212, 212), bool)
+    expected[10 + y : 16 + y, 10 + x : 18 + x] = drawn
+    np.testing.assert_array_equal(found, expected[10:202, 10:202])
 
 
-def test_a_mask_that_is_a_jpeg_is_refused(own):
-    """Its numbers are not those that were saved."""
-    home = own("yours") / "yours" / "folder"
+def test_jpeg_masks_are_refused(copy_samples):
+    """JPEG changes the saved labels."""
+    home = copy_samples("yours") / "yours" / "folder"
     path = next((home / "masks").glob("*.png"))
     Image.open(path).convert("L").save(path, "JPEG")
-    assert any(path.name in text and "it is none of PNG" in text for _, text in found(report(home, "folder")))
+    assert any(path.name in text and "it is none of PNG" in text for _, text in sorted_problems(run_check(home, "folder")))
 
 
 @pytest.mark.parametrize(
@@ -206,8 +213,8 @@ def test_a_mask_that_is_a_jpeg_is_refused(own):
         ("77\tWhat?\tnan\ta\t\tc\t\tB\tx\t0", "choice B is empty, but a later choice is not"),
     ],
 )
-def test_rows_that_would_be_taken_for_others(own, row, why):
-    table = own("mmbench") / "mmbench" / "MMBench_TEST_EN.tsv"
+def test_ambiguous_rows_are_refused(copy_samples, row, why):
+    table = copy_samples("mmbench") / "mmbench" / "MMBench_TEST_EN.tsv"
     text = table.read_text()
     table.write_text(f"{text.rstrip()}\n{row}\n")
     reader = MmBench(table)
@@ -219,18 +226,18 @@ def test_rows_that_would_be_taken_for_others(own, row, why):
         MmBench(table)
 
 
-def test_bad_rows_of_a_table(own, monkeypatch):
-    """They are told, each once, and the table is gone through once, whatever refers to whom."""
-    root = own("mmbench")
+def test_invalid_rows_of_a_table(copy_samples, monkeypatch):
+    """Each is reported once, and the table is read once, whatever rows refer to."""
+    root = copy_samples("mmbench")
     table = root / "mmbench" / "MMBench_TEST_EN.tsv"
     header, first, _ = table.read_text().split("\n0\t")[0], *table.read_text().split("\n0\t")[1].split("\n1000000\t")
     referring = "".join(f"{k}\tWhat?\tnan\ta\tb\t\t\tA\tx\t{k % 3}\n" for k in range(10, 200))
     table.write_text(f"{header}\n0\t{first}\na bad row\n0\tWhat?\tnan\ta\tb\t\t\tA\tx\t0\n{referring}")
     parsed, row = [], MmBench._row
     monkeypatch.setattr(MmBench, "_row", lambda self, raw, n: parsed.append(n) or row(self, raw, n))
-    told = report(root, "mmbench")
-    messages = [message for _, message in found(told)]
-    assert told.examples == 1 + len(range(12, 200, 3)) + 1 and len(parsed) < 3 * 193
+    output = run_check(root, "mmbench")
+    messages = [message for _, message in sorted_problems(output)]
+    assert output.examples == 1 + len(range(12, 200, 3)) + 1 and len(parsed) < 3 * 193
     assert sum("has 1 cells, the header 10" in message for message in messages) == 1
     assert sum("#2: index '0' is also the index of #0" in message for message in messages) == 1
     assert len(messages) == 2 + 190 - len(range(12, 200, 3))

@@ -1,4 +1,4 @@
-"""Broken files of videos, and layouts without their files."""
+"""Broken video data sets, and layouts with missing files."""
 
 import pathlib
 import re
@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from damage import change, cut, found, report
+from damage import edit_json, run_check, sorted_problems, truncate_file
 from PIL import Image
 
 from hyperseg_jax.datasets import layouts
@@ -16,26 +16,38 @@ from hyperseg_jax.ops import run_lengths
 from hyperseg_jax.untrusted import limits
 
 
-def another_size(path):
+def write_other_size(path):
     Image.new(Image.open(path).mode, (190, 192)).save(path)
 
 
-def edited(edit):
-    return lambda path: change(path, edit)
+def make_edit(edit):
+    return lambda path: edit_json(path, edit)
 
 
-def first_annotation(**fields):
-    return edited(lambda content: content["annotations"][0].update(fields))
+def edit_first_annotation(**fields):
+    return make_edit(lambda content: content["annotations"][0].update(fields))
 
 
-def first_video(edit):
-    return edited(lambda content: edit(next(iter(content["videos"].values()))))
+def edit_first_video(edit):
+    return make_edit(lambda content: edit(next(iter(content["videos"].values()))))
 
 
 META = "ref_youtube_vos/meta_expressions/train/meta_expressions.json"
-VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and a part of the message
-    "a frame of DAVIS": ("davis2016", "davis2016/JPEGImages/480p/train-0/00002.jpg", cut, "unreadable image", "00002.jpg: "),
-    "the first frame": ("davis2017", "davis2017/JPEGImages/480p/train-0/00000.jpg", cut, "unreadable image", "00000.jpg: "),
+VIDEO = {  # benchmark, file below the root, edit -> type and part of the message
+    "a frame of DAVIS": (
+        "davis2016",
+        "davis2016/JPEGImages/480p/train-0/00002.jpg",
+        truncate_file,
+        "unreadable image",
+        "00002.jpg: ",
+    ),
+    "the first frame": (
+        "davis2017",
+        "davis2017/JPEGImages/480p/train-0/00000.jpg",
+        truncate_file,
+        "unreadable image",
+        "00000.jpg: ",
+    ),
     "no first frame": (
         "ref_davis",
         "davis2017/JPEGImages/480p/train-0/00000.jpg",
@@ -46,7 +58,7 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
     "a frame in another size": (
         "davis2017",
         "davis2017/JPEGImages/480p/train-0/00001.jpg",
-        another_size,
+        write_other_size,
         "wrong size",
         "00001.jpg: is 190x192 pixels",
     ),
@@ -60,14 +72,14 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
     "a mask cut short": (
         "ref_davis",
         "davis2017/Annotations_unsupervised/480p/train-0/00001.png",
-        cut,
+        truncate_file,
         "unreadable image",
         "00001.png: cannot be read as a mask",
     ),
     "a mask in another size": (
         "ref_youtube_vos",
         "ref_youtube_vos/train/Annotations/train-0/00001.png",
-        another_size,
+        write_other_size,
         "wrong size",
         "00001.png: is 190x192 pixels, its frame 192x192",
     ),
@@ -95,64 +107,70 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
     "an unknown object": (
         "ref_youtube_vos",
         META,
-        first_video(lambda v: v["expressions"]["0"].update(obj_id="9")),
+        edit_first_video(lambda v: v["expressions"]["0"].update(obj_id="9")),
         "bad mask",
         "has object 9",
     ),
     "an object of words": (
         "ref_youtube_vos",
         META,
-        first_video(lambda v: v["expressions"]["0"].update(obj_id="cat")),
+        edit_first_video(lambda v: v["expressions"]["0"].update(obj_id="cat")),
         "bad record",
         "obj_id 'cat' is not an object number",
     ),
-    "a frame not there": ("ref_youtube_vos", META, first_video(lambda v: v["frames"].append("x")), "missing file", "x.png: no"),
+    "a frame not there": (
+        "ref_youtube_vos",
+        META,
+        edit_first_video(lambda v: v["frames"].append("x")),
+        "missing file",
+        "x.png: no",
+    ),
     "a category of none": (
         "youtube_vis_2019",
         "youtube_vis_2019/train.json",
-        first_annotation(category_id=99),
+        edit_first_annotation(category_id=99),
         "bad record",
         "annotations#0: category_id 99",
     ),
     "a video of none": (
         "youtube_vis_2021",
         "youtube_vis_2021/train/instances.json",
-        first_annotation(video_id=99),
+        edit_first_annotation(video_id=99),
         "bad record",
         "annotations#0: video_id 99",
     ),
     "a track too short": (
         "youtube_vis_2021",
         "youtube_vis_2021/train/instances.json",
-        first_annotation(segmentations=[None]),
+        edit_first_annotation(segmentations=[None]),
         "bad mask",
         "has 1 segmentations",
     ),
     "a mask of YouTube": (
         "youtube_vis_2019",
         "youtube_vis_2019/train.json",
-        first_annotation(segmentations=[run_lengths.encode(np.ones((5, 5), bool))] + [None] * 5),
+        edit_first_annotation(segmentations=[run_lengths.encode(np.ones((5, 5), bool))] + [None] * 5),
         "wrong size",
         "frame 0: the mask is 5x5 pixels",
     ),
     "a size of words": (
         "youtube_vis_2019",
         "youtube_vis_2019/train.json",
-        edited(lambda c: c["videos"][0].update(height="9")),
+        make_edit(lambda c: c["videos"][0].update(height="9")),
         "bad record",
         "field 'height' is '9'",
     ),
     "a track of ReVOS": (
         "revos",
         "revos/mask_dict.json",
-        edited(lambda c: c.update({key: [None] for key in c})),
+        make_edit(lambda c: c.update({key: [None] for key in c})),
         "bad mask",
         "has 1 frames, its video 6",
     ),
     "no expression": (
         "revos",
         "revos/meta_expressions_train_.json",
-        first_video(lambda v: v["expressions"]["0"].pop("exp")),
+        edit_first_video(lambda v: v["expressions"]["0"].pop("exp")),
         "bad record",
         "field 'exp' is missing",
     ),
@@ -161,12 +179,12 @@ VIDEO = {  # benchmark, file below the root, what is done to it -> the kind and 
 
 
 @pytest.mark.parametrize("case", VIDEO)
-def test_clips(own, case):
+def test_broken_videos(copy_samples, case):
     name, file, damage, kind, message = VIDEO[case]
-    root = own(file.split("/")[0])
-    assert report(root, name, "train").problem_count == 0
+    root = copy_samples(file.split("/")[0])
+    assert run_check(root, name, "train").problem_count == 0
     damage(root / file)
-    problems = found(report(root, name, "train"))
+    problems = sorted_problems(run_check(root, name, "train"))
     assert {pair[0] for pair in problems} == {kind} and len(problems) <= 3, problems
     assert any(message in pair[1] for pair in problems), problems
     with pytest.raises(UserError, match=re.escape(message)):
@@ -175,46 +193,48 @@ def test_clips(own, case):
             reader[k]
 
 
-def test_a_check_of_clips_goes_on_and_names_all(own):
-    root = own("davis2017")
-    home = root / "davis2017"
-    cut(home / "JPEGImages" / "480p" / "train-0" / "00000.jpg")
-    (home / "JPEGImages" / "480p" / "train-0" / "00003.jpg").unlink()
-    another_size(home / "Annotations" / "480p" / "train-0" / "00001.png")
-    cut(home / "Annotations" / "480p" / "train-0" / "00002.png")
-    result = report(root, "davis2017", "train")
-    assert [kind for kind, _ in found(result)] == ["missing file", *["unreadable image"] * 2, "wrong size"]
+def test_checks_continue_and_report_all_problems(copy_samples):
+    root = copy_samples("davis2017")
+    folder = root / "davis2017"
+    truncate_file(folder / "JPEGImages" / "480p" / "train-0" / "00000.jpg")
+    (folder / "JPEGImages" / "480p" / "train-0" / "00003.jpg").unlink()
+    write_other_size(folder / "Annotations" / "480p" / "train-0" / "00001.png")
+    truncate_file(folder / "Annotations" / "480p" / "train-0" / "00002.png")
+    result = run_check(root, "davis2017", "train")
+    assert [kind for kind, _ in sorted_problems(result)] == ["missing file", *["unreadable image"] * 2, "wrong size"]
     assert result.examples == 1 and result.masks > 1
-    for path in (home / "JPEGImages" / "480p" / "train-0").iterdir():
+    for path in (folder / "JPEGImages" / "480p" / "train-0").iterdir():
         path.unlink()
-    assert any("has no .jpg frames" in message for _, message in found(report(root, "davis2017", "train")))
+    assert any("has no .jpg frames" in message for _, message in sorted_problems(run_check(root, "davis2017", "train")))
 
 
-def test_every_layout_names_an_image_that_is_gone(own, samples):
-    """Every benchmark whose images lie in files of their own."""
+def test_every_layout_names_missing_images(copy_samples, samples):
+    """For every benchmark with image files."""
     for name, layout in layouts.LAYOUTS.items():
         split = layout.splits[0]
-        home = samples / "yours" / name if (samples / "yours" / name).exists() else samples
-        fine = check(lambda layout=layout, home=home, split=split: layout.open(home, split), lambda **_: None, threads=2)
+        folder = samples / "yours" / name if (samples / "yours" / name).exists() else samples
+        fine = check(lambda layout=layout, folder=folder, split=split: layout.open(folder, split), lambda **_: None, threads=2)
         assert fine.problem_count == 0 and fine.examples > 0, name
         if not fine.collected.sizes:  # MMBench: in the table
             continue
-        root = own(*sorted({path.relative_to(samples).parts[0] for path in fine.collected.sizes}))
+        root = copy_samples(*sorted({path.relative_to(samples).parts[0] for path in fine.collected.sizes}))
         for entry in samples.iterdir():
             if not (root / entry.name).exists():
                 (root / entry.name).symlink_to(entry)
-        lost = root / sorted(fine.collected.sizes)[0].relative_to(samples)
-        lost.unlink()
-        home = root / home.relative_to(samples)
-        with limits.applied(outside=True):  # the links
-            broken = check(lambda layout=layout, home=home, split=split: layout.open(home, split), lambda **_: None, threads=2)
-        assert any(lost.name in message for message in broken.collected.problems), name
+        missing = root / sorted(fine.collected.sizes)[0].relative_to(samples)
+        missing.unlink()
+        folder = root / folder.relative_to(samples)
+        with limits.applied(outside=True):  # for the links
+            broken = check(
+                lambda layout=layout, folder=folder, split=split: layout.open(folder, split), lambda **_: None, threads=2
+            )
+        assert any(missing.name in message for message in broken.collected.problems), name
         for entry in root.iterdir():
             entry.unlink() if entry.is_symlink() else shutil.rmtree(entry)
 
 
-def test_nothing_there_at_all(tmp_path):
+def test_empty_root(tmp_path):
     for name, layout in layouts.LAYOUTS.items():
         with pytest.raises(UserError, match=str(tmp_path)):
             layout.open(tmp_path, layout.splits[0])
-        assert report(tmp_path, name).problem_count == 1
+        assert run_check(tmp_path, name).problem_count == 1

@@ -1,4 +1,4 @@
-"""Which frames a clip takes: the published recipes, and that the same seed and index take the same."""
+"""Frame sampling of clips: the published recipes, reproducible by seed and index."""
 
 import collections
 import itertools
@@ -23,7 +23,7 @@ def draws(rule, length, count, number=300, **options):
     return np.stack([rule(length, count, np.random.default_rng([7, k]), **options) for k in range(number)])
 
 
-def test_even_clips_run_forward_at_one_stride():
+def test_uniform_clips_have_one_stride():
     times = draws(even_stride, 30, 4)
     steps = np.diff(times, axis=1)
     assert set(steps[:, 0]) == {1, 2, 3} and (steps == steps[:, :1]).all()
@@ -32,7 +32,7 @@ def test_even_clips_run_forward_at_one_stride():
     assert even_stride(4, 6, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 3, 3]
 
 
-def test_clips_around_a_frame_stay_near_it():
+def test_clips_around_a_frame():
     times = draws(around_random_frame, 60, 3)
     assert (np.diff(times, axis=1) > 0).all() and (times[:, -1] - times[:, 0]).max() == 20
     assert times.min() == 0 and times.max() == 59
@@ -70,17 +70,17 @@ def test_references_at_evaluation():
     }
     for (count, length, current), expected in rows.items():
         assert references_of(current, length, count) == expected
-    assert references_of(1, 3, 4) == [0, 2, 2, 2] and references_of(0, 1, 2) == [0, 0]  # where the released code fails
+    assert references_of(1, 3, 4) == [0, 2, 2, 2] and references_of(0, 1, 2) == [0, 0]  # the released code fails here
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 6])
-def test_a_stream_refers_to_the_same_frames(count):
+def test_streams_use_the_same_references(count):
     for length in range(20):
-        given = list(with_references(range(length), count))
-        assert given == [(t, references_of(t, length, count)) for t in range(length)]
+        inputs = list(with_references(range(length), count))
+        assert inputs == [(t, references_of(t, length, count)) for t in range(length)]
 
 
-def test_a_stream_holds_a_window_only():
+def test_streams_keep_only_a_window():
     class Frame:
         alive = 0
 
@@ -93,33 +93,33 @@ def test_a_stream_holds_a_window_only():
     most = 0
     for _ in with_references((Frame() for _ in range(100)), 4):
         most = max(most, Frame.alive)
-    assert 5 <= most <= 7  # the window, and what the loops on either side still name
+    assert 5 <= most <= 7  # the window, and loop variables on both sides
 
 
-def test_the_key_frame_shows_something():
+def test_key_frames_are_not_empty():
     sampling = Sampling(5, "jump")
     times = [sampling.frame_indices_showing(40, np.random.default_rng(k), lambda t: t in (20, 21)) for k in range(10)]
     assert all(t[2] in (20, 21) for t in times)
-    asked = collections.Counter()
-    assert len(sampling.frame_indices_showing(40, np.random.default_rng(0), lambda t: asked.update([t]))) == 5
-    assert max(asked.values()) == 1  # a mask is read once, and the draws end
+    requests = collections.Counter()
+    assert len(sampling.frame_indices_showing(40, np.random.default_rng(0), lambda t: requests.update([t]))) == 5
+    assert max(requests.values()) == 1  # each mask is read once, and sampling terminates
 
 
-def test_a_seed_and_an_index_are_a_clip():
+def test_clips_are_reproducible():
     for rule in REACH:
         same = [Sampling(4, rule).frame_indices(50, np.random.default_rng([3, 9])).tolist() for _ in range(2)]
-        others = [Sampling(4, rule).frame_indices(50, np.random.default_rng([3, k])).tolist() for k in range(6)]
-        assert same[0] == same[1] and len({tuple(times) for times in others}) > 3
+        rest = [Sampling(4, rule).frame_indices(50, np.random.default_rng([3, k])).tolist() for k in range(6)]
+        assert same[0] == same[1] and len({tuple(times) for times in rest}) > 3
     assert Sampling().frame_indices(5, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_what_cannot_be_sampled_is_named():
-    for options, told in (
+def test_invalid_sampling_options():
+    for options, messages in (
         ({"rule": "fast"}, "choose one of stride, around, jump"),
         ({"frames": 0}, "frames=0 is too few"),
         ({"rule": "jump", "reach": 1}, "give at least 2"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=messages):
             Sampling(**options)
     lengths = itertools.product(REACH, range(1, 6), range(1, 6))
     assert all(len(Sampling(count, rule).frame_indices(n, np.random.default_rng(0))) == count for rule, n, count in lengths)

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from drawn import kinds_of, pixels_of
 from PIL import Image
+from sample_inputs import draw_regions, region_kinds
 
 from hyperseg_jax import toy
 from hyperseg_jax.data.sources import READERS
@@ -29,8 +29,8 @@ def copy(written, tmp_path):
 
 
 def drawn(split, k):
-    found, frames, said = video(toy.World(clips=5), split, k)
-    return found, frames, {e.text: e.targets[0] for e in said if len(e.targets) == 1}
+    result, frames, output = video(toy.World(clips=5), split, k)
+    return result, frames, {e.text: e.targets[0] for e in output if len(e.targets) == 1}
 
 
 def ref_davis(home, split="train", **options):
@@ -38,9 +38,9 @@ def ref_davis(home, split="train", **options):
 
 
 def ref_youtube(home, split="train", **options):
-    given = {"mask_root": home / split / "Annotations"} if split == "train" else {}
+    kwargs = {"mask_root": home / split / "Annotations"} if split == "train" else {}
     return RefYouTubeVos(
-        home / "meta_expressions" / split / "meta_expressions.json", home / split / "JPEGImages", **given, **options
+        home / "meta_expressions" / split / "meta_expressions.json", home / split / "JPEGImages", **kwargs, **options
     )
 
 
@@ -58,12 +58,12 @@ def near(frames, pixels):
 def test_davis_2017_follows_what_the_first_frame_shows(written):
     reader = Davis2017(written / "davis2017", "train")
     assert len(reader) == 2
-    example, (found, pixels, _) = reader[1], drawn("train", 1)
+    example, (result, pixels, _) = reader[1], drawn("train", 1)
     (prompt,) = example.prompts
     assert example.name == "train-1" and near(example.frames, pixels)
-    assert prompt.task == "region" and np.array_equal(prompt.masks, found.masks) and prompt.ignore is None
-    assert np.array_equal(pixels_of(prompt), found.masks[:, 0])
-    assert kinds_of(prompt) == ("mask",) * len(found.things) and prompt.labels == tuple(range(len(found.things)))
+    assert prompt.task == "region" and np.array_equal(prompt.masks, result.masks) and prompt.ignore is None
+    assert np.array_equal(draw_regions(prompt), result.masks[:, 0])
+    assert region_kinds(prompt) == ("mask",) * len(result.things) and prompt.labels == tuple(range(len(result.things)))
 
 
 def test_davis_2017_unsupervised_and_void(copy):
@@ -74,19 +74,19 @@ def test_davis_2017_unsupervised_and_void(copy):
     owner[:5] = video_folders.VOID
     Image.fromarray(owner).save(path)
     (prompt,) = Davis2017(home, "train", task="unsupervised")[0].prompts
-    found, _, _ = drawn("train", 0)
+    result, _, _ = drawn("train", 0)
     assert (prompt.task, prompt.classes, prompt.things, prompt.regions) == ("panoptic", ("object",), (True,), ())
-    assert len(prompt.masks) == len(prompt.labels) == len(found.things) and set(prompt.labels) == {0}
+    assert len(prompt.masks) == len(prompt.labels) == len(result.things) and set(prompt.labels) == {0}
     assert prompt.ignore[0, :5].all() and prompt.ignore.sum() == prompt.ignore[0, :5].sum()
-    assert not prompt.masks[:, 0, :5].any() and np.array_equal(prompt.masks[:, 1], found.masks[:, 1])
+    assert not prompt.masks[:, 0, :5].any() and np.array_equal(prompt.masks[:, 1], result.masks[:, 1])
 
 
 def test_davis_2016_has_one_object_in_either_release(written):
-    found, _, _ = drawn("train", 0)
+    result, _, _ = drawn("train", 0)
     for home in ("davis2016", "davis2017"):
         for task in ("semi-supervised", "unsupervised"):
             (prompt,) = Davis2016(written / home, "train", task=task)[0].prompts
-            assert np.array_equal(prompt.masks, found.masks.any(0)[None]) and prompt.ignore is None
+            assert np.array_equal(prompt.masks, result.masks.any(0)[None]) and prompt.ignore is None
     assert len(Davis2016(written / "davis2016", "train")) == 2 and len(Davis2016(written / "davis2016", None)) == 3
 
 
@@ -95,9 +95,9 @@ def test_davis_2017_test_sets_have_the_first_mask(copy):
     for path in (home / "Annotations" / "480p" / "val-0").iterdir():
         if path.stem != "00000":
             path.unlink()
-    example, (found, pixels, _) = Davis2017(home, "val", frames=2)[0], drawn("val", 0)
+    example, (result, pixels, _) = Davis2017(home, "val", frames=2)[0], drawn("val", 0)
     assert len(example.frames) == len(pixels) and example.prompts[0].masks is None
-    assert np.array_equal(pixels_of(example.prompts[0]), found.masks[:, 0])
+    assert np.array_equal(draw_regions(example.prompts[0]), result.masks[:, 0])
 
 
 def test_a_sampled_clip_begins_where_an_object_is_seen(copy):
@@ -108,7 +108,7 @@ def test_a_sampled_clip_begins_where_an_object_is_seen(copy):
         Image.fromarray(np.zeros((192, 192), np.uint8)).save(path)
     for seed in range(4):
         (prompt,) = Davis2017(home, "train", frames=2, seed=seed, sampling="jump")[0].prompts
-        assert pixels_of(prompt).any((1, 2)).all() and len(prompt.regions)
+        assert draw_regions(prompt).any((1, 2)).all() and len(prompt.regions)
     Image.fromarray(np.zeros((192, 192), np.uint8)).save(paths[-1])
     with pytest.raises(UserError, match=r"train-0: its masks show no object in frame 0; remove the video"):
         Davis2017(home, "train", frames=2)[0]
@@ -116,7 +116,7 @@ def test_a_sampled_clip_begins_where_an_object_is_seen(copy):
 
 def test_ref_davis_sentences_of_two_people_and_two_views(written):
     reader = ref_davis(written / "davis2017")
-    found, pixels, said = drawn("train", 0)
+    result, pixels, output = drawn("train", 0)
     examples = [reader[k] for k in range(len(reader))]
     assert len(reader) == 4 * sum(len({n for n in drawn("train", k)[2].values()}) for k in range(2))
     assert len({example.name for example in examples}) == len(reader)
@@ -124,7 +124,9 @@ def test_ref_davis_sentences_of_two_people_and_two_views(written):
         (prompt,) = example.prompts
         text = prompt.text.split(", as ")[0]
         assert (
-            prompt.task == "video" and np.array_equal(prompt.masks[0], found.masks[said[text]]) and near(example.frames, pixels)
+            prompt.task == "video"
+            and np.array_equal(prompt.masks[0], result.masks[output[text]])
+            and near(example.frames, pixels)
         )
     groups = [example.prompts[0].group for example in examples[:4]]
     assert groups == [f"annotator {a}, {v}" for a in (1, 2) for v in ("first_frame", "full_video")]
@@ -147,11 +149,11 @@ def test_ref_davis_texts_of_the_archive(copy):
 
 def test_ref_youtube_vos(written):
     reader = ref_youtube(written / "ref_youtube_vos")
-    found, pixels, said = drawn("train", 0)
-    for k in range(len(said)):
+    result, pixels, output = drawn("train", 0)
+    for k in range(len(output)):
         (prompt,) = reader[k].prompts
         assert reader[k].name == f"train-0/{k}" and near(reader[k].frames, pixels)
-        assert np.array_equal(prompt.masks[0], found.masks[said[prompt.text.removesuffix(".")]])
+        assert np.array_equal(prompt.masks[0], result.masks[output[prompt.text.removesuffix(".")]])
     valid = ref_youtube(written / "ref_youtube_vos", "valid")
     assert len(valid) == len(drawn("val", 0)[2]) and valid[0].prompts[0].masks is None
     with pytest.raises(UserError, match="use sentences='each'"):
@@ -161,7 +163,7 @@ def test_ref_youtube_vos(written):
 def test_youtube_vis_tracks_and_gaps(copy):
     home = copy("youtube_vis_2021")
     content = json.loads((home / "train" / "instances.json").read_text())
-    found, pixels, _ = drawn("train", 0)
+    result, pixels, _ = drawn("train", 0)
     content["annotations"][0]["segmentations"][2] = None
     content["annotations"][1]["iscrowd"] = 1
     content["annotations"][2]["segmentations"][0] = [[10, 10, 20, 10, 20, 20, 10, 20]]
@@ -170,11 +172,11 @@ def test_youtube_vis_tracks_and_gaps(copy):
     example, (prompt,) = reader[0], reader[0].prompts
     assert example.name == "instances.json#1" and near(example.frames, pixels) and prompt.classes == reader.classes
     assert prompt.task == "panoptic" and prompt.things == (True,) * len(reader.classes)
-    kept = [0, *range(2, len(found.things))]
-    assert [reader.classes[label] for label in prompt.labels] == [found.things[n].name for n in kept]
-    assert not prompt.masks[0, 2].any() and np.array_equal(prompt.masks[0, 3], found.masks[0, 3])
+    kept = [0, *range(2, len(result.things))]
+    assert [reader.classes[label] for label in prompt.labels] == [result.things[n].name for n in kept]
+    assert not prompt.masks[0, 2].any() and np.array_equal(prompt.masks[0, 3], result.masks[0, 3])
     assert prompt.masks[1, 0, 10:20, 10:20].all() and prompt.masks[1, 0].sum() <= 11 * 11
-    assert np.array_equal(prompt.ignore, found.masks[1])
+    assert np.array_equal(prompt.ignore, result.masks[1])
     assert youtube_vis(home, "valid", frames=3)[0].prompts[0].masks is None
 
 
@@ -221,9 +223,9 @@ def test_clips_follow_from_seed_and_index(written, name):
     same = pickle.loads(pickle.dumps(same))  # as it comes to a worker
     equal = [[np.array_equal(one[k].frames, r[k].frames) for k in range(2)] for r in (same, other)]
     assert all(equal[0]) and not all(equal[1])
-    again = [one.sample(0, np.random.default_rng(5)) for _ in range(2)]
-    assert np.array_equal(again[0].frames, again[1].frames) and np.array_equal(
-        again[0].prompts[0].masks, again[1].prompts[0].masks
+    repeated = [one.sample(0, np.random.default_rng(5)) for _ in range(2)]
+    assert np.array_equal(repeated[0].frames, repeated[1].frames) and np.array_equal(
+        repeated[0].prompts[0].masks, repeated[1].prompts[0].masks
     )
 
 
@@ -253,11 +255,11 @@ def test_a_missing_frame_is_named(copy, name):
 def test_a_frame_of_another_size_or_cut_short_is_named(copy, name):
     home = copy(name)
     path = home / FRAMES[name] / "00001.jpg"
-    whole = path.read_bytes()
+    full = path.read_bytes()
     Image.new("RGB", (190, 192)).save(path)
     with pytest.raises(UserError, match=r"00001\.jpg: is 190x192 pixels"):
         OPEN[name](home)[0]
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(full[: len(full) // 2])
     with pytest.raises(UserError, match=r"00001\.jpg: cannot be read as an image"):
         OPEN[name](home)[0]
 
@@ -266,16 +268,16 @@ def test_a_frame_of_another_size_or_cut_short_is_named(copy, name):
 def test_bad_masks_are_named(copy, name, folder):
     home = copy(name)
     path = home / folder / "train-0" / "00001.png"
-    whole = path.read_bytes()
-    for broken, told in (
+    full = path.read_bytes()
+    for broken, messages in (
         (lambda: path.unlink(), "no such mask"),
         (lambda: Image.new("P", (192, 191)).save(path), "is 192x191 pixels, its frame 192x192"),
         (lambda: Image.new("RGB", (192, 192)).save(path), r"cannot be read as a mask .it has colours .mode RGB"),
-        (lambda: path.write_bytes(whole[: len(whole) // 2]), "cannot be read as a mask"),
+        (lambda: path.write_bytes(full[: len(full) // 2]), "cannot be read as a mask"),
         (lambda: path.write_text("hello"), "cannot be read as a mask"),
     ):
         broken()
-        with pytest.raises(UserError, match=rf"00001\.png: {told}"):
+        with pytest.raises(UserError, match=rf"00001\.png: {messages}"):
             OPEN[name](home)[0]
 
 
@@ -304,8 +306,8 @@ def test_an_object_that_a_clip_does_not_show_is_empty(copy):
     home = copy("ref_youtube_vos")
     for path in sorted((home / "train" / "Annotations" / "train-0").iterdir())[1:]:
         Image.fromarray(np.zeros((192, 192), np.uint8)).save(path)
-    found = [ref_youtube(home, frames=2, seed=seed)[0].prompts[0].masks for seed in range(8)]
-    assert {bool(mask.any()) for mask in found} == {False, True} and all(mask.shape[:2] == (1, 2) for mask in found)
+    result = [ref_youtube(home, frames=2, seed=seed)[0].prompts[0].masks for seed in range(8)]
+    assert {bool(mask.any()) for mask in result} == {False, True} and all(mask.shape[:2] == (1, 2) for mask in result)
 
 
 def test_bad_texts_of_ref_davis_are_named(copy):
@@ -343,7 +345,7 @@ def test_bad_lists_and_folders_of_davis_are_named(copy):
 def test_bad_json_of_youtube_is_named(copy):
     home = copy("youtube_vis_2021")
     path = home / "train" / "instances.json"
-    whole = path.read_text()
+    full = path.read_text()
     changes = {
         "video_id 77 is not among the videos": lambda c: c["annotations"][0].update(video_id=77),
         "category_id 99 is not among the categories": lambda c: c["annotations"][0].update(category_id=99),
@@ -355,14 +357,14 @@ def test_bad_json_of_youtube_is_named(copy):
         "field 'categories' is missing": lambda c: c.pop("categories"),
         "video 1: lists no frames": lambda c: c["videos"][0].update(file_names=[]),
     }
-    for told, change in changes.items():
-        content = json.loads(whole)
+    for messages, change in changes.items():
+        content = json.loads(full)
         change(content)
         path.write_text(json.dumps(content))
-        with pytest.raises(UserError, match=rf"instances\.json.*{told}"):
+        with pytest.raises(UserError, match=rf"instances\.json.*{messages}"):
             youtube_vis(home)[0]
     for name, open_it in (("train/instances.json", lambda: youtube_vis(home)),):
-        (home / name).write_text(whole[: len(whole) // 2])
+        (home / name).write_text(full[: len(full) // 2])
         with pytest.raises(UserError, match=r"instances\.json: not json"):
             open_it()
     meta = copy("ref_youtube_vos") / "meta_expressions" / "train" / "meta_expressions.json"

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from drawn import kinds_of, pixels_of
 from PIL import Image
+from sample_inputs import draw_regions, region_kinds
 
 from hyperseg_jax.datasets import CocoInteractive, CocoPanoptic, Llava, ReasonSeg, RefCoco, ReVos, masks
 from hyperseg_jax.errors import UserError
@@ -114,8 +114,8 @@ def test_reasonseg_ignore_rules_and_order(root):
     ]
     image(root / "val" / "x.jpg")
     save(root / "val" / "x.json", {"text": [" why? ", "how?"], "is_sentence": True, "shapes": shapes})
-    said = save(root / "explain.json", [{"image": "x.jpg", "query": "why?", "outputs": "because"}])
-    (prompt,) = ReasonSeg(root / "val", explanations=said)[0].prompts
+    output = save(root / "explain.json", [{"image": "x.jpg", "query": "why?", "outputs": "because"}])
+    (prompt,) = ReasonSeg(root / "val", explanations=output)[0].prompts
     painted = masks.fill_polygons([np.array(big)], *SIZE)
     assert (prompt.task, prompt.text, prompt.answer) == ("reasoning", "why?", "because")
     assert np.array_equal(prompt.masks[0, 0], SQUARE)
@@ -151,8 +151,8 @@ def test_revos_unions_and_gaps(root):
 
 
 def test_revos_clips_are_drawn(root):
-    shown = lambda **options: revos(root, **options)[0].prompts[0].masks.any((0, 2, 3)).tolist()
-    assert shown(frames=6) == [True, False, True, True, True, True]  # in order, the last repeated
+    output = lambda **options: revos(root, **options)[0].prompts[0].masks.any((0, 2, 3)).tolist()
+    assert output(frames=6) == [True, False, True, True, True, True]  # in order, the last repeated
     only_second = [None, run_lengths.encode(SQUARE), None, None]
     for seed in range(6):
         jumps = revos(root, only_second, frames=3, sampling="jump", seed=seed, group_by_video=True)
@@ -176,10 +176,10 @@ def marks_of(point=True):
 
 def test_interactive_points_become_discs_and_empty_marks_are_passed_over(root):
     (prompt,) = interactive(root, marks_of(), kinds=("point",), point_radius=2)[0].prompts
-    assert kinds_of(prompt) == ("point",) and pixels_of(prompt).sum() == 13 and prompt.labels == (0,)
+    assert region_kinds(prompt) == ("point",) and draw_regions(prompt).sum() == 13 and prompt.labels == (0,)
     for seed in range(6):
         (prompt,) = interactive(root, marks_of(point=False), kinds=("point", "box"), seed=seed)[0].prompts
-        assert kinds_of(prompt) == ("box",)
+        assert region_kinds(prompt) == ("box",)
     with pytest.raises(UserError, match="no region has a mark"):
         interactive(root, marks_of(point=False), kinds=("point",))[0]
 

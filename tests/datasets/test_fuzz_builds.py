@@ -1,4 +1,4 @@
-"""Damaged builds and prepared datasets: an Example or one line."""
+"""Damaged builds and prepared datasets give an Example or a one-line error."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import fuzz
 import hypothesis.strategies as st
 import msgpack
 import pytest
-from test_fuzz_readers import WITHIN, sound
+from test_fuzz_readers import WITHIN, assert_valid
 from test_prepared import write
 
 from hyperseg_jax.datasets import layouts, record_errors
@@ -22,15 +22,19 @@ from hyperseg_jax.untrusted import limits
 
 
 @pytest.fixture(scope="module")
-def made(samples, tmp_path_factory):
+def build_folders(samples, tmp_path_factory):
     """(a record, the folder of a build, the folder of a prepared dataset)."""
     reader = layouts.find_layout("coco_panoptic").open(samples, "val2017")
-    home = tmp_path_factory.mktemp("made")
-    build(reader, home / "build" / "val", Plan({"name": "coco_panoptic", "split": "val"}))
-    return records.encode(reader[0], images.as_jpegs(reader[0].frames)), home / "build", write(home / "prepared", "instances")
+    folder = tmp_path_factory.mktemp("made")
+    build(reader, folder / "build" / "val", Plan({"name": "coco_panoptic", "split": "val"}))
+    return (
+        records.encode(reader[0], images.as_jpegs(reader[0].frames)),
+        folder / "build",
+        write(folder / "prepared", "instances"),
+    )
 
 
-class One:
+class SingleRecord:
     """A reader of one record."""
 
     def __init__(self, data):
@@ -46,26 +50,29 @@ class One:
 
 def read_record(data):
     with limits.applied(**WITHIN):
-        read_all(One(data))
+        read_all(SingleRecord(data))
 
 
-def contents_of_record(data):
+def record_contents(data):
     content = msgpack.unpackb(data)
-    packed = fuzz.damaged(content | {"frames": [], "planes": []}).map(lambda made: _packed(made, content))
+    packed = fuzz.damaged(content | {"frames": [], "planes": []}).map(lambda value: _packed(value, content))
     return st.one_of(packed, packed, fuzz.damaged_bytes(data))
 
 
-def _packed(made, content):
-    if isinstance(made, dict):
-        made = {**made, **{name: content[name] for name in ("frames", "planes") if made.get(name) == []}}
+def _packed(value, content):
+    if isinstance(value, dict):
+        value = {
+            **value,
+            **{name: content[name] for name in ("frames", "planes") if value.get(name) == []},
+        }
     try:
-        return msgpack.packb(made, unicode_errors="surrogatepass")
+        return msgpack.packb(value, unicode_errors="surrogatepass")
     except (ValueError, OverflowError, TypeError):
         return b""
 
 
 def open_and_read(kind, folder, split):
-    with record_errors.opening("the reader"):  # as all who open readers do
+    with record_errors.opening("the reader"):  # like all callers that open readers
         reader = kind(folder, split)
     read_all(reader)
 
@@ -73,43 +80,43 @@ def open_and_read(kind, folder, split):
 def read_all(reader):
     for k in range(min(2, len(reader))):
         try:
-            sound(reader[k])
+            assert_valid(reader[k])
         except UserError as error:
-            fuzz.one_line(str(error))
+            fuzz.assert_one_line(str(error))
 
 
-def in_place(path, content, read):
+def read_with_content(path, content, read):
     original = path.read_bytes()
     path.write_bytes(content)
     try:
         with limits.applied(**WITHIN):
-            fuzz.kept_promise(read, memory=2**34)  # ArrayRecord maps much that it never takes
+            fuzz.check_call(read, memory=2**34)  # ArrayRecord reserves address space that it never uses
     finally:
         path.write_bytes(original)
 
 
-def properties(made, tmp_path):
-    """(what holds, of which contents) of each kind of file."""
-    data, built, prepared = made
+def make_properties(build_folders, tmp_path):
+    """Returns (property, contents) of each kind of file."""
+    data, built, prepared = build_folders
     built, prepared = shutil.copytree(built, tmp_path / "build"), shutil.copytree(prepared, tmp_path / "1.0.0")
-    yield lambda content: fuzz.kept_promise(lambda: read_record(content)), contents_of_record(data)
-    read_all(Prepared(prepared, "train"))  # imports what it needs before memory is bounded
+    yield lambda content: fuzz.check_call(lambda: read_record(content)), record_contents(data)
+    read_all(Prepared(prepared, "train"))  # import everything before memory is limited
     jobs = [(built / "val" / indices.INDEX, lambda: open_and_read(Built, built, "val"))]
     jobs += [
         (prepared / name, lambda: open_and_read(Prepared, prepared, "train")) for name in ("features.json", "dataset_info.json")
     ]
     for path, read in jobs:
         damage = fuzz.damaged_json(json.loads(path.read_bytes()))
-        yield lambda content, path=path, read=read: in_place(path, content, read), damage
+        yield lambda content, path=path, read=read: read_with_content(path, content, read), damage
 
 
-def test_damaged_builds_and_prepared_datasets(made, tmp_path):
-    for holds, contents in properties(made, tmp_path):
-        fuzz.tried(holds, contents, examples=15)
+def test_damaged_builds_and_prepared_datasets(build_folders, tmp_path):
+    for holds, contents in make_properties(build_folders, tmp_path):
+        fuzz.run_property(holds, contents, examples=15)
 
 
 @pytest.mark.slow
-def test_damaged_builds_and_prepared_datasets_for_long(made, tmp_path, tried_long):
-    pairs = list(properties(made, tmp_path))
+def test_damaged_builds_and_prepared_datasets_for_long(build_folders, tmp_path, run_property_long):
+    pairs = list(make_properties(build_folders, tmp_path))
     drawn = st.sampled_from(pairs).flatmap(lambda pair: st.tuples(st.just(pair[0]), pair[1]))
-    tried_long(lambda one: one[0](one[1]), drawn)
+    run_property_long(lambda one: one[0](one[1]), drawn)

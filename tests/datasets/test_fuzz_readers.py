@@ -1,4 +1,4 @@
-"""Damaged files of every benchmark: each record is a sound Example or one line about it, and a check goes on to the end."""
+"""Damaged files of every benchmark: each record is a valid Example or a one-line error, and checks complete."""
 
 import copy
 import functools
@@ -37,8 +37,8 @@ OTHER_KINDS = (
 )
 
 
-def sound(example):
-    """That an Example is what structs say."""
+def assert_valid(example):
+    """Asserts that an Example is valid."""
     assert isinstance(example, Example) and isinstance(example.name, str)
     assert example.frames.ndim == 4 and example.frames.dtype == np.uint8 and example.frames.shape[3] == 3
     size = example.frames.shape[1:3]
@@ -58,57 +58,57 @@ def sound(example):
 
 
 def read_all(root, layout, split):
-    """What is told while the first records are read."""
-    reader, told = layout.open(root, split), []
+    """Reads the first records and returns the messages."""
+    reader, messages = layout.open(root, split), []
     for k in range(min(RECORDS, len(reader))):
         try:
-            sound(reader[k])
+            assert_valid(reader[k])
         except UserError as error:
-            told.append(str(error))
-    return told
+            messages.append(str(error))
+    return messages
 
 
 def check_all(root, layout, split):
-    """What a check tells."""
+    """Runs a check and returns its messages."""
     report = check(lambda: layout.open(root, split), lambda **_: None, threads=1)
     return list(report.collected.problems)
 
 
-def holds(root, layout, split, path, content):
-    """What is told of a benchmark with this content in the place of a file: the promise is kept."""
-    original, told = path.read_bytes(), []
+def check_content(root, layout, split, path, content):
+    """Asserts the property for a benchmark with one file replaced by `content`; returns the messages."""
+    original, messages = path.read_bytes(), []
     path.write_bytes(content)
     try:
         with limits.applied(**WITHIN):
             for read in (read_all, check_all):
-                outcome = fuzz.kept_promise(lambda read=read: read(root, layout, split), seconds=20)
-                told += outcome if isinstance(outcome, list) else [str(outcome)]
+                outcome = fuzz.check_call(lambda read=read: read(root, layout, split), seconds=20)
+                messages += outcome if isinstance(outcome, list) else [str(outcome)]
     finally:
         path.write_bytes(original)
-    for message in told:
-        fuzz.one_line(message)
-    return told
+    for message in messages:
+        fuzz.assert_one_line(message)
+    return messages
 
 
-def told_plainly(root, layout, split, path, content):
-    """Every message is in plain words, and names an annotation file (the damaged one, or another that does not fit it), or a
-    file that is not there and that a field now names."""
-    names = [": no such ", *(note.name for note in files_of(root, layout, split)[0])]
-    for message in holds(root, layout, split, path, content):
-        fuzz.plain_words(message, names)
+def check_messages(root, layout, split, path, content):
+    """Asserts that every message has no Python terms, and names an annotation file (the damaged one or one that mismatches it),
+    or a missing file that a field now names."""
+    names = [": no such ", *(note.name for note in list_files(root, layout, split)[0])]
+    for message in check_content(root, layout, split, path, content):
+        fuzz.assert_plain_words(message, names)
 
 
-def files_of(root, layout, split):
-    """The annotation files of a benchmark that its reader of a split opens, and a few of the images."""
+def list_files(root, layout, split):
+    """Returns the annotation files that a benchmark's reader opens for a split, and a few of the images."""
     tops = [root / part.format(split=split) for part in (layout.files | layout.split_files.get(split, {})).values()]
-    found = {path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()}
-    notes = sorted(path for path in found if path.suffix in NOTES)
-    images = sorted(path for path in found if path.suffix in IMAGES)
+    result = {path for top in tops for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()}
+    notes = sorted(path for path in result if path.suffix in NOTES)
+    images = sorted(path for path in result if path.suffix in IMAGES)
     return notes[:20], random.Random(0).sample(images, min(4, len(images)))
 
 
 def _fields(value, path=()):
-    """(field, path, member) of all members of a JSON value; the members of a list are one field."""
+    """Yields (field, path, member) of all members of a JSON value; the members of a list are one field."""
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, member in members:
         here = (*path, name)
@@ -117,21 +117,21 @@ def _fields(value, path=()):
 
 
 @st.composite
-def other_fields(draw, value):
-    """The JSON value with one or two fields replaced or taken out, each field as likely as any other."""
+def edit_fields(draw, value):
+    """Replaces or removes one or two fields of a JSON value, with equal probability per field."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, 2))):
-        places = {}
+        positions = {}
         for field, path, _ in _fields(value):
-            places.setdefault(field, []).append(path)
-        if not places:
+            positions.setdefault(field, []).append(path)
+        if not positions:
             break
-        *path, last = draw(st.sampled_from(places[draw(st.sampled_from(list(places)))][:3]))
-        home = functools.reduce(lambda part, name: part[name], path, value)
+        *path, last = draw(st.sampled_from(positions[draw(st.sampled_from(list(positions)))][:3]))
+        folder = functools.reduce(lambda part, name: part[name], path, value)
         if draw(st.integers(0, 5)):
-            home[last] = draw(fuzz.VALUES)
+            folder[last] = draw(fuzz.VALUES)
         else:
-            del home[last]
+            del folder[last]
     return value
 
 
@@ -140,13 +140,13 @@ NUMBERS = (int, float)
 
 
 @st.composite
-def other_kinds(draw, value):
-    """The JSON value with one field replaced by a value of another kind, each field as likely as any other. Null is of none."""
+def change_type(draw, value):
+    """Replaces one field of a JSON value by a value of another type, with equal probability per field; nulls are kept."""
     value = copy.deepcopy(value)
-    places = {field: path for field, path, member in reversed(list(_fields(value))) if member is not None}
-    *path, last = places[draw(st.sampled_from(list(places)))]
-    home = functools.reduce(lambda part, name: part[name], path, value)
-    home[last] = draw(st.sampled_from([one for one in KINDS if _kind(one) != _kind(home[last])]))
+    positions = {field: path for field, path, member in reversed(list(_fields(value))) if member is not None}
+    *path, last = positions[draw(st.sampled_from(list(positions)))]
+    folder = functools.reduce(lambda part, name: part[name], path, value)
+    folder[last] = draw(st.sampled_from([one for one in KINDS if _kind(one) != _kind(folder[last])]))
     return value
 
 
@@ -158,78 +158,80 @@ def is_lines(path):
     return path.suffix == ".jsonl" or path.parent.name == "pope"
 
 
-def contents_of_other_kinds(path):
-    """Contents of a JSON file with a field of another kind."""
+def contents_of_other_types(path):
+    """Returns a strategy for contents of a JSON file with a field of another type."""
     data = path.read_bytes()
     if is_lines(path):
         rows = [json.loads(line) for line in data.splitlines()[:20]]
-        return other_kinds(rows).map(lambda made: "\n".join(map(json.dumps, made)).encode())
-    return other_kinds(json.loads(data)).map(lambda made: json.dumps(made).encode())
+        return change_type(rows).map(lambda result: "\n".join(map(json.dumps, result)).encode())
+    return change_type(json.loads(data)).map(lambda result: json.dumps(result).encode())
 
 
 def json_notes(root, layout, split):
-    return [path for path in files_of(root, layout, split)[0] if path.suffix in (".json", ".jsonl")]
+    return [path for path in list_files(root, layout, split)[0] if path.suffix in (".json", ".jsonl")]
 
 
-def cases_of_other_kinds(root, layout, split):
+def cases_of_other_types(root, layout, split):
     notes = json_notes(root, layout, split)
-    return st.sampled_from(notes).flatmap(lambda path: st.tuples(st.just(path), contents_of_other_kinds(path)))
+    return st.sampled_from(notes).flatmap(lambda path: st.tuples(st.just(path), contents_of_other_types(path)))
 
 
 def contents(path):
-    """Damaged contents of a file."""
+    """Returns a strategy for damaged contents of a file."""
     data = path.read_bytes()
     bytewise = st.one_of(fuzz.damaged_bytes(data), st.sampled_from(OTHER_KINDS))
     if path.suffix == ".json" and not is_lines(path):
         value = json.loads(data)
-        fields = other_fields(value).map(lambda made: json.dumps(made).encode())
+        fields = edit_fields(value).map(lambda result: json.dumps(result).encode())
         return st.integers(0, 9).flatmap(lambda k: bytewise if k == 0 else fuzz.damaged_json(value) if k < 3 else fields)
     if is_lines(path):
         rows = [json.loads(line) for line in data.splitlines()[:20]]
-        fields = other_fields(rows).map(lambda made: "\n".join(map(json.dumps, made)).encode())
+        fields = edit_fields(rows).map(lambda result: "\n".join(map(json.dumps, result)).encode())
         return st.integers(0, 9).flatmap(lambda k: bytewise if k == 0 else fields)
     return bytewise
 
 
 def cases(root, layout, split):
-    notes, images = files_of(root, layout, split)
+    notes, images = list_files(root, layout, split)
     paths = st.integers(0, 3).flatmap(lambda k: st.sampled_from(notes if notes and (k or not images) else images))
     return paths.flatmap(lambda path: st.tuples(st.just(path), contents(path)))
 
 
-def copied(own, samples, name):
-    root = own(*(path.name for path in samples.iterdir() if path.is_dir() and (name in ROOTS) == (path.name == "yours")))
+def copy_benchmark(copy_samples, samples, name):
+    root = copy_samples(
+        *(path.name for path in samples.iterdir() if path.is_dir() and (name in ROOTS) == (path.name == "yours"))
+    )
     return root / ROOTS.get(name, "."), layouts.find_layout(name), layouts.find_layout(name).splits[-1]
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
-def test_damaged_files(own, samples, name):
-    where = copied(own, samples, name)
+def test_damaged_files(copy_samples, samples, name):
+    where = copy_benchmark(copy_samples, samples, name)
     root, layout, split = where
-    with limits.applied(**WITHIN):  # sound files are read within the bounds that damaged ones must keep
-        assert len(fuzz.kept_promise(lambda: layout.open(root, split), seconds=20))
-    fuzz.tried(lambda case: holds(*where, *case), cases(*where), examples=5)
+    with limits.applied(**WITHIN):  # valid files are read within the limits for damaged ones
+        assert len(fuzz.check_call(lambda: layout.open(root, split), seconds=20))
+    fuzz.run_property(lambda case: check_content(*where, *case), cases(*where), examples=5)
     if json_notes(*where):
-        fuzz.tried(lambda case: told_plainly(*where, *case), cases_of_other_kinds(*where), examples=5)
+        fuzz.run_property(lambda case: check_messages(*where, *case), cases_of_other_types(*where), examples=5)
 
 
 @pytest.fixture
-def benchmarks(own, samples):
-    """(folder, layout, split) of each."""
-    root = own(*(path.name for path in samples.iterdir() if path.is_dir()))
+def benchmarks(copy_samples, samples):
+    """(folder, layout, split) of each benchmark."""
+    root = copy_samples(*(path.name for path in samples.iterdir() if path.is_dir()))
     return [(root / ROOTS.get(name, "."), layout, layout.splits[-1]) for name, layout in layouts.LAYOUTS.items()]
 
 
-def drawn_of(benchmarks, cases):
+def sample_cases(benchmarks, cases):
     return st.sampled_from(benchmarks).flatmap(lambda where: st.tuples(st.just(where), cases(*where)))
 
 
 @pytest.mark.slow
-def test_damaged_files_for_long(benchmarks, tried_long):
-    tried_long(lambda one: holds(*one[0], *one[1]), drawn_of(benchmarks, cases))
+def test_damaged_files_for_long(benchmarks, run_property_long):
+    run_property_long(lambda one: check_content(*one[0], *one[1]), sample_cases(benchmarks, cases))
 
 
 @pytest.mark.slow
-def test_fields_of_other_kinds_for_long(benchmarks, tried_long):
+def test_fields_of_other_types_for_long(benchmarks, run_property_long):
     noted = [where for where in benchmarks if json_notes(*where)]
-    tried_long(lambda one: told_plainly(*one[0], *one[1]), drawn_of(noted, cases_of_other_kinds))
+    run_property_long(lambda one: check_messages(*one[0], *one[1]), sample_cases(noted, cases_of_other_types))

@@ -1,7 +1,7 @@
-"""A number that stands twice tells no records apart: the record is named, and others are read."""
+"""Duplicate ids are reported with the record, and other records are read."""
 
 import pytest
-from damage import change, found, report
+from damage import edit_json, run_check, sorted_problems
 
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.errors import UserError
@@ -12,8 +12,8 @@ PANOPTIC, INSTANCES = "coco/annotations/panoptic_val2017.json", "coco/annotation
 QUESTIONS = "vqav2/v2_OpenEnded_mscoco_val2014_questions.json"
 
 
-def again(*keys):
-    """Puts the first member of a list behind its last one."""
+def duplicate_first(*keys):
+    """Returns an edit that appends the first member of a list again."""
 
     def edit(content):
         for key in keys:
@@ -23,8 +23,8 @@ def again(*keys):
     return edit
 
 
-def as_text(*keys):
-    """Puts the first member of a list behind its last one, with its number as text."""
+def duplicate_with_text_id(*keys):
+    """Returns an edit that appends the first member of a list again, with its id as text."""
 
     def edit(content):
         for key in keys[:-1]:
@@ -35,32 +35,56 @@ def as_text(*keys):
 
 
 CASES = {  # benchmark, file, edit, message, whether the reader opens
-    "segment": ("coco_panoptic", PANOPTIC, again("annotations", 0, "segments_info"), "segments_info#0: id ", True),
-    "picture": ("coco_panoptic", PANOPTIC, again("images"), "images#0: id ", True),
-    "segments of an image": ("coco_panoptic", PANOPTIC, again("annotations"), "annotations#0: image_id ", True),
-    "panoptic class": ("coco_panoptic", PANOPTIC, again("categories"), "categories#0: id ", False),
-    "picture of instances": ("coco_instances", INSTANCES, again("images"), "images#0: id ", True),
-    "class of instances": ("coco_instances", INSTANCES, again("categories"), "categories#0: id ", False),
-    "annotation that is spoken of": ("grefcoco", "refer/grefcoco/instances.json", again("annotations"), "s#0: id ", True),
-    "question": ("vqav2", QUESTIONS, again("questions"), "questions#0: question_id ", True),
-    "answer": ("vqav2", "vqav2/v2_mscoco_val2014_annotations.json", again("annotations"), "annotations#0: ques", True),
-    "video": ("youtube_vis_2019", "youtube_vis_2019/train.json", again("videos"), "videos#0: id ", True),
-    "video as text": ("youtube_vis_2019", "youtube_vis_2019/train.json", as_text("videos", "id"), "is also the id of #", True),
-    "picture as text": ("coco_instances", INSTANCES, as_text("images", "id"), "is also the id of #", True),
-    "question as text": ("vqav2", QUESTIONS, as_text("questions", "question_id"), "is also the id of #", True),
-    "class of videos": ("youtube_vis_2019", "youtube_vis_2019/train.json", again("categories"), "categories#0: id ", False),
+    "segment": ("coco_panoptic", PANOPTIC, duplicate_first("annotations", 0, "segments_info"), "segments_info#0: id ", True),
+    "picture": ("coco_panoptic", PANOPTIC, duplicate_first("images"), "images#0: id ", True),
+    "segments of an image": ("coco_panoptic", PANOPTIC, duplicate_first("annotations"), "annotations#0: image_id ", True),
+    "panoptic class": ("coco_panoptic", PANOPTIC, duplicate_first("categories"), "categories#0: id ", False),
+    "picture of instances": ("coco_instances", INSTANCES, duplicate_first("images"), "images#0: id ", True),
+    "class of instances": ("coco_instances", INSTANCES, duplicate_first("categories"), "categories#0: id ", False),
+    "annotation that is spoken of": (
+        "grefcoco",
+        "refer/grefcoco/instances.json",
+        duplicate_first("annotations"),
+        "s#0: id ",
+        True,
+    ),
+    "question": ("vqav2", QUESTIONS, duplicate_first("questions"), "questions#0: question_id ", True),
+    "answer": (
+        "vqav2",
+        "vqav2/v2_mscoco_val2014_annotations.json",
+        duplicate_first("annotations"),
+        "annotations#0: ques",
+        True,
+    ),
+    "video": ("youtube_vis_2019", "youtube_vis_2019/train.json", duplicate_first("videos"), "videos#0: id ", True),
+    "video as text": (
+        "youtube_vis_2019",
+        "youtube_vis_2019/train.json",
+        duplicate_with_text_id("videos", "id"),
+        "is also the id of #",
+        True,
+    ),
+    "picture as text": ("coco_instances", INSTANCES, duplicate_with_text_id("images", "id"), "is also the id of #", True),
+    "question as text": ("vqav2", QUESTIONS, duplicate_with_text_id("questions", "question_id"), "is also the id of #", True),
+    "class of videos": (
+        "youtube_vis_2019",
+        "youtube_vis_2019/train.json",
+        duplicate_first("categories"),
+        "categories#0: id ",
+        False,
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_number_that_stands_twice(own, case):
+def test_duplicate_ids(copy_samples, case):
     name, file, edit, message, opens = CASES[case]
-    root = own(*{file.split("/")[0], *(() if name.startswith("youtube") else ("coco",))})
-    change(root / file, edit)
+    root = copy_samples(*{file.split("/")[0], *(() if name.startswith("youtube") else ("coco",))})
+    edit_json(root / file, edit)
     split = "train" if name.startswith("youtube") else layouts.find_layout(name).splits[-1]
-    problems = found(report(root, name, split))
+    problems = sorted_problems(run_check(root, name, split))
     assert ("bad record" in {kind for kind, _ in problems}) and any(message in text for _, text in problems), problems
-    told, read = [], 0
+    messages, read = [], 0
     try:
         reader = layouts.find_layout(name).open(root, split)
         for k in range(len(reader)):
@@ -68,15 +92,15 @@ def test_a_number_that_stands_twice(own, case):
                 reader[k]
                 read += 1
             except UserError as error:
-                told.append(str(error))
+                messages.append(str(error))
     except UserError as error:
-        told.append(str(error))
+        messages.append(str(error))
         assert not opens
-    assert told and all(message in text and "; correct one of them" in text for text in told)
-    assert not opens or read or len(reader) == len(told)
+    assert messages and all(message in text and "; correct one of them" in text for text in messages)
+    assert not opens or read or len(reader) == len(messages)
 
 
-def test_json_that_has_a_name_twice():
+def test_duplicate_json_keys():
     assert json_text.parse(b'{"a": {"b": 1}, "b": {"b": 2}}')["b"] == {"b": 2}
     with pytest.raises(BadFile, match="the key 'a' twice"):
         json_text.parse(b'[{"a": 1, "b": 2, "a": 3}]')

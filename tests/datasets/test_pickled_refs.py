@@ -1,4 +1,4 @@
-"""The refs files of RefCOCO are pickles: every protocol is read, and what runs or lies is refused by name."""
+"""RefCOCO's refs files are pickles: every protocol is read, and malicious or malformed ones are refused."""
 
 import pathlib
 import pickle
@@ -11,12 +11,12 @@ from hyperseg_jax.errors import UserError
 WORDS = ["the 'left' cup", 'a "tall" one', "naïve café", "tab\there, line\nthere", "back\\slash", "x" * 70_000 + " é"]
 
 
-def opened(samples, path, **options):
-    home = samples / "refer" / "refcoco"
-    return RefCocoRefs(path, home / "instances.json", samples / "coco" / "train2014", split="val", **options)
+def open_refs(samples, path, **options):
+    folder = samples / "refer" / "refcoco"
+    return RefCocoRefs(path, folder / "instances.json", samples / "coco" / "train2014", split="val", **options)
 
 
-def refs(texts=WORDS, **changes):
+def make_refs(texts=WORDS, **changes):
     common = {
         "ann_id": 1,
         "image_id": 0,
@@ -41,15 +41,15 @@ def refs(texts=WORDS, **changes):
 def test_every_protocol(samples, tmp_path, protocol):
     path = tmp_path / "refs.p"
     texts = WORDS if protocol else WORDS[:-1]  # protocol 0 is of lines, and of none so long
-    path.write_bytes(pickle.dumps(refs(texts), protocol))
-    assert refcoco_refs._read(path) == refs(texts)
+    path.write_bytes(pickle.dumps(make_refs(texts), protocol))
+    assert refcoco_refs._read(path) == make_refs(texts)
     assert refcoco_refs._read(path)[0]["flag"] is True
-    reader = opened(samples, path)
+    reader = open_refs(samples, path)
     assert [reader[k].prompts[0].text for k in range(len(texts))] == [f"{text}." for text in texts]
 
 
 def test_strings_of_python_2(samples, tmp_path):
-    """Its plain strings are quoted lines (protocol 0), or counted bytes (1 and 2)."""
+    """Python 2 strings are quoted lines (protocol 0) or counted bytes (1 and 2)."""
     head = b"(dp1\nS'split'\np2\nS'val'\np3\nsS'ann_id'\nI1\nsS'image_id'\nI0\nsS'ref_id'\nL7L\ns"
     head += b"S'sentences'\n(lp4\n(dS'sent'\n"
     for text in (b'S"a dog\'s \\x41"\n', b"Va dog's \\u0041\n", b"U\x09a dog's A", b"T\x09\0\0\0a dog's A"):
@@ -57,9 +57,9 @@ def test_strings_of_python_2(samples, tmp_path):
         path.write_bytes(b"(lp0\n" + head + text + b"sasa.")
         if text[:1] == b"T":  # long ones are bytes in the machine
             with pytest.raises(UserError, match="'sentences'"):
-                opened(samples, path)[0]
+                open_refs(samples, path)[0]
         else:
-            (prompt,) = opened(samples, path)[0].prompts
+            (prompt,) = open_refs(samples, path)[0].prompts
             assert prompt.text == "a dog's A." and prompt.key == "7.0"
 
 
@@ -68,14 +68,14 @@ def marker(tmp_path):
     return tmp_path / "marker"
 
 
-def hostile(marker):
+def hostile_pickles(marker):
     return {
         "reduce": (b"cposix\nsystem\n(Vtouch %b\ntR." % str(marker).encode(), "asks for posix.system"),
         "inst": (b"(Vtouch %b\niposix\nsystem\n." % str(marker).encode(), "asks for posix.system"),
         "stack global": (pickle.dumps(pathlib.PurePosixPath("x"), 4), "PurePosixPath"),
         "persistent": (b"P1\n.", "PERSID"),
         "no list": (b"(d.", "contains a dict, expected a list of refs"),
-        "cut": (pickle.dumps(refs(), 0)[:-9], "without a newline|left|empty stack"),
+        "cut": (pickle.dumps(make_refs(), 0)[:-9], "without a newline|left|empty stack"),
         "a number that is none": (b"Ione\n.", "an invalid number"),
         "a number without end": (b"I" + b"1" * 10_000 + b"\n.", "an invalid number"),
         "a text without quotes": (b"Sabc\n.", "without quotes"),
@@ -88,20 +88,20 @@ def hostile(marker):
     }
 
 
-@pytest.mark.parametrize("case", hostile(pathlib.Path("x")))
+@pytest.mark.parametrize("case", hostile_pickles(pathlib.Path("x")))
 def test_hostile_files(samples, tmp_path, marker, case):
-    body, message = hostile(marker)[case]
+    body, message = hostile_pickles(marker)[case]
     path = tmp_path / "refs.p"
     path.write_bytes(body)
     with pytest.raises(UserError, match=message) as error:
-        opened(samples, path)
+        open_refs(samples, path)
     assert str(error.value).startswith(str(path)) and "download it again" in str(error.value)
     assert not marker.exists()
 
 
-def test_the_first_of_them_is_live(marker):
-    """Python's own unpickler runs it, so the test above would see the marker."""
-    pickle.loads(hostile(marker)["reduce"][0])
+def test_the_malicious_pickle_runs_in_python(marker):
+    """Python's own unpickler executes it, so the test above would detect the marker."""
+    pickle.loads(hostile_pickles(marker)["reduce"][0])
     assert marker.exists()
 
 
@@ -110,25 +110,27 @@ def test_the_number_of_operations_is_bounded(samples, tmp_path, monkeypatch):
     path = tmp_path / "refs.p"
     path.write_bytes(b"(" * 2000)
     with pytest.raises(UserError, match="more than 1000 operations"):
-        opened(samples, path)
+        open_refs(samples, path)
 
 
 @pytest.mark.parametrize("field", ["split", "image_id", "ann_id", "ref_id"])
-def test_values_that_hold_themselves_many_times_take_no_time(samples, tmp_path, field):
-    """2^60 members, in a few hundred bytes."""
+def test_deeply_shared_values_are_fast(samples, tmp_path, field):
+    """2^60 members in a few hundred bytes."""
     shared = ()
     for _ in range(60):
         shared = (shared, shared)
     path = tmp_path / "refs.p"
     path.write_bytes(
-        pickle.dumps(refs(["the cup"], **{field: shared}) if field != "ref_id" else [refs(["x"])[0] | {field: shared}])
+        pickle.dumps(
+            make_refs(["the cup"], **{field: shared}) if field != "ref_id" else [make_refs(["x"])[0] | {field: shared}]
+        )
     )
     with pytest.raises(UserError, match=rf"field '{field}(\[0\])?' is"):
-        opened(samples, path)
+        open_refs(samples, path)
 
 
 @pytest.mark.parametrize("field", ["sentences", "ann_id", "ref"])
-def test_lists_that_many_refs_share_are_refused(samples, tmp_path, field):
+def test_lists_shared_by_many_refs_are_refused(samples, tmp_path, field):
     """3000 x 3000 members, in a few hundred kilobytes."""
     ref = {"split": "val", "image_id": 0, "ann_id": 1, "sentences": [{"sent": "the cup"}]}
     ref |= {"ann_id": [1] * 3000} if field == "ann_id" else {"sentences": ref["sentences"] * 3000}
@@ -136,6 +138,6 @@ def test_lists_that_many_refs_share_are_refused(samples, tmp_path, field):
     path.write_bytes(pickle.dumps([ref if field == "ref" else dict(ref) for _ in range(3000)]))
     with pytest.raises(
         UserError, match=r"refs\.p#\d+: its lists and those before it need at least \d+ bytes, but the file has"
-    ) as told:
-        opened(samples, path)
-    assert int(str(told.value).split("#")[1].split(":")[0]) < 100
+    ) as excinfo:
+        open_refs(samples, path)
+    assert int(str(excinfo.value).split("#")[1].split(":")[0]) < 100

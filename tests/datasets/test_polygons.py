@@ -1,4 +1,4 @@
-"""Polygons are painted as cv2.fillPoly paints them (recorded from OpenCV 5.0), not as pycocotools does."""
+"""Polygons are filled like cv2.fillPoly (recorded from OpenCV 5.0), not like pycocotools."""
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -39,18 +39,18 @@ CUT = """
 """
 
 
-def drawn(text):
+def parse_mask(text):
     return np.array([[sign == "#" for sign in line] for line in text.split()])
 
 
-def test_a_polygon_that_leaves_the_image():
-    assert np.array_equal(fill_polygons([LEAVING], 13, 17), drawn(CUT))
+def test_polygons_beyond_the_image():
+    assert np.array_equal(fill_polygons([LEAVING], 13, 17), parse_mask(CUT))
     assert not fill_polygons([LEAVING + 100], 13, 17).any()
 
 
-def test_a_sloped_outline_belongs_to_the_polygon():
-    wanted = drawn(PAINTED)
-    found = fill_polygons([TRIANGLE], *wanted.shape)
-    assert np.array_equal(found, wanted), "\n" + "\n".join("".join(".#"[int(bit)] for bit in row) for row in found)
-    runs = coco_mask.merge(coco_mask.frPyObjects([TRIANGLE.reshape(-1).tolist()], *wanted.shape))
-    assert (coco_mask.decode(runs).astype(bool) ^ wanted).sum() > 10
+def test_sloped_outlines_are_included():
+    expected = parse_mask(PAINTED)
+    result = fill_polygons([TRIANGLE], *expected.shape)
+    assert np.array_equal(result, expected), "\n" + "\n".join("".join(".#"[int(bit)] for bit in row) for row in result)
+    runs = coco_mask.merge(coco_mask.frPyObjects([TRIANGLE.reshape(-1).tolist()], *expected.shape))
+    assert (coco_mask.decode(runs).astype(bool) ^ expected).sum() > 10

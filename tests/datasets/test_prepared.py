@@ -1,4 +1,4 @@
-"""Folders that tensorflow-datasets prepared, written by small builders here; TensorFlow is not there, and is not asked for."""
+"""Folders prepared by tensorflow-datasets, written by small builders, without TensorFlow."""
 
 import io
 import json
@@ -8,8 +8,8 @@ import shutil
 
 import numpy as np
 import pytest
-from drawn import pixels_of
 from PIL import Image
+from sample_inputs import draw_regions
 
 from hyperseg_jax.datasets.prepared import Prepared, Values
 from hyperseg_jax.errors import UserError
@@ -22,7 +22,7 @@ EXPECTED = SQUARE.astype(bool)
 KINDS = ("instances", "referring", "captions", "labels")
 
 
-def encoded(array, kind):
+def encode_image(array, kind):
     data = io.BytesIO()
     Image.fromarray(array).save(data, kind)
     data.seek(0)
@@ -30,12 +30,12 @@ def encoded(array, kind):
 
 
 def write_referring(folder):
-    """Lists in lists are written by hand: tensorflow-datasets would ask TensorFlow for it."""
+    """Nested lists are written manually, since tensorflow-datasets would need TensorFlow."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
-    home = write(folder, "instances")
+    root = write(folder, "instances")
     features = tfds.features
     refexp = features.Sequence({"refexp_id": np.int64, "raw": features.Text()})
     mask = features.Image(shape=(None, None, 1), encoding_format="png")
@@ -44,22 +44,22 @@ def write_referring(folder):
         "image/id": np.int64,
         "objects": features.Sequence({"mask": mask, "refexp": refexp}),
     }
-    features.FeaturesDict(parts).save_config(home)
-    (path,) = home.glob("*.array_record-*")
+    features.FeaturesDict(parts).save_config(root)
+    (path,) = root.glob("*.array_record-*")
     writer = ArrayRecordWriter(str(path), "group_size:1")
     for k in range(3):
         example = tf_example_pb2.Example()
         rows = example.features.feature
-        rows["image"].bytes_list.value.append(encoded(np.full((*SIZE, 3), 40 * k, np.uint8), "JPEG").read())
+        rows["image"].bytes_list.value.append(encode_image(np.full((*SIZE, 3), 40 * k, np.uint8), "JPEG").read())
         rows["image/id"].int64_list.value.append(k)
-        rows["objects/mask"].bytes_list.value.append(encoded(SQUARE, "PNG").read())
+        rows["objects/mask"].bytes_list.value.append(encode_image(SQUARE, "PNG").read())
         rows["objects/refexp/refexp_id/ragged_flat_values"].int64_list.value.extend([7, 8])
         rows["objects/refexp/raw/ragged_flat_values"].bytes_list.value.extend([b"the dog ", b"it"])
         for name in ("refexp_id", "raw"):
             rows[f"objects/refexp/{name}/ragged_row_lengths_0"].int64_list.value.append(2)
         writer.write(example.SerializeToString())
     writer.close()
-    return home
+    return root
 
 
 def write(folder, kind):
@@ -73,13 +73,13 @@ def write(folder, kind):
         "captions": {"label": label, "bbox": features.BBoxFeature()},
     }
     values = {
-        "instances": lambda: {"label": "dog", "segmentation": encoded(SQUARE, "PNG")},
+        "instances": lambda: {"label": "dog", "segmentation": encode_image(SQUARE, "PNG")},
         "captions": lambda: {"label": "dog", "bbox": box},
     }
 
     class ToyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
-        code_path = None  # it has no files beside it
+        code_path = None  # no other files
 
         def _info(self):
             rest = {"annotation": mask} if kind == "labels" else {"objects": features.Sequence(inner[kind])}
@@ -91,8 +91,8 @@ def write(folder, kind):
 
         def _generate_examples(self):
             for k in range(3):
-                rest = {"annotation": encoded(SQUARE * 2, "PNG")} if kind == "labels" else {"objects": [values[kind]()]}
-                yield k, {"image": encoded(np.full((*SIZE, 3), 40 * k, np.uint8), "JPEG"), "image/id": k, **rest}
+                rest = {"annotation": encode_image(SQUARE * 2, "PNG")} if kind == "labels" else {"objects": [values[kind]()]}
+                yield k, {"image": encode_image(np.full((*SIZE, 3), 40 * k, np.uint8), "JPEG"), "image/id": k, **rest}
 
     builder = ToyBuilder(data_dir=folder, file_format="array_record")
     builder.download_and_prepare()
@@ -106,7 +106,7 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_each_kind_becomes(prepared, kind):
+def test_examples_of_each_kind(prepared, kind):
     reader = Prepared(prepared[kind], "train", classes=("sky", "sea") if kind == "labels" else ())
     seen = set()
     for k in range(3):
@@ -125,31 +125,31 @@ def test_what_each_kind_becomes(prepared, kind):
             assert first.things == (kind == "instances",) * 2
             assert first.ignore is None if kind == "instances" else np.array_equal(first.ignore[0], ~EXPECTED)
         if kind == "captions":
-            assert first.answer == "dog" and np.array_equal(pixels_of(first, EXPECTED.shape), EXPECTED[None])
+            assert first.answer == "dog" and np.array_equal(draw_regions(first, EXPECTED.shape), EXPECTED[None])
         else:
             assert np.array_equal(first.masks, EXPECTED[None, None])
     assert seen == {0, 40, 80} and len({reader[k].name for k in range(3)}) == 3
-    again = pickle.loads(pickle.dumps(reader))
-    assert len(again) == 3 and np.array_equal(again[1].frames, reader[1].frames)
+    repeated = pickle.loads(pickle.dumps(reader))
+    assert len(repeated) == 3 and np.array_equal(repeated[1].frames, reader[1].frames)
 
 
 @pytest.mark.parametrize("kind", ["instances", "captions"])
 @pytest.mark.parametrize("labels", [[-1], [2], [2**40], [0.7], [], [0, 1]])
-def test_labels_of_no_class(prepared, monkeypatch, kind, labels):
+def test_labels_without_a_class(prepared, monkeypatch, kind, labels):
     many = Values.values
     monkeypatch.setattr(Values, "values", lambda self, name: labels if name == "objects/label" else many(self, name))
     with pytest.raises(UserError, match=r"train#0.*(has the label .*there are 2 classes|has 1 objects and [02] labels)"):
         Prepared(prepared[kind], "train")[0]
 
 
-def test_no_tensorflow(prepared):
+def test_tensorflow_is_not_imported(prepared):
     import sys
 
     Prepared(prepared["instances"], "train")[0]
     assert "tensorflow" not in sys.modules
 
 
-def copied(prepared, tmp_path, kind="instances"):
+def copy_prepared(prepared, tmp_path, kind="instances"):
     return shutil.copytree(prepared[kind], tmp_path / "1.0.0")
 
 
@@ -157,7 +157,7 @@ FOREIGN = "antigravity_of_mine.Image"
 LEGACY = {"type": FOREIGN, "content": {"shape": [], "dtype": "uint8"}}
 DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
 SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
-PLACES = {  # where a class may be named, also in JSON inside of a string
+PLACES = {  # fields that may name a class, also in JSON within a string
     "as written today": {"pythonClassName": FOREIGN, "image": {}},
     "in snake case": {"python_class_name": FOREIGN, "image": {}},
     "as written before": LEGACY,
@@ -180,8 +180,8 @@ PLACES = {  # where a class may be named, also in JSON inside of a string
 
 @pytest.mark.parametrize("place", PLACES)
 def test_foreign_classes_are_never_imported(prepared, tmp_path, monkeypatch, place):
-    """tensorflow-datasets would import antigravity_of_mine; the module says so if anyone does."""
-    folder = copied(prepared, tmp_path)
+    """tensorflow-datasets would import antigravity_of_mine, which records its import."""
+    folder = copy_prepared(prepared, tmp_path)
     (tmp_path / "antigravity_of_mine.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     features = json.loads((folder / "features.json").read_text())
@@ -192,8 +192,8 @@ def test_foreign_classes_are_never_imported(prepared, tmp_path, monkeypatch, pla
     assert not (tmp_path / "marker").exists()
 
 
-def test_features_as_they_were_written_before(prepared, tmp_path):
-    folder = copied(prepared, tmp_path, "labels")
+def test_features_in_the_legacy_format(prepared, tmp_path):
+    folder = copy_prepared(prepared, tmp_path, "labels")
     legacy = lambda name: {"type": f"tensorflow_datasets.core.features.{name}", "content": {}}
     image = legacy("image_feature.Image")
     parts = {"image": image, "annotation": image, "image/id": legacy("feature.Tensor")}
@@ -229,15 +229,15 @@ def test_features_as_they_were_written_before(prepared, tmp_path):
         ({"fileFormat": "\x1b[31m"}, r"has the format \\x1b\[31m"),
     ],
 )
-def test_what_dataset_info_may_not_say(prepared, tmp_path, edit, told):
-    folder = copied(prepared, tmp_path)
+def test_invalid_dataset_info(prepared, tmp_path, edit, told):
+    folder = copy_prepared(prepared, tmp_path)
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | edit))
     with pytest.raises(UserError, match=told):
         Prepared(folder, "train")
 
 
-def test_bad_folders(prepared, tmp_path):
+def test_invalid_folders(prepared, tmp_path):
     with pytest.raises(UserError, match="no split 'dev'; available splits: train"):
         Prepared(prepared["instances"], "dev")
     with pytest.raises(UserError, match="features have no class names"):
@@ -246,26 +246,26 @@ def test_bad_folders(prepared, tmp_path):
         Prepared(prepared["labels"], "train", classes=("sky",))[0]
     with pytest.raises(UserError, match=r"features\.json: no such file"):
         Prepared(tmp_path, "train")
-    folder = copied(prepared, tmp_path)
+    folder = copy_prepared(prepared, tmp_path)
     info = json.loads((folder / "dataset_info.json").read_text())
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     with pytest.raises(UserError, match="has the format tfrecord, which needs TensorFlow"):
         Prepared(folder, "train")
 
 
-def test_shards_that_are_no_files(prepared, tmp_path):
-    home = shutil.copytree(prepared["instances"], tmp_path / "1.0.0")
-    (path,) = home.glob("*.array_record-*")
+def test_special_files_as_shards(prepared, tmp_path):
+    folder = shutil.copytree(prepared["instances"], tmp_path / "1.0.0")
+    (path,) = folder.glob("*.array_record-*")
     path.rename(tmp_path / "away")
     makes = {
         "no such shard": lambda: None,
         "is not a regular file": lambda: os.mkfifo(path),
         r"is a link that leaves .*--limits outside=True": lambda: path.symlink_to(tmp_path / "away"),
     }
-    for told, make in makes.items():
+    for messages, make in makes.items():
         path.unlink(missing_ok=True)
         make()
-        with pytest.raises(UserError, match=told):
-            Prepared(home, "train")
+        with pytest.raises(UserError, match=messages):
+            Prepared(folder, "train")
     with limits.applied(outside=True):
-        assert len(Prepared(home, "train")) == 3
+        assert len(Prepared(folder, "train")) == 3

@@ -1,4 +1,4 @@
-"""Frames of videos with sentences: which frames, alone or in pairs, whose masks."""
+"""Video frames with expressions: frame selection, pairs and masks."""
 
 import json
 
@@ -9,11 +9,11 @@ from PIL import Image
 from hyperseg_jax.datasets import ReferringFrames
 from hyperseg_jax.errors import UserError
 
-VIDEOS = {"ant": 40, "bee": 120, "cow": 200}  # the grey of the object
+VIDEOS = {"ant": 40, "bee": 120, "cow": 200}  # grey value of the object
 HEIGHT, WIDTH, FRAMES = 24, 32, 5
 
 
-def write(root, heights=(HEIGHT,) * 3):
+def write_videos(root, heights=(HEIGHT,) * 3):
     for (video, grey), height in zip(VIDEOS.items(), heights, strict=True):
         for kind in ("JPEGImages", "Annotations"):
             (root / kind / "240p" / video).mkdir(parents=True)
@@ -24,17 +24,17 @@ def write(root, heights=(HEIGHT,) * 3):
                 root / "JPEGImages" / "240p" / video / f"{t:05d}.jpg", quality=95
             )
             Image.fromarray(mask).save(root / "Annotations" / "240p" / video / f"{t:05d}.png")
-    said = {video: {"expressions": [f"the {video}", f"what a {video} is"], "frames": FRAMES} for video in VIDEOS}
-    (root / "expressions.json").write_text(json.dumps(said))
+    output = {video: {"expressions": [f"the {video}", f"what a {video} is"], "frames": FRAMES} for video in VIDEOS}
+    (root / "expressions.json").write_text(json.dumps(output))
     return root
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("clips"))
+    return write_videos(tmp_path_factory.mktemp("clips"))
 
 
-def test_every_frame_of_a_part_comes_once(root):
+def test_every_frame_of_a_split_occurs_once(root):
     parts = {part: ReferringFrames(root, part) for part in ("even", "odd", "all")}
     names = {part: [example.name.split()[0] for example in reader] for part, reader in parts.items()}
     assert names["even"] == [f"{video}/{t:05d}" for video in VIDEOS for t in (0, 2, 4)]
@@ -45,7 +45,7 @@ def test_every_frame_of_a_part_comes_once(root):
         assert partners and partners <= set(names[part])
 
 
-def test_a_sentence_means_the_object_of_its_video_only(root):
+def test_expressions_refer_to_objects_of_their_video(root):
     reader = ReferringFrames(root)
     pairs = 0
     for k in range(len(reader)):
@@ -63,7 +63,7 @@ def test_a_sentence_means_the_object_of_its_video_only(root):
     assert pairs == len(reader) // 2
 
 
-def test_pairs_are_drawn_for_training_and_fixed_for_testing(root):
+def test_pairs_are_random_in_training_and_fixed_in_testing(root):
     reader = ReferringFrames(root)
     assert [reader[k].name for k in range(4)] == [ReferringFrames(root)[k].name for k in range(4)]
     drawn = [reader.sample(0, np.random.default_rng(k)) for k in range(40)]
@@ -75,12 +75,12 @@ def test_pairs_are_drawn_for_training_and_fixed_for_testing(root):
     assert len(alone.sample(0, np.random.default_rng(1)).prompts) == 2
 
 
-def test_what_cannot_be_is_said(root, tmp_path):
+def test_invalid_videos_are_reported(root, tmp_path):
     with pytest.raises(UserError, match="part='third' is unknown; choose one of even, odd, all"):
         ReferringFrames(root, "third")
     with pytest.raises(UserError, match=r"expressions\.json: no such file"):
         ReferringFrames(tmp_path)
-    uneven = write(tmp_path, (24, 20, 28))
+    uneven = write_videos(tmp_path, (24, 20, 28))
     with pytest.raises(UserError, match="differ in height; use frames of one height or set beside=False"):
         ReferringFrames(uneven)[1]
     (uneven / "expressions.json").write_text('{"ant": {"sentences": []}}')

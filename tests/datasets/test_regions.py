@@ -1,10 +1,10 @@
-"""Regions: what may be given, how they are drawn, and where they go when their image is mirrored or cut."""
+"""Regions: valid inputs, drawing, flips and crops."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-from drawn import pixels_of
+from sample_inputs import draw_regions
 
 from hyperseg_jax.data.augment import crop_example, flip_horizontally
 from hyperseg_jax.datasets import visual_prompts
@@ -16,10 +16,10 @@ from hyperseg_jax.structs import Example, Prompt, Region
 SIZE = HEIGHT, WIDTH = 90, 120  # a point is a disc of 2 pixels around its own, a scribble of 1
 
 
-def pixel(x, y):
-    found = np.zeros(SIZE, bool)
-    found[y, x] = True
-    return found
+def make_pixel_mask(x, y):
+    result = np.zeros(SIZE, bool)
+    result[y, x] = True
+    return result
 
 
 MASK = np.zeros(SIZE, bool)
@@ -33,10 +33,10 @@ ALL = Region(
 )
 
 
-# what may be given
+# inputs
 
 
-def test_constructors_give_what_they_say():
+def test_constructors():
     assert Region.from_point(3, 4).points.tolist() == [[3, 4, 1]] and Region.from_point(3, 4).kind == "point"
     assert Region.from_box(1, 2, 3, 4).boxes.tolist() == [[1, 2, 3, 4]] and Region.from_box(1, 2, 3, 4).kind == "box"
     (line,) = Region.from_scribble([(1, 2), (3, 4)]).scribbles
@@ -62,7 +62,7 @@ def test_constructors_give_what_they_say():
         ({"scribbles": [[[0, 0], [9e5, 0], [0, 0]]]}, "are longer than 1000000 pixels"),
     ],
 )
-def test_what_is_no_region_is_named(given, told):
+def test_invalid_regions_are_refused(given, told):
     with pytest.raises(UserError, match=told):
         Region(**({"kind": "point"} | given))
 
@@ -70,17 +70,17 @@ def test_what_is_no_region_is_named(given, told):
 # drawing
 
 
-def test_a_point_is_its_pixel_thickened():
+def test_points_are_dilated_pixels():
     for x, y in ((20, 30), (20.99, 30.0), (20.5, 30.5)):
-        found = draw_region(Region.from_point(x, y), SIZE)
-        assert np.array_equal(found, visual_prompts.thicken(pixel(20, 30), "point")) and found.sum() == 13
+        result = draw_region(Region.from_point(x, y), SIZE)
+        assert np.array_equal(result, visual_prompts.thicken(make_pixel_mask(20, 30), "point")) and result.sum() == 13
 
 
-def test_a_thin_mark_is_thickened_where_it_is_drawn():
-    thin = lambda radius: Region.from_mask(pixel(20, 30), "point", radius)
-    assert np.array_equal(draw_region(thin(None), SIZE), visual_prompts.thicken(pixel(20, 30), "point"))
-    assert np.array_equal(draw_region(thin(7), SIZE), visual_prompts.thicken(pixel(20, 30), "point", 7))
-    assert np.array_equal(draw_region(thin(0), SIZE), pixel(20, 30))
+def test_thin_marks_are_dilated():
+    thin = lambda radius: Region.from_mask(make_pixel_mask(20, 30), "point", radius)
+    assert np.array_equal(draw_region(thin(None), SIZE), visual_prompts.thicken(make_pixel_mask(20, 30), "point"))
+    assert np.array_equal(draw_region(thin(7), SIZE), visual_prompts.thicken(make_pixel_mask(20, 30), "point", 7))
+    assert np.array_equal(draw_region(thin(0), SIZE), make_pixel_mask(20, 30))
     for radius in (None, 7, 0):
         thick = visual_prompts.thickened(thin(radius))
         assert thick.radius == 0 and np.array_equal(thick.mask, draw_region(thin(radius), SIZE))
@@ -89,26 +89,26 @@ def test_a_thin_mark_is_thickened_where_it_is_drawn():
         thin(-1)
 
 
-def test_a_box_is_filled_and_a_mask_stays():
+def test_boxes_are_filled_and_masks_unchanged():
     box = draw_region(Region.from_box(9.6, 20, 30.4, 40.5), SIZE)
     assert np.array_equal(box, visual_prompts.filled_box(SIZE, 9.6, 20, 30.4, 40.5)) and box.sum() == 20 * 20
     assert np.array_equal(draw_region(Region.from_mask(MASK), SIZE), MASK)
-    assert not draw_region(Region.from_mask(np.zeros(SIZE, bool)), SIZE).any()  # what a reader drew is not judged
+    assert not draw_region(Region.from_mask(np.zeros(SIZE, bool)), SIZE).any()  # masks of readers are not checked
 
 
-def test_a_scribble_is_a_thick_line_through_its_corners():
+def test_scribbles_are_thick_lines():
     thin = np.zeros(SIZE, bool)
     thin[5:26, 5] = thin[25, 5:41] = True
-    found = draw_region(Region.from_scribble([(5, 5), (5.9, 25.9), (40, 25)]), SIZE)
-    assert np.array_equal(found, visual_prompts.thicken(thin, "scribble")) and found.sum() > 2 * thin.sum()
+    result = draw_region(Region.from_scribble([(5, 5), (5.9, 25.9), (40, 25)]), SIZE)
+    assert np.array_equal(result, visual_prompts.thicken(thin, "scribble")) and result.sum() > 2 * thin.sum()
     assert np.array_equal(
-        draw_region(Region.from_scribble([(7.5, 8.5)]), SIZE), visual_prompts.thicken(pixel(7, 8), "scribble")
+        draw_region(Region.from_scribble([(7.5, 8.5)]), SIZE), visual_prompts.thicken(make_pixel_mask(7, 8), "scribble")
     )
     beyond = draw_region(Region.from_scribble([(5, 5), (5, -400)]), SIZE)  # as after a crop
     assert beyond[:6, 5].all() and beyond.sum() == draw_region(Region.from_scribble([(5, 5), (5, 0)]), SIZE).sum()
 
 
-def test_all_marks_of_a_region_are_drawn_together():
+def test_all_marks_of_a_region_are_drawn():
     parts = [
         Region.from_point(20.5, 30.2),
         Region.from_point(90, 12),
@@ -134,7 +134,7 @@ def test_all_marks_of_a_region_are_drawn_together():
         (Region.from_mask(MASK.T), r"a mask of \(120, 90\) \(height, width\) was drawn on an image of 120 x 90 pixels"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(region, told):
+def test_undrawable_regions_are_refused(region, told):
     with pytest.raises(UserError, match=told):
         draw_region(region, SIZE)
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_drawn_is_named(region, told):
 # boxes of files
 
 
-def test_boxes_of_files_are_kept_and_cut_at_the_border():
+def test_boxes_of_files_are_clipped():
     ((box,),) = ([region.boxes.tolist() for region in box_regions([3.25, 4, 10, 20.5], SIZE, "f#1")],)
     assert box == [[3.25, 4, 13.25, 24.5]]
     (over,) = box_regions([-5, 80, 20, 40], SIZE, "f#1")
@@ -152,7 +152,7 @@ def test_boxes_of_files_are_kept_and_cut_at_the_border():
 @pytest.mark.parametrize(
     "box", [[130, 0, 5, 5], [-9, 0, 9, 5], [3, 3, 0, 5], [3.5, 3, -0.1, 5], [3, float("nan"), 5, 5], [3, 3], None]
 )
-def test_boxes_without_a_pixel_are_named(box):
+def test_empty_boxes_are_refused(box):
     with pytest.raises(UserError, match=r"f#1: (box|a box)"):
         box_regions(box, SIZE, "f#1")
 
@@ -161,39 +161,39 @@ def test_boxes_without_a_pixel_are_named(box):
 
 
 @pytest.mark.parametrize("x", [0, 3, 3.5, 3.25, 119, 119.5, 1e-30, 119.99999999999999, 60])
-def test_a_mirrored_point_is_the_mirrored_disc(x):
+def test_flipped_points(x):
     point = Region.from_point(x, 30)
-    there = flipped(point, WIDTH)
-    assert np.array_equal(draw_region(there, SIZE), draw_region(point, SIZE)[:, ::-1])
+    result = flipped(point, WIDTH)
+    assert np.array_equal(draw_region(result, SIZE), draw_region(point, SIZE)[:, ::-1])
     between = x % 1 and x > 1e-9
-    assert there.points[0, 0] == (WIDTH - x if between else WIDTH - 0.5 - np.floor(x))  # at a border, the pixel's centre
+    assert result.points[0, 0] == (WIDTH - x if between else WIDTH - 0.5 - np.floor(x))  # at a border, the pixel's centre
 
 
-def test_a_mirrored_region_keeps_all_its_marks():
-    there = flipped(ALL, WIDTH)
-    assert there.points.tolist() == [[99.5, 30.2, 1], [29.5, 12, 1], [59.5, 60, 0]] and there.kind == "point"
-    np.testing.assert_allclose(there.boxes, [[20, 40.8, 49.8, 55]])
-    assert np.array_equal(there.mask, MASK[:, ::-1]) and len(there.scribbles) == 2
+def test_flipped_regions_keep_all_marks():
+    result = flipped(ALL, WIDTH)
+    assert result.points.tolist() == [[99.5, 30.2, 1], [29.5, 12, 1], [59.5, 60, 0]] and result.kind == "point"
+    np.testing.assert_allclose(result.boxes, [[20, 40.8, 49.8, 55]])
+    assert np.array_equal(result.mask, MASK[:, ::-1]) and len(result.scribbles) == 2
     for one in ("points", "boxes", "mask"):
         alone = Region("mask", **{one: getattr(ALL, one)})
         assert np.array_equal(draw_region(flipped(alone, WIDTH), SIZE), draw_region(alone, SIZE)[:, ::-1]), one
     lines = Region("scribble", scribbles=ALL.scribbles)
     assert np.array_equal(draw_region(flipped(lines, WIDTH), SIZE), draw_region(lines, SIZE)[:, ::-1])
-    twice = flipped(there, WIDTH)
+    twice = flipped(result, WIDTH)
     assert np.array_equal(draw_region(twice, SIZE), draw_region(ALL, SIZE))
 
 
 WINDOW = (slice(20, 60), slice(10, 80))
 
 
-def test_a_window_takes_what_lies_in_it():
-    there = cropped(ALL, WINDOW)
-    np.testing.assert_allclose(there.points, [[10.5, 10.2, 1]])
-    np.testing.assert_allclose(there.boxes, [[60.2, 20.8, 70, 35]])
-    (line,) = there.scribbles
+def test_cropped_regions():
+    result = cropped(ALL, WINDOW)
+    np.testing.assert_allclose(result.points, [[10.5, 10.2, 1]])
+    np.testing.assert_allclose(result.boxes, [[60.2, 20.8, 70, 35]])
+    (line,) = result.scribbles
     np.testing.assert_allclose(line, [[-5, -15], [-4.1, 5.9], [30, 5]])
-    assert there.mask.shape == (40, 70) and not there.mask.any()
-    drawn = draw_region(there, (40, 70))
+    assert result.mask.shape == (40, 70) and not result.mask.any()
+    drawn = draw_region(result, (40, 70))
     assert drawn[10, 10] and drawn[21:35, 60:].all() and drawn[5, :30].all() and not drawn[36:].any()
 
 
@@ -214,34 +214,36 @@ def test_a_window_takes_what_lies_in_it():
         (Region.from_mask(MASK[::-1]), True),
     ],
 )
-def test_a_window_shows_a_region_or_not(region, seen):
-    """What is shown can be drawn."""
-    there = cropped(region, WINDOW)
-    assert has_positive_mark(there) is seen
+def test_visibility_of_cropped_regions(region, seen):
+    """Visible regions can be drawn."""
+    result = cropped(region, WINDOW)
+    assert has_positive_mark(result) is seen
     if seen:
-        assert draw_region(there, (40, 70)).any()
+        assert draw_region(result, (40, 70)).any()
 
 
-def regional(*regions):
+def make_example(*regions):
     masks = np.zeros((len(regions), 1, *SIZE), bool)
     masks[:, 0, 25:35, 15:60] = True
     prompt = Prompt("region", masks=masks, labels=tuple(range(len(regions)))[::-1], regions=regions)
     return Example("it", np.zeros((1, *SIZE, 3), np.uint8), (prompt,))
 
 
-def test_a_cut_example_loses_the_regions_that_it_does_not_show():
-    example = regional(ALL, Region.from_point(5, 5), Region.from_box(40, 30, 90, 70))
+def test_crops_drop_invisible_regions():
+    example = make_example(ALL, Region.from_point(5, 5), Region.from_box(40, 30, 90, 70))
     (prompt,) = crop_example(example, WINDOW).prompts
     assert len(prompt.regions) == len(prompt.masks) == 2 and prompt.labels == (1, 0)
     np.testing.assert_allclose(prompt.regions[1].boxes, [[30, 10, 70, 40]])
-    assert prompt.masks.shape == (2, 1, 40, 70) and pixels_of(prompt, (40, 70)).any((1, 2)).all()
+    assert prompt.masks.shape == (2, 1, 40, 70) and draw_regions(prompt, (40, 70)).any((1, 2)).all()
 
 
-def test_a_mirrored_example_mirrors_the_image_that_was_drawn_on():
-    """Whose width may be another one than that of its frames."""
+def test_flips_include_the_example_image():
+    """Its width may differ from that of the frames."""
     drawn_on = np.arange(50 * 70 * 3, dtype=np.uint8).reshape(50, 70, 3)
-    example = dataclasses.replace(regional(Region.from_point(20.5, 30.5)), drawn_on=drawn_on)
-    there = flip_horizontally(example)
-    assert np.array_equal(there.drawn_on, drawn_on[:, ::-1])
-    assert there.prompts[0].regions[0].points.tolist() == [[49.5, 30.5, 1]]
-    assert flip_horizontally(regional(Region.from_point(20.5, 30.5))).prompts[0].regions[0].points.tolist() == [[99.5, 30.5, 1]]
+    example = dataclasses.replace(make_example(Region.from_point(20.5, 30.5)), drawn_on=drawn_on)
+    result = flip_horizontally(example)
+    assert np.array_equal(result.drawn_on, drawn_on[:, ::-1])
+    assert result.prompts[0].regions[0].points.tolist() == [[49.5, 30.5, 1]]
+    assert flip_horizontally(make_example(Region.from_point(20.5, 30.5))).prompts[0].regions[0].points.tolist() == [
+        [99.5, 30.5, 1]
+    ]

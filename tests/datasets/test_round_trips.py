@@ -1,11 +1,11 @@
-"""What each reader takes from files of the true layout, against the toy scenes that they show."""
+"""Examples of every reader on sample files, compared with the toy scenes."""
 
 import pickle
 
 import numpy as np
 import pytest
-from drawn import kinds_of, pixels_of
 from PIL import Image
+from sample_inputs import draw_regions, region_kinds
 from scipy.io import savemat
 
 from hyperseg_jax.datasets import CocoInstances, Folder, LabelMe, PascalContext59, class_names, layouts, masks
@@ -16,14 +16,14 @@ from hyperseg_jax.toy.samples import write_samples
 from hyperseg_jax.toy.vocabulary import CATEGORY_IDS, SIZE
 
 
-def overlap(a, b):
+def mask_iou(a, b):
     return np.logical_and(a, b).sum() / max(1, np.logical_or(a, b).sum())
 
 
-def opened(samples, name, split=None, **options):
+def open_samples(samples, name, split=None, **options):
     layout = layouts.find_layout(name)
-    home = samples / "yours" / name
-    return layout.open(home if home.exists() else samples, split or layout.splits[-1], **options)
+    folder = samples / "yours" / name
+    return layout.open(folder if folder.exists() else samples, split or layout.splits[-1], **options)
 
 
 CLIPS = (
@@ -39,76 +39,76 @@ CLIPS = (
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
-def test_every_split_opens_and_is_the_same_after_a_trip_to_a_worker(samples, drawn, name):
+def test_every_split_opens_and_is_picklable(samples, toy_scenes, name):
     for split in layouts.find_layout(name).splits:
-        reader = opened(samples, name, split)
-        again = pickle.loads(pickle.dumps(reader))
+        reader = open_samples(samples, name, split)
+        repeated = pickle.loads(pickle.dumps(reader))
         names = set()
         for k in range(len(reader)):
-            example, other = reader[k], again[k]
+            example, other = reader[k], repeated[k]
             names.add(example.name)
             assert example.frames.dtype == np.uint8 and example.frames.shape[1:] == (SIZE, SIZE, 3)
             clip = len(example.frames) > 1
             if clip:
                 assert name in CLIPS and all(prompt.key for prompt in example.prompts)
                 assert len(example.frame_names) == len(example.frames) or name.startswith("youtube_vis")
-            shown = min(np.abs(example.frames[0].astype(int) - one.pixels).mean() for one in drawn) < 6
-            assert shown or clip or name == "reasonseg"
+            output = min(np.abs(example.frames[0].astype(int) - one.pixels).mean() for one in toy_scenes) < 6
+            assert output or clip or name == "reasonseg"
             assert example.prompts and len(example.prompts) == len(other.prompts)
             for prompt, twin in zip(example.prompts, other.prompts, strict=True):
                 for field in ("text", "answer", "labels", "key"):
                     assert getattr(prompt, field) == getattr(twin, field)
                 assert (prompt.masks is None) == (twin.masks is None)
                 assert prompt.masks is None or (prompt.masks.dtype == bool and np.array_equal(prompt.masks, twin.masks))
-                assert kinds_of(prompt) == kinds_of(twin)
-                assert np.array_equal(pixels_of(prompt, (SIZE, SIZE)), pixels_of(twin, (SIZE, SIZE)))
+                assert region_kinds(prompt) == region_kinds(twin)
+                assert np.array_equal(draw_regions(prompt, (SIZE, SIZE)), draw_regions(twin, (SIZE, SIZE)))
         assert len(names) == len(reader) > 0
 
 
-def test_instances(samples, drawn):
-    reader = opened(samples, "coco_instances")
-    for k, image in enumerate(drawn):
+def test_instances(samples, toy_scenes):
+    reader = open_samples(samples, "coco_instances")
+    for k, image in enumerate(toy_scenes):
         (prompt,) = reader[k].prompts
         assert [prompt.classes[label] for label in prompt.labels] == [thing.name for thing in image.scene.things]
         assert all(prompt.things) and prompt.key == str(k) and prompt.ignore is None
-        for n, (found, seen) in enumerate(zip(prompt.masks[:, 0], image.scene.masks, strict=True)):
-            exact = (k * 10 + n + 1) % 2 == 0  # the others are polygons through the centres of their border's pixels
-            assert np.array_equal(found, seen) if exact else 0.8 < overlap(found, seen) < 1
+        for n, (result, seen) in enumerate(zip(prompt.masks[:, 0], image.scene.masks, strict=True)):
+            exact = (k * 10 + n + 1) % 2 == 0  # the others are polygons through the centres of border pixels
+            assert np.array_equal(result, seen) if exact else 0.8 < mask_iou(result, seen) < 1
     assert reader.category_ids == tuple(CATEGORY_IDS[name] for name in reader.classes)
 
 
-def test_class_lists_of_some(samples, drawn):
+def test_class_lists_of_some(samples, toy_scenes):
     for name in ("coco_instances", "ade20k"):
-        reader = opened(samples, name, max_classes=4, prompts_per_example=2)
+        reader = open_samples(samples, name, max_classes=4, prompts_per_example=2)
         first, second = reader[0].prompts
-        shown = {reader.classes.index(first.classes[label]) for label in first.labels}
-        assert len(first.classes) == len(second.classes) == 4 and first.classes != second.classes and shown
-        assert first.ignore is not None or len(shown) == 4 or name == "coco_instances"
-        assert opened(samples, name, max_classes=4, prompts_per_example=2)[0].prompts[1].classes == second.classes
+        output = {reader.classes.index(first.classes[label]) for label in first.labels}
+        assert len(first.classes) == len(second.classes) == 4 and first.classes != second.classes and output
+        assert first.ignore is not None or len(output) == 4 or name == "coco_instances"
+        assert open_samples(samples, name, max_classes=4, prompts_per_example=2)[0].prompts[1].classes == second.classes
 
 
-def test_crowds_are_not_counted(samples, tmp_path, own):
+def test_crowds_are_not_counted(samples, tmp_path, copy_samples):
     import json
 
-    root = own("coco")
+    root = copy_samples("coco")
     path = root / "coco" / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     content["annotations"][1]["iscrowd"] = 1
     path.write_text(json.dumps(content))
-    (prompt,) = opened(root, "coco_instances")[0].prompts
-    before = opened(samples, "coco_instances")[0].prompts[0]
+    (prompt,) = open_samples(root, "coco_instances")[0].prompts
+    before = open_samples(samples, "coco_instances")[0].prompts[0]
     assert len(prompt.masks) == len(before.masks) - 1
     assert np.array_equal(prompt.ignore[0], before.masks[1, 0])
-    assert len(opened(root, "coco_visual_prompts")[0].prompts[0].masks) == len(before.masks) - 1
+    assert len(open_samples(root, "coco_visual_prompts")[0].prompts[0].masks) == len(before.masks) - 1
 
 
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+", "refcocog", "grefcoco"])
-def test_refs(samples, drawn, name):
-    """The same expressions from pickles of protocols 0 and 2 and from json."""
-    reader = opened(samples, name)
+def test_refs(samples, toy_scenes, name):
+    """Pickles of protocols 0 and 2 and json give the same expressions."""
+    reader = open_samples(samples, name)
     expected = [
         (k, expression)
-        for k, image in enumerate(drawn)
+        for k, image in enumerate(toy_scenes)
         for expression in image.expressions
         if name == "grefcoco" or len(expression.targets) == 1
     ]
@@ -119,9 +119,9 @@ def test_refs(samples, drawn, name):
         assert prompt.group == ("none", "one", "many")[min(len(expression.targets), 2)]
         assert len(prompt.masks) == min(len(expression.targets), 1)
         if expression.targets:
-            assert overlap(prompt.masks[0, 0], drawn[k].scene.masks[list(expression.targets)].any(0)) > 0.8
+            assert mask_iou(prompt.masks[0, 0], toy_scenes[k].scene.masks[list(expression.targets)].any(0)) > 0.8
     assert {"none", "many"} <= {reader[n].prompts[0].group for n in range(len(reader))} or name != "grefcoco"
-    together = opened(samples, name, prompts_per_example=3)
+    together = open_samples(samples, name, prompts_per_example=3)
     assert [prompt.text for n in range(len(together)) for prompt in together[n].prompts] == [
         f"{expression.text}." for _, expression in expected
     ]
@@ -138,27 +138,27 @@ def test_refs(samples, drawn, name):
         )
 
 
-def test_refs_are_filled_as_asked(samples):
-    """By default as COCO's own tools fill the same annotation; as OpenCV where asked, outline included."""
-    instances = opened(samples, "coco_instances")
-    official, wide = (opened(samples, "refcoco", **options) for options in ({}, {"polygons": "fill_poly"}))
+def test_polygon_fill_options(samples):
+    """Polygons are filled like COCO's tools by default, or like OpenCV with the outline included."""
+    instances = open_samples(samples, "coco_instances")
+    official, wide = (open_samples(samples, "refcoco", **options) for options in ({}, {"polygons": "fill_poly"}))
     grown = 0
     for n in range(len(official)):
         target, wider = (reader[n].prompts[0].masks[0, 0] for reader in (official, wide))
         assert any(np.array_equal(target, mask) for k in range(len(instances)) for mask in instances[k].prompts[0].masks[:, 0])
-        grown += wider.sum() > target.sum() and overlap(wider, target) > 0.8
+        grown += wider.sum() > target.sum() and mask_iou(wider, target) > 0.8
     assert grown  # those with polygons
 
 
 def test_sentences_of_a_ref_joined(samples, tmp_path):
     import json
 
-    home = samples / "refer" / "grefcoco"
-    refs = json.loads((home / "grefs(unc).json").read_text())[:1]
+    folder = samples / "refer" / "grefcoco"
+    refs = json.loads((folder / "grefs(unc).json").read_text())[:1]
     refs[0]["sentences"].append({"sent": "also that"})
     (tmp_path / "refs.json").write_text(json.dumps(refs))
     reader = layouts.find_layout("grefcoco").reader(
-        tmp_path / "refs.json", home / "instances.json", samples / "coco" / "train2014", split="train", sentences="joined"
+        tmp_path / "refs.json", folder / "instances.json", samples / "coco" / "train2014", split="train", sentences="joined"
     )
     assert len(reader) == 1 and reader[0].prompts[0].text.endswith(". also that.")
 
@@ -175,29 +175,33 @@ def test_polygons_by_both_rules():
 def test_reasonseg_sentences_and_ignored_pixels(samples):
     world = toy_images.World(0, train=0, val=2, compositional=0, clips=0)
     scene, _, question = toy_images.reasoning_image(world, "val", 0)
-    home = samples / "reasonseg"
-    explanations = home / "explanatory" / "train.json"
-    reader = layouts.find_layout("reasonseg").reader(home / "train", sentences="each", explanations=explanations)
+    folder = samples / "reasonseg"
+    explanations = folder / "explanatory" / "train.json"
+    reader = layouts.find_layout("reasonseg").reader(folder / "train", sentences="each", explanations=explanations)
     first, second = (reader[k].prompts[0] for k in range(2))
     assert (first.text, second.text) == (question.text, f"{question.text} again")
     assert first.answer == second.answer == question.answer  # one explanation for the sentences of one image
     assert first.ignore.sum() == 36 and np.array_equal(first.masks[0, 0], scene.masks[list(question.targets)].any(0))
 
 
-def test_marks_follow_from_the_object(samples, drawn):
+def test_marks_are_drawn_in_their_objects(samples, toy_scenes):
     layout = layouts.find_layout("coco_visual_prompts")
     for kind in ("point", "scribble", "box", "mask"):
         (prompt,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0)[0].prompts
-        (again,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0, max_regions=2)[0].prompts
+        (repeated,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0, max_regions=2)[
+            0
+        ].prompts
         (other,) = layout.open(samples, "val2017", kinds=(kind,), point_radius=0, scribble_radius=0, seed=1)[0].prompts
-        assert kinds_of(prompt) == (kind,) * len(drawn[0].scene.masks) and prompt.labels == tuple(range(len(prompt.masks)))
-        for mark, seen in zip(pixels_of(prompt), drawn[0].scene.masks, strict=True):
+        assert region_kinds(prompt) == (kind,) * len(toy_scenes[0].scene.masks) and prompt.labels == tuple(
+            range(len(prompt.masks))
+        )
+        for mark, seen in zip(draw_regions(prompt), toy_scenes[0].scene.masks, strict=True):
             if kind in ("point", "scribble"):
                 assert not (mark & ~seen).any() and (mark.sum() == 1) == (kind == "point")
             else:
-                assert overlap(mark, seen) > 0.3
-        assert all(any(np.array_equal(one, mark) for mark in pixels_of(prompt)) for one in pixels_of(again))
-        assert not np.array_equal(pixels_of(prompt), pixels_of(other))
+                assert mask_iou(mark, seen) > 0.3
+        assert all(any(np.array_equal(one, mark) for mark in draw_regions(prompt)) for one in draw_regions(repeated))
+        assert not np.array_equal(draw_regions(prompt), draw_regions(other))
 
 
 SEMANTIC = {
@@ -210,11 +214,11 @@ SEMANTIC = {
 
 
 @pytest.mark.parametrize("name", SEMANTIC)
-def test_label_images(samples, drawn, name):
+def test_label_images(samples, toy_scenes, name):
     names, numbers = SEMANTIC[name]
     assert len(names) == len(set(names)) == len(list(numbers))
-    reader = opened(samples, name)
-    for k, image in enumerate(drawn):
+    reader = open_samples(samples, name)
+    for k, image in enumerate(toy_scenes):
         (prompt,) = reader[k].prompts
         assert prompt.classes == names and not any(prompt.things)
         owner = np.full((SIZE, SIZE), -1)
@@ -265,30 +269,30 @@ def test_numbers_of_classes(name):
         ("pascal_context59", "VOCdevkit/VOC2010/SegmentationClassContext", (0, 255), 60),
     ],
 )
-def test_numbers_that_are_void_and_numbers_that_are_none(own, name, folder, void, refused):
-    root = own(folder.split("/")[0], *({"coco"} - {folder.split("/")[0]}))
+def test_void_and_unknown_labels(copy_samples, name, folder, void, refused):
+    root = copy_samples(folder.split("/")[0], *({"coco"} - {folder.split("/")[0]}))
     path = sorted((root / folder).rglob("*.png"))[0]
     for number in (*void, refused):
         Image.fromarray(np.full((SIZE, SIZE), number, np.uint8)).save(path)
         if number == refused:
             with pytest.raises(UserError, match=f"has pixel values {refused}"):
-                opened(root, name)[0]
+                open_samples(root, name)[0]
         else:
-            (prompt,) = opened(root, name)[0].prompts
+            (prompt,) = open_samples(root, name)[0].prompts
             assert prompt.ignore.all() and not len(prompt.masks)
 
 
-def test_pascal_context_in_its_original_files(samples, own):
+def test_pascal_context_in_its_original_files(samples, copy_samples):
     """LabelMap has the numbers of labels.txt, of which 59 count."""
-    root = own("VOCdevkit")
-    home = root / "VOCdevkit" / "VOC2010"
-    from_png = PascalContext59(home, "val")
-    for path in (home / "SegmentationClassContext").glob("*.png"):
+    root = copy_samples("VOCdevkit")
+    folder = root / "VOCdevkit" / "VOC2010"
+    from_png = PascalContext59(folder, "val")
+    for path in (folder / "SegmentationClassContext").glob("*.png"):
         numbers = np.array((0, *class_names.PASCAL_CONTEXT59_IDS))[np.array(Image.open(path))]
         numbers[0, 0] = 3  # air conditioner, none of the 59
-        (home / "trainval").mkdir(exist_ok=True)
-        savemat(home / "trainval" / f"{path.stem}.mat", {"LabelMap": numbers.astype(np.uint16)})
-    from_mat = PascalContext59(home, "val")
+        (folder / "trainval").mkdir(exist_ok=True)
+        savemat(folder / "trainval" / f"{path.stem}.mat", {"LabelMap": numbers.astype(np.uint16)})
+    from_mat = PascalContext59(folder, "val")
     for k in range(len(from_png)):
         (a,), (b,) = from_png[k].prompts, from_mat[k].prompts
         assert a.labels == b.labels and b.ignore[0, 0, 0]
@@ -296,10 +300,10 @@ def test_pascal_context_in_its_original_files(samples, own):
 
 
 @pytest.mark.parametrize("name", ["visual_genome", "objects365"])
-def test_regions_with_captions(samples, drawn, name):
-    reader = opened(samples, name)
+def test_regions_with_captions(samples, toy_scenes, name):
+    reader = open_samples(samples, name)
     expected = [
-        (thing.name, seen) for image in drawn for thing, seen in zip(image.scene.things, image.scene.masks, strict=True)
+        (thing.name, seen) for image in toy_scenes for thing, seen in zip(image.scene.things, image.scene.masks, strict=True)
     ]
     assert len(reader) == len(expected)
     for n, (caption, seen) in enumerate(expected):
@@ -307,93 +311,93 @@ def test_regions_with_captions(samples, drawn, name):
         box = np.zeros_like(seen)
         rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-        assert prompt.task == "caption" and kinds_of(prompt) == ("box",) and prompt.masks is None
+        assert prompt.task == "caption" and region_kinds(prompt) == ("box",) and prompt.masks is None
         assert prompt.answer == (f"the {caption}" if name == "visual_genome" else caption)
-        assert np.array_equal(pixels_of(prompt, seen.shape), box[None])
-    assert len(opened(samples, name, prompts_per_example=100)) == len(drawn)
+        assert np.array_equal(draw_regions(prompt, seen.shape), box[None])
+    assert len(open_samples(samples, name, prompts_per_example=100)) == len(toy_scenes)
 
 
-def test_visual_genome_takes_the_images_of_its_split(own, drawn):
+def test_visual_genome_splits(copy_samples, toy_scenes):
     import json
 
-    root = own("visual_genome")
+    root = copy_samples("visual_genome")
     (root / "visual_genome" / "densecap_splits.json").write_text(json.dumps({"train": [1], "val": [], "test": [2]}))
-    counts = [len(opened(root, "visual_genome", split)) for split in ("train", "val", "test")]
-    assert counts == [len(drawn[0].scene.things), 0, len(drawn[1].scene.things)]
+    counts = [len(open_samples(root, "visual_genome", split)) for split in ("train", "val", "test")]
+    assert counts == [len(toy_scenes[0].scene.things), 0, len(toy_scenes[1].scene.things)]
 
 
 @pytest.mark.parametrize("name", ["vqav2", "gqa"])
-def test_questions(samples, drawn, name):
-    reader = opened(samples, name, suffix=" Be brief.")
-    expected = [pair for image in drawn for pair in image.conversation]
-    asked = [reader[n].prompts[0] for n in range(len(reader))]
-    assert [(prompt.text, prompt.answer) for prompt in asked] == [(f"{q} Be brief.", a) for q, a in expected]
-    assert [int(prompt.key) for prompt in asked] == list(range(len(expected)))
-    assert all(prompt.answers == ((prompt.answer,) * 10 if name == "vqav2" else ()) for prompt in asked)
-    assert asked[0].group == ("other" if name == "vqav2" else "query")
+def test_questions(samples, toy_scenes, name):
+    reader = open_samples(samples, name, suffix=" Be brief.")
+    expected = [pair for image in toy_scenes for pair in image.conversation]
+    requests = [reader[n].prompts[0] for n in range(len(reader))]
+    assert [(prompt.text, prompt.answer) for prompt in requests] == [(f"{q} Be brief.", a) for q, a in expected]
+    assert [int(prompt.key) for prompt in requests] == list(range(len(expected)))
+    assert all(prompt.answers == ((prompt.answer,) * 10 if name == "vqav2" else ()) for prompt in requests)
+    assert requests[0].group == ("other" if name == "vqav2" else "query")
 
 
-def test_mirrored_questions_have_mirrored_answers():
+def test_flipped_questions_have_flipped_answers():
     from hyperseg_jax.data.augment import flip_horizontally
     from hyperseg_jax.structs import Example, Prompt
 
-    asked = Prompt("chat", text="what is left?", answer="the right one", answers=("right", "the left one", "cat"))
-    (prompt,) = flip_horizontally(Example("x", np.zeros((1, 2, 2, 3), np.uint8), (asked,))).prompts
+    requests = Prompt("chat", text="what is left?", answer="the right one", answers=("right", "the left one", "cat"))
+    (prompt,) = flip_horizontally(Example("x", np.zeros((1, 2, 2, 3), np.uint8), (requests,))).prompts
     assert (prompt.text, prompt.answer) == ("what is right?", "the left one")
     assert prompt.answers == ("left", "the right one", "cat")
 
 
 def test_vqav2_without_answers(samples):
-    home = samples / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
-    prompt = layouts.find_layout("vqav2").reader(home, samples / "coco" / "val2014")[0].prompts[0]
+    folder = samples / "vqav2" / "v2_OpenEnded_mscoco_val2014_questions.json"
+    prompt = layouts.find_layout("vqav2").reader(folder, samples / "coco" / "val2014")[0].prompts[0]
     assert prompt.answer == "" and prompt.answers == () and prompt.key == "0"
 
 
-def test_pope(samples, drawn):
-    reader = opened(samples, "pope", "popular")
+def test_pope(samples, toy_scenes):
+    reader = open_samples(samples, "pope", "popular")
     for n in range(len(reader)):
         (prompt,) = reader[n].prompts
         shape = prompt.text.split()[3]
-        there = any(thing.shape == shape for thing in drawn[n % len(drawn)].scene.things)
+        there = any(thing.shape == shape for thing in toy_scenes[n % len(toy_scenes)].scene.things)
         assert prompt.answer == ("yes" if there else "no") and prompt.group == "popular"
 
 
 @pytest.mark.parametrize("name", ["scienceqa", "mmbench"])
-def test_choices(samples, drawn, name):
-    reader = opened(samples, name)
+def test_choices(samples, toy_scenes, name):
+    reader = open_samples(samples, name)
     (prompt,) = reader[0].prompts
     lines = prompt.text.removesuffix(REQUEST).split("\n")
-    asked = ["One of them is.", "Which shape is there?"] if name == "scienceqa" else ["Which shape", 'is "there"?']
-    assert lines[:2] == asked and prompt.text.endswith(REQUEST)
-    assert lines[2] == f"A. {drawn[0].scene.things[0].shape}" and prompt.answer == "A"
+    requests = ["One of them is.", "Which shape is there?"] if name == "scienceqa" else ["Which shape", 'is "there"?']
+    assert lines[:2] == requests and prompt.text.endswith(REQUEST)
+    assert lines[2] == f"A. {toy_scenes[0].scene.things[0].shape}" and prompt.answer == "A"
     assert [line[:3] for line in lines[2:]] == ["A. ", "B. ", "C. ", "D. "]
     if name == "scienceqa":
-        assert reader.text_only == 1 and len(reader) == len(drawn)
+        assert reader.text_only == 1 and len(reader) == len(toy_scenes)
     else:  # every second row has the index of an image in place of an image
-        assert len(reader) == 2 * len(drawn) and reader[1].prompts[0].key == "1000000"
+        assert len(reader) == 2 * len(toy_scenes) and reader[1].prompts[0].key == "1000000"
         assert np.array_equal(reader[0].frames, reader[1].frames)
         assert "\nB. " in reader[2].prompts[0].text and "\nC." not in reader[2].prompts[0].text
 
 
-def test_a_folder_of_images_and_captions(samples, drawn):
-    home = samples / "yours" / "folder"
-    expected = [(k, expression) for k, image in enumerate(drawn) for expression in image.expressions]
-    reader = Folder(home)
+def test_a_folder_of_images_and_captions(samples, toy_scenes):
+    folder = samples / "yours" / "folder"
+    expected = [(k, expression) for k, image in enumerate(toy_scenes) for expression in image.expressions]
+    reader = Folder(folder)
     for n, (k, expression) in enumerate(expected):
         (prompt,) = reader[n].prompts
         assert (prompt.text, prompt.group) == (expression.text, expression.group)
-        seen = drawn[k].scene.masks[list(expression.targets)]
+        seen = toy_scenes[k].scene.masks[list(expression.targets)]
         assert np.array_equal(prompt.masks, seen.any(0)[None, None]) if expression.targets else not len(prompt.masks)
-    train, val = Folder(home, split="train"), Folder(home, split="val", task="reasoning")
+    train, val = Folder(folder, split="train"), Folder(folder, split="val", task="reasoning")
     assert len(train) + len(val) == len(reader) and val[0].prompts[0].task == "reasoning"
     with pytest.raises(UserError, match="no line with split 'dev'"):
-        Folder(home, split="dev")
+        Folder(folder, split="dev")
 
 
-def test_labelme(samples, drawn):
+def test_labelme(samples, toy_scenes):
     reader = LabelMe(samples / "yours" / "labelme")
-    assert reader.classes == tuple(sorted({thing.name for image in drawn for thing in image.scene.things}))
-    for k, image in enumerate(drawn):
+    assert reader.classes == tuple(sorted({thing.name for image in toy_scenes for thing in image.scene.things}))
+    for k, image in enumerate(toy_scenes):
         (prompt,) = reader[k].prompts
         assert [prompt.classes[label] for label in prompt.labels] == [thing.name for thing in image.scene.things]
         assert np.array_equal(prompt.masks[:, 0], image.scene.masks)  # rings are two shapes of one group
@@ -427,13 +431,13 @@ def test_labelme_shapes(tmp_path):
     assert grouped.labels == (0, 1) and np.array_equal(grouped.masks[0], prompt.masks[0] | prompt.masks[1])
 
 
-def test_own_coco_json(samples, drawn):
-    home = samples / "yours" / "coco_json"
-    (prompt,) = CocoInstances(home / "annotations.json", home / "images")[0].prompts
-    assert np.array_equal(prompt.masks[:, 0], drawn[0].scene.masks)
+def test_own_coco_json(samples, toy_scenes):
+    folder = samples / "yours" / "coco_json"
+    (prompt,) = CocoInstances(folder / "annotations.json", folder / "images")[0].prompts
+    assert np.array_equal(prompt.masks[:, 0], toy_scenes[0].scene.masks)
 
 
-def test_samples_never_touch_a_folder_in_use(tmp_path):
+def test_samples_are_not_written_to_existing_folders(tmp_path):
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(UserError, match="is not empty"):
         write_samples(tmp_path)

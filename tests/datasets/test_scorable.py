@@ -1,9 +1,9 @@
-"""Records that a model can learn from, but that no benchmark can score: a check tells them, and readers read them."""
+"""Records that are valid for training but cannot be scored: checks report them, and readers read them."""
 
 import shutil
 
 import pytest
-from damage import change, found, report
+from damage import edit_json, run_check, sorted_problems
 
 from hyperseg_jax.datasets import layouts
 
@@ -11,8 +11,8 @@ ANSWERS = "vqav2/v2_mscoco_val2014_annotations.json"
 
 
 @pytest.mark.parametrize("count", [0, 1, None])
-def test_a_question_of_too_few_answers(own, count):
-    root = own("coco", "vqav2")
+def test_questions_with_too_few_answers(copy_samples, count):
+    root = copy_samples("coco", "vqav2")
 
     def edit(content):
         row = content["annotations"][0]
@@ -20,41 +20,45 @@ def test_a_question_of_too_few_answers(own, count):
         if count is None:
             del row["answers"]
 
-    change(root / ANSWERS, edit)
-    told = found(report(root, "vqav2", "val2014"))
-    assert [kind for kind, _ in told] == ["bad record"]
-    assert f"question_id 0: has {count or 0} answers, and the accuracy needs 2" in told[0][1]
+    edit_json(root / ANSWERS, edit)
+    messages = sorted_problems(run_check(root, "vqav2", "val2014"))
+    assert [kind for kind, _ in messages] == ["bad record"]
+    assert f"question_id 0: has {count or 0} answers, and the accuracy needs 2" in messages[0][1]
     assert len(layouts.find_layout("vqav2").open(root, "val2014")[0].prompts[0].answers) == (count or 0)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("name", "home"), [("davis2016", "davis2016"), ("davis2017", "davis2017")])
-def test_a_video_of_too_few_frames(own, name, home, count):
-    root = own(home)
+def test_videos_with_too_few_frames(copy_samples, name, home, count):
+    root = copy_samples(home)
     for path in [*(root / home).rglob("train-0/*.jpg"), *(root / home).rglob("train-0/*.png")]:
         if int(path.stem) >= count:
             path.unlink()
-    told = found(report(root, name, "train"))
-    assert [kind for kind, _ in told] == ["bad record"]
-    assert f"train-0: has {count} frames, and the scores need 3" in told[0][1]
+    messages = sorted_problems(run_check(root, name, "train"))
+    assert [kind for kind, _ in messages] == ["bad record"]
+    assert f"train-0: has {count} frames, and the scores need 3" in messages[0][1]
     layout = layouts.find_layout(name)
     assert len(layout.open(root, "train")[0].frames) == count
     assert len(layout.open(root, "train", frames=2)[0].frames) == 2
 
 
-def test_a_video_of_too_many_objects(own):
-    root = own("davis2017")
+def test_videos_with_too_many_objects(copy_samples):
+    root = copy_samples("davis2017")
     for path in (root / "davis2017" / "davis_text_annotations").iterdir():
         path.write_text(path.read_text() + "".join(f'train-0 {number} "a thing"\n' for number in range(1, 22)))
-    told = [text for _, text in found(report(root, "ref_davis", "train")) if "object" in text and "has object" not in text]
-    assert len(told) == 1 and "train-0 has 21 objects, and scores allow 20; remove some" in told[0]
+    messages = [
+        text
+        for _, text in sorted_problems(run_check(root, "ref_davis", "train"))
+        if "object" in text and "has object" not in text
+    ]
+    assert len(messages) == 1 and "train-0 has 21 objects, and scores allow 20; remove some" in messages[0]
     assert len(layouts.find_layout("ref_davis").open(root, "train"))
 
 
-def test_an_unsupervised_video_may_have_two_frames(own):
-    root = own("davis2017")
+def test_unsupervised_videos_may_have_two_frames(copy_samples):
+    root = copy_samples("davis2017")
     shutil.rmtree(root / "davis2017" / "Annotations")
     for path in (root / "davis2017").rglob("train-0/*"):
         if int(path.stem) > 1:
             path.unlink()
-    assert not found(report(root, "davis2017_unsupervised", "train"))
+    assert not sorted_problems(run_check(root, "davis2017_unsupervised", "train"))

@@ -1,4 +1,4 @@
-"""What many readers share: random access to clips, one change for all masks of a prompt."""
+"""Code shared by readers: random access to clips, and map_masks."""
 
 import dataclasses
 
@@ -17,13 +17,13 @@ class Numbers(VideoReader):
         return Example(f"{index} {rng.integers(1 << 30)}", np.zeros((1, 1, 1, 3), np.uint8), ())
 
 
-def test_an_index_gives_the_same_clip_each_time_and_indices_draw_apart():
+def test_indices_give_reproducible_and_different_clips():
     names = [Numbers(7)[k].name.split()[1] for k in range(4)]
     assert len(Numbers(7)) == len(set(names)) == 4
     assert names == [Numbers(7)[k].name.split()[1] for k in range(4)] != [Numbers(8)[k].name.split()[1] for k in range(4)]
 
 
-def test_every_mask_of_a_prompt_is_changed_and_nothing_else():
+def test_map_masks_changes_every_mask_and_nothing_else():
     drawn = np.asarray([[[1, 0, 0], [0, 1, 1]]], bool)
     arrays = {
         "ignore": drawn,
@@ -33,14 +33,14 @@ def test_every_mask_of_a_prompt_is_changed_and_nothing_else():
         "others": drawn[None],
     }
     prompt = Prompt(task="region", text="x", labels=(0,), **arrays)
-    seen = []
+    recorded = []
 
     def flip(name, array):
-        seen.append(name)
+        recorded.append(name)
         return array[..., ::-1]
 
     changed = map_masks(prompt, flip, key="k")
-    assert sorted(seen) == sorted(arrays)
+    assert sorted(recorded) == sorted(arrays)
     for field in dataclasses.fields(Prompt):
         before, after = getattr(prompt, field.name), getattr(changed, field.name)
         if field.name in arrays:
@@ -49,6 +49,6 @@ def test_every_mask_of_a_prompt_is_changed_and_nothing_else():
             assert after == ("k" if field.name == "key" else before)
 
 
-def test_a_prompt_without_masks_stays():
+def test_map_masks_without_masks():
     prompt = Prompt(task="chat", text="x")
     assert map_masks(prompt, lambda name, array: None) is prompt

@@ -1,11 +1,11 @@
-"""Marks: how points, scribbles and boxes are drawn, in training as in prediction."""
+"""Visual prompts: drawing of points, scribbles and boxes in training and prediction."""
 
 import json
 
 import numpy as np
 import pytest
-from drawn import pixels_of
 from PIL import Image
+from sample_inputs import draw_regions
 
 from hyperseg_jax.commands.predict import _regions
 from hyperseg_jax.data.augment import Augment
@@ -18,14 +18,14 @@ from hyperseg_jax.structs import Region
 SIZE = (480, 640)
 
 
-def square():
+def make_square():
     mask = np.zeros(SIZE, bool)
     mask[100:300, 200:420] = True
     return mask
 
 
-def object_in(folder, size):
-    """The files of COCO instances, of COCO-Interactive and of VOC, of one image with one object."""
+def write_object(folder, size):
+    """Writes COCO, COCO-Interactive and VOC files of one image with one object."""
     height, width = size
     target, point = np.zeros(size, bool), np.zeros(size, bool)
     target[height // 3 : height // 2, width // 3 : width // 2] = True
@@ -45,44 +45,44 @@ def object_in(folder, size):
 
 @pytest.mark.parametrize("size", [(427, 640), (333, 500), (1200, 1600)])
 def test_training_and_prediction_draw_the_same_pixels(tmp_path, size):
-    object_in(tmp_path, size)
+    write_object(tmp_path, size)
     drawing = CocoVisualPrompts(tmp_path / "instances.json", tmp_path / "JPEGImages", kinds=("point",))
-    given = CocoInteractive(tmp_path / "marks.json", tmp_path / "JPEGImages", kinds=("point",))
-    examples = [reader[0] for reader in (drawing, given, PascalVocObjects(tmp_path, "val"))]
+    inputs = CocoInteractive(tmp_path / "marks.json", tmp_path / "JPEGImages", kinds=("point",))
+    examples = [reader[0] for reader in (drawing, inputs, PascalVocObjects(tmp_path, "val"))]
     examples.append(Augment(marks=("point",))(examples[0], np.random.default_rng(0))[0])
     for example in examples:
-        (drawn,) = pixels_of(example.prompts[0], size)
+        (drawn,) = draw_regions(example.prompts[0], size)
         rows, columns = np.nonzero(drawn)
-        ((asked,), _) = _regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], [], size)
-        assert np.array_equal(draw_region(asked, size), drawn), example.name
+        ((requests,), _) = _regions([f"{columns.mean():.0f}.7,{rows.mean():.0f}.2"], [], [], size)
+        assert np.array_equal(draw_region(requests, size), drawn), example.name
         assert 0.0009 < drawn.mean() < 0.0012  # of any image
 
 
-def test_points_of_voc_are_the_centres_of_drawn_pixels(tmp_path):
-    object_in(tmp_path, (333, 500))
+def test_points_of_voc_are_pixel_centres(tmp_path):
+    write_object(tmp_path, (333, 500))
     (prompt,) = PascalVocObjects(tmp_path, "val", seed=5)[0].prompts
     ((row, column),) = np.argwhere(visual_prompts.draw_marks(prompt.masks[0, 0], np.random.default_rng([5, 0]))["point"])
     assert prompt.regions[0].points.tolist() == [[column + 0.5, row + 0.5, 1]] and prompt.regions[0].mask is None
 
 
-def test_a_box_is_drawn_as_training_draws_it():
-    drawn = visual_prompts.draw_marks(square(), np.random.default_rng(0))["box"]
+def test_boxes_are_drawn_as_in_training():
+    drawn = visual_prompts.draw_marks(make_square(), np.random.default_rng(0))["box"]
     rows, columns = np.nonzero(drawn)
     corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    ((asked,), _) = _regions([], [",".join(map(str, corners))], [], SIZE)
-    assert np.array_equal(draw_region(asked, SIZE), drawn)
+    ((requests,), _) = _regions([], [",".join(map(str, corners))], [], SIZE)
+    assert np.array_equal(draw_region(requests, SIZE), drawn)
     dots = [visual_prompts.filled_box((4, 9), *corners) for corners in ((3.1, 1.1, 3.2, 1.2), (8.9, 3.9, 20, 20))]
     assert [np.argwhere(dot).tolist() for dot in dots] == [[[1, 3]], [[3, 8]]]
 
 
-def test_a_point_at_the_edge_is_cut():
+def test_points_at_the_border_are_clipped():
     disc = draw_region(Region.from_point(639.9, 0), SIZE)
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     assert np.array_equal(disc, rows**2 + (columns - 639) ** 2 <= 100)
 
 
 @pytest.mark.parametrize(("x", "y"), [(-1, 5), (640, 5), (5, -0.1), (5, 480)])
-def test_a_point_outside_is_refused(x, y):
+def test_points_outside_are_refused(x, y):
     with pytest.raises(UserError, match="is not inside an image of 640 x 480 pixels"):
         draw_region(Region.from_point(x, y), SIZE)
 
@@ -91,15 +91,15 @@ def test_radii_follow_the_area():
     sizes = ((480, 640), (427, 640), (640, 427), (333, 500), (1920, 960), (3000, 4000), (4, 9))
     assert [visual_prompts.mark_radius("point", *size) for size in sizes] == [10, 10, 10, 8, 25, 64, 1]
     assert [visual_prompts.mark_radius("scribble", *size) for size in sizes] == [5, 5, 5, 4, 13, 32, 1]
-    assert visual_prompts.thicken(square(), "point", 0).sum() == square().sum()  # a given radius counts
+    assert visual_prompts.thicken(make_square(), "point", 0).sum() == make_square().sum()  # a given radius counts
 
 
-def test_toy_images_have_the_marks_that_tiny_was_taught():
-    """They are 192 pixels a side."""
+def test_toy_images_have_the_marks_of_the_tiny_model():
+    """They have a side of 192 pixels."""
     assert [visual_prompts.mark_radius(kind, 192, 192) for kind in ("point", "scribble")] == [4, 2]
 
 
-def test_boxes_and_masks_are_not_thickened():
-    mask = square()
+def test_boxes_and_masks_are_not_dilated():
+    mask = make_square()
     assert all(np.array_equal(visual_prompts.thicken(mask, kind), mask) for kind in ("box", "mask"))
     assert visual_prompts.thicken(mask, "scribble", 1).sum() == mask.sum() + 2 * 200 + 2 * 220

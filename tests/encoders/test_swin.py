@@ -20,10 +20,10 @@ def image():
 
 @pytest.fixture(scope="module")
 def params(image):
-    made = nn.unbox(jax.jit(TINY.init)(jax.random.key(1), image)["params"])
-    # the relative bias starts near zero; make it count
+    result = nn.unbox(jax.jit(TINY.init)(jax.random.key(1), image)["params"])
+    # the relative bias is initialized near zero; scale it up
     bias = lambda x: jnp.sin(jnp.arange(x.size)).reshape(x.shape)
-    return jax.tree_util.tree_map_with_path(lambda path, x: bias(x) if "relative_bias" in str(path) else x, made)
+    return jax.tree_util.tree_map_with_path(lambda path, x: bias(x) if "relative_bias" in str(path) else x, result)
 
 
 def run(model, params, image, **kwargs):
@@ -46,7 +46,7 @@ def test_partition_and_merge_are_inverse():
     np.testing.assert_array_equal(merge(windows, 8, 12), x)
 
 
-def test_shift_mask_hides_what_the_roll_brought_together():
+def test_shift_mask_separates_rolled_regions():
     h, w, window = 8, 12, 4
     row, column = (np.roll(grid, (-2, -2), (0, 1)) for grid in np.meshgrid(np.arange(h), np.arange(w), indexing="ij"))
     cut = lambda grid: np.asarray(partition(jnp.asarray(grid)[None, :, :, None], window))[0, :, :, 0]
@@ -55,7 +55,7 @@ def test_shift_mask_hides_what_the_roll_brought_together():
     np.testing.assert_array_equal(shift_mask(h, w, window)[:, 0] == SHIFT_MASK_BIAS, far)
 
 
-def test_relative_index_is_by_offset():
+def test_relative_index_depends_on_the_offset():
     index = relative_position_index(3)
     assert index[0, 0] == index[4, 4] == index[8, 8] == 12
     assert index[0, 1] == index[7, 8] == 11 and index[0, 3] == index[4, 7] == 7
@@ -75,11 +75,11 @@ def test_table_round_trip(params):
     published = table.to_torch(params)
     assert published["layers.1.blocks.3.attn.relative_position_index"].shape == (16, 16)
     assert published["layers.1.blocks.2.attn.qkv.weight"].shape == (48, 16)
-    back = table.to_flax(published, params)
-    chex.assert_trees_all_equal(back, params)
+    restored = table.to_flax(published, params)
+    chex.assert_trees_all_equal(restored, params)
 
 
-def test_unknown_remat_names_the_choices(image):
+def test_unknown_remat_policies_are_reported(image):
     with pytest.raises(ValueError, match="none, full, marked, dots"):
         jax.eval_shape(TINY.clone(remat="half").init, jax.random.key(0), image)
 
@@ -99,7 +99,7 @@ def test_drop_path_keeps_the_mean():
     keys = {"params": jax.random.key(1), "dropout": jax.random.key(1)}
     params = jax.jit(lambda x: block.init(keys, x, jnp.float32(0))["params"])(x[:1])
     kept = dataclasses.replace(block, deterministic=True, parent=None)
-    whole = jax.jit(lambda p: kept.apply({"params": p}, x, jnp.float32(0)))(params)
+    full = jax.jit(lambda p: kept.apply({"params": p}, x, jnp.float32(0)))(params)
     dropped = jax.jit(lambda p: block.apply({"params": p}, x, jnp.float32(0.5), rngs={"dropout": jax.random.key(2)}))(params)
-    assert 60 < int((np.abs(dropped - x).max((1, 2, 3)) == 0).sum()) < 140  # a quarter skips both branches
-    assert float(jnp.abs(dropped.mean(0) - whole.mean(0)).mean()) < 0.3 * float(jnp.abs(whole - x).mean())
+    assert 60 < int((np.abs(dropped - x).max((1, 2, 3)) == 0).sum()) < 140  # a quarter drops both branches
+    assert float(jnp.abs(dropped.mean(0) - full.mean(0)).mean()) < 0.3 * float(jnp.abs(full - x).mean())

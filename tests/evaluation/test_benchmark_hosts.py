@@ -1,4 +1,4 @@
-"""Benchmarks scored by several real processes: the scores, the best and worst cases and the servers' rows of one process."""
+"""Benchmarks evaluated by several processes give the scores, best and worst cases and submission rows of a single process."""
 
 import json
 import os
@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).with_name("one_of_evaluation.py")
+SCRIPT = pathlib.Path(__file__).with_name("evaluate_worker.py")
 # of 11 examples: a remainder for 2 and 4 hosts
 NAMES = ("toy_referring", "toy_panoptic", "toy_instances", "toy_clicks", "toy_video", "toy_packed")
 
 
-def scored(world, folder, processes):
+def run_workers(world, folder, processes):
     folder.mkdir(exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -37,36 +37,38 @@ def scored(world, folder, processes):
         )
         for k in range(processes)
     ]
-    told = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0] * processes, told
-    return json.loads(told[0][0].splitlines()[-1])
+    messages = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, messages
+    return json.loads(messages[0][0].splitlines()[-1])
 
 
-def same(found, expected, fresh=True):
+def assert_same_scores(result, expected, fresh=True):
     for name in NAMES:
-        assert found[name]["scores"] == pytest.approx(expected[name]["scores"], rel=1e-9), name
-        assert found[name]["rows"] == expected[name]["rows"]
-        assert not fresh or found[name]["encoded"] == expected[name]["encoded"], name
-        assert [(row["index"], row["masks"]) for row in found[name]["cases"]] == [
+        assert result[name]["scores"] == pytest.approx(expected[name]["scores"], rel=1e-9), name
+        assert result[name]["rows"] == expected[name]["rows"]
+        assert not fresh or result[name]["encoded"] == expected[name]["encoded"], name
+        assert [(row["index"], row["masks"]) for row in result[name]["cases"]] == [
             (row["index"], row["masks"]) for row in expected[name]["cases"]
         ], name
 
 
 @pytest.fixture(scope="module")
-def alone(world, tmp_path_factory):
-    return scored(world, tmp_path_factory.mktemp("alone"), 1)
+def single_process(world, tmp_path_factory):
+    return run_workers(world, tmp_path_factory.mktemp("alone"), 1)
 
 
-def test_two_hosts(world, alone, tmp_path):
-    assert alone["toy_referring"]["scores"]["count"] == 11 and 0 < alone["toy_referring"]["scores"]["giou"] < 1
-    assert alone["toy_instances"]["scores"]["count"] == 11 and alone["toy_video"]["rows"] == 11
-    assert alone["toy_clicks"]["encoded"] == 3  # the batches: the rounds of clicks about an image encode it once
-    assert alone["toy_packed"]["rows"] > 11 and alone["toy_clicks"]["scores"]["count"] > 11
-    same(scored(world, tmp_path / "two", 2), alone)
+def test_two_hosts_give_the_scores_of_one(world, single_process, tmp_path):
+    assert (
+        single_process["toy_referring"]["scores"]["count"] == 11 and 0 < single_process["toy_referring"]["scores"]["giou"] < 1
+    )
+    assert single_process["toy_instances"]["scores"]["count"] == 11 and single_process["toy_video"]["rows"] == 11
+    assert single_process["toy_clicks"]["encoded"] == 3  # the batches: the rounds of clicks about an image encode it once
+    assert single_process["toy_packed"]["rows"] > 11 and single_process["toy_clicks"]["scores"]["count"] > 11
+    assert_same_scores(run_workers(world, tmp_path / "two", 2), single_process)
     # what two hosts left behind is the whole of it for one
-    same(scored(world, tmp_path / "two", 1), alone, fresh=False)
+    assert_same_scores(run_workers(world, tmp_path / "two", 1), single_process, fresh=False)
 
 
 @pytest.mark.slow
-def test_four_hosts(world, alone, tmp_path):
-    same(scored(world, tmp_path / "four", 4), alone)
+def test_four_hosts_give_the_scores_of_one(world, single_process, tmp_path):
+    assert_same_scores(run_workers(world, tmp_path / "four", 4), single_process)

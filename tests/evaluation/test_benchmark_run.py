@@ -1,4 +1,4 @@
-"""Clips go through frame by frame, each frame fed with what the one before left, whatever the lengths in a batch."""
+"""Videos of different lengths are evaluated frame by frame in one batch, with the memory of the previous frame."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import fuzz
 import jax
 import numpy as np
 import pytest
-from faked import engine, outputs_of
+from fake_engine import make_engine, make_outputs
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.data.sources import Task
@@ -22,8 +22,8 @@ from hyperseg_jax.text.tokenizer import Tokenizer
 SIDE = 96
 
 
-def clip(name, length):
-    """The truth of frame t is its first 8 * (t + 1) rows."""
+def make_video(name, length):
+    """Returns a video whose target on frame t is the first 8 * (t + 1) rows."""
     masks = np.arange(SIDE)[None, :, None] < 8 * (np.arange(length)[:, None, None] + 1)
     masks = np.broadcast_to(masks, (length, SIDE, SIDE))
     prompt = Prompt(task="video", text="the rows", masks=masks[None], key=f"{name}/0")
@@ -31,27 +31,27 @@ def clip(name, length):
 
 
 def predict(params, batch, query=None):
-    """Marks 8 rows more than it did on the frame before."""
+    """Predicts 8 more rows than on the previous frame."""
     rows = len(batch["images"])
     seen = np.zeros(rows) if query is None else query
     marked = np.where(np.arange(SIDE)[:, None] < 8 * (seen[:, None, None] + 1), 9.0, -9.0)
     logits = np.broadcast_to(marked, (rows, SIDE, SIDE))[:, None, None, None]
-    return outputs_of(batch, mask_logits=logits, expression=np.full((rows, 1, 1, 1), 9.0)), seen + 1
+    return make_outputs(batch, mask_logits=logits, expression=np.full((rows, 1, 1, 1), 9.0)), seen + 1
 
 
-def task_of(examples):
+def make_task(examples):
     config = configs.load("tiny")
     return Task("clips", None, examples, 0, systems.get("hyperseg").processor(config, Tokenizer.toy(), {"length": 128}))
 
 
-LINE = benchmarks.BENCHMARKS["toy_video"]
+BENCHMARK = benchmarks.BENCHMARKS["toy_video"]
 
 
-def test_clips_of_many_lengths():
-    task = task_of([clip(f"clip{k}", length) for k, length in enumerate((2, 5, 3, 1))])
-    found = benchmark_run.run(engine(predict), LINE, task, batch_size=3)
-    assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 4
-    assert [(row["key"], len(row["masks"])) for *_, row in found.rows] == [
+def test_videos_of_different_lengths():
+    task = make_task([make_video(f"clip{k}", length) for k, length in enumerate((2, 5, 3, 1))])
+    result = benchmark_run.run(make_engine(predict), BENCHMARK, task, batch_size=3)
+    assert result.scorer.compute()["j"] == 1 and result.scorer.compute()["count"] == 4
+    assert [(row["key"], len(row["masks"])) for *_, row in result.rows] == [
         ("clip0/0", 2),
         ("clip1/0", 5),
         ("clip2/0", 3),
@@ -60,33 +60,33 @@ def test_clips_of_many_lengths():
 
 
 def test_every_prompt_of_an_example_is_scored():
-    """Examples of one, three and two prompts in a batch: what the model saw is fed back to each prompt for itself."""
+    """A batch of examples with one, three and two prompts: the memory is kept per prompt."""
     many = []
     for k, count in enumerate((1, 3, 2)):
-        one = clip(f"clip{k}", k + 2)
+        one = make_video(f"clip{k}", k + 2)
         prompts = tuple(dataclasses.replace(one.prompts[0], key=f"clip{k}/{n}") for n in range(count))
         many.append(dataclasses.replace(one, prompts=prompts))
-    found = benchmark_run.run(engine(predict), LINE, task_of(many), batch_size=2)
-    assert found.scorer.compute()["count"] == 6 and found.scorer.compute()["j"] == 1
-    keys = [row["key"] for *_, row in found.rows]
+    result = benchmark_run.run(make_engine(predict), BENCHMARK, make_task(many), batch_size=2)
+    assert result.scorer.compute()["count"] == 6 and result.scorer.compute()["j"] == 1
+    keys = [row["key"] for *_, row in result.rows]
     assert keys == ["clip0/0", "clip1/0", "clip1/1", "clip1/2", "clip2/0", "clip2/1"]
-    assert [(index, k) for index, k, _ in found.rows] == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    assert [(index, k) for index, k, _ in result.rows] == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
 
 
-def test_a_prompt_longer_than_the_config_expects_is_answered():
+def test_a_prompt_longer_than_the_configured_length_is_evaluated():
     lengths = []
 
-    def watched(params, batch, query=None):
+    def record_batches(params, batch, query=None):
         lengths.append(batch["layout"]["text_ids"].shape[1])
         return predict(params, batch, query)
 
-    short, long = clip("short", 1), clip("long", 1)
+    short, long = make_video("short", 1), make_video("long", 1)
     long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
-    found = benchmark_run.run(engine(watched), LINE, task_of([short, long]), batch_size=1)
-    assert found.scorer.compute()["count"] == 2 and lengths[0] == 128 < lengths[1] and lengths[1] % 64 == 0
+    result = benchmark_run.run(make_engine(record_batches), BENCHMARK, make_task([short, long]), batch_size=1)
+    assert result.scorer.compute()["count"] == 2 and lengths[0] == 128 < lengths[1] and lengths[1] % 64 == 0
 
 
-def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
+def test_unreadable_records_abort_a_benchmark():
     class Damaged(list):
         def __getitem__(self, index):
             if index == 1:
@@ -94,17 +94,17 @@ def test_a_record_that_cannot_be_read_is_not_left_out_of_a_score():
             return super().__getitem__(index)
 
     with pytest.raises(UserError, match=r"benchmark clips record 1: is in an unexpected format \(KeyError: 'anns'\)"):
-        benchmark_run.run(engine(predict), LINE, task_of(Damaged([clip("a", 1), clip("b", 1)])))
+        benchmark_run.run(make_engine(predict), BENCHMARK, make_task(Damaged([make_video("a", 1), make_video("b", 1)])))
 
 
-def test_a_record_that_cannot_be_scored_ends_the_run_in_one_line():
-    short = clip("b", 3)
+def test_unscorable_records_abort_a_benchmark():
+    short = make_video("b", 3)
     short = dataclasses.replace(short, prompts=(dataclasses.replace(short.prompts[0], masks=short.prompts[0].masks[:, :2]),))
-    with pytest.raises(UserError) as told:
-        benchmark_run.run(engine(predict), LINE, task_of([clip("a", 1), short]))
-    fuzz.one_line(str(told.value))
-    assert str(told.value).startswith("benchmark clips record 1: b: cannot be scored (prediction (3, 96, 96) and target")
-    assert "; correct or remove the record" in str(told.value)
+    with pytest.raises(UserError) as excinfo:
+        benchmark_run.run(make_engine(predict), BENCHMARK, make_task([make_video("a", 1), short]))
+    fuzz.assert_one_line(str(excinfo.value))
+    assert str(excinfo.value).startswith("benchmark clips record 1: b: cannot be scored (prediction (3, 96, 96) and target")
+    assert "; correct or remove the record" in str(excinfo.value)
 
 
 NOTHING = np.zeros((0, 4, 4), bool)
@@ -128,16 +128,16 @@ UNSCORABLE = {  # scoring, prompt, predictions by frame, message
 
 
 @pytest.mark.parametrize("case", UNSCORABLE)
-def test_what_cannot_be_scored_is_named_and_nothing_is_added(case):
+def test_unscorable_predictions_are_named_and_not_added(case):
     name, fields, predictions, message = UNSCORABLE[case]
     scorer = Scorer({"chat": name})
-    with pytest.raises(UserError, match=r"^it: ") as told:
+    with pytest.raises(UserError, match=r"^it: ") as excinfo:
         scorer.add("it", Prompt(task="chat", **fields), predictions)
-    fuzz.one_line(str(told.value))
-    assert message in str(told.value) and not scorer.state()
+    fuzz.assert_one_line(str(excinfo.value))
+    assert message in str(excinfo.value) and not scorer.state()
 
 
-def test_a_name_that_is_scored_twice_is_one_line():
+def test_duplicate_keys_are_rejected():
     scorer = Scorer({"panoptic": "tracks"})
     prompt = Prompt(task="panoptic", masks=np.zeros((0, 1, 4, 4), bool))
     scorer.add("a", prompt, [Prediction(NOTHING)])
@@ -157,23 +157,25 @@ def test_a_name_that_is_scored_twice_is_one_line():
         ("mmbench", "", "b: its index is '', but"),
     ],
 )
-def test_what_the_server_needs_is_looked_at_before_the_model_is_asked(line, key, why):
-    line = dataclasses.replace(LINE, submission=benchmarks.BENCHMARKS[line].submission)
-    first, second = clip("a", 1), clip("b", 1)
-    first = dataclasses.replace(first, prompts=(dataclasses.replace(first.prompts[0], key="a/0" if line == LINE else "1"),))
+def test_submission_fields_are_checked_before_inference(line, key, why):
+    line = dataclasses.replace(BENCHMARK, submission=benchmarks.BENCHMARKS[line].submission)
+    first, second = make_video("a", 1), make_video("b", 1)
+    first = dataclasses.replace(
+        first, prompts=(dataclasses.replace(first.prompts[0], key="a/0" if line == BENCHMARK else "1"),)
+    )
     second = dataclasses.replace(second, prompts=(dataclasses.replace(second.prompts[0], key=key),))
-    with pytest.raises(UserError) as told:
-        benchmark_run.run(engine(predict), line, task_of([first, second]), batch_size=1)
-    assert why in str(told.value)
+    with pytest.raises(UserError) as excinfo:
+        benchmark_run.run(make_engine(predict), line, make_task([first, second]), batch_size=1)
+    assert why in str(excinfo.value)
 
 
-def test_a_video_that_lists_a_frame_twice_goes_into_no_zip():
-    twice = dataclasses.replace(clip("a", 2), frame_names=("0", "0"))
+def test_videos_with_duplicate_frames_are_rejected_for_submissions():
+    twice = dataclasses.replace(make_video("a", 2), frame_names=("0", "0"))
     with pytest.raises(UserError, match="a: its video has two frames with the same name"):
-        benchmark_run.run(engine(predict), LINE, task_of([twice]))
+        benchmark_run.run(make_engine(predict), BENCHMARK, make_task([twice]))
 
 
-def test_a_choice_without_a_number_is_one_line():
+def test_a_choice_without_an_index_is_rejected():
     with pytest.raises(UserError, match=r"name#3: its index is 'x1', but the benchmark needs an integer"):
         Scorer({"chat": "multiple_choice"}).add(
             "name#3",
@@ -188,12 +190,12 @@ STATE = {"done": 1, "scores": {"clips": {"options": {}, "sums": {"": [1.0, 1.0, 
 ASKED = {"benchmark": "clips", "rules": "official", "examples": 2}
 
 
-def resumed(kept, said):
-    """The scores over two clips where `kept` holds a state."""
-    task = task_of([clip("a", 2), clip("b", 1)])
-    found = benchmark_run.run(engine(predict), LINE, task, state_file=kept, batch_size=2, log=said.append)
-    assert found.scorer.compute()["j"] == 1 and found.scorer.compute()["count"] == 2
-    return found.resumed
+def run_with_state(saved, messages):
+    """Evaluates two videos with the given state file and returns the score."""
+    task = make_task([make_video("a", 2), make_video("b", 1)])
+    result = benchmark_run.run(make_engine(predict), BENCHMARK, task, state_file=saved, batch_size=2, log=messages.append)
+    assert result.scorer.compute()["j"] == 1 and result.scorer.compute()["count"] == 2
+    return result.resumed
 
 
 @pytest.mark.parametrize(
@@ -217,46 +219,50 @@ def resumed(kept, said):
         *("{", "[]", '{"asked": []}', "[" * 100_000, "pipe", "endless"),
     ],
 )
-def test_a_state_that_no_evaluation_wrote_is_told_and_all_is_scored_anew(tmp_path, damage):
-    kept, said = tmp_path / "clips.json", []
+def test_invalid_states_are_reported_and_ignored(tmp_path, damage):
+    saved, messages = tmp_path / "clips.json", []
     if damage == "pipe":
-        os.mkfifo(kept)
+        os.mkfifo(saved)
     elif damage == "endless":
-        kept.symlink_to("/dev/zero")
+        saved.symlink_to("/dev/zero")
     else:
-        kept.write_text(damage if isinstance(damage, str) else json.dumps({"asked": ASKED, **STATE, **damage}))
-    jax.devices()  # their first use takes memory
-    with fuzz.bounded(seconds=60):
-        assert resumed(kept, said) == 0
-    assert len(said) == 1 and "clips.json: is not a partial evaluation (" in said[0] and "clips.json.damaged-0" in said[0]
-    assert json.loads(kept.read_text())["done"] == 2
+        saved.write_text(damage if isinstance(damage, str) else json.dumps({"asked": ASKED, **STATE, **damage}))
+    jax.devices()  # the first use allocates memory
+    with fuzz.limit_resources(seconds=60):
+        assert run_with_state(saved, messages) == 0
+    assert (
+        len(messages) == 1
+        and "clips.json: is not a partial evaluation (" in messages[0]
+        and "clips.json.damaged-0" in messages[0]
+    )
+    assert json.loads(saved.read_text())["done"] == 2
 
 
-def test_a_state_is_gone_on_from(tmp_path):
-    kept, said = tmp_path / "clips.json", []
-    kept.write_text(json.dumps({"asked": ASKED, **STATE}))
-    assert resumed(kept, said) == 1 and not said
-    assert resumed(kept, said) == 2 and not said
-    kept.write_text(json.dumps({"asked": {**ASKED, "rules": "a\x1bb"}, **STATE}))
+def test_evaluation_resumes_from_a_state(tmp_path):
+    saved, messages = tmp_path / "clips.json", []
+    saved.write_text(json.dumps({"asked": ASKED, **STATE}))
+    assert run_with_state(saved, messages) == 1 and not messages
+    assert run_with_state(saved, messages) == 2 and not messages
+    saved.write_text(json.dumps({"asked": {**ASKED, "rules": "a\x1bb"}, **STATE}))
     with pytest.raises(UserError, match=r"is from an evaluation with rules = 'a\\x1bb', not 'official'"):
-        resumed(kept, said)
+        run_with_state(saved, messages)
 
 
-def test_a_state_with_a_score_of_a_diverged_model_is_gone_on_from(tmp_path):
-    """A prediction's score may be NaN; what is added up may not."""
+def test_states_with_nan_prediction_scores_resume(tmp_path):
+    """A prediction's score may be NaN; accumulated sums may not."""
     state = {**STATE, "rows": [[0, 0, ROW | {"scores": [float("nan")], "masks": [[]]}]]}
     (tmp_path / "clips.json").write_text(json.dumps({"asked": ASKED, **state}))
-    assert resumed(tmp_path / "clips.json", said := []) == 1 and not said
+    assert run_with_state(tmp_path / "clips.json", output := []) == 1 and not output
 
 
-def test_a_state_that_has_seen_what_comes_is_one_line(tmp_path, monkeypatch):
+def test_states_that_already_contain_the_next_example_are_rejected(tmp_path, monkeypatch):
     def twice(self, state):
         raise ValueError("b: scored twice; add each image once")
 
-    kept = tmp_path / "clips.json"
-    kept.write_text(json.dumps({"asked": ASKED, **STATE}))
-    whole = benchmark_run.PartialResults.merge
-    merges = iter((whole, whole, twice))  # of the check, of the state, of what comes
+    saved = tmp_path / "clips.json"
+    saved.write_text(json.dumps({"asked": ASKED, **STATE}))
+    full = benchmark_run.PartialResults.merge
+    merges = iter((full, full, twice))  # of the check, of the state, of what comes
     monkeypatch.setattr(benchmark_run.PartialResults, "merge", lambda self, state: next(merges)(self, state))
     with pytest.raises(UserError, match=r"clips\.json: does not fit the examples .b: scored twice.*remove it to start again"):
-        resumed(kept, [])
+        run_with_state(saved, [])

@@ -1,4 +1,4 @@
-"""The table of benchmarks: every line names what exists, with the fields that its reader takes."""
+"""The benchmark registry: every entry refers to existing readers, fields, protocols and scores."""
 
 import inspect
 import pathlib
@@ -18,7 +18,7 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_line_names_what_exists(name):
+def test_entries_refer_to_existing_parts(name):
     line = BENCHMARKS[name]
     assert line.task in TASKS and line.scoring in SCORINGS and (line.submission in WRITERS or not line.submission)
     assert (SCORINGS[line.scoring].kind in systems.get("hyperseg").answers.kinds) == (line.task != "chat")
@@ -27,12 +27,12 @@ def test_a_line_names_what_exists(name):
         assert line.fields["split"] in layouts.find_layout(line.fields["name"]).splits
 
 
-def test_the_page_has_every_benchmark():
+def test_every_benchmark_is_documented():
     rows = " ".join(line for line in DOCS.read_text().splitlines() if line.startswith("| `"))
     assert not [name for name in BENCHMARKS if f"`{name}`" not in rows]
 
 
-def test_published_numbers_are_of_scores_that_we_give():
+def test_published_numbers_belong_to_reported_scores():
     metrics = {row.metric for row in REPORTED_RESULTS if row.benchmark in BENCHMARKS}
     assert {"pq", "ap", "miou", "ciou", "giou", "precision@0.5", "noc@85", "noc@90"} == metrics
     assert all(0 < row.value < 100 and row.source for row in REPORTED_RESULTS)

@@ -1,4 +1,4 @@
-"""The engine that validation, benchmarks and predictors share: reading ahead, batches of unlike examples, the same masks."""
+"""The engine shared by validation, benchmarks and predictors: prefetching, mixed batches, identical masks."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import weakref
 import jax
 import numpy as np
 import pytest
-from faked import ANSWERS, engine, outputs_of
+from fake_engine import ANSWERS, make_engine, make_outputs
 from PIL import Image
 
 from hyperseg_jax import config as configs
@@ -32,7 +32,7 @@ SIDE = 64
 
 
 class Records(list):
-    """Examples of which some cannot be read."""
+    """Examples of which some raise when read."""
 
     def __getitem__(self, index):
         if super().__getitem__(index) is None:
@@ -40,7 +40,7 @@ class Records(list):
         return super().__getitem__(index)
 
 
-def test_records_are_read_before_they_are_asked_for():
+def test_records_are_prefetched():
     import threading
 
     third = threading.Event()
@@ -57,8 +57,8 @@ def test_records_are_read_before_they_are_asked_for():
 
 
 @pytest.fixture(scope="module")
-def own_data(world, tmp_path_factory):
-    """captions.jsonl whose sentences are written as people write: without a period, with one, with space around."""
+def captions_file(world, tmp_path_factory):
+    """A captions.jsonl with sentences without a period, with one, and with surrounding whitespace."""
     folder, texts = tmp_path_factory.mktemp("own"), ("the red ring", "the blue star.", " the large thing ")
     lines = []
     for k, (path, text) in enumerate(zip(sorted((world / "coco" / "val").iterdir()), texts, strict=False)):
@@ -73,10 +73,10 @@ def own_data(world, tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_records_are_read_ahead_in_order(monkeypatch, own_data, tmp_path, workers):
+def test_records_are_prefetched_in_order(monkeypatch, captions_file, tmp_path, workers):
     """workers 1: in a process that cannot import this file."""
     monkeypatch.setattr(pipeline, "MIN_RECORDS_FOR_WORKERS", 1)
-    shutil.copytree(own_data, tmp_path / "own")
+    shutil.copytree(captions_file, tmp_path / "own")
     records = Folder(tmp_path / "own")
     (tmp_path / "own" / "1.png").write_bytes(b"no image")
     read = list(read_ahead(records, [2, 1, 0], workers=workers))
@@ -84,10 +84,10 @@ def test_records_are_read_ahead_in_order(monkeypatch, own_data, tmp_path, worker
     assert isinstance(read[1], Unreadable) and "1.png" in read[1].reason
 
 
-def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkeypatch):
-    """What is scored is what a user gets, in whatever way the sentence was written down."""
+def test_evaluate_and_segment_give_the_same_masks(random_model, captions_file, monkeypatch):
+    """Validation scores the masks that a user gets, however the sentence is punctuated."""
     processor = systems.get("hyperseg").processor(random_model.config, random_model.tokenizer, {"length": 96})
-    task = Task("yours", None, Folder(own_data), 0, processor)
+    task = Task("yours", None, Folder(captions_file), 0, processor)
     scored, add = {}, validation.Scorer.add
     monkeypatch.setattr(
         validation.Scorer,
@@ -96,8 +96,8 @@ def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkey
     )
     default = dataclasses.replace(ANSWERS.default, no_target_threshold=None)
     always = dataclasses.replace(random_model.engine, answers=dataclasses.replace(ANSWERS, default=default))
-    found = validation.evaluate(always, {"yours": task})
-    assert found.scores["yours"]["count"] == 3
+    result = validation.evaluate(always, {"yours": task})
+    assert result.scores["yours"]["count"] == 3
     for example in task.val:
         (prompt,) = example.prompts
         (segment,) = random_model.segment(example.frames[0], prompt.text, no_target_threshold=None)
@@ -107,89 +107,89 @@ def test_evaluate_and_segment_give_the_same_masks(random_model, own_data, monkey
         assert other.score != segment.score  # the text counts
 
 
-def test_a_model_is_asked_in_the_words_that_it_was_taught(random_model, own_data):
-    """The expression's ids in a training example and in a request, with and without a period."""
+def test_prompts_are_tokenized_as_in_training(random_model, captions_file):
+    """The token ids of an expression are equal in training and in a request, with and without a period."""
     processor = systems.get("hyperseg").processor(random_model.config, random_model.tokenizer, {"length": 96})
-    task = Task("yours", Folder(own_data), None, 1, processor)
+    task = Task("yours", Folder(captions_file), None, 1, processor)
     words = lambda layout: np.asarray(layout["text_ids"])[np.asarray(layout["source"]) == Source.EXPRESSION].tolist()
     for example in task.train:
         taught = words(task.prepare(example, np.random.default_rng(0))["layout"])
         (prompt,) = example.prompts
         for text in (prompt.text, prompt.text.strip(" ."), f" {prompt.text.strip(' .')}. "):
-            asked, _ = random_model._request(Example("it", example.frames, (Prompt("referring", text),)))
-            assert words({name: value[0] for name, value in asked.batch["layout"].items()}) == taught
+            requests, _ = random_model._request(Example("it", example.frames, (Prompt("referring", text),)))
+            assert words({name: value[0] for name, value in requests.batch["layout"].items()}) == taught
         assert random_model.tokenizer.decode(taught[:-1]).endswith(".")
 
 
 EXPRESSION = AnswerOptions("expression", ANSWERS.default)
 
 
-def video(name, length, prompts=1):
-    """The target of every prompt are the upper rows, 8 more on each frame."""
+def make_video(name, length, prompts=1):
+    """Returns a video whose target is the upper rows, 8 more on each frame."""
     masks = np.arange(SIDE)[None, :, None] < 8 * (np.arange(length)[:, None, None] + 1)
     masks = np.broadcast_to(masks, (length, SIDE, SIDE))
-    asked = tuple(Prompt(task="video", text=f"the rows {k}", masks=masks[None]) for k in range(prompts))
-    return Example(name, np.zeros((length, SIDE, SIDE, 3), np.uint8), asked)
+    requests = tuple(Prompt(task="video", text=f"the rows {k}", masks=masks[None]) for k in range(prompts))
+    return Example(name, np.zeros((length, SIDE, SIDE, 3), np.uint8), requests)
 
 
 def rows_by_frame(params, batch, memory):
-    """Marks 8 rows more on each frame of a video."""
+    """Predicts 8 more rows on each frame of a video."""
     rows, frames = batch["images"].shape[:2]
     prompts = batch["uses_expression"].shape[1]
     marked = np.where(np.arange(SIDE)[:, None] < 8 * (np.arange(frames)[:, None, None] + 1), 9.0, -9.0)
     logits = np.broadcast_to(marked[None, :, None, None], (rows, frames, prompts, 1, SIDE, SIDE))
-    return outputs_of(batch, mask_logits=logits, expression=np.full((rows, frames, prompts, 1), 9.0)), 0.0
+    return make_outputs(batch, mask_logits=logits, expression=np.full((rows, frames, prompts, 1), 9.0)), 0.0
 
 
-def task_of(examples, **sizes):
+def make_task(examples, **sizes):
     processor = systems.get("hyperseg").processor(configs.load("tiny"), Tokenizer.toy(), {"length": 128, **sizes})
     return Task("videos", None, examples, 0, dataclasses.replace(processor, image_size=SIDE))
 
 
-def test_videos_of_unlike_lengths_are_validated_in_one_batch():
-    task = task_of([video("a", 2), video("b", 5, prompts=3), video("c", 1)], prompts=2)
-    scores = validation.evaluate(engine(rows_by_frame), {"videos": task}).scores["videos"]
+def test_videos_of_different_lengths_are_validated_in_one_batch():
+    task = make_task([make_video("a", 2), make_video("b", 5, prompts=3), make_video("c", 1)], prompts=2)
+    scores = validation.evaluate(make_engine(rows_by_frame), {"videos": task}).scores["videos"]
     assert scores["count"] == 5 and scores["j"] == 1
 
 
-def test_an_example_whose_last_prompt_cannot_be_asked_is_in_no_score():
-    first, second = video("a", 1, prompts=2), video("b", 1)
+def test_an_example_with_an_invalid_prompt_is_not_scored():
+    first, second = make_video("a", 1, prompts=2), make_video("b", 1)
     empty = dataclasses.replace(first.prompts[1], text=" ")
-    task = task_of([dataclasses.replace(first, prompts=(first.prompts[0], empty)), second], prompts=1)
-    told = []
-    found = validation.evaluate(engine(rows_by_frame), {"videos": task}, log=told.append).scores["videos"]
-    assert found["count"] == 1 and found["unread"] == 1 and len(told) == 1 and "record 0" in told[0]
+    task = make_task([dataclasses.replace(first, prompts=(first.prompts[0], empty)), second], prompts=1)
+    messages = []
+    result = validation.evaluate(make_engine(rows_by_frame), {"videos": task}, log=messages.append).scores["videos"]
+    assert result["count"] == 1 and result["unread"] == 1 and len(messages) == 1 and "record 0" in messages[0]
 
 
-def test_what_stops_an_evaluation_is_told_once():
+def test_errors_that_stop_an_evaluation_are_raised_once():
     def refuse(index, reason):
         raise UserError(f"record {index}: {reason}")
 
-    task = task_of(Records([video("a", 1), None]))
+    task = make_task(Records([make_video("a", 1), None]))
     protocol = lambda example: AllFrames(
         example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1
     )
-    answered = predictions(engine(rows_by_frame), task, task.val, protocol, count=2, options=EXPRESSION, unread=refuse)
+    answered = predictions(make_engine(rows_by_frame), task, task.val, protocol, count=2, options=EXPRESSION, unread=refuse)
     with pytest.raises(UserError) as stopped:
         list(answered)
     assert str(stopped.value).startswith("record 1: ") and str(stopped.value).count("record 1") == 1
 
 
 def test_a_prompt_is_tokenized_once():
-    """It is measured, and then asked about every frame."""
+    """The tokens that measure the length are reused for every frame."""
     from hyperseg_jax.evaluation import benchmark_run, benchmarks
 
-    one = dataclasses.replace(video("a", 3), frame_names=("0", "1", "2"))
+    one = dataclasses.replace(make_video("a", 3), frame_names=("0", "1", "2"))
     one = dataclasses.replace(one, prompts=(dataclasses.replace(one.prompts[0], text="rows never seen", key="a/0"),))
-    task, texts = task_of([one]), []
+    task, texts = make_task([one]), []
     encode = task.processor.tokenizer._encode
     counted = functools.lru_cache(lambda text: texts.append(text) or encode(text))
     task.processor.tokenizer._ids = counted
-    benchmark_run.run(engine(rows_by_frame), benchmarks.BENCHMARKS["toy_video"], task)
+    benchmark_run.run(make_engine(rows_by_frame), benchmarks.BENCHMARKS["toy_video"], task)
     assert texts.count("rows never seen") == 1 and len(texts) == len(set(texts))
 
 
-def test_a_prediction_is_its_segments():
+def test_a_prediction_holds_its_segments():
     masks = np.zeros((2, 4, 4), bool)
     masks[0, :2], masks[1, 1:3] = True, True
     prediction = Prediction(masks, (0, 1), (0.9, 0.4), ("cat", "dog"))
@@ -200,23 +200,23 @@ def test_a_prediction_is_its_segments():
     assert not nothing and nothing.union.shape == (4, 4) and nothing.union.dtype == np.float32 and not nothing.ids.any()
 
 
-def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
-    """Its row is filled with a spare example, which is as long as theirs: longer than the config's length."""
+def test_a_host_without_an_example_runs_the_same_steps(monkeypatch):
+    """Its row holds a placeholder example of the length of the other hosts, which exceeds the configured length."""
 
     class SecondRow:
-        """The feed of a host that holds the second of two rows."""
+        """The feed of a host that feeds the second of two rows."""
 
-        size = staticmethod(lambda wanted: 2)
+        size = staticmethod(lambda expected: 2)
         rows = staticmethod(lambda size: Rows(2, (1,), (True,)))
         put = staticmethod(lambda batch, rows: batch)
         local_rows = staticmethod(np.asarray)
         map_shards = staticmethod(lambda function: function)
 
-    long = video("a", 1)
+    long = make_video("a", 1)
     long = dataclasses.replace(long, prompts=(dataclasses.replace(long.prompts[0], text="the rows " * 60),))
     lengths = []
 
-    def watched(params, batch, memory):
+    def record_calls(params, batch, memory):
         lengths.append(batch["layout"]["text_ids"].shape)
         return rows_by_frame(params, batch, memory)
 
@@ -225,27 +225,33 @@ def test_a_host_without_an_example_asks_as_the_others_do(monkeypatch):
     )
     protocol = lambda example: EvalProtocol(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
     answered = predictions(
-        engine(watched, feed=SecondRow()), task_of([long]), [long], protocol, count=1, options=EXPRESSION, unread=pytest.fail
+        make_engine(record_calls, feed=SecondRow()),
+        make_task([long]),
+        [long],
+        protocol,
+        count=1,
+        options=EXPRESSION,
+        unread=pytest.fail,
     )
     assert [(done, list(protocols)) for done, protocols in answered] == [(1, [])] and lengths == [(1, 448)]
 
 
-def test_examples_are_let_go_before_the_next_batch_is_asked():
+def test_examples_are_released_before_the_next_batch():
     alive, counts = weakref.WeakSet(), []
 
     def protocol(example):
-        made = AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1)
-        alive.add(made)
-        return made
+        result = AllFrames(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)), group_size=1)
+        alive.add(result)
+        return result
 
-    def watched(params, batch, memory):
+    def record_calls(params, batch, memory):
         gc.collect()
         counts.append(len(alive))
         return rows_by_frame(params, batch, memory)
 
-    task = task_of([video(str(k), 1) for k in range(6)])
+    task = make_task([make_video(str(k), 1) for k in range(6)])
     answered = predictions(
-        engine(watched), task, task.val, protocol, count=6, batch_size=2, options=EXPRESSION, unread=pytest.fail
+        make_engine(record_calls), task, task.val, protocol, count=6, batch_size=2, options=EXPRESSION, unread=pytest.fail
     )
     for _, protocols in answered:
         for _, one in protocols:
@@ -254,35 +260,35 @@ def test_examples_are_let_go_before_the_next_batch_is_asked():
 
 
 @pytest.mark.parametrize("uses_memory", [False, True])
-def test_a_step_sees_the_one_before_only_where_its_protocol_says_so(uses_memory):
+def test_memory_is_passed_only_if_the_protocol_uses_it(uses_memory):
     class Steps(EvalProtocol):
         pass
 
     Steps.uses_memory = uses_memory
-    seen = []
+    recorded = []
 
-    def watched(params, batch, memory):
-        seen.append(memory)
+    def record_calls(params, batch, memory):
+        recorded.append(memory)
         outputs, _ = rows_by_frame(params, batch, memory)
-        return outputs, len(seen)
+        return outputs, len(recorded)
 
     protocol = lambda example: Steps(example, lambda prompt, outputs: Prediction(np.zeros((0, SIDE, SIDE), bool)))
-    task = task_of([video("a", 3)])
-    given = {"count": 1, "batch_size": 1, "options": EXPRESSION, "unread": pytest.fail}
-    for _, answered in predictions(engine(watched), task, task.val, protocol, **given):
+    task = make_task([make_video("a", 3)])
+    kwargs = {"count": 1, "batch_size": 1, "options": EXPRESSION, "unread": pytest.fail}
+    for _, answered in predictions(make_engine(record_calls), task, task.val, protocol, **kwargs):
         list(answered)
-    assert seen == ([None, 1, 2] if uses_memory else [None, None, None])
+    assert recorded == ([None, 1, 2] if uses_memory else [None, None, None])
 
 
-def test_an_image_of_another_size_on_a_known_canvas_compiles_nothing(random_model):
-    kept = engines._selector.cache_info
+def test_image_sizes_on_the_same_canvas_share_a_program(random_model):
+    saved = engines._selector.cache_info
     rng = np.random.default_rng(0)
     random_model.segment(rng.integers(0, 255, (90, 100, 3), np.uint8), "the red ring")
-    compiled, known = [], kept().misses
+    compiled, known = [], saved().misses
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
     try:
         for size in ((128, 70), (65, 128), (33, 110)):
             random_model.segment(rng.integers(0, 255, (*size, 3), np.uint8), "the red ring")
     finally:
         jax.monitoring.clear_event_listeners()
-    assert kept().misses == known and not [name for name in compiled if "backend_compile" in name]
+    assert saved().misses == known and not [name for name in compiled if "backend_compile" in name]

@@ -9,11 +9,11 @@ HYPERSEG_GOLDEN (separated by ":"). A test asks for the fixture `case`:
         case.inputs, case.outputs, case.meta
         case.compare("res2", ours)            against case.outputs["res2"], or a third argument
         case.compare("grad", ours, expected, kind="gradient")
-        case.done()                           raises if anything was outside its tolerance, or an output was not compared
+        case.check()                          raises if anything was outside its tolerance, or an output was not compared
 
 One rule for all: |error| <= max(10 x floor, 2e-5 x standard deviation of the expected tensor); integers and bits exact. Without
 a measured floor: 1e-4 relative for values, 1e-3 relative for gradients (absolute 1e-6). Every output of a case must be
-compared. The run closes with a table of worst errors; --golden-report FILE writes it as a page (docs/fidelity.md).
+compared. The run ends with a table of the worst errors; --golden-report FILE writes it as a page (docs/fidelity.md).
 """
 
 from __future__ import annotations
@@ -37,49 +37,49 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if marker is None:
         return
     system, kinds = marker.args
-    wanted = metafunc.config.getoption("--golden-system", default=None)
-    found = find_cases(system) if wanted in (None, system) else {}
-    folders = [folder for name, folder in sorted(found.items()) if re.fullmatch(kinds, name)]
+    selected_system = metafunc.config.getoption("--golden-system", default=None)
+    result = find_cases(system) if selected_system in (None, system) else {}
+    folders = [folder for name, folder in sorted(result.items()) if re.fullmatch(kinds, name)]
     metafunc.parametrize("case", folders, ids=[f"{f.parent.name}-{f.name}" for f in folders], indirect=True)
 
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest) -> GoldenCase:
-    made = GoldenCase(request.param)
-    request.node.user_properties.append(("golden", made.name))
-    yield made
-    request.node.user_properties.append(("golden_rows", made.rows))
-    request.node.user_properties.append(("golden_notes", made.notes))
-    request.node.user_properties.append(("golden_measured", made.measured))
+    result = GoldenCase(request.param)
+    request.node.user_properties.append(("golden", result.name))
+    yield result
+    request.node.user_properties.append(("golden_rows", result.rows))
+    request.node.user_properties.append(("golden_notes", result.notes))
+    request.node.user_properties.append(("golden_measured", result.measured))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    made = yield
-    asked = getattr(item, "callspec", None) is not None and "case" in item.callspec.params
-    if asked and made.skipped:  # a case of a kind the project claims is never skipped
-        made.outcome, made.longrepr = "failed", f"golden case skipped: {item.nodeid}"
-    return made
+    result = yield
+    is_golden = getattr(item, "callspec", None) is not None and "case" in item.callspec.params
+    if is_golden and result.skipped:  # golden cases must not be skipped
+        result.outcome, result.longrepr = "failed", f"golden case skipped: {item.nodeid}"
+    return result
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """An empty parametrisation would count as a skip; leave such tests out (required.txt guards against silent loss)."""
+    """Deselects golden tests without cases, which pytest would report as skipped (test_required.py detects missing cases)."""
     items[:] = [i for i in items if not (i.get_closest_marker("golden") and "NOTSET" in i.nodeid)]
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    found = report.collect(r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "when"))
-    if not found:
+    results = report.collect(r for reports in terminalreporter.stats.values() for r in reports if hasattr(r, "when"))
+    if not results:
         return
     terminalreporter.section("golden cases: worst tensor, its error, its tolerance")
-    for name, result in found.items():
+    for name, result in results.items():
         if result.rows:
             tensor, error, tolerance = result.worst
-            told = f"{error:9.2e} <= {tolerance:9.2e}  ({result.count} tensors)"
-            terminalreporter.write_line(f"{name:45s} {tensor:38s} {told}")
+            summary = f"{error:9.2e} <= {tolerance:9.2e}  ({result.count} tensors)"
+            terminalreporter.write_line(f"{name:45s} {tensor:38s} {summary}")
         for note in result.notes:
             terminalreporter.write_line(f"{'':45s} {note}")
     page = config.getoption("--golden-report")
     if page is not None:
-        report.write(pathlib.Path(page), found, f"{platform.machine()}, jax {jax.__version__}, {jax.default_backend()}")
+        report.write(pathlib.Path(page), results, f"{platform.machine()}, jax {jax.__version__}, {jax.default_backend()}")
         terminalreporter.write_line(f"wrote {page}")

@@ -15,53 +15,53 @@ from safetensors.numpy import load_file
 BUNDLED = pathlib.Path(__file__).parent
 
 
-def roots() -> list[pathlib.Path]:
+def golden_roots() -> list[pathlib.Path]:
     return [BUNDLED, *(pathlib.Path(p) for p in os.environ.get("HYPERSEG_GOLDEN", "").split(":") if p)]
 
 
 def find_cases(system: str) -> dict[str, pathlib.Path]:
-    """{case name: folder}; a root given later wins, so that a full case replaces the bundled one of that name."""
-    return {path.parent.name: path.parent for root in roots() for path in sorted(root.glob(f"{system}/*/meta.json"))}
+    """Returns {case name: folder}. Later roots win, so that a full case replaces the bundled one of the same name."""
+    return {path.parent.name: path.parent for root in golden_roots() for path in sorted(root.glob(f"{system}/*/meta.json"))}
 
 
-def _stream(name: str) -> np.random.Generator:
+def _make_rng(name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode())))
 
 
 def recipe_normal(name: str, shape: list[int], mean: float, std: float) -> np.ndarray:
-    return (_stream(name).standard_normal(shape, dtype=np.float32) * np.float32(std) + np.float32(mean)).astype(np.float32)
+    return (_make_rng(name).standard_normal(shape, dtype=np.float32) * np.float32(std) + np.float32(mean)).astype(np.float32)
 
 
 def recipe_uniform(name: str, shape: list[int]) -> np.ndarray:
-    return _stream(name).random(shape, dtype=np.float32)
+    return _make_rng(name).random(shape, dtype=np.float32)
 
 
-def thinned(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Every k-th entry of each axis, as many as `shape` has: how large tensors were cut before they were stored."""
-    assert array.ndim == len(shape), f"{array.shape} cannot be thinned to {shape}"
+def subsample(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns every k-th entry of each axis, down to `shape`: large tensors are stored subsampled."""
+    assert array.ndim == len(shape), f"{array.shape} cannot be subsampled to {shape}"
     steps = [-(-have // stored) if stored else 1 for have, stored in zip(array.shape, shape, strict=True)]
     return array[tuple(slice(None, None, max(step, 1)) for step in steps)]
 
 
 class GoldenCase:
-    """One case, loaded, with the comparison by the one rule."""
+    """A loaded golden case and its comparison with our outputs."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.name = f"{folder.parent.name}/{folder.name}"
         self.meta = json.loads((folder / "meta.json").read_text())
         self.config = self.meta.get("config", {})
         self.folder = folder
-        self.inputs = self._arrays("inputs") | self._drawn()
+        self.inputs = self._arrays("inputs") | self._draw_inputs()
         self.outputs = self._arrays("outputs")
         self.rows: list[tuple[str, float, float]] = []
         self.notes: list[str] = []
-        self.measured: list[tuple[str, dict[str, float]]] = []  # (label, numbers that are told, not judged)
+        self.measured: list[tuple[str, dict[str, float]]] = []  # (label, values that are reported but not checked)
 
     def _arrays(self, stem: str) -> dict[str, np.ndarray]:
         path = self.folder / f"{stem}.safetensors"
         return load_file(path) if path.exists() else {}
 
-    def _drawn(self) -> dict[str, np.ndarray]:
+    def _draw_inputs(self) -> dict[str, np.ndarray]:
         draws = self.meta.get("input_draws")
         if not draws:
             return {}
@@ -73,28 +73,30 @@ class GoldenCase:
     @property
     def weights(self) -> dict[str, np.ndarray]:
         rows = {row["name"]: row for row in json.loads((self.folder / "manifest.json").read_text())}
-        made = {}
+        result = {}
         for name, row in rows.items():
             if not row.get("computed"):
                 twin = rows.get(row.get("tied_to") or row.get("alias_of") or name, row)
-                made[name] = recipe_normal(twin["name"], twin["shape"], twin["mean"], twin["std"])
-        return made
+                result[name] = recipe_normal(twin["name"], twin["shape"], twin["mean"], twin["std"])
+        return result
 
     def floor(self, name: str) -> float | None:
         entry = self.meta.get("fp32_vs_fp64", {}).get(name)
         return None if entry is None else entry.get("max_abs")
 
-    def drawn(self, name: str) -> np.ndarray:
-        """An input that is not stored: `input_recipe` in meta.json gives its full name, its spread and in some cases its shape.
+    def draw_input(self, name: str) -> np.ndarray:
+        """Generates an input that is not stored: `input_recipe` in meta.json gives its
+        full name, its spread and in some cases its shape.
 
-        "'dev/x/scale<i>' std 0.5" describes scale0, scale1 and so on. Pass a shape to `drawn_as` where the recipe has none.
+        "'dev/x/scale<i>' std 0.5" describes scale0, scale1 and so on. Use `draw_input_as` if the recipe has
+        no shape.
         """
         full, std, shape = self._recipe(name)
         assert shape is not None, f"{self.name}: the recipe of {name} gives no shape"
         return recipe_normal(full, shape, 0, std)
 
-    def drawn_as(self, name: str, shape: Iterable[int]) -> np.ndarray:
-        """An input that is not stored, of this shape."""
+    def draw_input_as(self, name: str, shape: Iterable[int]) -> np.ndarray:
+        """Generates an input that is not stored, with the given shape."""
         full, std, _ = self._recipe(name)
         return recipe_normal(full, list(shape), 0, std)
 
@@ -104,14 +106,14 @@ class GoldenCase:
         for full, std, shape in re.findall(r"'([^'\s]+)',? std ([\d.]+)(?:, shape (\[[\d, ]+\]))?", text):
             pattern = re.sub(r"<\w+>", r"\\w+", full)
             stem = re.split(r"\d|/", name)[0]
-            whole = full[: full.rfind(f"/{stem}") + 1] + name
-            if f"/{stem}" in full and re.fullmatch(pattern, whole):
-                return whole, float(std), json.loads(shape) if shape else None
+            complete = full[: full.rfind(f"/{stem}") + 1] + name
+            if f"/{stem}" in full and re.fullmatch(pattern, complete):
+                return complete, float(std), json.loads(shape) if shape else None
         raise AssertionError(f"{self.name}: no recipe for {name} in {text}")
 
-    def near_zero(self, names: Iterable[str], floors: int) -> float:
-        """How far from zero a logit may lie whose sign is not the expected one: `floors` times the largest floor of these
-        outputs; 0 where none was measured."""
+    def sign_tolerance(self, names: Iterable[str], floors: int) -> float:
+        """Returns the largest magnitude of a logit whose sign may differ: `floors` times the largest floor of these
+        outputs, or 0 without measured floors."""
         measured = [self.floor(name) for name in names if not name.endswith("_stats")]
         return floors * max((floor for floor in measured if floor is not None), default=0.0)
 
@@ -138,25 +140,28 @@ class GoldenCase:
         worst = np.unravel_index(np.argmax(error - tolerance), error.shape)
         self.rows.append((name, float(error[worst]), float(tolerance[worst])))
 
-    def compare_signs(self, name: str, actual, expected, logits, legal: float) -> int:
-        """Records how many bits of a decision `logit > 0` differ illegally, and returns how many differ at all.
+    def compare_signs(self, name: str, actual, expected, logits, allowed: float) -> int:
+        """Records how many bits of `logit > 0` differ beyond the tolerance, and returns how many differ at all.
 
-        A bit may differ where our logit lies within `legal` of zero, and is printed. For attention masks `legal` is 10 x the
-        floor of the logits. For the pixels of an answer it is the floor itself: there the reference's own float32 and
-        float64 runs need not agree on the sign either.
+        A bit may differ where our logit lies within `allowed` of zero, and is printed. For attention masks `allowed` is 10
+        x the floor of the logits. For the pixels of a predicted mask it is the floor itself: the reference's own float32 and
+        float64 runs may differ in sign as well.
         """
         flipped = np.asarray(actual, bool) != np.asarray(expected, bool)
         near = np.abs(np.asarray(logits)[flipped])
         if len(near):
             self.notes.append(
-                f"{name}: {len(near)} of {flipped.size} bits flipped, largest |logit| {near.max():.1e}, legal below {legal:.1e}"
+                f"{name}: {len(near)} of {flipped.size} bits flipped, largest |logit| {near.max():.1e}, limit {allowed:.1e}"
             )
-        self.rows.append((name, float((near > legal).sum()), 0.0))
+        self.rows.append((name, float((near > allowed).sum()), 0.0))
         return len(near)
 
-    def done(self, *, given: Iterable[str] = ()) -> None:
-        """given: outputs that the test handed to our code as inputs, or that lie behind a legally flipped bit."""
+    def check(self, *, skipped: Iterable[str] = ()) -> None:
+        """Asserts that every output was compared and within tolerance.
+
+        skipped: outputs that are not compared: inputs of the test, or those after a tolerated sign flip.
+        """
         bad = [f"{name}: error {error:.3g} > {tolerance:.3g}" for name, error, tolerance in self.rows if error > tolerance]
-        bad += [f"{name}: not compared" for name in self.outputs.keys() - {name for name, *_ in self.rows} - set(given)]
+        bad += [f"{name}: not compared" for name in self.outputs.keys() - {name for name, *_ in self.rows} - set(skipped)]
         assert not bad, f"{self.name}:\n  " + "\n  ".join(bad)
         assert self.rows, f"{self.name}: nothing was compared"

@@ -1,4 +1,4 @@
-"""The tables of a golden run: on the terminal, and as the page docs/fidelity.md (pytest --golden-report FILE)."""
+"""Result tables of the golden tests: on the terminal, and as docs/fidelity.md (pytest --golden-report FILE)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = tuple[str, float, float]  # tensor, error, tolerance
 
 @dataclasses.dataclass
 class CaseResult:
-    """What all tests of one case compared, noted and measured."""
+    """Comparisons, notes and measurements of all tests of one case."""
 
     rows: list[Row] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -20,7 +20,7 @@ class CaseResult:
 
     @property
     def count(self) -> int:
-        """Different tensors; some are compared by several tests."""
+        """Number of distinct tensors; some are compared by several tests."""
         return len({name for name, *_ in self.rows})
 
     @property
@@ -29,19 +29,19 @@ class CaseResult:
 
 
 def collect(reports: Iterable) -> dict[str, CaseResult]:
-    """{case: result} of the reports of a run, in the order of their names."""
-    found: dict[str, CaseResult] = {}
+    """Returns {case: result} of a run's pytest reports, sorted by name."""
+    results: dict[str, CaseResult] = {}
     for report in reports:
         properties = dict(getattr(report, "user_properties", ()))
         if "golden" not in properties:
             continue
-        result = found.setdefault(properties["golden"], CaseResult())
+        result = results.setdefault(properties["golden"], CaseResult())
         result.failed |= report.failed
         if report.when == "teardown":
             result.rows += map(tuple, properties["golden_rows"])
             result.notes += properties["golden_notes"]
             result.measured += properties["golden_measured"]
-    return dict(sorted(found.items()))
+    return dict(sorted(results.items()))
 
 
 PAGE = """# How close to the published code
@@ -82,16 +82,16 @@ are root mean squares in standard deviations of the expected tensor; IoU is that
 """
 
 
-def write(path: pathlib.Path, found: dict[str, CaseResult], platform: str) -> None:
-    """Writes the page under a temporary name, then renames it."""
+def write(path: pathlib.Path, results: dict[str, CaseResult], platform: str) -> None:
+    """Writes the page atomically."""
     cases, notes, measured = [], [], []
-    for name, result in found.items():
+    for name, result in results.items():
         if result.rows:
             tensor, error, tolerance = result.worst
-            told = "FAILED" if result.failed else "" if not result.notes else f"[{len(notes) + 1}]"
+            status = "FAILED" if result.failed else "" if not result.notes else f"[{len(notes) + 1}]"
             if result.notes:
                 notes.append(f"{len(notes) + 1}. " + "; ".join(result.notes))
-            cases.append(f"| {name} | {result.count} | `{tensor}` | {error:.1e} | {tolerance:.1e} | {told} |")
+            cases.append(f"| {name} | {result.count} | `{tensor}` | {error:.1e} | {tolerance:.1e} | {status} |")
         for label, values in result.measured:
             cells = " | ".join(f"{values[key]:.3g}" for key in ("mask logits", "scores", "mean IoU", "median IoU"))
             measured.append(f"| {name}{' ' + label if label else ''} | {cells} |")

@@ -22,4 +22,4 @@ def test_preprocess(case):
         case.compare(f"{shape}_siglip", np.moveaxis(np.asarray(clip_image), -1, 0))
         case.compare(f"{shape}_padding_mask", padding)
         case.compare(f"{shape}_region_mask_siglip", stretch_mask(drawn > 0, clip_size)[None])
-    case.done()
+    case.check()

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from imported import abstract, channels_last, import_all
+from import_weights import abstract_params, channels_last, import_params
 
 from hyperseg_jax.connectors import projector
 from hyperseg_jax.encoders import siglip, swin
@@ -14,7 +14,7 @@ def test_swin(case):
     config = case.config
     model = swin.Swin(config["embed_dim"], tuple(config["depths"]), tuple(config["num_heads"]), config["window_size"])
     image = channels_last(case.inputs["image"])
-    params = import_all(case.weights, swin=(abstract(model, image), swin.table(model), "model.vision_tower_mask."))
+    params = import_params(case.weights, swin=(abstract_params(model, image), swin.table(model), "model.vision_tower_mask."))
     levels = jax.jit(lambda p, x: model.apply({"params": p}, x).levels)(params["swin"], image)
     ours = {f"res{i + 2}": np.moveaxis(np.asarray(level), -1, 1) for i, level in enumerate(levels)}
     for name in case.outputs:
@@ -26,7 +26,7 @@ def test_swin(case):
             case.compare(name, np.array([level.mean(), level.std(), level.min(), level.max()]))
         else:
             case.compare(name, level[:, :: int(what.removeprefix("ch::") or 1)])
-    case.done()
+    case.check()
 
 
 @pytest.mark.golden("hyperseg", r"siglip_.*")
@@ -45,10 +45,10 @@ def test_siglip(case):
     connector = projector.Projector(config["llm_hidden"])
     image = channels_last(case.inputs["image"])
     feature = np.zeros((1, tower.num_tokens, tower.hidden_size), np.float32)
-    params = import_all(
+    params = import_params(
         case.weights,
-        tower=(abstract(tower, image), siglip.table(tower), "model.vision_tower."),
-        connector=(abstract(connector, feature), projector.table(connector), "model.mm_projector."),
+        tower=(abstract_params(tower, image), siglip.table(tower), "model.vision_tower."),
+        connector=(abstract_params(connector, feature), projector.table(connector), "model.mm_projector."),
     )
 
     @jax.jit
@@ -61,4 +61,4 @@ def test_siglip(case):
         case.compare(f"hidden_states_{i}", state)
     case.compare("selected", selected)
     case.compare("projected", projected)
-    case.done()
+    case.check()

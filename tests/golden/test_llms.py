@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_case import thinned
-from imported import abstract, channels_last, import_all
-from whole_model import WholeModel, layout_of
+from case_model import CaseModel, layout_from_case
+from golden_case import subsample
+from import_weights import abstract_params, channels_last, import_params
 
 from hyperseg_jax.connectors import projector
 from hyperseg_jax.encoders import siglip
@@ -39,12 +39,12 @@ def test_phi(case):
     mask = case.inputs["attention_mask"] > 0
     positions = np.broadcast_to(np.arange(mask.shape[1], dtype=np.int32), mask.shape)
     stream = TokenStream(embeddings, positions, mask, np.full(mask.shape, Source.TEXT, np.int32))
-    params = import_all(case.weights, llm=(abstract(model, stream), phi.table(model), "model."))
+    params = import_params(case.weights, llm=(abstract_params(model, stream), phi.table(model), "model."))
     last, hidden = jax.jit(lambda p, s: model.apply({"params": p}, s, all_hidden=True))(params["llm"], stream)
     for i, state in enumerate(hidden):
         case.compare(f"hidden_states_{i}", state)
     case.compare("last_hidden_state", last)
-    case.done()
+    case.check()
 
 
 @pytest.mark.golden("hyperseg", r"layout_.*")
@@ -65,10 +65,10 @@ def test_layout_and_splice(case):
     feature = np.zeros((1, tower.num_tokens, tower.hidden_size), np.float32)
     weights = case.weights
     tensors = {"queries": "seg_query", "tokens": "model.embed_tokens.weight"}
-    params = import_all(
+    params = import_params(
         weights,
-        tower=(abstract(tower, image), siglip.table(tower), "model.vision_tower."),
-        connector=(abstract(connector, feature), projector.table(connector), "model.mm_projector."),
+        tower=(abstract_params(tower, image), siglip.table(tower), "model.vision_tower."),
+        connector=(abstract_params(connector, feature), projector.table(connector), "model.mm_projector."),
         llm=(
             {path: weights[name] for path, name in tensors.items()},
             Table(Row(path, name, Identity()) for path, name in tensors.items()),
@@ -80,7 +80,7 @@ def test_layout_and_splice(case):
     queries = params["llm"]["queries"]
     counts = TokenCounts(tower.num_tokens, fine_grained.shape[1], len(queries))
     length = case.outputs["labels"].shape[1]
-    padding = case.config["llm"]["vocab_size"] - 1  # the end of text pads as well, and is masked wherever it stands
+    padding = case.config["llm"]["vocab_size"] - 1  # the end-of-text token also pads and is always masked
     layouts = []
     for b, (ids, labels) in enumerate(zip(case.inputs["input_ids"], case.inputs["labels"], strict=True)):
         tokens = PromptTokens(
@@ -110,31 +110,31 @@ def test_layout_and_splice(case):
     case.compare("temporal_mask", stream.source == Source.FINE_GRAINED)
     case.compare("image_tokens", tokens)
     case.compare("inputs_embeds", stream.embeddings)
-    case.done()
+    case.check()
 
 
 @pytest.mark.golden("hyperseg", r"text_.*")
 def test_conversation(case):
-    """Logits of a conversation about an image, and the answer that is written."""
-    whole = WholeModel(case)
+    """Logits of a conversation about an image, and the generated answer."""
+    model = CaseModel(case)
     ids = case.inputs["input_ids"]
     written = case.outputs["generated_ids"][:, ids.shape[1] :]
-    layout, _ = layout_of(case, whole.counts, case.outputs["logits_first_vocab"].shape[1])
+    layout, _ = layout_from_case(case, model.counts, case.outputs["logits_first_vocab"].shape[1])
     image = channels_last(case.inputs["image_clip"])
 
     @jax.jit
-    def read(params):
+    def read_logits(params):
         logits = lambda model: model.language_head(model.llm(model.conversation(model.image_tokens(image), layout)))
-        return whole.model.apply({"params": params}, method=logits)
+        return model.model.apply({"params": params}, method=logits)
 
-    logits, vocab_size = read(whole.params), case.config["llm"]["vocab_size"]
+    logits, vocab_size = read_logits(model.params), case.config["llm"]["vocab_size"]
     case.compare("logits_first_vocab", logits[..., :vocab_size])
     last = case.outputs["logits_last_position_every_16th"]
-    case.compare("logits_last_position_every_16th", thinned(logits[:, -1], last.shape))
+    case.compare("logits_last_position_every_16th", subsample(logits[:, -1], last.shape))
     case.compare("logits_argmax_full", logits.argmax(-1))
     batch = {"clip_images": (image[:, None] + 1) * 127.5, "layout": vars(layout), "class_valid": np.zeros((len(image), 1, 0))}
-    writer = inference.write(whole.model, whole.config)
+    writer = inference.write(model.model, model.config)
     size = {"max_new_tokens": written.shape[1], "eos_id": vocab_size - 1, "vocab_size": vocab_size}
-    answer = jax.jit(lambda params: writer.greedy(params, batch, {}, **size))(whole.params)
+    answer = jax.jit(lambda params: writer.greedy(params, batch, {}, **size))(model.params)
     case.compare("generated_ids", np.concatenate([ids, answer[:, 0, 0]], 1))
-    case.done()
+    case.check()

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import apart
 from golden_case import recipe_uniform
+from sample_inputs import masks_to_planes
 
 from hyperseg_jax.losses import BalancedScores, ClassScores, MaskCriterion, MaskTargets, PointDraws
 from hyperseg_jax.losses.reidentification import choose_queries
@@ -14,29 +14,30 @@ from hyperseg_jax.structs import MaskPrediction
 NAMES = {"mask": "loss_mask", "dice": "loss_dice", "expression": "loss_SEG_class"}
 
 
-def pad(arrays, number):
-    """[n_b, ...] of each row -> [B, number, ...]."""
+def pad_rows(arrays, number):
+    """Pads rows [n_b, ...] to [B, number, ...]."""
     return np.stack([np.concatenate([a, np.zeros((number - len(a), *a.shape[1:]), a.dtype)]) for a in arrays])
 
 
-def rows_of(masks, kind, labels=None):
-    """MaskTargets of rows that all ask one kind of question; masks: [n_b, H, W] of each row."""
+def make_targets(masks, kind, labels=None):
+    """Returns MaskTargets of rows of one kind of prompt; masks: [n_b, H, W] of each row."""
     number = max(1, *(len(m) for m in masks))
     valid = np.stack([np.arange(number) < len(m) for m in masks])
-    labels = pad(labels, number) if labels else np.zeros(valid.shape, np.int32)
+    labels = pad_rows(labels, number) if labels else np.zeros(valid.shape, np.int32)
     supervised = {k: np.full(len(masks), k == kind) for k in ("expression", "class", "region")}
     return jax.tree.map(
-        jnp.asarray, MaskTargets(**apart(pad(masks, number) > 0), valid=valid, labels=labels, supervised=supervised)
+        jnp.asarray,
+        MaskTargets(**masks_to_planes(pad_rows(masks, number) > 0), valid=valid, labels=labels, supervised=supervised),
     )
 
 
 def predict(stages):
-    """The last stage is the final prediction."""
+    """Returns the outputs of a list of stages, of which the last is the final prediction."""
     return MaskPrediction(**stages[-1], stages=tuple(stages[:-1]))
 
 
-def by_target(drawn, matched_targets, number):
-    """Draws of the reference, one for each pair, rows in order and pairs by query -> one for each target slot."""
+def reorder_by_target(drawn, matched_targets, number):
+    """Reorders the reference's random draws from matched pairs (by row and query) to target slots."""
     out = np.zeros((len(matched_targets), number, *drawn.shape[1:]), np.float32)
     slots = [(b, t) for b, targets in enumerate(matched_targets) for t in targets]
     for (b, t), one in zip(slots, drawn, strict=True):
@@ -48,9 +49,9 @@ def by_target(drawn, matched_targets, number):
 def test_instructseg_criterion(case):
     config, batch = case.config, case.config["batch"]
     layers = case.meta["random_draws"]["per_layer"]
-    layers = [*layers[1:], layers[0]]  # the final prediction last
+    layers = [*layers[1:], layers[0]]  # move the final prediction to the end
     order = [layer["layer"] for layer in layers]
-    targets = rows_of([case.inputs[f"gt_masks_padded_{b}"] for b in range(batch)], "expression")
+    targets = make_targets([case.inputs[f"gt_masks_padded_{b}"] for b in range(batch)], "expression")
     number = targets.valid.shape[1]
     shapes = {call["name"]: call["shape"] for call in case.meta["random_draws"]["calls"]}
     pairs = {x: [case.outputs[f"match_tgt/{x}/{b}"] for b in range(batch)] for x in order}
@@ -60,12 +61,12 @@ def test_instructseg_criterion(case):
 
     draws = PointDraws(
         matching=np.stack([np.concatenate([drawn(name) for name in layer["matcher_draws"]]) for layer in layers]),
-        candidates=np.stack([by_target(drawn(x["oversample_draw"]), pairs[x["layer"]], number) for x in layers]),
-        unselected=np.stack([by_target(drawn(x["random_draw"]), pairs[x["layer"]], number) for x in layers]),
+        candidates=np.stack([reorder_by_target(drawn(x["oversample_draw"]), pairs[x["layer"]], number) for x in layers]),
+        unselected=np.stack([reorder_by_target(drawn(x["random_draw"]), pairs[x["layer"]], number) for x in layers]),
     )
     size = [batch, config["queries"]]
-    masks = {x: case.drawn_as(f"pred_masks/{x}", [*size, *config["pred_mask_hw"]]) for x in order}
-    scores = {x: case.drawn_as(f"pred_SEG_logits/{x}", [*size, 1]) for x in order}
+    masks = {x: case.draw_input_as(f"pred_masks/{x}", [*size, *config["pred_mask_hw"]]) for x in order}
+    scores = {x: case.draw_input_as(f"pred_SEG_logits/{x}", [*size, 1]) for x in order}
     for x in order:
         if f"pred_masks/{x}" in case.inputs:
             np.testing.assert_array_equal(masks[x], case.inputs[f"pred_masks/{x}"])
@@ -109,12 +110,12 @@ def test_instructseg_criterion(case):
     for kind, name in NAMES.items():
         weighted = criterion.weights[kind] * losses.terms[kind].sum()
         case.compare(f"weighted_sum/{name}", weighted.reshape(1))
-    inner = ("cost_mask/", "cost_dice/", "loss_point_coords")  # compared in what they become: the total cost, the losses
-    case.done(given=[name for name in case.outputs if name.startswith(inner)])
+    inner = ("cost_mask/", "cost_dice/", "loss_point_coords")  # compared through the total cost and the losses
+    case.check(skipped=[name for name in case.outputs if name.startswith(inner)])
 
 
 def compare_pairs(case, query_of_target, source, target):
-    """The matched pairs, by query as the reference lists them."""
+    """Compares the matched pairs, sorted by query like the reference's."""
     matched = np.flatnonzero(query_of_target >= 0)
     matched = matched[np.argsort(query_of_target[matched])]
     case.compare(target, matched)
@@ -134,7 +135,7 @@ def test_psalm_losses(case, kind):
     batch, stages = range(read["pred_masks"].shape[1]), range(len(read["pred_masks"]))
     masks = [read[f"gt_masks_{b}"][:count] for b in batch]
     labels = [np.arange(len(masks[b]), dtype=np.int32) if kind == "region" else read[f"gt_labels_{b}"][:count] for b in batch]
-    targets = rows_of(masks, score, labels)
+    targets = make_targets(masks, score, labels)
     number = targets.valid.shape[1]
     if kind == "seg":
         scores = {"expression": read["pred_SEG_logits"][..., 0]}
@@ -149,7 +150,7 @@ def test_psalm_losses(case, kind):
     predictions = [{"mask_logits": read["pred_masks"][s], "scores": {k: v[s] for k, v in scores.items()}} for s in stages]
     suffixes = {**{f"aux{s}": f"_{s}" for s in stages[:-1]}, "final": ""}
     pairs = {x: [case.outputs[f"{kind}_{x}_match_target_{b}"] for b in batch] for x in suffixes}
-    points = np.stack([by_target(read[f"{kind}_{x}_loss_points"], pairs[x], number) for x in suffixes])
+    points = np.stack([reorder_by_target(read[f"{kind}_{x}_loss_points"], pairs[x], number) for x in suffixes])
     draws = PointDraws(
         matching=np.stack([np.concatenate([read[f"{kind}_{x}_match_points_{b}"] for b in batch]) for x in suffixes]),
         candidates=points[..., :0, :],
@@ -172,18 +173,18 @@ def test_psalm_losses(case, kind):
         for b in batch:
             names_of = (f"{kind}_{x}_match_{what}_{b}" for what in ("query", "target"))
             compare_pairs(case, np.asarray(losses.query_of_target[s, b]), *names_of)
-    case.done(given=[name for name in case.outputs if not name.startswith(f"{kind}_")])
+    case.check(skipped=[name for name in case.outputs if not name.startswith(f"{kind}_")])
 
 
 @pytest.mark.golden("hyperseg", r"reid_pos_neg.*")
 def test_reidentification_targets(case):
     read = case.inputs
-    given = [jnp.asarray(read[name]) for name in ("boxes", "class_prob", "gt_boxes", "gt_labels")]
+    args = [jnp.asarray(read[name]) for name in ("boxes", "class_prob", "gt_boxes", "gt_labels")]
     choose = jax.jit(choose_queries)
-    everything = choose(*given, jnp.ones(len(read["gt_labels"]), bool))
+    everything = choose(*args, jnp.ones(len(read["gt_labels"]), bool))
     case.compare("pos", everything.positive)
     case.compare("not_neg", ~everything.negative)
     for name in (name for name in case.outputs if name.startswith("pos_with_gt")):
         absent = int(name.removeprefix("pos_with_gt").removesuffix("_invalid"))
-        case.compare(name, choose(*given, jnp.arange(len(read["gt_labels"])) != absent).positive)
-    case.done()
+        case.compare(name, choose(*args, jnp.arange(len(read["gt_labels"])) != absent).positive)
+    case.check()

@@ -1,12 +1,12 @@
-"""Our tables against every tensor of the full-size checkpoint: names and shapes, for the parts that stand on their own."""
+"""Our tables against every tensor of the full-size checkpoint: names and shapes, by part."""
 
 import json
 
 import jax
 import numpy as np
 import pytest
-from golden_case import roots
-from imported import abstract
+from golden_case import golden_roots
+from import_weights import abstract_params
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.connectors import fine_grained_perceiver, projector
@@ -16,7 +16,7 @@ from hyperseg_jax.structs import Pyramid, TokenStream
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.weights.exporting import conversion_lines
 
-MANIFESTS = [path for root in roots() if (path := root / "hyperseg" / "full_manifest.json").exists()]
+MANIFESTS = [path for root in golden_roots() if (path := root / "hyperseg" / "full_manifest.json").exists()]
 
 
 def zeros(*shape, dtype=np.float32):
@@ -24,7 +24,7 @@ def zeros(*shape, dtype=np.float32):
 
 
 def published_parts():
-    """(prefix of the table, prefixes of all its names, module, table, example inputs) of each part at its published size."""
+    """Returns (prefix of the table, prefixes of all its names, module, table, example inputs) of each published part."""
     tower, mask_tower, llm = siglip.Siglip(keep_unused=True), swin.Swin(), phi.Phi()
     perceiver, connector = fine_grained_perceiver.FineGrainedPerceiver(2560), projector.Projector(2560)
     head = phi.LanguageHead()
@@ -56,11 +56,11 @@ def published_parts():
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.parent.name)
 @pytest.mark.parametrize("config", ["hyperseg_3b_released", "hyperseg_3b"])
 def test_an_export_has_every_published_name(manifest, config):
-    """What export-weights would write, and nothing else but names that are marked as ours."""
+    """Export writes the published names, plus only names marked as ours."""
     rows = json.loads(manifest.read_text())["keys"]
     lines = [line.split("\t") for line in conversion_lines(configs.load(config))]
-    written = {name: json.loads(shape) for name, shape, _, operator in lines if not operator.endswith("(ours only)")}
-    assert written == {row["name"]: list(row["shape"]) for row in rows}
+    exported = {name: json.loads(shape) for name, shape, _, operator in lines if not operator.endswith("(ours only)")}
+    assert exported == {row["name"]: list(row["shape"]) for row in rows}
     assert (len(lines) > len(rows)) == (config == "hyperseg_3b")
 
 
@@ -70,8 +70,8 @@ def test_full_size_names_and_shapes(manifest, part):
     prefix, owned, module, table, inputs = published_parts()[part]
     rows = json.loads(manifest.read_text())["keys"]
     expected = {row["name"]: tuple(row["shape"]) for row in rows if row["name"].startswith(owned)}
-    # arrays without memory of their own, of the parameters' shapes
-    leaves = flatten(abstract(module, *inputs))
+    # broadcast zeros of the parameters' shapes, without allocation
+    leaves = flatten(abstract_params(module, *inputs))
     params = unflatten({path: np.broadcast_to(np.zeros((), np.int8), leaf.shape) for path, leaf in leaves.items()})
     exported = table.with_prefix(name=prefix).to_torch(params)
     assert {name: tensor.shape for name, tensor in exported.items()} == expected

@@ -2,26 +2,28 @@
 
 import numpy as np
 import pytest
-from answered import answered, geometry_of
+from case_answers import case_geometry, compute_answers
 
 from hyperseg_jax.results.tracking import Tracker
 
 
 @pytest.mark.golden("hyperseg", r"postprocess.*")
 def test_post_processing(case):
-    read, wanted = case.inputs, case.outputs["post_mask_logits"]
+    read, expected = case.inputs, case.outputs["post_mask_logits"]
     scores = {"expression": read["SEG_logits"][:, 0], "class": read["class_logits"], "region": read["region_logits"].T}
-    legal = case.near_zero(["post_mask_logits"], floors=1)
-    made, _ = answered(read["mask_logits"], scores, geometry_of(read), read["is_thing"].tolist(), wanted > 0, legal)
-    logits = made["post_mask_logits"]
-    case.compare_signs("post_mask_logits > 0", logits > 0, wanted > 0, logits, legal)
-    best = logits[made["best_query"][0]]
+    allowed = case.sign_tolerance(["post_mask_logits"], floors=1)
+    result, _ = compute_answers(
+        read["mask_logits"], scores, case_geometry(read), read["is_thing"].tolist(), expected > 0, allowed
+    )
+    logits = result["post_mask_logits"]
+    case.compare_signs("post_mask_logits > 0", logits > 0, expected > 0, logits, allowed)
+    best = logits[result["best_query"][0]]
     for name in case.outputs:
         if name == "referring_best_mask":
-            case.compare_signs(name, best > 0, case.outputs[name] > 0, best, legal)
+            case.compare_signs(name, best > 0, case.outputs[name] > 0, best, allowed)
         else:
-            case.compare(name, made[name.removeprefix("referring_")])
-    case.done()
+            case.compare(name, result[name.removeprefix("referring_")])
+    case.check()
 
 
 @pytest.mark.golden("hyperseg", r"tracker.*")
@@ -41,11 +43,11 @@ def test_tracker(case):
     )
     for frame in range(sum(name.startswith("bboxes_") for name in read)):
         masks = read[f"masks_{frame}"][:, 0] > 0
-        found = tracker.update(masks, read[f"bboxes_{frame}"][:, 4], read[f"embeds_{frame}"])
-        case.compare(f"ids_{frame}", found.ids)
-        case.compare(f"kept_indices_{frame}", read[f"indices_{frame}"][found.kept])
-        case.compare(f"kept_labels_{frame}", read[f"labels_{frame}"][found.kept])
+        result = tracker.update(masks, read[f"bboxes_{frame}"][:, 4], read[f"embeds_{frame}"])
+        case.compare(f"ids_{frame}", result.ids)
+        case.compare(f"kept_indices_{frame}", read[f"indices_{frame}"][result.kept])
+        case.compare(f"kept_labels_{frame}", read[f"labels_{frame}"][result.kept])
         case.compare(f"num_tracklets_{frame}", np.array([tracker.num_tracks]))
     case.compare("final_track_ids", np.array(list(tracker.embeddings)))
     case.compare("final_track_embeds", np.stack(list(tracker.embeddings.values())))
-    case.done()
+    case.check()

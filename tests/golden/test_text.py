@@ -9,7 +9,7 @@ from hyperseg_jax.text.expressions import video_expression
 
 
 class ByteTokenizer:
-    """The case's toy tokenizer: one id a UTF-8 byte."""
+    """The case's toy tokenizer: one id per UTF-8 byte."""
 
     eos_id = 1
     id_of = staticmethod({"[SEG]": 3}.get)
@@ -33,4 +33,4 @@ def test_prompt_tokens(case):
         for what, ids in ours.items():
             if f"{kind}_{what}" in case.outputs:
                 case.compare(f"{kind}_{what}", np.array(ids, np.int32))
-    case.done()
+    case.check()

@@ -1,4 +1,4 @@
-"""How the launch scripts are called in these tests, and stand-ins for the programs that they call."""
+"""Fixtures that run the launch scripts with fake programs."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Scripts:
-    """Runs launch/NAME.py with a PATH of its own: stand-ins, and of the machine only its shell tools."""
+    """Runs launch/NAME.py with a PATH that contains only fake programs and the system's shell tools."""
 
     def __init__(self, folder):
         self.folder, self.bin = folder, folder / "bin"
@@ -20,7 +20,7 @@ class Scripts:
         self.log = folder / "calls"
 
     def program(self, name, text):
-        """A stand-in written in Python; it may use `log(words)`, `state` (a folder that stays) and `arguments`."""
+        """Writes a fake program in Python, which may use `log(words)`, `state` (a persistent folder) and `arguments`."""
         head = f"""#!{sys.executable} -IS
 import pathlib, sys, time
 arguments, state = sys.argv[1:], pathlib.Path({str(self.folder)!r})
@@ -38,7 +38,7 @@ def log(words):
         return {**kept, "PATH": path, **extra}
 
     def command(self, script, *arguments):
-        """-S: without installed packages, which the scripts do not need."""
+        """Returns the command of a script. -S: without installed packages, which the scripts do not need."""
         return [sys.executable, "-S", str(ROOT / "launch" / f"{script}.py"), *arguments]
 
     def run(self, script, *arguments, **extra):
@@ -61,22 +61,22 @@ def launch_modules(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "launch"))
 
 
-def commands(text):
-    """The shell-quoted command lines of a text, split; a command may span lines."""
-    lines, whole = [], ""
+def parse_commands(text):
+    """Splits the shell-quoted commands of a text; a command may span lines."""
+    lines, full = [], ""
     for line in text.splitlines():
-        if not whole and (not line or line.startswith("#")):
+        if not full and (not line or line.startswith("#")):
             continue
-        whole += line
+        full += line
         try:
-            lines.append(shlex.split(whole))
-            whole = ""
+            lines.append(shlex.split(full))
+            full = ""
         except ValueError:  # an open quote
-            whole += "\n"
-    assert not whole
+            full += "\n"
+    assert not full
     return lines
 
 
 @pytest.fixture
-def split():
-    return commands
+def split_commands():
+    return parse_commands

@@ -59,19 +59,19 @@ OBJECTS = {
 TYPES = {"string": str, "integer": int, "boolean": bool}
 
 
-def faults(value, kind, path):
-    """What of a value does not fit the published type, each with its path."""
+def list_errors(value, kind, path):
+    """Returns the mismatches of a value with the published type, each with its path."""
     if kind.endswith("[]"):
         if not isinstance(value, list):
             return [f"{path}: not a list"]
-        return [fault for k, one in enumerate(value) for fault in faults(one, kind[:-2], f"{path}[{k}]")]
+        return [error for k, one in enumerate(value) for error in list_errors(one, kind[:-2], f"{path}[{k}]")]
     if kind in TYPES:
         return [] if type(value) is TYPES[kind] else [f"{path}: {value!r} is no {kind}"]
     if kind == "quantity":
         return [] if type(value) in (int, str) else [f"{path}: {value!r} is no quantity"]
     if kind in ("map", "quantities"):
         inner = "string" if kind == "map" else "quantity"
-        return [fault for key, one in value.items() for fault in faults(one, inner, f"{path}.{key}")]
+        return [error for key, one in value.items() for error in list_errors(one, inner, f"{path}.{key}")]
     if kind not in OBJECTS:
         return [] if value in kind.split("|") else [f"{path}: {value!r} is none of {kind}"]
     fields = dict(word.split(":", 1) for word in OBJECTS[kind].split(" "))
@@ -81,5 +81,5 @@ def faults(value, kind, path):
     return (
         missing
         + unknown
-        + [fault for key, one in value.items() if key in types for fault in faults(one, types[key], f"{path}.{key}")]
+        + [error for key, one in value.items() if key in types for error in list_errors(one, types[key], f"{path}.{key}")]
     )

@@ -1,4 +1,4 @@
-"""launch/gke.py: the rendered JobSet against recorded text and the published API, and what is done to a cluster."""
+"""launch/gke.py: the rendered JobSet against recorded text and the published API, and the commands for the cluster."""
 
 import copy
 import importlib.util
@@ -35,36 +35,36 @@ if "apply" in arguments: (state / "applied").write_text(sys.stdin.read())
 """
 
 
-def published():
+def load_fields():
     spec = importlib.util.spec_from_file_location("kubernetes_fields", HERE / "kubernetes_fields.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def rendered(scripts, case):
-    shown = scripts.run("gke", *RUN, *CASES[case], "--dry-run")
-    assert shown.returncode == 0, shown.stderr
-    text, _, command = shown.stdout.rpartition("kubectl ")
+def render(scripts, case):
+    output = scripts.run("gke", *RUN, *CASES[case], "--dry-run")
+    assert output.returncode == 0, output.stderr
+    text, _, command = output.stdout.rpartition("kubectl ")
     return text, command
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_manifest_is_the_recorded_one(scripts, case):
-    assert rendered(scripts, case)[0] == (HERE / "golden" / f"{case}.yaml").read_text()
+def test_manifest_equals_the_recorded_one(scripts, case):
+    assert render(scripts, case)[0] == (HERE / "golden" / f"{case}.yaml").read_text()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_field_is_of_the_published_api(scripts, case):
-    manifest = yaml.safe_load(rendered(scripts, case)[0])
+def test_every_field_is_in_the_published_api(scripts, case):
+    manifest = yaml.safe_load(render(scripts, case)[0])
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert published().faults(manifest, "JobSet", "") == []
+    assert load_fields().list_errors(manifest, "JobSet", "") == []
 
 
-def test_the_walk_sees_what_is_wrong(scripts):
-    manifest = yaml.safe_load(rendered(scripts, "gke_v5p-128_2_spot")[0])
+def test_invalid_manifests_are_detected(scripts):
+    manifest = yaml.safe_load(render(scripts, "gke_v5p-128_2_spot")[0])
     pod = ("spec", "replicatedJobs", 0, "template", "spec", "template", "spec")
-    for path, value, said in [
+    for path, value, output in [
         (("spec", "failurePolicy", "maxRestart"), 3, ".spec.failurePolicy.maxRestart: unknown"),
         (("spec", "replicatedJobs", 0, "replicas"), "2", "is no integer"),
         (("spec", "failurePolicy", "restartStrategy"), "Blocking", "is none of"),
@@ -81,14 +81,14 @@ def test_the_walk_sees_what_is_wrong(scripts):
         inner[path[-1]] = value
         if value is None:
             del inner[path[-1]]
-        found = published().faults(broken, "JobSet", "")
-        assert len(found) == 1 and said in found[0], (path, found)
+        result = load_fields().list_errors(broken, "JobSet", "")
+        assert len(result) == 1 and output in result[0], (path, result)
 
 
-def test_names_fit_their_places(scripts):
-    """Rules of the API that no type tells: names that must agree, formats, what the Job needs for its failure policy."""
+def test_names_and_formats(scripts):
+    """API rules beyond types: matching names, formats, and the requirements of the failure policy."""
     for case in CASES:
-        manifest = yaml.safe_load(rendered(scripts, case)[0])
+        manifest = yaml.safe_load(render(scripts, case)[0])
         rule = manifest["spec"]["failurePolicy"]["rules"][0]
         assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
         assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
@@ -107,9 +107,9 @@ def test_names_fit_their_places(scripts):
         assert len(longest) <= 63
 
 
-def test_the_node_pool_fits_the_slice(scripts, split):
-    text, _ = rendered(scripts, "gke_v5p-128_2_spot")
-    (command,) = split(text.splitlines()[0].removeprefix("# a node pool for each slice: "))
+def test_the_node_pool_fits_the_slice(scripts, split_commands):
+    text, _ = render(scripts, "gke_v5p-128_2_spot")
+    (command,) = split_commands(text.splitlines()[0].removeprefix("# a node pool for each slice: "))
     assert command[:5] == ["gcloud", "container", "node-pools", "create", "v5p-128-0"]
     assert {"--machine-type=ct5p-hightpu-4t", "--tpu-topology=4x4x4", "--num-nodes=16", "--spot"} <= set(command)
 
@@ -120,40 +120,40 @@ def start(scripts, answers, *arguments):
     return scripts.run("gke", *RUN, *CASES["gke_v5e-16"], *arguments)
 
 
-def test_what_is_shown_is_what_is_applied(scripts):
-    text, command = rendered(scripts, "gke_v5e-16")
+def test_the_shown_manifest_is_applied(scripts):
+    text, command = render(scripts, "gke_v5e-16")
     assert start(scripts, [""]).returncode == 0
     assert (scripts.folder / "applied").read_text() == text.partition("\n")[2]
     assert scripts.calls()[1:] == [command.strip()] == ["--namespace=default apply --filename=-"]
 
 
-def test_a_run_that_has_ended_is_started_anew(scripts):
+def test_ended_runs_are_restarted(scripts):
     assert start(scripts, ["Failed"]).returncode == 0
     assert scripts.calls()[1:] == ["--namespace=default delete jobset lora", "--namespace=default apply --filename=-"]
 
 
 @pytest.mark.parametrize(("answers", "status"), [(["", "", "", "Completed"], 0), (["", "Failed"], 1)])
-def test_waiting_gives_the_runs_status(scripts, answers, status):
-    shown = start(scripts, answers, "--wait", "--poll=0")
-    assert shown.returncode == status and answers[-1] in shown.stdout
+def test_waiting_returns_the_status_of_the_run(scripts, answers, status):
+    output = start(scripts, answers, "--wait", "--poll=0")
+    assert output.returncode == status and answers[-1] in output.stdout
     assert sum(" get jobset lora " in call for call in scripts.calls()) == len(answers)
 
 
-def test_a_cluster_out_of_reach_is_one_line(scripts):
-    shown = start(scripts, ["error"])
-    assert shown.returncode == 2 and "no such cluster" in shown.stderr and len(shown.stderr.splitlines()) == 1
+def test_unreachable_clusters_are_one_line(scripts):
+    output = start(scripts, ["error"])
+    assert output.returncode == 2 and "no such cluster" in output.stderr and len(output.stderr.splitlines()) == 1
     assert not (scripts.folder / "applied").exists()
 
 
 def expanded(text):
     """What Kubernetes makes of a command whose container has no variables of such names: $$ is $, $(NAME) stays."""
-    return re.sub(r"\$(\$|\([^)]*\))", lambda found: "$" if found[1] == "$" else f"<{found[1]}>", text)
+    return re.sub(r"\$(\$|\([^)]*\))", lambda result: "$" if result[1] == "$" else f"<{result[1]}>", text)
 
 
 @pytest.mark.parametrize("value", ["a$$b", "$(HOME)", "$$(HOME)", "a$", "$$$", "a$b${c}", "$$$$("])
-def test_dollars_come_as_they_were_given(scripts, split, value):
-    shown = scripts.run("gke", *RUN, *CASES["gke_v5e-16"], f"--config.x={value}", "--dry-run")
-    manifest = yaml.safe_load(shown.stdout.rpartition("kubectl ")[0])
+def test_dollars_come_as_they_were_given(scripts, split_commands, value):
+    output = scripts.run("gke", *RUN, *CASES["gke_v5e-16"], f"--config.x={value}", "--dry-run")
+    manifest = yaml.safe_load(output.stdout.rpartition("kubectl ")[0])
     pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     (line,) = [line for line in expanded(pod["containers"][0]["command"][-1]).splitlines() if "hyperseg_jax.train" in line]
-    assert split(line)[0][-2] == f"--config.x={value}"
+    assert split_commands(line)[0][-2] == f"--config.x={value}"

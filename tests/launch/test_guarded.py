@@ -1,4 +1,4 @@
-"""The shell text around a run on a host that may be taken away."""
+"""The shell wrapper of a run on a preemptible host."""
 
 import signal
 import subprocess
@@ -14,12 +14,12 @@ def start(command):
 
 
 @pytest.mark.parametrize("status", [0, 2, 137])
-def test_the_status_is_the_runs(launch_modules, status):
+def test_the_status_is_that_of_the_run(launch_modules, status):
     process = start(["bash", "-c", f"echo 'a  b'; exit {status}"])
     assert process.communicate(timeout=30)[0] == "a  b\n" and process.returncode == status
 
 
-def test_a_stopped_run_saves_and_does_not_count_as_ended(launch_modules):
+def test_a_stopped_run_saves_and_is_not_finished(launch_modules):
     process = start(["bash", "-c", "trap 'sleep 0.3; echo saved; exit 0' TERM; echo up; while true; do sleep 0.05; done"])
     assert process.stdout.readline() == "up\n"
     began = time.monotonic()
@@ -28,7 +28,7 @@ def test_a_stopped_run_saves_and_does_not_count_as_ended(launch_modules):
     assert time.monotonic() - began >= 0.3  # it waited
 
 
-def test_yaml_text_is_read_back_as_it_was(launch_modules):
+def test_yaml_text_round_trip(launch_modules):
     import common
     import yaml
 

@@ -1,4 +1,4 @@
-"""launch/local.py with real processes; PYTHON names a stand-in for training."""
+"""launch/local.py with real processes; PYTHON names a fake training."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-SAYS = """
+PRINT_SCRIPT = """
 import os
 words = [os.environ.get("HYPERSEG_" + word, "-") for word in ("COORDINATOR", "PROCESS_ID", "PROCESSES")]
 print(*words, os.environ.get("JAX_NUM_CPU_DEVICES", "-"), *arguments)
 """
-WAITS = """
+WAIT_SCRIPT = """
 import os, signal
 number = os.environ.get("HYPERSEG_PROCESS_ID", "0")
 def stop(signum, frame):
@@ -24,9 +24,9 @@ signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 log(f"{number} up")
 """
-UNTIL_TOLD = WAITS + "time.sleep(60)\n"
+WAIT_FOREVER_SCRIPT = WAIT_SCRIPT + "time.sleep(60)\n"
 ONE_FAILS = (
-    WAITS
+    WAIT_SCRIPT
     + """
 while number == "1" and len((state / "calls").read_text().splitlines()) < 3: time.sleep(0.01)
 if number == "1": sys.exit(7)
@@ -41,12 +41,12 @@ time.sleep(60)
 """
 
 
-def local(scripts, *arguments):
+def run_local(scripts, *arguments):
     return scripts.run("local", "tiny", "my run", *arguments, PYTHON=str(scripts.bin / "python"))
 
 
-def test_one_process_becomes_the_command_itself(scripts):
-    scripts.program("python", SAYS + "print(os.getpid())\nsys.exit(3)")
+def test_one_process_replaces_the_script(scripts):
+    scripts.program("python", PRINT_SCRIPT + "print(os.getpid())\nsys.exit(3)")
     process = subprocess.Popen(
         scripts.command("local", "tiny", "my run", "--cpu-devices=4", "--config.a=b c"),
         text=True,
@@ -58,16 +58,16 @@ def test_one_process_becomes_the_command_itself(scripts):
     assert lines[1:] == ["- - - 4 -m hyperseg_jax.train --config tiny --workdir my run --config.a=b c", str(process.pid)]
 
 
-def test_the_interpreter_is_the_scripts_own(scripts):
-    shown = scripts.run("local", "tiny", "my run", "--dry-run")
-    assert shown.stdout.startswith(f"{sys.executable} -m hyperseg_jax.train ")
+def test_the_interpreter_is_that_of_the_script(scripts):
+    output = scripts.run("local", "tiny", "my run", "--dry-run")
+    assert output.stdout.startswith(f"{sys.executable} -m hyperseg_jax.train ")
 
 
-def test_processes_find_each_other_and_are_told_apart(scripts):
-    scripts.program("python", SAYS)
-    shown = local(scripts, "--processes=3", "--name=trial")
-    assert shown.returncode == 0, shown.stderr
-    lines = sorted(line for line in shown.stdout.splitlines() if line.startswith("trial."))
+def test_processes_get_addresses_and_ids(scripts):
+    scripts.program("python", PRINT_SCRIPT)
+    output = run_local(scripts, "--processes=3", "--name=trial")
+    assert output.returncode == 0, output.stderr
+    lines = sorted(line for line in output.stdout.splitlines() if line.startswith("trial."))
     coordinator = lines[0].split()[1]
     assert coordinator.startswith("127.0.0.1:")
     for k, line in enumerate(lines):
@@ -76,8 +76,8 @@ def test_processes_find_each_other_and_are_told_apart(scripts):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_all(scripts, number):
-    scripts.program("python", UNTIL_TOLD)
+def test_signals_are_forwarded_to_all(scripts, number):
+    scripts.program("python", WAIT_FOREVER_SCRIPT)
     process = subprocess.Popen(
         scripts.command("local", "tiny", "run", "--processes=2"),
         text=True,
@@ -94,16 +94,16 @@ def test_signals_reach_all(scripts, number):
     assert sorted(scripts.calls())[0::2] == [f"{k} got {number}" for k in range(2)]
 
 
-def test_the_status_of_a_failing_process_ends_the_others(scripts):
+def test_a_failing_process_stops_the_others(scripts):
     scripts.program("python", ONE_FAILS)
-    shown = local(scripts, "--processes=3")
-    assert shown.returncode == 7 and "process 1 ended with status 7" in shown.stderr
+    output = run_local(scripts, "--processes=3")
+    assert output.returncode == 7 and "process 1 ended with status 7" in output.stderr
     assert sorted(call for call in scripts.calls() if "got" in call) == ["0 got 15", "2 got 15"]
 
 
-def test_what_does_not_end_is_killed(scripts):
+def test_hanging_processes_are_killed(scripts):
     scripts.program("python", ONE_FAILS_ONE_HANGS)
     began = time.monotonic()
-    shown = local(scripts, "--processes=2", "--grace=0.3")
-    assert shown.returncode == 128 + signal.SIGKILL and time.monotonic() - began < 30
-    assert "process 0 ended with status -9" in shown.stderr
+    output = run_local(scripts, "--processes=2", "--grace=0.3")
+    assert output.returncode == 128 + signal.SIGKILL and time.monotonic() - began < 30
+    assert "process 0 ended with status -9" in output.stderr

@@ -1,4 +1,4 @@
-"""launch/ray_tpu.py against a stand-in for Ray, whose actors are threads."""
+"""launch/ray_tpu.py with a fake Ray whose actors are threads."""
 
 import shlex
 
@@ -82,9 +82,9 @@ def start(scripts, story, *options):
     return scripts.run("ray_tpu", *RUN, "--type=v5e-16", "--pause=0", *options, PYTHONPATH=str(scripts.folder))
 
 
-def test_one_actor_a_host_of_one_slice(scripts):
-    shown = start(scripts, "0 0 0 0", "--config.a=b c")
-    assert shown.returncode == 0, shown.stderr
+def test_one_actor_per_host(scripts):
+    output = start(scripts, "0 0 0 0", "--config.a=b c")
+    assert output.returncode == 0, output.stderr
     calls = scripts.calls()
     assert calls[:5] == ["init auto", HEAD, OTHER, OTHER, OTHER]
     line = "python -m hyperseg_jax.train --config tiny --workdir gs://bucket/runs/first --config.a=b c"
@@ -92,9 +92,9 @@ def test_one_actor_a_host_of_one_slice(scripts):
 
 
 @pytest.mark.parametrize("broken", ["waits lost waits waits", "waits waits waits 143"])
-def test_a_lost_host_ends_all_and_all_start_again(scripts, broken):
-    shown = start(scripts, f"{broken}|{broken}|0 0 0 0", "--retries=2")
-    assert shown.returncode == 0, shown.stderr
+def test_a_lost_host_restarts_all(scripts, broken):
+    output = start(scripts, f"{broken}|{broken}|0 0 0 0", "--retries=2")
+    assert output.returncode == 0, output.stderr
     calls = scripts.calls()
     assert calls.count(HEAD) == 3 and calls.count(OTHER) == 9
     for number in range(4):  # stopped with time to save, and then its place given back, before the next start
@@ -103,21 +103,21 @@ def test_a_lost_host_ends_all_and_all_start_again(scripts, broken):
     assert calls.index("kill 3") < calls.index(HEAD, calls.index(HEAD) + 1)
 
 
-def test_the_last_status_is_given_when_starts_are_used_up(scripts):
-    shown = start(scripts, "0 7 waits waits|0 lost waits waits|0 0 0 0", "--retries=1")
-    assert shown.returncode == 255 and scripts.calls().count(HEAD) == 2
+def test_the_last_status_is_returned_after_all_retries(scripts):
+    output = start(scripts, "0 7 waits waits|0 lost waits waits|0 0 0 0", "--retries=1")
+    assert output.returncode == 255 and scripts.calls().count(HEAD) == 2
 
 
-def test_bad_input_is_not_tried_again(scripts):
+def test_invalid_input_is_not_retried(scripts):
     assert start(scripts, "2 2 2 2|0 0 0 0").returncode == 2
     assert scripts.calls().count(HEAD) == 1
 
 
-def test_an_address_makes_it_a_job_of_the_cluster(scripts):
+def test_an_address_submits_a_job(scripts):
     scripts.program("ray", "log(__import__('shlex').join(arguments)); sys.exit(4)")
     options = ("--type=v5p-128", "--address=http://head:8265", "--name=full", "--retries=3", "--config.a=b c")
-    shown = scripts.run("ray_tpu", *RUN, *options)
-    assert shown.returncode == 4
+    output = scripts.run("ray_tpu", *RUN, *options)
+    assert output.returncode == 4
     (words,) = map(shlex.split, scripts.calls())
     assert words[:3] == ["job", "submit", "--address=http://head:8265"] and words[3].startswith("--working-dir=")
     assert words[4:7] == ["--", "python", "launch/ray_tpu.py"]

@@ -1,4 +1,4 @@
-"""launch/skypilot.py: the task, field by field, and what sky is asked for."""
+"""launch/skypilot.py: the fields of the task, and the calls of sky."""
 
 import pathlib
 
@@ -78,22 +78,22 @@ MOUNT = {
 }
 
 
-def rendered(scripts, case):
-    shown = scripts.run("skypilot", *RUN, *CASES[case], "--dry-run")
-    assert shown.returncode == 0, shown.stderr
-    text, _, command = shown.stdout.rpartition("sky jobs")
+def render(scripts, case):
+    output = scripts.run("skypilot", *RUN, *CASES[case], "--dry-run")
+    assert output.returncode == 0, output.stderr
+    text, _, command = output.stdout.rpartition("sky jobs")
     return text, "sky jobs" + command.rstrip()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_task_is_the_recorded_one(scripts, case):
-    text = rendered(scripts, case)[0].replace(str(HERE.parents[1]), "CHECKOUT")
+def test_task_equals_the_recorded_one(scripts, case):
+    text = render(scripts, case)[0].replace(str(HERE.parents[1]), "CHECKOUT")
     assert text == (HERE / "golden" / f"{case}.yaml").read_text()
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_field_is_published(scripts, case):
-    task = yaml.safe_load(rendered(scripts, case)[0])
+    task = yaml.safe_load(render(scripts, case)[0])
     for path, fields in FIELDS.items():
         inner = task
         for key in filter(None, path.split(".")):
@@ -107,10 +107,10 @@ def test_every_field_is_published(scripts, case):
     assert task["resources"]["accelerators"] == {{"v5e": "tpu-v5litepod-16", "v6e": "tpu-v6e-8"}[case[9:12]]: 1}
 
 
-def test_sky_gets_what_is_shown(scripts):
+def test_sky_gets_the_shown_task(scripts):
     scripts.program("sky", "log(' '.join(arguments)); (state / 'task').write_text(pathlib.Path(arguments[-1]).read_text())")
     for case, wait in (("skypilot_v5e-16", []), ("skypilot_v6e-8_spot", ["--wait"])):
-        text, command = rendered(scripts, case)
+        text, command = render(scripts, case)
         assert scripts.run("skypilot", *RUN, *CASES[case], *wait).returncode == 0
         assert (scripts.folder / "task").read_text() == text
         words = [word for word in command.split()[1:-1] if not (wait and word == "--detach-run")]
@@ -118,6 +118,6 @@ def test_sky_gets_what_is_shown(scripts):
         assert words[:3] == ["jobs", "launch", "--yes"] and ("--detach-run" in words) == (not wait)
 
 
-def test_a_refusal_is_passed_on(scripts):
+def test_errors_of_sky_are_passed_on(scripts):
     scripts.program("sky", "sys.exit(9)")
     assert scripts.run("skypilot", *RUN, *CASES["skypilot_v5e-16"]).returncode == 9

@@ -1,4 +1,4 @@
-"""The table of TPU slices, against rows of Google's pages."""
+"""The table of TPU slices, compared with Google's documentation."""
 
 import pytest
 
@@ -21,21 +21,21 @@ PUBLISHED = [  # name, topology, VMs, chips a VM, gcloud's accelerator type, GKE
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row[0])
-def test_slices_are_as_published(launch_modules, row):
+def test_slices_equal_the_published_ones(launch_modules, row):
     import slices
 
-    made = slices.get(row[0])
-    assert (made.name, made.topology, made.hosts, made.chips, made.accelerator, made.machine, made.label) == row
+    result = slices.get(row[0])
+    assert (result.name, result.topology, result.hosts, result.chips, result.accelerator, result.machine, result.label) == row
 
 
 def test_every_slice_is_named_by_its_size(launch_modules):
     import slices
 
-    for name, made in slices.SLICES.items():
+    for name, result in slices.SLICES.items():
         cores = 2 if name.startswith(("v4", "v5p")) else 1
-        assert int(name.split("-")[1]) == made.hosts * made.chips * cores
-        assert made.hosts == 1 or made.chips == 4
-    assert {made.image for made in slices.SLICES.values()} == {
+        assert int(name.split("-")[1]) == result.hosts * result.chips * cores
+        assert result.hosts == 1 or result.chips == 4
+    assert {result.image for result in slices.SLICES.values()} == {
         "tpu-ubuntu2204-base",
         "v2-alpha-tpuv5-lite",
         "v2-alpha-tpuv5",

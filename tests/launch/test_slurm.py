@@ -1,4 +1,4 @@
-"""launch/slurm.py: the options of its script, and the script itself, run with stand-ins for Slurm's programs."""
+"""launch/slurm.py: the options of its script, and the script, run with fake Slurm programs."""
 
 import os
 import pathlib
@@ -53,21 +53,21 @@ os.kill(int((state / "srun").read_text()), signal.SIGTERM)
 """
 
 
-def rendered(scripts, *options):
-    shown = scripts.run("slurm", "tiny", "/shared/runs/first", "--config.a=b c", *options, "--dry-run")
-    assert shown.returncode == 0, shown.stderr
-    text, _, command = shown.stdout.rpartition("sbatch")
+def render(scripts, *options):
+    output = scripts.run("slurm", "tiny", "/shared/runs/first", "--config.a=b c", *options, "--dry-run")
+    assert output.returncode == 0, output.stderr
+    text, _, command = output.stdout.rpartition("sbatch")
     return text, ("sbatch" + command).split()
 
 
-def test_script_is_the_recorded_one(scripts):
-    text, command = rendered(scripts, *FULL)
+def test_script_equals_the_recorded_one(scripts):
+    text, command = render(scripts, *FULL)
     assert text == (HERE / "golden" / "slurm.sh").read_text() and command == ["sbatch"]
 
 
 @pytest.mark.parametrize("options", [FULL, ["--time=30"]])
 def test_every_option_is_published(scripts, options):
-    text, _ = rendered(scripts, *options)
+    text, _ = render(scripts, *options)
     lines = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH ")]
     assert "requeue" in lines
     for key, _, value in (line.partition("=") for line in lines if line != "requeue"):
@@ -76,40 +76,40 @@ def test_every_option_is_published(scripts, options):
     assert first == "stopped=" and "None" not in text  # sbatch reads its options up to the first command
 
 
-def test_a_config_file_is_found_from_any_folder(scripts):
+def test_config_files_are_found_from_any_folder(scripts):
     config = scripts.folder / "mine.py"
     config.write_text("")
     relative = os.path.relpath(config)
     assert f"--config {config} " in scripts.run("slurm", relative, "/shared/run", "--time=1", "--dry-run").stdout
 
 
-def test_sbatch_gets_what_is_shown(scripts):
+def test_sbatch_gets_the_shown_script(scripts):
     scripts.program("sbatch", "log('sbatch ' + ' '.join(arguments)); (state / 'job').write_text(sys.stdin.read()); sys.exit(3)")
-    shown = scripts.run("slurm", "tiny", "/shared/runs/first", "--config.a=b c", *FULL, "--wait")
-    assert shown.returncode == 3 and scripts.calls() == ["sbatch --wait"]
-    assert (scripts.folder / "job").read_text() == rendered(scripts, *FULL)[0]
+    output = scripts.run("slurm", "tiny", "/shared/runs/first", "--config.a=b c", *FULL, "--wait")
+    assert output.returncode == 3 and scripts.calls() == ["sbatch --wait"]
+    assert (scripts.folder / "job").read_text() == render(scripts, *FULL)[0]
 
 
-def job(scripts, seconds, status):
-    """The script, started as a job."""
+def start_job(scripts, seconds, status):
+    """Starts the script as a job."""
     for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", "log('scontrol ' + ' '.join(arguments))")):
         scripts.program(name, text)
     (scripts.folder / "seconds").write_text(str(seconds))
     (scripts.folder / "status").write_text(str(status))
-    return subprocess.Popen(["bash", "-c", rendered(scripts, "--time=30")[0]], env=scripts.environment(SLURM_JOB_ID="77"))
+    return subprocess.Popen(["bash", "-c", render(scripts, "--time=30")[0]], env=scripts.environment(SLURM_JOB_ID="77"))
 
 
 @pytest.mark.parametrize("status", [0, 5])
-def test_a_job_that_ends_by_itself_is_not_queued_again(scripts, status):
-    assert job(scripts, 0.1, status).wait(30) == status
+def test_finished_jobs_are_not_requeued(scripts, status):
+    assert start_job(scripts, 0.1, status).wait(30) == status
     assert scripts.calls()[1:] == ["up"]
     assert scripts.calls()[0] == (
         "srun --kill-on-bad-exit=1 python -m hyperseg_jax.train --config tiny --workdir /shared/runs/first --config.a=b c"
     )
 
 
-def test_a_job_whose_time_is_over_saves_and_is_queued_again(scripts):
-    process = job(scripts, 60, 0)
+def test_timed_out_jobs_save_and_are_requeued(scripts):
+    process = start_job(scripts, 60, 0)
     deadline = time.monotonic() + 30
     while "up" not in scripts.calls() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""launch/tpu_vm.py: the gcloud commands, their flags, and a slice that is preempted, against a stand-in for the cloud."""
+"""launch/tpu_vm.py: the gcloud commands, their flags, and preempted slices, with a fake cloud."""
 
 import os
 import re
@@ -65,7 +65,7 @@ elif verb == "ssh":
 INSTALL = ["scp", "ssh", "ssh run"]
 
 
-def flags_of(command):
+def get_flags(command):
     return {word.split("=")[0] for word in command if word.startswith("--")}
 
 
@@ -79,15 +79,15 @@ def flags_of(command):
         ("--queued", "--slices=2", "--spot", "--mount=gs://datasets=/data"),
     ],
 )
-def test_only_published_flags_are_used(scripts, split, options):
-    shown = scripts.run("tpu_vm", *RUN, *SLICE, *options, "--dry-run")
-    assert shown.returncode == 0, shown.stderr
-    gcloud = [command for command in split(shown.stdout) if command[0] == "gcloud"]
+def test_only_published_flags_are_used(scripts, split_commands, options):
+    output = scripts.run("tpu_vm", *RUN, *SLICE, *options, "--dry-run")
+    assert output.returncode == 0, output.stderr
+    gcloud = [command for command in split_commands(output.stdout) if command[0] == "gcloud"]
     group = "queued-resources" if "--queued" in options else "tpu-vm"
     assert [command[1:4] for command in gcloud] == [["compute", "tpus", group]] * 6
     assert [command[4] for command in gcloud] == ["create", "describe", "scp", "ssh", "ssh", "delete"]
     for command in gcloud:
-        assert flags_of(command) <= FLAGS[f"{group} {command[4]}"] | WIDE, command
+        assert get_flags(command) <= FLAGS[f"{group} {command[4]}"] | WIDE, command
         assert "--zone=us-west4-a" in command and ("--project=mine" in command) == ("--project=mine" in options)
     create = gcloud[0]
     assert create[5] == "first" and "--accelerator-type=v5litepod-16" in create
@@ -101,9 +101,9 @@ def test_only_published_flags_are_used(scripts, split, options):
     assert all("--worker=all" in command for command in gcloud[2:5])
 
 
-def test_the_shell_text_for_the_hosts_is_sound(scripts, split):
-    shown = scripts.run("tpu_vm", *RUN, *SLICE, "--mount=gs://datasets=/data", "--config.data.root=/data/a b", "--dry-run")
-    words = [word for command in split(shown.stdout) for word in command]
+def test_the_shell_text_for_the_hosts_is_valid(scripts, split_commands):
+    output = scripts.run("tpu_vm", *RUN, *SLICE, "--mount=gs://datasets=/data", "--config.data.root=/data/a b", "--dry-run")
+    words = [word for command in split_commands(output.stdout) for word in command]
     texts = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
     assert len(texts) == 2
     for text in texts:
@@ -111,9 +111,9 @@ def test_the_shell_text_for_the_hosts_is_sound(scripts, split):
     assert "gcsfuse --implicit-dirs datasets /data" in texts[0] and "hyperseg_jax[tpu,cloud]" in texts[0]
 
 
-def test_the_archive_holds_what_installation_needs(scripts, split, tmp_path):
-    shown = scripts.run("tpu_vm", *RUN, *SLICE, "--dry-run")
-    (pack,) = [command for command in split(shown.stdout) if command[0] == "tar"]
+def test_the_archive_contains_the_installation_files(scripts, split_commands, tmp_path):
+    output = scripts.run("tpu_vm", *RUN, *SLICE, "--dry-run")
+    (pack,) = [command for command in split_commands(output.stdout) if command[0] == "tar"]
     pack[2] = str(tmp_path / "sources.tar.gz")
     subprocess.run(pack, check=True)
     names = set(subprocess.run(["tar", "-tzf", pack[2]], capture_output=True, text=True, check=True).stdout.split())
@@ -121,86 +121,86 @@ def test_the_archive_holds_what_installation_needs(scripts, split, tmp_path):
     assert not [name for name in names if "__pycache__" in name or name.startswith((".git", "tests"))]
 
 
-def watched(scripts, story, *options, **files):
+def run_and_watch(scripts, story, *options, **files):
     scripts.program("gcloud", GCLOUD)
     (scripts.folder / "script").write_text(story)
     for name, text in files.items():
         (scripts.folder / name).write_text(text)
-    shown = scripts.run("tpu_vm", *RUN, *SLICE, *options)
+    output = scripts.run("tpu_vm", *RUN, *SLICE, *options)
     calls = [re.sub(r"^(tpu-vm|queued-resources) ", "", call) for call in scripts.calls()]
-    return shown, [call for call in calls if call != "describe"]  # how often it looks is a matter of time
+    return output, [call for call in calls if call != "describe"]  # how often it looks is a matter of time
 
 
 @pytest.mark.parametrize("options", [(), ("--queued",)])
-def test_a_run_to_its_end(scripts, options):
-    shown, calls = watched(scripts, "0", *options)
-    assert shown.returncode == 0, shown.stderr
+def test_an_uninterrupted_run(scripts, options):
+    output, calls = run_and_watch(scripts, "0", *options)
+    assert output.returncode == 0, output.stderr
     assert calls == ["create", *INSTALL, "delete"]
     assert not (scripts.folder / "slice").exists()
 
 
 @pytest.mark.parametrize("gone", ["PREEMPTED", "SUSPENDED", "PREEMPTED:0", "TERMINATED:143"])
-def test_a_preempted_slice_is_made_again_and_the_run_goes_on(scripts, gone):
-    """Also where training had time to save and ended with 0 as the slice went away: that is no end."""
-    shown, calls = watched(scripts, f"{gone} {gone} 0", "--retries=0")
-    assert shown.returncode == 0, shown.stderr
-    again = ["delete", "create", *INSTALL]
-    assert calls == ["create", *INSTALL, *again, *again, "delete"]
-    assert shown.stdout.count(f"first is {gone.split(':')[0]}; creating it again") == 2
+def test_preempted_slices_are_recreated(scripts, gone):
+    """Also if training saved and exited with 0 during the preemption, which is not the end of the run."""
+    output, calls = run_and_watch(scripts, f"{gone} {gone} 0", "--retries=0")
+    assert output.returncode == 0, output.stderr
+    repeated = ["delete", "create", *INSTALL]
+    assert calls == ["create", *INSTALL, *repeated, *repeated, "delete"]
+    assert output.stdout.count(f"first is {gone.split(':')[0]}; creating it again") == 2
     # the very same line each time, so the same workdir
-    assert len({line for line in shown.stdout.splitlines() if "hyperseg_jax.train --config" in line}) == 1
+    assert len({line for line in output.stdout.splitlines() if "hyperseg_jax.train --config" in line}) == 1
 
 
-def test_a_connection_that_hangs_is_given_up(scripts):
+def test_hanging_connections_time_out(scripts):
     began = time.monotonic()
-    shown, calls = watched(scripts, "hangs 0")
-    assert shown.returncode == 0 and calls.count("create") == 2 and time.monotonic() - began < 30
+    output, calls = run_and_watch(scripts, "hangs 0")
+    assert output.returncode == 0 and calls.count("create") == 2 and time.monotonic() - began < 30
 
 
-def test_a_slice_that_is_up_is_used(scripts):
-    shown, calls = watched(scripts, "0", "--keep", slice="READY")
-    assert shown.returncode == 0 and calls == INSTALL
+def test_existing_slices_are_used(scripts):
+    output, calls = run_and_watch(scripts, "0", "--keep", slice="READY")
+    assert output.returncode == 0 and calls == INSTALL
     assert (scripts.folder / "slice").exists()
 
 
-def test_failures_are_tried_again_then_reported(scripts):
-    shown, calls = watched(scripts, "1 1 1 0", "--retries=2")
-    assert shown.returncode == 1 and calls.count("ssh run") == 3 and "delete" not in calls
-    assert "3 failures in a row" in shown.stderr and "to delete it: gcloud compute tpus tpu-vm delete first" in shown.stderr
-    assert watched(scripts, "1 1 0", "--retries=2")[0].returncode == 0
+def test_failures_are_retried_then_reported(scripts):
+    output, calls = run_and_watch(scripts, "1 1 1 0", "--retries=2")
+    assert output.returncode == 1 and calls.count("ssh run") == 3 and "delete" not in calls
+    assert "3 failures in a row" in output.stderr and "to delete it: gcloud compute tpus tpu-vm delete first" in output.stderr
+    assert run_and_watch(scripts, "1 1 0", "--retries=2")[0].returncode == 0
 
 
-def test_preemptions_are_no_failures(scripts):
-    assert watched(scripts, "1 PREEMPTED 1 PREEMPTED 1 0", "--retries=1")[0].returncode == 0
+def test_preemptions_do_not_count_as_failures(scripts):
+    assert run_and_watch(scripts, "1 PREEMPTED 1 PREEMPTED 1 0", "--retries=1")[0].returncode == 0
 
 
-def test_bad_input_is_not_tried_again(scripts):
-    shown, calls = watched(scripts, "2 0")
-    assert shown.returncode == 2 and calls.count("ssh run") == 1
+def test_invalid_input_is_not_retried(scripts):
+    output, calls = run_and_watch(scripts, "2 0")
+    assert output.returncode == 2 and calls.count("ssh run") == 1
 
 
-def test_a_host_that_cannot_install_counts_as_a_failure(scripts):
-    shown, calls = watched(scripts, "0", "--retries=1", install="1")
-    assert shown.returncode == 0 and calls == ["create", "scp", "ssh", *INSTALL, "delete"]
+def test_installation_errors_count_as_failures(scripts):
+    output, calls = run_and_watch(scripts, "0", "--retries=1", install="1")
+    assert output.returncode == 0 and calls == ["create", "scp", "ssh", *INSTALL, "delete"]
 
 
-def test_capacity_is_waited_for_once_the_slice_has_been_up(scripts):
-    shown, calls = watched(scripts, "0", "--retries=1", fails="5")
-    assert shown.returncode == 1 and calls.count("create") == 2  # it never was: perhaps the zone is wrong
+def test_capacity_is_awaited_after_a_preemption(scripts):
+    output, calls = run_and_watch(scripts, "0", "--retries=1", fails="5")
+    assert output.returncode == 1 and calls.count("create") == 2  # it never was: perhaps the zone is wrong
     scripts.log.unlink()
-    shown, calls = watched(scripts, "PREEMPTED 0", "--retries=1", fails="5", slice="READY")
-    assert shown.returncode == 0 and calls.count("create") == 6
+    output, calls = run_and_watch(scripts, "PREEMPTED 0", "--retries=1", fails="5", slice="READY")
+    assert output.returncode == 0 and calls.count("create") == 6
 
 
-def test_a_network_that_is_down_is_waited_for(scripts):
-    assert watched(scripts, "error:0 0")[0].returncode == 0
+def test_network_failures_are_retried(scripts):
+    assert run_and_watch(scripts, "error:0 0")[0].returncode == 0
     (scripts.folder / "slice").write_text("error")
-    shown, _ = watched(scripts, "0")
-    assert shown.returncode == 2 and shown.stderr == "error: gcloud cannot look for first: ERROR: (gcloud) network is down\n"
+    output, _ = run_and_watch(scripts, "0")
+    assert output.returncode == 2 and output.stderr == "error: gcloud cannot look for first: ERROR: (gcloud) network is down\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_the_watch_stops_the_run_and_leaves_the_slice(scripts, number):
+def test_interrupting_stops_the_run_and_keeps_the_slice(scripts, number):
     scripts.program("gcloud", GCLOUD)
     (scripts.folder / "script").write_text("waits")
     process = subprocess.Popen(

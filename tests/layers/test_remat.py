@@ -1,4 +1,4 @@
-"""Stacks of layers and what their backward pass keeps."""
+"""Layer stacks and rematerialization."""
 
 import chex
 import flax.linen as nn
@@ -16,7 +16,7 @@ class Layer(nn.Module):
         return jnp.tanh(Linear(x.shape[-1])(x) + added)
 
 
-class Three(nn.Module):
+class ThreeLayers(nn.Module):
     looped: bool
     remat: str = "none"
 
@@ -31,14 +31,14 @@ class Three(nn.Module):
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
-def test_in_turn_is_one_layer_after_the_other(remat):
+def test_scan_equals_loop(remat):
     x, added = jax.random.normal(jax.random.key(0), (2, 5, 4)), jnp.arange(4.0)
-    params = nn.unbox(Three(looped=True).init(jax.random.key(1), x, added))
-    plain = nn.unbox(Three(looped=False).init(jax.random.key(1), x, added))
+    params = nn.unbox(ThreeLayers(looped=True).init(jax.random.key(1), x, added))
+    plain = nn.unbox(ThreeLayers(looped=False).init(jax.random.key(1), x, added))
     chex.assert_trees_all_equal(params, plain)  # the same names and values
     loss = lambda params, module: jnp.sum(jnp.sin(module.apply(params, x, added)))
     gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    wanted, found = gradient(params, Three(looped=False)), gradient(params, Three(looped=True, remat=remat))
-    chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
-    text = jax.jit(Three(looped=True, remat=remat).apply).lower(params, x, added).as_text()
-    assert text.count("dot_general") == 1  # one body, however many layers
+    expected, result = gradient(params, ThreeLayers(looped=False)), gradient(params, ThreeLayers(looped=True, remat=remat))
+    chex.assert_trees_all_close(result, expected, rtol=1e-5, atol=1e-6)
+    text = jax.jit(ThreeLayers(looped=True, remat=remat).apply).lower(params, x, added).as_text()
+    assert text.count("dot_general") == 1  # one body for all layers

@@ -1,4 +1,4 @@
-"""Writing with kept keys and values is writing without them."""
+"""Generation with a key-value cache equals generation without."""
 
 import functools
 
@@ -17,15 +17,15 @@ LENGTHS = np.array([7, 4])  # ragged rows, padded on the right
 EOS = 3
 
 
-def stream(embeddings, lengths):
+def make_stream(embeddings, lengths):
     shape = embeddings.shape[:2]
-    places = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    return TokenStream(embeddings, places, places < lengths[:, None], np.ones(shape, np.int32))
+    positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    return TokenStream(embeddings, positions, positions < lengths[:, None], np.ones(shape, np.int32))
 
 
 @functools.cache
 def params():
-    return nn.unbox(jax.jit(MODEL.init)(jax.random.key(1), stream(PROMPT, LENGTHS))["params"])
+    return nn.unbox(jax.jit(MODEL.init)(jax.random.key(1), make_stream(PROMPT, LENGTHS))["params"])
 
 
 PROMPT = jax.random.normal(jax.random.key(0), (2, 7, 16))
@@ -33,74 +33,74 @@ HEAD = jax.random.normal(jax.random.key(2), (16, 24)).at[:, 20:].multiply(3)  # 
 
 
 @functools.partial(jax.jit, static_argnames="max_new_tokens")
-def with_cache(params, prompt, max_new_tokens):
+def generate_with_cache(params, prompt, max_new_tokens):
     apply = functools.partial(MODEL.apply, {"params": params})
-    hidden, kept = apply(stream(prompt, LENGTHS), max_new_tokens, method="prefill")
+    hidden, cache = apply(make_stream(prompt, LENGTHS), max_new_tokens, method="prefill")
 
-    def step(ids, number, kept):
-        hidden, kept = apply(apply(ids, method="embed"), LENGTHS + number, kept, method="step")
-        return hidden @ HEAD, kept
+    def step(ids, number, cache):
+        hidden, cache = apply(apply(ids, method="embed"), LENGTHS + number, cache, method="step")
+        return hidden @ HEAD, cache
 
     first = hidden[np.arange(2), LENGTHS - 1] @ HEAD
-    return greedy(first, step, kept, max_new_tokens=max_new_tokens, eos_id=EOS, vocab_size=20)
+    return greedy(first, step, cache, max_new_tokens=max_new_tokens, eos_id=EOS, vocab_size=20)
 
 
 @jax.jit
 def next_logits(params, prompt, lengths):
-    hidden = MODEL.apply({"params": params}, stream(prompt, lengths))
+    hidden = MODEL.apply({"params": params}, make_stream(prompt, lengths))
     return hidden[np.arange(2), lengths - 1] @ HEAD
 
 
-def without_cache(count):
-    """The whole sequence through the model for each token."""
+def generate_without_cache(count):
+    """Runs the full sequence for each token."""
     rows, lengths = jnp.pad(PROMPT, ((0, 0), (0, count), (0, 0))), LENGTHS.copy()
-    written, ended = [], np.zeros(2, bool)
+    tokens, ended = [], np.zeros(2, bool)
     for _ in range(count):
         ids = np.where(ended, EOS, np.asarray(next_logits(params(), rows, lengths))[:, :20].argmax(-1))
         ended |= ids == EOS
-        written.append(ids)
+        tokens.append(ids)
         rows = rows.at[np.arange(2), lengths].set(params()["tokens"]["embedding"][ids])
         lengths = lengths + 1
-    return np.stack(written, 1)
+    return np.stack(tokens, 1)
 
 
-def test_kept_keys_and_values_change_nothing():
-    np.testing.assert_array_equal(with_cache(params(), PROMPT, 12), without_cache(12))
-    assert len(np.unique(without_cache(12))) > 3  # it does not merely repeat itself
+def test_cache_does_not_change_the_output():
+    np.testing.assert_array_equal(generate_with_cache(params(), PROMPT, 12), generate_without_cache(12))
+    assert len(np.unique(generate_without_cache(12))) > 3  # the output is not a constant token
 
 
-def test_one_step_is_the_next_position_of_a_forward_pass():
+def test_a_step_equals_the_next_position_of_a_full_pass():
     apply = functools.partial(MODEL.apply, {"params": params()})
-    _, kept = jax.jit(lambda: apply(stream(PROMPT, LENGTHS), 3, method="prefill"))()
+    _, cache = jax.jit(lambda: apply(make_stream(PROMPT, LENGTHS), 3, method="prefill"))()
     added = jax.random.normal(jax.random.key(5), (2, 3, 16))
     rows = jnp.pad(PROMPT, ((0, 0), (0, 3), (0, 0)))
-    step = jax.jit(lambda embedding, place, kept: apply(embedding, place, kept, method="step"))
+    step = jax.jit(lambda embedding, position, cache: apply(embedding, position, cache, method="step"))
     for k in range(3):
-        hidden, kept = step(added[:, k], LENGTHS + k, kept)
+        hidden, cache = step(added[:, k], LENGTHS + k, cache)
         rows = rows.at[np.arange(2), LENGTHS + k].set(added[:, k])
         np.testing.assert_allclose(hidden @ HEAD, next_logits(params(), rows, LENGTHS + k + 1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_head_wider_than_the_vocabulary_writes_known_ids_only():
+def test_ids_beyond_the_vocabulary_are_never_generated():
     assert np.asarray(next_logits(params(), PROMPT, LENGTHS)).argmax(-1).max() >= 20
-    assert np.asarray(with_cache(params(), PROMPT, 12)).max() < 20
+    assert np.asarray(generate_with_cache(params(), PROMPT, 12)).max() < 20
 
 
 @pytest.mark.parametrize("ends", [0, 2, 9])
-def test_a_row_ends_with_the_end_of_text(ends):
-    """A toy model that writes 5, 6, 7, ... and ends after `ends` tokens; the other row never does."""
+def test_rows_end_with_the_end_of_text(ends):
+    """A toy model that generates 5, 6, 7, ... and ends after `ends` tokens; the other row never ends."""
 
     def step(ids, number, calls):
         logits = jax.nn.one_hot(jnp.array([6 + number, 6]), 30)
         return logits + 9 * jax.nn.one_hot(jnp.where(number + 1 == ends, EOS, 29), 30) * jnp.array([[1.0], [0.0]]), calls + 1
 
     first = jax.nn.one_hot(jnp.array([EOS if ends == 0 else 5, 5]), 30)
-    found = np.asarray(greedy(first, step, jnp.int32(0), max_new_tokens=5, eos_id=EOS, vocab_size=29))
-    wanted = [5, 6, 7, 8, 9]
-    assert found[0].tolist() == wanted[:ends] + [EOS] * (5 - min(ends, 5)) and found[1].tolist() == [5, 6, 6, 6, 6]
+    result = np.asarray(greedy(first, step, jnp.int32(0), max_new_tokens=5, eos_id=EOS, vocab_size=29))
+    expected = [5, 6, 7, 8, 9]
+    assert result[0].tolist() == expected[:ends] + [EOS] * (5 - min(ends, 5)) and result[1].tolist() == [5, 6, 6, 6, 6]
 
 
-def test_the_loop_stops_once_all_rows_have_ended():
+def test_the_loop_stops_when_all_rows_have_ended():
     calls = []
 
     def step(ids, number, state):

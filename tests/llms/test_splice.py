@@ -7,7 +7,7 @@ from hyperseg_jax.llms.splice import pool, splice
 from hyperseg_jax.structs import Layout, Source
 
 S = Source
-# (source, index, segment, prompt): a common beginning, then two prompts, then padding
+# (source, index, segment, prompt): a shared prefix, then two prompts, then padding
 ROW = [
     (S.TEXT, 0, 0, 0),
     (S.IMAGE, 0, 0, 0),
@@ -32,7 +32,7 @@ OTHERS = (S.IMAGE, S.QUERY, S.FINE_GRAINED, S.REGION)
 COUNTS = {S.QUERY: 2, S.FINE_GRAINED: 1, S.EXPRESSION: 1, S.CLASS: 3, S.REGION: 2}
 
 
-def pooled_of(hidden, layout):
+def pool_embeddings(hidden, layout):
     return pool(hidden, layout, COUNTS, num_prompts=PROMPTS, shared=(S.FINE_GRAINED,))
 
 
@@ -40,8 +40,8 @@ def pooled_of(hidden, layout):
 def layout():
     source, index, segment, prompt = (np.broadcast_to(np.int32(part), (BATCH, LENGTH)) for part in zip(*ROW, strict=True))
     ids = np.where(np.isin(source, (S.TEXT, S.CLASS, S.EXPRESSION)), 7, 0).astype(np.int32)
-    labels, place = np.full_like(source, -100), np.broadcast_to(np.arange(LENGTH, dtype=np.int32), source.shape)
-    return Layout(ids, source, index, segment, labels, source != S.PADDING, prompt, place)
+    labels, position = np.full_like(source, -100), np.broadcast_to(np.arange(LENGTH, dtype=np.int32), source.shape)
+    return Layout(ids, source, index, segment, labels, source != S.PADDING, prompt, position)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def banks():
     return {name: jax.random.normal(key, (*shape, WIDTH)) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
 
 
-def test_each_position_comes_from_its_bank(layout, banks):
+def test_each_position_is_filled_from_its_bank(layout, banks):
     stream = jax.jit(lambda layout, text, *rest: splice(layout, text, dict(zip(OTHERS, rest, strict=True))))(
         layout, banks[S.TEXT], *(banks[source] for source in OTHERS)
     )
@@ -78,7 +78,7 @@ def test_each_position_comes_from_its_bank(layout, banks):
 
 def test_pooling_takes_the_mean_of_each_segment(layout):
     hidden = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
-    pooled = jax.jit(lambda h: pooled_of(h, layout))(hidden)
+    pooled = jax.jit(lambda h: pool_embeddings(h, layout))(hidden)
     close = lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=1e-6)
     close(pooled[S.QUERY], jnp.stack([hidden[:, 8:10], hidden[:, 14:16]], 1))
     close(pooled[S.FINE_GRAINED], hidden[:, 3:4])
@@ -91,16 +91,18 @@ def test_pooling_takes_the_mean_of_each_segment(layout):
     assert not any(np.asarray(slot).any() for slot in empty)
 
 
-def test_fine_grained_tokens_that_are_not_shared_come_from_the_first_prompt(layout):
+def test_unshared_fine_grained_tokens_use_the_first_prompt(layout):
     source = np.array(layout.source)
-    source[:, [7, 12]] = S.FINE_GRAINED  # one in each prompt, none in common
+    source[:, [7, 12]] = S.FINE_GRAINED  # one in each prompt, none in the shared prefix
     source[:, 3] = S.TEXT
     hidden = jax.random.normal(jax.random.key(1), (BATCH, LENGTH, WIDTH))
-    np.testing.assert_allclose(pooled_of(hidden, layout.replace(source=source))[S.FINE_GRAINED], hidden[:, 7:8], atol=1e-6)
+    np.testing.assert_allclose(
+        pool_embeddings(hidden, layout.replace(source=source))[S.FINE_GRAINED], hidden[:, 7:8], atol=1e-6
+    )
 
 
-def test_nothing_to_pool_gives_zeros_and_finite_gradients(layout):
+def test_empty_segments_give_zeros_and_finite_gradients(layout):
     empty = layout.replace(source=np.zeros_like(layout.source))
-    total = lambda h: sum(x.sum() for x in pooled_of(h, empty).values())
+    total = lambda h: sum(x.sum() for x in pool_embeddings(h, empty).values())
     value, gradient = jax.value_and_grad(total)(jnp.ones((BATCH, LENGTH, WIDTH)))
     assert value == 0 and not np.asarray(gradient).any()

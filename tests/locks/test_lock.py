@@ -1,4 +1,4 @@
-"""The lock of a folder: held on all machines, left by no end of a process, taken over when its holder is dead."""
+"""The lock of a folder: exclusive across machines, released when a process ends, taken over when its holder is dead."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from hyperseg_jax.locks import files, lock
 from hyperseg_jax.locks.holder import Holder
 from hyperseg_jax.locks.lock import FOLDER, Lock
 
-HOLDS = """
+HOLD_SCRIPT = """
 import sys, time
 from hyperseg_jax.locks.lock import Lock
 held = Lock(sys.argv[1])
@@ -29,7 +29,7 @@ held.acquire()
 print("in", flush=True)
 time.sleep(60)
 """
-TAKES_AND_LEAVES = """
+ACQUIRE_AND_RELEASE_SCRIPT = """
 import os, sys, time
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.locks.lock import Lock
@@ -51,7 +51,7 @@ while entered < 5:
 """
 
 
-def started(code, *arguments):
+def start_process(code, *arguments):
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 
@@ -63,103 +63,103 @@ def bucket():
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def home(request, tmp_path):
+def folder(request, tmp_path):
     return str(tmp_path) if request.param == "folder" else request.getfixturevalue("bucket")
 
 
-def elsewhere(held):
-    """As if the holder were of another machine."""
-    held._me = dataclasses.replace(held._me, machine="another", host="far")
-    return held
+def move_to_other_machine(lock):
+    """Makes the lock appear to be held by another machine."""
+    lock._me = dataclasses.replace(lock._me, machine="another", host="far")
+    return lock
 
 
-def taken(folder, **options):
-    held = Lock(folder, **options)
-    assert held.attempt()
-    return held
+def acquire(folder, **options):
+    lock = Lock(folder, **options)
+    assert lock.attempt()
+    return lock
 
 
-def test_the_second_is_refused_in_a_line_that_names_the_first(home):
-    with taken(home):
+def test_a_second_process_is_refused_and_the_holder_named(folder):
+    with acquire(folder):
         with pytest.raises(UserError) as refused:
-            Lock(home).acquire()
-        assert str(refused.value).startswith(f"{home}: is in use by another run (process {os.getpid()} on ")
+            Lock(folder).acquire()
+        assert str(refused.value).startswith(f"{folder}: is in use by another run (process {os.getpid()} on ")
         assert "since 20" in str(refused.value) and "\n" not in str(refused.value)
-    taken(home).release()
+    acquire(folder).release()
 
 
-def test_a_killed_process_holds_nothing(tmp_path):
-    process = started(HOLDS, tmp_path)
+def test_a_killed_process_releases_its_lock(tmp_path):
+    process = start_process(HOLD_SCRIPT, tmp_path)
     assert process.stdout.readline() == "in\n"
     with pytest.raises(UserError, match=f"process {process.pid} on"):
         Lock(tmp_path).acquire()
-    process.send_signal(signal.SIGSTOP)  # it stands still, but lives
+    process.send_signal(signal.SIGSTOP)  # suspended, but alive
     with pytest.raises(UserError, match=f"process {process.pid} on"):
         Lock(tmp_path, stale=0).acquire()
     process.kill()
-    for _ in range(200):  # dead, though nobody has waited for it yet
+    for _ in range(200):  # dead, but not yet reaped
         state = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
         if state == "Z":
             break
         time.sleep(0.01)
     began = time.monotonic()
-    with Lock(tmp_path) as held:
-        held.acquire()
+    with Lock(tmp_path) as lock:
+        lock.acquire()
         assert time.monotonic() - began < 1
         assert len(list((tmp_path / FOLDER).iterdir())) == 1
     process.wait()
 
 
-def test_a_later_process_of_the_same_number_is_another_one(home):
-    held = taken(home)
-    held._me = dataclasses.replace(held._me, began="1")
-    held.renew()
-    taken(home).release()
+def test_a_later_process_with_the_same_pid_is_not_the_holder(folder):
+    lock = acquire(folder)
+    lock._me = dataclasses.replace(lock._me, began="1")
+    lock.renew()
+    acquire(folder).release()
 
 
-def test_many_processes_one_after_the_other(tmp_path):
-    processes = [started(TAKES_AND_LEAVES, tmp_path) for _ in range(3)]
+def test_many_processes_acquire_in_turn(tmp_path):
+    processes = [start_process(ACQUIRE_AND_RELEASE_SCRIPT, tmp_path) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
 
 
-def test_a_holder_on_another_machine_that_lives_is_seen(home):
-    held = elsewhere(taken(home))
-    held.renew()
+def test_a_living_holder_on_another_machine_is_detected(folder):
+    lock = move_to_other_machine(acquire(folder))
+    lock.renew()
     lines = []
-    beats = threading.Timer(0.15, held.renew)
+    beats = threading.Timer(0.15, lock.renew)
     beats.start()
     with pytest.raises(UserError, match=rf"process {os.getpid()} on far, since"):
-        Lock(home, stale=5, log=lines.append).acquire()
+        Lock(folder, stale=5, log=lines.append).acquire()
     beats.join()
     assert len(lines) == 1 and "waiting up to 5 s for a heartbeat" in lines[0] and "on far" in lines[0]
 
 
-def test_a_dead_holder_on_another_machine_is_waited_for_once(home):
-    dead = elsewhere(taken(home))
+def test_a_dead_holder_on_another_machine_expires_once(folder):
+    dead = move_to_other_machine(acquire(folder))
     dead.renew()
     lines, began = [], time.monotonic()
-    with Lock(home, stale=0.5, log=lines.append) as held:
-        held.acquire()
+    with Lock(folder, stale=0.5, log=lines.append) as lock:
+        lock.acquire()
         assert 0.4 < time.monotonic() - began < 3 and len(lines) == 1
-        held.check()
+        lock.check()
         with pytest.raises(UserError, match="another run has taken over its lock"):
             dead.check()
-        dead.release()  # frees nothing
+        dead.release()  # releases nothing
         with pytest.raises(UserError, match="is in use by another run"):
-            Lock(home).acquire()
+            Lock(folder).acquire()
 
 
-def test_the_age_of_a_lock_in_a_folder_is_told_by_its_file_system(tmp_path):
-    elsewhere(taken(tmp_path)).renew()
+def test_lock_age_uses_the_file_system_clock(tmp_path):
+    move_to_other_machine(acquire(tmp_path)).renew()
     (path,) = (tmp_path / FOLDER).iterdir()
     long_ago = path.stat().st_mtime - 1000
     os.utime(path, (long_ago, long_ago))
-    taken(tmp_path).release()
+    acquire(tmp_path).release()
 
 
-def test_signs_of_life_go_on_by_themselves_and_do_not_keep_a_process(tmp_path):
-    code = HOLDS.replace("Lock(sys.argv[1])", "Lock(sys.argv[1], beat=0.02)").replace("sleep(60)", "sleep(0.5); 1 / 0")
-    process = started(code, tmp_path)
+def test_heartbeats_run_in_a_daemon_thread(tmp_path):
+    code = HOLD_SCRIPT.replace("Lock(sys.argv[1])", "Lock(sys.argv[1], beat=0.02)").replace("sleep(60)", "sleep(0.5); 1 / 0")
+    process = start_process(code, tmp_path)
     process.stdout.readline()
     (path,) = (tmp_path / FOLDER).iterdir()
     seen = {json.loads(path.read_text())["beats"] for _ in range(10) if not time.sleep(0.03)}
@@ -168,43 +168,43 @@ def test_signs_of_life_go_on_by_themselves_and_do_not_keep_a_process(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "9" * 5000, '{"token": 3}', "\x1b[31m", "[" * 100_000])
-def test_a_damaged_lock_is_nobodys_after_a_while(tmp_path, content):
+def test_a_damaged_lock_expires(tmp_path, content):
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "00000007").write_text(content)
     (tmp_path / FOLDER / "other").write_text("is not looked at")
-    held = Lock(tmp_path, stale=0.2, log=lambda _: None)
-    held.acquire()
-    held.release()
+    lock = Lock(tmp_path, stale=0.2, log=lambda _: None)
+    lock.acquire()
+    lock.release()
 
 
 def test_names_in_a_lock_are_escaped(tmp_path):
-    told = dataclasses.replace(Holder.me(), host="\x1b[31mred\n", since="[bold]\x07")
+    messages = dataclasses.replace(Holder.me(), host="\x1b[31mred\n", since="[bold]\x07")
     (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / "00000001").write_text(told.text())
+    (tmp_path / FOLDER / "00000001").write_text(messages.text())
     with pytest.raises(UserError) as refused:
         Lock(tmp_path).acquire()
     assert str(refused.value).isprintable()
 
 
-def test_who_looked_long_ago_comes_too_late(home):
-    late, dead = Lock(home), taken(home)
+def test_outdated_checks_cannot_acquire(folder):
+    late, dead = Lock(folder), acquire(folder)
     number, _ = late._newest()
     dead.release()
-    taken(home).release()
-    with taken(home) as held:
-        assert held._number == number + 2
+    acquire(folder).release()
+    with acquire(folder) as lock:
+        assert lock._number == number + 2
         assert not late._claim(number + 1)
-        held.check()
-        assert held._opened().numbers() == [number + 2]
+        lock.check()
+        assert lock._opened().numbers() == [number + 2]
 
 
-def test_an_error_of_the_work_is_not_hidden(home, monkeypatch):
+def test_errors_of_the_body_are_raised(folder, monkeypatch):
     monkeypatch.setattr(Lock, "_newest", lambda self: 1 / 0)
-    with pytest.raises(KeyError), Lock(home):
+    with pytest.raises(KeyError), Lock(folder):
         raise KeyError
 
 
-def test_a_store_that_fails_is_one_line(bucket, tmp_path, monkeypatch):
+def test_storage_errors_are_one_line(bucket, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/x: cannot be written .Not a directory"):
         Lock(tmp_path / "file" / "x").acquire()
@@ -219,8 +219,8 @@ def test_a_store_that_fails_is_one_line(bucket, tmp_path, monkeypatch):
         Lock(bucket).acquire()
 
 
-def test_a_store_that_cannot_create_once(bucket, monkeypatch):
-    """Who wrote last, has it."""
+def test_stores_without_exclusive_creation(bucket, monkeypatch):
+    """Without atomic creation, the last writer gets the lock."""
     monkeypatch.setattr(files, "SETTLE", 0.2)
     makes = files.open_files(bucket)
     makes._has_exclusive_create = False
@@ -231,102 +231,102 @@ def test_a_store_that_cannot_create_once(bucket, monkeypatch):
 
 
 class Runs(RuleBasedStateMachine):
-    """Three runs on as many machines: they look, take, stand still, are killed and leave. Two are never inside at once."""
+    """Three runs on three machines try, acquire, hang, are killed and release. No two hold the lock at once."""
 
     NAMES = st.sampled_from("abc")
 
     def __init__(self):
         super().__init__()
-        self.now, self.inside, self.trying, self.serial = 0.0, {}, {}, 0
-        self.home = "memory://model/run"
+        self.now, self.holders, self.trying, self.serial = 0.0, {}, {}, 0
+        self.folder = "memory://model/run"
 
     def teardown(self):
         fsspec.filesystem("memory").store.clear()
 
-    def made(self, name):
-        held = Lock(self.home, stale=100, clock=lambda: self.now)
-        held._opened().age = lambda number: 0.0
-        held._me = dataclasses.replace(held._me, machine=name)
-        return held
+    def make_lock(self, name):
+        lock = Lock(self.folder, stale=100, clock=lambda: self.now)
+        lock._opened().age = lambda number: 0.0
+        lock._me = dataclasses.replace(lock._me, machine=name)
+        return lock
 
     @rule(name=NAMES)
-    def look(self, name):
-        if name in self.inside:
+    def try_acquire(self, name):
+        if name in self.holders:
             return
-        trying = self.trying.setdefault(name, self.made(name))
+        trying = self.trying.setdefault(name, self.make_lock(name))
         try:
             if trying.attempt():
-                self.inside[name] = self.trying.pop(name)
+                self.holders[name] = self.trying.pop(name)
         except UserError:
             del self.trying[name]
 
     @rule(name=NAMES)
-    def beat(self, name):
-        if name in self.inside and self.holds(name):
-            self.inside[name].renew()
+    def renew(self, name):
+        if name in self.holders and self.still_holds(name):
+            self.holders[name].renew()
 
     @rule(name=NAMES)
-    def die(self, name):
-        self.inside.pop(name, None)
+    def kill(self, name):
+        self.holders.pop(name, None)
         self.trying.pop(name, None)
 
     @rule(name=NAMES)
-    def leave(self, name):
-        if name in self.inside:
-            self.inside.pop(name).release()
+    def release(self, name):
+        if name in self.holders:
+            self.holders.pop(name).release()
 
     @rule(seconds=st.sampled_from([10, 60, 110]))
     def wait(self, seconds):
         self.now += seconds
 
-    def holds(self, name):
-        """A run asks before each save, and ends where it has lost the lock."""
+    def still_holds(self, name):
+        """A run checks before each save, and stops if it has lost the lock."""
         try:
-            self.inside[name].check()
+            self.holders[name].check()
         except UserError:
             return False
         return True
 
     @invariant()
-    def one_at_most(self):
-        assert sum(self.holds(name) for name in self.inside) <= 1
+    def at_most_one_holder(self):
+        assert sum(self.still_holds(name) for name in self.holders) <= 1
 
-    @precondition(lambda self: not self.inside)
+    @precondition(lambda self: not self.holders)
     @rule()
-    def nobody_is_locked_out(self):
-        held = self.made("d")
+    def lock_can_be_acquired(self):
+        lock = self.make_lock("d")
         for _ in range(2):
-            if held.attempt():
+            if lock.attempt():
                 break
             self.now += 101
-        held.check()
-        held.release()
+        lock.check()
+        lock.release()
 
 
-def test_any_order_of_events():
+def test_state_machine():
     run_state_machine_as_test(
         Runs, settings=settings(max_examples=25, stateful_step_count=25, derandomize=True, deadline=None, database=None)
     )
 
 
-def test_the_lock_is_stale_long_after_a_few_signs_of_life_are_missed():
+def test_locks_expire_after_several_missed_heartbeats():
     assert lock.STALE > 5 * lock.BEAT
 
 
 @pytest.mark.parametrize("number", [10**15 - 1, 10**15, 10**18 - 1])
-def test_a_number_that_no_lock_comes_to_ends_in_a_line(tmp_path, number):
+def test_too_large_lock_numbers_are_one_line(tmp_path, number):
     folder = tmp_path / FOLDER
     folder.mkdir()
     (folder / str(number)).write_text(dataclasses.replace(Holder.me(), free=True).text())
     with pytest.raises(UserError, match=rf"{FOLDER}: has a file {number}, which no run creates; remove it"):
         Lock(tmp_path).acquire()
     (folder / str(number)).rename(folder / str(10**14))
-    with Lock(tmp_path) as held:
-        held.acquire()
-        held.check()
+    with Lock(tmp_path) as lock:
+        lock.acquire()
+        lock.check()
 
 
-def test_a_lock_that_leads_elsewhere_is_refused(tmp_path):
+def test_linked_locks_are_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "run" / FOLDER).symlink_to(tmp_path / "other")
@@ -336,10 +336,10 @@ def test_a_lock_that_leads_elsewhere_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_what_is_no_file_in_a_lock_is_named(tmp_path, link):
+def test_special_files_in_a_lock_are_named(tmp_path, link):
     (tmp_path / FOLDER).mkdir()
-    odd = tmp_path / FOLDER / "00000001"
-    odd.symlink_to(tmp_path / "other") if link else odd.mkdir()
+    path = tmp_path / FOLDER / "00000001"
+    path.symlink_to(tmp_path / "other") if link else path.mkdir()
     with pytest.raises(UserError, match=rf"{FOLDER}/00000001: is a folder or a link in a lock; remove it"):
         Lock(tmp_path).acquire()
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["00000001"]

@@ -1,4 +1,4 @@
-"""A lock between the processes of this machine."""
+"""Locks between processes of one machine."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import time
 
 from hyperseg_jax.locks.process_lock import process_lock
 
-HOLDS = """
+HOLD_SCRIPT = """
 import pathlib, sys, time
 from hyperseg_jax.locks.process_lock import process_lock
 with process_lock(pathlib.Path(sys.argv[1]), wait=False) as free:
@@ -16,9 +16,9 @@ with process_lock(pathlib.Path(sys.argv[1]), wait=False) as free:
 """
 
 
-def test_no_end_of_a_process_leaves_it_locked(tmp_path):
+def test_locks_are_released_when_a_process_ends(tmp_path):
     path = tmp_path / "below" / "lock"
-    process = subprocess.Popen([sys.executable, "-c", HOLDS, path], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLD_SCRIPT, path], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "True\n"
     with process_lock(path, wait=False) as free:
         assert not free
@@ -28,8 +28,8 @@ def test_no_end_of_a_process_leaves_it_locked(tmp_path):
     assert not path.exists()
 
 
-def test_many_threads_one_after_the_other(tmp_path):
-    """The file goes with its holder, and who waited for a file that is gone waits for the next."""
+def test_many_threads_acquire_in_turn(tmp_path):
+    """The holder deletes the file; waiters on a deleted file continue with the next one."""
     inside, most = [], []
 
     def work():

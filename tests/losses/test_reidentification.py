@@ -1,4 +1,4 @@
-"""Positives and negatives of re-identification, its two losses, and padding."""
+"""Re-identification: positives, negatives, both losses and padding."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ from hyperseg_jax.losses.reidentification import (
 )
 
 
-def frame(seed=0, queries=40, targets=3, dims=8):
-    """Boxes around the targets, class probabilities, targets and embeddings."""
+def make_frame(seed=0, queries=40, targets=3, dims=8):
+    """Returns boxes around the targets, class probabilities, targets and embeddings."""
     rng = np.random.default_rng(seed)
-    wanted = np.concatenate([rng.uniform(0.25, 0.75, (targets, 2)), rng.uniform(0.15, 0.35, (targets, 2))], 1)
-    boxes = wanted[np.arange(queries) % targets] + rng.normal(0, 0.04, (queries, 4))
-    given = (boxes.clip(0.02, 0.98), rng.dirichlet(np.ones(5), queries), wanted, rng.integers(0, 5, targets))
+    expected = np.concatenate([rng.uniform(0.25, 0.75, (targets, 2)), rng.uniform(0.15, 0.35, (targets, 2))], 1)
+    boxes = expected[np.arange(queries) % targets] + rng.normal(0, 0.04, (queries, 4))
+    inputs = (boxes.clip(0.02, 0.98), rng.dirichlet(np.ones(5), queries), expected, rng.integers(0, 5, targets))
     embeddings = rng.standard_normal((targets + queries, dims))
-    return [jnp.asarray(x, jnp.int32 if x.dtype == int else jnp.float32) for x in given], jnp.asarray(embeddings, jnp.float32)
+    return [jnp.asarray(x, jnp.int32 if x.dtype == int else jnp.float32) for x in inputs], jnp.asarray(embeddings, jnp.float32)
 
 
 choose = jax.jit(choose_queries)
@@ -38,16 +38,16 @@ def test_box_overlaps():
 
 
 def test_queries_on_a_target_are_positive_and_far_ones_negative():
-    given, _ = frame()
-    found = choose(*given, jnp.ones(3, bool))
-    iou = np.asarray(box_overlaps(given[0], given[2])[0]).T
-    assert found.positive.any(1).all() and not (found.positive & found.negative).any()
-    assert (found.positive.sum(0) <= 1).all()
-    assert iou[found.positive].min() > 0.5 and np.median(iou[found.negative]) < 0.1
-    assert found.positive.any(0)[iou.max(0).argmax()]
+    args, _ = make_frame()
+    result = choose(*args, jnp.ones(3, bool))
+    iou = np.asarray(box_overlaps(args[0], args[2])[0]).T
+    assert result.positive.any(1).all() and not (result.positive & result.negative).any()
+    assert (result.positive.sum(0) <= 1).all()
+    assert iou[result.positive].min() > 0.5 and np.median(iou[result.negative]) < 0.1
+    assert result.positive.any(0)[iou.max(0).argmax()]
 
 
-def test_every_target_gets_a_query_even_where_all_want_the_same():
+def test_every_target_gets_a_query():
     cost = jnp.asarray([[0.0, 0.1, 0.2], [5.0, 6.0, 7.0], [8.0, 9.0, 4.0], [9.0, 9.0, 9.0]])
     matched, raised = cheapest_queries(cost, jnp.zeros((4, 3)), jnp.ones(3, bool), 10)
     np.testing.assert_array_equal(matched.sum(1) > 0, True)
@@ -55,25 +55,25 @@ def test_every_target_gets_a_query_even_where_all_want_the_same():
     assert (raised[0] > 1e4).all() and float(jnp.abs(raised - cost)[3].max()) == 0
 
 
-def test_a_crowded_query_never_goes_to_padding():
+def test_padding_gets_no_query():
     cost = jnp.asarray([[0.0, 0.1, -9.0], [1.0, 2.0, -9.0], [3.0, 1.0, -9.0]])
     matched, _ = cheapest_queries(cost, jnp.zeros((3, 3)), jnp.array([True, True, False]), 10)
     np.testing.assert_array_equal(matched, [[True, False, False], [False, False, True], [False] * 3])
 
 
-def padded(given, extra):
-    boxes, probability, wanted, labels = given
-    return [boxes, probability, jnp.concatenate([wanted, jnp.full((extra, 4), 0.99)]), jnp.pad(labels, (0, extra))]
+def pad_inputs(inputs, extra):
+    boxes, probability, expected, labels = inputs
+    return [boxes, probability, jnp.concatenate([expected, jnp.full((extra, 4), 0.99)]), jnp.pad(labels, (0, extra))]
 
 
 def test_padding_changes_nothing():
-    given, embeddings = frame()
+    args, embeddings = make_frame()
     key = jax.random.key(0)
     valid, more_valid = jnp.ones(3, bool), jnp.arange(6) < 3
-    for one, other in zip(assignment_cost(*given, valid), assignment_cost(*padded(given, 3), more_valid), strict=True):
+    for one, other in zip(assignment_cost(*args, valid), assignment_cost(*pad_inputs(args, 3), more_valid), strict=True):
         np.testing.assert_array_equal(one, other[:, :3])
-    few = choose(*given, valid)
-    more = choose(*padded(given, 3), more_valid)
+    few = choose(*args, valid)
+    more = choose(*pad_inputs(args, 3), more_valid)
     np.testing.assert_array_equal(more.positive[:3], few.positive)
     np.testing.assert_array_equal(more.negative[:3], few.negative)
     assert not more.positive[3:].any() and not more.negative[3:].any()
@@ -81,49 +81,59 @@ def test_padding_changes_nothing():
     keys = jnp.concatenate([embeddings[:3], jnp.full((3, 8), 7.0)])
     other = loss(keys, embeddings[3:], more, more_valid, key=key)
     np.testing.assert_allclose(one[0], other[0], rtol=1e-6)
-    assert float(abs(one[1] - other[1])) < 0.2  # other negatives are drawn
-    everything = ReidTargets(more.positive, more.negative & (jnp.cumsum(more.negative, -1) <= 5))  # few enough to take all
-    apart = ReidTargets(everything.positive[:3], everything.negative[:3])
+    assert float(abs(one[1] - other[1])) < 0.2  # different negatives are sampled
+    everything = ReidTargets(more.positive, more.negative & (jnp.cumsum(more.negative, -1) <= 5))  # few enough to use all
+    masks_to_planes = ReidTargets(everything.positive[:3], everything.negative[:3])
     np.testing.assert_allclose(
-        loss(embeddings[:3], embeddings[3:], apart, valid, key=key)[1],
+        loss(embeddings[:3], embeddings[3:], masks_to_planes, valid, key=key)[1],
         loss(keys, embeddings[3:], everything, more_valid, key=key)[1],
         rtol=1e-6,
     )
 
 
-def test_the_losses_are_their_formulas():
+def test_losses_equal_their_formulas():
     rng = np.random.default_rng(1)
-    here, there = rng.standard_normal((2, 6)).astype(np.float32), rng.standard_normal((9, 6)).astype(np.float32)
+    query_embeddings, key_embeddings = (
+        rng.standard_normal((2, 6)).astype(np.float32),
+        rng.standard_normal((9, 6)).astype(np.float32),
+    )
     positive, negative = np.zeros((2, 9), bool), np.ones((2, 9), bool)
     positive[0, :2], positive[1, 4] = True, True
     negative[0, :3], negative[1, 3:5] = False, False
-    contrast, cosine = loss(here, there, ReidTargets(positive, negative), np.ones(2, bool), key=jax.random.key(0))
-    wanted, squares = [], []
+    contrast, cosine = loss(
+        query_embeddings, key_embeddings, ReidTargets(positive, negative), np.ones(2, bool), key=jax.random.key(0)
+    )
+    expected, squares = [], []
     for n in range(2):
-        product = there @ here[n]
+        product = key_embeddings @ query_embeddings[n]
         pairs = product[negative[n]][None] - product[positive[n]][:, None]
-        wanted.append(np.log(1 + np.exp(pairs.astype(np.float64)).sum()))
-        angle = product / np.linalg.norm(there, axis=1) / np.linalg.norm(here[n])
+        expected.append(np.log(1 + np.exp(pairs.astype(np.float64)).sum()))
+        angle = product / np.linalg.norm(key_embeddings, axis=1) / np.linalg.norm(query_embeddings[n])
         counted = positive[n] | negative[n]
         squares.append(((angle - positive[n]) ** 2)[counted].mean())
-    np.testing.assert_allclose(contrast, np.mean(wanted), rtol=1e-5)
+    np.testing.assert_allclose(contrast, np.mean(expected), rtol=1e-5)
     np.testing.assert_allclose(cosine, np.mean(squares), rtol=1e-5)
 
 
-def test_ten_negatives_are_drawn_for_each_positive():
-    here, there = jnp.ones((1, 4)), jnp.concatenate([jnp.ones((1, 4)), -jnp.ones((50, 4))])
-    there = there.at[1:21].set(jnp.array([1.0, -1.0, 1.0, -1.0]))  # at right angles: no cosine loss
+def test_ten_negatives_per_positive():
+    query_embeddings, key_embeddings = jnp.ones((1, 4)), jnp.concatenate([jnp.ones((1, 4)), -jnp.ones((50, 4))])
+    key_embeddings = key_embeddings.at[1:21].set(jnp.array([1.0, -1.0, 1.0, -1.0]))  # orthogonal: no cosine loss
     positive = (jnp.arange(51) == 0)[None]
     means = [
-        float(loss(here, there, ReidTargets(positive, ~positive), jnp.ones(1, bool), key=jax.random.key(k))[1]) * 11
+        float(
+            loss(query_embeddings, key_embeddings, ReidTargets(positive, ~positive), jnp.ones(1, bool), key=jax.random.key(k))[
+                1
+            ]
+        )
+        * 11
         for k in range(3)
     ]
     assert all(abs(m - round(m)) < 1e-4 and 0 < m <= 10 for m in means) and len(set(map(round, means))) > 1
 
 
 @pytest.mark.parametrize("nothing", ["no positive", "no target"])
-def test_nothing_to_learn_from_gives_zeros_and_finite_gradients(nothing):
-    _, embeddings = frame()
+def test_empty_targets_give_zeros_and_finite_gradients(nothing):
+    _, embeddings = make_frame()
     positive = jnp.zeros((3, 40), bool)
     valid = jnp.full(3, nothing == "no positive")
     (contrast, _), gradient = jax.value_and_grad(

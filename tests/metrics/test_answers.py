@@ -1,4 +1,4 @@
-"""Scores of written answers: the published normalisation, yes and no, letters."""
+"""Scores of text answers: published normalization, yes/no and choices."""
 
 import pytest
 
@@ -39,12 +39,12 @@ def test_vqa_contractions():
 
 
 def test_vqa_accuracy_leaves_one_out():
-    """Of ten people k agree: k of the ten sets hold k - 1 of them, the others k."""
+    """If k of ten people agree, k of the ten leave-one-out sets contain k - 1 of them, the others k."""
     for k, expected in [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)]:
         assert accuracy("Two", ["2"] * k + ["x"] * (10 - k)) == pytest.approx(expected)
 
 
-def test_vqa_rules_differ_where_truths_are_not_normal():
+def test_vqa_rules_differ_for_unnormalized_answers():
     truths = ["The Cat"] * 10
     assert accuracy("cat", truths) == 1 and accuracy("cat", truths, "released") == 0
     assert accuracy("t shirt", ["t-shirt"] * 9 + ["coat"], "released") == pytest.approx(1)
@@ -73,18 +73,18 @@ def test_pope_reads_the_first_sentence(said, yes):
 
 def test_pope_by_hand():
     scores = PopeScores()
-    for said, truth, group in [
+    for output, truth, group in [
         ("yes", True, "random"),
         ("yes", False, "random"),
         ("no", True, "popular"),
         ("no", False, "popular"),
         ("yes", True, "popular"),
     ]:
-        scores.update(said, truth, group)
-    found = scores.compute()
-    assert (found["accuracy"], found["precision"], found["recall"]) == pytest.approx((3 / 5, 2 / 3, 2 / 3))
-    assert found["f1"] == pytest.approx(2 / 3) and found["yes_share"] == 0.6
-    assert found["f1/random"] == pytest.approx(2 / 3) and found["f1_mean"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+        scores.update(output, truth, group)
+    result = scores.compute()
+    assert (result["accuracy"], result["precision"], result["recall"]) == pytest.approx((3 / 5, 2 / 3, 2 / 3))
+    assert result["f1"] == pytest.approx(2 / 3) and result["yes_share"] == 0.6
+    assert result["f1/random"] == pytest.approx(2 / 3) and result["f1_mean"] == pytest.approx((2 / 3 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def test_choice(said, letter):
     assert choose(said, {"A": "cat", "B": "dog", "C": "fish"}) == letter
 
 
-def test_circular_evaluation_wants_every_rotation():
+def test_circular_evaluation_needs_every_rotation():
     scores = MultipleChoiceScores()
-    for question, said, truth in [(1, "A", "A"), (1, "B", "B"), (2, "A", "A"), (2, "A", "B")]:
-        scores.update(said, truth, {"A": "cat", "B": "dog"}, question, "nature")
+    for question, output, truth in [(1, "A", "A"), (1, "B", "B"), (2, "A", "A"), (2, "A", "B")]:
+        scores.update(output, truth, {"A": "cat", "B": "dog"}, question, "nature")
     assert scores.compute() == {"accuracy": 0.5, "plain": 0.75, "count": 2, "accuracy/nature": 0.5}
 
 

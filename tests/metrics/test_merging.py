@@ -1,4 +1,4 @@
-"""Every accumulator gives the same scores however its samples are spread over hosts, and its state is JSON."""
+"""Every accumulator gives the same scores for any distribution of samples over hosts, and its state is JSON."""
 
 import copy
 import json
@@ -110,36 +110,36 @@ KINDS = {
 }
 
 
-def test_every_accumulator_is_here():
+def test_every_accumulator_is_tested():
     assert {type(new()) for new, _ in KINDS.values()} == {getattr(metrics, name) for name in metrics.__all__}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_parts_equal_the_whole(kind, parts):
+def test_merged_parts_equal_the_full_scores(kind, parts):
     new, feed = KINDS[kind]
-    whole, total = new(), new()
+    full, total = new(), new()
     for k in range(SAMPLES):
-        feed(whole, k)
+        feed(full, k)
     for part in range(parts):
         seen = new()
         for k in range(part, SAMPLES, parts):
             feed(seen, k)
         total.merge(type(seen).from_state(json.loads(json.dumps(seen.state()))))
-    expected = whole.compute()
-    assert expected == whole.compute() and total.compute() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    expected = full.compute()
+    assert expected == full.compute() and total.compute() == pytest.approx(expected, rel=1e-12, abs=1e-12)
     assert len({round(value, 6) for value in expected.values()}) > 1 or expected == {"count": SAMPLES}  # else nothing was told
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_seen_is_no_error(kind):
+def test_empty_accumulators(kind):
     new, _ = KINDS[kind]
     total = new()
     total.merge(type(total).from_state(new().state()))
     assert all(np.isfinite(value) for value in total.compute().values())
 
 
-def test_scores_by_different_rules_do_not_mix():
+def test_different_rules_cannot_be_merged():
     with pytest.raises(ValueError, match="cannot be merged"):
         metrics.ReferringScores().merge(metrics.ReferringScores("released"))
     with pytest.raises(ValueError, match="official, released"):
@@ -148,7 +148,7 @@ def test_scores_by_different_rules_do_not_mix():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_state_of_another_shape_is_refused(kind):
+def test_states_of_wrong_shape_are_refused(kind):
     new, feed = KINDS[kind]
     seen = new()
     feed(seen, 0)
@@ -160,24 +160,24 @@ def test_a_state_of_another_shape_is_refused(kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind, (new, _) in KINDS.items() if type(new()).__dict__.get("bounds")])
-def test_sums_larger_than_their_number_are_refused(kind):
-    """Else a damaged file of an evaluation's other half would give an accuracy of 1.7e9."""
+def test_sums_larger_than_their_count_are_refused(kind):
+    """Otherwise a damaged partial evaluation would give an accuracy of 1.7e9."""
     new, feed = KINDS[kind]
     seen = new()
     feed(seen, 0)
     kept = json.loads(json.dumps(seen.state()))
     for share, _ in seen.bounds:
         state = copy.deepcopy(kept)
-        _each(state, lambda row, share=share: [1e12 if k == share else value for k, value in enumerate(row)])
+        _change_numbers(state, lambda row, share=share: [1e12 if k == share else value for k, value in enumerate(row)])
         with pytest.raises(ValueError, match="valid numbers"):
             type(seen).from_state(state)
-    _each(kept, lambda row: [0.0] * len(row))  # 0 / 0
+    _change_numbers(kept, lambda row: [0.0] * len(row))  # 0 / 0
     with pytest.raises(ValueError, match="valid numbers"):
         type(seen).from_state(kept)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_numbers_of_another_kind_are_refused(kind):
+def test_numbers_of_wrong_type_are_refused(kind):
     """Else texts would count as their numbers, and where nothing was found, `{}` and "" would pass for lists until the score is
     asked for."""
     new, feed = KINDS[kind]
@@ -187,7 +187,7 @@ def test_numbers_of_another_kind_are_refused(kind):
     changes = [lambda row: [str(value) for value in row], lambda row: [value > 0 for value in row], dict.fromkeys]
     for change in changes:
         state = copy.deepcopy(kept)
-        _each(state, change)
+        _change_numbers(state, change)
         with pytest.raises(ValueError, match=r"valid numbers|unexpected format"):
             type(seen).from_state(state)
 
@@ -201,12 +201,12 @@ def test_matches_are_lists(kind, value):
     for matches in damaged:
         with pytest.raises((ValueError, TypeError, KeyError)):
             KINDS[kind][0].from_state({"options": {}, "images": {"a": {"cat": matches}}})
-    whole = KINDS[kind][0].from_state({"options": {}, "images": {"a": {"cat": state}}})
-    assert whole.compute()["ar@100"] == 0
+    full = KINDS[kind][0].from_state({"options": {}, "images": {"a": {"cat": state}}})
+    assert full.compute()["ar@100"] == 0
 
 
-def test_no_more_is_found_than_there_is():
-    """Else the recall of a damaged file would be above 1."""
+def test_more_matches_than_targets_are_refused():
+    """Otherwise the recall of a damaged file would be above 1."""
     state = {"scores": [0.5, 0.4], "matched": [[1, 3]] * 4, "ignored": [[0, 1]] * 4, "targets": [1] * 4}
     read = lambda **fields: metrics.MaskAP.from_state({"options": {}, "images": {"a": {"cat": state | fields}}})
     assert 0 < read().compute()["ar@100"] <= 1
@@ -216,7 +216,7 @@ def test_no_more_is_found_than_there_is():
 
 
 @pytest.mark.parametrize("value", [{"a": "no"}, {"a": 0}, [["a", True]], "", None])
-def test_things_are_true_or_false(value):
+def test_thing_flags_must_be_boolean(value):
     seen = metrics.PanopticQuality()
     panoptic(seen, 0)
     state = {**seen.state(), "thing": value if type(value) is not dict else dict.fromkeys("abc", value["a"])}
@@ -224,7 +224,7 @@ def test_things_are_true_or_false(value):
         metrics.PanopticQuality.from_state(state)
 
 
-def test_of_davis_decays_alone_may_be_negative():
+def test_only_davis_decays_may_be_negative():
     seen = metrics.DavisScores("unsupervised")
     davis(seen, 0)
     kept = seen.state()
@@ -239,31 +239,31 @@ def test_of_davis_decays_alone_may_be_negative():
                 metrics.DavisScores.from_state(state)
 
 
-def test_a_state_of_more_things_than_any_benchmark_has_is_refused():
-    """Each would be an array of as many numbers."""
-    found = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "targets": [2**23] * 4}
+def test_states_with_too_many_targets_are_refused():
+    """Each would allocate an array of that size."""
+    result = {"scores": [], "matched": [[]] * 4, "ignored": [[]] * 4, "targets": [2**23] * 4}
     with pytest.raises(ValueError, match="limits of any benchmark"):
-        metrics.MaskAP.from_state({"options": {}, "images": {"a": {"0": found}}})
-    none = found | {"targets": [0] * 4}
+        metrics.MaskAP.from_state({"options": {}, "images": {"a": {"0": result}}})
+    none = result | {"targets": [0] * 4}
     with pytest.raises(ValueError, match="of 9000 classes"):
         metrics.MaskAP.from_state({"options": {}, "images": {str(k): {str(k): none} for k in range(9000)}})
 
 
-def _each(state, change):
-    """Changes the numbers of a state: rows of sums, or the things to find in an image."""
+def _change_numbers(state, change):
+    """Applies a change to the numbers of a state: rows of sums, or the number of targets in an image."""
     for name, row in state.get("sums", {}).items():
         state["sums"][name] = change(row)
     for kinds in state.get("images", {}).values():
-        for found in kinds.values():
-            found["targets"] = change(found["targets"])
+        for result in kinds.values():
+            result["targets"] = change(result["targets"])
 
 
 DAMAGE = (
     lambda state: state.clear(),
     lambda state: state.update(options={"a": 1}, images=[], sums=[]),
-    lambda state: _each(state, lambda row: row[:-1]),
-    lambda state: _each(state, lambda row: [*row, 1]),
-    lambda state: _each(state, lambda row: [row]),
-    lambda state: _each(state, lambda row: "x"),
-    lambda state: _each(state, lambda row: [10**400] * len(row)),
+    lambda state: _change_numbers(state, lambda row: row[:-1]),
+    lambda state: _change_numbers(state, lambda row: [*row, 1]),
+    lambda state: _change_numbers(state, lambda row: [row]),
+    lambda state: _change_numbers(state, lambda row: "x"),
+    lambda state: _change_numbers(state, lambda row: [10**400] * len(row)),
 )

@@ -1,4 +1,4 @@
-"""Rules of single benchmarks, by hand."""
+"""Rules of individual benchmarks, with manually computed values."""
 
 import numpy as np
 import pytest
@@ -14,17 +14,17 @@ from hyperseg_jax.metrics import (
 )
 
 
-def block(rows, columns, size=(20, 20)):
+def make_block(rows, columns, size=(20, 20)):
     mask = np.zeros(size, bool)
     mask[slice(*rows), slice(*columns)] = True
     return mask
 
 
-A, B = block((0, 4), (0, 5)), block((0, 4), (0, 10))  # 20 and 40 pixels, nested
+A, B = make_block((0, 4), (0, 5)), make_block((0, 4), (0, 10))  # 20 and 40 pixels, nested
 NONE = np.zeros((20, 20), bool)
 
 
-def test_reasonseg_ignores_or_counts_what_is_ignored():
+def test_reasonseg_ignored_pixels():
     official, released = ReferringScores(), ReferringScores("released")
     for scores in (official, released):
         scores.update(B, A, ignore=B & ~A)
@@ -33,31 +33,33 @@ def test_reasonseg_ignores_or_counts_what_is_ignored():
     assert released.compute()["precision@0.6"] == 0
 
 
-def test_grefcoco_by_hand():
-    """With target: IoU 0.5, 1, and one told to be absent. Without: one told so, one answered with 20 pixels."""
+def test_grefcoco():
+    """With target: IoU 0.5, 1, and one predicted absent. Without: one predicted absent, one with 20 pixels."""
     official, released = GeneralizedScores(), GeneralizedScores("released")
     for scores in (official, released):
         for prediction, target in [(A, B), (B, B), (NONE, B), (NONE, NONE), (A, NONE)]:
             scores.update(prediction, target)
-    found = official.compute()
-    assert found["giou"] == pytest.approx((0.5 + 1 + 0 + 1 + 0) / 5)
-    assert found["ciou"] == pytest.approx((20 + 40) / (40 + 40 + 40 + 0 + 20))
-    assert found["n_acc"] == 0.5 and found["t_acc"] == pytest.approx(2 / 3) and found["precision@0.7"] == pytest.approx(1 / 3)
+    result = official.compute()
+    assert result["giou"] == pytest.approx((0.5 + 1 + 0 + 1 + 0) / 5)
+    assert result["ciou"] == pytest.approx((20 + 40) / (40 + 40 + 40 + 0 + 20))
+    assert (
+        result["n_acc"] == 0.5 and result["t_acc"] == pytest.approx(2 / 3) and result["precision@0.7"] == pytest.approx(1 / 3)
+    )
     assert released.compute()["n_acc"] == pytest.approx(1 / 3) and released.compute()["t_acc"] == pytest.approx(1 / 3)
 
 
-def test_clicks_stop_early_and_never_arrive():
+def test_clicks_to_reach_a_threshold():
     scores = ClickScores(limit=20, at=3)
     scores.update([0.4, 0.86])
     scores.update([0.1] * 20)
-    found = scores.compute()
-    assert (found["noc@50"], found["noc@85"], found["noc@90"]) == (11, 11, 20)
-    assert (found["failed@85"], found["failed@90"], found["iou@3"]) == (0.5, 1, pytest.approx((0.86 + 0.1) / 2))
+    result = scores.compute()
+    assert (result["noc@50"], result["noc@85"], result["noc@90"]) == (11, 11, 20)
+    assert (result["failed@85"], result["failed@90"], result["iou@3"]) == (0.5, 1, pytest.approx((0.86 + 0.1) / 2))
     with pytest.raises(ValueError, match="pass 1 to 20"):
         scores.update([])
 
 
-def test_mean_iou_by_hand():
+def test_mean_iou():
     """Class a: 3 of 4 labelled pixels, none told wrongly: 3 / 4. b: 2 right, 1 too many: 2 / 3. c never seen nor told."""
     scores = SemanticScores()
     ignore = np.array([[False] * 6 + [True]])
@@ -83,7 +85,7 @@ def test_davis_skips_first_and_last_frame_of_given_objects_only():
 
 
 def test_davis_pairs_proposals_with_objects():
-    right = block((10, 18), (10, 18))
+    right = make_block((10, 18), (10, 18))
     true = np.stack([[A, A], [right, right]])
     scores = DavisScores("unsupervised")
     scores.update(np.stack([[NONE, NONE], [right, right], [A, A]]), true)
@@ -92,28 +94,28 @@ def test_davis_pairs_proposals_with_objects():
     assert scores.compute()["j"] == pytest.approx(3 / 4)
 
 
-def test_revos_by_hand():
+def test_revos():
     """One frame of 400 pixels: 20 right, 20 too many, 100 in all objects. A = 380 / 400, R = 1 - 20 / 100."""
-    everything = block((0, 10), (0, 10))
+    everything = make_block((0, 10), (0, 10))
     official, released = ReVosScores(), ReVosScores("released")
     for scores in (official, released):
         scores.update(B[None], A[None], everything[None], "referring")
         scores.update(NONE[None], A[None], everything[None], "reasoning")
         scores.update(NONE[None], NONE[None], everything[None], "absent")
-    found, other = official.compute(), released.compute()
-    assert found["a/referring"] == pytest.approx(0.95) and found["r/referring"] == pytest.approx(0.8, abs=1e-6)
-    assert found["r"] == pytest.approx(0.9, abs=1e-6) and found["j"] == pytest.approx(0.25) and found["r/absent"] == 1
-    assert other["r/referring"] == 0 and other["a/referring"] == pytest.approx(360 / 400) and other["j"] == found["j"]
-    assert found["count"] == 3
-    rounded, third = ReVosScores("released"), block((0, 1), (0, 3))
-    rounded.update(block((0, 1), (0, 1))[None], third[None], third[None], "referring")
+    result, other = official.compute(), released.compute()
+    assert result["a/referring"] == pytest.approx(0.95) and result["r/referring"] == pytest.approx(0.8, abs=1e-6)
+    assert result["r"] == pytest.approx(0.9, abs=1e-6) and result["j"] == pytest.approx(0.25) and result["r/absent"] == 1
+    assert other["r/referring"] == 0 and other["a/referring"] == pytest.approx(360 / 400) and other["j"] == result["j"]
+    assert result["count"] == 3
+    rounded, third = ReVosScores("released"), make_block((0, 1), (0, 3))
+    rounded.update(make_block((0, 1), (0, 1))[None], third[None], third[None], "referring")
     assert rounded.compute()["j"] == pytest.approx(0.3333, abs=1e-12)
     blind = ReVosScores()
     blind.update(B[None], A[None], group="referring")
     assert "r" not in blind.compute()
 
 
-def test_clips_of_another_size_are_refused():
+def test_videos_of_other_sizes_are_refused():
     for scores in (VideoScores(), ReVosScores(), DavisScores()):
         with pytest.raises(ValueError, match="resize"):
             scores.update(A[None, None, :5], A[None, None])

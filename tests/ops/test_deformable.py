@@ -14,7 +14,7 @@ from hyperseg_jax.ops.deformable import deformable_sampling
 SHAPES = ((5, 7), (9, 13), (4, 3))
 
 
-def draw(rng, batch=2, queries=11, heads=3, channels=4, points=2, shapes=SHAPES):
+def random_inputs(rng, batch=2, queries=11, heads=3, channels=4, points=2, shapes=SHAPES):
     area = sum(h * w for h, w in shapes)
     value = rng.normal(size=(batch, area, heads, channels)).astype(np.float32)
     locations = rng.uniform(-0.3, 1.3, (batch, queries, heads, len(shapes), points, 2)).astype(np.float32)
@@ -23,8 +23,8 @@ def draw(rng, batch=2, queries=11, heads=3, channels=4, points=2, shapes=SHAPES)
     return value, locations, weights, cotangent
 
 
-def naive(value, locations, weights, shapes=SHAPES):
-    """Every corner of every point by itself."""
+def sample_naively(value, locations, weights, shapes=SHAPES):
+    """Sums over the four corners of each point."""
     batch, queries, heads, _, points, _ = locations.shape
     out = np.zeros((batch, queries, heads, value.shape[-1]))
     start = 0
@@ -41,7 +41,7 @@ def naive(value, locations, weights, shapes=SHAPES):
     return out.reshape(batch, queries, -1)
 
 
-def with_torch(value, locations, weights, shapes=SHAPES):
+def sample_with_torch(value, locations, weights, shapes=SHAPES):
     batch, _, heads, channels = value.shape
     queries, levels, points = locations.shape[1], *locations.shape[3:5]
     samples = []
@@ -54,28 +54,28 @@ def with_torch(value, locations, weights, shapes=SHAPES):
     return mixed.reshape(batch, heads * channels, queries).transpose(1, 2)
 
 
-def test_output_is_the_naive_sum(rng):
-    value, locations, weights, _ = draw(rng)
+def test_output_equals_the_naive_sum(rng):
+    value, locations, weights, _ = random_inputs(rng)
     ours = jax.jit(lambda *a: deformable_sampling(a[0], SHAPES, *a[1:]))(value, locations, weights)
-    np.testing.assert_allclose(ours, naive(value, locations, weights), atol=2e-6)
+    np.testing.assert_allclose(ours, sample_naively(value, locations, weights), atol=2e-6)
 
 
-def test_output_and_gradients_are_those_of_torch(rng):
-    value, locations, weights, cotangent = draw(rng, queries=200, points=4)
+def test_output_and_gradients_equal_torch(rng):
+    value, locations, weights, cotangent = random_inputs(rng, queries=200, points=4)
     theirs = [torch.tensor(a, requires_grad=True) for a in (value, locations, weights)]
-    expected = with_torch(*theirs)
+    expected = sample_with_torch(*theirs)
     expected.backward(torch.tensor(cotangent))
     ours, pull = jax.vjp(lambda *a: deformable_sampling(a[0], SHAPES, *a[1:]), *map(jnp.asarray, (value, locations, weights)))
     np.testing.assert_allclose(ours, expected.detach().numpy(), atol=1e-5)
     for name, gradient, tensor in zip(("value", "locations", "weights"), pull(jnp.asarray(cotangent)), theirs, strict=True):
         reference = tensor.grad.numpy()
         np.testing.assert_allclose(gradient, reference, rtol=1e-5, atol=3e-6 * np.abs(reference).max(), err_msg=name)
-    outside = (locations < -0.15).any(-1) | (locations > 1.15).any(-1)  # beyond the reach of the smallest map's border
+    outside = (locations < -0.15).any(-1) | (locations > 1.15).any(-1)  # outside the interpolation border of the smallest map
     assert outside.any()
 
 
-def test_a_point_far_outside_gives_nothing(rng):
-    value, locations, weights, _ = draw(rng)
+def test_points_far_outside_give_zero(rng):
+    value, locations, weights, _ = random_inputs(rng)
     far = jnp.full(locations.shape, 7.0).at[..., 0].set(-3e8)
     ours, pull = jax.vjp(lambda *a: deformable_sampling(a[0], SHAPES, *a[1:]), jnp.asarray(value), far, jnp.asarray(weights))
     assert not np.any(ours)
@@ -84,14 +84,14 @@ def test_a_point_far_outside_gives_nothing(rng):
 
 def test_bfloat16_values_keep_float32_coordinates(rng):
     shapes = ((100, 120),)
-    value, locations, weights, _ = draw(rng, shapes=shapes)
+    value, locations, weights, _ = random_inputs(rng, shapes=shapes)
     exact = deformable_sampling(jnp.asarray(value), shapes, jnp.asarray(locations), jnp.asarray(weights))
     half = deformable_sampling(jnp.asarray(value, jnp.bfloat16), shapes, jnp.asarray(locations), jnp.asarray(weights))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=5e-2)
 
 
-def test_levels_that_do_not_fit_are_an_error(rng):
-    value, locations, weights, _ = draw(rng)
+def test_inconsistent_levels_are_an_error(rng):
+    value, locations, weights, _ = random_inputs(rng)
     with pytest.raises(ValueError, match="cells"):
         deformable_sampling(jnp.asarray(value), SHAPES[:2], jnp.asarray(locations), jnp.asarray(weights))

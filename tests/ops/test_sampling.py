@@ -14,7 +14,7 @@ from hyperseg_jax.ops.sampling import grid_sample, resize_bilinear
     ("source", "target"),
     [((5, 7), (11, 9)), ((32, 48), (8, 16)), ((64, 64), (33, 128)), ((3, 4), (1, 1)), ((1, 1), (3, 2)), ((6, 6), (6, 6))],
 )
-def test_resize_is_interpolate(source, target, rng):
+def test_resize_equals_interpolate(source, target, rng):
     x = rng.normal(size=(2, *source, 5)).astype(np.float32)
     cotangent = rng.normal(size=(2, *target, 5)).astype(np.float32)
     theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
@@ -26,9 +26,9 @@ def test_resize_is_interpolate(source, target, rng):
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_grid_sample_is_grid_sample(align_corners, rng):
+def test_grid_sample_equals_torch(align_corners, rng):
     x = rng.normal(size=(2, 9, 13, 6)).astype(np.float32)
-    points = rng.uniform(-0.2, 1.2, (2, 50, 2)).astype(np.float32)  # some outside, some half outside
+    points = rng.uniform(-0.2, 1.2, (2, 50, 2)).astype(np.float32)  # some fully or partly outside
     cotangent = rng.normal(size=(2, 50, 6)).astype(np.float32)
     theirs = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
     expected = F.grid_sample(theirs, torch.tensor(2 * points - 1)[:, :, None], align_corners=align_corners)

@@ -1,4 +1,4 @@
-"""Masks as maps of their numbers."""
+"""Masks as maps of segment ids."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import pytest
 from hyperseg_jax.ops.segment_maps import number_masks
 
 
-def test_masks_that_do_not_overlap_share_a_plane():
+def test_disjoint_masks_share_a_plane():
     owner = np.random.default_rng(0).integers(0, 300, (2, 40, 50))
     (numbers,), planes = number_masks([owner == n + 1 for n in range(299)], np.uint16)
     np.testing.assert_array_equal(numbers, owner)
     assert numbers.dtype == np.uint16 and planes == [0] * 299
 
 
-def test_a_mask_lies_in_the_first_plane_with_room():
+def test_masks_use_the_first_free_plane():
     masks = np.zeros((6, 1, 4, 8), bool)
     for mask, (start, stop) in zip(masks, ((0, 4), (2, 6), (4, 8), (0, 1), (3, 5), (0, 0)), strict=True):
         mask[..., start:stop] = True
@@ -27,7 +27,7 @@ def test_a_mask_lies_in_the_first_plane_with_room():
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.9])
-def test_any_masks_are_kept(share):
+def test_masks_round_trip(share):
     masks = np.random.default_rng(1).random((9, 2, 11, 17)) < share
     maps, planes = number_masks(masks, np.uint8)
     for n, mask in enumerate(masks):

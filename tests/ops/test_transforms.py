@@ -1,4 +1,4 @@
-"""Pictures and masks at the sizes of the encoders."""
+"""Images and masks at the input sizes of the encoders."""
 
 import numpy as np
 import pytest
@@ -26,29 +26,29 @@ def test_padding_is_grey_and_masks_follow_their_image():
     assert ((image[:16, :, 0] > 127) == mask[:16]).mean() > 0.97
 
 
-def test_drawn_masks_hold_ones_and_zeros():
-    """A bool array whose bytes are 255 counts as 255 once it is a float on the device."""
+def test_drawn_masks_are_zeros_and_ones():
+    """A bool array with bytes of 255 becomes 255 as a float on the device."""
     mask = np.zeros((40, 60), bool)
     mask[10:30, 10:50] = True
     assert set(np.unique(transforms.stretch_mask(mask, 24).view(np.uint8))) == {0, 1}
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_maps_are_resized_as_pillow_resizes_masks(dtype):
+def test_maps_are_resized_like_masks_in_pillow(dtype):
     rng = np.random.default_rng(0)
     for height, width, size in (*rng.integers(1, 90, (60, 3)).tolist(), (480, 640, 1024), (640, 427, 96)):
         numbers = rng.integers(0, np.iinfo(dtype).max + 1, (2, height, width)).astype(dtype)
         geometry = fit(height, width, size)
         rows, columns = geometry.filled
-        found = transforms.resize_and_pad_map(numbers, geometry)
-        assert found.dtype == dtype and found.shape == (2, size, size)
-        assert not found[:, rows:].any() and not found[:, :, columns:].any()
-        for ours, whole in zip(found, numbers, strict=True):
-            wanted = Image.fromarray(whole.astype(np.int32)).resize((columns, rows), Image.Resampling.NEAREST)
-            np.testing.assert_array_equal(ours[:rows, :columns], np.asarray(wanted))
+        result = transforms.resize_and_pad_map(numbers, geometry)
+        assert result.dtype == dtype and result.shape == (2, size, size)
+        assert not result[:, rows:].any() and not result[:, :, columns:].any()
+        for ours, full in zip(result, numbers, strict=True):
+            expected = Image.fromarray(full.astype(np.int32)).resize((columns, rows), Image.Resampling.NEAREST)
+            np.testing.assert_array_equal(ours[:rows, :columns], np.asarray(expected))
 
 
-def test_a_drawn_point_survives_any_stretch():
+def test_drawn_points_survive_resizing():
     mask = np.zeros((400, 400), bool)
     mask[399, 0] = True
     assert transforms.stretch_mask(mask, 16)[15, 0]

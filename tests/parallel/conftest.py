@@ -1,4 +1,4 @@
-"""A batch of eight images with all kinds of prompts, on one device and on eight."""
+"""A batch of eight images with all types of prompts, on one device and on eight."""
 
 import dataclasses
 import types
@@ -21,7 +21,7 @@ ROWS, SEED = 8, 3
 
 @pytest.fixture(scope="session")
 def case(micro, shared):
-    """config, model, boxed shapes, params, batch, key, and what one device computes: loss, metrics, gradient."""
+    """config, model, boxed shapes, params, batch, key, and the results of one device: loss, metrics, gradient."""
     config = micro(
         ("referring", "panoptic", "region", "chat"),
         model__precision__matmul="highest",
@@ -50,44 +50,44 @@ def case(micro, shared):
         (total, metrics), gradient = jax.device_get(jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch, key))
         margin = smallest_margin(model, params, batch)
         folder.mkdir()
-        found = {"params": params, "gradient": gradient, "metrics": metrics, "total": total, "margin": margin}
-        np.savez(folder / "one_device.npz", **flatten(found))
+        result = {"params": params, "gradient": gradient, "metrics": metrics, "total": total, "margin": margin}
+        np.savez(folder / "one_device.npz", **flatten(result))
 
     # compiled and run by one worker, read by the others
     with np.load(shared("one_device", compute) / "one_device.npz") as file:
-        found = unflatten({name: file[name] for name in file.files})
+        result = unflatten({name: file[name] for name in file.files})
     return types.SimpleNamespace(
         config=config,
         model=model,
         boxed=SYSTEM.boxed_shapes(config),
-        params=found["params"],
+        params=result["params"],
         batch=batch,
         key=key,
         loss=loss,
-        total=found["total"],
-        metrics=found["metrics"],
-        gradient=found["gradient"],
-        margin=found["margin"],
+        total=result["total"],
+        metrics=result["metrics"],
+        gradient=result["gradient"],
+        margin=result["margin"],
     )
 
 
 def smallest_margin(model, params, batch):
-    """The least distance from zero of the logits that decide the attention masks, as a part of the largest."""
-    decided = []
+    """Returns the smallest magnitude of the attention mask logits, relative to the largest."""
+    recorded = []
 
-    def recorded(mask_embedding, features):
+    def record_logits(mask_embedding, features):
         logits = jnp.einsum("bkqc,bhwc->bkqhw", mask_embedding, features, precision="highest")
-        decided.append(logits)
+        recorded.append(logits)
         return negative(mask_embedding, features)
 
     negative = mask2former._blocked_positions
-    with unittest.mock.patch.object(mask2former, "_blocked_positions", recorded):
+    with unittest.mock.patch.object(mask2former, "_blocked_positions", record_logits):
 
-        def of(params, batch):
-            decided.clear()
+        def predict_logits(params, batch):
+            recorded.clear()
             SYSTEM.predict(model, None)(params, batch, {})
-            return list(decided)
+            return list(recorded)
 
-        found = [np.abs(logits) for logits in jax.jit(of)(params, batch)]
-    # exactly zero are those of padded prompts, whose queries are zero vectors
-    return min(values[values > 0].min() for values in found) / max(values.max() for values in found)
+        result = [np.abs(logits) for logits in jax.jit(predict_logits)(params, batch)]
+    # exact zeros belong to padded prompts, whose queries are zero vectors
+    return min(values[values > 0].min() for values in result) / max(values.max() for values in result)

@@ -1,4 +1,4 @@
-"""What holds hosts together, as far as one process can see it."""
+"""Multi-host coordination, tested within one process."""
 
 import concurrent.futures
 import socket
@@ -18,37 +18,37 @@ from hyperseg_jax.parallel.startup_barrier import startup_barrier
 from hyperseg_jax.parallel.watchdog import Watchdog
 
 
-def call(processes, present, seconds=5.0):
-    """What each of those present gets from a roll call: names, or the error."""
+def call_roll(processes, present, seconds=5.0):
+    """Returns the result of a roll call for each process present: names, or the error."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
-    def one(k):
+    def join(k):
         try:
             return startup_barrier(f"127.0.0.1:{port}", k, processes, name=f"host{k}", seconds=seconds)
         except UserError as error:
             return str(error)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(one, present))
+        return list(pool.map(join, present))
 
 
-def test_all_who_come_learn_all_names():
-    assert call(4, [3, 1, 0, 2]) == [["host0", "host1", "host2", "host3"]] * 4
+def test_roll_call_returns_all_names():
+    assert call_roll(4, [3, 1, 0, 2]) == [["host0", "host1", "host2", "host3"]] * 4
 
 
-def test_who_does_not_come_is_named_to_all():
-    for told in call(4, [0, 2], seconds=1.0):
-        assert told.startswith("after 1 s, process 1, 3 of 4 did not reach the start; present: 0 (host0), 2 (host2)")
+def test_missing_processes_are_reported_to_all():
+    for messages in call_roll(4, [0, 2], seconds=1.0):
+        assert messages.startswith("after 1 s, process 1, 3 of 4 did not reach the start; present: 0 (host0), 2 (host2)")
 
 
-def test_without_process_0_each_says_whom_it_misses():
-    (told,) = call(2, [1], seconds=0.5)
-    assert "process 0 of 2 did not reach the start" in told
+def test_without_process_0_each_process_reports_it():
+    (messages,) = call_roll(2, [1], seconds=0.5)
+    assert "process 0 of 2 did not reach the start" in messages
 
 
-def test_flags_that_do_not_fit_are_one_line(monkeypatch):
+def test_invalid_flags_are_one_line(monkeypatch):
     timeouts = hosts.Timeouts(start=1)
     with pytest.raises(UserError, match="--process-id 4 of --processes 4"):
         hosts.join(timeouts, coordinator="localhost:1", process_id=4, processes=4)
@@ -63,8 +63,8 @@ def test_flags_that_do_not_fit_are_one_line(monkeypatch):
         hosts.Timeouts(start=0)
 
 
-def test_a_cluster_tells_who_is_who(monkeypatch):
-    """As Slurm describes the third of four processes; what is given by hand counts first."""
+def test_process_ids_from_a_cluster(monkeypatch):
+    """The third of four Slurm processes; explicit flags take precedence."""
     slurm = {
         "SLURM_JOB_ID": "4096",
         "SLURM_STEP_NODELIST": "node[07-10]",
@@ -74,21 +74,21 @@ def test_a_cluster_tells_who_is_who(monkeypatch):
     }
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    told, begun = [], []
-    monkeypatch.setattr(hosts, "startup_barrier", lambda *given, **_: told.append(given) or ["a", "b", "c", "d"])
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **timeouts: begun.append((given, timeouts)))
+    messages, started = [], []
+    monkeypatch.setattr(hosts, "startup_barrier", lambda *args, **_: messages.append(args) or ["a", "b", "c", "d"])
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **timeouts: started.append((args, timeouts)))
     monkeypatch.setattr(hosts, "_group", hosts._ProcessGroup())
     hosts.join(hosts.Timeouts(start=7, heartbeat=8, barrier=9))
-    assert told == [("node07:61440", 2, 4)] and hosts.process_name(2) == "2 (c)"
+    assert messages == [("node07:61440", 2, 4)] and hosts.process_name(2) == "2 (c)"
     timeouts = {"initialization_timeout": 7, "heartbeat_timeout_seconds": 8, "shutdown_timeout_seconds": 9}
-    assert begun == [(("node07:61440", 4, 2), timeouts)]
+    assert started == [(("node07:61440", 4, 2), timeouts)]
     hosts.join(hosts.Timeouts(), coordinator="here:1", process_id=3)
-    assert told[1] == ("here:1", 3, 4)
+    assert messages[1] == ("here:1", 3, 4)
     hosts.join(hosts.Timeouts(), processes=1)
-    assert len(told) == 2
+    assert len(messages) == 2
 
 
-def test_one_process_agrees_with_itself():
+def test_a_single_process():
     hosts.join(hosts.Timeouts(), processes=1)
     assert hosts.is_primary() and hosts.exchange("a word", "x") == ["x"] and hosts.combine_failures("a failure", "no") == "no"
     with pytest.raises(RuntimeError, match="as it was"), hosts.exit_on_error():
@@ -100,7 +100,7 @@ def mesh():
     return jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 
 
-def test_rows_go_to_the_devices_and_come_back(mesh):
+def test_rows_are_put_and_gathered(mesh):
     feed = Feed(NamedSharding(mesh, P("data")))
     every = Rows(8, tuple(range(8)), (True,) * 8)
     assert feed.size(5) == 8 and feed.size(8) == 8 and feed.rows(8) == every
@@ -114,7 +114,7 @@ def test_rows_go_to_the_devices_and_come_back(mesh):
 
 
 class Devices:
-    """A sharding of rows over devices of several processes, as rows(...) asks for it."""
+    """A fake sharding of rows over devices of several processes."""
 
     def __init__(self, *spans):
         self.spans = spans  # (process, start, stop) of each device
@@ -129,7 +129,7 @@ class Devices:
         return {device(k, process): (slice(start, stop),) for k, (process, start, stop) in enumerate(self.spans)}
 
 
-def test_the_rows_of_a_process_among_many(monkeypatch):
+def test_rows_of_each_process(monkeypatch):
     monkeypatch.setattr(hosts, "jax", jax)
     two = Feed(Devices((0, 0, 2), (0, 2, 4), (1, 4, 6), (1, 6, 8)))
     shared = Feed(Devices((0, 0, 4), (1, 0, 4), (2, 4, 8), (3, 4, 8)))  # tensor parallel over two hosts
@@ -146,24 +146,24 @@ def test_the_rows_of_a_process_among_many(monkeypatch):
         Feed(Devices((1, 0, 8))).rows(8)
 
 
-def test_a_silence_is_told_once_with_all_stacks(tmp_path, capfd):
+def test_hangs_are_reported_once_with_all_stacks(tmp_path, capfd):
     file = tmp_path / "logs" / "stacks-0.txt"
     file.parent.mkdir()
 
-    def a_place_where_it_hangs():
+    def hang_here():
         time.sleep(1.2)
 
     with Watchdog(0.4, file) as watchdog:
         time.sleep(0.6)
-        assert not file.exists()  # nothing has begun
+        assert not file.exists()  # nothing has started
         watchdog.beat()
         watchdog.pause()
         time.sleep(0.6)
         assert not file.exists()
         watchdog.beat()
-        thread = threading.Thread(target=a_place_where_it_hangs)
+        thread = threading.Thread(target=hang_here)
         thread.start()
         thread.join()
-    said = capfd.readouterr().err
-    assert said.count("nothing has finished for 0.4 s") == 1
-    assert "a_place_where_it_hangs" in said and "a_place_where_it_hangs" in file.read_text()
+    output = capfd.readouterr().err
+    assert output.count("nothing has finished for 0.4 s") == 1
+    assert "hang_here" in output and "hang_here" in file.read_text()

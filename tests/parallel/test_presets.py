@@ -1,4 +1,4 @@
-"""Every preset computes what one device computes, from parameters and activations that really are split."""
+"""Every preset gives the results of one device, with parameters and activations that are actually sharded."""
 
 import collections
 import re
@@ -15,17 +15,17 @@ from hyperseg_jax.planning import program
 from hyperseg_jax.tables import flatten
 
 SIZES = {"data_fsdp": {"fsdp": 4}, "large_image": {"space": 4}}
-# each compiles a program; those of the default run stand for the others, which are among the slow tests
-QUICK = ("data", "fsdp_tensor")
+# each compiles a program: the default run tests two, the slow tests the others
+FAST = ("data", "fsdp_tensor")
 WITH_LOOPS = ("data", "data_fsdp", "fsdp_tensor")
-NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in presets.PRESETS]
+NAMES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in presets.PRESETS]
 COLLECTIVE = r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 
 
-def whole_tree_split(name):
-    """The preset on eight devices, small parameters split as well."""
-    made = placement.make(name, SIZES.get(name))
-    return placement.Placement(made.preset, made.mesh, made.rules, min_size=0)
+def make_full_sharding(name):
+    """Returns the preset on eight devices, with small parameters sharded as well."""
+    result = placement.make(name, SIZES.get(name))
+    return placement.Placement(result.preset, result.mesh, result.rules, min_size=0)
 
 
 def lower(case, placed):
@@ -36,24 +36,24 @@ def lower(case, placed):
         return jax.jit(jax.value_and_grad(case.loss, has_aux=True), out_shardings=outputs).lower(*arguments), arguments
 
 
-def test_the_masks_of_the_case_keep_a_margin(case):
-    """A bit of the decoder's attention mask is a hard decision; here rounding cannot flip one."""
-    assert case.margin > 5e-5  # rounding comes to less than 1e-6
+def test_attention_mask_logits_have_a_margin(case):
+    """Attention masks are hard decisions; with this margin, rounding cannot flip a bit."""
+    assert case.margin > 5e-5  # rounding errors are below 1e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_preset_computes_what_one_device_computes(case, name):
-    """One program a preset: its losses and gradients, how its arrays are split, and what its devices exchange."""
-    lowered, arguments = lower(case, whole_tree_split(name))
+def test_presets_give_the_results_of_one_device(case, name):
+    """One program per preset: losses, gradients, shardings and collectives."""
+    lowered, arguments = lower(case, make_full_sharding(name))
     step = lowered.compile()
     check_numbers(case, *jax.device_get(step(*arguments)))
     if name not in ("single", "data", "large_image"):
         check_split(name, *arguments[:2])
     text = step.as_text()
     if name == "data":
-        # Losses divide by counts of the whole batch, so sums are exchanged; matching, sampling and splicing stay on a device.
-        found = collections.Counter(re.findall(COLLECTIVE, text))
-        assert set(found) == {"all-reduce"} and found["all-reduce"] < 12
+        # Losses divide by counts of the full batch, so sums are exchanged; matching, sampling and splicing stay local.
+        result = collections.Counter(re.findall(COLLECTIVE, text))
+        assert set(result) == {"all-reduce"} and result["all-reduce"] < 12
     if name in WITH_LOOPS:
         loops = program.read(text)
         assert len(loops.loops("matching")) >= 2 and not loops.waiting("matching")
@@ -64,10 +64,10 @@ def check_numbers(case, outputs, gradient):
     np.testing.assert_allclose(total, case.total, rtol=1e-5)
     for kind, value in case.metrics.items():
         np.testing.assert_allclose(metrics[kind], value, rtol=1e-5, err_msg=kind)
-    gradient, wanted = flatten(gradient), flatten(case.gradient)
-    largest = max(np.abs(value).max() for value in wanted.values())
-    for path, value in wanted.items():
-        scale = max(np.abs(value).max(), 1e-3 * largest)  # biases of keys have no gradient but rounding
+    gradient, expected = flatten(gradient), flatten(case.gradient)
+    largest = max(np.abs(value).max() for value in expected.values())
+    for path, value in expected.items():
+        scale = max(np.abs(value).max(), 1e-3 * largest)  # the gradient of key biases is zero up to rounding
         assert np.abs(gradient[path] - value).max() <= 1e-5 * scale, path
 
 
@@ -79,25 +79,25 @@ def check_split(name, params, batch):
 
 
 def test_every_constraint_is_lowered(case, monkeypatch):
-    """A mesh entered the wrong way would drop them without a word. (A set, since Linen traces the body of a scan twice.)"""
-    asked = set()
+    """A mesh entered incorrectly would silently drop them. (A set, since Linen traces the body of a scan twice.)"""
+    requests = set()
 
-    def recorded(x, *names):
+    def record_constraint(x, *names):
         caller = sys._getframe(1)
         module = caller.f_locals.get("self")
-        asked.add((getattr(module, "path", ()), caller.f_code.co_filename, caller.f_lineno, x.shape, names))
+        requests.add((getattr(module, "path", ()), caller.f_code.co_filename, caller.f_lineno, x.shape, names))
         return constrain(x, *names)
 
     constrain = axes.constrain
-    monkeypatch.setattr(axes, "constrain", recorded)
-    lowered = lambda: jax.jit(lambda *given: case.loss(*given)).lower(case.params, case.batch, case.key).as_text()
-    with placement.use(whole_tree_split("data_fsdp")):
+    monkeypatch.setattr(axes, "constrain", record_constraint)
+    lowered = lambda: jax.jit(lambda *args: case.loss(*args)).lower(case.params, case.batch, case.key).as_text()
+    with placement.use(make_full_sharding("data_fsdp")):
         text = lowered()
     ours = [line for line in text.splitlines() if "sdy.sharding_constraint" in line and "@empty_mesh" not in line]
-    assert len(ours) == len(asked) > 15
+    assert len(ours) == len(requests) > 15
 
 
-def test_a_batch_that_cannot_be_split_is_refused(case):
+def test_indivisible_batches_are_refused(case):
     with placement.use(placement.make("data")), pytest.raises(ValueError, match="a batch of 6 rows"):
         jax.jit(lambda x: axes.constrain(x, "batch", "length")).lower(np.zeros((6, 4)))
 
@@ -115,7 +115,7 @@ def test_wrong_meshes_are_named(name, sizes, told):
         placement.make(name, sizes)
 
 
-def test_a_preset_of_unknown_axes_is_refused():
+def test_presets_with_unknown_axes_are_refused():
     with pytest.raises(ValueError, match=r"unknown mesh axes \['fdsp'\]; use some of data, fsdp"):
         presets.Preset({"data": 1}, (("embed", ("fdsp",)),))
     with pytest.raises(ValueError, match=r"unknown logical axis \['embedd'\]"):
@@ -125,7 +125,7 @@ def test_a_preset_of_unknown_axes_is_refused():
 @pytest.mark.parametrize("kind", sorted(set(presets.GENERATIONS)))
 @pytest.mark.parametrize("adapters", [True, False])
 @pytest.mark.parametrize("devices", [4, 16, 64, 256])
-def test_defaults_fit_every_slice(kind, adapters, devices):
+def test_default_presets_fit_every_slice(kind, adapters, devices):
     name, sizes = presets.choose("auto", kind, devices, 1, adapters)
     shape = placement.resolve(name, sizes, devices)
     assert shape.get("fsdp", 1) <= 32

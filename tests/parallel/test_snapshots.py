@@ -1,6 +1,6 @@
-"""Where every parameter of the published size lies on each default topology, as text that a change is reviewed by.
+"""Shardings of every parameter of the published size on each default topology, as text snapshots for review.
 
-Write the files anew: pytest -n 0 tests/parallel/test_snapshots.py --write-snapshots
+Rewrite the files: pytest -n 0 tests/parallel/test_snapshots.py --write-snapshots
 """
 
 import functools
@@ -17,7 +17,7 @@ from hyperseg_jax.training.initial_state import trace_initial_state
 from hyperseg_jax.training.state import shardings
 
 FOLDER = pathlib.Path(__file__).parent / "snapshots"
-# topology -> (what JAX calls its chips, chips)
+# topology -> (JAX device kind, chips)
 TOPOLOGIES = {
     "v4_2x2x4": ("TPU v4", 16),
     "v5e_4x4": ("TPU v5 lite", 16),
@@ -29,25 +29,25 @@ TOPOLOGIES = {
 
 @pytest.fixture(scope="module")
 def shapes():
-    """of(kind): (config, boxed parameters, state, its groups and optimizer) of a recipe, without values or places."""
+    """get(kind): (config, boxed parameters, state, groups and optimizer) of a recipe, abstract and without shardings."""
 
     @functools.cache
-    def of(kind):
+    def get(kind):
         config = configs.load(f"hyperseg_3b_{kind}")
         system = systems.get(config.system)
         rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
         boxed = system.boxed_shapes(config)
         anywhere = placement.abstract("single", {}, 1)
-        begun = trace_initial_state(config, system, system.build(config), rules, lambda step: 1.0, anywhere)
-        state, tx = begun.abstract, begun.tx
+        initial_state = trace_initial_state(config, system, system.build(config), rules, lambda step: 1.0, anywhere)
+        state, tx = initial_state.abstract, initial_state.tx
         return config, boxed, state, rules, tx
 
-    return of
+    return get
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_snapshot(shapes, topology, kind, request):
+def test_shardings_equal_the_snapshot(shapes, topology, kind, request):
     config, boxed, state, rules, tx = shapes(kind)
     device_kind, chips = TOPOLOGIES[topology]
     preset, sizes = presets.choose("auto", device_kind, chips, 1, config.model.lora.rank > 0)

@@ -1,4 +1,4 @@
-"""Reading compiled programs: collectives are found where they are, and the matching runs without any."""
+"""Analysis of compiled programs: collectives are located, and matching runs without any."""
 
 import jax
 import jax.numpy as jnp
@@ -13,46 +13,46 @@ from hyperseg_jax.planning import program
 
 
 @pytest.fixture(scope="module")
-def placed():
+def sharded_costs():
     return placement.make("data", devices=jax.devices()[:8])
 
 
-def matched(function, placed):
-    """The program that assigns 8 rows of 2 stages, split over the devices by their rows."""
-    cost = jax.ShapeDtypeStruct((2, 8, 6, 3), jnp.float32, sharding=NamedSharding(placed.mesh, P(None, "data")))
-    valid = jax.ShapeDtypeStruct((8, 3), bool, sharding=placed.batch)
-    with placement.use(placed):
-        return program.read(jax.jit(function, out_shardings=placed.replicated).lower(cost, valid).compile().as_text())
+def compile_matching(function, sharded_costs):
+    """Compiles matching of 8 rows and 2 stages, sharded by rows."""
+    cost = jax.ShapeDtypeStruct((2, 8, 6, 3), jnp.float32, sharding=NamedSharding(sharded_costs.mesh, P(None, "data")))
+    valid = jax.ShapeDtypeStruct((8, 3), bool, sharding=sharded_costs.batch)
+    with placement.use(sharded_costs):
+        return program.read(jax.jit(function, out_shardings=sharded_costs.replicated).lower(cost, valid).compile().as_text())
 
 
-def test_matching_waits_for_nobody(placed):
-    found = matched(match_all, placed)
-    assert len(found.loops("matching")) >= 2  # over targets, and the search
-    assert found.collectives()  # the result is gathered, outside
-    assert not found.waiting("matching")
+def test_matching_has_no_collectives(sharded_costs):
+    result = compile_matching(match_all, sharded_costs)
+    assert len(result.loops("matching")) >= 2  # loops over targets and of the search
+    assert result.collectives()  # the result is gathered outside the loop
+    assert not result.waiting("matching")
 
 
-def test_matching_split_by_the_compiler_waits_in_every_turn(placed):
+def test_naive_matching_has_collectives_in_its_loop(sharded_costs):
     def naive(cost, valid):
         with jax.named_scope("matching"):
             return jax.vmap(jax.vmap(hungarian), in_axes=(0, None))(cost, valid)
 
-    assert matched(naive, placed).waiting("matching")
+    assert compile_matching(naive, sharded_costs).waiting("matching")
 
 
-def test_loops_are_told_apart_by_their_scope(placed):
+def test_loops_are_identified_by_scope(sharded_costs):
     def double(x):
         with jax.named_scope("outer"):
-            return jax.lax.fori_loop(0, 3, lambda _, y: jax.lax.with_sharding_constraint(y + y.sum(), placed.batch), x)
+            return jax.lax.fori_loop(0, 3, lambda _, y: jax.lax.with_sharding_constraint(y + y.sum(), sharded_costs.batch), x)
 
-    x = jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=placed.batch)
-    with placement.use(placed):
-        found = program.read(jax.jit(double).lower(x).compile().as_text())
-    assert found.waiting("outer") and not found.loops("matching")
-    assert set(found.collectives()) == {"all-reduce"}
+    x = jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=sharded_costs.batch)
+    with placement.use(sharded_costs):
+        result = program.read(jax.jit(double).lower(x).compile().as_text())
+    assert result.waiting("outer") and not result.loops("matching")
+    assert set(result.collectives()) == {"all-reduce"}
 
 
-def test_what_is_no_program_is_refused():
+def test_invalid_programs_are_refused():
     with pytest.raises(ValueError, match="optimized HLO"):
         program.read("no program")
     with pytest.raises(ValueError, match="no operation in %x"):

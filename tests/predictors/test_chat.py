@@ -1,4 +1,4 @@
-"""Answers in words."""
+"""Text answers."""
 
 import jax
 import numpy as np
@@ -12,8 +12,8 @@ from hyperseg_jax.systems.hyperseg import model as wiring
 FRAME = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 
 
-def one_by_one(model, question, count):
-    """The answer's ids by a whole forward pass for each token."""
+def generate_without_cache(model, question, count):
+    """Generates the answer's ids with a full forward pass per token."""
     module = wiring.build(model.config)
     prepare = processor.make(model.config, model.tokenizer, {"length": 160, "targets": 0})
     arrays = prepare(Example("it", FRAME[None], (Prompt("chat", question),)), train=False)
@@ -22,8 +22,8 @@ def one_by_one(model, question, count):
 
     @jax.jit
     def logits(params, layout):
-        whole = lambda m: m.language_head(m.llm(m.conversation(m.image_tokens(clip), layout)))
-        return module.apply({"params": params}, method=whole)
+        full = lambda m: m.language_head(m.llm(m.conversation(m.image_tokens(clip), layout)))
+        return module.apply({"params": params}, method=full)
 
     ids = []
     for _ in range(count):
@@ -35,8 +35,8 @@ def one_by_one(model, question, count):
     return ids
 
 
-def test_an_answer_is_the_most_probable_text(random_model):
-    ids = one_by_one(random_model, "what is left of the ring?", 8)
+def test_answers_are_greedy(random_model):
+    ids = generate_without_cache(random_model, "what is left of the ring?", 8)
     assert len(set(ids)) > 2 and random_model.tokenizer.eos_id not in ids
     assert random_model.chat(FRAME, "what is left of the ring?", max_new_tokens=8) == random_model.tokenizer.decode(ids).strip()
     assert (
@@ -46,12 +46,12 @@ def test_an_answer_is_the_most_probable_text(random_model):
 
 
 def test_the_answer_depends_on_image_and_question(random_model):
-    given = random_model.chat(FRAME, "what is this?", max_new_tokens=8)
-    assert given != random_model.chat(255 - FRAME, "what is this?", max_new_tokens=8)
-    assert given != random_model.chat(FRAME, "how many stars are there?", max_new_tokens=8)
+    inputs = random_model.chat(FRAME, "what is this?", max_new_tokens=8)
+    assert inputs != random_model.chat(255 - FRAME, "what is this?", max_new_tokens=8)
+    assert inputs != random_model.chat(FRAME, "how many stars are there?", max_new_tokens=8)
 
 
-def test_bad_questions_are_named(random_model):
+def test_invalid_questions_are_rejected(random_model):
     with pytest.raises(UserError, match="needs a text"):
         random_model.chat(FRAME, "  ")
     with pytest.raises(UserError, match="max_new_tokens = 0"):

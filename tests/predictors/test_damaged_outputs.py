@@ -1,4 +1,4 @@
-"""Weights that are numbers, but so large that what comes out is none."""
+"""Finite weights that are so large that outputs are not finite."""
 
 import dataclasses
 
@@ -10,19 +10,19 @@ from hyperseg_jax.errors import UserError
 FRAME = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 
 
-def test_outputs_that_are_not_finite_are_no_empty_answer(random_model, monkeypatch):
-    whole = random_model.engine.predict
+def test_non_finite_outputs_raise(random_model, monkeypatch):
+    full = random_model.engine.predict
 
-    def overflowing(*given):
-        outputs, memory = whole(*given)
+    def overflowing(*args):
+        outputs, memory = full(*args)
         return outputs | {"mask_logits": outputs["mask_logits"].at[..., 0, 0].set(np.nan)}, memory
 
     assert random_model.segment(FRAME, "the red ring") is not None
     monkeypatch.setattr(random_model, "engine", dataclasses.replace(random_model.engine, predict=overflowing))
-    asked = (
+    requests = (
         lambda: random_model.segment(FRAME, "the red ring"),
         lambda: random_model.segment_regions(FRAME, [np.ones((40, 60), bool)]),
     )
-    for ask in asked:
+    for request in requests:
         with pytest.raises(UserError, match="not finite, so its weights are damaged"):
-            ask()
+            request()

@@ -1,4 +1,4 @@
-"""Sheets of images."""
+"""Image sheets."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hyperseg_jax.results.drawing import contact_sheet
 from hyperseg_jax.results.page import Page
 
 
-def test_tiles_of_any_size_find_room():
+def test_tiles_of_any_size():
     tiles = [np.full((h, w, 3), k, np.uint8) for k, (h, w) in enumerate([(4, 10), (6, 3), (5, 5)])]
     canvas = contact_sheet(tiles, 2, gap=1)
     assert canvas.shape == (15, 23, 3)
@@ -17,7 +17,7 @@ def test_tiles_of_any_size_find_room():
         assert (canvas == k).all(-1).sum() == tile.shape[0] * tile.shape[1]
 
 
-def test_a_page_embeds_no_file_behind_a_link(tmp_path):
+def test_linked_files_are_not_embedded(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "secret").write_text("mine")
     (tmp_path / "run" / "loss.png").symlink_to(tmp_path / "secret")

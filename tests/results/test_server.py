@@ -1,4 +1,4 @@
-"""What the servers get: names, values and counts in each file, read back by other means than they were written."""
+"""Submission files: names, values and counts, read back independently of the writers."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def test_ref_youtube_vos(tmp_path):
     assert pixels.dtype == np.uint8 and np.array_equal(pixels, 255 * ~CLIP[1])
     with pytest.raises(ValueError, match="2 masks for 1 frames"):
         ref_youtube_vos.write(tmp_path / "bad.zip", [("vid", "0", ["00000"], CLIP)])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]  # nothing half written is left
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]  # no partial files remain
 
 
 def test_youtube_vis(tmp_path):
@@ -62,7 +62,7 @@ def test_mmbench(tmp_path):
     mmbench.write(tmp_path / "answers.xlsx", [row, row | {"index": 1000241}])
     with zipfile.ZipFile(tmp_path / "answers.xlsx") as file:
         for name in file.namelist():
-            ElementTree.fromstring(file.read(name))  # every part is XML
+            ElementTree.fromstring(file.read(name))  # every part is valid XML
         sheet = ElementTree.fromstring(file.read("xl/worksheets/sheet1.xml"))
     cells = [["".join(cell.itertext()) for cell in line] for line in sheet.iter() if line.tag.endswith("}row")]
     assert cells[0] == ["index", "question", "A", "B", "C", "D", "prediction"]
@@ -72,7 +72,7 @@ def test_mmbench(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "a/../b", "a//b", "a\\b", "a\0", "\ud800", "\u00e9" * 200, "a/" * 20 + "b"])
-def test_names_that_no_file_can_have_are_refused(tmp_path, name):
+def test_invalid_file_names_are_refused(tmp_path, name):
     assert not ref_youtube_vos.is_file_name(name) and ref_youtube_vos.is_file_name("video/\u00e9 1")
     with pytest.raises(ValueError, match="an invalid file name"):
         ref_youtube_vos.write(tmp_path / "a.zip", [("video", name, ["0"], np.zeros((1, 2, 2), bool))])
@@ -81,7 +81,7 @@ def test_names_that_no_file_can_have_are_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_mmbench_leaves_out_what_xml_has_not(tmp_path):
+def test_mmbench_drops_characters_that_xml_cannot_store(tmp_path):
     row = dict.fromkeys(mmbench.COLUMNS, "") | {"index": 1, "question": "a\ud800b\x1bc\uffff<\u00e9\U0001f600"}
     mmbench.write(tmp_path / "a.xlsx", [row])
     with zipfile.ZipFile(tmp_path / "a.xlsx") as file:

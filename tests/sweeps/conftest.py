@@ -1,4 +1,4 @@
-"""Trials that train something fake, and what to look at in them."""
+"""Trials of a fake training, and their files."""
 
 import json
 import os
@@ -14,13 +14,13 @@ ROOT = HERE.parents[1]
 
 
 @pytest.fixture(autouse=True)
-def _fake_training_is_found(monkeypatch):
+def _fake_training_on_path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{HERE}")
 
 
 @pytest.fixture
-def fakes(tmp_path):
-    """fakes(rates, steps=20, pause=0): trials of the fake training."""
+def make_trials(tmp_path):
+    """make_trials(rates, steps=20, pause=0): trials of the fake training."""
 
     def make(rates, steps=20, **flags):
         fixed = (f"train.steps={steps}", *(f"{name}={value}" for name, value in flags.items()))
@@ -32,8 +32,8 @@ def fakes(tmp_path):
     return make
 
 
-class Seen:
-    """What fake trainings left."""
+class TrialFiles:
+    """Reads the files that fake trainings write."""
 
     @staticmethod
     def starts(trial):
@@ -42,17 +42,17 @@ class Seen:
 
     @staticmethod
     def end(trial):
-        """The checkpoint, and every line of the metrics."""
+        """Returns the checkpoint and every line of the metrics."""
         return json.loads(pathlib.Path(trial.workdir, "checkpoint.json").read_text()), list(trial.lines())
 
     @staticmethod
     def wait(condition, seconds=60):
         until = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < until, "waited in vain"
+            assert time.monotonic() < until, "timed out"
             time.sleep(0.02)
 
 
 @pytest.fixture
-def seen():
-    return Seen
+def trial_files():
+    return TrialFiles

@@ -1,6 +1,6 @@
-"""Stands in for hyperseg_jax.train where only scheduling is tested: the same command line, metrics.jsonl, saves and signals.
+"""Replaces hyperseg_jax.train in tests of scheduling: the same command line, metrics.jsonl, saves and signals.
 
-Its checkpoint is a chain of hashes, so a step that is lost, repeated or of another trial shows in the end.
+Its checkpoint is a chain of hashes, which detects steps that are lost, repeated or from another trial.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ if rate == 13:
     print("error: bad luck")
     sys.exit(2)
 
-checkpoint, metrics, alone = workdir / "checkpoint.json", workdir / "metrics.jsonl", workdir / "alone"
+checkpoint, metrics, lock_file = workdir / "checkpoint.json", workdir / "metrics.jsonl", workdir / "alone"
 state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "chain": ""}
-seen = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS", "TPU_CHIPS_PER_PROCESS_BOUNDS")
+environment_names = ("CUDA_VISIBLE_DEVICES", "TPU_VISIBLE_CHIPS", "TPU_CHIPS_PER_PROCESS_BOUNDS")
 start = {
     "pid": os.getpid(),
     "parent": os.getppid(),
     "from": state["step"],
     "cores": sorted(os.sched_getaffinity(0)),
     "time": time.time(),
-    "environment": {name: os.environ[name] for name in seen if name in os.environ},
+    "environment": {name: os.environ[name] for name in environment_names if name in os.environ},
 }
 with (workdir / "starts.jsonl").open("a") as file:
     file.write(json.dumps(start) + "\n")
-if alone.exists() and pathlib.Path("/proc", alone.read_text()).exists():
+if lock_file.exists() and pathlib.Path("/proc", lock_file.read_text()).exists():
     sys.exit("another process works here")
-alone.write_text(str(os.getpid()))
+lock_file.write_text(str(os.getpid()))
 lines = metrics.read_text().splitlines() if metrics.exists() else []
 metrics.write_text("".join(line + "\n" for line in lines if json.loads(line)["step"] <= state["step"]))
 
@@ -60,6 +60,6 @@ for step in range(state["step"] + 1, steps + 1):
         save()
     if stop:
         break
-alone.unlink()
+lock_file.unlink()
 print(f"ended at step {state['step']}")
 sys.exit(int(flags.get("code", 0)))

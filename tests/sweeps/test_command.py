@@ -1,4 +1,4 @@
-"""hyperseg sweep as it is typed, with a training that is quick; and the results that it leaves."""
+"""The command `hyperseg sweep` with a fast training, and its results."""
 
 import functools
 import json
@@ -24,14 +24,14 @@ def get_config():
 
 
 @pytest.fixture
-def type_in(tmp_path, monkeypatch, capsys):
-    """type_in(options): the exit code, stdout and stderr of hyperseg sweep, in a folder of its own."""
+def run_sweep(tmp_path, monkeypatch, capsys):
+    """run_sweep(options): runs hyperseg sweep in a temporary folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sweep, "Trial", functools.partial(Trial, training="fake_training"))
     pathlib.Path("c.py").write_text(CONFIG)
 
-    def go(options):
+    def run(options):
         code = 0
         try:
             main(["sweep", "--config", "c.py", "--out", "s", "--config.train.steps=10", *shlex.split(options)])
@@ -39,65 +39,71 @@ def type_in(tmp_path, monkeypatch, capsys):
             code = ended.code
         return code, *capsys.readouterr()
 
-    return go
+    return run
 
 
-def test_a_sweep_leaves_a_table_json_and_a_plot(type_in):
-    code, shown, _ = type_in("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --per-trial 1")
+def test_outputs_of_a_sweep(run_sweep):
+    code, output, _ = run_sweep("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --per-trial 1")
     assert code == 0
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line.startswith("│")]
     assert [row[0] for row in rows] == ["3", "3", "2", "2", "1", "1"], "not sorted by score"
     assert rows[0][3:] == ["30.0000", "30.0000", "10", "10", "finished"]
-    found = json.loads(pathlib.Path("s/results.json").read_text())
-    assert found["metric"] == "referring/ciou" and len(found["trials"]) == 6
-    assert found["trials"][0]["scores"] == [[5, 15.0], [10, 30.0]] and found["trials"][0]["values"]["rate"] == "3"
+    result = json.loads(pathlib.Path("s/results.json").read_text())
+    assert result["metric"] == "referring/ciou" and len(result["trials"]) == 6
+    assert result["trials"][0]["scores"] == [[5, 15.0], [10, 30.0]] and result["trials"][0]["values"]["rate"] == "3"
     with Image.open("s/results.png") as image:
         assert image.size[0] > 1000 and image.size[1] > 600  # four panels: steps, and three fields
         assert len(image.convert("RGB").resize((300, 200)).getcolors(60000)) > 30
 
-    code, shown, told = type_in("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --metric train/loss")
-    assert code == 0 and "6 of 6 trials are already done" in told and "best (min)" in shown
-    found = json.loads(pathlib.Path("s/results.json").read_text())["trials"]
-    assert [trial["last"] for trial in found] == sorted(trial["last"] for trial in found)
+    code, output, messages = run_sweep("--grid rate=1,3,2 --zip name=a,b pause=0,0.001 --metric train/loss")
+    assert code == 0 and "6 of 6 trials are already done" in messages and "best (min)" in output
+    result = json.loads(pathlib.Path("s/results.json").read_text())["trials"]
+    assert [trial["last"] for trial in result] == sorted(trial["last"] for trial in result)
 
 
-def test_a_dry_run_prints_the_commands_and_does_nothing(type_in):
-    code, shown, _ = type_in("--grid rate=1,3 --chain --grid 'name=a b' --dry-run")
+def test_a_dry_run_only_prints_the_commands(run_sweep):
+    code, output, _ = run_sweep("--grid rate=1,3 --chain --grid 'name=a b' --dry-run")
     assert code == 0 and not pathlib.Path("s").exists()
-    commands = [shlex.split(line) for line in shown.splitlines()]
+    commands = [shlex.split(line) for line in output.splitlines()]
     assert [command[-1] for command in commands] == ["--config.rate=1", "--config.rate=3", "--config.name=a b"]
     assert all(command[4] == str(pathlib.Path("c.py").absolute()) for command in commands)
 
 
-def test_a_metric_that_never_appears_names_those_that_do(type_in):
-    """One that a validation could have had."""
-    code, _, told = type_in("--grid rate=1 --metric referring/absent_accuracy")
-    assert code == 2 and "--metric referring/absent_accuracy: never appears" in told and "referring/ciou, train/loss" in told
-    assert type_in("--grid rate=1 --metric referring/ciou")[0] == 0
+def test_missing_metrics_are_reported_with_the_available_ones(run_sweep):
+    """A metric that a validation could report."""
+    code, _, messages = run_sweep("--grid rate=1 --metric referring/absent_accuracy")
+    assert (
+        code == 2
+        and "--metric referring/absent_accuracy: never appears" in messages
+        and "referring/ciou, train/loss" in messages
+    )
+    assert run_sweep("--grid rate=1 --metric referring/ciou")[0] == 0
 
 
-def test_failed_trials_are_in_the_table_and_in_the_exit_code(type_in):
-    code, shown, told = type_in("--grid rate=1,-1")
-    assert code == 2 and "1 of 2 trials failed (rate is negative; see " in told and "failed" in shown and "10.0000" in shown
+def test_failed_trials_are_reported(run_sweep):
+    code, output, messages = run_sweep("--grid rate=1,-1")
+    assert (
+        code == 2 and "1 of 2 trials failed (rate is negative; see " in messages and "failed" in output and "10.0000" in output
+    )
 
 
-def test_a_folder_of_another_config_is_refused(type_in):
-    assert type_in("--grid rate=1")[0] == 0
-    code, _, told = type_in("--grid rate=1 --config.train.steps=30")
-    assert code == 2 and "contains a sweep of another config (train.steps: 10 there, 30 here)" in told
-    assert type_in("--grid rate=1,2")[0] == 0, "more trials are welcome"
+def test_a_folder_of_another_config_is_refused(run_sweep):
+    assert run_sweep("--grid rate=1")[0] == 0
+    code, _, messages = run_sweep("--grid rate=1 --config.train.steps=30")
+    assert code == 2 and "contains a sweep of another config (train.steps: 10 there, 30 here)" in messages
+    assert run_sweep("--grid rate=1,2")[0] == 0, "more trials are welcome"
     pathlib.Path("s/sweep.json").write_text("[]")
-    code, _, told = type_in("--grid rate=1")
-    assert code == 2 and "s/sweep.json: its content is not a JSON object; give another --out" in told
+    code, _, messages = run_sweep("--grid rate=1")
+    assert code == 2 and "s/sweep.json: its content is not a JSON object; give another --out" in messages
 
 
 @pytest.mark.parametrize("name", ["ray", "trials"])
-def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name):
+def test_linked_folders_are_not_written(run_sweep, tmp_path, name):
     for folder in ("s", "away"):
         (tmp_path / folder).mkdir()
     (tmp_path / "s" / name).symlink_to(tmp_path / "away")
-    code, _, told = type_in("--grid rate=1")
-    assert code == 2 and f"s: {name} is a link that leaves s; " in told and not any((tmp_path / "away").iterdir())
+    code, _, messages = run_sweep("--grid rate=1")
+    assert code == 2 and f"s: {name} is a link that leaves s; " in messages and not any((tmp_path / "away").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -189,34 +195,34 @@ def test_a_folder_that_is_a_link_out_is_not_written_into(type_in, tmp_path, name
         ),
     ],
 )
-def test_bad_input_is_named_before_anything_starts(type_in, options, words):
-    code, _, told = type_in(options)
-    assert code == 2 and all(word in told for word in words), told
+def test_invalid_input_is_rejected_before_the_start(run_sweep, options, words):
+    code, _, messages = run_sweep(options)
+    assert code == 2 and all(word in messages for word in words), messages
     assert not list(pathlib.Path("s").glob("trials/*"))
 
 
-def test_a_number_of_training_lines_is_looked_for_in_the_losses_of_the_system(world, tmp_path, capsys):
+def test_training_metrics_are_checked_against_the_losses(world, tmp_path, capsys):
     line = ["sweep", "--config", str(MICRO), f"--config.data.root={world}", "--out", str(tmp_path / "s"), "--grid", "seed=0"]
     with pytest.raises(SystemExit) as ended:
         main([*line, "--metric", "train/mas"])
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and "--metric train/mas: no score 'mas'; did you mean mask?" in told
+    messages = capsys.readouterr().err
+    assert ended.value.code == 2 and "--metric train/mas: no score 'mas'; did you mean mask?" in messages
     assert not (tmp_path / "s").exists()
 
 
-def test_records_that_are_no_toys_are_asked_for_the_kind_of_their_prompts(type_in, tmp_path):
-    """Before anything starts on this machine; for other machines the scores of all kinds are known."""
+def test_metrics_of_user_data_are_checked_by_task(run_sweep, tmp_path):
+    """Checked before local trials start; for other machines the scores of all tasks are allowed."""
     text = CONFIG.replace('"toy", "val": {"task": name}', '"folder", "val": {"folder": "{root}", "split": "val"}')
     text = text.replace('{"tasks": tasks}', '{"tasks": tasks, "root": "yours"}')
     assert text != CONFIG
     pathlib.Path("c.py").write_text(text)
-    code, _, told = type_in("--grid rate=1 --metric referring/ciou")
-    assert code == 2 and "yours" in told and not pathlib.Path("s").exists(), "the data is not there"
+    code, _, messages = run_sweep("--grid rate=1 --metric referring/ciou")
+    assert code == 2 and "yours" in messages and not pathlib.Path("s").exists(), "the data is not there"
     pathlib.Path("yours").mkdir()
     Image.new("RGB", (8, 8)).save("yours/a.png")
     Image.new("L", (8, 8), 255).save("yours/mask.png")
     line = {"image": "a.png", "text": "a thing", "mask": "mask.png", "split": "val"}
     pathlib.Path("yours/captions.jsonl").write_text(json.dumps(line) + "\n")
-    code, _, told = type_in("--grid rate=1 --metric referring/jf")
-    assert code == 2 and "no score 'jf'" in told and "ciou" in told
-    assert type_in("--grid rate=1 --metric referring/ciou")[0] == 0
+    code, _, messages = run_sweep("--grid rate=1 --metric referring/jf")
+    assert code == 2 and "no score 'jf'" in messages and "ciou" in messages
+    assert run_sweep("--grid rate=1 --metric referring/ciou")[0] == 0

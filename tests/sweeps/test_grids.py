@@ -1,4 +1,4 @@
-"""The combinators, and the command line's way to write them."""
+"""Grid combinators and their command-line syntax."""
 
 import pytest
 
@@ -8,18 +8,18 @@ from hyperseg_jax.sweeps import grids
 A, B = grids.values("a=1,2"), grids.values("b=x,y")
 
 
-def test_prod_is_each_with_all():
+def test_prod_is_the_cartesian_product():
     assert grids.prod(A, B) == [{"a": "1", "b": "x"}, {"a": "1", "b": "y"}, {"a": "2", "b": "x"}, {"a": "2", "b": "y"}]
     assert grids.prod(A) == A and grids.prod() == [{}]
 
 
-def test_zip_is_side_by_side():
+def test_zip_pairs_values():
     assert grids.zipped(A, B) == [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
     with pytest.raises(UserError, match=r"all fields need the same number of values \(2 of a, 3 of c\)"):
         grids.zipped(A, grids.values("c=1,2,3"))
 
 
-def test_chain_is_one_after_the_other_without_repeats():
+def test_chain_concatenates_without_duplicates():
     assert grids.chain(A, B, [{"a": "2"}]) == [{"a": "1"}, {"a": "2"}, {"b": "x"}, {"b": "y"}]
 
 
@@ -34,7 +34,7 @@ def test_combinators_nest():
     ]
 
 
-def test_values_keep_brackets_and_quotes_together():
+def test_values_respect_brackets_and_quotes():
     assert grids.values("betas=(0.9, 0.98),[1,(2,3)]") == [{"betas": "(0.9, 0.98)"}, {"betas": "[1,(2,3)]"}]
     assert grids.values("name='a,b','(',c") == [{"name": "'a,b'"}, {"name": "'('"}, {"name": "c"}]
 
@@ -47,7 +47,7 @@ def test_options_are_a_chain_of_products():
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
         ([("--grid", ["a"])], "a: give a field and its values"),
         ([("--grid", ["a="])], "a=: give a field and its values"),
@@ -57,6 +57,6 @@ def test_options_are_a_chain_of_products():
         ([("--grid", ["a=1"]), ("--chain", [])], "--chain separates two grids"),
     ],
 )
-def test_what_cannot_be_read_is_named(options, told):
-    with pytest.raises(UserError, match=told):
+def test_invalid_grids_are_rejected(options, message):
+    with pytest.raises(UserError, match=message):
         grids.from_options(options)

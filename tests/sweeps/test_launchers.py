@@ -1,4 +1,4 @@
-"""Jobs of GKE and Slurm: what is handed to the launch scripts, and when."""
+"""Jobs of GKE and Slurm: arguments and calls of the launch scripts."""
 
 import json
 import re
@@ -23,48 +23,48 @@ def root(tmp_path):
     return tmp_path / "checkout"
 
 
-def calls(root):
+def read_calls(root):
     path = root / "launch" / "slurm.calls"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def submit(trials, root, resubmit=False):
-    told = []
+    messages = []
     trials[0].folder.mkdir(parents=True, exist_ok=True)
-    launchers.run(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, log=told.append, root=root)
-    return told
+    launchers.run(trials, "slurm", ["--time", "1:00"], resubmit=resubmit, log=messages.append, root=root)
+    return messages
 
 
-def test_each_trial_is_a_job_and_is_submitted_once(fakes, root, seen):
-    trials = fakes((1, 2))
+def test_each_trial_is_submitted_once(make_trials, root, trial_files):
+    trials = make_trials((1, 2))
     submit(trials, root)
-    given = lambda trial: ["--time", "1:00", "--config.train.steps=20", f"--config.rate={trial.values['rate']}"]
-    assert calls(root) == [["tiny", t.workdir, "--name", launchers.job_name(t), *given(t)] for t in trials]
+    args = lambda trial: ["--time", "1:00", "--config.train.steps=20", f"--config.rate={trial.values['rate']}"]
+    assert read_calls(root) == [["tiny", t.workdir, "--name", launchers.job_name(t), *args(t)] for t in trials]
     assert [trial.status() for trial in trials] == ["submitted"] * 2
 
     local_end = {"kind": "train", "step": 20, "task": "referring", "loss": 1.0}
     (trials[0].folder / trials[0].name).mkdir()
     (trials[0].folder / trials[0].name / "metrics.jsonl").write_text(json.dumps(local_end) + "\n")
     submit(trials, root)
-    assert len(calls(root)) == 2 and [trial.status() for trial in trials] == ["finished", "submitted"]
+    assert len(read_calls(root)) == 2 and [trial.status() for trial in trials] == ["finished", "submitted"]
     submit(trials, root, resubmit=True)
-    assert calls(root)[2:] == calls(root)[1:2], "only what has not ended is submitted again"
+    assert read_calls(root)[2:] == read_calls(root)[1:2], "only what has not ended is submitted again"
 
 
-def test_a_job_name_is_one_for_kubernetes(fakes):
-    (trial,) = fakes((1,))
+def test_job_names_are_valid_for_kubernetes(make_trials):
+    (trial,) = make_trials((1,))
     assert re.fullmatch(r"hs-out-[0-9a-f]{8}", launchers.job_name(trial))
     odd = type(trial)(trial.values, "tiny", (), 5, trial.folder.parents[1] / "Läng_er than twenty letters_" / "trials")
     assert re.fullmatch(r"[a-z][a-z0-9-]{1,32}[a-z0-9]", launchers.job_name(odd))
 
 
-def test_a_script_that_fails_ends_it_and_keeps_what_was_submitted(fakes, root):
-    trials = fakes((1, 7, 2))
+def test_a_failing_script_aborts_and_keeps_submitted_jobs(make_trials, root):
+    trials = make_trials((1, 7, 2))
     with pytest.raises(UserError, match=r"launch/slurm\.py ended with code 1: no quota"):
         submit(trials, root)
     assert [trial.status() for trial in trials] == ["submitted", "waiting", "waiting"]
 
 
-def test_without_a_checkout_the_script_is_named(fakes, root):
+def test_missing_launch_scripts_are_named(make_trials, root):
     with pytest.raises(UserError, match=r"needs launch/gke\.py, which .* does not have; run from a checkout"):
-        launchers.command(fakes((1,))[0], "gke", root=root)
+        launchers.command(make_trials((1,))[0], "gke", root=root)

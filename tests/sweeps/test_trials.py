@@ -1,4 +1,4 @@
-"""Names, commands, statuses and scores of trials; their shares of the devices."""
+"""Names, commands, statuses and scores of trials, and their device shares."""
 
 import math
 import pathlib
@@ -14,28 +14,28 @@ from hyperseg_jax.sweeps.process import TrainingProcess
 from hyperseg_jax.sweeps.trials import Metric, Trial
 
 
-def trial(values, **more):
+def make_trial(values, **more):
     return Trial(values, "tiny", ("train.steps=5",), 5, pathlib.Path("/out/trials"), **more)
 
 
-def test_a_name_follows_from_the_values_alone():
-    one = trial({"optimizer.learning_rate": "1e-5", "model.lora.rank": "8"})
+def test_names_depend_only_on_the_values():
+    one = make_trial({"optimizer.learning_rate": "1e-5", "model.lora.rank": "8"})
     assert one.name == "rank=8_learning_rate=1e-5_ad767130"
-    assert trial({"model.lora.rank": "8", "optimizer.learning_rate": "1e-5"}).name == one.name
-    names = [trial({"a.rate": value}).name for value in ("1", "2", "../x y", "../x'y", "9" * 300)]
-    names.append(trial({"b.rate": "1"}).name)
+    assert make_trial({"model.lora.rank": "8", "optimizer.learning_rate": "1e-5"}).name == one.name
+    names = [make_trial({"a.rate": value}).name for value in ("1", "2", "../x y", "../x'y", "9" * 300)]
+    names.append(make_trial({"b.rate": "1"}).name)
     assert len(set(names)) == len(names)
     assert all(len(name) < 100 and not set(name) & set("/ '") for name in names)
 
 
-def test_the_command_is_that_of_a_training():
-    command = trial({"optimizer.betas": "(0.9, 0.98)"}, workdirs="gs://b/x").command()
+def test_command():
+    command = make_trial({"optimizer.betas": "(0.9, 0.98)"}, workdirs="gs://b/x").command()
     assert command[1:5] == ["-m", "hyperseg_jax.train", "--config", "tiny"]
     assert command[5] == "--workdir" and command[6].startswith("gs://b/x/betas=")
     assert command[7:] == ["--config.train.steps=5", "--config.optimizer.betas=(0.9, 0.98)"]
 
 
-def test_a_metric_picks_its_lines():
+def test_metrics_select_their_lines():
     lines = [
         {"kind": "train", "step": 1, "task": "video", "loss": 3.0},
         {"kind": "train", "step": 2, "task": "chat", "loss": 2.0},
@@ -51,7 +51,7 @@ def test_a_metric_picks_its_lines():
         Metric.parse("ciou", None)
 
 
-def test_a_broken_record_is_named(tmp_path):
+def test_broken_records_are_named(tmp_path):
     broken = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
     assert broken.status() == "waiting"
     broken.set_status("failed", "no luck")
@@ -61,18 +61,21 @@ def test_a_broken_record_is_named(tmp_path):
         broken.status()
 
 
-def told(*arguments):
+def share_environment(*arguments):
     return [str(share) for share in devices.shares(*arguments)]
 
 
-def test_shares_are_equal_and_apart():
-    assert told("cpu", ("0", "1", "2", "3", "4"), None) == ["cores=0,1", "cores=2,3"]
-    assert told("cpu", ("7",), None) == ["cores=7"]
-    assert told("gpu", ("2", "5"), None) == ["CUDA_VISIBLE_DEVICES=2", "CUDA_VISIBLE_DEVICES=5"]
-    assert told("gpu", ("2", "5"), 2) == ["CUDA_VISIBLE_DEVICES=2,5"]
+def test_shares_are_equal_and_disjoint():
+    assert share_environment("cpu", ("0", "1", "2", "3", "4"), None) == ["cores=0,1", "cores=2,3"]
+    assert share_environment("cpu", ("7",), None) == ["cores=7"]
+    assert share_environment("gpu", ("2", "5"), None) == ["CUDA_VISIBLE_DEVICES=2", "CUDA_VISIBLE_DEVICES=5"]
+    assert share_environment("gpu", ("2", "5"), 2) == ["CUDA_VISIBLE_DEVICES=2,5"]
     bounds = "TPU_CHIPS_PER_PROCESS_BOUNDS=1,2,1 TPU_PROCESS_BOUNDS=1,1,1"
-    assert told("tpu", ("0", "1", "2", "3"), 2) == [f"TPU_VISIBLE_CHIPS=0,1 {bounds}", f"TPU_VISIBLE_CHIPS=2,3 {bounds}"]
-    assert told("tpu", ("0", "1", "2", "3"), 4) == [""]  # a whole host needs no words
+    assert share_environment("tpu", ("0", "1", "2", "3"), 2) == [
+        f"TPU_VISIBLE_CHIPS=0,1 {bounds}",
+        f"TPU_VISIBLE_CHIPS=2,3 {bounds}",
+    ]
+    assert share_environment("tpu", ("0", "1", "2", "3"), 4) == [""]  # a full host needs no variables
 
 
 @pytest.mark.parametrize(
@@ -82,12 +85,12 @@ def test_shares_are_equal_and_apart():
         (("tpu", ("0", "1", "2", "3"), 3), "--per-trial 3: a process can use 1, 2, 4, 8 TPU chips"),
     ],
 )
-def test_a_share_that_is_not_there_is_named(arguments, words):
+def test_unavailable_shares_are_rejected(arguments, words):
     with pytest.raises(UserError, match=words):
         devices.shares(*arguments)
 
 
-def test_jax_says_what_there_is(monkeypatch):
+def test_devices_are_detected_with_jax(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(devices, "PROBE", "print('noise'); print('gpu', 2)")
     assert devices.detect() == ("gpu", ("0", "1"))
@@ -98,31 +101,31 @@ def test_jax_says_what_there_is(monkeypatch):
         devices.detect()
 
 
-def test_a_score_of_training_lines_is_the_mean_over_the_steps_of_all_tasks():
+def test_training_scores_are_means_over_all_tasks():
     metric = Metric.parse("train/loss", None)
     row = lambda step, task, loss, steps: {"kind": "train", "step": step, "task": task, "loss": loss, "steps": steps}
     lines = [row(20, "a", 1.0, 15), row(20, "b", 5.0, 5), row(40, "a", 3.0, 20), row(40, "b", float("nan"), 2)]
     assert metric.scores(lines) == [(20, 2.0), (40, 3.0)]
 
 
-ODD = ["[]", "{", "[" * 100_000, "pipe", "endless", "folder"]
+INVALID = ["[]", "{", "[" * 100_000, "pipe", "endless", "folder"]
 
 
-@pytest.mark.parametrize("content", [*ODD, '{"status": 5}', '{"status": "odd"}', '{"status": NaN}'])
-def test_a_damaged_record_is_one_line(tmp_path, content):
+@pytest.mark.parametrize("content", [*INVALID, '{"status": 5}', '{"status": "odd"}', '{"status": NaN}'])
+def test_damaged_records_are_reported_in_one_line(tmp_path, content):
     broken = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
-    fuzz.placed(broken.record, content)
-    assert isinstance(fuzz.kept_promise(broken.status, says="cannot be read as the record"), UserError)
+    fuzz.write_content(broken.record, content)
+    assert isinstance(fuzz.check_call(broken.status, says="cannot be read as the record"), UserError)
 
 
-@pytest.mark.parametrize("content", [*ODD, "{}", '{"config": [1]}', '{"config": {"a": NaN}}'])
-def test_a_damaged_sweep_json_is_one_line(tmp_path, content):
-    fuzz.placed(tmp_path / "sweep.json", content)
+@pytest.mark.parametrize("content", [*INVALID, "{}", '{"config": [1]}', '{"config": {"a": NaN}}'])
+def test_a_damaged_sweep_json_is_reported_in_one_line(tmp_path, content):
+    fuzz.write_content(tmp_path / "sweep.json", content)
     base = ml_collections.ConfigDict({"a": 1.0})
-    assert isinstance(fuzz.kept_promise(lambda: sweep._open(tmp_path, base, ()), says="give another --out"), UserError)
+    assert isinstance(fuzz.check_call(lambda: sweep._open(tmp_path, base, ()), says="give another --out"), UserError)
 
 
-def test_a_folder_of_a_trial_that_leads_elsewhere_is_refused(tmp_path):
+def test_linked_trial_folders_are_refused(tmp_path):
     one = Trial({"a": "1"}, "tiny", (), 5, tmp_path / "out" / "trials")
     one.folder.mkdir(parents=True)
     (one.folder / one.name).symlink_to(tmp_path)
@@ -131,29 +134,29 @@ def test_a_folder_of_a_trial_that_leads_elsewhere_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["link", "pipe", "endless", "folder"])
-def test_a_log_is_only_written_where_it_is_a_file(tmp_path, content):
+def test_logs_are_only_written_to_regular_files(tmp_path, content):
     (odd,) = (Trial({"a": "1"}, "tiny", (), 5, tmp_path / "trials"),)
     odd.folder.mkdir()
     (tmp_path / "other").write_text("other")
-    fuzz.placed(odd.log, content)
-    with fuzz.bounded(seconds=20):
+    fuzz.write_content(odd.log, content)
+    with fuzz.limit_resources(seconds=20):
         assert odd.last_log_line() == "no output"
         with pytest.raises(UserError, match=r"\.log: is not a regular file; remove it"):
             TrainingProcess(odd)
     assert (tmp_path / "other").read_text() == "other"
 
 
-def test_the_last_words_of_a_long_log(tmp_path):
+def test_the_end_of_a_long_log(tmp_path):
     one = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
     with one.log.open("wb") as file:
         file.truncate(2**40)
         file.seek(0, 2)
         file.write(b"x\nerror: \xff\x1b[2J\n\n")
-    with fuzz.bounded(seconds=60, memory=2**26):
+    with fuzz.limit_resources(seconds=60, memory=2**26):
         assert one.last_log_line() == "error: \ufffd\\x1b[2J"
 
 
-def test_a_lock_that_is_a_link_ends_the_trial(tmp_path):
+def test_a_linked_lock_fails_the_trial(tmp_path):
     one = Trial({"a": "1"}, "tiny", (), 5, tmp_path)
     one.lock.symlink_to(tmp_path / "other")
     assert TrainingProcess(one).wait() == 1 and f"{one.lock}: cannot be used as the lock of a trial" in one.last_log_line()
@@ -161,14 +164,14 @@ def test_a_lock_that_is_a_link_ends_the_trial(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["pipe", "endless", "folder"])
-def test_a_metrics_log_that_is_no_file_has_no_lines(tmp_path, content):
+def test_invalid_metrics_logs_have_no_lines(tmp_path, content):
     one = Trial({"a": "1"}, "tiny", (), 5, tmp_path / "trials")
     pathlib.Path(one.workdir).mkdir(parents=True)
-    fuzz.placed(pathlib.Path(one.workdir) / "metrics.jsonl", content)
-    with fuzz.bounded(seconds=10):
+    fuzz.write_content(pathlib.Path(one.workdir) / "metrics.jsonl", content)
+    with fuzz.limit_resources(seconds=10):
         assert list(one.lines()) == [] and not one.is_complete()
 
 
-def test_steps_without_an_end_give_no_score():
+def test_infinite_steps_give_no_score():
     row = lambda task, steps: {"kind": "train", "step": 10, "task": task, "loss": 0.1, "steps": steps}
     assert Metric.parse("train/loss", None).scores([row("a", float("inf")), row("b", 1)]) == []

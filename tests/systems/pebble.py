@@ -1,8 +1,8 @@
-"""A stub system, for what shared rooms may know of one: images of any size, a memory from frame to frame, a vocabulary of class
-names, and regions that are drawn on an example image.
+"""A stub system that tests the shared rooms: images of any size, memory between frames, class names, and regions drawn on an
+example image.
 
-Each question is a vector: the mean embedding of an expression, the mean feature of a region, the mean embedding of a class
-name. The map of an image is its features times that vector, and what a frame answered moves the next."""
+Each query is a vector: the mean embedding of an expression, the mean feature of a region, or the mean embedding of a class
+name. Mask logits are the image features times that vector, and the prediction of a frame shifts the next one."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Pebble(nn.Module):
         cells = regions[..., STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].astype(jnp.float32)
         return jnp.einsum("bkrhw,bhwd->bkrd", cells, self.see(images)) / jnp.maximum(cells.sum((-2, -1)), 1)[..., None]
 
-    def __call__(self, seen, asked, memory):
-        """Features [B, h, w, D], questions [B, K, Q, D], memory [B, K] -> logits [B, K, Q, h, w]."""
-        return jnp.einsum("bhwd,bkqd->bkqhw", seen, asked + memory[..., None, None] * self.momentum)
+    def __call__(self, features, queries, memory):
+        """Features [B, h, w, D], queries [B, K, Q, D], memory [B, K] -> logits [B, K, Q, h, w]."""
+        return jnp.einsum("bhwd,bkqd->bkqhw", features, queries + memory[..., None, None] * self.momentum)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,40 +74,40 @@ class Processor:
 
     def __call__(self, example, *, train, rng=None, fill=1.0):
         geometry = self.geometry(*example.frames.shape[1:3])
-        made = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
+        arrays = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), self.spec(1))
         frames, prompts = example.frames[: self.frames], example.prompts[: self.prompts]
-        made["images"][: len(frames)] = [resize_and_pad(frame, geometry, 0) for frame in frames]
+        arrays["images"][: len(frames)] = [resize_and_pad(frame, geometry, 0) for frame in frames]
         drawn_on = example.frames[0] if example.drawn_on is None else example.drawn_on
-        made["example_images"][:] = resize_and_pad(drawn_on, self.geometry(*drawn_on.shape[:2]), 0)
+        arrays["example_images"][:] = resize_and_pad(drawn_on, self.geometry(*drawn_on.shape[:2]), 0)
         for k, prompt in enumerate(prompts):
             first = 0
             if prompt.task == "region":
                 first = 1
                 for r, region in enumerate(prompt.regions):
                     mask = draw_region(region, drawn_on.shape[:2])
-                    made["regions"][k, r] = resize_and_pad_map(mask, self.geometry(*drawn_on.shape[:2]))
-                    made["asked"][k, 1 + r] = True
+                    arrays["regions"][k, r] = resize_and_pad_map(mask, self.geometry(*drawn_on.shape[:2]))
+                    arrays["asked"][k, 1 + r] = True
             elif prompt.classes:
                 first = 1 + self.regions
                 for c, name in enumerate(prompt.classes):
-                    self._encode(name, made["vocabulary"][k, c])
-                    made["asked"][k, first + c] = True
+                    self._encode(name, arrays["vocabulary"][k, c])
+                    arrays["asked"][k, first + c] = True
             else:
-                self._encode(prompt.text, made["words"][k])
-                made["asked"][k, 0] = True
+                self._encode(prompt.text, arrays["words"][k])
+                arrays["asked"][k, 0] = True
             for mask, label in zip(() if prompt.masks is None else prompt.masks, prompt.labels or (0,), strict=False):
                 for t in range(len(frames)):
-                    made["wanted"][k, first + label, t] |= resize_and_pad_map(mask[t], geometry)
-        made["there"][: len(frames)] = True
-        return made
+                    arrays["wanted"][k, first + label, t] |= resize_and_pad_map(mask[t], geometry)
+        arrays["there"][: len(frames)] = True
+        return arrays
 
     def _encode(self, text, row):
         ids = self.tokenizer.encode(f" {text.strip(' .')}")[:WORDS]
         row[: len(ids)] = ids
 
     def bucket(self, example):
-        up = lambda side: -(-side // (2 * STEP)) * STEP
-        height, width = map(up, example.frames.shape[1:3])
+        round_up = lambda side: -(-side // (2 * STEP)) * STEP
+        height, width = map(round_up, example.frames.shape[1:3])
         regions = max(len(prompt.regions) for prompt in example.prompts)
         classes = max(len(prompt.classes) for prompt in example.prompts)
         return {"height": height, "width": width, "frames": len(example.frames), "regions": regions, "classes": classes}
@@ -117,7 +117,9 @@ class Processor:
 
     def with_common_shape(self, others):
         sizes = ("height", "width", "frames", "prompts", "regions", "classes")
-        return dataclasses.replace(self, **{name: max(getattr(one, name) for one in (self, *others)) for name in sizes})
+        return dataclasses.replace(
+            self, **{name: max(getattr(processor, name) for processor in (self, *others)) for name in sizes}
+        )
 
     def spec(self, batch_size):
         size, array = (self.height, self.width), lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
@@ -144,8 +146,8 @@ class Processor:
     def parts(self, batch):
         part = lambda *names: {name: batch[name] for name in names}
         images = part("images") if batch["images"].shape[1] == 1 else None
-        made = {"image": images, "example": part("example_images", "regions"), "vocabulary": part("vocabulary")}
-        return {name: arrays for name, arrays in made.items() if arrays is not None}
+        parts = {"image": images, "example": part("example_images", "regions"), "vocabulary": part("vocabulary")}
+        return {name: arrays for name, arrays in parts.items() if arrays is not None}
 
     def padding(self, element):
         return {"prompts": (int(element["asked"].any(1).sum()), self.prompts)}
@@ -162,29 +164,29 @@ def init(model, config, key):
 
 
 def encode(model, config):
-    """The features of an image of one frame, of the regions of the example image, and of the class names."""
-    of = lambda method: lambda params, arrays: model.apply({"params": params}, *arrays, method=method)
+    """Encodings: features of a single-frame image, of the regions of the example image, and of the class names."""
+    apply_method = lambda method: lambda params, arrays: model.apply({"params": params}, *arrays, method=method)
     return {
-        "image": Encoding(lambda params, part, _: of("see")(params, [part["images"][:, 0]])),
-        "example": Encoding(lambda params, part, _: of("look")(params, [part["example_images"], part["regions"]])),
-        "vocabulary": Encoding(lambda params, part, _: of("read")(params, [part["vocabulary"]])),
+        "image": Encoding(lambda params, part, _: apply_method("see")(params, [part["images"][:, 0]])),
+        "example": Encoding(lambda params, part, _: apply_method("look")(params, [part["example_images"], part["regions"]])),
+        "vocabulary": Encoding(lambda params, part, _: apply_method("read")(params, [part["vocabulary"]])),
     }
 
 
-def over_frames(model, params, batch, features, memory):
-    """(logits [B, K, Q, h, w] of each frame, the number of regions, the memory behind the last frame)."""
-    apply = lambda *given, **method: model.apply({"params": params}, *given, **method)
+def run_frames(model, params, batch, features, memory):
+    """Returns (logits [B, K, Q, h, w] of each frame, number of regions, memory after the last frame)."""
+    apply = lambda *args, **method: model.apply({"params": params}, *args, **method)
     expression = apply(batch["words"], method="read")[:, :, None]
     example, names = features.get("example"), features.get("vocabulary")
     example = apply(batch["example_images"], batch["regions"], method="look") if example is None else example
     names = apply(batch["vocabulary"], method="read") if names is None else names
-    asked = jnp.concatenate([expression, example, names], 2)
-    memory, made = jnp.zeros(batch["asked"].shape[:2]) if memory is None else memory, []
+    prompted = jnp.concatenate([expression, example, names], 2)
+    memory, logits = jnp.zeros(batch["asked"].shape[:2]) if memory is None else memory, []
     for t in range(batch["there"].shape[1]):
-        seen = features["image"] if "image" in features else apply(batch["images"][:, t], method="see")
-        made.append(apply(seen, asked, memory))
-        memory = jnp.tanh(made[-1].mean((2, 3, 4)))
-    return made, example.shape[2], memory
+        features_t = features["image"] if "image" in features else apply(batch["images"][:, t], method="see")
+        logits.append(apply(features_t, prompted, memory))
+        memory = jnp.tanh(logits[-1].mean((2, 3, 4)))
+    return logits, example.shape[2], memory
 
 
 def counts(model, config):
@@ -192,39 +194,39 @@ def counts(model, config):
 
 
 def loss(model, config):
-    def of_batch(params, batch, key, counts):
+    def batch_fn(params, batch, key, counts):
         total = 0.0
-        for t, logits in enumerate(over_frames(model, params, batch, {}, None)[0]):
-            wanted = batch["wanted"][:, :, :, t, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
-            each = optax.sigmoid_binary_cross_entropy(logits, wanted).mean((3, 4))
+        for t, logits in enumerate(run_frames(model, params, batch, {}, None)[0]):
+            target = batch["wanted"][:, :, :, t, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
+            each = optax.sigmoid_binary_cross_entropy(logits, target).mean((3, 4))
             total += jnp.where(batch["asked"] & batch["there"][:, t, None, None], each, 0.0).sum()
         total /= jnp.maximum(counts, 1.0)
         return total, {"mask": total}
 
-    return of_batch
+    return batch_fn
 
 
 def predict(model, config):
-    """Outputs: mask_logits [B, T, K, Q, h, w], asked [..., Q], and which query stands for what: region [..., Q, R] and class
-    [..., Q, C + 1], whose column behind the last name is the background."""
+    """Outputs: mask_logits [B, T, K, Q, h, w], asked [..., Q], and the type of each query: region [..., Q, R] and class
+    [..., Q, C + 1], whose column after the last name is the background."""
 
-    def of_batch(params, batch, features, memory=None):
-        made, regions, memory = over_frames(model, params, batch, features, memory)
-        asked = batch["asked"]
-        classes = asked.shape[2] - 1 - regions
-        names = asked[:, :, 1 + regions :].sum(2)[..., None, None]
-        query, column = jnp.arange(asked.shape[2])[:, None], jnp.arange(classes + 1)
-        named = jnp.where(query > regions, query - 1 - regions == column, column == names)
+    def batch_fn(params, batch, features, memory=None):
+        logits, regions, memory = run_frames(model, params, batch, features, memory)
+        prompted = batch["asked"]
+        classes = prompted.shape[2] - 1 - regions
+        names = prompted[:, :, 1 + regions :].sum(2)[..., None, None]
+        query, column = jnp.arange(prompted.shape[2])[:, None], jnp.arange(classes + 1)
+        class_match = jnp.where(query > regions, query - 1 - regions == column, column == names)
         outputs = {
-            "asked": asked,
-            "region": jnp.broadcast_to(16.0 * (query == 1 + jnp.arange(regions)) - 8, (*asked.shape, regions)),
-            "class": 16.0 * named - 8,
+            "asked": prompted,
+            "region": jnp.broadcast_to(16.0 * (query == 1 + jnp.arange(regions)) - 8, (*prompted.shape, regions)),
+            "class": 16.0 * class_match - 8,
             "class_valid": column <= names[..., 0],
         }
-        outputs = {name: jnp.repeat(value[:, None], len(made), 1) for name, value in outputs.items()}
-        return outputs | {"mask_logits": jnp.stack(made, 1)}, memory
+        outputs = {name: jnp.repeat(value[:, None], len(logits), 1) for name, value in outputs.items()}
+        return outputs | {"mask_logits": jnp.stack(logits, 1)}, memory
 
-    return of_batch
+    return batch_fn
 
 
 def expression(outputs, resize, thresholds):
@@ -238,8 +240,8 @@ def regions(outputs, resize, thresholds):
 
 
 def panoptic(outputs, resize, thresholds):
-    kept = {"object_threshold": thresholds[0], "overlap_threshold": thresholds[1], "valid": outputs["class_valid"]}
-    return selection.panoptic(outputs["mask_logits"], outputs["class"], resize, **kept)
+    limits = {"object_threshold": thresholds[0], "overlap_threshold": thresholds[1], "valid": outputs["class_valid"]}
+    return selection.panoptic(outputs["mask_logits"], outputs["class"], resize, **limits)
 
 
 ANSWERS = {

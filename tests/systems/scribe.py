@@ -1,7 +1,7 @@
-"""A stub system, for what shared rooms may know of one: it is trained without pixels, and writes a text for each region.
+"""A stub system that tests the shared rooms: it is trained without pixels and generates a text for each region.
 
-As in IFSeg, words stand for what an image shows: in training a region is the mean of its words' embeddings, in prediction the
-mean colour of its pixels. From there it writes one token after the other.
+As in IFSeg, words replace images in training: a region is the mean embedding of its words, and in prediction the mean colour
+of its pixels. Text is generated token by token.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Scribe(nn.Module):
         self.head = self.param("head", axes.named(init, "embed", "vocab"), (self.width, self.vocabulary))
 
     def __call__(self, ids):
-        """Token ids int32 [..., L], of which 0 pads -> logits [..., L, V] of each token, the first from the region alone."""
-        there = (ids > 0)[..., None]
-        region = (self.words[ids] * there).sum(-2) / jnp.maximum(there.sum(-2), 1)
-        before = jnp.pad(self.words[ids[..., :-1]], ((0, 0),) * (ids.ndim - 1) + ((1, 0), (0, 0)))
-        return (jnp.tanh(region[..., None, :]) + before) @ self.head
+        """Token ids int32 [..., L], of which 0 pads -> logits [..., L, V] of each token, the first from the region only."""
+        valid = (ids > 0)[..., None]
+        region = (self.words[ids] * valid).sum(-2) / jnp.maximum(valid.sum(-2), 1)
+        previous = jnp.pad(self.words[ids[..., :-1]], ((0, 0),) * (ids.ndim - 1) + ((1, 0), (0, 0)))
+        return (jnp.tanh(region[..., None, :]) + previous) @ self.head
 
     def first(self, images, regions):
-        """images uint8 [B, S, S, 3], regions bool [B, K, R, S, S] -> (logits [B, K, R, V], what a region is [B, K, R, D])."""
-        seen = jnp.einsum("bkrhw,bhwc->bkrc", regions.astype(jnp.float32), images / 255.0)
-        region = jnp.tanh(seen / jnp.maximum(regions.sum((-2, -1)), 1)[..., None] @ self.colour)
+        """images uint8 [B, S, S, 3], regions bool [B, K, R, S, S] -> (logits [B, K, R, V], region embeddings [B, K, R, D])."""
+        colours = jnp.einsum("bkrhw,bhwc->bkrc", regions.astype(jnp.float32), images / 255.0)
+        region = jnp.tanh(colours / jnp.maximum(regions.sum((-2, -1)), 1)[..., None] @ self.colour)
         return region @ self.head, region
 
     def next(self, ids, region):
@@ -66,8 +66,8 @@ class Processor:
         regions = np.zeros((self.prompts, self.regions, SIDE, SIDE), bool)
         for k, prompt in enumerate(example.prompts[: self.prompts]):
             if train:
-                written = [*self.tokenizer.encode(prompt.answer), self.tokenizer.eos_id][:LENGTH]
-                ids[k, : len(written)] = written
+                ids_with_end = [*self.tokenizer.encode(prompt.answer), self.tokenizer.eos_id][:LENGTH]
+                ids[k, : len(ids_with_end)] = ids_with_end
             else:
                 for r, region in enumerate(prompt.regions):
                     regions[k, r] = stretch_mask(draw_region(region, example.frames.shape[1:3]), SIDE)
@@ -82,15 +82,17 @@ class Processor:
 
     def with_common_shape(self, others):
         sizes = ("prompts", "regions")
-        return dataclasses.replace(self, **{name: max(getattr(one, name) for one in (self, *others)) for name in sizes})
+        return dataclasses.replace(
+            self, **{name: max(getattr(processor, name) for processor in (self, *others)) for name in sizes}
+        )
 
     def spec(self, batch_size):
-        array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+        make_spec = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
         return {
-            "ids": array(np.int32, self.prompts, LENGTH),
-            "images": array(np.uint8, SIDE, SIDE, 3),
-            "regions": array(bool, self.prompts, self.regions, SIDE, SIDE),
-            "bad": array(bool),
+            "ids": make_spec(np.int32, self.prompts, LENGTH),
+            "images": make_spec(np.uint8, SIDE, SIDE, 3),
+            "regions": make_spec(bool, self.prompts, self.regions, SIDE, SIDE),
+            "bad": make_spec(bool),
         }
 
     def blank(self):
@@ -107,7 +109,7 @@ class Processor:
 
 
 class Names:
-    """A reader without pixels: a name a line."""
+    """A reader of text without pixels, one name per line."""
 
     def __init__(self, path: str):
         with open(path) as opened:
@@ -130,13 +132,13 @@ def counts(model, config):
 
 
 def loss(model, config):
-    def of_batch(params, batch, key, counts):
+    def loss_fn(params, batch, key, counts):
         logits, ids = model.apply({"params": params}, batch["ids"]), batch["ids"]
         each = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
         total = jnp.where(ids > 0, each, 0.0).sum() / jnp.maximum(counts, 1.0)
         return total, {"text": total}
 
-    return of_batch
+    return loss_fn
 
 
 def write(model, config):

@@ -1,7 +1,7 @@
-"""A batch of unlike prompts on images of unlike shapes is its samples one by one.
+"""A batch of different prompts on images of different shapes equals its samples one by one.
 
-The published code answers the first sample of a batch only, crops every mask by that one's padding, and drops samples without
-queries out of line (HyperSeg commit 5cfcf52). Here each row keeps its own.
+The published code post-processes only the first sample of a batch, crops every mask by its padding, and misaligns samples
+without queries (HyperSeg commit 5cfcf52). Here each row uses its own.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from drawn import drawn_params, regions_of
+from sample_inputs import make_regions, random_params
 
 from hyperseg_jax.ops.transforms import fit
 from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
@@ -24,44 +24,44 @@ SYSTEM = systems.get("hyperseg")
 RNG = np.random.default_rng(0)
 
 
-def example(height, width, **prompt):
-    """A clip of two frames and one question about it."""
+def make_example(height, width, **prompt):
+    """Returns a video of two frames with one prompt."""
     frames = RNG.integers(0, 255, (2, height, width, 3), np.uint8)
     return Example(prompt["task"], frames, (Prompt(**prompt),))
 
 
-def drawn(height, width, count):
+def make_test_regions(height, width, count):
     regions = np.zeros((count, height, width), bool)
     for k, region in enumerate(regions):
         region[5 * k : 5 * k + 9, 3 : 20 + 4 * k] = True
-    return regions_of(regions)
+    return make_regions(regions)
 
 
 EXAMPLES = (
-    example(40, 60, task="referring", text="the ring."),
-    example(90, 50, task="referring", text="the large blue star that is left of the small red square."),
-    example(64, 64, task="panoptic", classes=("star", "ring", "grass"), things=(True, True, False)),
-    example(30, 71, task="region", regions=drawn(30, 71, 3)),
-    example(55, 33, task="video", text="the ring that moves to the right"),
-    example(48, 80, task="panoptic", classes=("sky",), things=(False,)),
-    example(80, 48, task="region", regions=drawn(80, 48, 1)),
+    make_example(40, 60, task="referring", text="the ring."),
+    make_example(90, 50, task="referring", text="the large blue star that is left of the small red square."),
+    make_example(64, 64, task="panoptic", classes=("star", "ring", "grass"), things=(True, True, False)),
+    make_example(30, 71, task="region", regions=make_test_regions(30, 71, 3)),
+    make_example(55, 33, task="video", text="the ring that moves to the right"),
+    make_example(48, 80, task="panoptic", classes=("sky",), things=(False,)),
+    make_example(80, 48, task="region", regions=make_test_regions(80, 48, 1)),
 )
 
 
 @pytest.fixture(scope="module")
-def ready(micro):
-    """(config, jitted predict, parameters of which none is zero)."""
+def system(micro):
+    """(config, jitted predict, nonzero parameters)."""
     config = micro(model__precision__matmul="highest")
-    return config, jax.jit(SYSTEM.predict(SYSTEM.build(config), config)), drawn_params(SYSTEM.shapes(config), seed=1)
+    return config, jax.jit(SYSTEM.predict(SYSTEM.build(config), config)), random_params(SYSTEM.shapes(config), seed=1)
 
 
 def processor_for(config, prompts):
-    """The least sizes that hold each of the prompts."""
-    made = SYSTEM.processor(config, Tokenizer.toy(), {})
-    counts = TokenCounts(made.image_tokens, made.fine_grained_tokens, made.queries)
+    """Returns a processor with the smallest sizes that hold each of the prompts."""
+    result = SYSTEM.processor(config, Tokenizer.toy(), {})
+    counts = TokenCounts(result.image_tokens, result.fine_grained_tokens, result.queries)
     length = max(expanded_length(runs(tokenize(p, Tokenizer.toy()), counts)) for p in prompts)
     return dataclasses.replace(
-        made,
+        result,
         frames=2,
         targets=0,
         length=length,
@@ -70,39 +70,41 @@ def processor_for(config, prompts):
     )
 
 
-def run(ready, examples, fitting):
-    """Outputs [B, T, ...] on the host, in the least sizes that hold the prompts of `fitting`."""
-    config, predict, params = ready
+def predict_batch(system, examples, fitting):
+    """Returns outputs [B, T, ...] on the host, with the smallest sizes that hold the prompts of `fitting`."""
+    config, predict, params = system
     processor = processor_for(config, [e.prompts[0] for e in fitting])
     rows = [processor(example, train=False) for example in examples]
     outputs, memory = predict(params, jax.tree.map(lambda *arrays: np.stack(arrays), *rows), {}, None)
     return jax.device_get({**outputs, "memory": memory})
 
 
-def answer(example, out, row, frame, size):
-    """Mask logits at the picture's own size, and the scores that the prompt asks for."""
+def select_outputs(example, out, row, frame, size):
+    """Returns the mask logits at the image's size, and the scores of the prompt."""
     prompt = example.prompts[0]
     kind, count = {"panoptic": ("class", len(prompt.classes) + 1), "region": ("region", len(prompt.regions))}.get(
         prompt.task, ("expression", None)
     )
     masks, (height, width) = out["mask_logits"][row, frame, 0], example.frames.shape[1:3]
-    here = mask_resize(geometry_array(fit(height, width, size)), masks.shape[-2:], canvas(height, width))
-    logits = np.asarray(resize_masks(masks, here))[:, :height, :width]
+    resize = mask_resize(geometry_array(fit(height, width, size)), masks.shape[-2:], canvas(height, width))
+    logits = np.asarray(resize_masks(masks, resize))[:, :height, :width]
     return logits, out[kind][row, frame, 0][..., :count] if count else out[kind][row, frame, 0]
 
 
-def close(one, other, message):
+def assert_close(one, other, message):
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max(), err_msg=message)
 
 
-def test_a_batch_is_its_samples_one_by_one(ready):
-    size = ready[0].data.image_size
-    together = run(ready, EXAMPLES, EXAMPLES)
+def test_a_batch_equals_its_samples(system):
+    size = system[0].data.image_size
+    together = predict_batch(system, EXAMPLES, EXAMPLES)
     for row, sample in enumerate(EXAMPLES):
-        alone = run(ready, [sample], [other for other in EXAMPLES if other.name == sample.name])  # a program for each task
-        close(together["memory"][row], alone["memory"][0], f"{sample.name}: next query")
+        alone = predict_batch(
+            system, [sample], [other for other in EXAMPLES if other.name == sample.name]
+        )  # one program per task
+        assert_close(together["memory"][row], alone["memory"][0], f"{sample.name}: next query")
         for frame in range(2):
-            ours, wanted = answer(sample, together, row, frame, size), answer(sample, alone, 0, frame, size)
-            assert ours[0].shape[1:] == sample.frames.shape[1:3] and np.abs(wanted[0]).max() > 0.1
-            for what, a, b in zip(("masks", "scores"), ours, wanted, strict=True):
-                close(a, b, f"{sample.name} frame {frame}: {what}")
+            ours, expected = select_outputs(sample, together, row, frame, size), select_outputs(sample, alone, 0, frame, size)
+            assert ours[0].shape[1:] == sample.frames.shape[1:3] and np.abs(expected[0]).max() > 0.1
+            for what, a, b in zip(("masks", "scores"), ours, expected, strict=True):
+                assert_close(a, b, f"{sample.name} frame {frame}: {what}")

@@ -1,4 +1,4 @@
-"""What HyperSeg is shown of drawn regions: masks of what is meant, of the size of the image that they were drawn on."""
+"""Region prompts of HyperSeg: masks at the size of the image that they were drawn on."""
 
 import dataclasses
 
@@ -23,31 +23,33 @@ REGIONS = (
 )
 
 
-def example(*regions, **given):
-    return Example("val.json#7", np.zeros((1, *SIZE, 3), np.uint8), (Prompt("region", regions=regions),), **given)
+def make_example(*regions, **kwargs):
+    return Example("val.json#7", np.zeros((1, *SIZE, 3), np.uint8), (Prompt("region", regions=regions),), **kwargs)
 
 
-def test_each_region_is_drawn_and_stretched():
-    arrays = PROCESSOR(example(*REGIONS), train=False)
+def test_regions_are_drawn_and_resized():
+    arrays = PROCESSOR(make_example(*REGIONS), train=False)
     assert arrays["region_valid"].all() and arrays["regions"].shape == (1, 5, SIDE, SIDE)
-    for shown, region in zip(arrays["regions"][0], REGIONS, strict=True):
-        assert np.array_equal(shown, stretch_mask(draw_region(region, SIZE), SIDE)) and shown.any()
-    assert PROCESSOR.bucket(example(*REGIONS))["regions"] == 8 and PROCESSOR.bucket(example(REGIONS[0]))["regions"] == 5
+    for output, region in zip(arrays["regions"][0], REGIONS, strict=True):
+        assert np.array_equal(output, stretch_mask(draw_region(region, SIZE), SIDE)) and output.any()
+    assert (
+        PROCESSOR.bucket(make_example(*REGIONS))["regions"] == 8 and PROCESSOR.bucket(make_example(REGIONS[0]))["regions"] == 5
+    )
 
 
 def test_regions_have_the_size_of_the_image_that_they_were_drawn_on():
-    """Where that is another one than the frame, which has no pixel (100, 80)."""
+    """For another image than the frame, which has no pixel (100, 80)."""
     region, other = Region.from_point(100.5, 80.5), np.zeros((90, 120, 3), np.uint8)
-    arrays = dataclasses.replace(PROCESSOR, drawn_on=1)(example(region, drawn_on=other), train=False)
+    arrays = dataclasses.replace(PROCESSOR, drawn_on=1)(make_example(region, drawn_on=other), train=False)
     assert np.array_equal(arrays["regions"][0, 0], stretch_mask(draw_region(region, (90, 120)), SIDE))
     with pytest.raises(UserError, match=r"^val.json#7: region 1: the point \(100\.5, 80\.5\) is not inside"):
-        PROCESSOR(example(region), train=False)
+        PROCESSOR(make_example(region), train=False)
 
 
-def test_points_beside_the_object_alone_are_refused():
+def test_regions_with_only_negative_points_are_refused():
     beside = Region("point", points=[[8, 8, 0]])
     with pytest.raises(UserError) as caught:
-        PROCESSOR(example(REGIONS[0], beside), train=False)
-    told = str(caught.value)
-    assert told.startswith("val.json#7: region 2: it has only points beside the object") and "\n" not in told
-    assert told.endswith("add a point on the object, a box, a scribble or a mask")
+        PROCESSOR(make_example(REGIONS[0], beside), train=False)
+    messages = str(caught.value)
+    assert messages.startswith("val.json#7: region 2: it has only points beside the object") and "\n" not in messages
+    assert messages.endswith("add a point on the object, a box, a scribble or a mask")

@@ -1,4 +1,5 @@
-"""The wired system: padding and neighbours never matter, fresh adapters change nothing, what is frozen has no state."""
+"""The complete system: padding and other rows have no effect, new adapters are the identity, frozen parameters have no
+optimizer state."""
 
 import dataclasses
 
@@ -30,13 +31,13 @@ def config(micro):
 
 
 @pytest.fixture(scope="module")
-def asked(config):
-    """Two examples, each one image with an expression, a class list, regions and a conversation."""
+def task_and_examples(config):
+    """Two examples, each an image with an expression, a class list, regions and a conversation."""
     tasks = sources.build(config, SYSTEM, console=Console(quiet=True))
-    of = lambda name, k: tasks[name].train[k].prompts[:1]
+    first_prompt = lambda name, k: tasks[name].train[k].prompts[:1]
     panoptic = tasks["panoptic"].train
     return tasks["panoptic"], [
-        dataclasses.replace(panoptic[k], prompts=sum((of(name, k) for name in tasks), ())) for k in range(2)
+        dataclasses.replace(panoptic[k], prompts=sum((first_prompt(name, k) for name in tasks), ())) for k in range(2)
     ]
 
 
@@ -44,17 +45,17 @@ SIZES = {"prompts": 4, "length": 320, "targets": 8, "classes": 9, "regions": 3}
 LARGER = {"prompts": 6, "length": 400, "targets": 11, "classes": 12, "regions": 5}
 
 
-def batch_of(asked, examples, sizes=SIZES):
-    task, _ = asked
+def make_batch(task_and_examples, examples, sizes=SIZES):
+    task, _ = task_and_examples
     processor = dataclasses.replace(task.processor, **sizes)
     return jax.tree.map(lambda *rows: np.stack(rows), *[processor(example, train=True) for example in examples])
 
 
-def test_padding_never_changes_the_loss(config, params, asked):
+def test_padding_never_changes_the_loss(config, params, task_and_examples):
     loss = jax.jit(SYSTEM.full_loss(SYSTEM.build(config), config))
     key = jax.random.key(0)
-    total, terms = loss(params, batch_of(asked, asked[1]), key)
-    more_total, more_terms = loss(params, batch_of(asked, asked[1], LARGER), key)
+    total, terms = loss(params, make_batch(task_and_examples, task_and_examples[1]), key)
+    more_total, more_terms = loss(params, make_batch(task_and_examples, task_and_examples[1], LARGER), key)
     assert {"mask", "dice", "expression", "class", "region", "text"} <= terms.keys()
     assert all(float(value) > 0 for value in terms.values())
     for name in terms:
@@ -63,49 +64,49 @@ def test_padding_never_changes_the_loss(config, params, asked):
 
 
 @pytest.fixture(scope="module")
-def predicted(config, params, asked):
-    """predict, and its answers to a batch of two examples."""
-    predict = predictor(config)
-    return predict, jax.device_get(predict(params, batch_of(asked, asked[1])))
+def predicted(config, params, task_and_examples):
+    """predict, and its outputs for a batch of two examples."""
+    predict = make_predict(config)
+    return predict, jax.device_get(predict(params, make_batch(task_and_examples, task_and_examples[1])))
 
 
-def predictor(config):
-    """f(params, batch, memory) -> outputs and, as "memory", what the next frame needs."""
+def make_predict(config):
+    """f(params, batch, memory) -> outputs, with the memory for the next frame as "memory"."""
     predict = jax.jit(SYSTEM.predict(SYSTEM.build(config), config))
 
-    def asked(params, batch, memory=None):
+    def predict_with_memory(params, batch, memory=None):
         outputs, memory = predict(params, batch, {}, memory)
         return {**outputs, "memory": memory}
 
-    return asked
+    return predict_with_memory
 
 
-def test_a_batch_is_its_samples_one_by_one(predicted, params, asked):
+def test_a_batch_equals_its_samples(predicted, params, task_and_examples):
     predict, together = predicted
-    for k, example in enumerate(asked[1]):
-        alone = predict(params, batch_of(asked, [example] * 2))
+    for k, example in enumerate(task_and_examples[1]):
+        alone = predict(params, make_batch(task_and_examples, [example] * 2))
         for name in together:
             np.testing.assert_allclose(alone[name][k], together[name][k], rtol=1e-4, atol=1e-4, err_msg=name)
     assert not np.allclose(together["mask_logits"][0], together["mask_logits"][1], atol=1e-2)
 
 
-def test_a_clip_is_its_frames_one_by_one(predicted, params, asked):
+def test_a_video_equals_its_frames(predicted, params, task_and_examples):
     predict, first = predicted
-    alone = batch_of(asked, asked[1])
+    alone = make_batch(task_and_examples, task_and_examples[1])
     other = alone | {name: alone[name][:, :, ::-1] for name in ("images", "clip_images")}
-    clip = alone | {name: np.concatenate([alone[name], other[name]], 1) for name in ("images", "clip_images", "frame_valid")}
+    video = alone | {name: np.concatenate([alone[name], other[name]], 1) for name in ("images", "clip_images", "frame_valid")}
     second = predict(params, other, first["memory"])
-    found = predict(params, clip)
+    result = predict(params, video)
     for name in first:
-        wanted = second[name] if name == "memory" else np.concatenate([first[name], second[name]], 1)
-        np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-4, err_msg=name)
-    assert not np.allclose(found["mask_logits"][:, 0], found["mask_logits"][:, 1], atol=1e-2)
+        expected = second[name] if name == "memory" else np.concatenate([first[name], second[name]], 1)
+        np.testing.assert_allclose(result[name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
+    assert not np.allclose(result["mask_logits"][:, 0], result["mask_logits"][:, 1], atol=1e-2)
 
 
-def test_regions_may_be_drawn_on_another_image(predicted, params, asked):
-    """The image itself changes nothing; another one changes what its regions look like, and not what other prompts say."""
+def test_regions_may_be_drawn_on_another_image(predicted, params, task_and_examples):
+    """The same image changes nothing; another one changes the outputs of its regions, and not those of other prompts."""
     predict, first = predicted
-    batch = batch_of(asked, asked[1])
+    batch = make_batch(task_and_examples, task_and_examples[1])
     same = predict(params, batch | {"region_images": batch["clip_images"]})
     for name in first:
         np.testing.assert_allclose(same[name], first[name], rtol=1e-4, atol=1e-4, err_msg=name)
@@ -115,37 +116,39 @@ def test_regions_may_be_drawn_on_another_image(predicted, params, asked):
     assert about_regions.any() and (changed[about_regions] > 1e-3).all() and (changed[~about_regions] < 1e-3).all()
 
 
-def adapted(config):
+def lora_config(config):
     config = config.copy_and_resolve_references().unlock()
     config.model.lora.rank = 4
     config.optimizer.param_groups = ({"pattern": ".*/lora_.*"}, {"pattern": ".*", "rate": 0.0})
     return config.lock()
 
 
-def test_fresh_adapters_change_nothing(predicted, config, params, asked):
-    config = adapted(config)
+def test_fresh_adapters_change_nothing(predicted, config, params, task_and_examples):
+    config = lora_config(config)
     model = SYSTEM.build(config)
     lora = lambda: {k: v for k, v in flatten(SYSTEM.init_plain(model, config, jax.random.key(1))).items() if "lora" in k}
     fresh = jax.jit(lora)()
     assert fresh and any(np.abs(value).max() > 0 for value in fresh.values())
-    found = predictor(config)(model_folder.overlay(params, unflatten(fresh)), batch_of(asked, asked[1]))
+    result = make_predict(config)(
+        model_folder.overlay(params, unflatten(fresh)), make_batch(task_and_examples, task_and_examples[1])
+    )
     for name, value in predicted[1].items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(result[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_a_config_without_a_block_is_one_line(config):
+def test_a_missing_config_block_is_one_line(config):
     lacking = config.copy_and_resolve_references().unlock()
     del lacking.model["llm"]
     with pytest.raises(UserError, match="model: invalid for system hyperseg"):
         SYSTEM.tokenizer(lacking)
 
 
-def test_what_is_frozen_has_no_optimizer_state(config):
-    config = adapted(config)
+def test_frozen_parameters_have_no_optimizer_state(config):
+    config = lora_config(config)
     rules = tuple(param_groups.ParamGroup(**dict(rule)) for rule in config.optimizer.param_groups)
     mesh, model = placement.make("single"), SYSTEM.build(config)
     state = trace_initial_state(config, SYSTEM, model, rules, lambda step: 1e-3, mesh).abstract
     assert state.trainable and all("lora" in path for path in flatten(state.trainable))
     assert not any("lora" in path for path in flatten(state.frozen))
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]
-    assert len(moments) == 2 * len(flatten(state.trainable))  # Adam's two for each adapter, for nothing else
+    assert len(moments) == 2 * len(flatten(state.trainable))  # Adam's two moments of each adapter, and nothing else

@@ -1,4 +1,4 @@
-"""Operators are bijections; tables are complete or say what is wrong."""
+"""Operators are bijections; tables report all mismatches."""
 
 import ml_dtypes
 import numpy as np
@@ -37,9 +37,9 @@ OPERATORS = [
 def test_operators_are_bijections(operator, shapes, dtype):
     rng = np.random.default_rng(0)
     tensors = tuple(rng.standard_normal(shape).astype(dtype) for shape in shapes)
-    back = operator.to_torch(operator.to_flax(tensors))
-    assert len(back) == len(tensors)
-    for one, other in zip(tensors, back, strict=True):
+    restored = operator.to_torch(operator.to_flax(tensors))
+    assert len(restored) == len(tensors)
+    for one, other in zip(tensors, restored, strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
 
@@ -53,7 +53,7 @@ def test_operators_are_bijections(operator, shapes, dtype):
     ],
     ids=["PaddedRows", "ZeroBias"],
 )
-def test_zeros_without_a_place_go_and_come_again_and_nothing_else_does(operator, zeros, message, dtype):
+def test_implied_zeros_round_trip_and_other_values_are_refused(operator, zeros, message, dtype):
     weight = np.random.default_rng(0).standard_normal((3, 4)).astype(dtype)
     tensors = zeros(weight, lambda *shape: np.zeros(shape, dtype))
     for one, other in zip(operator.to_torch(operator.to_flax(tensors)), tensors, strict=True):
@@ -66,36 +66,36 @@ def test_zeros_without_a_place_go_and_come_again_and_nothing_else_does(operator,
         PaddedRows(3, 5, "t").to_flax((np.zeros((4, 2)),))
 
 
-def table() -> Table:
+def make_table() -> Table:
     layer = Table([Row("up/kernel", "layers.{i}.fc.weight", Transpose()), Row("up/bias", "layers.{i}.fc.bias", Identity())])
     return layer.stacked(2).with_prefix("layers/", "model.") + Table([Row("scale", "scale", Identity())])
 
 
-def tensors() -> dict:
+def make_tensors() -> dict:
     rng = np.random.default_rng(1)
-    made = {f"model.layers.{i}.fc.weight": rng.standard_normal((4, 3)) for i in range(2)}
-    return made | {f"model.layers.{i}.fc.bias": rng.standard_normal(4) for i in range(2)} | {"scale": np.ones(1)}
+    result = {f"model.layers.{i}.fc.weight": rng.standard_normal((4, 3)) for i in range(2)}
+    return result | {f"model.layers.{i}.fc.bias": rng.standard_normal(4) for i in range(2)} | {"scale": np.ones(1)}
 
 
 def test_round_trip_and_stacking():
-    params = table().to_flax(tensors())
+    params = make_table().to_flax(make_tensors())
     assert params["layers"]["up"]["kernel"].shape == (2, 3, 4)
-    np.testing.assert_array_equal(params["layers"]["up"]["kernel"][1], tensors()["model.layers.1.fc.weight"].T)
-    back = table().to_torch(params)
-    assert back.keys() == tensors().keys()
-    assert all(np.array_equal(back[name], value) for name, value in tensors().items())
+    np.testing.assert_array_equal(params["layers"]["up"]["kernel"][1], make_tensors()["model.layers.1.fc.weight"].T)
+    restored = make_table().to_torch(params)
+    assert restored.keys() == make_tensors().keys()
+    assert all(np.array_equal(restored[name], value) for name, value in make_tensors().items())
 
 
-def test_everything_that_does_not_fit_is_listed():
+def test_all_mismatches_are_listed():
     expected = {
         "layers": {"up": {"kernel": np.zeros((2, 3, 5)), "bias": np.zeros((2, 4))}},
         "scale": np.zeros(1),
         "extra": np.zeros(2),
     }
-    given = tensors() | {"stray": np.zeros(1)}
-    del given["model.layers.0.fc.bias"]
+    inputs = make_tensors() | {"stray": np.zeros(1)}
+    del inputs["model.layers.0.fc.bias"]
     with pytest.raises(UserError) as error:
-        table().to_flax(given, expected)
+        make_table().to_flax(inputs, expected)
     for part in (
         "missing in the source: model.layers.0.fc.bias",
         "unexpected in the source: stray",
@@ -105,16 +105,16 @@ def test_everything_that_does_not_fit_is_listed():
         assert part in str(error.value)
 
 
-def test_rules_allow_by_name():
-    given = tensors() | {"head.weight": np.zeros(1)}
-    del given["scale"]
-    params = table().to_flax(given, ignore=[r"head\..*"], optional=["scale"])
+def test_rules_allow_names():
+    inputs = make_tensors() | {"head.weight": np.zeros(1)}
+    del inputs["scale"]
+    params = make_table().to_flax(inputs, ignore=[r"head\..*"], optional=["scale"])
     assert "scale" not in params
 
 
-def test_a_name_cannot_stand_twice():
+def test_duplicate_names_are_errors():
     with pytest.raises(ValueError, match="duplicate"):
-        table() + table()
+        make_table() + make_table()
 
 
 def test_flatten_is_inverted():

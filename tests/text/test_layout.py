@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from drawn import regions_of
+from sample_inputs import make_regions
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
@@ -19,7 +19,7 @@ class ByteTokenizer:
         return [byte + 10 for byte in text.encode()]
 
 
-def build(prompt, length=400, *, train=False):
+def build_layout(prompt, length=400, *, train=False):
     return expand(runs(tokenize(prompt, ByteTokenizer(), template="short", train=train), COUNTS), length)
 
 
@@ -57,13 +57,13 @@ def test_markers_expand_in_order():
         Prompt("referring", "the dog"),
         Prompt("video", "the dog"),
         Prompt("panoptic", classes=("cat", "dog")),
-        Prompt("region", regions=regions_of(np.ones((2, 4, 4), bool))),
+        Prompt("region", regions=make_regions(np.ones((2, 4, 4), bool))),
         Prompt("chat", "what?", answer="a dog"),
     ],
     ids=lambda prompt: prompt.task,
 )
-def test_every_task_builds(prompt):
-    layout = build(prompt, train=True)
+def test_layouts_of_every_task(prompt):
+    layout = build_layout(prompt, train=True)
     count = {source: int((layout.source == source).sum()) for source in Source}
     assert count[Source.IMAGE] == 4
     assert count[Source.QUERY] == (0 if prompt.task == "chat" else 2)
@@ -71,33 +71,33 @@ def test_every_task_builds(prompt):
     assert layout.segment[layout.source == Source.CLASS].max(initial=0) == (3 if prompt.task == "panoptic" else 0)
     assert count[Source.REGION] == (2 if prompt.task == "region" else 0)
     assert (layout.labels[layout.source != Source.TEXT] == IGNORED).all()
-    written = layout.labels != IGNORED
-    np.testing.assert_array_equal(layout.labels[written], layout.text_ids[written])
-    assert layout.labels[written][-1] == 1
+    labelled = layout.labels != IGNORED
+    np.testing.assert_array_equal(layout.labels[labelled], layout.text_ids[labelled])
+    assert layout.labels[labelled][-1] == 1
 
 
-def test_too_long_a_prompt_names_both_lengths():
+def test_too_long_prompts_report_both_lengths():
     tokens = tokenize(Prompt("chat", "what?"), ByteTokenizer(), template="short")
     needed = expanded_length(runs(tokens, COUNTS))
-    assert int(build(Prompt("chat", "what?"), length=needed).mask.sum()) == needed
+    assert int(build_layout(Prompt("chat", "what?"), length=needed).mask.sum()) == needed
     with pytest.raises(UserError, match=rf"needs {needed} positions, the layout has {needed - 1}: .*raise the task's `length`"):
-        build(Prompt("chat", "what?"), length=needed - 1)
+        build_layout(Prompt("chat", "what?"), length=needed - 1)
 
 
-def test_smallest_bucket_that_fits():
+def test_the_smallest_sufficient_bucket_is_chosen():
     assert choose_bucket(100, (256, 128, 512)) == 128 and choose_bucket(128, (128,)) == 128
     assert choose_bucket(600, (256, 128, 512)) == 640 and choose_bucket(64, ()) == 64
 
 
-def test_markers_and_what_they_stand_for_must_agree():
+def test_markers_must_match_their_contents():
     with pytest.raises(ValueError, match="markers of 1 classes and 0 regions, but the prompt has 0 and 0"):
         runs(PromptTokens((Marker.CLS,), (IGNORED,), (True,)), COUNTS)
 
 
-def unpacked(packed, number):
-    """The layout of one prompt inside a packed one, without padding."""
-    here = (packed.source != Source.PADDING) & np.isin(packed.prompt, (0, number))
-    return {name: part[here] for name, part in vars(packed).items() if name != "prompt"}
+def unpack(packed, number):
+    """Returns the layout of one prompt of a packed sequence, without padding."""
+    selected = (packed.source != Source.PADDING) & np.isin(packed.prompt, (0, number))
+    return {name: part[selected] for name, part in vars(packed).items() if name != "prompt"}
 
 
 @pytest.mark.parametrize(
@@ -111,21 +111,21 @@ def unpacked(packed, number):
     ],
     ids=["referring", "mixed", "chat", "chat again", "one"],
 )
-def test_packed_prompts_share_their_beginning(prompts):
-    layouts = [build(prompt, train=True) for prompt in prompts]
+def test_packed_prompts_share_their_prefix(prompts):
+    layouts = [build_layout(prompt, train=True) for prompt in prompts]
     packed = pack(layouts, 900)
     for k, layout in enumerate(layouts, 1):
-        own = unpacked(packed, k)
-        for name, part in own.items():
+        unpacked = unpack(packed, k)
+        for name, part in unpacked.items():
             np.testing.assert_array_equal(part, getattr(layout, name)[layout.source != Source.PADDING], err_msg=name)
-        written = np.flatnonzero((packed.labels != IGNORED) & (packed.prompt == k))
-        assert (packed.prompt[written - 1] == k).all() or len(layouts) == 1  # taught from its own prompt
+        labelled = np.flatnonzero((packed.labels != IGNORED) & (packed.prompt == k))
+        assert (packed.prompt[labelled - 1] == k).all() or len(layouts) == 1  # predicted from its own prompt
     assert (packed.prompt[packed.labels != IGNORED] > 0).all()
     if prompts[0].task == prompts[-1].task and len(prompts) > 1:
         assert int((packed.source == Source.IMAGE).sum()) == COUNTS.image
 
 
-def test_packed_prompts_that_do_not_fit_name_both_lengths():
-    layouts = [build(Prompt("referring", "the dog"))] * 2
+def test_too_long_packed_prompts_report_both_lengths():
+    layouts = [build_layout(Prompt("referring", "the dog"))] * 2
     with pytest.raises(UserError, match=r"2 prompts of one image need \d+ positions, the layout has 60"):
         pack(layouts, 60)

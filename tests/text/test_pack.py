@@ -1,11 +1,11 @@
-"""Prompts packed into one sequence give what they give one by one."""
+"""Packed prompts give the results of separate prompts."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawn import regions_of
+from sample_inputs import make_regions
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.llms.phi import Phi
@@ -23,17 +23,17 @@ PROMPTS = (
     Prompt("referring", text="the red ring"),
     Prompt("referring", text="the large blue square left of the star"),
     Prompt("panoptic", classes=("red ring", "grass")),
-    Prompt("region", regions=regions_of(REGIONS)),
+    Prompt("region", regions=make_regions(REGIONS)),
 )
 
 
-def layouts(length=120):
+def make_layouts(length=120):
     tokenizer = Tokenizer.toy()
     return [expand(runs(tokenize(prompt, tokenizer, template="v0", train=True), COUNTS), length) for prompt in PROMPTS]
 
 
-def test_packed_equals_one_by_one():
-    alone, packed = layouts(), pack(layouts(), 200)
+def test_packed_prompts_equal_separate_prompts():
+    alone, packed = make_layouts(), pack(make_layouts(), 200)
     used = [int((layout.source != 0).sum()) for layout in alone]
     assert int((packed.source != 0).sum()) < sum(used) - 2 * (COUNTS.image + COUNTS.fine_grained)
     model = Phi(600, 32, 48, 2, 4, rotary_fraction=0.5)
@@ -62,13 +62,13 @@ def test_packed_equals_one_by_one():
     assert float(jnp.abs(together[S.QUERY][0, 0] - together[S.QUERY][0, 1]).max()) > 0.01
 
 
-def test_labels_are_those_of_the_parts():
-    packed = pack(layouts(), 200)
+def test_labels_of_packed_prompts():
+    packed = pack(make_layouts(), 200)
     assert sorted(packed.labels[packed.labels != -100]) == sorted(
-        label for layout in layouts() for label in layout.labels[layout.labels != -100]
+        label for layout in make_layouts() for label in layout.labels[layout.labels != -100]
     )
 
 
-def test_too_short_names_the_fix():
+def test_too_short_lengths_report_the_fix():
     with pytest.raises(UserError, match=r"need .* positions, the layout has 60"):
-        pack(layouts(), 60)
+        pack(make_layouts(), 60)

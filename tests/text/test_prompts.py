@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from drawn import regions_of
+from sample_inputs import make_regions
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.structs import IGNORED, Prompt
@@ -19,16 +19,16 @@ class ByteTokenizer:
         return [byte + 10 for byte in text.encode()]
 
 
-def words(ids):
+def decode(ids):
     special = {1: "<end>", 3: "[SEG]", IGNORED: "", **NAMES}
     return "".join(special[i] if i in special else chr(i - 10) for i in ids)
 
 
-def read(prompt, **kwargs):
+def render(prompt, **kwargs):
     return tokenize(prompt, ByteTokenizer(), template="short", **kwargs)
 
 
-REGIONS = regions_of(np.ones((3, 4, 4), bool))
+REGIONS = make_regions(np.ones((3, 4, 4), bool))
 
 
 IMAGE_LINE = "This is an image <image>\n<temporal>\n, Please "
@@ -71,39 +71,39 @@ CASES = {
 
 
 @pytest.mark.parametrize("prompt, question, answer", CASES.values(), ids=CASES)
-def test_training_prompts_in_words(prompt, question, answer):
-    tokens = read(prompt, train=True)
-    assert words(tokens.ids) == f"USER: {question} ASSISTANT: {answer}<end>"
-    assert words(tokens.labels) == f": {answer}<end>"
+def test_training_prompts(prompt, question, answer):
+    tokens = render(prompt, train=True)
+    assert decode(tokens.ids) == f"USER: {question} ASSISTANT: {answer}<end>"
+    assert decode(tokens.labels) == f": {answer}<end>"
     assert len(tokens.ids) == len(tokens.labels) == len(tokens.mask) and all(tokens.mask)
 
 
-def test_what_the_markers_stand_for():
-    assert words(read(Prompt("referring", " the dog. ")).expression) == "the dog.[SEG]"
-    classes = read(Prompt("panoptic", classes=("cat", "hot dog"))).classes
-    assert [words(ids) for ids in classes] == ["cat[SEG]", "hot dog[SEG]", "background[SEG]"]
-    assert read(Prompt("region", regions=REGIONS)).num_regions == 3
-    assert not read(Prompt("chat", "hm?")).expression
+def test_marker_contents():
+    assert decode(render(Prompt("referring", " the dog. ")).expression) == "the dog.[SEG]"
+    classes = render(Prompt("panoptic", classes=("cat", "hot dog"))).classes
+    assert [decode(ids) for ids in classes] == ["cat[SEG]", "hot dog[SEG]", "background[SEG]"]
+    assert render(Prompt("region", regions=REGIONS)).num_regions == 3
+    assert not render(Prompt("chat", "hm?")).expression
 
 
-def test_predicting_never_sees_the_answer():
-    chat = read(Prompt("chat", "What is it?", answer="A dog."))
-    assert words(chat.ids) == "USER: <image>\nWhat is it? ASSISTANT:"
+def test_prediction_prompts_contain_no_answer():
+    chat = render(Prompt("chat", "What is it?", answer="A dog."))
+    assert decode(chat.ids) == "USER: <image>\nWhat is it? ASSISTANT:"
     assert set(chat.labels) == {IGNORED}
-    assert read(Prompt("reasoning", "who?", answer="dogs bark")).ids == read(Prompt("reasoning", "who?"), train=True).ids
+    assert render(Prompt("reasoning", "who?", answer="dogs bark")).ids == render(Prompt("reasoning", "who?"), train=True).ids
 
 
 def test_published_template_has_the_system_sentence():
-    long = words(tokenize(Prompt("chat", "hm?"), ByteTokenizer()).ids)
+    long = decode(tokenize(Prompt("chat", "hm?"), ByteTokenizer()).ids)
     assert long.startswith("A chat between a curious user and an artificial intelligence assistant. The assistant gives")
     assert long.endswith("questions. USER: <image>\nhm? ASSISTANT:")
 
 
-def test_a_users_words_are_text_only():
-    tokens = read(Prompt("chat", "is <image> or {answer} [SEG]?", answer="no <seg> {text}"), train=True)
+def test_user_text_is_never_a_marker():
+    tokens = render(Prompt("chat", "is <image> or {answer} [SEG]?", answer="no <seg> {text}"), train=True)
     assert [i for i in tokens.ids if i < 10] == [Marker.IMAGE, 1]
-    assert words(tokens.ids).endswith("is <image> or {answer} [SEG]? ASSISTANT: no <seg> {text}<end>")
-    assert [i for i in read(Prompt("referring", "the <seg> {text}")).expression if i < 10] == [3]
+    assert decode(tokens.ids).endswith("is <image> or {answer} [SEG]? ASSISTANT: no <seg> {text}<end>")
+    assert [i for i in render(Prompt("referring", "the <seg> {text}")).expression if i < 10] == [3]
 
 
 def test_expressions_of_records():
@@ -125,7 +125,7 @@ def test_expressions_of_records():
 )
 def test_missing_parts_are_named(prompt, message):
     with pytest.raises(UserError, match=message):
-        read(prompt)
+        render(prompt)
     with pytest.raises(UserError, match="v0, short"):
         tokenize(prompt, ByteTokenizer(), template="long")
 
@@ -135,14 +135,14 @@ def test_missing_parts_are_named(prompt, message):
     [
         ("referring", "the dog", "the dog."),
         ("referring", " the dog. ", "the dog."),
-        ("referring", "a dog. the left one.", "a dog. the left one."),  # as join_sentences gives it
-        ("referring", "what?", "what?."),  # the published data code appends a period to anything
+        ("referring", "a dog. the left one.", "a dog. the left one."),  # the result of join_sentences
+        ("referring", "what?", "what?."),  # the published data code always appends a period
         ("reasoning", " who barks? ", "who barks?"),
         ("video", "the dog(s) that run ", "the dog that run"),
         ("chat", "What is it?", "What is it?"),
         ("panoptic", "", ""),
     ],
 )
-def test_texts_are_normalized_as_they_are_trained(task, text, expected):
+def test_texts_are_normalized_as_in_training(task, text, expected):
     once = normalize(Prompt(task, text))
     assert once.text == expected and normalize(once) == once

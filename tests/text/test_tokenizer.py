@@ -1,4 +1,4 @@
-"""The tokenizer in the package: what it is trained to, and that it is what the trainer makes."""
+"""The shipped tokenizer: its properties, and reproducible training."""
 
 import json
 import pickle
@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from drawn import regions_of
+from sample_inputs import make_regions
 
 from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
@@ -22,7 +22,7 @@ def tokenizer():
     return Tokenizer.toy()
 
 
-def test_shipped_file_is_what_training_makes(tmp_path):
+def test_training_reproduces_the_shipped_file(tmp_path):
     toy_tokenizer.train().save(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text()) == json.loads(TOY_FILE.read_text())
 
@@ -37,16 +37,16 @@ def test_special_ids_and_size(tokenizer):
     "text",
     ["the red ring left of the blue star.", "Zwölf Boxkämpfer: ☃!", " two  spaces\n\tand a tab ", "a, b", "", "USER: USER:"],
 )
-def test_every_text_comes_back(tokenizer, text):
+def test_texts_round_trip(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_toy_sentences_are_a_token_a_word(tokenizer):
+def test_toy_sentences_have_one_token_per_word(tokenizer):
     world = toy.World()
     for index in range(15):
         for kinds in (world, toy.World(kinds="held_back", compositional=0)):
-            drawn = toy_images.image(kinds, "val", index)
-            texts = [f"{e.text}." for e in drawn.expressions] + [text for pair in drawn.conversation for text in pair]
+            sample = toy_images.image(kinds, "val", index)
+            texts = [f"{e.text}." for e in sample.expressions] + [text for pair in sample.conversation for text in pair]
             for text in texts:
                 pieces = len(text.replace(",", " ,").replace(".", " .").replace("?", " ?").split())
                 assert len(tokenizer.encode(text)) <= pieces, text
@@ -54,9 +54,9 @@ def test_toy_sentences_are_a_token_a_word(tokenizer):
         assert len(tokenizer.encode(name)) == len(name.split())
 
 
-def test_templates_cost_few_tokens(tokenizer):
-    """Markers (image, fine-grained, queries, ...) count one each here."""
-    regions = regions_of(np.ones((2, 4, 4), bool))
+def test_templates_have_few_tokens(tokenizer):
+    """Each marker (image, fine-grained, queries, ...) counts as one token."""
+    regions = make_regions(np.ones((2, 4, 4), bool))
     for prompt, most in [
         (Prompt("referring", "the ring."), 12),
         (Prompt("reasoning", "which ring?"), 12),
@@ -75,8 +75,8 @@ def test_save_load_and_pickle(tokenizer, tmp_path):
         assert (copy.vocab_size, copy.eos_id, copy.id_of("[SEG]")) == (tokenizer.vocab_size, 0, 1)
 
 
-def test_a_special_token_is_added_where_it_is_missing(tmp_path):
-    """As with the tokenizer of the published language model."""
+def test_missing_special_tokens_are_added(tmp_path):
+    """Like the tokenizer of the published language model."""
     content = json.loads(TOY_FILE.read_text())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[SEG]"]
     vocab = content["model"]["vocab"]
@@ -90,7 +90,7 @@ def test_a_special_token_is_added_where_it_is_missing(tmp_path):
     assert tokenizer.encode("x[SEG]")[-1] == tokenizer.id_of("[SEG]")
 
 
-def test_another_token_may_end_a_text(tokenizer, tmp_path):
+def test_custom_end_tokens(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     assert (
         Tokenizer.load(tmp_path, eos="[SEG]").eos_id
@@ -102,7 +102,7 @@ def test_another_token_may_end_a_text(tokenizer, tmp_path):
 
 
 def write_parts(folder, **added):
-    """vocab.json, merges.txt and added_tokens.json, as GPT-2's tokenizer was saved, of the shipped tokenizer."""
+    """Writes the shipped tokenizer as vocab.json, merges.txt and added_tokens.json, like GPT-2's."""
     content = json.loads(TOY_FILE.read_text())
     vocab, merges = content["model"]["vocab"], content["model"]["merges"]
     (folder / "vocab.json").write_text(json.dumps(vocab))
@@ -111,7 +111,7 @@ def write_parts(folder, **added):
     (folder / "added_tokens.json").write_text(json.dumps(dict(reversed((phrases | added).items()))))
 
 
-def test_older_files_of_three_parts(tmp_path):
+def test_files_in_the_gpt2_format(tmp_path):
     size = Tokenizer.toy().vocab_size
     write_parts(tmp_path, **{"   ": size, "\t\t": size + 1})
     assert Tokenizer.is_in(tmp_path)
@@ -126,15 +126,15 @@ def test_older_files_of_three_parts(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_a_whole_file_beside_a_config_is_read_as_it_is(tokenizer, tmp_path):
-    """The config adds tokens; its class, its paths and what else lies in the folder are not looked at."""
+def test_a_tokenizer_file_with_a_config(tokenizer, tmp_path):
+    """The config adds tokens; its class, its paths and other files of the folder are ignored."""
     tokenizer.save(tmp_path)
     (tmp_path / "tokenization_own.py").write_text("raise SystemExit('executed')")
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": "tokenization_own.Own"}}))
     (tmp_path / "vocab.json").write_text("{}")
     decoder = {str(tokenizer.vocab_size): {"content": "<own>", "special": True}}
     fields = {"tokenizer_class": "GPT2Tokenizer", "tokenizer_file": "/dev/null", "added_tokens_decoder": decoder}
-    fields["split_special_tokens"] = True  # would read [SEG] as letters
+    fields["split_special_tokens"] = True  # would split [SEG]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"tokenizer_file": "/dev/null", "eos_token": "<|endoftext|>"}))
     loaded = Tokenizer.load(tmp_path)
@@ -146,14 +146,14 @@ def test_a_whole_file_beside_a_config_is_read_as_it_is(tokenizer, tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_a_file_alone_needs_no_transformers(tokenizer, tmp_path, monkeypatch):
+def test_a_tokenizer_file_needs_no_transformers(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)  # importing it fails
     tokenizer.save(tmp_path)
     assert Tokenizer.load(tmp_path).encode("a ring") == tokenizer.encode("a ring")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("vocab.json", '{"a": ', "vocab.json: its content is not readable JSON"),
         ("vocab.json", "[" * 100_000, "vocab.json: its content nests deeper than"),
@@ -167,23 +167,23 @@ def test_a_file_alone_needs_no_transformers(tokenizer, tmp_path, monkeypatch):
         ("special_tokens_map.json", '{"eos_token": 5}', "eos_token is not a token"),
     ],
 )
-def test_a_malformed_folder_is_told_in_one_line(tmp_path, name, content, told):
+def test_malformed_folders_are_one_line(tmp_path, name, content, message):
     write_parts(tmp_path)
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=told) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         Tokenizer.load(tmp_path)
     assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
 
 
-def test_an_absurdly_large_file_is_not_read(tmp_path):
+def test_oversized_files_are_not_read(tmp_path):
     write_parts(tmp_path)
     with (tmp_path / "merges.txt").open("r+b") as file:
-        file.truncate(2**27 + 1)  # a hole, which takes no room on the disk
+        file.truncate(2**27 + 1)  # a sparse file
     with pytest.raises(UserError, match=r"merges\.txt: has \d+ bytes, and the limit is"):
         Tokenizer.load(tmp_path)
 
 
-def test_bad_files_are_named(tmp_path):
+def test_invalid_files_are_named(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")

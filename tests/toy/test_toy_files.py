@@ -1,4 +1,4 @@
-"""What the toy world writes, its own readers read back exactly."""
+"""Files of the toy world round-trip through its readers."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from drawn import kinds_of, pixels_of
+from sample_inputs import draw_regions, region_kinds
 
 from hyperseg_jax import toy
 from hyperseg_jax.errors import UserError
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     return toy.write(tmp_path_factory.mktemp("toy") / "world", **SMALL, log=lambda line: None)
 
 
-def tree(folder):
+def read_tree(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -36,22 +36,22 @@ def tree(folder):
 
 
 def test_same_seed_same_files(folder, tmp_path):
-    again = toy.write(tmp_path / "again", **SMALL, workers=1, log=lambda line: None)
-    assert tree(again) == tree(folder)
-    mine, other = (toy_images.image(toy.World(seed=seed, val=2), "val", 0) for seed in (SMALL["seed"], 4))
-    assert not np.array_equal(mine.pixels, other.pixels)
+    repeated = toy.write(tmp_path / "again", **SMALL, workers=1, log=lambda line: None)
+    assert read_tree(repeated) == read_tree(folder)
+    same_seed, other_seed = (toy_images.image(toy.World(seed=seed, val=2), "val", 0) for seed in (SMALL["seed"], 4))
+    assert not np.array_equal(same_seed.pixels, other_seed.pixels)
 
 
-def test_a_longer_split_begins_with_the_shorter_one():
+def test_longer_splits_extend_shorter_ones():
     short, long = toy.World(val=2), toy.World(val=50, train=1)
     assert np.array_equal(toy_images.image(short, "val", 1).pixels, toy_images.image(long, "val", 1).pixels)
 
 
-def test_writing_again_is_a_message(folder):
-    said, before = [], tree(folder)
-    assert toy.write(folder, **SMALL, log=said.append) == folder
-    assert len(said) == 1 and "already" in said[0]
-    assert tree(folder) == before
+def test_existing_worlds_are_reported(folder):
+    messages, original = [], read_tree(folder)
+    assert toy.write(folder, **SMALL, log=messages.append) == folder
+    assert len(messages) == 1 and "already" in messages[0]
+    assert read_tree(folder) == original
 
 
 def test_other_parameters_are_refused(folder, tmp_path):
@@ -66,11 +66,11 @@ def test_other_parameters_are_refused(folder, tmp_path):
             toy.write(tmp_path / "x", **wrong)
 
 
-def test_nothing_half_written_is_left(tmp_path, monkeypatch):
-    def broken(*_):
+def test_failures_leave_no_partial_files(tmp_path, monkeypatch):
+    def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writer, "_draw_reasoning", broken)
+    monkeypatch.setattr(writer, "_draw_reasoning", fail)
     with pytest.raises(KeyboardInterrupt):
         toy.write(tmp_path / "world", **SMALL)
     assert not list(tmp_path.iterdir())
@@ -84,35 +84,35 @@ def test_referring_and_panoptic_round_trip(folder):
     assert len(referring) == 8 * 6 and len(grouped) == 16 and len(panoptic) == 8
     assert [len(grouped[k].prompts) for k in range(4)] == [3, 3, 3, 3]
     for index in range(8):
-        drawn = toy_images.image(world, "val", index)
-        seen = drawn.scene.masks
-        for k, expression in enumerate(drawn.expressions):
+        sample = toy_images.image(world, "val", index)
+        scene_masks = sample.scene.masks
+        for k, expression in enumerate(sample.expressions):
             prompt = referring[6 * index + k].prompts[0]
             assert prompt.text == f"{expression.text}." and prompt.group == expression.group
             assert len(prompt.masks) == (1 if expression.targets else 0)
             if expression.targets:
-                assert np.array_equal(prompt.masks[0, 0], seen[list(expression.targets)].any(0))
+                assert np.array_equal(prompt.masks[0, 0], scene_masks[list(expression.targets)].any(0))
         example = panoptic[index]
-        assert np.abs(example.frames[0].astype(int) - drawn.pixels).mean() < 6  # JPEG
+        assert np.abs(example.frames[0].astype(int) - sample.pixels).mean() < 6  # JPEG
         (prompt,) = example.prompts
         names = [prompt.classes[label] for label in prompt.labels]
-        assert names == [*(thing.name for thing in drawn.scene.things), drawn.scene.background]
-        assert np.array_equal(prompt.masks[:-1, 0], seen) and np.array_equal(prompt.masks[-1, 0], ~seen.any(0))
-        assert [prompt.things[label] for label in prompt.labels] == [True] * len(seen) + [False]
+        assert names == [*(thing.name for thing in sample.scene.things), sample.scene.background]
+        assert np.array_equal(prompt.masks[:-1, 0], scene_masks) and np.array_equal(prompt.masks[-1, 0], ~scene_masks.any(0))
+        assert [prompt.things[label] for label in prompt.labels] == [True] * len(scene_masks) + [False]
         assert prompt.ignore is None
     texts = [prompt.text for k in range(16) for prompt in grouped[k].prompts]
     assert texts == [referring[k].prompts[0].text for k in range(48)]
 
 
-def test_exam_of_a_written_world_is_that_of_the_generator(folder):
+def test_exams_of_files_equal_those_of_the_generator(folder):
     world = toy.read_world(folder)
-    found = list(text_controls.objects_and_targets(folder, "val"))
-    assert len(found) == 8
-    for index, (objects, targets) in enumerate(found):
-        drawn = toy_images.image(world, "val", index)
-        assert np.array_equal(objects, drawn.scene.masks)
-        for target, expression in zip(targets, drawn.expressions, strict=True):
-            assert np.array_equal(target, drawn.scene.masks[list(expression.targets)].any(0))
+    result = list(text_controls.objects_and_targets(folder, "val"))
+    assert len(result) == 8
+    for index, (objects, targets) in enumerate(result):
+        sample = toy_images.image(world, "val", index)
+        assert np.array_equal(objects, sample.scene.masks)
+        for target, expression in zip(targets, sample.expressions, strict=True):
+            assert np.array_equal(target, sample.scene.masks[list(expression.targets)].any(0))
 
 
 def test_reasoning_region_chat_and_video_round_trip(folder):
@@ -122,29 +122,29 @@ def test_reasoning_region_chat_and_video_round_trip(folder):
     assert (prompt.text, prompt.answer, prompt.group) == (question.text, question.answer, question.group)
     assert np.array_equal(prompt.masks[0, 0], scene.masks[list(question.targets)].any(0))
 
-    drawn = toy_images.image(world, "val", 2)
+    sample = toy_images.image(world, "val", 2)
     for kind in ("point", "scribble", "box", "mask"):
         (prompt,) = toy.open_reader(folder, "region", "val", kinds=(kind,))[2].prompts
-        assert np.array_equal(prompt.masks[:, 0], drawn.scene.masks)
-        assert set(kinds_of(prompt)) == {kind} and prompt.labels == tuple(range(len(prompt.regions)))
-        for region, mask in zip(pixels_of(prompt), drawn.scene.masks, strict=True):
+        assert np.array_equal(prompt.masks[:, 0], sample.scene.masks)
+        assert set(region_kinds(prompt)) == {kind} and prompt.labels == tuple(range(len(prompt.regions)))
+        for region, mask in zip(draw_regions(prompt), sample.scene.masks, strict=True):
             assert (region & mask).any()
     chat = toy.open_reader(folder, "chat", "val")[2]
-    assert [(prompt.text, prompt.answer) for prompt in chat.prompts] == drawn.conversation
+    assert [(prompt.text, prompt.answer) for prompt in chat.prompts] == sample.conversation
 
     video = toy.open_reader(folder, "video", "val")
-    clip, frames, written = toy_images.video(world, "val", 0)
+    scene, frames, written = toy_images.video(world, "val", 0)
     for k, expression in enumerate(written):
         example = video[k]
         assert example.frames.shape == frames.shape and example.prompts[0].text == expression.text
         if expression.targets:
-            assert np.array_equal(example.prompts[0].masks[0], clip.masks[list(expression.targets)].any(0))
+            assert np.array_equal(example.prompts[0].masks[0], scene.masks[list(expression.targets)].any(0))
         else:
             assert example.prompts[0].masks.shape == (0, *frames.shape[:3])
 
 
 @pytest.mark.parametrize("task", ["referring", "reasoning", "panoptic", "region", "video", "chat"])
-def test_readers_repeat_themselves_and_pickle(folder, task):
+def test_readers_are_deterministic_and_picklable(folder, task):
     reader = toy.open_reader(folder, task, "train", **OPTIONS.get(task, {}))
     copy = pickle.loads(pickle.dumps(reader))
     assert len(copy) == len(reader) > 0
@@ -154,27 +154,27 @@ def test_readers_repeat_themselves_and_pickle(folder, task):
         assert one.frames.dtype == np.uint8 and one.frames.ndim == 4
         for a, b in zip(one.prompts, two.prompts, strict=True):
             assert a.task == task and (a.text, a.classes, a.labels) == (b.text, b.classes, b.labels)
-            assert kinds_of(a) == kinds_of(b) and np.array_equal(pixels_of(a), pixels_of(b))
+            assert region_kinds(a) == region_kinds(b) and np.array_equal(draw_regions(a), draw_regions(b))
             if task != "chat":
                 assert a.masks.dtype == bool and np.array_equal(a.masks, b.masks)
                 assert a.masks.shape[1:] == one.frames.shape[:3]
 
 
-def test_class_lists_hold_what_is_shown_and_differ_by_seed(folder):
+def test_class_lists_contain_the_shown_classes_and_differ_by_seed(folder):
     one = toy.open_reader(folder, "panoptic", "train", max_classes=8)
     prompts = [one[k].prompts[0] for k in range(3)]
     assert all(len(set(prompt.classes)) == 8 for prompt in prompts)
     assert all(prompt.ignore is None for prompt in prompts)
-    other = toy.open_reader(folder, "panoptic", "train", max_classes=8, seed=1)
-    assert other[0].prompts[0].classes != prompts[0].classes
+    other_seed = toy.open_reader(folder, "panoptic", "train", max_classes=8, seed=1)
+    assert other_seed[0].prompts[0].classes != prompts[0].classes
     two = toy.open_reader(folder, "panoptic", "train", max_classes=8, prompts_per_example=2)[0].prompts
     assert two[0].classes != two[1].classes
     one_class = toy.open_reader(folder, "panoptic", "train", max_classes=1)[0].prompts[0]
     assert one_class.ignore is not None and not (one_class.ignore & one_class.masks.any(0)).any()
 
 
-def test_json_files_are_in_the_real_formats(folder):
-    """pycocotools itself reads the instances, and every field that the published code reads is there."""
+def test_json_files_have_the_published_formats(folder):
+    """pycocotools reads the instances, and every field that the published code reads exists."""
     from pycocotools.coco import COCO
 
     coco = COCO(str(folder / "coco" / "annotations" / "instances_val.json"))
@@ -201,13 +201,13 @@ def test_missing_split_is_named(folder):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"seed": 1, "seed": 2}', '{"other": 1}', "[" * 10**5, '{"seed": NaN}'])
-def test_parameters_that_are_none(tmp_path, content):
+def test_invalid_parameter_files(tmp_path, content):
     (tmp_path / "toy.json").write_text(content)
     with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters"):
         toy.read_world(tmp_path)
 
 
-def test_parameters_are_a_small_file(tmp_path):
+def test_oversized_parameter_files(tmp_path):
     path = tmp_path / "toy.json"
     os.mkfifo(path)
     with pytest.raises(UserError, match=r"toy\.json: not a toy world's parameters \(is not a regular file"):

@@ -1,4 +1,4 @@
-"""The toy controls is frozen, fair and true."""
+"""The toy generator is frozen, and its exams are fair and correct."""
 
 import collections
 import hashlib
@@ -28,7 +28,7 @@ FROZEN = {
 }
 
 
-def digest(parts):
+def hash_parts(parts):
     total = hashlib.sha256()
     for text, pixels in parts:
         total.update(json.dumps(text, sort_keys=True).encode())
@@ -37,34 +37,34 @@ def digest(parts):
 
 
 def test_generator_is_frozen(val):
-    """A change of any image or sentence must raise vocabulary.VERSION, and then these."""
+    """Any change of an image or sentence requires a new vocabulary.VERSION and new hashes."""
     questions = [toy_images.reasoning_image(WORLD, "val", k) for k in range(4)]
     clips = [toy_images.video(WORLD, "val", k) for k in range(3)]
-    found = {
-        "images": digest((writer.image_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
-        "reasoning": digest(([question.text, question.answer], pixels) for _, pixels, question in questions),
-        "clips": digest(([e.text for e in written], frames) for _, frames, written in clips),
+    result = {
+        "images": hash_parts((writer.image_records(WORLD, "val", k, val[k]), val[k].pixels) for k in range(12)),
+        "reasoning": hash_parts(([question.text, question.answer], pixels) for _, pixels, question in questions),
+        "clips": hash_parts(([e.text for e in written], frames) for _, frames, written in clips),
     }
     assert toy.VERSION == 1
-    assert found == FROZEN
+    assert result == FROZEN
 
 
 def test_exam_is_fair(val):
-    """Targets are small, have others of the same colour or shape beside them, and are asked for in every way."""
-    said = [(image.scene, expression) for image in val for expression in image.expressions]
-    assert len(said) == WORLD.val * WORLD.expressions
+    """Targets are small, have distractors of the same colour or shape, and all types of expressions occur."""
+    output = [(image.scene, expression) for image in val for expression in image.expressions]
+    assert len(output) == WORLD.val * WORLD.expressions
     assert min(len(image.scene.things) for image in val) >= 3
-    named = [(scene, expression.targets) for scene, expression in said if expression.targets]
+    named = [(scene, expression.targets) for scene, expression in output if expression.targets]
     assert min(lookalikes(targets, scene.things) for scene, targets in named) >= LOOKALIKES == 2
     assert np.mean([scene.masks[list(targets)].any(0).mean() for scene, targets in named]) <= 0.15
-    groups = [expression.group for _, expression in said]
+    groups = [expression.group for _, expression in output]
     share = lambda group: groups.count(group) / len(groups)
     assert share("relation") >= 0.30 and 0.09 <= share("absent") <= 0.13 and 0.08 <= share("plural") <= 0.14
 
 
-def test_things_are_seen_well_enough(val):
-    assert min(drawn.scene.visible.min() for drawn in val) >= scenes.MIN_VISIBLE["default"]
-    sizes = [thing.diameter for drawn in val for thing in drawn.scene.things]
+def test_things_are_sufficiently_visible(val):
+    assert min(sample.scene.visible.min() for sample in val) >= scenes.MIN_VISIBLE["default"]
+    sizes = [thing.diameter for sample in val for thing in sample.scene.things]
     assert min(sizes) >= 26 and max(sizes) <= 60
 
 
@@ -84,38 +84,38 @@ EXTREMES = {
 }
 
 
-def fitting(phrase, things):
-    """Things that a noun phrase fits, by its words alone."""
+def match_phrase(phrase, things):
+    """Returns the things that match a noun phrase, by its words."""
     noun = phrase[-1]
     forms = {noun, noun.removesuffix("s"), noun.removesuffix("es")}
-    found = []
+    result = []
     for k, thing in enumerate(things):
-        said = all(word in (thing.color, thing.size) for word in phrase[:-1])
-        if said and (thing.shape in forms or "shape" in forms):
-            found.append(k)
-    return found
+        output = all(word in (thing.color, thing.size) for word in phrase[:-1])
+        if output and (thing.shape in forms or "shape" in forms):
+            result.append(k)
+    return result
 
 
-def answer(text, things):
-    """What an expression names, worked out from its words by rules of its own."""
+def resolve(text, things):
+    """Resolves an expression independently of the generator."""
     for side, holds in SIDES.items():
         if f" {side} " in text:
             noun, anchor = (part.split()[1:] for part in text.split(f" {side} "))
-            (anchor_index,) = fitting(anchor, things)
-            return [k for k in fitting(noun, things) if k != anchor_index and holds(things[k], things[anchor_index])]
+            (anchor_index,) = match_phrase(anchor, things)
+            return [k for k in match_phrase(noun, things) if k != anchor_index and holds(things[k], things[anchor_index])]
     words = text.split()
     if words[1] in EXTREMES:
-        found = fitting(words[2:], things)
-        return [min(found, key=lambda k: EXTREMES[words[1]](things[k]))]
-    return fitting(words[1:], things)
+        result = match_phrase(words[2:], things)
+        return [min(result, key=lambda k: EXTREMES[words[1]](things[k]))]
+    return match_phrase(words[1:], things)
 
 
 @pytest.mark.parametrize("split", ["val", "compositional"])
-def test_expressions_are_true(split, val):
-    drawn = val if split == "val" else [toy_images.image(WORLD, split, k) for k in range(20)]
-    for image in drawn:
+def test_expressions_are_correct(split, val):
+    sample = val if split == "val" else [toy_images.image(WORLD, split, k) for k in range(20)]
+    for image in sample:
         for expression in image.expressions:
-            assert tuple(answer(expression.text, image.scene.things)) == expression.targets, expression
+            assert tuple(resolve(expression.text, image.scene.things)) == expression.targets, expression
 
 
 def test_relations_hold_by_a_margin(val):
@@ -125,7 +125,7 @@ def test_relations_hold_by_a_margin(val):
         for expression in image.expressions:
             for side in SIDES:
                 if f" {side} " in expression.text:
-                    (anchor,) = fitting(expression.text.split(f" {side} ")[1].split()[1:], things)
+                    (anchor,) = match_phrase(expression.text.split(f" {side} ")[1].split()[1:], things)
                     target, anchor = things[expression.targets[0]], things[anchor]
                     away = sorted((abs(target.x - anchor.x), abs(target.y - anchor.y)))
                     along = abs(target.x - anchor.x) if "of" in side else abs(target.y - anchor.y)
@@ -133,71 +133,71 @@ def test_relations_hold_by_a_margin(val):
             word = expression.text.split()[1]
             if word in ("leftmost", "rightmost", "topmost", "bottommost"):
                 key = EXTREMES[word]
-                values = sorted(key(things[k]) for k in fitting(expression.text.split()[2:], things))
+                values = sorted(key(things[k]) for k in match_phrase(expression.text.split()[2:], things))
                 assert values[1] - values[0] > 10, expression
 
 
-def test_absent_targets_have_near_misses(val):
+def test_absent_targets_have_distractors(val):
     for image in val:
         things = image.scene.things
         for expression in image.expressions:
             if expression.group == "absent":
-                said = set(expression.text.split()[1:]) - {"small", "large"}
-                assert said <= {word for thing in things for word in thing.pair}, expression
+                output = set(expression.text.split()[1:]) - {"small", "large"}
+                assert output <= {word for thing in things for word in thing.pair}, expression
 
 
 def test_kinds_stay_in_their_splits(val):
-    known = [toy_images.image(WORLD, "train", k).scene for k in range(30)] + [drawn.scene for drawn in val]
+    known = [toy_images.image(WORLD, "train", k).scene for k in range(30)] + [sample.scene for sample in val]
     pairs = {thing.pair for scene in known for thing in scene.things}
     assert not pairs & UNSEEN_PAIRS
     assert not {HELD_BACK_COLOR, HELD_BACK_SHAPE} & {word for pair in pairs for word in pair}
-    texts = " ".join(expression.text for drawn in val for expression in drawn.expressions)
+    texts = " ".join(expression.text for sample in val for expression in sample.expressions)
     assert not re.search(f"{HELD_BACK_COLOR}|{HELD_BACK_SHAPE}", texts)
     assert not any(f"{color} {shape}" in texts for color, shape in UNSEEN_PAIRS)
 
     for k in range(15):
-        drawn = toy_images.image(WORLD, "compositional", k)
-        for expression in drawn.expressions:
-            named = [drawn.scene.things[t].pair for t in expression.targets] or [tuple(expression.text.split()[-2:])]
+        sample = toy_images.image(WORLD, "compositional", k)
+        for expression in sample.expressions:
+            named = [sample.scene.things[t].pair for t in expression.targets] or [tuple(expression.text.split()[-2:])]
             assert set(named) & UNSEEN_PAIRS, expression
 
-    held = toy.World(kinds="held_back", compositional=0)
+    loaded = toy.World(kinds="held_back", compositional=0)
     for k in range(15):
-        for expression in toy_images.image(held, "val", k).expressions:
+        for expression in toy_images.image(loaded, "val", k).expressions:
             assert re.search(f"{HELD_BACK_COLOR}|{HELD_BACK_SHAPE}", expression.text), expression
 
 
-def test_masks_are_what_is_painted(val):
-    """The middle colour inside a mask is nearer to the thing's colour than to any other's."""
+def test_masks_match_the_pixels(val):
+    """The median colour of a mask is closest to the thing's colour."""
     right = total = 0
-    for drawn in val[:40]:
-        for thing, mask in zip(drawn.scene.things, drawn.scene.masks, strict=True):
-            middle = np.median(drawn.pixels[mask], axis=0)
+    for sample in val[:40]:
+        for thing, mask in zip(sample.scene.things, sample.scene.masks, strict=True):
+            middle = np.median(sample.pixels[mask], axis=0)
             nearest = min(COLORS, key=lambda color: np.abs(middle - COLORS[color]).sum())
             right += nearest == thing.color
             total += 1
-        assert drawn.scene.masks.sum(0).max() <= 1
+        assert sample.scene.masks.sum(0).max() <= 1
     assert right == total
 
 
-def test_the_nearer_thing_hides_the_farther_one(val):
+def test_nearer_things_occlude_farther_ones(val):
     zones = 0
-    for drawn in val:
-        scene = drawn.scene
+    for sample in val:
+        scene = sample.scene
         inside = scene.coverages > 0.99
         for near, thing in enumerate(scene.things):
             for far in range(near):
                 both = inside[near] & inside[far] & (inside.sum(0) == 2)
                 if both.sum() >= 40 and scene.things[far].color != thing.color:
                     zones += 1
-                    middle = np.median(drawn.pixels[both], axis=0)
+                    middle = np.median(sample.pixels[both], axis=0)
                     distance = {t: np.abs(middle - COLORS[scene.things[t].color]).sum() for t in (near, far)}
                     assert distance[near] < distance[far]
                     assert scene.masks[near][both].all() and not scene.masks[far][both].any()
     assert zones >= 5
 
 
-def test_reasoning_questions_are_true():
+def test_reasoning_questions_are_correct():
     groups = collections.Counter()
     for k in range(40):
         scene, _, question = toy_images.reasoning_image(WORLD, "val", k)
@@ -219,7 +219,7 @@ def test_reasoning_questions_are_true():
     assert min(groups.values()) >= 10
 
 
-def test_clips_move_cross_and_hide():
+def test_videos_have_motion_and_occlusion():
     hidden = 0
     for k in range(12):
         clip, frames, written = toy_images.video(WORLD, "val", k)

@@ -1,4 +1,4 @@
-"""A system of a few matrices, for what does not depend on the model: a run of it compiles in a moment; and a clock."""
+"""A small system that compiles quickly, for tests that do not depend on the model; and a fake clock."""
 
 import dataclasses
 import importlib.util
@@ -10,28 +10,28 @@ from hyperseg_jax.training import clock, loop
 
 
 @pytest.fixture(scope="session")
-def _small():
-    spec = importlib.util.spec_from_file_location("one_of_many", pathlib.Path(__file__).with_name("one_of_many.py"))
+def _small_system():
+    spec = importlib.util.spec_from_file_location("train_worker", pathlib.Path(__file__).with_name("train_worker.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    whole = loop.systems.get("hyperseg")
-    return dataclasses.replace(whole, **{name: getattr(module, name) for name in ("init", "counts", "loss", "predict")})
+    full = loop.systems.get("hyperseg")
+    return dataclasses.replace(full, **{name: getattr(module, name) for name in ("init", "counts", "loss", "predict")})
 
 
 @pytest.fixture
-def small_system(_small, monkeypatch):
-    """A few matrices in the place of the model."""
-    monkeypatch.setattr(loop.systems, "get", lambda name: _small)
-    return _small
+def small_system(_small_system, monkeypatch):
+    """Replaces HyperSeg by a model of a few matrices."""
+    monkeypatch.setattr(loop.systems, "get", lambda name: _small_system)
+    return _small_system
 
 
 @pytest.fixture
-def seconds(monkeypatch):
-    """seconds(count): moves the clock of a run and of its observers by hand."""
+def advance_clock(monkeypatch):
+    """advance_clock(count): advances the clock of a run and of its observers by `count` seconds."""
     now = [100.0]
     monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
 
-    def passes(count):
+    def advance(count):
         now[0] += count
 
-    return passes
+    return advance

@@ -1,4 +1,4 @@
-"""metrics.jsonl is only a log: whatever is in it, a run goes on, and the sound lines stay. Run facts are checked."""
+"""Any content of metrics.jsonl lets a run resume, with the valid lines kept. Run facts are validated."""
 
 import io
 import json
@@ -14,12 +14,12 @@ from hyperseg_jax.training.checkpoint import check_facts
 from hyperseg_jax.training.clock import Clock
 from hyperseg_jax.training.observers import Observers, lost_seconds, read_metrics
 
-SOUND = [
+VALID = [
     {"kind": "train", "step": 1, "task": "a", "loss": float("nan"), "steps": 1, "seconds": {"step": 1.5, "data": 0.5}},
     {"kind": "validation", "step": 2, "task": "a", "ciou": 0.5},
     {"kind": "train", "step": 3, "task": "a", "loss": 1.0, "steps": 2, "seconds": {"step": 2.5, "data": 0.5}},
 ]
-TEXT = "".join(json.dumps(line) + "\n" for line in SOUND).encode()
+TEXT = "".join(json.dumps(line) + "\n" for line in VALID).encode()
 DAMAGE = [
     b"\xff\xfe\n",
     b"[" * 100_000 + b"\n",
@@ -32,8 +32,8 @@ DAMAGE = [
 ]
 
 
-def went_on(folder):
-    """What a run says that goes on at step 2 in a folder, and the lines that it leaves."""
+def resume_run(folder):
+    """Resumes a run at step 2 in a folder; returns its output and the remaining lines."""
     console = Console(record=True, file=io.StringIO(), width=300)
     with Observers(folder, start=2, steps=9, console=console, timer=Clock(), headlines=("ciou",)) as watch:
         lost_seconds(folder / "metrics.jsonl", {"step": 1.0})
@@ -42,35 +42,35 @@ def went_on(folder):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_lines_are_told_once_and_the_others_stay(tmp_path, damage):
+def test_damaged_lines_are_reported_once_and_valid_ones_kept(tmp_path, damage):
     (tmp_path / "metrics.jsonl").write_bytes(damage + TEXT)
-    said, lines = went_on(tmp_path)
-    assert ("damaged lines are removed" in said) == (len(damage.split()) > 1)
+    output, lines = resume_run(tmp_path)
+    assert ("damaged lines are removed" in output) == (len(damage.split()) > 1)
     assert [(line["step"], line["task"]) for line in lines] == [(1, "a"), (2, "a"), (2, "b")]
     assert (tmp_path / "loss.png").exists()
 
 
-def test_what_is_no_log_is_put_aside(tmp_path, monkeypatch):
+def test_invalid_logs_are_moved_aside(tmp_path, monkeypatch):
     file = tmp_path / "metrics.jsonl"
     for make in (lambda: os.mkfifo(file), lambda: file.symlink_to("/dev/zero"), file.mkdir):
         make()
-        with fuzz.bounded(seconds=20):
+        with fuzz.limit_resources(seconds=20):
             assert lost_seconds(file, {}) == 0
-            said, lines = went_on(tmp_path)
-        assert "was not a metrics log" in said and [line["task"] for line in lines] == ["b"]
+            output, lines = resume_run(tmp_path)
+        assert "was not a metrics log" in output and [line["task"] for line in lines] == ["b"]
         file.unlink()
     assert len(list(tmp_path.glob("metrics.jsonl.damaged-*"))) == 3
     monkeypatch.setattr(observers, "MAX_LOG_BYTES", len(TEXT) - 1)
     file.write_bytes(TEXT)
-    assert "was not a metrics log" in went_on(tmp_path)[0]
+    assert "was not a metrics log" in resume_run(tmp_path)[0]
 
 
 FACTS = {"format": 1, "global_next_index": 8, "system": "hyperseg", "seconds": {"step": 1.0}, "bad": 0, "untold": None}
 
 
 @pytest.mark.parametrize("task", ["$\\frac{$", "$" + "{" * 90 + "$", "\ud800", "a\x1b[31m", "x" * 5000, "t"])
-def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
-    """matplotlib would take what stands between two dollars as a formula."""
+def test_unusual_names_and_losses_are_plotted_or_reported(tmp_path, task):
+    """matplotlib would parse text between two dollar signs as a formula."""
     for losses in ((1.0, 2.0), (1e38, -1e38), (float("inf"), float("nan"))):
         lines = [
             {"kind": "train", "step": step, "task": name, "loss": x} for step, x in enumerate(losses) for name in ("a", task)
@@ -78,9 +78,9 @@ def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
         lines += [{"kind": "validation", "step": step, "task": task, **score} for step, score in enumerate(({}, {"ciou": 0.5}))]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (tmp_path / "loss.png").unlink(missing_ok=True)
-        said, _ = went_on(tmp_path)
-        told = "loss.png: cannot be drawn" in said
-        assert (tmp_path / "loss.png").is_file() != told and not (told and losses == (1.0, 2.0))
+        output, _ = resume_run(tmp_path)
+        messages = "loss.png: cannot be drawn" in output
+        assert (tmp_path / "loss.png").is_file() != messages and not (messages and losses == (1.0, 2.0))
 
 
 @pytest.mark.parametrize(
@@ -96,55 +96,55 @@ def test_odd_names_and_losses_are_drawn_or_told(tmp_path, task):
         {"untold": {"\ud800": {"steps": 1, "sums": {"loss": [1.0, 1.0]}}}},
     ],
 )
-def test_damaged_run_facts_are_a_checkpoint_that_cannot_be_read(changed):
+def test_damaged_run_facts_make_a_checkpoint_unreadable(changed):
     check_facts(FACTS)
     check_facts({**FACTS, "untold": {"[/a]": {"steps": 1, "sums": {"loss": [1.0, 1.0], "dice": [0.5, 1.0]}}}})
     with pytest.raises(ValueError, match="its run metadata has no"):
         check_facts({**FACTS, **changed})
 
 
-def promise(folder):
-    """Of any log: its lines are sound, and a run goes on."""
+def make_property(folder):
+    """Returns the property of any log: its lines are valid, and a run resumes."""
 
-    def holds(data):
+    def check(data):
         (folder / "metrics.jsonl").write_bytes(data)
-        with fuzz.bounded(seconds=20):
+        with fuzz.limit_resources(seconds=20):
             lines = read_metrics(folder / "metrics.jsonl")
             assert all(type(line["step"]) is int and line["kind"] and type(line["task"]) is str for line in lines)
             assert lost_seconds(folder / "metrics.jsonl", {"step": 1.0}) >= 0
             observers._truncate(folder / "metrics.jsonl", 2)
             assert all(line["step"] <= 2 for line in read_metrics(folder / "metrics.jsonl"))
 
-    return holds
+    return check
 
 
-def strategy():
-    lines = [fuzz.damaged_json(line) for line in SOUND]
+def log_strategy():
+    lines = [fuzz.damaged_json(line) for line in VALID]
     return fuzz.st.tuples(*lines).map(b"\n".join) | fuzz.damaged_bytes(TEXT)
 
 
-def test_any_log(tmp_path):
-    fuzz.tried(promise(tmp_path), strategy(), examples=100)
+def test_random_logs(tmp_path):
+    fuzz.run_property(make_property(tmp_path), log_strategy(), examples=100)
 
 
 @pytest.mark.slow
-def test_any_log_for_long(tmp_path, tried_long):
-    tried_long(promise(tmp_path), strategy())
+def test_random_logs_for_long(tmp_path, run_property_long):
+    run_property_long(make_property(tmp_path), log_strategy())
 
 
 def test_a_log_is_read_line_by_line(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes(TEXT + b"[" * 3 * observers.MAX_LINE_BYTES + b"\n" + TEXT)
     assert len(read_metrics(file)) == 6
-    os.truncate(file, 2**26)  # zeros that take no place
-    with fuzz.bounded(seconds=60, memory=2**25):
+    os.truncate(file, 2**26)  # a sparse file of zeros
+    with fuzz.limit_resources(seconds=60, memory=2**25):
         assert lost_seconds(file, {"step": 1.0}) == 2.0
         observers._truncate(file, 2)
     assert len(read_metrics(file)) == 4 and file.stat().st_size < 2000
 
 
-def test_of_a_long_log_only_what_is_drawn_or_compared_is_kept(tmp_path):
-    """20 MB; as lists of lines they would take 200 MB."""
+def test_long_logs_use_little_memory(tmp_path):
+    """20 MB, which would take 200 MB as lists of lines."""
     file = tmp_path / "metrics.jsonl"
     many = {f"m{k}": 0.5 for k in range(100)}
     with file.open("w") as log:
@@ -153,7 +153,7 @@ def test_of_a_long_log_only_what_is_drawn_or_compared_is_kept(tmp_path):
             if step % 100 == 0:
                 line = {"kind": "validation", "step": step, "task": "a", "giou": 0.1, **({} if step else {"ciou": 0.2})}
                 log.write(json.dumps(line) + "\n")
-    with fuzz.bounded(seconds=120, memory=2**25):
+    with fuzz.limit_resources(seconds=120, memory=2**25):
         train, validation = plots._curves(observers.valid_lines(file), ("ciou", "giou"))
         assert sorted(train) == [f"t{k:02}" for k in range(50)] and train["t00"]["loss"][0].tolist() == list(
             range(0, 15_000, 70)
@@ -163,44 +163,44 @@ def test_of_a_long_log_only_what_is_drawn_or_compared_is_kept(tmp_path):
         assert available_metrics(observers.valid_lines(file), 3) == ["a/ciou", "a/giou", "train/loss"]
 
 
-def test_a_log_that_is_a_link_out_is_put_aside(tmp_path):
-    home, other = tmp_path / "run", tmp_path / "other.jsonl"
-    home.mkdir()
+def test_a_log_linked_outside_the_workdir_is_moved_aside(tmp_path):
+    workdir, other = tmp_path / "run", tmp_path / "other.jsonl"
+    workdir.mkdir()
     other.write_bytes(TEXT)
-    (home / "metrics.jsonl").symlink_to(other)
-    assert read_metrics(home / "metrics.jsonl") == []
-    said, lines = went_on(home)
-    assert "was not a metrics log" in said and [line["task"] for line in lines] == ["b"] and other.read_bytes() == TEXT
+    (workdir / "metrics.jsonl").symlink_to(other)
+    assert read_metrics(workdir / "metrics.jsonl") == []
+    output, lines = resume_run(workdir)
+    assert "was not a metrics log" in output and [line["task"] for line in lines] == ["b"] and other.read_bytes() == TEXT
 
 
 @pytest.mark.parametrize("name", ["plugins", "plugins/profile"])
 def test_a_profile_stays_in_the_workdir(tmp_path, monkeypatch, name):
-    home, other = tmp_path / "run", tmp_path / "other"
-    link = home / "tensorboard" / name
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    link = workdir / "tensorboard" / name
     link.parent.mkdir(parents=True)
     other.mkdir()
     link.symlink_to(other)
     monkeypatch.setattr(observers.jax.profiler, "start_trace", lambda folder: None)
     monkeypatch.setattr(observers.jax.profiler, "stop_trace", lambda: None)
     console = Console(record=True, file=io.StringIO(), width=300)
-    with Observers(home, start=0, steps=9, console=console, timer=Clock(), profiled=(1, 2)) as watch:
+    with Observers(workdir, start=0, steps=9, console=console, timer=Clock(), profiled=(1, 2)) as watch:
         watch.profile(1)
     assert "was not a folder of this run" in console.export_text() and not link.exists() and not list(other.iterdir())
 
 
 @pytest.mark.parametrize("make", ["link", "pipe", "file"])
 def test_scalars_stay_in_the_workdir(tmp_path, make):
-    home, other = tmp_path / "run", tmp_path / "other"
-    home.mkdir()
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    workdir.mkdir()
     other.mkdir()
     match make:
         case "link":
-            (home / "tensorboard").symlink_to(other)
+            (workdir / "tensorboard").symlink_to(other)
         case "pipe":
-            os.mkfifo(home / "tensorboard")
+            os.mkfifo(workdir / "tensorboard")
         case "file":
-            (home / "tensorboard").write_text("")
-    with fuzz.bounded(seconds=60):
-        said, _ = went_on(home)
-    assert "tensorboard.damaged-0: was not a folder of this run" in said
-    assert list((home / "tensorboard").iterdir()) and not list(other.iterdir())
+            (workdir / "tensorboard").write_text("")
+    with fuzz.limit_resources(seconds=60):
+        output, _ = resume_run(workdir)
+    assert "tensorboard.damaged-0: was not a folder of this run" in output
+    assert list((workdir / "tensorboard").iterdir()) and not list(other.iterdir())

@@ -1,6 +1,6 @@
-"""Slow: 1600 steps of configs/tiny.py from scratch beat every answer that ignores the text.
+"""Slow: 1600 steps of configs/tiny.py from scratch beat every baseline that ignores the text.
 
-One seed, as a run takes about half an hour. After a thousand steps the margin is within what a run differs from another."""
+One seed only, since a run takes half an hour. After a thousand steps the margin is still within the variation between runs."""
 
 import os
 import subprocess
@@ -19,13 +19,13 @@ from hyperseg_jax.systems import system as systems
 
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory):
-    """The default level with fewer training images."""
+    """The default toy world with fewer training images."""
     folder = tmp_path_factory.mktemp("toys") / "world"
     return toy.write(folder, train=2000, val=100, compositional=0, clips=40, log=lambda _: None)
 
 
-def exam_after(steps, world, workdir):
-    """The referring controls of a run of configs/tiny.py; only steps, the data and how often it is scored are changed."""
+def train_and_evaluate(steps, world, workdir):
+    """Returns the referring controls of a run of configs/tiny.py; only steps, data and evaluation interval are changed."""
     changed = {"train.steps": steps, "data.root": world, "train.eval_examples": 8, "train.eval_every": steps}
     overrides = [f"{name}={value}" for name, value in changed.items()]
     command = "from hyperseg_jax.commands.main import main; main()"
@@ -41,7 +41,7 @@ def exam_after(steps, world, workdir):
             workdir,
             *(f"--config.{one}" for one in overrides),
         ],
-        env=os.environ | {"XLA_FLAGS": ""},  # compiled as for users: a step takes a third of the time
+        env=os.environ | {"XLA_FLAGS": ""},  # with XLA's optimizations: a step takes a third of the time
         check=True,
     )
     config = configs.load("tiny", overrides)
@@ -50,12 +50,12 @@ def exam_after(steps, world, workdir):
     return referring_with_controls(model.engine, tasks["referring"])
 
 
-def beats_the_blind(controls):
-    """Better than the best answer without the text, and worse once the texts are shuffled."""
+def beats_text_blind(controls):
+    """Returns whether the scores are better than the best text-blind baseline and than with shuffled texts."""
     return controls.ciou > controls.blind_ciou and controls.ciou > controls.shuffled_ciou
 
 
 @pytest.mark.slow
 def test_training_from_scratch_beats_every_text_blind_baseline(small_world, tmp_path):
-    controls = exam_after(1600, small_world, tmp_path)
-    assert beats_the_blind(controls), controls.lines()
+    controls = train_and_evaluate(1600, small_world, tmp_path)
+    assert beats_text_blind(controls), controls.lines()

@@ -1,11 +1,11 @@
-"""One ordered regex table decides what is frozen, how fast the rest learns and what decays."""
+"""An ordered regex table selects frozen parameters, learning rates and weight decay."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from plain_step import step_of
+from plain_step import make_plain_step
 
 from hyperseg_jax.errors import UserError
 from hyperseg_jax.tables import flatten
@@ -21,38 +21,40 @@ RULES = (
 )
 
 
-def params():
+def make_params():
     ones = jnp.ones((2, 2))
     return {"llm": {"q": {"kernel": ones, "lora_a": ones}}, "head": {"kernel": ones}, "other": {"kernel": ones}}
 
 
 def test_split_and_merge_are_inverse():
-    trainable, frozen = param_groups.split(params(), RULES)
+    trainable, frozen = param_groups.split(make_params(), RULES)
     assert set(flatten(frozen)) == {"llm/q/kernel"}
-    assert flatten(param_groups.merge(trainable, frozen)).keys() == flatten(params()).keys()
+    assert flatten(param_groups.merge(trainable, frozen)).keys() == flatten(make_params()).keys()
 
 
 def test_every_parameter_needs_a_rule():
     with pytest.raises(UserError, match="other/kernel"):
-        param_groups.assign(flatten(params()), RULES[:3])
+        param_groups.assign(flatten(make_params()), RULES[:3])
 
 
 def run(loss, steps=1, rules=RULES):
-    tx = param_groups.optimizer(param_groups.split(params(), rules)[0], rules, optax.constant_schedule(0.1), clip_norm=None)
-    state = create(params(), rules, tx, seed=0)
-    step = jax.jit(step_of(loss, tx))
+    tx = param_groups.optimizer(
+        param_groups.split(make_params(), rules)[0], rules, optax.constant_schedule(0.1), clip_norm=None
+    )
+    state = create(make_params(), rules, tx, seed=0)
+    step = jax.jit(make_plain_step(loss, tx))
     for k in range(steps):
         state, metrics = step(state, {"k": jnp.float32(k), "bad": jnp.zeros(1, bool)})
     return state, metrics
 
 
-def squares(tree, batch, key, counts):
+def squared_loss(tree, batch, key, counts):
     total = sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree))
     return total, {}
 
 
 def test_rates_decay_and_freezing():
-    state, _ = run(squares)
+    state, _ = run(squared_loss)
     moved = {path: float(jnp.abs(leaf - 1).mean()) for path, leaf in flatten(state.params).items()}
     assert moved["llm/q/kernel"] == 0
     assert moved["llm/q/lora_a"] == pytest.approx(0.1, rel=1e-3)
@@ -60,12 +62,12 @@ def test_rates_decay_and_freezing():
     assert not any("llm/q/kernel" in path for path in map(str, flatten({"o": state.trainable})))
 
 
-def test_a_batch_that_is_not_finite_changes_nothing():
-    bad = lambda tree, batch, *rest: (squares(tree, batch, *rest)[0] * jnp.where(batch["k"] == 1, jnp.nan, 1.0), {})
-    whole, _ = run(bad, steps=3)
-    fine, _ = run(squares, steps=2)
-    assert int(whole.skipped) == 1 and int(whole.step) == 3
-    np.testing.assert_array_equal(whole.trainable["other"]["kernel"], fine.trainable["other"]["kernel"])
+def test_a_non_finite_batch_changes_nothing():
+    bad = lambda tree, batch, *rest: (squared_loss(tree, batch, *rest)[0] * jnp.where(batch["k"] == 1, jnp.nan, 1.0), {})
+    full, _ = run(bad, steps=3)
+    fine, _ = run(squared_loss, steps=2)
+    assert int(full.skipped) == 1 and int(full.step) == 3
+    np.testing.assert_array_equal(full.trainable["other"]["kernel"], fine.trainable["other"]["kernel"])
 
 
 def test_schedule_warms_up_and_falls():

@@ -1,4 +1,4 @@
-"""A workdir in a bucket: what people read is written in a scratch folder, copied up, and fetched back when the run goes on."""
+"""A workdir in a bucket: readable files are written to a scratch folder, uploaded, and downloaded on resume."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from hyperseg_jax.weights import model_folder
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """gs://name/... lies in a folder for the time of a test; as in a real one, nothing can be appended."""
+    """Maps gs://name/... to a local folder; as in a real bucket, files cannot be appended to."""
     root = tmp_path / "store"
 
     class Store(LocalFileSystem):
@@ -49,12 +49,12 @@ def bucket(tmp_path, monkeypatch):
     return root
 
 
-def begun(home):
-    """A workdir with a checkpoint in it."""
-    (home / "checkpoints" / "5").mkdir(parents=True)
+def write_workdir(workdir):
+    """Writes a workdir that contains a checkpoint."""
+    (workdir / "checkpoints" / "5").mkdir(parents=True)
 
 
-def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
+def test_changed_files_are_uploaded_and_downloaded_on_resume(bucket, micro):
     with Workdir("gs://name/run") as workdir:
         workdir.open(micro())
         (workdir.local / "metrics.jsonl").write_text("one\n")
@@ -69,20 +69,20 @@ def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
             file.write("two\n")
         workdir.push()
     assert not workdir.local.exists()
-    there = {str(path.relative_to(bucket / "name" / "run")): path.read_text() for path in bucket.rglob("*") if path.is_file()}
-    assert json.loads(there.pop("config.json"))["system"] == "hyperseg" and json.loads(there.pop(".lock/00000001"))["free"]
-    assert there == {
+    stored = {str(path.relative_to(bucket / "name" / "run")): path.read_text() for path in bucket.rglob("*") if path.is_file()}
+    assert json.loads(stored.pop("config.json"))["system"] == "hyperseg" and json.loads(stored.pop(".lock/00000001"))["free"]
+    assert stored == {
         "metrics.jsonl": "one\ntwo\n",
         "tensorboard/events": "x",
         "model/model.safetensors": "is not written again",
     }
 
-    with Workdir("gs://name/run") as again:
-        again.open(micro())
-        assert (again.local / "metrics.jsonl").read_text() == "one\ntwo\n"
-        assert (again.local / "tensorboard" / "events").read_text() == "x"
-        assert not (again.local / "model").exists()
-    begun(bucket / "name" / "run")
+    with Workdir("gs://name/run") as repeated:
+        repeated.open(micro())
+        assert (repeated.local / "metrics.jsonl").read_text() == "one\ntwo\n"
+        assert (repeated.local / "tensorboard" / "events").read_text() == "x"
+        assert not (repeated.local / "model").exists()
+    write_workdir(bucket / "name" / "run")
     with (
         Workdir("gs://name/run") as other,
         pytest.raises(UserError, match=r"gs://name/run: contains a run with another config"),
@@ -90,52 +90,52 @@ def test_what_changes_is_copied_up_and_what_goes_on_is_fetched(bucket, micro):
         other.check(micro(model__num_queries=5))
 
 
-def test_a_run_in_a_bucket_goes_on_where_it_stopped(bucket, small_system, micro, monkeypatch):
-    """All but the checkpoints, whose store speaks to gs:// itself: they lie in the folder behind the bucket."""
+def test_a_run_in_a_bucket_resumes(bucket, small_system, micro, monkeypatch):
+    """Checkpoints are stored in the local folder of the bucket, since their library accesses gs:// directly."""
 
     def checkpoints(folder, **options):
         assert str(folder) == "gs://name/run/checkpoints"
         return Checkpoints(bucket / "name" / "run" / "checkpoints", **options)
 
     monkeypatch.setattr(loop, "Checkpoints", checkpoints)
-    config, home = micro(train__steps=6, train__save_every=3, train__eval_every=6), bucket / "name" / "run"
+    config, workdir = micro(train__steps=6, train__save_every=3, train__eval_every=6), bucket / "name" / "run"
     loop.train(config, "gs://name/run", console=Console(quiet=True), stop_at=4)
-    assert [line["step"] for line in read_metrics(home / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_metrics(workdir / "metrics.jsonl")] == [1, 2, 3, 4]
     assert str(loop.train(config, "gs://name/run", console=Console(quiet=True))) == "gs://name/run/model"
-    lines = read_metrics(home / "metrics.jsonl")
+    lines = read_metrics(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6, 6] and lines[-1]["kind"] == "validation"
-    assert len(list((home / "tensorboard").iterdir())) == 2 and (home / "predictions.png").stat().st_size > 1000
-    assert model_folder.read(home / "model")["second/kernel"].shape == (256, 1024)
+    assert len(list((workdir / "tensorboard").iterdir())) == 2 and (workdir / "predictions.png").stat().st_size > 1000
+    assert model_folder.read(workdir / "model")["second/kernel"].shape == (256, 1024)
 
 
-def test_checkpoints_in_a_bucket_are_looked_at_as_those_of_this_machine(bucket, monkeypatch):
-    """All but what speaks to gs:// itself: TensorStore is given the folder behind the bucket."""
+def test_checkpoints_in_a_bucket_are_validated_like_local_ones(bucket, monkeypatch):
+    """TensorStore gets the local folder of the bucket, since it accesses gs:// directly."""
     base = lambda path: {"driver": "file", "path": str(bucket / str(path).removeprefix("gs://"))}
     monkeypatch.setattr("orbax.checkpoint._src.path.gcs_utils.get_kvstore_for_gcs", base)
     part = {"one": np.ones((2, 3), np.float32)}
-    with ocp.training.Checkpointer(bucket / "name" / "checkpoints") as made:
-        made.save_checkpointables(3, {"params": part, "run": {"format": 1, "text": "x"}})
-    there, home = bucket / "name" / "checkpoints" / "3", epath.Path("gs://name/checkpoints")
-    wanted = lambda *shape: {"params": {("one",): (shape, "float32")}}
-    untrusted.check(home / "3")
-    check_arrays(home / "3", wanted(2, 3))
+    with ocp.training.Checkpointer(bucket / "name" / "checkpoints") as result:
+        result.save_checkpointables(3, {"params": part, "run": {"format": 1, "text": "x"}})
+    stored, workdir = bucket / "name" / "checkpoints" / "3", epath.Path("gs://name/checkpoints")
+    expected = lambda *shape: {"params": {("one",): (shape, "float32")}}
+    untrusted.check(workdir / "3")
+    check_arrays(workdir / "3", expected(2, 3))
     with pytest.raises(BadFile, match=r"one has the shape \[2, 3\], expected \[3, 3\]"):
-        check_arrays(home / "3", wanted(3, 3))
-    (there / "run" / "_strings.json").write_text("{}")
+        check_arrays(workdir / "3", expected(3, 3))
+    (stored / "run" / "_strings.json").write_text("{}")
     with pytest.raises(BadFile, match=r"_strings\.json lacks the string text"):
-        check_arrays(home / "3", wanted(2, 3))
-    with (there / "params" / "more").open("w") as file:
+        check_arrays(workdir / "3", expected(2, 3))
+    with (stored / "params" / "more").open("w") as file:
         file.truncate(untrusted.LARGEST + 1)
     for _ in range(2):
         with pytest.raises(
             UserError,
             match=r"gs://name/checkpoints: 3 is not a readable checkpoint.*params/more has \d+ bytes.*; remove it, or",
         ):
-            Checkpoints(home)
-    assert there.is_dir()
+            Checkpoints(workdir)
+    assert stored.is_dir()
 
 
-def test_a_bucket_that_refuses_is_one_clear_line(bucket, micro, monkeypatch):
+def test_bucket_errors_are_one_line(bucket, micro, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
@@ -146,27 +146,27 @@ def test_a_bucket_that_refuses_is_one_clear_line(bucket, micro, monkeypatch):
 
 @pytest.mark.parametrize("bucketed", [False, True])
 def test_a_second_run_in_a_workdir_is_refused_and_writes_nothing(request, tmp_path, micro, bucketed):
-    home = "gs://name/run" if request.getfixturevalue("bucket") and bucketed else str(tmp_path / "run")
-    with Workdir(home) as workdir:
+    folder = "gs://name/run" if request.getfixturevalue("bucket") and bucketed else str(tmp_path / "run")
+    with Workdir(folder) as workdir:
         workdir.open(micro())
         (workdir.local / "metrics.jsonl").write_text("one\n")
         workdir.push()
-        with Workdir(home) as second, pytest.raises(UserError, match=rf"{home}: is in use by another run .process \d+ on "):
+        with Workdir(folder) as second, pytest.raises(UserError, match=rf"{folder}: is in use by another run .process \d+ on "):
             second.open(micro(train__steps=7))
         workdir.check_lock()
         assert json.loads((workdir.path / "config.json").read_text())["train"]["steps"] != 7
-    with Workdir(home) as again:
-        again.open(micro())
+    with Workdir(folder) as repeated:
+        repeated.open(micro())
         with pytest.raises(UserError, match="another run has taken over its lock"):
-            workdir._lock._number = 1  # as if it had stood still
+            workdir._lock._number = 1  # as if it had been suspended
             workdir.check_lock()
 
 
-def test_a_run_that_lost_its_workdir_ends_without_a_save(small_system, micro, tmp_path, monkeypatch):
-    def lost(self):
+def test_a_run_that_lost_its_lock_ends_without_a_save(small_system, micro, tmp_path, monkeypatch):
+    def raise_lost(self):
         raise UserError(f"{self.folder}: another run has taken over its lock")
 
-    monkeypatch.setattr("hyperseg_jax.locks.lock.Lock.check", lost)
+    monkeypatch.setattr("hyperseg_jax.locks.lock.Lock.check", raise_lost)
     with pytest.raises(UserError, match="run: another run has taken over its lock"):
         loop.train(micro(train__steps=2), tmp_path / "run", console=Console(quiet=True))
     assert not (tmp_path / "run" / "model").exists() and not list((tmp_path / "run" / "checkpoints").iterdir())
@@ -175,17 +175,17 @@ def test_a_run_that_lost_its_workdir_ends_without_a_save(small_system, micro, tm
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, "{", "[]", '{"train": null}', '{"train": [1]}', "pipe", "endless", "folder"]
 )
-def test_the_config_of_a_workdir_is_not_trusted(micro, tmp_path, content):
+def test_the_config_of_a_workdir_is_validated(micro, tmp_path, content):
     path = tmp_path / "run" / "config.json"
-    begun(path.parent)
-    fuzz.placed(path, content)
+    write_workdir(path.parent)
+    fuzz.write_content(path, content)
     with pytest.raises(UserError, match=r"run/config\.json: not readable|run: contains a run with another config") as error:
         Workdir(tmp_path / "run").check(micro())
     assert "\n" not in str(error.value)
 
 
 def test_a_config_without_checkpoints_is_replaced(tmp_path, micro):
-    """A run that failed before its first save leaves one; the corrected command may go on there."""
+    """A run that failed before its first save leaves one; the corrected command may use the same workdir."""
     (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     for config in (micro(), micro(model__num_queries=5)):
         with Workdir(tmp_path) as workdir:
@@ -194,10 +194,10 @@ def test_a_config_without_checkpoints_is_replaced(tmp_path, micro):
     assert json.loads((tmp_path / "config.json").read_text())["model"]["num_queries"] == 5
 
 
-def test_texts_of_a_config_there_are_escaped_and_cut_in_the_message(tmp_path, micro):
+def test_config_texts_are_escaped_and_truncated_in_messages(tmp_path, micro):
     with Workdir(tmp_path) as workdir:
         workdir.open(micro())
-    begun(tmp_path)
+    write_workdir(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"system": "x\nerror: run this\n" + "A" * 10**6, "a\nb": 1}))
     with Workdir(tmp_path) as workdir, pytest.raises(UserError, match=r"system: 'x\\nerror: run this") as error:
@@ -205,7 +205,7 @@ def test_texts_of_a_config_there_are_escaped_and_cut_in_the_message(tmp_path, mi
     assert str(error.value).isprintable() and len(str(error.value)) < 1000
 
 
-def test_a_model_that_leads_out_of_the_workdir_is_refused(tmp_path, micro):
+def test_a_model_linked_outside_the_workdir_is_refused(tmp_path, micro):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "id").write_text("mine")
     (tmp_path / "run").mkdir()
@@ -223,15 +223,15 @@ def test_a_finished_run_without_its_checkpoints_is_kept(tmp_path, micro):
             (tmp_path / "model").mkdir()
 
 
-def test_a_run_that_began_after_the_check_is_seen_with_the_lock(tmp_path, micro):
-    home = tmp_path / "run"
-    with Workdir(home) as late:
+def test_a_run_started_after_the_check_is_detected_with_the_lock(tmp_path, micro):
+    workdir = tmp_path / "run"
+    with Workdir(workdir) as late:
         late.check(micro(model__num_queries=5))
-        with Workdir(home) as first:
+        with Workdir(workdir) as first:
             first.check(micro())
             first.open(micro())
-            begun(home)
+            write_workdir(workdir)
         with pytest.raises(UserError, match=r"run: contains a run with another config .model\.num_queries"):
             late.open(micro(model__num_queries=5))
-    with Workdir(home) as again:
-        again.open(micro())
+    with Workdir(workdir) as repeated:
+        repeated.open(micro())

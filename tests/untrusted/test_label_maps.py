@@ -1,4 +1,4 @@
-"""Matrices of MATLAB files, as SciPy writes them, and damaged ones."""
+"""Label maps in MATLAB files, as written by SciPy, and damaged ones."""
 
 import os
 import struct
@@ -21,12 +21,12 @@ LABELS = np.arange(35, dtype=np.uint16).reshape(5, 7) * 11
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "u4", "f8"])
-def test_what_scipy_writes(tmp_path, compressed, dtype):
-    wanted = (LABELS % 200).astype(dtype)
-    content = {"other": np.ones((3, 3)), "text": "hello", "LabelMap": wanted, "cell": np.array([[1], ["a"]], object)}
+def test_files_of_scipy(tmp_path, compressed, dtype):
+    expected = (LABELS % 200).astype(dtype)
+    content = {"other": np.ones((3, 3)), "text": "hello", "LabelMap": expected, "cell": np.array([[1], ["a"]], object)}
     savemat(tmp_path / "a.mat", content, do_compression=compressed)
-    found = label_maps.read(tmp_path / "a.mat", "LabelMap")
-    assert np.array_equal(found, wanted) and found.dtype.kind in "ui"
+    result = label_maps.read(tmp_path / "a.mat", "LabelMap")
+    assert np.array_equal(result, expected) and result.dtype.kind in "ui"
     with pytest.raises(BadFile, match="has no Labels"):
         label_maps.read(tmp_path / "a.mat", "Labels")
     with limits.applied(pixels=34), pytest.raises(BadFile, match=r"is 7x5 pixels, and the limit is 34; .*limits\.pixels"):
@@ -34,7 +34,7 @@ def test_what_scipy_writes(tmp_path, compressed, dtype):
 
 
 @pytest.mark.parametrize("value", ["text", np.ones((2, 2, 2), np.uint8), np.ones((2, 2)) * 1j, {"a": 1}])
-def test_what_is_no_matrix_of_whole_numbers(tmp_path, value):
+def test_other_matrices_are_refused(tmp_path, value):
     savemat(tmp_path / "a.mat", {"LabelMap": value})
     with pytest.raises(BadFile, match=r"its LabelMap is not an integer matrix|is damaged"):
         label_maps.read(tmp_path / "a.mat", "LabelMap")
@@ -42,7 +42,7 @@ def test_what_is_no_matrix_of_whole_numbers(tmp_path, value):
 
 @pytest.mark.parametrize("value", [0.5, 1e300, -1.0, np.nan, np.inf, 2.0**32])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_numbers_that_are_no_labels(tmp_path, value, compressed):
+def test_invalid_labels(tmp_path, value, compressed):
     labels = LABELS.astype(float)
     labels[2, 3] = value
     savemat(tmp_path / "a.mat", {"LabelMap": labels}, do_compression=compressed)
@@ -50,8 +50,8 @@ def test_numbers_that_are_no_labels(tmp_path, value, compressed):
         label_maps.read(tmp_path / "a.mat", "LabelMap")
 
 
-def test_sides_without_an_end(tmp_path):
-    """Each side of the matrix as a double."""
+def test_huge_sides(tmp_path):
+    """Matrix sides stored as doubles."""
     savemat(tmp_path / "a.mat", {"LabelMap": np.zeros((2, 2), np.uint8)})
     data = (tmp_path / "a.mat").read_bytes()
     sides = struct.pack("<IIii", 5, 8, 2, 2)
@@ -61,7 +61,7 @@ def test_sides_without_an_end(tmp_path):
         label_maps.read(tmp_path / "a.mat", "LabelMap")
 
 
-def test_numbers_below_0(tmp_path):
+def test_negative_labels(tmp_path):
     savemat(tmp_path / "a.mat", {"LabelMap": -LABELS.astype(np.int16)})
     with pytest.raises(UserError, match=r"a\.mat: has the label -77; labels"):
         read_labels(tmp_path / "a.mat", LABELS.shape)
@@ -71,7 +71,7 @@ def test_numbers_below_0(tmp_path):
 
 
 def test_version_7_3(tmp_path):
-    """HDF5 behind a header of MATLAB's own, or alone."""
+    """HDF5 with and without MATLAB's header."""
     path, hdf5 = tmp_path / "a.mat", b"\x89HDF\r\n\x1a\n" + bytes(500)
     header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM"
     for data in (header.ljust(512, b"\0") + hdf5, header[:124].replace(b"7.3", b"9.0").ljust(512, b"\0") + hdf5, hdf5):
@@ -95,8 +95,8 @@ def test_other_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["LabelMap", "Other"])
-def test_a_bomb_is_not_unpacked(tmp_path, name):
-    """A map of 256 million pixels in a quarter of a megabyte: its size is read before its numbers are unpacked."""
+def test_bombs_are_not_unpacked(tmp_path, name):
+    """A map of 256 million pixels in a quarter of a megabyte: the size is checked before decompression."""
     savemat(tmp_path / "a.mat", {name: np.zeros((2**14, 2**14), np.uint8)}, do_compression=True)
     tracemalloc.start()
     try:
@@ -107,8 +107,8 @@ def test_a_bomb_is_not_unpacked(tmp_path, name):
         tracemalloc.stop()
 
 
-def test_one_wrong_byte_of_a_compressed_map(tmp_path):
-    """Its checksum is looked at, whichever byte it is."""
+def test_a_changed_byte_of_a_compressed_map(tmp_path):
+    """The checksum detects any changed byte."""
     savemat(tmp_path / "a.mat", {"LabelMap": LABELS}, do_compression=True)
     data = (tmp_path / "a.mat").read_bytes()
     for at in range(136, len(data)):
@@ -117,7 +117,7 @@ def test_one_wrong_byte_of_a_compressed_map(tmp_path):
             label_maps.read(tmp_path / "a.mat", "LabelMap")
 
 
-def test_many_small_elements_are_not_walked_through(tmp_path):
+def test_many_small_elements_are_skipped(tmp_path):
     savemat(tmp_path / "a.mat", {"LabelMap": LABELS})
     data = (tmp_path / "a.mat").read_bytes()
     (tmp_path / "a.mat").write_bytes(data[:128] + bytes(8 * 1001) + data[128:])
@@ -127,20 +127,20 @@ def test_many_small_elements_are_not_walked_through(tmp_path):
     assert np.array_equal(label_maps.read(tmp_path / "a.mat", "LabelMap"), LABELS)
 
 
-def promise(path):
-    """A map of labels, or one line."""
+def make_property(path):
+    """Returns the property of damaged maps: a label map or a one-line error."""
 
-    def holds(data):
+    def check_map(data):
         path.write_bytes(data)
         with limits.applied(pixels=10**6):
-            found = fuzz.kept_promise(lambda: label_maps.read(path, "LabelMap"))
-        assert isinstance(found, BadFile) or (found.ndim == 2 and not (found < 0).any())
+            result = fuzz.check_call(lambda: label_maps.read(path, "LabelMap"))
+        assert isinstance(result, BadFile) or (result.ndim == 2 and not (result < 0).any())
 
-    return holds
+    return check_map
 
 
-def damaged(folder):
-    """Bytes of damaged maps, whose own bytes are damaged behind the header as well."""
+def damaged_maps(folder):
+    """Returns strategies for damaged maps, some damaged only after the header."""
     kinds = []
     for compressed in (False, True):
         savemat(folder / "sound.mat", {"LabelMap": LABELS}, do_compression=compressed)
@@ -150,16 +150,16 @@ def damaged(folder):
 
 
 def test_damaged_maps(tmp_path):
-    fuzz.tried(promise(tmp_path / "a.mat"), damaged(tmp_path), examples=150)
+    fuzz.run_property(make_property(tmp_path / "a.mat"), damaged_maps(tmp_path), examples=150)
 
 
 @pytest.mark.slow
-def test_damaged_maps_for_long(tmp_path, tried_long):
-    tried_long(promise(tmp_path / "a.mat"), damaged(tmp_path))
+def test_damaged_maps_for_long(tmp_path, run_property_long):
+    run_property_long(make_property(tmp_path / "a.mat"), damaged_maps(tmp_path))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_two_matrices_of_one_name_are_refused(tmp_path, compressed):
+def test_duplicate_matrix_names_are_refused(tmp_path, compressed):
     savemat(tmp_path / "a.mat", {"LabelMap": LABELS}, do_compression=compressed)
     data = (tmp_path / "a.mat").read_bytes()
     (tmp_path / "a.mat").write_bytes(data + data[128:])

@@ -1,4 +1,4 @@
-"""Names in data stay below their folder; what is not a regular file is told."""
+"""Names in data stay below their folder; special files are refused."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 
 
 @pytest.fixture
-def home(tmp_path):
+def data_folder(tmp_path):
     """A folder with an image inside, a link that leaves it, and a link to the folder itself."""
     (tmp_path / "real" / "deep").mkdir(parents=True)
     for name in ("real/a.jpg", "secret.jpg"):
@@ -24,62 +24,62 @@ def home(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "in.jpg", "deep/../a.jpg", "none.jpg", "deep/none.jpg", "..a.jpg", "caf\u00e9.jpg"])
-def test_names_that_stay(home, name):
-    assert paths.join_inside(home, name) == home / name
+def test_names_inside_the_folder(data_folder, name):
+    assert paths.join_inside(data_folder, name) == data_folder / name
 
 
-LEAVING = ["../secret.jpg", "out.jpg", "up/secret.jpg", "/etc/passwd", "deep/../../secret.jpg", "../real2/a.jpg", ".."]
+ESCAPING = ["../secret.jpg", "out.jpg", "up/secret.jpg", "/etc/passwd", "deep/../../secret.jpg", "../real2/a.jpg", ".."]
 
 
-@pytest.mark.parametrize("name", LEAVING)
-def test_names_that_leave(home, name):
+@pytest.mark.parametrize("name", ESCAPING)
+def test_names_outside_the_folder(data_folder, name):
     with pytest.raises(BadFile, match=r"leaves .*--limits outside=True"):
-        paths.join_inside(home, name)
+        paths.join_inside(data_folder, name)
     with limits.applied(outside=True):
-        assert paths.join_inside(home, name) == home / name
+        assert paths.join_inside(data_folder, name) == data_folder / name
 
 
-def test_a_folder_is_followed_once(home, monkeypatch):
-    """Data sets have millions of names in one folder; a name that is itself a link is followed all the same."""
+def test_folders_are_resolved_once(data_folder, monkeypatch):
+    """Data sets have millions of names in one folder, a name that is a link is always resolved."""
     followed, real = [], os.path.realpath
     monkeypatch.setattr(os.path, "realpath", lambda path, **options: followed.append(path) or real(path, **options))
     for k in range(100):
-        (home / "deep" / f"{k}.jpg").write_bytes(b"x")
-        assert paths.join_inside(home, f"deep/{k}.jpg") == home / "deep" / f"{k}.jpg"
+        (data_folder / "deep" / f"{k}.jpg").write_bytes(b"x")
+        assert paths.join_inside(data_folder, f"deep/{k}.jpg") == data_folder / "deep" / f"{k}.jpg"
     assert len(followed) <= 2
-    (home / "deep" / "out.jpg").symlink_to("../../secret.jpg")
+    (data_folder / "deep" / "out.jpg").symlink_to("../../secret.jpg")
     with pytest.raises(
         BadFile, match=r"deep/out\.jpg is a link that leaves .*; copy the file there, or.*--limits outside=True"
     ):
-        paths.join_inside(home, "deep/out.jpg")
+        paths.join_inside(data_folder, "deep/out.jpg")
 
 
-def test_relative_folders_are_those_of_now(home, monkeypatch):
-    (home / "inner").mkdir()
-    for folder in (home.parent, home / "deep"):
+def test_relative_folders_use_the_current_working_folder(data_folder, monkeypatch):
+    (data_folder / "inner").mkdir()
+    for folder in (data_folder.parent, data_folder / "deep"):
         (folder / "inner").mkdir()
-        (folder / "inner" / "out.jpg").symlink_to(home.parent / "secret.jpg")
+        (folder / "inner" / "out.jpg").symlink_to(data_folder.parent / "secret.jpg")
         monkeypatch.chdir(folder)
         assert paths.join_inside("inner", "a.jpg") == pathlib.Path("inner/a.jpg")
         with pytest.raises(BadFile, match="is a link that leaves"):
             paths.join_inside("inner", "out.jpg")
 
 
-def test_a_working_folder_that_is_gone(home, monkeypatch):
-    """It matters to relative folders alone."""
-    (home.parent / "gone").mkdir()
-    monkeypatch.chdir(home.parent / "gone")
-    (home.parent / "gone").rmdir()
-    assert paths.join_inside(home, "a.jpg") == home / "a.jpg"
+def test_a_removed_working_folder(data_folder, monkeypatch):
+    """It only matters for relative folders."""
+    (data_folder.parent / "gone").mkdir()
+    monkeypatch.chdir(data_folder.parent / "gone")
+    (data_folder.parent / "gone").rmdir()
+    assert paths.join_inside(data_folder, "a.jpg") == data_folder / "a.jpg"
     with pytest.raises(BadFile, match="is a link that leaves"):
-        paths.join_inside(home, "out.jpg")
+        paths.join_inside(data_folder, "out.jpg")
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\0.jpg", "a" * 300, "a/" * 3000, "\ud800.jpg", None, 5, ["a"], {}, True])
 @pytest.mark.parametrize("outside", [False, True])
-def test_what_is_no_name(home, name, outside):
+def test_invalid_names(data_folder, name, outside):
     with limits.applied(outside=outside), pytest.raises(BadFile, match="is not a file name; correct it"):
-        paths.join_inside(home, name)
+        paths.join_inside(data_folder, name)
 
 
 def test_pipes_devices_and_sizes(tmp_path):

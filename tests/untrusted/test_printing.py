@@ -1,4 +1,4 @@
-"""Names, values and messages are told on one line, in brief."""
+"""Names, values and messages are printed on one short line."""
 
 import time
 
@@ -7,23 +7,23 @@ from hyperseg_jax.untrusted.printing import escaped, escaped_value, one_line
 
 
 def test_messages_are_printable_and_short():
-    told = str(Problem("bad record", "a\x1b[31m\n\ud800\u202e" + "x" * 10_000 + "; mend it"))
-    assert told.isprintable() and told.startswith("a\\x1b[31m\\n\\ud800\\u202e") and told.endswith("; mend it")
-    assert len(told) < 1500 and one_line("caf\u00e9 \U0001f600 \u4e2d [red]") == "caf\u00e9 \U0001f600 \u4e2d [red]"
+    messages = str(Problem("bad record", "a\x1b[31m\n\ud800\u202e" + "x" * 10_000 + "; mend it"))
+    assert messages.isprintable() and messages.startswith("a\\x1b[31m\\n\\ud800\\u202e") and messages.endswith("; mend it")
+    assert len(messages) < 1500 and one_line("caf\u00e9 \U0001f600 \u4e2d [red]") == "caf\u00e9 \U0001f600 \u4e2d [red]"
 
 
-def test_names_and_paths_are_told_whole_where_they_are_short(tmp_path):
+def test_short_names_and_paths_are_not_truncated(tmp_path):
     assert one_line(tmp_path) == str(tmp_path) and escaped("a" * 200) == "a" * 200
     assert len(escaped("a" * 10**6 + "end")) < 250 and escaped("a" * 10**6 + "end").endswith("end")
 
 
-def test_values_are_told_in_brief():
+def test_values_are_abbreviated():
     deep: list = []
     for _ in range(500):
         deep = [deep]
     began = time.monotonic()
     for value in ("x" * 10**7, ["x" * 10**7] * 1000, {"a\x1b": "\ud800"}, deep, 10**4000, float("nan"), b"x" * 10**6):
-        told = escaped_value(value)
-        assert told.isprintable() and len(told) < 250
+        messages = escaped_value(value)
+        assert messages.isprintable() and len(messages) < 250
     assert time.monotonic() - began < 1
     assert [escaped_value(value) for value in ("3", 3, [1, "a"], None)] == ["'3'", "3", "[1, 'a']", "None"]

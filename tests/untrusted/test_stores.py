@@ -1,4 +1,4 @@
-"""Stores by name: no archives, programs or chains of addresses."""
+"""Allowed stores: no archives, programs or chained URLs."""
 
 import pytest
 
@@ -35,6 +35,6 @@ def test_other_stores_are_refused(url, use):
             use(url)
 
 
-def test_the_store_of_tests():
+def test_the_memory_store_is_allowed():
     store, path = stores.filesystem("memory://a/b")
     assert path == "/a/b" and store.protocol == "memory"

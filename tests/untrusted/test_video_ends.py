@@ -1,4 +1,4 @@
-"""A cut video never gives fewer frames in silence; whole ones of any container are read to their end."""
+"""Truncated videos raise an error; complete ones of any container are read to their end."""
 
 import io
 import os
@@ -34,7 +34,7 @@ FORMATS = {  # name of the file, codec, times, options of the writer
 }
 
 
-def write(path, codec, times, options):
+def write_video(path, codec, times, options):
     if codec not in av.codecs_available:
         pytest.skip(f"no {codec} here")
     with av.open(str(path), "w", options=options) as container:
@@ -49,8 +49,8 @@ def write(path, codec, times, options):
     return path.read_bytes()
 
 
-def told_or_whole(path):
-    """The number of frames before the line that names the file, or None where all of them were read."""
+def read_until_error(path):
+    """Returns the number of frames before the error, or None if all frames were read."""
     count = 0
     try:
         for _ in read_frames(path):
@@ -63,26 +63,26 @@ def told_or_whole(path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_cut_files_are_told(tmp_path, name):
+def test_truncated_files_are_reported(tmp_path, name):
     file, codec, times, options = FORMATS[name]
     path = tmp_path / file
-    data = write(path, codec, times, options)
-    assert told_or_whole(path) is None
+    data = write_video(path, codec, times, options)
+    assert read_until_error(path) is None
     with av.open(str(path)) as container, path.open("rb") as opened:
         assert missing_bytes(opened, container.format.name) == 0
     packet = 192 if name == "m2ts" else 188
     for share in np.linspace(0.25, 0.97, 25):
         cut = int(len(data) * share)
-        # between two packets or fragments nothing tells that more would follow
+        # a cut between two packets or fragments cannot be detected
         if (file.endswith(".ts") and cut % packet < 5) or data[cut + 4 : cut + 8] == b"moof":
             cut += 5
         path.write_bytes(data[:cut])
-        told_or_whole(path)
+        read_until_error(path)
 
 
-def test_a_cut_file_says_what_it_lacks(tmp_path):
+def test_the_message_names_the_missing_part(tmp_path):
     path = tmp_path / "a.mkv"
-    data = write(path, "mpeg4", EVEN, {})
+    data = write_video(path, "mpeg4", EVEN, {})
     path.write_bytes(data[: len(data) - 400])
     with pytest.raises(
         UserError, match=r"a\.mkv: is cut after frame \d+: 400 bytes are missing at its end; download or write it"
@@ -90,23 +90,23 @@ def test_a_cut_file_says_what_it_lacks(tmp_path):
         list(read_frames(path))
 
 
-def test_an_avi_that_was_written_as_a_stream_does_not_say_its_length(tmp_path):
+def test_streamed_avi_without_length(tmp_path):
     path = tmp_path / "a.avi"
-    data = write(path, "mpeg4", EVEN, {})
+    data = write_video(path, "mpeg4", EVEN, {})
     at = data.index(b"movi") - 4
     for length in (b"\0\0\0\0", b"\xff\xff\xff\xff"):
         assert missing_bytes(io.BytesIO(data[:at] + length + data[at + 4 :]), "avi") == 0
 
 
-def test_a_pipe_has_no_end_to_look_at(tmp_path):
-    data = write(tmp_path / "a.ts", "mpeg2video", EVEN, {})
+def test_pipes_are_read_to_the_end(tmp_path):
+    data = write_video(tmp_path / "a.ts", "mpeg2video", EVEN, {})
     out, into = os.pipe()
 
-    def feed():
+    def write_pipe():
         with os.fdopen(into, "wb") as file:
             file.write(data)
 
-    thread = threading.Thread(target=feed)
+    thread = threading.Thread(target=write_pipe)
     thread.start()
     with os.fdopen(out, "rb") as file:
         assert len(list(read_frames(file))) == COUNT

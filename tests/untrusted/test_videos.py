@@ -1,4 +1,4 @@
-"""Video files: containers by name, nothing beside the file is opened, and limits of frames and pixels."""
+"""Video files: allowed containers, no other files are opened, and limits of frames and pixels."""
 
 import pathlib
 import resource
@@ -37,7 +37,7 @@ LISTS = {  # what names other files or addresses, in the disguise of a video
 }
 
 
-def write(path, frames, codec="mpeg4"):
+def write_video(path, frames, codec="mpeg4"):
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
@@ -49,29 +49,29 @@ def write(path, frames, codec="mpeg4"):
     return path
 
 
-def plain(count=5, size=SIZE, colour=RED):
+def make_frames(count=5, size=SIZE, colour=RED):
     return [np.full((*size, 3), colour, np.uint8)] * count
 
 
-def refused(path):
-    with pytest.raises(UserError) as told:
+def assert_refused(path):
+    with pytest.raises(UserError) as excinfo:
         next(read_frames(path))
-    assert str(path) in str(told.value) and "\n" not in str(told.value) and "\x1b" not in str(told.value)
-    return str(told.value)
+    assert str(path) in str(excinfo.value) and "\n" not in str(excinfo.value) and "\x1b" not in str(excinfo.value)
+    return str(excinfo.value)
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_and_descriptions_are_refused(tmp_path, monkeypatch, name):
-    """The neighbour is red and would be seen; sockets and files are watched from inside of the process."""
+    """The other file is red and would be visible; sockets and files are monitored within the process."""
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "red.mp4", plain())
+    write_video(tmp_path / "red.mp4", make_frames())
     path = tmp_path / "list.mp4"
     path.write_text(LISTS[name])
-    refused(path)
-    refused(pathlib.Path("list.mp4"))
+    assert_refused(path)
+    assert_refused(pathlib.Path("list.mp4"))
 
 
-OPENED = """
+OPEN_SCRIPT = """
 import os, sys, threading
 from hyperseg_jax.data.video_files import read_frames
 before = set(os.listdir("/proc/self/fd"))
@@ -98,23 +98,23 @@ print([name for name in seen if "red.mp4" in name or "socket" in name])
 """
 
 
-def test_nothing_else_is_opened(tmp_path):
-    write(tmp_path / "red.mp4", plain())
+def test_no_other_files_are_opened(tmp_path):
+    write_video(tmp_path / "red.mp4", make_frames())
     paths = []
     for k, text in enumerate(LISTS.values()):
         paths.append(tmp_path / f"{k}.mp4")
         paths[-1].write_text(text)
     root = pathlib.Path(__file__).parents[2]
-    shown = subprocess.run(
-        [sys.executable, "-c", OPENED, *paths], capture_output=True, text=True, cwd=root, check=True, timeout=60
+    output = subprocess.run(
+        [sys.executable, "-c", OPEN_SCRIPT, *paths], capture_output=True, text=True, cwd=root, check=True, timeout=60
     )
-    assert shown.stdout.strip() == "[]"
+    assert output.stdout.strip() == "[]"
 
 
-def test_an_mp4_that_refers_to_another_file(tmp_path, monkeypatch):
-    """Its table of data references names red.mp4; players with `enable_drefs` would follow."""
+def test_mp4_references_are_not_followed(tmp_path, monkeypatch):
+    """Its data references name red.mp4; players with `enable_drefs` would open it."""
     monkeypatch.chdir(tmp_path)
-    data = write(tmp_path / "red.mp4", plain()).read_bytes()
+    data = write_video(tmp_path / "red.mp4", make_frames()).read_bytes()
     at = data.index(b"url \0\0\0\1")
     alias = data[:at] + b"alis\0\0\0\0" + data[at + 8 :]
     (tmp_path / "alias.mp4").write_bytes(alias)
@@ -124,20 +124,20 @@ def test_an_mp4_that_refers_to_another_file(tmp_path, monkeypatch):
         assert "\n" not in str(error)
 
 
-def test_an_image_pattern_in_the_name(tmp_path):
+def test_image_patterns_in_names(tmp_path):
     from PIL import Image
 
     for k in range(3):
         Image.new("RGB", SIZE[::-1], RED).save(tmp_path / f"frame{k:03d}.png")
     path = tmp_path / "frame%03d.mp4"
     path.write_bytes(b"nothing")
-    refused(path)
+    assert_refused(path)
     path.write_bytes((tmp_path / "frame000.png").read_bytes())
-    assert "not a supported video container" in refused(path)
+    assert "not a supported video container" in assert_refused(path)
 
 
 def test_frames_and_pixels_are_limited(tmp_path):
-    path = write(tmp_path / "a.mp4", plain(9))
+    path = write_video(tmp_path / "a.mp4", make_frames(9))
     with limits.applied(frames=4), pytest.raises(UserError, match=r"a\.mp4: has more than 4 frames; .*limits\.frames"):
         list(read_frames(path))
     with limits.applied(pixels=48 * 64 - 1), pytest.raises(UserError, match=r"64x48 pixels|cannot be read"):
@@ -148,9 +148,11 @@ def test_frames_and_pixels_are_limited(tmp_path):
         assert len(list(read_frames(path))) == 9
 
 
-def test_a_size_that_changes_midway(tmp_path):
-    """Of two streams one after the other; mpeg2 tells its size again and again."""
-    small, large = (write(tmp_path / f"{k}.mpg", plain(9, size), "mpeg2video") for k, size in enumerate([SIZE, (96, 128)]))
+def test_changing_frame_sizes(tmp_path):
+    """Two concatenated streams; mpeg2 repeats its size."""
+    small, large = (
+        write_video(tmp_path / f"{k}.mpg", make_frames(9, size), "mpeg2video") for k, size in enumerate([SIZE, (96, 128)])
+    )
     path = tmp_path / "both.mpg"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     assert {frame.shape[:2] for frame in read_frames(path)} == {SIZE, (96, 128)}
@@ -158,26 +160,28 @@ def test_a_size_that_changes_midway(tmp_path):
         list(read_frames(path))
 
 
-def test_a_codec_that_is_not_read(tmp_path):
-    path = write(tmp_path / "a.avi", plain(), "snow" if "snow" in av.codecs_available else "cinepak")
+def test_unsupported_codecs(tmp_path):
+    path = write_video(tmp_path / "a.avi", make_frames(), "snow" if "snow" in av.codecs_available else "cinepak")
     with pytest.raises(UserError, match=r"uses the codec|cannot be read"):
         list(read_frames(path))
 
 
-def test_a_size_that_grows_beyond_the_limit_takes_no_memory(tmp_path):
+def test_sizes_above_the_limit_are_not_allocated(tmp_path):
     """The frame of the second stream would take 24 MB, and its decoder holds some of them."""
     path = tmp_path / "both.mpg"
-    parts = [write(tmp_path / f"{k}.mpg", plain(3, size), "mpeg2video") for k, size in enumerate([SIZE, (4000, 4000)])]
+    parts = [
+        write_video(tmp_path / f"{k}.mpg", make_frames(3, size), "mpeg2video") for k, size in enumerate([SIZE, (4000, 4000)])
+    ]
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     root = pathlib.Path(__file__).parents[2]
-    shown = subprocess.run(
-        [sys.executable, "-c", GROWN, path], capture_output=True, text=True, cwd=root, check=True, timeout=60
+    output = subprocess.run(
+        [sys.executable, "-c", GROWTH_SCRIPT, path], capture_output=True, text=True, cwd=root, check=True, timeout=60
     )
-    grown, told = shown.stdout.splitlines()
-    assert float(grown) < 12 and f"{path}: cannot be read after frame" in told
+    grown, messages = output.stdout.splitlines()
+    assert float(grown) < 12 and f"{path}: cannot be read after frame" in messages
 
 
-GROWN = """
+GROWTH_SCRIPT = """
 import resource, sys
 from hyperseg_jax.data.video_files import read_frames
 from hyperseg_jax.errors import UserError
@@ -197,51 +201,51 @@ print(told)
 """
 
 
-def test_a_table_of_more_entries_than_memory_is_one_line(tmp_path):
-    """The times of an mp4's frames; FFmpeg refuses the table with its error for memory."""
-    path = write(tmp_path / "a.mp4", plain())
+def test_oversized_tables_are_one_line(tmp_path):
+    """The frame times of an mp4; FFmpeg refuses the table with its out-of-memory error."""
+    path = write_video(tmp_path / "a.mp4", make_frames())
     data = path.read_bytes()
     at = data.index(b"stts") + 8
     path.write_bytes(data[:at] + b"\x7f\xff\xff\xff" + data[at + 4 :])
-    with fuzz.bounded(memory=2**28):
-        assert "asks for more memory than there is, or than a video needs" in refused(path)
+    with fuzz.limit_resources(memory=2**28):
+        assert "asks for more memory than there is, or than a video needs" in assert_refused(path)
 
 
-def promise(path):
-    """Frames or one line, in 256 MB of memory that is really used: FFmpeg's own error for memory says nothing of it."""
+def make_property(path):
+    """Returns the property of damaged videos: frames or a one-line error, within 256 MB of resident memory."""
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     before = peak()
 
-    def holds(data):
+    def check_video(data):
         path.write_bytes(data)
         with limits.applied(pixels=100_000, frames=100, seconds=5.0):
-            found = fuzz.kept_promise(lambda: list(read_frames(path)))
+            result = fuzz.check_call(lambda: list(read_frames(path)))
         assert peak() - before < 256
-        assert isinstance(found, UserError) or all(frame.ndim == 3 and frame.dtype == np.uint8 for frame in found)
+        assert isinstance(result, UserError) or all(frame.ndim == 3 and frame.dtype == np.uint8 for frame in result)
 
-    return holds
+    return check_video
 
 
-def damaged(folder):
-    """Bytes of damaged videos in several containers, and of lists."""
-    sound = [write(folder / f"sound.{kind}", plain(9)).read_bytes() for kind in ("mp4", "mkv", "avi", "ts")]
+def damaged_videos(folder):
+    """Returns strategies for damaged videos in several containers, and for lists."""
+    sound = [write_video(folder / f"sound.{kind}", make_frames(9)).read_bytes() for kind in ("mp4", "mkv", "avi", "ts")]
     return st.one_of([fuzz.damaged_bytes(data) for data in [*sound, *(text.encode() for text in LISTS.values())]])
 
 
-def test_places_that_no_file_has_print_nothing(tmp_path, capfd):
-    """A size of the header is so large that FFmpeg seeks beyond every file; PyAV would print an exception each time."""
-    data = write(tmp_path / "sound.wmv", plain(), codec="wmv2").read_bytes()
+def test_seeks_beyond_the_file_print_nothing(tmp_path, capfd):
+    """A huge size in the header makes FFmpeg seek beyond the file; PyAV would print an exception each time."""
+    data = write_video(tmp_path / "sound.wmv", make_frames(), codec="wmv2").read_bytes()
     damaged = tmp_path / "damaged.wmv"
     damaged.write_bytes(data[:146] + b"\xff" * 7 + data[146:])
     assert len(list(read_frames(tmp_path / "sound.wmv"))) == 5
-    refused(damaged)
+    assert_refused(damaged)
     assert capfd.readouterr() == ("", "")
 
 
 def test_damaged_videos(tmp_path):
-    fuzz.tried(promise(tmp_path / "a.mp4"), damaged(tmp_path), examples=100)
+    fuzz.run_property(make_property(tmp_path / "a.mp4"), damaged_videos(tmp_path), examples=100)
 
 
 @pytest.mark.slow
-def test_damaged_videos_for_long(tmp_path, tried_long):
-    tried_long(promise(tmp_path / "a.mp4"), damaged(tmp_path))
+def test_damaged_videos_for_long(tmp_path, run_property_long):
+    run_property_long(make_property(tmp_path / "a.mp4"), damaged_videos(tmp_path))

@@ -1,4 +1,4 @@
-"""Small weight files in every format, made by the real writers, and a bound on memory for files that lie."""
+"""Small weight files of every format, written by the original libraries, and a memory limit for malformed files."""
 
 import collections
 import io
@@ -14,8 +14,8 @@ import torch
 
 
 @pytest.fixture(scope="session")
-def state():
-    """A state dict of several types and makes of tensors."""
+def state_dict():
+    """A state dict with several dtypes and memory layouts."""
     base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     return collections.OrderedDict(
         {
@@ -32,29 +32,29 @@ def state():
 
 
 @pytest.fixture(scope="session")
-def samples(state):
-    """{format: the bytes of a file of it}."""
-    arrays = {name: tensor.numpy() for name, tensor in state.items() if tensor.dtype != torch.bfloat16}
+def sample_files(state_dict):
+    """{format: bytes of a sample file}."""
+    arrays = {name: tensor.numpy() for name, tensor in state_dict.items() if tensor.dtype != torch.bfloat16}
     extra = {"__author__": "someone", "matching_heuristics": True}
     return {
-        "zip": torch_bytes({"model": state, "epoch": 3}),
-        "stream": torch_bytes({"model": state, "epoch": 3}, _use_new_zipfile_serialization=False),
-        "safetensors": safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()}),
+        "zip": serialize({"model": state_dict, "epoch": 3}),
+        "stream": serialize({"model": state_dict, "epoch": 3}, _use_new_zipfile_serialization=False),
+        "safetensors": safetensors.torch.save({name: tensor.contiguous() for name, tensor in state_dict.items()}),
         "pickle 2": pickle.dumps({"model": arrays, **extra}, 2),
         "pickle 4": pickle.dumps({"model": arrays, **extra}, 4),
         "pickle 5": pickle.dumps({"model": arrays, **extra}, 5),
     }
 
 
-def torch_bytes(value, **options):
+def serialize(value, **options):
     file = io.BytesIO()
     torch.save(value, file, **options)
     return file.getvalue()
 
 
 @pytest.fixture(scope="session")
-def as_numpy():
-    """A tensor as an array of the type that the readers give."""
+def to_numpy():
+    """to_numpy(tensor): the array that the readers return for a tensor."""
 
     def convert(tensor):
         if tensor.dtype == torch.bfloat16:
@@ -65,8 +65,8 @@ def as_numpy():
 
 
 @pytest.fixture
-def little_memory():
-    """Half a GiB more than what the process has, and no more."""
+def limited_memory():
+    """Limits memory to half a GiB more than the process uses."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**29, before[1]))

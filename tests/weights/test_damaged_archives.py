@@ -1,4 +1,4 @@
-"""What pickles and archives could hide: memo numbers whose hashes collide, and bytes that are not those that were written."""
+"""Damaged pickles and archives: memo numbers with colliding hashes, and modified bytes."""
 
 import time
 
@@ -12,11 +12,11 @@ from hyperseg_jax.untrusted.old_pickles import OLD_TABLE
 from hyperseg_jax.untrusted.pickle_machine import PickleMachine
 from hyperseg_jax.weights.tensor_file import open_tensors
 
-PRIME = 2**61 - 1  # integers that differ by multiples of it have one hash
+PRIME = 2**61 - 1  # integers that differ by multiples of it have the same hash
 
 
 @pytest.mark.parametrize("make", ["N" + "p%d\n0", "N" + "p-%d\n0", "g%d\n0"])
-def test_numbers_of_values_that_collide_take_no_time(make):
+def test_colliding_memo_numbers_are_fast(make):
     body = "".join(make % (k * PRIME) for k in range(1, 100_000)).encode()
     began = time.perf_counter()
     with pytest.raises(BadFile, match=r"stores a value as memo|never stored"):
@@ -24,13 +24,13 @@ def test_numbers_of_values_that_collide_take_no_time(make):
     assert time.perf_counter() - began < 1
 
 
-def test_many_values_are_kept():
+def test_many_memo_values():
     body = "(" + "".join(f"I{k}\np{k}\n" for k in range(50_000)) + "l."
     assert PickleMachine(memoryview(body.encode()), {}, table=OLD_TABLE).run() == list(range(50_000))
 
 
-def test_a_wrong_checksum_is_told_when_its_tensor_is_read(tmp_path, samples):
-    data = bytearray(samples["zip"])
+def test_a_wrong_tensor_checksum_is_reported_on_read(tmp_path, sample_files):
+    data = bytearray(sample_files["zip"])
     at = bytes(data).index(np.arange(24, dtype=np.float32).tobytes())
     data[at + 5] ^= 1
     (tmp_path / "x").write_bytes(data)
@@ -40,11 +40,11 @@ def test_a_wrong_checksum_is_told_when_its_tensor_is_read(tmp_path, samples):
             with pytest.raises(UserError, match="has a wrong checksum") as raised:
                 file.read(name)
             assert str(raised.value).startswith(f"{tmp_path / 'x'}: ")
-            fuzz.one_line(str(raised.value))
+            fuzz.assert_one_line(str(raised.value))
 
 
-def test_a_wrong_checksum_of_the_pickle_is_told_at_once(tmp_path, samples):
-    data = bytearray(samples["zip"])
+def test_a_wrong_pickle_checksum_is_reported_on_open(tmp_path, sample_files):
+    data = bytearray(sample_files["zip"])
     at = bytes(data).index(b"epoch")
     data[at] ^= 1
     (tmp_path / "x").write_bytes(data)
@@ -52,27 +52,27 @@ def test_a_wrong_checksum_of_the_pickle_is_told_at_once(tmp_path, samples):
         open_tensors(tmp_path / "x")
 
 
-def promise(folder):
-    """Of a damaged archive: one line, or exactly the arrays that were written."""
+def make_property(folder):
+    """Returns the property of damaged archives: a one-line error, or exactly the original arrays."""
 
-    def holds(data):
+    def check_value(data):
         (folder / "x").write_bytes(data)
 
         def values():
             with open_tensors(folder / "x") as file:
                 return {name: np.array(file.read(name)) for name in file.tensors}
 
-        fuzz.kept_promise(values, says=str(folder))
+        fuzz.check_call(values, says=str(folder))
 
-    return holds
+    return check_value
 
 
-def test_any_archive(tmp_path, samples):
+def test_damaged_archives(tmp_path, sample_files):
     for form in ("zip", "safetensors"):
-        fuzz.tried(promise(tmp_path), fuzz.damaged_bytes(samples[form]), examples=60)
+        fuzz.run_property(make_property(tmp_path), fuzz.damaged_bytes(sample_files[form]), examples=60)
 
 
 @pytest.mark.slow
-def test_any_archive_for_long(tmp_path, samples, tried_long):
+def test_damaged_archives_for_long(tmp_path, sample_files, run_property_long):
     for form in ("zip", "safetensors"):
-        tried_long(promise(tmp_path), fuzz.damaged_bytes(samples[form]))
+        run_property_long(make_property(tmp_path), fuzz.damaged_bytes(sample_files[form]))

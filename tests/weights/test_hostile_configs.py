@@ -1,4 +1,4 @@
-"""config.json of a model folder: of the shipped configs' kinds and within bounds, or one line, and nothing big is built."""
+"""config.json of a model folder has valid types and bounds, or is refused with one line before anything large is built."""
 
 import json
 import os
@@ -22,22 +22,22 @@ SHIPPED = json.loads((model_folder.find("tiny") / "config.json").read_text())
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with the config of the shipped model."""
+    """A folder with the config of the shipped tiny model."""
     shutil.copy(model_folder.find("tiny") / "config.json", tmp_path / "config.json")
     return tmp_path
 
 
-def changed(path, value):
+def change(path, value):
     config = json.loads(json.dumps(SHIPPED))
     *parents, last = path.split("/")
-    home = config
+    root = config
     for name in parents:
-        home = home[name]
-    home[last] = value
+        root = root[name]
+    root[last] = value
     return config
 
 
-def nested(depth):
+def nest(depth):
     return json.loads("[" * depth + "]" * depth)
 
 
@@ -65,23 +65,23 @@ HOSTILE = [
     ("model/llm/__class__", 1, "'__class__' is not a valid field name"),
     ("model/a.b", {}, "'a.b' is not a valid field name"),
     ("__dict__", {}, "'__dict__' is not a valid field name"),
-    ("seed", nested(120), "nests deeper than 100"),
+    ("seed", nest(120), "nests deeper than 100"),
     ("seed", 2**70, "seed = 1180591620717411303424"),
     ("optimizer", {"param_groups": [{"pattern": "(", "rate": 1.0}]}, "give a regular expression"),
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "told"), HOSTILE)
-def test_an_odd_field_is_named_in_one_line(folder, path, value, told):
-    (folder / "config.json").write_text(json.dumps(changed(path, value)))
-    with pytest.raises(UserError, match=told) as raised:
+@pytest.mark.parametrize(("path", "value", "message"), HOSTILE)
+def test_invalid_fields_are_named_in_one_line(folder, path, value, message):
+    (folder / "config.json").write_text(json.dumps(change(path, value)))
+    with pytest.raises(UserError, match=message) as raised:
         model_folder.read_config(folder)
     assert str(raised.value).startswith(f"{folder / 'config.json'}: ")
-    fuzz.one_line(str(raised.value))
+    fuzz.assert_one_line(str(raised.value))
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b'{"a": "\xff"}', "not readable JSON"),
         (b"[" * 100_000, "nests deeper than 100"),
@@ -95,11 +95,11 @@ def test_an_odd_field_is_named_in_one_line(folder, path, value, told):
         (b"{}", "lacks system, model, data"),
     ],
 )
-def test_what_is_no_config_is_told_in_one_line(folder, data, told):
+def test_invalid_configs_are_refused_in_one_line(folder, data, message):
     (folder / "config.json").write_bytes(data)
-    with pytest.raises(UserError, match=told) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         model_folder.read_config(folder)
-    fuzz.one_line(str(raised.value))
+    fuzz.assert_one_line(str(raised.value))
 
 
 def test_pipes_and_endless_files_are_not_read(folder):
@@ -108,7 +108,7 @@ def test_pipes_and_endless_files_are_not_read(folder):
         if file.exists() or file.is_symlink():
             file.unlink()
         make()
-        with fuzz.bounded(seconds=5), pytest.raises(UserError, match=r"config\.json[: ]"):
+        with fuzz.limit_resources(seconds=5), pytest.raises(UserError, match=r"config\.json[: ]"):
             model_folder.read_config(folder)
 
 
@@ -117,8 +117,8 @@ READ = {"config.json": model_folder.read_config, "tokenizer.json": Tokenizer.loa
 
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("inner", ["", "runs/model"])
-def test_files_that_are_links(tmp_path, name, inner):
-    """Out of the folder they are refused; those of Hugging Face's cache are read, in folders of a snapshot as well."""
+def test_linked_files(tmp_path, name, inner):
+    """Links out of the folder are refused; those of the Hugging Face cache are read, also in subfolders of a snapshot."""
     read = READ[name]
     snapshot, blobs = tmp_path / "models--x" / "snapshots" / "0abc" / inner, tmp_path / "models--x" / "blobs"
     snapshot.parent.mkdir(parents=True)
@@ -135,18 +135,18 @@ def test_files_that_are_links(tmp_path, name, inner):
         assert read(snapshot)
 
 
-def test_shipped_models_of_an_installation_of_links(tmp_path, monkeypatch):
-    there, links = model_folder.find("tiny"), tmp_path / "assets"
+def test_shipped_models_of_a_linked_installation(tmp_path, monkeypatch):
+    assets, links = model_folder.find("tiny"), tmp_path / "assets"
     (links / "tiny").mkdir(parents=True)
     for name in READ:
-        (links / "tiny" / name).symlink_to(there / name)
+        (links / "tiny" / name).symlink_to(assets / name)
     with pytest.raises(UserError, match="is a link out of this folder"):
         model_folder.read_config(links / "tiny")
     monkeypatch.setattr(paths, "ASSETS", links)
     assert model_folder.find("tiny") == links / "tiny" and all(read(links / "tiny") for read in READ.values())
 
 
-def test_a_model_of_a_workdir_that_is_a_link_out(tmp_path):
+def test_a_model_linked_outside_its_workdir(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model").symlink_to(model_folder.find("tiny"))
     with pytest.raises(UserError, match=r"run/model: .*--limits outside=True"):
@@ -155,17 +155,17 @@ def test_a_model_of_a_workdir_that_is_a_link_out(tmp_path):
     assert model_folder.find(tmp_path / "mine") == tmp_path / "mine"
 
 
-def test_limits_come_from_the_user_alone(folder):
+def test_limits_come_from_the_user_only(folder):
     (folder / "config.json").write_text(json.dumps({**SHIPPED, "limits": {"side": 10**9, "outside": True}}))
     config = model_folder.read_config(folder)
     assert "limits" not in config and limits.current() == limits.Limits()
-    (folder / "config.json").write_text(json.dumps(changed("data/image_size", 4096)))
+    (folder / "config.json").write_text(json.dumps(change("data/image_size", 4096)))
     with limits.applied(side=4096):
         assert model_folder.read_config(folder).data.image_size == 4096
 
 
-def test_ids_beyond_the_embeddings_are_refused(hollow, tmp_path):
-    shutil.copytree(hollow / "model", tmp_path / "model")
+def test_ids_beyond_the_embeddings_are_refused(zero_model, tmp_path):
+    shutil.copytree(zero_model / "model", tmp_path / "model")
     content = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
     size, rows = Tokenizer.toy().vocab_size, model_folder.read_config(tmp_path / "model").model.llm.vocab_size
     for k in range(size, rows + 1):
@@ -175,46 +175,46 @@ def test_ids_beyond_the_embeddings_are_refused(hollow, tmp_path):
         Model.load(tmp_path)
 
 
-def test_ids_beyond_the_embeddings_end_a_training_and_an_evaluation_before_they_begin(micro, tmp_path):
+def test_ids_beyond_the_embeddings_are_refused_by_training_and_evaluation(micro, tmp_path):
     config, line = micro(model__llm__vocab_size=10), benchmarks.find("toy_referring")["toy_referring"]
-    opened = lambda: benchmarks.open_task("toy_referring", line, config, systems.get(config.system), config.data.root)
-    for begin in (lambda: train(config, tmp_path / "run"), opened):
+    open_task = lambda: benchmarks.open_task("toy_referring", line, config, systems.get(config.system), config.data.root)
+    for begin in (lambda: train(config, tmp_path / "run"), open_task):
         with pytest.raises(UserError, match=r"^\S*toy_tokenizer\.json: has ids up to \d+, but the model has embeddings of 10 "):
             begin()
 
 
-def promise(folder):
-    """Of a damaged config.json: a config that describes a model, or one line."""
+def make_property(folder):
+    """Returns the property of damaged config.json files: a config that describes a model, or a one-line error."""
 
-    def holds(data):
+    def check_value(data):
         (folder / "config.json").write_bytes(data)
-        made = fuzz.kept_promise(lambda: model_folder.read_config(folder), says=str(folder))
-        if isinstance(made, ml_collections.ConfigDict):
-            fuzz.kept_promise(lambda: model_folder.expected_params(folder, made), seconds=120, memory=2**32)
+        result = fuzz.check_call(lambda: model_folder.read_config(folder), says=str(folder))
+        if isinstance(result, ml_collections.ConfigDict):
+            fuzz.check_call(lambda: model_folder.expected_params(folder, result), seconds=120, memory=2**32)
 
-    return holds
+    return check_value
 
 
 def read_only(folder):
-    """The same without building the model."""
+    """Like make_property, without building the model."""
 
-    def holds(data):
+    def check_value(data):
         (folder / "config.json").write_bytes(data)
-        fuzz.kept_promise(lambda: model_folder.read_config(folder), says=str(folder))
+        fuzz.check_call(lambda: model_folder.read_config(folder), says=str(folder))
 
-    return holds
+    return check_value
 
 
 def test_damaged_configs(folder):
-    fuzz.tried(read_only(folder), fuzz.damaged_json(SHIPPED), examples=150)
+    fuzz.run_property(read_only(folder), fuzz.damaged_json(SHIPPED), examples=150)
 
 
 @pytest.mark.slow
-def test_damaged_configs_for_long(folder, tried_long):
-    tried_long(read_only(folder), fuzz.damaged_json(SHIPPED))
+def test_damaged_configs_for_long(folder, run_property_long):
+    run_property_long(read_only(folder), fuzz.damaged_json(SHIPPED))
 
 
 @pytest.mark.slow
-def test_models_of_damaged_configs_for_long(folder, tried_long):
-    small = {**SHIPPED, "loss": {}, "optimizer": {}, "train": {}}  # the parts that make the model
-    tried_long(promise(folder), fuzz.damaged_json({name: small[name] for name in ("system", "model", "data")}))
+def test_models_of_damaged_configs_for_long(folder, run_property_long):
+    small = {**SHIPPED, "loss": {}, "optimizer": {}, "train": {}}  # the fields that define the model
+    run_property_long(make_property(folder), fuzz.damaged_json({name: small[name] for name in ("system", "model", "data")}))

@@ -1,4 +1,4 @@
-"""Weight files of others give the arrays that their own tools would give, as views of the file."""
+"""Readers return the same arrays as the original libraries, as views of the file."""
 
 import io
 import json
@@ -37,41 +37,41 @@ TYPES = {
     torch.float8_e4m3fn: ml_dtypes.float8_e4m3fn,
     torch.float8_e5m2: ml_dtypes.float8_e5m2,
 }
-MAPPINGS = ["zip", "stream", "safetensors", "pickle 4", "pickle 5"]  # pickle 2 of Python 3 holds bytes as text
+MAPPINGS = ["zip", "stream", "safetensors", "pickle 4", "pickle 5"]  # pickle 2 of Python 3 stores bytes as text
 
 
-def saved(path, value, **options):
+def save_file(path, value, **options):
     torch.save(value, path, **options)
     return path
 
 
-def lies_in_the_file(array):
-    """Whether the array is a view of a mapped file."""
+def is_mapped(array):
+    """Returns whether the array is a view of a memory-mapped file."""
     while isinstance(array, np.ndarray):
         array = array.base
     return isinstance(array.obj if isinstance(array, memoryview) else array, mmap.mmap)
 
 
-def assert_same(found, wanted):
-    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
-    assert found.tobytes() == wanted.tobytes()
+def assert_same(result, expected):
+    assert (result.shape, result.dtype) == (expected.shape, expected.dtype)
+    assert result.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("form", ["zip", "stream", "safetensors", "pickle 2", "pickle 4", "pickle 5"])
-def test_every_format_gives_the_tensors_in_order(tmp_path, samples, state, as_numpy, form):
-    path = tmp_path / "weights.bin"  # the name says nothing
-    path.write_bytes(samples[form])
-    wanted = {name: as_numpy(t) for name, t in state.items() if "pickle" not in form or t.dtype != torch.bfloat16}
+def test_every_format_gives_the_tensors_in_order(tmp_path, sample_files, state_dict, to_numpy, form):
+    path = tmp_path / "weights.bin"  # the file name gives no format
+    path.write_bytes(sample_files[form])
+    expected = {name: to_numpy(t) for name, t in state_dict.items() if "pickle" not in form or t.dtype != torch.bfloat16}
     with open_tensors(path) as file:
         assert file.path == path
         assert file.ignored == {"zip": ("epoch",), "stream": ("epoch",), "safetensors": ()}.get(
             form, ("__author__", "matching_heuristics")
         )
         if form == "safetensors":  # its writer sorts by type
-            assert sorted(file.tensors) == sorted(wanted)
+            assert sorted(file.tensors) == sorted(expected)
         else:
-            assert list(file.tensors) == list(wanted)
-        for name, array in wanted.items():
+            assert list(file.tensors) == list(expected)
+        for name, array in expected.items():
             assert file.tensors[name] == TensorInfo(array.shape, array.dtype)
             assert_same(file.read(name), array)
             with pytest.raises(ValueError, match="read-only"):
@@ -84,7 +84,7 @@ def test_every_format_gives_the_tensors_in_order(tmp_path, samples, state, as_nu
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 def test_every_torch_type(tmp_path, kind, zipped):
     value = torch.arange(6).reshape(2, 3).to(kind)
-    file = open_tensors(saved(tmp_path / "x", {"x": value}, _use_new_zipfile_serialization=zipped))
+    file = open_tensors(save_file(tmp_path / "x", {"x": value}, _use_new_zipfile_serialization=zipped))
     assert file.tensors["x"].dtype == TYPES[kind]
     assert_same(file.read("x"), np.arange(6).reshape(2, 3).astype(TYPES[kind]))
 
@@ -99,7 +99,7 @@ def test_every_safetensors_type(tmp_path, kind):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_torch_in_every_pickle_protocol(tmp_path, protocol, zipped):
     options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
-    file = open_tensors(saved(tmp_path / "x", {"x": torch.ones(2, 3)}, **options))
+    file = open_tensors(save_file(tmp_path / "x", {"x": torch.ones(2, 3)}, **options))
     assert_same(file.read("x"), np.ones((2, 3), np.float32))
 
 
@@ -114,31 +114,31 @@ def test_views_share_their_storage(tmp_path, zipped):
         "parameter": torch.nn.Parameter(base),
         "tied": base,
     }
-    file = open_tensors(saved(tmp_path / "x", values, _use_new_zipfile_serialization=zipped))
+    file = open_tensors(save_file(tmp_path / "x", values, _use_new_zipfile_serialization=zipped))
     arrays = {name: file.read(name) for name in values}
     for name, value in values.items():
         assert_same(arrays[name], value.detach().numpy())
         assert np.shares_memory(arrays[name], arrays["base"])
 
 
-def test_a_module_s_state_dict_with_its_metadata(tmp_path):
+def test_module_state_dict_with_metadata(tmp_path):
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    file = open_tensors(saved(tmp_path / "x", module.state_dict()))
+    file = open_tensors(save_file(tmp_path / "x", module.state_dict()))
     assert list(file.tensors) == list(module.state_dict())
     assert_same(file.read("1.num_batches_tracked"), np.array(0))
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict", "module", "anything"])
-def test_the_mapping_is_found_one_level_down(tmp_path, key):
+def test_nested_mappings(tmp_path, key):
     value = {"step": 7, key: {"x": torch.ones(2), "version": 1}, "optimizer": {"state": {0: {"exp": torch.ones(3)}}}}
-    file = open_tensors(saved(tmp_path / "x", value))
+    file = open_tensors(save_file(tmp_path / "x", value))
     assert list(file.tensors) == ["x"]
     assert sorted(file.ignored) == ["optimizer", "step", "version"]
 
 
-def test_numbers_beside_tensors_are_listed(tmp_path):
+def test_numbers_next_to_tensors_are_listed(tmp_path):
     value = {"x": torch.ones(2), "size": torch.ones(2, 3).shape, "type": torch.float16, "loss": np.float32(3), "none": None}
-    assert open_tensors(saved(tmp_path / "x", value)).ignored == ("size", "type", "loss", "none")
+    assert open_tensors(save_file(tmp_path / "x", value)).ignored == ("size", "type", "loss", "none")
 
 
 @pytest.mark.parametrize(
@@ -154,18 +154,18 @@ def test_numbers_beside_tensors_are_listed(tmp_path):
         ([torch.ones(2)], "contains a list"),
     ],
 )
-def test_no_mapping_is_guessed(tmp_path, value, words):
+def test_ambiguous_mappings_are_refused(tmp_path, value, words):
     with pytest.raises(UserError) as error:
-        open_tensors(saved(tmp_path / "x", value))
+        open_tensors(save_file(tmp_path / "x", value))
     assert words in str(error.value)
 
 
-def test_a_big_endian_archive(tmp_path, samples, state, as_numpy):
-    """As a big-endian machine would have written it: every storage's elements turned around."""
-    sizes = {}  # storage -> bytes an element, by their order in the pickle
-    for tensor in state.values():
+def test_a_big_endian_archive(tmp_path, sample_files, state_dict, to_numpy):
+    """As written by a big-endian machine: the elements of every storage are byte-swapped."""
+    sizes = {}  # storage -> bytes per element, in the pickle's order
+    for tensor in state_dict.values():
         sizes.setdefault(tensor.untyped_storage().data_ptr(), tensor.element_size())
-    source = zipfile.ZipFile(io.BytesIO(samples["zip"]))
+    source = zipfile.ZipFile(io.BytesIO(sample_files["zip"]))
     with zipfile.ZipFile(tmp_path / "x", "w") as target:
         for name in source.namelist():
             data = source.read(name)
@@ -174,12 +174,12 @@ def test_a_big_endian_archive(tmp_path, samples, state, as_numpy):
                 data = np.frombuffer(data, f"V{size}").view("u1").reshape(-1, size)[:, ::-1].tobytes()
             target.writestr(name, b"big" if name.endswith("/byteorder") else data)
     file = open_tensors(tmp_path / "x")
-    for name, tensor in state.items():
-        assert_same(file.read(name), as_numpy(tensor))
+    for name, tensor in state_dict.items():
+        assert_same(file.read(name), to_numpy(tensor))
 
 
-def test_a_byte_order_with_another_checksum_is_refused(tmp_path, samples):
-    source = zipfile.ZipFile(io.BytesIO(samples["zip"]))
+def test_a_byte_order_with_another_checksum_is_refused(tmp_path, sample_files):
+    source = zipfile.ZipFile(io.BytesIO(sample_files["zip"]))
     with zipfile.ZipFile(tmp_path / "x", "w") as target:
         for name in source.namelist():
             target.writestr(name, b"bog" if name.endswith("/byteorder") else source.read(name))
@@ -195,20 +195,20 @@ def test_a_byte_order_with_another_checksum_is_refused(tmp_path, samples):
 def test_numpy_in_every_pickle_protocol(tmp_path, protocol, old):
     base = np.arange(24).reshape(2, 3, 4)
     kinds = ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", ">f4", ">i8")
-    wanted = {kind: base.astype(kind) for kind in kinds}
-    wanted |= {"fortran": np.asfortranarray(base), "axes": base.transpose(1, 0, 2), "cut": base[:, ::2], "empty": base[:0]}
-    data = pickle.dumps({"model": {**wanted, "number": np.float32(2.5)}, "__author__": "x"}, protocol)
-    if old and protocol < 4:  # NumPy 1 called its inside "core"
+    expected = {kind: base.astype(kind) for kind in kinds}
+    expected |= {"fortran": np.asfortranarray(base), "axes": base.transpose(1, 0, 2), "cut": base[:, ::2], "empty": base[:0]}
+    data = pickle.dumps({"model": {**expected, "number": np.float32(2.5)}, "__author__": "x"}, protocol)
+    if old and protocol < 4:  # NumPy 1 named its module "core"
         data = data.replace(b"numpy._core.", b"numpy.core.")
     (tmp_path / "x.pkl").write_bytes(data)
     file = open_tensors(tmp_path / "x.pkl")
     assert file.ignored == ("__author__", "number")
-    for name, array in wanted.items():
+    for name, array in expected.items():
         assert_same(file.read(name), np.asarray(array, array.dtype.newbyteorder("=")))
 
 
 def test_a_pickle_of_python_2(tmp_path):
-    """There, names and bytes are one type, of short and of long operations."""
+    """In Python 2, names and bytes have one type, with short and long opcodes."""
     arrays = {"short": np.arange(3, dtype="<f4"), "long": np.arange(300, dtype="<f4")}
 
     def string(raw):
@@ -219,7 +219,7 @@ def test_a_pickle_of_python_2(tmp_path):
         head = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         return head + b"(K\x01M" + struct.pack("<H", value.size) + b"\x85" + dtype + b"\x89" + string(value.tobytes()) + b"tb"
 
-    # OrderedDict was reduced there as a list of pairs, themselves lists
+    # Python 2 reduced OrderedDict to a list of pairs, stored as lists
     pairs = b"".join(b"]" + string(name.encode()) + b"a" + array(value) + b"a" for name, value in arrays.items())
     data = b"\x80\x02}U\x05modelccollections\nOrderedDict\n](" + pairs + b"e\x85Rs."
     (tmp_path / "x").write_bytes(data)
@@ -230,11 +230,11 @@ def test_a_pickle_of_python_2(tmp_path):
 
 
 @pytest.mark.parametrize("form", MAPPINGS)
-def test_reading_does_not_copy(tmp_path, samples, form):
-    (tmp_path / "x").write_bytes(samples[form])
+def test_reading_does_not_copy(tmp_path, sample_files, form):
+    (tmp_path / "x").write_bytes(sample_files[form])
     with open_tensors(tmp_path / "x") as file:
         arrays = {name: file.read(name) for name in file.tensors if name != "c.empty"}
-    assert all(lies_in_the_file(array) for array in arrays.values())
+    assert all(is_mapped(array) for array in arrays.values())
     assert arrays["a.weight"].sum() == 276  # valid after closing
 
 
@@ -254,20 +254,20 @@ def test_a_large_file_needs_little_memory(tmp_path, form):
 
 
 def anonymous_memory():
-    """Bytes of this process that are not of files."""
+    """Returns the bytes of this process that are not backed by files."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def test_the_readers_need_no_framework():
+def test_readers_need_no_framework():
     code = "import sys, hyperseg_jax.weights.tensor_file; print([name for name in ('torch', 'jax') if name in sys.modules])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "[]"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model in two shards with an index, and the same as PyTorch's own files beside it."""
+    """A model in two shards with an index, next to the same in PyTorch files."""
     shards = {"model-1.safetensors": {"a": torch.ones(2), "b": torch.zeros(3)}, "model-2.safetensors": {"c": torch.ones(1)}}
     for name, tensors in shards.items():
         safetensors.torch.save_file(tensors, tmp_path / name)
@@ -277,7 +277,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_shards_are_one(folder):
+def test_shards(folder):
     with open_checkpoint(folder) as file:
         assert file.path == folder
         assert {name: info.shape for name, info in file.tensors.items()} == {"a": (2,), "b": (3,), "c": (1,)}
@@ -286,36 +286,36 @@ def test_shards_are_one(folder):
         file.read("b")
 
 
-def test_a_lone_file(folder):
+def test_a_single_file(folder):
     assert list(open_checkpoint(folder / "model-2.safetensors").tensors) == ["c"]
 
 
-def test_which_file_of_a_folder(folder):
-    def found():
+def test_file_selection_in_a_folder(folder):
+    def read_names():
         return sorted(open_checkpoint(folder).tensors)
 
     index = folder / "model.safetensors.index.json"
     index.rename(folder / "pytorch_model.bin.index.json")
-    assert found() == ["a", "b", "c"]
+    assert read_names() == ["a", "b", "c"]
     (folder / "model-1.safetensors").rename(folder / "model.safetensors")
-    assert found() == ["a", "b"]
+    assert read_names() == ["a", "b"]
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin.index.json").unlink()
-    assert found() == ["other"]
+    assert read_names() == ["other"]
     torch.save({"more": torch.ones(1)}, folder / "pytorch_model-2.bin")
-    assert found() == ["more", "other"]
+    assert read_names() == ["more", "other"]
     for path in folder.glob("pytorch_model*"):
         path.unlink()
     with pytest.raises(UserError, match="no weights here"):
-        found()
+        read_names()
     torch.save({"old": torch.ones(1)}, folder / "adapter_model.bin")
-    assert found() == ["old"]
+    assert read_names() == ["old"]
     safetensors.torch.save_file({"new": torch.ones(1)}, folder / "adapter_model.safetensors")
-    assert found() == ["new"]
+    assert read_names() == ["new"]
 
 
-def test_a_folder_of_the_hub_s_cache(folder, tmp_path):
-    """snapshots/<commit>/ holds links into blobs/."""
+def test_hub_cache_folders(folder, tmp_path):
+    """snapshots/<commit>/ contains links into blobs/."""
     snapshot, blobs = tmp_path / "models--x" / "snapshots" / "0abc", tmp_path / "models--x" / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()

@@ -1,4 +1,4 @@
-"""Builds of the toy samples: what a build gives back, how it goes on, and what it refuses."""
+"""Builds of the toy samples: contents, resuming, and refusals."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ import time
 import fsspec
 import numpy as np
 import pytest
-from command import run
+from command import run_command
 from PIL import Image
 
 from hyperseg_jax import toy
@@ -57,11 +57,11 @@ def content(folder):
     return {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}
 
 
-# what a build gives back
+# contents of a build
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
-def test_a_build_gives_the_examples_of_its_source(samples, tmp_path, name, assert_equal):
+def test_builds_equal_their_source(samples, tmp_path, name, assert_equal):
     layout = layouts.LAYOUTS[name]
     reader = layout.open(samples / "yours" / name if name in YOURS else samples, layout.splits[0])
     build(reader, tmp_path / "b" / "s", Plan({"name": name, "split": "s"}, shard_size=3))
@@ -73,9 +73,9 @@ def test_a_build_gives_the_examples_of_its_source(samples, tmp_path, name, asser
         assert getattr(built, fact, None) == getattr(reader, fact, None)
 
 
-def video_readers(home, **options):
-    spoken, videos = home / "ref_youtube_vos", home / "youtube_vis_2021" / "train"
-    davis, texts = home / "davis2017", home / "davis2017" / "davis_text_annotations"
+def video_readers(folder, **options):
+    spoken, videos = folder / "ref_youtube_vos", folder / "youtube_vis_2021" / "train"
+    davis, texts = folder / "davis2017", folder / "davis2017" / "davis_text_annotations"
     return {
         "davis2017": Davis2017(davis, "train", **options),
         "unsupervised": Davis2017(davis, "train", task="unsupervised", **options),
@@ -91,7 +91,7 @@ def video_readers(home, **options):
 
 
 @pytest.mark.parametrize("name", ("davis2017", "unsupervised", "ref_davis", "ref_youtube_vos", "youtube_vis"))
-def test_clips_are_whole_or_sampled_as_their_source_samples(clips, tmp_path, name, monkeypatch, assert_equal):
+def test_clips_are_complete_or_sampled_like_their_source(clips, tmp_path, name, monkeypatch, assert_equal):
     source = video_readers(clips)[name]
     build(source, tmp_path / "b" / "s", Plan({"name": name, "split": "s"}))
     for k in range(len(source)):
@@ -108,12 +108,12 @@ def test_clips_are_whole_or_sampled_as_their_source_samples(clips, tmp_path, nam
         )
         for seed in range(6):
             decoded.clear()
-            given = built.sample(seed % len(source), np.random.default_rng(seed))
-            assert len(decoded) == 3  # and no other frame
-            assert_equal(given, sampled.sample(seed % len(source), np.random.default_rng(seed)))
+            inputs = built.sample(seed % len(source), np.random.default_rng(seed))
+            assert len(decoded) == 3  # no other frame is decoded
+            assert_equal(inputs, sampled.sample(seed % len(source), np.random.default_rng(seed)))
 
 
-def test_class_lists_are_drawn_as_the_source_draws_them(samples, tmp_path, assert_equal):
+def test_class_lists_are_sampled_like_their_source(samples, tmp_path, assert_equal):
     layout = layouts.find_layout("coco_panoptic")
     build(layout.open(samples, "val2017"), tmp_path / "b" / "s", Plan({"name": "coco_panoptic", "split": "s"}))
     options = {"max_classes": 4, "prompts_per_example": 3, "seed": 5}
@@ -134,20 +134,20 @@ def test_jpeg_files_are_kept_and_large_ones_shrunk(samples, tmp_path):
     built = Built(tmp_path / "b", "small")
     (data,) = built._record(0)[0]._images
     assert data.startswith(b"\xff\xd8\xff") and built[0].frames.shape == (1, 64, 64, 3)
-    whole = np.asarray(Image.fromarray(reader[0].frames[0]).resize((64, 64), Image.Resampling.BILINEAR), int)
-    assert np.abs(built[0].frames[0] - whole).mean() < 3 and built[0].prompts[0].masks.shape[-2:] == (64, 64)
+    full = np.asarray(Image.fromarray(reader[0].frames[0]).resize((64, 64), Image.Resampling.BILINEAR), int)
+    assert np.abs(built[0].frames[0] - full).mean() < 3 and built[0].prompts[0].masks.shape[-2:] == (64, 64)
 
 
-# how it is built
+# building
 
 
-def test_workers_change_no_byte(refs, tmp_path):
+def test_workers_give_the_same_bytes(refs, tmp_path):
     build(refs[0], tmp_path / "a", refs[1])
     build(refs[0], tmp_path / "b", refs[1], workers=2)
     assert content(tmp_path / "a") == content(tmp_path / "b") and len(content(tmp_path / "a")) == 10
 
 
-def test_only_what_is_missing_is_built_again(refs, tmp_path, monkeypatch):
+def test_only_missing_shards_are_rebuilt(refs, tmp_path, monkeypatch):
     build(refs[0], tmp_path / "a", refs[1])
     before = content(tmp_path / "a")
     (tmp_path / "a" / "00001-of-00004.array_record").unlink()
@@ -165,8 +165,8 @@ def test_only_what_is_missing_is_built_again(refs, tmp_path, monkeypatch):
     assert written[3:] == ["00002"] and content(tmp_path / "a") == before
 
 
-def test_a_killed_build_goes_on(samples, tmp_path):
-    """kill -9 at any moment leaves whole shards only, and no worker behind."""
+def test_killed_builds_resume(samples, tmp_path):
+    """kill -9 at any time leaves only complete shards and no worker."""
     out, script = tmp_path / "out", tmp_path / "slow.py"
     script.write_text(
         "import sys, time\n"
@@ -195,7 +195,7 @@ def test_a_killed_build_goes_on(samples, tmp_path):
     ended = time.monotonic() + 20
     with contextlib.suppress(ProcessLookupError):
         while True:
-            os.killpg(process.pid, 0)  # is anyone left of its group?
+            os.killpg(process.pid, 0)  # is a process of the group alive?
             assert time.monotonic() < ended, "a worker outlived the build"
             time.sleep(0.1)
     reader = layouts.find_layout("refcoco").open(samples, "train")
@@ -214,7 +214,7 @@ def test_other_settings_are_named(refs, tmp_path):
     assert content(tmp_path / "a") == before
 
 
-def test_one_build_of_a_folder_on_a_machine(refs, tmp_path):
+def test_concurrent_builds_are_refused(refs, tmp_path):
     with (
         building.process_lock(tmp_path / "a" / ".staging" / "lock", wait=False),
         pytest.raises(UserError, match="another process on this machine"),
@@ -222,7 +222,7 @@ def test_one_build_of_a_folder_on_a_machine(refs, tmp_path):
         build(refs[0], tmp_path / "a", refs[1])
 
 
-def test_bad_records_end_a_build_or_are_left_out(samples, tmp_path, assert_equal):
+def test_bad_records_abort_a_build_or_are_skipped(samples, tmp_path, assert_equal):
     layout = layouts.find_layout("folder")
     reader = layout.open(samples / "yours" / "folder", "all")
 
@@ -239,26 +239,26 @@ def test_bad_records_end_a_build_or_are_left_out(samples, tmp_path, assert_equal
                 raise OSError(5, "Input/output error")
             return reader[k]
 
-    told = {"name": "folder", "split": "all"}
+    messages = {"name": "folder", "split": "all"}
     with pytest.raises(UserError, match="bad records so far") as raised:
-        build(Broken(), tmp_path / "a", Plan(told))
+        build(Broken(), tmp_path / "a", Plan(messages))
     assert "record 1: mask.png: no such mask" in str(raised.value) and "record 4: is in an unexpected format" in str(
         raised.value
     )
     assert not list((tmp_path / "a").glob("*.array_record"))
     bad = [1, 4, 5]
     with pytest.raises(UserError, match="--skip-bad"):
-        build(Broken(), tmp_path / "b" / "s", Plan(told, shard_size=3))
-    index = build(Broken(), tmp_path / "b" / "s", Plan(told, skip_bad=True, shard_size=3))  # as that message advises
+        build(Broken(), tmp_path / "b" / "s", Plan(messages, shard_size=3))
+    index = build(Broken(), tmp_path / "b" / "s", Plan(messages, skip_bad=True, shard_size=3))  # as the message advises
     assert [number for number, _ in index.bad] == bad and index.records == len(reader) - len(bad)
     with pytest.raises(UserError, match=r"record 1: mask\.png"):  # and what was left out is not forgotten
-        build(Broken(), tmp_path / "b" / "s", Plan(told, shard_size=3))
+        build(Broken(), tmp_path / "b" / "s", Plan(messages, shard_size=3))
     built, kept = Built(tmp_path / "b", "s"), [k for k in range(len(reader)) if k not in bad]
     for k, number in enumerate(kept):
         assert_equal(built[k], reader[number])
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_lost(refs, tmp_path):
+def test_full_disks_are_one_line_without_loss(refs, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(refs, tmp_path):
     assert len(Built(tmp_path, "a")) == len(refs[0])
 
 
-# stores and shards that are not as they should be
+# store errors and damaged shards
 
 
 def test_a_store_in_memory(refs, bucket, tmp_path, assert_equal):
@@ -302,7 +302,7 @@ def test_a_store_in_memory(refs, bucket, tmp_path, assert_equal):
         fresh[7]
 
 
-def test_a_failing_store_is_one_line_and_its_shards_wait(refs, bucket, tmp_path, monkeypatch):
+def test_store_errors_are_one_line_and_shards_are_kept(refs, bucket, tmp_path, monkeypatch):
     store = fsspec.filesystem("memory")
     put, failed = type(store).put_file, []
 
@@ -322,25 +322,25 @@ def test_a_failing_store_is_one_line_and_its_shards_wait(refs, bucket, tmp_path,
     assert len(Built(bucket, "train")) == len(refs[0])
 
 
-def test_shards_that_are_not_whole(refs, tmp_path, capsys):
+def test_incomplete_shards(refs, tmp_path, capsys):
     build(refs[0], tmp_path / "train", refs[1])
-    assert run(capsys, "data", "check", "built", "--root", tmp_path)[0] == 0
+    assert run_command(capsys, "data", "check", "built", "--root", tmp_path)[0] == 0
     shard = tmp_path / "train" / "00001-of-00004.array_record"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-1])
+    full = shard.read_bytes()
+    shard.write_bytes(full[:-1])
     with pytest.raises(UserError, match=r"00001-of-00004.array_record: has .* bytes, its index says"):
         Built(tmp_path, "train")[2]
-    middle = len(whole) // 2
-    shard.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    code, out, _ = run(capsys, "data", "check", "built", "--root", tmp_path)
+    middle = len(full) // 2
+    shard.write_bytes(full[:middle] + bytes([full[middle] ^ 1]) + full[middle + 1 :])
+    code, out, _ = run_command(capsys, "data", "check", "built", "--root", tmp_path)
     assert code == 1 and "00001-of-00004.array_record: wrong checksum" in out
     shard.unlink()
     with pytest.raises(UserError, match=r"00001-of-00004.array_record: no such shard"):
         Built(tmp_path, "train")[2]
     index = tmp_path / "train" / "index.json"
-    told = json.loads(index.read_text())
-    told["shards"][0]["file"] = "../../elsewhere"
-    index.write_text(json.dumps(told))
+    messages = json.loads(index.read_text())
+    messages["shards"][0]["file"] = "../../elsewhere"
+    index.write_text(json.dumps(messages))
     with pytest.raises(UserError, match=r"index.json: is damaged"):
         Built(tmp_path, "train")
 
@@ -350,7 +350,7 @@ def test_shards_that_are_not_whole(refs, tmp_path, capsys):
 
 def test_the_command(samples, tmp_path, capsys):
     command = ("data", "build", "refcoco", "--root", samples, "--out", tmp_path / "b", "--workers", 1)
-    code, _, err = run(capsys, *command, "--split", "testA", "--option", "sentences=joined", "--long-edge", 100)
+    code, _, err = run_command(capsys, *command, "--split", "testA", "--option", "sentences=joined", "--long-edge", 100)
     assert code == 0 and f"{tmp_path}/b/testA: " in err
     joined = layouts.find_layout("refcoco").open(samples, "testA", sentences="joined")
     built = Built(tmp_path / "b", "testA")
@@ -362,13 +362,13 @@ def test_the_command(samples, tmp_path, capsys):
         (("--long-edge", 0), "--long-edge 0: give at least 1"),
         (("--workers", 0), "--workers 0: give at least 1"),
     ):
-        code, _, err = run(capsys, *command, *arguments)
+        code, _, err = run_command(capsys, *command, *arguments)
         assert code == 2 and message in err
-    code, _, err = run(capsys, "data", "check", "built", "--root", tmp_path)
+    code, _, err = run_command(capsys, "data", "check", "built", "--root", tmp_path)
     assert code == 2 and "contains no build" in err
 
 
-def test_a_config_reads_a_build(samples, tmp_path, micro):
+def test_configs_read_builds(samples, tmp_path, micro):
     from rich.console import Console
 
     from hyperseg_jax.data import sources
@@ -390,7 +390,7 @@ def test_a_config_reads_a_build(samples, tmp_path, micro):
     assert arrays["segments"].any() and arrays["valid"].any()
 
 
-def test_the_reader_is_light_to_send(samples, tmp_path):
+def test_pickled_readers_are_small(samples, tmp_path):
     source = layouts.find_layout("coco_panoptic").open(samples, "val2017")
     assert isinstance(source, CocoPanoptic)
     build(source, tmp_path / "s", Plan({"name": "x", "split": "s"}))

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from drawn import kinds_of, pixels_of, regions_of
+from sample_inputs import draw_regions, make_regions, region_kinds
 
 from hyperseg_jax.datasets.builds import images, records
 from hyperseg_jax.datasets.builds.clips import sample_clip
@@ -36,14 +36,14 @@ def drawn(record, rule, count=40):
 @pytest.mark.parametrize("rule", REACH)
 def test_drawn_objects_are_those_of_the_first_frame(rule):
     masks, _ = video("region")
-    whole, record = video("region", regions=regions_of(masks[:, 0], "mask", "box"))
+    full, record = video("region", regions=make_regions(masks[:, 0], "mask", "box"))
     counts = set()
     for times, prompt in drawn(record, rule):
         kept = np.flatnonzero(SEEN[:, times[0]])
         assert len(kept) and prompt.labels == tuple(range(len(kept)))
-        np.testing.assert_array_equal(prompt.masks, whole[kept][:, times])
-        np.testing.assert_array_equal(pixels_of(prompt), prompt.masks[:, 0])
-        assert kinds_of(prompt) == tuple(("mask", "box")[n] for n in kept)
+        np.testing.assert_array_equal(prompt.masks, full[kept][:, times])
+        np.testing.assert_array_equal(draw_regions(prompt), prompt.masks[:, 0])
+        assert region_kinds(prompt) == tuple(("mask", "box")[n] for n in kept)
         counts.add(tuple(kept))
     assert len(counts) > 1
     begun = sum(times.tolist() == [0, 1, 2] for times, _ in drawn(record, rule, 200))
@@ -54,22 +54,22 @@ def test_drawn_objects_are_those_of_the_first_frame(rule):
 def test_class_lists_have_what_the_clip_shows(rule):
     ignore = np.zeros((LENGTH, 6, 8), bool)
     ignore[9] = True
-    whole, record = video("panoptic", classes=("a", "b"), things=(True, True), ignore=ignore)
+    full, record = video("panoptic", classes=("a", "b"), things=(True, True), ignore=ignore)
     counts, key = set(), Sampling(3, rule).key
     for times, prompt in drawn(record, rule):
         kept = np.flatnonzero(SEEN[:, times].any(1))
         assert prompt.labels == tuple(kept) and SEEN[:, times[key]].any()
-        np.testing.assert_array_equal(prompt.masks, whole[kept][:, times])
+        np.testing.assert_array_equal(prompt.masks, full[kept][:, times])
         assert (prompt.ignore is None) == (9 not in times)
         counts.add((tuple(kept), prompt.ignore is None))
     assert len(counts) > 2
 
 
 def test_spoken_objects_stay_and_jumps_show_one():
-    whole, record = video("video", text="both")
+    full, record = video("video", text="both")
     hidden = 0
     for times, prompt in drawn(record, "stride"):
-        np.testing.assert_array_equal(prompt.masks, whole[:, times])
+        np.testing.assert_array_equal(prompt.masks, full[:, times])
         hidden += not SEEN[:, times[0]].any()
     assert hidden
     assert all(SEEN[:, times[1]].any() for times, _ in drawn(record, "jump"))
@@ -94,7 +94,7 @@ def test_points_of_the_first_frame_are_for_whole_videos():
 @pytest.mark.parametrize("change", ["another mask", "a point as well", "one fewer"])
 def test_other_regions_than_the_objects_are_for_whole_videos(change):
     masks, _ = video("region")
-    regions = regions_of(masks[:, 0])
+    regions = make_regions(masks[:, 0])
     if change == "another mask":
         regions = regions[::-1]
     elif change == "a point as well":

@@ -1,4 +1,4 @@
-"""Examples as records and back: nothing lost, and damaged bytes are told from whole ones."""
+"""Examples round-trip through records, and damaged records are detected."""
 
 import dataclasses
 import re
@@ -7,7 +7,7 @@ import fuzz
 import msgpack
 import numpy as np
 import pytest
-from drawn import regions_of
+from sample_inputs import make_regions
 
 from hyperseg_jax.datasets.builds import images, records
 from hyperseg_jax.datasets.builds.records import Record
@@ -20,10 +20,10 @@ from hyperseg_jax.untrusted.bad_file import BadFile
 
 @pytest.fixture
 def full():
-    """A clip whose prompts use every field."""
+    """A video whose prompts use every field."""
     rng = np.random.default_rng(0)
     blobs = lambda *shape: np.repeat(np.repeat(rng.random((*shape, 3, 4)) > 0.5, 5, -2), 6, -1)
-    asked = Prompt(
+    requests = Prompt(
         task="panoptic",
         text="é\ud83d",
         answer="so",
@@ -48,18 +48,18 @@ def full():
     )
     nothing = Prompt(task="video", text="none", masks=np.zeros((0, 2, 15, 24), bool))
     frames = rng.integers(0, 256, (2, 15, 24, 3), np.uint8)
-    return Example("clip/1", frames, (asked, nothing, Prompt(task="chat")), ("00000", "00005"))
+    return Example("clip/1", frames, (requests, nothing, Prompt(task="chat")), ("00000", "00005"))
 
 
-def packed(example):
+def pack(example):
     return records.encode(example, images.as_files(example.frames, []))
 
 
-def test_every_field_comes_back(full, assert_equal):
+def test_every_field_round_trips(full, assert_equal):
     values = {field.name: getattr(full.prompts[0], field.name) for field in dataclasses.fields(Prompt)}
-    given = {name for name, value in values.items() if isinstance(value, np.ndarray) or value}
-    assert given == {field.name for field in dataclasses.fields(Prompt)}, "a new field of Prompt: give it a value in `full`"
-    assert_equal(Record(packed(full), "s#0").example(), full)
+    inputs = {name for name, value in values.items() if isinstance(value, np.ndarray) or value}
+    assert inputs == {field.name for field in dataclasses.fields(Prompt)}, "a new field of Prompt: give it a value in `full`"
+    assert_equal(Record(pack(full), "s#0").example(), full)
 
 
 def test_arrays_of_frames_are_known():
@@ -69,18 +69,18 @@ def test_arrays_of_frames_are_known():
     )
 
 
-def test_equal_planes_are_kept_once(full):
+def test_equal_planes_are_stored_once(full):
     twice = dataclasses.replace(full, prompts=(full.prompts[0],) * 40)
-    content = msgpack.unpackb(packed(twice), unicode_errors="surrogatepass")
-    assert len(content["planes"]) <= 17 and len(packed(twice)) < 40 * len(packed(full)) / 3
+    content = msgpack.unpackb(pack(twice), unicode_errors="surrogatepass")
+    assert len(content["planes"]) <= 17 and len(pack(twice)) < 40 * len(pack(full)) / 3
 
 
 PYTHON = re.compile(r"Error\b|Exception|\bobject\b|zip\(\)|argument|indices|'(int|str|list|dict|NoneType)'|unpack")
 """Words that Python says of a program."""
 
 
-def test_damage_is_named_or_harmless(full):
-    data, rng, refused = packed(full), np.random.default_rng(1), 0
+def test_damage_is_reported_or_harmless(full):
+    data, rng, refused = pack(full), np.random.default_rng(1), 0
     for _ in range(400):
         hurt = bytearray(data)
         for place in rng.integers(0, len(data), rng.integers(1, 4)):
@@ -92,9 +92,9 @@ def test_damage_is_named_or_harmless(full):
             assert "shard#7" in str(error) and not PYTHON.search(str(error)), error
     assert refused > 100
     for short in (b"", data[: len(data) // 2], data + b"x", msgpack.packb([1]), msgpack.packb({"name": 3})):
-        with pytest.raises(UserError, match="shard#7: is damaged") as told:
+        with pytest.raises(UserError, match="shard#7: is damaged") as excinfo:
             Record(short, "shard#7")
-        assert not PYTHON.search(str(told.value)), told.value
+        assert not PYTHON.search(str(excinfo.value)), excinfo.value
 
 
 @pytest.mark.parametrize(
@@ -114,35 +114,35 @@ def test_damage_is_named_or_harmless(full):
         ("others", 5),
     ],
 )
-def test_prompts_whose_fields_do_not_fit_are_damaged(full, field, value):
-    """What a Prompt must be is held by all who read it, far from its file."""
-    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+def test_inconsistent_prompts_are_refused(full, field, value):
+    """Invalid prompts would fail far from their file."""
+    content = msgpack.unpackb(pack(full), unicode_errors="surrogatepass")
     content["prompts"][0][field] = value
-    with pytest.raises(UserError, match=r"^s#0: is damaged") as told:
+    with pytest.raises(UserError, match=r"^s#0: is damaged") as excinfo:
         Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
-    assert not PYTHON.search(str(told.value)), told.value
+    assert not PYTHON.search(str(excinfo.value)), excinfo.value
 
 
-def numbers(*values):
+def pack_array(*values):
     return np.array(values, "<f8").tobytes()
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"points": numbers(1, float("nan"), 1)},
-        {"points": numbers(float("inf"), 1, 1)},
-        {"points": numbers(1, 2, 0.5)},
-        {"points": numbers(1, 2)},
-        {"points": numbers(1, 2, 1)[:-1]},
-        {"points": numbers(1, 2, 1) * 5000},
+        {"points": pack_array(1, float("nan"), 1)},
+        {"points": pack_array(float("inf"), 1, 1)},
+        {"points": pack_array(1, 2, 0.5)},
+        {"points": pack_array(1, 2)},
+        {"points": pack_array(1, 2, 1)[:-1]},
+        {"points": pack_array(1, 2, 1) * 5000},
         {"points": [1, 2, 1]},
-        {"boxes": numbers(5, 5, 1, 9)},
-        {"boxes": numbers(0, 0, 1e7, 9)},
-        {"scribbles": [numbers(*range(2 * 4096)), numbers(1, 1)]},
+        {"boxes": pack_array(5, 5, 1, 9)},
+        {"boxes": pack_array(0, 0, 1e7, 9)},
+        {"scribbles": [pack_array(*range(2 * 4096)), pack_array(1, 1)]},
         {"scribbles": [b""]},
         {"scribbles": [b""] * 10**6},
-        {"scribbles": [numbers(0, 0, 9e5, 0) * 3]},
+        {"scribbles": [pack_array(0, 0, 9e5, 0) * 3]},
         {"scribbles": 7},
         {"mask": {"shape": [1], "planes": [0]}},
         {"mask": {"shape": [], "planes": [10**6]}},
@@ -156,8 +156,8 @@ def numbers(*values):
     ],
     ids=lambda changes: f"{next(iter(changes))} {str(changes)[-12:]}",
 )
-def test_regions_that_are_none_are_damaged(full, changes):
-    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+def test_invalid_regions_are_refused(full, changes):
+    content = msgpack.unpackb(pack(full), unicode_errors="surrogatepass")
     content["prompts"][0]["regions"][1] |= changes
     with pytest.raises(UserError, match=r"^s#0: is damaged"):
         Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
@@ -165,8 +165,8 @@ def test_regions_that_are_none_are_damaged(full, changes):
 
 @pytest.mark.parametrize("field", ["answers", "classes", "labels", "things"])
 def test_empty_masks_of_any_number_take_no_memory(full, field):
-    """Of 2**40 rows and no column: they have no bytes, and would be gone through row by row."""
-    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+    """Masks of 2**40 rows and no column have no bytes, but would be processed row by row."""
+    content = msgpack.unpackb(pack(full), unicode_errors="surrogatepass")
     for shape in ([2**40, 0], [0, 3]):
         content["prompts"][0][field] = {"shape": shape, "planes": []}
         with pytest.raises(UserError, match=r"^s#0: "):
@@ -175,7 +175,7 @@ def test_empty_masks_of_any_number_take_no_memory(full, field):
 
 def test_more_regions_than_a_record_may_have_are_refused(full):
     line = full.prompts[0].regions[2]
-    many = lambda count: packed(dataclasses.replace(full, prompts=(Prompt("region", regions=(line,) * count),) * 2))
+    many = lambda count: pack(dataclasses.replace(full, prompts=(Prompt("region", regions=(line,) * count),) * 2))
     with limits.applied(masks=20), pytest.raises(UserError, match=r"^s#0: has 21 regions, and the limit is 20"):
         Record(many(21), "s#0")
     with limits.applied(masks=20), budget.record_budget(), pytest.raises(UserError, match=r"raise limits\.masks"):
@@ -183,23 +183,23 @@ def test_more_regions_than_a_record_may_have_are_refused(full):
 
 
 def test_regions_of_older_records_are_read(full, assert_equal):
-    """They were written as one mask array, with their kinds in a field beside it."""
+    """Earlier records have one mask array, with kinds in a separate field."""
     masks = np.array([region.mask for region in full.prompts[0].regions[:2]])
-    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+    content = msgpack.unpackb(pack(full), unicode_errors="surrogatepass")
     planes = [region["mask"]["planes"][0] for region in content["prompts"][0]["regions"][:2]]
     content["prompts"][0] |= {"regions": {"shape": [2], "planes": planes}, "kinds": ["box", "point"]}
-    found = Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0").example()
-    wanted = dataclasses.replace(full.prompts[0], regions=regions_of(masks, "box", "point"))
-    assert_equal(found, dataclasses.replace(full, prompts=(wanted, *full.prompts[1:])))
+    result = Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0").example()
+    expected = dataclasses.replace(full.prompts[0], regions=make_regions(masks, "box", "point"))
+    assert_equal(result, dataclasses.replace(full, prompts=(expected, *full.prompts[1:])))
 
 
-def test_an_image_that_was_drawn_on_is_not_lost(full):
+def test_example_images_are_stored(full):
     with pytest.raises(UserError, match="clip/1: its regions are drawn on another image"):
-        packed(dataclasses.replace(full, drawn_on=full.frames[0]))
+        pack(dataclasses.replace(full, drawn_on=full.frames[0]))
 
 
-def test_shrinking_moves_what_is_drawn(full):
-    """15 x 24 pixels become 8 x 12: each mark stays at its share of the image."""
+def test_downscaling_moves_marks(full):
+    """15 x 24 pixels become 8 x 12: each mark keeps its relative position."""
     mask, mixed, lines = images.downscale(full, 12).prompts[0].regions
     down, across = 8 / 15, 12 / 24
     before = full.prompts[0].regions
@@ -209,14 +209,14 @@ def test_shrinking_moves_what_is_drawn(full):
     assert mask.mask.shape == mixed.mask.shape == (8, 12) and (mask.kind, mixed.kind) == ("box", "point")
 
 
-def test_a_newer_field_is_named(full):
-    content = msgpack.unpackb(packed(full), unicode_errors="surrogatepass")
+def test_unknown_fields_are_named(full):
+    content = msgpack.unpackb(pack(full), unicode_errors="surrogatepass")
     content["prompts"][0]["depth"] = 1
     with pytest.raises(UserError, match="'depth' is from a newer version"):
         Record(msgpack.packb(content, unicode_errors="surrogatepass"), "s#0")
 
 
-def test_shrinking_is_that_of_the_pipeline(full):
+def test_downscaling_equals_that_of_the_pipeline(full):
     noise = np.random.default_rng(2).random((8, 2, 15, 24)) > 0.5
     full = dataclasses.replace(full, prompts=(dataclasses.replace(full.prompts[0], masks=noise),))
     small = images.downscale(full, 12)
@@ -224,7 +224,7 @@ def test_shrinking_is_that_of_the_pipeline(full):
     assert small.frames.shape == (2, *geometry.filled, 3) and small.prompts[0].text == full.prompts[0].text
     for mask, before in zip(small.prompts[0].masks[:, 0], full.prompts[0].masks[:, 0], strict=True):
         np.testing.assert_array_equal(mask, resize_and_pad_map(before, geometry)[: geometry.filled[0], : geometry.filled[1]])
-    assert images.downscale(full, 24) is full  # never up
+    assert images.downscale(full, 24) is full  # never enlarged
     dot = np.zeros((1, 2, 15, 24), bool)
     dot[..., 14, 23] = True
     one = dataclasses.replace(full, prompts=(Prompt(task="video", masks=dot),))
@@ -239,13 +239,13 @@ def test_lists_in_lists_take_no_memory():
         with pytest.raises(UserError, match=words):
             Record(data, "s#0")
 
-    fuzz.kept_promise(lambda: read(nested, r"^s#0: has \d+ values, and the limit is 1048576; .*limits\.values"), memory=2**26)
+    fuzz.check_call(lambda: read(nested, r"^s#0: has \d+ values, and the limit is 1048576; .*limits\.values"), memory=2**26)
     read(b"\x91" * 200 + b"\x00", r"^s#0: nests deeper than 100 values; .*limits\.depth")
     read(b"\xc7\x01\x01a", r"^s#0: is damaged \(it has a value of an unknown kind\)")
 
 
 def test_the_values_of_a_record_are_counted_as_they_are_unpacked(full):
-    data = packed(full)
+    data = pack(full)
 
     def count(value):
         inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -273,4 +273,4 @@ def test_the_values_of_a_record_are_counted_as_they_are_unpacked(full):
 def test_a_record_that_no_reader_would_take_is_not_written(full):
     for name in ("record_bytes", "values"):
         with limits.applied(**{name: 50}), pytest.raises(UserError, match=rf"^clip/1: has \d+ .*limits\.{name}"):
-            packed(full)
+            pack(full)

@@ -1,10 +1,10 @@
-"""An unfinished build that a stranger left: what lies in it names no other file, and no link in it is followed."""
+"""Untrusted unfinished builds cannot name other files, and links in them are not followed."""
 
 import hashlib
 import json
 
 import pytest
-from command import run
+from command import run_command
 
 from hyperseg_jax.datasets import layouts
 from hyperseg_jax.datasets.builds.build import Plan, build
@@ -22,7 +22,7 @@ def samples(tmp_path_factory):
 
 
 @pytest.fixture
-def begun(samples, tmp_path):
+def staged_build(samples, tmp_path):
     """reader, plan, folder of the build, and the folder where its shards are staged."""
     reader, plan = (
         layouts.find_layout("refcoco").open(samples, "train"),
@@ -34,8 +34,8 @@ def begun(samples, tmp_path):
 
 
 @pytest.fixture
-def victim(tmp_path):
-    """A folder of files that are nobody's business, and their content."""
+def private_folder(tmp_path):
+    """A folder of private files, and their content."""
     folder = tmp_path / "victim"
     folder.mkdir()
     for name in ("package.json", "lock", "notes"):
@@ -64,8 +64,8 @@ def victim(tmp_path):
         None,
     ],
 )
-def test_a_staged_shard_that_is_none_is_built_again(begun, victim, tmp_path, wrong):
-    reader, plan, out, staged = begun
+def test_invalid_staged_shards_are_rebuilt(staged_build, private_folder, tmp_path, wrong):
+    reader, plan, out, staged = staged_build
     staged.mkdir(parents=True)
     (staged / "00000-of-00002.array_record").write_bytes(b"bytes of a stranger")
     note = {"file": "00000-of-00002.array_record", "records": 4, "bytes": 19, "bad": []}
@@ -75,30 +75,30 @@ def test_a_staged_shard_that_is_none_is_built_again(begun, victim, tmp_path, wro
     assert index == read_index(Store(tmp_path / "whole")) and not staged.parent.exists()
 
 
-def test_a_staged_shard_that_is_a_link_is_built_again(begun, tmp_path):
-    reader, plan, out, staged = begun
+def test_linked_staged_shards_are_rebuilt(staged_build, tmp_path):
+    reader, plan, out, staged = staged_build
     staged.mkdir(parents=True)
-    whole = tmp_path / "whole" / "00000-of-00002.array_record"
-    (staged / "other").write_bytes(whole.read_bytes())
-    (staged / whole.name).symlink_to(staged / "other")
-    (staged / "00000-of-00002.json").write_text(whole.with_name(f"{whole.name}.json").read_text())
+    full = tmp_path / "whole" / "00000-of-00002.array_record"
+    (staged / "other").write_bytes(full.read_bytes())
+    (staged / full.name).symlink_to(staged / "other")
+    (staged / "00000-of-00002.json").write_text(full.with_name(f"{full.name}.json").read_text())
     build(reader, out, plan)
-    assert not (out / whole.name).is_symlink() and (out / whole.name).read_bytes() == whole.read_bytes()
+    assert not (out / full.name).is_symlink() and (out / full.name).read_bytes() == full.read_bytes()
 
 
 @pytest.mark.parametrize("name", [".staging", ".staging/MARK", ".staging/lock"])
-def test_links_among_staged_shards_are_refused(begun, victim, name):
-    reader, plan, out, staged = begun
+def test_links_in_the_staging_folder_are_refused(staged_build, private_folder, name):
+    reader, plan, out, staged = staged_build
     link = out / name.replace("MARK", staged.name)
     link.parent.mkdir(parents=True)
-    link.symlink_to(victim if "lock" not in name else victim / "new")
+    link.symlink_to(private_folder if "lock" not in name else private_folder / "new")
     with pytest.raises(UserError, match=rf"{link.name}: is (a symbolic link|not a lock file); remove it"):
         build(reader, out, plan)
 
 
-def test_a_split_that_is_a_link_is_refused(samples, victim, tmp_path, capsys):
+def test_linked_splits_are_refused(samples, private_folder, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "train").symlink_to(victim)
+    (tmp_path / "out" / "train").symlink_to(private_folder)
     command = ("data", "build", "refcoco", "--root", samples, "--out", tmp_path / "out", "--split", "train")
-    code, _, told = run(capsys, *command)
-    assert code == 2 and "train is a link that leaves" in told
+    code, _, messages = run_command(capsys, *command)
+    assert code == 2 and "train is a link that leaves" in messages

@@ -1,4 +1,4 @@
-"""Names of checkpoints become paths; nothing but data is copied."""
+"""Checkpoint names resolve to paths; only data files are copied."""
 
 import pathlib
 
@@ -18,7 +18,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def bucket():
-    """A folder in fsspec's store in memory."""
+    """A folder in fsspec's in-memory file system."""
     store = fsspec.filesystem("memory")
     for name in ("config.json", "model.safetensors", "pytorch_model.bin", "modeling.py", "optimizer/state.bin"):
         store.pipe(f"/bucket/hyperseg/{name}", name.encode())
@@ -26,11 +26,11 @@ def bucket():
     store.rm("/bucket", recursive=True)
 
 
-def test_a_local_path_stays(tmp_path):
+def test_local_paths_are_unchanged(tmp_path):
     assert fetch(str(tmp_path)) == tmp_path
 
 
-def test_code_and_second_copies_are_left_out():
+def test_code_and_duplicate_weights_are_skipped():
     files = ["config.json", "modeling.py", "pytorch_model.bin", "model-1.safetensors", "model-2.safetensors", "sub/config.json"]
     assert select_files(files) == ["config.json", "model-1.safetensors", "model-2.safetensors"]
     assert select_files(["a.bin", "training_args.bin", "vocab.json"]) == ["vocab.json", "a.bin"]
@@ -53,7 +53,7 @@ def test_a_store_without_weights(bucket):
         fetch("memory://bucket/hyperseg/nothing")
 
 
-def test_texts_alone_are_no_checkpoint(bucket):
+def test_a_store_with_text_files_only(bucket):
     bucket.rm("/bucket/hyperseg/model.safetensors")
     bucket.rm("/bucket/hyperseg/pytorch_model.bin")
     with pytest.raises(UserError, match="contains no weights"):
@@ -61,20 +61,20 @@ def test_texts_alone_are_no_checkpoint(bucket):
 
 
 @pytest.mark.parametrize("name", ["odd-scheme://x/y", "nowhere.safetensors", "./nowhere", "../nowhere"])
-def test_what_is_no_place(name):
+def test_invalid_locations(name):
     with pytest.raises(UserError, match=name.split(":")[0]):
         fetch(name)
 
 
 def test_a_hub_name(tmp_path, monkeypatch):
-    asked = {}
+    requests = {}
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda name, revision: ["config.json", "m.safetensors", "code.py"])
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.update(options) or str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: requests.update(options) or str(tmp_path))
     assert fetch("someone/HyperSeg-3B@v1.0") == pathlib.Path(tmp_path)
-    assert asked == {"revision": "v1.0", "allow_patterns": ["config.json", "m.safetensors"]}
+    assert requests == {"revision": "v1.0", "allow_patterns": ["config.json", "m.safetensors"]}
 
 
-def test_a_hub_name_that_is_not_there(monkeypatch):
+def test_an_unknown_hub_name(monkeypatch):
     class Response:
         headers, status_code, request = {}, 404, None
 
@@ -86,16 +86,16 @@ def test_a_hub_name_that_is_not_there(monkeypatch):
         fetch("someone/nothing")
 
 
-def test_no_network_but_a_copy(tmp_path, monkeypatch):
+def test_cached_snapshot_without_network(tmp_path, monkeypatch):
     def refuse(name, revision):
         raise ConnectionError("no route to host")
 
-    def kept(name, revision, local_files_only=False, **_):
+    def cached_snapshot(name, revision, local_files_only=False, **_):
         assert local_files_only
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "list_repo_files", refuse)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", kept)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached_snapshot)
     with pytest.raises(UserError, match="no route to host"):
         fetch("someone/model")
     (tmp_path / "model.safetensors").touch()

@@ -1,4 +1,4 @@
-"""Checkpoints come in whole, by rules, or not at all."""
+"""Import of checkpoints: complete, by rules, or refused."""
 
 import json
 import pickle
@@ -18,7 +18,7 @@ from hyperseg_jax.weights.importing import import_weights
 TYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
 
 
-def equal(one, other):
+def assert_equal(one, other):
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert tensor.dtype == other[name].dtype, name
@@ -26,36 +26,38 @@ def equal(one, other):
 
 
 def read_all(folder):
-    """Every tensor of an exported folder."""
+    """Reads every tensor of an exported folder."""
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=lambda t: np.dtype(t).name)
-def test_torch_to_ours_to_torch_is_bit_exact(whole, draw, checkpoint, tmp_path, dtype):
-    config = whole()
-    tensors = draw(config, dtype)
+def test_torch_to_ours_to_torch_is_bit_exact(full_config, random_tensors, checkpoint, tmp_path, dtype):
+    config = full_config()
+    tensors = random_tensors(config, dtype)
     import_weights([checkpoint(tensors)], config, tmp_path / "ours")
     report = export_weights(tmp_path / "ours", tmp_path / "back", shard_bytes=100_000)
     assert not report.extras
     assert len(list((tmp_path / "back").glob("model-*.safetensors"))) > 2
-    equal(read_all(tmp_path / "back"), {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    assert_equal(read_all(tmp_path / "back"), {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
     index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())
     assert index["weight_map"].keys() == tensors.keys()
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=lambda t: np.dtype(t).name)
-def test_ours_to_torch_to_ours_is_bit_exact(whole, params_of, tmp_path, dtype):
-    config = whole(model__perceiver__gate="tanh")
-    params = params_of(config, dtype)
+def test_ours_to_torch_to_ours_is_bit_exact(full_config, random_params, tmp_path, dtype):
+    config = full_config(model__perceiver__gate="tanh")
+    params = random_params(config, dtype)
     model_folder.save(tmp_path / "ours", config, Tokenizer.toy(), params)
     report = export_weights(tmp_path / "ours", tmp_path / "theirs")
     assert report.extras and all("gate" in name for name in report.extras)
     import_weights([tmp_path / "theirs"], config, tmp_path / "again")
-    equal(dict(model_folder.read(tmp_path / "again")), {path: np.asarray(leaf) for path, leaf in flatten(params).items()})
+    assert_equal(
+        dict(model_folder.read(tmp_path / "again")), {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    )
 
 
-def parents(tensors):
-    """The tensors of a model as Mipha-3B and Mask2Former's pickle would hold theirs."""
+def split_parents(tensors):
+    """Splits the tensors of a model into those of Mipha-3B and of Mask2Former's pickle."""
     mipha = {
         name: tensor
         for name, tensor in tensors.items()
@@ -81,19 +83,19 @@ def parents(tensors):
                     pickled[f"sem_seg_head.pixel_decoder.{conv}.{theirs}"] = tensor
         if name.startswith("pixel_decoder.") and "adapter_1" not in name and "layer_1." not in name:
             pickled[f"sem_seg_head.{name}"] = tensor
-        own = ("SEG", "CLASS", "REGION", "box_embed", "iou_head", "reid")
-        if name.startswith("predictor.") and not name.removeprefix("predictor.").startswith(own):
+        unparented = ("SEG", "CLASS", "REGION", "box_embed", "iou_head", "reid")
+        if name.startswith("predictor.") and not name.removeprefix("predictor.").startswith(unparented):
             pickled[f"sem_seg_head.{name}".replace("query_feat", "static_query")] = tensor
     rows = pickled["sem_seg_head.predictor.query_embed.weight"]
     pickled["sem_seg_head.predictor.query_embed.weight"] = np.concatenate([rows, rows])
     return mipha, pickled
 
 
-def test_the_parents_fill_the_model(whole, draw, checkpoint, tmp_path):
+def test_import_of_both_parents(full_config, random_tensors, checkpoint, tmp_path):
     sizes = {"model__num_queries": 100, "model__mask_decoder__num_queries": 100, "model__query_std": 0.0}
-    config = whole(model__perceiver__gate="tanh", model__lora__rank=2, **sizes)
-    tensors = draw(whole(**sizes))
-    mipha, mask2former = parents(tensors)
+    config = full_config(model__perceiver__gate="tanh", model__lora__rank=2, **sizes)
+    tensors = random_tensors(full_config(**sizes))
+    mipha, mask2former = split_parents(tensors)
     pkl = tmp_path / "model_final.pkl"
     pkl.write_bytes(pickle.dumps({"model": mask2former, "__author__": "third_party", "matching_heuristics": True}))
     siglip = tmp_path / "siglip"
@@ -134,30 +136,30 @@ def test_the_parents_fill_the_model(whole, draw, checkpoint, tmp_path):
         "text_model.final.weight",
         "vision_model.embeddings.patch_embedding.weight",
     } <= ignored
-    told = json.loads((tmp_path / "ours" / "import_report.json").read_text())
-    assert set(told["loaded"]) | fresh == set(ours)
+    messages = json.loads((tmp_path / "ours" / "import_report.json").read_text())
+    assert set(messages["loaded"]) | fresh == set(ours)
 
 
-def test_an_adapter_comes_beside_its_base(whole, draw, params_of, checkpoint, tmp_path):
-    config = whole(model__lora__rank=2)
-    model_folder.save(tmp_path / "tuned", config, Tokenizer.toy(), params_of(config))
+def test_import_of_an_adapter_with_its_base(full_config, random_tensors, random_params, checkpoint, tmp_path):
+    config = full_config(model__lora__rank=2)
+    model_folder.save(tmp_path / "tuned", config, Tokenizer.toy(), random_params(config))
     export_weights(tmp_path / "tuned", tmp_path / "adapter", format="peft")
-    report = import_weights([tmp_path / "adapter", checkpoint(draw(whole()))], config, tmp_path / "ours")
+    report = import_weights([tmp_path / "adapter", checkpoint(random_tensors(full_config()))], config, tmp_path / "ours")
     assert not report.initialized and list(report.sources) == ["HyperSeg-3B", "PEFT adapter adapter"]
     tuned, ours = model_folder.read(tmp_path / "tuned"), model_folder.read(tmp_path / "ours")
     np.testing.assert_array_equal(ours["llm/layers/attention/value/lora_b"], tuned["llm/layers/attention/value/lora_b"])
 
 
-def test_a_parent_alone_says_what_is_missing(whole, draw, checkpoint, tmp_path):
-    mipha, _ = parents(draw(whole()))
+def test_one_parent_lists_missing_weights(full_config, random_tensors, checkpoint, tmp_path):
+    mipha, _ = split_parents(random_tensors(full_config()))
     with pytest.raises(UserError) as error:
-        import_weights([checkpoint(mipha)], whole(), tmp_path / "ours")
+        import_weights([checkpoint(mipha)], full_config(), tmp_path / "ours")
     assert "missing: model.vision_tower_mask.patch_embed.proj.weight" in str(error.value)
     assert "seg_query" not in str(error.value)
 
 
-def test_everything_wrong_is_listed_and_nothing_is_written(whole, draw, checkpoint, tmp_path):
-    tensors = draw(whole())
+def test_all_errors_are_listed_and_nothing_is_written(full_config, random_tensors, checkpoint, tmp_path):
+    tensors = random_tensors(full_config())
     del tensors["mgvp_layers.norm.weight"]
     tensors["stray.weight"] = np.ones(1, np.float32)
     tensors["model.layers.0.mlp.fc1.bias"] = np.ones(3, np.float32)
@@ -167,7 +169,7 @@ def test_everything_wrong_is_listed_and_nothing_is_written(whole, draw, checkpoi
     index = "model.vision_tower_mask.layers.0.blocks.0.attn.relative_position_index"
     tensors[index] = tensors[index] + 1
     with pytest.raises(UserError) as error:
-        import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
+        import_weights([checkpoint(tensors)], full_config(), tmp_path / "ours")
     for part in (
         "missing: mgvp_layers.norm.weight",
         "unexpected: stray.weight",
@@ -181,76 +183,76 @@ def test_everything_wrong_is_listed_and_nothing_is_written(whole, draw, checkpoi
     assert not (tmp_path / "ours").exists()
 
 
-def test_a_long_list_of_what_is_wrong_has_an_end(whole, draw, checkpoint, tmp_path):
-    tensors = draw(whole()) | {f"stray.{k}": np.ones(1, np.float32) for k in range(5000)}
+def test_long_error_lists_are_truncated(full_config, random_tensors, checkpoint, tmp_path):
+    tensors = random_tensors(full_config()) | {f"stray.{k}": np.ones(1, np.float32) for k in range(5000)}
     tensors["stray." + "x" * 100_000] = np.ones(1, np.float32)
     with pytest.raises(UserError) as error:
-        import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
-    told = str(error.value).splitlines()
-    assert len(told) < 110 and told[-1].endswith("4901 more") and max(map(len, told)) < 1000
+        import_weights([checkpoint(tensors)], full_config(), tmp_path / "ours")
+    messages = str(error.value).splitlines()
+    assert len(messages) < 110 and messages[-1].endswith("4901 more") and max(map(len, messages)) < 1000
 
 
-def test_what_cannot_stand_together(whole, draw, params_of, checkpoint, tmp_path):
-    config = whole(model__lora__rank=2)
-    one = checkpoint(draw(whole()), "one")
+def test_incompatible_checkpoints(full_config, random_tensors, random_params, checkpoint, tmp_path):
+    config = full_config(model__lora__rank=2)
+    one = checkpoint(random_tensors(full_config()), "one")
     with pytest.raises(UserError, match="both are HyperSeg-3B"):
-        import_weights([one, checkpoint(draw(whole()), "two")], whole(), tmp_path / "ours")
-    model_folder.save(tmp_path / "tuned", config, Tokenizer.toy(), params_of(config))
+        import_weights([one, checkpoint(random_tensors(full_config()), "two")], full_config(), tmp_path / "ours")
+    model_folder.save(tmp_path / "tuned", config, Tokenizer.toy(), random_params(config))
     for name in ("first", "second"):
         export_weights(tmp_path / "tuned", tmp_path / name, format="peft")
     with pytest.raises(UserError, match="one adapter"):
         import_weights([one, tmp_path / "first", tmp_path / "second"], config, tmp_path / "ours")
 
 
-def test_a_folder_that_would_be_lost_stays(whole, draw, checkpoint, tmp_path):
-    published = checkpoint(draw(whole()))
+def test_existing_folders_are_not_overwritten(full_config, random_tensors, checkpoint, tmp_path):
+    published = checkpoint(random_tensors(full_config()))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     for out, named in ((tmp_path / "mine", "thesis.txt"), (published, "is or contains"), (tmp_path, "is or contains")):
         with pytest.raises(UserError, match=named):
-            import_weights([published], whole(), out)
-    import_weights([published], whole(), tmp_path / "ours")
-    import_weights([published], whole(), tmp_path / "ours")  # its own folder may be written again
+            import_weights([published], full_config(), out)
+    import_weights([published], full_config(), tmp_path / "ours")
+    import_weights([published], full_config(), tmp_path / "ours")  # our own output folder may be overwritten
     for out in (tmp_path / "ours", tmp_path / "mine"):
         with pytest.raises(UserError, match="would be deleted"):
             export_weights(tmp_path / "ours", out)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_another_systems_file_is_refused(whole, checkpoint, tmp_path):
+def test_files_of_other_systems_are_refused(full_config, checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"(?s)encoder\.weight.*HyperSeg-3B") as error:
-        import_weights([checkpoint({"encoder.weight": np.ones(1, np.float32)})], whole(), tmp_path / "ours")
+        import_weights([checkpoint({"encoder.weight": np.ones(1, np.float32)})], full_config(), tmp_path / "ours")
     assert "Mask2Former" in str(error.value)
 
 
-def test_rows_follow_the_checkpoint(whole, draw, checkpoint, tmp_path):
-    larger = whole(model__llm__vocab_size=600, model__head_vocab_size=640)
-    report = import_weights([checkpoint(draw(larger))], whole(), tmp_path / "ours")
+def test_vocabulary_size_follows_the_checkpoint(full_config, random_tensors, checkpoint, tmp_path):
+    larger = full_config(model__llm__vocab_size=600, model__head_vocab_size=640)
+    report = import_weights([checkpoint(random_tensors(larger))], full_config(), tmp_path / "ours")
     assert report.config == {"model.llm.vocab_size": [576, 600], "model.head_vocab_size": [576, 640]}
     assert model_folder.read_config(tmp_path / "ours").model.llm.vocab_size == 600
     assert model_folder.read(tmp_path / "ours")["llm/tokens/embedding"].shape[0] == 600
 
 
-def test_too_few_rows_for_the_tokenizer(whole, draw, checkpoint, tmp_path):
+def test_too_few_rows_for_the_tokenizer(full_config, random_tensors, checkpoint, tmp_path):
     with pytest.raises(UserError, match="the model has embeddings of 40 tokens"):
-        import_weights([checkpoint(draw(whole(model__llm__vocab_size=40)))], whole(), tmp_path / "ours")
+        import_weights([checkpoint(random_tensors(full_config(model__llm__vocab_size=40)))], full_config(), tmp_path / "ours")
 
 
-def test_another_type_and_what_has_no_place_in_it(whole, draw, checkpoint, tmp_path):
-    tensors = draw(whole())
+def test_dtype_conversion_and_overflow(full_config, random_tensors, checkpoint, tmp_path):
+    tensors = random_tensors(full_config())
     folder = checkpoint(tensors)
-    import_weights([folder], whole(), tmp_path / "ours", dtype="bfloat16")
+    import_weights([folder], full_config(), tmp_path / "ours", dtype="bfloat16")
     assert model_folder.read(tmp_path / "ours")["queries"].dtype == ml_dtypes.bfloat16
     tensors["seg_query"][0, 0] = 1e6
     with pytest.raises(UserError, match="seg_query: has values outside the range of float16"):
-        import_weights([checkpoint(tensors, "large")], whole(), tmp_path / "half", dtype="float16")
+        import_weights([checkpoint(tensors, "large")], full_config(), tmp_path / "half", dtype="float16")
     assert not (tmp_path / "half").exists()
 
 
-def test_the_tokenizer_comes_along(whole, draw, checkpoint, tmp_path):
-    folder = checkpoint(draw(whole()))
+def test_the_tokenizer_is_imported(full_config, random_tensors, checkpoint, tmp_path):
+    folder = checkpoint(random_tensors(full_config()))
     (folder / "tokenizer.json").unlink()
-    config = whole(data__tokenizer=str(tmp_path / "nowhere"))
+    config = full_config(data__tokenizer=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="--tokenizer"):
         import_weights([folder], config, tmp_path / "ours")
     import_weights([folder], config, tmp_path / "ours", tokenizer=TOY_FILE)
@@ -258,10 +260,10 @@ def test_the_tokenizer_comes_along(whole, draw, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_weights_that_are_not_finite_do_not_come_in(whole, draw, checkpoint, tmp_path, number):
-    tensors = draw(whole())
+def test_non_finite_weights_are_refused(full_config, random_tensors, checkpoint, tmp_path, number):
+    tensors = random_tensors(full_config())
     name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)
     tensors[name] = np.full_like(tensors[name], number)
     with pytest.raises(UserError, match=f"{name}: has values that are not finite"):
-        import_weights([checkpoint(tensors)], whole(), tmp_path / "ours")
+        import_weights([checkpoint(tensors)], full_config(), tmp_path / "ours")
     assert not (tmp_path / "ours").exists()

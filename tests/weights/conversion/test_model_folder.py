@@ -1,4 +1,4 @@
-"""Model folders: parameters come out of the file one by one, each on its devices."""
+"""Model folders: parameters are read one by one, each onto its devices."""
 
 import os
 import pathlib
@@ -18,18 +18,18 @@ from hyperseg_jax.weights import model_folder
 
 
 @pytest.fixture
-def saved(whole, params_of, tmp_path):
-    """(folder, its parameters by path) in bfloat16."""
-    params = params_of(whole(), ml_dtypes.bfloat16)
-    model_folder.save(tmp_path / "model", whole(), Tokenizer.toy(), params)
+def saved_model(full_config, random_params, tmp_path):
+    """(folder, parameters by path) in bfloat16."""
+    params = random_params(full_config(), ml_dtypes.bfloat16)
+    model_folder.save(tmp_path / "model", full_config(), Tokenizer.toy(), params)
     return tmp_path / "model", flatten(params)
 
 
-def test_each_device_gets_its_part(saved):
-    folder, params = saved
+def test_each_device_gets_its_shard(saved_model):
+    folder, params = saved_model
     mesh = Mesh(np.array(jax.devices()[:4]), ("fsdp",))
-    place = lambda x: NamedSharding(mesh, P("fsdp") if x.ndim and x.shape[0] % 4 == 0 else P())
-    expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=place(x)) for path, x in params.items()}
+    make_sharding = lambda x: NamedSharding(mesh, P("fsdp") if x.ndim and x.shape[0] % 4 == 0 else P())
+    expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=make_sharding(x)) for path, x in params.items()}
     loaded = flatten(model_folder.load_params(folder, expected))
     kernel = loaded["expression_projector/kernel"]
     assert kernel.dtype == np.float32 and kernel.sharding == expected["expression_projector/kernel"].sharding
@@ -38,13 +38,13 @@ def test_each_device_gets_its_part(saved):
         np.testing.assert_array_equal(np.asarray(leaf), params[path].astype(np.float32), err_msg=path)
 
 
-def test_reading_copies_nothing(saved):
-    array = model_folder.read(saved[0])["llm/layers/mlp/up/kernel"]
+def test_reading_copies_nothing(saved_model):
+    array = model_folder.read(saved_model[0])["llm/layers/mlp/up/kernel"]
     assert not array.flags.owndata and not array.flags.writeable
 
 
-def test_all_that_does_not_fit_is_listed(saved):
-    folder, params = saved
+def test_all_mismatches_are_listed(saved_model):
+    folder, params = saved_model
     expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32) for path, x in params.items() if path != "queries"}
     expected["stray"] = jax.ShapeDtypeStruct((2,), np.float32)
     expected["perceiver/query"] = jax.ShapeDtypeStruct((3, 3), np.float32)
@@ -55,28 +55,28 @@ def test_all_that_does_not_fit_is_listed(saved):
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_weights_of_a_training_that_diverged_are_named(whole, params_of, tmp_path, number):
-    params = params_of(whole(), ml_dtypes.bfloat16)
-    broken = params["expression_projector"]["kernel"].copy()
-    broken[0, 0] = number
-    params["expression_projector"]["kernel"] = broken
-    model_folder.save(tmp_path / "model", whole(), Tokenizer.toy(), params)
+def test_non_finite_weights_are_named(full_config, random_params, tmp_path, number):
+    params = random_params(full_config(), ml_dtypes.bfloat16)
+    with_nan = params["expression_projector"]["kernel"].copy()
+    with_nan[0, 0] = number
+    params["expression_projector"]["kernel"] = with_nan
+    model_folder.save(tmp_path / "model", full_config(), Tokenizer.toy(), params)
     expected = {path: jax.ShapeDtypeStruct(x.shape, np.float32) for path, x in flatten(params).items()}
     with pytest.raises(UserError, match="expression_projector/kernel has values that are not finite"):
         model_folder.load_params(tmp_path / "model", expected)
 
 
-def test_what_lies_behind_a_link_is_not_copied(saved, whole, params_of, tmp_path):
+def test_linked_files_are_not_copied(saved_model, full_config, random_params, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "id").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "other")
-    model_folder.save(tmp_path / "link", whole(), Tokenizer.toy(), params_of(whole()))
+    model_folder.save(tmp_path / "link", full_config(), Tokenizer.toy(), random_params(full_config()))
     assert not (tmp_path / "link" / "id").exists() and [path.name for path in (tmp_path / "other").iterdir()] == ["id"]
 
 
-def test_what_else_lies_in_a_model_folder_stays_and_is_not_copied(saved, whole, params_of, tmp_path):
-    """It may be large, and nested deeper than Python allows calls."""
-    folder, _ = saved
+def test_other_files_of_a_model_folder_stay_and_are_not_copied(saved_model, full_config, random_params, tmp_path):
+    """It may be large, and nested deeper than Python's recursion limit."""
+    folder, _ = saved_model
     (folder / "notes" / "of").mkdir(parents=True)
     (folder / "notes" / "of" / "mine").write_text("kept")
     (folder / "link").symlink_to("notes/of/mine")
@@ -90,8 +90,8 @@ def test_what_else_lies_in_a_model_folder_stays_and_is_not_copied(saved, whole, 
         os.chdir("d")
     os.chdir(before)
     file = (folder / "notes" / "of" / "mine").stat().st_ino
-    model_folder.save(folder, whole(), Tokenizer.toy(), params_of(whole()))
+    model_folder.save(folder, full_config(), Tokenizer.toy(), random_params(full_config()))
     assert (folder / "notes" / "of" / "mine").read_text() == "kept" and (folder / "link").read_text() == "kept"
     assert (folder / "notes" / "of" / "mine").stat().st_ino == file and (deep / "d" / "d").is_dir()
     assert not (folder / "pipe").exists() and not list(folder.parent.glob(".*hyperseg*"))
-    remove_tree(folder)  # as pytest cannot
+    remove_tree(folder)  # pytest cannot remove it

@@ -1,6 +1,6 @@
-"""What the live comparisons share: random models of both sides, and the way from one to the other through files.
+"""Fixtures of the comparisons with PyTorch: random models of both sides, and conversion through files.
 
-Every test runs PyTorch's own classes beside ours; nothing is downloaded.
+Every test runs the original PyTorch classes and ours; nothing is downloaded.
 """
 
 import json
@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from their_names import spelled, unused
+from transformers_names import normalize_name, unused_names
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.structs import TokenStream
@@ -23,7 +23,7 @@ from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.parts import PARTS
 from hyperseg_jax.tables import flatten, unflatten
 
-TOLERANCE = 1e-5  # of the standard deviation of what is expected, float32; measured are about 1e-6
+TOLERANCE = 1e-5  # in standard deviations of the expected values, float32; measured errors are about 1e-6
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +39,9 @@ def config():
 
 
 @pytest.fixture(scope="session")
-def close():
+def assert_close():
     def check(ours, theirs):
-        """ours within TOLERANCE of theirs (a torch tensor), and theirs worth comparing."""
+        """Asserts that ours is within TOLERANCE of theirs (a torch tensor), and that theirs is not constant."""
         ours, theirs = np.asarray(ours), theirs.detach().numpy()
         assert ours.shape == theirs.shape and theirs.std() > 1e-2
         error = np.abs(ours - theirs).max() / theirs.std()
@@ -52,8 +52,8 @@ def close():
 
 
 @pytest.fixture(scope="session")
-def random_torch():
-    """random_torch(module): every parameter drawn anew, so that biases, norms and tables count."""
+def randomize():
+    """randomize(module): draws random values for every parameter, including biases, norms and tables."""
     import torch
 
     def fill(module, seed=0):
@@ -70,16 +70,16 @@ def random_torch():
 
 
 @pytest.fixture(scope="session")
-def random_ours():
-    """random_ours(shapes): nested parameters of those abstract shapes."""
+def random_like():
+    """random_like(shapes): random nested parameters of the given abstract shapes."""
 
     def fill(shapes, seed=1):
-        rng, made = np.random.default_rng(seed), {}
+        rng, result = np.random.default_rng(seed), {}
         for path, leaf in flatten(shapes).items():
             drawn = rng.standard_normal(leaf.shape).astype(np.float32)
             scale = leaf.shape[-2] ** -0.5 if len(leaf.shape) > 1 else 0.2
-            made[path] = 1 + np.float32(0.2) * drawn if path.endswith("/scale") else np.float32(scale) * drawn
-        return unflatten(made)
+            result[path] = 1 + np.float32(0.2) * drawn if path.endswith("/scale") else np.float32(scale) * drawn
+        return unflatten(result)
 
     return fill
 
@@ -91,8 +91,8 @@ def phi_shapes():
     def make(config):
         model, row = systems.get(config.system).build(config), jnp.zeros((1, 2), jnp.int32)
         stream = TokenStream(jnp.zeros((1, 2, model.llm.hidden_size)), row, row.astype(bool), row)
-        of = lambda part, x: nn.unbox(jax.eval_shape(part.init, jax.random.key(0), x)["params"])
-        return {"llm": of(model.llm, stream), "language_head": of(model.language_head, stream.embeddings)}
+        part_shapes = lambda part, x: nn.unbox(jax.eval_shape(part.init, jax.random.key(0), x)["params"])
+        return {"llm": part_shapes(model.llm, stream), "language_head": part_shapes(model.language_head, stream.embeddings)}
 
     return make
 
@@ -103,8 +103,8 @@ def read_part():
 
     def read(name, config, folder, expected=None):
         part = PARTS[name]
-        tensors = {spelled(name, key): tensor for key, tensor in load_file(folder / "model.safetensors").items()}
-        return part.table(config).to_flax(tensors, expected, ignore=unused(name, config))
+        tensors = {normalize_name(name, key): tensor for key, tensor in load_file(folder / "model.safetensors").items()}
+        return part.table(config).to_flax(tensors, expected, ignore=unused_names(name, config))
 
     return read
 
@@ -124,8 +124,8 @@ def write_part():
 
 
 @pytest.fixture(scope="session")
-def open_whole():
-    """open_whole(cls, folder): from_pretrained, which must find every weight and know every name."""
+def load_pretrained():
+    """load_pretrained(cls, folder): from_pretrained, without missing or unexpected weights."""
 
     def load(cls, folder, dtype="auto"):
         model, info = cls.from_pretrained(
@@ -143,8 +143,8 @@ def dtype(request):
 
 
 @pytest.fixture
-def round_trip(tmp_path, dtype, random_torch, read_part, write_part, open_whole):
-    """round_trip(name, config, model): theirs -> file -> ours -> file -> theirs in one type, equal to the bit."""
+def round_trip(tmp_path, dtype, randomize, read_part, write_part, load_pretrained):
+    """round_trip(name, config, model): theirs -> file -> ours -> file -> theirs in one type is bit-equal."""
     import torch
 
     kinds = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -155,11 +155,11 @@ def round_trip(tmp_path, dtype, random_torch, read_part, write_part, open_whole)
         ours = read_part(name, config, tmp_path / "theirs")
         assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {np.dtype(kinds[dtype])}
         write_part(name, config, ours, tmp_path / "ours")
-        back = open_whole(type(model), tmp_path / "ours").state_dict()
-        before = model.state_dict()
-        assert back.keys() == before.keys()
-        for key, tensor in before.items():
-            assert back[key].dtype == tensor.dtype
-            assert torch.equal(back[key].view(torch.uint8), tensor.view(torch.uint8)), key
+        restored = load_pretrained(type(model), tmp_path / "ours").state_dict()
+        original = model.state_dict()
+        assert restored.keys() == original.keys()
+        for key, tensor in original.items():
+            assert restored[key].dtype == tensor.dtype
+            assert torch.equal(restored[key].view(torch.uint8), tensor.view(torch.uint8)), key
 
     return check

@@ -1,5 +1,5 @@
-"""Our decoders beside what transformers' Mask2Former has in common with HyperSeg: the deformable encoder with what feeds it,
-and the masked decoder with its mask head. Its lateral convolutions differ, so no class holds a whole decoder of ours.
+"""Our decoders against the parts of transformers' Mask2Former that HyperSeg shares: the deformable encoder with its input
+projections, and the masked decoder with its mask head. The lateral convolutions differ, so no class matches a full decoder.
 """
 
 import flax.linen as nn
@@ -21,7 +21,7 @@ from hyperseg_jax.tables import Identity, Row, Table, flatten, unflatten
 
 WIDTH, HEADS, CHANNELS = 32, 4, (6, 8, 10, 12)
 SIZES = ((20, 27), (10, 14), (5, 7), (3, 4))  # fine to coarse, sides of any parity
-FOREIGN = ("lateral/", "output/", "mask_features/")  # parts of our pixel decoder that are not in the comparison
+FOREIGN = ("lateral/", "output/", "mask_features/")  # parts of our pixel decoder that are not compared
 rng = np.random.default_rng(0)
 PYRAMID = Pyramid(
     tuple(rng.standard_normal((2, *size, c)).astype(np.float32) for size, c in zip(SIZES, CHANNELS, strict=True)),
@@ -30,15 +30,15 @@ PYRAMID = Pyramid(
 PIXELS = DeformablePixelDecoder(WIDTH, WIDTH, HEADS, feedforward_dim=40, num_layers=2)
 MASKS = MaskedAttentionDecoder(WIDTH, WIDTH, HEADS, feedforward_dim=40, num_layers=4, num_queries=5, score_kinds=(), heads=())
 QUERIES, FEATURES = rng.standard_normal((2, 5, WIDTH)), rng.standard_normal((2, *SIZES[0], WIDTH))
-FEATURES[..., 0] = 10  # so that the sign of one channel decides for many a query, and some see nothing
+FEATURES[..., 0] = 10  # one dominant channel: some queries have an empty attention mask
 LEVELS = tuple(rng.standard_normal((2, *size, WIDTH)).astype(np.float32) for size in SIZES[:0:-1])
 
 
 @pytest.fixture(scope="module")
-def settings():
+def make_settings():
     from transformers import Mask2FormerConfig
 
-    made = Mask2FormerConfig(
+    result = Mask2FormerConfig(
         feature_size=WIDTH,
         mask_feature_size=WIDTH,
         hidden_dim=WIDTH,
@@ -51,20 +51,20 @@ def settings():
         dropout=0.0,
         pre_norm=False,
     )
-    assert made.activation_function == "relu" and list(made.feature_strides) == [4, 8, 16, 32]
-    return made
+    assert result.activation_function == "relu" and list(result.feature_strides) == [4, 8, 16, 32]
+    return result
 
 
 def encoder_table():
     """Against Mask2FormerPixelDecoderEncoderOnly."""
-    made = Table()
+    result = Table()
     for i in range(PIXELS.num_layers):
         path, name = f"layers_{i}", f"layers.{i}"
-        made += deformable_attention_table(f"{path}/attention", f"{name}.self_attn")
-        made += norm_table(f"{path}/norm1", f"{name}.self_attn_layer_norm")
-        made += norm_table(f"{path}/norm2", f"{name}.final_layer_norm")
-        made += feed_forward_table(f"{path}/mlp", f"{name}.fc1", f"{name}.fc2")
-    return made
+        result += deformable_attention_table(f"{path}/attention", f"{name}.self_attn")
+        result += norm_table(f"{path}/norm1", f"{name}.self_attn_layer_norm")
+        result += norm_table(f"{path}/norm2", f"{name}.final_layer_norm")
+        result += feed_forward_table(f"{path}/mlp", f"{name}.fc1", f"{name}.fc2")
+    return result
 
 
 def projection_table():
@@ -75,36 +75,36 @@ def projection_table():
 
 
 def pixel_table():
-    """Against Mask2FormerPixelDecoder, less FOREIGN."""
-    made = encoder_table().with_prefix(name="encoder.") + projection_table().with_prefix(name="input_projections.")
-    return made + Table([Row("level_embed", "level_embed", Identity())])
+    """Against Mask2FormerPixelDecoder, without FOREIGN."""
+    result = encoder_table().with_prefix(name="encoder.") + projection_table().with_prefix(name="input_projections.")
+    return result + Table([Row("level_embed", "level_embed", Identity())])
 
 
 def decoder_table():
     """Against Mask2FormerMaskedAttentionDecoder."""
-    made = norm_table("norm", "layernorm")
+    result = norm_table("norm", "layernorm")
     for i in range(MASKS.num_layers):
         path, name = f"layers_{i}", f"layers.{i}"
-        made += fused_attention_table(f"{path}/cross_attention", f"{name}.cross_attn")
+        result += fused_attention_table(f"{path}/cross_attention", f"{name}.cross_attn")
         for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")):
-            made += linear_table(f"{path}/self_attention/{ours}", f"{name}.self_attn.{theirs}")
-        made += feed_forward_table(f"{path}/mlp", f"{name}.fc1", f"{name}.fc2")
+            result += linear_table(f"{path}/self_attention/{ours}", f"{name}.self_attn.{theirs}")
+        result += feed_forward_table(f"{path}/mlp", f"{name}.fc1", f"{name}.fc2")
         for ours, theirs in (("cross_norm", "cross_attn"), ("self_norm", "self_attn"), ("mlp_norm", "final")):
-            made += norm_table(f"{path}/{ours}", f"{name}.{theirs}_layer_norm")
+            result += norm_table(f"{path}/{ours}", f"{name}.{theirs}_layer_norm")
     for i in range(3):
-        made += linear_table(f"mask/layers_{i}", f"mask_predictor.mask_embedder.{i}.0")
-    return made
+        result += linear_table(f"mask/layers_{i}", f"mask_predictor.mask_embedder.{i}.0")
+    return result
 
 
 def tensors(module):
     return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
-def load(module, made):
+def load(module, output):
     import torch
 
-    found = module.load_state_dict({name: torch.tensor(np.ascontiguousarray(x)) for name, x in made.items()}, strict=True)
-    assert not found.missing_keys and not found.unexpected_keys
+    result = module.load_state_dict({name: torch.tensor(np.ascontiguousarray(x)) for name, x in output.items()}, strict=True)
+    assert not result.missing_keys and not result.unexpected_keys
     return module.eval()
 
 
@@ -118,13 +118,13 @@ def pixel_shapes():
     return nn.unbox(jax.eval_shape(PIXELS.init, jax.random.key(0), PYRAMID)["params"])
 
 
-def only(tree, wanted):
-    """The leaves whose path is (or is not) FOREIGN."""
-    return unflatten({path: leaf for path, leaf in flatten(tree).items() if path.startswith(FOREIGN) is wanted})
+def select_leaves(tree, expected):
+    """Returns the leaves whose path is (or is not) FOREIGN."""
+    return unflatten({path: leaf for path, leaf in flatten(tree).items() if path.startswith(FOREIGN) is expected})
 
 
-def same_maps(close, params, module):
-    """The three refined maps, coarse to fine."""
+def assert_same_maps(assert_close, params, module):
+    """Compares the three refined maps, coarse to fine."""
     import torch
 
     with torch.no_grad():
@@ -132,102 +132,106 @@ def same_maps(close, params, module):
     _, maps = jax.jit(lambda p: PIXELS.apply({"params": p}, PYRAMID))(params)
     assert len(maps) == len(theirs) == 3
     for one, other in zip(maps, theirs, strict=True):
-        close(one, other.permute(0, 2, 3, 1))
+        assert_close(one, other.permute(0, 2, 3, 1))
 
 
-def pixel_module(settings):
+def pixel_module(make_settings):
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
 
-    return Mask2FormerPixelDecoder(settings, list(CHANNELS))
+    return Mask2FormerPixelDecoder(make_settings, list(CHANNELS))
 
 
-def test_their_pixel_decoder_in_ours(settings, random_torch, random_ours, close):
-    module = random_torch(pixel_module(settings))
-    shared = pixel_table().to_flax(tensors(module), only(pixel_shapes(), False), ignore=[r"(adapter_1|layer_1|mask_proj).*"])
-    same_maps(close, {**random_ours(only(pixel_shapes(), True)), **shared}, module)
+def test_import_of_the_pixel_decoder(make_settings, randomize, random_like, assert_close):
+    module = randomize(pixel_module(make_settings))
+    shared = pixel_table().to_flax(
+        tensors(module), select_leaves(pixel_shapes(), False), ignore=[r"(adapter_1|layer_1|mask_proj).*"]
+    )
+    assert_same_maps(assert_close, {**random_like(select_leaves(pixel_shapes(), True)), **shared}, module)
 
 
-def test_our_pixel_decoder_in_theirs(settings, random_ours, close):
-    params = random_ours(pixel_shapes())
-    module = pixel_module(settings)
-    shared = only(params, False)
+def test_export_of_the_pixel_decoder(make_settings, random_like, assert_close):
+    params = random_like(pixel_shapes())
+    module = pixel_module(make_settings)
+    shared = select_leaves(params, False)
     load(module.encoder, encoder_table().to_torch({k: v for k, v in shared.items() if k.startswith("layers_")}))
     load(module.input_projections, projection_table().to_torch({k: v for k, v in shared.items() if k.startswith("proj")}))
     module.level_embed.data.copy_(channels_first(params["level_embed"][None, None])[0, :, 0].T)
-    same_maps(close, params, module.eval())
+    assert_same_maps(assert_close, params, module.eval())
 
 
-def decoder_module(settings):
+def decoder_module(make_settings):
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerMaskedAttentionDecoder
 
-    return Mask2FormerMaskedAttentionDecoder(settings)
+    return Mask2FormerMaskedAttentionDecoder(make_settings)
 
 
 def decoder_shapes():
     shapes = nn.unbox(jax.eval_shape(lambda: MASKS.init(jax.random.key(0), FEATURES, LEVELS, QUERIES, {}))["params"])
-    own = {name: shapes.pop(name) for name in ("query_embed", "level_embed")}  # in transformers, these stand outside
-    return shapes, own
+    embeddings = {name: shapes.pop(name) for name in ("query_embed", "level_embed")}  # outside the module in transformers
+    return shapes, embeddings
 
 
-def same_masks(close, shared, own, module):
-    """Masks before the first layer and after each, the bits that attention goes by, and the queries at the end."""
+def assert_same_masks(assert_close, shared, embeddings, module):
+    """Compares the masks before the first layer and after each, the attention masks, and the final queries."""
     import torch
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
     positions = Mask2FormerSinePositionEmbedding(WIDTH // 2, normalize=True)
     by_length = lambda x: x.flatten(2).permute(2, 0, 1)
     maps = [channels_first(level) for level in LEVELS]
-    embeds = torch.tensor(np.asarray(own["level_embed"]))
+    embeds = torch.tensor(np.asarray(embeddings["level_embed"]))
     with torch.no_grad():
         theirs = module(
             inputs_embeds=torch.tensor(QUERIES, dtype=torch.float32).transpose(0, 1),
             multi_stage_positional_embeddings=[by_length(positions(x.shape, x.device, x.dtype)) for x in maps],
             pixel_embeddings=channels_first(FEATURES),
             encoder_hidden_states=[by_length(x) + embed for x, embed in zip(maps, embeds, strict=True)],
-            query_position_embeddings=torch.tensor(np.asarray(own["query_embed"]))[:, None].repeat(1, 2, 1),
+            query_position_embeddings=torch.tensor(np.asarray(embeddings["query_embed"]))[:, None].repeat(1, 2, 1),
             feature_size_list=[x.shape[-2:] for x in maps],
             output_attentions=True,
             return_dict=True,
         )
 
     decode = jax.jit(lambda p: MASKS.apply({"params": p}, jnp.float32(FEATURES), LEVELS, jnp.float32(QUERIES), {}))
-    found = decode({**shared, **own})
-    stages = [stage["mask_logits"] for stage in found.stages] + [found.mask_logits]
+    result = decode({**shared, **embeddings})
+    stages = [stage["mask_logits"] for stage in result.stages] + [result.mask_logits]
     assert len(stages) == len(theirs.masks_queries_logits) == 5
     for one, other in zip(stages, theirs.masks_queries_logits, strict=True):
-        close(one, other)
-    close(found.embeddings["query"], theirs.last_hidden_state)
+        assert_close(one, other)
+    assert_close(result.embeddings["query"], theirs.last_hidden_state)
     everywhere = []
-    for i, stage in enumerate(found.stages):
+    for i, stage in enumerate(result.stages):
         size = SIZES[:0:-1][i % 3]
         logits = torch.nn.functional.interpolate(theirs.masks_queries_logits[i], size=size, mode="bilinear")
         np.testing.assert_array_equal(stage["attention_mask"], (logits.sigmoid() < 0.5).flatten(2))
         everywhere.append(np.asarray(stage["attention_mask"]).all(-1))
-    assert np.any(everywhere) and not np.all(everywhere)  # a query that may look nowhere looks everywhere
+    assert np.any(everywhere) and not np.all(everywhere)  # a fully masked query attends everywhere
 
 
-def test_their_masked_decoder_in_ours(settings, random_torch, random_ours, close):
-    module, (shapes, own) = random_torch(decoder_module(settings)), decoder_shapes()
-    same_masks(close, decoder_table().to_flax(tensors(module), shapes), random_ours(own), module)
+def test_import_of_the_masked_decoder(make_settings, randomize, random_like, assert_close):
+    module, (shapes, embeddings) = randomize(decoder_module(make_settings)), decoder_shapes()
+    assert_same_masks(assert_close, decoder_table().to_flax(tensors(module), shapes), random_like(embeddings), module)
 
 
-def test_our_masked_decoder_in_theirs(settings, random_ours, close):
-    shapes, own = decoder_shapes()
-    shared = random_ours(shapes)
-    same_masks(close, shared, random_ours(own), load(decoder_module(settings), decoder_table().to_torch(shared)))
+def test_export_of_the_masked_decoder(make_settings, random_like, assert_close):
+    shapes, embeddings = decoder_shapes()
+    shared = random_like(shapes)
+    assert_same_masks(
+        assert_close, shared, random_like(embeddings), load(decoder_module(make_settings), decoder_table().to_torch(shared))
+    )
 
 
-def test_bits_survive(settings, random_torch, dtype):
+def test_round_trip_is_bit_equal(make_settings, randomize, dtype):
     import torch
 
     for make, table in ((lambda s: pixel_module(s).encoder, encoder_table()), (decoder_module, decoder_table())):
-        before = random_torch(make(settings)).to(getattr(torch, dtype)).state_dict()
+        original = randomize(make(make_settings)).to(getattr(torch, dtype)).state_dict()
         raw = {
-            name: tensor.view(torch.int16 if tensor.itemsize == 2 else torch.int32).numpy() for name, tensor in before.items()
+            name: tensor.view(torch.int16 if tensor.itemsize == 2 else torch.int32).numpy() for name, tensor in original.items()
         }
         kind = jnp.dtype(dtype)
-        back = table.to_torch(table.to_flax({name: bits.view(kind) for name, bits in raw.items()}))
-        assert back.keys() == before.keys()
+        restored = table.to_torch(table.to_flax({name: bits.view(kind) for name, bits in raw.items()}))
+        assert restored.keys() == original.keys()
         for name, bits in raw.items():
-            assert back[name].dtype == kind
-            np.testing.assert_array_equal(np.ascontiguousarray(back[name]).view(bits.dtype), bits)
+            assert restored[name].dtype == kind
+            np.testing.assert_array_equal(np.ascontiguousarray(restored[name]).view(bits.dtype), bits)

@@ -1,9 +1,9 @@
-"""What is said about the parts without a model: which they are, what they cover, and what is no part."""
+"""The registry of parts: names, covered parameters, sizes and unknown parts."""
 
 import re
 
 import pytest
-from their_names import spelled, unused
+from transformers_names import normalize_name, unused_names
 
 from hyperseg_jax import config as configs
 from hyperseg_jax.errors import UserError
@@ -12,7 +12,7 @@ from hyperseg_jax.systems.hyperseg.parts import PARTS
 
 
 @pytest.mark.parametrize("name", ["tiny", "hyperseg_3b_released"])
-def test_a_part_covers_what_lies_under_its_prefixes(name):
+def test_a_part_covers_its_prefixes(name):
     config = configs.load(name)
     published = {path for row in systems.get(config.system).weight_table(config) for path in row.paths}
     for part in PARTS.values():
@@ -25,11 +25,11 @@ def test_a_part_covers_what_lies_under_its_prefixes(name):
     [
         ("phi", 2_779_683_840),  # Phi-2
         ("siglip", 428_225_600),  # SigLIP-SO400M/14 at 384 pixels
-        ("swin", 86_880_376 + 2 * 1024),  # Swin-B with four norms, and the norm that is never run
+        ("swin", 86_880_376 + 2 * 1024),  # Swin-B with four norms, and the norm that is never applied
     ],
 )
-def test_the_published_size_is_that_of_their_class(name, parameters):
-    """Built without memory from our config.json: its parameters in number, and its names in full."""
+def test_published_sizes_equal_those_of_transformers(name, parameters):
+    """The class built on the meta device from our config.json has our number of parameters and our names."""
     import torch
     import transformers
 
@@ -37,15 +37,15 @@ def test_the_published_size_is_that_of_their_class(name, parameters):
     fields = part.config_json(config)
     cls = getattr(transformers, fields["architectures"][0])
     with torch.device("meta"):
-        state = cls(cls.config_class.from_dict(fields)).state_dict()
-    assert sum(tensor.numel() for tensor in state.values()) == parameters
-    names = {spelled(name, key) for key in state}
+        state_dict = cls(cls.config_class.from_dict(fields)).state_dict()
+    assert sum(tensor.numel() for tensor in state_dict.values()) == parameters
+    names = {normalize_name(name, key) for key in state_dict}
     ours = {key for row in part.table(config) for key in row.names if row.paths}
-    assert {key for key in names if not any(re.fullmatch(pattern, key) for pattern in unused(name, config))} == ours
-    assert {spelled(name, key) for key in ours} == ours
+    assert {key for key in names if not any(re.fullmatch(pattern, key) for pattern in unused_names(name, config))} == ours
+    assert {normalize_name(name, key) for key in ours} == ours
 
 
-def test_what_is_no_part_is_refused():
+def test_unknown_parts_are_refused():
     system = systems.get("hyperseg")
     assert {name: system.part(name) for name in PARTS} == PARTS
     with pytest.raises(UserError, match=r"mask2former: HyperSeg's lateral convolutions have biases and a ReLU"):

@@ -1,4 +1,4 @@
-"""Adapters beside PEFT: what we write it opens, what it writes we open, and a merged adapter is the adapter."""
+"""Adapters and PEFT: PEFT reads ours, we read PEFT's, and merging preserves the outputs."""
 
 import json
 import re
@@ -30,8 +30,8 @@ NAMES = {
 
 
 @pytest.fixture
-def adapted(config):
-    """adapted(**fields): a config with adapters of rank 2 at scale 3."""
+def lora_config(config):
+    """lora_config(**fields): a config with adapters of rank 2 at scale 3."""
     return lambda **fields: config(llm=LLM, head_vocab_size=37, lora={"rank": 2, "alpha": 6.0, "dropout": 0.1, **fields})
 
 
@@ -56,31 +56,31 @@ def their_logits(model):
         return model.eval()(input_ids=torch.tensor(IDS), use_cache=False).logits
 
 
-def split(params):
-    """(base, adapters), both by flax path."""
+def split_params(params):
+    """Splits params into (base, adapters), both by flax path."""
     flat = flatten(params)
     adapters = {path: flat.pop(path) for path in list(flat) if "/lora_" in path}
     return flat, adapters
 
 
 @pytest.fixture
-def base(tmp_path, adapted, random_ours, write_part, open_whole):
-    """base(config, params): their PhiForCausalLM with our base weights."""
+def base_model(tmp_path, lora_config, random_like, write_part, load_pretrained):
+    """base_model(config, params): a PhiForCausalLM with our base weights."""
     from transformers import PhiForCausalLM
 
     def make(config, params):
-        plain = adapted(rank=0)
-        write_part("phi", plain, unflatten(split(params)[0]), tmp_path / "base")
-        return open_whole(PhiForCausalLM, tmp_path / "base")
+        plain = lora_config(rank=0)
+        write_part("phi", plain, unflatten(split_params(params)[0]), tmp_path / "base")
+        return load_pretrained(PhiForCausalLM, tmp_path / "base")
 
     return make
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-def test_a_merged_adapter_is_the_adapter(adapted, random_ours, phi_shapes, targets):
-    config = adapted(targets=targets)
-    params = random_ours(phi_shapes(config))
-    merged, adapters = split(params)
+def test_merging_preserves_the_logits(lora_config, random_like, phi_shapes, targets):
+    config = lora_config(targets=targets)
+    params = random_like(phi_shapes(config))
+    merged, adapters = split_params(params)
     scale = LoRA(2, 6.0).scale
     for path in adapters:
         if path.endswith("/lora_a"):
@@ -88,13 +88,13 @@ def test_a_merged_adapter_is_the_adapter(adapted, random_ours, phi_shapes, targe
             a, b = adapters[path], adapters[f"{linear}/lora_b"]
             merged[f"{linear}/kernel"] = peft_adapter.merge(merged[f"{linear}/kernel"], a, b, scale)
     expected = np.asarray(logits(config, params))
-    found = np.asarray(logits(adapted(rank=0), unflatten(merged)))
-    assert np.abs(found - expected).max() < 1e-5 * expected.std()
-    without = np.asarray(logits(adapted(rank=0), unflatten(split(params)[0])))
+    result = np.asarray(logits(lora_config(rank=0), unflatten(merged)))
+    assert np.abs(result - expected).max() < 1e-5 * expected.std()
+    without = np.asarray(logits(lora_config(rank=0), unflatten(split_params(params)[0])))
     assert np.abs(without - expected).max() > 0.1 * expected.std()
 
 
-def test_merging_keeps_the_type_and_rounds_once():
+def test_merging_keeps_the_dtype_and_rounds_once():
     rng = np.random.default_rng(0)
     kernel, a, b = (rng.standard_normal(shape).astype(jnp.bfloat16) for shape in ((3, 8, 6), (3, 8, 2), (3, 2, 6)))
     merged = peft_adapter.merge(kernel, a, b, 1.5)
@@ -104,24 +104,24 @@ def test_merging_keeps_the_type_and_rounds_once():
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-def test_peft_opens_what_we_write(adapted, tmp_path, random_ours, phi_shapes, base, close, targets):
+def test_peft_reads_our_adapters(lora_config, tmp_path, random_like, phi_shapes, base_model, assert_close, targets):
     from peft import PeftModel
 
-    config = adapted(targets=targets)
-    params = random_ours(phi_shapes(config))
+    config = lora_config(targets=targets)
+    params = random_like(phi_shapes(config))
     peft_adapter.write(tmp_path / "adapter", params, config, base="base")
-    model = PeftModel.from_pretrained(base(config, params), tmp_path / "adapter", local_files_only=True)
+    model = PeftModel.from_pretrained(base_model(config, params), tmp_path / "adapter", local_files_only=True)
     hit = {name.split(".base_layer")[0] for name, _ in model.named_modules() if name.endswith(".base_layer")}
     assert hit == {f"base_model.model.model.layers.{i}.{NAMES[t]}" for t in targets for i in range(12)}
     settings = model.peft_config["default"]
     assert (settings.r, settings.lora_alpha, settings.lora_dropout) == (2, 6, 0.1)
     assert settings.base_model_name_or_path == "base"
-    close(logits(config, params), their_logits(model))
+    assert_close(logits(config, params), their_logits(model))
 
 
-def test_only_the_language_model_is_hit(adapted, tmp_path, random_ours, phi_shapes):
-    config = adapted(targets=TARGETS[0])
-    peft_adapter.write(tmp_path / "adapter", random_ours(phi_shapes(config)), config)
+def test_peft_adapts_only_the_language_model(lora_config, tmp_path, random_like, phi_shapes):
+    config = lora_config(targets=TARGETS[0])
+    peft_adapter.write(tmp_path / "adapter", random_like(phi_shapes(config)), config)
     pattern = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
     assert re.fullmatch(pattern, "model.layers.11.self_attn.q_proj")
     for other in (
@@ -133,42 +133,42 @@ def test_only_the_language_model_is_hit(adapted, tmp_path, random_ours, phi_shap
 
 
 @pytest.fixture
-def theirs(tmp_path, adapted, random_ours, phi_shapes, base):
-    """theirs(**fields): (our config, our base weights, a random adapter on them that peft saved, its folder)."""
+def saved_by_peft(tmp_path, lora_config, random_like, phi_shapes, base_model):
+    """peft_adapter_of(**fields): (our config, our base weights, a random adapter saved by PEFT, its folder)."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     def make(**fields):
-        config = adapted(targets=TARGETS[0])
-        params = random_ours(phi_shapes(config))
+        config = lora_config(targets=TARGETS[0])
+        params = random_like(phi_shapes(config))
         options = {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **fields}
-        model = get_peft_model(base(config, params), LoraConfig(**options))
+        model = get_peft_model(base_model(config, params), LoraConfig(**options))
         generator = torch.Generator().manual_seed(0)
         for name, parameter in model.named_parameters():
             if ".lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.3, generator=generator)
         model.save_pretrained(tmp_path / "saved")
-        return config, split(params)[0], model, tmp_path / "saved"
+        return config, split_params(params)[0], model, tmp_path / "saved"
 
     return make
 
 
-def test_we_open_what_peft_saved(theirs, close):
-    config, flat, model, folder = theirs()
-    close(logits(config, unflatten(flat | peft_adapter.read(folder, config))), their_logits(model))
+def test_we_read_adapters_of_peft(saved_by_peft, assert_close):
+    config, flat, model, folder = saved_by_peft()
+    assert_close(logits(config, unflatten(flat | peft_adapter.read(folder, config))), their_logits(model))
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
-def test_bits_survive(theirs, tmp_path, kind):
-    config, _, _, folder = theirs()
-    saved = {name: tensor.astype(jnp.dtype(kind)) for name, tensor in load_file(folder / peft_adapter.WEIGHTS).items()}
-    save_file(saved, folder / peft_adapter.WEIGHTS)
+def test_round_trip_is_bit_equal(saved_by_peft, tmp_path, kind):
+    config, _, _, folder = saved_by_peft()
+    saved_model = {name: tensor.astype(jnp.dtype(kind)) for name, tensor in load_file(folder / peft_adapter.WEIGHTS).items()}
+    save_file(saved_model, folder / peft_adapter.WEIGHTS)
     adapters = peft_adapter.read(folder, config)
     peft_adapter.write(tmp_path / "again", adapters, config)
-    again = load_file(tmp_path / "again" / peft_adapter.WEIGHTS)
-    assert again.keys() == saved.keys()
-    for name, tensor in saved.items():
-        assert again[name].dtype == tensor.dtype and again[name].tobytes() == tensor.tobytes()
+    repeated = load_file(tmp_path / "again" / peft_adapter.WEIGHTS)
+    assert repeated.keys() == saved_model.keys()
+    for name, tensor in saved_model.items():
+        assert repeated[name].dtype == tensor.dtype and repeated[name].tobytes() == tensor.tobytes()
     for path, leaf in peft_adapter.read(tmp_path / "again", config).items():
         assert leaf.dtype == jnp.dtype(kind) and leaf.tobytes() == adapters[path].tobytes()
 
@@ -191,29 +191,29 @@ def test_bits_survive(theirs, tmp_path, kind):
         ({"target_modules": ["q_proj", "v_proj", "fc1"]}, r"unexpected in the source: .*\.mlp\.fc1\.lora_A"),
     ],
 )
-def test_what_is_no_plain_adapter_of_ours_is_refused(theirs, fields, message):
-    config, _, _, folder = theirs(**fields)
+def test_unsupported_adapters_are_refused(saved_by_peft, fields, message):
+    config, _, _, folder = saved_by_peft(**fields)
     with pytest.raises(UserError, match=message):
         peft_adapter.read(folder, config)
 
 
 @pytest.mark.parametrize("field", ["x\x1b" * 10**5, "peft_type", "r", "bias", "init_lora_weights"])
-def test_long_fields_are_cut_in_messages(adapted, tmp_path, field):
+def test_long_fields_are_truncated_in_messages(lora_config, tmp_path, field):
     plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 6.0, "bias": "none", "init_lora_weights": True}
     (tmp_path / peft_adapter.CONFIG).write_text(json.dumps(plain | {field: "y\x1b" * 10**5}))
-    with pytest.raises(UserError) as told:
-        peft_adapter.read(tmp_path, adapted())
-    assert str(told.value).isprintable() and len(str(told.value)) < 1000
+    with pytest.raises(UserError) as excinfo:
+        peft_adapter.read(tmp_path, lora_config())
+    assert str(excinfo.value).isprintable() and len(str(excinfo.value)) < 1000
 
 
-def test_a_broken_folder_is_named(adapted, tmp_path, random_ours, phi_shapes):
-    config = adapted(targets=TARGETS[0])
+def test_a_broken_folder_is_named(lora_config, tmp_path, random_like, phi_shapes):
+    config = lora_config(targets=TARGETS[0])
     with pytest.raises(UserError, match=r"adapter_config\.json: not a readable config"):
         peft_adapter.read(tmp_path / "nowhere", config)
-    params = random_ours(phi_shapes(config))
+    params = random_like(phi_shapes(config))
     folder = tmp_path / "adapter"
     peft_adapter.write(folder, params, config)
-    peft_adapter.write(folder, flatten(params), config)  # in its own place, and by path
+    peft_adapter.write(folder, flatten(params), config)  # in its own folder, by path
     tensors = load_file(folder / peft_adapter.WEIGHTS)
     wide = {name: np.concatenate([x, x], axis=int("lora_B" in name)) for name, x in tensors.items()}
     save_file(wide, folder / peft_adapter.WEIGHTS)
@@ -229,12 +229,12 @@ def test_a_broken_folder_is_named(adapted, tmp_path, random_ours, phi_shapes):
     with pytest.raises(UserError, match=r"adapter_config\.json: peft_type = 'IA3'"):
         peft_adapter.read(folder, config)
     with pytest.raises(UserError, match=r"model\.lora\.rank = 0"):
-        peft_adapter.read(folder, adapted(rank=0))
+        peft_adapter.read(folder, lora_config(rank=0))
 
 
-def test_writing_is_strict(adapted, tmp_path, random_ours, phi_shapes):
-    config = adapted(targets=TARGETS[0])
-    flat = flatten(random_ours(phi_shapes(config)))
+def test_writing_is_strict(lora_config, tmp_path, random_like, phi_shapes):
+    config = lora_config(targets=TARGETS[0])
+    flat = flatten(random_like(phi_shapes(config)))
     less = {path: leaf for path, leaf in flat.items() if path != "llm/layers/attention/query/lora_b"}
     with pytest.raises(UserError, match=r"missing in the parameters: llm/layers/attention/query/lora_b"):
         peft_adapter.write(tmp_path / "a", less, config)
@@ -242,7 +242,7 @@ def test_writing_is_strict(adapted, tmp_path, random_ours, phi_shapes):
     with pytest.raises(UserError, match=r"no PyTorch name for: llm/layers/mlp/up/lora_a"):
         peft_adapter.write(tmp_path / "a", more, config)
     with pytest.raises(UserError, match=r"lora_a: shape \(12, 36, 2\), the model has \(12, 36, 3\)"):
-        peft_adapter.write(tmp_path / "a", flat, adapted(targets=TARGETS[0], rank=3))
+        peft_adapter.write(tmp_path / "a", flat, lora_config(targets=TARGETS[0], rank=3))
     assert not (tmp_path / "a").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()

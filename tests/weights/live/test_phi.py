@@ -1,4 +1,4 @@
-"""Phi beside transformers' PhiForCausalLM, with weights of either."""
+"""Phi against transformers' PhiForCausalLM, with imported and exported weights."""
 
 import chex
 import jax
@@ -10,7 +10,7 @@ from hyperseg_jax.structs import TokenStream
 from hyperseg_jax.systems import system as systems
 from hyperseg_jax.systems.hyperseg.parts import PARTS
 
-# heads of 12 of which int(0.4 * 12) = 4 dimensions turn
+# heads of size 12 with int(0.4 * 12) = 4 rotary dimensions
 LLM = {
     "vocab_size": 37,
     "hidden_size": 36,
@@ -23,11 +23,11 @@ LLM = {
 }
 IDS = np.random.default_rng(0).integers(0, 30, (3, 9))
 MASK = np.ones((3, 9), bool)
-MASK[1, 6:] = MASK[2, :2] = MASK[2, 5] = False  # padded behind; padded before and in the middle
+MASK[1, 6:] = MASK[2, :2] = MASK[2, 5] = False  # padding at the end; at the beginning and in the middle
 
 
 @pytest.fixture(scope="module")
-def even(config):
+def phi_config(config):
     return config(llm=LLM, head_vocab_size=37)
 
 
@@ -36,7 +36,7 @@ def parts(config):
     return model.llm, model.language_head
 
 
-def ours(config, params):
+def run_ours(config, params):
     """(logits, hidden states) of IDS under MASK."""
     llm, head = parts(config)
 
@@ -51,7 +51,7 @@ def ours(config, params):
     return run(params)
 
 
-def theirs(model):
+def run_theirs(model):
     import torch
 
     positions = torch.arange(IDS.shape[1])[None]
@@ -66,16 +66,16 @@ def theirs(model):
     return out.logits, out.hidden_states
 
 
-def same(close, config, params, model):
-    """Logits and every hidden state, at the positions that are not padding."""
-    (logits, inner), (their_logits, their_inner) = ours(config, params), theirs(model)
+def assert_same(assert_close, config, params, model):
+    """Compares logits and every hidden state at unpadded positions."""
+    (logits, inner), (their_logits, their_inner) = run_ours(config, params), run_theirs(model)
     assert len(inner) == len(their_inner) == 4
     for one, other in zip((logits, *inner), (their_logits, *their_inner), strict=True):
-        close(one[MASK], other[MASK])
+        assert_close(one[MASK], other[MASK])
 
 
 @pytest.fixture
-def phi(random_torch):
+def phi(randomize):
     """A random PhiForCausalLM whose head's bias is zero."""
     import torch
     from transformers import PhiConfig, PhiForCausalLM
@@ -93,44 +93,44 @@ def phi(random_torch):
             attn_implementation="eager",
         )
     )
-    random_torch(model).lm_head.bias.data.zero_()
+    randomize(model).lm_head.bias.data.zero_()
     return model
 
 
-def test_their_weights_in_ours(phi, even, tmp_path, read_part, phi_shapes, close):
+def test_import(phi, phi_config, tmp_path, read_part, phi_shapes, assert_close):
     phi.save_pretrained(tmp_path)
-    same(close, even, read_part("phi", even, tmp_path, phi_shapes(even)), phi)
+    assert_same(assert_close, phi_config, read_part("phi", phi_config, tmp_path, phi_shapes(phi_config)), phi)
 
 
-def test_our_weights_in_theirs(even, tmp_path, random_ours, phi_shapes, write_part, open_whole, close):
+def test_export(phi_config, tmp_path, random_like, phi_shapes, write_part, load_pretrained, assert_close):
     from transformers import PhiForCausalLM
 
-    params = random_ours(phi_shapes(even))
-    write_part("phi", even, params, tmp_path / "ours")
-    same(close, even, params, open_whole(PhiForCausalLM, tmp_path / "ours"))
+    params = random_like(phi_shapes(phi_config))
+    write_part("phi", phi_config, params, tmp_path / "ours")
+    assert_same(assert_close, phi_config, params, load_pretrained(PhiForCausalLM, tmp_path / "ours"))
 
 
-def test_bits_survive(phi, even, round_trip):
-    round_trip("phi", even, phi)
+def test_round_trip_is_bit_equal(phi, phi_config, round_trip):
+    round_trip("phi", phi_config, phi)
 
 
-def test_a_bias_of_the_head_is_refused(phi, even, tmp_path, read_part):
+def test_head_bias_is_refused(phi, phi_config, tmp_path, read_part):
     phi.lm_head.bias.data[3] = 1e-4
     phi.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"^lm_head\.bias: not zero"):
-        read_part("phi", even, tmp_path)
+        read_part("phi", phi_config, tmp_path)
 
 
 def test_a_shorter_token_table_is_padded_with_zeros(
-    config, tmp_path, random_ours, phi_shapes, write_part, read_part, open_whole, close
+    config, tmp_path, random_like, phi_shapes, write_part, read_part, load_pretrained, assert_close
 ):
     from transformers import PhiForCausalLM
 
     short = config(llm=LLM | {"vocab_size": 30}, head_vocab_size=37)
-    params = random_ours(phi_shapes(short))
+    params = random_like(phi_shapes(short))
     write_part("phi", short, params, tmp_path / "ours")
-    model = open_whole(PhiForCausalLM, tmp_path / "ours")
-    same(close, short, params, model)
+    model = load_pretrained(PhiForCausalLM, tmp_path / "ours")
+    assert_same(assert_close, short, params, model)
     chex.assert_trees_all_equal(read_part("phi", short, tmp_path / "ours", phi_shapes(short)), params)
 
     model.model.embed_tokens.weight.data[33] = 1.0
@@ -143,6 +143,6 @@ def test_a_shorter_token_table_is_padded_with_zeros(
 
 def test_a_shorter_head_is_refused(config):
     long = config(llm=LLM, head_vocab_size=36)
-    for ask in (PARTS["phi"].table, PARTS["phi"].config_json):
+    for function in (PARTS["phi"].table, PARTS["phi"].config_json):
         with pytest.raises(UserError, match=r"model\.head_vocab_size = 36 is less than model\.llm\.vocab_size = 37"):
-            ask(long)
+            function(long)

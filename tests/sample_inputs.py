@@ -1,5 +1,4 @@
-"""What tests make up: parameters without meaning, drawn in moments, where a model's own initializers take long to compile;
-segment maps of any masks; and regions of masks, and their pixels."""
+"""Inputs for tests: random parameters (a model's initializers take long to compile), segment maps of masks, and regions."""
 
 import jax
 import numpy as np
@@ -8,8 +7,8 @@ from hyperseg_jax.datasets.visual_prompts import draw_region
 from hyperseg_jax.structs import Region
 
 
-def drawn_params(shapes, seed, spread=0.4):
-    """Nested float32 arrays of the given shapes, none of them zero. Norms scale by about one, embeddings are of size one."""
+def random_params(shapes, seed, spread=0.4):
+    """Returns nested random float32 arrays of the given shapes, all nonzero; norm scales are about one."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -20,22 +19,22 @@ def drawn_params(shapes, seed, spread=0.4):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def apart(masks):
-    """MaskTargets' segments and planes for bool masks [B, N, H, W], each in a plane of its own."""
+def masks_to_planes(masks):
+    """Returns segments and planes of MaskTargets for bool masks [B, N, H, W], one plane per mask."""
     rows, number = masks.shape[:2]
     numbers = np.arange(1, number + 1, dtype=np.uint8)
     return {"segments": masks * numbers[:, None, None], "planes": np.tile(np.arange(number, dtype=np.int32), (rows, 1))}
 
 
-def regions_of(masks, *kinds):
-    """A region of each mask of bool [R, H, W], by default of the kind "mask"."""
+def make_regions(masks, *kinds):
+    """Returns a region for each mask of bool [R, H, W], by default of the kind "mask"."""
     return tuple(map(Region.from_mask, masks, kinds or ("mask",) * len(masks)))
 
 
-def pixels_of(prompt, size=None):
-    """bool [R, H, W]: the regions of a prompt as HyperSeg is shown them. size: (height, width); None: of its masks."""
+def draw_regions(prompt, size=None):
+    """Draws the regions of a prompt like HyperSeg's input, bool [R, H, W]. size: (height, width); None: that of the masks."""
     return np.array([draw_region(region, size or region.mask.shape) for region in prompt.regions])
 
 
-def kinds_of(prompt):
+def region_kinds(prompt):
     return tuple(region.kind for region in prompt.regions)

@@ -1,4 +1,4 @@
-"""HyperSeg at a case's dimensions, with the case's weights."""
+"""HyperSeg with the dimensions and weights of a golden case."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hyperseg_jax.systems.hyperseg.markers import Marker, PromptTokens, TokenCou
 from hyperseg_jax.tables import flatten, unflatten
 from hyperseg_jax.text.layout import Layout, expand
 
-# "released sizes" where a case describes its vision modules in words
+# used by cases that only say "released sizes" for their vision modules
 RELEASED = {
     "conv": 256,
     "mask": 256,
@@ -31,28 +31,28 @@ RELEASED = {
 }
 
 
-class WholeModel:
-    """config, model (Flax), params and token counts of an end-to-end case. precision: fields of layers.precision.Precision."""
+class CaseModel:
+    """Config, Flax model, params and token counts of an end-to-end case. precision: fields of layers.precision.Precision."""
 
     def __init__(self, case: Any, **precision: str) -> None:
         weights = case.weights
         head = weights["lm_head.weight"].shape[0] if "lm_head.weight" in weights else 8
-        self.config = config_of(case, head, precision)
+        self.config = config_from_case(case, head, precision)
         self.model = SYSTEM.build(self.config)
         expected = SYSTEM.shapes(self.config)
         table = SYSTEM.weight_table(self.config)
-        # a case holds the parts that it runs, each whole; what it does not run is zero here
-        held = {row.paths for row in table if set(row.names) <= weights.keys()}
-        parts = {path.split("/")[0] for paths in held for path in paths}
+        # a case stores all weights of the parts that it runs; other parts are zero here
+        available_paths = {row.paths for row in table if set(row.names) <= weights.keys()}
+        parts = {path.split("/")[0] for paths in available_paths for path in paths}
         absent = [path for path in flatten(expected) if path.split("/")[0] not in parts]
-        found = flatten(table.to_flax(weights, expected, optional=absent))
-        zeros = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in flatten(expected).items() if path not in found}
-        self.params = unflatten({**found, **zeros})
+        result = flatten(table.to_flax(weights, expected, optional=absent))
+        zeros = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in flatten(expected).items() if path not in result}
+        self.params = unflatten({**result, **zeros})
         self.counts = TokenCounts(self.model.clip_encoder.num_tokens, self.model.perceiver.num_queries, self.model.num_queries)
 
 
-def config_of(case: Any, head: int, precision: dict[str, str]) -> ml_collections.ConfigDict:
-    """Our config of a case's dimensions; head: rows of the language head."""
+def config_from_case(case: Any, head: int, precision: dict[str, str]) -> ml_collections.ConfigDict:
+    """Returns our config with the case's dimensions. head: rows of the language head."""
     llm, tower, vision = case.config["llm"], case.config["siglip"], case.config.get("vision", RELEASED)
     vision = vision if isinstance(vision, dict) else RELEASED
     swin = vision["swin"]
@@ -116,11 +116,11 @@ def config_of(case: Any, head: int, precision: dict[str, str]) -> ml_collections
     )
 
 
-def layout_of(case: Any, counts: TokenCounts, length: int) -> tuple[Layout, int]:
-    """The layout [B, length] of the case's ids, and the largest number of classes of a row.
+def layout_from_case(case: Any, counts: TokenCounts, length: int) -> tuple[Layout, int]:
+    """Returns the layout [B, length] of the case's ids, and the largest number of classes of a row.
 
-    Class names come as one run of ids with the number (from 0) of each id's class. Expressions come as token_refer_id in a case
-    of one row, and as token_refer_id_<row> in others.
+    Class names are stored as one sequence of ids with the class index of each id. Expressions are stored as token_refer_id in
+    cases of one row, and as token_refer_id_<row> otherwise.
     """
     read = case.inputs
     layouts, most = [], 0

@@ -1,4 +1,4 @@
-"""One process of two; the one that the last argument names fails, the other waits for it."""
+"""One of two processes. The process named by the last argument fails (2: both), the other waits for it."""
 
 import sys
 

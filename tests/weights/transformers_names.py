@@ -1,10 +1,10 @@
-"""Names in files of transformers' classes beside those of systems/hyperseg/parts.py: for reading such files in tests."""
+"""Parameter names of transformers' classes, mapped to those of systems/hyperseg/parts.py."""
 
 import re
 
 from hyperseg_jax.systems import system as systems
 
-# of each part (regex, replacement), applied in order: other releases' names to the table's
+# (regex, replacement) by part, applied in order: names of other transformers releases to ours
 SPELLINGS = {
     "phi": (),
     "siglip": ((r"^(?=(embeddings|encoder|post_layernorm|head)\.)", "vision_model."),),
@@ -21,20 +21,20 @@ SPELLINGS = {
 }
 
 
-def spelled(part, name):
-    """The table's spelling of a name, whichever release of transformers wrote it."""
+def normalize_name(part, name):
+    """Returns our table's name for a name written by any release of transformers."""
     for pattern, replacement in SPELLINGS[part]:
         name = re.sub(pattern, replacement, name)
     return name
 
 
-def unused(part, config):
-    """Regexes of names that files of the class may hold and that change no output of ours."""
+def unused_names(part, config):
+    """Returns regexes of names in the class's files that do not affect our outputs."""
     if part == "swin":
-        return (r"swin\.layernorm\..*",)  # a norm that SwinBackbone carries and never runs
+        return (r"swin\.layernorm\..*",)  # a norm that SwinBackbone never applies
     if part == "phi":
         return ()
     tower = systems.get(config.system).build(config).clip_encoder
-    text = (r"text_model\..*", r"logit_(scale|bias)")  # what a whole SiglipModel holds besides
+    text = (r"text_model\..*", r"logit_(scale|bias)")  # the other weights of a full SiglipModel
     cut = [rf"encoder\.layers\.{i}" for i in range(tower.num_used, tower.num_layers)] + ["head"]
     return text if tower.keep_unused else (*text, *(rf"vision_model\.{name}\..*" for name in cut))

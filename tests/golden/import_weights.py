@@ -1,4 +1,4 @@
-"""Published weights of a case through our own tables, into the parameters of our modules."""
+"""Imports a case's published weights into our modules through the weight tables."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from hyperseg_jax.tables import Table
 
 
-def abstract(module: nn.Module, *inputs: Any) -> dict[str, Any]:
-    """Shapes of a module's parameters, without making them."""
+def abstract_params(module: nn.Module, *inputs: Any) -> dict[str, Any]:
+    """Returns the abstract parameters of a module, without initializing them."""
     return nn.unbox(jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"])
 
 
-def import_all(weights: dict[str, np.ndarray], **parts: tuple[dict[str, Any], Table, str]) -> dict[str, Any]:
-    """{part: parameters} of every part, given as (abstract parameters, table, published prefix).
+def import_params(weights: dict[str, np.ndarray], **parts: tuple[dict[str, Any], Table, str]) -> dict[str, Any]:
+    """Returns {part: parameters} of every part, each given as (abstract parameters, table, published prefix).
 
-    Every weight must be used and every parameter filled; exported again, every weight must come out bit by bit.
+    Every weight must be used and every parameter filled; exporting must restore every weight bit by bit.
     """
     table = Table.join(table.with_prefix(f"{part}/", prefix) for part, (_, table, prefix) in parts.items())
     params = table.to_flax(weights, {part: tree for part, (tree, _, _) in parts.items()})

@@ -1,10 +1,10 @@
-"""Configs of stub systems."""
+"""Config files of stub systems."""
 
 from hyperseg_jax import config as configs
 
 
-def config_of(folder, system, model, root, tasks, **train):
-    """A config file of its own, as a user would write it."""
+def write_config(folder, system, model, root, tasks, **train):
+    """Writes a config file for a stub system, as a user would, and loads it."""
     tiny = configs.load("tiny").unlock()
     fields = {name: tiny[name].to_dict() for name in ("hosts", "train", "optimizer")}
     fields["train"] |= {"batch_size": 4, "log_every": 4, "eval_examples": 4, **train}

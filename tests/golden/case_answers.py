@@ -1,0 +1,100 @@
+"""Post-processing of a case's mask logits and scores, by the names of the case's outputs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hyperseg_jax.ops.transforms import Geometry
+from hyperseg_jax.results import answers, selection
+from hyperseg_jax.results.answers import Thresholds
+from hyperseg_jax.results.mask_resize import canvas, geometry_array, mask_resize, resize_masks
+from hyperseg_jax.structs import Prompt
+
+
+def case_geometry(inputs: dict[str, np.ndarray]) -> Geometry:
+    """Returns the geometry of the case's image in its padded input."""
+    valid = inputs["padding_mask"] == 0
+    filled = (int(valid.any(1).sum()), int(valid.any(0).sum()))
+    return Geometry(tuple(inputs["out_hw"].tolist()), filled, valid.shape)
+
+
+SMALLEST_LOGIT = np.float32(2e-7)  # the smallest logit whose float32 probability differs from one half
+
+
+def align_signs(logits: np.ndarray, positive: np.ndarray, allowed: float) -> tuple[np.ndarray, int]:
+    """Returns the logits with the signs of `positive` where they differ within `allowed` of zero, and the number of changes."""
+    flipped = ((logits > 0) != positive) & (np.abs(logits) <= allowed)
+    return np.where(flipped, np.where(positive, SMALLEST_LOGIT, -SMALLEST_LOGIT), logits), int(flipped.sum())
+
+
+def compute_answers(
+    masks: np.ndarray,
+    scores: dict[str, np.ndarray],
+    geometry: Geometry,
+    things: list[int] | None,
+    positive: np.ndarray | None = None,
+    allowed: float = 0.0,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Returns (answers by output name, number of pixels with a tolerated sign flip).
+
+    masks [Q, h, w]; scores by kind: "expression" [Q], "class" [Q, C + 1], "region" [Q, R]. things: thing flag of each class.
+    positive: bool [Q, H, W], the case's masks. A score is a mean over the pixels of its mask, so that one pixel near zero
+    changes it by more than its floor. Where our sign differs within `allowed` of zero, the case's sign is used.
+    """
+    masks, scores = jnp.asarray(masks), jax.tree.map(jnp.asarray, scores)
+    resize = make_mask_resize(masks, geometry)
+    logits, flipped = crop_to_image(resize_masks(masks, resize), geometry), 0
+    output = {"post_mask_logits": logits}
+    if positive is not None:
+        logits, flipped = align_signs(logits, positive, allowed)
+    if flipped:  # post-process again, from masks that need no resizing
+        masks, size = jnp.asarray(logits), logits.shape[-2:]
+        geometry = Geometry(size, size, size)
+        resize = make_mask_resize(masks, geometry)
+    mask_quality = np.asarray(selection.mask_scores(logits))
+    if "expression" in scores:
+        output["scores_by_query"] = sigmoid(scores["expression"]) * mask_quality
+        best, *_ = selection.best_query(masks, scores["expression"], resize, True)
+        output["best_query"] = np.asarray(best)[None]
+        result = selection.expression(masks, scores["expression"], resize, enabled=True, soft=True)
+        output["best_soft_mask"] = crop_to_image(result["mask"], geometry)
+    if "region" in scores:
+        output["completed_region_scores"] = sigmoid(scores["region"]) * mask_quality[:, None]
+    if "class" in scores and things is not None:
+        args = masks, scores["class"], resize
+        valid = np.ones(scores["class"].shape[-1], bool)
+        output["completed_sem_seg"] = crop_to_image(selection.by_rows(lambda sums: sums[:-1], *args, valid=valid), geometry)
+        prompt = Prompt("panoptic", classes=tuple(map(str, range(len(things)))), things=tuple(map(bool, things)))
+        result = jax.device_get(selection.instances(*args, valid=valid, limit=len(masks)))
+        for name, kept in (
+            ("completed_instance", result["valid"] & np.array(things, bool)[result["label"]]),
+            ("completed_instance_all", result["valid"]),
+        ):
+            output |= {
+                f"{name}_query": result["query"][kept],
+                f"{name}_labels": result["label"][kept],
+                f"{name}_scores": result["score"][kept],
+            }
+        for name, threshold in (("completed_panoptic_ref", 0.8), ("completed_panoptic_low", 0.3)):
+            limits = {"object_threshold": threshold, "overlap_threshold": threshold}
+            chosen = jax.device_get(selection.panoptic(*args, valid=valid, **limits))
+            segments = answers.panoptic(chosen, prompt, geometry, Thresholds(None, threshold, threshold))
+            listed = [(k, things[label], label) for k, label in enumerate(segments.labels, 1)]
+            output |= {name: segments.ids, f"{name}_segments": np.array(listed, np.int32).reshape(-1, 3)}
+    return output, flipped
+
+
+def make_mask_resize(masks: np.ndarray, geometry: Geometry):
+    return mask_resize(geometry_array(geometry), masks.shape[-2:], canvas(*geometry.original))
+
+
+def crop_to_image(maps, geometry: Geometry) -> np.ndarray:
+    """Crops maps [..., H, W] of a canvas to the size of the image."""
+    height, width = geometry.original
+    return np.asarray(maps)[..., :height, :width]
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.nn.sigmoid(logits))
