@@ -15,12 +15,16 @@ from hyperseg_jax.ops.transforms import Geometry
 from hyperseg_jax.structs import DeviceArray
 
 STEP = 128
-"""The sides of a canvas are multiples of this many pixels."""
+"""Sides of a canvas above this many pixels are multiples of it."""
 
 
 def canvas(height: int, width: int) -> tuple[int, int]:
-    """Returns (height, width) of the canvas for an image of this size, which lies at its top left."""
-    return -(-height // STEP) * STEP, -(-width // STEP) * STEP
+    """Returns (height, width) of the canvas for an image of this size, which lies at its top left.
+
+    A side below STEP is rounded up to a power of two, so that the canvas of a very thin image is not many times as large.
+    """
+    round_up = lambda side: -(-side // STEP) * STEP if side > STEP else 1 << (side - 1).bit_length()
+    return round_up(height), round_up(width)
 
 
 def geometry_array(geometry: Geometry) -> Int32[np.ndarray, "2 3"]:
@@ -75,6 +79,9 @@ def resize_masks(logits: Float[DeviceArray, "*B h w"], resize: MaskResize) -> Fl
     """
     rows, columns = resize.rows, resize.columns
     logits = jnp.asarray(logits, jnp.float32)
+    if rows.cells.size < logits.shape[-2]:  # fewer rows are used than there are, as for a block of rows or a thin image
+        logits = jnp.take(logits, rows.cells.reshape(-1), axis=-2)
+        rows = rows.replace(cells=jnp.arange(rows.cells.size).reshape(rows.cells.shape))
     column = lambda cell: jnp.take(logits, columns.cells[:, cell], axis=-1)  # [..., h, 2, W]
     wide = _lerp(column(0), column(1), columns.cell_fractions)
     row = lambda cell: jnp.take(wide, rows.cells[:, cell], axis=-3)  # [..., 2, H, 2, W]

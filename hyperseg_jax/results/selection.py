@@ -215,7 +215,7 @@ def semantic(
 
 
 ROWS = 32
-"""Canvas rows per block; must divide mask_resize.STEP."""
+"""Maximum number of canvas rows per block; must divide mask_resize.STEP, and be a power of two."""
 
 
 def by_rows(
@@ -228,12 +228,13 @@ def by_rows(
 ) -> Shaped[jax.Array, "*_ H W"]:
     """Applies reduce(class scores [C, ROWS, W]) to blocks of rows and joins the results to [..., H, W]; see `semantic`."""
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
+    rows = min(ROWS, len(resize.inside))
 
     def reduce_block(first: Int[DeviceArray, ""]) -> jax.Array:
-        resized = resize_masks(masks, resize.row_block(first, ROWS))
+        resized = resize_masks(masks, resize.row_block(first, rows))
         return reduce(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(resized), precision="highest"))
 
-    reduced = jax.lax.map(reduce_block, jnp.arange(0, len(resize.inside), ROWS))  # [blocks, ..., ROWS, W]
+    reduced = jax.lax.map(reduce_block, jnp.arange(0, len(resize.inside), rows))  # [blocks, ..., rows, W]
     return jnp.moveaxis(reduced, 0, -3).reshape(*reduced.shape[1:-2], *resize.inside.shape)
 
 
