@@ -6,6 +6,7 @@ for regions, and Mask2Former's inference for class lists. The last valid class o
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -215,7 +216,7 @@ def semantic(
 
 
 ROWS = 32
-"""Maximum number of canvas rows per block; must divide mask_resize.STEP, and be a power of two."""
+"""Canvas rows per block; must divide mask_resize.STEP."""
 
 
 def by_rows(
@@ -228,13 +229,14 @@ def by_rows(
 ) -> Shaped[jax.Array, "*_ H W"]:
     """Applies reduce(class scores [C, ROWS, W]) to blocks of rows and joins the results to [..., H, W]; see `semantic`."""
     probability = jnp.where(jnp.arange(logits.shape[-1]) < valid.sum() - 1, class_probabilities(logits, valid), 0.0)
-    rows = min(ROWS, len(resize.inside))
 
-    def reduce_block(first: Int[DeviceArray, ""]) -> jax.Array:
-        resized = resize_masks(masks, resize.row_block(first, rows))
+    def reduce_block(block: tuple[Float[DeviceArray, "ROWS h"], Bool[DeviceArray, "ROWS W"]]) -> jax.Array:
+        rows, inside = block
+        resized = resize_masks(masks, dataclasses.replace(resize, rows=rows, inside=inside))
         return reduce(jnp.einsum("qc,qhw->chw", probability, jax.nn.sigmoid(resized), precision="highest"))
 
-    reduced = jax.lax.map(reduce_block, jnp.arange(0, len(resize.inside), rows))  # [blocks, ..., rows, W]
+    blocks = tuple(side.reshape(-1, ROWS, side.shape[1]) for side in (resize.rows, resize.inside))
+    reduced = jax.lax.map(reduce_block, blocks)  # [blocks, ..., ROWS, W]
     return jnp.moveaxis(reduced, 0, -3).reshape(*reduced.shape[1:-2], *resize.inside.shape)
 
 
